@@ -1,0 +1,1 @@
+"""The event-service pipeline: everything but the stages themselves."""

@@ -1,0 +1,1 @@
+"""What to ask relays for, and how to know that the answer is complete."""

@@ -1,0 +1,214 @@
+"""The relays of one crawler process: dialled when their time comes, each served by a thread while it is connected."""
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.intake import Batch
+from pipeline.crawl.plan import Plan
+from pipeline.crawl.redial import Ending, delay_s, failures_after
+from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
+from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.share import Selected
+from pipeline.nostr.address import RelayAddress
+from pipeline.process.logs import Logger
+from pipeline.process.metrics import Metrics
+from pipeline.relay.errors import ConnectionLost, DialError
+from pipeline.relay.limits import Limits
+from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.transport import Transport
+from pipeline.store import cursors, relays
+from pipeline.store.database import Database
+from pipeline.store.relays import RelayState, RelayStatus
+
+# Name look-ups and handshakes under way at once; more would only fight for the same line.
+MAX_DIALS: Final = 32
+# A thread's reader is small; its stack need not be the 8 MB of the main thread.
+_STACK_BYTES: Final = 512 << 10
+JOIN_S: Final = 5.0
+
+Dial = Callable[[RelayAddress], Transport]
+
+
+@dataclass(slots=True)
+class _Relay:
+    selected: Selected
+    crawl: RelayCrawl
+    host: HostBackoff
+    metrics: RelayMetrics
+    limits: Limits
+    failures: int
+    next_dial_at: int
+    was_connected: bool = False
+    is_dropped: bool = False
+    connection: Connection | None = None
+    thread: threading.Thread | None = None
+
+
+@dataclass(slots=True)
+class _Ended:
+    relay: int
+    ending: Ending
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Dials, redials and drops relays. All methods are for one thread, the main thread of the crawler."""
+
+    dial: Dial
+    shared: Shared
+    metrics: Metrics
+    settings: CrawlSettings
+    log: Logger
+    rng: random.Random = field(default_factory=random.Random)
+    _relays: dict[int, _Relay] = field(default_factory=dict)
+    _hosts: dict[str, HostBackoff] = field(default_factory=dict)
+    _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
+    _dialling: set[int] = field(default_factory=set)
+
+    @property
+    def connected(self) -> int:
+        """How many relays are being served or dialled."""
+        return sum(relay.thread is not None for relay in self._relays.values())
+
+    def set_relays(self, database: Database, selected: list[Selected], plan: Plan) -> None:
+        """Crawl exactly `selected` from now on; those that were crawled before go on undisturbed."""
+        wanted = {each.candidate.relay: each for each in selected}
+        for number in [number for number in self._relays if number not in wanted]:
+            self._drop(number)
+        for number in [number for number in wanted if number not in self._relays]:
+            self._relays[number] = self._add(database, wanted[number], plan)
+
+    def set_plan(self, plan: Plan) -> None:
+        """Let every relay follow `plan`."""
+        for relay in self._relays.values():
+            if relay.connection is not None:
+                relay.connection.post_plan(plan)
+            else:
+                relay.crawl.set_plan(plan)
+
+    def turn(self, plan: Plan) -> None:
+        """Take note of connections that ended, and dial what is due."""
+        self._reap()
+        now = self.shared.clock.now_ms()
+        due = [relay for relay in self._relays.values() if relay.thread is None and relay.next_dial_at <= now]
+        for relay in sorted(due, key=lambda relay: relay.next_dial_at):
+            if len(self._dialling) >= MAX_DIALS:
+                return
+            self._start(relay, plan)
+
+    def close(self) -> None:
+        """End all connections and wait for their threads, within `JOIN_S`."""
+        for relay in self._relays.values():
+            if relay.connection is not None:
+                relay.connection.close()
+        deadline = self.shared.clock.monotonic() + JOIN_S
+        for relay in self._relays.values():
+            if relay.thread is not None:
+                relay.thread.join(max(0.0, deadline - self.shared.clock.monotonic()))
+        self._reap()
+
+    def _add(self, database: Database, selected: Selected, plan: Plan) -> _Relay:
+        candidate, address = selected.candidate, selected.address
+        now = self.shared.clock.now_ms()
+        since = candidate.crawled_since
+        if since is None:
+            since = now
+            with database.write() as tx:
+                relays.start_crawling(tx, candidate.relay, now)
+        with database.read() as tx:
+            coverage = Coverage(candidate.relay, cursors.of_relay(tx, candidate.relay))
+        limits = Limits.from_json(candidate.limits)
+        crawl = RelayCrawl(
+            coverage=coverage, limits=limits, settings=self.settings, plan=plan, crawled_since=since // 1000
+        )
+        host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
+        return _Relay(
+            selected, crawl, host, RelayMetrics(self.metrics, address.url), limits, candidate.failures,
+            candidate.next_dial_at,
+        )  # fmt: skip
+
+    def _start(self, relay: _Relay, plan: Plan) -> None:
+        number, address = relay.selected.candidate.relay, relay.selected.address
+        relay.crawl.set_plan(plan)
+        relay.connection = Connection(
+            number, address.url, relay.crawl, relay.limits, relay.host, relay.metrics, self.shared
+        )
+        if relay.was_connected:
+            relay.metrics.reconnected()
+        threading.stack_size(_STACK_BYTES)
+        relay.thread = threading.Thread(
+            target=self._serve, args=(number, address, relay.connection), name=f"relay-{number}", daemon=True
+        )
+        self._dialling.add(number)
+        relay.thread.start()
+
+    def _serve(self, number: int, address: RelayAddress, connection: Connection) -> None:
+        """The life of one connection, in its own thread; whatever ends it ends only it."""
+        clock = self.shared.clock
+        connected_at: float | None = None
+        try:
+            transport = self.dial(address)
+            self._dialling.discard(number)
+            connected_at = clock.monotonic()
+            try:
+                connection.run(transport)
+                ending = Ending("closed", "closed by us")
+            finally:
+                transport.close()
+        except DialError as error:
+            ending = Ending("dial", str(error), status=error.status, permanent=error.permanent)
+        except ConnectionLost as error:
+            ending = Ending(error.reason, error.detail)
+        except Exception as error:
+            self.log.exception("relay failed", relay=address.url)
+            ending = Ending("unknown", type(error).__name__)
+        self._dialling.discard(number)
+        if connected_at is not None:
+            lived = max(clock.monotonic() - connected_at, 0.001)
+            ending = Ending(ending.reason, ending.detail, lived)
+        self._ended.put(_Ended(number, ending))
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                ended = self._ended.get_nowait()
+            except Empty:
+                return
+            relay = self._relays.get(ended.relay)
+            if relay is not None:
+                self._note_ending(ended.relay, relay, ended.ending)
+
+    def _note_ending(self, number: int, relay: _Relay, ending: Ending) -> None:
+        now = self.shared.clock.now_ms()
+        address = relay.selected.address.url
+        if relay.connection is not None:
+            relay.limits = relay.connection.limits
+        relay.thread = relay.connection = None
+        relay.was_connected = relay.was_connected or ending.connected
+        relay.failures = failures_after(relay.failures, ending)
+        relay.next_dial_at = now + round(delay_s(relay.failures, ending, self.rng) * 1000)
+        relay.metrics.disconnected(ending.reason)
+        self.shared.log.debug(
+            address, "relay disconnected", relay=address, reason=ending.reason, detail=ending.detail,
+            redial_in_s=(relay.next_dial_at - now) // 1000,
+        )  # fmt: skip
+        status = RelayStatus(
+            number, address, RelayState.DISCONNECTED, now, 0, 0, relay.failures, relay.next_dial_at, ending.detail
+        )
+        self.shared.intake.submit(Batch(number, now, status=status))
+        if relay.is_dropped:
+            del self._relays[number]
+
+    def _drop(self, number: int) -> None:
+        relay = self._relays[number]
+        relay.is_dropped = True
+        if relay.connection is not None:
+            relay.connection.close()
+        else:
+            del self._relays[number]

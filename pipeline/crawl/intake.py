@@ -1,0 +1,240 @@
+"""From the readers' hands into the inbox: what is unwanted, known or forged goes no further.
+
+Readers hand over batches, at most `BATCHES_PER_RELAY` at a time each, so that no relay starves another and a full
+intake stops the readers, and with them the relays: nothing is dropped for lack of room. One thread takes whatever has
+queued, verifies it and commits it together with the cursors that it completes.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from pipeline.crawl.relevance import Relevance
+from pipeline.nostr.event import Event, InvalidEvent, verify
+from pipeline.nostr.tags import expiration
+from pipeline.process.clock import Clock
+from pipeline.process.metrics import Metrics
+from pipeline.process.stop import Stop
+from pipeline.store import cursors, events, inbox, relays
+from pipeline.store.cursors import Cursor
+from pipeline.store.database import Database
+from pipeline.store.inbox import Arrival
+from pipeline.store.relays import RelayStatus
+from pipeline.store.wanted import Changes
+
+BATCH_EVENTS: Final = 64
+BATCHES_PER_RELAY: Final = 2
+# One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
+TRANSACTION_EVENTS: Final = 200
+# Ids remembered in front of the database: some minutes of the whole network, 20 MB.
+REMEMBERED_IDS: Final = 200_000
+# `created_at` may be this far ahead of our clock.
+MAX_FUTURE_S: Final = 900
+_STAGE = "crawler"
+
+
+class CommittedIds:
+    """Ids whose row is committed, the newest of them; read by every thread, written by the intake."""
+
+    __slots__ = ("_ids", "_most")
+
+    def __init__(self, most: int = REMEMBERED_IDS) -> None:
+        self._ids: dict[bytes, None] = {}
+        self._most = most
+
+    def __contains__(self, event_id: bytes) -> bool:
+        return event_id in self._ids
+
+    def add_all(self, event_ids: Iterable[bytes]) -> None:
+        """Remember ids, forgetting the oldest beyond the bound."""
+        self._ids.update(dict.fromkeys(event_ids))
+        for _ in range(len(self._ids) - self._most):
+            del self._ids[next(iter(self._ids))]
+
+    def clear(self) -> None:
+        """Forget all; they are looked up in the database again."""
+        self._ids.clear()
+
+
+class HandOver:
+    """One reader's allowance of batches under way."""
+
+    __slots__ = ("_slots",)
+
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(BATCHES_PER_RELAY)
+
+    def acquire(self, stop: Stop) -> bool:
+        """Wait for room; returns whether there is, or the process stops."""
+        while not self._slots.acquire(timeout=0.5):
+            if stop.is_set():
+                return False
+        return True
+
+    def release(self) -> None:
+        """Called by the intake when a batch is committed."""
+        self._slots.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one relay in the order of arrival, the cursors that they complete, and what else to write with them."""
+
+    relay: int
+    received_at: int
+    events: tuple[Event, ...] = ()
+    cursors: tuple[Cursor, ...] = ()
+    status: RelayStatus | None = None
+    limits: str | None = None
+    done: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventLimits:
+    """What is too large to be saved."""
+
+    bytes: int
+    tags: int
+
+
+@dataclass(slots=True)
+class _Work:
+    batches: list[Batch] = field(default_factory=list)
+    changes: list[Changes] = field(default_factory=list)
+    events: int = 0
+
+
+class Intake:
+    """The one thread of a crawler process that verifies events and writes to the database."""
+
+    def __init__(
+        self, open_database: Callable[[], Database], limits: EventLimits, clock: Clock, metrics: Metrics
+    ) -> None:
+        self.committed = CommittedIds()
+        self._open_database = open_database
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics
+        self._relevance = Relevance()
+        self._queue: SimpleQueue[Batch | Changes | None] = SimpleQueue()
+        self._in = metrics.stage_in.labels(_STAGE)
+        self._out = metrics.stage_out.labels(_STAGE)
+
+    def submit(self, batch: Batch) -> None:
+        """Hand over a batch; with events, only within a `HandOver` allowance."""
+        self._queue.put(batch)
+
+    def adopt(self, changes: Changes) -> None:
+        """Let what is wanted follow `changes`, for all batches submitted later."""
+        self._queue.put(changes)
+
+    def finish(self) -> None:
+        """Let `run` return once everything submitted before is committed."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """Work until `finish`; an error of the database ends the process, and the supervisor begins it anew."""
+        with self._open_database() as database:
+            finished = False
+            while not finished:
+                work, finished = self._gather()
+                for changes in work.changes:
+                    if self._relevance.apply(changes):
+                        # Committed events of those no longer wanted may be dropped by the saver, and must then be
+                        # able to come in again.
+                        self.committed.clear()
+                if work.batches:
+                    self._commit(database, work.batches)
+
+    def _gather(self) -> tuple[_Work, bool]:
+        """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering."""
+        work = _Work()
+        item = self._queue.get()
+        while True:
+            if item is None:
+                return work, True
+            if isinstance(item, Changes):
+                work.changes.append(item)
+                return work, False
+            work.batches.append(item)
+            work.events += len(item.events)
+            if work.events >= TRANSACTION_EVENTS:
+                return work, False
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return work, False
+
+    def _commit(self, database: Database, batches: list[Batch]) -> None:
+        arrivals: dict[bytes, Arrival] = {}
+        known: set[bytes] = set()
+        for batch in batches:
+            self._in.inc(len(batch.events))
+            fresh = self._unknown(database, batch, arrivals, known)
+            for event in fresh:
+                arrival = None if event.id in arrivals else self._check(event, batch)
+                if arrival is not None:
+                    arrivals[event.id] = arrival
+        with database.write() as tx:
+            new = inbox.append(tx, arrivals.values()) if arrivals else set()
+            cursors.advance(tx, (cursor for batch in batches for cursor in batch.cursors))
+            relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
+            for batch in batches:
+                if batch.limits is not None:
+                    relays.put_limits(tx, batch.relay, batch.limits)
+        self.committed.add_all(known)
+        self.committed.add_all(arrivals)
+        self._out.inc(len(new))
+        self._discard("duplicate", len(arrivals) - len(new))
+        for batch in batches:
+            if batch.done is not None:
+                batch.done()
+
+    def _unknown(
+        self, database: Database, batch: Batch, arrivals: dict[bytes, Arrival], known: set[bytes]
+    ) -> list[Event]:
+        """The wanted events of `batch` that are neither committed nor verified a moment ago."""
+        wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
+        self._discard("unwanted", len(batch.events) - len(wanted))
+        candidates = [
+            event
+            for event in wanted
+            if event.id not in arrivals and event.id not in known and event.id not in self.committed
+        ]
+        if candidates:
+            with database.read() as tx:
+                known.update(event.id for event in candidates if events.is_seen(tx, event.id))
+        fresh = [event for event in candidates if event.id not in known]
+        self._discard("duplicate", len(wanted) - len(fresh))
+        return fresh
+
+    def _check(self, event: Event, batch: Batch) -> Arrival | None:
+        """The event as a row, `None` (and counted) if it must not be saved."""
+        raw = event.to_json()
+        reason = self._fault(event, len(raw), batch.received_at // 1000)
+        if reason is not None:
+            self._discard(reason, 1)
+            return None
+        return Arrival(event.id, raw, batch.relay, batch.received_at)
+
+    def _fault(self, event: Event, size: int, now_s: int) -> str | None:
+        if size > self._limits.bytes:
+            return "too-large"
+        if len(event.tags) > self._limits.tags:
+            return "too-many-tags"
+        if event.created_at > now_s + MAX_FUTURE_S:
+            return "future"
+        expires = expiration(event)
+        if expires is not None and expires <= now_s:
+            return "expired"
+        try:
+            verify(event)
+        except InvalidEvent as error:
+            return f"invalid-{error.reason}"
+        return None
+
+    def _discard(self, reason: str, count: int) -> None:
+        if count:
+            self._metrics.stage_discarded.labels(_STAGE, reason).inc(count)

@@ -1,0 +1,48 @@
+"""When a relay is dialled again, by how its last connection went. Pure."""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+_DIAL_BASE_S: Final = 5.0
+_DIAL_FACTOR: Final = 5.0
+_DIAL_CAP_S: Final = 1800.0
+# A connection that worked this long wipes the failures before it.
+HEALTHY_S: Final = 60.0
+_AFTER_LOSS_S: Final = 2.0
+_OVERLOADED_S: Final = 300.0
+_OVERLOADED_STATUS: Final = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none."""
+
+    reason: str
+    detail: str
+    lived: float = 0.0
+    status: int | None = None
+    permanent: bool = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether there was a connection."""
+        return self.lived > 0
+
+
+def failures_after(failures: int, ending: Ending) -> int:
+    """The number of failures in a row, after `ending`."""
+    return 0 if ending.lived >= HEALTHY_S else min(failures + 1, 100)
+
+
+def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
+    """Seconds until the next dial; `failures` counts this ending, too. Jittered, so that relays spread out."""
+    if ending.connected:
+        base = _AFTER_LOSS_S if failures <= 1 else min(_DIAL_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)
+    elif ending.permanent:
+        base = _DIAL_CAP_S
+    else:
+        base = min(_DIAL_BASE_S * _DIAL_FACTOR ** (min(failures, 8) - 1), _DIAL_CAP_S)
+    if ending.status in _OVERLOADED_STATUS:
+        base = max(base, _OVERLOADED_S)
+    return base * rng.uniform(0.75, 1.25)

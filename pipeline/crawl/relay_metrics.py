@@ -1,0 +1,89 @@
+"""The counters of one relay, bound once so that counting an event costs no look-up."""
+
+from enum import StrEnum
+from typing import Final
+
+from prometheus_client import Counter
+
+from pipeline.nostr.event import Reason
+from pipeline.nostr.message import (
+    AuthChallenge,
+    Closed,
+    Eose,
+    EventMessage,
+    MessageFault,
+    Notice,
+    NoticeType,
+    Ok,
+    RelayMessage,
+)
+from pipeline.process.metrics import Metrics
+from pipeline.relay.refusals import Refusal
+
+_STAGE: Final = "crawler"
+_TYPES: Final[dict[type, str]] = {
+    EventMessage: "event",
+    Eose: "eose",
+    Notice: "notice",
+    AuthChallenge: "auth",
+    Ok: "ok",
+    Closed: "close",
+}
+
+
+class _Result(StrEnum):
+    SUCCESS = "success"
+    ERROR = "error"
+
+
+class RelayMetrics:
+    """What one relay's connections count; used by their thread only."""
+
+    __slots__ = ("_address", "_duplicates", "_messages", "_metrics", "_received")
+
+    def __init__(self, metrics: Metrics, address: str) -> None:
+        self._metrics = metrics
+        self._address = metrics.address_labels.label(address)
+        self._received = metrics.received_events.labels(self._address)
+        self._duplicates = metrics.stage_discarded.labels(_STAGE, "duplicate")
+        self._messages = {name: self._message_counter(name) for name in (*_TYPES.values(), "unknown")}
+
+    def message(self, message: RelayMessage) -> None:
+        """Count a message that was understood."""
+        name = _TYPES.get(type(message), "unknown")
+        self._messages[name].inc()
+        if name == "event":
+            self._received.inc()
+
+    def duplicate(self) -> None:
+        """Count an event that was known already, among those counted as received."""
+        self._duplicates.inc()
+
+    def invalid_event(self, reason: Reason) -> None:
+        """Count an EVENT frame whose event is malformed."""
+        self._message_counter("event", _Result.ERROR).inc()
+        self._metrics.stage_discarded.labels(_STAGE, f"invalid-{reason}").inc()
+
+    def invalid_message(self, reason: MessageFault) -> None:
+        """Count a frame that is no message."""
+        self._message_counter("unknown", _Result.ERROR).inc()
+        self._metrics.stage_errors.labels(_STAGE, f"message-{reason}").inc()
+
+    def notice(self, kind: NoticeType) -> None:
+        """Count a NOTICE by what it is about."""
+        self._metrics.notices.labels(self._address, kind.value).inc()
+
+    def refusal(self, refusal: Refusal) -> None:
+        """Count a request that the relay did not answer to its end."""
+        self._metrics.stage_errors.labels(_STAGE, f"refused-{refusal}").inc()
+
+    def disconnected(self, reason: str) -> None:
+        """Count the end of a connection, or a dial that led to none."""
+        self._metrics.disconnections.labels(self._address, reason).inc()
+
+    def reconnected(self) -> None:
+        """Count a connection that follows an earlier one."""
+        self._metrics.reconnections.labels(self._address).inc()
+
+    def _message_counter(self, name: str, result: _Result = _Result.SUCCESS) -> Counter:
+        return self._metrics.received_messages.labels(self._address, name, result.value)

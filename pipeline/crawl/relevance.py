@@ -1,0 +1,50 @@
+"""Which events are wanted: the one reading of the relevance rules, shared by crawlers and saver."""
+
+from enum import StrEnum
+
+from pipeline.nostr.event import Event
+from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.nostr.tags import public_keys
+from pipeline.store.wanted import Changes
+
+
+class Rule(StrEnum):
+    """Why an event is relevant; the first that applies."""
+
+    GLOBAL_KIND = "global-kind"
+    AUTHOR = "author"
+    MENTION = "mention"
+
+
+class Relevance:
+    """Registered users and the authors wanted for their sake, in memory (about 100 bytes each). Owned by one thread."""
+
+    __slots__ = ("authors", "generation", "registered")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.authors: set[bytes] = set()
+        self.registered: set[bytes] = set()
+
+    def apply(self, changes: Changes) -> bool:
+        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted."""
+        self.generation = changes.generation
+        removed = False
+        for members, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
+            for change in changed:
+                if change.wanted:
+                    members.add(change.public_key)
+                elif change.public_key in members:
+                    members.discard(change.public_key)
+                    removed = True
+        return removed
+
+    def rule(self, event: Event) -> Rule | None:
+        """Why `event` is wanted, `None` if it is not."""
+        if event.kind in GLOBAL_KINDS:
+            return Rule.GLOBAL_KIND
+        if event.pubkey in self.authors:
+            return Rule.AUTHOR
+        if self.registered and not self.registered.isdisjoint(public_keys(event)):
+            return Rule.MENTION
+        return None

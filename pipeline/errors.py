@@ -1,0 +1,9 @@
+"""The one root of every error that this project raises on purpose."""
+
+
+class EventServiceError(Exception):
+    """Something the service foresaw; its text is one clear line for an operator or a log."""
+
+
+class CannotStart(EventServiceError):
+    """A stage or the supervisor cannot run as configured; restarting it would not help (exit code 3)."""

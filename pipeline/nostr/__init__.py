@@ -1,0 +1,1 @@
+"""The Nostr protocol: pure, no I/O, no clock."""

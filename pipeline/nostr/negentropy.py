@@ -1,0 +1,187 @@
+"""Negentropy, protocol version 1 (NIP-77): which events a relay has that we do not, found by comparing sets.
+
+This is the asking side, without I/O: `Reconciliation.open` gives the first message, `Reconciliation.receive` takes each
+answer and gives the next message, until none is needed and `need` holds the ids to fetch. Messages are bytes here, and
+hexadecimal in frames.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from hashlib import sha256
+from itertools import accumulate
+from typing import Final
+
+from pipeline.nostr.negentropy_wire import (
+    FINGERPRINT_SIZE,
+    ID_SIZE,
+    INFINITY,
+    START,
+    TIME_SIZE,
+    InvalidNegentropy,
+    Mode,
+    NegentropyFault,
+    Reader,
+    Writer,
+    encode_varint,
+)
+
+__all__ = ["InvalidNegentropy", "ItemSet", "NegentropyFault", "Reconciliation"]
+
+DEFAULT_FRAME_LIMIT: Final = 60_000  # bytes; strfry takes frames of 131,072, where each byte is two hexadecimal digits
+MIN_FRAME_LIMIT: Final = 4_096  # below, the answer to a single range might not fit
+MAX_NEED: Final = 250_000  # ids; some 25 MB, beyond which a shorter window is the better question
+MAX_ROUNDS: Final = 1_000  # answers; the need above, in frames of 60,000 bytes, takes some 150
+
+_FANOUT: Final = 16
+_FEW: Final = 32  # fewer items than this are listed rather than fingerprinted
+_SUM_STEP: Final = 64  # items per stored sum: one for each item would double the memory
+_RESERVE: Final = 200  # room for the two ranges that end a full message
+
+
+class ItemSet:
+    """The events that we have, by `created_at` and 32-byte id; immutable, so that many reconciliations may share it."""
+
+    __slots__ = ("_keys", "_sums")
+
+    def __init__(self, items: Iterable[tuple[int, bytes]]) -> None:
+        """Take `(created_at, id)` pairs in any order; repeated ones count once."""
+        self._set_keys(sorted({time.to_bytes(TIME_SIZE, "big") + event_id for time, event_id in items}))
+        if any(len(key) != TIME_SIZE + ID_SIZE for key in self._keys):
+            raise ValueError("an id has 32 bytes")
+        if self._keys and self._keys[-1] >= INFINITY:
+            raise ValueError("a time is below 2**64 - 1")
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def between(self, since: int, until: int) -> "ItemSet":
+        """The items with `since <= created_at <= until`, as in a filter; neither is negative."""
+        lower = bisect_left(self._keys, since.to_bytes(TIME_SIZE, "big"))
+        upper = bisect_left(self._keys, (until + 1).to_bytes(TIME_SIZE, "big"))
+        part = ItemSet(())
+        part._set_keys(self._keys[lower:upper])
+        return part
+
+    def index(self, bound: bytes, lower: int) -> int:
+        """The index of the first item from `lower` on that is not below `bound`."""
+        return bisect_left(self._keys, bound, lower)
+
+    def key(self, index: int) -> bytes:
+        """The item at `index` in the form of a bound."""
+        return self._keys[index]
+
+    def ids(self, lower: int, upper: int) -> list[bytes]:
+        """The ids of the items from index `lower` up to `upper`."""
+        return [key[TIME_SIZE:] for key in self._keys[lower:upper]]
+
+    def fingerprint(self, lower: int, upper: int) -> bytes:
+        """The protocol's 16-byte fingerprint of the items from index `lower` up to `upper`."""
+        total = self._sum_before(upper) - self._sum_before(lower)
+        summed = (total % 2**256).to_bytes(ID_SIZE, "little")
+        return sha256(summed + encode_varint(upper - lower)).digest()[:FINGERPRINT_SIZE]
+
+    def _set_keys(self, keys: list[bytes]) -> None:
+        self._keys = keys
+        blocks = (keys[start : start + _SUM_STEP] for start in range(0, len(keys), _SUM_STEP))
+        self._sums = list(accumulate(map(_sum_ids, blocks), initial=0))
+
+    def _sum_before(self, index: int) -> int:
+        block = index // _SUM_STEP
+        return self._sums[block] + _sum_ids(self._keys[block * _SUM_STEP : index])
+
+
+def _sum_ids(keys: list[bytes]) -> int:
+    return sum(int.from_bytes(key[TIME_SIZE:], "little") for key in keys)
+
+
+class Reconciliation:
+    """One comparison of `items` with what a relay has in the same window; for one thread.
+
+    `need` collects the ids that only the relay has, `have` those that only we have. Both grow with each answer and are
+    complete once `receive` has returned None. A relay that lies can hide events, and fill `need` with ids that nobody
+    has, `max_need` of them at most.
+    """
+
+    def __init__(
+        self, items: ItemSet, *, frame_limit: int | None = DEFAULT_FRAME_LIMIT, max_need: int = MAX_NEED
+    ) -> None:
+        """`frame_limit` bounds each message that we send, in bytes; None leaves it open."""
+        if frame_limit is not None and frame_limit < MIN_FRAME_LIMIT:
+            raise ValueError(f"a frame limit is at least {MIN_FRAME_LIMIT}")
+        self.need: set[bytes] = set()
+        self.have: set[bytes] = set()
+        self.rounds = 0
+        self._items = items
+        self._max_output = None if frame_limit is None else frame_limit - _RESERVE
+        self._max_need = max_need
+
+    def open(self) -> bytes:
+        """The message for NEG-OPEN."""
+        writer = Writer()
+        self._split(writer, 0, len(self._items), INFINITY)
+        return bytes(writer.data)
+
+    def receive(self, message: bytes) -> bytes | None:
+        """Take the relay's message and give the next one, or None when there is nothing left to ask.
+
+        Raises `InvalidNegentropy` for a message that breaks the protocol or a bound.
+        """
+        self.rounds += 1
+        if self.rounds > MAX_ROUNDS:
+            raise InvalidNegentropy(NegentropyFault.ROUNDS)
+        reader, writer = Reader(message), Writer()
+        lower, lower_bound, skipping = 0, START, False
+        while not reader.at_end:
+            bound, mode = reader.range_head(lower_bound)
+            upper = self._items.index(bound, lower)
+            if mode is Mode.ID_LIST:
+                self._compare(reader.ids(), lower, upper)
+            if mode is Mode.FINGERPRINT and reader.fingerprint() != self._items.fingerprint(lower, upper):
+                if skipping:
+                    writer.skip(lower_bound)
+                if not self._split_if_room(writer, lower, upper, bound):
+                    break
+                skipping = False
+            else:
+                skipping = True
+            lower, lower_bound = upper, bound
+        return bytes(writer.data) if len(writer.data) > 1 else None
+
+    def _compare(self, theirs: set[bytes], lower: int, upper: int) -> None:
+        ours = set(self._items.ids(lower, upper))
+        self.have |= ours - theirs
+        self.need |= theirs - ours
+        if len(self.need) > self._max_need:
+            raise InvalidNegentropy(NegentropyFault.IDS)
+
+    def _split_if_room(self, writer: Writer, lower: int, upper: int, bound: bytes) -> bool:
+        """Ask about a range that differs; where that makes the message too long, about all from `lower` on instead."""
+        mark = writer.mark()
+        self._split(writer, lower, upper, bound)
+        if self._max_output is None or len(writer.data) <= self._max_output:
+            return True
+        writer.reset(mark)
+        if lower == len(self._items):
+            # A full relay may answer with the fingerprint of its own empty rest, which would look like agreement.
+            writer.id_list(INFINITY, [])
+        else:
+            writer.fingerprint(INFINITY, self._items.fingerprint(lower, len(self._items)))
+        return False
+
+    def _split(self, writer: Writer, lower: int, upper: int, bound: bytes) -> None:
+        count = upper - lower
+        if count < _FEW:
+            writer.id_list(bound, self._items.ids(lower, upper))
+            return
+        size, larger = divmod(count, _FANOUT)
+        for bucket in range(_FANOUT):
+            end = lower + size + (bucket < larger)
+            inner = bound if end == upper else _shortest_bound(self._items.key(end - 1), self._items.key(end))
+            writer.fingerprint(inner, self._items.fingerprint(lower, end))
+            lower = end
+
+
+def _shortest_bound(before: bytes, after: bytes) -> bytes:
+    """The shortest bound that is above one item and not above the next."""
+    common = next(index for index, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
+    return after[: max(common + 1, TIME_SIZE)]

@@ -1,0 +1,103 @@
+"""Keys and ids as people see them: `npub1…`, `nsec1…`, `note1…` (NIP-19, bech32 of BIP-173)."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from pipeline.errors import EventServiceError
+
+_CHARACTERS: Final = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_VALUES: Final = {character: value for value, character in enumerate(_CHARACTERS)}
+_GENERATORS: Final = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+_CHECKSUM_LENGTH: Final = 6
+_LENGTH: Final = 63  # a four-letter prefix, "1", 52 characters of data and the checksum
+_HEX64: Final = re.compile("[0-9a-fA-F]{64}")
+
+
+class InvalidEncoding(EventServiceError):
+    """A text that is no key or id; the message never repeats it, as it may be a secret."""
+
+
+def encode_npub(public_key: bytes) -> str:
+    """`npub1…` for a 32-byte public key."""
+    return _encode("npub", public_key)
+
+
+def decode_npub(text: str) -> bytes:
+    """The 32-byte public key of an `npub1…`; raises `InvalidEncoding`."""
+    return _decode("npub", text)
+
+
+def encode_nsec(secret: bytes) -> str:
+    """`nsec1…` for a 32-byte secret key."""
+    return _encode("nsec", secret)
+
+
+def decode_nsec(text: str) -> bytes:
+    """The 32-byte secret key of an `nsec1…`; raises `InvalidEncoding`."""
+    return _decode("nsec", text)
+
+
+def encode_note(event_id: bytes) -> str:
+    """`note1…` for a 32-byte event id."""
+    return _encode("note", event_id)
+
+
+def decode_note(text: str) -> bytes:
+    """The 32-byte event id of a `note1…`; raises `InvalidEncoding`."""
+    return _decode("note", text)
+
+
+def parse_public_key(text: str) -> bytes:
+    """A public key, 32 bytes, from 64 hexadecimal digits in either case or from `npub1…`; raises `InvalidEncoding`.
+
+    Surrounding blanks are ignored. Whether the key is a point on the curve is not checked.
+    """
+    text = text.strip()
+    if _HEX64.fullmatch(text):
+        return bytes.fromhex(text)
+    if text[:5].lower() != "npub1":
+        raise InvalidEncoding("a public key is 64 hexadecimal digits or npub1…")
+    return decode_npub(text)
+
+
+def _encode(prefix: str, data: bytes) -> str:
+    if len(data) != 32:
+        raise ValueError("keys and ids have 32 bytes")
+    bits = int.from_bytes(data) << 4  # 256 bits are 52 groups of five when four zeros follow
+    values = [bits >> shift & 31 for shift in range(255, -1, -5)]
+    remainder = _polymod([*_expanded(prefix), *values, *([0] * _CHECKSUM_LENGTH)]) ^ 1
+    values += [remainder >> shift & 31 for shift in range(25, -1, -5)]
+    return f"{prefix}1{''.join(_CHARACTERS[value] for value in values)}"
+
+
+def _decode(prefix: str, text: str) -> bytes:
+    if len(text) != _LENGTH or (text != text.lower() and text != text.upper()) or text[:5].lower() != f"{prefix}1":
+        raise InvalidEncoding(f"it is no {prefix}1… of {_LENGTH} characters in one case")
+    try:
+        values = [_VALUES[character] for character in text[5:].lower()]
+    except KeyError:
+        raise InvalidEncoding(f"the {prefix} holds a character that bech32 has not") from None
+    if _polymod([*_expanded(prefix), *values]) != 1:
+        raise InvalidEncoding(f"the {prefix} has a wrong checksum")
+    bits = 0
+    for value in values[:-_CHECKSUM_LENGTH]:
+        bits = bits << 5 | value
+    if bits & 15:
+        raise InvalidEncoding(f"the {prefix} has bits to spare")
+    return (bits >> 4).to_bytes(32)
+
+
+def _expanded(prefix: str) -> list[int]:
+    return [*(ord(letter) >> 5 for letter in prefix), 0, *(ord(letter) & 31 for letter in prefix)]
+
+
+def _polymod(values: Iterable[int]) -> int:
+    checksum = 1
+    for value in values:
+        top = checksum >> 25
+        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
+        for bit, generator in enumerate(_GENERATORS):
+            if top >> bit & 1:
+                checksum ^= generator
+    return checksum

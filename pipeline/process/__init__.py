@@ -1,0 +1,1 @@
+"""What every process is made of; knows nothing of Nostr, the store or the stages."""

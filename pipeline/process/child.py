@@ -1,0 +1,123 @@
+"""One slot as its supervisor sees it: the process in it, its signs of life, and when it is started again."""
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.process.clock import Clock
+from pipeline.process.heartbeat import read_heartbeat
+from pipeline.process.slots import Slot
+
+Launch = Callable[[Slot], "subprocess.Popen[bytes]"]
+"""Starts the process of a slot; its standard input is a pipe that the caller keeps open and silent."""
+
+# What systemd tells the supervisor is not meant for its children, and only a stage on its own has an own web server.
+_NOT_FOR_STAGES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "EVENTS_STAGE_LISTEN_ADDRESS")
+
+
+def launcher(command: Callable[[str, int], Sequence[str]], env: Mapping[str, str], runtime_directory: Path) -> Launch:
+    """What starts `command(stage, index)` in `env`, less what is not for stages."""
+    stage_env = {name: value for name, value in env.items() if name not in _NOT_FOR_STAGES}
+    stage_env["EVENTS_RUNTIME_DIRECTORY"] = str(runtime_directory)
+
+    def launch(slot: Slot) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603  # no shell, and the command is our own
+            command(slot.stage, slot.index),
+            stdin=subprocess.PIPE,
+            env=stage_env,
+            bufsize=0,
+            # Out of reach of what a terminal or timeout(1) sends to our group: the supervisor stops stages in order.
+            process_group=0,
+        )
+
+    return launch
+
+
+class Child:
+    """A slot under supervision; used by the supervisor's thread alone."""
+
+    def __init__(self, slot: Slot, drain_order: int) -> None:
+        self.slot = slot
+        self.drain_order = drain_order
+        self.failures = 0
+        """Ends in a row without a healthy time before."""
+        self.restart_at_s: float | None = None
+        """When the process is to be started; None while there is one."""
+        self.hung = False
+        """Whether the process was killed for its silence."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._alive_s = 0.0
+        self._beaten = False
+
+    @property
+    def name(self) -> str:
+        """The slot's name."""
+        return self.slot.name
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process that has not been reaped."""
+        return self._process is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the present process has beaten."""
+        return self.running and self._beaten
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id; None when there is none."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def healthy_for_s(self) -> float:
+        """How long the process has shown life."""
+        return self._alive_s - self._started_s
+
+    def start(self, launch: Launch, now_s: float) -> None:
+        """Start the process; raises `OSError` when that cannot be done."""
+        self._started_s = self._alive_s = now_s
+        self._beaten = self.hung = False
+        self._process = launch(self.slot)
+        self.restart_at_s = None
+
+    def reap(self) -> int | None:
+        """The exit code of a process that has ended (negative: by that signal); None when there is nothing to reap."""
+        if self._process is None:
+            return None
+        code = self._process.poll()
+        if code is not None:
+            self._close_lifeline(self._process)
+            self._process = None
+        return code
+
+    def listen(self, runtime_directory: Path, clock: Clock) -> None:
+        """Take note of the process's latest sign of life."""
+        reading = read_heartbeat(runtime_directory, self.name, clock)
+        # A former process of the slot may have left its own, or still be ending.
+        if reading is not None and reading.ready and reading.pid == self.pid:
+            self._beaten = True
+            self._alive_s = max(self._alive_s, clock.monotonic() - reading.age_s)
+
+    def forgive(self, now_s: float) -> None:
+        """Count its silence from `now_s`, as after a time in which nobody could beat or listen."""
+        self._alive_s = now_s
+
+    def is_silent(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:
+        """Whether a running process has been silent for longer than it may."""
+        limit_s = beat_limit_s if self._beaten else first_beat_limit_s
+        return self.running and now_s - self._alive_s > limit_s
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    @staticmethod
+    def _close_lifeline(process: "subprocess.Popen[bytes]") -> None:
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()

@@ -1,0 +1,58 @@
+"""Time as the rest of the program sees it: the only module that reads a clock."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where a component gets the time from; tests pass one that they move by hand."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time in integer milliseconds since the Unix epoch; may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back, for durations and deadlines within this process."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    __slots__ = ()
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that stands still until it is told to move."""
+
+    __slots__ = ("_monotonic", "_now_ms")
+
+    def __init__(self, now_ms: int = 1_700_000_000_000) -> None:
+        self._now_ms = now_ms
+        self._monotonic = 0.0
+
+    def now_ms(self) -> int:
+        """See `Clock.now_ms`."""
+        return self._now_ms
+
+    def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass on both clocks."""
+        self._now_ms += round(seconds * 1000)
+        self._monotonic += seconds
+
+
+def pause(seconds: float) -> None:
+    """Block this thread for a moment; only for waits that nothing can cut short, such as a busy database."""
+    time.sleep(seconds)

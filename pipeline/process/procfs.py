@@ -1,0 +1,74 @@
+"""What the kernel tells about a process; the only module that reads /proc."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Positions in /proc/PID/stat after the command's closing parenthesis; proc(5) counts them from 3.
+_UTIME, _STIME, _THREADS, _START, _RSS = 11, 12, 17, 19, 21
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUse:
+    """What one process uses at one moment; `open_files` is None where the kernel does not let us look."""
+
+    cpu_s: float
+    resident_bytes: int
+    threads: int
+    start_time_s: float
+    open_files: int | None
+
+
+def start_ticks(pid: int) -> int | None:
+    """When `pid` was started, in clock ticks since boot; None when there is no such process.
+
+    A pid together with this value names one process for as long as the machine is up.
+    """
+    fields = _stat_fields(pid)
+    return None if fields is None else int(fields[_START])
+
+
+def process_use(pid: int) -> ProcessUse | None:
+    """What `pid` uses now; None when there is no such process."""
+    fields = _stat_fields(pid)
+    if fields is None:
+        return None
+    return ProcessUse(
+        cpu_s=(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_SECOND,
+        resident_bytes=int(fields[_RSS]) * _PAGE_BYTES,
+        threads=int(fields[_THREADS]),
+        start_time_s=_boot_time_s() + int(fields[_START]) / _TICKS_PER_SECOND,
+        open_files=_open_files(pid),
+    )
+
+
+def set_process_name(name: str) -> None:
+    """Name this process for `ps` and `top`; the kernel keeps the first 15 bytes."""
+    (_PROC / "self" / "comm").write_text(name)
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    # A zombie has ended; only its parent has not looked yet.
+    return None if fields[0] in "ZX" else fields
+
+
+def _open_files(pid: int) -> int | None:
+    try:
+        return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+    except OSError:
+        return None
+
+
+def _boot_time_s() -> int:
+    for line in (_PROC / "stat").read_text().splitlines():
+        if line.startswith("btime "):
+            return int(line.split()[1])
+    return 0

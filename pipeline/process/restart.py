@@ -1,0 +1,35 @@
+"""When a stage that has ended is started again: pure decisions."""
+
+import random
+from dataclasses import dataclass
+
+from pipeline.process.backoff import Backoff
+
+# Quick at first, since most ends are single accidents, then never more often than about once a minute.
+_BACKOFF = Backoff(base_s=0.5, factor=2.0, cap_s=60.0, jitter=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Start the stage at `at_s`, as its `failures`-th failure in a row."""
+
+    failures: int
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPolicy:
+    """Exponential, jittered delays that begin anew after a healthy time.
+
+    How a stage ended makes no difference: one that returns at once, with success, again and again is as broken as one
+    that crashes. Only exit code 3 is not for this policy: the supervisor ends over it.
+    """
+
+    backoff: Backoff = _BACKOFF
+    healthy_s: float = 60.0
+    """A stage that showed life for so long is a healthy one that had an accident."""
+
+    def after_exit(self, failures: int, healthy_for_s: float, now_s: float, rng: random.Random) -> Restart:
+        """The restart after an end at `now_s` that followed `failures` others and `healthy_for_s` seconds of life."""
+        failures = 1 if healthy_for_s >= self.healthy_s else failures + 1
+        return Restart(failures, now_s + self.backoff.delay_s(failures, rng))

@@ -1,0 +1,92 @@
+"""Signals as data: the handlers do nothing, the C runtime writes each number into a pipe, and a reader acts on it.
+
+So nothing of ours runs inside a handler, where a lock that the interrupted code holds would never be freed.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+from pipeline.process.clock import Clock
+from pipeline.process.stop import Stop
+
+# `timeout(1)` and some terminals send a signal to the process and to its group: what comes this soon is no second wish.
+REPEAT_AFTER_S = 0.2
+
+
+class SignalPipe:
+    """Turns the signals `numbers` into bytes of a pipe from construction to `close`; main thread only."""
+
+    def __init__(self, numbers: Iterable[signal.Signals]) -> None:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._former_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        # nohup(1) and its like start us with SIGHUP ignored, and mean it.
+        self._numbers = frozenset(
+            number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+        )
+        self._former = {number: signal.signal(number, _ignore) for number in self._numbers}
+
+    def fileno(self) -> int:
+        """The descriptor to watch: readable when signals wait."""
+        return self._reader
+
+    def read(self) -> list[int]:
+        """The signals that have come since the last call, in order; never waits."""
+        with contextlib.suppress(BlockingIOError):
+            return [number for number in os.read(self._reader, 4096) if number in self._numbers]
+        return []
+
+    def close(self) -> None:
+        """Put everything back as it was."""
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former_wakeup)
+        os.close(self._writer)
+        os.close(self._reader)
+
+
+class StageSignals:
+    """What signals mean to a stage: SIGTERM and SIGINT set `stop`, a later one ends the process at once, exit code 1.
+
+    A supervised stage leaves SIGINT, which a terminal sends to everybody, to its supervisor. SIGHUP runs the callback
+    given to `on_hangup`, and is a SIGTERM where there is none.
+    """
+
+    def __init__(self, stop: Stop, clock: Clock, *, supervised: bool) -> None:
+        self._stop = stop
+        self._clock = clock
+        self._hangup: Callable[[], None] | None = None
+        self._asked_s: float | None = None
+        if supervised:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        numbers = [signal.SIGTERM, signal.SIGHUP, *([] if supervised else [signal.SIGINT])]
+        self._pipe = SignalPipe(numbers)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Run `callback` at every SIGHUP, in the watching thread: it should only set something."""
+        self._hangup = callback
+
+    def _watch(self) -> None:
+        os.set_blocking(self._pipe.fileno(), True)
+        while True:
+            for number in self._pipe.read():
+                self._take(signal.Signals(number))
+
+    def _take(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP and self._hangup is not None:
+            self._hangup()
+            return
+        now_s = self._clock.monotonic()
+        if self._asked_s is None:
+            self._asked_s = now_s
+            self._stop.set(number.name)
+        elif now_s - self._asked_s >= REPEAT_AFTER_S and number != signal.SIGHUP:
+            os._exit(1)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Python writes to the wake-up descriptor only for signals that have a handler."""

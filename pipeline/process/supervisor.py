@@ -1,0 +1,297 @@
+"""Keeps all stages running as child processes, and ends them in order."""
+
+import os
+import random
+import selectors
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import CannotStart
+from pipeline.process import logs, metrics, procfs
+from pipeline.process.child import Child, Launch, launcher
+from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.drain import Drain
+from pipeline.process.heartbeat import Heartbeat
+from pipeline.process.logs import get_logger
+from pipeline.process.metrics import Metrics
+from pipeline.process.notify import Notifier
+from pipeline.process.restart import RestartPolicy
+from pipeline.process.signals import REPEAT_AFTER_S, SignalPipe
+from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
+from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED, EXIT_OK, HEARTBEAT_LIMIT_S
+from pipeline.process.stop import Stop
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+SLOT_NAME = "supervisor"
+"""The name of the supervisor's own process in logs, metrics and files."""
+
+_log = get_logger("supervisor")
+_ASKS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A stage that runs as `count` processes; stages with the lowest `drain_order` are ended first."""
+
+    name: str
+    count: int
+    drain_order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How long things may take, in seconds."""
+
+    beat_limit_s: float = HEARTBEAT_LIMIT_S
+    first_beat_limit_s: float = 60.0
+    """Opening a large database after a crash takes longer than a turn of any loop."""
+    drain_s: float = 60.0
+    """For all stages together; systemd's `TimeoutStopSec` must be longer."""
+    check_s: float = 1.0
+    """Between two looks at the heartbeats."""
+    starting_check_s: float = 0.1
+    """The same until all stages have beaten once."""
+    stall_s: float = 5.0
+    """A look that comes later than this says that the machine stood still, not that the stages hang."""
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the supervisor finds around itself."""
+
+    runtime_directory: Path
+    clock: Clock
+    stop: Stop
+    """Set from outside or by a signal: drain and end."""
+    notifier: Notifier
+    metrics: Metrics
+    heartbeat: Heartbeat
+    rng: random.Random = field(default_factory=random.SystemRandom)
+    times: Times = field(default_factory=Times)
+
+
+class Supervisor:
+    """Starts, watches, restarts and ends the processes of `specs`; single-threaded, in the main thread."""
+
+    def __init__(self, specs: Sequence[StageSpec], launch: Launch, around: Surroundings) -> None:
+        self._launch = launch
+        self._around = around
+        self._clock, self._times, self._notifier = around.clock, around.times, around.notifier
+        self._children = [
+            Child(Slot(spec.name, index), spec.drain_order) for spec in specs for index in range(spec.count)
+        ]
+        self._drain: Drain | None = None
+        self._asked_s: float | None = None
+        self._exit_code = EXIT_OK
+        self._ready = False
+        self._status = ""
+        self._checked_s = self._check_at_s = 0.0
+
+    def run(self) -> int:
+        """Supervise until told to stop; returns the exit code.
+
+        0: all stages were ended and none had to be killed; 3: a stage cannot start; 1: anything else.
+        """
+        signals = SignalPipe((*_ASKS_TO_STOP, signal.SIGCHLD))
+        selector = selectors.DefaultSelector()
+        selector.register(signals, selectors.EVENT_READ)
+        selector.register(self._around.stop, selectors.EVENT_READ)
+        now_s = self._clock.monotonic()
+        self._checked_s = self._check_at_s = now_s
+        for child in self._children:
+            child.restart_at_s = now_s
+        try:
+            while not self._turn(signals):
+                selector.select(self._idle_s())
+                if self._drain is not None and self._around.stop in selector.get_map():
+                    # It stays readable for ever.
+                    selector.unregister(self._around.stop)
+        finally:
+            # Nothing to do in good order; after an error of ours, no stage must stay behind.
+            for child in self._children:
+                child.send(signal.SIGKILL)
+            selector.close()
+            signals.close()
+        return self._exit_code
+
+    def _turn(self, signals: SignalPipe) -> bool:
+        """Do everything that is due; returns whether all is over."""
+        for number in signals.read():
+            self._take_signal(signal.Signals(number))
+        self._reap()
+        now_s = self._clock.monotonic()
+        if self._around.stop.is_set() and self._drain is None:
+            self._begin_drain(now_s)
+        self._check(now_s)
+        if self._drain is None:
+            self._start_due(now_s)
+            return False
+        if not self._drain.step(now_s):
+            return False
+        if not self._drain.clean and self._exit_code == EXIT_OK:
+            self._exit_code = EXIT_FAILED
+        return True
+
+    def _idle_s(self) -> float:
+        due = [self._check_at_s]
+        if self._drain is not None:
+            due.append(self._drain.deadline_s)
+        else:
+            due.extend(child.restart_at_s for child in self._children if child.restart_at_s is not None)
+        return max(0.0, min(due) - self._clock.monotonic())
+
+    def _take_signal(self, number: signal.Signals) -> None:
+        if number not in _ASKS_TO_STOP:
+            return
+        now_s = self._clock.monotonic()
+        if self._asked_s is None:
+            self._asked_s = now_s
+            self._around.stop.set(number.name)
+        elif now_s - self._asked_s >= REPEAT_AFTER_S and number != signal.SIGHUP and self._drain is not None:
+            _log.error("told to stop once more", signal=number.name)
+            self._drain.kill_all(now_s)
+
+    def _begin_drain(self, now_s: float) -> None:
+        self._notifier.stopping()
+        _log.info("stopping", reason=self._around.stop.reason)
+        self._drain = Drain(self._children, now_s, self._times.drain_s)
+
+    def _start_due(self, now_s: float) -> None:
+        for child in self._children:
+            if child.restart_at_s is None or child.restart_at_s > now_s:
+                continue
+            try:
+                child.start(self._launch, now_s)
+            except OSError as error:
+                _log.error("stage cannot be launched", stage=child.name, error=error)
+                self._plan_restart(child, now_s)
+            else:
+                _log.info("stage launched", stage=child.name, pid=child.pid, failures=child.failures)
+
+    def _reap(self) -> None:
+        for child in self._children:
+            pid, code = child.pid, child.reap()
+            if code is not None:
+                self._take_exit(child, pid, code)
+
+    def _take_exit(self, child: Child, pid: int | None, code: int) -> None:
+        if self._drain is not None or self._around.stop.is_set():
+            _log.info("stage ended", stage=child.name, pid=pid, how=_how(code))
+            # One that was told to stop while its interpreter started dies of the signal itself.
+            if code not in (EXIT_OK, -signal.SIGTERM) and self._exit_code == EXIT_OK:
+                self._exit_code = EXIT_FAILED
+            return
+        reason = "hung" if child.hung else "signal" if code < 0 else "exit"
+        self._around.metrics.stage_exits.labels(child.name, reason).inc()
+        if code == EXIT_CANNOT_START:
+            _log.error("stage cannot start, ending all", stage=child.name, pid=pid)
+            self._exit_code = EXIT_CANNOT_START
+            self._around.stop.set(f"{child.name} cannot start")
+            return
+        delay_s = self._plan_restart(child, self._clock.monotonic())
+        _log.error("stage ended unasked", stage=child.name, pid=pid, how=_how(code), restart_in_s=round(delay_s, 1))
+
+    def _plan_restart(self, child: Child, now_s: float) -> float:
+        restart = self._times.restart.after_exit(child.failures, child.healthy_for_s, now_s, self._around.rng)
+        child.failures, child.restart_at_s = restart.failures, restart.at_s
+        return restart.at_s - now_s
+
+    def _check(self, now_s: float) -> None:
+        """Look at the heartbeats, when it is time, and tell systemd."""
+        if now_s < self._check_at_s:
+            return
+        stalled = now_s - self._checked_s > self._times.stall_s
+        self._checked_s = now_s
+        silent = False
+        for child in self._children:
+            if stalled:
+                child.forgive(now_s)
+            child.listen(self._around.runtime_directory, self._clock)
+            if child.is_silent(now_s, self._times.beat_limit_s, self._times.first_beat_limit_s):
+                silent = True
+                self._kill_silent(child)
+        self._around.heartbeat.beat(self._report())
+        # A restart is under way wherever a stage is missing; what a watchdog must end is silence that kills cannot end.
+        if not silent:
+            self._notifier.watchdog()
+        self._check_at_s = now_s + self._check_interval_s()
+
+    def _check_interval_s(self) -> float:
+        interval_s = self._times.check_s if self._ready else self._times.starting_check_s
+        watchdog_s = self._notifier.watchdog_interval_s
+        return interval_s if watchdog_s is None else min(interval_s, watchdog_s / 2)
+
+    def _kill_silent(self, child: Child) -> None:
+        # While draining the group's deadline decides; a stage that flushes may not beat.
+        if not child.hung and self._drain is None:
+            _log.error("stage hangs, killing it", stage=child.name, pid=child.pid)
+            child.hung = True
+            child.send(signal.SIGKILL)
+
+    def _report(self) -> str:
+        """Tell systemd of readiness, and of the state when it has changed; returns the state."""
+        ready = sum(child.ready for child in self._children)
+        status = f"{ready} of {len(self._children)} stages run"
+        missing = [child.name for child in self._children if not child.ready]
+        if self._drain is not None:
+            status = f"stopping, {sum(child.running for child in self._children)} stages left"
+        elif missing:
+            status += f", waiting for {', '.join(missing)}"
+        if not missing and not self._ready and self._drain is None:
+            self._ready = True
+            _log.info("all stages run")
+            self._notifier.ready(status)
+        elif status != self._status:
+            self._notifier.status(status)
+        self._status = status
+        return status
+
+
+def supervise(
+    specs: Sequence[StageSpec],
+    command: Callable[[str, int], Sequence[str]],
+    config: "Config",
+    env: Mapping[str, str],
+    *,
+    times: Times | None = None,
+) -> int:
+    """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
+
+    One supervisor per runtime directory; files that free slots left there are deleted first. Called once per process.
+    """
+    clock = SystemClock()
+    logs.configure(config.log_level, SLOT_NAME)
+    directory = config.runtime_directory
+    try:
+        lock = acquire_supervisor_lock(directory)
+    except CannotStart as error:
+        _log.error("cannot start", error=str(error))
+        return EXIT_CANNOT_START
+    procfs.set_process_name(SLOT_NAME)
+    wipe_free_slots(directory)
+    metrics.install(directory, SLOT_NAME)
+    heartbeat = Heartbeat(directory, SLOT_NAME, clock)
+    try:
+        around = Surroundings(
+            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times()
+        )
+        _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
+        code = Supervisor(specs, launcher(command, env, directory), around).run()
+        _log.info("supervisor ended", code=code)
+        return code
+    except Exception:
+        _log.exception("supervisor failed")
+        return EXIT_FAILED
+    finally:
+        heartbeat.close()
+        lock.release()
+
+
+def _how(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

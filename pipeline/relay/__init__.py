@@ -1,0 +1,1 @@
+"""One relay: dialling it, talking to it, and what it allows."""

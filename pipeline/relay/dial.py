@@ -1,0 +1,187 @@
+"""From a relay's address to an open websocket: resolve, vet, connect, TLS, handshake, all within one deadline."""
+
+import errno
+import functools
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.nostr.address import Network, RelayAddress
+from pipeline.process.clock import Clock
+from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.errors import DialError, DialReason
+from pipeline.relay.frames import MAX_MESSAGE_BYTES
+from pipeline.relay.handshake import upgrade
+from pipeline.relay.resolve import Endpoint, Resolver, endpoints, system_resolver
+from pipeline.relay.socks import connect_through
+from pipeline.relay.stream import wait_for
+from pipeline.relay.transport import Transport
+from pipeline.values import HostPort
+
+# Long enough for a slow name server, a lost SYN and TLS over half the world.
+DIAL_TIMEOUT_S = 15.0
+
+_UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
+# When several addresses fail, the error that says most is reported: the last of these.
+_TELLING = (DialReason.UNREACHABLE, DialReason.REFUSED, DialReason.TIMEOUT, DialReason.TLS)
+
+
+@dataclass(frozen=True, slots=True)
+class DialPolicy:
+    """How relays are dialled. `timeout_s` covers everything from the name lookup to the handshake.
+
+    `allow_private`: addresses outside the public Internet may be dialled. `socks_proxy`: for onion relays, which are
+    refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
+    largest message that the transport takes.
+    """
+
+    allow_private: bool = False
+    timeout_s: float = DIAL_TIMEOUT_S
+    user_agent: str = "event-service"
+    socks_proxy: HostPort | None = None
+    resolver: Resolver = system_resolver
+    tls_context: ssl.SSLContext | None = None
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+
+
+def never() -> bool:
+    """The `cancelled` of a dial that nobody calls off."""
+    return False
+
+
+def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Callable[[], bool] = never) -> Transport:
+    """An open websocket to `address`; raises `DialError`, within `policy.timeout_s` and a little.
+
+    `cancelled` is asked at least every quarter of a second, from this thread; once true, the dial ends.
+    """
+    attempt = Attempt(Deadline(clock, policy.timeout_s), cancelled)
+    sock = connect(address, policy, attempt)
+    try:
+        initial = upgrade(sock, address, policy.user_agent, attempt)
+        return Transport(sock, clock, initial=initial, max_message_bytes=policy.max_message_bytes)
+    except OSError as error:
+        sock.close()
+        raise DialError(DialReason.LOCAL, error.strerror or str(error)) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+    """A non-blocking socket connected to `address`, through TLS for wss; raises `DialError`.
+
+    Every address of the host is vetted and connected to as it was vetted: no name is resolved twice.
+    """
+    through_proxy = address.network is Network.ONION and policy.socks_proxy is not None
+    if address.network is not Network.CLEARNET and not through_proxy:
+        raise DialError(DialReason.NETWORK, f"no way into {address.network}", permanent=True)
+    if address.is_private and not policy.allow_private:
+        raise DialError(DialReason.PRIVATE, f"{address.host} is no public address", permanent=True)
+    if through_proxy and policy.socks_proxy is not None:
+        return _connect_by_proxy(address, policy.socks_proxy, policy, attempt)
+    candidates = endpoints(
+        address.host, address.port, resolver=policy.resolver, allow_private=policy.allow_private, attempt=attempt
+    )
+    return _first_of(candidates, attempt, lambda sock, share: _secured(sock, address, policy, share))
+
+
+def _connect_by_proxy(address: RelayAddress, proxy: HostPort, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+    # The operator names the proxy, usually on this machine; strangers have no say in it.
+    candidates = endpoints(proxy.host, proxy.port, resolver=policy.resolver, allow_private=True, attempt=attempt)
+    try:
+        sock = _first_of(candidates, attempt, lambda sock, _share: sock)
+    except DialError as error:
+        if error.reason in (DialReason.CANCELLED, DialReason.LOCAL):
+            raise
+        raise DialError(DialReason.PROXY, f"{proxy}: {error}") from error
+    try:
+        connect_through(sock, address.host, address.port, attempt)
+        return _secured(sock, address, policy, attempt)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _first_of(
+    candidates: list[Endpoint], attempt: Attempt, prepare: Callable[[socket.socket, Attempt], socket.socket]
+) -> socket.socket:
+    """What `prepare` makes of the first candidate that connects, each given its share of the time that is left."""
+    failures: list[DialError] = []
+    for index, endpoint in enumerate(candidates):
+        share = attempt.share(len(candidates) - index)
+        sock = None
+        try:
+            sock = _connected(endpoint, share)
+            return prepare(sock, share)
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, DialError) or error.reason not in _TELLING or error.permanent:
+                raise
+            failures.append(error)
+    raise max(failures, key=lambda failure: _TELLING.index(failure.reason))
+
+
+def _connected(endpoint: Endpoint, attempt: Attempt) -> socket.socket:
+    try:
+        sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise DialError(DialReason.LOCAL, error.strerror or str(error)) from error
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = sock.connect_ex(endpoint.address)
+        if code == errno.EINPROGRESS:
+            wait_for(sock, select.POLLOUT, attempt, f"connecting to {endpoint.address[0]}")
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            reason = DialReason.UNREACHABLE if code in _UNREACHABLE else DialReason.REFUSED
+            reason = DialReason.TIMEOUT if code == errno.ETIMEDOUT else reason
+            raise DialError(reason, f"connecting to {endpoint.address[0]}: {errno.errorcode.get(code, code)}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _secured(sock: socket.socket, address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+    """`sock` itself for ws, for wss the TLS socket that takes its place, its certificate verified for the host."""
+    if address.scheme != "wss":
+        return sock
+    context = policy.tls_context or _default_tls_context()
+    try:
+        secured = context.wrap_socket(sock, server_hostname=address.host, do_handshake_on_connect=False)
+    except (OSError, ValueError) as error:
+        raise DialError(DialReason.TLS, str(error)) from error
+    try:
+        _handshake(secured, attempt)
+    except ssl.SSLCertVerificationError as error:
+        secured.close()
+        raise DialError(DialReason.TLS, error.verify_message, permanent=True) from error
+    except OSError as error:
+        secured.close()
+        raise DialError(DialReason.TLS, error.strerror or str(error)) from error
+    except BaseException:
+        secured.close()
+        raise
+    return secured
+
+
+def _handshake(secured: ssl.SSLSocket, attempt: Attempt) -> None:
+    while True:
+        try:
+            secured.do_handshake()
+        except ssl.SSLWantReadError:
+            wait_for(secured, select.POLLIN, attempt, "TLS handshake")
+        except ssl.SSLWantWriteError:
+            wait_for(secured, select.POLLOUT, attempt, "TLS handshake")
+        else:
+            return
+
+
+@functools.lru_cache(maxsize=1)
+def _default_tls_context() -> ssl.SSLContext:
+    """One for the process: loading the authorities takes milliseconds and megabytes."""
+    return ssl.create_default_context()

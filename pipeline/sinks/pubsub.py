@@ -1,0 +1,141 @@
+"""Google Cloud Pub/Sub: one `Publish` call per batch, so that a batch is settled as one.
+
+The generated client is used directly: the one around it batches on its own, which would hide which rows a call settled.
+Imported by the forwarder only, since the client costs 60 MB and must never cross a fork.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import orjson
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.exceptions import GoogleAuthError
+from google.pubsub_v1 import PublisherClient
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
+from google.pubsub_v1.types import PublishRequest
+
+from pipeline.errors import CannotStart
+from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown, Verdict
+from pipeline.sinks.ulid import ulid
+
+EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
+# Pub/Sub's own bounds are 1,000 messages and 10 MB a call; attributes and framing count too.
+MAX_MESSAGES: Final = 1_000
+MAX_CALL_BYTES: Final = 9_000_000
+_MESSAGE_OVERHEAD: Final = 400
+# Well inside the lease, so that a call is over before its rows are claimed again.
+CALL_TIMEOUT_S: Final = 20.0
+
+_ADVICE: Final = {
+    "NOT_FOUND": "create the topic, or set EVENTS_PUBSUB_TOPIC and EVENTS_GOOGLE_PUBSUB_PROJECT_ID to one that exists",
+    "PERMISSION_DENIED": "grant roles/pubsub.publisher on the topic to the account of the credentials file",
+    "UNAUTHENTICATED": "check EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH; the key may be revoked or of another project",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PubsubSettings:
+    """Which topic to publish to, and as whom; `credentials` may be `None` with an emulator."""
+
+    project: str
+    topic: str
+    credentials: Path | None
+
+    @property
+    def path(self) -> str:
+        """The topic's full name."""
+        return f"projects/{self.project}/topics/{self.topic}"
+
+
+class PubsubSink:
+    """Publishes to one topic. Safe in several threads at once; make it after the last fork."""
+
+    __slots__ = ("_client", "_path")
+
+    def __init__(self, settings: PubsubSettings) -> None:
+        self._client = _client(settings)
+        self._path = settings.path
+
+    @property
+    def max_messages(self) -> int:
+        """See `Sink.max_messages`."""
+        return MAX_MESSAGES
+
+    def deliver(self, messages: Sequence[Message]) -> list[Verdict]:
+        """See `Sink.deliver`; more than one call is made when the batch is too large for one."""
+        verdicts: list[Verdict] = []
+        for part in _calls(messages):
+            verdicts += self._deliver(part)
+        return verdicts
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        self._client.transport.close()
+
+    def _deliver(self, messages: Sequence[Message]) -> list[Verdict]:
+        status, detail = self._publish(messages)
+        if status is None:
+            return [DELIVERED] * len(messages)
+        if status != "INVALID_ARGUMENT":
+            raise SinkDown(status, detail, _ADVICE.get(status, ""))
+        if len(messages) == 1:
+            return [Refused("INVALID_ARGUMENT")]
+        # One bad message fails the call for all: halve until it stands alone.
+        middle = len(messages) // 2
+        return self._deliver(messages[:middle]) + self._deliver(messages[middle:])
+
+    def _publish(self, messages: Sequence[Message]) -> tuple[str | None, str]:
+        """The status of one call, `None` when all is well, and what the service said."""
+        request = PublishRequest.pb()(topic=self._path)
+        for message in messages:
+            request.messages.add(data=message.payload, attributes=attributes(message))
+        try:
+            self._client.publish(request=PublishRequest.wrap(request), retry=None, timeout=CALL_TIMEOUT_S)
+        except RetryError as error:
+            return "DEADLINE_EXCEEDED", str(error)
+        except GoogleAPICallError as error:
+            code = error.grpc_status_code
+            return (code.name if code is not None else "UNKNOWN"), str(error.message)
+        except GoogleAuthError as error:
+            return "UNAUTHENTICATED", str(error)
+        return None, ""
+
+
+def attributes(message: Message) -> dict[str, str]:
+    """The message's attributes. The uuid comes from what never changes, so that a retry and a restart keep it."""
+    event: dict[str, Any] = orjson.loads(message.payload)
+    return {
+        "_watermill_message_uuid": ulid(message.received_at, message.event_id[:10]),
+        "event_id": message.event_id.hex(),
+        "kind": str(event["kind"]),
+        "pubkey": event["pubkey"],
+    }
+
+
+def _calls(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    begin = size = 0
+    for index, message in enumerate(messages):
+        cost = len(message.payload) + _MESSAGE_OVERHEAD
+        if index > begin and (size + cost > MAX_CALL_BYTES or index - begin == MAX_MESSAGES):
+            yield messages[begin:index]
+            begin, size = index, 0
+        size += cost
+    if begin < len(messages):
+        yield messages[begin:]
+
+
+def _client(settings: PubsubSettings) -> PublisherClient:
+    emulator = os.environ.get(EMULATOR_VARIABLE)
+    if emulator:
+        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(emulator)))
+    if settings.credentials is None:
+        raise CannotStart("EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH is required without an emulator")
+    try:
+        return PublisherClient.from_service_account_file(str(settings.credentials))
+    except (ValueError, OSError) as error:
+        # The text of a parse error may quote the key.
+        raise CannotStart(f"{settings.credentials} is no service account key file ({type(error).__name__})") from None

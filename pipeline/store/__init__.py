@@ -1,0 +1,1 @@
+"""The one SQLite database; every SQL statement of the project lives here."""

@@ -1,0 +1,36 @@
+"""How far the answer of each relay to each query is complete.
+
+A cursor is moved in the transaction that commits the events it covers, never before.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.store.database import Tx
+
+PUT = """
+INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?, ?, ?, ?)
+ON CONFLICT (relay, query) DO UPDATE SET
+  complete_until = max(complete_until, excluded.complete_until), generation = max(generation, excluded.generation)
+"""
+OF_RELAY = "SELECT relay, query, complete_until, generation FROM cursors WHERE relay = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Complete for `query` up to `complete_until` (seconds), for members wanted since `generation` or before."""
+
+    relay: int
+    query: str
+    complete_until: int
+    generation: int
+
+
+def advance(tx: Tx, cursors: Iterable[Cursor]) -> None:
+    """Move cursors forward; one that is further already stays."""
+    tx.executemany(PUT, ((each.relay, each.query, each.complete_until, each.generation) for each in cursors))
+
+
+def of_relay(tx: Tx, relay: int) -> list[Cursor]:
+    """Every cursor of a relay."""
+    return [Cursor(*row) for row in tx.execute(OF_RELAY, (relay,))]

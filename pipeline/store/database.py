@@ -1,0 +1,221 @@
+"""The SQLite file: how it is opened, checked and written to.
+
+Every write runs in `BEGIN IMMEDIATE`: a deferred transaction that reads first and writes later fails at once when
+another process wrote in between, whatever the busy time-out.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from pipeline.errors import CannotStart, EventServiceError
+from pipeline.process.clock import pause
+
+# 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint, which is what we do.
+OLDEST_SQLITE = (3, 51, 3)
+APPLICATION_ID = 0x65767376
+BUSY_TIMEOUT_S = 60.0
+# A journal that a burst has blown up is cut back to this once it has been checkpointed.
+JOURNAL_SIZE_LIMIT = 64 << 20
+_CACHE_KIB = 32 << 10
+
+Tx = apsw.Connection
+"""A connection inside a transaction; what the functions of this package take."""
+
+Row = tuple[Any, ...]
+"""A row as SQLite gives it; the statement beside it says what its columns hold."""
+
+TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+
+
+class DatabaseUnusable(CannotStart):
+    """The database file cannot be opened, or is not ours; nothing in it was changed."""
+
+
+class DatabaseFailed(EventServiceError):
+    """The database could not do its work, whatever the work was: a full disk, a broken file, a lock held for ever."""
+
+
+class DatabaseBusy(DatabaseFailed):
+    """Another program held the write lock for longer than `BUSY_TIMEOUT_S`."""
+
+
+# What says nothing about the rows that were being written.
+_ENVIRONMENT_ERRORS = (
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.InterruptError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+)
+
+
+class Database:
+    """One connection, to be used only by the thread that opened it, never across a fork."""
+
+    __slots__ = ("_connection", "path")
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """Open `path`, creating it if it is missing; raises `DatabaseUnusable`. The schema is not looked at."""
+        _require_sqlite()
+        try:
+            connection = apsw.Connection(str(path))
+            try:
+                _prepare(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        except apsw.Error as error:
+            raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error)}") from error
+        return cls(path, connection)
+
+    @contextmanager
+    def write(self) -> Iterator[Tx]:
+        """A write transaction: committed on leaving, rolled back on an exception. Keep it to milliseconds.
+
+        Raises `DatabaseFailed` where the database itself is at fault.
+        """
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except apsw.BusyError as error:
+            self._roll_back()
+            raise DatabaseBusy(f"the database {self.path} stayed locked for {BUSY_TIMEOUT_S:.0f} s") from error
+        except _ENVIRONMENT_ERRORS as error:
+            self._roll_back()
+            raise DatabaseFailed(f"the database {self.path} cannot be written: {_reason(error)}") from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[Tx]:
+        """One consistent snapshot. Leave it soon: an open snapshot keeps the write-ahead log from being reset."""
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            yield connection
+        finally:
+            connection.execute("ROLLBACK")
+
+    def _roll_back(self) -> None:
+        # A failed COMMIT or a full disk may have rolled back already.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def data_version(self) -> int:
+        """A number that changes whenever another connection has committed (2 µs)."""
+        return int(self._connection.pragma("data_version"))
+
+    def checkpoint(self, mode: int) -> tuple[int, int]:
+        """Checkpoint the write-ahead log: (pages in it, pages moved); raises `DatabaseBusy` if it cannot start."""
+        try:
+            return self._connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError as error:
+            raise DatabaseBusy("the write-ahead log is in use") from error
+
+    def pragma(self, name: str, value: Any = ...) -> Any:
+        """Read or set a pragma of this connection."""
+        return self._connection.pragma(name) if value is ... else self._connection.pragma(name, value)
+
+    def close(self) -> None:
+        """Close the connection; calling it again does nothing."""
+        self._connection.close()
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def wal_bytes(path: Path) -> int:
+    """The size of the write-ahead log beside `path`; 0 when there is none."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _require_sqlite() -> None:
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+    if version < OLDEST_SQLITE:
+        oldest = ".".join(map(str, OLDEST_SQLITE))
+        raise DatabaseUnusable(
+            f"SQLite {apsw.sqlite_lib_version()} can corrupt this database; {oldest} or newer is needed"
+        )
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    connection.set_busy_handler(_JitteredBusyHandler())
+    _require_ours(connection, path)
+    if connection.readonly("main"):
+        raise DatabaseUnusable(f"cannot use the database {path}: it cannot be written")
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", "normal")
+    connection.pragma("foreign_keys", False)
+    connection.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
+    connection.pragma("cache_size", -_CACHE_KIB)
+    connection.pragma("temp_store", "memory")
+
+
+def _require_ours(connection: apsw.Connection, path: Path) -> None:
+    """Refuse a file of another program before anything is written to it."""
+    application = connection.pragma("application_id")
+    if application == APPLICATION_ID:
+        return
+    tables = {name for (name,) in connection.execute(TABLES)}
+    if application == 0 and not tables:
+        return
+    if {"public_keys_to_monitor", "contacts_followees"} <= tables:
+        raise DatabaseUnusable(f"{path} is a database of the Go service; it must be imported first")
+    raise DatabaseUnusable(f"{path} is a database of another program")
+
+
+def _reason(error: apsw.Error) -> str:
+    match error:
+        case apsw.NotADBError():
+            return "the file is no SQLite database"
+        case apsw.CantOpenError():
+            return "the file cannot be opened or created there"
+        case apsw.ReadOnlyError():
+            return "it cannot be written"
+        case _:
+            return str(error)
+
+
+class _JitteredBusyHandler:
+    """Waits random moments for a lock: SQLite's own handler lets one of several writers starve for seconds."""
+
+    __slots__ = ("_random", "_waited")
+
+    def __init__(self) -> None:
+        self._random = random.Random()
+        self._waited = 0.0
+
+    def __call__(self, calls: int) -> bool:
+        if calls == 0:
+            self._waited = 0.0
+        if self._waited >= BUSY_TIMEOUT_S:
+            return False
+        moment = self._random.uniform(0.0005, 0.003)
+        pause(moment)
+        self._waited += moment
+        return True

@@ -1,0 +1,98 @@
+"""Accepted events: which ids were ever accepted (`seen`), and the payloads still owed to a sink (`events`)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.store.database import Row, Tx
+
+ACCEPT = """
+INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING RETURNING event_id
+"""
+IS_SEEN = "SELECT 1 FROM seen WHERE event_id = ?"
+STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
+# An event is done when every delivery that it owes is recorded, the last of them before the bound.
+DONE_AMONG = """
+SELECT event,
+       (SELECT count(*) = events.sinks AND coalesce(max(at), 0) <= ?2
+          FROM deliveries WHERE deliveries.event = events.event)
+  FROM events WHERE event > ?1 AND received_at <= ?2 ORDER BY event LIMIT ?3
+"""
+DROP = "DELETE FROM events WHERE event = ?"
+FIRST_SEEN_AFTER = "SELECT event_id, seen_at FROM seen WHERE event_id > ? ORDER BY event_id LIMIT ?"
+FORGET_SEEN = "DELETE FROM seen WHERE event_id = ?"
+FORGET_DELIVERIES = """
+DELETE FROM deliveries WHERE event IN (SELECT event FROM deliveries ORDER BY event LIMIT ?2) AND at < ?1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An event taken as relevant; `event` is its number, times but `created_at` (seconds) in ms, `author` a number."""
+
+    event: int
+    event_id: bytes
+    created_at: int
+    kind: int
+    author: int
+    payload: bytes
+    relay: int
+    received_at: int
+    sinks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one step of retention did: rows looked at, rows dropped, and where the next step begins."""
+
+    looked_at: int
+    dropped: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSlice:
+    """Like `Slice`, along the ids; `last` is empty when the walk has reached the end."""
+
+    looked_at: int
+    dropped: int
+    last: bytes
+
+
+def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
+    """Record ids as seen; returns those that were not seen before."""
+    rows = ((e.event_id, e.event, now, e.created_at, e.kind, e.author) for e in events)
+    return {event_id for (event_id,) in tx.executemany(ACCEPT, rows)}
+
+
+def is_seen(tx: Tx, event_id: bytes) -> bool:
+    """Whether `event_id` was accepted within the retention of ids."""
+    return tx.execute(IS_SEEN, (event_id,)).fetchone() is not None
+
+
+def store(tx: Tx, events: Iterable[Accepted]) -> None:
+    """Keep the payloads until they are delivered."""
+    tx.executemany(STORE, ((e.event, e.event_id, e.payload, e.relay, e.received_at, e.sinks) for e in events))
+
+
+def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice:
+    """Drop payloads all of whose deliveries ended before `done_before`, looking at up to `limit` beyond `after`."""
+    rows: list[Row] = tx.execute(DONE_AMONG, (after, done_before, limit)).fetchall()
+    done = [(event,) for event, is_done in rows if is_done]
+    tx.executemany(DROP, done)
+    return Slice(len(rows), len(done), rows[-1][0] if rows else 0)
+
+
+def forget_seen(tx: Tx, *, after: bytes, seen_before: int, limit: int) -> SeenSlice:
+    """Forget ids seen before a time, looking at up to `limit` ids beyond `after`; there is no index by time."""
+    rows: list[Row] = tx.execute(FIRST_SEEN_AFTER, (after, limit)).fetchall()
+    old = [(event_id,) for event_id, seen_at in rows if seen_at < seen_before]
+    tx.executemany(FORGET_SEEN, old)
+    return SeenSlice(len(rows), len(old), rows[-1][0] if rows else b"")
+
+
+def forget_deliveries(tx: Tx, *, before: int, limit: int) -> int:
+    """Forget outcomes older than `before`, among the `limit` oldest events; returns how many."""
+    changes = tx.total_changes()
+    tx.execute(FORGET_DELIVERIES, (before, limit))
+    return tx.total_changes() - changes

@@ -1,0 +1,98 @@
+"""Verified events on their way from the crawlers to the saver."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.store.database import Row, Tx
+from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
+
+# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile.
+APPEND = """
+INSERT INTO inbox (event_id, raw, relay, received_at, ready_at)
+SELECT ?1, ?2, ?3, ?4, ?4
+ WHERE NOT EXISTS (SELECT 1 FROM seen WHERE event_id = ?1)
+   AND NOT EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
+ON CONFLICT (event_id) DO NOTHING
+RETURNING event_id
+"""
+CLAIM = """
+UPDATE inbox SET ready_at = ?2, claims = claims + 1
+ WHERE seq IN (SELECT seq FROM inbox WHERE ready_at <= ?1 ORDER BY ready_at LIMIT ?3)
+RETURNING seq, claims, failures, event_id, raw, relay, received_at
+"""
+# Whether any row is ready, without taking the write lock.
+ANY_READY = "SELECT 1 FROM inbox WHERE ready_at <= ? LIMIT 1"
+NEXT_READY = "SELECT ready_at FROM inbox ORDER BY ready_at LIMIT 1"
+# The count stops at the bound: who asks only wants to know whether it is reached.
+WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM inbox LIMIT ?)"
+WAITING = "SELECT count(*) FROM inbox"
+OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
+DEAD = "SELECT count(*) FROM inbox_dead"
+
+queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A verified event as a crawler hands it over; `raw` is its canonical JSON."""
+
+    event_id: bytes
+    raw: bytes
+    relay: int
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboxRow:
+    """A claimed row."""
+
+    receipt: Receipt
+    failures: int
+    event_id: bytes
+    raw: bytes
+    relay: int
+    received_at: int
+
+
+def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
+    """Add events that nobody has seen yet, ready at once; returns the ids that were new."""
+    rows = ((each.event_id, each.raw, each.relay, each.received_at) for each in arrivals)
+    return {event_id for (event_id,) in tx.executemany(APPEND, rows)}
+
+
+def claim(tx: Tx, *, now: int, lease: int, limit: int) -> list[InboxRow]:
+    """Lease up to `limit` ready rows for `lease` ms, oldest first. Read the clock after the lock is held."""
+    rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit)).fetchall()
+    rows.sort()
+    return [
+        InboxRow(Receipt(seq, claims), failures, event_id, raw, relay, received_at)
+        for seq, claims, failures, event_id, raw, relay, received_at in rows
+    ]
+
+
+def any_ready(tx: Tx, now: int) -> bool:
+    """Whether a claim at `now` would find a row."""
+    return tx.execute(ANY_READY, (now,)).fetchone() is not None
+
+
+def next_ready_at(tx: Tx) -> int | None:
+    """When the first row is or becomes ready; `None` if there is no row."""
+    row = tx.execute(NEXT_READY).fetchone()
+    return None if row is None else int(row[0])
+
+
+def waiting(tx: Tx, at_most: int | None = None) -> int:
+    """How many rows wait or are leased; with `at_most`, counted no further than that."""
+    row = tx.execute(WAITING) if at_most is None else tx.execute(WAITING_AT_MOST, (at_most,))
+    return int(row.get)
+
+
+def oldest_received_at(tx: Tx) -> int | None:
+    """When the oldest waiting event was received; `None` if there is none."""
+    row = tx.execute(OLDEST).fetchone()
+    return None if row is None else int(row[0])
+
+
+def dead(tx: Tx) -> int:
+    """How many rows are buried."""
+    return int(tx.execute(DEAD).get)

@@ -1,0 +1,119 @@
+"""The leased queue: one shape of table, one way to take work from it and to give it back.
+
+`ready_at` alone says where a row stands: in the past it may be claimed, in the future it is leased or backing off. A
+claim hands out a `Receipt`; every later step names it, and does nothing if the row has been claimed again since. Rows
+come out of order by nature: what is leased or backing off lies outside the range that a claim looks at.
+
+Times are integer milliseconds. All functions must be called inside a write transaction and may share it with others.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.store.database import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Proof of one claim of one row; worthless once the row is claimed again."""
+
+    seq: int
+    claims: int
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """A receipt and when its row is to be ready again."""
+
+    receipt: Receipt
+    ready_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Burial:
+    """A receipt and why its row is given up."""
+
+    receipt: Receipt
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatements:
+    """The statements of one queue table."""
+
+    ack: str
+    nack: str
+    snooze: str
+    bury: str
+    revive: str
+    forget_dead: str
+
+    @classmethod
+    def of(cls, table: str, columns: str) -> "QueueStatements":
+        """For `table`, whose own columns beside those of the queue are `columns`, as a comma-separated list."""
+        return cls(
+            ack=f"DELETE FROM {table} WHERE seq = ? AND claims = ?",  # noqa: S608 (names come from this package)
+            nack=f"UPDATE {table} SET ready_at = ?, failures = failures + 1 WHERE seq = ? AND claims = ?",  # noqa: S608
+            snooze=f"UPDATE {table} SET ready_at = ? WHERE seq = ? AND claims = ?",  # noqa: S608
+            bury=f"INSERT INTO {table}_dead (seq, {columns}, claims, failures, reason, buried_at)"  # noqa: S608
+            f" SELECT seq, {columns}, claims, failures, ?, ? FROM {table} WHERE seq = ? AND claims = ?",
+            # The claims go on from where they were, so that no receipt of the first life fits the second.
+            revive=f"INSERT INTO {table} (seq, {columns}, ready_at, claims)"  # noqa: S608
+            f" SELECT seq, {columns}, ?, claims FROM {table}_dead WHERE seq = ?",
+            forget_dead=f"DELETE FROM {table}_dead WHERE seq = ?",  # noqa: S608
+        )
+
+
+class LeaseQueue:
+    """The transitions that every queue table shares; claiming is each table's own, since its rows differ."""
+
+    __slots__ = ("_statements",)
+
+    def __init__(self, statements: QueueStatements) -> None:
+        self._statements = statements
+
+    def ack(self, tx: Tx, receipts: Iterable[Receipt]) -> int:
+        """Remove rows whose work is done; returns how many receipts still held."""
+        return _each(tx, self._statements.ack, ((receipt.seq, receipt.claims) for receipt in receipts))
+
+    def nack(self, tx: Tx, rows: Iterable[Postponed]) -> int:
+        """Give rows back after a failure of their own; returns how many receipts still held."""
+        return _postpone(tx, self._statements.nack, rows)
+
+    def snooze(self, tx: Tx, rows: Iterable[Postponed]) -> int:
+        """Give rows back without blame, as when a sink is down or the stage stops."""
+        return _postpone(tx, self._statements.snooze, rows)
+
+    def extend(self, tx: Tx, receipts: Iterable[Receipt], until: int) -> int:
+        """Hold rows until a later time; returns how many receipts still held."""
+        return self.snooze(tx, (Postponed(receipt, until) for receipt in receipts))
+
+    def bury(self, tx: Tx, burials: Sequence[Burial], now: int) -> int:
+        """Move rows to the dead table with their reason; returns how many receipts still held."""
+        copied = _each(
+            tx,
+            self._statements.bury,
+            ((burial.reason, now, burial.receipt.seq, burial.receipt.claims) for burial in burials),
+        )
+        self.ack(tx, (burial.receipt for burial in burials))
+        return copied
+
+    def revive(self, tx: Tx, seqs: Sequence[int], now: int) -> int:
+        """Put dead rows back, ready at once and without failures; returns how many there were."""
+        revived = _each(tx, self._statements.revive, ((now, seq) for seq in seqs))
+        self.forget_dead(tx, seqs)
+        return revived
+
+    def forget_dead(self, tx: Tx, seqs: Iterable[int]) -> int:
+        """Drop dead rows for good; returns how many there were."""
+        return _each(tx, self._statements.forget_dead, ((seq,) for seq in seqs))
+
+
+def _postpone(tx: Tx, statement: str, rows: Iterable[Postponed]) -> int:
+    return _each(tx, statement, ((row.ready_at, row.receipt.seq, row.receipt.claims) for row in rows))
+
+
+def _each(tx: Tx, statement: str, bindings: Iterable[tuple[int | str, ...]]) -> int:
+    before = tx.total_changes()
+    tx.executemany(statement, bindings)
+    return tx.total_changes() - before

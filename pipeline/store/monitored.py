@@ -1,0 +1,54 @@
+"""Registered users."""
+
+from pipeline.store import wanted
+from pipeline.store.authors import Authors
+from pipeline.store.database import Tx
+
+REGISTERED_AT = "SELECT removed_at IS NULL FROM monitored WHERE author = ?"
+REGISTER = """
+INSERT INTO monitored (author, created_at, updated_at, removed_at, generation) VALUES (?1, ?2, ?2, NULL, ?3)
+ON CONFLICT (author) DO UPDATE SET
+  created_at = excluded.created_at, updated_at = excluded.updated_at, removed_at = NULL,
+  generation = excluded.generation
+"""
+RENEW = "UPDATE monitored SET updated_at = ? WHERE author = ?"
+REMOVE = "UPDATE monitored SET removed_at = ?, generation = ? WHERE author = ?"
+# One more reason to want the author and everybody that the author follows.
+SELF_AND_FOLLOWEES = "SELECT ?1 UNION SELECT followee FROM contacts WHERE follower = ?1"
+COUNT = "SELECT count(*) FROM monitored WHERE removed_at IS NULL"
+
+
+def is_registered(tx: Tx, author: int) -> bool:
+    """Whether `author` is a registered user now."""
+    row = tx.execute(REGISTERED_AT, (author,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def register(tx: Tx, public_key: bytes, now: int) -> bool:
+    """Make `public_key` a registered user; a repeated call only renews the time. Returns whether the user is new."""
+    author = Authors().intern(tx, public_key)
+    if is_registered(tx, author):
+        tx.execute(RENEW, (now, author))
+        return False
+    tx.execute(REGISTER, (author, now, wanted.next_generation(tx)))
+    wanted.acquire(tx, _self_and_followees(tx, author), now)
+    return True
+
+
+def remove(tx: Tx, public_key: bytes, now: int) -> bool:
+    """End a registration; returns whether there was one."""
+    author = Authors().intern(tx, public_key)
+    if not is_registered(tx, author):
+        return False
+    tx.execute(REMOVE, (now, wanted.next_generation(tx), author))
+    wanted.release(tx, _self_and_followees(tx, author))
+    return True
+
+
+def count(tx: Tx) -> int:
+    """How many users are registered."""
+    return int(tx.execute(COUNT).get)
+
+
+def _self_and_followees(tx: Tx, author: int) -> list[int]:
+    return [number for (number,) in tx.execute(SELF_AND_FOLLOWEES, (author,))]

@@ -1,0 +1,100 @@
+"""What each sink still has to be given."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.store.database import Row, Tx
+from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
+
+APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
+CLAIM = """
+UPDATE outbox SET ready_at = ?3, claims = claims + 1
+ WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
+RETURNING seq, claims, failures, event
+"""
+PAYLOAD = "SELECT event_id, payload, received_at FROM events WHERE event = ?"
+ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
+WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
+WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
+# A handful of rows at the front of the queue tell its age well enough without a scan.
+OLDEST = """
+SELECT min(received_at) FROM events WHERE event IN (SELECT event FROM outbox WHERE sink = ? ORDER BY seq LIMIT 1)
+"""
+DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
+# The first outcome stands: a redelivery does not change when the event was handed on.
+RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
+
+queue = LeaseQueue(QueueStatements.of("outbox", "event, sink"))
+
+
+class SinkName(StrEnum):
+    """The sinks that events are queued for."""
+
+    PUBSUB = "pubsub"
+    RELAY = "relay"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for."""
+
+    receipt: Receipt
+    failures: int
+    event: int
+    event_id: bytes
+    payload: bytes
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A claimed row that its sink has settled, and how."""
+
+    row: OutboxRow
+    outcome: str
+
+
+def append(tx: Tx, sink: SinkName, events: Iterable[int], now: int) -> None:
+    """Queue events for `sink`, ready at once."""
+    tx.executemany(APPEND, ((event, sink.value, now) for event in events))
+
+
+def claim(tx: Tx, sink: SinkName, *, now: int, lease: int, limit: int) -> list[OutboxRow]:
+    """Lease up to `limit` ready rows of `sink` for `lease` ms, oldest first. Read the clock after the lock is held."""
+    claimed: list[Row] = tx.execute(CLAIM, (sink.value, now, now + lease, limit)).fetchall()
+    claimed.sort()
+    rows = []
+    for seq, claims, failures, event in claimed:
+        event_id, payload, received_at = tx.execute(PAYLOAD, (event,)).fetchone() or (b"", b"", now)
+        rows.append(OutboxRow(Receipt(seq, claims), failures, event, event_id, payload, received_at))
+    return rows
+
+
+def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> int:
+    """Ack rows and record their outcome; returns how many receipts still held."""
+    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink.value, each.outcome, now) for each in delivered))
+    return queue.ack(tx, (each.row.receipt for each in delivered))
+
+
+def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
+    """Whether a claim at `now` would find a row."""
+    return tx.execute(ANY_READY, (sink.value, now)).fetchone() is not None
+
+
+def waiting(tx: Tx, sink: SinkName, at_most: int | None = None) -> int:
+    """How many rows of `sink` wait or are leased; with `at_most`, counted no further than that."""
+    if at_most is None:
+        return int(tx.execute(WAITING, (sink.value,)).get)
+    return int(tx.execute(WAITING_AT_MOST, (sink.value, at_most)).get)
+
+
+def oldest_received_at(tx: Tx, sink: SinkName) -> int | None:
+    """When the event that has waited longest for `sink` was first seen; `None` if none waits."""
+    received_at = tx.execute(OLDEST, (sink.value,)).get
+    return None if received_at is None else int(received_at)
+
+
+def dead(tx: Tx, sink: SinkName) -> int:
+    """How many rows of `sink` are buried."""
+    return int(tx.execute(DEAD, (sink.value,)).get)

@@ -1,0 +1,235 @@
+"""The tables, as a list of named migrations that each database has gone through.
+
+A migration is never edited once released; a change is a new one at the end. All pending ones run in one transaction, so
+stages that start at once wait for each other and a crash leaves the old schema.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.process.clock import Clock
+from pipeline.store.database import APPLICATION_ID, Database, DatabaseUnusable, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A step from one schema to the next, known by its name for ever."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+CREATE_MIGRATIONS = """
+CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT, WITHOUT ROWID
+"""
+APPLIED_MIGRATIONS = "SELECT name FROM migrations"
+RECORD_MIGRATION = "INSERT INTO migrations (name, applied_at) VALUES (?, ?)"
+
+AUTHORS = (
+    # Public keys are written once and referred to by number, so that five million follows stay small.
+    """
+    CREATE TABLE authors (
+      id INTEGER PRIMARY KEY,
+      public_key BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32)
+    ) STRICT
+    """,
+)
+RELAYS = (
+    """
+    CREATE TABLE relays (
+      id INTEGER PRIMARY KEY,
+      address TEXT NOT NULL UNIQUE,
+      source TEXT NOT NULL,
+      first_seen INTEGER NOT NULL,
+      last_seen INTEGER NOT NULL,
+      namers INTEGER NOT NULL DEFAULT 0,
+      named_by_user INTEGER NOT NULL DEFAULT 0,
+      crawled_since INTEGER,
+      state TEXT NOT NULL DEFAULT 'initializing',
+      state_since INTEGER NOT NULL DEFAULT 0,
+      subscriptions INTEGER NOT NULL DEFAULT 0,
+      rate_limit_backoff INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0,
+      next_dial_at INTEGER NOT NULL DEFAULT 0,
+      last_error TEXT NOT NULL DEFAULT '',
+      limits TEXT NOT NULL DEFAULT '{}'
+    ) STRICT
+    """,
+    """
+    CREATE TABLE relay_namers (
+      relay INTEGER NOT NULL, author INTEGER NOT NULL, PRIMARY KEY (relay, author)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE cursors (
+      relay INTEGER NOT NULL,
+      query TEXT NOT NULL,
+      complete_until INTEGER NOT NULL,
+      generation INTEGER NOT NULL,
+      PRIMARY KEY (relay, query)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+INBOX = (
+    # AUTOINCREMENT: a number that came back would let a stale receipt match a new row.
+    """
+    CREATE TABLE inbox (
+      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      event_id BLOB NOT NULL UNIQUE CHECK (length(event_id) = 32),
+      raw BLOB NOT NULL,
+      relay INTEGER NOT NULL,
+      received_at INTEGER NOT NULL,
+      ready_at INTEGER NOT NULL,
+      claims INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    "CREATE INDEX inbox_ready ON inbox (ready_at)",
+    """
+    CREATE TABLE inbox_dead (
+      seq INTEGER PRIMARY KEY,
+      event_id BLOB NOT NULL UNIQUE,
+      raw BLOB NOT NULL,
+      relay INTEGER NOT NULL,
+      received_at INTEGER NOT NULL,
+      claims INTEGER NOT NULL,
+      failures INTEGER NOT NULL,
+      reason TEXT NOT NULL,
+      buried_at INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+OUTBOX = (
+    # `event` is the number that the event had in the inbox; `events` keeps its payload under it.
+    """
+    CREATE TABLE outbox (
+      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      event INTEGER NOT NULL,
+      sink TEXT NOT NULL,
+      ready_at INTEGER NOT NULL,
+      claims INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    # Begins with the sink, so that claiming for one never walks over the backlog of another.
+    "CREATE INDEX outbox_ready ON outbox (sink, ready_at)",
+    """
+    CREATE TABLE outbox_dead (
+      seq INTEGER PRIMARY KEY,
+      event INTEGER NOT NULL,
+      sink TEXT NOT NULL,
+      claims INTEGER NOT NULL,
+      failures INTEGER NOT NULL,
+      reason TEXT NOT NULL,
+      buried_at INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE deliveries (
+      event INTEGER NOT NULL,
+      sink TEXT NOT NULL,
+      outcome TEXT NOT NULL,
+      at INTEGER NOT NULL,
+      PRIMARY KEY (event, sink)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+EVENTS = (
+    """
+    CREATE TABLE seen (
+      event_id BLOB PRIMARY KEY CHECK (length(event_id) = 32),
+      event INTEGER NOT NULL,
+      seen_at INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      kind INTEGER NOT NULL,
+      author INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    # `sinks`: how many deliveries this event owes, so that retention can tell when all are done.
+    """
+    CREATE TABLE events (
+      event INTEGER PRIMARY KEY,
+      event_id BLOB NOT NULL,
+      payload BLOB NOT NULL,
+      relay INTEGER NOT NULL,
+      received_at INTEGER NOT NULL,
+      sinks INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+CONTACTS = (
+    """
+    CREATE TABLE contact_lists (
+      follower INTEGER PRIMARY KEY, event_id BLOB NOT NULL, created_at INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE contacts (
+      follower INTEGER NOT NULL, followee INTEGER NOT NULL, PRIMARY KEY (follower, followee)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX contacts_followee ON contacts (followee)",
+)
+WANTED = (
+    # One number for every change of what is wanted; a cursor says up to which of them it is complete.
+    "CREATE TABLE generations (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), latest INTEGER NOT NULL) STRICT",
+    "INSERT INTO generations VALUES (1, 0)",
+    # Rows stay when they are no longer wanted (`removed_at`, `refs` = 0), so that a reader sees the removal.
+    """
+    CREATE TABLE monitored (
+      author INTEGER PRIMARY KEY,
+      created_at INTEGER NOT NULL,
+      updated_at INTEGER NOT NULL,
+      removed_at INTEGER,
+      generation INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX monitored_generation ON monitored (generation)",
+    """
+    CREATE TABLE wanted (
+      author INTEGER PRIMARY KEY,
+      refs INTEGER NOT NULL,
+      since INTEGER NOT NULL,
+      generation INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX wanted_generation ON wanted (generation)",
+)
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *WANTED)),
+)
+
+
+def migrate(database: Database, clock: Clock, migrations: Sequence[Migration] = MIGRATIONS) -> list[str]:
+    """Bring the schema up to date and return the names applied; raises `DatabaseUnusable` for a newer database."""
+    with database.write() as tx:
+        tx.execute(CREATE_MIGRATIONS)
+        applied = {str(name) for (name,) in tx.execute(APPLIED_MIGRATIONS)}
+        unknown = applied - {migration.name for migration in migrations}
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise DatabaseUnusable(f"{database.path} was written by a newer event-service ({names})")
+        pending = [migration for migration in migrations if migration.name not in applied]
+        for migration in pending:
+            _apply(tx, migration, clock.now_ms())
+    return [migration.name for migration in pending]
+
+
+def open_database(path: Path, clock: Clock) -> Database:
+    """Open `path` with an up-to-date schema; raises `DatabaseUnusable`."""
+    database = Database.open(path)
+    try:
+        migrate(database, clock)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _apply(tx: Tx, migration: Migration, now_ms: int) -> None:
+    for statement in migration.statements:
+        tx.execute(statement)
+    tx.execute(RECORD_MIGRATION, (migration.name, now_ms))
+    tx.pragma("application_id", APPLICATION_ID)

@@ -1,0 +1,33 @@
+"""Waiting for another process to commit something.
+
+`PRAGMA data_version` costs 2 µs, so that asking a hundred times a second is 0.4 % of a core and wakes within 10 ms; a
+bell between processes would be quicker by some milliseconds and one more thing to break.
+"""
+
+from typing import Final
+
+from pipeline.process.stop import Stop
+from pipeline.store.database import Database
+
+POLL_S: Final = 0.01
+
+
+class CommitWatch:
+    """Tells when other connections have committed. Owned by the thread of its database."""
+
+    __slots__ = ("_database", "_version")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._version = database.data_version()
+
+    def wait(self, stop: Stop, polls: int) -> bool:
+        """Wait for a commit since the last call, `stop`, or `polls` times `POLL_S`; returns whether one came."""
+        for _ in range(polls):
+            version = self._database.data_version()
+            if version != self._version:
+                self._version = version
+                return True
+            if stop.wait(POLL_S):
+                return False
+        return False

@@ -1,0 +1,86 @@
+"""Parsers for the values of settings: text in, one typed value out, `InvalidValue` otherwise."""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+from pipeline.errors import EventServiceError
+
+_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+_MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
+
+
+class InvalidValue(EventServiceError):
+    """A setting's text that cannot be read; the message completes the sentence "NAME: …"."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A TCP endpoint; an empty `host` means every local address."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def duration_ms(text: str) -> int:
+    """Read `90s`, `16m`, `2h`, `30d` (or `250ms`) as milliseconds."""
+    match = _DURATION.fullmatch(text.strip().lower())
+    if match is None:
+        raise InvalidValue("must be a whole number followed by s, m, h or d, such as 16m")
+    value = int(match[1][:12]) * _MS_PER_UNIT[match[2]]
+    if value > _MAX_DURATION_MS:
+        raise InvalidValue("must be at most 36500d")
+    return value
+
+
+def format_duration(milliseconds: int) -> str:
+    """The shortest text that `duration_ms` reads back as `milliseconds`."""
+    for unit in ("d", "h", "m", "s"):
+        if milliseconds and milliseconds % _MS_PER_UNIT[unit] == 0:
+            return f"{milliseconds // _MS_PER_UNIT[unit]}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0s"
+
+
+def boolean(text: str) -> bool:
+    """Read `true` or `false`, in any case."""
+    match text.strip().lower():
+        case "true":
+            return True
+        case "false":
+            return False
+        case _:
+            raise InvalidValue("must be true or false")
+
+
+def integer(text: str, *, least: int, most: int) -> int:
+    """Read a whole number from `least` to `most`, both included."""
+    stripped = text.strip()
+    if not re.fullmatch(r"\d{1,18}", stripped, re.ASCII) or not least <= int(stripped) <= most:
+        raise InvalidValue(f"must be a whole number from {least} to {most}")
+    return int(stripped)
+
+
+def text_list(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list; blanks around items and empty items are dropped."""
+    return tuple(item for item in (part.strip() for part in text.split(",")) if item)
+
+
+def host_port(text: str) -> HostPort:
+    """Read an address in Go's form: `host:port`, `:port` or `[v6]:port`."""
+    host, separator, port_text = text.strip().rpartition(":")
+    if not separator or not re.fullmatch(r"\d{1,5}", port_text, re.ASCII) or int(port_text) > 65_535:
+        raise InvalidValue("must be host:port, :port or [v6]:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise InvalidValue("must have a valid IPv6 address between its brackets") from None
+    elif not re.fullmatch(r"[A-Za-z0-9._-]*", host):
+        raise InvalidValue("must be host:port, :port or [v6]:port")
+    return HostPort(host, int(port_text))

@@ -1,0 +1,131 @@
+"""`stage crawler`: reads its share of the relays and appends verified events to the inbox."""
+
+import functools
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.config import Config
+from pipeline.crawl.connection import Shared
+from pipeline.crawl.fleet import JOIN_S, Fleet
+from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.intake import EventLimits, Intake
+from pipeline.crawl.plan import Plan, Planner
+from pipeline.crawl.relay_crawl import CrawlSettings
+from pipeline.crawl.share import Selection, select, share_of
+from pipeline.process.logs import RateLimited
+from pipeline.process.stage import StageContext
+from pipeline.relay.dial import DialPolicy, dial
+from pipeline.store import inbox, outbox, relays, wanted
+from pipeline.store.database import Database
+from pipeline.store.outbox import SinkName
+from pipeline.store.schema import open_database
+
+USER_AGENT: Final = "event-service"
+_TURN_S: Final = 0.1
+_LOOK_AT_RELAYS_S: Final = 5.0
+_LOOK_AT_QUEUES_S: Final = 0.25
+# Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
+_SPARE_CANDIDATES: Final = 5_000
+
+
+def run(ctx: StageContext) -> None:
+    """Crawl until stopped; what was handed over by then is committed before this returns."""
+    config = ctx.config
+    open_here = functools.partial(open_database, config.database_path, ctx.clock)
+    intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, ctx.metrics)
+    gate = Backpressure(config.backpressure_high, config.backpressure_low)
+    shared = Shared(ctx.clock, ctx.stop, intake, gate, RateLimited(ctx.log, ctx.clock))
+    policy = DialPolicy(
+        allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
+    )
+    fleet = Fleet(
+        lambda address: dial(address, policy, ctx.clock, ctx.stop.is_set),
+        shared,
+        ctx.metrics,
+        _crawl_settings(config),
+        ctx.log,
+    )
+    with open_here() as database:
+        with database.write() as tx:
+            relays.set_bootstrap(tx, (relay.url for relay in config.bootstrap_relays), ctx.clock.now_ms())
+        writer = threading.Thread(target=intake.run, name="intake", daemon=True)
+        writer.start()
+        try:
+            _Crawler(ctx, database, fleet, intake, gate).run(writer)
+        finally:
+            fleet.close()
+            intake.finish()
+            writer.join(JOIN_S)
+
+
+def _crawl_settings(config: Config) -> CrawlSettings:
+    return CrawlSettings(
+        backfill=config.backfill // 1000,
+        lookback=config.new_author_lookback // 1000,
+        resweep_window=config.resweep_window // 1000,
+        resweep_every=config.resweep_every // 1000,
+    )
+
+
+@dataclass(slots=True)
+class _Crawler:
+    """The main loop: follows the store, and lets the fleet follow it."""
+
+    ctx: StageContext
+    database: Database
+    fleet: Fleet
+    intake: Intake
+    gate: Backpressure
+
+    def run(self, writer: threading.Thread) -> None:
+        planner = Planner()
+        plan = self._follow(planner, None)
+        seen_version = -1
+        relays_at = queues_at = 0.0
+        while not self.ctx.stop.is_set() and writer.is_alive():
+            now = self.ctx.clock.monotonic()
+            version = self.database.data_version()
+            if version != seen_version:
+                seen_version = version
+                plan = self._follow(planner, plan)
+            if now >= relays_at:
+                relays_at = now + _LOOK_AT_RELAYS_S
+                self._look_at_relays(plan)
+            if now >= queues_at:
+                queues_at = now + _LOOK_AT_QUEUES_S
+                self._look_at_queues()
+            self.fleet.turn(plan)
+            self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
+            self.ctx.heartbeat.beat()
+            self.ctx.stop.wait(_TURN_S)
+
+    def _follow(self, planner: Planner, current: Plan | None) -> Plan:
+        """The plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
+        with self.database.read() as tx:
+            if current is not None and wanted.latest_generation(tx) == planner.generation:
+                return current
+            changes = wanted.changes_since(tx, planner.generation)
+        planner.apply(changes)
+        plan = planner.plan()
+        self.intake.adopt(changes)
+        self.fleet.set_plan(plan)
+        return plan
+
+    def _look_at_relays(self, plan: Plan) -> None:
+        config = self.ctx.config
+        selection = Selection(
+            config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays
+        )
+        with self.database.read() as tx:
+            found = relays.candidates(
+                tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
+            )
+        mine = share_of(select(found, selection), self.ctx.index, config.crawlers)
+        self.fleet.set_relays(self.database, mine, plan)
+
+    def _look_at_queues(self) -> None:
+        most = self.ctx.config.backpressure_high + 1
+        with self.database.read() as tx:
+            waiting = inbox.waiting(tx, most) + outbox.waiting(tx, SinkName.PUBSUB, most)
+        self.gate.update(waiting)

@@ -1,0 +1,79 @@
+"""`stage forwarder`: hands the events of the `pubsub` outbox to the configured sink."""
+
+import threading
+from typing import Final
+
+from pipeline.config import Config, SinkKind
+from pipeline.process.logs import RateLimited
+from pipeline.process.stage import StageContext
+from pipeline.sinks.base import Sink
+from pipeline.sinks.delivery import Delivery
+from pipeline.store.outbox import SinkName
+from pipeline.store.schema import open_database
+
+# Batches under way at once, so that throughput does not hang on the latency of one call.
+PUBSUB_CALLS: Final = 4
+_TURN_S: Final = 1.0
+# A worker may be in one call of 20 s, or several for a batch that must be taken apart.
+_WORKER_LIMIT_S: Final = 90.0
+
+
+def run(ctx: StageContext) -> None:
+    """Deliver until stopped; batches under way are finished first."""
+    if ctx.config.sink.kind is SinkKind.NONE:
+        _idle(ctx)
+        return
+    sink = _sink(ctx.config)
+    workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
+    progress = [ctx.clock.monotonic()] * workers
+    threads = [
+        threading.Thread(target=_work, args=(ctx, sink, progress, index), name=f"delivery-{index}")
+        for index in range(workers)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        while not ctx.stop.wait(_TURN_S):
+            # A worker that stands still is a stage that stands still.
+            if ctx.clock.monotonic() - min(progress) < _WORKER_LIMIT_S:
+                ctx.heartbeat.beat()
+    finally:
+        for thread in threads:
+            thread.join()
+        sink.close()
+
+
+def _work(ctx: StageContext, sink: Sink, progress: list[float], index: int) -> None:
+    def beat() -> None:
+        progress[index] = ctx.clock.monotonic()
+
+    log = RateLimited(ctx.log, ctx.clock)
+    with open_database(ctx.config.database_path, ctx.clock) as database:
+        ctx.heartbeat.beat()
+        Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat).run(database)
+
+
+def _sink(config: Config) -> Sink:
+    """The configured sink; each kind is imported only where it is used, Pub/Sub above all."""
+    match config.sink.kind:
+        case SinkKind.PUBSUB:
+            from pipeline.sinks.pubsub import PubsubSettings, PubsubSink  # noqa: PLC0415
+
+            project = config.google_pubsub_project_id
+            assert project is not None, "checked by Config"
+            return PubsubSink(PubsubSettings(project, config.pubsub_topic, config.google_pubsub_credentials_json_path))
+        case SinkKind.JSONL:
+            from pipeline.sinks.jsonl import JsonlSink  # noqa: PLC0415
+
+            assert config.sink.path is not None, "checked by Config"
+            return JsonlSink(config.sink.path)
+        case _:
+            from pipeline.sinks.jsonl import StdoutSink  # noqa: PLC0415
+
+            return StdoutSink()
+
+
+def _idle(ctx: StageContext) -> None:
+    ctx.heartbeat.beat()
+    while not ctx.stop.wait(_TURN_S):
+        ctx.heartbeat.beat()

@@ -1,0 +1,245 @@
+"""`stage saver`: decides what is relevant and hands it on, in one transaction with its removal from the inbox."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.config import SinkKind
+from pipeline.crawl.relevance import Relevance
+from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.extract import contacts as contacts_of
+from pipeline.nostr.extract import relay_candidates
+from pipeline.nostr.kinds import CONTACTS
+from pipeline.process.backoff import Backoff
+from pipeline.process.stage import StageContext
+from pipeline.sinks.forwarding import reason_to_ignore
+from pipeline.store import contacts, events, inbox, outbox, relays, wanted
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
+from pipeline.store.database import Database, DatabaseFailed, Tx
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import InboxRow
+from pipeline.store.lease import Burial, Postponed
+from pipeline.store.outbox import SinkName
+from pipeline.store.schema import open_database
+from pipeline.store.waiting import POLL_S, CommitWatch
+
+BATCH_ROWS: Final = 200
+LEASE_MS: Final = 30_000
+# A row that fails alone this often, or was there each time that the process died, is buried.
+MAX_FAILURES: Final = 5
+MAX_CLAIMS: Final = 8
+# Claimed more than once: somebody died with it, or gave it back; it is saved alone, so that it can harm nobody else.
+_SUSPECT_CLAIMS: Final = 2
+_RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
+_IDLE_POLLS: Final = round(1.0 / POLL_S)
+_STAGE: Final = "saver"
+
+
+def run(ctx: StageContext) -> None:
+    """Save until stopped."""
+    with open_database(ctx.config.database_path, ctx.clock) as database:
+        _Saver(ctx, database).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    row: InboxRow
+    event: Event
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What a batch did, counted once it is committed."""
+
+    accepted: int = 0
+    to_relay_ignored: dict[str, int] = field(default_factory=dict)
+    discarded: dict[str, int] = field(default_factory=dict)
+
+    def discard(self, reason: str, count: int = 1) -> None:
+        if count:
+            self.discarded[reason] = self.discarded.get(reason, 0) + count
+
+
+class _Saver:
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        config = ctx.config
+        self._ctx = ctx
+        self._database = database
+        self._authors = Authors()
+        self._relevance = Relevance()
+        self._named = _RecentlyNamed()
+        self._to_pubsub = config.sink.kind is not SinkKind.NONE
+        self._target = config.target_relay
+        self._handled = ctx.metrics.handler("saveReceivedEvent")
+        self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
+
+    def run(self) -> None:
+        watch = CommitWatch(self._database)
+        while not self._ctx.stop.is_set():
+            self._ctx.heartbeat.beat()
+            rows = self._claim()
+            if not rows:
+                watch.wait(self._ctx.stop, _IDLE_POLLS)
+                continue
+            self._ctx.metrics.stage_in.labels(_STAGE).inc(len(rows))
+            suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
+            self._save_or_split([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS])
+            for row in suspects:
+                self._save_or_split([row])
+
+    def _claim(self) -> list[InboxRow]:
+        clock = self._ctx.clock
+        with self._database.read() as tx:
+            if not inbox.any_ready(tx, clock.now_ms()):
+                return []
+        with self._database.write() as tx:
+            rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS)
+            deadly = [row for row in rows if row.receipt.claims > MAX_CLAIMS]
+            inbox.queue.bury(tx, [Burial(row.receipt, "too many claims") for row in deadly], clock.now_ms())
+        for row in deadly:
+            self._note_burial(row, "too many claims")
+        return [row for row in rows if row.receipt.claims <= MAX_CLAIMS]
+
+    def _save_or_split(self, rows: Sequence[InboxRow]) -> None:
+        """Save `rows`; where that fails, halve them until the guilty one stands alone."""
+        if not rows:
+            return
+        began = self._ctx.clock.monotonic()
+        try:
+            self._save(rows)
+        except DatabaseFailed:
+            raise
+        except Exception as error:
+            self._forget_caches()
+            if len(rows) > 1:
+                middle = len(rows) // 2
+                self._save_or_split(rows[:middle])
+                self._save_or_split(rows[middle:])
+            else:
+                self._failed.record(self._ctx.clock.monotonic() - began)
+                self._put_aside(rows[0], error)
+        else:
+            self._handled.record(self._ctx.clock.monotonic() - began, len(rows))
+
+    def _save(self, rows: Sequence[InboxRow]) -> None:
+        items = [_Item(row, event_from_json(row.raw)) for row in rows]
+        tally = _Tally()
+        with self._database.write() as tx:
+            now = self._ctx.clock.now_ms()
+            self._follow(tx)
+            self._replace_contacts(tx, items, now)
+            self._follow(tx)
+            self._hand_on(tx, items, tally, now)
+            held = inbox.queue.ack(tx, (row.receipt for row in rows))
+        self._count(tally, stale=len(rows) - held)
+
+    def _follow(self, tx: Tx) -> None:
+        """Let relevance be what the database says at this point of the transaction."""
+        if wanted.latest_generation(tx) != self._relevance.generation:
+            self._relevance.apply(wanted.changes_since(tx, self._relevance.generation))
+
+    def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
+        for item in items:
+            event = item.event
+            if event.kind == CONTACTS:
+                follower = self._authors.intern(tx, event.pubkey)
+                followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
+                contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
+
+    def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
+        relevant = [item for item in items if self._relevance.rule(item.event) is not None]
+        tally.discard("irrelevant", len(items) - len(relevant))
+        ignored = {item.row.receipt.seq: self._reason_not_to_send(item, now // 1000) for item in relevant}
+        accepted = [self._accepted(tx, item, ignored[item.row.receipt.seq] is None) for item in relevant]
+        new = events.accept(tx, accepted, now)
+        tally.discard("duplicate", len(accepted) - len(new))
+        fresh = [each for each in accepted if each.event_id in new]
+        events.store(tx, (each for each in fresh if each.sinks))
+        if self._to_pubsub:
+            outbox.append(tx, SinkName.PUBSUB, (each.event for each in fresh), now)
+        outbox.append(tx, SinkName.RELAY, (each.event for each in fresh if ignored[each.event] is None), now)
+        for item in relevant:
+            if item.event.id in new:
+                self._name_relays(tx, item.event, now)
+                reason = ignored[item.row.receipt.seq]
+                if reason is not None and self._target is not None:
+                    tally.to_relay_ignored[reason] = tally.to_relay_ignored.get(reason, 0) + 1
+        tally.accepted += len(new)
+
+    def _accepted(self, tx: Tx, item: _Item, to_relay: bool) -> Accepted:
+        row, event = item.row, item.event
+        author = self._authors.intern(tx, event.pubkey)
+        sinks = self._to_pubsub + to_relay
+        return Accepted(
+            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks
+        )
+
+    def _reason_not_to_send(self, item: _Item, now_s: int) -> str | None:
+        if self._target is None:
+            return "off"
+        return reason_to_ignore(item.event, len(item.row.raw), now_s)
+
+    def _name_relays(self, tx: Tx, event: Event, now: int) -> None:
+        author = self._authors.intern(tx, event.pubkey)
+        is_user = event.pubkey in self._relevance.registered
+        for candidate in relay_candidates(event):
+            if self._named.is_new(candidate.address.url, author):
+                relays.name(tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now)
+
+    def _put_aside(self, row: InboxRow, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        now = self._ctx.clock.now_ms()
+        with self._database.write() as tx:
+            if row.failures + 1 >= MAX_FAILURES:
+                inbox.queue.bury(tx, [Burial(row.receipt, reason)], now)
+            else:
+                wait_s = _RETRY.delay_s(row.failures + 1, random.Random())
+                inbox.queue.nack(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
+        self._ctx.metrics.stage_errors.labels(_STAGE, type(error).__name__).inc()
+        self._ctx.log.error("event not saved", event=row.event_id.hex(), reason=reason, failures=row.failures + 1)
+        if row.failures + 1 >= MAX_FAILURES:
+            self._note_burial(row, reason)
+
+    def _note_burial(self, row: InboxRow, reason: str) -> None:
+        self._ctx.metrics.stage_discarded.labels(_STAGE, "buried").inc()
+        self._ctx.log.error("event buried", event=row.event_id.hex(), reason=reason)
+
+    def _forget_caches(self) -> None:
+        """A rolled-back transaction takes back what it taught us."""
+        self._authors.forget()
+        self._named.forget()
+        self._relevance = Relevance()
+
+    def _count(self, tally: _Tally, *, stale: int) -> None:
+        metrics = self._ctx.metrics
+        metrics.stage_out.labels(_STAGE).inc(tally.accepted)
+        for reason, count in tally.discarded.items():
+            metrics.stage_discarded.labels(_STAGE, reason).inc(count)
+        if self._target is not None:
+            ignored = sum(tally.to_relay_ignored.values())
+            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
+        if stale:
+            metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
+
+
+class _RecentlyNamed:
+    """Spares the database what the same author has said of the same relay a moment ago."""
+
+    _MOST: Final = 50_000
+
+    def __init__(self) -> None:
+        self._pairs: set[tuple[str, int]] = set()
+
+    def is_new(self, address: str, author: int) -> bool:
+        pair = (address, author)
+        if pair in self._pairs:
+            return False
+        if len(self._pairs) >= self._MOST:
+            self._pairs.clear()
+        self._pairs.add(pair)
+        return True
+
+    def forget(self) -> None:
+        self._pairs.clear()
