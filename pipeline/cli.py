@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pipeline.process.supervisor import StageSpec
 
 EXIT_CANNOT_START = 3
-STAGES = ("crawler", "saver", "forwarder")
+STAGES = ("crawler", "saver", "forwarder", "sender", "sweeper")
 
 # Ended in this order: what brings events in first, so that the rest can hand on what is left.
-_DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2}
+_DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,6 +1,7 @@
 """`stage crawler`: reads its share of the relays and appends verified events to the inbox."""
 
 import functools
+import resource
 import threading
 from dataclasses import dataclass
 from typing import Final
@@ -13,15 +14,21 @@ from pipeline.crawl.intake import EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.relay_crawl import CrawlSettings
 from pipeline.crawl.share import Selection, select, share_of
+from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.nip11 import RelayInformation, fetch_information
+from pipeline.relay.transport import Transport
 from pipeline.store import inbox, outbox, relays, wanted
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
 USER_AGENT: Final = "event-service"
+# The websocket is open already; what the relay says of itself is worth a short wait only.
+_INFORMATION_TIMEOUT_S: Final = 5.0
+_SPARE_DESCRIPTORS: Final = 256
 _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
@@ -39,13 +46,8 @@ def run(ctx: StageContext) -> None:
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )
-    fleet = Fleet(
-        lambda address: dial(address, policy, ctx.clock, ctx.stop.is_set),
-        shared,
-        ctx.metrics,
-        _crawl_settings(config),
-        ctx.log,
-    )
+    _raise_file_limit(ctx)
+    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), ctx.log)
     with open_here() as database:
         with database.write() as tx:
             relays.set_bootstrap(tx, (relay.url for relay in config.bootstrap_relays), ctx.clock.now_ms())
@@ -66,6 +68,29 @@ def _crawl_settings(config: Config) -> CrawlSettings:
         resweep_window=config.resweep_window // 1000,
         resweep_every=config.resweep_every // 1000,
     )
+
+
+def _raise_file_limit(ctx: StageContext) -> None:
+    """A relay takes two descriptors; the usual soft limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SPARE_DESCRIPTORS + 2 * ctx.config.max_relays
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        if most < wanted:
+            ctx.log.error("open-file limit too low for EVENTS_MAX_RELAYS", limit=most, wanted=wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialler:
+    ctx: StageContext
+    policy: DialPolicy
+
+    def dial(self, address: RelayAddress) -> Transport:
+        return dial(address, self.policy, self.ctx.clock, self.ctx.stop.is_set)
+
+    def information(self, address: RelayAddress) -> RelayInformation:
+        return fetch_information(address, self.policy, self.ctx.clock, self.ctx.stop.is_set, _INFORMATION_TIMEOUT_S)
 
 
 @dataclass(slots=True)

@@ -84,6 +84,10 @@ class Connection:
         """What has been learned of the relay's limits."""
         return self._session.limits
 
+    def learn(self, limits: Limits) -> None:
+        """Go by `limits` from the start; only before `run`."""
+        self._session.limits = limits
+
     def post_plan(self, plan: Plan) -> None:
         """Let the connection follow `plan`; safe in every thread."""
         self._plans.put(plan)

@@ -2,10 +2,9 @@
 
 import random
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.coverage import Coverage
@@ -18,8 +17,9 @@ from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import Logger
 from pipeline.process.metrics import Metrics
-from pipeline.relay.errors import ConnectionLost, DialError
+from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.limits import Limits
+from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.transport import Transport
 from pipeline.store import cursors, relays
@@ -32,7 +32,17 @@ MAX_DIALS: Final = 32
 _STACK_BYTES: Final = 512 << 10
 JOIN_S: Final = 5.0
 
-Dial = Callable[[RelayAddress], Transport]
+
+class Dialler(Protocol):
+    """Opens connections; called from the threads of many relays at once."""
+
+    def dial(self, address: RelayAddress) -> Transport:
+        """An open websocket; raises `DialError`."""
+        ...
+
+    def information(self, address: RelayAddress) -> RelayInformation:
+        """The relay's NIP-11 document; raises `InvalidInformation`."""
+        ...
 
 
 @dataclass(slots=True)
@@ -60,7 +70,7 @@ class _Ended:
 class Fleet:
     """Dials, redials and drops relays. All methods are for one thread, the main thread of the crawler."""
 
-    dial: Dial
+    dialler: Dialler
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
@@ -153,8 +163,9 @@ class Fleet:
         clock = self.shared.clock
         connected_at: float | None = None
         try:
-            transport = self.dial(address)
+            transport = self.dialler.dial(address)
             self._dialling.discard(number)
+            connection.learn(self._informed(address, connection.limits))
             connected_at = clock.monotonic()
             try:
                 connection.run(transport)
@@ -162,7 +173,10 @@ class Fleet:
             finally:
                 transport.close()
         except DialError as error:
-            ending = Ending("dial", str(error), status=error.status, permanent=error.permanent)
+            ending = Ending(
+                "dial", str(error), status=error.status, permanent=error.permanent,
+                is_our_fault=error.reason is DialReason.LOCAL,
+            )  # fmt: skip
         except ConnectionLost as error:
             ending = Ending(error.reason, error.detail)
         except Exception as error:
@@ -173,6 +187,19 @@ class Fleet:
             lived = max(clock.monotonic() - connected_at, 0.001)
             ending = Ending(ending.reason, ending.detail, lived)
         self._ended.put(_Ended(number, ending))
+
+    def _informed(self, address: RelayAddress, limits: Limits) -> Limits:
+        """`limits`, narrowed by the relay's own word once a day; a relay need not give any."""
+        now = self.shared.clock.now_ms() // 1000
+        if not limits.is_stale(now):
+            return limits
+        try:
+            said = self.dialler.information(address).limits
+        except InvalidInformation:
+            return limits.informed(now)
+        return limits.informed(now).advertised(
+            subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length
+        )
 
     def _reap(self) -> None:
         while True:

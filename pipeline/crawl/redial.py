@@ -10,6 +10,7 @@ _DIAL_CAP_S: Final = 1800.0
 # A connection that worked this long wipes the failures before it.
 HEALTHY_S: Final = 60.0
 _AFTER_LOSS_S: Final = 2.0
+_OUR_FAULT_S: Final = 10.0
 _OVERLOADED_S: Final = 300.0
 _OVERLOADED_STATUS: Final = frozenset({429, 503})
 
@@ -23,6 +24,7 @@ class Ending:
     lived: float = 0.0
     status: int | None = None
     permanent: bool = False
+    is_our_fault: bool = False
 
     @property
     def connected(self) -> bool:
@@ -31,13 +33,17 @@ class Ending:
 
 
 def failures_after(failures: int, ending: Ending) -> int:
-    """The number of failures in a row, after `ending`."""
+    """The number of failures in a row, after `ending`; what this machine lacked is no failure of the relay."""
+    if ending.is_our_fault:
+        return failures
     return 0 if ending.lived >= HEALTHY_S else min(failures + 1, 100)
 
 
 def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     """Seconds until the next dial; `failures` counts this ending, too. Jittered, so that relays spread out."""
-    if ending.connected:
+    if ending.is_our_fault:
+        base = _OUR_FAULT_S
+    elif ending.connected:
         base = _AFTER_LOSS_S if failures <= 1 else min(_DIAL_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)
     elif ending.permanent:
         base = _DIAL_CAP_S

@@ -1,6 +1,5 @@
 """Frames: the JSON arrays that every message is, and what is wrong with those that are none (NIP-01)."""
 
-import re
 from enum import StrEnum
 from typing import Any, Final
 
@@ -9,8 +8,6 @@ from pipeline.nostr import json_text
 from pipeline.nostr.event import MAX_CREATED_AT, Event, InvalidEvent, Reason, parse_event
 
 MAX_LABEL: Final = 32  # of an unknown message type, which a stranger chooses
-
-HEX64: Final = re.compile("[0-9a-fA-F]{64}")
 
 
 class MessageFault(StrEnum):
@@ -79,8 +76,19 @@ def id_and_time(value: object) -> tuple[int | None, bytes | None]:
     """The `created_at` and id of what should be an event, as far as these two are well-formed."""
     if type(value) is not dict:
         return None, None
-    created_at, event_id = value.get("created_at"), value.get("id")
-    return (
-        created_at if type(created_at) is int and 0 <= created_at <= MAX_CREATED_AT else None,
-        bytes.fromhex(event_id) if type(event_id) is str and HEX64.fullmatch(event_id) else None,
-    )
+    created_at = value.get("created_at")
+    if type(created_at) is not int or not 0 <= created_at <= MAX_CREATED_AT:
+        created_at = None
+    return created_at, bytes_32(value.get("id"))
+
+
+def bytes_32(text: object) -> bytes | None:
+    """The bytes of 64 hexadecimal digits in either case, or None."""
+    if type(text) is str and len(text) == 64:
+        try:
+            data = bytes.fromhex(text)
+        except ValueError:
+            return None
+        if len(data) == 32:  # blanks between digits are skipped and leave fewer
+            return data
+    return None

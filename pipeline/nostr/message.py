@@ -22,11 +22,11 @@ from pipeline.nostr.client_message import (
 )
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame import (
-    HEX64,
     MAX_LABEL,
     InvalidEventMessage,
     InvalidMessage,
     MessageFault,
+    bytes_32,
     event_at,
     id_and_time,
     parse_frame,
@@ -207,13 +207,13 @@ def _neg_error(frame: list[Any]) -> NegError:
 
 
 def _ok(frame: list[Any]) -> Ok:
-    event_id = text_at(frame, 1, MessageFault.ID)
-    if HEX64.fullmatch(event_id) is None:
+    event_id = bytes_32(text_at(frame, 1, MessageFault.ID))
+    if event_id is None:
         raise InvalidMessage(MessageFault.ID)
     if len(frame) < 3 or type(frame[2]) is not bool:
         raise InvalidMessage(MessageFault.ACCEPTED)
     reason = _reason(frame, 3)
-    return Ok(bytes.fromhex(event_id), frame[2], reason, reason_prefix(reason))
+    return Ok(event_id, frame[2], reason, reason_prefix(reason))
 
 
 def _count(frame: list[Any]) -> Count:

@@ -93,7 +93,8 @@ class Reader:
         if self._ranges > MAX_RANGES:
             raise InvalidNegentropy(NegentropyFault.LENGTH)
         bound = self._bound()
-        if lower_bound == INFINITY or _padded(bound) < _padded(lower_bound):
+        # Empty ranges are legal: a full message of the C++ reference may end with two that reach to infinity.
+        if _padded(bound) < _padded(lower_bound):
             raise InvalidNegentropy(NegentropyFault.ORDER)
         try:
             return bound, Mode(self._varint())

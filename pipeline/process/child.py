@@ -13,8 +13,17 @@ from pipeline.process.slots import Slot
 Launch = Callable[[Slot], "subprocess.Popen[bytes]"]
 """Starts the process of a slot; its standard input is a pipe that the caller keeps open and silent."""
 
-# What systemd tells the supervisor is not meant for its children, and only a stage on its own has an own web server.
-_NOT_FOR_STAGES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "EVENTS_STAGE_LISTEN_ADDRESS")
+# What systemd tells the supervisor is not meant for its children, only a stage run alone has a web server of its own,
+# and the supervisor's choice of metrics files, which it makes through its environment, is for itself.
+_NOT_FOR_STAGES = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "EVENTS_STAGE_LISTEN_ADDRESS",
+    "PROMETHEUS_MULTIPROC_DIR",
+)
+# A killed process is gone within moments, unless the kernel itself holds it; then nobody can help it.
+KILL_GRACE_S = 5.0
 
 
 def launcher(command: Callable[[str, int], Sequence[str]], env: Mapping[str, str], runtime_directory: Path) -> Launch:
@@ -115,6 +124,14 @@ class Child:
         """Send a signal to the process, if there is one."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process by force and reap it, as far as the kernel allows within moments."""
+        if self._process is not None:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_GRACE_S)
+            self.reap()
 
     @staticmethod
     def _close_lifeline(process: "subprocess.Popen[bytes]") -> None:

@@ -4,12 +4,10 @@ import signal
 from collections.abc import Sequence
 from itertools import groupby
 
-from pipeline.process.child import Child
+from pipeline.process.child import KILL_GRACE_S, Child
 from pipeline.process.logs import get_logger
 
 _log = get_logger("supervisor")
-# A killed process is gone within moments, unless the kernel itself holds it; then nobody can help it.
-_KILL_GRACE_S = 5.0
 
 
 class Drain:
@@ -68,7 +66,7 @@ class Drain:
     def _kill(self, running: Sequence[Child], now_s: float) -> None:
         self._killed = True
         self.clean = False
-        self._deadline_s = now_s + _KILL_GRACE_S
+        self._deadline_s = now_s + KILL_GRACE_S
         if running:
             _log.error("killing stages that do not end", stages=_names(running))
         for child in running:

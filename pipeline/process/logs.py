@@ -6,6 +6,7 @@ sends can forge or flood a line. `RateLimited` bounds how many lines a stranger 
 
 import json
 import logging
+import math
 import sys
 import threading
 from collections.abc import Mapping
@@ -184,7 +185,8 @@ class _JsonFormatter(logging.Formatter):
             "message": _message(record),
         }
         for name, value in _fields(record).items():
-            plain = value if isinstance(value, bool | int | float | None) else _text(value)
+            # JSON knows no infinity.
+            plain = value if isinstance(value, int | None) or _is_finite(value) else _text(value)
             line[f"{name}_" if name in line else name] = plain
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[:_MAX_TRACEBACK_CHARS]
@@ -219,6 +221,10 @@ def _text(value: object) -> str:
     else:
         text = str(value)
     return text if len(text) <= MAX_VALUE_CHARS else text[:MAX_VALUE_CHARS] + "…"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _escape(text: str) -> str:

@@ -113,9 +113,9 @@ class Supervisor:
                     # It stays readable for ever.
                     selector.unregister(self._around.stop)
         finally:
-            # Nothing to do in good order; after an error of ours, no stage must stay behind.
+            # All have ended, except after an error of ours; then no stage must stay behind.
             for child in self._children:
-                child.send(signal.SIGKILL)
+                child.kill()
             selector.close()
             signals.close()
         return self._exit_code

@@ -59,7 +59,7 @@ class LossReason(StrEnum):
 
 
 class ConnectionLost(EventServiceError):
-    """The connection is of no more use; every message received before was handed out already."""
+    """The connection is of no more use."""
 
     def __init__(self, reason: LossReason, detail: str) -> None:
         self.reason = reason

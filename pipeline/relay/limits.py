@@ -12,13 +12,18 @@ MAX_MEMBERS = 250
 PAGE_LIMIT = 500
 # strfry resets the connection above 131,072 bytes.
 MAX_FRAME_BYTES = 120_000
+INFORMATION_AGE_S = 86_400
 # Subscriptions left free for whoever shares our address.
 _SPARE_SUBSCRIPTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a relay may be asked. `until_exclusive`: its `until` leaves out its own second."""
+    """How a relay may be asked.
+
+    `until_exclusive`: its `until` leaves out its own second; `informed_at`: when its NIP-11 document was last asked for
+    (Unix seconds, 0 for never).
+    """
 
     max_subscriptions: int = 18
     max_pages: int = MAX_PAGES
@@ -27,6 +32,7 @@ class Limits:
     page_limit: int = PAGE_LIMIT
     max_frame_bytes: int = MAX_FRAME_BYTES
     until_exclusive: bool = False
+    informed_at: int = 0
 
     def fewer_subscriptions(self, open_now: int) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""
@@ -44,6 +50,14 @@ class Limits:
     def smaller(self) -> "Limits":
         """After a refusal for the size of a request."""
         return replace(self, max_members=max(1, self.max_members // 2), max_filters=max(1, self.max_filters // 2))
+
+    def informed(self, now: int) -> "Limits":
+        """As of a look at the NIP-11 document, whether it was to be had or not."""
+        return replace(self, informed_at=now)
+
+    def is_stale(self, now: int) -> bool:
+        """Whether the NIP-11 document should be looked at again."""
+        return now - self.informed_at >= INFORMATION_AGE_S
 
     def advertised(self, *, subscriptions: int | None, limit: int | None, message_bytes: int | None) -> "Limits":
         """Narrowed to what a NIP-11 document says; documents are often wrong, so nothing is widened by it."""

@@ -74,7 +74,7 @@ class Transport:
         return self._reader.binary_ignored
 
     def receive(self, timeout_s: float) -> list[bytes]:
-        """The next complete text messages in order, at most `MAX_BATCH_MESSAGES`; raises `ConnectionLost`.
+        """The next complete text messages in order, at most `MAX_BATCH_MESSAGES`; `ConnectionLost` after the last one.
 
         [] once `timeout_s` have passed or `wake` was called. Pings are answered on the way, the newest if many came.
         """
@@ -209,8 +209,9 @@ class Transport:
             sent = self._sock.send(self._pong)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
-        except OSError as error:
-            raise self._lose(LossReason.ERROR, error.strerror or str(error)) from error
+        except OSError:
+            self._pong = b""  # reading tells what happened, after whatever is still to be read
+            return
         self.bytes_sent += sent
         self._pong = self._pong[sent:]
 

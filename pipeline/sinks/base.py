@@ -28,7 +28,14 @@ class Refused:
     reason: str
 
 
-Verdict = Delivered | Refused
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The sink may take this message another time, and why not now; a metric label. Others are not held up by it."""
+
+    reason: str
+
+
+Verdict = Delivered | Refused | Retry
 DELIVERED = Delivered()
 
 
@@ -55,6 +62,10 @@ class Sink(Protocol):
 
     def deliver(self, messages: Sequence[Message]) -> list[Verdict]:
         """One verdict per message in their order; raises `SinkDown` when any may not have been taken."""
+        ...
+
+    def keep_alive(self) -> None:
+        """Called about every second while there is nothing to deliver."""
         ...
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
 """From outbox rows to a sink and back: the loop that every sink's stage runs.
 
 A batch is claimed, delivered and settled. Each row's fate is its own: delivered, refused for good (and said so in
-`deliveries`), or buried after too many claims; a sink that is down puts the whole batch off and blames none of it.
+`deliveries`), put off after a failure of its own, or buried after too many; a sink that is down puts the whole batch
+off and blames none of it.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.process.backoff import Backoff
@@ -14,7 +15,7 @@ from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
-from pipeline.sinks.base import Message, Refused, Sink, SinkDown, Verdict
+from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, Sink, SinkDown, Verdict
 from pipeline.store import outbox
 from pipeline.store.database import Database
 from pipeline.store.lease import Burial, Postponed
@@ -27,7 +28,8 @@ LEASE_MS: Final = 120_000
 MAX_CLAIMS: Final = 50
 # How long the loop waits for a commit before it looks whether put-off rows are due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
-_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=60.0)
+_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=60.0, jitter=0.3)
+_ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
 
 @dataclass(slots=True)
@@ -43,6 +45,7 @@ class Delivery:
     log: RateLimited
     beat: Callable[[], None]
     failures: int = 0
+    rng: random.Random = field(default_factory=random.Random)
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
@@ -52,6 +55,7 @@ class Delivery:
             self.beat()
             rows = self._claim(database)
             if not rows:
+                self.sink.keep_alive()
                 watch.wait(self.stop, _IDLE_POLLS)
                 continue
             began = self.clock.monotonic()
@@ -85,24 +89,37 @@ class Delivery:
         return len(rows)
 
     def _settle(self, database: Database, rows: list[OutboxRow], verdicts: list[Verdict]) -> None:
-        settled = [
-            outbox.Delivered(row, f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered")
-            for row, verdict in zip(rows, verdicts, strict=True)
-        ]
+        settled: list[outbox.Delivered] = []
+        postponed: list[Postponed] = []
         with database.write() as tx:
-            held = outbox.settle(tx, self.name, settled, self.clock.now_ms())
-        if held < len(rows):
-            self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(len(rows) - held)
+            now = self.clock.now_ms()
+            for row, verdict in zip(rows, verdicts, strict=True):
+                if isinstance(verdict, Retry):
+                    wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
+                    postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
+                else:
+                    outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
+                    settled.append(outbox.Delivered(row, outcome))
+            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.nack(tx, postponed)
+        self._count(rows, verdicts, stale=len(rows) - held)
+
+    def _count(self, rows: list[OutboxRow], verdicts: list[Verdict], *, stale: int) -> None:
+        if stale:
+            self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(stale)
         for row, verdict in zip(rows, verdicts, strict=True):
-            if isinstance(verdict, Refused):
-                self.metrics.stage_discarded.labels(self.stage, verdict.reason).inc()
-                self.log.warning(verdict.reason, "event refused", event=row.event_id.hex(), reason=verdict.reason)
-        delivered = sum(not isinstance(verdict, Refused) for verdict in verdicts)
-        self.metrics.stage_out.labels(self.stage).inc(delivered)
+            match verdict:
+                case Refused(reason):
+                    self.metrics.stage_discarded.labels(self.stage, reason).inc()
+                    self.log.warning(reason, "event refused", sink=self.name, event=row.event_id.hex(), reason=reason)
+                case Retry(reason):
+                    self.metrics.stage_errors.labels(self.stage, reason).inc()
+                case _:
+                    pass
+        self.metrics.stage_out.labels(self.stage).inc(verdicts.count(DELIVERED))
 
     def _put_off(self, database: Database, rows: list[OutboxRow], error: SinkDown) -> None:
         self.failures += 1
-        wait_s = _PATIENCE.delay_s(self.failures, random.Random())
+        wait_s = _PATIENCE.delay_s(self.failures, self.rng)
         with database.write() as tx:
             ready_at = self.clock.now_ms() + round(wait_s * 1000)
             outbox.queue.snooze(tx, [Postponed(row.receipt, ready_at) for row in rows])

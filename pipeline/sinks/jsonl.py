@@ -40,6 +40,9 @@ class JsonlSink:
             raise SinkDown(_label(error), f"{self._path}: {error.strerror}") from error
         return [DELIVERED] * len(messages)
 
+    def keep_alive(self) -> None:
+        """See `Sink.keep_alive`."""
+
     def close(self) -> None:
         """See `Sink.close`."""
         os.close(self._descriptor)
@@ -74,6 +77,9 @@ class StdoutSink:
         except OSError as error:
             raise SinkDown(_label(error), f"standard output: {error.strerror}") from error
         return [DELIVERED] * len(messages)
+
+    def keep_alive(self) -> None:
+        """See `Sink.keep_alive`."""
 
     def close(self) -> None:
         """See `Sink.close`."""

@@ -72,6 +72,9 @@ class PubsubSink:
             verdicts += self._deliver(part)
         return verdicts
 
+    def keep_alive(self) -> None:
+        """See `Sink.keep_alive`; the client looks after its channel itself."""
+
     def close(self) -> None:
         """See `Sink.close`."""
         self._client.transport.close()
@@ -106,10 +109,10 @@ class PubsubSink:
 
 
 def attributes(message: Message) -> dict[str, str]:
-    """The message's attributes. The uuid comes from what never changes, so that a retry and a restart keep it."""
+    """The message's attributes. The uuid comes from the event alone, so that whatever happens to us it stays the same."""
     event: dict[str, Any] = orjson.loads(message.payload)
     return {
-        "_watermill_message_uuid": ulid(message.received_at, message.event_id[:10]),
+        "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),
         "event_id": message.event_id.hex(),
         "kind": str(event["kind"]),
         "pubkey": event["pubkey"],

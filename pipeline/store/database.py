@@ -19,6 +19,8 @@ from pipeline.process.clock import pause
 OLDEST_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x65767376
 BUSY_TIMEOUT_S = 60.0
+# Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.
+RESTART_PATIENCE_S = 0.05
 # A journal that a burst has blown up is cut back to this once it has been checkpointed.
 JOURNAL_SIZE_LIMIT = 64 << 20
 _CACHE_KIB = 32 << 10
@@ -124,12 +126,23 @@ class Database:
         """A number that changes whenever another connection has committed (2 µs)."""
         return int(self._connection.pragma("data_version"))
 
-    def checkpoint(self, mode: int) -> tuple[int, int]:
-        """Checkpoint the write-ahead log: (pages in it, pages moved); raises `DatabaseBusy` if it cannot start."""
+    def checkpoint(self) -> None:
+        """Move what readers allow out of the write-ahead log; holds up nobody."""
+        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def restart_log(self) -> bool:
+        """Move everything out of the write-ahead log and let it begin anew; writers wait meanwhile.
+
+        Returns whether it came to that within `RESTART_PATIENCE_S`: a reader may still need what is in it.
+        """
+        self._connection.set_busy_handler(_JitteredBusyHandler(RESTART_PATIENCE_S))
         try:
-            return self._connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError as error:
-            raise DatabaseBusy("the write-ahead log is in use") from error
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+        except apsw.BusyError:
+            return False
+        finally:
+            self._connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
+        return True
 
     def pragma(self, name: str, value: Any = ...) -> Any:
         """Read or set a pragma of this connection."""
@@ -164,7 +177,7 @@ def _require_sqlite() -> None:
 
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
-    connection.set_busy_handler(_JitteredBusyHandler())
+    connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
     _require_ours(connection, path)
     if connection.readonly("main"):
         raise DatabaseUnusable(f"cannot use the database {path}: it cannot be written")
@@ -204,16 +217,17 @@ def _reason(error: apsw.Error) -> str:
 class _JitteredBusyHandler:
     """Waits random moments for a lock: SQLite's own handler lets one of several writers starve for seconds."""
 
-    __slots__ = ("_random", "_waited")
+    __slots__ = ("_random", "_timeout_s", "_waited")
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float) -> None:
         self._random = random.Random()
+        self._timeout_s = timeout_s
         self._waited = 0.0
 
     def __call__(self, calls: int) -> bool:
         if calls == 0:
             self._waited = 0.0
-        if self._waited >= BUSY_TIMEOUT_S:
+        if self._waited >= self._timeout_s:
             return False
         moment = self._random.uniform(0.0005, 0.003)
         pause(moment)

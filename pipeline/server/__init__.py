@@ -1,0 +1,1 @@
+"""What the web server is made of: requests, registrations, and the gauges that are read from the database."""

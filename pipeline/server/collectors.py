@@ -1,0 +1,104 @@
+"""The gauges that are read from the database when they are asked for.
+
+What waits to be handed on, the topic `eventSaved`, is the outbox of every sink that is switched on: an event that both
+have to be given counts twice, as it takes two deliveries.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from pipeline.config import Config, SinkKind
+from pipeline.store.outbox import SinkName
+from pipeline.store.overview import Overview, QueueGauges, RelayGauges
+
+TOPIC: Final = "eventSaved"
+MAX_RELAYS: Final = 5_000
+"""Relays with series of their own: more than are ever dialled at once, and some 2 MB of text."""
+
+
+def sinks_of(config: Config) -> tuple[SinkName, ...]:
+    """The sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
+    pubsub = (SinkName.PUBSUB,) if config.sink.kind is not SinkKind.NONE else ()
+    relay = (SinkName.RELAY,) if config.target_relay is not None else ()
+    return (*pubsub, *relay)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCollector:
+    """The gauges of one overview; `now` in ms, `wal_bytes` the size of the write-ahead log."""
+
+    overview: Overview
+    sinks: Sequence[SinkName]
+    wal_bytes: int
+    now: int
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges, each family once."""
+        yield from self._relays()
+        yield from self._handing_on()
+        yield from self._queues()
+        yield _single("event_service_wal_bytes", "Size of the write-ahead log", self.wal_bytes)
+        yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
+
+    def _relays(self) -> Iterable[Metric]:
+        state = GaugeMetricFamily(
+            "relay_connection_state_gauge", "State of relay connections", labels=("address", "state")
+        )
+        subscriptions = GaugeMetricFamily(
+            "relay_connection_subscriptions_gauge", "Open subscriptions", labels=("address",)
+        )
+        for relay in self.overview.relays:
+            state.add_metric((relay.address, relay.state.value), 1)
+            subscriptions.add_metric((relay.address,), relay.subscriptions)
+        backoff = GaugeMetricFamily(
+            "relay_rate_limit_backoff_ms_gauge", "Rate limit backoff left, in milliseconds", labels=("address",)
+        )
+        for host, milliseconds in self._backoffs().items():
+            backoff.add_metric((host,), milliseconds)
+        addresses = _single("stored_relay_addresses_gauge", "Relay addresses known", self.overview.known_addresses)
+        return state, subscriptions, backoff, addresses
+
+    def _backoffs(self) -> dict[str, int]:
+        """What is left now of each host's backoff."""
+        left: dict[str, int] = {}
+        for relay in self.overview.relays:
+            host = _host(relay)
+            left[host] = max(left.get(host, 0), relay.state_since + relay.backoff - self.now)
+        return {host: max(0, milliseconds) for host, milliseconds in left.items()}
+
+    def _handing_on(self) -> Iterable[Metric]:
+        outboxes = [self.overview.outboxes[sink] for sink in self.sinks]
+        length = GaugeMetricFamily("subscription_queue_length", "Queue length", labels=("topic",))
+        length.add_metric((TOPIC,), sum(outbox.waiting for outbox in outboxes))
+        age = GaugeMetricFamily(
+            "subscription_queue_oldest_message_age", "Age of the oldest message in seconds", labels=("topic",)
+        )
+        age.add_metric((TOPIC,), max((self._age_s(outbox) for outbox in outboxes), default=0.0))
+        return length, age
+
+    def _queues(self) -> Iterable[Metric]:
+        label = ("queue",)
+        length = GaugeMetricFamily("event_service_queue_length", "Rows that wait or are leased", labels=label)
+        age = GaugeMetricFamily("event_service_queue_oldest_age_seconds", "Age of the oldest row's event", labels=label)
+        dead = GaugeMetricFamily("event_service_dead_rows", "Rows given up", labels=label)
+        for queue in (self.overview.inbox, *self.overview.outboxes.values()):
+            length.add_metric((queue.name,), queue.waiting)
+            age.add_metric((queue.name,), self._age_s(queue))
+            dead.add_metric((queue.name,), queue.dead)
+        return length, age, dead
+
+    def _age_s(self, queue: QueueGauges) -> float:
+        return 0.0 if queue.oldest is None else max(0, self.now - queue.oldest) / 1000
+
+
+def _single(name: str, text: str, value: int) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _host(relay: RelayGauges) -> str:
+    # Stored addresses are canonical, so that no full parse is needed.
+    return urlsplit(relay.address).hostname or relay.address

@@ -1,0 +1,124 @@
+"""One connection of the web server, with the bounds that the library leaves to its user."""
+
+import asyncio
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request
+
+from pipeline.process.clock import Clock
+from pipeline.server.clients import Gate, Place, peer_of
+from pipeline.server.limits import Allowance, Limits, Refusal, Refuse, Refused
+
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Guard:
+    """What all connections of a server share; used by the event loop alone."""
+
+    def __init__(self, limits: Limits, clock: Clock, refuse: Refuse) -> None:
+        self.limits = limits
+        self.clock = clock
+        self.refuse = refuse
+        self.gate = Gate(limits)
+        self.connections: set[GuardedConnection] = set()
+
+    def connection_class(self) -> "type[GuardedConnection]":
+        """The class whose connections answer to this guard."""
+
+        class Connection(GuardedConnection):
+            guard = self
+
+        return Connection
+
+    def abort_all(self) -> None:
+        """End what is left of every connection at once."""
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+
+
+class GuardedConnection(ServerConnection):
+    """Refuses connections beyond the bounds, and cuts off clients that flood or do not read."""
+
+    guard: Guard
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.place: Place | None = None
+        self._head_bytes = 0
+        self._frames = Allowance(self.guard.limits.frames, self.guard.clock.monotonic())
+        self._unread: asyncio.TimerHandle | None = None
+        self._is_cut = False
+
+    @property
+    def client(self) -> str:
+        """The name that the client's bounds count under."""
+        place = self.place
+        return "" if place is None else place.client or place.peer.client
+
+    def identify(self, forwarded_for: str | None) -> None:
+        """Count the connection under the client that it is made for; raises `Refused`."""
+        if self.place is not None:
+            self.guard.gate.identify(self.place, forwarded_for)
+
+    def open_session(self) -> None:
+        """Take a place among the websockets, held until the connection ends; raises `Refused`."""
+        if self.place is not None:
+            self.guard.gate.open_session(self.place)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        try:
+            self.place = self.guard.gate.enter(peer_of(transport.get_extra_info("peername")))
+        except Refused as error:
+            self.guard.refuse(error.reason)
+            # The library learns that the connection is lost before it has read anything.
+            self.transport.write(_FULL)
+            self.transport.close()
+            return
+        self.guard.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_unread()
+        if self.place is not None:
+            self.guard.connections.discard(self)
+            self.guard.gate.leave(self.place)
+            self.place = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.request is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.guard.limits.request_bytes:
+                self.cut(Refusal.REQUEST_SIZE)
+                return
+        super().data_received(data)
+
+    def process_event(self, event: Any) -> None:
+        if self._is_cut:
+            return
+        # The library answers pings by itself, so that only here a flood of them is seen.
+        if not isinstance(event, Request) and not self._frames.take(self.guard.clock.monotonic()):
+            self.cut(Refusal.FRAMES)
+            return
+        super().process_event(event)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self.guard.limits.send_s, self.cut, Refusal.SLOW)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._forget_unread()
+
+    def cut(self, refusal: Refusal) -> None:
+        """Count why, and end the connection without another word."""
+        if not self._is_cut:
+            self._is_cut = True
+            self.guard.refuse(refusal)
+            self.transport.abort()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

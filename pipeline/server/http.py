@@ -1,0 +1,147 @@
+"""The HTTP side of the server: which path gives which answer."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+import apsw
+from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.http11 import Request, Response
+
+from pipeline.errors import EventServiceError
+from pipeline.process.clock import Clock
+from pipeline.process.exposition import CONTENT_TYPE
+from pipeline.process.metrics import Metrics
+from pipeline.server.connection import GuardedConnection
+from pipeline.server.errors import ErrorLog
+from pipeline.server.health import HealthCheck
+from pipeline.server.limits import Refused, Refuse
+from pipeline.server.scrape import Scrape
+from pipeline.server.worker import DatabaseThread
+from pipeline.store import contacts
+from pipeline.store.contacts import Counts
+from pipeline.store.database import Database
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain; charset=utf-8"
+INVALID_PUBLIC_KEY: Final = b'{"statusCode":400,"message":"invalid hex public key"}'
+
+_PUBLIC_KEYS: Final = "/public-keys/"
+_HEX_KEY: Final = re.compile("[0-9a-fA-F]{64}")
+
+
+class PublicKeys:
+    """The answer to `/public-keys/{hex}`."""
+
+    def __init__(self, thread: DatabaseThread, clock: Clock, metrics: Metrics) -> None:
+        self._thread = thread
+        self._clock = clock
+        self._succeeded = metrics.handler("getPublicKeyInfo")
+        self._failed = metrics.handler("getPublicKeyInfo", success=False)
+
+    async def answer(self, text: str) -> Response:
+        """Followers and followees of the key that `text` is in hexadecimal; zeros for one nobody has met."""
+        if _HEX_KEY.fullmatch(text) is None:
+            return response(HTTPStatus.BAD_REQUEST, JSON, INVALID_PUBLIC_KEY)
+        began = self._clock.monotonic()
+        try:
+            counts = await self._thread.run(partial(_counts, bytes.fromhex(text)))
+        except (apsw.Error, EventServiceError):
+            self._failed.record(self._clock.monotonic() - began)
+            raise
+        self._succeeded.record(self._clock.monotonic() - began)
+        body = {"followers": counts.followers, "followees": counts.followees}
+        return response(HTTPStatus.OK, JSON, json.dumps(body, separators=(",", ":")).encode())
+
+
+class Web:
+    """Answers every request that does not become a websocket; used by the event loop alone."""
+
+    def __init__(
+        self, scrape: Scrape, health: HealthCheck, public_keys: PublicKeys, refuse: Refuse, errors: ErrorLog
+    ) -> None:
+        self._scrape = scrape
+        self._health = health
+        self._public_keys = public_keys
+        self._refuse = refuse
+        self._errors = errors
+
+    async def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The answer to a request, `None` if it may become a websocket."""
+        assert isinstance(connection, GuardedConnection)
+        # Releases of the library before 17 know no methods: they refuse all but GET by themselves.
+        method = getattr(request, "method", "GET")
+        path = request.path.partition("?")[0]
+        try:
+            answer = await self._answer(connection, request, method, path)
+        except Refused as error:
+            self._refuse(error.reason)
+            answer = response(HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"too many requests at once\n")
+        except Exception as error:
+            # Whatever is wrong with one answer, the server goes on.
+            self._errors.unexpected("http", "a request failed", error, path=path)
+            answer = response(HTTPStatus.INTERNAL_SERVER_ERROR, TEXT, b"internal server error\n")
+        if answer is not None and method == "HEAD":
+            answer.body = b""
+        return answer
+
+    async def _answer(self, connection: GuardedConnection, request: Request, method: str, path: str) -> Response | None:
+        connection.identify(_forwarded_for(request))
+        if path == "/":
+            connection.open_session()
+            return None
+        route = self._route(path)
+        if route is None:
+            return response(HTTPStatus.NOT_FOUND, TEXT, b"404 page not found\n")
+        if method not in ("GET", "HEAD"):
+            answer = response(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"method not allowed\n")
+            answer.headers["Allow"] = "GET, HEAD"
+            return answer
+        return await route()
+
+    def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
+        if path == "/metrics":
+            return self._metrics
+        if path == "/_health":
+            return self._healthy
+        key = path.removeprefix(_PUBLIC_KEYS)
+        if key and key != path and "/" not in key:
+            return partial(self._public_keys.answer, key)
+        return None
+
+    async def _metrics(self) -> Response:
+        return response(HTTPStatus.OK, CONTENT_TYPE, await self._scrape.text())
+
+    async def _healthy(self) -> Response:
+        health = await self._health.check()
+        return response(HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE, JSON, health.body)
+
+
+def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
+    """A complete answer, the last of its connection."""
+    headers = Headers(
+        [
+            ("Date", formatdate(usegmt=True)),
+            ("Connection", "close"),
+            ("Content-Length", str(len(body))),
+            ("Content-Type", content_type),
+        ]
+    )
+    return Response(status.value, status.phrase, headers, body)
+
+
+def _forwarded_for(request: Request) -> str | None:
+    try:
+        return request.headers.get("X-Forwarded-For")
+    except MultipleValuesError:
+        return request.headers.get_all("X-Forwarded-For")[-1]
+
+
+def _counts(public_key: bytes, database: Database) -> Counts:
+    with database.read() as tx:
+        return contacts.counts(tx, public_key)

@@ -1,0 +1,141 @@
+"""What strangers may take of the web server, and how it is counted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pipeline.errors import EventServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`burst` at once, and from then on `per_minute`."""
+
+    burst: int
+    per_minute: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of the server; the defaults are those it runs with. Times are seconds."""
+
+    connections: int = 512
+    """Half of the 1,024 descriptors that a process usually may have open."""
+    connections_per_client: int = 32
+    """So that one client cannot take every place; a household behind one address needs a few."""
+    sessions: int = 128
+    """Websockets: each may hold about three messages of the largest size in memory. The other places stay for scrapes."""
+    request_bytes: int = 32 << 10
+    """Request line and headers together; browsers and proxies send some 2 KiB. The library alone would take 1 MiB."""
+    request_s: float = 20.0
+    """From the connection to the end of an HTTP answer: twice the usual time-out of a scrape."""
+    send_s: float = 10.0
+    """For a client that has stopped reading: it is cut off, or what is written to it would pile up."""
+    idle_s: float = 300.0
+    """Between two messages of a websocket: who registers does it at once."""
+    close_s: float = 3.0
+    """For the client's part of closing a websocket."""
+    ping_s: float = 20.0
+    """Between pings, and for the answer to one, so that vanished clients give their place back."""
+    frames: Rate = Rate(1200, 600)
+    """Websocket frames of a connection, pings and fragments too; the largest message fits in fragments of 1 KiB."""
+    messages: Rate = Rate(300, 60)
+    """Messages of a connection: enough for a proxy that registers many users over one."""
+    registrations: Rate = Rate(200, 20)
+    """EVENT messages of a client. Each costs a verification and a write, and each new user is crawled for ever."""
+
+
+DEFAULT_LIMITS: Final = Limits()
+
+MAX_RATED_CLIENTS: Final = 10_000
+"""Clients whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
+
+
+class Refusal(StrEnum):
+    """Why something of a client was dropped; a closed set, the `reason` of `stage_discarded`."""
+
+    CONNECTIONS = "connections"
+    CLIENT_CONNECTIONS = "client-connections"
+    SESSIONS = "sessions"
+    REQUEST_SIZE = "request-size"
+    FRAME_SIZE = "frame-size"
+    FRAMES = "frames"
+    MESSAGES = "messages"
+    REGISTRATIONS = "registrations"
+    SLOW = "slow"
+    IDLE = "idle"
+    BUSY = "busy"
+    NO_MESSAGE = "no-message"
+    INVALID_EVENT = "invalid-event"
+    INVALID_REGISTRATION = "invalid-registration"
+    SURPLUS_RELAYS = "surplus-relays"
+
+
+class Refused(EventServiceError):
+    """A bound was reached."""
+
+    def __init__(self, reason: Refusal) -> None:
+        super().__init__(f"refused: {reason}")
+        self.reason: Final = reason
+
+
+Refuse = Callable[[Refusal], None]
+"""Counts something that was dropped."""
+
+
+class Allowance:
+    """What is left of one `Rate`; it fills up again as time passes. Times are monotonic seconds."""
+
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._left = float(rate.burst)
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Use one; returns whether there was one left."""
+        self._fill(now)
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """Whether nothing would be lost by forgetting it."""
+        self._fill(now)
+        return self._left >= self._rate.burst
+
+    def _fill(self, now: float) -> None:
+        self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_minute / 60)
+        self._at = now
+
+
+class Allowances:
+    """One `Allowance` per client, for a bounded number of clients; beyond that the longest known are forgotten."""
+
+    __slots__ = ("_clients", "_max_clients", "_rate")
+
+    def __init__(self, rate: Rate, max_clients: int = MAX_RATED_CLIENTS) -> None:
+        self._rate = rate
+        self._max_clients = max_clients
+        self._clients: dict[str, Allowance] = {}
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def take(self, client: str, now: float) -> bool:
+        """Use one of `client`'s; returns whether there was one left."""
+        allowance = self._clients.get(client)
+        if allowance is None:
+            if len(self._clients) >= self._max_clients:
+                self._make_room(now)
+            allowance = self._clients[client] = Allowance(self._rate, now)
+        return allowance.take(now)
+
+    def _make_room(self, now: float) -> None:
+        kept = {client: allowance for client, allowance in self._clients.items() if not allowance.is_full(now)}
+        # Room for many at once, since looking through all of them for each newcomer would be slow.
+        surplus = len(kept) - self._max_clients * 3 // 4
+        self._clients = dict(list(kept.items())[max(0, surplus) :])

@@ -1,0 +1,62 @@
+"""The answer to `/metrics`."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from pipeline.config import Config
+from pipeline.errors import EventServiceError
+from pipeline.process import exposition
+from pipeline.process.clock import Clock
+from pipeline.process.logs import RateLimited
+from pipeline.process.metrics import Metrics
+from pipeline.server.collectors import MAX_RELAYS, StoreCollector, sinks_of
+from pipeline.server.worker import DatabaseThread
+from pipeline.store import overview
+from pipeline.store.database import Database, wal_bytes
+
+_STAGE: Final = "server"
+
+
+class Scrape:
+    """Renders the metrics of all processes in a thread; those who ask meanwhile get the same rendering."""
+
+    def __init__(
+        self, thread: DatabaseThread, config: Config, clock: Clock, metrics: Metrics, log: RateLimited
+    ) -> None:
+        self._thread = thread
+        self._runtime_directory: Path = config.runtime_directory
+        self._sinks = sinks_of(config)
+        self._clock = clock
+        self._log = log
+        self._succeeded = metrics.handler("updateMetrics")
+        self._failed = metrics.handler("updateMetrics", success=False)
+        self._errors = metrics.stage_errors.labels(_STAGE, "metrics")
+        self._rendering: asyncio.Task[bytes] | None = None
+
+    async def text(self) -> bytes:
+        """The metrics in text format 0.0.4."""
+        if self._rendering is None or self._rendering.done():
+            self._rendering = asyncio.create_task(self._thread.run(self._render))
+        # Shielded: one caller that gives up must not take the answer from the others.
+        return await asyncio.shield(self._rendering)
+
+    def _render(self, database: Database) -> bytes:
+        return exposition.render(self._runtime_directory, self._collectors(database), clock=self._clock)
+
+    def _collectors(self, database: Database) -> list[exposition.Collector]:
+        """The gauges of the database; none if it fails, since the processes' own metrics are then needed most."""
+        began = self._clock.monotonic()
+        try:
+            with database.read() as tx:
+                state = overview.read(tx, max_relays=MAX_RELAYS)
+            collector = StoreCollector(state, self._sinks, wal_bytes(database.path), self._clock.now_ms())
+        except (apsw.Error, EventServiceError) as error:
+            self._failed.record(self._clock.monotonic() - began)
+            self._errors.inc()
+            self._log.error("metrics", "the database cannot be read for the metrics", error=error)
+            return []
+        self._succeeded.record(self._clock.monotonic() - began)
+        return [collector]

@@ -1,0 +1,84 @@
+"""One websocket from its first message to its end."""
+
+import asyncio
+from typing import Final
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+
+from pipeline.nostr.client_message import OtherMessage, encode_ok, parse_client_message
+from pipeline.nostr.event import Event
+from pipeline.nostr.frame import InvalidEventMessage, InvalidMessage, MessageFault
+from pipeline.process.clock import Clock
+from pipeline.server.connection import GuardedConnection
+from pipeline.server.limits import Allowance, Allowances, Limits, Refusal, Refuse
+from pipeline.server.registrations import Registrations, Verdict
+
+TOO_FAST: Final = Verdict(False, "rate-limited: too many registrations, try again in a minute")
+
+
+class Sessions:
+    """Serves the websockets of all clients; used by the event loop alone."""
+
+    def __init__(self, registrations: Registrations, limits: Limits, clock: Clock, refuse: Refuse) -> None:
+        self._registrations = registrations
+        self._limits = limits
+        self._clock = clock
+        self._refuse = refuse
+        self._rates = Allowances(limits.registrations)
+
+    async def serve(self, connection: ServerConnection) -> None:
+        """Answer a client until one side ends the connection or a bound is reached."""
+        assert isinstance(connection, GuardedConnection)
+        try:
+            await self._answer_all(connection)
+        except ConnectionClosed as closed:
+            if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                self._refuse(Refusal.FRAME_SIZE)
+
+    async def _answer_all(self, connection: GuardedConnection) -> None:
+        allowance = Allowance(self._limits.messages, self._clock.monotonic())
+        while True:
+            try:
+                async with asyncio.timeout(self._limits.idle_s):
+                    raw = await connection.recv(decode=False)
+            except TimeoutError:
+                return await self._close(connection, Refusal.IDLE, CloseCode.NORMAL_CLOSURE, "idle for too long")
+            if not allowance.take(self._clock.monotonic()):
+                return await self._close(
+                    connection, Refusal.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
+                )
+            try:
+                answer = await self._answer(connection.client, raw)
+            except InvalidMessage as error:
+                return await self._close(connection, Refusal.NO_MESSAGE, CloseCode.INVALID_DATA, str(error))
+            if answer is not None:
+                await connection.send(answer)
+
+    async def _answer(self, client: str, raw: bytes) -> str | None:
+        """The answer to a message, if it wants one; raises `InvalidMessage`."""
+        try:
+            message = parse_client_message(raw)
+        except InvalidEventMessage as error:
+            if error.id is None:
+                # Nobody could tell which event an answer is about.
+                raise InvalidMessage(MessageFault.ID) from None
+            return _ok(error.id, self._registrations.refuse_malformed(str(error)))
+        if isinstance(message, OtherMessage):
+            return None
+        return _ok(message.event.id, await self._verdict(client, message.event))
+
+    async def _verdict(self, client: str, event: Event) -> Verdict:
+        if not self._rates.take(client, self._clock.monotonic()):
+            self._refuse(Refusal.REGISTRATIONS)
+            return TOO_FAST
+        return await self._registrations.take(event)
+
+    async def _close(self, connection: GuardedConnection, refusal: Refusal, code: CloseCode, why: str) -> None:
+        self._refuse(refusal)
+        await connection.close(code, why)
+
+
+def _ok(event_id: bytes, verdict: Verdict) -> str:
+    return encode_ok(event_id.hex(), verdict.accepted, verdict.reason)

@@ -1,0 +1,72 @@
+"""What the gauges show: how relays fare, what waits in the queues, how many users there are."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.store import inbox, monitored, outbox, relays
+from pipeline.store.database import Tx
+from pipeline.store.outbox import SinkName
+from pipeline.store.relays import RelayState
+
+# Those that are connected come first, then those whose state changed last.
+RELAYS = """
+SELECT address, state, state_since, subscriptions, rate_limit_backoff FROM relays WHERE crawled_since IS NOT NULL
+ ORDER BY state = 'disconnected', state_since DESC LIMIT ?
+"""
+
+INBOX: Final = "inbox"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayGauges:
+    """How a relay fares; `backoff` (ms) is what was left of its host's at `state_since`, the row's time in ms."""
+
+    address: str
+    state: RelayState
+    state_since: int
+    subscriptions: int
+    backoff: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueGauges:
+    """A queue: rows that wait, when the event of the oldest came in (ms, `None` if nothing waits), rows given up."""
+
+    name: str
+    waiting: int
+    oldest: int | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of the service at one moment."""
+
+    relays: tuple[RelayGauges, ...]
+    known_addresses: int
+    inbox: QueueGauges
+    outboxes: dict[SinkName, QueueGauges]
+    registered_users: int
+
+
+def read(tx: Tx, *, max_relays: int) -> Overview:
+    """The overview of one snapshot, with `max_relays` of the relays that are or were crawled."""
+    return Overview(
+        relays=tuple(
+            RelayGauges(address, RelayState(state), since, subscriptions, backoff)
+            for address, state, since, subscriptions, backoff in tx.execute(RELAYS, (max_relays,))
+        ),
+        known_addresses=relays.count(tx),
+        inbox=QueueGauges(INBOX, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
+        outboxes={sink: _outbox(tx, sink) for sink in SinkName},
+        registered_users=monitored.count(tx),
+    )
+
+
+def _outbox(tx: Tx, sink: SinkName) -> QueueGauges:
+    return QueueGauges(
+        f"outbox-{sink.value}",
+        outbox.waiting(tx, sink),
+        outbox.oldest_received_at(tx, sink),
+        outbox.dead(tx, sink),
+    )

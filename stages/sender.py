@@ -1,0 +1,59 @@
+"""`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
+
+from pathlib import Path
+
+from pipeline.errors import CannotStart
+from pipeline.nostr.nip19 import InvalidEncoding, decode_nsec
+from pipeline.process.logs import RateLimited
+from pipeline.process.stage import StageContext
+from pipeline.relay.dial import DialPolicy, dial
+from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.relay import RelaySink
+from pipeline.store.outbox import SinkName
+from pipeline.store.schema import open_database
+
+
+def run(ctx: StageContext) -> None:
+    """Send until stopped; without a target relay there is nothing to do but wait."""
+    config, target = ctx.config, ctx.config.target_relay
+    if target is None:
+        ctx.heartbeat.beat()
+        while not ctx.stop.wait(1.0):
+            ctx.heartbeat.beat()
+        return
+    policy = DialPolicy(allow_private=config.allow_private_relays, user_agent="event-service")
+    log = RateLimited(ctx.log, ctx.clock)
+    sink = RelaySink(
+        target,
+        lambda: dial(target, policy, ctx.clock, ctx.stop.is_set),
+        _secret_key(config.secret_key_path),
+        ctx.clock,
+        ctx.metrics,
+        log,
+        ctx.heartbeat.beat,
+    )
+    try:
+        with open_database(config.database_path, ctx.clock) as database:
+            Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, ctx.heartbeat.beat).run(
+                database
+            )
+    finally:
+        sink.close()
+
+
+def _secret_key(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_text().strip()
+        return decode_nsec(text) if text.startswith("nsec") else _from_hex(text)
+    except (OSError, ValueError, InvalidEncoding):
+        # Neither the text nor the error is shown: either may hold the key.
+        raise CannotStart(f"EVENTS_SECRET_KEY_PATH: {path} holds no secret key (64 hex digits or nsec)") from None
+
+
+def _from_hex(text: str) -> bytes:
+    secret = bytes.fromhex(text)
+    if len(secret) != 32:
+        raise ValueError("a secret key has 32 bytes")
+    return secret

@@ -1,0 +1,160 @@
+"""`stage server`: metrics, health and public-key information over HTTP, registrations over websockets."""
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from websockets.asyncio.server import Server, serve
+
+from pipeline.errors import CannotStart
+from pipeline.process.logs import RateLimited
+from pipeline.process.stage import StageContext
+from pipeline.server.connection import Guard
+from pipeline.server.errors import ErrorLog, library_logger
+from pipeline.server.health import HealthCheck
+from pipeline.server.http import PublicKeys, Web
+from pipeline.server.limits import DEFAULT_LIMITS, Limits, Refusal
+from pipeline.server.registrations import Registrations
+from pipeline.server.scrape import Scrape
+from pipeline.server.session import Sessions
+from pipeline.server.worker import DatabaseThread
+from pipeline.store.schema import open_database
+from pipeline.values import HostPort
+
+STAGE: Final = "server"
+_BEAT_S: Final = 1.0
+# For the end of what runs when the stage is told to stop; what is left is cut off.
+_STOP_S: Final = 5.0
+# `["EVENT",…]` around the largest event.
+_ENVELOPE_BYTES: Final = 64
+# One message waits while another is worked on; more would only take memory.
+_QUEUED_FRAMES: Final = 1
+_WRITE_BUFFER_BYTES: Final = 64 << 10
+
+
+def run(ctx: StageContext, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Serve until stopped; raises `CannotStart` when the listen address or the database cannot be used."""
+    with listener(ctx.config.listen_address) as sock, _threads(ctx) as threads:
+        asyncio.run(_serve(ctx, limits, sock, threads))
+
+
+@contextlib.contextmanager
+def listener(address: HostPort) -> Iterator[socket.socket]:
+    """A socket that listens on `address`, without a host on every local one; raises `CannotStart`."""
+    try:
+        sock = _listen(address)
+    except OSError as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise CannotStart(f"cannot listen on {address}: {reason}") from error
+    with sock:
+        yield sock
+
+
+def _listen(address: HostPort) -> socket.socket:
+    if not address.host and socket.has_dualstack_ipv6():
+        return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
+    found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM)  # noqa: S104  # asked for
+    # As Go does it: a name stands for one of its addresses, and for an IPv4 one if there is any.
+    family, _, _, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return socket.create_server((str(where[0]), address.port), family=family)
+
+
+class _Threads:
+    """A thread per kind of work, so that a slow scrape or a busy writer keeps nobody else waiting."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock)
+        self.scrape = DatabaseThread("scrape", open_here)
+        self.health = DatabaseThread("health", open_here)
+        self.lookup = DatabaseThread("lookup", open_here)
+        self.registration = DatabaseThread("registration", open_here)
+        self.all = (self.registration, self.lookup, self.health, self.scrape)
+
+
+@contextlib.contextmanager
+def _threads(ctx: StageContext) -> Iterator[_Threads]:
+    threads = _Threads(ctx)
+    try:
+        yield threads
+    finally:
+        for thread in threads.all:
+            thread.close()
+
+
+async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads: _Threads) -> None:
+    for thread in threads.all:
+        await thread.start()
+    log = RateLimited(ctx.log, ctx.clock)
+    errors = ErrorLog(ctx.log, ctx.clock, ctx.metrics)
+
+    def refuse(refusal: Refusal) -> None:
+        ctx.metrics.stage_discarded.labels(STAGE, refusal.value).inc()
+        log.debug(refusal.value, "client refused", reason=refusal.value)
+
+    guard = Guard(limits, ctx.clock, refuse)
+    registrations = Registrations(
+        threads.registration, ctx.clock, ctx.metrics, log, allow_private_relays=ctx.config.allow_private_relays
+    )
+    web = Web(
+        Scrape(threads.scrape, ctx.config, ctx.clock, ctx.metrics, log),
+        HealthCheck(threads.health, ctx.config.runtime_directory, ctx.clock),
+        PublicKeys(threads.lookup, ctx.clock, ctx.metrics),
+        refuse,
+        errors,
+    )
+    server = await serve(
+        Sessions(registrations, limits, ctx.clock, refuse).serve,
+        sock=sock,
+        process_request=web.process_request,
+        create_connection=guard.connection_class(),
+        logger=library_logger(errors),
+        # A compressed message may unfold to a thousand times its size.
+        compression=None,
+        server_header=None,
+        open_timeout=limits.request_s,
+        ping_interval=limits.ping_s,
+        ping_timeout=limits.ping_s,
+        close_timeout=limits.close_s,
+        max_size=ctx.config.max_event_bytes + _ENVELOPE_BYTES,
+        max_queue=_QUEUED_FRAMES,
+        write_limit=_WRITE_BUFFER_BYTES,
+    )
+    ctx.log.info("listening", address=_shown(sock))
+    try:
+        await _beat_until_stopped(ctx)
+    finally:
+        await _close(server, guard)
+
+
+async def _beat_until_stopped(ctx: StageContext) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(ctx.stop.fileno(), stopped.set)
+    try:
+        while not stopped.is_set():
+            ctx.heartbeat.beat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_S):
+                    await stopped.wait()
+    finally:
+        loop.remove_reader(ctx.stop.fileno())
+
+
+async def _close(server: Server, guard: Guard) -> None:
+    """Say goodbye to all websockets (1001), and cut off whoever takes too long over it."""
+    server.close()
+    for grace_s in (_STOP_S, 1.0):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await server.wait_closed()
+                return
+        guard.abort_all()
+
+
+def _shown(sock: socket.socket) -> str:
+    name = sock.getsockname()
+    return str(HostPort(str(name[0]), int(name[1])))

@@ -1,0 +1,140 @@
+"""`stage sweeper`: forgets what has been delivered and what is old, and keeps the write-ahead log short."""
+
+from collections.abc import Callable
+from typing import Final
+
+from pipeline.process.stage import StageContext
+from pipeline.store import events
+from pipeline.store.database import Database, Tx, wal_bytes
+from pipeline.store.schema import open_database
+
+_TURN_S: Final = 0.1
+# Half of the 50 ms that nobody should wait for the write lock; slices grow and shrink to stay under it.
+_SLICE_TARGET_S: Final = 0.025
+_FIRST_SLICE_ROWS: Final = 100
+_MAX_SLICE_ROWS: Final = 2_000
+# A walk that found nothing to do begins anew only after this, so that an idle service is idle.
+_REST_S: Final = 10.0
+# Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
+_SEEN_PACE_S: Final = 0.5
+_CHECKPOINT_EVERY_S: Final = 2.0
+# SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew.
+MAX_WAL_BYTES: Final = 64 << 20
+_STAGE: Final = "sweeper"
+
+
+def run(ctx: StageContext) -> None:
+    """Sweep until stopped."""
+    with open_database(ctx.config.database_path, ctx.clock) as database:
+        walks = [
+            _Walk(ctx, database, "event", _Events(ctx).step),
+            _Walk(ctx, database, "seen", _Seen(ctx).step, pace_s=_SEEN_PACE_S),
+            _Walk(ctx, database, "delivery", _Deliveries(ctx).step),
+        ]
+        log = _WriteAheadLog(ctx, database)
+        handled = ctx.metrics.handler("cleanupProcessedEvents")
+        while not ctx.stop.wait(_TURN_S):
+            began = ctx.clock.monotonic()
+            busy = [walk.turn() for walk in walks]
+            log.turn()
+            if any(busy):
+                handled.record(ctx.clock.monotonic() - began)
+            ctx.heartbeat.beat()
+
+
+Step = Callable[[Tx, int], tuple[int, bool]]
+"""Looks at up to so many rows: how many it dropped, and whether the walk has come to its end."""
+
+
+class _Walk:
+    """Goes over a table in slices, each a short transaction of its own, again and again."""
+
+    def __init__(self, ctx: StageContext, database: Database, what: str, step: Step, *, pace_s: float = 0.0) -> None:
+        self._clock = ctx.clock
+        self._database = database
+        self._step = step
+        self._pace_s = pace_s
+        self._rows = _FIRST_SLICE_ROWS
+        self._rest_until = 0.0
+        self._counter = ctx.metrics.stage_discarded.labels(_STAGE, f"expired-{what}")
+
+    def turn(self) -> bool:
+        """Do one slice if it is time; returns whether it was."""
+        began = self._clock.monotonic()
+        if began < self._rest_until:
+            return False
+        with self._database.write() as tx:
+            locked = self._clock.monotonic()
+            dropped, at_end = self._step(tx, self._rows)
+        held = self._clock.monotonic() - locked
+        self._counter.inc(dropped)
+        self._fit(held)
+        self._rest_until = self._clock.monotonic() + (_REST_S if at_end else self._pace_s)
+        return True
+
+    def _fit(self, held: float) -> None:
+        if held > _SLICE_TARGET_S:
+            self._rows = max(1, self._rows // 2)
+        elif held < _SLICE_TARGET_S / 4:
+            self._rows = min(_MAX_SLICE_ROWS, self._rows * 2)
+
+
+class _Events:
+    """Payloads that every sink has had for longer than `EVENTS_EVENT_RETENTION`."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._after = 0
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        done_before = self._ctx.clock.now_ms() - self._ctx.config.event_retention
+        done = events.drop_delivered(tx, after=self._after, done_before=done_before, limit=rows)
+        at_end = done.looked_at < rows
+        self._after = 0 if at_end else done.last
+        return done.dropped, at_end
+
+
+class _Seen:
+    """Ids that were accepted longer ago than `EVENTS_SEEN_RETENTION`."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._after = b""
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        seen_before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
+        done = events.forget_seen(tx, after=self._after, seen_before=seen_before, limit=rows)
+        at_end = done.looked_at < rows
+        self._after = b"" if at_end else done.last
+        return done.dropped, at_end
+
+
+class _Deliveries:
+    """Outcomes as old as the ids."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
+        dropped = events.forget_deliveries(tx, before=before, limit=rows)
+        return dropped, dropped < rows
+
+
+class _WriteAheadLog:
+    """Keeps the log beside the database short, while others read and write."""
+
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        self._ctx = ctx
+        self._database = database
+        self._next = 0.0
+
+    def turn(self) -> None:
+        size = wal_bytes(self._database.path)
+        if size > MAX_WAL_BYTES:
+            # Most attempts meet a reader; the next turn tries again.
+            if self._database.restart_log():
+                self._ctx.log.debug("write-ahead log restarted", bytes=size)
+        elif (now := self._ctx.clock.monotonic()) >= self._next:
+            self._next = now + _CHECKPOINT_EVERY_S
+            self._database.checkpoint()
