@@ -1,27 +1,45 @@
-"""The `event-service` command."""
+"""The `event-service` command. What costs time to import is imported by the command that needs it: --help is quick."""
 
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, ClassVar
 
 import click
-
-from pipeline.errors import CannotStart
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.process.supervisor import StageSpec
 
-EXIT_CANNOT_START = 3
 STAGES = ("crawler", "saver", "forwarder", "sender", "sweeper")
 
 # Ended in this order: what brings events in first, so that the rest can hand on what is left.
 _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Those defined here, and those in modules of their own, which are imported when they are named."""
+
+    _ELSEWHERE: ClassVar = {"users": "Add, remove and list registered users."}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(importlib.import_module(f"pipeline.commands.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command), "a command module defines the command that it is named for"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        here = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted((here | self._ELSEWHERE).items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="event-service")
 def main() -> None:
     """Crawl Nostr relays and hand on every event that matters to registered users.
@@ -37,13 +55,12 @@ def supervise() -> None:
 
     Example: EVENTS_ENVIRONMENT=DEVELOPMENT EVENTS_DATABASE_PATH=/tmp/events.db event-service supervise
     """
-    config = _config_or_exit()
-    from pipeline.process.supervisor import supervise as run_supervisor  # noqa: PLC0415  (a light --help)
+    from pipeline.commands.setting_up import config_or_exit, open_configured_database  # noqa: PLC0415
+    from pipeline.process.supervisor import supervise as run_supervisor  # noqa: PLC0415
 
-    try:
-        _prepare_database(config)
-    except CannotStart as error:
-        _cannot_start(error)
+    config = config_or_exit()
+    # Once before the stages race for it, and to say in one line what may be wrong with the file.
+    open_configured_database().close()
     sys.exit(run_supervisor(_specs(config), _stage_command, config, os.environ))
 
 
@@ -58,43 +75,24 @@ def stage(name: str, slot: int | None, supervised: bool) -> None:
 
     Example: event-service stage forwarder
     """
-    config = _config_or_exit()
-    from pipeline.process.stage import run_stage  # noqa: PLC0415  (a light --help)
+    from pipeline.commands.setting_up import config_or_exit  # noqa: PLC0415
+    from pipeline.process.stage import run_stage  # noqa: PLC0415
 
+    config = config_or_exit()
     sys.exit(run_stage(name, slot, config, importlib.import_module(f"stages.{name}").run, supervised=supervised))
 
 
 @main.command()
 def check() -> None:
     """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong."""
-    for name, value in _config_or_exit().effective():
+    from pipeline.commands.setting_up import config_or_exit  # noqa: PLC0415
+
+    for name, value in config_or_exit().effective():
         click.echo(f"{name}={value}")
 
 
-def _config_or_exit() -> "Config":
-    from pipeline.config import Config  # noqa: PLC0415  (a light --help)
-
-    try:
-        return Config.from_env(os.environ)
-    except CannotStart as error:
-        _cannot_start(error)
-
-
-def _cannot_start(error: CannotStart) -> NoReturn:
-    click.echo(f"event-service: cannot start: {error}", err=True)
-    sys.exit(EXIT_CANNOT_START)
-
-
-def _prepare_database(config: "Config") -> None:
-    """Bring the schema up to date before the stages race for it, and find out what is wrong with the file."""
-    from pipeline.process.clock import SystemClock  # noqa: PLC0415  (a light --help)
-    from pipeline.store.schema import open_database  # noqa: PLC0415
-
-    open_database(config.database_path, SystemClock()).close()
-
-
 def _specs(config: "Config") -> "list[StageSpec]":
-    from pipeline.process.supervisor import StageSpec  # noqa: PLC0415  (a light --help)
+    from pipeline.process.supervisor import StageSpec  # noqa: PLC0415
 
     counts = {"crawler": config.crawlers}
     return [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]

@@ -67,6 +67,7 @@ class GuardedConnection(ServerConnection):
             self.guard.gate.open_session(self.place)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, or say that there is none and close."""
         super().connection_made(transport)
         try:
             self.place = self.guard.gate.enter(peer_of(transport.get_extra_info("peername")))
@@ -79,6 +80,7 @@ class GuardedConnection(ServerConnection):
         self.guard.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Give the place back."""
         self._forget_unread()
         if self.place is not None:
             self.guard.connections.discard(self)
@@ -87,6 +89,7 @@ class GuardedConnection(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Pass bytes on, unless the request has grown too long."""
         if self.request is None:
             self._head_bytes += len(data)
             if self._head_bytes > self.guard.limits.request_bytes:
@@ -95,6 +98,7 @@ class GuardedConnection(ServerConnection):
         super().data_received(data)
 
     def process_event(self, event: Any) -> None:
+        """Pass the request or a frame on, unless there are too many frames."""
         if self._is_cut:
             return
         # The library answers pings by itself, so that only here a flood of them is seen.
@@ -104,10 +108,12 @@ class GuardedConnection(ServerConnection):
         super().process_event(event)
 
     def pause_writing(self) -> None:
+        """Give the client, who leaves much unread, a time to go on reading."""
         super().pause_writing()
         self._unread = self.loop.call_later(self.guard.limits.send_s, self.cut, Refusal.SLOW)
 
     def resume_writing(self) -> None:
+        """The client reads again."""
         super().resume_writing()
         self._forget_unread()
 

@@ -20,7 +20,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.server.connection import GuardedConnection
 from pipeline.server.errors import ErrorLog
 from pipeline.server.health import HealthCheck
-from pipeline.server.limits import Refused, Refuse
+from pipeline.server.limits import Refuse, Refused
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
 from pipeline.store import contacts

@@ -25,7 +25,7 @@ class Limits:
     connections_per_client: int = 32
     """So that one client cannot take every place; a household behind one address needs a few."""
     sessions: int = 128
-    """Websockets: each may hold about three messages of the largest size in memory. The other places stay for scrapes."""
+    """Websockets: each may hold three of the largest messages in memory. The other places stay for scrapes."""
     request_bytes: int = 32 << 10
     """Request line and headers together; browsers and proxies send some 2 KiB. The library alone would take 1 MiB."""
     request_s: float = 20.0

@@ -109,7 +109,7 @@ class PubsubSink:
 
 
 def attributes(message: Message) -> dict[str, str]:
-    """The message's attributes. The uuid comes from the event alone, so that whatever happens to us it stays the same."""
+    """The attributes of a message. Its uuid comes from the event alone, and so survives whatever happens to us."""
     event: dict[str, Any] = orjson.loads(message.payload)
     return {
         "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),

@@ -1,5 +1,7 @@
 """Registered users."""
 
+from dataclasses import dataclass
+
 from pipeline.store import wanted
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
@@ -15,7 +17,20 @@ RENEW = "UPDATE monitored SET updated_at = ? WHERE author = ?"
 REMOVE = "UPDATE monitored SET removed_at = ?, generation = ? WHERE author = ?"
 # One more reason to want the author and everybody that the author follows.
 SELF_AND_FOLLOWEES = "SELECT ?1 UNION SELECT followee FROM contacts WHERE follower = ?1"
+ALL = """
+SELECT public_key, created_at, updated_at FROM monitored JOIN authors ON authors.id = monitored.author
+ WHERE removed_at IS NULL ORDER BY created_at, public_key
+"""
 COUNT = "SELECT count(*) FROM monitored WHERE removed_at IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A registered user; times in ms."""
+
+    public_key: bytes
+    created_at: int
+    updated_at: int
 
 
 def is_registered(tx: Tx, author: int) -> bool:
@@ -43,6 +58,11 @@ def remove(tx: Tx, public_key: bytes, now: int) -> bool:
     tx.execute(REMOVE, (now, wanted.next_generation(tx), author))
     wanted.release(tx, _self_and_followees(tx, author))
     return True
+
+
+def registered(tx: Tx) -> list[User]:
+    """Every registered user, in the order of registration."""
+    return [User(*row) for row in tx.execute(ALL)]
 
 
 def count(tx: Tx) -> int:

@@ -1,0 +1,37 @@
+"""What every command begins with: the settings and the database, or one clear line and exit code 3."""
+
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from pipeline.config import Config
+from pipeline.errors import CannotStart
+from pipeline.process.clock import SystemClock
+from pipeline.store.database import Database
+from pipeline.store.schema import open_database
+
+EXIT_CANNOT_START = 3
+
+
+def config_or_exit() -> Config:
+    """The settings of the environment; ends the program if they are wrong."""
+    try:
+        return Config.from_env(os.environ)
+    except CannotStart as error:
+        cannot_start(error)
+
+
+def open_configured_database() -> Database:
+    """The database of `EVENTS_DATABASE_PATH`; ends the program if it cannot be used."""
+    try:
+        return open_database(config_or_exit().database_path, SystemClock())
+    except CannotStart as error:
+        cannot_start(error)
+
+
+def cannot_start(error: CannotStart) -> NoReturn:
+    """Say why, in one line, and end the program."""
+    click.echo(f"event-service: cannot start: {error}", err=True)
+    sys.exit(EXIT_CANNOT_START)

@@ -1,0 +1,60 @@
+"""`event-service users`: who is registered."""
+
+from datetime import UTC, datetime
+
+import click
+
+from pipeline.commands.setting_up import open_configured_database
+from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
+from pipeline.process.clock import SystemClock
+from pipeline.store import monitored
+
+
+class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """64 hex digits in either case, or npub."""
+
+    name = "public key"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """The 32 bytes of the key; fails with what is wrong."""
+        try:
+            return parse_public_key(value)
+        except InvalidEncoding as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def users() -> None:
+    """Registered users: all of their events, and all who mention them, are handed on."""
+
+
+@users.command()
+@click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
+def add(keys: tuple[bytes, ...]) -> None:
+    """Register users by hex key or npub. A running service follows within seconds.
+
+    Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
+    """
+    with open_configured_database() as database, database.write() as tx:
+        for key in keys:
+            is_new = monitored.register(tx, key, SystemClock().now_ms())
+            click.echo(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
+
+
+@users.command()
+@click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
+def remove(keys: tuple[bytes, ...]) -> None:
+    """End registrations by hex key or npub."""
+    with open_configured_database() as database, database.write() as tx:
+        for key in keys:
+            was = monitored.remove(tx, key, SystemClock().now_ms())
+            click.echo(f"{key.hex()} {'removed' if was else 'was not registered'}")
+
+
+@users.command(name="list")
+def list_users() -> None:
+    """Print each registered user: hex key, npub, and when the registration was last renewed."""
+    with open_configured_database() as database, database.read() as tx:
+        for user in monitored.registered(tx):
+            renewed = datetime.fromtimestamp(user.updated_at / 1000, UTC)
+            click.echo(f"{user.public_key.hex()} {encode_npub(user.public_key)} {renewed:%Y-%m-%dT%H:%M:%SZ}")
