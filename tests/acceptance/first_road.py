@@ -1,0 +1,128 @@
+"""The world of the first road's acceptance: one capped relay with an hour of events, three registered users."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Protocol, Self
+
+from tests.fakes.emulator import PubSubEmulator
+from tests.fakes.independent_relay import IndependentRelay
+from tests.fakes.pubsub_process import PubSubProcess
+from tests.fakes.service import EventService, settings
+from tests.world.events import Author
+from tests.world.ledger import Books, Delivered, Ledger
+from tests.world.relevance import Horizon
+from tests.world.workload import Workload, newest_versions
+
+REACH_S = 2 * 3600
+RELAY_CAP = 500
+ARRIVAL_TIMEOUT_S = 60.0
+
+
+class Consumer(Protocol):
+    """Where the service publishes to, real or not, and what came there."""
+
+    @property
+    def address(self) -> str: ...
+
+    def collect(self, messages: int, timeout_s: float) -> list[Delivered]:
+        """Everything that has come once it is so many messages, or the time is up."""
+        ...
+
+
+class FakeConsumer:
+    """The in-process implementation of the Publisher service, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._server = PubSubProcess()
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.kill()
+
+    @property
+    def address(self) -> str:
+        return self._server.address
+
+    def collect(self, messages: int, timeout_s: float) -> list[Delivered]:
+        self._server.wait_count(messages, timeout_s)
+        return self._server.deliveries()
+
+
+class EmulatorConsumer:
+    """Google's emulator, read by pulling."""
+
+    def __init__(self) -> None:
+        self._emulator = PubSubEmulator()
+        self._taken: list[Delivered] = []
+
+    def __enter__(self) -> Self:
+        self._emulator.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._emulator.kill()
+
+    @property
+    def address(self) -> str:
+        return self._emulator.address
+
+    def collect(self, messages: int, timeout_s: float) -> list[Delivered]:
+        self._taken += self._emulator.drain_count(messages - len(self._taken), timeout_s)
+        return self._taken
+
+
+@dataclass(frozen=True, slots=True)
+class Road:
+    """A relay with its events, a service on it, and the books."""
+
+    relay: IndependentRelay
+    service: EventService
+    ledger: Ledger
+    users: list[Author]
+    consumer: FakeConsumer | EmulatorConsumer
+
+    def register(self) -> None:
+        """Register all users over the websocket."""
+        for user in self.users:
+            accepted, reason = self.service.register(user)
+            assert accepted, reason
+
+    def finish(self) -> Books:
+        """Wait for everything that is due, end the service, and close the books."""
+        due = len(self.ledger.required())
+        self.consumer.collect(due, ARRIVAL_TIMEOUT_S)
+        assert self.service.stop() == 0
+        return self.ledger.close(self.consumer.collect(due, ARRIVAL_TIMEOUT_S))
+
+
+@contextmanager
+def road(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: int) -> Iterator[Road]:
+    """A relay that holds `events` events of 500 authors over the last hour, and a service that is not started yet."""
+    now = int(time())
+    workload = Workload(seed=now // 3600, events=events, authors=500, since=now - 3000, until=now - 60, registered=3)
+    print(f"seed {workload.seed}")
+    made = list(workload.generate())
+    with IndependentRelay(lmdb=directory / "lmdb", max_limit=RELAY_CAP) as relay:
+        relay.load(made)
+        ledger = Ledger(Horizon(since=now - REACH_S))
+        ledger.hold(relay.url, newest_versions(made))
+        users = workload.registered_users()
+        ledger.register(*(user.pubkey for user in users))
+        env = settings(
+            relays=[relay.url],
+            pubsub=consumer.address,
+            EVENTS_BACKFILL="2h",
+            EVENTS_NEW_AUTHOR_LOOKBACK="2h",
+            EVENTS_CRAWLERS="2",
+        )
+        service = EventService(directory / "service", env)
+        try:
+            yield Road(relay, service, ledger, users, consumer)
+        finally:
+            service.close()
