@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.process.supervisor import StageSpec
 
-STAGES = ("crawler", "saver", "forwarder", "sender", "sweeper")
+STAGES = ("crawler", "saver", "forwarder", "sender", "server", "sweeper")
 
 # Ended in this order: what brings events in first, so that the rest can hand on what is left.
 _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
@@ -83,12 +83,25 @@ def stage(name: str, slot: int | None, supervised: bool) -> None:
 
 
 @main.command()
-def check() -> None:
-    """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong."""
+@click.option("--online", is_flag=True, help="Also look whether topic and relays can be reached; changes nothing.")
+def check(online: bool) -> None:
+    """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong.
+
+    With --online, exit with 1 if the topic does not exist or must not be published to, the target relay does not
+    answer, or a bootstrap relay does not resolve.
+    """
     from pipeline.commands.setting_up import config_or_exit  # noqa: PLC0415
 
-    for name, value in config_or_exit().effective():
+    config = config_or_exit()
+    for name, value in config.effective():
         click.echo(f"{name}={value}")
+    if online:
+        from pipeline.commands.preflight import preflight  # noqa: PLC0415
+
+        findings = list(preflight(config))
+        for finding in findings:
+            click.echo(f"{'ok    ' if finding.is_ok else 'FAILED'} {finding.subject}: {finding.text}")
+        sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
 
 
 def _specs(config: "Config") -> "list[StageSpec]":

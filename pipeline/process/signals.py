@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from enum import Enum, auto
 from types import FrameType
 
 from pipeline.process.clock import Clock
@@ -15,6 +16,35 @@ from pipeline.process.stop import Stop
 
 # `timeout(1)` and some terminals send a signal to the process and to its group: what comes this soon is no second wish.
 REPEAT_AFTER_S = 0.2
+ASKS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Wish(Enum):
+    """What a signal asks for."""
+
+    NOTHING = auto()
+    STOP = auto()
+    STOP_AT_ONCE = auto()
+
+
+class StopWishes:
+    """Tells the first signal that asks a process to stop from one that asks for it again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._first_s: float | None = None
+
+    def take(self, number: int) -> Wish:
+        """What signal `number` asks for, given those before it."""
+        if number not in ASKS_TO_STOP:
+            return Wish.NOTHING
+        now_s = self._clock.monotonic()
+        if self._first_s is None:
+            self._first_s = now_s
+            return Wish.STOP
+        # A terminal that goes away may say so twice.
+        again = number != signal.SIGHUP and now_s - self._first_s >= REPEAT_AFTER_S
+        return Wish.STOP_AT_ONCE if again else Wish.NOTHING
 
 
 class SignalPipe:
@@ -57,13 +87,11 @@ class StageSignals:
 
     def __init__(self, stop: Stop, clock: Clock, *, supervised: bool) -> None:
         self._stop = stop
-        self._clock = clock
+        self._wishes = StopWishes(clock)
         self._hangup: Callable[[], None] | None = None
-        self._asked_s: float | None = None
         if supervised:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        numbers = [signal.SIGTERM, signal.SIGHUP, *([] if supervised else [signal.SIGINT])]
-        self._pipe = SignalPipe(numbers)
+        self._pipe = SignalPipe(number for number in ASKS_TO_STOP if not supervised or number != signal.SIGINT)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def on_hangup(self, callback: Callable[[], None]) -> None:
@@ -80,11 +108,10 @@ class StageSignals:
         if number == signal.SIGHUP and self._hangup is not None:
             self._hangup()
             return
-        now_s = self._clock.monotonic()
-        if self._asked_s is None:
-            self._asked_s = now_s
+        wish = self._wishes.take(number)
+        if wish is Wish.STOP:
             self._stop.set(number.name)
-        elif now_s - self._asked_s >= REPEAT_AFTER_S and number != signal.SIGHUP:
+        elif wish is Wish.STOP_AT_ONCE:
             os._exit(1)
 
 

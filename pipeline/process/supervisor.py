@@ -19,7 +19,7 @@ from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
-from pipeline.process.signals import REPEAT_AFTER_S, SignalPipe
+from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopWishes, Wish
 from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
 from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED, EXIT_OK, HEARTBEAT_LIMIT_S
 from pipeline.process.stop import Stop
@@ -31,7 +31,6 @@ SLOT_NAME = "supervisor"
 """The name of the supervisor's own process in logs, metrics and files."""
 
 _log = get_logger("supervisor")
-_ASKS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Supervisor:
             Child(Slot(spec.name, index), spec.drain_order) for spec in specs for index in range(spec.count)
         ]
         self._drain: Drain | None = None
-        self._asked_s: float | None = None
+        self._wishes = StopWishes(around.clock)
         self._exit_code = EXIT_OK
         self._ready = False
         self._status = ""
@@ -98,7 +97,7 @@ class Supervisor:
 
         0: all stages were ended and none had to be killed; 3: a stage cannot start; 1: anything else.
         """
-        signals = SignalPipe((*_ASKS_TO_STOP, signal.SIGCHLD))
+        signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD))
         selector = selectors.DefaultSelector()
         selector.register(signals, selectors.EVENT_READ)
         selector.register(self._around.stop, selectors.EVENT_READ)
@@ -147,15 +146,12 @@ class Supervisor:
         return max(0.0, min(due) - self._clock.monotonic())
 
     def _take_signal(self, number: signal.Signals) -> None:
-        if number not in _ASKS_TO_STOP:
-            return
-        now_s = self._clock.monotonic()
-        if self._asked_s is None:
-            self._asked_s = now_s
+        wish = self._wishes.take(number)
+        if wish is Wish.STOP:
             self._around.stop.set(number.name)
-        elif now_s - self._asked_s >= REPEAT_AFTER_S and number != signal.SIGHUP and self._drain is not None:
+        elif wish is Wish.STOP_AT_ONCE and self._drain is not None:
             _log.error("told to stop once more", signal=number.name)
-            self._drain.kill_all(now_s)
+            self._drain.kill_all(self._clock.monotonic())
 
     def _begin_drain(self, now_s: float) -> None:
         self._notifier.stopping()

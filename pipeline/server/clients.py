@@ -62,7 +62,7 @@ class Gate:
         self._by_client: Counter[str] = Counter()
 
     def enter(self, peer: Peer) -> Place:
-        """A place for a new connection; raises `Refused`. A near peer is counted when it has said for whom it speaks."""
+        """A place for a new connection; raises `Refused`. A near peer counts under whom it speaks for, once known."""
         if self._connections >= self._limits.connections:
             raise Refused(Refusal.CONNECTIONS)
         place = Place(peer)

@@ -27,7 +27,7 @@ def sinks_of(config: Config) -> tuple[SinkName, ...]:
     return (*pubsub, *relay)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # a registry keeps collectors by identity
 class StoreCollector:
     """The gauges of one overview; `now` in ms, `wal_bytes` the size of the write-ahead log."""
 
@@ -71,7 +71,7 @@ class StoreCollector:
         return {host: max(0, milliseconds) for host, milliseconds in left.items()}
 
     def _handing_on(self) -> Iterable[Metric]:
-        outboxes = [self.overview.outboxes[sink] for sink in self.sinks]
+        outboxes = [queue for queue in self.overview.outboxes if queue.sink in self.sinks]
         length = GaugeMetricFamily("subscription_queue_length", "Queue length", labels=("topic",))
         length.add_metric((TOPIC,), sum(outbox.waiting for outbox in outboxes))
         age = GaugeMetricFamily(
@@ -85,10 +85,11 @@ class StoreCollector:
         length = GaugeMetricFamily("event_service_queue_length", "Rows that wait or are leased", labels=label)
         age = GaugeMetricFamily("event_service_queue_oldest_age_seconds", "Age of the oldest row's event", labels=label)
         dead = GaugeMetricFamily("event_service_dead_rows", "Rows given up", labels=label)
-        for queue in (self.overview.inbox, *self.overview.outboxes.values()):
-            length.add_metric((queue.name,), queue.waiting)
-            age.add_metric((queue.name,), self._age_s(queue))
-            dead.add_metric((queue.name,), queue.dead)
+        for queue in (self.overview.inbox, *self.overview.outboxes):
+            name = ("inbox" if queue.sink is None else f"outbox-{queue.sink}",)
+            length.add_metric(name, queue.waiting)
+            age.add_metric(name, self._age_s(queue))
+            dead.add_metric(name, queue.dead)
         return length, age, dead
 
     def _age_s(self, queue: QueueGauges) -> float:

@@ -10,6 +10,8 @@ from pipeline.process.clock import Clock
 from pipeline.server.clients import Gate, Place, peer_of
 from pipeline.server.limits import Allowance, Limits, Refusal, Refuse, Refused
 
+# 256 KiB, which asyncio reads at once, can hold 40,000 pings; the library would answer them all before we see the first.
+_SLICE_BYTES = 4 << 10
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -35,6 +37,12 @@ class Guard:
         """End what is left of every connection at once."""
         for connection in tuple(self.connections):
             connection.transport.abort()
+
+    def abort_silent(self) -> None:
+        """End the connections that have not asked for anything yet."""
+        for connection in tuple(self.connections):
+            if connection.request is None:
+                connection.transport.abort()
 
 
 class GuardedConnection(ServerConnection):
@@ -89,13 +97,16 @@ class GuardedConnection(ServerConnection):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Pass bytes on, unless the request has grown too long."""
-        if self.request is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.guard.limits.request_bytes:
-                self.cut(Refusal.REQUEST_SIZE)
+        """Pass bytes on in slices, until the request has grown too long or there are too many frames."""
+        for start in range(0, len(data), _SLICE_BYTES):
+            part = data[start : start + _SLICE_BYTES]
+            if self.request is None:
+                self._head_bytes += len(part)
+                if self._head_bytes > self.guard.limits.request_bytes:
+                    self.cut(Refusal.REQUEST_SIZE)
+            if self.transport.is_closing():
                 return
-        super().data_received(data)
+            super().data_received(part)
 
     def process_event(self, event: Any) -> None:
         """Pass the request or a frame on, unless there are too many frames."""

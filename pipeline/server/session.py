@@ -38,6 +38,7 @@ class Sessions:
                 self._refuse(Refusal.FRAME_SIZE)
 
     async def _answer_all(self, connection: GuardedConnection) -> None:
+        client = connection.client
         allowance = Allowance(self._limits.messages, self._clock.monotonic())
         while True:
             try:
@@ -50,7 +51,7 @@ class Sessions:
                     connection, Refusal.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
                 )
             try:
-                answer = await self._answer(connection.client, raw)
+                answer = await self._answer(client, raw)
             except InvalidMessage as error:
                 return await self._close(connection, Refusal.NO_MESSAGE, CloseCode.INVALID_DATA, str(error))
             if answer is not None:

@@ -14,6 +14,7 @@ import grpc
 import orjson
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.auth.exceptions import GoogleAuthError
+from google.iam.v1.iam_policy_pb2 import TestIamPermissionsRequest
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest
@@ -29,6 +30,8 @@ MAX_CALL_BYTES: Final = 9_000_000
 _MESSAGE_OVERHEAD: Final = 400
 # Well inside the lease, so that a call is over before its rows are claimed again.
 CALL_TIMEOUT_S: Final = 20.0
+
+_PUBLISH: Final = "pubsub.topics.publish"
 
 _ADVICE: Final = {
     "NOT_FOUND": "create the topic, or set EVENTS_PUBSUB_TOPIC and EVENTS_GOOGLE_PUBSUB_PROJECT_ID to one that exists",
@@ -106,6 +109,27 @@ class PubsubSink:
         except GoogleAuthError as error:
             return "UNAUTHENTICATED", str(error)
         return None, ""
+
+
+def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
+    """What there is to say of a topic that exists and may be published to; raises `SinkDown` if either is not so."""
+    client = _client(settings)
+    try:
+        client.get_topic(topic=settings.path, retry=None, timeout=timeout_s)
+        request = TestIamPermissionsRequest(resource=settings.path, permissions=[_PUBLISH])
+        granted = client.test_iam_permissions(request, timeout=timeout_s).permissions
+    except GoogleAPICallError as error:
+        status = error.grpc_status_code.name if error.grpc_status_code is not None else "UNKNOWN"
+        if status == "UNIMPLEMENTED":
+            return "exists; this server does not tell permissions"
+        raise SinkDown(status, str(error.message), _ADVICE.get(status, "")) from error
+    except (GoogleAuthError, RetryError) as error:
+        raise SinkDown("UNAUTHENTICATED", str(error), _ADVICE["UNAUTHENTICATED"]) from error
+    finally:
+        client.transport.close()
+    if _PUBLISH not in granted:
+        raise SinkDown("PERMISSION_DENIED", f"{_PUBLISH} is not granted", _ADVICE["PERMISSION_DENIED"])
+    return "exists and may be published to"
 
 
 def attributes(message: Message) -> dict[str, str]:

@@ -90,17 +90,18 @@ class LeaseQueue:
 
     def bury(self, tx: Tx, burials: Sequence[Burial], now: int) -> int:
         """Move rows to the dead table with their reason; returns how many receipts still held."""
+        reasons = {burial.receipt: burial.reason for burial in reversed(burials)}
         copied = _each(
             tx,
             self._statements.bury,
-            ((burial.reason, now, burial.receipt.seq, burial.receipt.claims) for burial in burials),
+            ((reason, now, receipt.seq, receipt.claims) for receipt, reason in reasons.items()),
         )
-        self.ack(tx, (burial.receipt for burial in burials))
+        self.ack(tx, reasons)
         return copied
 
     def revive(self, tx: Tx, seqs: Sequence[int], now: int) -> int:
         """Put dead rows back, ready at once and without failures; returns how many there were."""
-        revived = _each(tx, self._statements.revive, ((now, seq) for seq in seqs))
+        revived = _each(tx, self._statements.revive, ((now, seq) for seq in set(seqs)))
         self.forget_dead(tx, seqs)
         return revived
 

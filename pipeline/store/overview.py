@@ -1,7 +1,6 @@
 """What the gauges show: how relays fare, what waits in the queues, how many users there are."""
 
 from dataclasses import dataclass
-from typing import Final
 
 from pipeline.store import inbox, monitored, outbox, relays
 from pipeline.store.database import Tx
@@ -13,8 +12,6 @@ RELAYS = """
 SELECT address, state, state_since, subscriptions, rate_limit_backoff FROM relays WHERE crawled_since IS NOT NULL
  ORDER BY state = 'disconnected', state_since DESC LIMIT ?
 """
-
-INBOX: Final = "inbox"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +27,9 @@ class RelayGauges:
 
 @dataclass(frozen=True, slots=True)
 class QueueGauges:
-    """A queue: rows that wait, when the event of the oldest came in (ms, `None` if nothing waits), rows given up."""
+    """The outbox of `sink`, or with `None` the inbox: rows that wait, since when the oldest (ms), rows given up."""
 
-    name: str
+    sink: SinkName | None
     waiting: int
     oldest: int | None
     dead: int
@@ -45,7 +42,7 @@ class Overview:
     relays: tuple[RelayGauges, ...]
     known_addresses: int
     inbox: QueueGauges
-    outboxes: dict[SinkName, QueueGauges]
+    outboxes: tuple[QueueGauges, ...]
     registered_users: int
 
 
@@ -57,16 +54,11 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
             for address, state, since, subscriptions, backoff in tx.execute(RELAYS, (max_relays,))
         ),
         known_addresses=relays.count(tx),
-        inbox=QueueGauges(INBOX, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
-        outboxes={sink: _outbox(tx, sink) for sink in SinkName},
+        inbox=QueueGauges(None, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
+        outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
     )
 
 
 def _outbox(tx: Tx, sink: SinkName) -> QueueGauges:
-    return QueueGauges(
-        f"outbox-{sink.value}",
-        outbox.waiting(tx, sink),
-        outbox.oldest_received_at(tx, sink),
-        outbox.dead(tx, sink),
-    )
+    return QueueGauges(sink, outbox.waiting(tx, sink), outbox.oldest_received_at(tx, sink), outbox.dead(tx, sink))
