@@ -1,0 +1,43 @@
+"""Loopback addresses and ports for fakes."""
+
+import itertools
+import os
+import socket
+import threading
+from time import monotonic
+
+_counter = itertools.count()
+
+
+def loopback_address() -> str:
+    """An address in 127.0.0.0/8 that no other caller of this process gets, and hardly one of another process."""
+    number = next(_counter)
+    return f"127.{os.getpid() % 200 + 20}.{number // 250 % 250 + 1}.{number % 250 + 1}"
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_listening(address: str, port: int, timeout_s: float, *, step_s: float = 0.05) -> None:
+    """Return once something accepts connections there; raises `TimeoutError`."""
+    deadline = monotonic() + timeout_s
+    while True:
+        began = monotonic()
+        try:
+            socket.create_connection((address, port), timeout=max(step_s, 1.0)).close()
+            return
+        except OSError:
+            if monotonic() > deadline:
+                raise TimeoutError(f"nothing listens on {address}:{port} after {timeout_s} s") from None
+        pause(step_s - (monotonic() - began))
+
+
+def pause(seconds: float) -> None:
+    """Wait a moment between two looks at something outside this process that tells nobody when it changes."""
+    if seconds > 0:
+        threading.Event().wait(seconds)

@@ -1,0 +1,133 @@
+"""A supervisor and stages that behave as the environment says; run as `python -m tests.fakes.stages`.
+
+    supervise                           the stages of FAKE_SPECS
+    stage NAME [INDEX] [--supervised]   one stage
+
+FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behaviour,…`, see BEHAVIOURS; the default is
+`steady`. FAKE_TIMES: JSON, fields of `Times` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE: `ORPHAN_GRACE_S`.
+FAKE_JOURNAL: a FIFO that gets one line `EVENT SLOT PID` for everything a stage does.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.errors import CannotStart
+from pipeline.process import stage
+from pipeline.process.backoff import Backoff
+from pipeline.process.restart import RestartPolicy
+from pipeline.process.stage import StageContext, run_stage
+from pipeline.process.supervisor import StageSpec, Times, supervise
+
+BEAT_EVERY_S = 0.05
+
+
+def note(event: str, ctx: StageContext) -> None:
+    """Tell the test; lines are short enough for one write each."""
+    with Path(os.environ["FAKE_JOURNAL"]).open("ab", buffering=0) as journal:
+        journal.write(f"{event} {ctx.slot.name} {os.getpid()}\n".encode())
+
+
+def beat_until_stop(ctx: StageContext) -> None:
+    ctx.heartbeat.beat("ready")
+    note("ready", ctx)
+    while not ctx.stop.wait(BEAT_EVERY_S):
+        ctx.heartbeat.beat("working")
+
+
+def steady(ctx: StageContext) -> None:
+    """Works until told to stop."""
+    beat_until_stop(ctx)
+
+
+def stubborn(ctx: StageContext) -> None:
+    """Beats for ever."""
+    beat_until_stop(ctx)
+    note("stopping", ctx)
+    while True:
+        threading.Event().wait(BEAT_EVERY_S)
+        ctx.heartbeat.beat("stubborn")
+
+
+def silent(ctx: StageContext) -> None:
+    """Beats once and never again."""
+    ctx.heartbeat.beat("ready")
+    note("ready", ctx)
+    ctx.stop.wait()
+
+
+def mute(ctx: StageContext) -> None:
+    """Never beats."""
+    ctx.stop.wait()
+
+
+def returning(ctx: StageContext) -> None:
+    """Ends at once, with success."""
+
+
+def crash(ctx: StageContext) -> None:
+    """Raises what nobody foresaw."""
+    raise ValueError("broken")
+
+
+def thread_crash(ctx: StageContext) -> None:
+    """The same in a thread."""
+    threading.Thread(target=crash, args=(ctx,), name="reader").start()
+    beat_until_stop(ctx)
+
+
+def cannot_start(ctx: StageContext) -> None:
+    """Says that trying again is useless."""
+    raise CannotStart("the database is of stone")
+
+
+def hangup(ctx: StageContext) -> None:
+    """Takes SIGHUP as a message."""
+    ctx.on_hangup(lambda: note("hangup", ctx))
+    beat_until_stop(ctx)
+
+
+BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
+    one.__name__: one for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, hangup)
+}
+
+
+def run(ctx: StageContext) -> None:
+    behaviour = dict(pair.split("=") for pair in os.environ.get("FAKE_BEHAVIOUR", "").split(",") if pair)
+    ctx.metrics.stage_in.labels(ctx.slot.stage).inc()
+    note("started", ctx)
+    BEHAVIOURS[behaviour.get(ctx.slot.name, behaviour.get(ctx.slot.stage, "steady"))](ctx)
+    note("ended", ctx)
+
+
+def command(name: str, index: int) -> list[str]:
+    return [sys.executable, "-m", "tests.fakes.stages", "stage", name, str(index), "--supervised"]
+
+
+def times() -> Times:
+    given = json.loads(os.environ.get("FAKE_TIMES", "{}"))
+    base_s = given.pop("restart_base_s", 0.05)
+    return Times(restart=RestartPolicy(Backoff(base_s, 2.0, 60.0)), **given)
+
+
+def specs() -> list[StageSpec]:
+    parts = [spec.split(":") for spec in os.environ["FAKE_SPECS"].split(",")]
+    return [StageSpec(name, int(count), int(drain_order)) for name, count, drain_order in parts]
+
+
+def main(arguments: list[str]) -> int:
+    config = Config.from_env(os.environ)
+    if arguments[0] == "supervise":
+        return supervise(specs(), command, config, os.environ, times=times())
+    supervised = "--supervised" in arguments
+    stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
+    name, *index = [argument for argument in arguments[1:] if argument != "--supervised"]
+    return run_stage(name, int(index[0]) if index else None, config, run, supervised=supervised)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""What answers below HTTP."""
+
+import socket
+from itertools import pairwise
+
+import pytest
+
+from tests.fakes.tcp import TcpServer, drip_headers, flood_headers, hang_up, say_garbage, say_nothing
+
+
+def connect(server: TcpServer) -> socket.socket:
+    connection = socket.create_connection((server.address, server.port), timeout=0.3)
+    connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    return connection
+
+
+def read_one(server: TcpServer) -> bytes:
+    with connect(server) as connection:
+        return connection.recv(1)
+
+
+def test_it_says_nothing_and_counts() -> None:
+    with TcpServer(say_nothing) as server:
+        with connect(server) as connection, pytest.raises(TimeoutError):
+            connection.recv(1)
+        with connect(server) as connection, pytest.raises(TimeoutError):
+            connection.recv(1)
+        assert server.accepted == 2
+
+
+def test_headers_drip() -> None:
+    with TcpServer(drip_headers) as server, connect(server) as connection:
+        sizes = [len(connection.recv(1000)) for _ in range(4)]
+        assert sizes[0] > 1
+        assert sizes[-1] == 1
+
+
+def test_headers_flood() -> None:
+    with TcpServer(flood_headers) as server, connect(server) as connection:
+        received = 0
+        while received < 1_000_000:
+            received += len(connection.recv(65536))
+
+
+def test_garbage_and_hanging_up() -> None:
+    with TcpServer(say_garbage) as server, connect(server) as connection:
+        assert not connection.recv(1000).startswith(b"HTTP")
+    with TcpServer(hang_up) as server, pytest.raises(ConnectionResetError):
+        read_one(server)
+
+
+def test_each_server_has_a_host_of_its_own() -> None:
+    servers = [TcpServer(say_nothing) for _ in range(3)]
+    for server in servers:
+        with server:
+            pass
+    assert all(one.address != other.address for one, other in pairwise(servers))
