@@ -21,7 +21,10 @@ _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender":
 class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
-    _ELSEWHERE: ClassVar = {"users": "Add, remove and list registered users."}
+    _ELSEWHERE: ClassVar = {
+        "dead": "List, show, retry and drop rows that were given up.",
+        "users": "Add, remove and list registered users.",
+    }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self._ELSEWHERE])

@@ -6,7 +6,8 @@ from typing import Final
 
 IPAddress = IPv4Address | IPv6Address
 
-_NUMBER: Final = re.compile(r"0x[0-9a-f]{0,32}|[0-9]{1,32}", re.ASCII)
+_NUMBER_LIKE: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_NUMBER: Final = re.compile(r"0x[0-9a-f]{0,32}|0[0-7]{0,32}|[1-9][0-9]{0,32}")
 
 # The tables are kept here because `ipaddress.is_global` differs between the Python releases that we support.
 _NOT_GLOBAL_V4: Final = tuple(
@@ -54,7 +55,7 @@ def is_global_ip(ip: IPAddress) -> bool:
 
 def is_ipv4_like(host: str) -> bool:
     """Whether the lowercase `host` can only be meant as an IPv4 address: its last label is a number."""
-    return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
+    return _NUMBER_LIKE.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def parse_ipv4(host: str) -> IPv4Address:
@@ -64,7 +65,7 @@ def parse_ipv4(host: str) -> IPv4Address:
     """
     *leading, last = (_parse_number(part) for part in host.split("."))
     if len(leading) > 3 or any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
-        raise ValueError(host)
+        raise ValueError("no IPv4 address")
     return IPv4Address(sum(number << (24 - 8 * index) for index, number in enumerate(leading)) + last)
 
 
@@ -79,7 +80,7 @@ def parse_ipv6(literal: str) -> IPAddress:
 
 def _parse_number(text: str) -> int:
     if _NUMBER.fullmatch(text) is None:
-        raise ValueError(text)
+        raise ValueError("no IPv4 address")
     if text.startswith("0x"):
         return int(text[2:] or "0", 16)
     return int(text, 8) if text.startswith("0") else int(text)

@@ -171,7 +171,7 @@ def parse_relay_message(raw: bytes, seen: Container[bytes] | None = None) -> Rel
     """Read a frame that a relay sent; raises `InvalidMessage`, or `InvalidEventMessage` if only the event is at fault.
 
     Surplus elements and surrounding whitespace are tolerated; a reason that is missing or no text reads as "".
-    An event whose id is in `seen` becomes a `KnownEvent`, whatever else is wrong with it, at a third of the cost.
+    An event whose id is in `seen` becomes a `KnownEvent`, whatever else is wrong with it, at about half the cost.
     """
     frame = parse_frame(raw)
     if frame[0] == "EVENT":

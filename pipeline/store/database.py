@@ -7,6 +7,7 @@ another process wrote in between, whatever the busy time-out.
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ class Database:
 
     @classmethod
     def open(cls, path: Path) -> "Database":
-        """Open `path`, creating it if it is missing; raises `DatabaseUnusable`. The schema is not looked at."""
+        """Open `path`, creating it if it is missing. The schema is not looked at.
+
+        Raises `DatabaseUnusable`, or `DatabaseBusy` where it stays locked, which says nothing about the file.
+        """
         _require_sqlite()
         try:
             connection = apsw.Connection(str(path))
@@ -82,6 +86,8 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
+        except apsw.BusyError as error:
+            raise DatabaseBusy(_stayed_locked(path)) from error
         except apsw.Error as error:
             raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error)}") from error
         return cls(path, connection)
@@ -99,7 +105,7 @@ class Database:
             connection.execute("COMMIT")
         except apsw.BusyError as error:
             self._roll_back()
-            raise DatabaseBusy(f"the database {self.path} stayed locked for {BUSY_TIMEOUT_S:.0f} s") from error
+            raise DatabaseBusy(_stayed_locked(self.path)) from error
         except _ENVIRONMENT_ERRORS as error:
             self._roll_back()
             raise DatabaseFailed(f"the database {self.path} cannot be written: {_reason(error)}") from error
@@ -178,10 +184,13 @@ def _require_sqlite() -> None:
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
     connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
+    # Closing a file that is not ours must not move its owner's write-ahead log into it.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     _require_ours(connection, path)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     if connection.readonly("main"):
         raise DatabaseUnusable(f"cannot use the database {path}: it cannot be written")
-    connection.pragma("journal_mode", "wal")
+    _switch_to_wal(connection)
     connection.pragma("synchronous", "normal")
     connection.pragma("foreign_keys", False)
     connection.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
@@ -189,17 +198,37 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     connection.pragma("temp_store", "memory")
 
 
+def _switch_to_wal(connection: apsw.Connection) -> None:
+    """Set the journal mode; while another process does the same, SQLite refuses without asking the busy handler."""
+    wait = _JitteredBusyHandler(BUSY_TIMEOUT_S)
+    for calls in count():
+        try:
+            connection.pragma("journal_mode", "wal")
+        except apsw.BusyError:
+            if not wait(calls):
+                raise
+        else:
+            return
+
+
 def _require_ours(connection: apsw.Connection, path: Path) -> None:
     """Refuse a file of another program before anything is written to it."""
+    # In one snapshot: another process may be making a fresh file ours at this moment.
+    connection.execute("BEGIN")
     application = connection.pragma("application_id")
+    tables = {name for (name,) in connection.execute(TABLES)}
+    connection.execute("ROLLBACK")
     if application == APPLICATION_ID:
         return
-    tables = {name for (name,) in connection.execute(TABLES)}
     if application == 0 and not tables:
         return
     if {"public_keys_to_monitor", "contacts_followees"} <= tables:
         raise DatabaseUnusable(f"{path} is a database of the Go service; it must be imported first")
     raise DatabaseUnusable(f"{path} is a database of another program")
+
+
+def _stayed_locked(path: Path) -> str:
+    return f"the database {path} stayed locked for {BUSY_TIMEOUT_S:.0f} s"
 
 
 def _reason(error: apsw.Error) -> str:

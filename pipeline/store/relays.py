@@ -8,7 +8,6 @@ from pipeline.store.database import Row, Tx
 
 # Two authors make an address worth dialling; beyond this many nobody asks how many more there are.
 MAX_NAMERS = 16
-BOOTSTRAP = "bootstrap"
 
 UPSERT = """
 INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, ?2, ?3, ?3)

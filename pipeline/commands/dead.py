@@ -1,0 +1,138 @@
+"""`event-service dead`: rows that were given up, and what becomes of them."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+
+from pipeline import values
+from pipeline.commands.setting_up import open_configured_database
+from pipeline.process.clock import SystemClock
+from pipeline.store import dead as store
+from pipeline.store.database import Tx
+from pipeline.store.dead import DeadFilter, DeadQueue, DeadRow
+from pipeline.values import InvalidValue
+
+# Rows changed in one transaction, so that a running service waits for no more than milliseconds.
+_SLICE: Final = 500
+_EVERYTHING: Final = 1_000_000_000
+
+
+class Age(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """A duration such as 2h, in milliseconds."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The milliseconds; fails with what is wrong."""
+        try:
+            return value if isinstance(value, int) else values.duration_ms(value)
+        except InvalidValue as error:
+            self.fail(str(error), param, ctx)
+
+
+_QUEUE = click.Choice([queue.value for queue in DeadQueue])
+
+
+def _selecting(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose rows, the same for every command."""
+    for option in (
+        click.option("--older", type=Age(), default="0s", help="Only rows buried at least so long ago, such as 2h."),
+        click.option("--reason", default="", help="Only rows with this text in their reason."),
+        click.option("--queue", "queues", type=_QUEUE, multiple=True, help="Only rows of this queue; default: of all."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def dead() -> None:
+    """Rows given up after too many failures; they keep until they are put back or dropped."""
+
+
+@dead.command(name="list")
+@_selecting
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most rows shown per queue.")
+def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int) -> None:
+    """Print buried rows: queue, number, event id, claims, failures, when, why.
+
+    Example: event-service dead list --queue pubsub --older 1d
+    """
+    with open_configured_database() as database, database.read() as tx:
+        for each in _filters(queues, reason, older):
+            for row in store.find(tx, each, limit):
+                click.echo(_line(row))
+
+
+@dead.command()
+@click.argument("queue", type=_QUEUE)
+@click.argument("number", type=int)
+def show(queue: str, number: int) -> None:
+    """Print one row and its event.
+
+    Example: event-service dead show pubsub 4711
+    """
+    with open_configured_database() as database, database.read() as tx:
+        for row in _matching(tx, _filters((queue,), "", 0)):
+            if row.seq == number:
+                click.echo(_line(row))
+                payload = store.payload(tx, row)
+                click.echo("the payload is gone" if payload is None else payload.decode(errors="replace"))
+                return
+    click.echo(f"event-service: no row {number} is buried in {queue}", err=True)
+    sys.exit(1)
+
+
+@dead.command()
+@_selecting
+def retry(queues: tuple[str, ...], reason: str, older: int) -> None:
+    """Put buried rows back into their queues, ready at once.
+
+    Example: event-service dead retry --queue relay --reason timeout
+    """
+    click.echo(f"{_change(store.retry, queues, reason, older)} rows put back")
+
+
+@dead.command()
+@_selecting
+@click.confirmation_option(prompt="Drop these rows for good?")
+def drop(queues: tuple[str, ...], reason: str, older: int) -> None:
+    """Forget buried rows for good.
+
+    Example: event-service dead drop --queue inbox --older 30d --yes
+    """
+    click.echo(f"{_change(store.drop, queues, reason, older)} rows dropped")
+
+
+def _change(
+    change: Callable[[Tx, DeadQueue, list[int], int], int], queues: tuple[str, ...], reason: str, older: int
+) -> int:
+    changed = 0
+    with open_configured_database() as database:
+        for each in _filters(queues, reason, older):
+            while True:
+                with database.write() as tx:
+                    seqs = [row.seq for row in store.find(tx, each, _SLICE)]
+                    changed += change(tx, each.queue, seqs, SystemClock().now_ms())
+                if len(seqs) < _SLICE:
+                    break
+    return changed
+
+
+def _filters(queues: tuple[str, ...], reason: str, older: int) -> list[DeadFilter]:
+    buried_before = SystemClock().now_ms() - older
+    return [DeadFilter(queue, reason, buried_before) for queue in DeadQueue if not queues or queue.value in queues]
+
+
+def _matching(tx: Tx, filters: list[DeadFilter]) -> list[DeadRow]:
+    return [row for each in filters for row in store.find(tx, each, _EVERYTHING)]
+
+
+def _line(row: DeadRow) -> str:
+    buried = datetime.fromtimestamp(row.buried_at / 1000, UTC)
+    return (
+        f"{row.queue} {row.seq} {row.event_id.hex() or '-'} claims={row.claims} failures={row.failures}"
+        f" {buried:%Y-%m-%dT%H:%M:%SZ} {row.reason}"
+    )

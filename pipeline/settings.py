@@ -1,0 +1,383 @@
+"""Every variable that the service reads: its name, how its text is read, its default and its meaning."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline import values
+from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
+from pipeline.values import HostPort, InvalidValue
+
+BOOTSTRAP_RELAYS = (
+    "wss://relay.damus.io,wss://nos.lol,wss://e.nos.lol,wss://purplepag.es,"
+    "wss://relay.current.fyi,wss://brb.io,wss://relay.snort.social"
+)
+SKIP_RELAYS = "relay.nos.social,127.0.0.1,localhost,nostr.band,nostrja-kari-nip50.heguro.com,nostr.sebastix.social"
+_HIDDEN = "(hidden)"
+
+
+class Environment(StrEnum):
+    """Where the service runs; DEVELOPMENT posts nothing to Google Pub/Sub."""
+
+    PRODUCTION = "PRODUCTION"
+    DEVELOPMENT = "DEVELOPMENT"
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    TRACE = "TRACE"
+    DEBUG = "DEBUG"
+    ERROR = "ERROR"
+    DISABLED = "DISABLED"
+
+
+class SinkKind(StrEnum):
+    """What takes the events of the `pubsub` outbox."""
+
+    PUBSUB = "pubsub"
+    JSONL = "jsonl"
+    STDOUT = "stdout"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSetting:
+    """`EVENTS_SINK`: the kind of sink, and for `jsonl` the file it appends to."""
+
+    kind: SinkKind
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.kind.value if self.path is None else f"{self.kind.value}:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One variable: how it is read, its default as text (`None`: no default) and what it means."""
+
+    name: str
+    field: str
+    parse: Callable[[str], Any]
+    default: str | None
+    meaning: str
+    format: Callable[[Any], str] = str
+    empty_means_none: bool = False
+    secret: bool = False
+
+    def read(self, env: Mapping[str, str]) -> Any:
+        """The value that `env` gives, or the default; `None` where neither says anything."""
+        text = env.get(self.name)
+        if text is not None and not text.strip():
+            text = "" if self.empty_means_none else None
+        if text is None:
+            text = self.default
+        return None if text is None else self.parse(text)
+
+    def show(self, value: Any) -> str:
+        """`value` for an operator's eyes."""
+        if value is None or value == ():
+            return ""
+        return _HIDDEN if self.secret else self.format(value)
+
+
+def _choice(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    def parse(text: str) -> StrEnum:
+        for member in kind:
+            if member.value.lower() == text.strip().lower():
+                return member
+        raise InvalidValue("must be one of " + ", ".join(kind))
+
+    return parse
+
+
+def _count(least: int, most: int) -> Callable[[str], int]:
+    return lambda text: values.integer(text, least=least, most=most)
+
+
+def _sink(text: str) -> SinkSetting:
+    kind, _, path = text.strip().partition(":")
+    if kind == SinkKind.JSONL:
+        if not path:
+            raise InvalidValue("jsonl needs a path, as in jsonl:/var/lib/event-service/events.jsonl")
+        return SinkSetting(SinkKind.JSONL, Path(path))
+    if path or kind not in tuple(SinkKind):
+        raise InvalidValue("must be pubsub, jsonl:PATH, stdout or none")
+    return SinkSetting(SinkKind(kind))
+
+
+def _relay(text: str) -> RelayAddress | None:
+    if not text:
+        return None
+    try:
+        return parse_address(text)
+    except InvalidAddress as error:
+        raise InvalidValue(f"{text!r} is no relay address: {error}") from None
+
+
+def _relays(text: str) -> tuple[RelayAddress, ...]:
+    return tuple(relay for relay in map(_relay, values.text_list(text)) if relay is not None)
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text.strip())
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidValue("must be a full http or https address")
+    return text.strip()
+
+
+def _readable_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise InvalidValue(f"cannot read {text}: {error.strerror}") from None
+    return path
+
+
+def _proxy(text: str) -> HostPort:
+    proxy = values.host_port(text)
+    if not proxy.host or not proxy.port:
+        raise InvalidValue("must be host:port")
+    return proxy
+
+
+def _true_or_false(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _join(items: tuple[object, ...]) -> str:
+    return ",".join(map(str, items))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.lower().rstrip(".") for name in values.text_list(text))
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("EVENTS_LISTEN_ADDRESS", "listen_address", values.host_port, ":8008", "address of the web server"),
+    Setting(
+        "EVENTS_ENVIRONMENT",
+        "environment",
+        _choice(Environment),
+        "PRODUCTION",
+        "`PRODUCTION` or `DEVELOPMENT`; DEVELOPMENT posts nothing to Google Pub/Sub",
+    ),
+    Setting("EVENTS_LOG_LEVEL", "log_level", _choice(LogLevel), "DEBUG", "`TRACE`, `DEBUG`, `ERROR` or `DISABLED`"),
+    Setting("EVENTS_DATABASE_PATH", "database_path", Path, None, "full path of the database file; required"),
+    Setting(
+        "EVENTS_GOOGLE_PUBSUB_PROJECT_ID",
+        "google_pubsub_project_id",
+        str.strip,
+        None,
+        "Pub/Sub project; required for sink `pubsub`",
+    ),
+    Setting(
+        "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH",
+        "google_pubsub_credentials_json_path",
+        _readable_file,
+        None,
+        "credentials file; required for sink `pubsub` unless `PUBSUB_EMULATOR_HOST` is set",
+    ),
+    Setting(
+        "EVENTS_PYROSCOPE_APPLICATION_NAME",
+        "pyroscope_application_name",
+        str.strip,
+        "events.nos.social",
+        "Pyroscope application",
+    ),
+    Setting(
+        "EVENTS_PYROSCOPE_SERVER_ADDRESS",
+        "pyroscope_server_address",
+        _url,
+        None,
+        "full address of the Pyroscope server; empty turns profiling off",
+    ),
+    Setting("EVENTS_PYROSCOPE_BASIC_AUTH_USER", "pyroscope_basic_auth_user", str, None, "basic auth user", secret=True),
+    Setting(
+        "EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD",
+        "pyroscope_basic_auth_password",
+        str,
+        None,
+        "basic auth password",
+        secret=True,
+    ),
+    Setting(
+        "EVENTS_SINK",
+        "sink",
+        _sink,
+        None,
+        "`pubsub`, `jsonl:PATH`, `stdout` or `none`; DEVELOPMENT defaults to a `.jsonl` beside the database",
+    ),
+    Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", str.strip, "nostr-events", "topic id"),
+    Setting(
+        "EVENTS_TARGET_RELAY",
+        "target_relay",
+        _relay,
+        "wss://relay.nos.social",
+        "relay that kinds 0, 3, 10002 are sent to; set but empty: none, as in DEVELOPMENT",
+        empty_means_none=True,
+    ),
+    Setting(
+        "EVENTS_BOOTSTRAP_RELAYS",
+        "bootstrap_relays",
+        _relays,
+        BOOTSTRAP_RELAYS,
+        "relays to begin with",
+        format=_join,
+        empty_means_none=True,
+    ),
+    Setting(
+        "EVENTS_SKIP_RELAYS",
+        "skip_relays",
+        _names,
+        SKIP_RELAYS,
+        "host suffixes of discovered relays that are never dialled",
+        format=_join,
+        empty_means_none=True,
+    ),
+    Setting(
+        "EVENTS_DISCOVER_RELAYS",
+        "discover_relays",
+        values.boolean,
+        "true",
+        "dial relays learned from events",
+        _true_or_false,
+    ),
+    Setting("EVENTS_MAX_RELAYS", "max_relays", _count(1, 100_000), "1000", "most relays dialled"),
+    Setting("EVENTS_MAX_RELAYS_PER_HOST", "max_relays_per_host", _count(1, 1000), "3", "most relays dialled per host"),
+    Setting(
+        "EVENTS_ALLOW_PRIVATE_RELAYS",
+        "allow_private_relays",
+        values.boolean,
+        "false",
+        "let relay addresses resolve to loopback and private networks",
+        _true_or_false,
+    ),
+    Setting("EVENTS_CRAWLERS", "crawlers", _count(1, 64), None, "crawler processes; default: cores, at least 2"),
+    Setting(
+        "EVENTS_BACKFILL",
+        "backfill",
+        values.duration_ms,
+        "16m",
+        "how far back a first start reaches",
+        values.format_duration,
+    ),
+    Setting(
+        "EVENTS_RESWEEP_WINDOW",
+        "resweep_window",
+        values.duration_ms,
+        "72h",
+        "window that is swept again",
+        values.format_duration,
+    ),
+    Setting(
+        "EVENTS_RESWEEP_EVERY",
+        "resweep_every",
+        values.duration_ms,
+        "6h",
+        "how often it is swept",
+        values.format_duration,
+    ),
+    Setting(
+        "EVENTS_EVENT_RETENTION",
+        "event_retention",
+        values.duration_ms,
+        "1h",
+        "how long payloads are kept after delivery",
+        values.format_duration,
+    ),
+    Setting(
+        "EVENTS_SEEN_RETENTION",
+        "seen_retention",
+        values.duration_ms,
+        "30d",
+        "how long ids are kept",
+        values.format_duration,
+    ),
+    Setting("EVENTS_MAX_EVENT_BYTES", "max_event_bytes", _count(1024, 8 << 20), "1048576", "largest event saved"),
+    Setting("EVENTS_MAX_EVENT_TAGS", "max_event_tags", _count(1, 1_000_000), "20000", "most tags of an event saved"),
+    Setting(
+        "EVENTS_BACKPRESSURE_HIGH",
+        "backpressure_high",
+        _count(1, 100_000_000),
+        "20000",
+        "waiting events at which crawlers stop reading",
+    ),
+    Setting(
+        "EVENTS_BACKPRESSURE_LOW",
+        "backpressure_low",
+        _count(0, 100_000_000),
+        "15000",
+        "waiting events at which crawlers go on",
+    ),
+    Setting(
+        "EVENTS_RUNTIME_DIRECTORY",
+        "runtime_directory",
+        Path,
+        None,
+        "metrics files and heartbeats, best on tmpfs; default: `RUNTIME_DIRECTORY`, else a temporary folder",
+    ),
+    Setting(
+        "EVENTS_STAGE_LISTEN_ADDRESS",
+        "stage_listen_address",
+        values.host_port,
+        None,
+        "own `/metrics` and `/_health` of a stage that is run alone; empty: off",
+    ),
+    Setting(
+        "EVENTS_NEW_AUTHOR_LOOKBACK",
+        "new_author_lookback",
+        values.duration_ms,
+        "24h",
+        "how far back a newly wanted author's events are fetched",
+        values.format_duration,
+    ),
+    Setting("EVENTS_SOCKS_PROXY", "socks_proxy", _proxy, None, "`host:port` for onion relays; empty: they are skipped"),
+    Setting("EVENTS_SECRET_KEY_PATH", "secret_key_path", _readable_file, None, "key file for NIP-42; empty: none"),
+    Setting(
+        "EVENTS_TARGET_RELAY_RATE",
+        "target_relay_rate",
+        _count(0, 1_000_000),
+        "0",
+        "most events a minute sent to the target relay, which may ban who sends more; 0: no bound",
+    ),
+    Setting("EVENTS_MAX_USERS", "max_users", _count(1, 10_000_000), "100000", "most registered users"),
+    Setting(
+        "EVENTS_MAX_WANTED_AUTHORS",
+        "max_wanted_authors",
+        _count(1, 100_000_000),
+        "2000000",
+        "most registered users and followees in all; beyond it nobody new can register",
+    ),
+    Setting("EVENTS_MAX_CONNECTIONS", "max_connections", _count(1, 100_000), "512", "most clients of the web server"),
+    Setting(
+        "EVENTS_MAX_CONNECTIONS_PER_CLIENT",
+        "max_connections_per_client",
+        _count(1, 100_000),
+        "32",
+        "most connections of one client address",
+    ),
+    Setting(
+        "EVENTS_MAX_REGISTRATIONS_PER_MINUTE",
+        "max_registrations_per_minute",
+        _count(1, 1_000_000),
+        "20",
+        "registrations a minute of one client address, ten minutes' worth of them at once",
+    ),
+    Setting(
+        "EVENTS_MAX_ADDRESS_LABELS",
+        "max_address_labels",
+        _count(0, 100_000),
+        "2000",
+        "most relay addresses told apart in the metrics of a process; others count as `other`",
+    ),
+)

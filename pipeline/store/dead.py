@@ -1,0 +1,91 @@
+"""Rows that were given up, of every queue: found, put back, or dropped for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.store import inbox, outbox
+from pipeline.store.database import Row, Tx
+from pipeline.store.lease import LeaseQueue
+
+FIND_INBOX = """
+SELECT seq, event_id, reason, claims, failures, buried_at FROM inbox_dead
+ WHERE instr(lower(reason), lower(?1)) AND buried_at <= ?2 ORDER BY buried_at, seq LIMIT ?3
+"""
+FIND_OUTBOX = """
+SELECT seq, coalesce(events.event_id, x''), reason, claims, failures, buried_at
+  FROM outbox_dead LEFT JOIN events ON events.event = outbox_dead.event
+ WHERE sink = ?4 AND instr(lower(reason), lower(?1)) AND buried_at <= ?2 ORDER BY buried_at, seq LIMIT ?3
+"""
+INBOX_PAYLOAD = "SELECT raw FROM inbox_dead WHERE seq = ?"
+OUTBOX_PAYLOAD = """
+SELECT payload FROM outbox_dead JOIN events ON events.event = outbox_dead.event WHERE outbox_dead.seq = ?
+"""
+# The event has had its end at this sink, so that retention may let go of its payload.
+RECORD_DROPPED = """
+INSERT INTO deliveries (event, sink, outcome, at) SELECT event, sink, 'dropped', ?1 FROM outbox_dead WHERE seq = ?2
+ON CONFLICT DO NOTHING
+"""
+
+
+class DeadQueue(StrEnum):
+    """Where a row died; the outbox by its sink."""
+
+    INBOX = "inbox"
+    PUBSUB = "pubsub"
+    RELAY = "relay"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A buried row; `buried_at` in ms, `event_id` empty if the event's payload is gone."""
+
+    queue: DeadQueue
+    seq: int
+    event_id: bytes
+    reason: str
+    claims: int
+    failures: int
+    buried_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which rows: of a queue, with `reason` in their reason, buried at `buried_before` (ms) or earlier."""
+
+    queue: DeadQueue
+    reason: str
+    buried_before: int
+
+
+def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
+    """Rows that fit, the oldest first."""
+    bindings = (wanted.reason, wanted.buried_before, limit)
+    rows: list[Row] = (
+        tx.execute(FIND_INBOX, bindings) if wanted.queue is DeadQueue.INBOX
+        else tx.execute(FIND_OUTBOX, (*bindings, wanted.queue.value))
+    ).fetchall()  # fmt: skip
+    return [DeadRow(wanted.queue, *row) for row in rows]
+
+
+def payload(tx: Tx, row: DeadRow) -> bytes | None:
+    """The event as it is stored; `None` if it is gone."""
+    statement = INBOX_PAYLOAD if row.queue is DeadQueue.INBOX else OUTBOX_PAYLOAD
+    found = tx.execute(statement, (row.seq,)).fetchone()
+    return None if found is None else bytes(found[0])
+
+
+def retry(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
+    """Put rows back, ready at once; returns how many there were."""
+    return _of(queue).revive(tx, seqs, now)
+
+
+def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
+    """Forget rows for good; returns how many there were."""
+    if queue is not DeadQueue.INBOX:
+        tx.executemany(RECORD_DROPPED, ((now, seq) for seq in seqs))
+    return _of(queue).forget_dead(tx, seqs)
+
+
+def _of(queue: DeadQueue) -> LeaseQueue:
+    return inbox.queue if queue is DeadQueue.INBOX else outbox.queue
