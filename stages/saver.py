@@ -1,7 +1,7 @@
 """`stage saver`: decides what is relevant and hands it on, in one transaction with its removal from the inbox."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +26,8 @@ from pipeline.store.schema import open_database
 from pipeline.store.waiting import POLL_S, CommitWatch
 
 BATCH_ROWS: Final = 200
+# Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
+BATCH_BYTES: Final = 512 << 10
 LEASE_MS: Final = 30_000
 # A row that fails alone this often, or was there each time that the process died, is buried.
 MAX_FAILURES: Final = 5
@@ -85,7 +87,8 @@ class _Saver:
                 continue
             self._ctx.metrics.stage_in.labels(_STAGE).inc(len(rows))
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
-            self._save_or_split([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS])
+            for batch in _transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
+                self._save_or_split(batch)
             for row in suspects:
                 self._save_or_split([row])
 
@@ -222,6 +225,20 @@ class _Saver:
             metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
         if stale:
             metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
+
+
+def _transactions(rows: Sequence[InboxRow]) -> Iterator[list[InboxRow]]:
+    """Cut `rows` so that none of the transactions holds the write lock for long."""
+    batch: list[InboxRow] = []
+    size = 0
+    for row in rows:
+        if batch and size + len(row.raw) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row.raw)
+    if batch:
+        yield batch
 
 
 class _RecentlyNamed:

@@ -14,6 +14,7 @@ from pipeline.nostr.message import (
     EventMessage,
     InvalidEventMessage,
     InvalidMessage,
+    KnownEvent,
     Notice,
     classify_notice,
     parse_relay_message,
@@ -168,10 +169,10 @@ class Connection:
     def _on_frame(self, raw: bytes) -> None:
         now = self._clock.monotonic()
         try:
-            message = parse_relay_message(raw)
+            message = parse_relay_message(raw, self._shared.intake.committed)
         except InvalidEventMessage as error:
             self._metrics.invalid_event(error.reason)
-            self._session.note_invalid(error.subscription, error.created_at, now)
+            self._session.note_time(error.subscription, error.created_at, now)
             self._count_invalid()
             return
         except InvalidMessage as error:
@@ -179,6 +180,10 @@ class Connection:
             self._count_invalid()
             return
         self._metrics.message(message)
+        if isinstance(message, KnownEvent):
+            self._session.note_time(message.subscription, message.created_at, now)
+            self._metrics.duplicate()
+            return
         if isinstance(message, EventMessage):
             self._on_event(message, now)
             return
@@ -190,9 +195,6 @@ class Connection:
 
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
-        if message.event.id in self._shared.intake.committed:
-            self._metrics.duplicate()
-            return
         self._pending.append(message.event)
         if len(self._pending) >= BATCH_EVENTS:
             self._flush()

@@ -44,7 +44,7 @@ class CommittedIds:
         self._ids: dict[bytes, None] = {}
         self._most = most
 
-    def __contains__(self, event_id: bytes) -> bool:
+    def __contains__(self, event_id: object) -> bool:
         return event_id in self._ids
 
     def add_all(self, event_ids: Iterable[bytes]) -> None:

@@ -11,6 +11,7 @@ from pipeline.nostr.message import (
     Closed,
     Eose,
     EventMessage,
+    KnownEvent,
     MessageFault,
     Notice,
     NoticeType,
@@ -23,6 +24,7 @@ from pipeline.relay.refusals import Refusal
 _STAGE: Final = "crawler"
 _TYPES: Final[dict[type, str]] = {
     EventMessage: "event",
+    KnownEvent: "event",
     Eose: "eose",
     Notice: "notice",
     AuthChallenge: "auth",

@@ -158,8 +158,8 @@ class Session:
             return
         subscription.note(event.created_at, now)
 
-    def note_invalid(self, subscription_id: str, created_at: int | None, now: float) -> None:
-        """Count a malformed event: it takes a place in a page, and tells its time if that can be read and fits."""
+    def note_time(self, subscription_id: str, created_at: int | None, now: float) -> None:
+        """Count an event of which no more is known than its time, if that: one known before, or malformed."""
         subscription = self._ids.get(subscription_id)
         if subscription is None:
             self.unasked += 1
