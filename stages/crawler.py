@@ -76,9 +76,12 @@ def _raise_file_limit(ctx: StageContext) -> None:
     wanted = _SPARE_DESCRIPTORS + 2 * ctx.config.max_relays
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+        except (OSError, ValueError):
+            most = soft
         if most < wanted:
-            ctx.log.error("open-file limit too low for EVENTS_MAX_RELAYS", limit=most, wanted=wanted)
+            ctx.log.warning("open-file limit too low for EVENTS_MAX_RELAYS", limit=most, wanted=wanted)
 
 
 @dataclass(frozen=True, slots=True)

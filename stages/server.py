@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pipeline.server.connection import Guard
 from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PublicKeys, Web
-from pipeline.server.limits import DEFAULT_LIMITS, Limits, Refusal
+from pipeline.server.limits import Limits, Refusal, limits_of
 from pipeline.server.registrations import Registrations
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
@@ -36,10 +37,15 @@ _QUEUED_FRAMES: Final = 1
 _WRITE_BUFFER_BYTES: Final = 64 << 10
 
 
-def run(ctx: StageContext, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Serve until stopped; raises `CannotStart` when the listen address or the database cannot be used."""
+def run(ctx: StageContext, limits: Limits | None = None) -> None:
+    """Serve until stopped, within the bounds of the settings or `limits`.
+
+    Raises `CannotStart` when the listen address or the database cannot be used.
+    """
+    # Else whoever hangs up on an answer causes lines: asyncio warns of each write to a lost connection.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     with listener(ctx.config.listen_address) as sock, _threads(ctx) as threads:
-        asyncio.run(_serve(ctx, limits, sock, threads))
+        asyncio.run(_serve(ctx, limits or limits_of(ctx.config), sock, threads))
 
 
 @contextlib.contextmanager
@@ -147,6 +153,7 @@ async def _beat_until_stopped(ctx: StageContext) -> None:
 async def _close(server: Server, guard: Guard) -> None:
     """Say goodbye to all websockets (1001), and cut off whoever takes too long over it."""
     server.close()
+    guard.abort_silent()
     for grace_s in (_STOP_S, 1.0):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
