@@ -89,9 +89,9 @@ class Metrics:
     label names. A label from the network goes through `address_labels` first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_address_labels: int = MAX_ADDRESS_LABELS) -> None:
         self.registry = CollectorRegistry()
-        self.address_labels = BoundedLabels()
+        self.address_labels = BoundedLabels(max_address_labels)
         self._contract()
         self._own()
 

@@ -123,7 +123,11 @@ def _run_in_slot(
     try:
         _log.info("stage started", pid=os.getpid())
         log = get_logger(slot.stage)
-        run(StageContext(config, clock, stop, slot, Metrics(), heartbeat, log, signals.on_hangup))
+        run(
+            StageContext(
+                config, clock, stop, slot, Metrics(config.max_address_labels), heartbeat, log, signals.on_hangup
+            )
+        )
         _log.info("stage ended", reason=stop.reason or "nothing left to do")
     finally:
         if server is not None:

@@ -1,0 +1,172 @@
+import json
+import re
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import SystemClock
+from pipeline.process.exposition import render
+from pipeline.process.heartbeat import read_heartbeats
+from tests.integration.process.conftest import Programs
+
+
+def test_stage_takes_the_first_free_slot_under_its_name(programs: Programs) -> None:
+    first = programs.start("stage", "forwarder")
+    programs.journal.expect("ready", "forwarder-0")
+    second = programs.start("stage", "forwarder")
+    pid = programs.journal.expect("ready", "forwarder-1")["forwarder-1"].pid
+    assert Path(f"/proc/{pid}/comm").read_text() == "forwarder-1\n"
+    names = [
+        (reading.slot_name, reading.pid, reading.alive) for reading in read_heartbeats(programs.runtime, SystemClock())
+    ]
+    assert names == [("forwarder-0", first.process.pid, True), ("forwarder-1", second.process.pid, True)]
+    assert all(json.loads(line)["process"] in ("forwarder", "forwarder-1") for line in second.log.splitlines())
+
+
+def test_metrics_of_stages_run_alone_come_together(programs: Programs) -> None:
+    for index in range(2):
+        programs.start("stage", "forwarder")
+        programs.journal.expect("ready", f"forwarder-{index}")
+    assert b'event_service_stage_in_total{stage="forwarder"} 2.0' in render(programs.runtime)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_ends_it_in_good_order(programs: Programs, number: signal.Signals) -> None:
+    stage = programs.start("stage", "saver")
+    programs.journal.expect("ready", "saver-0")
+    stage.signal(number)
+    programs.journal.expect("ended", "saver-0")
+    assert stage.wait() == 0
+    assert json.loads(stage.log.splitlines()[-1])["reason"] == number.name
+    assert read_heartbeats(programs.runtime, SystemClock()) == []
+
+
+def test_second_signal_ends_it_at_once(programs: Programs) -> None:
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": "saver=stubborn"})
+    programs.journal.expect("ready", "saver-0")
+    stage.signal(signal.SIGTERM)
+    programs.journal.expect("stopping", "saver-0")
+    # What comes within a moment is taken for the same wish.
+    with pytest.raises(subprocess.TimeoutExpired):
+        stage.process.wait(0.3)
+    stage.signal(signal.SIGTERM)
+    assert stage.wait() == 1
+
+
+def test_hangup_reaches_a_stage_that_wants_it(programs: Programs) -> None:
+    stage = programs.start("stage", "crawler", env={"FAKE_BEHAVIOUR": "crawler=hangup"})
+    programs.journal.expect("ready", "crawler-0")
+    for _ in range(2):
+        stage.signal(signal.SIGHUP)
+        programs.journal.expect("hangup", "crawler-0")
+    stage.signal(signal.SIGTERM)
+    assert stage.wait() == 0
+
+
+@pytest.mark.parametrize(("behaviour", "message"), [("crash", "stage failed"), ("thread_crash", "thread failed")])
+def test_unforeseen_error_ends_it_with_its_traceback(programs: Programs, behaviour: str, message: str) -> None:
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": f"saver={behaviour}"})
+    assert stage.wait() == 1
+    (line,) = [json.loads(line) for line in stage.log.splitlines() if message in line]
+    assert line["traceback"].endswith("ValueError: broken")
+
+
+def test_cannot_start_is_one_line_and_exit_code_3(programs: Programs) -> None:
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": "saver=cannot_start"})
+    assert stage.wait() == 3
+    line = json.loads(stage.log.splitlines()[-1])
+    assert (line["level"], line["message"], line["error"]) == ("ERROR", "cannot start", "the database is of stone")
+    assert "Traceback" not in stage.log
+
+
+def test_slot_that_is_taken_is_refused_at_once(programs: Programs) -> None:
+    holder = programs.start("stage", "saver", "0")
+    programs.journal.expect("ready", "saver-0")
+    stage = programs.start("stage", "saver", "0")
+    assert stage.wait() == 3
+    assert f"saver-0 is held by process {holder.process.pid}" in stage.log
+
+
+def test_end_of_the_lifeline_ends_a_supervised_stage(programs: Programs) -> None:
+    stage = programs.start("stage", "saver", "0", "--supervised", stdin=subprocess.PIPE)
+    programs.journal.expect("ready", "saver-0")
+    stage.signal(signal.SIGINT)
+    assert stage.process.stdin is not None
+    stage.process.stdin.close()
+    assert stage.wait() == 0
+    assert json.loads(stage.log.splitlines()[-1])["reason"] == "supervisor gone"
+
+
+def test_orphan_that_does_not_end_is_ended_by_force(programs: Programs) -> None:
+    env = {"FAKE_BEHAVIOUR": "saver=stubborn", "FAKE_ORPHAN_GRACE": "0.2"}
+    stage = programs.start("stage", "saver", "0", "--supervised", stdin=subprocess.PIPE, env=env)
+    programs.journal.expect("ready", "saver-0")
+    assert stage.process.stdin is not None
+    stage.process.stdin.close()
+    assert stage.wait() == 1
+    assert re.search(r"Timeout \(0:00:00\.2.*File .*stages\.py", stage.log, re.DOTALL)
+
+
+def test_supervised_stage_waits_for_the_slot_of_a_dying_one(programs: Programs) -> None:
+    former = programs.start("stage", "saver", "0")
+    programs.journal.expect("ready", "saver-0")
+    stage = programs.start("stage", "saver", "0", "--supervised", stdin=subprocess.PIPE)
+    with pytest.raises(subprocess.TimeoutExpired):
+        stage.process.wait(1)
+    former.signal(signal.SIGTERM)
+    programs.journal.expect("ended", "saver-0")
+    assert programs.journal.expect("ready", "saver-0")["saver-0"].pid == stage.process.pid
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def get(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_own_web_server_of_a_stage_run_alone(programs: Programs) -> None:
+    port = free_port()
+    stage = programs.start("stage", "saver", env={"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{port}"})
+    programs.journal.expect("ready", "saver-0")
+    assert get(port, "/_health") == (200, b'"ok"')
+    status, body = get(port, "/metrics")
+    assert status == 200
+    assert b'process_threads{slot="saver-0"}' in body
+    stage.signal(signal.SIGTERM)
+    assert stage.wait() == 0
+
+
+def test_health_of_a_stage_that_has_not_beaten(programs: Programs) -> None:
+    port = free_port()
+    env = {"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{port}", "FAKE_BEHAVIOUR": "saver=mute"}
+    programs.start("stage", "saver", env=env)
+    programs.journal.expect("started", "saver-0")
+    assert get(port, "/_health") == (503, b'"starting"')
+
+
+def test_web_address_in_use_cannot_start(programs: Programs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        stage = programs.start("stage", "saver", env={"EVENTS_STAGE_LISTEN_ADDRESS": address})
+        assert stage.wait() == 3
+    assert f"cannot listen on {address}" in stage.log
+
+
+def test_supervised_stage_has_no_web_server(programs: Programs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        env = {"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{server.getsockname()[1]}"}
+        programs.start("stage", "saver", "0", "--supervised", stdin=subprocess.PIPE, env=env)
+        programs.journal.expect("ready", "saver-0")

@@ -1,0 +1,260 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import SystemClock
+from pipeline.process.exposition import render
+from pipeline.process.heartbeat import read_heartbeats
+from tests.integration.process.conftest import PATIENCE_S, Program, Programs, wait_for_end
+
+SPECS = "crawler:2:0,saver:1:1,forwarder:1:2"
+SLOTS = ("crawler-0", "crawler-1", "saver-0", "forwarder-0")
+
+
+def supervise(programs: Programs, behaviour: str = "", specs: str = SPECS, **env: str) -> Program:
+    env = {"FAKE_SPECS": specs, "FAKE_BEHAVIOUR": behaviour, **env}
+    # A group of its own, as a shell would give it.
+    return programs.start("supervise", env=env, process_group=0)
+
+
+def times(**given: float) -> str:
+    return json.dumps(given)
+
+
+def exits(programs: Programs, slot: str, reason: str) -> bytes:
+    return f'event_service_stage_exits_total{{reason="{reason}",slot="{slot}"}}'.encode()
+
+
+def lines(program: Program, message: str) -> list[dict[str, object]]:
+    read = [json.loads(line) for line in program.log.splitlines() if line.startswith("{")]
+    return [line for line in read if line["message"] == message]
+
+
+def test_all_stages_run_and_end_in_order(programs: Programs) -> None:
+    supervisor = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+    ended = [entry.slot for entry in programs.journal.entries if entry.event == "ended"]
+    assert sorted(ended[:2]) == ["crawler-0", "crawler-1"]
+    assert ended[2:] == ["saver-0", "forwarder-0"]
+    assert len([entry for entry in programs.journal.entries if entry.event == "started"]) == 4
+    assert lines(supervisor, "stage ended unasked") == []
+    assert b"event_service_stage_exits_total{" not in render(programs.runtime)
+    assert read_heartbeats(programs.runtime, SystemClock()) == []
+
+
+def test_killed_stage_is_restarted_and_goes_on_counting(programs: Programs) -> None:
+    supervise(programs)
+    saver = programs.journal.expect("ready", *SLOTS)["saver-0"]
+    files = []
+    for _ in range(3):
+        os.kill(saver.pid, signal.SIGKILL)
+        again = programs.journal.expect("ready", "saver-0")["saver-0"]
+        assert again.pid != saver.pid
+        saver = again
+        files.append(sorted(path.name for path in programs.runtime.rglob("*")))
+    # The first one may still have added the supervisor's own counter.
+    assert files[1] == files[2] == files[0]
+    text = render(programs.runtime)
+    assert b'event_service_stage_in_total{stage="saver"} 4.0' in text
+    assert b'event_service_stage_in_total{stage="crawler"} 2.0' in text
+    assert exits(programs, "saver-0", "signal") + b" 3.0" in text
+    assert b'process_resident_memory_bytes{slot="supervisor"}' in text
+
+
+@pytest.mark.parametrize(("behaviour", "how"), [("crash", "exit code 1"), ("returning", "exit code 0")])
+def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs, behaviour: str, how: str) -> None:
+    supervisor = supervise(programs, f"saver={behaviour}", "crawler:1:0,saver:1:1")
+    for _ in range(4):
+        programs.journal.expect("started", "saver-0")
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait()
+    ends = [line for line in lines(supervisor, "stage ended unasked") if line["how"] == how]
+    assert [line["restart_in_s"] for line in ends[:3]] == [0.1, 0.1, 0.2]
+    assert len([entry for entry in programs.journal.entries if entry.slot == "crawler-0"]) == 3
+
+
+def test_stopped_stage_is_killed_and_restarted(programs: Programs) -> None:
+    supervise(programs, FAKE_TIMES=times(beat_limit_s=2, check_s=0.1))
+    saver = programs.journal.expect("ready", *SLOTS)["saver-0"]
+    os.kill(saver.pid, signal.SIGSTOP)
+    assert programs.journal.expect("ready", "saver-0")["saver-0"].pid != saver.pid
+    assert exits(programs, "saver-0", "hung") + b" 1.0" in render(programs.runtime)
+    assert len([entry for entry in programs.journal.entries if entry.event == "started"]) == 5
+
+
+def test_stage_that_never_beats_is_killed_after_its_time(programs: Programs) -> None:
+    given = times(first_beat_limit_s=2, starting_check_s=0.1)
+    supervisor = supervise(programs, "mute-0=mute", "mute:1:0", FAKE_TIMES=given)
+    programs.journal.expect("started", "mute-0")
+    programs.journal.expect("started", "mute-0")
+    assert exits(programs, "mute-0", "hung") + b" 1.0" in render(programs.runtime)
+    assert len(lines(supervisor, "stage hangs, killing it")) == 1
+
+
+def test_supervisor_that_stood_still_blames_no_stage(programs: Programs) -> None:
+    supervisor = supervise(programs, specs="saver:1:0", FAKE_TIMES=times(beat_limit_s=1.5, check_s=0.1, stall_s=0.5))
+    saver = programs.journal.expect("ready", "saver-0")["saver-0"]
+    while not lines(supervisor, "all stages run"):
+        wait_a_moment()
+    os.kill(saver.pid, signal.SIGSTOP)
+    supervisor.signal(signal.SIGSTOP)
+    time.sleep(2)
+    supervisor.signal(signal.SIGCONT)
+    os.kill(saver.pid, signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.process.wait(0.5)
+    assert lines(supervisor, "stage hangs, killing it") == []
+
+
+def test_stage_that_cannot_start_ends_everything(programs: Programs) -> None:
+    supervisor = supervise(programs, "forwarder=cannot_start")
+    assert supervisor.wait() == 3
+    assert [line["stage"] for line in lines(supervisor, "stage cannot start, ending all")] == ["forwarder-0"]
+    wait_for_end([entry.pid for entry in programs.journal.entries])
+
+
+def test_second_signal_kills_all_at_once(programs: Programs) -> None:
+    supervisor = supervise(programs, "crawler=stubborn")
+    pids = [entry.pid for entry in programs.journal.expect("ready", *SLOTS).values()]
+    supervisor.signal(signal.SIGTERM)
+    programs.journal.expect("stopping", "crawler-0", "crawler-1")
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.process.wait(0.3)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 1
+    wait_for_end(pids)
+
+
+def test_stage_that_overstays_is_killed_and_the_others_end_well(programs: Programs) -> None:
+    supervisor = supervise(programs, "crawler-0=stubborn", FAKE_TIMES=times(drain_s=9))
+    programs.journal.expect("ready", *SLOTS)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 1
+    ended = [entry.slot for entry in programs.journal.entries if entry.event == "ended"]
+    assert ended == ["crawler-1", "saver-0", "forwarder-0"]
+
+
+def test_killed_supervisor_leaves_nothing(programs: Programs) -> None:
+    supervisor = supervise(programs)
+    pids = [entry.pid for entry in programs.journal.expect("ready", *SLOTS).values()]
+    supervisor.signal(signal.SIGKILL)
+    supervisor.wait()
+    wait_for_end(pids)
+    assert sorted(e.slot for e in programs.journal.entries if e.event == "ended") == sorted(SLOTS)
+
+
+def test_next_supervisor_gets_the_slots_of_dying_stages(programs: Programs) -> None:
+    first = supervise(programs, "saver=stubborn", FAKE_ORPHAN_GRACE="3")
+    saver = programs.journal.expect("ready", *SLOTS)["saver-0"]
+    first.signal(signal.SIGKILL)
+    first.wait()
+    second = supervise(programs)
+    assert programs.journal.expect("ready", *SLOTS)["saver-0"].pid != saver.pid
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 0
+
+
+def test_terminal_interrupt_of_the_group_ends_stages_in_order(programs: Programs) -> None:
+    supervisor = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    os.killpg(supervisor.process.pid, signal.SIGINT)
+    # As timeout(1) does: once to the process and once to its group.
+    supervisor.signal(signal.SIGINT)
+    assert supervisor.wait() == 0
+    ended = [entry.slot for entry in programs.journal.entries if entry.event == "ended"]
+    assert ended[2:] == ["saver-0", "forwarder-0"]
+
+
+def test_signal_to_the_group_ends_stages_in_order(programs: Programs) -> None:
+    supervisor = supervise(programs, "crawler-0=stubborn", FAKE_TIMES=times(drain_s=6))
+    programs.journal.expect("ready", *SLOTS)
+    os.killpg(supervisor.process.pid, signal.SIGTERM)
+    assert supervisor.wait() == 1
+    done = [json.loads(line) for line in supervisor.log.splitlines() if line.startswith("{")]
+    killed = next(i for i, line in enumerate(done) if line["message"] == "killing stages that do not end")
+    saver_ended = next(i for i, line in enumerate(done) if line.get("stage") == "saver-0" and "how" in line)
+    assert killed < saver_ended
+
+
+def test_stop_before_the_stages_have_started(programs: Programs) -> None:
+    supervisor = supervise(programs)
+    programs.journal.expect("started", "saver-0")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+    wait_for_end([entry.pid for entry in programs.journal.entries])
+
+
+def test_only_one_supervisor(programs: Programs) -> None:
+    first = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    second = supervise(programs)
+    assert second.wait() == 3
+    assert f"another supervisor, process {first.process.pid}" in second.log
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+
+
+def test_free_slots_of_an_earlier_run_are_forgotten(programs: Programs) -> None:
+    first = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    first.signal(signal.SIGTERM)
+    first.wait()
+    supervise(programs, specs="saver:1:0")
+    programs.journal.expect("ready", "saver-0")
+    text = render(programs.runtime)
+    assert b'event_service_stage_in_total{stage="saver"} 1.0' in text
+    assert b'{stage="crawler"}' not in text
+
+
+@pytest.fixture
+def systemd() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0event-service-test-{os.getpid()}")
+        systemd.settimeout(PATIENCE_S)
+        yield systemd
+
+
+def notify_env(systemd: socket.socket) -> dict[str, str]:
+    return {"NOTIFY_SOCKET": "@" + systemd.getsockname()[1:].decode(), "WATCHDOG_USEC": "400000"}
+
+
+def test_systemd_is_told_of_readiness_watchdog_and_stopping(programs: Programs, systemd: socket.socket) -> None:
+    supervisor = supervise(programs, **notify_env(systemd), EVENTS_STAGE_LISTEN_ADDRESS="127.0.0.1:1")
+    received = [systemd.recv(4096)]
+    while not received[-1].startswith(b"READY=1"):
+        received.append(systemd.recv(4096))
+    assert received[-1] == b"READY=1\nSTATUS=4 of 4 stages run"
+    ready = [entry.slot for entry in programs.journal.entries if entry.event == "ready"]
+    assert sorted(ready) == sorted(SLOTS)
+    assert systemd.recv(4096) == b"WATCHDOG=1"
+    stage = programs.journal.entries[0].pid
+    environment = Path(f"/proc/{stage}/environ").read_bytes()
+    assert b"NOTIFY_SOCKET" not in environment
+    assert b"WATCHDOG_USEC" not in environment
+    assert b"EVENTS_STAGE_LISTEN_ADDRESS" not in environment
+    supervisor.signal(signal.SIGTERM)
+    after = [systemd.recv(4096)]
+    while after[-1] != b"STOPPING=1":
+        after.append(systemd.recv(4096))
+    assert set(after[:-1]) <= {b"WATCHDOG=1"}
+    assert supervisor.wait() == 0
+
+
+def test_systemd_is_told_which_stage_is_missing(programs: Programs, systemd: socket.socket) -> None:
+    supervise(programs, "mute=mute", "saver:1:0,mute:1:1", **notify_env(systemd))
+    while systemd.recv(4096) != b"STATUS=1 of 2 stages run, waiting for mute-0":
+        pass
+
+
+def wait_a_moment() -> None:
+    """For what leaves a trace in the log only."""
+    time.sleep(0.02)

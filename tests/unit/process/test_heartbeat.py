@@ -1,0 +1,107 @@
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import ManualClock
+from pipeline.process.heartbeat import Heartbeat, HeartbeatReading, read_heartbeat, read_heartbeats
+from pipeline.process.slots import heartbeats_directory
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    clock = ManualClock()
+    clock.advance(1000)
+    return clock
+
+
+def test_announced_process_has_not_beaten(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    expected = HeartbeatReading("saver-0", os.getpid(), alive=True, age_s=math.inf, status="")
+    assert read_heartbeats(runtime, clock) == [expected]
+    assert not expected.ready
+    heartbeat.close()
+
+
+def test_beat_is_read_with_its_age_and_status(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat("saving, 3 rows")
+    clock.advance(7)
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.age_s == pytest.approx(7)
+    assert (reading.ready, reading.status) == (True, "saving, 3 rows")
+    heartbeat.close()
+
+
+def test_next_beat_replaces_the_status(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat("ü" * 200)
+    clock.advance(1)
+    heartbeat.beat("x")
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert (reading.age_s, reading.status) == (0, "x")
+    heartbeat.close()
+
+
+def test_long_status_is_cut(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat("x" * 1000)
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.status == "x" * 128
+    heartbeat.close()
+
+
+def test_beats_in_a_hot_loop_are_not_all_written(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    clock.advance(0.05)
+    heartbeat.beat()
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.age_s == pytest.approx(0.05)
+    clock.advance(0.06)
+    heartbeat.beat()
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.age_s == 0
+    heartbeat.close()
+
+
+def test_beat_from_before_the_machine_was_started_is_none(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    reading = read_heartbeat(runtime, "saver-0", ManualClock())
+    assert reading is not None
+    assert not reading.ready
+    heartbeat.close()
+
+
+def test_closed_heartbeat_leaves_nothing(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    heartbeat.close()
+    heartbeat.close()
+    heartbeat.beat("too late")
+    assert read_heartbeats(runtime, clock) == []
+    assert read_heartbeat(runtime, "saver-0", clock) is None
+
+
+def test_foreign_files_are_passed_over(runtime: Path, clock: ManualClock) -> None:
+    (heartbeats_directory(runtime) / "junk").write_bytes(b"junk")
+    (heartbeats_directory(runtime) / "empty").touch()
+    assert read_heartbeats(runtime, clock) == []
+
+
+def test_no_directory_no_heartbeats(tmp_path: Path, clock: ManualClock) -> None:
+    assert read_heartbeats(tmp_path / "nowhere", clock) == []
+
+
+def test_readings_are_sorted_by_slot(runtime: Path, clock: ManualClock) -> None:
+    beats = [Heartbeat(runtime, name, clock) for name in ("saver-0", "crawler-1", "crawler-0")]
+    assert [r.slot_name for r in read_heartbeats(runtime, clock)] == ["crawler-0", "crawler-1", "saver-0"]
+    for heartbeat in beats:
+        heartbeat.close()

@@ -1,0 +1,29 @@
+import random
+
+from pipeline.process.backoff import Backoff
+from pipeline.process.restart import Restart, RestartPolicy
+
+EXACT = RestartPolicy(Backoff(base_s=1, factor=2, cap_s=10), healthy_s=60)
+
+
+def test_failures_in_a_row_are_restarted_later_and_later() -> None:
+    failures, waits = 0, []
+    for _ in range(6):
+        restart = EXACT.after_exit(failures, healthy_for_s=59, now_s=100, rng=random.Random(1))
+        failures = restart.failures
+        waits.append(restart.at_s - 100)
+    assert failures == 6
+    assert waits == [1, 2, 4, 8, 10, 10]
+
+
+def test_a_healthy_minute_begins_anew() -> None:
+    assert EXACT.after_exit(9, healthy_for_s=60, now_s=100, rng=random.Random(1)) == Restart(failures=1, at_s=101)
+
+
+def test_default_never_restarts_at_once_and_at_most_a_minute_later() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    rng = random.Random(seed)
+    waits = [RestartPolicy().after_exit(failures, 0, 0, rng).at_s for failures in range(100)]
+    assert min(waits) >= 0.25
+    assert max(waits) <= 60

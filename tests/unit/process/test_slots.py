@@ -1,0 +1,156 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CannotStart
+from pipeline.process.slots import (
+    MAX_SLOTS,
+    HeldSlot,
+    Slot,
+    SlotTaken,
+    acquire_slot,
+    acquire_supervisor_lock,
+    heartbeats_directory,
+    metrics_directory,
+    prepare_runtime_directory,
+    wipe_free_slots,
+)
+from pipeline.process.stop import Stop
+
+
+def test_slot_is_named_by_stage_and_index() -> None:
+    assert Slot("crawler", 0).name == "crawler-0"
+
+
+def test_runtime_directory_is_private_and_made_with_its_parents(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    prepare_runtime_directory(path)
+    prepare_runtime_directory(path)
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(CannotStart, match="written by others"):
+        prepare_runtime_directory(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(CannotStart, match="belongs to user 12345"):
+        prepare_runtime_directory(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_link_made_by_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    os.lchown(link, 12345, -1)
+    with pytest.raises(CannotStart, match="link made by user 12345"):
+        prepare_runtime_directory(link)
+
+
+def test_own_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    prepare_runtime_directory(tmp_path / "link")
+    assert (tmp_path / "real" / "slots").is_dir()
+
+
+def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotStart, match="runtime directory"):
+        prepare_runtime_directory(tmp_path / "file" / "runtime")
+
+
+def test_first_free_slot_is_taken(runtime: Path) -> None:
+    held = [acquire_slot(runtime, "forwarder", None) for _ in range(3)]
+    assert [one.slot.index for one in held] == [0, 1, 2]
+    held[1].release()
+    again = acquire_slot(runtime, "forwarder", None)
+    assert again.slot == Slot("forwarder", 1)
+    other_stage = acquire_slot(runtime, "sender", None)
+    assert other_stage.slot == Slot("sender", 0)
+    for one in [*held, again, other_stage]:
+        one.release()
+
+
+def test_taken_slot_names_its_holder(runtime: Path) -> None:
+    held = acquire_slot(runtime, "crawler", 1)
+    with pytest.raises(SlotTaken, match=f"crawler-1 is held by process {os.getpid()}"):
+        acquire_slot(runtime, "crawler", 1)
+    held.release()
+    acquire_slot(runtime, "crawler", 1).release()
+
+
+def test_slots_are_bounded(runtime: Path) -> None:
+    held: list[HeldSlot] = [acquire_slot(runtime, "crawler", None) for _ in range(MAX_SLOTS)]
+    with pytest.raises(SlotTaken, match="all"):
+        acquire_slot(runtime, "crawler", None)
+    for one in held:
+        one.release()
+
+
+def test_slot_of_a_killed_process_is_free(runtime: Path) -> None:
+    code = (
+        "import sys, pathlib; from pipeline.process.slots import acquire_slot;"
+        "held = acquire_slot(pathlib.Path(sys.argv[1]), 'saver', 0); print('held', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(runtime)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(SlotTaken, match=f"process {process.pid}"):
+            acquire_slot(runtime, "saver", 0)
+        process.kill()
+        process.wait()
+        acquire_slot(runtime, "saver", 0).release()
+
+
+def test_slot_about_to_be_freed_is_waited_for(runtime: Path) -> None:
+    class FreedAtTheFirstWait(Stop):
+        def wait(self, timeout_s: float | None = None) -> bool:
+            held.release()
+            return False
+
+    held = acquire_slot(runtime, "saver", 0)
+    acquire_slot(runtime, "saver", 0, wait_s=1, stop=FreedAtTheFirstWait()).release()
+
+
+def test_wait_for_a_slot_ends_with_stop(runtime: Path) -> None:
+    held = acquire_slot(runtime, "saver", 0)
+    stop = Stop()
+    stop.set()
+    with pytest.raises(SlotTaken):
+        acquire_slot(runtime, "saver", 0, wait_s=3600, stop=stop)
+    held.release()
+
+
+def test_only_one_supervisor(runtime: Path) -> None:
+    lock = acquire_supervisor_lock(runtime)
+    with pytest.raises(CannotStart, match=f"another supervisor, process {os.getpid()}"):
+        acquire_supervisor_lock(runtime)
+    lock.release()
+    acquire_supervisor_lock(runtime).release()
+
+
+def test_only_free_slots_are_wiped(runtime: Path) -> None:
+    names = ["crawler-0", "crawler-10", "supervisor"]
+    for name in names:
+        (heartbeats_directory(runtime) / name).touch()
+        for kind in ("counter", "histogram", "gauge_livesum"):
+            (metrics_directory(runtime) / f"{kind}_{name}.db").touch()
+    held = acquire_slot(runtime, "crawler", 0)
+    acquire_slot(runtime, "crawler", 10).release()
+    wipe_free_slots(runtime)
+    assert [path.name for path in heartbeats_directory(runtime).iterdir()] == ["crawler-0"]
+    left = sorted(path.name for path in metrics_directory(runtime).iterdir())
+    assert left == ["counter_crawler-0.db", "gauge_livesum_crawler-0.db", "histogram_crawler-0.db"]
+    held.release()
+    acquire_slot(runtime, "crawler", 10).release()
