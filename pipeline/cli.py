@@ -23,6 +23,7 @@ class _Commands(click.Group):
 
     _ELSEWHERE: ClassVar = {
         "dead": "List, show, retry and drop rows that were given up.",
+        "status": "Print stages, queues and relays of a running service.",
         "users": "Add, remove and list registered users.",
     }
 

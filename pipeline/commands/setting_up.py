@@ -25,8 +25,13 @@ def config_or_exit() -> Config:
 
 def open_configured_database() -> Database:
     """The database of `EVENTS_DATABASE_PATH`; ends the program if it cannot be used."""
+    return open_or_exit(config_or_exit())
+
+
+def open_or_exit(config: Config) -> Database:
+    """The database of `config`; ends the program if it cannot be used."""
     try:
-        return open_database(config_or_exit().database_path, SystemClock())
+        return open_database(config.database_path, SystemClock())
     except CannotStart as error:
         cannot_start(error)
 
