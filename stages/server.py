@@ -19,7 +19,7 @@ from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PublicKeys, Web
 from pipeline.server.limits import Limits, Refusal, limits_of
-from pipeline.server.registrations import Registrations
+from pipeline.server.registrations import Registrations, UserBounds
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
 from pipeline.server.worker import DatabaseThread
@@ -103,7 +103,12 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
 
     guard = Guard(limits, ctx.clock, refuse)
     registrations = Registrations(
-        threads.registration, ctx.clock, ctx.metrics, log, allow_private_relays=ctx.config.allow_private_relays
+        threads.registration,
+        ctx.clock,
+        ctx.metrics,
+        log,
+        bounds=UserBounds(ctx.config.max_users, ctx.config.max_wanted_authors),
+        allow_private_relays=ctx.config.allow_private_relays,
     )
     web = Web(
         Scrape(threads.scrape, ctx.config, ctx.clock, ctx.metrics, log),

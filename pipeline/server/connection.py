@@ -10,7 +10,7 @@ from pipeline.process.clock import Clock
 from pipeline.server.clients import Gate, Place, peer_of
 from pipeline.server.limits import Allowance, Limits, Refusal, Refuse, Refused
 
-# 256 KiB, which asyncio reads at once, can hold 40,000 pings; the library would answer them all before we see the first.
+# asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
 _SLICE_BYTES = 4 << 10
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 

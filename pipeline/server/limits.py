@@ -1,10 +1,11 @@
 """What strangers may take of the web server, and how it is counted."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from pipeline.config import Config
 from pipeline.errors import EventServiceError
 
 
@@ -18,7 +19,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of the server; the defaults are those it runs with. Times are seconds."""
+    """The bounds of the server; `limits_of` gives those that it runs with. Times are seconds."""
 
     connections: int = 512
     """Half of the 1,024 descriptors that a process usually may have open."""
@@ -48,6 +49,21 @@ class Limits:
 
 DEFAULT_LIMITS: Final = Limits()
 
+_REGISTRATION_BURST_MIN: Final = 10
+"""Minutes' worth of registrations that may come at once, as when many users behind one address arrive together."""
+
+
+def limits_of(config: Config) -> Limits:
+    """The bounds as an operator has set them."""
+    rate = config.max_registrations_per_minute
+    return replace(
+        DEFAULT_LIMITS,
+        connections=config.max_connections,
+        connections_per_client=config.max_connections_per_client,
+        registrations=Rate(_REGISTRATION_BURST_MIN * rate, rate),
+    )
+
+
 MAX_RATED_CLIENTS: Final = 10_000
 """Clients whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
 
@@ -70,6 +86,8 @@ class Refusal(StrEnum):
     INVALID_EVENT = "invalid-event"
     INVALID_REGISTRATION = "invalid-registration"
     SURPLUS_RELAYS = "surplus-relays"
+    USERS = "users"
+    WANTED_AUTHORS = "wanted-authors"
 
 
 class Refused(EventServiceError):

@@ -14,7 +14,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.server.limits import Refusal, Refused
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import authors, monitored, relays
+from pipeline.store import authors, monitored, relays, wanted
 from pipeline.store.database import Database
 
 SOURCE: Final = "registration"
@@ -33,6 +33,19 @@ class Verdict:
 
 
 ACCEPTED: Final = Verdict(True, "")
+_EXPLAINED: Final = {
+    Refusal.BUSY: "error: too many registrations wait, try again later",
+    Refusal.USERS: "restricted: no more users are taken",
+    Refusal.WANTED_AUTHORS: "restricted: no more users are taken",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UserBounds:
+    """How many users may be registered, and how many authors wanted for their sake, before nobody new is taken."""
+
+    users: int
+    wanted_authors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +65,11 @@ class Registrations:
         metrics: Metrics,
         log: RateLimited,
         *,
+        bounds: UserBounds,
         allow_private_relays: bool,
     ) -> None:
         """Private relays are stored only where `allow_private_relays` lets crawlers dial them."""
+        self._bounds = bounds
         self._thread = thread
         self._clock = clock
         self._log = log
@@ -77,7 +92,7 @@ class Registrations:
         except InvalidRegistration as error:
             return self._refuse(Refusal.INVALID_REGISTRATION, f"invalid: {error}")
         except Refused as error:
-            return self._refuse(error.reason, "error: too many registrations wait, try again later")
+            return self._refuse(error.reason, _EXPLAINED.get(error.reason, "error: try again later"))
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()
@@ -106,10 +121,22 @@ class Registrations:
     def _register(self, event: Event, database: Database) -> _Stored:
         verify(event)
         registration = parse_registration(event)
+        self._require_room(registration, database)
         began = self._clock.monotonic()
         usable = [relay.url for relay in registration.relays if self._allow_private_relays or not relay.is_private]
         is_new = _store(database, registration, usable[:MAX_RELAYS], self._clock)
         return _Stored(is_new, max(0, len(usable) - MAX_RELAYS), self._clock.monotonic() - began)
+
+    def _require_room(self, registration: Registration, database: Database) -> None:
+        """Raise `Refused` for a new user beyond the bounds; who is registered may always renew."""
+        with database.read() as tx:
+            author = authors.find(tx, registration.public_key)
+            if author is not None and monitored.is_registered(tx, author):
+                return
+            if monitored.count(tx) >= self._bounds.users:
+                raise Refused(Refusal.USERS)
+            if wanted.count(tx) >= self._bounds.wanted_authors:
+                raise Refused(Refusal.WANTED_AUTHORS)
 
 
 def _store(database: Database, registration: Registration, addresses: list[str], clock: Clock) -> bool:

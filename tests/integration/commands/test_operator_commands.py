@@ -1,0 +1,145 @@
+"""The commands of an operator, run as child processes on a real database."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.nostr.nip19 import encode_npub
+from pipeline.process.clock import SystemClock
+from pipeline.store import events, inbox, monitored, outbox
+from pipeline.store.database import Database
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import Arrival
+from pipeline.store.lease import Burial
+from pipeline.store.outbox import SinkName
+from pipeline.store.schema import open_database
+from tests.fakes.net import free_port
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.service import settings
+from tests.world.events import Author
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.db"
+
+
+@pytest.fixture
+def run(path: Path) -> Run:
+    """Runs `event-service` with arguments and further settings."""
+
+    def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        full = os.environ | settings(EVENTS_DATABASE_PATH=str(path)) | env
+        command = [sys.executable, "-m", "pipeline.cli", *arguments]
+        return subprocess.run(command, env=full, capture_output=True, text=True, timeout=30, check=False)
+
+    return run
+
+
+@pytest.fixture
+def database(path: Path) -> Database:
+    return open_database(path, SystemClock())
+
+
+def _dead_inbox_row(database: Database, author: Author) -> bytes:
+    event = author.sign("poison", kind=1, created_at=1_700_000_000)
+    event_id = bytes.fromhex(event.id)
+    with database.write() as tx:
+        inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1)])
+        (row,) = inbox.claim(tx, now=10, lease=1000, limit=1)
+        inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: it hurts")], 20)
+    return event_id
+
+
+def _dead_outbox_row(database: Database, author: Author) -> bytes:
+    event = author.sign("undeliverable", kind=1, created_at=1_700_000_000)
+    event_id = bytes.fromhex(event.id)
+    with database.write() as tx:
+        events.store(tx, [Accepted(7, event_id, event.created_at, 1, 1, event.raw.encode(), 1, 1, 1)])
+        outbox.append(tx, SinkName.PUBSUB, [7], 1)
+        (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
+        outbox.queue.bury(tx, [Burial(row.receipt, "too many claims")], 20)
+    return event_id
+
+
+def test_users_come_and_go(run: Run, database: Database) -> None:
+    key = Author.from_seed(1, 1).pubkey
+    npub = encode_npub(bytes.fromhex(key))
+    assert run("users", "add", key.upper()).stdout == f"{key} registered\n"
+    assert run("users", "add", npub).stdout == f"{key} was registered already\n"
+    assert run("users", "list").stdout.split()[:2] == [key, npub]
+    with database.read() as tx:
+        assert monitored.count(tx) == 1
+    assert run("users", "remove", npub).stdout == f"{key} removed\n"
+    assert run("users", "remove", npub).stdout == f"{key} was not registered\n"
+    assert run("users", "list").stdout == ""
+
+
+@pytest.mark.parametrize("key", ["", "xyz", "npub1qqqq", "ab" * 31])
+def test_a_key_that_is_none_is_refused(run: Run, key: str) -> None:
+    done = run("users", "add", key)
+    assert done.returncode == 2
+    assert "Invalid value" in done.stderr
+
+
+def test_dead_rows_are_listed_shown_and_put_back(run: Run, database: Database) -> None:
+    author = Author.from_seed(1, 2)
+    event_id = _dead_inbox_row(database, author)
+    listed = run("dead", "list").stdout
+    assert listed.startswith(f"inbox 1 {event_id.hex()} claims=1 failures=0 ")
+    assert listed.endswith("ValueError: it hurts\n")
+    assert '"content":"poison"' in run("dead", "show", "inbox", "1").stdout
+    assert run("dead", "show", "inbox", "2").returncode == 1
+    assert run("dead", "retry", "--reason", "other").stdout == "0 rows put back\n"
+    assert run("dead", "retry", "--reason", "IT HURTS").stdout == "1 rows put back\n"
+    assert run("dead", "list").stdout == ""
+    with database.read() as tx:
+        assert inbox.waiting(tx) == 1
+
+
+def test_dead_rows_are_dropped_only_when_meant(run: Run, database: Database) -> None:
+    event_id = _dead_outbox_row(database, Author.from_seed(1, 3))
+    assert event_id.hex() in run("dead", "list", "--queue", "pubsub").stdout
+    assert run("dead", "list", "--queue", "relay").stdout == ""
+    assert run("dead", "drop").returncode == 1, "without --yes it asks"
+    assert run("dead", "drop", "--queue", "pubsub", "--yes").stdout == "1 rows dropped\n"
+    with database.write() as tx:
+        now = SystemClock().now_ms()
+        assert outbox.dead(tx, SinkName.PUBSUB) == 0
+        dropped = events.drop_delivered(tx, after=0, done_before=now, limit=10)
+        assert dropped.dropped == 1, "retention may let go of the payload now"
+
+
+def test_old_rows_are_chosen_by_age(run: Run, database: Database) -> None:
+    _dead_inbox_row(database, Author.from_seed(1, 4))
+    assert run("dead", "list", "--older", "1d").stdout != ""
+    assert run("dead", "list", "--older", "36500d").stdout == ""
+    assert run("dead", "list", "--older", "soon").returncode == 2
+
+
+def test_status_tells_queues_and_relays(run: Run, database: Database) -> None:
+    _dead_inbox_row(database, Author.from_seed(1, 5))
+    text = run("status").stdout
+    assert "no stage runs" in text
+    assert "inbox          0 waiting, 1 dead" in text
+    found = json.loads(run("status", "--json").stdout)
+    assert found["queues"][0] == {"name": "inbox", "waiting": 0, "oldest_ms": None, "dead": 1}
+    assert found["registered_users"] == 0
+
+
+def test_check_online_finds_what_cannot_be_reached(run: Run) -> None:
+    closed = f"ws://127.0.0.1:{free_port()}"
+    with ScriptedRelay() as relay:
+        good = run("check", "--online", EVENTS_TARGET_RELAY=relay.url, EVENTS_BOOTSTRAP_RELAYS=relay.url)
+        assert good.returncode == 0
+        assert f"ok     target relay {relay.url}: answers" in good.stdout
+        bad = run("check", "--online", EVENTS_TARGET_RELAY=closed, EVENTS_BOOTSTRAP_RELAYS=relay.url)
+    assert bad.returncode == 1
+    assert f"FAILED target relay {closed}: refused" in bad.stdout

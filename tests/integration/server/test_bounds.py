@@ -1,0 +1,326 @@
+"""What hostile and careless clients run into, and that the server goes on."""
+
+import contextlib
+import json
+import random
+import socket
+import struct
+import threading
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import websocket
+
+from pipeline.server.limits import DEFAULT_LIMITS, Rate
+from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, read_to_end, running
+from tests.world.events import authors as make_authors
+
+NOW = 1_700_000_000
+ALICE = make_authors(4, 1)[0]
+EVENT = f'["EVENT",{ALICE.registration(NOW).raw}]'
+OK = ["OK", ALICE.registration(NOW).id, True, ""]
+
+
+def assert_alive(server: Running) -> None:
+    assert server.get("/_health").body == b'"ok"'
+    with server.websocket() as client:
+        assert ask(client, EVENT) == OK
+
+
+def refused_status(server: Running, **options: object) -> int:
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        websocket.create_connection(server.url, timeout=PATIENCE_S, **options)
+    return int(refused.value.status_code)
+
+
+def wait_until_free(server: Running, path: str = "/_health") -> None:
+    """Return once the server answers again; ended connections give their place back in the server's own time."""
+    deadline = monotonic() + PATIENCE_S
+    while monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            if server.get(path).status == 200:
+                return
+    raise TimeoutError("the server has no place")
+
+
+def test_connections_in_all_are_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, connections=3)) as server:
+        with contextlib.ExitStack() as held:
+            for _ in range(3):
+                held.enter_context(server.websocket())
+            with server.socket() as surplus:
+                assert read_to_end(surplus).startswith(b"HTTP/1.1 503 ")
+        wait_until_free(server)
+        assert server.discarded("connections") >= 1
+
+
+def test_connections_of_a_client_are_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, connections_per_client=2)) as server:
+        with server.websocket(), server.websocket():
+            assert refused_status(server) == 503
+            # Another client has places of its own: by address, or by what a proxy on this machine says.
+            assert server.get("/_health", {"X-Forwarded-For": "evil, 8.8.8.8"}).status == 200
+            assert server.get("/_health", {"X-Forwarded-For": "8.8.8.8, rubbish"}).status == 503
+        wait_until_free(server)
+        assert server.discarded("client-connections") >= 2
+        assert_alive(server)
+
+
+def test_an_operator_sets_the_bounds(tmp_path: Path) -> None:
+    with running(
+        tmp_path,
+        EVENTS_MAX_CONNECTIONS="2",
+        EVENTS_MAX_CONNECTIONS_PER_CLIENT="1",
+        EVENTS_MAX_REGISTRATIONS_PER_MINUTE="1",
+    ) as server:
+        with server.websocket() as client:
+            answers = [ask(client, EVENT) for _ in range(11)]
+            assert refused_status(server) == 503
+            with server.socket(), server.socket() as surplus:
+                assert read_to_end(surplus).startswith(b"HTTP/1.1 503 ")
+        assert [answer[2] for answer in answers] == [True] * 10 + [False]
+
+
+def test_websockets_leave_places_for_scrapes(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2)) as server:
+        with server.websocket(), server.websocket():
+            assert refused_status(server) == 503
+            assert server.discarded("sessions") == 1
+        wait_until_free(server)
+        assert_alive(server)
+
+
+def test_a_request_that_never_ends_is_cut_off_by_its_length(server: Running) -> None:
+    with server.socket() as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /_health HTTP/1.1\r\n")
+        for number in range(20_000):
+            connection.sendall(b"X-%d: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" % number)
+        pytest.fail("the server takes 1.5 MB of headers")
+    assert server.discarded("request-size") == 1
+    assert_alive(server)
+
+
+def test_a_request_that_stalls_is_cut_off_by_time(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, request_s=0.3)) as server:
+        with server.socket() as silent, server.socket() as half:
+            half.sendall(b"GET /metrics HT")
+            assert read_to_end(silent) == b""
+            assert read_to_end(half) == b""
+        assert_alive(server)
+
+
+def test_a_message_beyond_the_largest_event_closes_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_MAX_EVENT_BYTES="4096") as server:
+        with server.websocket() as client:
+            client.send("[" + '"x"' + " " * 5000 + "]")
+            assert closing_code(client) == 1009
+        with server.websocket() as client:
+            for number in range(6):
+                opcode = websocket.ABNF.OPCODE_CONT if number else websocket.ABNF.OPCODE_TEXT
+                client.send_frame(websocket.ABNF(0, 0, 0, 0, opcode, 1, b" " * 1000))
+            assert closing_code(client) == 1009
+        assert server.discarded("frame-size") == 2
+        assert_alive(server)
+
+
+def test_a_frame_that_announces_too_much_is_refused_before_it_comes(server: Running) -> None:
+    with server.websocket() as client:
+        client.sock.sendall(b"\x81\xff" + (2**62).to_bytes(8, "big") + b"mask")
+        assert closing_code(client) == 1009
+    assert_alive(server)
+
+
+def test_messages_of_a_connection_are_bounded(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, messages=Rate(3, 1))) as server:
+        with server.websocket() as client:
+            for _ in range(4):
+                client.send('["REQ","x",{}]')
+            assert closing_code(client) == 1008
+        assert server.discarded("messages") == 1
+        assert_alive(server)
+
+
+def test_a_flood_of_pings_ends_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, frames=Rate(50, 1))) as server:
+        with server.websocket() as client, contextlib.suppress(OSError, websocket.WebSocketException):
+            for _ in range(100):
+                client.ping("x" * 100)
+            while client.recv_data(control_frame=True)[0] == websocket.ABNF.OPCODE_PONG:
+                pass
+        assert server.discarded("frames") == 1
+        assert_alive(server)
+
+
+def test_a_flood_is_noticed_before_all_of_it_is_worked_on(tmp_path: Path) -> None:
+    """What comes in one piece is looked at in slices, so that a few hundred pings are answered and not all."""
+    with running(tmp_path, replace(DEFAULT_LIMITS, frames=Rate(10, 0))) as server:
+        with server.websocket() as client:
+            client.sock.sendall(b"\x89\x80mask" * 10_000)
+            answers = read_to_end(client.sock).count(b"\x8a\x00")
+        assert answers < 1_000
+        assert server.discarded("frames") == 1
+
+
+def test_a_flood_of_pings_from_a_client_that_hangs_up_fills_no_log(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each answer that can no longer be written is a warning of asyncio's, and there may be 40,000 in one read."""
+    for _ in range(5):
+        with server.websocket() as client, contextlib.suppress(OSError):
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sock.sendall(b"\x89\x80mask" * 100_000)
+    assert_alive(server)
+    assert len(caplog.records) < 100
+
+
+def test_a_flood_of_empty_fragments_ends_the_connection(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, frames=Rate(50, 1))) as server:
+        with server.websocket() as client, contextlib.suppress(OSError, websocket.WebSocketException):
+            client.send_frame(websocket.ABNF(0, 0, 0, 0, websocket.ABNF.OPCODE_TEXT, 1, b""))
+            for _ in range(100):
+                client.send_frame(websocket.ABNF(0, 0, 0, 0, websocket.ABNF.OPCODE_CONT, 1, b""))
+            client.recv_data()
+        assert server.discarded("frames") == 1
+        assert_alive(server)
+
+
+def test_registrations_of_a_client_are_bounded_over_all_its_connections(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, registrations=Rate(2, 1))) as server:
+        for _ in range(2):
+            with server.websocket() as client:
+                assert ask(client, EVENT) == OK
+        with server.websocket() as client:
+            label, event_id, accepted, why = ask(client, EVENT)
+            assert (label, event_id, accepted) == ("OK", OK[1], False)
+            assert why.startswith("rate-limited: ")
+        with server.websocket(header={"X-Forwarded-For": "8.8.8.8"}) as client:
+            assert ask(client, EVENT) == OK
+        assert server.discarded("registrations") == 1
+
+
+def test_an_idle_websocket_is_closed(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, idle_s=0.2)) as server:
+        with server.websocket() as client:
+            assert closing_code(client) == 1000
+        assert server.discarded("idle") == 1
+        assert_alive(server)
+
+
+def test_a_client_that_vanishes_silently_gives_its_place_back(tmp_path: Path) -> None:
+    """It answers no ping; the connection ends although nothing says that the client is gone."""
+    with running(tmp_path, replace(DEFAULT_LIMITS, ping_s=0.2, close_s=0.2)) as server, server.websocket() as client:
+        # Reading from the bare socket leaves pings unanswered.
+        client.sock.settimeout(PATIENCE_S)
+        assert read_to_end(client.sock)[:1] == b"\x89"
+
+
+def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    limits = replace(
+        DEFAULT_LIMITS, send_s=0.3, frames=Rate(10**9, 0), messages=Rate(10**9, 0), registrations=Rate(10**9, 0)
+    )
+    with running(tmp_path, limits) as server:
+        with server.websocket(sockopt=((socket.SOL_SOCKET, socket.SO_RCVBUF, 4096),)) as client:
+            ping = websocket.ABNF.create_frame(b"x" * 125, websocket.ABNF.OPCODE_PING).format()
+            client.sock.settimeout(PATIENCE_S)
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    client.sock.sendall(ping * 500)
+        assert server.discarded("slow") == 1
+        assert_alive(server)
+
+
+def test_a_scraper_that_does_not_read_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    with running(tmp_path, replace(DEFAULT_LIMITS, send_s=0.3, close_s=0.3)) as server:
+        with server.database() as database, database.write() as tx:
+            tx.executemany(
+                "INSERT INTO relays (address, source, first_seen, last_seen, crawled_since) VALUES (?, '', 0, 0, 0)",
+                ((f"wss://{'x' * 50}{number}.example.com/{'y' * 180}",) for number in range(5_000)),
+            )
+        with server.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            first = connection.recv(1)
+            samples = server.samples()
+            assert sum(name.startswith("relay_connection_state_gauge") for name in samples) == 5_000
+            assert first == b"H"
+        assert_alive(server)
+
+
+def test_stray_bytes_after_the_handshake_end_only_that_connection(server: Running) -> None:
+    rng = random.Random(seed := random.randrange(2**32))
+    print(f"seed {seed}")
+    for _ in range(40):
+        with server.websocket() as client, contextlib.suppress(ConnectionError):
+            client.sock.sendall(rng.randbytes(rng.randrange(1, 3000)))
+            client.sock.shutdown(socket.SHUT_WR)
+            read_to_end(client.sock)
+    assert_alive(server)
+
+
+def test_stray_bytes_instead_of_a_request_end_only_that_connection(server: Running) -> None:
+    rng = random.Random(seed := random.randrange(2**32))
+    print(f"seed {seed}")
+    for _ in range(40):
+        with server.socket() as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(rng.choice([b"", b"GET ", b"GET / HTTP/1.1\r\n"]) + rng.randbytes(rng.randrange(3000)))
+            connection.shutdown(socket.SHUT_WR)
+            read_to_end(connection)
+    assert_alive(server)
+
+
+HOSTILE_EVENTS = [
+    {"content": "\ud800"},
+    {"content": '{"relays":[{"address":"wss://\ud800.example.com"}]}'},
+    {"content": "[" * 20_000},
+    {"content": '{"relays":' + "[" * 20_000},
+    {"content": '{"relays":[{"address":"wss://' + "a." * 5000 + 'com"}]}'},
+    {"content": '{"relays":[{"address":"wss://xn--' + "9" * 60 + '.com"}]}'},
+    {"content": '{"relays":[{"address":"wss://\u0000.com"}]}'},
+    {"created_at": 2**63 - 1},
+    {"created_at": -1},
+    {"created_at": 1e300},
+    {"kind": True},
+    {"tags": [[]]},
+    {"tags": [["p"] * 10_000]},
+    {"pubkey": "f" * 64},
+    {"pubkey": "0" * 64},
+    {"sig": "0" * 128},
+    {"sig": "f" * 128},
+    {"id": ALICE.registration(NOW).id.upper()},
+    {"extra": {"a": [{"b": None}] * 1000}},
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE_EVENTS, ids=range(len(HOSTILE_EVENTS)))
+def test_hostile_events_are_answered(server: Running, change: dict[str, object]) -> None:
+    value = ALICE.registration(NOW).to_value() | change
+    with server.websocket() as client:
+        label, _, accepted, why = ask(client, json.dumps(["EVENT", value]))
+    assert (label, accepted) == ("OK", "extra" in change)
+    assert isinstance(why, str)
+    assert_alive(server)
+
+
+def test_many_clients_that_come_and_go_leave_nothing_behind(server: Running) -> None:
+    def visit(_: int) -> None:
+        for _ in range(10):
+            with contextlib.suppress(OSError, websocket.WebSocketException), server.websocket() as client:
+                client.send(EVENT)
+
+    visitors = [threading.Thread(target=visit, args=(number,)) for number in range(8)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join(PATIENCE_S)
+    assert_alive(server)
+    # All places are free again, so that as many as are allowed come in.
+    with contextlib.ExitStack() as held:
+        deadline = monotonic() + PATIENCE_S
+        clients = 0
+        while clients < DEFAULT_LIMITS.connections_per_client and monotonic() < deadline:
+            with contextlib.suppress(websocket.WebSocketException):
+                held.enter_context(server.websocket())
+                clients += 1
+        assert clients == DEFAULT_LIMITS.connections_per_client

@@ -1,0 +1,321 @@
+"""Registrations over websockets, by the client library that relays are read with."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websocket
+
+from pipeline.store import authors, monitored, relays, wanted
+from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
+from tests.world.events import Author, SignedEvent, assemble, forge_content, forge_signature
+from tests.world.events import authors as make_authors
+
+NOW = 1_700_000_000
+ALICE, BOB = make_authors(2, 2)
+
+
+def stored_relays(server: Running) -> dict[str, tuple[str, int, bool]]:
+    """Source, namers and whether a user named it, by address."""
+    with server.database() as database, database.read() as tx:
+        rows = tx.execute("SELECT address, source, namers, named_by_user FROM relays")
+        return {address: (source, namers, bool(named)) for address, source, namers, named in rows}
+
+
+def registered(server: Running) -> set[str]:
+    with server.database() as database, database.read() as tx:
+        return {change.public_key.hex() for change in wanted.changes_since(tx, 0).registered if change.wanted}
+
+
+def times(server: Running, author: Author) -> tuple[int, int]:
+    with server.database() as database, database.read() as tx:
+        number = authors.find(tx, bytes.fromhex(author.pubkey))
+        ((created_at, updated_at),) = tx.execute(
+            "SELECT created_at, updated_at FROM monitored WHERE author = ?", (number,)
+        )
+        return created_at, updated_at
+
+
+def content(author: Author, text: str) -> SignedEvent:
+    return author.sign(text, kind=6666, created_at=NOW)
+
+
+def refusal(server: Running, event: SignedEvent) -> str:
+    """Why the server refuses `event`; fails when it does not, or registers anybody."""
+    label, event_id, accepted, why = server.publish(event.raw)
+    assert (label, event_id, accepted) == ("OK", event.id, False)
+    assert registered(server) == set()
+    assert isinstance(why, str)
+    return why
+
+
+def test_an_author_becomes_a_user_and_their_relays_are_known(server: Running) -> None:
+    event = ALICE.registration(
+        NOW, ["wss://relay.example.com", "wss://Relay.Example.com:443/", "ws://other.example.com/x"]
+    )
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    assert registered(server) == {ALICE.pubkey}
+    assert stored_relays(server) == {
+        "wss://relay.example.com": ("registration", 1, True),
+        "ws://other.example.com/x": ("registration", 1, True),
+    }
+    samples = server.samples()
+    assert samples['application_handler_calls_total{handlerName="addPublicKeyToMonitor",result="success"}'] == 1
+    assert samples['event_service_stage_out_total{stage="server"}'] == 1
+    assert samples["event_service_registered_users"] == 1
+
+
+def test_the_answer_is_exactly_one_compact_text(server: Running) -> None:
+    event = ALICE.registration(NOW)
+    with server.websocket() as client:
+        client.send(f'["EVENT",{event.raw}]')
+        opcode, data = client.recv_data()
+    assert opcode == websocket.ABNF.OPCODE_TEXT
+    assert data == f'["OK","{event.id}",true,""]'.encode()
+
+
+@pytest.mark.parametrize("text", ['{"relays":[]}', '{"relays":null}', "{}", '{"relays":[],"more":1}'])
+def test_the_list_may_be_empty_or_absent(server: Running, text: str) -> None:
+    event = content(ALICE, text)
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    assert registered(server) == {ALICE.pubkey}
+    assert stored_relays(server) == {}
+
+
+def test_registering_again_only_renews_the_time(server: Running) -> None:
+    event = ALICE.registration(NOW, ["wss://relay.example.com"])
+    assert server.publish(event.raw)[2] is True
+    with server.database() as database, database.read() as tx:
+        generation = wanted.latest_generation(tx)
+    first = times(server, ALICE)
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    second = times(server, ALICE)
+    assert first[0] == second[0]
+    assert first[1] <= second[1]
+    with server.database() as database, database.read() as tx:
+        assert wanted.latest_generation(tx) == generation
+        assert monitored.count(tx) == 1
+    assert stored_relays(server) == {"wss://relay.example.com": ("registration", 1, True)}
+
+
+@pytest.mark.parametrize("created_at", [0, NOW, 2**40])
+def test_the_time_of_a_registration_does_not_matter(server: Running, created_at: int) -> None:
+    event = ALICE.registration(created_at)
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+
+
+def test_another_kind_is_refused(server: Running) -> None:
+    assert refusal(server, ALICE.sign("{}", kind=1, created_at=NOW)) == "invalid: a registration is of kind 6666"
+
+
+def test_an_id_that_is_not_the_hash_is_refused(server: Running) -> None:
+    why = refusal(server, forge_content(ALICE.registration(NOW), '{"relays":[{"address":"wss://evil.example.com"}]}'))
+    assert why == "invalid: id is not the hash of the event"
+
+
+def test_a_wrong_signature_is_refused(server: Running) -> None:
+    assert (
+        refusal(server, forge_signature(ALICE.registration(NOW))) == "invalid: sig is not a signature of id by pubkey"
+    )
+
+
+def test_somebody_elses_registration_is_refused(server: Running) -> None:
+    event = ALICE.registration(NOW)
+    stolen = assemble(event.id, BOB.pubkey, NOW, 6666, (), event.content, event.sig)
+    assert refusal(server, stolen) == "invalid: id is not the hash of the event"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON"),
+        ("[]", "not of the form"),
+        ('{"relays":"wss://relay.example.com"}', "not of the form"),
+        ('{"relays":["wss://relay.example.com"]}', "not of the form"),
+        ('{"relays":[{"url":"wss://relay.example.com"}]}', "not of the form"),
+        ('{"relays":[{"address":7}]}', "not of the form"),
+        ('{"relays":[{"address":"https://relay.example.com"}]}', "ws:// or wss://"),
+        ('{"relays":[{"address":"relay.example.com"}]}', "ws:// or wss://"),
+        ('{"relays":[{"address":"wss://"}]}', "cannot be used"),
+        ('{"relays":[{"address":"wss://good.example.com"},{"address":"wss://bad host"}]}', "cannot be used"),
+    ],
+)
+def test_bad_content_is_refused_and_says_why(server: Running, text: str, why: str) -> None:
+    reason = refusal(server, content(ALICE, text))
+    assert reason.startswith("invalid: ")
+    assert why in reason
+    assert stored_relays(server) == {}
+    assert server.discarded("invalid-registration") == 1
+
+
+PRIVATE = ["ws://127.0.0.1:7777", "wss://relay.local", "wss://relay.example.com", "ws://[::1]"]
+
+
+def test_private_addresses_refuse_nothing_and_are_not_stored(server: Running) -> None:
+    event = ALICE.registration(NOW, PRIVATE)
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    assert set(stored_relays(server)) == {"wss://relay.example.com"}
+
+
+def test_private_addresses_are_stored_where_they_may_be_dialled(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_ALLOW_PRIVATE_RELAYS="true") as server:
+        assert server.publish(ALICE.registration(NOW, PRIVATE).raw)[2] is True
+        assert len(stored_relays(server)) == 4
+
+
+def test_the_relays_of_one_registration_are_bounded(server: Running) -> None:
+    event = ALICE.registration(NOW, [f"wss://r{number}.example.com" for number in range(130)])
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    assert set(stored_relays(server)) == {f"wss://r{number}.example.com" for number in range(100)}
+    assert server.discarded("surplus-relays") == 30
+
+
+def test_a_malformed_event_with_a_readable_id_is_refused_by_it(server: Running) -> None:
+    event = ALICE.registration(NOW)
+    value = event.to_value() | {"kind": "6666"}
+    assert server.publish(json.dumps(value)) == [
+        "OK",
+        event.id,
+        False,
+        "invalid: kind is not a whole number from 0 to 65535",
+    ]
+    assert server.discarded("invalid-event") == 1
+
+
+def test_one_websocket_takes_many_registrations(server: Running) -> None:
+    events = [author.registration(NOW) for author in make_authors(3, 20)]
+    with server.websocket() as client:
+        for event in events:
+            client.send(f'["EVENT",{event.raw}]')
+        answers = [json.loads(client.recv()) for _ in events]
+    assert answers == [["OK", event.id, True, ""] for event in events]
+    assert registered(server) == {event.pubkey for event in events}
+
+
+def test_a_message_in_fragments_is_taken(server: Running) -> None:
+    event = ALICE.registration(NOW)
+    text = f'["EVENT",{event.raw}]'
+    pieces = [text[at : at + 40] for at in range(0, len(text), 40)]
+    with server.websocket() as client:
+        for number, piece in enumerate(pieces):
+            opcode = websocket.ABNF.OPCODE_CONT if number else websocket.ABNF.OPCODE_TEXT
+            client.send_frame(websocket.ABNF(int(number == len(pieces) - 1), 0, 0, 0, opcode, 1, piece.encode()))
+        assert json.loads(client.recv()) == ["OK", event.id, True, ""]
+
+
+OTHER: list[list[Any]] = [
+    ["REQ", "x", {}],
+    ["CLOSE", "x"],
+    ["AUTH", {}],
+    ["COUNT", "x", {}],
+    ["NOTICE", "hello"],
+    ["SOMETHING"],
+    ["event", {}],
+]
+
+
+def test_other_messages_are_ignored(server: Running) -> None:
+    event = ALICE.registration(NOW)
+    with server.websocket() as client:
+        for message in OTHER:
+            client.send(json.dumps(message))
+        assert ask(client, f'["EVENT",{event.raw}]') == ["OK", event.id, True, ""]
+
+
+NO_MESSAGES = [
+    "",
+    "x",
+    "{}",
+    "[]",
+    "[1]",
+    "null",
+    '["EVENT"]',
+    '["EVENT",5]',
+    '["EVENT",{}]',
+    '["EVENT",{"id":"x"}]',
+    "[" * 5000,
+]
+
+
+@pytest.mark.parametrize("frame", NO_MESSAGES, ids=range(len(NO_MESSAGES)))
+def test_a_frame_that_is_no_message_closes_the_connection(server: Running, frame: str) -> None:
+    with server.websocket() as client:
+        client.send(frame)
+        assert closing_code(client) == 1007
+    assert server.discarded("no-message") == 1
+
+
+def test_bytes_that_are_no_text_close_the_connection(server: Running) -> None:
+    with server.websocket() as client:
+        client.send_frame(websocket.ABNF(1, 0, 0, 0, websocket.ABNF.OPCODE_TEXT, 1, b"\xff\xfe"))
+        assert closing_code(client) == 1007
+
+
+def test_a_websocket_on_another_path_is_not_found(server: Running) -> None:
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        websocket.create_connection(server.url + "other", timeout=PATIENCE_S)
+    assert refused.value.status_code == 404
+
+
+def test_ok_comes_only_after_the_commit(server: Running) -> None:
+    """While another process holds the write lock there is no answer, and afterwards there is."""
+    event = ALICE.registration(NOW)
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with server.database() as database, database.write():
+            holding.set()
+            done.wait(PATIENCE_S)
+
+    writer = threading.Thread(target=hold)
+    writer.start()
+    assert holding.wait(PATIENCE_S)
+    with server.websocket() as client:
+        client.send(f'["EVENT",{event.raw}]')
+        # Another client's round trip is proof that the server had the time to answer.
+        assert server.get("/_health").status == 200
+        client.settimeout(0.2)
+        with pytest.raises(websocket.WebSocketTimeoutException):
+            client.recv()
+        assert registered(server) == set()
+        done.set()
+        writer.join(PATIENCE_S)
+        client.settimeout(PATIENCE_S)
+        assert json.loads(client.recv()) == ["OK", event.id, True, ""]
+    assert registered(server) == {ALICE.pubkey}
+
+
+def test_a_failing_database_is_an_error_and_not_a_refusal(server: Running) -> None:
+    with server.database() as database, database.write() as tx:
+        tx.execute("ALTER TABLE monitored RENAME TO gone")
+    event = ALICE.registration(NOW)
+    _, event_id, accepted, why = server.publish(event.raw)
+    assert (event_id, accepted) == (event.id, False)
+    assert why.startswith("error: ")
+    with server.database() as database, database.write() as tx:
+        tx.execute("ALTER TABLE gone RENAME TO monitored")
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    calls = 'application_handler_calls_total{handlerName="addPublicKeyToMonitor",result="error"}'
+    assert server.samples()[calls] == 1
+
+
+def test_a_registered_users_relays_become_candidates(server: Running) -> None:
+    assert server.publish(ALICE.registration(NOW, ["wss://relay.example.com"]).raw)[2] is True
+    with server.database() as database, database.read() as tx:
+        assert [each.address for each in relays.candidates(tx, discovered=True, limit=9)] == ["wss://relay.example.com"]
+
+
+def test_nobody_new_is_taken_beyond_the_most_users(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_MAX_USERS="1") as server:
+        assert server.publish(ALICE.registration(NOW).raw)[2] is True
+        assert server.publish(BOB.registration(NOW).raw)[2:] == [False, "restricted: no more users are taken"]
+        assert server.publish(ALICE.registration(NOW + 1).raw)[2] is True, "who is registered may renew"
+        assert registered(server) == {ALICE.pubkey}
+
+
+def test_nobody_new_is_taken_beyond_the_most_wanted_authors(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_MAX_WANTED_AUTHORS="1") as server:
+        assert server.publish(ALICE.registration(NOW).raw)[2] is True
+        assert server.publish(BOB.registration(NOW).raw)[2:] == [False, "restricted: no more users are taken"]

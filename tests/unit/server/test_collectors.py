@@ -1,0 +1,222 @@
+"""The gauges as text, from a real database."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from pipeline.config import Config
+from pipeline.process.clock import SystemClock
+from pipeline.server.collectors import StoreCollector, sinks_of
+from pipeline.store import events, inbox, monitored, outbox, overview, relays
+from pipeline.store.database import Database, Tx
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import Arrival
+from pipeline.store.lease import Burial
+from pipeline.store.outbox import SinkName
+from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.schema import open_database
+
+NOW = 1_700_000_000_000
+BOTH = (SinkName.PUBSUB, SinkName.RELAY)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "events.db", SystemClock()) as database:
+        yield database
+
+
+def rendered(database: Database, sinks: tuple[SinkName, ...] = BOTH, max_relays: int = 1000, now: int = NOW) -> str:
+    with database.read() as tx:
+        state = overview.read(tx, max_relays=max_relays)
+    registry = CollectorRegistry()
+    registry.register(StoreCollector(state, sinks, 4096, now))
+    return generate_latest(registry).decode()
+
+
+def samples(text: str) -> dict[str, float]:
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def crawl(
+    tx: Tx, address: str, state: RelayState, *, backoff: int = 0, subscriptions: int = 0, since: int = NOW
+) -> None:
+    relays.name(tx, address, source="test", author=1, is_user=False, now=NOW)
+    number = relays.find(tx, address)
+    assert number is not None
+    relays.start_crawling(tx, number, NOW)
+    relays.put_statuses(tx, [RelayStatus(number, address, state, since, subscriptions, backoff, 0, 0, "")])
+
+
+def owe(tx: Tx, event: int, received_at: int, *sinks: SinkName) -> None:
+    event_id = event.to_bytes(32, "big")
+    events.store(tx, [Accepted(event, event_id, 0, 1, 1, b"{}", 1, received_at, len(sinks))])
+    for sink in sinks:
+        outbox.append(tx, sink, [event], received_at)
+
+
+EMPTY = """\
+# HELP relay_connection_state_gauge State of relay connections
+# TYPE relay_connection_state_gauge gauge
+# HELP relay_connection_subscriptions_gauge Open subscriptions
+# TYPE relay_connection_subscriptions_gauge gauge
+# HELP relay_rate_limit_backoff_ms_gauge Rate limit backoff left, in milliseconds
+# TYPE relay_rate_limit_backoff_ms_gauge gauge
+# HELP stored_relay_addresses_gauge Relay addresses known
+# TYPE stored_relay_addresses_gauge gauge
+stored_relay_addresses_gauge 0.0
+# HELP subscription_queue_length Queue length
+# TYPE subscription_queue_length gauge
+subscription_queue_length{topic="eventSaved"} 0.0
+# HELP subscription_queue_oldest_message_age Age of the oldest message in seconds
+# TYPE subscription_queue_oldest_message_age gauge
+subscription_queue_oldest_message_age{topic="eventSaved"} 0.0
+# HELP event_service_queue_length Rows that wait or are leased
+# TYPE event_service_queue_length gauge
+event_service_queue_length{queue="inbox"} 0.0
+event_service_queue_length{queue="outbox-pubsub"} 0.0
+event_service_queue_length{queue="outbox-relay"} 0.0
+# HELP event_service_queue_oldest_age_seconds Age of the oldest row's event
+# TYPE event_service_queue_oldest_age_seconds gauge
+event_service_queue_oldest_age_seconds{queue="inbox"} 0.0
+event_service_queue_oldest_age_seconds{queue="outbox-pubsub"} 0.0
+event_service_queue_oldest_age_seconds{queue="outbox-relay"} 0.0
+# HELP event_service_dead_rows Rows given up
+# TYPE event_service_dead_rows gauge
+event_service_dead_rows{queue="inbox"} 0.0
+event_service_dead_rows{queue="outbox-pubsub"} 0.0
+event_service_dead_rows{queue="outbox-relay"} 0.0
+# HELP event_service_wal_bytes Size of the write-ahead log
+# TYPE event_service_wal_bytes gauge
+event_service_wal_bytes 4096.0
+# HELP event_service_registered_users Registered users
+# TYPE event_service_registered_users gauge
+event_service_registered_users 0.0
+"""
+
+
+def test_an_empty_database_shows_every_family_once(database: Database) -> None:
+    assert rendered(database) == EMPTY
+
+
+def test_only_the_current_state_of_a_crawled_relay_has_a_series(database: Database) -> None:
+    with database.write() as tx:
+        crawl(tx, "wss://a.example.com", RelayState.INITIALIZING)
+        crawl(tx, "wss://a.example.com", RelayState.CONNECTED, subscriptions=7)
+        crawl(tx, "wss://b.example.com/x", RelayState.BACKPRESSURED, subscriptions=2)
+        crawl(tx, "wss://c.example.com", RelayState.DISCONNECTED)
+        relays.name(tx, "wss://never.example.com", source="test", author=1, is_user=False, now=NOW)
+    found = {
+        name: value for name, value in samples(rendered(database)).items() if "relay" in name and "outbox" not in name
+    }
+    assert found == {
+        'relay_connection_state_gauge{address="wss://a.example.com",state="connected"}': 1,
+        'relay_connection_state_gauge{address="wss://b.example.com/x",state="backpressured"}': 1,
+        'relay_connection_state_gauge{address="wss://c.example.com",state="disconnected"}': 1,
+        'relay_connection_subscriptions_gauge{address="wss://a.example.com"}': 7,
+        'relay_connection_subscriptions_gauge{address="wss://b.example.com/x"}': 2,
+        'relay_connection_subscriptions_gauge{address="wss://c.example.com"}': 0,
+        'relay_rate_limit_backoff_ms_gauge{address="a.example.com"}': 0,
+        'relay_rate_limit_backoff_ms_gauge{address="b.example.com"}': 0,
+        'relay_rate_limit_backoff_ms_gauge{address="c.example.com"}': 0,
+        "stored_relay_addresses_gauge": 4,
+    }
+
+
+def test_a_hosts_backoff_is_the_longest_of_its_relays_and_runs_down(database: Database) -> None:
+    with database.write() as tx:
+        crawl(tx, "wss://a.example.com/1", RelayState.DISCONNECTED, backoff=5_000)
+        crawl(tx, "ws://a.example.com:8080/2", RelayState.DISCONNECTED, backoff=9_000)
+        crawl(tx, "wss://[2606:4700::1]:8080", RelayState.DISCONNECTED, backoff=1_000)
+    for passed, left in ((0, 9_000), (2_000, 7_000), (60_000, 0)):
+        found = samples(rendered(database, now=NOW + passed))
+        assert found['relay_rate_limit_backoff_ms_gauge{address="a.example.com"}'] == left
+    assert found['relay_rate_limit_backoff_ms_gauge{address="2606:4700::1"}'] == 0
+
+
+def test_the_number_of_relays_with_series_is_bounded_and_the_connected_come_first(database: Database) -> None:
+    with database.write() as tx:
+        for number in range(20):
+            crawl(tx, f"wss://old{number}.example.com", RelayState.DISCONNECTED, since=NOW + number)
+        crawl(tx, "wss://up.example.com", RelayState.CONNECTED, since=NOW - 1)
+    found = [name for name in samples(rendered(database, max_relays=3)) if name.startswith("relay_connection_state")]
+    assert found == [
+        'relay_connection_state_gauge{address="wss://up.example.com",state="connected"}',
+        'relay_connection_state_gauge{address="wss://old19.example.com",state="disconnected"}',
+        'relay_connection_state_gauge{address="wss://old18.example.com",state="disconnected"}',
+    ]
+    assert samples(rendered(database, max_relays=3))["stored_relay_addresses_gauge"] == 21
+
+
+@pytest.mark.parametrize(
+    ("sinks", "length", "age"),
+    [(BOTH, 5, 60.0), ((SinkName.PUBSUB,), 3, 30.0), ((SinkName.RELAY,), 2, 60.0), ((), 0, 0.0)],
+    ids=["both", "pubsub", "relay", "none"],
+)
+def test_what_waits_to_be_handed_on_is_that_of_the_sinks_in_use(
+    database: Database, sinks: tuple[SinkName, ...], length: int, age: float
+) -> None:
+    with database.write() as tx:
+        owe(tx, 1, NOW - 60_000, SinkName.RELAY)
+        owe(tx, 2, NOW - 30_000, SinkName.PUBSUB, SinkName.RELAY)
+        owe(tx, 3, NOW - 10_000, SinkName.PUBSUB)
+        owe(tx, 4, NOW - 5_000, SinkName.PUBSUB)
+    found = samples(rendered(database, sinks))
+    assert found['subscription_queue_length{topic="eventSaved"}'] == length
+    assert found['subscription_queue_oldest_message_age{topic="eventSaved"}'] == age
+    # The own gauges show each queue, in use or not.
+    assert found['event_service_queue_length{queue="outbox-pubsub"}'] == 3
+    assert found['event_service_queue_length{queue="outbox-relay"}'] == 2
+    assert found['event_service_queue_oldest_age_seconds{queue="outbox-pubsub"}'] == 30
+    assert found['event_service_queue_oldest_age_seconds{queue="outbox-relay"}'] == 60
+
+
+def test_leased_rows_wait_and_buried_rows_are_dead(database: Database) -> None:
+    with database.write() as tx:
+        inbox.append(tx, [Arrival(bytes([n]) * 32, b"{}", 1, NOW - 1000 * n) for n in (4, 3, 2)])
+        (first, *_) = inbox.claim(tx, now=NOW, lease=1000, limit=2)
+        inbox.queue.bury(tx, [Burial(first.receipt, "broken")], NOW)
+        owe(tx, 1, NOW, SinkName.RELAY)
+        (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1000, limit=1)
+        outbox.queue.bury(tx, [Burial(row.receipt, "refused")], NOW)
+    found = samples(rendered(database))
+    assert found['event_service_queue_length{queue="inbox"}'] == 2
+    assert found['event_service_queue_oldest_age_seconds{queue="inbox"}'] == 3
+    assert found['event_service_dead_rows{queue="inbox"}'] == 1
+    assert found['event_service_dead_rows{queue="outbox-relay"}'] == 1
+    assert found['event_service_dead_rows{queue="outbox-pubsub"}'] == 0
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_age(database: Database) -> None:
+    with database.write() as tx:
+        owe(tx, 1, NOW + 60_000, SinkName.PUBSUB)
+    assert samples(rendered(database))['subscription_queue_oldest_message_age{topic="eventSaved"}'] == 0
+
+
+def test_registered_users_are_counted(database: Database) -> None:
+    with database.write() as tx:
+        for number in range(3):
+            monitored.register(tx, bytes([number + 1]) * 32, NOW)
+        monitored.remove(tx, bytes([1]) * 32, NOW)
+    assert samples(rendered(database))["event_service_registered_users"] == 2
+
+
+@pytest.mark.parametrize(
+    ("env", "sinks"),
+    [
+        ({"EVENTS_ENVIRONMENT": "DEVELOPMENT"}, (SinkName.PUBSUB,)),
+        ({"EVENTS_SINK": "stdout"}, BOTH),
+        ({"EVENTS_SINK": "none"}, (SinkName.RELAY,)),
+        ({"EVENTS_SINK": "none", "EVENTS_TARGET_RELAY": ""}, ()),
+        ({"EVENTS_ENVIRONMENT": "DEVELOPMENT", "EVENTS_TARGET_RELAY": "ws://127.0.0.1:7777"}, BOTH),
+    ],
+)
+def test_the_settings_say_which_sinks_are_in_use(
+    tmp_path: Path, env: dict[str, str], sinks: tuple[SinkName, ...]
+) -> None:
+    config = Config.from_env({"EVENTS_DATABASE_PATH": str(tmp_path / "events.db"), **env})
+    assert sinks_of(config) == sinks

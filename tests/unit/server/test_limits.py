@@ -1,0 +1,67 @@
+"""Rates: what may be taken at once and over time, by one and by many."""
+
+import random
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.server.limits import DEFAULT_LIMITS, Allowance, Allowances, Limits, Rate, limits_of
+
+
+def taken(allowance: Allowance, times: int, now: float) -> int:
+    return sum(allowance.take(now) for _ in range(times))
+
+
+def test_a_burst_then_the_rate() -> None:
+    allowance = Allowance(Rate(burst=5, per_minute=60), now=0.0)
+    assert taken(allowance, 10, 0.0) == 5
+    assert taken(allowance, 10, 0.5) == 0
+    assert taken(allowance, 10, 3.0) == 3
+    assert taken(allowance, 10, 3600.0) == 5
+
+
+def test_over_any_time_no_more_than_burst_and_rate() -> None:
+    rng = random.Random(seed := random.randrange(2**32))
+    print(f"seed {seed}")
+    rate = Rate(burst=rng.randrange(1, 50), per_minute=rng.randrange(1, 600))
+    allowance = Allowance(rate, now=0.0)
+    now, count = 0.0, 0
+    for _ in range(2000):
+        now += rng.expovariate(10.0)
+        count += taken(allowance, rng.randrange(4), now)
+        assert count <= rate.burst + now * rate.per_minute / 60 + 1e-6
+
+
+def test_clients_have_allowances_of_their_own() -> None:
+    allowances = Allowances(Rate(2, 0))
+    assert [allowances.take("a", 0.0) for _ in range(3)] == [True, True, False]
+    assert allowances.take("b", 0.0)
+
+
+def test_the_number_of_remembered_clients_is_bounded() -> None:
+    allowances = Allowances(Rate(2, 0), max_clients=100)
+    for number in range(10_000):
+        assert allowances.take(str(number), 0.0)
+        assert len(allowances) <= 100
+
+
+def test_clients_with_a_full_allowance_are_forgotten_first() -> None:
+    allowances = Allowances(Rate(2, 60), max_clients=4)
+    assert [allowances.take("busy", 0.0) for _ in range(2)] == [True, True]
+    for name in "abc":
+        allowances.take(name, 0.0)
+    # By then `a`, `b` and `c` have their one back, and `busy` one of its two.
+    assert allowances.take("d", 1.0)
+    assert len(allowances) == 2
+    assert [allowances.take("busy", 1.0) for _ in range(2)] == [True, False]
+
+
+def test_the_settings_default_to_the_defaults() -> None:
+    config = Config.from_env({"EVENTS_ENVIRONMENT": "DEVELOPMENT", "EVENTS_DATABASE_PATH": "/nowhere/events.db"})
+    assert limits_of(config) == DEFAULT_LIMITS
+
+
+@pytest.mark.parametrize("kept", ["connections_per_client", "sessions"])
+def test_the_defaults_leave_room_for_others(kept: str) -> None:
+    limits = Limits()
+    assert getattr(limits, kept) * 4 <= limits.connections
