@@ -7,6 +7,7 @@ from typing import Final
 
 from pipeline.config import SinkKind
 from pipeline.crawl.relevance import Relevance
+from pipeline.crawl.retraction import retraction
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.extract import relay_candidates
@@ -14,7 +15,7 @@ from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.backoff import Backoff
 from pipeline.process.stage import StageContext
 from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import contacts, events, inbox, outbox, relays, wanted
+from pipeline.store import contacts, events, inbox, outbox, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, DatabaseFailed, Tx
@@ -133,6 +134,7 @@ class _Saver:
             now = self._ctx.clock.now_ms()
             self._follow(tx)
             self._replace_contacts(tx, items, now)
+            self._retract(tx, items, now)
             self._follow(tx)
             self._hand_on(tx, items, tally, now)
             held = inbox.queue.ack(tx, (row.receipt for row in rows))
@@ -151,9 +153,23 @@ class _Saver:
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
                 contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
 
+    def _retract(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
+        for item in items:
+            taken_back = retraction(item.event)
+            if taken_back is not None:
+                author = self._authors.intern(tx, item.event.pubkey)
+                contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
+                retractions.delete(tx, taken_back.event_ids, author)
+                if taken_back.vanished_until is not None:
+                    # The request itself is as old as what it takes back, and is handed on.
+                    retractions.vanish(tx, author, taken_back.vanished_until - 1)
+
     def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
         relevant = [item for item in items if self._relevance.rule(item.event) is not None]
         tally.discard("irrelevant", len(items) - len(relevant))
+        kept = [item for item in relevant if not self._is_retracted(tx, item.event)]
+        tally.discard("retracted", len(relevant) - len(kept))
+        relevant = kept
         ignored = {item.row.receipt.seq: self._reason_not_to_send(item, now // 1000) for item in relevant}
         accepted = [self._accepted(tx, item, ignored[item.row.receipt.seq] is None) for item in relevant]
         new = events.accept(tx, accepted, now)
@@ -170,6 +186,9 @@ class _Saver:
                 if reason is not None and self._target is not None:
                     tally.to_relay_ignored[reason] = tally.to_relay_ignored.get(reason, 0) + 1
         tally.accepted += len(new)
+
+    def _is_retracted(self, tx: Tx, event: Event) -> bool:
+        return retractions.is_retracted(tx, event.id, self._authors.intern(tx, event.pubkey), event.created_at)
 
     def _accepted(self, tx: Tx, item: _Item, to_relay: bool) -> Accepted:
         row, event = item.row, item.event

@@ -4,6 +4,7 @@ The id and time of that list are kept here, apart from the events, so that reten
 win. Newest wins; at equal times the lowest id (NIP-01, replaceable events).
 """
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from pipeline.store import authors, monitored, wanted
@@ -44,16 +45,35 @@ def replace(tx: Tx, contacts: ContactList, now: int) -> bool:
     known = tx.execute(LIST_OF, (contacts.follower,)).fetchone()
     if known is not None and not _supersedes(contacts, known[0], known[1]):
         return False
+    tx.execute(PUT_LIST, (contacts.follower, contacts.event_id, contacts.created_at))
+    _put(tx, contacts, now)
+    return True
+
+
+def retract(tx: Tx, follower: int, event_ids: AbstractSet[bytes], until: int | None, now: int) -> None:
+    """Forget the contacts of `follower` if their list is among `event_ids`, or dated `until` (seconds) or before.
+
+    What was taken back, and with `until` everything as old, cannot come again.
+    """
+    known = tx.execute(LIST_OF, (follower,)).fetchone()
+    if until is not None and (known is None or known[1] <= until):
+        # The lowest id of all: no list of the same second wins against it.
+        tx.execute(PUT_LIST, (follower, bytes(32), until))
+    elif known is None or known[0] not in event_ids:
+        return
+    _put(tx, ContactList(follower, b"", 0, frozenset()), now)
+
+
+def _put(tx: Tx, contacts: ContactList, now: int) -> None:
+    """Make the followees those of `contacts`, writing only the difference."""
     before = followees(tx, contacts.follower)
     added, removed = contacts.followees - before, before - contacts.followees
-    tx.execute(PUT_LIST, (contacts.follower, contacts.event_id, contacts.created_at))
     tx.executemany(ADD, ((contacts.follower, followee) for followee in added))
     tx.executemany(REMOVE, ((contacts.follower, followee) for followee in removed))
     if monitored.is_registered(tx, contacts.follower):
         # A user who follows themselves is wanted for being registered, whatever the list says.
         wanted.acquire(tx, added - {contacts.follower}, now)
         wanted.release(tx, removed - {contacts.follower})
-    return True
 
 
 def followees(tx: Tx, follower: int) -> set[int]:

@@ -171,6 +171,14 @@ CONTACTS = (
     """,
     "CREATE INDEX contacts_followee ON contacts (followee)",
 )
+RETRACTIONS = (
+    """
+    CREATE TABLE deletions (
+      event_id BLOB NOT NULL, author INTEGER NOT NULL, PRIMARY KEY (event_id, author)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE TABLE vanished (author INTEGER PRIMARY KEY, until INTEGER NOT NULL) STRICT",
+)
 WANTED = (
     # One number for every change of what is wanted; a cursor says up to which of them it is complete.
     "CREATE TABLE generations (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), latest INTEGER NOT NULL) STRICT",
@@ -198,7 +206,7 @@ WANTED = (
 )
 
 MIGRATIONS: tuple[Migration, ...] = (
-    Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *WANTED)),
+    Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
 )
 
 

@@ -1,0 +1,50 @@
+"""What deletions and requests to vanish take back."""
+
+import pytest
+
+from pipeline.crawl.retraction import MAX_TARGETS, Retraction, retraction
+from pipeline.nostr.event import Event, sign
+
+SECRET = bytes(31) + b"\x07"
+OTHER = "11" * 32
+
+
+def event(kind: int, *tags: list[str]) -> Event:
+    return sign(SECRET, created_at=1000, kind=kind, tags=list(tags), content="")
+
+
+def own_key() -> str:
+    return event(1).pubkey.hex()
+
+
+def test_most_events_take_nothing_back() -> None:
+    assert retraction(event(1, ["e", "aa" * 32], ["relay", "ALL_RELAYS"])) is None
+
+
+def test_a_deletion_names_events() -> None:
+    found = retraction(event(5, ["e", "aa" * 32], ["e", "BB" * 32], ["e", "cc"], ["e"]))
+    assert found == Retraction(event_ids=frozenset({bytes.fromhex("aa" * 32)}))
+
+
+@pytest.mark.parametrize("end", ["", ":"])
+def test_a_deletion_names_the_contact_lists_of_its_author(end: str) -> None:
+    assert retraction(event(5, ["a", f"3:{own_key()}{end}"])) == Retraction(contacts_until=1000)
+
+
+def test_nobody_deletes_the_contact_lists_of_others() -> None:
+    assert retraction(event(5, ["a", f"3:{OTHER}:"])) == Retraction()
+
+
+def test_a_deletion_of_very_many_events_is_cut_short() -> None:
+    tags = [["e", f"{number:064x}"] for number in range(MAX_TARGETS + 1)]
+    found = retraction(event(5, *tags))
+    assert found is not None
+    assert len(found.event_ids) == MAX_TARGETS
+
+
+def test_vanishing_from_all_relays_takes_everything_back() -> None:
+    assert retraction(event(62, ["relay", "ALL_RELAYS"])) == Retraction(contacts_until=1000, vanished_until=1000)
+
+
+def test_vanishing_from_one_relay_takes_nothing_back() -> None:
+    assert retraction(event(62, ["relay", "wss://relay.example.com"])) is None

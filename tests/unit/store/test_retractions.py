@@ -1,0 +1,93 @@
+"""What was taken back stays away, whatever arrives later."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import ManualClock
+from pipeline.store import contacts, monitored, retractions, wanted
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
+from pipeline.store.database import Database
+from pipeline.store.schema import open_database
+
+USER = b"\x01" * 32
+FOLLOWEE = b"\x02" * 32
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "events.db", ManualClock()) as opened:
+        yield opened
+
+
+def follow(database: Database, created_at: int, event_id: bytes = b"\x05" * 32) -> bool:
+    with database.write() as tx:
+        follower, followee = Authors().intern(tx, USER), Authors().intern(tx, FOLLOWEE)
+        return contacts.replace(tx, ContactList(follower, event_id, created_at, frozenset({followee})), 1)
+
+
+def take_back(database: Database, *, event_ids: frozenset[bytes] = frozenset(), until: int | None = None) -> None:
+    with database.write() as tx:
+        contacts.retract(tx, Authors().intern(tx, USER), event_ids, until, 2)
+
+
+def followees(database: Database) -> int:
+    with database.read() as tx:
+        return contacts.counts(tx, USER).followees
+
+
+def test_a_deleted_list_is_forgotten_and_cannot_come_again(database: Database) -> None:
+    follow(database, 100)
+    take_back(database, until=100)
+    assert followees(database) == 0
+    assert not follow(database, 100, bytes(31) + b"\x01")
+    assert not follow(database, 99)
+    assert follow(database, 101)
+    assert followees(database) == 1
+
+
+def test_a_list_newer_than_its_deletion_stays(database: Database) -> None:
+    follow(database, 100)
+    take_back(database, until=99)
+    assert followees(database) == 1
+
+
+def test_a_deletion_that_comes_first_keeps_the_list_away(database: Database) -> None:
+    take_back(database, until=100)
+    assert not follow(database, 100)
+
+
+def test_a_list_deleted_by_its_id_is_forgotten_and_cannot_come_again(database: Database) -> None:
+    follow(database, 100, b"\x05" * 32)
+    take_back(database, event_ids=frozenset({b"\x06" * 32}))
+    assert followees(database) == 1
+    take_back(database, event_ids=frozenset({b"\x05" * 32}))
+    assert followees(database) == 0
+    assert not follow(database, 100, b"\x05" * 32)
+
+
+def test_followees_of_a_deleted_list_are_wanted_no_longer(database: Database) -> None:
+    with database.write() as tx:
+        monitored.register(tx, USER, 1)
+    follow(database, 100)
+    take_back(database, until=100)
+    with database.read() as tx:
+        wants = {change.public_key for change in wanted.changes_since(tx, 0).authors if change.wanted}
+    assert wants == {USER}
+
+
+def test_only_the_author_deletes_an_event(database: Database) -> None:
+    with database.write() as tx:
+        retractions.delete(tx, [b"\x05" * 32], 1)
+        assert retractions.is_retracted(tx, b"\x05" * 32, 1, 100)
+        assert not retractions.is_retracted(tx, b"\x05" * 32, 2, 100)
+
+
+def test_vanishing_counts_up_to_its_time_and_never_goes_back(database: Database) -> None:
+    with database.write() as tx:
+        retractions.vanish(tx, 1, 100)
+        retractions.vanish(tx, 1, 50)
+        assert retractions.is_retracted(tx, b"\x05" * 32, 1, 100)
+        assert not retractions.is_retracted(tx, b"\x05" * 32, 1, 101)
