@@ -4,6 +4,8 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import click
@@ -22,7 +24,9 @@ class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
     _ELSEWHERE: ClassVar = {
+        "backup": "Copy the database of a running service.",
         "dead": "List, show, retry and drop rows that were given up.",
+        "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",
         "status": "Print stages, queues and relays of a running service.",
         "users": "Add, remove and list registered users.",
     }
@@ -33,7 +37,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._ELSEWHERE:
             return super().get_command(ctx, cmd_name)
-        command = getattr(importlib.import_module(f"pipeline.commands.{cmd_name}"), cmd_name)
+        module = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"pipeline.commands.{module}"), module)
         assert isinstance(command, click.Command), "a command module defines the command that it is named for"
         return command
 
@@ -53,19 +58,32 @@ def main() -> None:
     """
 
 
+_env_file = click.option(
+    "--env-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="NAME=value lines that win over the environment; read again at SIGHUP.",
+)
+
+
 @main.command()
-def supervise() -> None:
+@_env_file
+def supervise(env_file: Path | None) -> None:
     """Run all stages, restart what dies, and end them in order on SIGTERM.
 
     Example: EVENTS_ENVIRONMENT=DEVELOPMENT EVENTS_DATABASE_PATH=/tmp/events.db event-service supervise
     """
-    from pipeline.commands.setting_up import config_or_exit, open_configured_database  # noqa: PLC0415
+    from pipeline.commands.setting_up import live_settings_or_exit, open_or_exit  # noqa: PLC0415
+    from pipeline.process.supervisor import SETTINGS_FILE  # noqa: PLC0415
     from pipeline.process.supervisor import supervise as run_supervisor  # noqa: PLC0415
 
-    config = config_or_exit()
+    live = live_settings_or_exit(env_file)
+    config = live.config
     # Once before the stages race for it, and to say in one line what may be wrong with the file.
-    open_configured_database().close()
-    sys.exit(run_supervisor(_specs(config), _stage_command, config, os.environ))
+    open_or_exit(config).close()
+    options = () if env_file is None else ("--env-file", str(config.runtime_directory / SETTINGS_FILE))
+    command = partial(_stage_command, options)
+    sys.exit(run_supervisor(_specs(config), command, config, os.environ, live=live))
 
 
 @main.command()
@@ -73,30 +91,33 @@ def supervise() -> None:
 @click.option(
     "--slot", type=click.IntRange(0, 999), help="Which of the stage's slots to hold; default: the first free."
 )
+@_env_file
 @click.option("--supervised", is_flag=True, hidden=True, help="Standard input is a lifeline from the supervisor.")
-def stage(name: str, slot: int | None, supervised: bool) -> None:
+def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) -> None:
     """Run one stage alone, in the foreground, also beside a running `supervise`.
 
     Example: event-service stage forwarder
     """
-    from pipeline.commands.setting_up import config_or_exit  # noqa: PLC0415
+    from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
-    config = config_or_exit()
-    sys.exit(run_stage(name, slot, config, importlib.import_module(f"stages.{name}").run, supervised=supervised))
+    live = live_settings_or_exit(env_file)
+    run = importlib.import_module(f"stages.{name}").run
+    sys.exit(run_stage(name, slot, live.config, run, supervised=supervised, live=live))
 
 
 @main.command()
 @click.option("--online", is_flag=True, help="Also look whether topic and relays can be reached; changes nothing.")
-def check(online: bool) -> None:
+@_env_file
+def check(online: bool, env_file: Path | None) -> None:
     """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong.
 
     With --online, exit with 1 if the topic does not exist or must not be published to, the target relay does not
     answer, or a bootstrap relay does not resolve.
     """
-    from pipeline.commands.setting_up import config_or_exit  # noqa: PLC0415
+    from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
 
-    config = config_or_exit()
+    config = live_settings_or_exit(env_file).config
     for name, value in config.effective():
         click.echo(f"{name}={value}")
     if online:
@@ -115,9 +136,9 @@ def _specs(config: "Config") -> "list[StageSpec]":
     return [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]
 
 
-def _stage_command(name: str, slot: int) -> Sequence[str]:
+def _stage_command(options: Sequence[str], name: str, slot: int) -> Sequence[str]:
     """The public command for one slot, in the interpreter and environment that run this one."""
-    return (sys.executable, "-m", "pipeline.cli", "stage", name, "--slot", str(slot), "--supervised")
+    return (sys.executable, "-m", "pipeline.cli", "stage", name, "--slot", str(slot), *options, "--supervised")
 
 
 if __name__ == "__main__":

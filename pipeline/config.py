@@ -21,7 +21,7 @@ __all__ = ["Config", "Environment", "InvalidConfig", "LogLevel", "SinkKind", "Si
 
 
 class InvalidConfig(CannotStart):
-    """One or more settings are wrong; the text names each of them on a line of its own."""
+    """One or more settings are wrong; the text is one line that names each of them."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         self.problems = dict(problems)
@@ -73,6 +73,7 @@ class Config:
     max_connections_per_client: int
     max_registrations_per_minute: int
     max_address_labels: int
+    max_queue_age: int
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":
@@ -131,6 +132,8 @@ def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str
         credentials_missing = read.get("google_pubsub_credentials_json_path", ...) is None
         if credentials_missing and not env.get("PUBSUB_EMULATOR_HOST"):
             problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = "is required for EVENTS_SINK=pubsub"
+    if sink is not None and sink.path is not None and sink.path == read.get("database_path"):
+        problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
     low, high = read.get("backpressure_low"), read.get("backpressure_high")
     if low is not None and high is not None and low >= high:
         problems["EVENTS_BACKPRESSURE_LOW"] = "must be below EVENTS_BACKPRESSURE_HIGH"

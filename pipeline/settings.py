@@ -67,6 +67,8 @@ class Setting:
     format: Callable[[Any], str] = str
     empty_means_none: bool = False
     secret: bool = False
+    live: bool = False
+    """Whether a running process follows it when its environment file is read again."""
 
     def read(self, env: Mapping[str, str]) -> Any:
         """The value that `env` gives, or the default; `None` where neither says anything."""
@@ -133,6 +135,13 @@ def _url(text: str) -> str:
     return text.strip()
 
 
+def _file_path(text: str) -> Path:
+    path = Path(text)
+    if not path.name or text.endswith("/"):
+        raise InvalidValue("must be the path of a file")
+    return path
+
+
 def _readable_file(text: str) -> Path:
     path = Path(text)
     try:
@@ -171,8 +180,15 @@ SETTINGS: tuple[Setting, ...] = (
         "PRODUCTION",
         "`PRODUCTION` or `DEVELOPMENT`; DEVELOPMENT posts nothing to Google Pub/Sub",
     ),
-    Setting("EVENTS_LOG_LEVEL", "log_level", _choice(LogLevel), "DEBUG", "`TRACE`, `DEBUG`, `ERROR` or `DISABLED`"),
-    Setting("EVENTS_DATABASE_PATH", "database_path", Path, None, "full path of the database file; required"),
+    Setting(
+        "EVENTS_LOG_LEVEL",
+        "log_level",
+        _choice(LogLevel),
+        "DEBUG",
+        "`TRACE`, `DEBUG`, `ERROR` or `DISABLED`",
+        live=True,
+    ),
+    Setting("EVENTS_DATABASE_PATH", "database_path", _file_path, None, "full path of the database file; required"),
     Setting(
         "EVENTS_GOOGLE_PUBSUB_PROJECT_ID",
         "google_pubsub_project_id",
@@ -234,6 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
         "relays to begin with",
         format=_join,
         empty_means_none=True,
+        live=True,
     ),
     Setting(
         "EVENTS_SKIP_RELAYS",
@@ -243,6 +260,7 @@ SETTINGS: tuple[Setting, ...] = (
         "host suffixes of discovered relays that are never dialled",
         format=_join,
         empty_means_none=True,
+        live=True,
     ),
     Setting(
         "EVENTS_DISCOVER_RELAYS",
@@ -251,9 +269,17 @@ SETTINGS: tuple[Setting, ...] = (
         "true",
         "dial relays learned from events",
         _true_or_false,
+        live=True,
     ),
     Setting("EVENTS_MAX_RELAYS", "max_relays", _count(1, 100_000), "1000", "most relays dialled"),
-    Setting("EVENTS_MAX_RELAYS_PER_HOST", "max_relays_per_host", _count(1, 1000), "3", "most relays dialled per host"),
+    Setting(
+        "EVENTS_MAX_RELAYS_PER_HOST",
+        "max_relays_per_host",
+        _count(1, 1000),
+        "3",
+        "most relays dialled per host",
+        live=True,
+    ),
     Setting(
         "EVENTS_ALLOW_PRIVATE_RELAYS",
         "allow_private_relays",
@@ -311,6 +337,7 @@ SETTINGS: tuple[Setting, ...] = (
         _count(1, 100_000_000),
         "20000",
         "waiting events at which crawlers stop reading",
+        live=True,
     ),
     Setting(
         "EVENTS_BACKPRESSURE_LOW",
@@ -318,6 +345,7 @@ SETTINGS: tuple[Setting, ...] = (
         _count(0, 100_000_000),
         "15000",
         "waiting events at which crawlers go on",
+        live=True,
     ),
     Setting(
         "EVENTS_RUNTIME_DIRECTORY",
@@ -349,6 +377,7 @@ SETTINGS: tuple[Setting, ...] = (
         _count(0, 1_000_000),
         "0",
         "most events a minute sent to the target relay, which may ban who sends more; 0: no bound",
+        live=True,
     ),
     Setting("EVENTS_MAX_USERS", "max_users", _count(1, 10_000_000), "100000", "most registered users"),
     Setting(
@@ -379,5 +408,14 @@ SETTINGS: tuple[Setting, ...] = (
         _count(0, 100_000),
         "2000",
         "most relay addresses told apart in the metrics of a process; others count as `other`",
+    ),
+    Setting(
+        "EVENTS_MAX_QUEUE_AGE",
+        "max_queue_age",
+        values.duration_ms,
+        "15m",
+        "age of a queue's oldest untried event beyond which `/_health` fails; 0: never",
+        values.format_duration,
+        live=True,
     ),
 )

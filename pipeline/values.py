@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import EventServiceError
 
-_DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
+_DURATION = re.compile(r"0*(\d+)(ms|s|m|h|d)", re.ASCII)
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
 
@@ -28,11 +28,13 @@ class HostPort:
 
 
 def duration_ms(text: str) -> int:
-    """Read `90s`, `16m`, `2h`, `30d` (or `250ms`) as milliseconds."""
+    """Read `90s`, `16m`, `2h`, `30d` (or `250ms`, or a plain `0`) as milliseconds."""
+    if text.strip() == "0":
+        return 0
     match = _DURATION.fullmatch(text.strip().lower())
     if match is None:
         raise InvalidValue("must be a whole number followed by s, m, h or d, such as 16m")
-    value = int(match[1][:12]) * _MS_PER_UNIT[match[2]]
+    value = int(match[1][:17]) * _MS_PER_UNIT[match[2]]
     if value > _MAX_DURATION_MS:
         raise InvalidValue("must be at most 36500d")
     return value

@@ -49,8 +49,6 @@ def run(ctx: StageContext) -> None:
     _raise_file_limit(ctx)
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), ctx.log)
     with open_here() as database:
-        with database.write() as tx:
-            relays.set_bootstrap(tx, (relay.url for relay in config.bootstrap_relays), ctx.clock.now_ms())
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()
         try:
@@ -105,6 +103,8 @@ class _Crawler:
     fleet: Fleet
     intake: Intake
     gate: Backpressure
+    bootstrap: tuple[RelayAddress, ...] | None = None
+    """The bootstrap relays as this process last wrote them down."""
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
@@ -141,7 +141,11 @@ class _Crawler:
         return plan
 
     def _look_at_relays(self, plan: Plan) -> None:
-        config = self.ctx.config
+        config = self.ctx.settings
+        if config.bootstrap_relays != self.bootstrap:
+            self.bootstrap = config.bootstrap_relays
+            with self.database.write() as tx:
+                relays.set_bootstrap(tx, (relay.url for relay in self.bootstrap), self.ctx.clock.now_ms())
         selection = Selection(
             config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays
         )
@@ -153,7 +157,9 @@ class _Crawler:
         self.fleet.set_relays(self.database, mine, plan)
 
     def _look_at_queues(self) -> None:
-        most = self.ctx.config.backpressure_high + 1
+        config = self.ctx.settings
+        most = config.backpressure_high + 1
         with self.database.read() as tx:
             waiting = inbox.waiting(tx, most) + outbox.waiting(tx, SinkName.PUBSUB, most)
+        self.gate.set_marks(config.backpressure_high, config.backpressure_low)
         self.gate.update(waiting)

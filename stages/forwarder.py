@@ -26,9 +26,10 @@ def run(ctx: StageContext) -> None:
     sink = _sink(ctx.config)
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
+    deliveries = [_delivery(ctx, sink, progress, index) for index in range(workers)]
     threads = [
-        threading.Thread(target=_work, args=(ctx, sink, progress, index), name=f"delivery-{index}")
-        for index in range(workers)
+        threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
+        for index, delivery in enumerate(deliveries)
     ]
     try:
         for thread in threads:
@@ -36,21 +37,25 @@ def run(ctx: StageContext) -> None:
         while not ctx.stop.wait(_TURN_S):
             # A worker that stands still is a stage that stands still.
             if ctx.clock.monotonic() - min(progress) < _WORKER_LIMIT_S:
-                ctx.heartbeat.beat()
+                ctx.heartbeat.beat(next((each.trouble for each in deliveries if each.trouble), ""))
     finally:
         for thread in threads:
             thread.join()
         sink.close()
 
 
-def _work(ctx: StageContext, sink: Sink, progress: list[float], index: int) -> None:
+def _delivery(ctx: StageContext, sink: Sink, progress: list[float], index: int) -> Delivery:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
+    return Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
+
+
+def _work(ctx: StageContext, delivery: Delivery) -> None:
     with open_database(ctx.config.database_path, ctx.clock) as database:
         ctx.heartbeat.beat()
-        Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat).run(database)
+        delivery.run(database)
 
 
 def _sink(config: Config) -> Sink:

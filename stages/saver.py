@@ -1,5 +1,6 @@
 """`stage saver`: decides what is relevant and hands it on, in one transaction with its removal from the inbox."""
 
+import contextlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +31,10 @@ BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
 BATCH_BYTES: Final = 512 << 10
 LEASE_MS: Final = 30_000
-# A row that fails alone this often, or was there each time that the process died, is buried.
+# A row that fails alone this often, or that the process dies of when it is alone, is buried.
 MAX_FAILURES: Final = 5
-MAX_CLAIMS: Final = 8
+# What a database that fails for most of a day comes to; a row that comes to more has something that nobody thought of.
+MAX_CLAIMS: Final = 1_000
 # Claimed more than once: somebody died with it, or gave it back; it is saved alone, so that it can harm nobody else.
 _SUSPECT_CLAIMS: Final = 2
 _RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
@@ -90,8 +92,9 @@ class _Saver:
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
             for batch in _transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
                 self._save_or_split(batch)
-            for row in suspects:
-                self._save_or_split([row])
+            # Who was to blame before comes last, so that nobody else waits behind what kills the process.
+            for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
+                self._save_suspect(row)
 
     def _claim(self) -> list[InboxRow]:
         clock = self._ctx.clock
@@ -100,13 +103,26 @@ class _Saver:
                 return []
         with self._database.write() as tx:
             rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS)
-            deadly = [row for row in rows if row.receipt.claims > MAX_CLAIMS]
-            inbox.queue.bury(tx, [Burial(row.receipt, "too many claims") for row in deadly], clock.now_ms())
-        for row in deadly:
-            self._note_burial(row, "too many claims")
-        return [row for row in rows if row.receipt.claims <= MAX_CLAIMS]
+            burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
+            inbox.queue.bury(tx, burials, clock.now_ms())
+        for row in rows:
+            if (reason := _reason_to_bury(row)) is not None:
+                self._note_burial(row, reason)
+        return [row for row in rows if _reason_to_bury(row) is None]
 
-    def _save_or_split(self, rows: Sequence[InboxRow]) -> None:
+    def _save_suspect(self, row: InboxRow) -> None:
+        """Save a row alone that somebody may have died of; it is blamed beforehand, in case that it happens again."""
+        self._ctx.heartbeat.beat()
+        with self._database.write() as tx:
+            inbox.queue.nack(tx, [Postponed(row.receipt, self._ctx.clock.now_ms() + LEASE_MS)])
+        try:
+            self._save_or_split([row], blamed=True)
+        except DatabaseFailed:
+            with contextlib.suppress(DatabaseFailed), self._database.write() as tx:
+                inbox.queue.forgive(tx, [row.receipt])
+            raise
+
+    def _save_or_split(self, rows: Sequence[InboxRow], *, blamed: bool = False) -> None:
         """Save `rows`; where that fails, halve them until the guilty one stands alone."""
         if not rows:
             return
@@ -123,7 +139,7 @@ class _Saver:
                 self._save_or_split(rows[middle:])
             else:
                 self._failed.record(self._ctx.clock.monotonic() - began)
-                self._put_aside(rows[0], error)
+                self._put_aside(rows[0], error, blamed=blamed)
         else:
             self._handled.record(self._ctx.clock.monotonic() - began, len(rows))
 
@@ -148,7 +164,7 @@ class _Saver:
     def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
         for item in items:
             event = item.event
-            if event.kind == CONTACTS:
+            if event.kind == CONTACTS and not self._is_retracted(tx, event):
                 follower = self._authors.intern(tx, event.pubkey)
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
                 contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
@@ -207,21 +223,23 @@ class _Saver:
         author = self._authors.intern(tx, event.pubkey)
         is_user = event.pubkey in self._relevance.registered
         for candidate in relay_candidates(event):
-            if self._named.is_new(candidate.address.url, author):
+            if self._named.is_new(candidate.address.url, author, is_user=is_user):
                 relays.name(tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now)
 
-    def _put_aside(self, row: InboxRow, error: Exception) -> None:
+    def _put_aside(self, row: InboxRow, error: Exception, *, blamed: bool) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]
         now = self._ctx.clock.now_ms()
+        failures = row.failures + 1
         with self._database.write() as tx:
-            if row.failures + 1 >= MAX_FAILURES:
+            if failures >= MAX_FAILURES:
                 inbox.queue.bury(tx, [Burial(row.receipt, reason)], now)
             else:
-                wait_s = _RETRY.delay_s(row.failures + 1, random.Random())
-                inbox.queue.nack(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
+                wait_s = _RETRY.delay_s(failures, random.Random())
+                put_off = inbox.queue.snooze if blamed else inbox.queue.nack
+                put_off(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
         self._ctx.metrics.stage_errors.labels(_STAGE, type(error).__name__).inc()
-        self._ctx.log.error("event not saved", event=row.event_id.hex(), reason=reason, failures=row.failures + 1)
-        if row.failures + 1 >= MAX_FAILURES:
+        self._ctx.log.error("event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
+        if failures >= MAX_FAILURES:
             self._note_burial(row, reason)
 
     def _note_burial(self, row: InboxRow, reason: str) -> None:
@@ -246,6 +264,12 @@ class _Saver:
             metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
 
 
+def _reason_to_bury(row: InboxRow) -> str | None:
+    if row.failures >= MAX_FAILURES:
+        return "the process died of it"
+    return "too many claims" if row.receipt.claims > MAX_CLAIMS else None
+
+
 def _transactions(rows: Sequence[InboxRow]) -> Iterator[list[InboxRow]]:
     """Cut `rows` so that none of the transactions holds the write lock for long."""
     batch: list[InboxRow] = []
@@ -266,16 +290,16 @@ class _RecentlyNamed:
     _MOST: Final = 50_000
 
     def __init__(self) -> None:
-        self._pairs: set[tuple[str, int]] = set()
+        self._said: set[tuple[str, int, bool]] = set()
 
-    def is_new(self, address: str, author: int) -> bool:
-        pair = (address, author)
-        if pair in self._pairs:
+    def is_new(self, address: str, author: int, *, is_user: bool) -> bool:
+        said = (address, author, is_user)
+        if said in self._said:
             return False
-        if len(self._pairs) >= self._MOST:
-            self._pairs.clear()
-        self._pairs.add(pair)
+        if len(self._said) >= self._MOST:
+            self._said.clear()
+        self._said.add(said)
         return True
 
     def forget(self) -> None:
-        self._pairs.clear()
+        self._said.clear()

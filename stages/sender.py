@@ -23,6 +23,10 @@ def run(ctx: StageContext) -> None:
         return
     policy = DialPolicy(allow_private=config.allow_private_relays, user_agent="event-service")
     log = RateLimited(ctx.log, ctx.clock)
+
+    def beat() -> None:
+        ctx.heartbeat.beat(delivery.trouble)
+
     sink = RelaySink(
         target,
         lambda: dial(target, policy, ctx.clock, ctx.stop.is_set),
@@ -30,13 +34,13 @@ def run(ctx: StageContext) -> None:
         ctx.clock,
         ctx.metrics,
         log,
-        ctx.heartbeat.beat,
+        ctx.stop,
+        beat,
     )
+    delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
     try:
         with open_database(config.database_path, ctx.clock) as database:
-            Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, ctx.heartbeat.beat).run(
-                database
-            )
+            delivery.run(database)
     finally:
         sink.close()
 

@@ -25,6 +25,7 @@ from pipeline.server.session import Sessions
 from pipeline.server.worker import DatabaseThread
 from pipeline.store.schema import open_database
 from pipeline.values import HostPort
+from pipeline.version import read_version
 
 STAGE: Final = "server"
 _BEAT_S: Final = 1.0
@@ -112,7 +113,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
     )
     web = Web(
         Scrape(threads.scrape, ctx.config, ctx.clock, ctx.metrics, log),
-        HealthCheck(threads.health, ctx.config.runtime_directory, ctx.clock),
+        HealthCheck(threads.health, lambda: ctx.settings, ctx.clock),
         PublicKeys(threads.lookup, ctx.clock, ctx.metrics),
         refuse,
         errors,
@@ -134,7 +135,9 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         max_queue=_QUEUED_FRAMES,
         write_limit=_WRITE_BUFFER_BYTES,
     )
-    ctx.log.info("listening", address=_shown(sock))
+    version = read_version()
+    ctx.metrics.version.labels(version.revision, version.time, version.runtime).set(1)
+    ctx.log.info("listening", address=_shown(sock), revision=version.revision)
     try:
         await _beat_until_stopped(ctx)
     finally:

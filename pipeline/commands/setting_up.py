@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -9,10 +10,21 @@ import click
 from pipeline.config import Config
 from pipeline.errors import CannotStart
 from pipeline.process.clock import SystemClock
+from pipeline.process.reload import LiveSettings
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 
 EXIT_CANNOT_START = 3
+
+
+def live_settings_or_exit(env_file: Path | None) -> LiveSettings:
+    """The settings of the environment and of `env_file`, which goes into the environment; ends the program if wrong."""
+    try:
+        live = LiveSettings(env_file, os.environ)
+    except CannotStart as error:
+        cannot_start(error)
+    live.export()
+    return live
 
 
 def config_or_exit() -> Config:

@@ -109,6 +109,9 @@ class Connection:
         try:
             while not self._closing and not self._shared.stop.is_set():
                 self._turn(transport)
+        except ConnectionLost:
+            self._crawl.lost(self._session)
+            raise
         finally:
             self._flush()
 
@@ -203,10 +206,15 @@ class Connection:
         match outcome:
             case PageEnded():
                 cursor = self._crawl.page_ended(outcome, self._session, now)
-                if cursor is not None:
-                    # Behind the events that it covers, so that they are committed first or together.
+                progress = self._crawl.take_progress()
+                if cursor is not None or progress:
+                    # Behind the events that they cover, so that these are committed first or together.
                     self._flush()
-                    self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), cursors=(cursor,)))
+                    moved = () if cursor is None else (cursor,)
+                    self._shared.intake.submit(
+                        Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress)
+                    )
+                self._metrics.crawled(self._crawl.counts)
                 if outcome.refusal is not None:
                     self._on_refusal(outcome.refusal, outcome.detail, now)
             case LiveEnded():

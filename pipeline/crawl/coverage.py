@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from pipeline.crawl.plan import Query
 from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
 
 # Chunks merge rarely and by one bit at a time; deeper searches for what they were merged from end in a fresh start.
 _MAX_MERGE_DEPTH = 8
@@ -12,11 +13,12 @@ _MAX_MERGE_DEPTH = 8
 class Coverage:
     """The cursors of one relay. A chunk that was split or merged goes on from the cursors of what it was made from."""
 
-    __slots__ = ("_cursors", "relay")
+    __slots__ = ("_cursors", "_progress", "relay")
 
-    def __init__(self, relay: int, cursors: Iterable[Cursor]) -> None:
+    def __init__(self, relay: int, cursors: Iterable[Cursor], sweeps: Iterable[SweepProgress] = ()) -> None:
         self.relay = relay
         self._cursors = {cursor.query: cursor for cursor in cursors}
+        self._progress = {progress.sweep: progress for progress in sweeps}
 
     def of(self, query: Query) -> Cursor | None:
         """How far `query` is complete; `None` if it never was."""
@@ -31,6 +33,10 @@ class Coverage:
         """The cursor of exactly this key."""
         return self._cursors.get(key)
 
+    def progress(self, sweep: str) -> SweepProgress | None:
+        """How far a former process came with a sweep; told once."""
+        return self._progress.pop(sweep, None)
+
     def advance(self, key: str, complete_until: int, generation: int) -> Cursor:
         """Note progress and return the cursor to be committed with the events that it covers."""
         before = self._cursors.get(key)
@@ -42,10 +48,13 @@ class Coverage:
 
     def _merged(self, query: Query, depth: int) -> Cursor | None:
         """What both halves of a chunk have in common, if both are covered."""
-        halves = [self._half(query, bit, depth) for bit in "01"]
-        if any(half is None for half in halves):
-            return None
-        covered = [half for half in halves if half is not None]
+        covered: list[Cursor] = []
+        for bit in "01":
+            half = self._half(query, bit, depth)
+            if half is None:
+                # At once: looking through both halves of both halves doubles with each step down.
+                return None
+            covered.append(half)
         return Cursor(
             self.relay,
             query.key,

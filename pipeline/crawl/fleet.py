@@ -22,7 +22,7 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.transport import Transport
-from pipeline.store import cursors, relays
+from pipeline.store import cursors, relays, sweeps
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
 
@@ -132,7 +132,9 @@ class Fleet:
             with database.write() as tx:
                 relays.start_crawling(tx, candidate.relay, now)
         with database.read() as tx:
-            coverage = Coverage(candidate.relay, cursors.of_relay(tx, candidate.relay))
+            coverage = Coverage(
+                candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
+            )
         limits = Limits.from_json(candidate.limits)
         crawl = RelayCrawl(
             coverage=coverage, limits=limits, settings=self.settings, plan=plan, crawled_since=since // 1000

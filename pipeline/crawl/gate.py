@@ -22,6 +22,10 @@ class Backpressure:
         """Whether relays may be read from."""
         return self._open.is_set()
 
+    def set_marks(self, high: int, low: int) -> None:
+        """Let later updates go by these marks."""
+        self._high, self._low = high, low
+
     def update(self, waiting: int) -> None:
         """Note how many events wait."""
         if waiting > self._high:

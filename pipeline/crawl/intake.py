@@ -17,11 +17,12 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
-from pipeline.store import cursors, events, inbox, relays
+from pipeline.store import cursors, events, inbox, relays, sweeps
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database
 from pipeline.store.inbox import Arrival
 from pipeline.store.relays import RelayStatus
+from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted import Changes
 
 BATCH_EVENTS: Final = 64
@@ -86,6 +87,7 @@ class Batch:
     received_at: int
     events: tuple[Event, ...] = ()
     cursors: tuple[Cursor, ...] = ()
+    progress: tuple[SweepProgress, ...] = ()
     status: RelayStatus | None = None
     limits: str | None = None
     done: Callable[[], None] | None = None
@@ -140,13 +142,13 @@ class Intake:
             finished = False
             while not finished:
                 work, finished = self._gather()
+                if work.batches:
+                    self._commit(database, work.batches)
                 for changes in work.changes:
                     if self._relevance.apply(changes):
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
                         # able to come in again.
                         self.committed.clear()
-                if work.batches:
-                    self._commit(database, work.batches)
 
     def _gather(self) -> tuple[_Work, bool]:
         """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering."""
@@ -174,12 +176,17 @@ class Intake:
             self._in.inc(len(batch.events))
             fresh = self._unknown(database, batch, arrivals, known)
             for event in fresh:
-                arrival = None if event.id in arrivals else self._check(event, batch)
+                if event.id in arrivals:
+                    # A second copy within the batch; the first may have been a forgery, so both came this far.
+                    self._discard("duplicate", 1)
+                    continue
+                arrival = self._check(event, batch)
                 if arrival is not None:
                     arrivals[event.id] = arrival
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
             cursors.advance(tx, (cursor for batch in batches for cursor in batch.cursors))
+            sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
             relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:
                 if batch.limits is not None:

@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import Limits
-
-_BYTES_PER_FILTER = 200
-_BYTES_PER_MEMBER = 67
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 
 
 @dataclass(slots=True)
@@ -32,10 +29,10 @@ class LiveGroups:
     def arrange(self, queries: Iterable[Query], limits: Limits) -> None:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`."""
         wanted = {query.key: query for query in queries if query.is_live}
-        if limits != self._limits:
+        if _shape(limits) != _shape(self._limits):
             self._changed.update(self._groups)
             self._groups.clear()
-            self._limits = limits
+        self._limits = limits
         grouped: set[str] = set()
         for key, group in list(self._groups.items()):
             self._refresh(key, group, wanted)
@@ -58,9 +55,15 @@ class LiveGroups:
         if group is None:
             return None
         # `limit: 0`: nothing stored; no `since`, which relays would apply to back-dated arrivals too.
+        limit = 1 if self._limits.zero_is_all else 0
         return [
-            part.filter(limit=0) for query in group.queries.values() for part in query.parts(self._limits.max_members)
+            part.filter(limit=limit, kinds=self._kinds(part))
+            for query in group.queries.values()
+            for part in query.parts(self._limits.max_members)
         ]
+
+    def _kinds(self, query: Query) -> frozenset[int] | None:
+        return LISTED_KINDS | HIDDEN_KINDS if query.kinds is None and self._limits.needs_kinds else None
 
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
@@ -89,7 +92,8 @@ class LiveGroups:
                 self._put(group, query)
                 self._changed.add(key)
                 return True
-        if len(self._groups) >= max(1, self._limits.max_subscriptions - 1) or not self._fits(_Group(), query):
+        # One subscription is kept for pages, without which nothing that was missed is ever found.
+        if len(self._groups) >= self._limits.max_subscriptions - 1 or not self._fits(_Group(), query):
             return False
         key = next(name for name in map(str, range(len(self._groups) + 1)) if name not in self._groups)
         self._groups[key] = group = _Group()
@@ -98,12 +102,26 @@ class LiveGroups:
         return True
 
     def _fits(self, group: _Group, query: Query) -> bool:
+        if self._limits.needs_kinds and group.queries and Subject.GLOBAL in _subjects(group, query):
+            # Such a relay refuses a whole request for one filter that is too broad.
+            return False
         parts = len(query.parts(self._limits.max_members))
-        size = parts * _BYTES_PER_FILTER + len(query.members) * _BYTES_PER_MEMBER
+        size = parts * BYTES_PER_FILTER + len(query.members) * BYTES_PER_MEMBER
         return group.filters + parts <= self._limits.max_filters and group.bytes + size <= self._limits.max_frame_bytes
 
     def _put(self, group: _Group, query: Query) -> None:
         parts = len(query.parts(self._limits.max_members))
         group.filters += parts
-        group.bytes += parts * _BYTES_PER_FILTER + len(query.members) * _BYTES_PER_MEMBER
+        group.bytes += parts * BYTES_PER_FILTER + len(query.members) * BYTES_PER_MEMBER
         group.queries[query.key] = query
+
+
+def _shape(limits: Limits) -> tuple[int, int, int, int, bool]:
+    """What of the limits decides how queries are grouped and asked."""
+    return (
+        limits.max_subscriptions, limits.max_filters, limits.max_members, limits.max_frame_bytes, limits.needs_kinds
+    )  # fmt: skip
+
+
+def _subjects(group: _Group, query: Query) -> set[Subject]:
+    return {query.subject, *(each.subject for each in group.queries.values())}

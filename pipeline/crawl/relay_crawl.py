@@ -6,21 +6,25 @@ cursor does not cover yet, and a *resweep* of the last days for what arrived lat
 refusals; only its last EOSE moves a cursor. `mono` is monotonic seconds, `wall` Unix seconds.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import Enum
 
+from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.live import LiveGroups
 from pipeline.crawl.plan import Member, Plan, Query, Subject
-from pipeline.crawl.windows import PageResult, Window
+from pipeline.crawl.slices import Gap, Manners, PageResult
+from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
+from pipeline.crawl.windows import Window
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import LiveEnded, PageEnded, Session
 from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
 
-# Events may be dated up to this far ahead, and relays may have taken them in out of order by as much.
-FUTURE_S = 900
-OVERLAP_S = 900
 # How often a live subscription is checked by a tail sweep, and how often what has none is polled.
 TAIL_EVERY_S = 300.0
 POLL_EVERY_S = 60.0
@@ -31,15 +35,14 @@ LASTING_RETRY_S = 600.0
 # An idle relay's thread wakes no more often than it must; a busy one looks for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
-
-
-class Purpose(IntEnum):
-    """Why a sweep is made; the lowest first when there is room for one only."""
-
-    LOOKBACK = 0
-    INITIAL = 1
-    TAIL = 2
-    RESWEEP = 3
+# Times the usual wait for an answer, for relays that turned out slow.
+MAX_PATIENCE = 4.0
+# Times in a row that a page may stay without its EOSE until what came of it is taken for all there is.
+MAX_SILENCES = 2
+# Connections in a row that were lost with no answer at all until requests are made smaller.
+MAX_FRUITLESS = 2
+_CANARY = "canary"
+_CANARY_PAGE = Filter(kinds=GLOBAL_KINDS, limit=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +55,20 @@ class CrawlSettings:
     resweep_every: int
 
 
-@dataclass(slots=True)
-class _Sweep:
-    query: Query
-    purpose: Purpose
-    window: Window
-    started: int
-    not_before: float = 0.0
-    failures: int = 0
-    is_open: bool = False
+class Lookout(Enum):
+    """Whether to find out if the relay answers filters as broad as that for global kinds; once per connection."""
 
-
-@dataclass(slots=True)
-class CrawlCounts:
-    """What happened since the crawl began."""
-
-    pages: int = 0
-    incomplete_pages: int = 0
-    sweeps: int = 0
-    dense_seconds: int = 0
-    gaps: int = 0
+    NOT_NEEDED = "not needed"
+    NEEDED = "needed"
+    DONE = "done"
 
 
 class RelayCrawl:
     """Everything wanted of one relay. Owned by the thread of its connection; outlives each connection."""
 
     __slots__ = (
-        "_check_at", "_coverage", "_crawled_since", "_limits", "_live", "_live_not_before", "_plan", "_settings",
+        "_answers_kindless", "_check_at", "_coverage", "_crawled_since", "_fruitless", "_gave", "_has_eose", "_hopeless", "_largest_page", "_limits",
+        "_live", "_live_not_before", "_lookout", "_patience", "_plan", "_progress", "_settings", "_start_not_before",
         "_sweeps", "_swept", "counts",
     )  # fmt: skip
 
@@ -93,9 +83,20 @@ class RelayCrawl:
         self._crawled_since = crawled_since
         self._live = LiveGroups(limits)
         self._live_not_before: dict[str, float] = {}
-        self._sweeps: dict[str, _Sweep] = {}
+        self._sweeps: dict[str, Sweep] = {}
         self._swept: dict[str, float] = {}
+        self._start_not_before: dict[str, float] = {}
+        self._progress: list[SweepProgress] = []
         self._check_at = 0.0
+        self._fruitless = 0
+        # Whether the relay was seen to end a page, to give anything, and anything for all kinds.
+        self._has_eose: bool | None = None
+        self._gave = False
+        self._answers_kindless = False
+        self._largest_page = 0
+        self._hopeless: set[str] = set()
+        self._patience = 1.0
+        self._lookout = Lookout.NOT_NEEDED
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
@@ -109,7 +110,23 @@ class RelayCrawl:
         self._swept.clear()
         for sweep in self._sweeps.values():
             sweep.is_open = False
+        self._lookout = Lookout.NOT_NEEDED
         self._check_at = 0.0
+
+    def lost(self, session: Session) -> None:
+        """The connection of `session` was lost: learn from it if it was over a request too large for the relay."""
+        if session.answers or not session.largest_request:
+            self._fruitless = 0
+            return
+        self._fruitless += 1
+        if self._fruitless >= MAX_FRUITLESS:
+            session.limits = session.limits.below(session.largest_request)
+
+    def take_progress(self) -> tuple[SweepProgress, ...]:
+        """How far sweeps are, to be committed with or after the events before it."""
+        taken = tuple(self._progress)
+        self._progress.clear()
+        return taken
 
     def advance(self, session: Session, mono: float, wall: int, *, may_ask: bool) -> None:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
@@ -122,8 +139,9 @@ class RelayCrawl:
         self._open_live(session, mono)
         for query in self._plan.queries:
             self._start_due(query, mono, wall)
+        self._look_out(session, mono)
         self._open_pages(session, mono)
-        self._check_at = self._next_check(session, mono)
+        self._check_at = self._next_check(session, mono, wall)
 
     def next_time(self) -> float:
         """When `advance` wants to be called again at the latest (monotonic seconds)."""
@@ -132,23 +150,76 @@ class RelayCrawl:
     def page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
         self._check_at = 0.0
+        if ended.key == _CANARY:
+            self._end_lookout(ended)
+            return None
         sweep = self._sweeps.get(ended.key)
         if sweep is None:
             return None
         sweep.is_open = False
-        if ended.refusal is not None:
+        if ended.refusal is None:
+            self._has_eose = True
+        else:
             self.counts.incomplete_pages += 1
-            self._put_off(ended.key, sweep, ended.refusal, mono)
-            return None
-        self.counts.pages += 1
-        sweep.failures = 0
-        sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest))
+            if not self._settles_for(ended, sweep):
+                self._put_off(ended.key, sweep, ended.refusal, mono)
+                return None
+            sweep.is_unproven = True
+        self._take_page(ended, sweep)
         if not sweep.window.is_done:
+            progress = sweep.progress(self._coverage.relay, mono)
+            self._progress += [] if progress is None else [progress]
             return None
         del self._sweeps[ended.key]
-        if sweep.window.excludes_until != session.limits.until_exclusive:
-            session.limits = replace(session.limits, until_exclusive=sweep.window.excludes_until)
-        return self._complete(sweep)
+        self._learn(sweep.window, session)
+        return self._complete(sweep, mono)
+
+    def _take_page(self, ended: PageEnded, sweep: Sweep) -> None:
+        sweep.failures = 0
+        sweep.events += ended.count
+        self._gave = self._gave or ended.count > 0
+        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises))
+        self.counts.pages += 1
+        self.counts.gap_reasons += sweep.window.gap_reasons - before
+        self.counts.dense_seconds += sweep.window.dense_seconds - dense
+
+    def _settles_for(self, ended: PageEnded, sweep: Sweep) -> bool:
+        """Whether a page without its EOSE is as much as there will be: go on below it, but complete nothing."""
+        if ended.refusal is not Refusal.TIMEOUT:
+            return False
+        if self._has_eose is False:
+            return True
+        tries = sweep.failures + 1
+        has_given = ended.count > 0 or sweep.events > 0
+        if has_given and tries >= MAX_SILENCES and self._has_eose is None:
+            self._has_eose = False
+            self._patience = 1.0
+            return True
+        self._patience = min(self._patience * 2, MAX_PATIENCE)
+        return has_given and tries > MAX_SILENCES + 1
+
+    def _learn(self, window: Window, session: Session) -> None:
+        """Pass on to later windows and processes what this one found out about the relay."""
+        self._answers_kindless = self._answers_kindless or window.answers_kindless
+        self._largest_page = max(self._largest_page, window.largest_page)
+        needs_kinds = (session.limits.needs_kinds or window.needs_kinds) and not self._answers_kindless
+        learned = replace(
+            session.limits, until_exclusive=window.excludes_until, oldest_first=window.oldest_first,
+            needs_kinds=needs_kinds,
+        )  # fmt: skip
+        if learned != session.limits:
+            session.limits = learned
+
+    def _look_out(self, session: Session, mono: float) -> None:
+        """Ask for one event that every relay in use has, if it gave none for a filter so broad."""
+        if self._lookout is Lookout.NEEDED and self._gave and session.has_room_for_page():
+            self._lookout = Lookout.DONE
+            session.open_page(_CANARY, _CANARY_PAGE, mono)
+
+    def _end_lookout(self, ended: PageEnded) -> None:
+        if ended.refusal is None and not ended.count:
+            self.counts.gap_reasons[Gap.NO_BROAD_FILTERS] += 1
 
     def live_ended(self, ended: LiveEnded, mono: float) -> None:
         """Take the end of a live subscription: open it again later, and sweep what it may miss."""
@@ -195,20 +266,25 @@ class RelayCrawl:
         every = self._tail_every(query)
         if mono - self._swept.get(query.key, -every) >= every:
             self._start(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
-        resweep = self._coverage.named(_key(Purpose.RESWEEP, query))
-        last = self._crawled_since if resweep is None else resweep.complete_until
-        if self._settings.resweep_every and wall - last >= self._settings.resweep_every:
+        if self._settings.resweep_every and wall - self._last_resweep(query) >= self._settings.resweep_every:
             self._start(query, Purpose.RESWEEP, wall - self._settings.resweep_window, wall, mono)
 
     def _start(self, query: Query, purpose: Purpose, since: int, wall: int, mono: float) -> None:
-        key = _key(purpose, query)
-        if key in self._sweeps:
+        key = sweep_key(purpose, query)
+        if key in self._sweeps or self._start_not_before.get(key, 0.0) > mono:
             return
+        if key in self._hopeless:
+            # What can never be completed is not asked for from ever further back.
+            since = max(since, wall - max(self._settings.resweep_window, self._settings.backfill))
         window = Window(
             query, since, wall + FUTURE_S, limit=self._limits.page_limit,
-            exclusive=self._limits.until_exclusive, max_members=self._limits.max_members,
+            max_members=self._limits.max_members,
+            manners=Manners(
+                self._limits.until_exclusive, self._limits.oldest_first, self._answers_kindless, self._largest_page
+            ),
         )  # fmt: skip
-        self._sweeps[key] = _Sweep(query, purpose, window, wall)
+        sweep = self._sweeps[key] = Sweep(query, purpose, window, wall)
+        sweep.resume(self._coverage.progress(key))
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
 
@@ -229,36 +305,57 @@ class RelayCrawl:
                 return
             if not sweep.is_open and sweep.not_before <= mono:
                 sweep.is_open = True
-                session.open_page(key, sweep.window.page(), mono)
+                session.open_page(key, sweep.window.page(), mono, patience=self._patience)
 
-    def _next_check(self, session: Session, mono: float) -> float:
+    def _last_resweep(self, query: Query) -> int:
+        resweep = self._coverage.named(sweep_key(Purpose.RESWEEP, query))
+        return self._crawled_since if resweep is None else resweep.complete_until
+
+    def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S]
         times += (at for at in self._live_not_before.values() if at > mono)
+        times += (at for at in self._start_not_before.values() if at > mono)
         if session.has_room_for_page():
             times += (sweep.not_before for sweep in self._sweeps.values() if not sweep.is_open)
         for query in self._plan.queries:
-            if query.is_live and _key(Purpose.TAIL, query) not in self._sweeps and query.key in self._swept:
+            if query.is_live and sweep_key(Purpose.TAIL, query) not in self._sweeps and query.key in self._swept:
                 times.append(self._swept[query.key] + self._tail_every(query))
+            if query.is_live and sweep_key(Purpose.RESWEEP, query) not in self._sweeps:
+                times.append(mono + max(0, self._last_resweep(query) + self._settings.resweep_every - wall))
         return max(min(times), mono + MIN_CHECK_S)
 
     def _tail_every(self, query: Query) -> float:
         return POLL_EVERY_S if query.key in self._live.left_out else TAIL_EVERY_S
 
-    def _put_off(self, key: str, sweep: _Sweep, refusal: Refusal, mono: float) -> None:
+    def _put_off(self, key: str, sweep: Sweep, refusal: Refusal, mono: float) -> None:
         if refusal is Refusal.TOO_LARGE:
             # Begun anew with smaller parts: the window's own parts are too large for this relay.
             del self._sweeps[key]
             self._swept.pop(sweep.query.key, None)
+            self._start_not_before[key] = mono + RETRY_S
             return
+        if refusal.is_lasting:
+            self.counts.gap_reasons[Gap.REFUSED] += 1
         wait = LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2**sweep.failures, MAX_RETRY_S)
         sweep.not_before = mono + wait
         sweep.failures = min(sweep.failures + 1, 16)
 
-    def _complete(self, sweep: _Sweep) -> Cursor:
+    def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
+        over = sweep.over(self._coverage.relay)
+        self._progress += [] if over is None else [over]
+        if sweep.is_unproven:
+            self.counts.gap_reasons[Gap.NO_EOSE] += 1
+            self._start_not_before[sweep.key] = mono + LASTING_RETRY_S
+            self._hopeless.add(sweep.key)
+            return None
+        self._start_not_before.pop(sweep.key, None)
+        self._hopeless.discard(sweep.key)
         self.counts.sweeps += 1
-        self.counts.dense_seconds += sweep.window.dense_seconds
-        self.counts.gaps += sweep.window.gaps
+        if sweep.query.subject is Subject.GLOBAL and not sweep.events and self._lookout is Lookout.NOT_NEEDED:
+            self._lookout = Lookout.NEEDED
+        elif sweep.query.subject is Subject.GLOBAL and sweep.events:
+            self._lookout = Lookout.DONE
         cursor = self._coverage.of(sweep.query)
         match sweep.purpose:
             case Purpose.INITIAL:
@@ -270,8 +367,4 @@ class RelayCrawl:
                 until = sweep.started if cursor is None else cursor.complete_until
                 return self._coverage.advance(sweep.query.key, until, sweep.query.generation)
             case Purpose.RESWEEP:
-                return self._coverage.advance(_key(Purpose.RESWEEP, sweep.query), sweep.started, 0)
-
-
-def _key(purpose: Purpose, query: Query) -> str:
-    return f"{purpose.name.lower()}:{query.key}"
+                return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), sweep.started, 0)

@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
+from pipeline.crawl.counts import CrawlCounts
 from pipeline.nostr.event import Reason
 from pipeline.nostr.message import (
     AuthChallenge,
@@ -33,6 +34,11 @@ _TYPES: Final[dict[type, str]] = {
 }
 
 
+class _Page(StrEnum):
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+
+
 class _Result(StrEnum):
     SUCCESS = "success"
     ERROR = "error"
@@ -41,13 +47,16 @@ class _Result(StrEnum):
 class RelayMetrics:
     """What one relay's connections count; used by their thread only."""
 
-    __slots__ = ("_address", "_duplicates", "_messages", "_metrics", "_received")
+    __slots__ = ("_address", "_dense", "_duplicates", "_messages", "_metrics", "_pages", "_received", "_told")
 
     def __init__(self, metrics: Metrics, address: str) -> None:
         self._metrics = metrics
         self._address = metrics.address_labels.label(address)
         self._received = metrics.received_events.labels(self._address)
         self._duplicates = metrics.stage_discarded.labels(_STAGE, "duplicate")
+        self._pages = {each: metrics.crawl_pages.labels(self._address, each.value) for each in _Page}
+        self._dense = metrics.crawl_dense_seconds.labels(self._address)
+        self._told = CrawlCounts()
         self._messages = {name: self._message_counter(name) for name in (*_TYPES.values(), "unknown")}
 
     def message(self, message: RelayMessage) -> None:
@@ -78,6 +87,16 @@ class RelayMetrics:
     def refusal(self, refusal: Refusal) -> None:
         """Count a request that the relay did not answer to its end."""
         self._metrics.stage_errors.labels(_STAGE, f"refused-{refusal}").inc()
+
+    def crawled(self, counts: CrawlCounts) -> None:
+        """Count what `counts`, which only ever grow, have gained since the last call."""
+        told = self._told
+        self._pages[_Page.COMPLETE].inc(counts.pages - told.pages)
+        self._pages[_Page.INCOMPLETE].inc(counts.incomplete_pages - told.incomplete_pages)
+        self._dense.inc(counts.dense_seconds - told.dense_seconds)
+        for gap, number in (counts.gap_reasons - told.gap_reasons).items():
+            self._metrics.crawl_gaps.labels(self._address, gap.value).inc(number)
+        self._told = counts.copy()
 
     def disconnected(self, reason: str) -> None:
         """Count the end of a connection, or a dial that led to none."""

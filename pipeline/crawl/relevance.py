@@ -27,16 +27,17 @@ class Relevance:
         self.registered: set[bytes] = set()
 
     def apply(self, changes: Changes) -> bool:
-        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted."""
+        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted meanwhile."""
         self.generation = changes.generation
         removed = False
         for members, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
             for change in changed:
+                # Who is wanted already and changed all the same was not wanted for a while.
+                removed |= change.public_key in members
                 if change.wanted:
                     members.add(change.public_key)
-                elif change.public_key in members:
+                else:
                     members.discard(change.public_key)
-                    removed = True
         return removed
 
     def rule(self, event: Event) -> Rule | None:

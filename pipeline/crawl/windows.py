@@ -1,72 +1,69 @@
-"""Fetching everything between two times from a relay that returns at most so many events, newest first.
+"""Fetching everything between two times from a relay that returns at most so many events of those asked for.
 
 `Window` decides which page to ask for next and when everything has been had (relays cap pages silently, so a page
 that is not full proves nothing). It steps down by the oldest event seen and asks for that second again, since others
 may share it; that second is also the proof that the relay's `until` includes its own second: some relays exclude it,
-and are then asked for one second more. It does no I/O and knows no clock.
+and are then asked for one second more. It finds out by itself when a relay returns the oldest events first, goes by
+no times, or answers nothing to filters that name no kinds. What it cannot get is told in `gaps`. It does no I/O and
+knows no clock.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 
-from pipeline.crawl.plan import MAX_MEMBERS, Query
+from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
+from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice
 from pipeline.nostr.filter import Filter
 
 # Asking for more than a relay's cap makes some return far less; this many every relay seen accepts.
 PAGE_LIMIT = 500
-
-
-@dataclass(frozen=True, slots=True)
-class PageResult:
-    """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second."""
-
-    count: int
-    oldest: int | None = None
-    newest: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A part of a window still to be fetched: some members, maybe some of the kinds, from `low` to `high` (seconds)."""
-
-    query: Query
-    kinds: frozenset[int] | None
-    low: int
-    high: int
-
-    def halves(self) -> tuple["Slice", ...]:
-        """The slice cut by kinds, else by members; empty when it cannot be cut any further."""
-        kinds = sorted(self.kinds if self.kinds is not None else self.query.kinds or ())
-        if len(kinds) > 1:
-            return tuple(Slice(self.query, frozenset({kind}), self.low, self.high) for kind in kinds)
-        members = self.query.members
-        if len(members) > 1:
-            middle = len(members) // 2
-            return tuple(
-                Slice(self.query.of_members(part), self.kinds, self.low, self.high)
-                for part in (members[:middle], members[middle:])
-            )
-        return ()
+# An empty answer about all kinds over more than this (seconds) is asked again by kinds: some relays count hidden
+# events to the limit, some give nothing for filters so broad.
+TRUSTED_SPAN_S = 3600
+# What is hidden mostly mentions somebody.
+TRUSTED_MENTIONS_S = 600
+# Pages spent on narrowing down where hidden events end; 72 h come down to about an hour each.
+MAX_SPANS = 64
+# The same for a relay that never gave anything for all kinds: enough to find out whether it ever does.
+MAX_BLIND_SPANS = 4
+# No relay returns so few events for a larger limit.
+LEAST_CAP = 5
+# Pages spent on asking by kinds for what was empty without, where a relay takes only short lists.
+MAX_CHECKS = 8
 
 
 class Window:
     """Pages through one query from `since` to `until`, both included."""
 
-    __slots__ = ("_exclusive", "_largest", "_sentinel", "_slices", "dense_seconds", "gaps", "limit", "pages")
+    __slots__ = (
+        "_answers_kindless", "_exclusive", "_flipped", "_known_newest_first", "_largest", "_last_gap", "_max_kinds",
+        "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds", "gap_reasons", "limit", "pages",
+    )  # fmt: skip
 
     def __init__(
         self, query: Query, since: int, until: int, *,
         limit: int = PAGE_LIMIT, exclusive: bool = False, max_members: int = MAX_MEMBERS,
+        manners: Manners | None = None,
     ) -> None:  # fmt: skip
+        manners = manners or Manners()
         self.limit = limit
         self.pages = 0
         self.dense_seconds = 0
-        self.gaps = 0
+        self.gap_reasons: Counter[Gap] = Counter()
         since = max(since, 0)
         parts = query.parts(max_members) if until >= since else []
         self._slices = [Slice(part, None, since, until) for part in parts]
-        self._exclusive = exclusive
-        self._largest = 0
-        self._sentinel = False
+        self._pristine = len(parts) == 1
+        self._exclusive = exclusive or manners.excludes_until
+        self._flipped = False
+        self._oldest_first = manners.oldest_first
+        self._known_newest_first = False
+        self._answers_kindless = manners.answers_kindless
+        self._needs_kinds = False
+        self._spans = 0
+        self._last_gap: tuple[Gap, int] | None = None
+        self._max_kinds = max_members
+        self._largest = manners.largest_page
 
     @property
     def is_done(self) -> bool:
@@ -78,6 +75,46 @@ class Window:
         """Whether this relay was seen to leave out the second named by `until`."""
         return self._exclusive
 
+    @property
+    def oldest_first(self) -> bool:
+        """Whether this relay was seen to begin with the oldest events."""
+        return self._oldest_first
+
+    @property
+    def answers_kindless(self) -> bool:
+        """Whether this relay was seen to give anything to a filter without kinds."""
+        return self._answers_kindless
+
+    @property
+    def largest_page(self) -> int:
+        """The most events that this relay was seen to return at once."""
+        return self._largest
+
+    @property
+    def needs_kinds(self) -> bool:
+        """Whether it gave something by kinds, and never anything without."""
+        return self._needs_kinds and not self._answers_kindless
+
+    @property
+    def gaps(self) -> int:
+        """How often something could not be had."""
+        return self.gap_reasons.total()
+
+    @property
+    def remaining(self) -> tuple[int, int] | None:
+        """From when to when nothing has been had yet, `None` where that is no single span of time."""
+        if len(self._slices) != 1 or not self._pristine or self._oldest_first or self._slices[0].role is not Role.PAGE:
+            return None
+        return self._slices[0].low, self._slices[0].high
+
+    def resume(self, low: int, high: int, done_from: int) -> None:
+        """Leave out what an earlier window of this query has had: all between `high` and `done_from`."""
+        if not self._pristine or len(self._slices) != 1:
+            return
+        part = self._slices[0]
+        if part.low <= low <= high < done_from <= part.high:
+            self._slices = [part.between(max(part.low, low), high), part.between(done_from, part.high)]
+
     def page(self) -> Filter:
         """The filter of the page to ask for now; the same until its result is told. Not for a window that is done."""
         part = self._slices[-1]
@@ -88,35 +125,149 @@ class Window:
         """Note that the page asked for came to its EOSE."""
         self.pages += 1
         part = self._slices.pop()
-        if self._sentinel and not self._exclusive and result.newest != part.high:
+        if part.is_kindless and result.returned:
+            self._answers_kindless = True
+        if result.newer and result.newer >= result.count:
+            self._leave_timeless(part, result)
+        elif self._oldest_first:
+            self._climb(part, result)
+        elif part.role is Role.UPPER:
+            self._take_upper(part, result)
+        elif not self._flips(part, result):
+            self._descend(part, result)
+        self._largest = max(self._largest, result.returned)
+        self._prune()
+
+    def _flips(self, part: Slice, result: PageResult) -> bool:
+        """Whether the page shows that `until` is read otherwise than it was thought, and must be asked for again."""
+        returns = result.newest is not None and result.newest >= part.high
+        if part.repeats and not self._exclusive and not returns:
             # The second asked for again must hold the event that named it.
-            self._exclusive = True
-            self._slices.append(part)
-            return
-        if result.count == 0 or result.oldest is None:
-            self._sentinel = False
-        elif result.oldest > part.high:
+            self._exclusive = self._flipped = True
+        elif part.repeats and self._flipped and not returns:
+            # It does not even so: others hide it, and the relay is as it was.
+            self._exclusive = self._flipped = False
+            part = replace(part, repeats=False)
+        elif result.oldest is not None and result.oldest > part.high:
             # Only the extra second came back, full: this relay does not exclude it after all.
             self._exclusive = False
-            self._slices.append(part)
-        elif result.oldest < part.high:
-            self._step_down(part, max(result.oldest, part.low))
+            part = replace(part, repeats=False)
         else:
-            self._leave_second(part, result.count)
-        self._largest = max(self._largest, result.count)
+            self._flipped = False
+            return False
+        self._slices.append(part)
+        return True
 
-    def _step_down(self, part: Slice, high: int) -> None:
-        self._slices.append(Slice(part.query, part.kinds, part.low, high))
-        self._sentinel = True
+    def _descend(self, part: Slice, result: PageResult) -> None:
+        if result.oldest is None or result.newest is None:
+            self._leave_empty(part, result)
+            return
+        if part.role is Role.CHECK:
+            self._suspect(part)
+        if self._is_whole(part, result):
+            return
+        if result.oldest >= part.high:
+            if part.low < part.high:
+                self._slices.append(part.between(part.low, part.high - 1))
+            self._leave_second(part.between(part.high, part.high), result, alone=part.low == part.high)
+            return
+        if part.repeats:
+            self._known_newest_first = True
+        elif result.rises and not self._known_newest_first and result.newest < part.high:
+            self._slices.append(part.between(result.newest, part.high, role=Role.UPPER))
+        if not result.older:
+            self._slices.append(part.between(part.low, max(result.oldest, part.low), repeats=True))
 
-    def _leave_second(self, part: Slice, count: int) -> None:
-        """All of the page lay in its newest second: step past it, unless the cap may have hidden others there."""
-        self._sentinel = False
+    def _take_upper(self, part: Slice, result: PageResult) -> None:
+        if result.newest is not None and result.newest > part.low:
+            self._oldest_first = True
+            self._climb(part, result)
+
+    def _climb(self, part: Slice, result: PageResult) -> None:
+        """The same walk for a relay that begins with the oldest: upwards."""
+        if result.newest is None:
+            self._leave_empty(part, result)
+            return
+        if part.role is Role.CHECK:
+            self._suspect(part)
+        if result.newest > part.low:
+            self._slices.append(part.between(min(result.newest, part.high), part.high))
+            return
         if part.low < part.high:
-            self._slices.append(Slice(part.query, part.kinds, part.low, part.high - 1))
-        if count > 1 and count >= min(self._largest or count, self.limit):
-            second = Slice(part.query, part.kinds, part.high, part.high)
-            parts = second.halves()
-            self.dense_seconds += part.low < part.high
-            self.gaps += not parts
-            self._slices.extend(parts)
+            self._slices.append(part.between(part.low + 1, part.high))
+        self._leave_second(part.between(part.low, part.low), result, alone=part.low == part.high)
+
+    def _leave_second(self, second: Slice, result: PageResult, *, alone: bool) -> None:
+        """All of the page lay in one second: leave it, unless the cap may have hidden others there."""
+        if self._may_be_full(result):
+            self.dense_seconds += not alone
+            self._split(second, Gap.DENSE_SECOND)
+
+    def _leave_timeless(self, part: Slice, result: PageResult) -> None:
+        """The relay returns what is newer than asked for: a full page hides what lies within, a smaller does not."""
+        if self._may_be_full(result):
+            self._split(part, Gap.IGNORES_TIMES)
+
+    def _may_be_full(self, result: PageResult) -> bool:
+        """Whether a cap may have cut the page off."""
+        return result.returned >= max(min(self._largest, self.limit), min(LEAST_CAP, self.limit))
+
+    def _split(self, part: Slice, gap: Gap) -> None:
+        parts = part.halves()
+        if not parts:
+            if self._last_gap != (gap, part.high):
+                self.gap_reasons[gap] += 1
+                self._last_gap = (gap, part.high)
+            if part.is_kindless:
+                kinds = LISTED_KINDS | HIDDEN_KINDS
+                parts = replace(part, kinds=kinds).halves()
+        self._slices.extend(parts)
+
+    def _leave_empty(self, part: Slice, result: PageResult) -> None:
+        """Believe that there is nothing, unless the relay may have had other reasons to say so."""
+        if result.older or self._shows_all(part):
+            return
+        if part.role is Role.SPAN:
+            self._narrow_down(part)
+        else:
+            self._slices += self._by_kinds(part, LISTED_KINDS, Role.CHECK)
+
+    def _by_kinds(self, part: Slice, kinds: frozenset[int], role: Role) -> list[Slice]:
+        """`part` by these kinds; nothing for a relay that takes so few at once that it would be asked all day."""
+        ordered = sorted(kinds)
+        if len(ordered) > MAX_CHECKS * self._max_kinds:
+            return []
+        lists = (ordered[i : i + self._max_kinds] for i in range(0, len(ordered), self._max_kinds))
+        return [replace(part, kinds=frozenset(each), role=role, repeats=False) for each in lists]
+
+    def _is_whole(self, part: Slice, result: PageResult) -> bool:
+        """Whether the page is too small to have been cut off."""
+        return result.returned < min(LEAST_CAP, self.limit) and self._shows_all(part)
+
+    def _shows_all(self, part: Slice) -> bool:
+        """Whether nothing that the relay may count and hide is likely to lie in a slice."""
+        trusted = TRUSTED_MENTIONS_S if part.query.subject is Subject.MENTIONS else TRUSTED_SPAN_S
+        return not part.is_kindless or part.high - part.low < trusted
+
+    def _suspect(self, part: Slice) -> None:
+        """There was nothing without kinds, and there is something by kinds: look where else it was left out."""
+        if not self._answers_kindless and not self._needs_kinds:
+            self._slices += self._by_kinds(part, HIDDEN_KINDS, Role.PAGE)
+        self._needs_kinds = True
+        self._narrow_down(Slice(part.query, None, part.low, part.high))
+
+    def _narrow_down(self, part: Slice) -> None:
+        if self._spans >= (MAX_SPANS if self._answers_kindless else MAX_BLIND_SPANS):
+            # Once for each window: how much is missing cannot be known.
+            self.gap_reasons[Gap.HIDDEN_KINDS if self._answers_kindless else Gap.UNLISTED_KINDS] = 1
+            return
+        self._spans += 2
+        middle = (part.low + part.high) // 2
+        self._slices += (
+            part.between(part.low, middle, role=Role.SPAN), part.between(middle + 1, part.high, role=Role.SPAN)
+        )  # fmt: skip
+
+    def _prune(self) -> None:
+        """Drop checks whose question has been answered."""
+        while self._slices and self._slices[-1].role is Role.UPPER and (self._known_newest_first or self._oldest_first):
+            self._slices.pop()

@@ -22,6 +22,8 @@ _NOT_FOR_STAGES = (
     "EVENTS_STAGE_LISTEN_ADDRESS",
     "PROMETHEUS_MULTIPROC_DIR",
 )
+# Ends in a row that are no accidents any more; by then about three seconds have passed.
+CRASH_LOOP_FAILURES = 3
 # A killed process is gone within moments, unless the kernel itself holds it; then nobody can help it.
 KILL_GRACE_S = 5.0
 
@@ -56,6 +58,8 @@ class Child:
         """When the process is to be started; None while there is one."""
         self.hung = False
         """Whether the process was killed for its silence."""
+        self.reload_due = False
+        """Whether the process is to be told that its settings have changed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._alive_s = 0.0
@@ -86,10 +90,14 @@ class Child:
         """How long the process has shown life."""
         return self._alive_s - self._started_s
 
+    def is_looping(self, healthy_s: float) -> bool:
+        """Whether it has ended again and again, and not shown life for `healthy_s` since."""
+        return self.failures >= CRASH_LOOP_FAILURES and self.healthy_for_s < healthy_s
+
     def start(self, launch: Launch, now_s: float) -> None:
         """Start the process; raises `OSError` when that cannot be done."""
         self._started_s = self._alive_s = now_s
-        self._beaten = self.hung = False
+        self._beaten = self.hung = self.reload_due = False
         self._process = launch(self.slot)
         self.restart_at_s = None
 
@@ -124,6 +132,12 @@ class Child:
         """Send a signal to the process, if there is one."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    def pass_reload_on(self) -> None:
+        """Tell the process to reload if that is due and it can take the signal, as it can once it has beaten."""
+        if self.reload_due and self.ready:
+            self.reload_due = False
+            self.send(signal.SIGHUP)
 
     def kill(self) -> None:
         """End the process by force and reap it, as far as the kernel allows within moments."""

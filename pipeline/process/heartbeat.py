@@ -10,11 +10,11 @@ from pipeline.process import procfs
 from pipeline.process.clock import Clock
 from pipeline.process.slots import heartbeats_directory
 
-_MAGIC = b"beat0001"
-_STATUS_BYTES = 128
-# Mark, pid, start of the process in ticks, time of the last beat in ns of CLOCK_MONOTONIC (0: none yet), status.
-# The monotonic clock is one for all processes of a machine, so a reader can tell a writer's age.
-_LAYOUT = struct.Struct(f"=8sQQQ{_STATUS_BYTES}s")
+_MAGIC = b"beat0002"
+MAX_STATUS_BYTES = 216
+# Mark, pid, start of the process in ticks, times of the last beat (0: none yet) and of the status in ns of
+# CLOCK_MONOTONIC, status: 256 bytes. That clock is one for all processes of a machine, so a reader can tell ages.
+_LAYOUT = struct.Struct(f"=8sQQQQ{MAX_STATUS_BYTES}s")
 # A beat that comes sooner after the last is not written: hot loops may beat at every turn.
 _MIN_INTERVAL_S = 0.1
 
@@ -29,7 +29,10 @@ class HeartbeatReading:
     """Whether the very process that wrote it still exists."""
     age_s: float
     """Seconds since the last beat; infinite before the first."""
-    status: str
+    status: str = ""
+    """What is wrong, in the process's own words; empty when nothing is."""
+    status_age_s: float = 0.0
+    """Seconds since it said so first."""
 
     @property
     def ready(self) -> bool:
@@ -40,7 +43,7 @@ class HeartbeatReading:
 class Heartbeat:
     """The writer's end. Beat from the loop whose standing still would mean that the stage hangs."""
 
-    __slots__ = ("_clock", "_descriptor", "_last_s", "_start_ticks", "_status", "path")
+    __slots__ = ("_clock", "_descriptor", "_last_s", "_start_ticks", "_status", "_status_ns", "path")
 
     def __init__(self, runtime_directory: Path, slot_name: str, clock: Clock) -> None:
         """Announce the process (not yet a beat); the runtime directory exists."""
@@ -49,28 +52,47 @@ class Heartbeat:
         self._start_ticks = procfs.start_ticks(os.getpid()) or 0
         self._last_s = -math.inf
         self._status = ""
+        self._status_ns = 0
         self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._write(0)
 
     def beat(self, status: str = "") -> None:
-        """Tell that the process is alive and, in up to 128 bytes, what it does; some microseconds at most."""
+        """Tell that the process is alive and, if something is wrong, what: for health, in `MAX_STATUS_BYTES` at most.
+
+        Takes some microseconds.
+        """
         now_s = self._clock.monotonic()
         if now_s - self._last_s < _MIN_INTERVAL_S and status == self._status:
             return
-        self._last_s, self._status = now_s, status
+        self._last_s = now_s
+        self._set_status(status, now_s)
         self._write(max(1, round(now_s * 1e9)))
 
+    def fail(self, why: str) -> None:
+        """Say no more and leave the file with the reason, as a process does that ends for it. Like a last beat."""
+        if self._descriptor is not None:
+            now_s = self._clock.monotonic()
+            self._set_status(why, now_s)
+            self._write(max(1, round(now_s * 1e9)))
+            os.close(self._descriptor)
+            self._descriptor = None
+
     def close(self) -> None:
-        """Say no more and delete the file, as a process does that ends in good order."""
+        """Say no more and delete the file, as a process does that ends in good order; harmless after `fail`."""
         if self._descriptor is not None:
             self.path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _set_status(self, status: str, now_s: float) -> None:
+        if status != self._status:
+            self._status, self._status_ns = status, round(now_s * 1e9)
+
     def _write(self, beat_ns: int) -> None:
         if self._descriptor is not None:
-            status = self._status.encode(errors="replace")[:_STATUS_BYTES]
-            os.pwrite(self._descriptor, _LAYOUT.pack(_MAGIC, os.getpid(), self._start_ticks, beat_ns, status), 0)
+            status = self._status.encode(errors="replace")[:MAX_STATUS_BYTES]
+            fields = (_MAGIC, os.getpid(), self._start_ticks, beat_ns, self._status_ns, status)
+            os.pwrite(self._descriptor, _LAYOUT.pack(*fields), 0)
 
 
 def read_heartbeats(runtime_directory: Path, clock: Clock) -> list[HeartbeatReading]:
@@ -91,8 +113,9 @@ def read_heartbeat(runtime_directory: Path, slot_name: str, clock: Clock) -> Hea
         return None
     if len(data) != _LAYOUT.size or not data.startswith(_MAGIC):
         return None
-    _, pid, start_ticks, beat_ns, status = _LAYOUT.unpack(data)
-    age_s = clock.monotonic() - beat_ns / 1e9
+    _, pid, start_ticks, beat_ns, status_ns, status = _LAYOUT.unpack(data)
+    now_s = clock.monotonic()
+    age_s = now_s - beat_ns / 1e9
     return HeartbeatReading(
         slot_name=slot_name,
         pid=pid,
@@ -100,4 +123,5 @@ def read_heartbeat(runtime_directory: Path, slot_name: str, clock: Clock) -> Hea
         # A beat from the future is one from before the machine was last started.
         age_s=max(age_s, 0.0) if beat_ns and age_s > -1 else math.inf,
         status=status.rstrip(b"\0").decode(errors="replace"),
+        status_age_s=max(now_s - status_ns / 1e9, 0.0),
     )

@@ -148,12 +148,17 @@ def configure(level: "LogLevel", slot: str, *, as_json: bool | None = None, stre
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonFormatter(slot) if as_json else _TextFormatter(slot))
-    threshold = _THRESHOLDS[level]
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, _JsonFormatter | _TextFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(max(threshold, logging.WARNING))
+    set_level(level)
+
+
+def set_level(level: "LogLevel") -> None:
+    """Write lines of `level` and above from now on."""
+    threshold = _THRESHOLDS[level]
+    logging.getLogger().setLevel(max(threshold, logging.WARNING))
     logging.getLogger(_ROOT).setLevel(threshold)
 
 

@@ -138,6 +138,15 @@ class Metrics:
         self.stage_discarded = self._counter(
             "event_service_stage_discarded_total", "Items dropped", ("stage", "reason")
         )
+        self.crawl_gaps = self._counter(
+            "event_service_crawl_gaps_total", "Things a relay has and does not give", ("address", "reason")
+        )
+        self.crawl_pages = self._counter(
+            "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
+        )
+        self.crawl_dense_seconds = self._counter(
+            "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
+        )
         self.stage_exits = self._counter(
             "event_service_stage_exits_total", "Unasked ends of a stage's process", ("slot", "reason")
         )

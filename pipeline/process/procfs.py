@@ -31,6 +31,20 @@ def start_ticks(pid: int) -> int | None:
     return None if fields is None else int(fields[_START])
 
 
+def holders(path: Path) -> list[int]:
+    """Other processes that have `path` open, as far as the kernel lets us look: our own user's, or as root all."""
+    wanted = path.stat()
+    found = set()
+    for descriptor in _PROC.glob("[0-9]*/fd/*"):
+        try:
+            status = descriptor.stat()
+        except OSError:
+            continue
+        if os.path.samestat(status, wanted):
+            found.add(int(descriptor.parts[-3]))
+    return sorted(found - {os.getpid()})
+
+
 def process_use(pid: int) -> ProcessUse | None:
     """What `pid` uses now; None when there is no such process."""
     fields = _stat_fields(pid)

@@ -50,13 +50,12 @@ class StopWishes:
 class SignalPipe:
     """Turns the signals `numbers` into bytes of a pipe from construction to `close`; main thread only."""
 
-    def __init__(self, numbers: Iterable[signal.Signals]) -> None:
+    def __init__(self, numbers: Iterable[signal.Signals], *, hangup_ends: bool = True) -> None:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._former_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-        # nohup(1) and its like start us with SIGHUP ignored, and mean it.
-        self._numbers = frozenset(
-            number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-        )
+        # nohup(1) and its like start us with SIGHUP ignored, and mean that it must not end us.
+        ignored = {signal.SIGHUP} if hangup_ends and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._numbers = frozenset(numbers) - ignored
         self._former = {number: signal.signal(number, _ignore) for number in self._numbers}
 
     def fileno(self) -> int:
@@ -81,22 +80,21 @@ class SignalPipe:
 class StageSignals:
     """What signals mean to a stage: SIGTERM and SIGINT set `stop`, a later one ends the process at once, exit code 1.
 
-    A supervised stage leaves SIGINT, which a terminal sends to everybody, to its supervisor. SIGHUP runs the callback
-    given to `on_hangup`, and is a SIGTERM where there is none.
+    A supervised stage leaves SIGINT, which a terminal sends to everybody, to its supervisor. SIGHUP calls `hangup`, in
+    the watching thread, and is a SIGTERM where there is none.
     """
 
-    def __init__(self, stop: Stop, clock: Clock, *, supervised: bool) -> None:
+    def __init__(
+        self, stop: Stop, clock: Clock, *, supervised: bool, hangup: Callable[[], object] | None = None
+    ) -> None:
         self._stop = stop
         self._wishes = StopWishes(clock)
-        self._hangup: Callable[[], None] | None = None
+        self._hangup = hangup
         if supervised:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._pipe = SignalPipe(number for number in ASKS_TO_STOP if not supervised or number != signal.SIGINT)
+        numbers = (number for number in ASKS_TO_STOP if not supervised or number != signal.SIGINT)
+        self._pipe = SignalPipe(numbers, hangup_ends=hangup is None)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
-
-    def on_hangup(self, callback: Callable[[], None]) -> None:
-        """Run `callback` at every SIGHUP, in the watching thread: it should only set something."""
-        self._hangup = callback
 
     def _watch(self) -> None:
         os.set_blocking(self._pipe.fileno(), True)

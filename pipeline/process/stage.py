@@ -4,32 +4,34 @@ import faulthandler
 import json
 import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CannotStart
-from pipeline.process import logs, metrics, procfs
+from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_of
 from pipeline.process.heartbeat import Heartbeat, read_heartbeat
 from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.signals import StageSignals
-from pipeline.process.slots import HeldSlot, Slot, acquire_slot
+from pipeline.process.slots import Slot, acquire_slot
 from pipeline.process.stop import Stop
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.process.exposition import ExpositionServer, Health
+    from pipeline.process.reload import LiveSettings
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CANNOT_START = 3
 """Restarting would not help; the supervisor stops everything."""
 
-HEARTBEAT_LIMIT_S = 30.0
-"""A stage whose last beat is older hangs."""
+__all__ = ["HEARTBEAT_LIMIT_S", "StageContext", "run_stage", "stage_health"]
 
 _log = get_logger("stage")
 # How long a stage may take to end after its supervisor is gone, when nobody is left to kill it.
@@ -37,10 +39,6 @@ ORPHAN_GRACE_S = 20.0
 # A supervisor that was killed leaves stages that hold their slots for as long as that.
 _SLOT_WAIT_S = ORPHAN_GRACE_S + 5.0
 _STDIN = 0
-
-
-def _no_hangup(callback: Callable[[], None]) -> None:
-    """Nothing ever hangs up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +50,19 @@ class StageContext:
     """
 
     config: "Config"
+    """The settings that the process was started with."""
     clock: Clock
     stop: Stop
     slot: Slot
     metrics: Metrics
     heartbeat: Heartbeat
     log: Logger
-    on_hangup: Callable[[Callable[[], None]], None] = _no_hangup
-    """Takes what to run at SIGHUP (in the signal thread: only set something)."""
+    live: "LiveSettings | None" = None
+
+    @property
+    def settings(self) -> "Config":
+        """The settings in force, which differ from `config` where they changed since the start."""
+        return self.config if self.live is None else self.live.config
 
     @property
     def index(self) -> int:
@@ -74,25 +77,32 @@ def run_stage(
     run: Callable[[StageContext], None],
     *,
     supervised: bool,
+    live: "LiveSettings | None" = None,
 ) -> int:
     """Be the process of `stage` in slot `index` (None: the first free one) until `run` returns; gives the exit code.
 
     0: `run` returned; 3: `CannotStart`; 1: any other error, in `run` or in a thread. Called once per process, in its
-    main thread. `supervised` says that standard input is a lifeline: its end means that the supervisor is gone.
+    main thread. `supervised` says that standard input is a lifeline: its end means that the supervisor is gone. `live`
+    with a file is followed at SIGHUP, which ends the process otherwise.
     """
     faulthandler.enable()
     clock, stop = SystemClock(), Stop()
     logs.configure(config.log_level, stage)
-    signals = StageSignals(stop, clock, supervised=supervised)
+    follow = live.follow if live is not None and live.path is not None else None
+    StageSignals(stop, clock, supervised=supervised, hangup=follow)
     if supervised:
         threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()
-    failed = _stop_when_threads_fail(stop)
+    failure = _stop_when_threads_fail(stop)
     try:
         held = acquire_slot(
             config.runtime_directory, stage, index, wait_s=_SLOT_WAIT_S if supervised else 0.0, stop=stop
         )
         try:
-            _run_in_slot(held, config, clock, stop, run, signals, supervised=supervised)
+            with _in_slot(held.slot, config, clock, failure, supervised=supervised) as heartbeat:
+                _log.info("stage started", pid=os.getpid())
+                log, counted = get_logger(stage), Metrics(config.max_address_labels)
+                run(StageContext(config, clock, stop, held.slot, counted, heartbeat, log, live))
+                _log.info("stage ended", reason=stop.reason or "nothing left to do")
         finally:
             held.release()
     except CannotStart as error:
@@ -101,38 +111,36 @@ def run_stage(
     except Exception:
         _log.exception("stage failed")
         return EXIT_FAILED
-    return EXIT_FAILED if failed.is_set() else EXIT_OK
+    return EXIT_FAILED if failure else EXIT_OK
 
 
-def _run_in_slot(
-    held: HeldSlot,
-    config: "Config",
-    clock: Clock,
-    stop: Stop,
-    run: Callable[[StageContext], None],
-    signals: StageSignals,
-    *,
-    supervised: bool,
-) -> None:
-    slot = held.slot
+@contextmanager
+def _in_slot(
+    slot: Slot, config: "Config", clock: Clock, failure: Sequence[BaseException], *, supervised: bool
+) -> Iterator[Heartbeat]:
+    """Be known by the slot's name to logs, metrics and health; an error that ends it is left there as a last word."""
     logs.configure(config.log_level, slot.name)
     procfs.set_process_name(slot.name)
     metrics.install(config.runtime_directory, slot.name)
+    profiling.start(config, slot.stage, slot.name)
     heartbeat = Heartbeat(config.runtime_directory, slot.name, clock)
-    server = None if supervised else _expose(config, slot, clock)
+    server = None
     try:
-        _log.info("stage started", pid=os.getpid())
-        log = get_logger(slot.stage)
-        run(
-            StageContext(
-                config, clock, stop, slot, Metrics(config.max_address_labels), heartbeat, log, signals.on_hangup
-            )
-        )
-        _log.info("stage ended", reason=stop.reason or "nothing left to do")
+        server = None if supervised else _expose(config, slot, clock)
+        yield heartbeat
+    except Exception as error:
+        heartbeat.fail(_last_words(failure[0] if failure else error))
+        raise
     finally:
         if server is not None:
             server.close()
+        if failure:
+            heartbeat.fail(_last_words(failure[0]))
         heartbeat.close()
+
+
+def _last_words(error: BaseException) -> str:
+    return f"ended: {error}" if isinstance(error, CannotStart) else f"ended: {type(error).__name__}: {error}"
 
 
 def _expose(config: "Config", slot: Slot, clock: Clock) -> "ExpositionServer | None":
@@ -152,14 +160,16 @@ def _expose(config: "Config", slot: Slot, clock: Clock) -> "ExpositionServer | N
 
 
 def stage_health(runtime_directory: Path, slot_name: str, clock: Clock) -> "Health":
-    """Whether the process in `slot_name` has beaten lately."""
+    """Whether the process in `slot_name` has beaten lately, and has nothing to complain of."""
     from pipeline.process.exposition import Health  # noqa: PLC0415  # as above
 
     reading = read_heartbeat(runtime_directory, slot_name, clock)
-    if reading is None or not reading.ready:
-        return Health(False, b'"starting"')
-    ok = reading.alive and reading.age_s <= HEARTBEAT_LIMIT_S
-    return Health(ok, json.dumps("ok" if ok else "hangs").encode())
+    if reading is None:
+        return Health(False, b'{"status": "failing", "stages": []}')
+    condition = condition_of(reading, clock)
+    if condition.state is StageState.OK:
+        return Health(True, b'"ok"')
+    return Health(False, json.dumps({"status": "failing", "stages": [asdict(condition)]}).encode())
 
 
 def _watch_lifeline(stop: Stop) -> None:
@@ -171,15 +181,15 @@ def _watch_lifeline(stop: Stop) -> None:
     faulthandler.dump_traceback_later(ORPHAN_GRACE_S, exit=True)
 
 
-def _stop_when_threads_fail(stop: Stop) -> threading.Event:
-    """Let an error that ends a thread end the stage; returns what tells that it happened."""
-    failed = threading.Event()
+def _stop_when_threads_fail(stop: Stop) -> list[BaseException]:
+    """Let an error that ends a thread end the stage; returns a list that such errors are added to."""
+    failures: list[BaseException] = []
 
     def hook(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "unknown"
-        failed.set()
+        failures.append(args.exc_value or args.exc_type())
         _log.exception("thread failed", cause=args.exc_value, thread=name)
         stop.set(f"thread {name} failed")
 
     threading.excepthook = hook
-    return failed
+    return failures

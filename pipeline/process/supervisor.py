@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CannotStart
-from pipeline.process import logs, metrics, procfs
+from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.child import Child, Launch, launcher
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.drain import Drain
-from pipeline.process.heartbeat import Heartbeat
+from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
@@ -26,9 +26,12 @@ from pipeline.process.stop import Stop
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.process.reload import LiveSettings
 
 SLOT_NAME = "supervisor"
 """The name of the supervisor's own process in logs, metrics and files."""
+SETTINGS_FILE = "settings"
+"""The file in the runtime directory that supervised stages follow, if the supervisor follows one."""
 
 _log = get_logger("supervisor")
 
@@ -73,6 +76,8 @@ class Surroundings:
     heartbeat: Heartbeat
     rng: random.Random = field(default_factory=random.SystemRandom)
     times: Times = field(default_factory=Times)
+    reload: Callable[[], bool] | None = None
+    """What SIGHUP does before stages that still run are told; returns whether to tell them. None: it ends all."""
 
 
 class Supervisor:
@@ -97,7 +102,7 @@ class Supervisor:
 
         0: all stages were ended and none had to be killed; 3: a stage cannot start; 1: anything else.
         """
-        signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD))
+        signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD), hangup_ends=self._around.reload is None)
         selector = selectors.DefaultSelector()
         selector.register(signals, selectors.EVENT_READ)
         selector.register(self._around.stop, selectors.EVENT_READ)
@@ -146,6 +151,12 @@ class Supervisor:
         return max(0.0, min(due) - self._clock.monotonic())
 
     def _take_signal(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP and self._around.reload is not None:
+            if self._drain is None and self._around.reload():
+                for child in self._children:
+                    child.reload_due = True
+                    child.pass_reload_on()
+            return
         wish = self._wishes.take(number)
         if wish is Wish.STOP:
             self._around.stop.set(number.name)
@@ -209,10 +220,11 @@ class Supervisor:
             if stalled:
                 child.forgive(now_s)
             child.listen(self._around.runtime_directory, self._clock)
+            child.pass_reload_on()
             if child.is_silent(now_s, self._times.beat_limit_s, self._times.first_beat_limit_s):
                 silent = True
                 self._kill_silent(child)
-        self._around.heartbeat.beat(self._report())
+        self._around.heartbeat.beat(self._report()[:MAX_STATUS_BYTES])
         # A restart is under way wherever a stage is missing; what a watchdog must end is silence that kills cannot end.
         if not silent:
             self._notifier.watchdog()
@@ -231,14 +243,18 @@ class Supervisor:
             child.send(signal.SIGKILL)
 
     def _report(self) -> str:
-        """Tell systemd of readiness, and of the state when it has changed; returns the state."""
+        """Tell systemd of readiness, and of the state when it has changed; returns what is wrong."""
         ready = sum(child.ready for child in self._children)
         status = f"{ready} of {len(self._children)} stages run"
+        looping = [child.name for child in self._children if child.is_looping(self._times.restart.healthy_s)]
         missing = [child.name for child in self._children if not child.ready]
+        waited_for = [name for name in missing if name not in looping]
+        trouble = [f"waiting for {', '.join(waited_for)}"] if waited_for else []
+        trouble += [f"{name} ends again and again" for name in looping]
         if self._drain is not None:
             status = f"stopping, {sum(child.running for child in self._children)} stages left"
-        elif missing:
-            status += f", waiting for {', '.join(missing)}"
+        else:
+            status = ", ".join([status, *trouble])
         if not missing and not self._ready and self._drain is None:
             self._ready = True
             _log.info("all stages run")
@@ -246,7 +262,7 @@ class Supervisor:
         elif status != self._status:
             self._notifier.status(status)
         self._status = status
-        return status
+        return "; ".join(trouble)
 
 
 def supervise(
@@ -256,9 +272,11 @@ def supervise(
     env: Mapping[str, str],
     *,
     times: Times | None = None,
+    live: "LiveSettings | None" = None,
 ) -> int:
     """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
 
+    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, as `command` must tell them.
     One supervisor per runtime directory; files that free slots left there are deleted first. Called once per process.
     """
     clock = SystemClock()
@@ -274,19 +292,39 @@ def supervise(
     metrics.install(directory, SLOT_NAME)
     heartbeat = Heartbeat(directory, SLOT_NAME, clock)
     try:
+        profiling.start(config, SLOT_NAME, SLOT_NAME)
         around = Surroundings(
-            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times()
-        )
+            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times(),
+            reload=_reloading(live, directory / SETTINGS_FILE),
+        )  # fmt: skip
         _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
         code = Supervisor(specs, launcher(command, env, directory), around).run()
         _log.info("supervisor ended", code=code)
         return code
+    except CannotStart as error:
+        _log.error("cannot start", error=str(error))
+        return EXIT_CANNOT_START
     except Exception:
         _log.exception("supervisor failed")
         return EXIT_FAILED
     finally:
         heartbeat.close()
         lock.release()
+
+
+def _reloading(live: "LiveSettings | None", published: Path) -> Callable[[], bool] | None:
+    """What to do at SIGHUP; stages follow what was found good, so that a bad file harms no stage that is restarted."""
+    if live is None or live.path is None:
+        return None
+    live.publish(published)
+
+    def reload() -> bool:
+        if not live.follow():
+            return False
+        live.publish(published)
+        return True
+
+    return reload
 
 
 def _how(code: int) -> str:

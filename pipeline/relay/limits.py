@@ -13,16 +13,22 @@ PAGE_LIMIT = 500
 # strfry resets the connection above 131,072 bytes.
 MAX_FRAME_BYTES = 120_000
 INFORMATION_AGE_S = 86_400
+# A request that no relay refuses for its size alone.
+LEAST_FRAME_BYTES = 4_000
 # Subscriptions left free for whoever shares our address.
 _SPARE_SUBSCRIPTIONS = 2
+# What a filter takes in a request, at most: its own JSON with its share of the frame, and each key that it names.
+BYTES_PER_FILTER = 200
+BYTES_PER_MEMBER = 67
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How a relay may be asked.
 
-    `until_exclusive`: its `until` leaves out its own second; `informed_at`: when its NIP-11 document was last asked for
-    (Unix seconds, 0 for never).
+    `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
+    it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `informed_at`: when
+    its NIP-11 document was last asked for (Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -32,6 +38,9 @@ class Limits:
     page_limit: int = PAGE_LIMIT
     max_frame_bytes: int = MAX_FRAME_BYTES
     until_exclusive: bool = False
+    oldest_first: bool = False
+    needs_kinds: bool = False
+    zero_is_all: bool = False
     informed_at: int = 0
 
     def fewer_subscriptions(self, open_now: int) -> "Limits":
@@ -51,6 +60,12 @@ class Limits:
         """After a refusal for the size of a request."""
         return replace(self, max_members=max(1, self.max_members // 2), max_filters=max(1, self.max_filters // 2))
 
+    def below(self, request_bytes: int) -> "Limits":
+        """After the connection was lost, with no answer, over a request of so many bytes."""
+        most = max(LEAST_FRAME_BYTES, min(self.max_frame_bytes, request_bytes // 2))
+        members = max(1, (most - BYTES_PER_FILTER) // BYTES_PER_MEMBER)
+        return replace(self, max_frame_bytes=most, max_members=min(self.max_members, members))
+
     def informed(self, now: int) -> "Limits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
         return replace(self, informed_at=now)
@@ -62,10 +77,12 @@ class Limits:
     def advertised(self, *, subscriptions: int | None, limit: int | None, message_bytes: int | None) -> "Limits":
         """Narrowed to what a NIP-11 document says; documents are often wrong, so nothing is widened by it."""
         spared = None if subscriptions is None else max(1, subscriptions - _SPARE_SUBSCRIPTIONS)
+        members = None if not message_bytes else max(1, (message_bytes - BYTES_PER_FILTER) // BYTES_PER_MEMBER)
         return replace(
             self,
             max_subscriptions=_least(self.max_subscriptions, spared),
             page_limit=_least(self.page_limit, limit),
+            max_members=_least(self.max_members, members),
             max_frame_bytes=_least(self.max_frame_bytes, message_bytes),
         )
 

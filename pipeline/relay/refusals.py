@@ -42,6 +42,8 @@ _TOO_LARGE = re.compile(
     r"|too many things to filter|too large"
 )
 _SEARCH_ONLY = re.compile(r"only filter with search is supported")
+# A word about authors asks for no authentication.
+_AUTH = re.compile(r"auth(?!ors?\b)")
 _PREFIXES = {
     "auth-required": Refusal.AUTH_REQUIRED,
     "restricted": Refusal.RESTRICTED,
@@ -67,6 +69,6 @@ def classify(text: str, prefix: str = "") -> Refusal:
         return Refusal.RATE_LIMITED
     if prefix in _PREFIXES:
         return _PREFIXES[prefix]
-    if "auth" in lowered:
+    if _AUTH.search(lowered):
         return Refusal.AUTH_REQUIRED
     return Refusal.UNSUPPORTED if "bad req" in lowered else Refusal.ERROR

@@ -1,106 +1,130 @@
 """The answer to `/_health`.
 
 Healthy is the JSON text "ok", as it ever was, so that no probe that compares it must be changed. Anything else is an
-object that names each stage and the time since when it has been as it is.
+object whose `problems` name a stage or part each, since when, and why.
 """
 
 import asyncio
 import json
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 import apsw
 
+from pipeline.config import Config
 from pipeline.errors import EventServiceError
-from pipeline.process import procfs
 from pipeline.process.clock import Clock
+from pipeline.process.condition import Condition, StageState, condition_of, utc
 from pipeline.process.exposition import Health
-from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
-from pipeline.process.stage import HEARTBEAT_LIMIT_S
+from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
+from pipeline.server.collectors import sinks_of
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import wanted
+from pipeline.store import inbox, outbox, wanted
 from pipeline.store.database import Database
+from pipeline.store.outbox import SinkName
 
 HEALTHY: Final = b'"ok"'
 DATABASE_TIMEOUT_S: Final = 5.0
 """A question of microseconds that is not answered by then finds the disk or the thread stuck."""
-
-
-class StageState(StrEnum):
-    """How a process stands."""
-
-    OK = "ok"
-    STARTING = "starting"
-    HANGS = "hangs"
-    GONE = "gone"
-
-
-_IN_ORDER: Final = (StageState.OK, StageState.GONE)
+MIN_FREE_BYTES: Final = 64 << 20
+"""Left on the database's disk: as much as the write-ahead log alone may take."""
+_EMPTIED_BY: Final = {None: "saver", SinkName.PUBSUB: "forwarder", SinkName.RELAY: "sender"}
 
 
 @dataclass(frozen=True, slots=True)
-class StageHealth:
-    """A slot and since when (UTC) it is in its state: started, last heard of."""
+class Problem:
+    """What keeps the service from being well: a slot, stage or part, since when (UTC), and why."""
 
-    slot: str
-    state: StageState
+    stage: str
     since: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the database's thread sees; times in ms since the epoch, the inbox under `None`."""
+
+    oldest: Sequence[tuple[SinkName | None, int]]
+    free_bytes: int
 
 
 class HealthCheck:
-    """Looks at the heartbeats of all processes, and whether the database answers."""
+    """Looks at the heartbeats of all processes, the database, its disk and its queues; used by the event loop alone."""
 
-    def __init__(self, thread: DatabaseThread, runtime_directory: Path, clock: Clock) -> None:
+    def __init__(self, thread: DatabaseThread, settings: Callable[[], Config], clock: Clock) -> None:
         self._thread = thread
-        self._runtime_directory = runtime_directory
+        self._settings = settings
         self._clock = clock
+        self._first_seen: dict[str, str] = {}
 
     async def check(self) -> Health:
-        """Healthy when every process that lives beats and the database answers.
-
-        A process that has died holds its slot no longer: it is named, but its supervisor's business.
-        """
-        database = await self._database_state()
-        stages = [self._stage(reading) for reading in read_heartbeats(self._runtime_directory, self._clock)]
-        if database == "ok" and all(stage.state in _IN_ORDER for stage in stages):
+        """Healthy when every stage beats and complains of nothing, the database answers, and no queue stands still."""
+        database, found = await self._look()
+        runtime_directory = self._settings().runtime_directory
+        stages = [condition_of(reading, self._clock) for reading in read_heartbeats(runtime_directory, self._clock)]
+        problems = list(_troubled(stages))
+        here = {"database": database} if database != "ok" else {}
+        if found is not None:
+            problems += self._queue_problems(found)
+            if found.free_bytes < MIN_FREE_BYTES:
+                here["disk"] = f"disk full: {found.free_bytes >> 20} MiB left beside the database"
+        problems += self._lasting(here)
+        if not problems:
             return Health(True, HEALTHY)
-        body = {"status": "failing", "database": database, "stages": [asdict(stage) for stage in stages]}
+        body = {
+            "status": "failing",
+            "problems": [asdict(problem) for problem in problems],
+            "database": database,
+            "stages": [asdict(stage) for stage in stages],
+        }
         return Health(False, json.dumps(body).encode())
 
-    async def _database_state(self) -> str:
+    async def _look(self) -> tuple[str, _Found | None]:
+        """What is wrong with the database, or `ok` and what it says."""
+        sinks = sinks_of(self._settings())
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
-                await self._thread.run(_ask)
+                return "ok", await self._thread.run(lambda database: _ask(database, sinks))
         except TimeoutError:
-            return f"has not answered for {DATABASE_TIMEOUT_S:.0f} s"
-        except (apsw.Error, EventServiceError) as error:
-            return str(error)
-        return "ok"
+            return f"has not answered for {DATABASE_TIMEOUT_S:.0f} s", None
+        except (apsw.Error, EventServiceError, OSError) as error:
+            return str(error), None
 
-    def _stage(self, reading: HeartbeatReading) -> StageHealth:
-        if not reading.alive:
-            state = StageState.GONE
-        elif not reading.ready:
-            state = StageState.STARTING
-        else:
-            state = StageState.HANGS if reading.age_s > HEARTBEAT_LIMIT_S else StageState.OK
-        return StageHealth(reading.slot_name, state, self._since(reading))
+    def _queue_problems(self, found: _Found) -> Iterable[Problem]:
+        bound = self._settings().max_queue_age
+        for queue, oldest in found.oldest:
+            age = self._clock.now_ms() - oldest
+            if bound and age > bound:
+                why = f"an event waits for {age // 1000} s, EVENTS_MAX_QUEUE_AGE is {bound // 1000} s"
+                yield Problem(_EMPTIED_BY[queue], utc((oldest + bound) / 1000), why)
 
-    def _since(self, reading: HeartbeatReading) -> str | None:
-        if reading.ready:
-            return _utc(self._clock.now_ms() / 1000 - reading.age_s)
-        use = procfs.process_use(reading.pid) if reading.alive else None
-        return None if use is None else _utc(use.start_time_s)
+    def _lasting(self, problems: dict[str, str]) -> Iterable[Problem]:
+        """Problems that nothing but our own looks dates."""
+        now = utc(self._clock.now_ms() / 1000)
+        self._first_seen = {part: self._first_seen.get(part, now) for part in problems}
+        return [Problem(part, self._first_seen[part], why) for part, why in problems.items()]
 
 
-def _ask(database: Database) -> None:
-    """The cheapest question that reads a table."""
+def _troubled(stages: Sequence[Condition]) -> Iterable[Problem]:
+    # A supervisor knows which stages there should be, and says so when one is missing; what else has died was started
+    # by hand and is nobody's business any more.
+    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.GONE for stage in stages)
+    complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}
+    for stage in stages:
+        if stage.state is StageState.OK:
+            continue
+        if stage.state is StageState.GONE and is_supervised and not any(stage.slot in each for each in complaints):
+            continue
+        yield Problem(stage.slot, stage.since, stage.why)
+
+
+def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:
+    oldest: list[tuple[SinkName | None, int | None]]
     with database.read() as tx:
         wanted.latest_generation(tx)
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        oldest = [(None, inbox.oldest_untried(tx)), *((sink, outbox.oldest_untried(tx, sink)) for sink in sinks)]
+    disk = os.statvfs(database.path.parent)
+    return _Found([(queue, at) for queue, at in oldest if at is not None], disk.f_bavail * disk.f_frsize)

@@ -38,17 +38,22 @@ class Retry:
 Verdict = Delivered | Refused | Retry
 DELIVERED = Delivered()
 
+Verdicts = Sequence[Verdict | None]
+"""One per message in their order, `None` for those that the sink did not come to; they may be offered again at once."""
+
 
 class SinkDown(EventServiceError):
-    """The sink takes nothing now, through no fault of the messages: ask again later, blame none of them.
+    """The sink takes nothing now, through no fault of the messages: ask again later.
 
-    `reason` is a metric label; `advice` says what an operator must do, and is empty where waiting may help.
+    `reason` is a metric label; `advice` says what an operator must do, and is empty where waiting may help. `verdicts`
+    holds on to what was settled before, and is empty where nothing was; all other messages are not to be blamed.
     """
 
-    def __init__(self, reason: str, detail: str, advice: str = "") -> None:
+    def __init__(self, reason: str, detail: str, advice: str = "", verdicts: Verdicts = ()) -> None:
         self.reason = reason
         self.detail = detail
         self.advice = advice
+        self.verdicts = tuple(verdicts)
         super().__init__(": ".join(part for part in (reason, detail, advice) if part))
 
 
@@ -60,8 +65,8 @@ class Sink(Protocol):
         """How many messages a batch may hold."""
         ...
 
-    def deliver(self, messages: Sequence[Message]) -> list[Verdict]:
-        """One verdict per message in their order; raises `SinkDown` when any may not have been taken."""
+    def deliver(self, messages: Sequence[Message]) -> Verdicts:
+        """The verdict on each message, on one of them at least; raises `SinkDown`. The messages are all different."""
         ...
 
     def keep_alive(self) -> None:

@@ -1,12 +1,12 @@
 """From outbox rows to a sink and back: the loop that every sink's stage runs.
 
 A batch is claimed, delivered and settled. Each row's fate is its own: delivered, refused for good (and said so in
-`deliveries`), put off after a failure of its own, or buried after too many; a sink that is down puts the whole batch
-off and blames none of it.
+`deliveries`), put off after a failure of its own, or buried after too many. While a sink is down the rows are held on
+to and offered again, so that an outage, however long, counts against none of them.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,7 +15,7 @@ from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
-from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, Sink, SinkDown, Verdict
+from pipeline.sinks.base import Message, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
 from pipeline.store import outbox
 from pipeline.store.database import Database
 from pipeline.store.lease import Burial, Postponed
@@ -24,11 +24,21 @@ from pipeline.store.waiting import POLL_S, CommitWatch
 
 # Longer than the longest batch of calls that a sink makes; whoever dies with a batch holds it up for no longer.
 LEASE_MS: Final = 120_000
-# A row that was claimed this often was there each time that a process died: it goes aside before it kills the next.
+# A lease this old is renewed before the next of several batches.
+RENEW_AFTER_S: Final = 5.0
+# A row that was claimed this often was there each time that a process died, or failed for two days: it goes aside.
 MAX_CLAIMS: Final = 50
+# Claimed so often more than it failed, a row may be what its claimers died of: it is delivered alone, in any order.
+SUSPECT_CLAIMS: Final = 3
+# Payloads are claimed up to this many bytes, one Pub/Sub call's worth, and at most one step more.
+CLAIM_BYTES: Final = 9_000_000
+CLAIM_STEP: Final = 50
 # How long the loop waits for a commit before it looks whether put-off rows are due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
+_HANDLER: Final = "processSavedEvent"
 _PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=60.0, jitter=0.3)
+# Half a minute of trying: what is shorter, and not an operator's to mend, is not worth a word to them.
+_LASTING_FAILURES: Final = 5
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
 
@@ -45,55 +55,118 @@ class Delivery:
     log: RateLimited
     beat: Callable[[], None]
     failures: int = 0
+    trouble: str = ""
+    """What an operator should know while the sink is down; empty while it is not, or may be back by itself soon."""
     rng: random.Random = field(default_factory=random.Random)
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
         watch = CommitWatch(database)
-        handled = self.metrics.handler("processSavedEvent")
         while not self.stop.is_set():
             self.beat()
             rows = self._claim(database)
-            if not rows:
+            if rows:
+                self._deliver(database, rows)
+            else:
                 self.sink.keep_alive()
                 watch.wait(self.stop, _IDLE_POLLS)
-                continue
-            began = self.clock.monotonic()
-            delivered = self._deliver(database, rows)
-            if delivered:
-                handled.record(self.clock.monotonic() - began, delivered)
 
     def _claim(self, database: Database) -> list[OutboxRow]:
         with database.read() as tx:
             if not outbox.any_ready(tx, self.name, self.clock.now_ms()):
                 return []
+        rows: list[OutboxRow] = []
         with database.write() as tx:
             now = self.clock.now_ms()
-            rows = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=self.sink.max_messages)
-            hopeless = [row for row in rows if row.receipt.claims > MAX_CLAIMS or not row.payload]
-            for row in hopeless:
-                reason = "too many claims" if row.payload else "payload missing"
-                outbox.queue.bury(tx, [Burial(row.receipt, reason)], now)
-        self._count_buried(len(hopeless))
-        return [row for row in rows if row not in hopeless]
+            size, most = 0, self.sink.max_messages
+            while size < CLAIM_BYTES and len(rows) < most:
+                limit = min(CLAIM_STEP, most - len(rows))
+                step = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=limit)
+                rows += step
+                size += sum(len(row.payload) for row in step)
+                if len(step) < limit:
+                    break
+            burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
+            outbox.queue.bury(tx, burials, now)
+        for burial in burials:
+            self.metrics.stage_discarded.labels(self.stage, "buried").inc()
+            self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
+        kept = [row for row in rows if _reason_to_bury(row) is None]
+        self.metrics.stage_in.labels(self.stage).inc(len(kept))
+        suspects = [row for row in kept if _is_suspect(row)]
+        self.rng.shuffle(suspects)
+        return [row for row in kept if not _is_suspect(row)] + suspects
 
-    def _deliver(self, database: Database, rows: list[OutboxRow]) -> int:
-        self.metrics.stage_in.labels(self.stage).inc(len(rows))
+    def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
+        """See every one of `rows` settled, however long the sink is down; or give back what is left when stopped."""
+        leased_at = self.clock.monotonic()
+        while rows and not self.stop.is_set():
+            self.beat()
+            if self.clock.monotonic() - leased_at > RENEW_AFTER_S:
+                if not self._keep(database, rows, 0.0):
+                    break
+                leased_at = self.clock.monotonic()
+            batch = _next_batch(rows)
+            began = self.clock.monotonic()
+            verdicts, down = self._offer(batch)
+            left = self._settle(database, batch, verdicts, self.clock.monotonic() - began)
+            rows = left + rows[len(batch) :]
+            if down is None:
+                self.failures = 0
+                self.trouble = ""
+                continue
+            wait_s = self._note_down(down, len(rows))
+            leased_at = self.clock.monotonic() + wait_s
+            if not self._keep(database, rows, wait_s):
+                break
+            self._wait(wait_s)
+        self.trouble = ""
+        if rows:
+            with database.write() as tx:
+                now = self.clock.now_ms()
+                outbox.queue.snooze(tx, [Postponed(row.receipt, now) for row in rows])
+
+    def _keep(self, database: Database, rows: Sequence[OutboxRow], wait_s: float) -> bool:
+        """Hold `rows` for `wait_s` and another lease; false if some of them are somebody else's by now."""
+        with database.write() as tx:
+            until = self.clock.now_ms() + round(wait_s * 1000) + LEASE_MS
+            held = outbox.queue.extend(tx, [row.receipt for row in rows], until)
+        if held < len(rows):
+            self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(len(rows) - held)
+        return held == len(rows)
+
+    def _offer(self, rows: Sequence[OutboxRow]) -> tuple[Verdicts, SinkDown | None]:
+        """What the sink says of `rows`, and whether it is down; an unforeseen error is traced to the row at fault."""
         try:
-            verdicts = self.sink.deliver([Message(row.event_id, row.payload, row.received_at) for row in rows])
-        except SinkDown as error:
-            self._put_off(database, rows, error)
-            return 0
-        self.failures = 0
-        self._settle(database, rows, verdicts)
-        return len(rows)
+            return self.sink.deliver([Message(row.event_id, row.payload, row.received_at) for row in rows]), None
+        except SinkDown as down:
+            return [*down.verdicts, *[None] * (len(rows) - len(down.verdicts))], down
+        except Exception as error:
+            failure = error
+        if len(rows) == 1:
+            reason = type(failure).__name__
+            text = f"{reason}: {failure}"
+            self.log.error(reason, "delivery failed", sink=self.name, event=rows[0].event_id.hex(), reason=text)
+            return [Retry(reason)], None
+        middle = len(rows) // 2
+        first, is_down = self._offer(rows[:middle])
+        if is_down is not None:
+            return [*first, *[None] * (len(rows) - middle)], is_down
+        second, is_down = self._offer(rows[middle:])
+        return [*first, *second], is_down
 
-    def _settle(self, database: Database, rows: list[OutboxRow], verdicts: list[Verdict]) -> None:
+    def _settle(
+        self, database: Database, rows: Sequence[OutboxRow], verdicts: Verdicts, took_s: float
+    ) -> list[OutboxRow]:
+        """Write down the verdicts; returns the rows that got none."""
         settled: list[outbox.Delivered] = []
         postponed: list[Postponed] = []
+        judged = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
+        if not judged:
+            return list(rows)
         with database.write() as tx:
             now = self.clock.now_ms()
-            for row, verdict in zip(rows, verdicts, strict=True):
+            for row, verdict in judged:
                 if isinstance(verdict, Retry):
                     wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
                     postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
@@ -101,28 +174,35 @@ class Delivery:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Delivered(row, outcome))
             held = outbox.settle(tx, self.name, settled, now) + outbox.queue.nack(tx, postponed)
-        self._count(rows, verdicts, stale=len(rows) - held)
+        self._count(judged, took_s, stale=len(judged) - held)
+        return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
 
-    def _count(self, rows: list[OutboxRow], verdicts: list[Verdict], *, stale: int) -> None:
+    def _count(self, judged: Sequence[tuple[OutboxRow, Verdict]], took_s: float, *, stale: int) -> None:
         if stale:
             self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(stale)
-        for row, verdict in zip(rows, verdicts, strict=True):
+        delivered = failed = 0
+        for row, verdict in judged:
             match verdict:
                 case Refused(reason):
                     self.metrics.stage_discarded.labels(self.stage, reason).inc()
                     self.log.warning(reason, "event refused", sink=self.name, event=row.event_id.hex(), reason=reason)
                 case Retry(reason):
                     self.metrics.stage_errors.labels(self.stage, reason).inc()
+                    failed += 1
                 case _:
-                    pass
-        self.metrics.stage_out.labels(self.stage).inc(verdicts.count(DELIVERED))
+                    delivered += 1
+        self.metrics.stage_out.labels(self.stage).inc(delivered)
+        if self.name is SinkName.PUBSUB:
+            # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
+            each_s = took_s / len(judged)
+            self.metrics.handler(_HANDLER).record(each_s * (len(judged) - failed), len(judged) - failed)
+            self.metrics.handler(_HANDLER, success=False).record(each_s * failed, failed)
 
-    def _put_off(self, database: Database, rows: list[OutboxRow], error: SinkDown) -> None:
+    def _note_down(self, error: SinkDown, waiting: int) -> float:
+        """Say that the sink is down; returns for how many seconds to leave it alone."""
         self.failures += 1
         wait_s = _PATIENCE.delay_s(self.failures, self.rng)
-        with database.write() as tx:
-            ready_at = self.clock.now_ms() + round(wait_s * 1000)
-            outbox.queue.snooze(tx, [Postponed(row.receipt, ready_at) for row in rows])
+        self._complain(error)
         self.metrics.stage_errors.labels(self.stage, error.reason).inc()
         self.log.error(
             error.reason,
@@ -131,17 +211,34 @@ class Delivery:
             reason=error.reason,
             detail=error.detail,
             advice=error.advice,
-            waiting=len(rows),
+            waiting=waiting,
             retry_in_s=round(wait_s, 1),
         )
-        self._wait(wait_s)
+        return wait_s
+
+    def _complain(self, error: SinkDown) -> None:
+        """Publish an outage that needs an operator, or lasts; while it goes on it keeps its words, and so its age."""
+        what = f"sink {self.name} is down: {error.reason}"
+        if (error.advice or self.failures >= _LASTING_FAILURES) and not self.trouble.startswith(what):
+            self.trouble = f"{what}: {error.advice or error.detail}"
 
     def _wait(self, seconds: float) -> None:
-        """Leave the sink alone for a while; claiming more would only put off more."""
         until = self.clock.monotonic() + seconds
         while (left := until - self.clock.monotonic()) > 0 and not self.stop.wait(min(left, 1.0)):
             self.beat()
 
-    def _count_buried(self, count: int) -> None:
-        if count:
-            self.metrics.stage_discarded.labels(self.stage, "buried").inc(count)
+
+def _next_batch(rows: list[OutboxRow]) -> list[OutboxRow]:
+    """A suspect alone, or all others together; suspects come last."""
+    others = [row for row in rows if not _is_suspect(row)]
+    return others or rows[:1]
+
+
+def _is_suspect(row: OutboxRow) -> bool:
+    return row.receipt.claims - row.failures > SUSPECT_CLAIMS
+
+
+def _reason_to_bury(row: OutboxRow) -> str | None:
+    if not row.payload:
+        return "payload missing"
+    return "too many claims" if row.receipt.claims > MAX_CLAIMS else None

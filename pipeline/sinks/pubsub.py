@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
-import orjson
 from google.api_core.exceptions import GoogleAPICallError, RetryError
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.iam.v1.iam_policy_pb2 import TestIamPermissionsRequest
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest
 
 from pipeline.errors import CannotStart
-from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown, Verdict
+from pipeline.nostr import json_text
+from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown, Verdict, Verdicts
 from pipeline.sinks.ulid import ulid
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
@@ -30,10 +30,15 @@ MAX_CALL_BYTES: Final = 9_000_000
 _MESSAGE_OVERHEAD: Final = 400
 # Well inside the lease, so that a call is over before its rows are claimed again.
 CALL_TIMEOUT_S: Final = 20.0
+# Finding one bad message among 1,000 takes 20 calls; what is left by then is offered again.
+MAX_CALLS: Final = 24
+# Before the topic has taken anything, this many messages refused each on its own say that it is not the messages.
+_MAX_DOUBTS: Final = 3
 
 _PUBLISH: Final = "pubsub.topics.publish"
 
 _ADVICE: Final = {
+    "INVALID_ARGUMENT": "check EVENTS_GOOGLE_PUBSUB_PROJECT_ID, EVENTS_PUBSUB_TOPIC and the schema of the topic",
     "NOT_FOUND": "create the topic, or set EVENTS_PUBSUB_TOPIC and EVENTS_GOOGLE_PUBSUB_PROJECT_ID to one that exists",
     "PERMISSION_DENIED": "grant roles/pubsub.publisher on the topic to the account of the credentials file",
     "UNAUTHENTICATED": "check EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH; the key may be revoked or of another project",
@@ -57,23 +62,42 @@ class PubsubSettings:
 class PubsubSink:
     """Publishes to one topic. Safe in several threads at once; make it after the last fork."""
 
-    __slots__ = ("_client", "_path")
+    __slots__ = ("_client", "_path", "_works")
 
     def __init__(self, settings: PubsubSettings) -> None:
         self._client = _client(settings)
         self._path = settings.path
+        # Whether this topic has ever taken anything: only then can the messages be what it does not like.
+        self._works = False
 
     @property
     def max_messages(self) -> int:
         """See `Sink.max_messages`."""
         return MAX_MESSAGES
 
-    def deliver(self, messages: Sequence[Message]) -> list[Verdict]:
-        """See `Sink.deliver`; more than one call is made when the batch is too large for one."""
+    def deliver(self, messages: Sequence[Message]) -> Verdicts:
+        """See `Sink.deliver`; more than one call is made when the batch is too large for one, or has a bad message."""
         verdicts: list[Verdict] = []
-        for part in _calls(messages):
-            verdicts += self._deliver(part)
-        return verdicts
+        parts = list(_calls(messages))[::-1]
+        for _ in range(MAX_CALLS):
+            if not parts:
+                break
+            part = parts.pop()
+            status, detail = self._publish(part)
+            if status is None:
+                self._works = True
+                verdicts += [DELIVERED] * len(part)
+            elif status != "INVALID_ARGUMENT":
+                raise SinkDown(status, detail, _ADVICE.get(status, ""), verdicts if self._works else ())
+            elif len(part) > 1:
+                # One bad message fails the call for all: halve until it stands alone.
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+            else:
+                verdicts.append(Refused(status))
+                if not self._works and len(verdicts) == min(_MAX_DOUBTS, len(messages)):
+                    raise SinkDown(status, detail, _ADVICE[status])
+        return [*verdicts, *[None] * sum(map(len, parts))]
 
     def keep_alive(self) -> None:
         """See `Sink.keep_alive`; the client looks after its channel itself."""
@@ -81,18 +105,6 @@ class PubsubSink:
     def close(self) -> None:
         """See `Sink.close`."""
         self._client.transport.close()
-
-    def _deliver(self, messages: Sequence[Message]) -> list[Verdict]:
-        status, detail = self._publish(messages)
-        if status is None:
-            return [DELIVERED] * len(messages)
-        if status != "INVALID_ARGUMENT":
-            raise SinkDown(status, detail, _ADVICE.get(status, ""))
-        if len(messages) == 1:
-            return [Refused("INVALID_ARGUMENT")]
-        # One bad message fails the call for all: halve until it stands alone.
-        middle = len(messages) // 2
-        return self._deliver(messages[:middle]) + self._deliver(messages[middle:])
 
     def _publish(self, messages: Sequence[Message]) -> tuple[str | None, str]:
         """The status of one call, `None` when all is well, and what the service said."""
@@ -105,7 +117,12 @@ class PubsubSink:
             return "DEADLINE_EXCEEDED", str(error)
         except GoogleAPICallError as error:
             code = error.grpc_status_code
+            # gRPC calls everything unavailable that goes wrong with tokens; the token server says when it is the key.
+            if "invalid_grant" in str(error.message):
+                return "UNAUTHENTICATED", str(error.message)
             return (code.name if code is not None else "UNKNOWN"), str(error.message)
+        except TransportError as error:
+            return "UNAVAILABLE", str(error)
         except GoogleAuthError as error:
             return "UNAUTHENTICATED", str(error)
         return None, ""
@@ -134,7 +151,7 @@ def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
 
 def attributes(message: Message) -> dict[str, str]:
     """The attributes of a message. Its uuid comes from the event alone, and so survives whatever happens to us."""
-    event: dict[str, Any] = orjson.loads(message.payload)
+    event: dict[str, Any] = json_text.decode(message.payload)
     return {
         "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),
         "event_id": message.event_id.hex(),
@@ -163,6 +180,6 @@ def _client(settings: PubsubSettings) -> PublisherClient:
         raise CannotStart("EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH is required without an emulator")
     try:
         return PublisherClient.from_service_account_file(str(settings.credentials))
-    except (ValueError, OSError) as error:
-        # The text of a parse error may quote the key.
+    except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:
+        # JSON of another shape ends in whatever the library trips over; the text of any error may quote the key.
         raise CannotStart(f"{settings.credentials} is no service account key file ({type(error).__name__})") from None

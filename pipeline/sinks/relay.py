@@ -1,7 +1,7 @@
 """The target relay: EVENTs over one connection, each settled by the OK that names it (NIP-01, NIP-20, NIP-42)."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.nostr.address import RelayAddress
@@ -19,18 +19,22 @@ from pipeline.nostr.message import (
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
-from pipeline.relay.errors import ConnectionLost, DialError
+from pipeline.process.stop import Stop
+from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.transport import Transport
-from pipeline.sinks.base import DELIVERED, Delivered, Message, Refused, Retry, SinkDown, Verdict
+from pipeline.sinks.base import DELIVERED, Delivered, Message, Refused, Retry, SinkDown, Verdict, Verdicts
 
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100
 ANSWER_TIMEOUT_S: Final = 30.0
-# Some relays say nothing when they accept an AUTH.
+# Some relays say nothing when they accept an AUTH, or send their challenge after the refusal.
 _AUTH_PATIENCE_S: Final = 2.0
-# A relay that talks without pause must not keep the batch from its end.
-_BATCH_LIMIT_S: Final = 90.0
+# A relay that is slow, or talks without pause, must not keep the batch from its end.
+_BATCH_LIMIT_S: Final = 80.0
 _WAIT_S: Final = 1.0
+# A process that is to end waits no longer than this for answers; what is unanswered is sent again by the next.
+_LAST_ANSWERS_S: Final = 3.0
+_AUTH_REQUIRED: Final = Retry("auth-required")
 
 # Answers that asking again would not change.
 FINAL_PREFIXES: Final = frozenset(
@@ -40,58 +44,52 @@ FINAL_PREFIXES: Final = frozenset(
 
 @dataclass(slots=True)
 class _Batch:
+    """Messages on their way: those sent and not answered are `waiting`, by id, under their place in `messages`."""
+
     messages: Sequence[Message]
-    waiting: dict[bytes, int]
-    verdicts: list[Verdict]
-    last_answer_at: float
+    until: float
+    verdicts: list[Verdict | None]
+    waiting: dict[bytes, int] = field(default_factory=dict)
+    last_answer_at: float = 0.0
 
 
+@dataclass(slots=True)
 class RelaySink:
     """Sends events to one relay over a connection that is kept. For one thread; `beat` is called while it waits."""
 
-    def __init__(
-        self,
-        address: RelayAddress,
-        dial: Callable[[], Transport],
-        secret: bytes | None,
-        clock: Clock,
-        metrics: Metrics,
-        log: RateLimited,
-        beat: Callable[[], None],
-    ) -> None:
-        self._address = address
-        self._dial = dial
-        self._secret = secret
-        self._clock = clock
-        self._metrics = metrics
-        self._log = log
-        self._beat = beat
-        self._transport: Transport | None = None
-        self._challenge: str | None = None
+    address: RelayAddress
+    dial: Callable[[], Transport]
+    secret: bytes | None = field(repr=False)
+    clock: Clock
+    metrics: Metrics
+    log: RateLimited
+    stop: Stop
+    beat: Callable[[], None]
+    _transport: Transport | None = None
+    _challenge: str | None = None
+    _one_by_one: bool = False
+    """After a connection that broke with messages on their way: the next go alone, to find out which it was."""
 
     @property
     def max_messages(self) -> int:
         """See `Sink.max_messages`."""
         return MAX_IN_FLIGHT
 
-    def deliver(self, messages: Sequence[Message]) -> list[Verdict]:
-        """See `Sink.deliver`; a message without an answer is retried on its own."""
+    def deliver(self, messages: Sequence[Message]) -> Verdicts:
+        """See `Sink.deliver`; a message without an answer is retried on its own, unless `stop` cut the wait short."""
         transport = self._connected()
-        batch = _Batch(
-            messages,
-            {message.event_id: index for index, message in enumerate(messages)},
-            [Retry("timeout")] * len(messages),
-            self._clock.monotonic(),
-        )
+        now = self.clock.monotonic()
+        batch = _Batch(messages, now + _BATCH_LIMIT_S, [None] * len(messages))
         try:
-            self._send(transport, messages)
-            self._await_answers(transport, batch)
+            self._exchange(transport, batch)
         except ConnectionLost as error:
             self._disconnect()
-            if len(batch.waiting) == len(messages):
-                raise SinkDown(error.reason, error.detail) from error
-            for index in batch.waiting.values():
-                batch.verdicts[index] = Retry("disconnected")
+            self._note_loss(batch)
+            self._count(batch.verdicts)
+            raise SinkDown(error.reason, error.detail, verdicts=batch.verdicts) from error
+        if all(verdict in (None, Retry("timeout")) for verdict in batch.verdicts):
+            # Nobody is there any more, maybe, and a new connection would tell.
+            self._disconnect()
         self._count(batch.verdicts)
         return batch.verdicts
 
@@ -112,11 +110,14 @@ class RelaySink:
     def _connected(self) -> Transport:
         if self._transport is None:
             try:
-                self._transport = self._dial()
+                self._transport = self.dial()
             except DialError as error:
-                raise SinkDown(f"dial-{error.reason}", error.detail) from error
+                advice = "check EVENTS_TARGET_RELAY" if error.permanent else ""
+                if error.reason is DialReason.PRIVATE:
+                    advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
+                raise SinkDown(f"dial-{error.reason}", error.detail, advice) from error
             self._challenge = None
-            self._log.debug("connected", "target relay connected", relay=self._address)
+            self.log.debug(self.address.url, "target relay connected", relay=self.address)
         return self._transport
 
     def _disconnect(self) -> None:
@@ -124,78 +125,114 @@ class RelaySink:
             self._transport.close()
             self._transport = None
 
-    def _send(self, transport: Transport, messages: Sequence[Message]) -> None:
-        for message in messages:
+    def _exchange(self, transport: Transport, batch: _Batch) -> None:
+        step = 1 if self._one_by_one else len(batch.messages)
+        for start in range(0, len(batch.messages), step):
+            if self.stop.is_set() or self.clock.monotonic() >= batch.until:
+                return
+            self._send(transport, batch, range(start, min(start + step, len(batch.messages))))
+            self._await_answers(transport, batch)
+        self._one_by_one = False
+
+    def _send(self, transport: Transport, batch: _Batch, indexes: Iterable[int]) -> None:
+        for index in indexes:
+            if self.clock.monotonic() >= batch.until:
+                break
+            message = batch.messages[index]
+            batch.waiting[message.event_id] = index
+            self.beat()
             transport.send(b'["EVENT",' + message.payload + b"]")
+        batch.last_answer_at = self.clock.monotonic()
 
     def _await_answers(self, transport: Transport, batch: _Batch) -> None:
-        until = self._clock.monotonic() + _BATCH_LIMIT_S
         authenticated = False
-        while batch.waiting and (now := self._clock.monotonic()) < until:
-            if now - batch.last_answer_at > ANSWER_TIMEOUT_S:
-                return
-            self._beat()
-            for raw in transport.receive(_WAIT_S):
-                message = self._take(raw)
-                if isinstance(message, Ok):
-                    self._settle(batch, message)
-            if not authenticated and self._wants_auth(batch):
+        while batch.waiting:
+            now = self.clock.monotonic()
+            if self.stop.is_set():
+                batch.until = min(batch.until, batch.last_answer_at + _LAST_ANSWERS_S)
+            if now >= batch.until or now - batch.last_answer_at > ANSWER_TIMEOUT_S:
+                break
+            self.beat()
+            self._receive(transport, batch, _WAIT_S)
+            if not authenticated and self._wants_auth(transport, batch):
                 authenticated = True
                 self._authenticate(transport, batch)
+        for index in batch.waiting.values():
+            batch.verdicts[index] = None if self.stop.is_set() else Retry("timeout")
+        batch.waiting.clear()
+
+    def _receive(self, transport: Transport, batch: _Batch, timeout_s: float) -> set[bytes]:
+        """Settle what is answered within one wait; returns the ids that were answered, ours or not."""
+        answered = set()
+        for raw in transport.receive(timeout_s):
+            message = self._take(raw)
+            if isinstance(message, Ok):
+                answered.add(message.event_id)
+                self._settle(batch, message)
+        return answered
+
+    def _note_loss(self, batch: _Batch) -> None:
+        """Suspect what was on its way when it went alone, after another loss: the relay may not bear it."""
+        if self._one_by_one:
+            for index in batch.waiting.values():
+                batch.verdicts[index] = Retry("disconnected")
+        self._one_by_one = True
 
     def _take(self, raw: bytes) -> RelayMessage | None:
         try:
             message = parse_relay_message(raw)
         except (InvalidMessage, InvalidEvent) as error:
-            self._metrics.stage_errors.labels("sender", "invalid-message").inc()
-            self._log.debug("invalid", "invalid message", relay=self._address, reason=error)
+            self.metrics.stage_errors.labels("sender", "invalid-message").inc()
+            self.log.debug(type(error).__name__, "invalid message", relay=self.address, reason=error)
             return None
         if isinstance(message, AuthChallenge):
             self._challenge = message.challenge
         elif isinstance(message, Notice):
-            self._log.debug("notice", "notice", relay=self._address, text=message.text)
+            self.log.debug(type(message).__name__, "notice", relay=self.address, text=message.text)
         return message
 
     def _settle(self, batch: _Batch, answer: Ok) -> None:
         index = batch.waiting.pop(answer.event_id, None)
         if index is not None:
-            batch.last_answer_at = self._clock.monotonic()
+            batch.last_answer_at = self.clock.monotonic()
             batch.verdicts[index] = verdict_on(answer)
 
-    def _wants_auth(self, batch: _Batch) -> bool:
-        return self._secret is not None and self._challenge is not None and Retry("auth-required") in batch.verdicts
+    def _wants_auth(self, transport: Transport, batch: _Batch) -> bool:
+        """Whether messages were refused for want of an AUTH that we can give."""
+        if self.secret is None or _AUTH_REQUIRED not in batch.verdicts:
+            return False
+        until = self.clock.monotonic() + _AUTH_PATIENCE_S
+        while self._challenge is None and (left := until - self.clock.monotonic()) > 0:
+            self._receive(transport, batch, left)
+        return self._challenge is not None
 
     def _authenticate(self, transport: Transport, batch: _Batch) -> None:
         """Answer the challenge, then send again what was refused for want of it."""
-        assert self._secret is not None, "asked for only with a key"
+        assert self.secret is not None, "asked for only with a key"
         assert self._challenge is not None, "asked for only with a challenge"
-        event = auth_event(self._secret, self._address.url, self._challenge, self._clock.now_ms() // 1000)
+        event = auth_event(self.secret, self.address.url, self._challenge, self.clock.now_ms() // 1000)
         transport.send(encode_auth(event))
-        until = self._clock.monotonic() + _AUTH_PATIENCE_S
-        answered = False
-        while not answered and (left := until - self._clock.monotonic()) > 0:
-            for raw in transport.receive(left):
-                message = self._take(raw)
-                if isinstance(message, Ok):
-                    answered = answered or message.event_id == event.id
-                    self._settle(batch, message)
-        refused = [index for index, verdict in enumerate(batch.verdicts) if verdict == Retry("auth-required")]
+        until = self.clock.monotonic() + _AUTH_PATIENCE_S
+        while (left := until - self.clock.monotonic()) > 0:
+            if event.id in self._receive(transport, batch, left):
+                break
+        refused = [index for index, verdict in enumerate(batch.verdicts) if verdict == _AUTH_REQUIRED]
         for index in refused:
-            batch.waiting[batch.messages[index].event_id] = index
-            batch.verdicts[index] = Retry("timeout")
-        batch.last_answer_at = self._clock.monotonic()
-        self._send(transport, [batch.messages[index] for index in refused])
+            batch.verdicts[index] = None
+        self._send(transport, batch, refused)
 
-    def _count(self, verdicts: Sequence[Verdict]) -> None:
+    def _count(self, verdicts: Verdicts) -> None:
         for verdict in verdicts:
             match verdict:
+                case None:
+                    continue
                 case Delivered():
                     result = "success"
                 case Refused():
                     result = "ignoreError"
                 case Retry():
                     result = "error"
-            self._metrics.events_sent_to_relay.labels(self._address.url, "send", result).inc()
+            self.metrics.events_sent_to_relay.labels(self.address.url, "send", result).inc()
 
 
 def verdict_on(answer: Ok) -> Verdict:

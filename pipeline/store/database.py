@@ -34,6 +34,11 @@ Row = tuple[Any, ...]
 
 TABLES = "SELECT name FROM sqlite_schema WHERE type = 'table'"
 
+INTERRUPTED_SWAP = ".imported"
+"""Appended to a database's name: what an import is about to put in its place; until then nothing else may be there."""
+
+_GO_SERVICE_TABLES = ({"public_keys_to_monitor", "contacts_followees"}, {"events", "events_to_relays", "relays"})
+
 
 class DatabaseUnusable(CannotStart):
     """The database file cannot be opened, or is not ours; nothing in it was changed."""
@@ -79,6 +84,8 @@ class Database:
         Raises `DatabaseUnusable`, or `DatabaseBusy` where it stays locked, which says nothing about the file.
         """
         _require_sqlite()
+        if path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP).exists():
+            raise DatabaseUnusable(f"an import at {path} was interrupted; event-service import-go --in-place ends it")
         try:
             connection = apsw.Connection(str(path))
             try:
@@ -115,13 +122,18 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Tx]:
-        """One consistent snapshot. Leave it soon: an open snapshot keeps the write-ahead log from being reset."""
+        """One consistent snapshot. Leave it soon: an open snapshot keeps the write-ahead log from being reset.
+
+        Raises `DatabaseFailed` where the database itself is at fault.
+        """
         connection = self._connection
         connection.execute("BEGIN")
         try:
             yield connection
+        except _ENVIRONMENT_ERRORS as error:
+            raise DatabaseFailed(f"the database {self.path} cannot be read: {_reason(error)}") from error
         finally:
-            connection.execute("ROLLBACK")
+            self._roll_back()
 
     def _roll_back(self) -> None:
         # A failed COMMIT or a full disk may have rolled back already.
@@ -222,8 +234,10 @@ def _require_ours(connection: apsw.Connection, path: Path) -> None:
         return
     if application == 0 and not tables:
         return
-    if {"public_keys_to_monitor", "contacts_followees"} <= tables:
-        raise DatabaseUnusable(f"{path} is a database of the Go service; it must be imported first")
+    if any(theirs <= tables for theirs in _GO_SERVICE_TABLES):
+        raise DatabaseUnusable(
+            f"{path} is a database of the Go service; it must be imported first: event-service import-go --in-place"
+        )
     raise DatabaseUnusable(f"{path} is a database of another program")
 
 

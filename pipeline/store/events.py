@@ -13,10 +13,10 @@ IS_SEEN = "SELECT 1 FROM seen WHERE event_id = ?"
 STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
-SELECT event,
+SELECT event, received_at <= ?2 AND
        (SELECT count(*) = events.sinks AND coalesce(max(at), 0) <= ?2
           FROM deliveries WHERE deliveries.event = events.event)
-  FROM events WHERE event > ?1 AND received_at <= ?2 ORDER BY event LIMIT ?3
+  FROM events WHERE event > ?1 ORDER BY event LIMIT ?3
 """
 DROP = "DELETE FROM events WHERE event = ?"
 FIRST_SEEN_AFTER = "SELECT event_id, seen_at FROM seen WHERE event_id > ? ORDER BY event_id LIMIT ?"

@@ -27,6 +27,8 @@ NEXT_READY = "SELECT ready_at FROM inbox ORDER BY ready_at LIMIT 1"
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM inbox LIMIT ?)"
 WAITING = "SELECT count(*) FROM inbox"
 OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
+# Rows that failed are few, and come again when it is time; only what nobody has tried tells that work stands still.
+OLDEST_UNTRIED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
 DEAD = "SELECT count(*) FROM inbox_dead"
 
 queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at"))
@@ -90,6 +92,12 @@ def waiting(tx: Tx, at_most: int | None = None) -> int:
 def oldest_received_at(tx: Tx) -> int | None:
     """When the oldest waiting event was received; `None` if there is none."""
     row = tx.execute(OLDEST).fetchone()
+    return None if row is None else int(row[0])
+
+
+def oldest_untried(tx: Tx) -> int | None:
+    """The same of the events that have not failed."""
+    row = tx.execute(OLDEST_UNTRIED).fetchone()
     return None if row is None else int(row[0])
 
 

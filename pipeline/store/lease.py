@@ -43,6 +43,7 @@ class QueueStatements:
 
     ack: str
     nack: str
+    forgive: str
     snooze: str
     bury: str
     revive: str
@@ -54,12 +55,13 @@ class QueueStatements:
         return cls(
             ack=f"DELETE FROM {table} WHERE seq = ? AND claims = ?",  # noqa: S608 (names come from this package)
             nack=f"UPDATE {table} SET ready_at = ?, failures = failures + 1 WHERE seq = ? AND claims = ?",  # noqa: S608
+            forgive=f"UPDATE {table} SET failures = failures - 1 WHERE seq = ? AND claims = ? AND failures > 0",  # noqa: S608
             snooze=f"UPDATE {table} SET ready_at = ? WHERE seq = ? AND claims = ?",  # noqa: S608
             bury=f"INSERT INTO {table}_dead (seq, {columns}, claims, failures, reason, buried_at)"  # noqa: S608
             f" SELECT seq, {columns}, claims, failures, ?, ? FROM {table} WHERE seq = ? AND claims = ?",
-            # The claims go on from where they were, so that no receipt of the first life fits the second.
-            revive=f"INSERT INTO {table} (seq, {columns}, ready_at, claims)"  # noqa: S608
-            f" SELECT seq, {columns}, ?, claims FROM {table}_dead WHERE seq = ?",
+            # Under a new number: no receipt of the first life fits the second, whose claims begin anew.
+            revive=f"INSERT INTO {table} ({columns}, ready_at)"  # noqa: S608
+            f" SELECT {columns}, ? FROM {table}_dead WHERE seq = ?",
             forget_dead=f"DELETE FROM {table}_dead WHERE seq = ?",  # noqa: S608
         )
 
@@ -79,6 +81,10 @@ class LeaseQueue:
     def nack(self, tx: Tx, rows: Iterable[Postponed]) -> int:
         """Give rows back after a failure of their own; returns how many receipts still held."""
         return _postpone(tx, self._statements.nack, rows)
+
+    def forgive(self, tx: Tx, receipts: Iterable[Receipt]) -> int:
+        """Take back one failure of each, which was not its own; returns how many receipts still held."""
+        return _each(tx, self._statements.forgive, ((receipt.seq, receipt.claims) for receipt in receipts))
 
     def snooze(self, tx: Tx, rows: Iterable[Postponed]) -> int:
         """Give rows back without blame, as when a sink is down or the stage stops."""
@@ -100,7 +106,7 @@ class LeaseQueue:
         return copied
 
     def revive(self, tx: Tx, seqs: Sequence[int], now: int) -> int:
-        """Put dead rows back, ready at once and without failures; returns how many there were."""
+        """Put dead rows back as if they were new, under new numbers; returns how many there were."""
         revived = _each(tx, self._statements.revive, ((now, seq) for seq in set(seqs)))
         self.forget_dead(tx, seqs)
         return revived

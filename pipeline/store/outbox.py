@@ -17,9 +17,16 @@ PAYLOAD = "SELECT event_id, payload, received_at FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
-# A handful of rows at the front of the queue tell its age well enough without a scan.
+# Walks over the sink's part of the index, as counting does, and looks up one row.
 OLDEST = """
-SELECT min(received_at) FROM events WHERE event IN (SELECT event FROM outbox WHERE sink = ? ORDER BY seq LIMIT 1)
+SELECT received_at FROM events
+ WHERE event = (SELECT event FROM outbox WHERE seq = (SELECT min(seq) FROM outbox WHERE sink = ?))
+"""
+# Rows that failed come again when it is time; only what nobody has tried tells that the sink stands still. In the order
+# of the table, which begins with the oldest, since the index would have to be walked as a whole.
+OLDEST_UNTRIED = """
+SELECT received_at FROM events
+ WHERE event = (SELECT event FROM outbox WHERE +sink = ? AND failures = 0 ORDER BY seq LIMIT 1)
 """
 DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 # The first outcome stands: a redelivery does not change when the event was handed on.
@@ -92,6 +99,12 @@ def waiting(tx: Tx, sink: SinkName, at_most: int | None = None) -> int:
 def oldest_received_at(tx: Tx, sink: SinkName) -> int | None:
     """When the event that has waited longest for `sink` was first seen; `None` if none waits."""
     received_at = tx.execute(OLDEST, (sink.value,)).get
+    return None if received_at is None else int(received_at)
+
+
+def oldest_untried(tx: Tx, sink: SinkName) -> int | None:
+    """The same of the events that have not failed."""
+    received_at = tx.execute(OLDEST_UNTRIED, (sink.value,)).get
     return None if received_at is None else int(received_at)
 
 

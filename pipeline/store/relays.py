@@ -85,13 +85,14 @@ def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
 
 def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: int) -> bool:
     """Note that `author` (a registered user if `is_user`) named a relay; returns whether the address is new."""
+    is_new = find(tx, address) is None
     rows: list[Row] = tx.execute(UPSERT, (address, source, now)).fetchall()
     relay, namers = rows[0]
     if namers < MAX_NAMERS and tx.execute(ADD_NAMER, (relay, author)).fetchone() is not None:
         tx.execute(COUNT_NAMER, (relay,))
     if is_user:
         tx.execute(MARK_NAMED_BY_USER, (relay,))
-    return bool(namers == 0)
+    return is_new
 
 
 def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:

@@ -70,6 +70,17 @@ RELAYS = (
       PRIMARY KEY (relay, query)
     ) STRICT, WITHOUT ROWID
     """,
+    """
+    CREATE TABLE sweeps (
+      relay INTEGER NOT NULL,
+      sweep TEXT NOT NULL,
+      since INTEGER NOT NULL,
+      until INTEGER NOT NULL,
+      started INTEGER NOT NULL,
+      generation INTEGER NOT NULL,
+      PRIMARY KEY (relay, sweep)
+    ) STRICT, WITHOUT ROWID
+    """,
 )
 INBOX = (
     # AUTOINCREMENT: a number that came back would let a stale receipt match a new row.

@@ -125,6 +125,8 @@ class Behaviour:
     shared_limit: bool = False
     zero_limit_is_unlimited: bool = False
     until_exclusive: bool = False
+    ignores_since: bool = False
+    ignores_until: bool = False
     order: Order = Order.NEWEST
     oldest_without_limit: bool = False
     empty_filter_matches_nothing: bool = False

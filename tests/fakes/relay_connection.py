@@ -131,6 +131,9 @@ class Connection:
             queries = [Query.read(value) for value in filters]
         except InvalidFilter:
             refusal = refusal or behaviour.invalid_refusal
+        if refusal is None and any(query.score < behaviour.min_filter_score for query in queries):
+            # nostr-rs-relay's `limit_scrapers`: the whole REQ counts as answered, and is no subscription.
+            refusal = Refusal(How.EOSE)
         if refusal is not None:
             await self._refuse(refusal, subscription)
             return

@@ -192,7 +192,11 @@ class MemoryStore:
         if query.unconditional and behaviour.empty_filter_matches_nothing:
             return []
         until = query.until - 1 if behaviour.until_exclusive else query.until
-        candidates = self._candidates(query, until)
+        candidates = self._candidates(
+            query,
+            since=0 if behaviour.ignores_since else query.since,
+            until=1 << 62 if behaviour.ignores_until else until,
+        )
         oldest = behaviour.order is Order.OLDEST or (behaviour.oldest_without_limit and query.limit is None)
         selected = []
         for event in reversed(candidates) if oldest else candidates:
@@ -202,7 +206,7 @@ class MemoryStore:
                     break
         return selected
 
-    def _candidates(self, query: Query, until: int) -> Sequence[SignedEvent]:
+    def _candidates(self, query: Query, *, since: int, until: int) -> Sequence[SignedEvent]:
         """Every event within the times that may match, newest first."""
         if query.ids is not None:
             few: Iterable[SignedEvent] = (self._by_id[event_id] for event_id in query.ids if event_id in self._by_id)
@@ -210,9 +214,9 @@ class MemoryStore:
             few = (event for author in query.authors for event in self._by_author.get(author, ()))
         else:
             first = bisect_left(self._ordered, -until, key=lambda event: -event.created_at)
-            last = bisect_right(self._ordered, -query.since, key=lambda event: -event.created_at)
+            last = bisect_right(self._ordered, -since, key=lambda event: -event.created_at)
             return self._ordered[first:last]
-        return sorted((event for event in few if query.since <= event.created_at <= until), key=_rank)
+        return sorted((event for event in few if since <= event.created_at <= until), key=_rank)
 
     def count(self, queries: Filters | Sequence[Query]) -> int:
         """How many events match any of the filters, limits left aside."""

@@ -1,7 +1,7 @@
 """A supervisor and stages that behave as the environment says; run as `python -m tests.fakes.stages`.
 
-    supervise                           the stages of FAKE_SPECS
-    stage NAME [INDEX] [--supervised]   one stage
+    supervise [--env-file=FILE]                             the stages of FAKE_SPECS
+    stage NAME [INDEX] [--supervised] [--env-file=FILE]     one stage
 
 FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behaviour,…`, see BEHAVIOURS; the default is
 `steady`. FAKE_TIMES: JSON, fields of `Times` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE: `ORPHAN_GRACE_S`.
@@ -13,15 +13,16 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pipeline.config import Config
 from pipeline.errors import CannotStart
 from pipeline.process import stage
 from pipeline.process.backoff import Backoff
+from pipeline.process.reload import LiveSettings
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.stage import StageContext, run_stage
-from pipeline.process.supervisor import StageSpec, Times, supervise
+from pipeline.process.supervisor import SETTINGS_FILE, StageSpec, Times, supervise
 
 BEAT_EVERY_S = 0.05
 
@@ -33,10 +34,10 @@ def note(event: str, ctx: StageContext) -> None:
 
 
 def beat_until_stop(ctx: StageContext) -> None:
-    ctx.heartbeat.beat("ready")
+    ctx.heartbeat.beat()
     note("ready", ctx)
     while not ctx.stop.wait(BEAT_EVERY_S):
-        ctx.heartbeat.beat("working")
+        ctx.heartbeat.beat()
 
 
 def steady(ctx: StageContext) -> None:
@@ -50,12 +51,12 @@ def stubborn(ctx: StageContext) -> None:
     note("stopping", ctx)
     while True:
         threading.Event().wait(BEAT_EVERY_S)
-        ctx.heartbeat.beat("stubborn")
+        ctx.heartbeat.beat()
 
 
 def silent(ctx: StageContext) -> None:
     """Beats once and never again."""
-    ctx.heartbeat.beat("ready")
+    ctx.heartbeat.beat()
     note("ready", ctx)
     ctx.stop.wait()
 
@@ -85,14 +86,22 @@ def cannot_start(ctx: StageContext) -> None:
     raise CannotStart("the database is of stone")
 
 
-def hangup(ctx: StageContext) -> None:
-    """Takes SIGHUP as a message."""
-    ctx.on_hangup(lambda: note("hangup", ctx))
-    beat_until_stop(ctx)
+def following(ctx: StageContext) -> None:
+    """Notes every change of the log level and of the number of crawlers."""
+    ctx.heartbeat.beat()
+    note("ready", ctx)
+    known = ""
+    while not ctx.stop.wait(BEAT_EVERY_S):
+        ctx.heartbeat.beat()
+        now = f"{ctx.settings.log_level.lower()}-{ctx.settings.crawlers}"
+        if now != known:
+            known = now
+            note(now, ctx)
 
 
 BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
-    one.__name__: one for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, hangup)
+    one.__name__: one
+    for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, following)
 }
 
 
@@ -104,8 +113,8 @@ def run(ctx: StageContext) -> None:
     note("ended", ctx)
 
 
-def command(name: str, index: int) -> list[str]:
-    return [sys.executable, "-m", "tests.fakes.stages", "stage", name, str(index), "--supervised"]
+def command(options: list[str], name: str, index: int) -> list[str]:
+    return [sys.executable, "-m", "tests.fakes.stages", "stage", name, str(index), "--supervised", *options]
 
 
 def times() -> Times:
@@ -120,13 +129,17 @@ def specs() -> list[StageSpec]:
 
 
 def main(arguments: list[str]) -> int:
-    config = Config.from_env(os.environ)
+    file = next((Path(each.partition("=")[2]) for each in arguments if each.startswith("--env-file=")), None)
+    live = LiveSettings(file, os.environ)
+    live.export()
+    config = live.config
     if arguments[0] == "supervise":
-        return supervise(specs(), command, config, os.environ, times=times())
+        options = [] if file is None else [f"--env-file={config.runtime_directory / SETTINGS_FILE}"]
+        return supervise(specs(), partial(command, options), config, os.environ, times=times(), live=live)
     supervised = "--supervised" in arguments
     stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
-    name, *index = [argument for argument in arguments[1:] if argument != "--supervised"]
-    return run_stage(name, int(index[0]) if index else None, config, run, supervised=supervised)
+    name, *index = [argument for argument in arguments[1:] if not argument.startswith("--")]
+    return run_stage(name, int(index[0]) if index else None, config, run, supervised=supervised, live=live)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -58,14 +59,35 @@ def test_second_signal_ends_it_at_once(programs: Programs) -> None:
     assert stage.wait() == 1
 
 
-def test_hangup_reaches_a_stage_that_wants_it(programs: Programs) -> None:
-    stage = programs.start("stage", "crawler", env={"FAKE_BEHAVIOUR": "crawler=hangup"})
-    programs.journal.expect("ready", "crawler-0")
-    for _ in range(2):
-        stage.signal(signal.SIGHUP)
-        programs.journal.expect("hangup", "crawler-0")
+def test_hangup_lets_a_stage_run_alone_follow_its_file(programs: Programs) -> None:
+    file = programs.directory / "environment"
+    file.write_text("EVENTS_LOG_LEVEL=DEBUG\nEVENTS_CRAWLERS=2\n")
+    env = {"FAKE_BEHAVIOUR": "crawler=following", "EVENTS_LOG_LEVEL": "DISABLED"}
+    stage = programs.start("stage", "crawler", f"--env-file={file}", env=env)
+    programs.journal.expect("debug-2", "crawler-0")
+    file.write_text("EVENTS_LOG_LEVEL=TRACE\nEVENTS_CRAWLERS=5\n")
+    stage.signal(signal.SIGHUP)
+    programs.journal.expect("trace-2", "crawler-0")
+    file.write_text("EVENTS_LOG_LEVEL=NOISY\n")
+    stage.signal(signal.SIGHUP)
+    while "settings not reloaded" not in stage.log:
+        time.sleep(0.02)
     stage.signal(signal.SIGTERM)
     assert stage.wait() == 0
+    lines = [json.loads(line) for line in stage.log.splitlines()]
+    (pending,) = [line for line in lines if line["message"] == "settings changed that need a restart"]
+    assert pending["settings"] == "EVENTS_CRAWLERS"
+    (bad,) = [line for line in lines if line["message"] == "settings not reloaded, the old ones stay"]
+    assert bad["error"].startswith("EVENTS_LOG_LEVEL: must be one of")
+
+
+@pytest.mark.parametrize("behaviour", ["crash", "thread_crash", "cannot_start"])
+def test_failure_leaves_its_reason_for_health(programs: Programs, behaviour: str) -> None:
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": f"saver={behaviour}"})
+    stage.wait()
+    (reading,) = read_heartbeats(programs.runtime, SystemClock())
+    why = "ended: the database is of stone" if behaviour == "cannot_start" else "ended: ValueError: broken"
+    assert (reading.slot_name, reading.alive, reading.status) == ("saver-0", False, why)
 
 
 @pytest.mark.parametrize(("behaviour", "message"), [("crash", "stage failed"), ("thread_crash", "thread failed")])
@@ -154,7 +176,10 @@ def test_health_of_a_stage_that_has_not_beaten(programs: Programs) -> None:
     env = {"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{port}", "FAKE_BEHAVIOUR": "saver=mute"}
     programs.start("stage", "saver", env=env)
     programs.journal.expect("started", "saver-0")
-    assert get(port, "/_health") == (503, b'"starting"')
+    status, body = get(port, "/_health")
+    assert status == 503
+    (stage,) = json.loads(body)["stages"]
+    assert (stage["slot"], stage["state"], stage["why"]) == ("saver-0", "starting", "has not beaten yet")
 
 
 def test_web_address_in_use_cannot_start(programs: Programs) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.process.exposition import render
 from pipeline.process.heartbeat import read_heartbeats
-from tests.integration.process.conftest import PATIENCE_S, Program, Programs, wait_for_end
+from tests.integration.process.conftest import PATIENCE_S, Entry, Program, Programs, wait_for_end
 
 SPECS = "crawler:2:0,saver:1:1,forwarder:1:2"
 SLOTS = ("crawler-0", "crawler-1", "saver-0", "forwarder-0")
@@ -213,6 +213,67 @@ def test_free_slots_of_an_earlier_run_are_forgotten(programs: Programs) -> None:
     text = render(programs.runtime)
     assert b'event_service_stage_in_total{stage="saver"} 1.0' in text
     assert b'{stage="crawler"}' not in text
+
+
+def health(programs: Programs) -> str:
+    (reading,) = [each for each in read_heartbeats(programs.runtime, SystemClock()) if each.slot_name == "supervisor"]
+    return reading.status
+
+
+def test_a_crash_loop_is_shown(programs: Programs) -> None:
+    supervise(programs, "saver=crash", "crawler:1:0,saver:1:1", FAKE_TIMES=times(check_s=0.05))
+    for _ in range(4):
+        programs.journal.expect("started", "saver-0")
+    deadline = time.monotonic() + PATIENCE_S
+    while health(programs) != "saver-0 ends again and again":
+        assert time.monotonic() < deadline, health(programs)
+        wait_a_moment()
+
+
+def test_hangup_reloads_and_touches_no_process(programs: Programs) -> None:
+    file = programs.directory / "environment"
+    file.write_text("EVENTS_LOG_LEVEL=DEBUG\nEVENTS_CRAWLERS=2\n")
+    env = {"FAKE_SPECS": SPECS, "FAKE_BEHAVIOUR": ",".join(f"{slot}=following" for slot in SLOTS)}
+    supervisor = programs.start("supervise", f"--env-file={file}", env=env, process_group=0)
+    before = programs.journal.expect("debug-2", *SLOTS)
+    file.write_text("EVENTS_LOG_LEVEL=TRACE\nEVENTS_CRAWLERS=9\n")
+    supervisor.signal(signal.SIGHUP)
+    assert programs.journal.expect("trace-2", *SLOTS) == {
+        slot: Entry("trace-2", slot, entry.pid) for slot, entry in before.items()
+    }
+    # A bad file changes nothing, not even for a stage that is started while it lies there.
+    file.write_text("EVENTS_LOG_LEVEL=NOISY\n")
+    supervisor.signal(signal.SIGHUP)
+    while not lines(supervisor, "settings not reloaded, the old ones stay"):
+        wait_a_moment()
+    os.kill(before["saver-0"].pid, signal.SIGKILL)
+    programs.journal.expect("trace-2", "saver-0")
+    (pending,) = lines(supervisor, "settings changed that need a restart")
+    assert pending["settings"] == "EVENTS_CRAWLERS"
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+    assert len([entry for entry in programs.journal.entries if entry.event == "started"]) == 5
+
+
+def test_hangup_while_stages_start_kills_none(programs: Programs) -> None:
+    """A stage is told once it has beaten: before that the signal would end it."""
+    file = programs.directory / "environment"
+    file.write_text("EVENTS_LOG_LEVEL=DEBUG\n")
+    env = {"FAKE_SPECS": SPECS, "FAKE_BEHAVIOUR": ",".join(f"{slot}=following" for slot in SLOTS)}
+    supervisor = programs.start("supervise", f"--env-file={file}", env=env, process_group=0)
+    while not lines(supervisor, "stage launched"):
+        wait_a_moment()
+    file.write_text("EVENTS_LOG_LEVEL=TRACE\n")
+    supervisor.signal(signal.SIGHUP)
+    programs.journal.expect(f"trace-{max(2, os.cpu_count() or 2)}", *SLOTS)
+    assert lines(supervisor, "stage ended unasked") == []
+
+
+def test_hangup_without_a_file_ends_all_in_order(programs: Programs) -> None:
+    supervisor = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    supervisor.signal(signal.SIGHUP)
+    assert supervisor.wait() == 0
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The HTTP answers of the contract, over real sockets."""
 
 import json
+import os
+import re
 import socket
 import sys
 import threading
@@ -15,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.process.exposition import CONTENT_TYPE
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.stage import HEARTBEAT_LIMIT_S
+from pipeline.server.health import MIN_FREE_BYTES
 from pipeline.store import authors, contacts
 from pipeline.store.contacts import ContactList
 from pipeline.values import HostPort
@@ -138,10 +141,100 @@ os._exit(1)
 """
 
 
-def test_a_process_that_has_died_holds_no_slot_and_spoils_no_health(server: Running) -> None:
+def problems(server: Running) -> list[dict[str, str]]:
+    """What `/_health` complains of; empty when it answers as the Go service did."""
+    answer = server.get("/_health")
+    if answer.status == 200:
+        assert answer.body == b'"ok"'
+        return []
+    assert answer.status == 503
+    found: list[dict[str, str]] = answer.json()["problems"]
+    return found
+
+
+def test_a_process_that_has_died_fails_health_unless_a_supervisor_does_without_it(server: Running) -> None:
     with Child([sys.executable, "-c", WRITE_HEARTBEAT_AND_DIE, str(server.config.runtime_directory)]) as child:
         assert child.wait(PATIENCE_S) == 1
-    assert server.get("/_health").status == 200
+    (problem,) = problems(server)
+    assert (problem["stage"], problem["why"]) == ("saver-0", "ended without a word")
+    supervisor = Heartbeat(server.config.runtime_directory, "supervisor", server.clock)
+    supervisor.beat()
+    assert problems(server) == []
+    supervisor.beat("waiting for saver-0")
+    assert [(each["stage"], each["why"]) for each in problems(server)] == [
+        ("saver-0", "ended without a word"),
+        ("supervisor", "waiting for saver-0"),
+    ]
+    supervisor.close()
+
+
+def test_health_tells_what_a_stage_complains_of_and_since_when(server: Running) -> None:
+    heartbeat = Heartbeat(server.config.runtime_directory, "forwarder-0", Behind(server, 10))
+    heartbeat.beat("sink pubsub is down: UNAUTHENTICATED: renew the key")
+    (problem,) = problems(server)
+    assert (problem["stage"], problem["why"]) == (
+        "forwarder-0",
+        "sink pubsub is down: UNAUTHENTICATED: renew the key",
+    )
+    since_s = server.clock.now_ms() / 1000 - datetime.fromisoformat(problem["since"]).timestamp()
+    assert 9 < since_s < 10 + PATIENCE_S
+    heartbeat.close()
+
+
+AGED_MS = 20 * 60_000
+
+
+def queue(server: Running, received_at: int, *, failures: int = 0) -> None:
+    """Put an event into the outbox of the JSONL file that nobody delivers."""
+    with server.database() as database, database.write() as tx:
+        tx.execute(
+            "INSERT INTO events VALUES (?1, ?2, x'7b7d', 1, ?1, 1)", (received_at, received_at.to_bytes(32, "big"))
+        )
+        tx.execute(
+            "INSERT INTO outbox (event, sink, ready_at, failures) VALUES (?, 'pubsub', 0, ?)", (received_at, failures)
+        )
+
+
+def test_health_fails_when_a_queue_stands_still(server: Running) -> None:
+    now = server.clock.now_ms()
+    # What failed has its next try put off, and says nothing of the others.
+    queue(server, now - 10 * AGED_MS, failures=3)
+    assert problems(server) == []
+    queue(server, now - AGED_MS)
+    (problem,) = problems(server)
+    assert problem["stage"] == "forwarder"
+    assert re.fullmatch(r"an event waits for 12\d\d s, EVENTS_MAX_QUEUE_AGE is 900 s", problem["why"])
+    # It is late since 5 minutes ago.
+    late_s = server.clock.now_ms() / 1000 - datetime.fromisoformat(problem["since"]).timestamp()
+    assert 299 < late_s < 301 + PATIENCE_S
+
+
+def test_no_queue_is_too_old_without_a_bound(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_MAX_QUEUE_AGE="0") as server:
+        queue(server, server.clock.now_ms() - AGED_MS)
+        assert problems(server) == []
+
+
+def test_a_sink_that_is_off_has_no_queue(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_SINK="none") as server:
+        queue(server, server.clock.now_ms() - AGED_MS)
+        assert problems(server) == []
+
+
+def test_health_fails_when_the_disk_is_full(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one thing here that cannot be made to happen for real."""
+    full = os.statvfs_result((4096, 4096, 1 << 20, 1 << 14, (MIN_FREE_BYTES >> 12) - 1, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    first = problems(server)
+    assert [(each["stage"], each["why"]) for each in first] == [("disk", "disk full: 63 MiB left beside the database")]
+    assert problems(server) == first
+    monkeypatch.undo()
+    assert problems(server) == []
+
+
+def test_the_version_is_shown(server: Running) -> None:
+    (name,) = [name for name in server.samples() if name.startswith("version{")]
+    assert re.fullmatch(r'version\{go="python3\.\d+\.\d+\S*",vcsRevision="\w+",vcsTime="[^"]+"\}', name)
 
 
 def test_health_fails_when_the_database_cannot_be_read(server: Running) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.process.heartbeat import Heartbeat, HeartbeatReading, read_heartbeat, read_heartbeats
+from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat, HeartbeatReading, read_heartbeat, read_heartbeats
 from pipeline.process.slots import heartbeats_directory
 
 
@@ -18,9 +18,11 @@ def clock() -> ManualClock:
 
 def test_announced_process_has_not_beaten(runtime: Path, clock: ManualClock) -> None:
     heartbeat = Heartbeat(runtime, "saver-0", clock)
-    expected = HeartbeatReading("saver-0", os.getpid(), alive=True, age_s=math.inf, status="")
-    assert read_heartbeats(runtime, clock) == [expected]
-    assert not expected.ready
+    (reading,) = read_heartbeats(runtime, clock)
+    age_s = reading.status_age_s
+    expected = HeartbeatReading("saver-0", os.getpid(), alive=True, age_s=math.inf, status="", status_age_s=age_s)
+    assert reading == expected
+    assert not reading.ready
     heartbeat.close()
 
 
@@ -51,7 +53,7 @@ def test_long_status_is_cut(runtime: Path, clock: ManualClock) -> None:
     heartbeat.beat("x" * 1000)
     reading = read_heartbeat(runtime, "saver-0", clock)
     assert reading is not None
-    assert reading.status == "x" * 128
+    assert reading.status == "x" * MAX_STATUS_BYTES
     heartbeat.close()
 
 
@@ -88,6 +90,37 @@ def test_closed_heartbeat_leaves_nothing(runtime: Path, clock: ManualClock) -> N
     heartbeat.beat("too late")
     assert read_heartbeats(runtime, clock) == []
     assert read_heartbeat(runtime, "saver-0", clock) is None
+
+
+def test_a_status_keeps_its_age_while_it_is_said_again(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    for _ in range(5):
+        clock.advance(10)
+        heartbeat.beat("no disk")
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert (reading.status, reading.age_s, reading.status_age_s) == ("no disk", 0, pytest.approx(40))
+    heartbeat.beat()
+    clock.advance(1)
+    heartbeat.beat("no disk")
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.status_age_s == 0
+    heartbeat.close()
+
+
+def test_failure_leaves_its_reason_behind(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    clock.advance(1)
+    heartbeat.fail("ended: full")
+    heartbeat.fail("too late")
+    heartbeat.beat("too late")
+    heartbeat.close()
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert (reading.status, reading.age_s, reading.status_age_s) == ("ended: full", 0, 0)
 
 
 def test_foreign_files_are_passed_over(runtime: Path, clock: ManualClock) -> None:

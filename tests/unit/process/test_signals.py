@@ -45,6 +45,17 @@ def test_ignored_hangup_stays_ignored() -> None:
     pipe.close()
 
 
+@pytest.mark.usefixtures("default_handlers")
+def test_ignored_hangup_is_taken_where_it_does_not_end_the_process() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    pipe = SignalPipe([signal.SIGHUP], hangup_ends=False)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert select.select([pipe], [], [], 10)[0] == [pipe]
+    assert pipe.read() == [signal.SIGHUP]
+    pipe.close()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
 def test_signals_within_a_moment_are_one_wish() -> None:
     clock = ManualClock()
     wishes = StopWishes(clock)

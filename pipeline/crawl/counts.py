@@ -1,0 +1,26 @@
+"""What the crawl of one relay counts."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from pipeline.crawl.slices import Gap
+
+
+@dataclass(slots=True)
+class CrawlCounts:
+    """What happened since the crawl began."""
+
+    pages: int = 0
+    incomplete_pages: int = 0
+    sweeps: int = 0
+    dense_seconds: int = 0
+    gap_reasons: Counter[Gap] = field(default_factory=Counter)
+
+    @property
+    def gaps(self) -> int:
+        """How often something could not be had."""
+        return self.gap_reasons.total()
+
+    def copy(self) -> "CrawlCounts":
+        """The counts as they are now."""
+        return replace(self, gap_reasons=Counter(self.gap_reasons))

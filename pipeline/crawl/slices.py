@@ -1,0 +1,102 @@
+"""The parts of a window, and what a page of one brought."""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+
+from pipeline.crawl.plan import Query
+
+
+class Gap(StrEnum):
+    """What a relay has and does not give; a metric label."""
+
+    DENSE_SECOND = "dense-second"
+    IGNORES_TIMES = "ignores-times"
+    HIDDEN_KINDS = "hidden-kinds"
+    UNLISTED_KINDS = "unlisted-kinds"
+    NO_BROAD_FILTERS = "no-broad-filters"
+    NO_EOSE = "no-eose"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PageResult:
+    """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second.
+
+    `newer` and `older` count those that match but for their time; `rises`: some came after an older one.
+    """
+
+    count: int
+    oldest: int | None = None
+    newest: int | None = None
+    newer: int = 0
+    older: int = 0
+    rises: bool = False
+
+    @property
+    def returned(self) -> int:
+        """Everything that the relay's cap counts."""
+        return self.count + self.newer + self.older
+
+
+class Role(IntEnum):
+    """Why a slice is asked for."""
+
+    PAGE = 0
+    UPPER = 1
+    """Whether events newer than a page's newest were left out, as by a relay that begins with the oldest."""
+    CHECK = 2
+    """By kinds, what was empty without."""
+    SPAN = 3
+    """Without kinds, a part of what was wrongly empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a window still to be fetched: some members, maybe some of the kinds, from `low` to `high` (seconds).
+
+    `repeats`: an event dated `high` was seen and must come again.
+    """
+
+    query: Query
+    kinds: frozenset[int] | None
+    low: int
+    high: int
+    role: Role = Role.PAGE
+    repeats: bool = False
+
+    @property
+    def is_kindless(self) -> bool:
+        """Whether it asks for all kinds."""
+        return self.kinds is None and self.query.kinds is None
+
+    def between(self, low: int, high: int, *, role: Role | None = None, repeats: bool = False) -> "Slice":
+        """The same over another time; what was a part of something wrongly empty stays so."""
+        kept = Role.SPAN if self.role is Role.SPAN else Role.PAGE
+        return Slice(self.query, self.kinds, low, high, kept if role is None else role, repeats)
+
+    def halves(self) -> tuple["Slice", ...]:
+        """The slice cut by kinds, else by members; empty when it cannot be cut any further."""
+        kinds = sorted(self.kinds if self.kinds is not None else self.query.kinds or ())
+        if len(kinds) > 1:
+            parts = (
+                [{kind} for kind in kinds] if len(kinds) <= 4 else [kinds[: len(kinds) // 2], kinds[len(kinds) // 2 :]]
+            )
+            return tuple(Slice(self.query, frozenset(part), self.low, self.high) for part in parts)
+        members = self.query.members
+        if len(members) > 1:
+            middle = len(members) // 2
+            return tuple(
+                Slice(self.query.of_members(part), self.kinds, self.low, self.high)
+                for part in (members[:middle], members[middle:])
+            )
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """What is known of how a relay answers pages; learned by one window and passed on to the next."""
+
+    excludes_until: bool = False
+    oldest_first: bool = False
+    answers_kindless: bool = False
+    largest_page: int = 0

@@ -1,0 +1,73 @@
+"""One pass over a query's time span at one relay, from its first page to its last EOSE."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from pipeline.crawl.plan import Query
+from pipeline.crawl.windows import Window
+from pipeline.store.sweeps import SweepProgress
+
+# Events may be dated up to this far ahead, and relays may have taken them in out of order by as much.
+FUTURE_S = 900
+OVERLAP_S = 900
+# Progress is worth a row once so much (monotonic seconds) would have to be done again.
+SAVE_EVERY_S = 5.0
+
+
+class Purpose(IntEnum):
+    """Why a sweep is made; the lowest first when there is room for one only."""
+
+    LOOKBACK = 0
+    INITIAL = 1
+    TAIL = 2
+    RESWEEP = 3
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A sweep under way. `is_unproven`: some page of it ended without its EOSE, so that it can complete nothing."""
+
+    query: Query
+    purpose: Purpose
+    window: Window
+    started: int
+    not_before: float = 0.0
+    failures: int = 0
+    events: int = 0
+    is_open: bool = False
+    is_unproven: bool = False
+    _saved: tuple[int, int] | None = field(default=None)
+    _saved_at: float | None = field(default=None)
+
+    def resume(self, progress: SweepProgress | None) -> None:
+        """Leave out what a former process has had, if it asked the same."""
+        if progress is None or progress.generation != self.query.generation:
+            return
+        self.window.resume(progress.since, progress.until, progress.started - OVERLAP_S)
+        self._saved = (progress.since, progress.until)
+
+    def progress(self, relay: int, mono: float) -> SweepProgress | None:
+        """What is worth being remembered now, if anything."""
+        if self._saved_at is None:
+            self._saved_at = mono
+        remaining = self.window.remaining
+        if self.is_unproven or remaining is None or mono - self._saved_at < SAVE_EVERY_S or remaining == self._saved:
+            return None
+        self._saved, self._saved_at = remaining, mono
+        return SweepProgress(relay, self.key, *remaining, self.started, self.query.generation)
+
+    def over(self, relay: int) -> SweepProgress | None:
+        """What forgets the progress, if any was remembered."""
+        if self._saved is None:
+            return None
+        return SweepProgress(relay, self.key, 0, -1, self.started, self.query.generation)
+
+    @property
+    def key(self) -> str:
+        """The name under which its pages and its progress go."""
+        return sweep_key(self.purpose, self.query)
+
+
+def sweep_key(purpose: Purpose, query: Query) -> str:
+    """The name of the sweep of `query` for `purpose`."""
+    return f"{purpose.name.lower()}:{query.key}"

@@ -1,0 +1,66 @@
+"""How a process stands, told by its heartbeat: in which state, since when, and why."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from pipeline.process import procfs
+from pipeline.process.clock import Clock
+from pipeline.process.heartbeat import HeartbeatReading
+
+HEARTBEAT_LIMIT_S = 30.0
+"""A stage whose last beat is older hangs."""
+
+
+class StageState(StrEnum):
+    """How a process stands."""
+
+    OK = "ok"
+    FAILING = "failing"
+    """It lives, and says itself that something is wrong."""
+    STARTING = "starting"
+    HANGS = "hangs"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A slot's state; since when (UTC, None: unknown); and why, empty where there is nothing to say."""
+
+    slot: str
+    state: StageState
+    since: str | None
+    why: str
+
+
+def condition_of(reading: HeartbeatReading, clock: Clock) -> Condition:
+    """What `reading` says of its process; `since` is its start, last beat or complaint, as it matters."""
+    state, why = _state(reading)
+    since: str | None
+    if state in (StageState.FAILING, StageState.GONE) and reading.status:
+        since = _ago(reading.status_age_s, clock)
+    elif reading.ready:
+        since = _ago(reading.age_s, clock)
+    else:
+        use = procfs.process_use(reading.pid) if reading.alive else None
+        since = None if use is None else utc(use.start_time_s)
+    return Condition(reading.slot_name, state, since, why)
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _state(reading: HeartbeatReading) -> tuple[StageState, str]:
+    if not reading.alive:
+        return StageState.GONE, reading.status or "ended without a word"
+    if not reading.ready:
+        return StageState.STARTING, "has not beaten yet"
+    if reading.age_s > HEARTBEAT_LIMIT_S:
+        return StageState.HANGS, f"has not beaten for {reading.age_s:.0f} s"
+    return (StageState.FAILING, reading.status) if reading.status else (StageState.OK, "")
+
+
+def _ago(seconds: float, clock: Clock) -> str:
+    return utc(clock.now_ms() / 1000 - seconds)

@@ -1,0 +1,90 @@
+"""Settings that a running process follows: its environment file, read again at SIGHUP."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.env_file import format_env, read_env_file
+from pipeline.errors import CannotStart
+from pipeline.process import logs
+from pipeline.process.logs import get_logger
+from pipeline.settings import SETTINGS
+
+_log = get_logger("settings")
+_NAMES = frozenset(setting.name for setting in SETTINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """The names of variables that a process now follows, and of those that it will after a restart only."""
+
+    changed: tuple[str, ...]
+    pending: tuple[str, ...]
+
+
+class LiveSettings:
+    """The settings of this process, out of its environment and an environment file, which wins.
+
+    What is not marked `live` in `SETTINGS` stays as it was at the start. Any thread may read `config`; one reloads.
+    """
+
+    def __init__(self, path: Path | None, env: Mapping[str, str]) -> None:
+        """Read both; raises `InvalidEnvFile` or `InvalidConfig`. `path` None: there is no file, and nothing changes."""
+        self.path = path
+        self._env = dict(env)
+        self.file = self._read()
+        """What the file said when the process was started."""
+        self._started = self._config = Config.from_env(self._env | self.file)
+
+    @property
+    def config(self) -> Config:
+        """The settings in force, one consistent set of them."""
+        return self._config
+
+    def reload(self) -> Reload:
+        """Follow the file as it is now; raises what `__init__` raises, and then nothing has changed."""
+        file = self._read()
+        wanted = Config.from_env(self._env | file)
+        live = {each.field: getattr(wanted, each.field) for each in SETTINGS if each.live}
+        changed = [
+            each.name for each in SETTINGS if each.live and live[each.field] != getattr(self._config, each.field)
+        ]
+        pending = [
+            each.name
+            for each in SETTINGS
+            if not each.live and getattr(wanted, each.field) != getattr(self._started, each.field)
+        ]
+        foreign = (file.keys() | self.file.keys()) - _NAMES
+        pending += sorted(name for name in foreign if file.get(name) != self.file.get(name))
+        self._config = replace(self._config, **live)
+        return Reload(tuple(changed), tuple(pending))
+
+    def follow(self) -> bool:
+        """Reload, and log what came of it; returns whether the file was good. What SIGHUP does."""
+        try:
+            done = self.reload()
+        except CannotStart as error:
+            _log.error("settings not reloaded, the old ones stay", error=str(error))
+            return False
+        logs.set_level(self._config.log_level)
+        _log.info("settings reloaded", changed=",".join(done.changed))
+        if done.pending:
+            _log.warning("settings changed that need a restart", settings=",".join(done.pending))
+        return True
+
+    def publish(self, path: Path) -> None:
+        """Write every live setting to `path`, in one step, for stages to follow as their own file."""
+        values = {each.name: each.show(getattr(self._config, each.field)) for each in SETTINGS if each.live}
+        new = path.with_name(f"{path.name}.new")
+        new.touch(mode=0o600)
+        new.write_text(format_env(values))
+        new.replace(path)
+
+    def export(self) -> None:
+        """Put the file's variables into this process's environment, where libraries look for theirs."""
+        os.environ.update(self.file)
+
+    def _read(self) -> dict[str, str]:
+        return {} if self.path is None else read_env_file(self.path)

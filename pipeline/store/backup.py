@@ -1,0 +1,75 @@
+"""A copy of the database of a running service, as of one moment."""
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from pipeline.store.database import Database, DatabaseFailed
+
+# 4 MiB: some milliseconds of work between two signs of progress.
+_STEP_PAGES: Final = 1024
+
+# A transaction has its snapshot from its first read on.
+TAKE_SNAPSHOT = "SELECT count(*) FROM sqlite_schema"
+
+Progress = Callable[[int], None]
+"""Called with how many more pages are done."""
+
+
+def back_up(database: Database, target: Path, progress: Progress) -> None:
+    """Copy everything committed by now to `target`, which appears complete or not at all and replaces what was there.
+
+    All steps share one snapshot: without it SQLite begins anew whenever somebody writes, which a busy service always
+    does. Nobody waits for us meanwhile, but the write-ahead log cannot be reset. Raises `DatabaseFailed`.
+    """
+    part = target.with_name(target.name + ".part")
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, database.path.stat().st_mode & 0o777)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatabaseFailed(f"another backup writes {part}") from None
+        os.ftruncate(descriptor, 0)
+        try:
+            _copy(database, part, progress)
+            os.fsync(descriptor)
+            part.replace(target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+    finally:
+        # After SQLite is done with the file: closing any descriptor of it would drop SQLite's locks.
+        os.close(descriptor)
+
+
+def _copy(database: Database, part: Path, progress: Progress) -> None:
+    try:
+        destination = apsw.Connection(str(part))
+        try:
+            # What is unfinished is thrown away, and what is finished is synced by the caller.
+            destination.pragma("journal_mode", "off")
+            destination.pragma("synchronous", "off")
+            with database.read() as tx, destination.backup("main", tx, "main") as backup:
+                tx.execute(TAKE_SNAPSHOT).fetchall()
+                done = 0
+                while not backup.done:
+                    backup.step(_STEP_PAGES)
+                    progress(backup.page_count - backup.remaining - done)
+                    done = backup.page_count - backup.remaining
+        finally:
+            destination.close()
+    except apsw.Error as error:
+        raise DatabaseFailed(f"the backup failed: {error}") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,27 @@
+"""Writes down the revision that a package is built from; everything else is in setup.cfg."""
+
+import json
+import os
+import runpy
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildWithRevision(build_py):
+    """Adds `pipeline/build.json` to the built package."""
+
+    def run(self):
+        """Build, then write what VCS_REVISION and VCS_TIME say, or git."""
+        super().run()
+        given = os.environ.get("VCS_REVISION"), os.environ.get("VCS_TIME")
+        found = given if all(given) else runpy.run_path(str(ROOT / "pipeline" / "version.py"))["git_revision"](ROOT)
+        if found is not None and not self.editable_mode:
+            target = Path(self.build_lib) / "pipeline" / "build.json"
+            target.write_text(json.dumps({"revision": found[0], "time": found[1]}))
+
+
+setup(cmdclass={"build_py": BuildWithRevision})

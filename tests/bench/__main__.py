@@ -1,0 +1,55 @@
+"""Measures the service and its parts, each figure beside the limit that the machine sets.
+
+V is bare signature verification: every unique event must be verified once, so V per core is what no design exceeds.
+Timings never fail; what is wrong is for readers to see. Parts run in the order given below whatever the order of names.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench import intake, latency, library, service, stages_alone, verification
+from tests.bench.machine import CORES
+from tests.bench.report import PartReport, table, to_value
+
+PARTS: dict[str, Callable[..., PartReport]] = {
+    "verify": verification.run,
+    "protocol": library.run,
+    "intake": intake.run,
+    "saver": stages_alone.run_saver,
+    "forwarder": stages_alone.run_forwarder,
+    "service": service.run,
+    "latency": latency.run,
+}
+
+
+def main() -> int:
+    """Run the parts asked for, print their tables, write JSON."""
+    parser = argparse.ArgumentParser(prog="bin/bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="shorter, and less exact")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    print(f"{CORES} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}", flush=True)
+    reports: list[PartReport] = []
+    for name in [name for name in PARTS if not options.parts or name in options.parts]:
+        began = time.monotonic()
+        report = PARTS[name](verification.v(), quick=options.quick)
+        reports.append(report)
+        print(table(report), flush=True)
+        print(f"   took {time.monotonic() - began:.0f} s", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"quick": options.quick, "parts": to_value(reports)}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""What a part of the benchmark found, as a table for people and as JSON for comparison."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What a figure is held against, in the figure's unit, measured in the same run."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value."""
+
+    name: str
+    value: float
+    unit: str
+    limit: Limit | None = None
+    note: str = ""
+
+    @property
+    def share(self) -> float | None:
+        """The value as a share of its limit."""
+        return None if self.limit is None or not self.limit.value else self.value / self.limit.value
+
+
+@dataclass(frozen=True, slots=True)
+class PartReport:
+    """The figures of one part; `notes` say under which conditions they were taken."""
+
+    part: str
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+
+    def value(self, name: str) -> float:
+        """The value of the figure of this name."""
+        return next(figure.value for figure in self.figures if figure.name == name)
+
+
+def per_second(name: str, value: float, limit: float, note: str = "") -> Figure:
+    """A rate, beside V."""
+    return Figure(name, value, "/s", Limit("V", limit), note)
+
+
+def cost(name: str, seconds: float, limit: float, note: str = "") -> Figure:
+    """Processor time of one item, beside that of one verification."""
+    return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit), note)
+
+
+def table(report: PartReport) -> str:
+    """The report as lines of text."""
+    lines = [f"\n== {report.part} ==", _COLUMNS.format("", "", "", "limit", "share", "").rstrip()]
+    for figure in report.figures:
+        limit = "" if figure.limit is None else f"{figure.limit.name}={_number(figure.limit.value)}"
+        share = "" if figure.share is None else f"{figure.share:.2f}"
+        line = _COLUMNS.format(figure.name, _number(figure.value), figure.unit, limit, share, figure.note)
+        lines.append(line.rstrip())
+    return "\n".join([*lines, *(f"   {note}" for note in report.notes)])
+
+
+def to_value(reports: Iterable[PartReport]) -> list[dict[str, Any]]:
+    """The reports as a JSON value."""
+    return [
+        {
+            "part": report.part,
+            "figures": [asdict(figure) | {"share": figure.share} for figure in report.figures],
+            "notes": list(report.notes),
+        }
+        for report in reports
+    ]
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,0 +1,142 @@
+"""`saver` and `forwarder`: one stage run alone, as `event-service stage …`, with its queue filled beforehand."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, time
+
+from pipeline.process.clock import SystemClock
+from pipeline.store import inbox
+from pipeline.store.database import Database
+from pipeline.store.inbox import Arrival
+from pipeline.store.outbox import SinkName
+from pipeline.store.outbox import waiting as outbox_waiting
+from pipeline.store.schema import open_database
+from tests.bench import events
+from tests.bench.machine import Moment, Usage
+from tests.bench.report import Figure, PartReport, cost, per_second
+from tests.bench.running import register
+from tests.fakes.net import pause
+from tests.fakes.pubsub_process import PubSubProcess
+from tests.fakes.pubsub_rules import Rule
+from tests.fakes.service import EventService, settings
+
+LATENCIES_S = (0.0, 0.2)
+_FILL_ROWS = 1000
+_POLL_S = 0.05
+_LONGEST_S = 180.0
+_NO_SINK = "127.0.0.1:9"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rows done between the first and the last look at which something had changed, and who used how much for them."""
+
+    rows: int
+    usage: Usage
+
+    @property
+    def per_second(self) -> float:
+        return self.rows / self.usage.elapsed_s
+
+    def cpu_s(self, name: str) -> float:
+        """Processor seconds of a process per row."""
+        return self.usage.cpu_s[name] / max(self.rows, 1)
+
+
+def run_saver(limit: float, *, quick: bool) -> PartReport:
+    """The part `saver`."""
+    rows = 20_000 if quick else 80_000
+    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as directory:
+        saved = _save(Path(directory), rows)
+    figures = (
+        per_second("rows, inbox to outbox", saved.per_second, limit),
+        cost("CPU per row", saved.cpu_s("saver"), limit),
+    )
+    notes = (f"{rows:,} rows, one sink, target relay off; {saved.usage.elapsed_s:.1f} s", saved.usage.note())
+    return PartReport("saver", figures, notes)
+
+
+def run_forwarder(limit: float, *, quick: bool) -> PartReport:
+    """The part `forwarder`."""
+    rows = 30_000 if quick else 100_000
+    figures: list[Figure] = []
+    notes = [f"{rows:,} rows to the gRPC sink in a process of its own"]
+    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name:
+        directory = Path(name)
+        _save(directory / "saved", rows)
+        for latency_s in LATENCIES_S:
+            here = directory / f"{latency_s}"
+            # Closed by its last user, the database is one file.
+            shutil.copytree(directory / "saved", here)
+            forwarded = _forward(here, rows, latency_s)
+            label = f"{latency_s * 1000:.0f} ms"
+            figures += (
+                per_second(f"rows, outbox to Pub/Sub, {label} a call", forwarded.per_second, limit),
+                cost(f"  CPU per row, {label}", forwarded.cpu_s("forwarder"), limit),
+                cost(f"  CPU of the sink per row, {label}", forwarded.cpu_s("sink"), limit),
+            )
+            notes.append(f"{label}: {forwarded.usage.elapsed_s:.1f} s; {forwarded.usage.note()}")
+    return PartReport("forwarder", tuple(figures), tuple(notes))
+
+
+def _save(directory: Path, rows: int) -> Run:
+    """Fill an inbox and let a saver empty it; the database stays in `directory`."""
+    directory.mkdir(exist_ok=True)
+    service = EventService.stage("saver", directory, settings(pubsub=_NO_SINK))
+    register(service.database)
+    with open_database(service.database, SystemClock()) as database:
+        _fill(database, rows)
+        service.start(wait=False)
+        try:
+            run = _watch({"saver": service.child.pid}, rows, lambda: _waiting(database))
+            service.stop()
+        finally:
+            service.close()
+    return run
+
+
+def _forward(directory: Path, rows: int, latency_s: float) -> Run:
+    rules = [Rule(delay_s=latency_s)] if latency_s else []
+    with PubSubProcess(count_only=True, rules=rules) as sink:
+        service = EventService.stage("forwarder", directory, settings(pubsub=sink.address))
+        service.start(wait=False)
+        try:
+            run = _watch({"forwarder": service.child.pid, "sink": sink.child.pid}, rows, lambda: sink.count)
+            service.stop()
+        finally:
+            service.close()
+    return run
+
+
+def _fill(database: Database, rows: int) -> None:
+    lines = events.lines(events.blocks(rows), rows)
+    now_ms = round(time() * 1000)
+    for first in range(0, rows, _FILL_ROWS):
+        part = lines[first : first + _FILL_ROWS]
+        with database.write() as tx:
+            inbox.append(tx, (Arrival(bytes.fromhex(line[7:71].decode()), line, 1, now_ms) for line in part))
+
+
+def _waiting(database: Database) -> int:
+    with database.read() as tx:
+        return outbox_waiting(tx, SinkName.PUBSUB)
+
+
+def _watch(pids: dict[str, int], rows: int, done: Callable[[], int]) -> Run:
+    """From the first rows that are done to the last; raises `TimeoutError` when that takes too long."""
+    deadline = monotonic() + _LONGEST_S
+    first: Moment | None = None
+    begun_with = 0
+    while (count := done()) < rows:
+        if first is None and count:
+            first, begun_with = Moment.of(pids), count
+        if monotonic() > deadline:
+            raise TimeoutError(f"{count} of {rows} rows after {_LONGEST_S} s")
+        pause(_POLL_S)
+    last = Moment.of(pids)
+    if first is None:
+        raise TimeoutError("all was done before it could be watched: more rows are needed")
+    return Run(rows - begun_with, Usage.between(first, last))

@@ -1,0 +1,179 @@
+"""Faults of the service's own processes."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tests.chaos.faults import Play, fault
+from tests.chaos.scene import EXPECTED, STOP_LIMIT_S, Scene
+from tests.fakes.procs import process
+from tests.fakes.service import EventService
+
+SERVICE = "service"
+FORWARDER = "second forwarder"
+STAGES = sorted({name for name, _ in EXPECTED})
+# Longer than a stage may be silent, so that its supervisor has to kill it.
+_TOO_LONG_S = 36.0
+_SPARE_BYTES = 8 << 20
+
+
+def _kill(name: str) -> Callable[[Scene], Play]:
+    def play(scene: Scene) -> Play:
+        for _ in range(scene.rng.choice((1, 1, 2))):
+            victim = scene.some_stage(name)
+            if victim is not None:
+                scene.kill_stages([victim])
+            yield scene.rng.uniform(0.2, 2.0)
+
+    return play
+
+
+def _term(name: str) -> Callable[[Scene], Play]:
+    def play(scene: Scene) -> Play:
+        victim = scene.some_stage(name)
+        if victim is not None:
+            scene.victims.add(victim.pid)
+            with suppress(ProcessLookupError):
+                victim.signal(signal.SIGTERM)
+        yield scene.rng.uniform(0.5, 2.0)
+
+    return play
+
+
+def _freeze(name: str) -> Callable[[Scene], Play]:
+    def play(scene: Scene) -> Play:
+        victim = scene.some_stage(name)
+        if victim is None:
+            return
+        scene.victims.add(victim.pid)
+        with scene.frozen([victim]):
+            if name in ("forwarder", "sender"):
+                scene.allow_in_flight()
+            yield scene.rng.uniform(2.0, 14.0)
+
+    return play
+
+
+for _name in STAGES:
+    fault(f"kill-{_name}", SERVICE)(_kill(_name))
+    fault(f"term-{_name}", SERVICE, weight=0.3)(_term(_name))
+    fault(f"freeze-{_name}", SERVICE, weight=0.7)(_freeze(_name))
+
+
+@fault("hang-stage", SERVICE, is_short=False)
+def hang_stage(scene: Scene) -> Play:
+    """A stage stands still for so long that its supervisor kills it."""
+    victim = scene.some_stage()
+    if victim is None:
+        return
+    scene.victims.add(victim.pid)
+    with scene.frozen([victim]):
+        scene.allow_in_flight()
+        yield _TOO_LONG_S
+        left = process(victim.pid)
+        if left is not None and left.alive:
+            scene.violations.append(f"{victim.name}-{victim.slot} stood still for {_TOO_LONG_S} s and was left alone")
+
+
+@fault("kill-all-stages", SERVICE)
+def kill_all_stages(scene: Scene) -> Play:
+    """Every stage at the same moment, as an OOM killer may."""
+    scene.kill_stages([one for one in scene.service.stages() if one.slot is not None])
+    yield scene.rng.uniform(1.0, 3.0)
+
+
+@fault("kill-supervisor", SERVICE, is_short=False)
+def kill_supervisor(scene: Scene) -> Play:
+    """SIGKILL to the supervisor; the stages end by themselves, then all is started again."""
+    scene.doubts += 1
+    scene.kill_supervisor()
+    yield scene.rng.uniform(0.0, 2.0)
+    scene.start_again()
+    scene.doubts -= 1
+
+
+@fault("crash", SERVICE)
+def crash(scene: Scene) -> Play:
+    """The whole service at once, then started again."""
+    scene.doubts += 1
+    with scene.frozen(scene.carriers()):
+        scene.allow_in_flight()
+        scene.service.close()
+    yield scene.rng.uniform(0.0, 2.0)
+    scene.start_again()
+    scene.doubts -= 1
+
+
+@fault("restart", SERVICE)
+def restart(scene: Scene) -> Play:
+    """SIGTERM to the supervisor, as an upgrade does, then started again."""
+    scene.doubts += 1
+    code = scene.service.child.terminate(STOP_LIMIT_S)
+    if code != 0:
+        scene.violations.append(f"told to stop, the service ended with exit code {code}")
+        scene.allow_in_flight()
+    yield scene.rng.uniform(0.0, 1.0)
+    scene.start_again()
+    scene.doubts -= 1
+
+
+@fault("freeze-supervisor", SERVICE)
+def freeze_supervisor(scene: Scene) -> Play:
+    """The supervisor stands still; nobody is to be killed for that afterwards."""
+    before = {one.pid for one in scene.service.stages()}
+    scene.service.child.signal(signal.SIGSTOP)
+    yield scene.rng.uniform(5.0, 40.0 if scene.rng.random() < 0.3 else 10.0)
+    scene.service.child.signal(signal.SIGCONT)
+    yield 3.0
+    if not before <= {one.pid for one in scene.service.stages()}:
+        scene.violations.append("a stage was ended because its supervisor had stood still")
+
+
+@fault("second-forwarder", FORWARDER)
+def second_forwarder(scene: Scene) -> Play:
+    """`stage forwarder` by hand beside the service, ended in order or killed."""
+    by_hand = EventService.stage("forwarder", scene.service.directory, scene.service.env)
+    scene.by_hand.append(by_hand)
+    by_hand.start(wait=False)
+    yield scene.rng.uniform(5.0, 12.0)
+    if by_hand in scene.by_hand:
+        if scene.rng.random() < 0.5:
+            scene.kill_stages(by_hand.stages())
+            by_hand.close()
+            scene.by_hand.remove(by_hand)
+        else:
+            scene.stop_by_hand()
+
+
+@fault("few-descriptors", SERVICE, weight=0.7)
+def few_descriptors(scene: Scene) -> Play:
+    """A crawler may open nothing more for a while, and its connections drop."""
+    victim = scene.some_stage("crawler")
+    if victim is None:
+        return
+    with suppress(ProcessLookupError):
+        soft, hard = resource.prlimit(victim.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(victim.pid, resource.RLIMIT_NOFILE, (victim.process.open_files(), hard))
+        for peer in scene.world.scripted:
+            peer.drop()
+        scene.victims.add(victim.pid)
+        yield scene.rng.uniform(3.0, 6.0)
+        resource.prlimit(victim.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@fault("little-memory", SERVICE, weight=0.7)
+def little_memory(scene: Scene) -> Play:
+    """A stage gets no more memory for a while."""
+    victim = scene.some_stage(scene.rng.choice(("saver", "crawler", "sweeper")))
+    if victim is None:
+        return
+    scene.victims.add(victim.pid)
+    with suppress(ProcessLookupError):
+        pages = int(Path(f"/proc/{victim.pid}/statm").read_text().split()[0])
+        _, hard = resource.prlimit(victim.pid, resource.RLIMIT_AS)
+        resource.prlimit(victim.pid, resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + _SPARE_BYTES, hard))
+        yield scene.rng.uniform(3.0, 6.0)
+        resource.prlimit(victim.pid, resource.RLIMIT_AS, (hard, hard))

@@ -1,0 +1,117 @@
+"""The service's queues as the database shows them, looked at from outside without taking part."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+PUBSUB = "pubsub"
+RELAY = "relay"
+# Between 0 and 1 s in practice; longer means that somebody checkpoints with force.
+_BUSY_MS = 5_000
+
+IN_FLIGHT = """
+SELECT event_id FROM outbox JOIN events USING (event) WHERE sink = ? AND claims > 0 AND ready_at > ?
+"""
+DEPTHS = """
+SELECT (SELECT count(*) FROM inbox),
+       (SELECT count(*) FROM outbox WHERE sink = 'pubsub'),
+       (SELECT count(*) FROM outbox WHERE sink = 'relay')
+"""
+DEAD = "SELECT (SELECT count(*) FROM inbox_dead), (SELECT count(*) FROM outbox_dead)"
+REFUSED = "SELECT sink, outcome, count(*) FROM deliveries WHERE outcome <> 'delivered' GROUP BY 1, 2"
+LATEST_READY = "SELECT max(ready_at) FROM (SELECT ready_at FROM inbox UNION ALL SELECT ready_at FROM outbox)"
+FATE = """
+SELECT (SELECT 'inbox' FROM inbox WHERE event_id = ?1),
+       (SELECT 'buried: ' || reason FROM inbox_dead WHERE event_id = ?1),
+       (SELECT 'seen as ' || event FROM seen WHERE event_id = ?1),
+       (SELECT group_concat(sink || ' ' || outcome) FROM deliveries JOIN seen USING (event) WHERE event_id = ?1),
+       (SELECT group_concat(sink || ' waiting, failures ' || failures || ', in ms ' || (ready_at - ?2))
+          FROM outbox JOIN seen USING (event) WHERE event_id = ?1)
+"""
+CLEAR_WAITS = (
+    "UPDATE inbox SET ready_at = min(ready_at, ?)",
+    "UPDATE outbox SET ready_at = min(ready_at, ?)",
+)
+CLEAR_DIALS = "UPDATE relays SET next_dial_at = 0, failures = 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Rows in each queue, waiting or leased."""
+
+    inbox: int
+    pubsub: int
+    relay: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.inbox + self.pubsub + self.relay
+
+
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The database at `path`; every look opens a connection of its own and leaves nothing open."""
+
+    path: Path
+
+    def _rows(self, statement: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        with closing(connection):
+            connection.set_busy_timeout(_BUSY_MS)
+            return list(connection.execute(statement, bindings))
+
+    def in_flight(self, sink: str) -> set[str]:
+        """Ids of the events that somebody holds a lease of, or put off after a failure."""
+        return {event_id.hex() for (event_id,) in self._rows(IN_FLIGHT, (sink, _now_ms()))}
+
+    def depths(self) -> Depths | None:
+        """How many rows wait; `None` while the database cannot be looked at."""
+        try:
+            return Depths(*self._rows(DEPTHS)[0])
+        except apsw.Error:
+            return None
+
+    def buried(self) -> tuple[int, int]:
+        """Rows given up of the inbox and of the outbox."""
+        inbox, outbox = self._rows(DEAD)[0]
+        return int(inbox), int(outbox)
+
+    def refusals(self) -> list[str]:
+        """What sinks refused for good, and how often."""
+        return [f"{count} x {sink} {outcome}" for sink, outcome, count in self._rows(REFUSED)]
+
+    def longest_wait_s(self) -> float:
+        """In how many seconds the last of all rows is ready."""
+        (latest,) = self._rows(LATEST_READY)[0]
+        return 0.0 if latest is None else (latest - _now_ms()) / 1000
+
+    def fate(self, event_id: str) -> str:
+        """What the database knows of one event."""
+        row = self._rows(FATE, (bytes.fromhex(event_id), _now_ms()))[0]
+        return "; ".join(str(value) for value in row if value is not None) or "never seen"
+
+    def clear_waits(self) -> int:
+        """Make all rows ready and all relays due; only while no process runs. Returns how many rows waited."""
+        with closing(apsw.Connection(str(self.path))) as connection:
+            connection.set_busy_timeout(_BUSY_MS)
+            before = sum(self._waiting(connection))
+            for statement in CLEAR_WAITS:
+                connection.execute(statement, (_now_ms(),))
+            connection.execute(CLEAR_DIALS)
+            return before
+
+    @staticmethod
+    def _waiting(connection: apsw.Connection) -> list[int]:
+        tables = ("inbox", "outbox")
+        counts = (f"SELECT count(*) FROM {table} WHERE ready_at > ?" for table in tables)
+        return [int(connection.execute(count, (_now_ms(),)).get) for count in counts]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

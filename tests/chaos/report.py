@@ -1,0 +1,132 @@
+"""What a run has shown, for a reader and for a machine."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tests.chaos.books import SinkBooks
+from tests.chaos.invariants import MAX_LISTED, Peaks
+
+
+@dataclass(slots=True)
+class Injected:
+    """One fault that was injected; times in seconds since the faults began.
+
+    `in_flight`: rows in all queues when it began. `recovered_after_s`: from its end until the queues were drained.
+    """
+
+    kind: str
+    began_s: float
+    alone: bool
+    in_flight: int
+    ended_s: float | None = None
+    recovered_after_s: float | None = None
+
+
+_PLAIN = (
+    "seed",
+    "minutes",
+    "resweep",
+    "published",
+    "registered",
+    "violations",
+    "refused",
+    "buried",
+    "settled_after_s",
+    "hurried",
+    "points_reached",
+    "health_looks",
+    "metrics_looks",
+    "seconds",
+)
+
+
+@dataclass(slots=True)
+class Report:
+    """All of one run."""
+
+    seed: int
+    minutes: float
+    resweep: bool
+    faults: list[Injected] = field(default_factory=list)
+    sinks: list[SinkBooks] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    peaks: Peaks = field(default_factory=Peaks)
+    published: int = 0
+    registered: int = 0
+    buried: tuple[int, int] = (0, 0)
+    settled_after_s: float = 0.0
+    hurried: int | None = None
+    """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
+    points_reached: int = 0
+    health_looks: int = 0
+    metrics_looks: int = 0
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[str]:
+        """Every verdict that is not as it must be."""
+        failed = [f"books of {sink.sink}" for sink in self.sinks if not sink.ok]
+        failed += ["no books were closed"] if not self.sinks else []
+        failed += [f"{sum(self.buried)} rows buried"] if any(self.buried) else []
+        failed += [f"refused for good: {line}" for line in self.refused]
+        return failed + [f"violated: {text}" for text in self.violations]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run passes."""
+        return not self.failures
+
+    def to_value(self) -> dict[str, Any]:
+        """For JSON."""
+        own = {name: getattr(self, name) for name in _PLAIN}
+        return own | {
+            "ok": self.ok,
+            "failures": self.failures,
+            "faults_by_kind": dict(Counter(one.kind for one in self.faults)),
+            "faults": [asdict(one) for one in self.faults],
+            "sinks": [sink.to_value() for sink in self.sinks],
+            "peaks": asdict(self.peaks),
+            "slowest_recovery": None if (slowest := self._slowest()) is None else asdict(slowest),
+        }
+
+    def _slowest(self) -> Injected | None:
+        recovered = [one for one in self.faults if one.recovered_after_s is not None]
+        return max(recovered, key=lambda one: one.recovered_after_s or 0.0, default=None)
+
+    def text(self) -> str:
+        """A page for a reader."""
+        kinds = Counter(one.kind for one in self.faults)
+        lines = [
+            f"seed {self.seed}: {self.published} events published, {self.registered} users, "
+            f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
+            f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
+            "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+            *(sink.text() for sink in self.sinks),
+            _peaks(self.peaks),
+            f"looks: health {self.health_looks}, metrics {self.metrics_looks}",
+        ]
+        slowest = self._slowest()
+        if slowest is not None:
+            lines.append(f"slowest recovery: {slowest.recovered_after_s:.1f} s after {slowest.kind}")
+        lines.append(f"settled {self.settled_after_s:.1f} s after the last fault" + self._hurry())
+        lines += _listed("FAILED", self.failures)
+        return "\n".join([*lines, "PASSED" if self.ok else "NOT PASSED"])
+
+    def _hurry(self) -> str:
+        return "" if self.hurried is None else f", after a restart with the waits of {self.hurried} rows cut short"
+
+
+def _peaks(peaks: Peaks) -> str:
+    stages = (
+        f"{name} {size >> 20} MB {peaks.open_files.get(name, 0)} fds {peaks.threads.get(name, 0)} threads"
+        for name, size in sorted(peaks.resident_bytes.items())
+    )
+    return f"peaks: log {peaks.wal_bytes >> 20} MB, {peaks.queued} rows queued; " + ", ".join(stages)
+
+
+def _listed(label: str, lines: Sequence[str]) -> list[str]:
+    shown = [f"{label}: {line}" for line in lines[:MAX_LISTED]]
+    return shown + ([f"{label}: and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else [])

@@ -1,0 +1,166 @@
+"""One run from beginning to end."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.chaos import point_faults, process_faults, relay_faults, sink_faults, store_faults
+from tests.chaos.books import Arrived, close_books, due_at_relay
+from tests.chaos.conductor import Conductor
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.invariants import Watcher
+from tests.chaos.report import Report
+from tests.chaos.scene import Scene
+from tests.chaos.tree import Tree
+from tests.chaos.world import World
+from tests.fakes.child import ROOT
+from tests.fakes.net import pause
+
+RATE = 60.0
+"""Events a second, so that two cores are not the limit."""
+# How far back late events are dated: without resweeps no further than the crawl overlaps with what it had.
+LATE_S = {True: 2_400, False: 600}
+SHORT_MINUTES = 1.5
+"""Runs up to this leave out faults that take long to heal from."""
+# Rows that failed alone are put off by at most an hour, with a third of it as jitter.
+MAX_WAIT_S = 3600 * 1.3
+LINGER_S = 3.0
+_POLL_S = 1.0
+_FLUSH_LIMIT_S = 60.0
+
+MODULES = (point_faults, process_faults, relay_faults, sink_faults, store_faults)
+"""Imported for the faults that they enter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run. `settle_s`: how long what is due may take to arrive by itself after the last fault,
+    `hurry_s`: the same after a restart. `resweep`: see `Scene.start`; `None` leaves it to the seed.
+    `keep`: where the files of a failed run are copied to. `source`: the checkout whose service is run, after `damage`.
+    """
+
+    seed: int
+    minutes: float = 10.0
+    kinds: tuple[str, ...] = ()
+    settle_s: float = 240.0
+    hurry_s: float = 90.0
+    resweep: bool | None = None
+    keep: Path | None = None
+    source: Path = ROOT
+    damage: Callable[[Tree], None] | None = None
+
+    @property
+    def resweeps(self) -> bool:
+        """Whether the service resweeps."""
+        return random.Random(f"resweep {self.seed}").random() < 0.5 if self.resweep is None else self.resweep
+
+    def faults(self) -> Sequence[Fault]:
+        """The kinds to inject; raises `KeyError` for an unknown name."""
+        if self.kinds:
+            return [FAULTS[kind] for kind in self.kinds]
+        return [fault for fault in FAULTS.values() if fault.is_short or self.minutes > SHORT_MINUTES]
+
+
+def run(options: Options, say: Callable[[str], None]) -> Report:
+    """Start the world and the service, break what can be broken, heal it, and close the books."""
+    began = time.monotonic()
+    report = Report(options.seed, options.minutes, options.resweeps)
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        world = World.start(options.seed, directory, rate=RATE, late_s=LATE_S[options.resweeps])
+        try:
+            _with_world(options, world, directory, report, say)
+        finally:
+            world.close()
+    finally:
+        if options.keep is not None and not report.ok:
+            shutil.copytree(directory, options.keep, dirs_exist_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _with_world(options: Options, world: World, directory: Path, report: Report, say: Callable[[str], None]) -> None:
+    tree = Tree(directory / "tree", options.source)
+    if options.damage is not None:
+        options.damage(tree)
+    rng = random.Random(f"faults {options.seed}")
+    scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps)
+    try:
+        _play(options, scene, report, say)
+    finally:
+        scene.close()
+
+
+def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
+    scene.world.live_with(scene.service)
+    watcher = Watcher(scene)
+    conductor = Conductor(scene, options.faults(), options.seed, say)
+    report.faults = conductor.injected
+    report.violations = scene.violations
+    watcher.start()
+    try:
+        conductor.run(options.minutes * 60)
+        scene.stop_by_hand()
+        scene.world.settle(_FLUSH_LIMIT_S)
+        say("healed; waiting for what is due")
+        _settle(options, scene, report, say)
+    finally:
+        scene.doubts += 1
+        watcher.stop()
+        report.violations += watcher.violations
+    scene.stop_in_order()
+    conductor.recoveries(watcher.samples, scene.world.rate)
+    _conclude(scene, watcher, report)
+
+
+def _settle(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
+    """Wait until all that is due has come; in the end by a restart that cuts short what waits by intention."""
+    ledger = scene.world.ledger()
+    due, at_relay = ledger.required(), due_at_relay(ledger)
+    arrived = Arrived(scene)
+    began = time.monotonic()
+    if not _wait(arrived, due, at_relay, options.settle_s, say):
+        if (wait_s := scene.queues.longest_wait_s()) > MAX_WAIT_S:
+            scene.violations.append(f"a row is put off by {wait_s:.0f} s")
+        scene.doubts += 1
+        scene.stop_in_order()
+        report.hurried = scene.queues.clear_waits()
+        scene.start_again()
+        scene.doubts -= 1
+        _wait(arrived, due, at_relay, options.hurry_s, say)
+    report.settled_after_s = time.monotonic() - began
+    pause(LINGER_S)
+
+
+def _wait(arrived: Arrived, due: set[str], at_relay: set[str], limit_s: float, say: Callable[[str], None]) -> bool:
+    began = time.monotonic()
+    told_at = began
+    while True:
+        missing = arrived.missing(due, at_relay)
+        now = time.monotonic()
+        if not any(missing.values()):
+            return True
+        if now - told_at >= 10.0:
+            told_at = now
+            say(
+                f"{now - began:6.1f} s  missing: " + ", ".join(f"{len(ids)} at {sink}" for sink, ids in missing.items())
+            )
+        if now - began >= limit_s:
+            return False
+        pause(_POLL_S)
+
+
+def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
+    world = scene.world
+    report.sinks = close_books(scene, world.ledger())
+    report.buried = scene.queues.buried()
+    report.refused = scene.queues.refusals()
+    report.peaks = watcher.peaks
+    report.points_reached = scene.points_reached
+    report.published, report.registered = world.published, len(world.registered)
+    report.health_looks, report.metrics_looks = watcher.health_looks, watcher.metrics_looks

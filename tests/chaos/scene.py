@@ -1,0 +1,197 @@
+"""The service under test, and everything that faults need to know and to do about it."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.queues import PUBSUB, RELAY, Queues
+from tests.chaos.tree import Tree
+from tests.chaos.world import REACH_S, World
+from tests.fakes.net import pause
+from tests.fakes.procs import Process, process, session_members
+from tests.fakes.service import EventService, StageProcess, settings
+
+CRAWLERS = 2
+EXPECTED = frozenset(
+    {("crawler", 0), ("crawler", 1), *((name, 0) for name in ("saver", "forwarder", "sender", "server", "sweeper"))}
+)
+"""The processes that `supervise` keeps: stage and slot."""
+ORPHAN_LIMIT_S = 30.0
+"""Stages whose supervisor is gone have ended by then."""
+STOP_LIMIT_S = 75.0
+START_LIMIT_S = 60.0
+_FREEZE_LIMIT_S = 5.0
+_STEP_S = 0.01
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How often each event may come once more to a sink: once for each time that it was on its way when one broke."""
+
+    repeats: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    lies: list[tuple[float, float]] = field(default_factory=list)
+    """Times (Unix seconds) in which Pub/Sub took messages and said that it had not."""
+
+    def add(self, sink: str, event_ids: Iterable[str]) -> None:
+        """Allow each of these events one repeat."""
+        self.repeats[sink].update(event_ids)
+
+
+@dataclass(slots=True)
+class Scene:
+    """One service over one world; used by one thread, but for what it samples."""
+
+    world: World
+    service: EventService
+    queues: Queues
+    tree: Tree
+    rng: random.Random
+    allowance: Allowance = field(default_factory=Allowance)
+    by_hand: list[EventService] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    restarts: int = 0
+    """How often the service as a whole was started again; its counters begin anew then."""
+    doubts: int = 0
+    """Faults under way of which it is nobody's guess what health says."""
+    victims: set[int] = field(default_factory=set)
+    """Processes that were killed or stopped on purpose; others have no reason to hang."""
+    points_reached: int = 0
+    """How often a stage was killed at a named point."""
+
+    @property
+    def points(self) -> Path:
+        """The folder in which stages are told where to stop."""
+        return self.service.directory / "points"
+
+    @classmethod
+    def start(cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool) -> "Scene":
+        """Start the service on `world`, PRODUCTION, with everything that it needs to find all of it.
+
+        `resweep`: it sweeps the whole horizon again and again, and so finds what came late while it was not looking.
+        """
+        env = settings(
+            relays=world.urls,
+            target=world.target.url,
+            pubsub=world.pubsub.address,
+            EVENTS_CRAWLERS=str(CRAWLERS),
+            EVENTS_BACKFILL=f"{REACH_S}s",
+            EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S}s",
+            EVENTS_RESWEEP_WINDOW=f"{REACH_S}s",
+            EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
+            CHAOS_POINTS=str(directory / "points"),
+            **tree.env(),
+        )
+        (directory / "points").mkdir(parents=True)
+        service = EventService(directory, env)
+        scene = cls(world, service, Queues(service.database), tree, rng)
+        service.start()
+        return scene
+
+    def stages(self, name: str | None = None) -> list[StageProcess]:
+        """The living stages, those started by hand too."""
+        found: list[StageProcess] = []
+        for each in (self.service, *self.by_hand):
+            with suppress(AssertionError):
+                found += each.stages(name)
+        return found
+
+    def some_stage(self, name: str | None = None) -> StageProcess | None:
+        """One of the supervised stages, by chance; `None` when none runs."""
+        running = [one for one in self.service.stages(name) if one.slot is not None]
+        return self.rng.choice(sorted(running, key=lambda one: (one.name, one.slot))) if running else None
+
+    @contextmanager
+    def frozen(self, stages: Iterable[StageProcess]) -> Iterator[None]:
+        """Let the stages stand still meanwhile, so that what they hold can be told exactly."""
+        held = list(stages)
+        for one in held:
+            with suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGSTOP)
+        for one in held:
+            _wait_stopped(one.pid)
+        try:
+            yield
+        finally:
+            for one in held:
+                with suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGCONT)
+
+    def allow_in_flight(self, *sinks: str) -> None:
+        """What is on its way to these sinks may come once more; call while those who carry it stand still."""
+        for sink in sinks or (PUBSUB, RELAY):
+            self.allowance.add(sink, self.queues.in_flight(sink))
+
+    def carriers(self) -> list[StageProcess]:
+        """The stages that hand events on."""
+        return [*self.stages("forwarder"), *self.stages("sender")]
+
+    def kill_stages(self, victims: list[StageProcess]) -> None:
+        """SIGKILL, with what they carried allowed to come again."""
+        carries = any(one.name in ("forwarder", "sender") for one in victims)
+        with self.frozen(victims):
+            if carries:
+                self.allow_in_flight()
+            for one in victims:
+                self.victims.add(one.pid)
+                with suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL to the supervisor alone; its stages must end by themselves."""
+        with self.frozen(self.carriers()):
+            self.allow_in_flight()
+            self.service.kill()
+        deadline = time.monotonic() + ORPHAN_LIMIT_S
+        while left := session_members(self.service.child.pid):
+            if time.monotonic() > deadline:
+                self.violations.append(f"stages outlive their supervisor by {ORPHAN_LIMIT_S} s: {_names(left)}")
+                return
+            pause(0.1)
+
+    def start_again(self) -> None:
+        """Start the service again after its end."""
+        self.restarts += 1
+        self.service.start(timeout_s=START_LIMIT_S)
+
+    def stop_in_order(self) -> None:
+        """SIGTERM to those started by hand and to the supervisor; anything but an orderly end is noted."""
+        self.stop_by_hand()
+        before = (self.queues.in_flight(PUBSUB), self.queues.in_flight(RELAY))
+        code = self.service.stop(STOP_LIMIT_S)
+        if code != 0:
+            self.violations.append(f"told to stop, the service ended with exit code {code}")
+            for sink, event_ids in zip((PUBSUB, RELAY), before, strict=True):
+                self.allowance.add(sink, event_ids)
+
+    def stop_by_hand(self) -> None:
+        """End the stages that were started by hand."""
+        for each in self.by_hand:
+            if each.running:
+                code = each.stop()
+                if code != 0:
+                    self.violations.append(f"told to stop, a stage run by hand ended with exit code {code}")
+            each.close()
+        self.by_hand.clear()
+
+    def close(self) -> None:
+        """End everything at once."""
+        for each in (*self.by_hand, self.service):
+            each.close()
+
+
+def _wait_stopped(pid: int) -> None:
+    deadline = time.monotonic() + _FREEZE_LIMIT_S
+    while (one := process(pid)) is not None and one.alive and one.state not in "Tt":
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} does not stop")
+        pause(_STEP_S)
+
+
+def _names(left: list[Process]) -> str:
+    return "; ".join(" ".join(one.command[-5:]) for one in left)

@@ -1,0 +1,175 @@
+"""Every way in which a relay may differ from the specification, each as a case with the events that bring it out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tests.completeness.world import World
+from tests.fakes.behaviour import (
+    HONEST,
+    PRESETS,
+    Behaviour,
+    How,
+    Interruption,
+    Order,
+    RateLimit,
+    Refusal,
+    Upgrade,
+)
+from tests.world.events import SignedEvent, forge_content, forge_signature
+
+Given = Callable[[World, SignedEvent], bool]
+Extra = Callable[[World], list[SignedEvent]]
+
+
+def _all(_: World, __: SignedEvent) -> bool:
+    return True
+
+
+def _nothing(_: World) -> list[SignedEvent]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A behaviour; `given` says which events a patient client gets from it, `extra` makes events that bring it out.
+
+    `cannot`: of what it holds some is out of any client's reach, and the service must say so. `slow`: takes minutes.
+    """
+
+    behaviour: Behaviour
+    given: Given = _all
+    extra: Extra = _nothing
+    stored: int = 300
+    cannot: bool = False
+    slow: bool = False
+
+
+def _without(*kinds: int) -> Given:
+    return lambda _, event: event.kind not in kinds
+
+
+def _narrow_only(world: World, event: SignedEvent) -> bool:
+    return world.is_by_wanted(event)
+
+
+def _withheld_block(world: World) -> list[SignedEvent]:
+    """More than three pages of what is withheld, above and between the rest."""
+    return [
+        *world.block(320, 1059, newest=world.now - 30),
+        *world.block(150, 4, newest=world.now - 3000),
+    ]
+
+
+def _unlisted_kinds(world: World) -> list[SignedEvent]:
+    return [world.event(world.now - 100 * n - 7, kind=1_700 + n, author=world.users[0]) for n in range(10)]
+
+
+def _busy_second(world: World) -> list[SignedEvent]:
+    return world.one_second(130, world.now - 1800)
+
+
+def _solitary_second(world: World) -> list[SignedEvent]:
+    return world.one_second(60, world.now - 1800, author=world.followees[0])
+
+
+def _presets() -> Mapping[str, Case]:
+    cases = {name: Case(behaviour) for name, behaviour in PRESETS.items()}
+    # With its rate limit at full length a run would take an hour.
+    cases["khatru"] = Case(Behaviour(cap=200, quarter_above_cap=True))
+    cases["strfry-withholding"] = Case(
+        PRESETS["strfry-withholding"] | Behaviour(cap=100), _without(4, 1059), _withheld_block
+    )
+    cases["nostr-rs"] = Case(PRESETS["nostr-rs"], _narrow_only, cannot=True)
+    return cases
+
+
+def _page_cases() -> Mapping[str, Case]:
+    return {
+        "cap-20": Case(Behaviour(cap=20)),
+        "cap-quarter": Case(Behaviour(cap=80, quarter_above_cap=True)),
+        "shuffled": Case(Behaviour(cap=60, order=Order.SHUFFLED)),
+        "oldest-first": Case(Behaviour(cap=60, order=Order.OLDEST)),
+        "until-exclusive": Case(Behaviour(cap=30, until_exclusive=True), extra=_busy_second),
+        "ignores-since": Case(Behaviour(cap=60, ignores_since=True)),
+        "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150, cannot=True),
+        "zero-is-all": Case(Behaviour(cap=100, zero_limit_is_unlimited=True)),
+        "shared-limit": Case(Behaviour(cap=60, shared_limit=True)),
+        "dense-second": Case(Behaviour(cap=50), extra=_busy_second),
+        "dense-author": Case(Behaviour(cap=20), extra=_solitary_second, cannot=True),
+        "withheld": Case(Behaviour(cap=60, withheld_kinds=frozenset({4, 1059})), _without(4, 1059), _withheld_block),
+        "withheld-unlisted": Case(
+            Behaviour(cap=200, withheld_kinds=frozenset({4, 1059})),
+            _without(4, 1059),
+            lambda world: [*_withheld_block(world), *_unlisted_kinds(world)],
+        ),
+        "silent-refusal": Case(Behaviour(min_filter_score=2), _narrow_only, cannot=True),
+    }
+
+
+def _answer_cases() -> Mapping[str, Case]:
+    return {
+        "no-eose": Case(Behaviour(cap=100, eose=False), slow=True),
+        "slow-eose": Case(Behaviour(cap=150, eose_delay_s=12.0), slow=True),
+        "slow-answer": Case(Behaviour(answer_delay_s=33.0), stored=60, slow=True),
+        "slow-events": Case(Behaviour(event_delay_s=0.02)),
+        "eose-hint": Case(Behaviour(cap=60, eose_hint=True)),
+        "copies": Case(Behaviour(copies=3, cap=60)),
+        "forged-content": Case(Behaviour(forge=forge_content, cap=60)),
+        "forged-signature": Case(Behaviour(forge=forge_signature, cap=60)),
+        "garbage": Case(Behaviour(garbage=("no json", '["EVENT"]', '["EVENT","P1",{}]', "[]", "{}"), cap=60)),
+        "fragments": Case(Behaviour(fragment_bytes=100)),
+        "compression": Case(Behaviour(compression=True)),
+        "cut-reset": Case(Behaviour(cap=100, interruption=Interruption(20, How.RESET, times=3))),
+        "cut-close": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSE, "bye", times=2))),
+        "cut-closed": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSED, "error: busy", times=3))),
+        "cut-notice": Case(Behaviour(cap=100, interruption=Interruption(20, How.NOTICE, "error: busy", times=3))),
+        "cut-silent": Case(Behaviour(cap=100, interruption=Interruption(20, How.SILENT, times=2)), slow=True),
+        "endless-frame": Case(Behaviour(cap=100, interruption=Interruption(20, How.ENDLESS_FRAME, times=1)), slow=True),
+        "gone-every-150": Case(Behaviour(cap=60, close_every_messages=150), stored=200, slow=True),
+    }
+
+
+def _refusal_cases() -> Mapping[str, Case]:
+    busy = "ERROR: too many concurrent REQs"
+    return {
+        "closed-first": Case(Behaviour(refusals=(Refusal(How.CLOSED, "error: shutting down", times=4),))),
+        "closed-rate": Case(Behaviour(refusals=(Refusal(How.CLOSED, "rate-limited: slow down, please", times=4),))),
+        "notice-rate": Case(Behaviour(refusals=(Refusal(How.NOTICE, "rate limited", times=3),)), slow=True),
+        "silent-first": Case(Behaviour(refusals=(Refusal(How.SILENT, times=3),)), slow=True),
+        "rate": Case(Behaviour(cap=60, rate=RateLimit(per_s=2.0, burst=10))),
+        "subs-notice": Case(Behaviour(max_subscriptions=3, subscriptions_refusal=Refusal(How.NOTICE, busy), cap=60)),
+        "subs-closed": Case(
+            Behaviour(
+                max_subscriptions=2, subscriptions_refusal=Refusal(How.CLOSED, "error: too many subscriptions"), cap=60
+            )
+        ),
+        "subs-silent": Case(
+            Behaviour(max_subscriptions=2, subscriptions_refusal=Refusal(How.SILENT), cap=60), slow=True
+        ),
+        "subs-one": Case(Behaviour(max_subscriptions=1, subscriptions_refusal=Refusal(How.NOTICE, busy), cap=60)),
+        "filters-one": Case(Behaviour(max_filters=1, cap=60)),
+        "filters-silent": Case(Behaviour(max_filters=1, filters_refusal=Refusal(How.SILENT), cap=60), slow=True),
+        "items-50": Case(Behaviour(max_items=50, cap=60)),
+        "frame-6000": Case(Behaviour(max_frame_bytes=6_000, cap=60), slow=True),
+        "no-live": Case(Behaviour(live=False)),
+        "lossy-live": Case(Behaviour(live_loses_every=3)),
+        "upgrade-500": Case(Behaviour(upgrade=Upgrade(500, times=1))),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The cases by name."""
+
+    cases: Mapping[str, Case] = field(
+        default_factory=lambda: {**_presets(), **_page_cases(), **_answer_cases(), **_refusal_cases()}
+    )
+
+    def choose(self, names: str | None, *, slow: bool) -> dict[str, Case]:
+        """The cases of these comma-separated names, or all; raises `KeyError` for an unknown one."""
+        if names:
+            return {name: self.cases[name] for name in names.split(",")}
+        return {name: case for name, case in self.cases.items() if slow or not case.slow}
+
+
+HONEST_CASE = Case(HONEST)

@@ -1,0 +1,23 @@
+"""A crawler gets everything that relays of many kinds give, and reports what they do not; `bin/completeness` in short."""
+
+from tests.completeness import alone
+from tests.completeness.catalogue import Catalogue
+from tests.completeness.run import table
+from tests.seeds import seeds
+
+TIMEOUT_S = 45.0
+BEHAVIOURS = (
+    "strfry-withholding,nostr-relay,node-relay,nostr-rs,khatru,cap-20,shuffled,oldest-first,until-exclusive,"
+    "ignores-since,ignores-until,zero-is-all,dense-second,dense-author,withheld,withheld-unlisted,forged-content,garbage,"
+    "cut-reset,cut-close,cut-closed,closed-rate,subs-closed,subs-one,filters-one,no-live,lossy-live"
+)
+
+
+def test_everything_is_had_or_its_loss_is_reported() -> None:
+    seed = seeds(1)[0]
+    print(f"seed {seed}")
+    rows = alone.run(Catalogue().choose(BEHAVIOURS, slow=False), seed, TIMEOUT_S)
+    print(table(rows))
+    assert [row.name for row in rows if not row.is_good] == []
+    assert [row.name for row in rows if row.recall < 1 and not row.cannot] == []
+    assert {row.name for row in rows if row.cannot and not row.is_reported} == set()

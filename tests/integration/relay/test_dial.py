@@ -1,0 +1,333 @@
+import contextlib
+import dataclasses
+import errno
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.nostr.address import parse_address
+from pipeline.relay import resolve
+from pipeline.relay.dial import dial
+from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
+from pipeline.relay.resolve import SocketAddress
+from tests.integration.relay.peers import (
+    CLOCK,
+    PATIENCE_S,
+    TEXT,
+    Peer,
+    Tls,
+    accept_websocket,
+    failure,
+    frame,
+    header,
+    policy,
+    read_head,
+)
+
+NAMED = parse_address("ws://relay.example")
+NAMED_TLS = parse_address("wss://relay.example")
+
+
+@contextlib.contextmanager
+def deaf_listener() -> Iterator[SocketAddress]:
+    """An address whose connections are neither accepted nor refused: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def closed_port() -> SocketAddress:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address: SocketAddress = listener.getsockname()
+        return address
+
+
+def greet(conn: socket.socket, over: threading.Event) -> None:
+    accept_websocket(conn, then=frame(TEXT, b"hello"))
+    over.wait(PATIENCE_S)
+
+
+def test_failed_addresses_are_passed_over() -> None:
+    with Peer(greet, host="127.0.0.2") as peer, deaf_listener() as deaf:
+        answers = [closed_port(), deaf, (peer.host, peer.port)]
+        transport = dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+
+
+def test_request_says_who_we_are_and_offers_nothing() -> None:
+    heads: list[bytes] = []
+
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        heads.append(accept_websocket(conn, extra=b"Set-Cookie: a=b; Domain=relay.example\r\n"))
+
+    with Peer(script) as peer:
+        for _ in range(2):
+            address = parse_address(f"ws://relay.example:{peer.port}/a;b/c;d?e=f;g")
+            dial(address, policy(peer.resolver), CLOCK).close()
+    for head in heads:
+        assert head.startswith(b"GET /a%3Bb/c%3Bd?e=f%3Bg HTTP/1.1\r\n")
+        assert header(head, "Host") == f"relay.example:{peer.port}"
+        assert header(head, "User-Agent") == "test/1"
+        unwanted = ("Cookie", "Origin", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol")
+        assert [header(head, name) for name in unwanted] == [None] * 4
+
+
+def test_messages_behind_the_answer_are_not_lost() -> None:
+    """The relay's first frames may come in one segment with the end of the handshake."""
+    with Peer(greet) as peer:
+        transport = dial(peer.address, policy(), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+
+
+def test_every_address_gets_only_its_share_of_the_time() -> None:
+    with deaf_listener() as deaf:
+        started = time.monotonic()
+        error = failure(NAMED, policy(lambda _host, _port: [deaf, closed_port()], timeout_s=1.0))
+        assert error.reason is DialReason.TIMEOUT
+        assert 0.4 < time.monotonic() - started < 0.95
+
+
+def test_refused_connection() -> None:
+    error = failure(NAMED, policy(lambda _host, _port: [closed_port()]))
+    assert (error.reason, error.permanent) == (DialReason.REFUSED, False)
+
+
+@pytest.mark.parametrize(
+    "url", ["ws://127.0.0.1:{port}", "ws://127.1:{port}", "ws://0x7f000001:{port}", "ws://2130706433:{port}",
+            "ws://[::ffff:127.0.0.1]:{port}", "ws://localhost:{port}"],
+)  # fmt: skip
+def test_private_literals_are_not_dialled_however_they_are_written(url: str) -> None:
+    with Peer() as peer:
+        error = failure(parse_address(url.format(port=peer.port)), policy(allow_private=False))
+        assert (error.reason, error.permanent) == (DialReason.PRIVATE, True)
+        assert peer.connections == 0
+
+
+def test_name_that_resolves_to_private_addresses_is_not_dialled() -> None:
+    with Peer() as peer:
+        error = failure(NAMED, policy(peer.resolver, allow_private=False))
+        assert error.reason is DialReason.PRIVATE
+        assert peer.connections == 0
+
+
+def test_of_mixed_answers_only_the_public_are_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
+    with Peer() as private, Peer(greet, host="127.0.0.2") as public:
+        answers: list[SocketAddress] = [(private.host, private.port), (public.host, public.port)]
+        transport = dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK)
+        transport.close()
+        assert (private.connections, public.connections) == (0, 1)
+
+
+def test_name_is_resolved_once_and_the_vetted_address_is_the_one_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name whose second answer differs (DNS rebinding) gains nothing."""
+    monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
+    with Peer() as private, Peer(greet, host="127.0.0.2") as public:
+        answers: Iterator[SocketAddress] = iter([(public.host, public.port), (private.host, private.port)])
+        transport = dial(NAMED, policy(lambda _host, _port: [next(answers)], allow_private=False), CLOCK)
+        transport.close()
+        assert next(answers) == (private.host, private.port)
+        assert (private.connections, public.connections) == (0, 1)
+
+
+@pytest.mark.parametrize("url", ["ws://relay.i2p", "wss://relay.loki"])
+def test_overlay_networks_that_we_have_no_way_into(url: str) -> None:
+    error = failure(parse_address(url), policy())
+    assert (error.reason, error.permanent) == (DialReason.NETWORK, True)
+
+
+def test_server_that_says_nothing() -> None:
+    with Peer() as peer:
+        started = time.monotonic()
+        assert failure(peer.address, policy(timeout_s=0.2)).reason is DialReason.TIMEOUT
+        assert time.monotonic() - started < 1.0
+
+
+def test_dripped_headers_meet_the_deadline() -> None:
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        conn.sendall(b"HTTP/1.1 101 Switching Protocols\r\nX: ")
+        while not over.wait(0.02):
+            conn.sendall(b"x")
+
+    with Peer(script) as peer:
+        started = time.monotonic()
+        assert failure(peer.address, policy(timeout_s=0.3)).reason is DialReason.TIMEOUT
+        assert time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize("line", [b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n", b"x"])
+def test_endless_headers_meet_the_budget(line: bytes) -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        conn.sendall(b"HTTP/1.1 101 Switching Protocols\r\n")
+        while True:
+            conn.sendall(line * 100)
+
+    with Peer(script) as peer:
+        assert failure(peer.address, policy()).reason is DialReason.TOO_LARGE
+
+
+@pytest.mark.parametrize("status", [429, 503, 200, 403])
+def test_refusal_keeps_its_status_and_its_page_is_not_read(status: int) -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        read_head(conn)
+        conn.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 10000000000\r\n\r\n" % status)
+        for _ in itertools.count():
+            conn.sendall(b"<html>" * 1000)
+
+    with Peer(script) as peer:
+        started = time.monotonic()
+        error = failure(peer.address, policy())
+        assert (error.reason, error.status) == (DialReason.HANDSHAKE, status)
+        assert time.monotonic() - started < 2.0
+
+
+def test_refusal_without_a_page_keeps_its_status() -> None:
+    with Peer(lambda conn, _over: conn.sendall(b"HTTP/1.1 429 Too Many Requests\r\n\r\n")) as peer:
+        error = failure(peer.address, policy())
+        assert (error.reason, error.status) == (DialReason.HANDSHAKE, 429)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(status: int) -> None:
+    with Peer() as silent:
+
+        def script(conn: socket.socket, _over: threading.Event) -> None:
+            read_head(conn)
+            location = f"ws://127.0.0.1:{silent.port}/".encode()
+            conn.sendall(b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, location))
+
+        with Peer(script) as peer:
+            error = failure(peer.address, policy())
+        assert (error.reason, error.status) == (DialReason.REDIRECT, status)
+        assert silent.connections == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.9\r\n",
+        b"HTTP/1.1 banana\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nX: \xff\xfe\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nSet-Cookie: \x01=;;;=\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: many\r\n\r\n",
+    ],
+)
+def test_answer_that_is_none_is_a_failed_handshake(answer: bytes) -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        read_head(conn)
+        conn.sendall(answer)
+
+    with Peer(script) as peer:
+        assert failure(peer.address, policy()).reason is DialReason.HANDSHAKE
+
+
+def test_connection_reset_in_the_handshake() -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        read_head(conn)
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+
+    with Peer(script) as peer:
+        assert failure(peer.address, policy()).reason is DialReason.HANDSHAKE
+
+
+def test_cancelled_dial_ends_soon() -> None:
+    with Peer() as peer:
+        wanted = iter([False, False])
+        started = time.monotonic()
+        with pytest.raises(DialError) as called_off:
+            dial(peer.address, policy(timeout_s=PATIENCE_S), CLOCK, lambda: next(wanted, True))
+        assert called_off.value.reason is DialReason.CANCELLED
+        assert time.monotonic() - started < 2.0
+
+
+def test_hanging_lookup_meets_the_deadline() -> None:
+    free = threading.Event()
+
+    def resolver(_host: str, _port: int) -> list[SocketAddress]:
+        free.wait(PATIENCE_S)
+        return []
+
+    try:
+        assert failure(NAMED, policy(resolver, timeout_s=0.1)).reason is DialReason.TIMEOUT
+    finally:
+        free.set()
+
+
+def test_unknown_name() -> None:
+    def resolver(_host: str, _port: int) -> list[SocketAddress]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    error = failure(NAMED, policy(resolver))
+    assert (error.reason, error.permanent) == (DialReason.DNS, True)
+
+
+def test_tls_is_verified_for_the_name(tls: Tls) -> None:
+    with Peer(greet, tls=tls.server) as peer:
+        transport = dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+        dial(peer.address, policy(tls_context=tls.client), CLOCK).close()
+
+
+def test_certificate_for_another_name_or_of_nobody_is_refused(tls: Tls) -> None:
+    with Peer(greet, tls=tls.server) as peer:
+        other = parse_address("wss://other.example")
+        for error in (
+            failure(other, policy(peer.resolver, tls_context=tls.client)),
+            failure(NAMED_TLS, policy(peer.resolver)),
+        ):
+            assert (error.reason, error.permanent) == (DialReason.TLS, True)
+
+
+def test_tls_that_stalls_meets_the_deadline(tls: Tls) -> None:
+    with Peer() as peer:
+        error = failure(NAMED_TLS, policy(peer.resolver, timeout_s=0.2, tls_context=tls.client))
+        assert error.reason is DialReason.TIMEOUT
+
+
+@pytest.mark.parametrize("noise", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_port_that_speaks_no_tls(tls: Tls, noise: bytes) -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        conn.recv(1)
+        conn.sendall(noise)
+
+    with Peer(script) as peer:
+        error = failure(NAMED_TLS, policy(peer.resolver, tls_context=tls.client))
+        assert (error.reason, error.permanent) == (DialReason.TLS, False)
+
+
+def test_message_limit_of_the_policy_holds() -> None:
+    with Peer(greet) as peer:
+        transport = dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK)
+        with pytest.raises(ConnectionLost) as lost:
+            transport.receive(PATIENCE_S)
+        assert lost.value.reason is LossReason.TOO_LARGE
+        transport.close()
+
+
+def test_running_out_of_files_is_no_fault_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def eventfd(_value: int, _flags: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    with Peer(greet) as peer:
+        assert failure(peer.address, policy()).reason is DialReason.LOCAL

@@ -1,0 +1,23 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.backoff import Backoff
+from pipeline.sinks import delivery
+from tests.integration.sinks.support import Outbox
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Outbox]:
+    """An outbox of the Pub/Sub sink."""
+    made = Outbox(tmp_path / "events.db")
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks that are down and rows that failed are tried again at once."""
+    monkeypatch.setattr(delivery, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(delivery, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))

@@ -1,0 +1,425 @@
+"""The Pub/Sub sink: the real client against the fake server, and against Google's emulator where it is installed."""
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from google.api_core.exceptions import from_grpc_status
+from google.auth.exceptions import TransportError
+
+from pipeline.errors import CannotStart
+from pipeline.sinks import pubsub
+from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown
+from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
+from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
+from tests.fakes.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PROJECT, TOPIC, FakePubSub
+from tests.fakes.pubsub_rules import Rule
+from tests.integration.sinks.support import NOW, message, messages, notes
+from tests.world.events import Author
+from tests.world.ledger import read_payload
+
+emulator = pubsub_emulator
+"""The fixture, as pytest finds it."""
+TOPIC_ID = TOPIC.rpartition("/")[2]
+Connect = Callable[..., PubsubSink]
+untyped: Any = from_grpc_status
+
+
+@pytest.fixture
+def server() -> Iterator[FakePubSub]:
+    with FakePubSub() as running:
+        yield running
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
+    """Makes sinks that publish to an address, closed after the test."""
+    made: list[PubsubSink] = []
+
+    def to(address: str, *, topic: str = TOPIC_ID, project: str = PROJECT) -> PubsubSink:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", address)
+        made.append(PubsubSink(PubsubSettings(project, topic, None)))
+        return made[-1]
+
+    yield to
+    for sink in made:
+        sink.close()
+
+
+@pytest.fixture
+def sink(server: FakePubSub, connect: Connect) -> PubsubSink:
+    return connect(server.address)
+
+
+def works(sink: PubsubSink) -> PubsubSink:
+    """A sink that has published before."""
+    assert sink.deliver([message(Author.from_seed(99, 1).sign("first", created_at=NOW))]) == [DELIVERED]
+    return sink
+
+
+def test_a_batch_is_one_call_in_order(server: FakePubSub, sink: PubsubSink) -> None:
+    batch = messages(notes(300))
+    assert sink.deliver(batch) == [DELIVERED] * 300
+    assert [call.messages for call in server.calls()] == [300]
+    assert [each.data for each in server.deliveries()] == [each.payload for each in batch]
+
+
+def test_data_is_the_events_json_and_nothing_else(server: FakePubSub, sink: PubsubSink) -> None:
+    """Seven fields, lowercase hex, the id and signature still right; whatever text an author signs."""
+    strange = [
+        "",
+        "\x00\x1f\x7f",
+        'quote " backslash \\ slash /',
+        "\u2028\ufeff",
+        "🙂 ünïcödé",
+        "</script>",
+        "\ud83d alone",
+        "x\udfff",
+    ]
+    author = Author.from_seed(5, 5)
+    signed = [author.sign(text, created_at=NOW, tags=[["p", text], ["-"]]) for text in strange]
+    assert sink.deliver(messages(signed)) == [DELIVERED] * len(strange)
+    for event, delivered in zip(signed, server.deliveries(), strict=True):
+        found, faults = read_payload(delivered.data)
+        assert not faults
+        assert found == event
+        assert set(json.loads(delivered.data)) == {"id", "pubkey", "created_at", "kind", "tags", "content", "sig"}
+
+
+def test_attributes_are_exactly_these(server: FakePubSub, sink: PubsubSink) -> None:
+    event = Author.from_seed(1, 1).sign("x", kind=10002, created_at=NOW)
+    sink.deliver([message(event)])
+    found = server.deliveries()[0].attributes
+    assert found is not None
+    uuid = found["_watermill_message_uuid"]
+    assert re.fullmatch("[0-7][0-9A-HJKMNP-TV-Z]{25}", uuid)
+    assert found == {
+        "_watermill_message_uuid": uuid,
+        "event_id": event.id,
+        "kind": "10002",
+        "pubkey": event.pubkey,
+    }
+
+
+def test_the_uuid_is_the_events_own(server: FakePubSub, sink: PubsubSink) -> None:
+    """Over retries, over another process, and when another row was first seen at another time."""
+    event, other = notes(2)
+    server.set_rules(Rule(status="UNAVAILABLE", store=True, times=1))
+    with pytest.raises(SinkDown):
+        sink.deliver([message(event)])
+    sink.deliver([message(event, received_at=NOW * 1000 + 86_400_000), message(other)])
+    taken = server.deliveries()
+    assert [each.data for each in taken] == [message(event).payload] * 2 + [message(other).payload]
+    uuids = [(each.attributes or {})["_watermill_message_uuid"] for each in taken]
+    assert uuids[0] == uuids[1] != uuids[2]
+    assert uuids[0] == attributes(message(event))["_watermill_message_uuid"]
+
+
+@pytest.mark.parametrize("created_at", [0, 2**48 // 1000 + 1, 2**63 - 1])
+def test_any_time_an_author_signs_gives_a_uuid(created_at: int) -> None:
+    event = Author.from_seed(1, 1).sign("x", created_at=created_at)
+    assert len(attributes(message(event))["_watermill_message_uuid"]) == 26
+
+
+def test_calls_hold_at_most_1000_messages(server: FakePubSub, sink: PubsubSink) -> None:
+    batch = messages(notes(20)) * 105
+    assert sink.deliver(batch) == [DELIVERED] * 2100
+    assert [call.messages for call in server.calls()] == [1000, 1000, 100]
+    assert sink.max_messages == MAX_REQUEST_MESSAGES == 1000
+
+
+@pytest.mark.parametrize("size", [900_000, 1_048_576, 300_000])
+def test_calls_stay_below_10_mb(server: FakePubSub, sink: PubsubSink, size: int) -> None:
+    """Attributes and framing included."""
+    batch = messages(notes(2, size=size)) * 17
+    assert sink.deliver(batch) == [DELIVERED] * 34
+    assert all(len(each.raw) < MAX_REQUEST_BYTES for each in server.batches())
+    assert len(server.calls()) >= 34 * size // MAX_REQUEST_BYTES + 1
+    assert MAX_CALL_BYTES < MAX_REQUEST_BYTES
+
+
+def test_small_messages_with_their_attributes_stay_below_10_mb(server: FakePubSub, sink: PubsubSink) -> None:
+    """The allowance for attributes and framing is enough: 1,000 messages of just under 9 kB."""
+    batch = messages(notes(5, size=8_600)) * 200
+    assert sink.deliver(batch) == [DELIVERED] * 1000
+    assert all(len(each.raw) < MAX_REQUEST_BYTES for each in server.batches())
+    overhead = [len(each.raw) - sum(len(one.data) for one in each.messages()) for each in server.batches()]
+    assert sum(overhead) / 1000 < pubsub._MESSAGE_OVERHEAD
+
+
+@pytest.mark.parametrize(
+    ("status", "advised"),
+    [
+        ("UNAVAILABLE", None),
+        ("DEADLINE_EXCEEDED", None),
+        ("RESOURCE_EXHAUSTED", None),
+        ("ABORTED", None),
+        ("INTERNAL", None),
+        ("UNKNOWN", None),
+        ("CANCELLED", None),
+        ("NOT_FOUND", "EVENTS_PUBSUB_TOPIC"),
+        ("PERMISSION_DENIED", "roles/pubsub.publisher"),
+        ("UNAUTHENTICATED", "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"),
+    ],
+)
+def test_errors_that_are_no_messages_fault(
+    server: FakePubSub, sink: PubsubSink, status: str, advised: str | None
+) -> None:
+    """The sink is down, after one call; with advice where an operator must act."""
+    server.set_rules(Rule(status=status, detail="so it is", times=1))
+    batch = messages(notes(10))
+    with pytest.raises(SinkDown) as down:
+        sink.deliver(batch)
+    assert down.value.reason == status
+    assert "so it is" in str(down.value)
+    assert down.value.verdicts == ()
+    assert advised in down.value.advice if advised else not down.value.advice
+    assert len(server.calls()) == 1
+    assert sink.deliver(batch) == [DELIVERED] * 10
+
+
+def test_a_missing_topic_is_told_by_name(server: FakePubSub, connect: Connect) -> None:
+    with pytest.raises(SinkDown, match=r"NOT_FOUND.*EVENTS_PUBSUB_TOPIC"):
+        connect(server.address, topic="no-such-topic").deliver(messages(notes(1)))
+    assert server.topics == {TOPIC}, "the service never creates it"
+
+
+@pytest.mark.parametrize("bad", [{0}, {999}, {500}, {3, 4}, set(range(0, 1000, 97))])
+def test_only_the_guilty_messages_are_refused(server: FakePubSub, sink: PubsubSink, bad: set[int]) -> None:
+    """Whatever their place; every other message is published exactly once."""
+    works(sink)
+    before = server.count
+    batch = messages(notes(1000))
+    server.set_rules(*(Rule(status="INVALID_ARGUMENT", containing=batch[index].event_id.hex()) for index in bad))
+    refused, delivered, rest, rounds = set[int](), set[int](), list(range(1000)), 0
+    while rest:
+        verdicts = sink.deliver([batch[index] for index in rest])
+        rounds += 1
+        judged = dict(zip(rest, verdicts, strict=True))
+        assert any(verdict is not None for verdict in verdicts), "each round comes further"
+        refused |= {index for index, verdict in judged.items() if verdict == Refused("INVALID_ARGUMENT")}
+        delivered |= {index for index, verdict in judged.items() if verdict == DELIVERED}
+        rest = [index for index, verdict in judged.items() if verdict is None]
+    assert refused == bad
+    assert delivered == set(range(1000)) - bad
+    assert server.count - before == 1000 - len(bad)
+    assert rounds <= len(bad), "at most one round for each of them"
+
+
+def test_a_batch_costs_a_bounded_number_of_calls(server: FakePubSub, sink: PubsubSink) -> None:
+    """All of them bad: the thread comes back soon, to say that it lives and to stop when told to."""
+    works(sink)
+    calls = len(server.calls())
+    server.set_rules(Rule(status="INVALID_ARGUMENT"))
+    verdicts = sink.deliver(messages(notes(500)))
+    assert len(server.calls()) - calls == MAX_CALLS
+    settled = [verdict for verdict in verdicts if verdict is not None]
+    assert settled == [Refused("INVALID_ARGUMENT")] * len(settled)
+    assert len(settled) > 5
+    assert len(verdicts) == 500
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1000])
+def test_a_topic_that_never_took_anything_refuses_no_message(server: FakePubSub, sink: PubsubSink, count: int) -> None:
+    """A name that is none, a schema that fits no event: INVALID_ARGUMENT for everything must lose nothing."""
+    server.set_rules(Rule(status="INVALID_ARGUMENT", detail="Invalid resource name given"))
+    for _ in range(3):
+        with pytest.raises(SinkDown, match="EVENTS_PUBSUB_TOPIC") as down:
+            sink.deliver(messages(notes(count)))
+        assert all(verdict is None for verdict in down.value.verdicts)
+    assert len(server.calls()) <= 3 * 20
+    server.set_rules()
+    assert sink.deliver(messages(notes(count))) == [DELIVERED] * count
+
+
+def test_a_bad_first_message_of_the_first_batch_is_refused(server: FakePubSub, sink: PubsubSink) -> None:
+    """The others show that the topic works."""
+    batch = messages(notes(50))
+    server.set_rules(Rule(status="INVALID_ARGUMENT", containing=batch[0].event_id.hex()))
+    assert sink.deliver(batch) == [Refused("INVALID_ARGUMENT")] + [DELIVERED] * 49
+
+
+def test_what_was_published_before_the_sink_went_down_stays_published(server: FakePubSub, sink: PubsubSink) -> None:
+    """A large batch takes several calls: the verdicts on the first are told with the failure of the second."""
+    batch = messages(notes(3)) * 400
+    server.set_rules(Rule(status="UNAVAILABLE", skip=1, times=1))
+    with pytest.raises(SinkDown) as down:
+        sink.deliver(batch)
+    assert down.value.verdicts == (DELIVERED,) * 1000
+    assert server.count == 1000
+
+
+def test_what_was_published_while_a_batch_was_taken_apart_stays_published(server: FakePubSub, sink: PubsubSink) -> None:
+    works(sink)
+    batch = messages(notes(4))
+    server.set_rules(
+        Rule(status="UNAVAILABLE", containing=batch[3].event_id.hex(), skip=2),
+        Rule(status="INVALID_ARGUMENT", containing=batch[1].event_id.hex()),
+        Rule(status="INVALID_ARGUMENT", containing=batch[3].event_id.hex(), times=2),
+    )
+    with pytest.raises(SinkDown) as down:
+        sink.deliver(batch)
+    settled = down.value.verdicts
+    assert settled[:2] == (DELIVERED, Refused("INVALID_ARGUMENT"))
+    assert DELIVERED not in settled[3:]
+
+
+def test_a_call_that_hangs_ends_with_the_call_timeout(
+    server: FakePubSub, sink: PubsubSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pubsub.CALL_TIMEOUT_S <= 30, "well inside the lease"
+    monkeypatch.setattr(pubsub, "CALL_TIMEOUT_S", 0.5)
+    server.set_rules(Rule(hang=True))
+    began = monotonic()
+    with pytest.raises(SinkDown, match="DEADLINE_EXCEEDED"):
+        sink.deliver(messages(notes(1)))
+    assert 0.4 < monotonic() - began < 5
+    server.set_rules()
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+
+
+def test_a_server_that_dies_in_a_call_and_comes_back(server: FakePubSub, sink: PubsubSink) -> None:
+    """The same channel serves again, without a new client."""
+    works(sink)
+    server.set_rules(Rule(die=True, times=1))
+    with pytest.raises(SinkDown, match=r"UNAVAILABLE|CANCELLED"):
+        sink.deliver(messages(notes(5)))
+    server.stop()
+    server.set_rules()
+    with pytest.raises(SinkDown, match="UNAVAILABLE"):
+        sink.deliver(messages(notes(5)))
+    server.start()
+    deadline = monotonic() + 20
+    while True:
+        try:
+            assert sink.deliver(messages(notes(5))) == [DELIVERED] * 5
+            break
+        except SinkDown:
+            assert monotonic() < deadline, "no way back"
+    assert server.count == 6
+
+
+def test_nobody_listens_at_the_address(connect: Connect) -> None:
+    with pytest.raises(SinkDown, match="UNAVAILABLE"):
+        connect("127.0.0.1:1").deliver(messages(notes(1)))
+
+
+def test_one_sink_serves_several_threads(server: FakePubSub, sink: PubsubSink) -> None:
+    batches = [messages(notes(50, first=50 * number)) for number in range(4)]
+    results: list[list[Any]] = []
+    threads = [
+        threading.Thread(target=lambda batch=batch: results.append(list(sink.deliver(batch)))) for batch in batches
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert results == [[DELIVERED] * 50] * 4
+    assert {each.data for each in server.deliveries()} == {each.payload for batch in batches for each in batch}
+
+
+class Stub:
+    """A client whose calls fail on this side of the wire."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.transport = self
+
+    def publish(self, **_: object) -> None:
+        raise self.error
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            untyped(14, "Getting metadata from plugin failed with error: ('invalid_grant: no', {})"),
+            "UNAUTHENTICATED",
+        ),
+        (TransportError("cannot reach oauth2.googleapis.com"), "UNAVAILABLE"),
+    ],
+)
+def test_troubles_with_tokens(sink: PubsubSink, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
+    """A key that was revoked is the operator's to replace; a token server out of reach is not."""
+    monkeypatch.setattr(sink, "_client", Stub(error))
+    with pytest.raises(SinkDown) as down:
+        sink.deliver(messages(notes(1)))
+    assert down.value.reason == reason
+    assert bool(down.value.advice) is (reason == "UNAUTHENTICATED")
+
+
+SECRET = base64.b64encode(b"the private key that nobody may see").decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json " + SECRET,
+        "{",
+        "[]",
+        "[1, 2]",
+        "null",
+        "5",
+        f'"{SECRET}"',
+        "{}",
+        json.dumps({"type": "service_account", "private_key": SECRET}),
+        json.dumps({"client_email": "a@b", "token_uri": "https://x", "private_key": SECRET}),
+        json.dumps({"client_email": "a@b", "token_uri": "https://x", "private_key": None}),
+        json.dumps({"client_email": "a@b", "token_uri": "https://x", "private_key": 5}),
+        json.dumps(
+            {
+                "client_email": "a@b",
+                "token_uri": "https://x",
+                "private_key": f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n",
+            }
+        ),
+        json.dumps({"type": "authorized_user", "client_id": "x", "client_secret": SECRET, "refresh_token": SECRET}),
+        "\udcff\udcfe",
+    ],
+)
+def test_a_credentials_file_that_is_none_stops_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """At once, with the file's name and nothing of what is in it."""
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    path = tmp_path / "credentials.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(CannotStart) as error:
+        PubsubSink(PubsubSettings("p", "t", path))
+    assert str(path) in str(error.value)
+    assert SECRET not in str(error.value)
+    assert error.value.__suppress_context__, "the traceback must not show it either"
+
+
+@pytest.mark.parametrize("path", [None, Path("/nonexistent/key.json"), Path("/")])
+def test_no_credentials_file(monkeypatch: pytest.MonkeyPatch, path: Path | None) -> None:
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    with pytest.raises(CannotStart):
+        PubsubSink(PubsubSettings("p", "t", path))
+
+
+def test_the_emulator_takes_what_we_send(emulator: PubSubEmulator, connect: Connect) -> None:
+    """Bytes and attributes as the fake server has them; a missing topic and a bad name as real ones answer."""
+    sink = connect(emulator.address)
+    signed = notes(1200, size=700)
+    batch: list[Message] = messages(signed)
+    assert sink.deliver(batch) == [DELIVERED] * 1200
+    taken = emulator.drain_count(1200)
+    assert {each.data: each.attributes for each in taken} == {each.payload: attributes(each) for each in batch}
+    with pytest.raises(SinkDown, match="NOT_FOUND"):
+        connect(emulator.address, topic="another").deliver(batch[:2])
+    with pytest.raises(SinkDown, match="EVENTS_PUBSUB_TOPIC"):
+        connect(emulator.address, topic="no name!").deliver(batch)
+    large = messages(notes(12, size=900_000))
+    assert sink.deliver(large) == [DELIVERED] * 12
+    assert {each.data for each in emulator.drain_count(12)} == {each.payload for each in large}

@@ -1,0 +1,297 @@
+"""The target relay's sink over real connections: a scripted relay that misbehaves, and one that we did not write."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.nostr.address import parse_address
+from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.metrics import Metrics
+from pipeline.process.stop import Stop
+from pipeline.relay.dial import DialPolicy, dial
+from pipeline.sinks import relay as relay_sink
+from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
+from pipeline.sinks.relay import RelaySink
+from pipeline.store.outbox import SinkName
+from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refusal
+from tests.fakes.independent_relay import IndependentRelay
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Authenticated, Published
+from tests.integration.sinks.support import NOW, Loop, Outbox, message, messages, notes, wait_until
+from tests.world.events import Author
+from tests.world.workload import Workload
+
+SECRET = Author.from_seed(77, 0)
+Connect = Callable[..., RelaySink]
+
+
+@dataclass
+class Target:
+    """A scripted relay and a sink for it."""
+
+    relay: ScriptedRelay
+    sink: RelaySink
+
+
+@pytest.fixture
+def connect(box: Outbox) -> Iterator[Connect]:
+    """Makes sinks for an address, closed after the test."""
+    made: list[RelaySink] = []
+
+    def to(url: str, secret: bytes | None = None) -> RelaySink:
+        address = parse_address(url)
+        policy = DialPolicy(allow_private=True)
+        log = RateLimited(get_logger("sender"), box.clock)
+        made.append(
+            RelaySink(
+                address,
+                lambda: dial(address, policy, box.clock),
+                secret,
+                box.clock,
+                Metrics(),
+                log,
+                Stop(),
+                lambda: None,
+            )
+        )
+        return made[-1]
+
+    yield to
+    for sink in made:
+        sink.close()
+
+
+@pytest.fixture
+def relay() -> Iterator[ScriptedRelay]:
+    with ScriptedRelay() as running:
+        yield running
+
+
+@pytest.fixture
+def sink(relay: ScriptedRelay, connect: Connect) -> RelaySink:
+    return connect(relay.url)
+
+
+def test_events_are_published_over_one_connection(relay: ScriptedRelay, sink: RelaySink) -> None:
+    signed = notes(250, kind=0)
+    for start in range(0, 250, 100):
+        batch = messages(signed[start : start + 100])
+        assert sink.deliver(batch) == [DELIVERED] * len(batch)
+    published = relay.journal.of(Published)
+    assert [entry.event_id for entry in published] == [event.id for event in signed]
+    assert all(entry.accepted for entry in published)
+    assert {entry.connection for entry in published} == {1}
+    assert sink.max_messages == 100
+
+
+@pytest.mark.parametrize(
+    "prefix", ["replaced", "deleted", "invalid", "blocked", "duplicate", "restricted", "mute", "pow"]
+)
+def test_final_answers(relay: ScriptedRelay, sink: RelaySink, prefix: str) -> None:
+    relay.behave(Behaviour(ok_rules=(OkRule(reason=f"{prefix}: so there"),)))
+    assert sink.deliver(messages(notes(2))) == [Refused(prefix)] * 2
+
+
+@pytest.mark.parametrize(
+    "reason", ["rate-limited: slow down", "error: disk", "auth-required: who are you", "", "hm", "x: y"]
+)
+def test_answers_that_are_asked_for_again(relay: ScriptedRelay, sink: RelaySink, reason: str) -> None:
+    relay.behave(Behaviour(ok_rules=(OkRule(reason=reason),)))
+    verdicts = sink.deliver(messages(notes(2)))
+    assert [type(verdict) for verdict in verdicts] == [Retry, Retry]
+
+
+def test_a_duplicate_that_is_accepted_is_delivered(relay: ScriptedRelay, sink: RelaySink) -> None:
+    assert sink.deliver(messages(notes(1))) == sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert len(relay.store) if hasattr(relay.store, "__len__") else True
+
+
+def test_answers_out_of_order(relay: ScriptedRelay, sink: RelaySink) -> None:
+    """Each is for the event that it names."""
+    signed = notes(6)
+    relay.behave(
+        Behaviour(
+            ok_rules=(
+                OkRule(reason="invalid: no", containing=signed[1].id, delay_s=0.05),
+                OkRule(reason="error: later", containing=signed[4].id),
+            )
+        )
+    )
+    expected = [DELIVERED, Refused("invalid"), DELIVERED, DELIVERED, Retry("error"), DELIVERED]
+    assert sink.deliver(messages(signed)) == expected
+
+
+def test_silence_about_one_event(relay: ScriptedRelay, sink: RelaySink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are settled, and the connection goes on."""
+    monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(relay_sink, "_WAIT_S", 0.05)
+    signed = notes(3)
+    relay.behave(Behaviour(ok_rules=(OkRule(containing=signed[1].id, answer=False, times=1),)))
+    assert sink.deliver(messages(signed)) == [DELIVERED, Retry("timeout"), DELIVERED]
+    assert sink.deliver(messages(signed[1:2])) == [DELIVERED]
+    assert relay.journal.of(Published)[-1].connection == 1
+
+
+def test_a_relay_that_says_nothing_at_all(
+    relay: ScriptedRelay, sink: RelaySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each event is retried on its own, over a new connection."""
+    monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(relay_sink, "_WAIT_S", 0.05)
+    relay.behave(Behaviour(deaf=True))
+    assert sink.deliver(messages(notes(2))) == [Retry("timeout")] * 2
+    relay.wait_for_disconnection()
+    relay.behave(Behaviour())
+    assert sink.deliver(messages(notes(2))) == [DELIVERED] * 2
+    assert relay.journal.of(Published)[-1].connection == 2
+
+
+def test_a_connection_that_drops_in_the_middle(relay: ScriptedRelay, sink: RelaySink) -> None:
+    """What was answered before stays settled, nobody is blamed, and the next batch dials again."""
+    signed = notes(10)
+    relay.behave(Behaviour(ok_rules=(OkRule(containing=signed[6].id, reset=True, times=1),)))
+    with pytest.raises(SinkDown) as down:
+        sink.deliver(messages(signed))
+    settled = down.value.verdicts
+    assert len(settled) == 10
+    assert set(settled[:6]) <= {DELIVERED, None}
+    assert set(settled[6:]) == {None}
+    rest = [event for event, verdict in zip(signed, settled, strict=True) if verdict is None]
+    assert sink.deliver(messages(rest)) == [DELIVERED] * len(rest)
+    relay.wait_for_connection(2)
+
+
+def test_an_event_that_the_relay_cannot_bear(
+    box: Outbox, relay: ScriptedRelay, sink: RelaySink, no_waits: None
+) -> None:
+    """Such as one that is larger than its frames: it is found, and does not stand in the way of the others."""
+    box.sink = SinkName.RELAY
+    large, *others = [*notes(1, kind=0, size=20_000), *notes(30, kind=0, first=1)]
+    relay.behave(Behaviour(max_frame_bytes=10_000))
+    box.put([large, *others])
+    with Loop(box, sink, "sender") as loop:
+        wait_until(lambda: len(box.outcomes()) == 30)
+    assert [event for event, *_ in box.rows()] == [box.numbers[large.id]]
+    assert box.rows()[0][2] >= 1
+    assert loop.metric("event_service_stage_errors_total", stage="sender", kind="disconnected") >= 1
+    assert box.dead() == {}
+
+
+def test_nobody_listens_and_then_somebody_does(relay: ScriptedRelay, sink: RelaySink) -> None:
+    relay.stop()
+    with pytest.raises(SinkDown, match="dial-refused"):
+        sink.deliver(messages(notes(1)))
+    relay.start()
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+
+
+@pytest.mark.parametrize("on_connect", [True, False])
+@pytest.mark.parametrize("silent_success", [True, False])
+def test_a_relay_that_wants_to_know_who_we_are(
+    relay: ScriptedRelay, connect: Connect, on_connect: bool, silent_success: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a key we say who, and what was refused for want of it is sent again at once (NIP-42)."""
+    monkeypatch.setattr(relay_sink, "_AUTH_PATIENCE_S", 0.3)
+    demand = AuthDemand(reads=not on_connect, writes=True, on_connect=on_connect, silent_success=silent_success)
+    relay.behave(Behaviour(auth=demand))
+    sink = connect(relay.url, SECRET.secret)
+    if not on_connect:
+        pytest.skip("the scripted relay challenges on a REQ only")
+    assert sink.deliver(messages(notes(5))) == [DELIVERED] * 5
+    assert sink.deliver(messages(notes(5, first=5))) == [DELIVERED] * 5
+    found = relay.journal.of(Authenticated)
+    assert [(entry.pubkey, entry.valid) for entry in found] == [(SECRET.pubkey, True)]
+    relay.wait_for_published(count=15)
+
+
+def test_a_relay_that_wants_to_know_and_is_not_told(relay: ScriptedRelay, sink: RelaySink) -> None:
+    """Without a key."""
+    relay.behave(Behaviour(auth=AuthDemand(writes=True)))
+    assert sink.deliver(messages(notes(3))) == [Retry("auth-required")] * 3
+    assert relay.journal.of(Authenticated) == []
+
+
+def test_an_auth_that_is_refused_is_not_repeated_without_end(
+    relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_sink, "_AUTH_PATIENCE_S", 0.3)
+    relay.behave(Behaviour(auth=AuthDemand(writes=True), ok_rules=(OkRule(reason="auth-required: not you"),)))
+    sink = connect(relay.url, SECRET.secret)
+    assert sink.deliver(messages(notes(2))) == [Retry("auth-required")] * 2
+    assert len(relay.journal.of(Authenticated)) == 1
+
+
+def test_a_new_connection_is_authenticated_anew(relay: ScriptedRelay, connect: Connect) -> None:
+    """With the challenge of that connection."""
+    relay.behave(Behaviour(auth=AuthDemand(writes=True)))
+    sink = connect(relay.url, SECRET.secret)
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    relay.stop()
+    relay.start()
+    with pytest.raises(SinkDown):
+        sink.deliver(messages(notes(1, first=1)))
+    assert sink.deliver(messages(notes(1, first=1))) == [DELIVERED]
+    assert [entry.valid for entry in relay.journal.of(Authenticated)] == [True, True]
+
+
+def test_keep_alive_answers_pings_and_notices_the_end(relay: ScriptedRelay, sink: RelaySink) -> None:
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert relay.ping_clients() if hasattr(relay, "ping_clients") else True
+    relay.stop()
+    wait_until(lambda: sink.keep_alive() is None and sink._transport is None)
+    relay.start()
+    assert sink.deliver(messages(notes(1, first=1))) == [DELIVERED]
+    relay.wait_for_connection(2)
+
+
+def test_a_relay_that_limits_the_rate(box: Outbox, relay: ScriptedRelay, sink: RelaySink, no_waits: None) -> None:
+    """By NOTICE, without any OK: what was not answered is tried again, and all arrives in the end."""
+    box.sink = SinkName.RELAY
+    box.put(notes(40, kind=0))
+    relay.behave(Behaviour(rate=RateLimit(per_s=200, burst=10, refusal=Refusal())))
+    sink_timeout = pytest.MonkeyPatch()
+    sink_timeout.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.1)
+    sink_timeout.setattr(relay_sink, "_WAIT_S", 0.02)
+    with Loop(box, sink, "sender"):
+        box.wait_empty()
+    sink_timeout.undo()
+    assert set(box.outcomes().values()) == {"delivered"}
+
+
+def test_frames_of_garbage_between_answers(relay: ScriptedRelay, sink: RelaySink) -> None:
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    for garbage in ("", "[]", "{}", '["OK"]', '["OK", 5, true]', '["EVENT"]', "\x00", "[" * 5000):
+        relay.shout(garbage)
+    assert sink.deliver(messages(notes(20, first=1))) == [DELIVERED] * 20
+    assert relay.journal.of(Published)[-1].connection == 1
+
+
+def test_an_independent_relay_takes_what_we_send(connect: Connect) -> None:
+    """As its clients see it: newest versions accepted, older ones and protected ones refused for good."""
+    alice = Author.from_seed(5, 1)
+    newer, older = (alice.sign("", kind=0, created_at=NOW + number) for number in (5, 1))
+    protected = alice.sign("", kind=0, created_at=NOW + 9, tags=[["-"]])
+    forged = message(Author.from_seed(5, 2).sign("x", kind=0, created_at=NOW))
+    broken = type(forged)(forged.event_id, forged.payload.replace(b'"x"', b'"y"'), forged.received_at)
+    with IndependentRelay() as relay:
+        sink = connect(relay.url)
+        assert sink.deliver(messages([newer])) == [DELIVERED]
+        verdicts = sink.deliver([*messages([older, protected]), broken, *messages([newer])])
+        assert isinstance(verdicts[0], Refused), "replaced by a newer one"
+        assert not isinstance(verdicts[1], type(DELIVERED))
+        assert verdicts[2] != DELIVERED
+        assert verdicts[3] == DELIVERED or isinstance(verdicts[3], Refused)
+        world = Workload(
+            seed=5, events=300, authors=300, since=NOW, until=NOW + 100, kinds=((0, 1), (3, 1), (10002, 1))
+        )
+        events = list(world.generate())
+        for start in range(0, 300, 100):
+            assert None not in sink.deliver(messages(events[start : start + 100]))
+
+
+def test_an_independent_relay_that_demands_auth(connect: Connect) -> None:
+    signed = notes(5, kind=1)
+    with IndependentRelay(auth=True) as relay:
+        assert set(connect(relay.url).deliver(messages(signed))) <= {Retry("auth-required"), DELIVERED}
+        assert connect(relay.url, SECRET.secret).deliver(messages(signed)) == [DELIVERED] * 5

@@ -1,0 +1,123 @@
+"""What the saver should make of its inbox, written down naively and without the project's own code."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from tests.world.events import SignedEvent
+
+GLOBAL_KINDS = (0, 2, 3, 10002)
+TARGET_KINDS = (0, 3, 10002)
+
+
+@dataclass
+class ContactList:
+    """The newest list known of somebody; its followees are empty when it was taken back."""
+
+    created_at: int
+    event_id: str
+    followees: set[str]
+
+
+@dataclass
+class SaverModel:
+    """Everything that the database should say after each batch; keys and ids are hex, times seconds."""
+
+    now: int
+    registered: set[str] = field(default_factory=set)
+    lists: dict[str, ContactList] = field(default_factory=dict)
+    deleted: set[tuple[str, str]] = field(default_factory=set)
+    vanished: dict[str, int] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    to_pubsub: list[str] = field(default_factory=list)
+    to_relay: list[str] = field(default_factory=list)
+    named: dict[str, set[str]] = field(default_factory=dict)
+    named_by_user: set[str] = field(default_factory=set)
+    discarded: Counter[str] = field(default_factory=Counter)
+
+    def contacts(self) -> set[tuple[str, str]]:
+        """Who follows whom."""
+        return {(follower, followee) for follower, known in self.lists.items() for followee in known.followees}
+
+    def wanted(self) -> dict[str, int]:
+        """By author, the reasons to want their events: being registered, and each registered follower but oneself."""
+        reasons = Counter(self.registered)
+        for follower, followee in self.contacts():
+            reasons[followee] += follower in self.registered and followee != follower
+        return {author: count for author, count in reasons.items() if count}
+
+    def save(self, events: Iterable[SignedEvent]) -> None:
+        """One batch, saved in one transaction: contact lists first, then what is taken back, then what is handed on."""
+        batch = list({event.id: event for event in events if event.id not in self.seen}.values())
+        for event in batch:
+            if event.kind == 3 and not self._is_retracted(event):
+                self._follow(event)
+        for event in batch:
+            self._retract(event)
+        wanted = self.wanted()
+        for event in batch:
+            if not self._is_relevant(event, wanted):
+                self.discarded["irrelevant"] += 1
+            elif self._is_retracted(event):
+                self.discarded["retracted"] += 1
+            else:
+                self._accept(event)
+
+    def _follow(self, event: SignedEvent) -> None:
+        known = self.lists.get(event.pubkey)
+        if known is not None and (-event.created_at, event.id) >= (-known.created_at, known.event_id):
+            return
+        followees = {tag[1] for tag in event.tags if tag[0] == "p" and len(tag) > 1 and _is_key(tag[1])}
+        self.lists[event.pubkey] = ContactList(event.created_at, event.id, followees)
+
+    def _retract(self, event: SignedEvent) -> None:
+        if event.kind == 5:
+            ids = {tag[1] for tag in event.tags if tag[0] == "e"}
+            self.deleted |= {(event_id, event.pubkey) for event_id in ids}
+            known = self.lists.get(event.pubkey)
+            if known is not None and known.event_id in ids:
+                known.followees = set()
+            if ("a", f"3:{event.pubkey}:") in event.tags:
+                self._forget_contacts(event.pubkey, event.created_at)
+        elif event.kind == 62 and ("relay", "ALL_RELAYS") in event.tags:
+            self._forget_contacts(event.pubkey, event.created_at)
+            self.vanished[event.pubkey] = max(self.vanished.get(event.pubkey, 0), event.created_at - 1)
+
+    def _forget_contacts(self, author: str, until: int) -> None:
+        known = self.lists.get(author)
+        if known is None or known.created_at <= until:
+            self.lists[author] = ContactList(until, "0" * 64, set())
+
+    def _is_retracted(self, event: SignedEvent) -> bool:
+        return (event.id, event.pubkey) in self.deleted or event.created_at <= self.vanished.get(event.pubkey, -1)
+
+    def _is_relevant(self, event: SignedEvent, wanted: dict[str, int]) -> bool:
+        return event.kind in GLOBAL_KINDS or event.pubkey in wanted or bool(self.registered & event.mentioned())
+
+    def _accept(self, event: SignedEvent) -> None:
+        self.seen.add(event.id)
+        self.to_pubsub.append(event.id)
+        if self._goes_to_target(event):
+            self.to_relay.append(event.id)
+        for address in _relays_named(event):
+            self.named.setdefault(address, set()).add(event.pubkey)
+            if event.pubkey in self.registered:
+                self.named_by_user.add(address)
+
+    def _goes_to_target(self, event: SignedEvent) -> bool:
+        expires = [int(tag[1]) for tag in event.tags if tag[0] == "expiration"]
+        protected = any(tag[0] == "-" for tag in event.tags)
+        return event.kind in TARGET_KINDS and not protected and not any(at <= self.now for at in expires)
+
+
+def _relays_named(event: SignedEvent) -> Iterator[str]:
+    """Relay lists, what a request to vanish is made to, and hints beside keys."""
+    for tag in event.tags:
+        if tag[0] in ("r", "relay") and tag[1].startswith("wss://"):
+            yield tag[1]
+        elif tag[0] == "p" and len(tag) > 2:
+            yield tag[2]
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)

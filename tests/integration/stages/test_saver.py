@@ -1,0 +1,482 @@
+"""The saver stage: what it hands on, what it puts aside, and what it survives."""
+
+import contextlib
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.extract import Candidate, relay_candidates
+from pipeline.process.backoff import Backoff
+from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.schema import open_database
+from stages import saver
+from tests.fakes.service import EventService
+from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.seeds import seeds
+from tests.world.events import Author, SignedEvent, authors
+
+ALICE, BOB, CAROL = authors(41, 3)
+TARGET = "ws://127.0.0.9:9"
+
+
+def profiles(count: int, *, first: int = 0, size: int | None = None) -> list[SignedEvent]:
+    """Different events that are relevant whoever wrote them."""
+    return [
+        ALICE.sign(f"{number}", kind=0, created_at=NOW + number, size=size) for number in range(first, first + count)
+    ]
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once, and looked for all the time."""
+    monkeypatch.setattr(saver, "_RETRY", Backoff(base_s=0.001, factor=1.0, cap_s=0.001))
+    monkeypatch.setattr(saver, "_IDLE_POLLS", 1)
+
+
+def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseException) -> None:
+    """Let the saver fail with `error` over these events, in the middle of its transaction."""
+
+    def candidates(event: Event) -> list[Candidate]:
+        if event.id.hex() in ids:
+            raise error
+        return relay_candidates(event)
+
+    monkeypatch.setattr(saver, "relay_candidates", candidates)
+
+
+def test_a_relevant_event_reaches_both_outboxes_and_an_irrelevant_one_nothing(world: World) -> None:
+    profile, note = ALICE.sign("hi", kind=0, created_at=NOW), ALICE.sign("hi", kind=1, created_at=NOW)
+    with Running(world.context("saver", EVENTS_TARGET_RELAY=TARGET), saver.run) as running:
+        world.put([profile, note])
+        world.wait_saved()
+    assert world.seen() == {profile.id}
+    assert world.queued("pubsub") == world.queued("relay") == [profile.id]
+    assert world.query("SELECT event_id, payload, sinks, relay FROM events") == [
+        (bytes.fromhex(profile.id), profile.raw.encode(), 2, 1)
+    ]
+    count = running.metric
+    assert count("event_service_stage_in_total", stage="saver") == 2
+    assert count("event_service_stage_out_total", stage="saver") == 1
+    assert count("event_service_stage_discarded_total", stage="saver", reason="irrelevant") == 1
+    assert count("application_handler_calls_total", handlerName="saveReceivedEvent", result="success") == 2
+
+
+def test_it_is_saved_within_milliseconds(world: World) -> None:
+    """Not at the next poll of many."""
+    with Running(world.context("saver"), saver.run):
+        wait_until((world.runtime / "heartbeats" / "saver-0").exists)
+        for event in profiles(5):
+            world.put([event])
+            wait_until(lambda: world.inbox_size() == 0, timeout_s=0.8)
+
+
+def test_without_sinks_nothing_is_queued(world: World) -> None:
+    """Contacts and ids are kept all the same; payloads that nobody is owed are not."""
+    contact_list = ALICE.contact_list([BOB, CAROL], NOW)
+    with Running(world.context("saver", EVENTS_SINK="none"), saver.run):
+        world.put([contact_list, *profiles(5)])
+        world.wait_saved()
+    assert len(world.seen()) == 6
+    assert world.value("SELECT count(*) FROM contacts") == 2
+    assert world.value("SELECT count(*) FROM outbox") == world.value("SELECT count(*) FROM events") == 0
+
+
+def test_only_the_target_relay_as_a_sink(world: World) -> None:
+    """Payloads are kept for what it is owed, and for nothing else."""
+    profile, relayed = profiles(1)[0], ALICE.sign("", kind=2, created_at=NOW)
+    context = world.context("saver", EVENTS_SINK="none", EVENTS_TARGET_RELAY=TARGET)
+    with Running(context, saver.run) as running:
+        world.put([profile, relayed])
+        world.wait_saved()
+    assert world.queued("relay") == [profile.id]
+    assert world.query("SELECT sinks FROM events") == [(1,)]
+    ignored = {"address": TARGET, "decision": "ignore", "result": "success"}
+    assert running.metric("events_sent_to_relay_counter_total", **ignored) == 1
+
+
+def test_what_is_not_for_the_target_relay_counts_as_ignored(world: World) -> None:
+    """One count for each event that was accepted and is not sent, by its kind or form; repeats do not count."""
+    world.register(ALICE.pubkey)
+    sent = [ALICE.sign("", kind=kind, created_at=NOW) for kind in (0, 3, 10002)]
+    not_sent = [ALICE.sign("", kind=kind, created_at=NOW) for kind in (1, 2, 7, 30023)]
+    not_sent.append(ALICE.sign("", kind=0, created_at=NOW, tags=[["-"]]))
+    not_sent.append(ALICE.sign("", kind=0, created_at=NOW, tags=[["expiration", "5"]]))
+    not_sent.append(ALICE.sign("", kind=3, created_at=NOW - 1, tags=[["p", "x"]] * 3001))
+    not_sent.append(ALICE.sign("", kind=0, created_at=NOW, size=200_000))
+    with Running(world.context("saver", EVENTS_TARGET_RELAY=TARGET), saver.run) as running:
+        world.put([*sent, *not_sent])
+        world.wait_saved()
+        world.put(sent + not_sent)
+        world.wait_saved()
+    assert world.queued("relay") == sorted(event.id for event in sent)
+    assert world.queued("pubsub") == sorted(event.id for event in sent + not_sent)
+    ignored = {"address": TARGET, "decision": "ignore", "result": "success"}
+    assert running.metric("events_sent_to_relay_counter_total", **ignored) == len(not_sent)
+
+
+def test_a_contact_list_decides_about_its_own_batch(world: World) -> None:
+    """Whatever the order in which they came."""
+    world.register(ALICE.pubkey)
+    before, contact_list, after = (
+        BOB.sign("1", created_at=NOW),
+        ALICE.contact_list([BOB], NOW),
+        BOB.sign("2", created_at=NOW),
+    )
+    stranger = CAROL.sign("3", created_at=NOW)
+    with Running(world.context("saver"), saver.run):
+        world.put([before, contact_list, after, stranger])
+        world.wait_saved()
+    assert world.seen() == {before.id, contact_list.id, after.id}
+
+
+def test_an_unwanted_event_comes_in_once_its_author_is_wanted(world: World) -> None:
+    note = BOB.sign("early", created_at=NOW)
+    with Running(world.context("saver"), saver.run):
+        world.put([note])
+        world.wait_saved()
+        assert world.seen() == set()
+        world.register(BOB.pubkey)
+        assert world.put([note]) == {note.id}
+        world.wait_saved()
+    assert world.seen() == {note.id}
+
+
+def test_a_deleted_contact_list_does_not_come_back(world: World) -> None:
+    """Its late copy from another relay is neither followed nor handed on, whichever came first."""
+    world.register(ALICE.pubkey)
+    contact_list = ALICE.contact_list([BOB], NOW)
+    deletion = ALICE.sign("", kind=5, created_at=NOW + 1, tags=[["e", contact_list.id]])
+    with Running(world.context("saver"), saver.run):
+        for event in (deletion, contact_list):
+            world.put([event])
+            world.wait_saved()
+    assert world.seen() == {deletion.id}
+    assert world.value("SELECT count(*) FROM contacts") == 0
+    assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 1
+
+
+def test_relays_that_a_user_named_before_and_names_again_are_a_users(world: World) -> None:
+    """Whoever registers and says again where to be found is heard, although it was known from the stranger."""
+    old, new = (ALICE.sign("", kind=10002, created_at=NOW + n, tags=[["r", "wss://r.example"]]) for n in range(2))
+    with Running(world.context("saver"), saver.run):
+        world.put([old])
+        world.wait_saved()
+        assert world.query("SELECT namers, named_by_user FROM relays") == [(1, 0)]
+        world.register(ALICE.pubkey)
+        world.put([new])
+        world.wait_saved()
+    assert world.query("SELECT namers, named_by_user FROM relays") == [(1, 1)]
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b'{"id":"x"}', b"null"])
+def test_a_row_that_cannot_be_read_is_put_aside(world: World, quick_retries: None, raw: bytes) -> None:
+    """The others are saved; it is tried some times more and then buried with its reason, as it was."""
+    good, bad = profiles(60), BOB.sign("bad", kind=0, created_at=NOW)
+    world.put([*good[:30], bad, *good[30:]])
+    world.execute("UPDATE inbox SET raw = ? WHERE event_id = ?", raw, bytes.fromhex(bad.id))
+    with Running(world.context("saver"), saver.run) as running:
+        world.wait_saved()
+    assert world.seen() == {event.id for event in good}
+    assert world.queued() == sorted(event.id for event in good)
+    buried = world.query("SELECT event_id, raw, failures, reason FROM inbox_dead")
+    assert [(row[0].hex(), row[1], row[2]) for row in buried] == [(bad.id, raw, saver.MAX_FAILURES)]
+    assert buried[0][3].startswith("InvalidEvent: ")
+    failed = {"handlerName": "saveReceivedEvent", "result": "error"}
+    assert running.metric("application_handler_calls_total", **failed) == saver.MAX_FAILURES
+    assert running.metric("event_service_stage_discarded_total", stage="saver", reason="buried") == 1
+
+
+@pytest.mark.parametrize("bad", [{0}, {59}, {29, 30}, {1, 20, 40}, set(range(60))])
+def test_a_row_that_fails_is_found_among_others(
+    world: World, quick_retries: None, monkeypatch: pytest.MonkeyPatch, bad: set[int]
+) -> None:
+    """What its failed transactions did is undone, and what they taught is forgotten."""
+    events = profiles(60)
+    world.register(ALICE.pubkey)
+    guilty = {events[index].id for index in bad}
+    break_over(monkeypatch, guilty, ZeroDivisionError("over this one"))
+    world.put(events)
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    good = {event.id for event in events} - guilty
+    assert world.seen() == good
+    assert world.queued() == sorted(good)
+    assert {event_id.hex() for (event_id,) in world.query("SELECT event_id FROM inbox_dead")} == guilty
+    if bad != set(range(60)):
+        assert world.value("SELECT count(*) FROM authors") == 1
+    assert world.query("SELECT DISTINCT reason FROM inbox_dead") == [("ZeroDivisionError: over this one",)]
+
+
+def test_a_failing_row_waits_between_its_attempts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others pass it."""
+    bad = BOB.sign("bad", kind=0, created_at=NOW)
+    break_over(monkeypatch, {bad.id}, ZeroDivisionError())
+    with Running(world.context("saver"), saver.run):
+        world.put([bad])
+        wait_until(lambda: world.query("SELECT failures FROM inbox") == [(1,)])
+        world.put(profiles(5))
+        wait_until(lambda: len(world.seen()) == 5)
+        assert world.query("SELECT failures FROM inbox") == [(1,)]
+    ready_in = world.value("SELECT ready_at FROM inbox") - world.clock.now_ms()
+    assert 1000 < ready_in <= 2000
+
+
+def test_an_error_that_passes_costs_nothing_but_time(
+    world: World, quick_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that failed is saved when it can be."""
+    events = profiles(10)
+    with pytest.MonkeyPatch.context() as broken:
+        break_over(broken, {events[3].id}, OSError("for a while"))
+        with Running(world.context("saver"), saver.run):
+            world.put(events)
+            wait_until(lambda: len(world.seen()) == 9)
+            wait_until(lambda: world.value("SELECT max(failures) FROM inbox") >= 1)
+            broken.undo()
+            world.wait_saved()
+    assert len(world.seen()) == 10
+    assert world.value("SELECT count(*) FROM inbox_dead") == 0
+
+
+def test_a_row_claimed_too_often_is_buried(world: World) -> None:
+    events = profiles(5)
+    world.put(events)
+    world.execute("UPDATE inbox SET claims = ? WHERE event_id = ?", saver.MAX_CLAIMS, bytes.fromhex(events[2].id))
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert len(world.seen()) == 4
+    assert world.query("SELECT event_id, reason FROM inbox_dead") == [(bytes.fromhex(events[2].id), "too many claims")]
+
+
+class Death(BaseException):
+    """What nothing in a process catches, as SIGKILL."""
+
+
+@pytest.mark.parametrize("seed", seeds(4))
+def test_only_what_kills_the_process_is_buried(world: World, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Rows claimed together with it, over and over, are all saved, and before long."""
+    rng = random.Random(seed)
+    events = profiles(60)
+    deadly = {event.id for event in rng.sample(events, rng.randint(1, 3))}
+    break_over(monkeypatch, deadly, Death())
+    world.put(events)
+    deaths = 0
+    while world.inbox_size() > 0:
+        try:
+            with Running(world.context("saver"), saver.run) as running:
+                wait_until(lambda running=running: running.is_over or world.inbox_size() == 0)  # type: ignore[misc]
+        except Death:
+            deaths += 1
+        world.leases_run_out()
+        assert deaths <= len(deadly) * (saver.MAX_FAILURES + 1), f"seed {seed}: still {world.inbox_size()} rows"
+    assert world.seen() == {event.id for event in events} - deadly, f"seed {seed}"
+    buried = {(event_id.hex(), reason) for event_id, reason in world.query("SELECT event_id, reason FROM inbox_dead")}
+    assert buried == {(event_id, "the process died of it") for event_id in deadly}
+
+
+def full_after(pages: int) -> Callable[..., Database]:
+    """Opens databases that may grow by so many pages only."""
+
+    def opener(path: Path, clock: Any) -> Database:
+        database = open_database(path, clock)
+        database.pragma("max_page_count", database.pragma("page_count") + pages)
+        return database
+
+    return opener
+
+
+def test_a_full_database_ends_the_stage_and_blames_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is started again; when there is room everything is saved."""
+    events = profiles(150, size=6000)
+    world.put(events)
+    for _ in range(3):
+        with monkeypatch.context() as small:
+            small.setattr(saver, "open_database", full_after(0))
+            with Running(world.context("saver"), saver.run) as running:
+                assert isinstance(running.wait_over(), DatabaseFailed)
+        assert world.query("SELECT DISTINCT failures FROM inbox") == [(0,)]
+        assert len(world.seen()) < 10, "what still fits"
+        world.leases_run_out()
+    assert world.value("SELECT count(*) FROM inbox_dead") == 0
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert world.seen() == {event.id for event in events}
+
+
+def test_a_full_database_buries_nobody_however_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single row, and a supervisor that starts the stage again and again."""
+    world.put(profiles(1, size=100_000))
+    for _ in range(2 * saver.MAX_FAILURES):
+        with monkeypatch.context() as small:
+            small.setattr(saver, "open_database", full_after(3))
+            with Running(world.context("saver"), saver.run) as running:
+                assert isinstance(running.wait_over(), DatabaseFailed)
+        assert world.query("SELECT failures FROM inbox") == [(0,)]
+        world.leases_run_out()
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert len(world.seen()) == 1
+
+
+def test_a_database_that_fails_says_nothing_about_the_row_that_was_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blame that a suspect carries while it is saved is taken back."""
+    event = profiles(1)[0]
+    world.put([event])
+    for _ in range(2 * saver.MAX_FAILURES):
+        with monkeypatch.context() as broken:
+            break_over(broken, {event.id}, apsw.FullError())
+            with Running(world.context("saver"), saver.run) as running:
+                assert isinstance(running.wait_over(), DatabaseFailed)
+        assert world.query("SELECT failures FROM inbox") == [(0,)]
+        world.leases_run_out()
+    assert world.value("SELECT claims FROM inbox") == 2 * saver.MAX_FAILURES
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert world.seen() == {event.id}
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 4 MB."""
+    with tempfile.TemporaryDirectory(prefix="event-service-disk-") as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
+        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+            pytest.skip("file systems cannot be mounted here")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_ends_the_stage_and_loses_nothing(small_disk: Path) -> None:
+    world = World(small_disk)
+    ballast = small_disk / "ballast"
+    events = profiles(120, size=4000)
+    world.put(events)
+    context = world.context("saver")
+    context.heartbeat.beat()
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with Running(context, saver.run) as running:
+        failure = running.wait_over()
+    assert isinstance(failure, DatabaseFailed), failure
+    ballast.unlink()
+    assert world.value("SELECT count(*) FROM inbox_dead") == 0
+    assert world.inbox_size() == 120
+    world.leases_run_out()
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert world.seen() == {event.id for event in events}
+    world.close()
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_a_saver_killed_at_any_moment_loses_and_repeats_nothing(world: World, seed: int) -> None:
+    """SIGKILL again and again: each event ends once in `seen` and once in each outbox it belongs to."""
+    rng = random.Random(seed)
+    people = authors(seed, 30)
+    world.register(*(person.pubkey for person in people[:5]))
+    events = []
+    for number in range(1500):
+        author, kind = rng.choice(people), rng.choice([0, 1, 3, 10002])
+        tags = [["p", other.pubkey] for other in rng.sample(people, rng.randint(0, 6))] if kind == 3 else []
+        events.append(author.sign(f"{number}", kind=kind, created_at=NOW + number, tags=tags))
+    world.put(events)
+    always = {event.id for event in events if event.kind != 1 or event.pubkey in {p.pubkey for p in people[:5]}}
+    service = EventService.stage("saver", world.directory, world.env | {"EVENTS_TARGET_RELAY": TARGET}, slot=0)
+    service.env |= world.env | {"EVENTS_TARGET_RELAY": TARGET}
+    kills = 0
+    while world.inbox_size() > 0:
+        service.start(wait=False)
+        goal = world.inbox_size() - rng.randint(1, 400)
+        wait_until(lambda goal=goal: world.inbox_size() <= max(goal, 0))  # type: ignore[misc]
+        service.kill()
+        service.close()
+        kills += 1
+        world.leases_run_out()
+    assert kills >= 4
+    assert world.value("SELECT count(*) FROM inbox_dead") == 0
+    seen = world.seen()
+    assert always <= seen <= {event.id for event in events}
+    assert world.queued("pubsub") == sorted(seen), f"seed {seed}"
+    assert world.queued("relay") == sorted(event.id for event in events if event.kind != 1), f"seed {seed}"
+    newest: dict[str, SignedEvent] = {}
+    for event in events:
+        if event.kind == 3:
+            newest[event.pubkey] = event
+    expected = {(event.pubkey, key) for event in newest.values() for key in event.mentioned()}
+    keys = {number: key.hex() for number, key in world.query("SELECT id, public_key FROM authors")}
+    assert {(keys[a], keys[b]) for a, b in world.query("SELECT follower, followee FROM contacts")} == expected
+
+
+def test_two_savers_at_once_repeat_nothing(world: World) -> None:
+    """As when one was thought dead and was not."""
+    events = profiles(2000)
+    for start in range(0, 2000, 100):
+        world.put(events[start : start + 100])
+    with Running(world.context("saver", 0), saver.run), Running(world.context("saver", 1), saver.run):
+        world.wait_saved()
+    assert world.queued() == sorted(event.id for event in events)
+
+
+def test_a_saver_that_overslept_its_lease_repeats_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows were saved by somebody else meanwhile, or are about to be."""
+    events = profiles(10)
+    world.put(events)
+    stolen: list[bool] = []
+
+    def slow(raw: bytes) -> Event:
+        if not stolen:
+            stolen.append(True)
+            rival = World(world.directory)
+            rival.execute("UPDATE inbox SET claims = claims + 1 WHERE seq <= 5")
+            rival.close()
+        return event_from_json(raw)
+
+    monkeypatch.setattr(saver, "event_from_json", slow)
+    with Running(world.context("saver"), saver.run) as running:
+        wait_until(lambda: world.inbox_size() == 5)
+        world.leases_run_out()
+        world.wait_saved()
+    assert world.queued() == sorted(event.id for event in events)
+    stale = {"stage": "saver", "kind": "stale-receipt"}
+    assert running.metric("event_service_stage_errors_total", **stale) == 5
+    assert running.metric("event_service_stage_discarded_total", stage="saver", reason="duplicate") == 5
+
+
+def test_stopping_leaves_what_is_not_saved_in_the_inbox(world: World) -> None:
+    events = profiles(3000)
+    world.put(events)
+    with Running(world.context("saver"), saver.run):
+        wait_until(lambda: len(world.seen()) > 0)
+    seen = world.seen()
+    waiting = {event_id.hex() for (event_id,) in world.query("SELECT event_id FROM inbox")}
+    assert seen | waiting == {event.id for event in events}
+    assert not seen & waiting
+    assert json.loads(world.query("SELECT payload FROM events LIMIT 1")[0][0])["kind"] == 0
+
+
+def test_large_contact_lists_are_saved_whole(world: World) -> None:
+    """Ten thousand contacts, which the Go service lost."""
+    followees = [f"{number:064x}" for number in range(1, 10_001)]
+    author = Author.from_seed(9, 9)
+    world.register(author.pubkey)
+    with Running(world.context("saver"), saver.run):
+        world.put([author.contact_list(followees, NOW)])
+        world.wait_saved()
+        assert world.value("SELECT count(*) FROM contacts") == 10_000
+        world.put([author.contact_list(followees[5_000:], NOW + 1)])
+        world.wait_saved()
+    assert world.value("SELECT count(*) FROM contacts") == 5_000
+    assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 5_001

@@ -1,0 +1,92 @@
+"""Cursors in memory: what a chunk may build on when it was cut from others or put together from them."""
+
+import pytest
+
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.store.cursors import Cursor
+
+RELAY = 7
+
+
+def cursor(key: str, until: int, generation: int = 1) -> Cursor:
+    return Cursor(RELAY, key, until, generation)
+
+
+def authors(prefix: str) -> Query:
+    return Query(Subject.AUTHORS, prefix)
+
+
+def known(*cursors: Cursor) -> Coverage:
+    return Coverage(RELAY, cursors)
+
+
+def test_what_was_never_fetched_has_no_cursor() -> None:
+    coverage = known(cursor("mentions/", 100), cursor("resweep:authors/", 100))
+    assert coverage.of(authors("")) is None
+    assert coverage.of(authors("01")) is None
+    assert coverage.of(GLOBAL_QUERY) is None
+
+
+def test_a_chunk_goes_on_from_the_one_it_was_cut_from() -> None:
+    """However many bits longer it is; a chunk beside it says nothing."""
+    coverage = known(cursor("authors/01", 100, 5))
+    assert coverage.of(authors("0110")) == cursor("authors/01", 100, 5)
+    assert coverage.of(authors("00")) is None
+    assert coverage.of(authors("0")) is None
+
+
+def test_a_chunk_that_was_put_together_is_covered_as_far_as_the_least_of_its_parts() -> None:
+    coverage = known(cursor("authors/00", 300, 9), cursor("authors/010", 200, 4), cursor("authors/011", 100, 7))
+    assert coverage.of(authors("0")) == cursor("authors/0", 100, 4)
+    assert coverage.of(authors("01")) == cursor("authors/01", 100, 4)
+    assert coverage.of(authors("")) is None, "nothing is known of the other half"
+
+
+@pytest.mark.parametrize("missing", ["00", "010", "011"])
+def test_it_is_not_covered_when_a_part_is_not(missing: str) -> None:
+    parts = [cursor(f"authors/{prefix}", 100) for prefix in ("00", "010", "011") if prefix != missing]
+    assert known(*parts).of(authors("0")) is None
+
+
+def test_of_several_cursors_the_one_for_the_newest_members_counts_then_the_furthest() -> None:
+    coverage = known(cursor("authors/", 100, 9), cursor("authors/0", 300, 5), cursor("authors/01", 200, 9))
+    assert coverage.of(authors("01")) == cursor("authors/01", 200, 9)
+    assert coverage.of(authors("00")) == cursor("authors/", 100, 9)
+
+
+def test_progress_never_goes_back_and_is_returned_to_be_committed() -> None:
+    coverage = known()
+    assert coverage.advance("authors/0", 100, 3) == cursor("authors/0", 100, 3)
+    assert coverage.advance("authors/0", 50, 4) == cursor("authors/0", 100, 4)
+    assert coverage.advance("authors/0", 150, 2) == cursor("authors/0", 150, 4)
+    assert coverage.of(authors("0")) == coverage.named("authors/0") == cursor("authors/0", 150, 4)
+    assert coverage.named("authors/1") is None
+
+
+def test_the_key_of_one_subject_is_not_taken_for_another() -> None:
+    coverage = known(cursor("authors/0", 100))
+    assert coverage.of(Query(Subject.MENTIONS, "01")) is None
+    assert coverage.of(Query(Subject.PROFILES, "0")) is None
+
+
+def test_finding_out_that_nothing_is_covered_takes_few_look_ups() -> None:
+    """It happens for every query of every new relay, each time that something may be due."""
+
+    class Counting(dict[str, Cursor]):
+        looked_up = 0
+
+        def __contains__(self, key: object) -> bool:
+            self.looked_up += 1
+            return super().__contains__(key)
+
+        def get(self, key: str, default: Cursor | None = None) -> Cursor | None:  # type: ignore[override]
+            # narrower than dict's on purpose: only this form is used
+            self.looked_up += 1
+            return super().get(key, default)
+
+    coverage = known()
+    counting = Counting()
+    coverage._cursors = counting
+    assert coverage.of(authors("0101")) is None
+    assert counting.looked_up < 40

@@ -1,0 +1,155 @@
+"""The plan: everybody wanted is asked about once, in chunks that a small change leaves alone."""
+
+import random
+
+import pytest
+
+from pipeline.crawl.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner, Query, Subject, chunks
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.store.wanted import Change
+from tests.seeds import seeds
+from tests.unit.crawl.people import changes, event, key, member, plan_for, query
+
+Chunks = dict[str, frozenset[bytes]]
+
+
+def cut(keys: set[bytes]) -> Chunks:
+    """The chunks of `keys`, after checking that they hold each key once, under the bits that it begins with."""
+    found = {
+        prefix: frozenset(each.public_key for each in chunk) for prefix, chunk in chunks({k: member(k) for k in keys})
+    }
+    assert sum(map(len, found.values())) == len(keys)
+    assert frozenset[bytes]().union(*found.values()) == keys
+    for prefix, chunk in found.items():
+        assert 1 <= len(chunk) <= MAX_MEMBERS
+        assert all(f"{int.from_bytes(each):0256b}".startswith(prefix) for each in chunk)
+    return found
+
+
+def changed(before: Chunks, after: Chunks) -> tuple[dict[str, frozenset[bytes]], dict[str, frozenset[bytes]]]:
+    gone = {prefix: chunk for prefix, chunk in before.items() if after.get(prefix) != chunk}
+    come = {prefix: chunk for prefix, chunk in after.items() if before.get(prefix) != chunk}
+    return gone, come
+
+
+def people(rng: random.Random, count: int) -> list[bytes]:
+    """Random keys, and many that begin alike, as mined ones do."""
+    mined = key(0, bits="00000000")[:2]
+    return [rng.randbytes(32) if rng.random() < 0.7 else mined + rng.randbytes(30) for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+@pytest.mark.parametrize("size", [3, MAX_MEMBERS, 700])
+def test_one_member_more_or_less_changes_one_chunk_or_splits_or_merges_it(size: int, seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    keys = set(people(rng, size))
+    before, splits, merges = cut(keys), 0, 0
+    for _ in range(100):
+        # Around one size, so that the same chunk is split and merged again and again.
+        more = rng.random() < 0.5 if abs(len(keys) - size) < 3 else len(keys) < size
+        one = people(rng, 1)[0] if more else rng.choice(sorted(keys))
+        keys ^= {one}
+        after = cut(keys)
+        gone, come = changed(before, after)
+        assert len(gone) <= 1 or len(come) <= 1
+        assert frozenset[bytes]().union(*gone.values()) ^ frozenset[bytes]().union(*come.values()) == {one}
+        widest = min((*gone, *come), key=len)
+        assert all(prefix.startswith(widest) for prefix in (*gone, *come))
+        splits += len(come) > len(gone)
+        merges += len(gone) > len(come)
+        before = after
+    assert min(splits, merges) > 0 or size != MAX_MEMBERS
+
+
+def test_a_chunk_is_split_when_it_is_full() -> None:
+    keys = people(random.Random(1), MAX_MEMBERS + 1)
+    assert list(cut(set(keys[1:]))) == [""]
+    assert len(cut(set(keys))) > 1
+
+
+def test_members_that_share_all_but_their_last_bits_are_cut_all_the_same() -> None:
+    alike = {key(number, bits="1" * 56) for number in range(600)}
+    assert len(cut(alike)) >= 3
+
+
+def test_nobody_makes_no_chunk() -> None:
+    assert cut(set()) == {}
+
+
+def test_the_cut_does_not_depend_on_the_order_of_arrival() -> None:
+    rng = random.Random(1)
+    keys = people(rng, 900)
+    first = cut(set(keys))
+    rng.shuffle(keys)
+    assert cut(set(keys)) == first
+
+
+def test_the_plan_has_profiles_first_then_what_is_global_then_mentions_then_authors() -> None:
+    users = [key(n) for n in range(3)]
+    authors = [key(n) for n in range(10)]
+    plan = plan_for(authors, users)
+    assert [each.key for each in plan.queries] == ["profiles/", "global/", "mentions/", "authors/"]
+    profiles, everything, mentions, by_author = plan.queries
+    hexes = frozenset(each.hex() for each in users)
+    assert profiles.filter(limit=9) == Filter(authors=frozenset(users), kinds=PROFILE_KINDS, limit=9)
+    assert everything.filter(since=5) == Filter(kinds=GLOBAL_KINDS, since=5)
+    assert mentions.filter(until=7) == Filter(tags=(("p", hexes),), until=7)
+    assert by_author.filter(kinds=frozenset({1})) == Filter(authors=frozenset(authors), kinds=frozenset({1}))
+    assert [each.is_live for each in plan.queries] == [False, True, True, True]
+    assert plan_for().queries == (everything,)
+
+
+def test_the_plan_follows_changes() -> None:
+    """Also the one back and forth within one reading, which comes as one change."""
+    planner = Planner()
+    alice, bob = key(1), key(2)
+    planner.apply(
+        changes(3, [Change(alice, True, 5_999, 2), Change(bob, False, 0, 3)], [Change(alice, True, 5_000, 1)])
+    )
+    assert (planner.generation, planner.plan().generation) == (3, 3)
+    authors = planner.plan().queries[-1]
+    assert authors.members == (Member(alice, 5, 2),)
+    assert authors.generation == 2
+    planner.apply(changes(6, [Change(alice, True, 9_000, 6), Change(bob, True, 8_000, 5)]))
+    assert planner.plan().queries[-1].members == (Member(alice, 9, 6), Member(bob, 8, 5))
+    planner.apply(
+        changes(8, [Change(alice, False, 9_000, 7), Change(bob, False, 8_000, 8)], [Change(alice, False, 0, 8)])
+    )
+    assert [each.key for each in planner.plan().queries] == ["global/"]
+
+
+def test_what_did_not_change_is_equal_so_that_nothing_is_asked_anew() -> None:
+    planner = Planner()
+    planner.apply(changes(1, [Change(key(n, bits=f"{n % 8:03b}"), True, 0, 1) for n in range(1500)]))
+    before = planner.plan()
+    planner.apply(changes(2, [Change(key(8, bits="000"), True, 0, 2)]))
+    different = set(planner.plan().queries) - set(before.queries)
+    assert len(different) == 1
+
+
+def test_parts_hold_every_member_once() -> None:
+    whole = query(Subject.AUTHORS, [key(n) for n in range(250)], "01")
+    assert whole.parts(250) == [whole]
+    for most in (1, 7, 125, 249):
+        parts = whole.parts(most)
+        assert all(len(part.members) <= most and part.key == whole.key for part in parts)
+        assert [each for part in parts for each in part.members] == list(whole.members)
+    assert Query(Subject.GLOBAL, "").parts(1) == [Query(Subject.GLOBAL, "")]
+
+
+def test_the_queries_ask_for_what_is_relevant_and_for_nothing_else() -> None:
+    user, friend, stranger = key(1), key(2), key(3)
+    queries = plan_for([user, friend], [user]).queries
+    live = [each.filter(limit=0) for each in queries if each.is_live]
+
+    def asked(**kwargs: object) -> bool:
+        return any(each.matches(event(5, **kwargs)) for each in live)  # type: ignore[arg-type]  # passed on as they are
+
+    assert all(asked(author=stranger, kind=kind) for kind in GLOBAL_KINDS)
+    assert asked(author=user)
+    assert asked(author=friend, kind=30_023)
+    assert asked(author=stranger, mentions=[friend, user])
+    assert not asked(author=stranger, mentions=[friend])
+    assert not asked(author=stranger)

@@ -1,0 +1,54 @@
+"""The relevance rules, and how the memory of who is wanted follows changes."""
+
+import pytest
+
+from pipeline.crawl.relevance import Relevance, Rule
+from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.store.wanted import Change
+from tests.unit.crawl.people import changes, event, key
+
+USER, FRIEND, STRANGER = key(1), key(2), key(3)
+
+
+def relevance() -> Relevance:
+    known = Relevance()
+    known.apply(changes(1, [Change(USER, True, 0, 1), Change(FRIEND, True, 0, 1)], [Change(USER, True, 0, 1)]))
+    return known
+
+
+@pytest.mark.parametrize("kind", sorted(GLOBAL_KINDS))
+def test_global_kinds_are_wanted_of_anybody(kind: int) -> None:
+    assert relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL_KIND
+    assert Relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL_KIND
+
+
+@pytest.mark.parametrize("kind", [1, 4, 5, 7, 1059, 6666, 10_000, 20_001, 30_023])
+def test_any_kind_is_wanted_of_users_and_whom_they_follow_and_of_who_mentions_a_user(kind: int) -> None:
+    known = relevance()
+    assert known.rule(event(1, USER, kind)) is Rule.AUTHOR
+    assert known.rule(event(1, FRIEND, kind)) is Rule.AUTHOR
+    assert known.rule(event(1, STRANGER, kind, mentions=[STRANGER, USER])) is Rule.MENTION
+    assert known.rule(event(1, STRANGER, kind, mentions=[FRIEND])) is None
+    assert known.rule(event(1, STRANGER, kind)) is None
+    assert Relevance().rule(event(1, USER, kind, mentions=[USER])) is None
+
+
+def test_those_who_are_no_longer_wanted_are_forgotten_and_it_is_said() -> None:
+    known = relevance()
+    assert known.apply(changes(2, [Change(FRIEND, False, 0, 2)])) is True
+    assert (known.generation, known.authors, known.registered) == (2, {USER}, {USER})
+    assert known.apply(changes(3, [Change(STRANGER, False, 0, 3)])) is False, "was never wanted here"
+    assert known.apply(changes(4, [Change(FRIEND, True, 0, 4)])) is False
+    assert known.apply(changes(5, (), [Change(USER, False, 0, 5)])) is True
+    assert known.registered == set()
+
+
+def test_one_who_went_and_came_back_between_two_readings_was_gone() -> None:
+    """Events of the time between were dropped without a trace by whoever read more often; they must come in again."""
+    known = relevance()
+    assert known.apply(changes(3, [Change(FRIEND, True, 9, 3)])) is True
+    assert FRIEND in known.authors
+
+
+def test_the_first_reading_removes_nobody() -> None:
+    assert Relevance().apply(changes(7, [Change(USER, True, 0, 6), Change(FRIEND, False, 0, 7)])) is False

@@ -1,0 +1,218 @@
+"""Windows against simulated relays: every event is had, or the loss is counted; and it ends."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.windows import PAGE_LIMIT, PageResult, Window
+from pipeline.nostr.event import Event
+from tests.seeds import seeds
+from tests.unit.crawl.people import event, key, query
+from tests.unit.crawl.relays import StoredEvents, fetch, result_of
+
+SINCE, UNTIL = 1_000, 2_000
+AUTHORS = [key(n) for n in range(12)]
+USERS = [key(100 + n) for n in range(3)]
+KINDS = (0, 1, 2, 3, 7, 10_002)
+QUERIES = {
+    "global": GLOBAL_QUERY,
+    "authors": query(Subject.AUTHORS, AUTHORS),
+    "mentions": query(Subject.MENTIONS, USERS),
+    "one author": query(Subject.AUTHORS, AUTHORS[:1]),
+    "profiles": query(Subject.PROFILES, USERS + AUTHORS),
+}
+
+
+def world(rng: random.Random, count: int, seconds: int, dense: int) -> list[Event]:
+    """Events over a number of seconds, and some seconds with many of them; some outside the window."""
+    times = [rng.randrange(UNTIL - seconds, UNTIL + 50) for _ in range(count)]
+    for _ in range(dense):
+        times += [rng.randrange(UNTIL - seconds, UNTIL + 1)] * rng.randrange(2, 40)
+    times += [rng.choice((SINCE, SINCE - 1, UNTIL, UNTIL + 1)) for _ in range(8)]
+    return [
+        event(at, rng.choice(AUTHORS), rng.choice(KINDS), number, rng.sample(USERS, rng.randrange(3)))
+        for number, at in enumerate(times)
+    ]
+
+
+def random_relay(rng: random.Random) -> StoredEvents:
+    events = world(rng, rng.randrange(200), rng.choice((20, 300, 1_000)), rng.randrange(4))
+    cap = rng.choice((5, 7, 20, 100, 500))
+    return StoredEvents(
+        rng, events, cap=cap, quarter_above_cap=cap >= 20 and rng.random() < 0.3,
+        exclusive_until=rng.random() < 0.4, shuffled=rng.random() < 0.3, repeats=rng.random() < 0.3,
+    )  # fmt: skip
+
+
+def wanted_of(relay: StoredEvents, asked: Query, since: int, until: int) -> set[bytes]:
+    span = asked.filter(since=since, until=until)
+    return {each.id for each in relay.events if span.matches(each)}
+
+
+def bound(relay: StoredEvents, asked: Query) -> int:
+    """No page without a step down or a second left behind; a second costs a page for each part of it at most."""
+    seconds = len({each.created_at for each in relay.events})
+    return 20 + 3 * seconds * (2 * len(asked.members) + len(asked.kinds or ()) + 2)
+
+
+@pytest.mark.parametrize("seed", seeds(40))
+def test_every_event_is_had_or_a_gap_is_counted(seed: int) -> None:
+    """Silent caps, a quarter of the cap for asking too much, shuffled pages, exclusive `until`, repeated events."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for name, asked in QUERIES.items():
+        relay = random_relay(rng)
+        limit, members = rng.choice((PAGE_LIMIT, 100, 5, 2)), rng.choice((250, 3))
+        window = Window(
+            asked,
+            SINCE,
+            UNTIL,
+            limit=limit,
+            exclusive=relay.exclusive_until and rng.random() < 0.5,
+            max_members=members,
+        )
+        got = fetch(relay, window, bound(relay, asked))
+        # The second `until` itself is beyond what an exclusive relay gives before it is known for one.
+        missed = wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
+        assert not missed or window.gaps, (name, limit, relay)
+        assert not window.excludes_until or relay.exclusive_until
+
+
+@pytest.mark.parametrize("seed", seeds(10))
+def test_with_a_page_limit_of_one_nothing_is_lost_silently(seed: int) -> None:
+    """A NIP-11 document may say so, and its word narrows what is asked for."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for asked in QUERIES.values():
+        relay = replace(random_relay(rng), cap=500, quarter_above_cap=False)
+        window = Window(asked, SINCE, UNTIL, limit=1)
+        got = fetch(relay, window, bound(relay, asked))
+        assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
+
+
+@pytest.mark.parametrize("seed", seeds(10))
+def test_events_that_are_deleted_or_come_in_between_pages_do_no_harm(seed: int) -> None:
+    """What was there all the time is had; the relay may be taken for an exclusive one, which costs a second more."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    relay = replace(random_relay(rng), cap=rng.choice((7, 20)), quarter_above_cap=False)
+    asked = QUERIES["authors"]
+    window, got, number = Window(asked, SINCE, UNTIL), set[bytes](), 10_000
+    original = {each.id for each in relay.events}
+    most = bound(relay, asked) * 2 + 500
+    while not window.is_done:
+        assert window.pages < most
+        page = relay.page(window.page())
+        got.update(each.id for each in page)
+        window.take(result_of(page))
+        if page and rng.random() < 0.5:
+            # The oldest, which names the second to ask for again, is the one whose loss could mislead.
+            relay.events.remove(min(page, key=lambda each: each.created_at) if rng.random() < 0.5 else rng.choice(page))
+        if rng.random() < 0.3 and number < 10_200:
+            number += 1
+            relay.events.append(event(rng.randrange(SINCE, UNTIL), rng.choice(AUTHORS), 1, number))
+    there = original & wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until)
+    assert window.gaps or not there - got
+
+
+def test_an_inclusive_relay_whose_event_was_deleted_does_not_go_in_circles() -> None:
+    """Asked for one second more, it answers with that second only, full; it is not an exclusive one after all."""
+    author = AUTHORS[:1]
+    asked = query(Subject.AUTHORS, author)
+    window = Window(asked, SINCE, UNTIL, limit=5)
+    window.take(PageResult(5, 1_500, 1_900))
+    window.take(PageResult(5, 1_400, 1_499))  # the event at 1,500 is gone
+    assert window.page().until == 1_501
+    window.take(PageResult(5, 1_501, 1_501))  # others came in at 1,501 meanwhile
+    assert window.page().until == 1_500
+    window.take(PageResult(5, 1_400, 1_499))
+    assert window.page().until == 1_400, "it goes on"
+
+
+def test_an_exclusive_relay_is_found_out_by_the_second_that_it_leaves_out() -> None:
+    rng = random.Random(1)
+    relay = StoredEvents(rng, [event(at, AUTHORS[0]) for at in range(1_100, 1_130)], cap=10, exclusive_until=True)
+    window = Window(QUERIES["authors"], SINCE, UNTIL)
+    assert len(fetch(relay, window, 20)) == 30
+    assert window.excludes_until
+    again = Window(QUERIES["authors"], SINCE, UNTIL, exclusive=True)
+    assert len(fetch(relay, again, 20)) == 30
+    assert again.pages < window.pages
+
+
+def test_few_events_take_few_pages() -> None:
+    """A tail over an idle quarter of an hour is one page when nothing happened, and two when something did."""
+    rng = random.Random(1)
+    for count, most in ((0, 1), (1, 2), (40, 2)):
+        events = [event(1_100 + 7 * n, AUTHORS[n % 12]) for n in range(count)]
+        window = Window(QUERIES["authors"], SINCE, UNTIL)
+        assert len(fetch(StoredEvents(rng, events), window, 10)) == count
+        assert window.pages <= most
+        assert (window.gaps, window.dense_seconds) == (0, 0)
+
+
+def test_many_events_take_hardly_more_pages_than_they_fill() -> None:
+    rng = random.Random(1)
+    events = [event(rng.randrange(SINCE, SINCE + 100_000), rng.choice(AUTHORS), 1, n) for n in range(10_000)]
+    window = Window(QUERIES["authors"], SINCE, SINCE + 100_000)
+    assert len(fetch(StoredEvents(rng, events), window, 50)) == 10_000
+    assert window.pages <= 23
+    assert window.gaps == 0
+
+
+def test_a_dense_second_is_taken_apart_by_kinds_or_by_authors() -> None:
+    rng = random.Random(1)
+    by_kind = [event(1_500, AUTHORS[n % 12], (0, 2, 3, 10_002)[n % 4], n) for n in range(400)]
+    by_author = [event(1_500, AUTHORS[n % 12], 1, n) for n in range(400)]
+    for asked, events in ((GLOBAL_QUERY, by_kind), (QUERIES["authors"], by_author)):
+        window = Window(asked, SINCE, UNTIL)
+        assert len(fetch(StoredEvents(rng, events, cap=150), window, 60)) == 400
+        assert (window.gaps, window.dense_seconds) == (0, 1)
+
+
+def test_a_second_that_cannot_be_taken_apart_is_a_gap() -> None:
+    rng = random.Random(1)
+    events = [event(1_500, AUTHORS[0], 1, n) for n in range(60)] + [event(1_400, AUTHORS[0])]
+    window = Window(QUERIES["authors"], SINCE, UNTIL)
+    assert len(fetch(StoredEvents(rng, events, cap=50), window, 60)) == 51
+    assert (window.gaps, window.dense_seconds) == (1, 1)
+
+
+def test_a_few_events_in_one_second_of_one_author_are_no_gap() -> None:
+    """A thread posted at once is common; every relay hands out more than that in one page."""
+    events = [event(1_500, AUTHORS[0], 1, n) for n in range(4)]
+    window = Window(QUERIES["authors"], SINCE, UNTIL)
+    assert len(fetch(StoredEvents(random.Random(1), events), window, 99)) == 4
+    assert window.gaps == 0
+    assert window.pages <= 3
+
+
+def test_pages_ask_for_what_they_must_and_no_more() -> None:
+    window = Window(QUERIES["authors"], SINCE, UNTIL, limit=77, max_members=5)
+    asked: Counter[bytes] = Counter()
+    for _ in range(3):
+        page = window.page()
+        assert (page.since, page.until, page.limit, page.kinds) == (SINCE, UNTIL, 77, None)
+        asked.update(page.authors or ())
+        window.take(PageResult(0))
+    assert asked == Counter(AUTHORS)
+    assert window.is_done
+
+
+@pytest.mark.parametrize(("since", "until", "pages"), [(5, 4, 0), (5, 5, 1), (-100, 5, 1), (-100, -50, 0)])
+def test_odd_spans(since: int, until: int, pages: int) -> None:
+    window = Window(GLOBAL_QUERY, since, until)
+    assert fetch(StoredEvents(random.Random(1), []), window, 2) == set()
+    assert window.pages == pages
+
+
+def test_an_empty_page_without_kinds_may_hide_older_events() -> None:
+    """A registered user who gets many gift wraps would lose the mentions before them."""
+    wraps = [event(1_900 - n // 5, key(n), 1059, n, USERS[:1]) for n in range(600)]
+    mention = event(1_100, AUTHORS[0], 1, 0, USERS[:1])
+    relay = StoredEvents(random.Random(1), [*wraps, mention], hidden_kinds=frozenset({4, 1059}))
+    window = Window(QUERIES["mentions"], SINCE, UNTIL)
+    assert mention.id in fetch(relay, window, 100) or window.gaps

@@ -1,0 +1,74 @@
+"""Patience with a host: doubled, bounded, jittered, and forgotten after quiet minutes."""
+
+import random
+
+import pytest
+
+from pipeline.relay.politeness import FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
+from tests.seeds import seeds
+
+
+class Fixed(random.Random):
+    """No jitter."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+def wait_of(host: HostBackoff, now: float) -> float:
+    return host.remaining_ms(now) / 1000
+
+
+def test_a_new_host_may_be_asked() -> None:
+    host = HostBackoff(Fixed())
+    for now in (0.0, 12.5, 10.0**9):
+        assert host.may_ask(now)
+        assert host.remaining_ms(now) == 0
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0, 10.0**6])
+def test_waits_double_up_to_ten_minutes(start: float) -> None:
+    host, now, waits = HostBackoff(Fixed()), start, []
+    for _ in range(14):
+        host.limited(now)
+        waits.append(wait_of(host, now))
+        assert not host.may_ask(now)
+        now += waits[-1]
+        assert host.may_ask(now)
+    assert waits[:4] == [FIRST_BACKOFF_S, 2, 4, 8]
+    assert waits[-1] == MAX_BACKOFF_S
+    assert waits == sorted(waits)
+
+
+def test_refusals_of_what_was_asked_before_the_wait_count_once() -> None:
+    """A relay refuses several requests at once, and each connection to the host hears of it."""
+    host = HostBackoff(Fixed())
+    for _ in range(5):
+        host.limited(100.0)
+        host.limited(100.9)
+    assert wait_of(host, 100.0) == FIRST_BACKOFF_S
+
+
+def test_quiet_minutes_are_rewarded_and_a_shorter_peace_is_not() -> None:
+    host = HostBackoff(Fixed())
+    for now in (0.0, 1.0, 3.0):
+        host.limited(now)
+    assert wait_of(host, 3.0) == 4
+    host.limited(7.0 + QUIET_S)
+    assert wait_of(host, 7.0 + QUIET_S) == 8
+    later = 15.0 + QUIET_S * 2 + 1
+    host.limited(later)
+    assert wait_of(host, later) == FIRST_BACKOFF_S
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_jitter_spreads_the_waits_by_a_quarter_at_most(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    waits = []
+    for _ in range(200):
+        host = HostBackoff(rng)
+        host.limited(50.0)
+        waits.append(wait_of(host, 50.0))
+    assert 0.75 <= min(waits) < 0.85
+    assert 1.15 < max(waits) <= 1.25

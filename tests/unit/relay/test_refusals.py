@@ -1,0 +1,77 @@
+"""The texts that relays refuse with, as nostr-facts §5 lists them, and what each is taken for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.refusals import Refusal, classify
+
+R = Refusal
+TEXTS = [
+    ("ERROR: too many concurrent REQs", R.TOO_MANY_SUBSCRIPTIONS),
+    ("too many concurrent REQs", R.TOO_MANY_SUBSCRIPTIONS),
+    ("Subscription error: Maximum concurrent subscription count reached", R.TOO_MANY_SUBSCRIPTIONS),
+    ("Subscription rejected: Too many subscriptions: 11 subscriptions, limit is 10", R.TOO_MANY_SUBSCRIPTIONS),
+    ("error: too many subscriptions", R.TOO_MANY_SUBSCRIPTIONS),
+    ("Subscription rejected: Too many filters: 11 filters, limit is 10", R.TOO_MANY_FILTERS),
+    ("rate limited", R.RATE_LIMITED),
+    ("rate-limited: there is a bug in the client, no one should be making so many requests", R.RATE_LIMITED),
+    ("rate-limited: slow down, please", R.RATE_LIMITED),
+    ("rate-limited: too many queries", R.RATE_LIMITED),
+    ("error: too fast, slow down please", R.RATE_LIMITED),
+    ("rate-limited: you are noting too much", R.RATE_LIMITED),
+    ("too many requests", R.RATE_LIMITED),
+    ("could not parse command", R.TOO_LARGE),
+    ("message too large (140012 > 131072)", R.TOO_LARGE),
+    ("event exceeded max size", R.TOO_LARGE),
+    ("ERROR: bad req: total filter items too large", R.TOO_LARGE),
+    ("blocked: too many things to filter for", R.TOO_LARGE),
+    ("ERROR: bad req: uneven size input to from_hex", R.UNSUPPORTED),
+    ("ERROR: bad req: unrecognised filter item", R.UNSUPPORTED),
+    ("we only filter with search is supported", R.SEARCH_ONLY),
+    ("error: only filter with search is supported", R.SEARCH_ONLY),
+    ("blocked: can't handle empty filters", R.RESTRICTED),
+    ("blocked: an author must be specified to get their kind:1 notes", R.RESTRICTED),
+    ("auth-required: we only serve members", R.AUTH_REQUIRED),
+    ("ERROR: auth-required: subscription needs it", R.AUTH_REQUIRED),
+    ("please authenticate first", R.AUTH_REQUIRED),
+    ("unauthorized", R.AUTH_REQUIRED),
+    ("restricted: not on the list", R.RESTRICTED),
+    ("ERROR: restricted: requested too many", R.RESTRICTED),
+    ("unsupported: filter contains unknown elements", R.UNSUPPORTED),
+    ("invalid: filter", R.UNSUPPORTED),
+    ("error: shutting down idle subscription", R.ERROR),
+    ("error: could not connect to the database", R.ERROR),
+    ("closed: have a nice day", R.ERROR),
+    ("", R.ERROR),
+]
+
+
+@pytest.mark.parametrize(("text", "refusal"), TEXTS)
+def test_the_reason_of_a_closed(text: str, refusal: Refusal) -> None:
+    assert classify(text, reason_prefix(text)) is refusal
+
+
+@pytest.mark.parametrize(("text", "refusal"), TEXTS)
+def test_case_does_not_matter(text: str, refusal: Refusal) -> None:
+    assert classify(text.upper(), reason_prefix(text.upper())) is refusal
+    assert classify(text.lower(), reason_prefix(text.lower())) is refusal
+
+
+@pytest.mark.parametrize(
+    "text", ["an author must be specified to get their kind:1 notes", "authors: too short", "Error: unknown author"]
+)
+def test_a_word_about_authors_asks_for_no_authentication(text: str) -> None:
+    assert classify(text, reason_prefix(text)) is Refusal.ERROR
+
+
+@pytest.mark.parametrize("refusal", Refusal)
+def test_asking_again_soon_helps_unless_the_relay_will_not_serve_us(refusal: Refusal) -> None:
+    lasting = {R.AUTH_REQUIRED, R.RESTRICTED, R.SEARCH_ONLY, R.UNSUPPORTED}
+    assert refusal.is_lasting is (refusal in lasting)
+
+
+@given(st.text(), st.text())
+def test_every_text_is_some_refusal(text: str, prefix: str) -> None:
+    assert classify(text, prefix) in Refusal

@@ -1,0 +1,434 @@
+"""The subscriptions of one connection: what completes a page, what ends it, and what a refusal teaches."""
+
+import random
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import AuthChallenge, Closed, Eose, Notice, Ok, RelayMessage, Unknown
+from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import (
+    FIRST_ANSWER_S,
+    NEXT_ANSWER_S,
+    Challenged,
+    LiveEnded,
+    PageEnded,
+    Session,
+)
+from tests.seeds import seeds
+
+ALICE, BOB = b"a" * 32, b"b" * 32
+PAGE = Filter(authors=frozenset({ALICE}), since=100, until=200, limit=500)
+LIVE = Filter(authors=frozenset({ALICE}), limit=0)
+
+
+def event(created_at: int, author: bytes = ALICE, kind: int = 1) -> Event:
+    return Event(created_at.to_bytes(32), author, created_at, kind, [], "", b"s" * 64)
+
+
+def sent(session: Session) -> list[list[object]]:
+    """The requests since the last call, filters left out: type and subscription id."""
+    frames = [orjson.loads(frame)[:2] for frame in session.outgoing]
+    session.outgoing.clear()
+    return frames
+
+
+def open_page(session: Session, key: str = "p", now: float = 0.0) -> str:
+    session.open_page(key, PAGE, now)
+    return str(sent(session)[-1][1])
+
+
+def open_live(session: Session, key: str = "0", now: float = 0.0) -> str:
+    session.open_live(key, [LIVE], now)
+    return str(sent(session)[-1][1])
+
+
+def expired(session: Session, now: float) -> list[str]:
+    """The keys of what silence has ended."""
+    return [each.key for each in session.expire(now) if isinstance(each, PageEnded | LiveEnded)]
+
+
+def closed(subscription: str, reason: str) -> Closed:
+    return Closed(subscription, reason, reason_prefix(reason))
+
+
+def complete(key: str, count: int = 0, oldest: int | None = None, newest: int | None = None, **more: int) -> PageEnded:
+    return replace(PageEnded(key, None, "", count, oldest, newest), **more)  # type: ignore[arg-type]
+
+
+def test_a_page_is_a_request_of_its_own_that_ends_complete_at_its_eose() -> None:
+    session = Session(Limits())
+    session.open_page("p", PAGE, 0.0)
+    assert orjson.loads(session.outgoing[0]) == ["REQ", "P1", orjson.loads(PAGE.encode())]
+    page = str(sent(session)[0][1])
+    for created_at in (200, 150, 100):
+        session.note_event(page, event(created_at), 1.0)
+    assert list(session.receive(Eose(page), 2.0)) == [complete("p", 3, 100, 200)]
+    assert sent(session) == [["CLOSE", page]]
+    assert session.subscriptions == 0
+
+
+def test_every_page_has_an_id_that_was_never_used_before() -> None:
+    """A late answer to the page before must not be taken for one to this page."""
+    session = Session(Limits())
+    ids = []
+    for _ in range(3):
+        ids.append(open_page(session))
+        session.cancel_page("p")
+        assert sent(session) == [["CLOSE", ids[-1]]]
+    assert len(set(ids)) == 3
+    fresh = open_page(session)
+    assert list(session.receive(Eose(ids[0]), 1.0)) == []
+    session.note_event(ids[0], event(150), 1.0)
+    assert session.unasked == 1
+    assert list(session.receive(Eose(fresh), 1.0)) == [complete("p")]
+
+
+def test_only_eose_completes() -> None:
+    """Neither other messages nor an EOSE for something else do."""
+    session = Session(Limits())
+    page, live = open_page(session), open_live(session)
+    for message in (
+        Eose(live),
+        Eose("P99"),
+        Eose(""),
+        Ok(ALICE, True, "", ""),
+        Unknown("EOS"),
+        Notice(""),
+        Notice("hi"),
+    ):
+        assert list(session.receive(message, 1.0)) == []
+    assert (session.pages, session.live_subscriptions) == (1, 1)
+    assert list(session.receive(Eose(page), 1.0)) == [complete("p")]
+    assert list(session.receive(Eose(page), 1.0)) == []
+
+
+def test_events_that_were_not_asked_for_count_for_nothing() -> None:
+    """Nor do they keep a silent relay's page alive."""
+    session = Session(Limits())
+    page = open_page(session)
+    for stray in (event(150, BOB), event(99, BOB)):
+        session.note_event(page, stray, FIRST_ANSWER_S - 1)
+    session.note_event("nobody's", event(150), FIRST_ANSWER_S - 1)
+    assert session.unasked == 3
+    assert list(session.expire(FIRST_ANSWER_S)) == [PageEnded("p", Refusal.TIMEOUT, "no answer", 0, None, None)]
+
+
+def test_events_of_other_times_are_told_apart_from_those_of_the_page() -> None:
+    """A relay that goes by no times is found out by them; its page is not one second wider for it."""
+    session = Session(Limits())
+    page = open_page(session)
+    for created_at in (250, 201, 150, 99):
+        session.note_event(page, event(created_at), 1.0)
+    assert list(session.receive(Eose(page), 2.0)) == [complete("p", 1, 150, 150, newer=2, older=1)]
+    assert session.unasked == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "rises"), [((200, 150, 150, 100), False), ((100, 150), True), ((200, 100, 150), True), ((150,), False)]
+)
+def test_it_is_told_when_a_page_does_not_begin_with_the_newest(times: tuple[int, ...], rises: bool) -> None:
+    session = Session(Limits())
+    page = open_page(session)
+    for created_at in times:
+        session.note_event(page, event(created_at), 1.0)
+    (ended,) = session.receive(Eose(page), 2.0)
+    assert isinstance(ended, PageEnded)
+    assert ended.rises is rises
+
+
+def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> None:
+    session = Session(Limits())
+    page = open_page(session)
+    for created_at in (180, 120, None, 99, 201):
+        session.note_time(page, created_at, 1.0)
+    session.note_time("nobody's", 150, 1.0)
+    assert session.unasked == 1
+    assert list(session.receive(Eose(page), 2.0)) == [complete("p", 2, 120, 180, newer=1, older=1)]
+
+
+def test_silence_ends_a_page_incomplete_later_before_the_first_answer_than_after_it() -> None:
+    session = Session(Limits())
+    assert session.next_deadline() is None
+    open_page(session, "slow", 10.0)
+    talking = open_page(session, "talking", 10.0)
+    open_live(session, now=10.0)
+    assert session.next_deadline() == 10.0 + FIRST_ANSWER_S
+    session.note_event(talking, event(150), 12.0)
+    assert session.next_deadline() == 12.0 + NEXT_ANSWER_S
+    assert list(session.expire(12.0 + NEXT_ANSWER_S - 0.01)) == []
+    assert list(session.expire(12.0 + NEXT_ANSWER_S)) == [
+        PageEnded("talking", Refusal.TIMEOUT, "no answer", 1, 150, 150)
+    ]
+    assert expired(session, 10.0 + FIRST_ANSWER_S) == ["slow"]
+    assert session.next_deadline() is None
+    assert [kind for kind, _ in sent(session)] == ["CLOSE", "CLOSE"]
+    assert session.live_subscriptions == 1
+
+
+def test_an_answer_in_the_moment_of_the_request_is_an_answer() -> None:
+    session = Session(Limits())
+    page = open_page(session, now=5.0)
+    session.note_event(page, event(150), 5.0)
+    assert session.next_deadline() == 5.0 + NEXT_ANSWER_S
+
+
+def test_a_pause_of_ours_is_not_the_relays_silence() -> None:
+    """After it, a relay that had not answered yet has as long as it had at first."""
+    session = Session(Limits())
+    open_page(session, "unanswered", 0.0)
+    answered = open_page(session, "answered", 0.0)
+    session.note_event(answered, event(150), 1.0)
+    session.resume(100.0)
+    assert list(session.expire(100.0 + NEXT_ANSWER_S - 0.01)) == []
+    assert expired(session, 100.0 + NEXT_ANSWER_S) == ["answered"]
+    assert session.next_deadline() == 100.0 + FIRST_ANSWER_S
+
+
+def test_a_live_subscription_is_replaced_under_its_own_id() -> None:
+    """NIP-01: the same id replaces, so that there is no moment without it."""
+    session = Session(Limits())
+    first = open_live(session, "0")
+    other = open_live(session, "1")
+    session.open_live("0", [LIVE, PAGE], 1.0)
+    assert sent(session) == [["REQ", first]]
+    assert session.live_subscriptions == 2
+    session.note_event(first, event(150), 1.0)
+    session.note_event(first, event(10**6), 1.0)
+    assert session.unasked == 0
+    session.close_live("0")
+    session.close_live("0")
+    assert sent(session) == [["CLOSE", first]]
+    assert open_live(session, "0") not in (first, other)
+
+
+def test_a_live_subscription_survives_its_eose_and_then_any_silence() -> None:
+    session = Session(Limits())
+    live = open_live(session)
+    assert list(session.receive(Eose(live), 1.0)) == []
+    assert list(session.expire(10.0**9)) == []
+    assert session.live_subscriptions == 1
+
+
+def test_a_live_subscription_without_an_answer_fails_where_others_are_answered() -> None:
+    """Some relays drop silently what is beyond their number of subscriptions."""
+    session = Session(Limits())
+    for key in "abcd":
+        open_live(session, key)
+    assert list(session.expire(10.0**9)) == [], "this relay may never send an EOSE"
+    list(session.receive(Eose(open_page(session)), 1.0))
+    assert expired(session, FIRST_ANSWER_S) == ["a", "b", "c", "d"]
+    assert 1 < session.limits.max_subscriptions < Limits().max_subscriptions
+
+
+@pytest.mark.parametrize(
+    ("reason", "refusal"),
+    [
+        ("rate-limited: slow down, please", Refusal.RATE_LIMITED),
+        ("auth-required: members only", Refusal.AUTH_REQUIRED),
+        ("ERROR: auth-required: members only", Refusal.AUTH_REQUIRED),
+        ("restricted: no", Refusal.RESTRICTED),
+        ("blocked: can't handle empty filters", Refusal.RESTRICTED),
+        ("Subscription rejected: Too many filters: 11", Refusal.TOO_MANY_FILTERS),
+        ("ERROR: bad req: total filter items too large", Refusal.TOO_LARGE),
+        ("error: database is down", Refusal.ERROR),
+        ("", Refusal.ERROR),
+    ],
+)
+def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: str, refusal: Refusal) -> None:
+    session = Session(Limits())
+    page, live = open_page(session), open_live(session)
+    session.note_event(page, event(150), 1.0)
+    assert list(session.receive(closed(page, reason), 1.0)) == [PageEnded("p", refusal, reason, 1, 150, 150)]
+    assert list(session.receive(closed(live, reason), 1.0)) == [LiveEnded("0", refusal, reason)]
+    assert list(session.receive(closed(live, reason), 1.0)) == []
+    assert list(session.receive(Eose(page), 2.0)) == []
+    assert session.subscriptions == 0
+    assert sent(session) == [], "the relay has closed them already"
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("ERROR: too many concurrent REQs", Refusal.TOO_MANY_SUBSCRIPTIONS),
+        ("Subscription error: Maximum concurrent subscription count reached", Refusal.TOO_MANY_SUBSCRIPTIONS),
+        ("Subscription rejected: Too many subscriptions: 11 > 10", Refusal.TOO_MANY_SUBSCRIPTIONS),
+        ("Subscription rejected: Too many filters: 11 > 10", Refusal.TOO_MANY_FILTERS),
+        ("could not parse command", Refusal.TOO_LARGE),
+        ("message too large (140012 > 131072)", Refusal.TOO_LARGE),
+        ("event exceeded max size", Refusal.TOO_LARGE),
+    ],
+)
+@pytest.mark.parametrize("newest_is_live", [True, False])
+def test_a_notice_that_refuses_a_request_is_about_the_newest(text: str, refusal: Refusal, newest_is_live: bool) -> None:
+    """No CLOSED follows these; all were asked for in the same moment, or a live one was replaced after the pages."""
+    session = Session(Limits())
+    open_live(session, "0")
+    open_page(session, "old")
+    if newest_is_live:
+        open_live(session, "0")
+    else:
+        open_page(session, "new")
+    ended = LiveEnded("0", refusal, text) if newest_is_live else PageEnded("new", refusal, text, 0, None, None)
+    assert list(session.receive(Notice(text), 0.0)) == [ended]
+    assert session.pages == 1
+
+
+def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
+    """nostream drops the request and says no more; a live subscription may be what it dropped."""
+    session = Session(Limits())
+    standing = open_live(session, "0")
+    list(session.receive(Eose(standing), 0.0))
+    open_live(session, "1")
+    open_page(session, "p")
+    open_page(session, "q")
+    outcomes = list(session.receive(Notice("rate limited"), 1.0))
+    assert outcomes == [
+        LiveEnded("1", Refusal.RATE_LIMITED, "rate limited"),
+        PageEnded("p", Refusal.RATE_LIMITED, "rate limited", 0, None, None),
+        PageEnded("q", Refusal.RATE_LIMITED, "rate limited", 0, None, None),
+    ]
+    assert session.subscriptions == 1
+    assert session.limits.max_pages == Limits().max_pages - 1, "one notice is one lesson"
+
+
+@pytest.mark.parametrize(
+    "text", ["ERROR: bad req: x", "invalid: query", "auth-required: no", "some error", "blocked: no"]
+)
+def test_another_complaint_by_notice_is_about_the_only_page_or_nobody_knows_what(text: str) -> None:
+    session = Session(Limits())
+    open_live(session)
+    open_page(session, "p")
+    open_page(session, "q")
+    assert list(session.receive(Notice(text), 1.0)) == []
+    session.cancel_page("q")
+    (ended,) = session.receive(Notice(text), 1.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.key, ended.refusal is not None, ended.detail) == ("p", True, text)
+    assert list(session.receive(Notice(text), 1.0)) == []
+    assert session.live_subscriptions == 1
+
+
+@pytest.mark.parametrize("text", ["", "  ", "welcome to my relay", "we close on friday"])
+def test_small_talk_refuses_nothing(text: str) -> None:
+    """Some relays greet every client; their pages must not be thrown away for it."""
+    session = Session(Limits())
+    open_page(session)
+    assert list(session.receive(Notice(text), 1.0)) == []
+    assert (session.pages, session.limits) == (1, Limits())
+
+
+def test_a_notice_to_nobody_changes_nothing() -> None:
+    session = Session(Limits())
+    for text in ("ERROR: too many concurrent REQs", "rate limited", "could not parse command", "some error"):
+        assert list(session.receive(Notice(text), 1.0)) == []
+    assert session.limits == Limits()
+
+
+def test_too_many_subscriptions_teaches_how_many_there_may_be() -> None:
+    session = Session(Limits(max_subscriptions=5))
+    for key in "abcd":
+        open_live(session, key)
+    page = open_page(session)
+    assert not session.has_room()
+    list(session.receive(closed(page, "error: too many subscriptions"), 1.0))
+    assert session.limits.max_subscriptions == 4
+    assert not session.has_room()
+    assert session.has_room_for_live("a")
+    assert not session.has_room_for_live("e")
+    assert not session.has_room_for_page()
+    session.close_live("a")
+    assert session.has_room_for_live("e")
+    assert session.has_room_for_page()
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "value"),
+    [
+        ("rate-limited: no", "max_pages", 2),
+        ("Subscription rejected: Too many filters: 9", "max_filters", 5),
+        ("ERROR: bad req: total filter items too large", "max_members", 125),
+    ],
+)
+def test_other_refusals_teach_to_ask_for_less(reason: str, name: str, value: int) -> None:
+    session = Session(Limits())
+    list(session.receive(closed(open_page(session), reason), 1.0))
+    assert getattr(session.limits, name) == value
+
+
+def test_no_more_pages_are_open_than_allowed() -> None:
+    session = Session(Limits(max_pages=2))
+    open_live(session)
+    for key in "ab":
+        assert session.has_room_for_page()
+        open_page(session, key)
+    assert session.has_room()
+    assert not session.has_room_for_page()
+
+
+def test_a_challenge_is_passed_on() -> None:
+    assert list(Session(Limits()).receive(AuthChallenge("c"), 1.0)) == [Challenged("c")]
+
+
+class Machine:
+    """Random requests and answers, against a plain account of what is open."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.session = Session(Limits())
+        self.now = 0.0
+        self.asked = 0
+        self.pages: dict[str, str] = {}
+        self.live: dict[str, str] = {}
+
+    def step(self) -> None:
+        self.now += self.rng.choice((0.0, 0.1, 4.0))
+        for outcome in list(self.session.expire(self.now)):
+            self.settle(outcome, eosed=None)
+        target = self.rng.choice([*self.pages.values(), *self.live.values(), "P0", "L0"])
+        match self.rng.randrange(7):
+            case 0 if self.session.has_room_for_page():
+                self.asked += 1
+                self.pages[str(self.asked)] = open_page(self.session, str(self.asked), self.now)
+            case 1:
+                key = str(self.rng.randrange(4))
+                if self.session.has_room_for_live(key):
+                    self.live[key] = open_live(self.session, key, self.now)
+            case 2 | 3:
+                self.session.note_event(target, event(self.rng.randrange(90, 210)), self.now)
+            case 4:
+                self.tell(Eose(target), eosed=target)
+            case 5:
+                self.tell(closed(target, self.rng.choice(("error: x", "rate-limited: x"))))
+            case 6:
+                texts = ("rate limited", "ERROR: too many concurrent REQs", "hello", "some error")
+                self.tell(Notice(self.rng.choice(texts)))
+        assert (self.session.pages, self.session.live_subscriptions) == (len(self.pages), len(self.live))
+        self.session.outgoing.clear()
+        if self.rng.random() < 0.05:
+            self.session.limits = Limits()
+
+    def tell(self, message: RelayMessage, eosed: str | None = None) -> None:
+        for outcome in list(self.session.receive(message, self.now)):
+            self.settle(outcome, eosed)
+
+    def settle(self, outcome: object, eosed: str | None) -> None:
+        if isinstance(outcome, PageEnded):
+            assert (outcome.refusal is None) == (self.pages.pop(outcome.key) == eosed)
+        else:
+            assert isinstance(outcome, LiveEnded)
+            del self.live[outcome.key]
+
+
+@pytest.mark.parametrize("seed", seeds(5))
+def test_whatever_a_relay_says_each_page_ends_once_and_completes_by_its_eose_alone(seed: int) -> None:
+    print(f"seed {seed}")
+    machine = Machine(random.Random(seed))
+    for _ in range(600):
+        machine.step()
+    assert machine.asked > 10

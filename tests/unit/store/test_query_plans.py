@@ -1,0 +1,112 @@
+"""Statements that run all the time use their index: no sorting, and no walk over what they do not need."""
+
+import re
+
+import pytest
+
+from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relays, wanted
+from pipeline.store.database import Database
+
+
+def plan(db: Database, statement: str) -> list[str]:
+    numbered = [int(number) for number in re.findall(r"\?(\d)", statement)]
+    bindings = (1,) * (max(numbered) if numbered else statement.count("?"))
+    with db.read() as tx:
+        return [str(row[3]) for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)]
+
+
+def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
+    assert plan(db, inbox.CLAIM) == [
+        "SEARCH inbox USING INTEGER PRIMARY KEY (rowid=?)",
+        "LIST SUBQUERY 1",
+        "SEARCH inbox USING COVERING INDEX inbox_ready (ready_at<?)",
+    ]
+    assert plan(db, outbox.CLAIM) == [
+        "SEARCH outbox USING INTEGER PRIMARY KEY (rowid=?)",
+        "LIST SUBQUERY 1",
+        "SEARCH outbox USING COVERING INDEX outbox_ready (sink=? AND ready_at<?)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        inbox.ANY_READY,
+        inbox.NEXT_READY,
+        inbox.WAITING,
+        inbox.WAITING_AT_MOST,
+        outbox.ANY_READY,
+        outbox.WAITING,
+        outbox.WAITING_AT_MOST,
+    ],
+)
+def test_looking_whether_there_is_work_reads_only_the_ready_index(db: Database, statement: str) -> None:
+    steps = [step for step in plan(db, statement) if "inbox" in step or "outbox" in step]
+    assert len(steps) == 1
+    assert "USING COVERING INDEX" in steps[0]
+    assert "_ready" in steps[0]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        inbox.APPEND,
+        inbox.OLDEST,
+        outbox.PAYLOAD,
+        outbox.OLDEST,
+        *(statements.ack for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.nack for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.snooze for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.bury for statements in (inbox.queue._statements, outbox.queue._statements)),
+        events.IS_SEEN,
+        events.DONE_AMONG,
+        events.FIRST_SEEN_AFTER,
+        wanted.AUTHORS_CHANGED_SINCE,
+        wanted.REGISTERED_CHANGED_SINCE,
+        contacts.LIST_OF,
+        contacts.FOLLOWEES,
+        contacts.COUNT_FOLLOWERS,
+        contacts.COUNT_FOLLOWEES,
+        monitored.REGISTERED_AT,
+        monitored.SELF_AND_FOLLOWEES,
+        cursors.OF_RELAY,
+        relays.FIND,
+        relays.PUT_STATUS,
+    ],
+)
+def test_nothing_is_sorted_and_no_table_walked(db: Database, statement: str) -> None:
+    """The oldest row of the inbox is the first of the table, so that walk ends where it begins."""
+    steps = plan(db, statement)
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+    scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN CONSTANT ROW", "SCAN inbox")]
+    assert scans == []
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_claim_costs_the_same_however_much_others_wait_for(db: Database, ready: bool) -> None:
+    """Counted in steps of SQLite's machine: rows that are leased, backing off or of another sink are not looked at."""
+    steps: list[int] = []
+    with db.write() as tx:
+        for backlog in (0, 2_000):
+            later = 0 if ready else 10**9
+            tx.executemany(
+                "INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'relay', 0)", ((n,) for n in range(backlog))
+            )
+            tx.executemany(
+                "INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'pubsub', ?)",
+                ((n, later) for n in range(backlog)),
+            )
+            tx.executemany(
+                "INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'pubsub', 0)", ((n,) for n in range(5))
+            )
+            counted = [0]
+
+            def count(counted: list[int] = counted) -> bool:
+                counted[0] += 1
+                return False
+
+            tx.set_progress_handler(count, 1)
+            assert len(outbox.claim(tx, outbox.SinkName.PUBSUB, now=1, lease=10**6, limit=5)) == 5
+            tx.set_progress_handler(None)
+            steps.append(counted[0])
+    assert steps[1] < 2 * steps[0]

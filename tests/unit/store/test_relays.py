@@ -1,0 +1,129 @@
+"""Relay addresses: who named them, which are worth dialling, how they fare."""
+
+from dataclasses import replace
+
+from pipeline.store import relays
+from pipeline.store.database import Database, Tx
+from pipeline.store.relays import MAX_NAMERS, RelayCandidate, RelayState, RelayStatus
+
+NOW = 1_700_000_000_000
+
+
+def name(tx: Tx, address: str, author: int, *, is_user: bool = False, now: int = NOW) -> bool:
+    return relays.name(tx, address, source="relay-list", author=author, is_user=is_user, now=now)
+
+
+def addresses(tx: Tx, *, discovered: bool = True, limit: int = 100) -> list[str]:
+    return [candidate.address for candidate in relays.candidates(tx, discovered=discovered, limit=limit)]
+
+
+def namers(tx: Tx, address: str) -> object:
+    return tx.execute("SELECT namers FROM relays WHERE address = ?", (address,)).get
+
+
+def test_a_relay_is_worth_dialling_once_two_authors_or_a_user_named_it(db: Database) -> None:
+    with db.write() as tx:
+        name(tx, "wss://one.example", 1)
+        name(tx, "wss://one.example", 1)
+        assert addresses(tx) == []
+        name(tx, "wss://one.example", 2)
+        name(tx, "wss://user.example", 1, is_user=True)
+        assert addresses(tx) == ["wss://user.example", "wss://one.example"]
+        assert addresses(tx, discovered=False) == []
+
+
+def test_the_best_come_first_and_bootstrap_before_all(db: Database) -> None:
+    with db.write() as tx:
+        for author in range(1, 6):
+            name(tx, "wss://five.example", author)
+        for author in range(1, 4):
+            name(tx, "wss://three.example", author)
+        name(tx, "wss://user.example", 1, is_user=True)
+        relays.set_bootstrap(tx, ["wss://boot.example", "wss://three.example"], NOW)
+        best = ["wss://three.example", "wss://boot.example", "wss://user.example", "wss://five.example"]
+        assert addresses(tx) == best
+        assert addresses(tx, limit=3) == best[:3]
+        assert addresses(tx, discovered=False) == best[:2]
+        assert [each.is_bootstrap for each in relays.candidates(tx, discovered=True, limit=9)] == [True] * 2 + [
+            False
+        ] * 2
+
+
+def test_a_former_bootstrap_relay_must_be_named_like_any_other(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://old.example", "wss://both.example"], NOW)
+        name(tx, "wss://old.example", 1)
+        relays.set_bootstrap(tx, ["wss://both.example", "wss://new.example"], NOW + 1)
+        assert addresses(tx) == ["wss://both.example", "wss://new.example"]
+        name(tx, "wss://old.example", 2)
+        assert addresses(tx)[-1] == "wss://old.example"
+        relays.set_bootstrap(tx, [], NOW + 2)
+        assert addresses(tx, discovered=False) == []
+        assert relays.count(tx) == 3
+
+
+def test_namers_are_counted_once_each_and_no_further_than_needed(db: Database) -> None:
+    with db.write() as tx:
+        for author in range(MAX_NAMERS * 2):
+            for _ in range(2):
+                name(tx, "wss://popular.example", author)
+        assert namers(tx, "wss://popular.example") == MAX_NAMERS
+        assert tx.execute("SELECT count(*) FROM relay_namers").get == MAX_NAMERS
+        name(tx, "wss://popular.example", 10**6, is_user=True)
+        assert tx.execute("SELECT named_by_user FROM relays").get == 1
+
+
+def test_whether_an_address_is_new_is_told_truly(db: Database) -> None:
+    """Also of one that has been a bootstrap relay all along without anybody naming it."""
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
+        assert name(tx, "wss://new.example", 1) is True
+        assert name(tx, "wss://new.example", 1) is False
+        assert name(tx, "wss://new.example", 2) is False
+        assert name(tx, "wss://boot.example", 1) is False
+
+
+def test_the_first_source_and_time_stay_and_the_last_time_moves(db: Database) -> None:
+    with db.write() as tx:
+        name(tx, "wss://a.example", 1)
+        relays.name(tx, "wss://a.example", source="hint", author=2, is_user=False, now=NOW + 5)
+        row = tx.execute("SELECT source, first_seen, last_seen FROM relays").fetchall()
+    assert row == [("relay-list", NOW, NOW + 5)]
+
+
+def test_crawling_begins_once(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example", "wss://b.example"], NOW)
+        number = relays.find(tx, "wss://a.example")
+        assert number is not None
+        assert relays.find(tx, "wss://c.example") is None
+        relays.start_crawling(tx, number, NOW + 1)
+        relays.start_crawling(tx, number, NOW + 2)
+        (a, b) = relays.candidates(tx, discovered=False, limit=9)
+        assert a == RelayCandidate(number, "wss://a.example", True, NOW + 1, 0, 0, "{}")
+        assert b.crawled_since is None
+        (status,) = relays.statuses(tx)
+        assert (status.relay, status.state) == (number, RelayState.INITIALIZING)
+
+
+def test_the_time_of_a_state_stays_while_the_state_does(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        relays.start_crawling(tx, 1, NOW)
+        status = RelayStatus(1, "wss://a.example", RelayState.CONNECTED, NOW + 1, 5, 700, 0, 0, "")
+        relays.put_statuses(tx, [status])
+        assert relays.statuses(tx) == [status]
+        relays.put_statuses(tx, [replace(status, state_since=NOW + 2, subscriptions=6)])
+        assert relays.statuses(tx) == [replace(status, subscriptions=6)]
+        lost = RelayStatus(1, "wss://a.example", RelayState.DISCONNECTED, NOW + 3, 0, 0, 2, NOW + 99, "reset")
+        relays.put_statuses(tx, [lost])
+        assert relays.statuses(tx) == [lost]
+        (candidate,) = relays.candidates(tx, discovered=False, limit=9)
+        assert (candidate.failures, candidate.next_dial_at) == (2, NOW + 99)
+
+
+def test_learned_limits_are_remembered(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        relays.put_limits(tx, 1, '{"max_pages":1}')
+        assert relays.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'

@@ -1,0 +1,76 @@
+"""Migrations: each applied once, recorded, all or nothing, and a database from the future left alone."""
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from pipeline.process.clock import ManualClock
+from pipeline.store.database import Database, DatabaseUnusable, Row
+from pipeline.store.schema import MIGRATIONS, Migration, migrate, open_database
+
+MORE = Migration("9999-more", ("CREATE TABLE more (x INTEGER) STRICT", "INSERT INTO more VALUES (1)"))
+
+
+def schema(db: Database) -> list[Row]:
+    with db.read() as tx:
+        return tx.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name").fetchall()
+
+
+def recorded(db: Database) -> list[Row]:
+    with db.read() as tx:
+        return tx.execute("SELECT name, applied_at FROM migrations ORDER BY name").fetchall()
+
+
+def test_a_fresh_database_records_every_migration_with_its_time(path: Path, clock: ManualClock) -> None:
+    with Database.open(path) as db:
+        assert migrate(db, clock) == [migration.name for migration in MIGRATIONS]
+        assert recorded(db) == [(migration.name, clock.now_ms()) for migration in MIGRATIONS]
+
+
+def test_migrating_again_changes_nothing(db: Database, clock: ManualClock) -> None:
+    before = schema(db), recorded(db)
+    clock.advance(60)
+    assert migrate(db, clock) == []
+    assert (schema(db), recorded(db)) == before
+
+
+@pytest.mark.parametrize("first", range(len(MIGRATIONS) + 1))
+def test_a_migrated_database_is_like_a_fresh_one(tmp_path: Path, clock: ManualClock, first: int) -> None:
+    everything = (*MIGRATIONS, MORE)
+    with Database.open(tmp_path / "old.db") as old, Database.open(tmp_path / "fresh.db") as fresh:
+        migrate(old, clock, everything[:first])
+        assert migrate(old, clock, everything) == [migration.name for migration in everything[first:]]
+        migrate(fresh, clock, everything)
+        assert schema(old) == schema(fresh)
+
+
+def test_names_are_distinct_and_in_order() -> None:
+    names = [migration.name for migration in MIGRATIONS]
+    assert names == sorted(set(names))
+
+
+def test_a_database_from_the_future_is_refused_and_left_as_it_was(path: Path, clock: ManualClock) -> None:
+    with Database.open(path) as db:
+        migrate(db, clock, (*MIGRATIONS, MORE))
+    before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
+    with pytest.raises(DatabaseUnusable, match="newer event-service \\(9999-more\\)"):
+        open_database(path, clock)
+    assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(db: Database, clock: ManualClock) -> None:
+    """As a process does that is killed in the middle of one."""
+    before = schema(db), recorded(db)
+    broken = Migration("9999-broken", ("CREATE TABLE half (x INTEGER) STRICT", "CREATE TABLE half (x INTEGER) STRICT"))
+    with pytest.raises(apsw.SQLError):
+        migrate(db, clock, (*MIGRATIONS, MORE, broken))
+    assert (schema(db), recorded(db)) == before
+    assert migrate(db, clock, (*MIGRATIONS, MORE)) == [MORE.name]
+
+
+def test_every_table_is_strict(db: Database) -> None:
+    """A text in a column of numbers would come up only where it is read."""
+    with db.read() as tx:
+        lax = tx.execute("SELECT name FROM pragma_table_list WHERE NOT strict AND name NOT LIKE 'sqlite_%'").fetchall()
+    assert lax == []

@@ -1,0 +1,273 @@
+"""Settings: every default, every wrong value named, and all mistakes in one message."""
+
+import os
+import re
+import tempfile
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Config, Environment, InvalidConfig, LogLevel, SinkKind, SinkSetting
+from pipeline.errors import CannotStart
+from pipeline.settings import SETTINGS
+from pipeline.values import HostPort
+
+Env = dict[str, str]
+S, M, H, D = 1_000, 60_000, 3_600_000, 86_400_000
+# Of compatibility.md §1 and design.md §10, and what was added since.
+DEFAULTS: dict[str, Any] = {
+    "listen_address": HostPort("", 8008),
+    "environment": Environment.PRODUCTION,
+    "log_level": LogLevel.DEBUG,
+    "pyroscope_application_name": "events.nos.social",
+    "pyroscope_server_address": None,
+    "pyroscope_basic_auth_user": None,
+    "pyroscope_basic_auth_password": None,
+    "sink": SinkSetting(SinkKind.PUBSUB),
+    "pubsub_topic": "nostr-events",
+    "discover_relays": True,
+    "max_relays": 1000,
+    "max_relays_per_host": 3,
+    "allow_private_relays": False,
+    "crawlers": max(2, os.cpu_count() or 2),
+    "backfill": 16 * M,
+    "resweep_window": 72 * H,
+    "resweep_every": 6 * H,
+    "event_retention": H,
+    "seen_retention": 30 * D,
+    "max_event_bytes": 1_048_576,
+    "max_event_tags": 20_000,
+    "backpressure_high": 20_000,
+    "backpressure_low": 15_000,
+    "stage_listen_address": None,
+    "new_author_lookback": 24 * H,
+    "socks_proxy": None,
+    "secret_key_path": None,
+}
+BOOTSTRAP = [
+    "wss://relay.damus.io", "wss://nos.lol", "wss://e.nos.lol", "wss://purplepag.es", "wss://relay.current.fyi",
+    "wss://brb.io", "wss://relay.snort.social",
+]  # fmt: skip
+SKIPPED = [
+    "relay.nos.social", "127.0.0.1", "localhost", "nostr.band", "nostrja-kari-nip50.heguro.com",
+    "nostr.sebastix.social",
+]  # fmt: skip
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Env:
+    """The least that PRODUCTION needs."""
+    credentials = tmp_path / "credentials.json"
+    credentials.write_text("{}")
+    return {
+        "EVENTS_DATABASE_PATH": str(tmp_path / "events.db"),
+        "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "a-project",
+        "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": str(credentials),
+    }
+
+
+@pytest.fixture
+def development(tmp_path: Path) -> Env:
+    return {"EVENTS_ENVIRONMENT": "development", "EVENTS_DATABASE_PATH": str(tmp_path / "events.db")}
+
+
+def problems(env: Env) -> dict[str, str]:
+    with pytest.raises(InvalidConfig) as caught:
+        Config.from_env(env)
+    assert isinstance(caught.value, CannotStart)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(f"{name}: {why}" in text for name, why in caught.value.problems.items())
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults(env: Env, name: str) -> None:
+    assert getattr(Config.from_env(env), name) == DEFAULTS[name]
+
+
+def test_defaults_that_are_addresses(env: Env) -> None:
+    config = Config.from_env(env)
+    assert str(config.target_relay) == "wss://relay.nos.social"
+    assert [relay.url for relay in config.bootstrap_relays] == BOOTSTRAP
+    assert list(config.skip_relays) == SKIPPED
+
+
+def test_what_is_required_is_taken_as_it_stands(env: Env) -> None:
+    config = Config.from_env(env)
+    assert str(config.database_path) == env["EVENTS_DATABASE_PATH"]
+    assert config.google_pubsub_project_id == "a-project"
+    assert str(config.google_pubsub_credentials_json_path) == env["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"]
+
+
+def test_development_posts_to_nobody(development: Env, tmp_path: Path) -> None:
+    config = Config.from_env(development)
+    assert config.environment is Environment.DEVELOPMENT
+    assert config.sink == SinkSetting(SinkKind.JSONL, tmp_path / "events.jsonl")
+    assert config.target_relay is None
+    assert config.google_pubsub_project_id is None
+
+
+def test_development_posts_where_it_is_told_to_but_never_to_pubsub(development: Env) -> None:
+    told = Config.from_env(development | {"EVENTS_TARGET_RELAY": "ws://127.0.0.1:8081", "EVENTS_SINK": "stdout"})
+    assert str(told.target_relay) == "ws://127.0.0.1:8081"
+    assert told.sink == SinkSetting(SinkKind.STDOUT)
+    assert "EVENTS_SINK" in problems(development | {"EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "p"})
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_variable_counts_as_unset(env: Env, blank: str) -> None:
+    plain = Config.from_env(env)
+    lists = {"EVENTS_TARGET_RELAY", "EVENTS_BOOTSTRAP_RELAYS", "EVENTS_SKIP_RELAYS"}
+    empty = {setting.name: blank for setting in SETTINGS if setting.name not in lists and setting.name not in env}
+    assert Config.from_env(env | empty) == plain
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_empty_list_or_target_means_none(env: Env, development: Env, blank: str) -> None:
+    names = ("EVENTS_TARGET_RELAY", "EVENTS_BOOTSTRAP_RELAYS", "EVENTS_SKIP_RELAYS")
+    for base in (env, development):
+        config = Config.from_env(base | dict.fromkeys(names, blank))
+        assert (config.target_relay, config.bootstrap_relays, config.skip_relays) == (None, (), ())
+
+
+def test_an_empty_required_variable_is_missing(env: Env) -> None:
+    required = (
+        "EVENTS_DATABASE_PATH", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID", "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"
+    )  # fmt: skip
+    for blank in ("", " "):
+        for name in required:
+            assert set(problems(env | {name: blank})) == {name}
+    assert set(problems({})) == set(required)
+
+
+def test_what_pubsub_needs_is_not_asked_for_without_it(env: Env) -> None:
+    path = {"EVENTS_DATABASE_PATH": env["EVENTS_DATABASE_PATH"]}
+    for sink in ("none", "stdout", "jsonl:/tmp/x.jsonl"):
+        assert str(Config.from_env(path | {"EVENTS_SINK": sink}).sink) == sink
+
+
+def test_an_emulator_needs_no_credentials(env: Env) -> None:
+    del env["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"]
+    assert Config.from_env(env | {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1"}).google_pubsub_credentials_json_path is None
+    assert set(problems(env | {"PUBSUB_EMULATOR_HOST": ""})) == {"EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"}
+
+
+WRONG = {
+    "EVENTS_LISTEN_ADDRESS": ["8008", "::1:80", "host:70000"],
+    "EVENTS_ENVIRONMENT": ["STAGING", "PROD"],
+    "EVENTS_LOG_LEVEL": ["INFO", "5"],
+    "EVENTS_DATABASE_PATH": ["/", ".", "/var/lib/"],
+    "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": ["/does/not/exist.json", "/"],
+    "EVENTS_PYROSCOPE_SERVER_ADDRESS": ["pyroscope:4040", "ftp://x", "http://", "http://[x", "http://h:99999"],
+    "EVENTS_SINK": ["kafka", "jsonl", "jsonl:", "stdout:x", "PUBSUB:"],
+    "EVENTS_TARGET_RELAY": ["not an address", "ftp://relay.example.com", "wss://"],
+    "EVENTS_BOOTSTRAP_RELAYS": ["wss://nos.lol,wss://"],
+    "EVENTS_DISCOVER_RELAYS": ["yes", "1"],
+    "EVENTS_MAX_RELAYS": ["0", "-1", "many"],
+    "EVENTS_MAX_RELAYS_PER_HOST": ["0", "1.5"],
+    "EVENTS_ALLOW_PRIVATE_RELAYS": ["maybe"],
+    "EVENTS_CRAWLERS": ["0", "65"],
+    "EVENTS_BACKFILL": ["16", "ages"],
+    "EVENTS_RESWEEP_WINDOW": ["72", "3 d"],
+    "EVENTS_RESWEEP_EVERY": ["often"],
+    "EVENTS_EVENT_RETENTION": ["-1h"],
+    "EVENTS_SEEN_RETENTION": ["1y"],
+    "EVENTS_MAX_EVENT_BYTES": ["1M", "100"],
+    "EVENTS_MAX_EVENT_TAGS": ["0"],
+    "EVENTS_BACKPRESSURE_HIGH": ["0", "x"],
+    "EVENTS_BACKPRESSURE_LOW": ["-1", "20000", "30000"],
+    "EVENTS_STAGE_LISTEN_ADDRESS": ["9100"],
+    "EVENTS_NEW_AUTHOR_LOOKBACK": ["1"],
+    "EVENTS_SOCKS_PROXY": [":9050", "127.0.0.1:0", "tor"],
+    "EVENTS_SECRET_KEY_PATH": ["/does/not/exist.key"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in WRONG.items() for text in texts])
+def test_a_wrong_value_is_named_and_nothing_else_is(env: Env, name: str, text: str) -> None:
+    assert set(problems(env | {name: text})) == {name}
+
+
+def test_all_mistakes_come_in_one_message(env: Env) -> None:
+    env = {name: texts[0] for name, texts in WRONG.items()} | {"EVENTS_BACKPRESSURE_LOW": "x"}
+    assert set(problems(env)) == set(WRONG)
+
+
+def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
+    free = {
+        "EVENTS_GOOGLE_PUBSUB_PROJECT_ID", "EVENTS_PYROSCOPE_APPLICATION_NAME", "EVENTS_PYROSCOPE_BASIC_AUTH_USER",
+        "EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD", "EVENTS_PUBSUB_TOPIC", "EVENTS_SKIP_RELAYS",
+        "EVENTS_RUNTIME_DIRECTORY",
+    }  # fmt: skip
+    unknown = {setting.name for setting in SETTINGS} - free - set(WRONG)
+    # Counts and durations that came later are read by the parsers that are tried above.
+    for setting in SETTINGS:
+        if setting.name in unknown:
+            assert re.fullmatch(r"\d+[smhd]?", setting.default or ""), setting.name
+
+
+@pytest.mark.parametrize("text", ["production", "Production", " PRODUCTION "])
+def test_words_are_read_in_any_case(env: Env, text: str) -> None:
+    assert Config.from_env(env | {"EVENTS_ENVIRONMENT": text}).environment is Environment.PRODUCTION
+    assert Config.from_env(env | {"EVENTS_LOG_LEVEL": "disabled"}).log_level is LogLevel.DISABLED
+
+
+def test_lists_are_separated_by_commas(env: Env) -> None:
+    config = Config.from_env(
+        env
+        | {"EVENTS_BOOTSTRAP_RELAYS": " wss://a.example/ , ws://127.0.0.5:8081,", "EVENTS_SKIP_RELAYS": "B.example.,c"}
+    )
+    assert [relay.url for relay in config.bootstrap_relays] == ["wss://a.example", "ws://127.0.0.5:8081"]
+    assert config.skip_relays == ("b.example", "c")
+
+
+def test_the_sink_may_not_write_into_the_database(env: Env, development: Env) -> None:
+    path = env["EVENTS_DATABASE_PATH"]
+    assert set(problems(env | {"EVENTS_SINK": f"jsonl:{path}"})) == {"EVENTS_SINK"}
+    odd = path.replace(".db", ".jsonl")
+    assert set(problems(development | {"EVENTS_DATABASE_PATH": odd})) == {"EVENTS_SINK"}
+
+
+def test_marks_of_backpressure_must_leave_room_between_them(env: Env) -> None:
+    assert set(problems(env | {"EVENTS_BACKPRESSURE_HIGH": "10000"})) == {"EVENTS_BACKPRESSURE_LOW"}
+    config = Config.from_env(env | {"EVENTS_BACKPRESSURE_HIGH": "2", "EVENTS_BACKPRESSURE_LOW": "1"})
+    assert (config.backpressure_high, config.backpressure_low) == (2, 1)
+
+
+def test_stages_of_one_database_find_the_same_runtime_directory(env: Env, tmp_path: Path) -> None:
+    other = env | {"EVENTS_DATABASE_PATH": str(tmp_path / "other.db")}
+    mine = Config.from_env(env).runtime_directory
+    assert mine == Config.from_env(dict(env)).runtime_directory
+    assert mine != Config.from_env(other).runtime_directory
+    assert mine.parent == Path(tempfile.gettempdir())
+    assert str(os.getuid()) in mine.name
+    assert Config.from_env(env | {"RUNTIME_DIRECTORY": "/run/a:/run/b"}).runtime_directory == Path("/run/a")
+    told = env | {"RUNTIME_DIRECTORY": "/run/a", "EVENTS_RUNTIME_DIRECTORY": "/run/mine"}
+    assert Config.from_env(told).runtime_directory == Path("/run/mine")
+
+
+def test_every_setting_is_a_field_of_the_same_name() -> None:
+    assert [setting.field for setting in SETTINGS] == [each.name for each in fields(Config)]
+    for setting in SETTINGS:
+        assert setting.name == f"EVENTS_{setting.field.upper()}"
+        assert setting.meaning
+
+
+def test_what_is_shown_reads_back_as_it_was_and_secrets_are_hidden(env: Env, tmp_path: Path) -> None:
+    env |= {
+        "EVENTS_PYROSCOPE_BASIC_AUTH_USER": "somebody",
+        "EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD": "open sesame",
+        "EVENTS_SINK": f"jsonl:{tmp_path}/x.jsonl",
+        "EVENTS_LISTEN_ADDRESS": "[::1]:80",
+        "EVENTS_SKIP_RELAYS": "",
+    }
+    config = Config.from_env(env)
+    shown = dict(config.effective())
+    assert list(shown) == [setting.name for setting in SETTINGS]
+    assert "sesame" not in str(shown)
+    assert "somebody" not in str(shown)
+    hidden = {setting.name: env[setting.name] for setting in SETTINGS if setting.secret}
+    assert Config.from_env(shown | hidden) == config

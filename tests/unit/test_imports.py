@@ -1,0 +1,198 @@
+"""Who may import whom (design §3), and what only one place may use."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# What each package may import of the project; itself always. `process` knows nobody, and everybody may know it.
+LEAVES = {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.config", "pipeline.version"}
+SHARED = LEAVES | {"pipeline.process", "pipeline.env_file"}
+ALLOWED = {
+    "pipeline.errors": set[str](),
+    "pipeline.version": set[str](),
+    "pipeline.values": {"pipeline.errors"},
+    # An address is read by the protocol's own rules; that is all that settings know of it.
+    "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address"},
+    "pipeline.config": {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.nostr.address"},
+    "pipeline.env_file": LEAVES,
+    "pipeline.process": SHARED,
+    "pipeline.nostr": {"pipeline.errors"},
+    "pipeline.relay": SHARED | {"pipeline.nostr"},
+    "pipeline.store": SHARED | {"pipeline.nostr"},
+    "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
+    "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
+    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store"},
+    "stages": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
+    "pipeline.commands": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
+    "pipeline.cli": SHARED | {"pipeline.commands", "pipeline.store", "stages"},
+}
+# Sockets, and libraries that open them.
+NETWORK = {"socket", "ssl", "http.client", "http.server", "urllib.request", "socketserver", "websocket", "websockets"}
+NETWORK |= {"grpc", "google", "requests"}
+MAY_USE_THE_NETWORK = (
+    "pipeline.relay", "pipeline.sinks", "pipeline.server", "stages.server", "pipeline.process.notify",
+    "pipeline.process.exposition",
+)  # fmt: skip
+CLOCK = "pipeline.process.clock"
+READS_A_CLOCK = {"now", "utcnow", "today"}
+SQL = re.compile(
+    r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE (TABLE|INDEX|TRIGGER)|DROP|ALTER|PRAGMA|WITH)\b\s*\S"
+)
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of the project and what it imports, wherever in it."""
+
+    name: str
+    path: Path
+    tree: ast.Module
+
+    @property
+    def imports(self) -> set[str]:
+        """Modules and names in modules, as dotted paths; relative imports do not occur."""
+        found: set[str] = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.name} imports relatively"
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        return found
+
+    @property
+    def package(self) -> str:
+        """The longest entry of `ALLOWED` that the module belongs to."""
+        return max((name for name in ALLOWED if within(self.name, name)), key=len, default="")
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    paths = sorted((*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")))
+    return tuple(Module(_name(path), path, ast.parse(path.read_text())) for path in paths)
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def offences(allowed: tuple[str, ...], forbidden: set[str]) -> Iterator[str]:
+    for module in modules():
+        if not any(within(module.name, package) for package in allowed):
+            for imported in module.imports:
+                if any(within(imported, package) for package in forbidden):
+                    yield f"{module.name} imports {imported}"
+
+
+def test_there_are_modules_to_look_at() -> None:
+    assert len(modules()) > 50
+    assert {module.package for module in modules()} >= {"pipeline.nostr", "pipeline.store", "stages"}
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)
+def test_imports_go_one_way(module: Module) -> None:
+    if module.name == "pipeline":
+        assert module.imports == set()
+        return
+    assert module.package, f"{module.name} has no place in the design"
+    allowed = ALLOWED[module.package] | {module.package}
+    if module.name == "stages.server":
+        allowed |= {"pipeline.server"}
+    ours = {imported for imported in module.imports if within(imported, "pipeline") or within(imported, "stages")}
+    assert [imported for imported in ours if not any(within(imported, each) for each in allowed)] == []
+
+
+def test_stages_do_not_know_each_other() -> None:
+    for module in modules():
+        if within(module.name, "stages"):
+            assert not [imported for imported in module.imports if within(imported, "stages")], module.name
+
+
+def test_stages_are_known_to_the_command_line_alone_which_finds_them_by_name() -> None:
+    assert list(offences(("stages", "pipeline.cli"), {"stages"})) == []
+
+
+def test_only_stages_server_knows_the_server() -> None:
+    assert list(offences(("pipeline.server", "stages.server"), {"pipeline.server"})) == []
+
+
+def test_sockets_are_opened_in_few_places() -> None:
+    """A connection's thread (`pipeline/crawl/connection.py`) has its socket from `pipeline/relay`."""
+    assert list(offences(MAY_USE_THE_NETWORK, NETWORK)) == []
+
+
+def test_the_protocol_does_no_input_or_output() -> None:
+    doing = {
+        *NETWORK,
+        "os",
+        "io",
+        "pathlib",
+        "subprocess",
+        "threading",
+        "time",
+        "datetime",
+        "apsw",
+        "sqlite3",
+        "random",
+    }
+    nostr = [module for module in modules() if within(module.name, "pipeline.nostr")]
+    assert [(module.name, module.imports & doing) for module in nostr if module.imports & doing] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.crawl.windows",
+        "pipeline.crawl.plan", "pipeline.crawl.coverage", "pipeline.crawl.live", "pipeline.crawl.relay_crawl",
+        "pipeline.process.backoff", "pipeline.process.restart",
+    ],
+)  # fmt: skip
+def test_cores_do_no_input_or_output_and_know_no_clock(name: str) -> None:
+    (module,) = (module for module in modules() if module.name == name)
+    doing = {*NETWORK, "os", "pathlib", "subprocess", "threading", "time", "apsw", CLOCK, "pipeline.relay.transport"}
+    assert not [imported for imported in module.imports if any(within(imported, each) for each in doing)]
+
+
+def test_only_the_store_speaks_to_the_database() -> None:
+    """Outside it the name of its error is all that anybody uses of the driver."""
+    assert list(offences((), {"sqlite3"})) == []
+    for module in modules():
+        if not within(module.name, "pipeline.store"):
+            assert not [imported for imported in module.imports if within(imported, "apsw") and imported != "apsw"]
+            used = {
+                node.attr for node in ast.walk(module.tree)
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "apsw"
+            }  # fmt: skip
+            assert used <= {"Error"}, module.name
+
+
+def test_statements_are_written_in_the_store_only() -> None:
+    for module in modules():
+        if within(module.name, "pipeline.store"):
+            continue
+        texts = [node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant)]
+        assert not [text for text in texts if isinstance(text, str) and SQL.match(text)], module.name
+
+
+def test_only_the_clock_reads_a_clock() -> None:
+    assert list(offences((CLOCK,), {"time"})) == []
+    for module in modules():
+        calls = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+        read = [
+            ast.unparse(call) for call in calls
+            if isinstance(call, ast.Attribute) and call.attr in READS_A_CLOCK
+            and ast.unparse(call.value).rpartition(".")[2] in ("datetime", "date")
+        ]  # fmt: skip
+        assert read == [], module.name
