@@ -8,6 +8,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
@@ -36,6 +37,7 @@ def run(ctx: StageContext) -> None:
         log,
         ctx.stop,
         beat,
+        RateBound(config.target_relay_rate),
     )
     delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
     try:

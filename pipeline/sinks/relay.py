@@ -23,6 +23,7 @@ from pipeline.process.stop import Stop
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Delivered, Message, Refused, Retry, SinkDown, Verdict, Verdicts
+from pipeline.sinks.rate import RateBound
 
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100
@@ -65,6 +66,7 @@ class RelaySink:
     log: RateLimited
     stop: Stop
     beat: Callable[[], None]
+    rate: RateBound = field(default_factory=lambda: RateBound(0))
     _transport: Transport | None = None
     _challenge: str | None = None
     _one_by_one: bool = False
@@ -136,13 +138,25 @@ class RelaySink:
 
     def _send(self, transport: Transport, batch: _Batch, indexes: Iterable[int]) -> None:
         for index in indexes:
-            if self.clock.monotonic() >= batch.until:
+            self._await_turn(transport, batch)
+            now = self.clock.monotonic()
+            if now >= batch.until or self.rate.wait_s(now):
                 break
             message = batch.messages[index]
             batch.waiting[message.event_id] = index
+            self.rate.note(now)
             self.beat()
             transport.send(b'["EVENT",' + message.payload + b"]")
         batch.last_answer_at = self.clock.monotonic()
+
+    def _await_turn(self, transport: Transport, batch: _Batch) -> None:
+        """Keep to the bound on events a minute; answers are taken meanwhile."""
+        while not self.stop.is_set() and (now := self.clock.monotonic()) < batch.until:
+            wait_s = self.rate.wait_s(now)
+            if not wait_s:
+                break
+            self.beat()
+            self._receive(transport, batch, min(wait_s, _WAIT_S))
 
     def _await_answers(self, transport: Transport, batch: _Batch) -> None:
         authenticated = False

@@ -15,6 +15,7 @@ from pipeline.process.stop import Stop
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
+from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import ANSWER_TIMEOUT_S, RelaySink, verdict_on
 
 FINAL = ["replaced", "deleted", "invalid", "blocked", "duplicate", "restricted", "mute", "pow"]
@@ -248,6 +249,37 @@ def test_an_address_that_is_never_dialled_is_the_operators_to_change() -> None:
     assert "EVENTS_ALLOW_PRIVATE_RELAYS" in down.value.advice
 
 
+SECRET = b"\x07" * 32
+CHALLENGE = b'["AUTH","say who"]'
+
+
+@pytest.mark.parametrize("first", [[], [CHALLENGE]])
+def test_a_challenge_may_come_before_or_after_the_refusal(first: list[bytes]) -> None:
+    """Its AUTH may be answered with nothing; then what was refused is sent again."""
+    refusals = [ok(1, False, "auth-required: x"), ok(2)]
+    rig = Rig([first, refusals, [CHALLENGE], None, [ok(1)]], secret=SECRET)
+    assert rig.sink.deliver(messages(2)) == [DELIVERED, DELIVERED]
+    kinds = [json.loads(frame)[0] for frame in rig.wires[0].sent]
+    assert kinds == ["EVENT", "EVENT", "AUTH", "EVENT"]
+    assert rig.wires[0].sent[3] == rig.wires[0].sent[0]
+    event = json.loads(rig.wires[0].sent[2])[1]
+    assert event["kind"] == 22242
+    assert ["challenge", "say who"] in event["tags"]
+    assert ["relay", "wss://target.example"] in event["tags"]
+
+
+def test_without_a_challenge_there_is_nothing_to_answer() -> None:
+    rig = Rig([[ok(1, False, "auth-required: x")]], secret=SECRET)
+    assert rig.sink.deliver(messages(1)) == [Retry("auth-required")]
+    assert len(rig.wires[0].sent) == 1
+    assert rig.clock.monotonic() < 5
+
+
+def test_the_key_is_not_shown() -> None:
+    assert SECRET.hex() not in repr(Rig(secret=SECRET).sink)
+    assert repr(SECRET) not in repr(Rig(secret=SECRET).sink)
+
+
 def test_keep_alive_notices_the_end_and_dials_only_for_a_message() -> None:
     rig = Rig([[ok(1)], LOST], [[ok(1)]])
     rig.sink.keep_alive()
@@ -260,3 +292,12 @@ def test_keep_alive_notices_the_end_and_dials_only_for_a_message() -> None:
     rig.sink.close()
     rig.sink.close()
     assert rig.wires[1].closed
+
+
+def test_no_more_events_are_sent_in_a_minute_than_the_bound() -> None:
+    rig = Rig([*([None] * 120), [ok(1), ok(2), ok(3)]])
+    rig.sink.rate = RateBound(2)
+    rig.sink.deliver(messages(3))
+    assert len(rig.wires[0].sent) == 3
+    assert rig.clock.monotonic() >= 60.0
+    assert rig.beats >= 60, "the stage beats while it waits"
