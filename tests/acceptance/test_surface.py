@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic, time
 
@@ -196,14 +197,15 @@ def test_registrations_are_answered_with_the_reason(scene: Scene) -> None:
 
 
 def test_other_messages_are_ignored_and_junk_closes(scene: Scene) -> None:
-    socket = websocket.create_connection(scene.service.url.replace("http:", "ws:"), timeout=10)
-    event = Author.from_seed(99, 2).registration(int(time()))
-    socket.send(json.dumps(["REQ", "x", {}]))
-    socket.send(f'["EVENT",{event.raw}]')
-    assert json.loads(socket.recv()) == ["OK", event.id, True, ""]
-    socket.send("junk")
-    assert socket.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
-    socket.close()
+    client = websocket.create_connection(scene.service.url.replace("http:", "ws:"), timeout=10)
+    # The library forgets its socket when the other side closes first.
+    with closing(client.sock):
+        event = Author.from_seed(99, 2).registration(int(time()))
+        client.send(json.dumps(["REQ", "x", {}]))
+        client.send(f'["EVENT",{event.raw}]')
+        assert json.loads(client.recv()) == ["OK", event.id, True, ""]
+        client.send("junk")
+        assert client.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
 
 
 def test_a_scrape_is_quick(scene: Scene) -> None:
