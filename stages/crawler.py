@@ -1,6 +1,7 @@
 """`stage crawler`: reads its share of the relays and appends verified events to the inbox."""
 
 import functools
+import math
 import resource
 import threading
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _SPARE_DESCRIPTORS: Final = 256
 _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
+# A live relay's cursors move every five minutes.
+_BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
 _SPARE_CANDIDATES: Final = 5_000
 
@@ -120,6 +123,7 @@ class _Crawler:
             if now >= relays_at:
                 relays_at = now + _LOOK_AT_RELAYS_S
                 self._look_at_relays(plan)
+                self._tell_behind()
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S
                 self._look_at_queues()
@@ -155,6 +159,14 @@ class _Crawler:
             )
         mine = share_of(select(found, selection), self.ctx.index, config.crawlers)
         self.fleet.set_relays(self.database, mine, plan)
+
+    def _tell_behind(self) -> None:
+        metrics = self.ctx.metrics
+        behind = self.fleet.seconds_behind(self.ctx.clock.now_ms() // 1000)
+        metrics.crawl_behind.set(max(behind, default=0))
+        for bound in _BEHIND_BOUNDS_S:
+            metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind))
+        metrics.crawl_left_out.set(self.fleet.left_out)
 
     def _look_at_queues(self) -> None:
         config = self.ctx.settings

@@ -23,7 +23,7 @@ class Progress:
     @contextmanager
     def step(self, label: str, length: int) -> Iterator[Callable[[int], None]]:
         """One step; the function that it gives is called with how much more is done."""
-        if sys.stderr.isatty():
+        if length and sys.stderr.isatty():
             with click.progressbar(length=length, label=f"{label:24}", file=sys.stderr) as bar:
                 yield bar.update
         else:

@@ -86,6 +86,15 @@ class Fleet:
         """How many relays are being served or dialled."""
         return sum(relay.thread is not None for relay in self._relays.values())
 
+    def seconds_behind(self, wall: int) -> list[int]:
+        """For each relay that is connected, how old the oldest of its cursors is at `wall` (Unix seconds)."""
+        return [relay.crawl.seconds_behind(wall) for relay in self._relays.values() if relay.thread is not None]
+
+    @property
+    def left_out(self) -> int:
+        """How many queries in all go without a live subscription since their relay has no room for it."""
+        return sum(relay.crawl.left_out for relay in self._relays.values() if relay.thread is not None)
+
     def set_relays(self, database: Database, selected: list[Selected], plan: Plan) -> None:
         """Crawl exactly `selected` from now on; those that were crawled before go on undisturbed."""
         wanted = {each.candidate.relay: each for each in selected}

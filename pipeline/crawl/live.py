@@ -7,6 +7,9 @@ from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 
+# Five digits and a comma.
+_BYTES_PER_KIND = 6
+
 
 @dataclass(slots=True)
 class _Group:
@@ -105,14 +108,19 @@ class LiveGroups:
         if self._limits.needs_kinds and group.queries and Subject.GLOBAL in _subjects(group, query):
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
-        parts = len(query.parts(self._limits.max_members))
-        size = parts * BYTES_PER_FILTER + len(query.members) * BYTES_PER_MEMBER
+        parts, size = self._cost(query)
         return group.filters + parts <= self._limits.max_filters and group.bytes + size <= self._limits.max_frame_bytes
 
-    def _put(self, group: _Group, query: Query) -> None:
+    def _cost(self, query: Query) -> tuple[int, int]:
+        """The filters that `query` takes, and at most how many bytes of a request."""
         parts = len(query.parts(self._limits.max_members))
+        kinds = len(self._kinds(query) or ()) * _BYTES_PER_KIND
+        return parts, parts * (BYTES_PER_FILTER + kinds) + len(query.members) * BYTES_PER_MEMBER
+
+    def _put(self, group: _Group, query: Query) -> None:
+        parts, size = self._cost(query)
         group.filters += parts
-        group.bytes += parts * BYTES_PER_FILTER + len(query.members) * BYTES_PER_MEMBER
+        group.bytes += size
         group.queries[query.key] = query
 
 

@@ -67,9 +67,9 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by the thread of its connection; outlives each connection."""
 
     __slots__ = (
-        "_answers_kindless", "_check_at", "_coverage", "_crawled_since", "_fruitless", "_gave", "_has_eose", "_hopeless", "_largest_page", "_limits",
-        "_live", "_live_not_before", "_lookout", "_patience", "_plan", "_progress", "_settings", "_start_not_before",
-        "_sweeps", "_swept", "counts",
+        "_answers_kindless", "_check_at", "_coverage", "_crawled_since", "_fruitless", "_gave", "_has_eose",
+        "_hopeless", "_largest_page", "_limits", "_live", "_live_not_before", "_lookout", "_patience", "_plan", "_progress",
+        "_settings", "_start_not_before", "_sweeps", "_swept", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -307,6 +307,12 @@ class RelayCrawl:
                 sweep.is_open = True
                 session.open_page(key, sweep.window.page(), mono, patience=self._patience)
 
+    def _may_resweep(self, query: Query) -> bool:
+        """Whether only the time decides when the last days are swept again."""
+        key = sweep_key(Purpose.RESWEEP, query)
+        is_free = key not in self._sweeps and key not in self._start_not_before
+        return self._settings.resweep_every > 0 and is_free and self._coverage.of(query) is not None
+
     def _last_resweep(self, query: Query) -> int:
         resweep = self._coverage.named(sweep_key(Purpose.RESWEEP, query))
         return self._crawled_since if resweep is None else resweep.complete_until
@@ -321,7 +327,7 @@ class RelayCrawl:
         for query in self._plan.queries:
             if query.is_live and sweep_key(Purpose.TAIL, query) not in self._sweeps and query.key in self._swept:
                 times.append(self._swept[query.key] + self._tail_every(query))
-            if query.is_live and sweep_key(Purpose.RESWEEP, query) not in self._sweeps:
+            if query.is_live and self._may_resweep(query):
                 times.append(mono + max(0, self._last_resweep(query) + self._settings.resweep_every - wall))
         return max(min(times), mono + MIN_CHECK_S)
 

@@ -37,7 +37,8 @@ class Window:
 
     __slots__ = (
         "_answers_kindless", "_exclusive", "_flipped", "_known_newest_first", "_largest", "_last_gap", "_max_kinds",
-        "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds", "gap_reasons", "limit", "pages",
+        "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds", "gap_reasons", "limit",
+        "pages",
     )  # fmt: skip
 
     def __init__(

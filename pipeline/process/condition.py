@@ -9,7 +9,9 @@ from pipeline.process.clock import Clock
 from pipeline.process.heartbeat import HeartbeatReading
 
 HEARTBEAT_LIMIT_S = 30.0
-"""A stage whose last beat is older hangs."""
+"""A stage whose last beat is older is beyond help: it is killed."""
+SILENCE_LIMIT_S = 8.0
+"""A stage whose last beat is older hangs for the moment; health is to say so within ten seconds."""
 
 
 class StageState(StrEnum):
@@ -57,7 +59,7 @@ def _state(reading: HeartbeatReading) -> tuple[StageState, str]:
         return StageState.GONE, reading.status or "ended without a word"
     if not reading.ready:
         return StageState.STARTING, "has not beaten yet"
-    if reading.age_s > HEARTBEAT_LIMIT_S:
+    if reading.age_s > SILENCE_LIMIT_S:
         return StageState.HANGS, f"has not beaten for {reading.age_s:.0f} s"
     return (StageState.FAILING, reading.status) if reading.status else (StageState.OK, "")
 

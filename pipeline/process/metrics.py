@@ -141,6 +141,18 @@ class Metrics:
         self.crawl_gaps = self._counter(
             "event_service_crawl_gaps_total", "Things a relay has and does not give", ("address", "reason")
         )
+        self.crawl_behind = Gauge(
+            "event_service_crawl_seconds_behind",
+            "Age of the oldest cursor of a connected relay",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.crawl_relays_behind = self._gauge(
+            "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("le",)
+        )
+        self.crawl_left_out = self._gauge(
+            "event_service_crawl_left_out_queries", "Queries that relays have no room for as live subscriptions"
+        )
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )

@@ -28,8 +28,9 @@ LEASE_MS: Final = 120_000
 RENEW_AFTER_S: Final = 5.0
 # A row that was claimed this often was there each time that a process died, or failed for two days: it goes aside.
 MAX_CLAIMS: Final = 50
-# Claimed so often more than it failed, a row may be what its claimers died of: it is delivered alone, in any order.
-SUSPECT_CLAIMS: Final = 3
+# A row that was claimed and never heard of may be what its claimer died of. Each time that happens it is delivered
+# together with fewer others, in the end alone, and in any order, so that they get past what is deadly.
+TOGETHER: Final = (1024, 256, 64, 16, 4, 1)
 # Payloads are claimed up to this many bytes, one Pub/Sub call's worth, and at most one step more.
 CLAIM_BYTES: Final = 9_000_000
 CLAIM_STEP: Final = 50
@@ -93,9 +94,9 @@ class Delivery:
             self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
         kept = [row for row in rows if _reason_to_bury(row) is None]
         self.metrics.stage_in.labels(self.stage).inc(len(kept))
-        suspects = [row for row in kept if _is_suspect(row)]
+        suspects = [row for row in kept if _suspicion(row)]
         self.rng.shuffle(suspects)
-        return [row for row in kept if not _is_suspect(row)] + suspects
+        return [row for row in kept if not _suspicion(row)] + suspects
 
     def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
         """See every one of `rows` settled, however long the sink is down; or give back what is left when stopped."""
@@ -229,13 +230,18 @@ class Delivery:
 
 
 def _next_batch(rows: list[OutboxRow]) -> list[OutboxRow]:
-    """A suspect alone, or all others together; suspects come last."""
-    others = [row for row in rows if not _is_suspect(row)]
-    return others or rows[:1]
+    """Those that are beyond suspicion, who come first; then suspects, as many as may go together."""
+    batch: list[OutboxRow] = []
+    for row in rows:
+        if len(batch) >= TOGETHER[_suspicion(row)] or (batch and not _suspicion(batch[0]) and _suspicion(row)):
+            break
+        batch.append(row)
+    return batch
 
 
-def _is_suspect(row: OutboxRow) -> bool:
-    return row.receipt.claims - row.failures > SUSPECT_CLAIMS
+def _suspicion(row: OutboxRow) -> int:
+    """How often the row was claimed and neither settled nor put off, as an index of `TOGETHER`."""
+    return max(0, min(row.receipt.claims - row.failures, len(TOGETHER)) - 1)
 
 
 def _reason_to_bury(row: OutboxRow) -> str | None:

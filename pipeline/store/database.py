@@ -4,6 +4,7 @@ Every write runs in `BEGIN IMMEDIATE`: a deferred transaction that reads first a
 another process wrote in between, whatever the busy time-out.
 """
 
+import contextlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,8 +146,9 @@ class Database:
         return int(self._connection.pragma("data_version"))
 
     def checkpoint(self) -> None:
-        """Move what readers allow out of the write-ahead log; holds up nobody."""
-        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        """Move what readers allow out of the write-ahead log; holds up nobody, and leaves it to whoever is at it."""
+        with contextlib.suppress(KeyError):
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def restart_log(self) -> bool:
         """Move everything out of the write-ahead log and let it begin anew; writers wait meanwhile.

@@ -23,7 +23,7 @@ COUNT_NAMER = "UPDATE relays SET namers = namers + 1 WHERE id = ?"
 MARK_NAMED_BY_USER = "UPDATE relays SET named_by_user = 1 WHERE id = ? AND named_by_user = 0"
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap', crawled_since, failures, next_dial_at, limits
-  FROM relays WHERE source = 'bootstrap' OR (?1 AND (namers >= 2 OR named_by_user))
+  FROM relays WHERE source = 'bootstrap' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
  ORDER BY source = 'bootstrap' DESC, named_by_user DESC, namers DESC, id LIMIT ?2
 """
 START_CRAWLING = "UPDATE relays SET crawled_since = ? WHERE id = ? AND crawled_since IS NULL"
@@ -96,7 +96,9 @@ def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: 
 
 
 def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
-    """Relays worth dialling, best first: bootstrap ones, and if `discovered` those named by a user or two authors."""
+    """Relays worth dialling, best first: bootstrap ones, and if `discovered` those that others trust.
+
+    That is: named by a registered user or by two authors, or crawled by the service that was imported."""
     return [
         RelayCandidate(relay, address, bool(bootstrap), crawled_since, failures, next_dial_at, limits)
         for relay, address, bootstrap, crawled_since, failures, next_dial_at, limits in tx.execute(

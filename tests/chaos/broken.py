@@ -51,7 +51,12 @@ MISTAKES = (
                 "pipeline/crawl/connection.py",
                 "                    self._flush()\n                    moved = ",
                 "                    moved = ",
-            )
+            ),
+            Replacement(
+                "pipeline/crawl/connection.py",
+                "            self._on_frame(raw)\n        self._flush()\n",
+                "            self._on_frame(raw)\n",
+            ),
         ],
         ("die-after-cursor",),
         0.7,

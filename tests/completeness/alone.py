@@ -55,7 +55,7 @@ def _arrive(world: World, peer: Peer) -> None:
 
 def _explain(world: World, peer: Peer, missing: list[str]) -> None:
     """Say what is missing, for whoever has to find out why."""
-    if missing and not peer.case.cannot:
+    if missing and not peer.case.loses:
         by_id = {event.id: event for event in peer.relay.stored()}
         for event_id in missing[:3]:
             event = by_id[event_id]

@@ -33,7 +33,8 @@ def _nothing(_: World) -> list[SignedEvent]:
 class Case:
     """A behaviour; `given` says which events a patient client gets from it, `extra` makes events that bring it out.
 
-    `cannot`: of what it holds some is out of any client's reach, and the service must say so. `slow`: takes minutes.
+    `cannot`: of what it holds some is out of any client's reach, and the service must say so; with `loses` it is not
+    known which. `slow`: takes minutes.
     """
 
     behaviour: Behaviour
@@ -41,6 +42,7 @@ class Case:
     extra: Extra = _nothing
     stored: int = 300
     cannot: bool = False
+    loses: bool = False
     slow: bool = False
 
 
@@ -91,11 +93,11 @@ def _page_cases() -> Mapping[str, Case]:
         "oldest-first": Case(Behaviour(cap=60, order=Order.OLDEST)),
         "until-exclusive": Case(Behaviour(cap=30, until_exclusive=True), extra=_busy_second),
         "ignores-since": Case(Behaviour(cap=60, ignores_since=True)),
-        "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150, cannot=True),
+        "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150),
         "zero-is-all": Case(Behaviour(cap=100, zero_limit_is_unlimited=True)),
         "shared-limit": Case(Behaviour(cap=60, shared_limit=True)),
         "dense-second": Case(Behaviour(cap=50), extra=_busy_second),
-        "dense-author": Case(Behaviour(cap=20), extra=_solitary_second, cannot=True),
+        "dense-author": Case(Behaviour(cap=20), extra=_solitary_second, cannot=True, loses=True),
         "withheld": Case(Behaviour(cap=60, withheld_kinds=frozenset({4, 1059})), _without(4, 1059), _withheld_block),
         "withheld-unlisted": Case(
             Behaviour(cap=200, withheld_kinds=frozenset({4, 1059})),

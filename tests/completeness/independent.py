@@ -60,4 +60,4 @@ def _row(service: EventService, url: str, name: str, wanted: set[str], seconds: 
     scrape = service.scrape()
     gaps = {sample.labels["reason"]: int(sample.value) for sample in scrape.samples(GAPS, address=url) if sample.value}
     pages = int(scrape.value("event_service_crawl_pages_total", address=url))
-    return Row(name, len(wanted), len(wanted & have(service)), 0, gaps, pages, 1, seconds, cannot=False)
+    return Row(name, len(wanted), len(wanted & have(service)), 0, gaps, pages, 1, seconds, cannot=False, loses=False)

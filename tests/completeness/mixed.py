@@ -54,6 +54,7 @@ def _peer(catalogue: Catalogue, rng: random.Random, seed: int) -> Peer:
         behaviour,
         given=lambda world, event: all(case.given(world, event) for case in cases),
         cannot=any(case.cannot for case in cases),
+        loses=any(case.loses for case in cases),
     )
     return Peer("+".join(chosen), together, ScriptedRelay(behaviour, seed=seed))
 

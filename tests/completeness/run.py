@@ -60,6 +60,7 @@ class Row:
     connections: int
     seconds: float | None
     cannot: bool
+    loses: bool
 
     @property
     def recall(self) -> float:
@@ -73,14 +74,8 @@ class Row:
 
     @property
     def is_good(self) -> bool:
-        """Everything is there, or the service says that it is not."""
-        complete = self.got == self.wanted
-        return (complete or (self.cannot and self.is_reported)) and (self.beyond == 0 or self.is_honest)
-
-    @property
-    def is_honest(self) -> bool:
-        """Whether what cannot be had by anybody is reported where it can be noticed at all."""
-        return self.is_reported or not self.cannot
+        """Everything is there that can be, and the service says so where something cannot."""
+        return (self.got == self.wanted or self.loses) and (self.is_reported or not self.cannot)
 
 
 def environment(relays: Sequence[str]) -> dict[str, str]:
@@ -133,9 +128,13 @@ class Run:
             for peer in self.peers:
                 if peer.done_at is None and peer.due.keys() <= have:
                     peer.done_at = now
-            if all(peer.done_at is not None and (not peer.case.cannot or self.gaps(peer)) for peer in self.peers):
+            if all(self._is_done(peer) for peer in self.peers):
                 return
             pause(_LOOK_EVERY_S)
+
+    def _is_done(self, peer: Peer) -> bool:
+        complete = peer.done_at is not None or peer.case.loses
+        return complete and (not peer.case.cannot or bool(self.gaps(peer)))
 
     def gaps(self, peer: Peer) -> dict[str, int]:
         """What the service reported of this relay."""
@@ -165,6 +164,7 @@ class Run:
             connections=len(peer.relay.journal.of(Opened)),
             seconds=None if peer.done_at is None else peer.done_at - began,
             cannot=peer.case.cannot,
+            loses=peer.case.loses,
         )
 
     def missing(self, peer: Peer) -> list[str]:
@@ -181,7 +181,7 @@ def register(database: Path, world: World) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows for a reader."""
-    lines = [f"{"behaviour":<40} {'wanted':>6} {'got':>6} {'recall':>7} {'done':>6} {'REQs':>5} {'conn':>4}  reported"]
+    lines = [f"{'behaviour':<40} {'wanted':>6} {'got':>6} {'recall':>7} {'done':>6} {'REQs':>5} {'conn':>4}  reported"]
     for row in rows:
         done = "-" if row.seconds is None else f"{row.seconds:.0f} s"
         gaps = ", ".join(f"{reason} {count}" for reason, count in row.gaps.items()) or "-"

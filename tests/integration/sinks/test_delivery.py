@@ -12,7 +12,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.sinks import delivery
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, SUSPECT_CLAIMS
+from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
 from tests.integration.sinks.support import Loop, Outbox, notes, wait_until
@@ -412,17 +412,29 @@ def test_what_kills_its_process_does_not_drag_others_down(box: Outbox, seed: int
     assert deaths == MAX_CLAIMS
 
 
-def test_suspects_come_last_and_alone(box: Outbox) -> None:
+def test_suspects_come_last_and_in_the_end_alone(box: Outbox) -> None:
     signed = notes(6)
     box.put(signed)
-    box.execute("UPDATE outbox SET claims = ? WHERE event IN (1, 2)", SUSPECT_CLAIMS)
+    box.execute("UPDATE outbox SET claims = ? WHERE event IN (1, 2)", len(TOGETHER))
     # Claimed as often for failures of its own: nobody died of it.
-    box.execute("UPDATE outbox SET claims = ?1, failures = ?1 WHERE event = 3", SUSPECT_CLAIMS)
+    box.execute("UPDATE outbox SET claims = ?1, failures = ?1 WHERE event = 3", len(TOGETHER))
     sink = Told()
     with Loop(box, sink):
         box.wait_empty()
     assert [len(batch) for batch in sink.batches] == [4, 1, 1]
     assert {batch[0] for batch in sink.batches[1:]} == {signed[0].id, signed[1].id}
+
+
+@pytest.mark.parametrize(("claims", "together"), [(0, 1000), (1, 256), (2, 64), (3, 16), (4, 4)])
+def test_a_crash_does_not_make_everything_slow(box: Outbox, claims: int, together: int) -> None:
+    """Most crashes are nobody's fault, so suspicion grows step by step."""
+    box.put(notes(1000))
+    box.execute("UPDATE outbox SET claims = ?", claims)
+    sink = Told()
+    with Loop(box, sink):
+        box.wait_empty()
+    assert {len(batch) for batch in sink.batches[:-1]} <= {together}
+    assert len(sink.batches) == -(-1000 // together)
 
 
 @pytest.mark.parametrize("bad", [{0}, {7}, {19}, {3, 4, 11}, set(range(20))])

@@ -1,7 +1,8 @@
 """Stages run in this process: each in a thread, over a real database, with a context like the one `run_stage` makes."""
 
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -114,13 +115,14 @@ class World:
         """Return once the inbox is empty."""
         wait_until(lambda: self.inbox_size() == 0, "saved")
 
-    def context(self, stage: str, index: int = 0, *, stop: Stop | None = None, **env: str) -> StageContext:
-        """What `run_stage` would give to that stage, its metrics its own."""
+    def context(self, stage: str, settings: Mapping[str, str] | None = None, *, index: int = 0) -> StageContext:
+        """What `run_stage` would give to that stage, its metrics its own; `settings` are added to the world's."""
         slot = Slot(stage, index)
+        emulator = {name: os.environ[name] for name in ("PUBSUB_EMULATOR_HOST",) if name in os.environ}
         return StageContext(
-            Config.from_env(self.env | env),
+            Config.from_env(self.env | emulator | dict(settings or {})),
             self.clock,
-            stop or Stop(),
+            Stop(),
             slot,
             Metrics(),
             Heartbeat(self.runtime, slot.name, self.clock),

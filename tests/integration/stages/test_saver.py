@@ -54,7 +54,7 @@ def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseExcept
 
 def test_a_relevant_event_reaches_both_outboxes_and_an_irrelevant_one_nothing(world: World) -> None:
     profile, note = ALICE.sign("hi", kind=0, created_at=NOW), ALICE.sign("hi", kind=1, created_at=NOW)
-    with Running(world.context("saver", EVENTS_TARGET_RELAY=TARGET), saver.run) as running:
+    with Running(world.context("saver", {"EVENTS_TARGET_RELAY": TARGET}), saver.run) as running:
         world.put([profile, note])
         world.wait_saved()
     assert world.seen() == {profile.id}
@@ -81,7 +81,7 @@ def test_it_is_saved_within_milliseconds(world: World) -> None:
 def test_without_sinks_nothing_is_queued(world: World) -> None:
     """Contacts and ids are kept all the same; payloads that nobody is owed are not."""
     contact_list = ALICE.contact_list([BOB, CAROL], NOW)
-    with Running(world.context("saver", EVENTS_SINK="none"), saver.run):
+    with Running(world.context("saver", {"EVENTS_SINK": "none"}), saver.run):
         world.put([contact_list, *profiles(5)])
         world.wait_saved()
     assert len(world.seen()) == 6
@@ -92,7 +92,7 @@ def test_without_sinks_nothing_is_queued(world: World) -> None:
 def test_only_the_target_relay_as_a_sink(world: World) -> None:
     """Payloads are kept for what it is owed, and for nothing else."""
     profile, relayed = profiles(1)[0], ALICE.sign("", kind=2, created_at=NOW)
-    context = world.context("saver", EVENTS_SINK="none", EVENTS_TARGET_RELAY=TARGET)
+    context = world.context("saver", {"EVENTS_SINK": "none", "EVENTS_TARGET_RELAY": TARGET})
     with Running(context, saver.run) as running:
         world.put([profile, relayed])
         world.wait_saved()
@@ -111,7 +111,7 @@ def test_what_is_not_for_the_target_relay_counts_as_ignored(world: World) -> Non
     not_sent.append(ALICE.sign("", kind=0, created_at=NOW, tags=[["expiration", "5"]]))
     not_sent.append(ALICE.sign("", kind=3, created_at=NOW - 1, tags=[["p", "x"]] * 3001))
     not_sent.append(ALICE.sign("", kind=0, created_at=NOW, size=200_000))
-    with Running(world.context("saver", EVENTS_TARGET_RELAY=TARGET), saver.run) as running:
+    with Running(world.context("saver", {"EVENTS_TARGET_RELAY": TARGET}), saver.run) as running:
         world.put([*sent, *not_sent])
         world.wait_saved()
         world.put(sent + not_sent)
@@ -425,7 +425,7 @@ def test_two_savers_at_once_repeat_nothing(world: World) -> None:
     events = profiles(2000)
     for start in range(0, 2000, 100):
         world.put(events[start : start + 100])
-    with Running(world.context("saver", 0), saver.run), Running(world.context("saver", 1), saver.run):
+    with Running(world.context("saver"), saver.run), Running(world.context("saver", index=1), saver.run):
         world.wait_saved()
     assert world.queued() == sorted(event.id for event in events)
 

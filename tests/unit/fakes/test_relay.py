@@ -236,9 +236,18 @@ def test_invalid_filters_are_refused(relay: ScriptedRelay) -> None:
 
 def test_a_repeated_req_may_be_ignored() -> None:
     with ScriptedRelay(NOSTR_RS) as relay, NaiveClient(relay.url) as client:
-        assert client.page({"kinds": [1]})[1][0] == "EOSE"
-        client.send("REQ", "s", {"kinds": [1]})
+        narrow = {"kinds": [1], "authors": ["ab" * 32]}
+        assert client.page(narrow)[1][0] == "EOSE"
+        client.send("REQ", "s", narrow)
         assert client.is_silent()
+
+
+def test_a_filter_that_is_too_broad_ends_the_whole_req_at_once_and_opens_nothing() -> None:
+    with ScriptedRelay(NOSTR_RS) as relay, NaiveClient(relay.url) as client:
+        narrow = {"kinds": [1], "authors": ["ab" * 32]}
+        client.send("REQ", "s", narrow, {"kinds": [0]})
+        assert client.receive()[0] == "EOSE"
+        assert relay.open_subscriptions == 0
 
 
 def test_messages_can_be_rate_limited(relay: ScriptedRelay) -> None:

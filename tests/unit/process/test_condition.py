@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_of
+from pipeline.process.condition import SILENCE_LIMIT_S, StageState, condition_of
 from pipeline.process.heartbeat import HeartbeatReading
 
 WELL = HeartbeatReading("saver-0", os.getpid(), alive=True, age_s=2.0)
@@ -16,12 +16,8 @@ NOW_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z
     [
         (WELL, StageState.OK, "2023-11-14T22:13:18Z", ""),
         (replace(WELL, status="no disk", status_age_s=60.0), StageState.FAILING, "2023-11-14T22:12:20Z", "no disk"),
-        (
-            replace(WELL, age_s=HEARTBEAT_LIMIT_S + 10),
-            StageState.HANGS,
-            "2023-11-14T22:12:40Z",
-            "has not beaten for 40 s",
-        ),
+        (replace(WELL, age_s=SILENCE_LIMIT_S), StageState.OK, "2023-11-14T22:13:12Z", ""),
+        (replace(WELL, age_s=9.0), StageState.HANGS, "2023-11-14T22:13:11Z", "has not beaten for 9 s"),
         (replace(WELL, alive=False), StageState.GONE, "2023-11-14T22:13:18Z", "ended without a word"),
         (
             replace(WELL, alive=False, age_s=90.0, status="ended: full", status_age_s=90.0),

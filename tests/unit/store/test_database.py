@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -355,6 +355,27 @@ def test_checkpoints_empty_the_log_without_waiting_for_readers(db: Database, pat
         assert monotonic() - began < 5
     db.checkpoint()
     assert db.restart_log()
+
+
+def test_a_checkpoint_is_left_to_whoever_is_at_it(db: Database, path: Path, clock: ManualClock) -> None:
+    """SQLite calls the second of two checkpoints at once busy, and never waits for the first."""
+    calls = 0
+
+    def while_the_other_waits(_: int) -> bool:
+        nonlocal calls
+        calls += 1
+        db.checkpoint()
+        return False
+
+    with open_database(path, clock) as reader, reader.read() as snapshot, closing(apsw.Connection(str(path))) as other:
+        snapshot.execute("SELECT count(*) FROM authors").fetchall()
+        with db.write() as tx:
+            insert(tx)
+        other.execute("SELECT count(*) FROM authors").fetchall()
+        other.set_busy_handler(while_the_other_waits)
+        with pytest.raises(apsw.BusyError):
+            other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+    assert calls == 1
 
 
 def test_the_data_version_tells_of_commits_by_others_only(db: Database, path: Path, clock: ManualClock) -> None:

@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from pipeline.process.clock import SystemClock
+from pipeline.store.database import DatabaseUnusable
 from pipeline.store.go_database import GoCounts, GoWaiting
 from pipeline.store.go_database import GoDatabase as Reader
 from pipeline.store.go_files import SourceUnusable
@@ -96,6 +97,18 @@ def test_contacts_come_with_the_event_that_the_database_names(path: Path) -> Non
         CAROL.pubkey.encode(): ({ALICE.pubkey.encode()}, stranger.raw.encode()),
         None: ({None}, None),
     }
+
+
+def test_the_first_tables_alone_are_enough(path: Path) -> None:
+    """Contacts and users came later, in versions whose other tables are the same."""
+    with GoDatabase(path, GoSchema.OLDEST) as database:
+        for table in ("public_keys", "contacts_events", "contacts_followees", "public_keys_to_monitor"):
+            database.connection.execute(f"DROP TABLE {table}")
+        database.relay("wss://a.example")
+    with pytest.raises(DatabaseUnusable, match="of the Go service; it must be imported first"):
+        open_database(path, SystemClock())
+    with Reader(path) as reader:
+        assert reader.counts() == GoCounts(done=0, relays=1, contact_lists=0, users=0, waiting=0)
 
 
 def test_more_rows_than_a_page_come_once_each(path: Path) -> None:

@@ -1,0 +1,69 @@
+"""A running service says what is wrong with it: which stage, since when, why; and is well again afterwards."""
+
+import os
+import signal
+from datetime import datetime
+from pathlib import Path
+from time import time
+
+import pytest
+
+from tests.fakes.pubsub_process import PubSubProcess
+from tests.fakes.pubsub_rules import Rule
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.service import EventService, settings
+from tests.integration.operations.support import PATIENCE_S, complaint, problems, until
+from tests.world.events import authors
+
+PROFILES = [author.sign("{}", kind=0, created_at=int(time()) - 60) for author in authors(9, 3)]
+
+
+def test_a_sink_that_refuses_us_is_named_with_what_to_do(tmp_path: Path) -> None:
+    """And nothing is said any more once it takes events again."""
+    # Each of the four workers is refused once or more.
+    rules = [Rule(status="PERMISSION_DENIED", times=6)]
+    with ScriptedRelay(events=PROFILES) as relay, PubSubProcess(rules=rules) as pubsub:
+        env = settings(relays=[relay.url], pubsub=pubsub.address)
+        with EventService(tmp_path, env) as service:
+            found = complaint(service, "forwarder-0", "sink pubsub is down: PERMISSION_DENIED")
+            assert found["why"].endswith("pubsub.publisher") or "role" in found["why"].lower(), found
+            assert abs(datetime.fromisoformat(found["since"]).timestamp() - time()) < PATIENCE_S
+            pubsub.wait_count(len(PROFILES), PATIENCE_S)
+            until(lambda: problems(service) == [], lambda: problems(service))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_of_the_sink_is_named(tmp_path: Path) -> None:
+    with ScriptedRelay(events=PROFILES) as relay:
+        env = settings(relays=[relay.url], EVENTS_SINK="jsonl:/dev/full")
+        with EventService(tmp_path, env) as service:
+            found = complaint(service, "forwarder-0", "ENOSPC")
+            assert found["why"] == "sink pubsub is down: ENOSPC: make room on its disk"
+            assert service.stop() == 0
+
+
+def test_a_stage_that_cannot_go_on_is_named_with_its_last_words(tmp_path: Path) -> None:
+    """Its table is gone: it ends, is started again, ends; health tells why, the supervisor that it loops."""
+    with EventService(tmp_path) as service:
+        import apsw
+
+        with apsw.Connection(str(service.database)) as database:
+            database.execute("ALTER TABLE deliveries RENAME TO lost")
+        found = complaint(service, "sweeper-0", "ended: ")
+        assert "deliveries" in found["why"]
+        complaint(service, "supervisor", "sweeper-0 ends again and again")
+        with apsw.Connection(str(service.database)) as database:
+            database.execute("ALTER TABLE lost RENAME TO deliveries")
+        # It takes a healthy minute to be forgiven; until then it is said.
+        until(lambda: [each["stage"] for each in problems(service)] == ["supervisor"], lambda: problems(service))
+        assert service.scrape().value("event_service_stage_exits_total", slot="sweeper-0", reason="exit") >= 3
+
+
+def test_a_killed_stage_is_missed_until_it_is_back(tmp_path: Path) -> None:
+    with EventService(tmp_path) as service:
+        (saver,) = service.stages("saver")
+        for _ in range(2):
+            (saver,) = service.stages("saver")
+            os.kill(saver.pid, signal.SIGKILL)
+            complaint(service, "s", "")
+            until(lambda: problems(service) == [], lambda: problems(service))

@@ -1,0 +1,89 @@
+"""Profiles go to the server that the settings name, tagged by stage; without one the profiler is not even loaded."""
+
+import base64
+import importlib.util
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote_plus, urlsplit
+
+import pytest
+
+from tests.fakes.net import loopback_address
+from tests.fakes.service import EventService, settings
+from tests.integration.operations.support import until
+
+installed = importlib.util.find_spec("pyroscope") is not None
+
+
+@dataclass
+class Uploads:
+    """What a profiling server was sent."""
+
+    address: str = ""
+    names: set[str] = field(default_factory=set)
+    credentials: set[str] = field(default_factory=set)
+
+
+@contextmanager
+def profiling_server() -> Iterator[Uploads]:
+    uploads = Uploads()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            uploads.credentials.add(self.headers.get("Authorization", ""))
+            uploads.names.update(map(unquote_plus, parse_qs(urlsplit(self.path).query).get("name", [])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer((loopback_address(), 0), Handler) as server:
+        uploads.address = f"http://{server.server_address[0]!s}:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield uploads
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.skipif(not installed, reason="pyroscope-io is not installed")
+def test_every_process_is_profiled_under_its_stage(tmp_path: Path) -> None:
+    with profiling_server() as uploads:
+        env = settings(
+            EVENTS_PYROSCOPE_SERVER_ADDRESS=uploads.address,
+            EVENTS_PYROSCOPE_APPLICATION_NAME="under.test",
+            EVENTS_PYROSCOPE_BASIC_AUTH_USER="user",
+            EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD="pass",
+            EVENTS_CRAWLERS="1",
+        )
+        with EventService(tmp_path, env) as service:
+            stages = ("crawler", "saver", "forwarder", "sender", "server", "sweeper", "supervisor")
+
+            def all_there() -> bool:
+                return all(any(f"stage={stage}" in name for name in uploads.names) for stage in stages)
+
+            until(all_there, lambda: uploads.names)
+            assert service.stop() == 0
+    assert all(name.startswith("under.test") for name in uploads.names)
+    assert uploads.credentials == {"Basic " + base64.b64encode(b"user:pass").decode()}
+
+
+@pytest.mark.skipif(installed, reason="pyroscope-io is installed")
+def test_without_the_profiler_it_cannot_start(tmp_path: Path) -> None:
+    env = settings(EVENTS_PYROSCOPE_SERVER_ADDRESS="http://127.0.0.1:1")
+    service = EventService(tmp_path, env)
+    service.start(wait=False)
+    assert service.wait_exit() == 3
+    assert "pip install 'event-service[pyroscope]'" in service.log_text()
+
+
+def test_off_means_not_loaded(tmp_path: Path) -> None:
+    with EventService(tmp_path) as service:
+        for process in service.processes():
+            assert "pyroscope" not in Path(f"/proc/{process.pid}/maps").read_text()

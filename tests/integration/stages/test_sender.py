@@ -1,0 +1,206 @@
+"""The sender stage: from the outbox to the target relay."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CannotStart
+from pipeline.nostr.nip19 import encode_nsec
+from pipeline.process.backoff import Backoff
+from pipeline.process.heartbeat import read_heartbeat
+from pipeline.sinks import delivery
+from pipeline.sinks import relay as relay_sink
+from stages import forwarder, saver, sender
+from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule
+from tests.fakes.pubsub import FakePubSub
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Authenticated, Published
+from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.world.events import Author, SignedEvent, from_raw
+
+ALICE = Author.from_seed(43, 0)
+SECRET = Author.from_seed(43, 1)
+
+
+def profiles(count: int, *, first: int = 0) -> list[SignedEvent]:
+    return [ALICE.sign(f"{number}", kind=0, created_at=NOW + number) for number in range(first, first + count)]
+
+
+@pytest.fixture
+def relay() -> Iterator[ScriptedRelay]:
+    with ScriptedRelay() as running:
+        yield running
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again at once."""
+    quick = Backoff(base_s=0.02, factor=1.0, cap_s=0.02)
+    monkeypatch.setattr(delivery, "_PATIENCE", quick)
+    monkeypatch.setattr(delivery, "_ROW_RETRY", quick)
+    monkeypatch.setattr(delivery, "_IDLE_POLLS", 5)
+
+
+def save(world: World, events: list[SignedEvent], relay: ScriptedRelay, **settings: str) -> None:
+    """Let the saver put events into the outbox."""
+    world.put(events)
+    with Running(world.context("saver", {"EVENTS_TARGET_RELAY": relay.url, **settings}), saver.run):
+        world.wait_saved()
+
+
+def wait_delivered(world: World, count: int, sink: str = "relay") -> None:
+    wait_until(lambda: world.value("SELECT count(*) FROM deliveries WHERE sink = ?", sink) >= count, "delivered")
+
+
+def test_eligible_events_reach_the_target_relay(world: World, relay: ScriptedRelay) -> None:
+    """And no others, each once, over one connection."""
+    events = [
+        ALICE.sign(f"{number}", kind=number % 3 + (number % 3 == 2) * 10_000, created_at=NOW + number)
+        for number in range(150)
+    ]
+    world.register(ALICE.pubkey)
+    save(world, events, relay)
+    eligible = {event.id for event in events if event.kind in (0, 3, 10002)}
+    assert eligible
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        wait_delivered(world, len(eligible))
+    published = relay.journal.of(Published)
+    assert Counter(entry.event_id for entry in published) == Counter(eligible)
+    assert {entry.connection for entry in published} == {1}
+    sent = {"address": relay.url, "decision": "send", "result": "success"}
+    assert running.metric("events_sent_to_relay_counter_total", **sent) == len(eligible)
+    assert running.metric("event_service_stage_out_total", stage="sender") == len(eligible)
+
+
+def test_a_retry_there_is_not_published_again(
+    world: World, relay: ScriptedRelay, no_waits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other sink has had it, and is not asked again, whatever the relay says."""
+    events = profiles(20)
+    with FakePubSub() as server:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
+        pubsub = {
+            "EVENTS_TARGET_RELAY": relay.url,
+            "EVENTS_ENVIRONMENT": "PRODUCTION",
+            "EVENTS_SINK": "pubsub",
+            "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test",
+        }
+        save(world, events, relay, **pubsub)
+        relay.behave(Behaviour(ok_rules=(OkRule(reason="error: not now", times=70),)))
+        context = world.context("sender", pubsub)
+        with Running(world.context("forwarder", pubsub), forwarder.run), Running(context, sender.run) as running:
+            wait_delivered(world, 20)
+            wait_delivered(world, 20, "pubsub")
+        assert Counter(from_raw(each.data).id for each in server.deliveries()) == Counter(event.id for event in events)
+    assert len(relay.journal.of(Published)) == 90
+    counts = [
+        running.metric("events_sent_to_relay_counter_total", address=relay.url, decision="send", result=result)
+        for result in ("success", "error", "ignoreError")
+    ]
+    assert counts == [20, 70, 0]
+
+
+def test_final_refusals_are_recorded_and_counted(world: World, relay: ScriptedRelay) -> None:
+    events = profiles(3)
+    save(world, events, relay)
+    relay.behave(Behaviour(ok_rules=(OkRule(reason="blocked: you", containing=events[1].id),)))
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        wait_delivered(world, 3)
+    outcomes = [outcome for (outcome,) in world.query("SELECT outcome FROM deliveries ORDER BY event")]
+    assert outcomes == ["delivered", "refused: blocked", "delivered"]
+    ignored = {"address": relay.url, "decision": "send", "result": "ignoreError"}
+    assert running.metric("events_sent_to_relay_counter_total", **ignored) == 1
+    assert running.metric("event_service_stage_discarded_total", stage="sender", reason="blocked") == 1
+
+
+def test_a_relay_that_comes_and_goes_gets_everything(world: World, relay: ScriptedRelay, no_waits: None) -> None:
+    """Connections that drop and a relay that is away for a while cost no event anything."""
+    events = profiles(400)
+    save(world, events, relay)
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
+        relay.wait_for_published(count=20)
+        relay.drop()
+        relay.wait_for_connection(2)
+        relay.stop()
+        relay.start()
+        wait_delivered(world, 400)
+    assert {event.id for event in relay.stored()} == {event.id for event in events}
+    assert world.value("SELECT count(*) FROM outbox_dead") == 0
+
+
+def test_an_event_saved_while_it_runs_is_sent_at_once(world: World, relay: ScriptedRelay) -> None:
+    settings = {"EVENTS_TARGET_RELAY": relay.url}
+    with Running(world.context("saver", settings), saver.run), Running(world.context("sender", settings), sender.run):
+        for event in profiles(3):
+            world.put([event])
+            relay.wait_for_published(event.id, timeout_s=2.0)
+
+
+def test_without_a_target_relay_it_idles_and_lives(world: World) -> None:
+    with Running(world.context("sender"), sender.run):
+        wait_until(
+            lambda: (found := read_heartbeat(world.runtime, "sender-0", world.clock)) is not None and found.ready
+        )
+
+
+def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedRelay) -> None:
+    """The events go to whoever comes next, at once and without blame."""
+    save(world, profiles(5), relay)
+    relay.behave(Behaviour(ok_rules=(OkRule(answer=False),)))
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        relay.wait_for_published(count=5)
+        running.end(timeout_s=relay_sink._LAST_ANSWERS_S + 3)
+    assert world.query("SELECT DISTINCT failures FROM outbox WHERE sink = 'relay'") == [(0,)]
+    relay.behave(Behaviour())
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
+        wait_delivered(world, 5)
+
+
+def test_trouble_is_told_where_health_is_read(world: World, relay: ScriptedRelay, no_waits: None) -> None:
+    save(world, profiles(5), relay)
+    settings = {"EVENTS_TARGET_RELAY": relay.url, "EVENTS_ALLOW_PRIVATE_RELAYS": "false"}
+    with Running(world.context("sender", settings), sender.run):
+        wait_until(
+            lambda: (
+                (found := read_heartbeat(world.runtime, "sender-0", world.clock)) is not None
+                and "EVENTS_ALLOW_PRIVATE_RELAYS" in found.status
+            )
+        )
+
+
+@pytest.mark.parametrize("form", ["hex", "HEX", "nsec", "newline"])
+def test_the_key_may_be_written_in_either_form(world: World, relay: ScriptedRelay, tmp_path: Path, form: str) -> None:
+    texts = {
+        "hex": SECRET.secret.hex(),
+        "HEX": SECRET.secret.hex().upper(),
+        "nsec": encode_nsec(SECRET.secret),
+        "newline": f"  {SECRET.secret.hex()}\n",
+    }
+    path = tmp_path / "key"
+    path.write_text(texts[form])
+    save(world, profiles(2), relay)
+    relay.behave(Behaviour(auth=AuthDemand(writes=True)))
+    settings = {"EVENTS_TARGET_RELAY": relay.url, "EVENTS_SECRET_KEY_PATH": str(path)}
+    with Running(world.context("sender", settings), sender.run):
+        wait_delivered(world, 2)
+    assert [(entry.pubkey, entry.valid) for entry in relay.journal.of(Authenticated)] == [(SECRET.pubkey, True)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "zz" * 32, "ab" * 31, "ab" * 33, "nsec1qqqq", "npub1" + "q" * 58, "\x00", "00" * 32, "ff" * 32, "\udcff"],
+)
+def test_a_key_file_without_a_key_stops_the_stage(
+    world: World, relay: ScriptedRelay, tmp_path: Path, text: str
+) -> None:
+    """At once, by its name, and without what is in it."""
+    path = tmp_path / "key"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    settings = {"EVENTS_TARGET_RELAY": relay.url, "EVENTS_SECRET_KEY_PATH": str(path)}
+    with Running(world.context("sender", settings), sender.run) as running:
+        error = running.wait_over()
+    assert isinstance(error, CannotStart)
+    assert "EVENTS_SECRET_KEY_PATH" in str(error)
+    assert not text.strip() or text not in str(error)

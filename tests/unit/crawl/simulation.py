@@ -1,0 +1,331 @@
+"""One relay and its crawl in simulated time: no socket, no thread, no clock but two numbers.
+
+`Simulation.run_until` does what a connection's thread does, turn by turn, and moves time to whatever is due next. It
+holds by itself that no cursor passes what was not fetched, and that an idle crawl sleeps.
+"""
+
+import heapq
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import orjson
+
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.plan import Planner, Query, Subject
+from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter, parse_filter
+from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
+from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.limits import Limits
+from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import LiveEnded, PageEnded, Session
+from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
+from pipeline.store.wanted import Change
+from tests.unit.crawl.people import changes
+from tests.unit.crawl.relays import StoredEvents
+
+RELAY = 1
+START = 1_700_000_000
+# Events that a relay takes in later than this after their date are for live subscriptions and resweeps.
+OVERLAP_S = 900
+# Turns without any message, sent or received, in one simulated hour: an idle crawl looks up once a minute at most, and
+# some more while sweeps come due one by one.
+MAX_IDLE_TURNS_PER_HOUR = 400
+SETTINGS = CrawlSettings(backfill=960, lookback=86_400, resweep_window=259_200, resweep_every=21_600)
+
+# What a relay answers a request with instead of serving it; `None` serves it.
+Mood = Callable[[str, list[Filter]], "list[RelayMessage] | None"]
+
+
+def cooperative(_: str, __: list[Filter]) -> list[RelayMessage] | None:
+    """Serve everything."""
+    return None
+
+
+def closing(reason: str, *, pages: bool = True, live: bool = True) -> Mood:
+    """CLOSED with this reason, for pages, live subscriptions or both."""
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        is_live = filters[0].limit == 0
+        return [Closed(subscription, reason, reason_prefix(reason))] if (live if is_live else pages) else None
+
+    return mood
+
+
+def noticing(text: str) -> Mood:
+    """A NOTICE and nothing else."""
+    return lambda _, __: [Notice(text)]
+
+
+def mute(_: str, __: list[Filter]) -> list[RelayMessage] | None:
+    """No answer at all."""
+    return []
+
+
+@dataclass
+class TalkingRelay:
+    """Stored events behind NIP-01 messages, with live subscriptions."""
+
+    store: StoredEvents
+    mood: Mood = cooperative
+    max_subscriptions: int = 1_000
+    stored_at: dict[bytes, int] = field(default_factory=dict)
+    open: dict[str, list[Filter]] = field(default_factory=dict)
+    outbox: list[RelayMessage] = field(default_factory=list)
+    requests: list[tuple[str, list[Filter]]] = field(default_factory=list)
+
+    def hear(self, frame: str) -> None:
+        """Take one message of the client."""
+        kind, subscription, *values = orjson.loads(frame)
+        if kind == "CLOSE":
+            self.open.pop(subscription, None)
+            return
+        assert kind == "REQ"
+        filters = [parse_filter(value) for value in values]
+        self.requests.append((subscription, filters))
+        refusal = self.mood(subscription, filters)
+        if refusal is None and subscription not in self.open and len(self.open) >= self.max_subscriptions:
+            refusal = [Notice("ERROR: too many concurrent REQs")]
+        if refusal is not None:
+            self.open.pop(subscription, None)
+            self.outbox += refusal
+            return
+        self.open[subscription] = filters
+        for each in filters:
+            if each.limit:
+                self.outbox += [EventMessage(subscription, event) for event in self.store.page(each)]
+        self.outbox.append(Eose(subscription))
+
+    def publish(self, event: Event, now: int) -> None:
+        """Take an event in, and hand it to whoever listens."""
+        self.store.events.append(event)
+        self.stored_at[event.id] = now
+        for subscription, filters in self.open.items():
+            if any(each.matches(event) for each in filters):
+                self.outbox.append(EventMessage(subscription, event))
+
+    def forget_connection(self) -> None:
+        """The client is gone."""
+        self.open.clear()
+        self.outbox.clear()
+
+
+class Simulation:
+    """A crawl, its relay, what is wanted, and what came of it."""
+
+    def __init__(self, rng: random.Random, *, settings: CrawlSettings = SETTINGS, limits: Limits | None = None) -> None:
+        self.rng = rng
+        self.settings = settings
+        self.mono = 100.0
+        self.relay = TalkingRelay(StoredEvents(rng))
+        self.planner = Planner()
+        self.crawled_since = START
+        self.limits = limits or Limits()
+        self.cursors: dict[str, Cursor] = {}
+        self.progress: dict[str, SweepProgress] = {}
+        self.delivered: set[bytes] = set()
+        self.refusals: Counter[Refusal] = Counter()
+        self.idle_turns: Counter[int] = Counter()
+        self.session: Session | None = None
+        self.host = HostBackoff(rng)
+        self.moved: list[Cursor] = []
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = itertools.count()
+        self.crawl = self._new_crawl()
+
+    @property
+    def wall(self) -> int:
+        """Unix seconds."""
+        return START + int(self.mono - 100.0)
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something so many seconds after the start."""
+        heapq.heappush(self._due, (100.0 + seconds, next(self._number), action))
+
+    # What happens to the service.
+
+    def connect(self) -> None:
+        self.session = Session(self.limits)
+        self.crawl.connected()
+
+    def disconnect(self) -> None:
+        if self.session is not None:
+            self.limits = self.session.limits
+        self.session = None
+        self.relay.forget_connection()
+
+    def restart(self) -> None:
+        """A new process with what the old one has committed."""
+        self.disconnect()
+        self.crawl = self._new_crawl()
+
+    def _new_crawl(self) -> RelayCrawl:
+        return RelayCrawl(
+            coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
+            settings=self.settings, plan=self.planner.plan(), crawled_since=self.crawled_since,
+        )  # fmt: skip
+
+    def want(
+        self, authors: Iterable[bytes] = (), registered: Iterable[bytes] = (), *, gone: Iterable[bytes] = ()
+    ) -> None:
+        """One change of what is wanted."""
+        generation, now, leaving = self.planner.generation + 1, self.wall * 1000, set(gone)
+        people, users = {*authors, *registered, *leaving}, {*registered, *leaving}
+        self.planner.apply(
+            changes(
+                generation,
+                [Change(each, each not in leaving, now, generation) for each in sorted(people)],
+                [Change(each, each not in leaving, now, generation) for each in sorted(users)],
+            )
+        )
+        self.crawl.set_plan(self.planner.plan())
+
+    # Time.
+
+    def run_until(self, seconds: float) -> None:
+        """Let the simulated time pass until so many seconds after the start."""
+        end = 100.0 + seconds
+        while self.mono < end:
+            while self._due and self._due[0][0] <= self.mono:
+                heapq.heappop(self._due)[2]()
+            busy = self._turn()
+            if not busy:
+                self._sleep(end)
+
+    def _sleep(self, end: float) -> None:
+        times = [end, *(due[0] for due in self._due[:1])]
+        if self.session is not None:
+            hour = int(self.mono) // 3600
+            self.idle_turns[hour] += 1
+            assert self.idle_turns[hour] < MAX_IDLE_TURNS_PER_HOUR, "an idle crawl does not sleep"
+            assert self.crawl.next_time() > self.mono, "it wants to be woken at once"
+            times.append(self.crawl.next_time())
+            deadline = self.session.next_deadline()
+            times += [] if deadline is None else [deadline]
+        self.mono = max(self.mono + 0.001, min(times))
+
+    def _turn(self) -> bool:
+        """What a connection's thread does between two looks at its socket; returns whether anything was said."""
+        session = self.session
+        if session is None:
+            return False
+        for ended in list(session.expire(self.mono)):
+            self._on_outcome(session, ended)
+        self.crawl.advance(session, self.mono, self.wall, may_ask=self.host.may_ask(self.mono))
+        said = bool(session.outgoing)
+        while session.outgoing:
+            self.relay.hear(session.outgoing.popleft())
+        messages, self.relay.outbox = self.relay.outbox[:700], self.relay.outbox[700:]
+        self.mono += 0.05 if said or messages else 0.0
+        for message in messages:
+            if isinstance(message, EventMessage):
+                self._on_event(session, message)
+                continue
+            for outcome in list(session.receive(message, self.mono)):
+                self._on_outcome(session, outcome)
+        return said or bool(messages)
+
+    def _on_event(self, session: Session, message: EventMessage) -> None:
+        session.note_event(message.subscription, message.event, self.mono)
+        if self.is_wanted(message.event):
+            self.delivered.add(message.event.id)
+
+    def _on_outcome(self, session: Session, outcome: object) -> None:
+        if isinstance(outcome, PageEnded):
+            cursor = self.crawl.page_ended(outcome, session, self.mono)
+            if cursor is not None:
+                self._commit(cursor)
+            for progress in self.crawl.take_progress():
+                if progress.is_over:
+                    self.progress.pop(progress.sweep, None)
+                else:
+                    self.progress[progress.sweep] = progress
+            self._on_refusal(outcome.refusal)
+        elif isinstance(outcome, LiveEnded):
+            self.crawl.live_ended(outcome, self.mono)
+            self._on_refusal(outcome.refusal)
+
+    def _on_refusal(self, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            self.refusals[refusal] += 1
+            if refusal is Refusal.RATE_LIMITED:
+                self.host.limited(self.mono)
+
+    # What must hold.
+
+    def is_wanted(self, event: Event) -> bool:
+        """Whether the intake would take it now."""
+        return any(each.is_live and each.filter().matches(event) for each in self.planner.plan().queries)
+
+    def _commit(self, cursor: Cursor) -> None:
+        self.moved.append(cursor)
+        known = self.cursors.get(cursor.query)
+        if known is not None:
+            cursor = Cursor(
+                RELAY, cursor.query, max(cursor.complete_until, known.complete_until),
+                max(cursor.generation, known.generation),
+            )  # fmt: skip
+        self.cursors[cursor.query] = cursor
+        if not cursor.query.startswith("resweep:"):
+            missing = self.missing(cursor)
+            assert not missing, f"{cursor} passes {missing}"
+
+    def missing(self, cursor: Cursor) -> list[Event]:
+        """Events that `cursor` says are had, and are not."""
+        subject, _, prefix = cursor.query.partition("/")
+        asked = [each for each in self.planner.plan().queries if each.subject == subject and _related(each, prefix)]
+        return [
+            event
+            for query in asked
+            for event in self.within_reach(query, prefix, cursor.generation)
+            if self.relay.stored_at[event.id] <= cursor.complete_until and event.id not in self.delivered
+        ]
+
+    def within_reach(self, query: Query, prefix: str = "", generation: int = 2**40) -> list[Event]:
+        """Events of `query` that should be had some time: not dated before its reach, nor taken in long after their date."""
+        members = [
+            each
+            for each in query.members
+            if each.generation <= generation and _bits(each.public_key).startswith(prefix)
+        ]
+        found: list[Event] = []
+        for member in members or [None]:
+            if member is None and query.subject is not Subject.GLOBAL:
+                continue
+            part = query if member is None else query.of_members([member])
+            if query.subject is Subject.PROFILES:
+                reach = 0
+            elif member is None:
+                reach = self.crawled_since - self.settings.backfill
+            else:
+                reach = max(member.since, self.crawled_since) - self.settings.lookback
+            found += [
+                event
+                for event in self.relay.store.events
+                if event.created_at >= reach
+                and (self.relay.stored_at[event.id] - event.created_at <= OVERLAP_S or self._was_there(event))
+                and part.filter().matches(event)
+            ]
+        return found
+
+    def _was_there(self, event: Event) -> bool:
+        """Whether the relay had it before it was ever crawled."""
+        return self.relay.stored_at[event.id] <= self.crawled_since
+
+    def everything(self) -> set[bytes]:
+        """Ids of all events that should be had by now, given time."""
+        return {event.id for query in self.planner.plan().queries for event in self.within_reach(query)}
+
+
+def _related(query: Query, prefix: str) -> bool:
+    return query.prefix.startswith(prefix) or prefix.startswith(query.prefix)
+
+
+def _bits(public_key: bytes) -> str:
+    return f"{int.from_bytes(public_key):0256b}"

@@ -1,0 +1,181 @@
+"""Live subscriptions: everything within a relay's limits, in few requests, that move as little as can be."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from pipeline.crawl.live import LiveGroups
+from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import encode_req
+from pipeline.relay.limits import Limits
+from tests.seeds import seeds
+from tests.unit.crawl.people import key, plan_for, query
+
+
+def chunk(number: int, size: int = 200, subject: Subject = Subject.AUTHORS) -> Query:
+    return query(subject, [key(number * 1_000 + n) for n in range(size)], f"{number:06b}")
+
+
+class Relay:
+    """What a relay would have open after every change; checks each request against its limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.groups = LiveGroups(limits)
+        self.open: dict[str, list[Filter]] = {}
+        self.sent = 0
+
+    def arrange(self, queries: list[Query]) -> None:
+        self.groups.arrange(queries, self.limits)
+        for name, filters in self.groups.take_changed().items():
+            self.sent += 1
+            if filters is None:
+                self.open.pop(name, None)
+                continue
+            assert 1 <= len(filters) <= self.limits.max_filters
+            assert len(encode_req("L12345", filters)) <= self.limits.max_frame_bytes
+            assert all(len(each.authors or ()) <= self.limits.max_members for each in filters)
+            assert all(each.limit == 0 and each.since is each.until is None for each in filters)
+            self.open[name] = filters
+        assert len(self.open) <= max(0, self.limits.max_subscriptions - 1), "a page must have room beside them"
+
+    def covered(self, queries: list[Query]) -> set[str]:
+        """The keys of queries whose every member is in some open filter; each exactly once."""
+        asked = [filter_ for filters in self.open.values() for filter_ in filters]
+        keys = set()
+        for each in queries:
+            found = [one for part in asked if _subject(part) is each.subject for one in _members(part)]
+            mine = [member.public_key for member in each.members]
+            if each.subject is Subject.GLOBAL:
+                count = sum(_subject(part) is Subject.GLOBAL for part in asked)
+                assert count <= 1
+                if count:
+                    keys.add(each.key)
+            elif set(mine) <= set(found):
+                assert all(found.count(public_key) == 1 for public_key in mine)
+                keys.add(each.key)
+        return keys
+
+
+def _subject(part: Filter) -> Subject:
+    if part.tags:
+        return Subject.MENTIONS
+    return Subject.GLOBAL if part.authors is None else Subject.AUTHORS
+
+
+def _members(part: Filter) -> list[bytes]:
+    return [bytes.fromhex(text) for text in part.tags[0][1]] if part.tags else list(part.authors or ())
+
+
+def test_a_small_plan_is_one_subscription_without_profiles() -> None:
+    plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
+    relay = Relay(Limits())
+    relay.arrange(list(plan.queries))
+    assert len(relay.open) == 1
+    live = [each for each in plan.queries if each.is_live]
+    assert relay.covered(live) == {each.key for each in live}
+    assert relay.groups.queries_of("0") == tuple(each.key for each in live)
+    assert relay.groups.left_out == ()
+
+
+@pytest.mark.parametrize("seed", seeds(6))
+def test_queries_are_subscribed_to_once_or_left_out_whatever_the_limits_and_changes(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    pool = [
+        GLOBAL_QUERY,
+        *(chunk(n, rng.randrange(1, 251), rng.choice([Subject.AUTHORS, Subject.MENTIONS])) for n in range(60)),
+    ]
+    relay = Relay(_limits(rng))
+    for _ in range(25):
+        queries = rng.sample(pool, rng.randrange(1, len(pool)))
+        queries = [
+            each.of_members(each.members[1:]) if len(each.members) > 1 and rng.random() < 0.1 else each
+            for each in queries
+        ]
+        if rng.random() < 0.2:
+            relay.limits = _limits(rng)
+        relay.arrange(queries)
+        left_out = set(relay.groups.left_out)
+        grouped = {name for key in relay.open for name in relay.groups.queries_of(key)}
+        assert grouped | left_out == {each.key for each in queries}
+        assert not grouped & left_out
+        assert relay.covered([each for each in queries if each.key in grouped]) == grouped
+        before = relay.sent
+        relay.arrange(queries)
+        assert relay.sent == before, "nothing changed"
+
+
+def _limits(rng: random.Random) -> Limits:
+    return Limits(
+        max_subscriptions=rng.choice((1, 2, 3, 18)),
+        max_filters=rng.choice((1, 2, 10)),
+        max_members=rng.choice((10, 125, 250)),
+        max_frame_bytes=rng.choice((5_000, 20_000, 120_000)),
+        needs_kinds=rng.random() < 0.3,
+    )
+
+
+def test_a_changed_query_moves_only_its_own_subscription() -> None:
+    queries = [chunk(n) for n in range(40)]
+    relay = Relay(Limits())
+    relay.arrange(queries)
+    before, sent = dict(relay.open), relay.sent
+    queries[17] = queries[17].of_members(queries[17].members[1:])
+    relay.arrange(queries)
+    assert relay.sent == sent + 1
+    assert sum(before[name] != relay.open[name] for name in before) == 1
+
+
+def test_room_that_becomes_free_is_used() -> None:
+    queries = [chunk(n) for n in range(10)]
+    relay = Relay(replace(Limits(), max_subscriptions=2))
+    relay.arrange(queries)
+    left_out = relay.groups.left_out
+    assert left_out
+    kept = queries[len(left_out) :]
+    relay.arrange(kept)
+    assert not relay.groups.left_out
+    assert relay.covered(kept) == {each.key for each in kept}
+
+
+def test_a_relay_with_room_for_one_subscription_is_only_paged() -> None:
+    """A live one would leave no room to ask for what was missed."""
+    relay = Relay(replace(Limits(), max_subscriptions=1))
+    relay.arrange([GLOBAL_QUERY, chunk(1)])
+    assert relay.open == {}
+    assert relay.groups.left_out == ("global/", chunk(1).key)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_pages": 1}, {"page_limit": 100}, {"until_exclusive": True}, {"informed_at": 1_700_000_000}]
+)
+def test_limits_that_have_to_do_with_pages_move_nothing(change: dict[str, int]) -> None:
+    """A relay that complains of too many requests must not be sent all of them again."""
+    queries = [chunk(n) for n in range(20)]
+    relay = Relay(Limits())
+    relay.arrange(queries)
+    sent = relay.sent
+    relay.limits = replace(relay.limits, **change)  # type: ignore[arg-type]  # the values fit their fields
+    relay.arrange(queries)
+    assert relay.sent == sent
+
+
+def test_reopening_marks_one_or_all() -> None:
+    queries = [chunk(n) for n in range(12)]
+    groups = LiveGroups(Limits())
+    groups.arrange(queries, Limits())
+    names = set(groups.take_changed())
+    assert len(names) > 1
+    assert groups.take_changed() == {}
+    groups.reopen("0")
+    assert set(groups.take_changed()) == {"0"}
+    groups.reopen()
+    assert set(groups.take_changed()) == names
+    groups.reopen("never was")
+    assert groups.take_changed() == {"never was": None}
+    assert groups.queries_of("never was") == ()
+    groups.arrange([], Limits())
+    assert groups.take_changed() == dict.fromkeys(names)

@@ -1,0 +1,174 @@
+"""Windows against relays that hide, ignore or begin at the wrong end: found out, worked around, or counted."""
+
+import itertools
+import random
+from collections.abc import Callable
+
+from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.slices import Gap, Manners, PageResult
+from pipeline.crawl.windows import Window
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from tests.unit.crawl.people import event, key, query
+
+SINCE, UNTIL = 100_000, 110_000
+AUTHORS = [key(n) for n in range(8)]
+USERS = [key(100 + n) for n in range(3)]
+ASKED = query(Subject.AUTHORS, AUTHORS)
+Answer = Callable[[Filter], list[Event]]
+
+
+def notes(count: int, seed: int = 1, kind: int = 1) -> list[Event]:
+    rng = random.Random(seed)
+    return [event(rng.randrange(SINCE + 10, UNTIL), rng.choice(AUTHORS), kind, number) for number in range(count)]
+
+
+def matching(events: list[Event], page: Filter) -> list[Event]:
+    return sorted((each for each in events if page.matches(each)), key=lambda each: (-each.created_at, each.id))
+
+
+def fetch(window: Window, answer: Answer, most_pages: int) -> set[bytes]:
+    got: set[bytes] = set()
+    while not window.is_done:
+        assert window.pages < most_pages, "too many pages"
+        asked = window.page()
+        page = answer(asked)
+        inside = [each.created_at for each in page if asked.matches(each)]
+        outside = [each.created_at for each in page if not asked.matches(each)]
+        assert asked.since is not None
+        assert asked.until is not None
+        window.take(
+            PageResult(
+                len(inside), min(inside, default=None), max(inside, default=None),
+                newer=sum(at > asked.until for at in outside), older=sum(at < asked.since for at in outside),
+                rises=any(b > a for a, b in itertools.pairwise(inside)),
+            )
+        )  # fmt: skip
+        got.update(each.id for each in page if asked.matches(each))
+    return got
+
+
+def test_a_relay_that_begins_with_the_oldest_is_found_out_and_walked_upwards() -> None:
+    events = notes(200)
+    window = Window(ASKED, SINCE, UNTIL)
+    got = fetch(window, lambda page: matching(events, page)[::-1][:30], 40)
+    assert got == {each.id for each in events}
+    assert window.oldest_first
+    again = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=True))
+    assert fetch(again, lambda page: matching(events, page)[::-1][:30], 15) == got
+
+
+def test_shuffled_pages_of_the_newest_are_not_mistaken_for_the_oldest() -> None:
+    rng = random.Random(5)
+    events = notes(200)
+
+    def shuffled(page: Filter) -> list[Event]:
+        found = matching(events, page)[:30]
+        rng.shuffle(found)
+        return found
+
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, shuffled, 25) == {each.id for each in events}
+    assert not window.oldest_first
+
+
+def test_a_relay_that_ignores_until_is_asked_for_less_at_a_time() -> None:
+    """Its pages always hold the newest; fewer members at a time leave room for what is older."""
+    events = notes(100)
+
+    def timeless(page: Filter) -> list[Event]:
+        return matching(events, Filter(authors=page.authors, kinds=page.kinds))[:40]
+
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, timeless, 40) == {each.id for each in events}
+    assert window.gaps == 0
+
+
+def test_what_a_relay_without_until_cannot_give_is_counted() -> None:
+    events = [event(UNTIL - number, AUTHORS[0], 1, number) for number in range(100)]
+    alone = query(Subject.AUTHORS, AUTHORS[:1])
+    window = Window(alone, SINCE, UNTIL)
+    got = fetch(window, lambda page: matching(events, Filter(authors=page.authors, kinds=page.kinds))[:40], 60)
+    assert len(got) == 40
+    assert window.gap_reasons[Gap.IGNORES_TIMES] >= 1
+
+
+def test_a_relay_that_ignores_since_ends_the_window_with_its_first_older_event() -> None:
+    events = notes(100) + [event(SINCE - number, AUTHORS[0], 1, number) for number in range(1, 500)]
+
+    def since_ignored(page: Filter) -> list[Event]:
+        return matching(events, Filter(authors=page.authors, kinds=page.kinds, until=page.until))[:40]
+
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, since_ignored, 8) == {each.id for each in events if each.created_at >= SINCE}
+
+
+def hiding(events: list[Event], cap: int) -> Answer:
+    return lambda page: [each for each in matching(events, page)[:cap] if each.kind not in HIDDEN_KINDS]
+
+
+def test_hidden_events_that_fill_whole_pages_hide_no_others() -> None:
+    """Kinds that are listed come by name, others from parts of the time."""
+    asked = query(Subject.MENTIONS, USERS)
+    wraps = [event(UNTIL - 1 - number, key(number), 1059, number, USERS[:1]) for number in range(2_000)]
+    older = [
+        event(UNTIL - 4_000 - number, AUTHORS[0], kind, number, USERS[:1]) for number, kind in enumerate((1, 7, 1234))
+    ]
+    window = Window(asked, SINCE, UNTIL, manners=Manners(answers_kindless=True))
+    assert fetch(window, hiding([*wraps, *older], 100), 150) == {each.id for each in older}
+
+
+def test_a_relay_that_answers_named_kinds_only_is_found_out() -> None:
+    """nostr-rs-relay's `limit_scrapers`; what it may have of other kinds is a gap."""
+    events = [*notes(60), *notes(10, 2, kind=4)]
+    window = Window(ASKED, SINCE, UNTIL)
+    got = fetch(window, lambda page: matching(events, page)[:100] if page.kinds else [], 30)
+    assert got == {each.id for each in events}
+    assert window.needs_kinds
+    assert window.gap_reasons[Gap.UNLISTED_KINDS] == 1
+
+
+def test_an_empty_relay_is_neither_suspected_nor_asked_for_long() -> None:
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, lambda _: [], 3) == set()
+    assert (window.needs_kinds, window.gaps) == (False, 0)
+
+
+def test_lists_of_kinds_are_as_short_as_the_relay_wants_them() -> None:
+    lists: list[int] = []
+
+    def answer(page: Filter) -> list[Event]:
+        lists.append(len(page.kinds or ()))
+        return []
+
+    fetch(Window(query(Subject.AUTHORS, AUTHORS[:3]), SINCE, UNTIL, max_members=50), answer, 20)
+    assert max(lists) == 50
+    assert sum(lists) == len(LISTED_KINDS)
+
+
+def test_what_remains_is_told_and_left_out_by_a_window_that_resumes() -> None:
+    events = notes(300)
+    window = Window(ASKED, SINCE, UNTIL)
+    for _ in range(4):
+        page = matching(events, window.page())[:50]
+        times = [each.created_at for each in page]
+        window.take(PageResult(len(page), min(times), max(times)))
+    remaining = window.remaining
+    assert remaining is not None
+    low, high = remaining
+    assert (low, high < UNTIL) == (SINCE, True)
+    later = Window(ASKED, SINCE, UNTIL + 500)
+    later.resume(low, high, UNTIL - 100)
+    got = fetch(later, lambda page: matching(events, page)[:50], 20)
+    assert got == {each.id for each in events if each.created_at <= high or each.created_at >= UNTIL - 100}
+
+
+def test_a_resumed_span_that_does_not_fit_changes_nothing() -> None:
+    window = Window(ASKED, SINCE, UNTIL)
+    window.resume(SINCE, UNTIL + 5, UNTIL + 10)
+    assert window.remaining == (SINCE, UNTIL)
+
+
+def test_a_query_in_parts_tells_no_remaining_span() -> None:
+    window = Window(Query(Subject.AUTHORS, "", ASKED.members), SINCE, UNTIL, max_members=3)
+    assert window.remaining is None

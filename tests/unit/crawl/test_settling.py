@@ -1,0 +1,188 @@
+"""What a relay's crawl makes of relays that do not end their pages, refuse without a word, or break off for size."""
+
+from dataclasses import replace
+
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.plan import Plan
+from pipeline.crawl.relay_crawl import LASTING_RETRY_S, CrawlSettings, RelayCrawl
+from pipeline.crawl.slices import Gap
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import Eose
+from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import PageEnded, Session
+from pipeline.store.sweeps import SweepProgress
+from tests.unit.crawl.people import event, key, plan_for
+
+WALL = 1_000_000
+SETTINGS = CrawlSettings(backfill=1_000, lookback=1_000, resweep_window=10_000, resweep_every=100_000)
+GLOBAL_ONLY = plan_for()
+
+
+def crawl(
+    plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: Limits | None = None
+) -> RelayCrawl:
+    made = RelayCrawl(
+        coverage=Coverage(1, (), sweeps), limits=limits or Limits(), settings=SETTINGS, plan=plan, crawled_since=WALL
+    )
+    made.connected()
+    return made
+
+
+def ended(refusal: Refusal | None, count: int = 0, at: int = WALL - 100, subject: str = "global") -> PageEnded:
+    span = (at, at) if count else (None, None)
+    return PageEnded(f"initial:{subject}/", refusal, "", count, *span)
+
+
+def page_of(session: Session, number: int = -1) -> Filter:
+    filters = [each for each in session._ids.values() if each.is_page]
+    return filters[number].filters[0]
+
+
+def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
+    """nostr-facts §3: only EOSE completes a page; what came is kept all the same, and the loss is counted."""
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    assert made.page_ended(ended(Refusal.TIMEOUT, 7), session, 10.0) is None
+    assert made.counts.pages == 0, "once may be chance"
+    made.page_ended(ended(Refusal.TIMEOUT, 7), session, 40.0)
+    assert made.counts.pages == 1
+    assert made.page_ended(ended(Refusal.TIMEOUT), session, 80.0) is None
+    for _ in range(5):
+        made.page_ended(ended(Refusal.TIMEOUT), session, 90.0)
+    assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
+    assert made.counts.sweeps == 0
+    assert made.seconds_behind(WALL + 50) == 50, "the cursor did not move"
+    session = Session(Limits())
+    made.advance(session, 91.0, WALL + 91, may_ask=True)
+    assert session.pages == 0
+    made.connected()
+    made.advance(session, 100.0 + LASTING_RETRY_S, WALL + 700, may_ask=True)
+    assert session.pages == 1, "but it is tried again"
+
+
+def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
+    made, session = crawl(), Session(Limits())
+    for number in range(3):
+        made.advance(session, number * 1000.0, WALL, may_ask=True)
+        made.page_ended(ended(Refusal.TIMEOUT), session, number * 1000.0 + 500)
+    assert (made.counts.pages, made.counts.gaps) == (0, 0)
+    assert [each.patience for each in session._ids.values() if each.is_page] == [1.0, 2.0, 4.0]
+
+
+def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into() -> None:
+    """nostr-facts §3, silent refusal: a relay in use has some profile."""
+    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    made.page_ended(ended(None, 1, subject="authors"), session, 1.0)
+    made.page_ended(ended(None), session, 1.0)
+    before = session.pages
+    made.advance(session, 2.0, WALL, may_ask=True)
+    lookouts = [each.filters[0] for each in session._ids.values() if each.is_page and each.filters[0].limit == 1]
+    assert session.pages > before
+    assert [(each.since, each.until) for each in lookouts] == [(None, None)]
+    made.page_ended(PageEnded("canary", None, "", 0, None, None), session, 3.0)
+    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == 1
+
+
+def test_a_relay_with_nothing_at_all_is_not_blamed() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    made.page_ended(ended(None), session, 1.0)
+    made.advance(session, 2.0, WALL, may_ask=True)
+    assert all(each.filters[0].limit != 1 for each in session._ids.values() if each.is_page)
+
+
+def test_requests_shrink_when_connections_are_lost_over_them() -> None:
+    made, session = crawl(), Session(Limits())
+    session.largest_request = 20_000
+    made.lost(session)
+    assert session.limits == Limits(), "once may be chance"
+    made.lost(session)
+    assert (session.limits.max_frame_bytes, session.limits.max_members) == (10_000, 146)
+    session.answers = 1
+    made.lost(session)
+    again = Session(session.limits)
+    again.largest_request = 10_000
+    made.lost(again)
+    assert again.limits == session.limits, "an answer in between takes the blame away"
+
+
+def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    made.page_ended(ended(Refusal.TOO_LARGE), session, 1.0)
+    opened = session.pages
+    made.advance(session, 1.1, WALL, may_ask=True)
+    assert session.pages == opened
+    made.advance(session, 4.0, WALL, may_ask=True)
+    assert session.pages == opened + 1
+
+
+def test_a_refusal_that_lasts_is_told() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    made.page_ended(ended(Refusal.RESTRICTED), session, 1.0)
+    assert made.counts.gap_reasons[Gap.REFUSED] == 1
+
+
+def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
+    kept = SweepProgress(1, "initial:global/", WALL - 1_000, WALL - 700, WALL + 2_000, 0)
+    made, session = crawl(sweeps=(kept,)), Session(Limits())
+    made.advance(session, 0.0, WALL + 3_000, may_ask=True)
+    assert page_of(session).since == WALL + 2_000 - 900, "first what came since"
+    made.page_ended(ended(None), session, 1.0)
+    made.advance(session, 2.0, WALL + 3_000, may_ask=True)
+    assert (page_of(session).since, page_of(session).until) == (WALL - 1_000, WALL - 700)
+    cursor = made.page_ended(ended(None), session, 3.0)
+    assert cursor is not None
+    assert [each.is_over for each in made.take_progress()] == [True]
+
+
+def test_progress_is_told_now_and_then() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    for number in range(10):
+        made.page_ended(ended(None, 50, WALL - 10 * number), session, number * 1.0)
+    (progress,) = made.take_progress()
+    assert (progress.sweep, progress.since, progress.started) == ("initial:global/", WALL - 1_000, WALL)
+    assert made.take_progress() == ()
+
+
+def test_one_subscription_is_left_for_pages() -> None:
+    limits = replace(Limits(), max_subscriptions=1, max_pages=1)
+    made, session = crawl(limits=limits), Session(limits)
+    made.advance(session, 0.0, WALL, may_ask=True)
+    assert (session.live_subscriptions, session.pages, made.left_out) == (0, 1, 1)
+
+
+def test_a_live_subscription_that_was_never_opened_is_noticed_where_others_are_answered() -> None:
+    session = Session(Limits())
+    session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
+    assert list(session.expire(31.0)) == [], "it may be a relay without EOSE"
+    session.open_page("p", Filter(limit=1), 31.0)
+    list(session.receive(Eose("P2"), 31.0))
+    assert [type(each).__name__ for each in session.expire(32.0)] == ["LiveEnded"]
+    assert session.limits.max_subscriptions == 2
+
+
+def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    for number in range(501):
+        session.note_event("L1", event(WALL - number, kind=0, number=number), 1.0)
+    assert session.limits.zero_is_all
+    made.advance(session, 100.0, WALL, may_ask=True)
+    made.connected()
+    again = Session(session.limits)
+    made.advance(again, 200.0, WALL, may_ask=True)
+    assert [each.filters[0].limit for each in again._ids.values() if not each.is_page] == [1]
+
+
+def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL + 200_000, may_ask=True)
+    assert made.next_time() >= 50.0
+    made.page_ended(ended(None), session, 1.0)
+    made.advance(session, 1.0, WALL + 200_000, may_ask=True)
+    assert any(each.key.startswith("resweep:") for each in session._ids.values())
