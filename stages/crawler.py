@@ -4,17 +4,18 @@ import functools
 import math
 import resource
 import threading
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.config import Config
 from pipeline.crawl.connection import Shared
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.intake import EventLimits, Intake
+from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.relay_crawl import CrawlSettings
-from pipeline.crawl.share import Selection, select, share_of
+from pipeline.crawl.share import Selection, is_share_of, select, share_of
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
@@ -24,6 +25,7 @@ from pipeline.relay.transport import Transport
 from pipeline.store import inbox, outbox, relays, wanted
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
+from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
 
 USER_AGENT: Final = "event-service"
@@ -108,6 +110,7 @@ class _Crawler:
     gate: Backpressure
     bootstrap: tuple[RelayAddress, ...] | None = None
     """The bootstrap relays as this process last wrote them down."""
+    has_looked: bool = False
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
@@ -158,7 +161,25 @@ class _Crawler:
                 tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
             )
         mine = share_of(select(found, selection), self.ctx.index, config.crawlers)
+        if not self.has_looked:
+            self.has_looked = True
+            self._correct_states({each.candidate.relay for each in mine})
         self.fleet.set_relays(self.database, mine, plan)
+
+    def _correct_states(self, mine: Collection[int]) -> None:
+        """Take back what a process that was killed last said of relays that nobody crawls any more."""
+        with self.database.read() as tx:
+            stale = [
+                each
+                for each in relays.statuses(tx)
+                if each.state is not RelayState.DISCONNECTED
+                and each.relay not in mine
+                and is_share_of(each.address, self.ctx.index, self.ctx.settings.crawlers)
+            ]
+        now = self.ctx.clock.now_ms()
+        for each in stale:
+            over = replace(each, state=RelayState.DISCONNECTED, state_since=now, subscriptions=0, rate_limit_backoff=0)
+            self.intake.submit(Batch(each.relay, now, status=over))
 
     def _tell_behind(self) -> None:
         metrics = self.ctx.metrics

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import CannotStart
+from pipeline.nostr.event import public_key
 from pipeline.nostr.nip19 import InvalidEncoding, decode_nsec
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
@@ -52,14 +53,10 @@ def _secret_key(path: Path | None) -> bytes | None:
         return None
     try:
         text = path.read_text().strip()
-        return decode_nsec(text) if text.startswith("nsec") else _from_hex(text)
+        secret = decode_nsec(text) if text.startswith("nsec") else bytes.fromhex(text)
+        # Not every number is a key: told now, and not when a relay asks for it.
+        public_key(secret)
     except (OSError, ValueError, InvalidEncoding):
         # Neither the text nor the error is shown: either may hold the key.
         raise CannotStart(f"EVENTS_SECRET_KEY_PATH: {path} holds no secret key (64 hex digits or nsec)") from None
-
-
-def _from_hex(text: str) -> bytes:
-    secret = bytes.fromhex(text)
-    if len(secret) != 32:
-        raise ValueError("a secret key has 32 bytes")
     return secret

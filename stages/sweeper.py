@@ -114,11 +114,14 @@ class _Deliveries:
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
+        self._after = 0
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
         before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
-        dropped = events.forget_deliveries(tx, before=before, limit=rows)
-        return dropped, dropped < rows
+        done = events.forget_deliveries(tx, after=self._after, before=before, limit=rows)
+        at_end = done.looked_at < rows
+        self._after = 0 if at_end else done.last
+        return done.dropped, at_end
 
 
 class _WriteAheadLog:

@@ -111,6 +111,7 @@ class Connection:
                 self._turn(transport)
         except ConnectionLost:
             self._crawl.lost(self._session)
+            self._report()
             raise
         finally:
             self._flush()
@@ -176,7 +177,6 @@ class Connection:
         except InvalidEventMessage as error:
             self._metrics.invalid_event(error.reason)
             self._session.note_time(error.subscription, error.created_at, now)
-            self._count_invalid()
             return
         except InvalidMessage as error:
             self._metrics.invalid_message(error.reason)

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
@@ -176,11 +176,11 @@ class Fleet:
         try:
             transport = self.dialler.dial(address)
             self._dialling.discard(number)
-            connection.learn(self._informed(address, connection.limits))
-            connected_at = clock.monotonic()
             try:
+                connection.learn(self._informed(address, connection.limits))
+                connected_at = clock.monotonic()
                 connection.run(transport)
-                ending = Ending("closed", "closed by us")
+                ending = Ending("closed", "closed by us", is_our_will=True)
             finally:
                 transport.close()
         except DialError as error:
@@ -196,7 +196,7 @@ class Fleet:
         self._dialling.discard(number)
         if connected_at is not None:
             lived = max(clock.monotonic() - connected_at, 0.001)
-            ending = Ending(ending.reason, ending.detail, lived)
+            ending = replace(ending, lived=lived)
         self._ended.put(_Ended(number, ending))
 
     def _informed(self, address: RelayAddress, limits: Limits) -> Limits:

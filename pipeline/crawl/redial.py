@@ -25,6 +25,7 @@ class Ending:
     status: int | None = None
     permanent: bool = False
     is_our_fault: bool = False
+    is_our_will: bool = False
 
     @property
     def connected(self) -> bool:
@@ -33,14 +34,16 @@ class Ending:
 
 
 def failures_after(failures: int, ending: Ending) -> int:
-    """The number of failures in a row, after `ending`; what this machine lacked is no failure of the relay."""
-    if ending.is_our_fault:
-        return failures
-    return 0 if ending.lived >= HEALTHY_S else min(failures + 1, 100)
+    """The number of failures in a row, after `ending`; what this machine lacked or wanted is none of the relay's."""
+    if ending.lived >= HEALTHY_S:
+        return 0
+    return failures if ending.is_our_fault or ending.is_our_will else min(failures + 1, 100)
 
 
 def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     """Seconds until the next dial; `failures` counts this ending, too. Jittered, so that relays spread out."""
+    if ending.is_our_will:
+        return 0.0
     if ending.is_our_fault:
         base = _OUR_FAULT_S
     elif ending.connected:

@@ -6,7 +6,9 @@ cursor does not cover yet, and a *resweep* of the last days for what arrived lat
 refusals; only its last EOSE moves a cursor. `mono` is monotonic seconds, `wall` Unix seconds.
 """
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -68,8 +70,9 @@ class RelayCrawl:
 
     __slots__ = (
         "_answers_kindless", "_check_at", "_coverage", "_crawled_since", "_fruitless", "_gave", "_has_eose",
-        "_hopeless", "_largest_page", "_limits", "_live", "_live_not_before", "_lookout", "_patience", "_plan", "_progress",
-        "_settings", "_start_not_before", "_sweeps", "_swept", "counts",
+        "_hopeless", "_largest_page", "_limits", "_live", "_live_failures", "_live_not_before",
+        "_live_opened", "_lookout", "_patience", "_plan", "_progress",
+        "_settings", "_start_failures", "_start_not_before", "_sweeps", "_swept", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -83,9 +86,12 @@ class RelayCrawl:
         self._crawled_since = crawled_since
         self._live = LiveGroups(limits)
         self._live_not_before: dict[str, float] = {}
+        self._live_failures: dict[str, int] = {}
+        self._live_opened: dict[str, float] = {}
         self._sweeps: dict[str, Sweep] = {}
         self._swept: dict[str, float] = {}
         self._start_not_before: dict[str, float] = {}
+        self._start_failures: dict[str, int] = {}
         self._progress: list[SweepProgress] = []
         self._check_at = 0.0
         self._fruitless = 0
@@ -94,7 +100,8 @@ class RelayCrawl:
         self._gave = False
         self._answers_kindless = False
         self._largest_page = 0
-        self._hopeless: set[str] = set()
+        # By sweep, the newest change among the members of one that nothing could complete.
+        self._hopeless: dict[str, int] = {}
         self._patience = 1.0
         self._lookout = Lookout.NOT_NEEDED
 
@@ -107,6 +114,8 @@ class RelayCrawl:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
         self._live.reopen()
         self._live_not_before.clear()
+        self._live_failures.clear()
+        self._live_opened.clear()
         self._swept.clear()
         for sweep in self._sweeps.values():
             sweep.is_open = False
@@ -121,6 +130,8 @@ class RelayCrawl:
         self._fruitless += 1
         if self._fruitless >= MAX_FRUITLESS:
             session.limits = session.limits.below(session.largest_request)
+            # Begun anew with smaller parts, as after a refusal for size.
+            self._sweeps.clear()
 
     def take_progress(self) -> tuple[SweepProgress, ...]:
         """How far sweeps are, to be committed with or after the events before it."""
@@ -137,6 +148,7 @@ class RelayCrawl:
             self._check_at = mono + 1.0
             return
         self._open_live(session, mono)
+        self._drop_unwanted()
         for query in self._plan.queries:
             self._start_due(query, mono, wall)
         self._look_out(session, mono)
@@ -224,7 +236,10 @@ class RelayCrawl:
     def live_ended(self, ended: LiveEnded, mono: float) -> None:
         """Take the end of a live subscription: open it again later, and sweep what it may miss."""
         self._check_at = 0.0
-        self._live_not_before[ended.key] = mono + (LASTING_RETRY_S if ended.refusal.is_lasting else RETRY_S)
+        lived = mono - self._live_opened.get(ended.key, mono)
+        failures = 0 if lived >= MAX_RETRY_S else self._live_failures.get(ended.key, 0)
+        self._live_failures[ended.key] = failures + 1
+        self._live_not_before[ended.key] = mono + _retry_wait(ended.refusal, failures)
         self._live.reopen(ended.key)
         for key in self._live.queries_of(ended.key):
             self._swept.pop(key, None)
@@ -251,7 +266,17 @@ class RelayCrawl:
             elif self._live_not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
                 self._live.reopen(key)
             else:
+                self._live_opened[key] = mono
                 session.open_live(key, filters, mono)
+
+    def _drop_unwanted(self) -> None:
+        """End sweeps of queries that the plan has no longer; a relay that refuses them would be asked for ever."""
+        wanted = {query.key for query in self._plan.queries}
+        for key, sweep in list(self._sweeps.items()):
+            if sweep.query.key not in wanted and not sweep.is_open:
+                del self._sweeps[key]
+                over = sweep.over(self._coverage.relay)
+                self._progress += [] if over is None else [over]
 
     def _start_due(self, query: Query, mono: float, wall: int) -> None:
         cursor = self._coverage.of(query)
@@ -271,9 +296,12 @@ class RelayCrawl:
 
     def _start(self, query: Query, purpose: Purpose, since: int, wall: int, mono: float) -> None:
         key = sweep_key(purpose, query)
-        if key in self._sweeps or self._start_not_before.get(key, 0.0) > mono:
+        if key in self._sweeps:
             return
-        if key in self._hopeless:
+        is_old = self._hopeless.get(key, query.generation) == query.generation
+        if is_old and self._start_not_before.get(key, 0.0) > mono:
+            return
+        if self._hopeless.get(key) == query.generation:
             # What can never be completed is not asked for from ever further back.
             since = max(since, wall - max(self._settings.resweep_window, self._settings.backfill))
         window = Window(
@@ -283,7 +311,7 @@ class RelayCrawl:
                 self._limits.until_exclusive, self._limits.oldest_first, self._answers_kindless, self._largest_page
             ),
         )  # fmt: skip
-        sweep = self._sweeps[key] = Sweep(query, purpose, window, wall)
+        sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, failures=self._start_failures.pop(key, 0))
         sweep.resume(self._coverage.progress(key))
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
@@ -325,11 +353,19 @@ class RelayCrawl:
         if session.has_room_for_page():
             times += (sweep.not_before for sweep in self._sweeps.values() if not sweep.is_open)
         for query in self._plan.queries:
-            if query.is_live and sweep_key(Purpose.TAIL, query) not in self._sweeps and query.key in self._swept:
-                times.append(self._swept[query.key] + self._tail_every(query))
-            if query.is_live and self._may_resweep(query):
-                times.append(mono + max(0, self._last_resweep(query) + self._settings.resweep_every - wall))
+            # Before it is covered it has an initial sweep, whose pages tell their time themselves.
+            if query.is_live and self._coverage.of(query) is not None:
+                times += self._due_times(query, mono, wall)
         return max(min(times), mono + MIN_CHECK_S)
+
+    def _due_times(self, query: Query, mono: float, wall: int) -> Iterator[float]:
+        """When sweeps of a covered query come due that are not under way."""
+        tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
+        if tail not in self._sweeps and query.key in self._swept:
+            yield max(self._swept[query.key] + self._tail_every(query), self._start_not_before.get(tail, 0.0))
+        if self._may_resweep(query):
+            wait = max(0, self._last_resweep(query) + self._settings.resweep_every - wall)
+            yield max(mono + wait, self._start_not_before.get(resweep, 0.0))
 
     def _tail_every(self, query: Query) -> float:
         return POLL_EVERY_S if query.key in self._live.left_out else TAIL_EVERY_S
@@ -339,24 +375,24 @@ class RelayCrawl:
             # Begun anew with smaller parts: the window's own parts are too large for this relay.
             del self._sweeps[key]
             self._swept.pop(sweep.query.key, None)
-            self._start_not_before[key] = mono + RETRY_S
+            self._start_not_before[key] = mono + _retry_wait(refusal, sweep.failures)
+            self._start_failures[key] = sweep.failures + 1
             return
         if refusal.is_lasting:
             self.counts.gap_reasons[Gap.REFUSED] += 1
-        wait = LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2**sweep.failures, MAX_RETRY_S)
-        sweep.not_before = mono + wait
-        sweep.failures = min(sweep.failures + 1, 16)
+        sweep.not_before = mono + _retry_wait(refusal, sweep.failures)
+        sweep.failures += 1
 
     def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
         over = sweep.over(self._coverage.relay)
         self._progress += [] if over is None else [over]
         if sweep.is_unproven:
             self.counts.gap_reasons[Gap.NO_EOSE] += 1
-            self._start_not_before[sweep.key] = mono + LASTING_RETRY_S
-            self._hopeless.add(sweep.key)
+            self._start_not_before[sweep.key] = mono + min(LASTING_RETRY_S, self._settings.resweep_every or math.inf)
+            self._hopeless[sweep.key] = sweep.query.generation
             return None
         self._start_not_before.pop(sweep.key, None)
-        self._hopeless.discard(sweep.key)
+        self._hopeless.pop(sweep.key, None)
         self.counts.sweeps += 1
         if sweep.query.subject is Subject.GLOBAL and not sweep.events and self._lookout is Lookout.NOT_NEEDED:
             self._lookout = Lookout.NEEDED
@@ -374,3 +410,8 @@ class RelayCrawl:
                 return self._coverage.advance(sweep.query.key, until, sweep.query.generation)
             case Purpose.RESWEEP:
                 return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), sweep.started, 0)
+
+
+def _retry_wait(refusal: Refusal, failures: int) -> float:
+    """Seconds until the same is asked for again, after so many refusals in a row before this one."""
+    return LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S)

@@ -27,7 +27,7 @@ class Relevance:
         self.registered: set[bytes] = set()
 
     def apply(self, changes: Changes) -> bool:
-        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted meanwhile."""
+        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted."""
         self.generation = changes.generation
         removed = False
         for members, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):

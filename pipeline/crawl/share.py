@@ -59,6 +59,14 @@ def share_of(selected: Sequence[Selected], index: int, crawlers: int) -> list[Se
     return [each for each in selected if crawler_of(each.address.host_key, crawlers) == index]
 
 
+def is_share_of(address: str, index: int, crawlers: int) -> bool:
+    """Whether a canonical address would fall to crawler `index`."""
+    try:
+        return crawler_of(parse_address(address).host_key, crawlers) == index
+    except InvalidAddress:
+        return index == 0
+
+
 def _may_be_discovered(address: RelayAddress, selection: Selection) -> bool:
     if address.is_private and not selection.allow_private:
         return False

@@ -30,8 +30,9 @@ MAX_IN_FLIGHT: Final = 100
 ANSWER_TIMEOUT_S: Final = 30.0
 # Some relays say nothing when they accept an AUTH, or send their challenge after the refusal.
 _AUTH_PATIENCE_S: Final = 2.0
-# A relay that is slow, or talks without pause, must not keep the batch from its end.
-_BATCH_LIMIT_S: Final = 80.0
+# A relay that is slow, or talks without pause, must not keep the batch from its end: no more is sent after this, and
+# what was sent last has still the time that every message has. More than the minute of `RateBound`.
+_BATCH_LIMIT_S: Final = 65.0
 _WAIT_S: Final = 1.0
 # A process that is to end waits no longer than this for answers; what is unanswered is sent again by the next.
 _LAST_ANSWERS_S: Final = 3.0
@@ -49,6 +50,7 @@ class _Batch:
 
     messages: Sequence[Message]
     until: float
+    give_up_at: float
     verdicts: list[Verdict | None]
     waiting: dict[bytes, int] = field(default_factory=dict)
     last_answer_at: float = 0.0
@@ -81,7 +83,8 @@ class RelaySink:
         """See `Sink.deliver`; a message without an answer is retried on its own, unless `stop` cut the wait short."""
         transport = self._connected()
         now = self.clock.monotonic()
-        batch = _Batch(messages, now + _BATCH_LIMIT_S, [None] * len(messages))
+        until = now + _BATCH_LIMIT_S
+        batch = _Batch(messages, until, until + ANSWER_TIMEOUT_S, [None] * len(messages))
         try:
             self._exchange(transport, batch)
         except ConnectionLost as error:
@@ -163,8 +166,8 @@ class RelaySink:
         while batch.waiting:
             now = self.clock.monotonic()
             if self.stop.is_set():
-                batch.until = min(batch.until, batch.last_answer_at + _LAST_ANSWERS_S)
-            if now >= batch.until or now - batch.last_answer_at > ANSWER_TIMEOUT_S:
+                batch.give_up_at = min(batch.give_up_at, batch.last_answer_at + _LAST_ANSWERS_S)
+            if now >= batch.give_up_at or now - batch.last_answer_at > ANSWER_TIMEOUT_S:
                 break
             self.beat()
             self._receive(transport, batch, _WAIT_S)

@@ -3,7 +3,8 @@
 from typing import Final
 
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_LENGTH: Final = 26
+_PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_SHIFTS: Final = range(120, -1, -10)
 _TIME_BITS: Final = 48
 
 
@@ -11,4 +12,4 @@ def ulid(time_ms: int, entropy: bytes) -> str:
     """The ULID of a time and ten bytes; the same for the same arguments."""
     assert len(entropy) == 10, "a ULID holds 80 bits beside its time"
     number = (time_ms & ((1 << _TIME_BITS) - 1)) << 80 | int.from_bytes(entropy)
-    return "".join(_ALPHABET[number >> 5 * place & 31] for place in reversed(range(_LENGTH)))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

@@ -21,8 +21,13 @@ SELECT event, received_at <= ?2 AND
 DROP = "DELETE FROM events WHERE event = ?"
 FIRST_SEEN_AFTER = "SELECT event_id, seen_at FROM seen WHERE event_id > ? ORDER BY event_id LIMIT ?"
 FORGET_SEEN = "DELETE FROM seen WHERE event_id = ?"
+NEXT_DELIVERIES = (
+    "SELECT count(*), max(event) FROM (SELECT event FROM deliveries WHERE event > ? ORDER BY event LIMIT ?)"
+)
+# What an event has had at one sink is needed for as long as it is owed to another, or lies buried there.
 FORGET_DELIVERIES = """
-DELETE FROM deliveries WHERE event IN (SELECT event FROM deliveries ORDER BY event LIMIT ?2) AND at < ?1
+DELETE FROM deliveries WHERE event > ?1 AND event <= ?2 AND at < ?3
+   AND NOT EXISTS (SELECT 1 FROM events WHERE events.event = deliveries.event)
 """
 
 
@@ -91,8 +96,10 @@ def forget_seen(tx: Tx, *, after: bytes, seen_before: int, limit: int) -> SeenSl
     return SeenSlice(len(rows), len(old), rows[-1][0] if rows else b"")
 
 
-def forget_deliveries(tx: Tx, *, before: int, limit: int) -> int:
-    """Forget outcomes older than `before`, among the `limit` oldest events; returns how many."""
+def forget_deliveries(tx: Tx, *, after: int, before: int, limit: int) -> Slice:
+    """Forget outcomes older than `before` of events whose payload is gone, looking at up to `limit` beyond `after`."""
+    rows: list[Row] = tx.execute(NEXT_DELIVERIES, (after, limit)).fetchall()
+    looked_at, last = rows[0]
     changes = tx.total_changes()
-    tx.execute(FORGET_DELIVERIES, (before, limit))
-    return tx.total_changes() - changes
+    tx.execute(FORGET_DELIVERIES, (after, last or 0, before))
+    return Slice(looked_at, tx.total_changes() - changes, last or 0)

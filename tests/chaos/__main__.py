@@ -31,7 +31,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1_000, 2**31) if options.seed is None else options.seed
     settle_s = options.settle if options.settle is not None else 60.0 if options.minutes <= SHORT_MINUTES else 240.0
     print(f"seed {seed}", flush=True)
-    what = Options(seed, options.minutes, kinds, settle_s, options.keep, options.source)
+    what = Options(seed, options.minutes, kinds, settle_s, keep=options.keep, source=options.source)
     report = run(what, lambda line: print(line, flush=True))
     print(report.text(), flush=True)
     if options.report is not None:

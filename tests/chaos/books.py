@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -89,7 +90,7 @@ def _pubsub(scene: Scene, ledger: Ledger) -> SinkBooks:
     books = ledger.close(delivered for batch in batches for delivered in batch.deliveries())
     allowed = Counter(scene.allowance.repeats[PUBSUB])
     for batch in batches:
-        if any(begin <= batch.arrived_at <= end for begin, end in scene.allowance.lies):
+        if scene.allowance.lied(PUBSUB, batch.arrived_at):
             allowed.update(message(raw).attributes["event_id"] for raw in publish_request(batch.raw)[1])
     return _sink_books(scene, PUBSUB, books, allowed)
 
@@ -103,10 +104,13 @@ def _relay(scene: Scene, ledger: Ledger) -> SinkBooks:
     ended = {entry.connection: entry.at for entry in scene.world.target.journal.of(Gone)}
     allowed = Counter(scene.allowance.repeats[RELAY])
     taken = _taken(scene)
+    to_unix_s = time.time() - time.monotonic()
     allowed.update(
         entry.event_id
         for entry in taken
-        if entry.accepted is None or ended.get(entry.connection, math.inf) - entry.at < ANSWER_LOST_S
+        if entry.accepted is None
+        or ended.get(entry.connection, math.inf) - entry.at < ANSWER_LOST_S
+        or scene.allowance.lied(RELAY, entry.at + to_unix_s)
     )
     held = {held.event.id: held.event.raw for held in ledger.holdings}
     held |= {event.id: event.raw for event in scene.world.target.stored()}

@@ -1,6 +1,7 @@
 """What must hold at every moment of a run, looked at while it runs."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -147,10 +148,12 @@ class Watcher:
         # A view that changed while the answer was on its way says nothing about it.
         if self.scene.doubts or began - since < TRUTH_WITHIN_S or not view.startswith(("well", "ill")):
             return
-        healthy = status == 200
-        if healthy != view.startswith("well") and view != self._said:
+        is_well = view.startswith("well")
+        truthful = (status == 200 or _complains_of_others(body)) if is_well else status != 200
+        if not truthful and view != self._said:
             self._said = view
-            self._violated(f"/_health says {status} {body[:300]} although it has been {view} for {began - since:.0f} s")
+            lasted_s = round(began - since)
+            self._violated(f"/_health says {status} {body[:1000]} although it has been {view} for {lasted_s} s")
 
     def _look_at_metrics(self) -> None:
         restarts = self.scene.restarts
@@ -174,6 +177,21 @@ class Watcher:
             if now is None or now < before:
                 self._violated(f"counter {key[0]}{key[1]} went from {before} to {now}")
         self._counters = counters
+
+
+def _complains_of_others(body: str) -> bool:
+    """Whether what is wrong is outside the processes, as a sink that is down: no fault of theirs, and true."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return False
+    if not isinstance(answer, dict):
+        return False
+    well = {stage["slot"] for stage in answer["stages"] if stage["state"] in ("ok", "failing")}
+    missing = any("waiting for" in problem["why"] for problem in answer["problems"])
+    return not missing and all(
+        problem["stage"] in well or "-" not in problem["stage"] for problem in answer["problems"]
+    )
 
 
 def _is_counter(name: str, types: "dict[str, str]") -> bool:

@@ -124,10 +124,12 @@ def restart(scene: Scene) -> Play:
 def freeze_supervisor(scene: Scene) -> Play:
     """The supervisor stands still; nobody is to be killed for that afterwards."""
     before = {one.pid for one in scene.service.stages()}
+    scene.doubts += 1
     scene.service.child.signal(signal.SIGSTOP)
     yield scene.rng.uniform(5.0, 40.0 if scene.rng.random() < 0.3 else 10.0)
     scene.service.child.signal(signal.SIGCONT)
     yield 3.0
+    scene.doubts -= 1
     if not before <= {one.pid for one in scene.service.stages()}:
         scene.violations.append("a stage was ended because its supervisor had stood still")
 

@@ -17,6 +17,7 @@ _BUSY_MS = 5_000
 IN_FLIGHT = """
 SELECT event_id FROM outbox JOIN events USING (event) WHERE sink = ? AND claims > 0 AND ready_at > ?
 """
+DELIVERED = "SELECT sink, event_id FROM deliveries JOIN seen USING (event)"
 DEPTHS = """
 SELECT (SELECT count(*) FROM inbox),
        (SELECT count(*) FROM outbox WHERE sink = 'pubsub'),
@@ -69,6 +70,10 @@ class Queues:
     def in_flight(self, sink: str) -> set[str]:
         """Ids of the events that somebody holds a lease of, or put off after a failure."""
         return {event_id.hex() for (event_id,) in self._rows(IN_FLIGHT, (sink, _now_ms()))}
+
+    def delivered(self) -> set[tuple[str, str]]:
+        """Sink and event id of everything that is written down as delivered."""
+        return {(sink, event_id.hex()) for sink, event_id in self._rows(DELIVERED)}
 
     def depths(self) -> Depths | None:
         """How many rows wait; `None` while the database cannot be looked at."""

@@ -36,6 +36,7 @@ _PLAIN = (
     "settled_after_s",
     "hurried",
     "points_reached",
+    "frames_lost",
     "health_looks",
     "metrics_looks",
     "seconds",
@@ -61,6 +62,7 @@ class Report:
     hurried: int | None = None
     """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
     points_reached: int = 0
+    frames_lost: int = 0
     health_looks: int = 0
     metrics_looks: int = 0
     seconds: float = 0.0
@@ -102,6 +104,7 @@ class Report:
         lines = [
             f"seed {self.seed}: {self.published} events published, {self.registered} users, "
             f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
+            f"{self.frames_lost} frames of the log lost with the power, "
             f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
             "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
             *(sink.text() for sink in self.sinks),

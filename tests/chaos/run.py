@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.chaos import point_faults, process_faults, relay_faults, sink_faults, store_faults
 from tests.chaos.books import Arrived, close_books, due_at_relay
 from tests.chaos.conductor import Conductor
+from tests.chaos.disk import small_disk
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.invariants import Watcher
+from tests.chaos.refusals import refusals
 from tests.chaos.report import Report
 from tests.chaos.scene import Scene
 from tests.chaos.tree import Tree
@@ -77,8 +79,6 @@ def run(options: Options, say: Callable[[str], None]) -> Report:
         finally:
             world.close()
     finally:
-        if options.keep is not None and not report.ok:
-            shutil.copytree(directory, options.keep, dirs_exist_ok=True)
         shutil.rmtree(directory, ignore_errors=True)
     report.seconds = time.monotonic() - began
     return report
@@ -89,11 +89,17 @@ def _with_world(options: Options, world: World, directory: Path, report: Report,
     if options.damage is not None:
         options.damage(tree)
     rng = random.Random(f"faults {options.seed}")
-    scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps)
-    try:
-        _play(options, scene, report, say)
-    finally:
-        scene.close()
+    with small_disk(directory / "service" / "disk") as mounted:
+        scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps)
+        scene.has_small_disk = mounted
+        try:
+            _play(options, scene, report, say)
+            if options.kinds == ():
+                report.violations += refusals(scene)
+        finally:
+            scene.close()
+            if options.keep is not None and not report.ok:
+                shutil.copytree(directory, options.keep, dirs_exist_ok=True)
 
 
 def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
@@ -161,6 +167,6 @@ def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
     report.buried = scene.queues.buried()
     report.refused = scene.queues.refusals()
     report.peaks = watcher.peaks
-    report.points_reached = scene.points_reached
+    report.points_reached, report.frames_lost = scene.points_reached, scene.frames_lost
     report.published, report.registered = world.published, len(world.registered)
     report.health_looks, report.metrics_looks = watcher.health_looks, watcher.metrics_looks

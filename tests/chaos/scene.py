@@ -35,8 +35,12 @@ class Allowance:
     """How often each event may come once more to a sink: once for each time that it was on its way when one broke."""
 
     repeats: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    lies: list[tuple[float, float]] = field(default_factory=list)
-    """Times (Unix seconds) in which Pub/Sub took messages and said that it had not."""
+    lies: list[tuple[str, float, float]] = field(default_factory=list)
+    """Sinks and times (Unix seconds) in which what a sink took could not be written down, or it said it had not."""
+
+    def lied(self, sink: str, at: float) -> bool:
+        """Whether what the sink took at this time may come once more."""
+        return any(name == sink and begin <= at <= end for name, begin, end in self.lies)
 
     def add(self, sink: str, event_ids: Iterable[str]) -> None:
         """Allow each of these events one repeat."""
@@ -61,6 +65,10 @@ class Scene:
     """Faults under way of which it is nobody's guess what health says."""
     victims: set[int] = field(default_factory=set)
     """Processes that were killed or stopped on purpose; others have no reason to hang."""
+    has_small_disk: bool = False
+    """Whether the database is on a disk that may be filled."""
+    frames_lost: int = 0
+    """Frames of the write-ahead log that were lost with the power."""
     points_reached: int = 0
     """How often a stage was killed at a named point."""
 
@@ -73,6 +81,7 @@ class Scene:
     def start(cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool) -> "Scene":
         """Start the service on `world`, PRODUCTION, with everything that it needs to find all of it.
 
+        Its database is in `directory/disk`, which may be a disk of its own.
         `resweep`: it sweeps the whole horizon again and again, and so finds what came late while it was not looking.
         """
         env = settings(
@@ -84,11 +93,14 @@ class Scene:
             EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S}s",
             EVENTS_RESWEEP_WINDOW=f"{REACH_S}s",
             EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
+            EVENTS_DATABASE_PATH=str(directory / "disk" / "events.db"),
             CHAOS_POINTS=str(directory / "points"),
             **tree.env(),
         )
         (directory / "points").mkdir(parents=True)
+        (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
+        service.database = directory / "disk" / "events.db"
         scene = cls(world, service, Queues(service.database), tree, rng)
         service.start()
         return scene
@@ -154,6 +166,12 @@ class Scene:
                 return
             pause(0.1)
 
+    def kill_all(self) -> None:
+        """SIGKILL to everything at once, what was started by hand too."""
+        for each in (*self.by_hand, self.service):
+            each.close()
+        self.by_hand.clear()
+
     def start_again(self) -> None:
         """Start the service again after its end."""
         self.restarts += 1
@@ -181,8 +199,7 @@ class Scene:
 
     def close(self) -> None:
         """End everything at once."""
-        for each in (*self.by_hand, self.service):
-            each.close()
+        self.kill_all()
 
 
 def _wait_stopped(pid: int) -> None:

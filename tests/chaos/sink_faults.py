@@ -64,7 +64,7 @@ def pubsub_lying(scene: Scene) -> Play:
     began = time.time()
     rule = Rule(status=scene.rng.choice(_STATUSES), store=True, every=scene.rng.choice((1, 2)))
     yield from _misbehave(scene, [rule], scene.rng.uniform(1.0, 5.0))
-    scene.allowance.lies.append((began, time.time() + _LIE_SLACK_S))
+    scene.allowance.lies.append((PUBSUB, began, time.time() + _LIE_SLACK_S))
 
 
 @fault("pubsub-hanging", PUBSUB_SUBJECT, is_short=False)
@@ -73,7 +73,7 @@ def pubsub_hanging(scene: Scene) -> Play:
     began = time.time()
     rules = [Rule(hang=True, store=scene.rng.random() < 0.5, times=3)]
     yield from _misbehave(scene, rules, scene.rng.uniform(2.0, 6.0))
-    scene.allowance.lies.append((began, time.time() + _LIE_SLACK_S))
+    scene.allowance.lies.append((PUBSUB, began, time.time() + _LIE_SLACK_S))
 
 
 @fault("target-down", TARGET)

@@ -45,7 +45,7 @@ def endless_fragment(payload: bytes, *, first: bool) -> bytes:
 
 def write(connection: ServerConnection, data: bytes) -> None:
     """Put framed bytes on the wire without waiting; a client that does not read is disconnected in the end."""
-    if connection.transport.is_closing():
+    if connection.transport.is_closing() or connection.protocol.eof_sent:
         return
     connection.transport.write(data)
     if connection.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:

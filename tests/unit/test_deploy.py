@@ -18,8 +18,9 @@ pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason=
 @pytest.fixture(params=UNITS)
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The unit with a program that exists here, since systemd looks for it."""
-    path = tmp_path / request.param
-    text = (DEPLOY / request.param).read_text()
+    name: str = request.param
+    path = tmp_path / name
+    text = (DEPLOY / name).read_text()
     path.write_text(text.replace("/opt/event-service/bin/event-service", sys.executable))
     return path
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import orjson
 
 from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.plan import Planner, Query, Subject
+from pipeline.crawl.plan import Member, Planner, Query, Subject
 from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
+from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
 from pipeline.nostr.notices import reason_prefix
+from pipeline.nostr.tags import public_keys
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
@@ -125,6 +127,10 @@ class Simulation:
         self.mono = 100.0
         self.relay = TalkingRelay(StoredEvents(rng))
         self.planner = Planner()
+        self.plan = self.planner.plan()
+        self.authors: set[bytes] = set()
+        self.users: set[bytes] = set()
+        self.max_idle_turns = MAX_IDLE_TURNS_PER_HOUR
         self.crawled_since = START
         self.limits = limits or Limits()
         self.cursors: dict[str, Cursor] = {}
@@ -168,7 +174,7 @@ class Simulation:
     def _new_crawl(self) -> RelayCrawl:
         return RelayCrawl(
             coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
-            settings=self.settings, plan=self.planner.plan(), crawled_since=self.crawled_since,
+            settings=self.settings, plan=self.plan, crawled_since=self.crawled_since,
         )  # fmt: skip
 
     def want(
@@ -184,7 +190,10 @@ class Simulation:
                 [Change(each, each not in leaving, now, generation) for each in sorted(users)],
             )
         )
-        self.crawl.set_plan(self.planner.plan())
+        self.authors = (self.authors | people) - leaving
+        self.users = (self.users | users) - leaving
+        self.plan = self.planner.plan()
+        self.crawl.set_plan(self.plan)
 
     # Time.
 
@@ -203,7 +212,7 @@ class Simulation:
         if self.session is not None:
             hour = int(self.mono) // 3600
             self.idle_turns[hour] += 1
-            assert self.idle_turns[hour] < MAX_IDLE_TURNS_PER_HOUR, "an idle crawl does not sleep"
+            assert self.idle_turns[hour] < self.max_idle_turns, "an idle crawl does not sleep"
             assert self.crawl.next_time() > self.mono, "it wants to be woken at once"
             times.append(self.crawl.next_time())
             deadline = self.session.next_deadline()
@@ -261,7 +270,9 @@ class Simulation:
 
     def is_wanted(self, event: Event) -> bool:
         """Whether the intake would take it now."""
-        return any(each.is_live and each.filter().matches(event) for each in self.planner.plan().queries)
+        return (
+            event.kind in GLOBAL_KINDS or event.pubkey in self.authors or not self.users.isdisjoint(public_keys(event))
+        )
 
     def _commit(self, cursor: Cursor) -> None:
         self.moved.append(cursor)
@@ -279,40 +290,40 @@ class Simulation:
     def missing(self, cursor: Cursor) -> list[Event]:
         """Events that `cursor` says are had, and are not."""
         subject, _, prefix = cursor.query.partition("/")
-        asked = [each for each in self.planner.plan().queries if each.subject == subject and _related(each, prefix)]
+        asked = [each for each in self.plan.queries if each.subject == subject and _related(each, prefix)]
         return [
             event
             for query in asked
             for event in self.within_reach(query, prefix, cursor.generation)
-            if self.relay.stored_at[event.id] <= cursor.complete_until and event.id not in self.delivered
+            # What came in during the very second is for the overlap of the next sweep.
+            if self.relay.stored_at[event.id] < cursor.complete_until and event.id not in self.delivered
         ]
 
     def within_reach(self, query: Query, prefix: str = "", generation: int = 2**40) -> list[Event]:
-        """Events of `query` that should be had some time: not dated before its reach, nor taken in long after their date."""
-        members = [
-            each
+        """Events of `query` that should be had some time: not dated before its reach, nor taken in long after."""
+        reaches = {
+            each.public_key: self._reach(query, each)
             for each in query.members
             if each.generation <= generation and _bits(each.public_key).startswith(prefix)
-        ]
+        }
+        kinds = query.kinds
         found: list[Event] = []
-        for member in members or [None]:
-            if member is None and query.subject is not Subject.GLOBAL:
-                continue
-            part = query if member is None else query.of_members([member])
-            if query.subject is Subject.PROFILES:
-                reach = 0
-            elif member is None:
-                reach = self.crawled_since - self.settings.backfill
+        for event in self.relay.store.events:
+            if query.subject is Subject.GLOBAL:
+                reach: int | None = self.crawled_since - self.settings.backfill
+            elif query.subject is Subject.MENTIONS:
+                reach = min((reaches[each] for each in public_keys(event) if each in reaches), default=None)
             else:
-                reach = max(member.since, self.crawled_since) - self.settings.lookback
-            found += [
-                event
-                for event in self.relay.store.events
-                if event.created_at >= reach
-                and (self.relay.stored_at[event.id] - event.created_at <= OVERLAP_S or self._was_there(event))
-                and part.filter().matches(event)
-            ]
+                reach = reaches.get(event.pubkey)
+            late = self.relay.stored_at[event.id] - event.created_at > OVERLAP_S and not self._was_there(event)
+            if reach is not None and event.created_at >= reach and not late and (kinds is None or event.kind in kinds):
+                found.append(event)
         return found
+
+    def _reach(self, query: Query, member: Member) -> int:
+        if query.subject is Subject.PROFILES:
+            return 0
+        return max(member.since, self.crawled_since) - self.settings.lookback
 
     def _was_there(self, event: Event) -> bool:
         """Whether the relay had it before it was ever crawled."""
@@ -320,7 +331,7 @@ class Simulation:
 
     def everything(self) -> set[bytes]:
         """Ids of all events that should be had by now, given time."""
-        return {event.id for query in self.planner.plan().queries for event in self.within_reach(query)}
+        return {event.id for query in self.plan.queries for event in self.within_reach(query)}
 
 
 def _related(query: Query, prefix: str) -> bool:

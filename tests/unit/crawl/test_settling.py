@@ -186,3 +186,19 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
     made.page_ended(ended(None), session, 1.0)
     made.advance(session, 1.0, WALL + 200_000, may_ask=True)
     assert any(each.key.startswith("resweep:") for each in session._ids.values())
+
+
+def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> None:
+    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    for at in (10.0, 40.0, 80.0):
+        made.page_ended(ended(Refusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
+    for at in (90.0, 100.0):
+        made.page_ended(ended(Refusal.TIMEOUT, subject="authors"), session, at)
+    assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
+    session = Session(Limits())
+    made.advance(session, 101.0, WALL + 101, may_ask=True)
+    assert not any(each.key == "initial:authors/" for each in session._ids.values())
+    made.set_plan(plan_for([key(1), key(2)], generation=2))
+    made.advance(session, 102.0, WALL + 102, may_ask=True)
+    assert any(each.key == "initial:authors/" for each in session._ids.values())

@@ -100,7 +100,8 @@ def test_a_status_keeps_its_age_while_it_is_said_again(runtime: Path, clock: Man
         heartbeat.beat("no disk")
     reading = read_heartbeat(runtime, "saver-0", clock)
     assert reading is not None
-    assert (reading.status, reading.age_s, reading.status_age_s) == ("no disk", 0, pytest.approx(40))
+    assert (reading.status, reading.age_s) == ("no disk", 0)
+    assert reading.status_age_s == pytest.approx(40)
     heartbeat.beat()
     clock.advance(1)
     heartbeat.beat("no disk")

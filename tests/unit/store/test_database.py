@@ -359,12 +359,13 @@ def test_checkpoints_empty_the_log_without_waiting_for_readers(db: Database, pat
 
 def test_a_checkpoint_is_left_to_whoever_is_at_it(db: Database, path: Path, clock: ManualClock) -> None:
     """SQLite calls the second of two checkpoints at once busy, and never waits for the first."""
-    calls = 0
+    done: list[bool] = []
 
     def while_the_other_waits(_: int) -> bool:
-        nonlocal calls
-        calls += 1
+        # What a busy handler raises would come out of the other's checkpoint, where busy is what is expected.
+        done.append(False)
         db.checkpoint()
+        done[-1] = True
         return False
 
     with open_database(path, clock) as reader, reader.read() as snapshot, closing(apsw.Connection(str(path))) as other:
@@ -375,7 +376,7 @@ def test_a_checkpoint_is_left_to_whoever_is_at_it(db: Database, path: Path, cloc
         other.set_busy_handler(while_the_other_waits)
         with pytest.raises(apsw.BusyError):
             other.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
-    assert calls == 1
+    assert done == [True]
 
 
 def test_the_data_version_tells_of_commits_by_others_only(db: Database, path: Path, clock: ManualClock) -> None:

@@ -1,0 +1,478 @@
+"""The crawler stage against scripted relays: dialling, reading, and all that goes wrong with connections."""
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from pipeline.crawl import redial
+from pipeline.store import relays as relay_table
+from stages import crawler
+from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Gone, HttpRequest, Opened, Req
+from tests.integration.stages.support import Running, World, wait_until
+from tests.world.events import Author, SignedEvent, assemble, authors
+
+ALICE, BOB = authors(51, 2)
+NOW = int(time())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage looks around often, and waits shortly after losses."""
+    monkeypatch.setattr(crawler, "_TURN_S", 0.01)
+    monkeypatch.setattr(crawler, "_LOOK_AT_RELAYS_S", 0.05)
+    monkeypatch.setattr(crawler, "_LOOK_AT_QUEUES_S", 0.02)
+    monkeypatch.setattr(redial, "_AFTER_LOSS_S", 0.1)
+    monkeypatch.setattr(redial, "_DIAL_BASE_S", 0.1)
+
+
+@pytest.fixture
+def relay() -> Iterator[ScriptedRelay]:
+    with ScriptedRelay() as running:
+        yield running
+
+
+def profiles(count: int, *, first: int = 0) -> list[SignedEvent]:
+    """Events that are wanted whoever wrote them, from the last minutes."""
+    return [ALICE.sign(f"{n}", kind=0, created_at=NOW - n % 300) for n in range(first, first + count)]
+
+
+@contextmanager
+def crawling(world: World, *urls: str, **settings: Any) -> Iterator[Running]:
+    """A crawler of these bootstrap relays; with `index`, one of several."""
+    index = settings.pop("index", 0)
+    env = {"EVENTS_BOOTSTRAP_RELAYS": ",".join(urls), "EVENTS_CRAWLERS": "1", **settings}
+    with Running(world.context("crawler", env, index=index), crawler.run) as running:
+        yield running
+
+
+def arrived(world: World) -> set[str]:
+    return {event_id.hex() for (event_id,) in world.query("SELECT event_id FROM inbox")}
+
+
+def wait_arrived(world: World, events: list[SignedEvent], timeout_s: float = 20.0) -> None:
+    ids = {event.id for event in events}
+    wait_until(lambda: ids <= arrived(world), f"all {len(ids)} events there", timeout_s)
+
+
+def is_live(req: Req) -> bool:
+    return any(wanted.get("limit") == 0 for wanted in req.filters)
+
+
+def wait_live(relay: ScriptedRelay, count: int = 1) -> None:
+    """Return once so many live subscriptions were opened and answered."""
+    req = relay.wait_for_req(is_live, count=count)
+    relay.wait_for_answer(req.subscription)
+
+
+def state(world: World, relay: ScriptedRelay) -> tuple[Any, ...]:
+    """State, subscriptions, failures and last error, once there is anything to say."""
+    rows = world.query("SELECT state, subscriptions, failures, last_error FROM relays WHERE address = ?", relay.url)
+    return rows[0] if rows else ("unknown", 0, 0, "")
+
+
+def test_a_live_event_is_in_the_inbox_within_milliseconds(world: World, relay: ScriptedRelay) -> None:
+    with crawling(world, relay.url):
+        wait_live(relay)
+        took = []
+        for event in profiles(20):
+            began = monotonic()
+            assert relay.publish(event) >= 1
+            wait_arrived(world, [event])
+            took.append(monotonic() - began)
+    assert sorted(took)[10] < 0.1
+    assert world.query("SELECT raw FROM inbox ORDER BY seq")[0][0] == profiles(1)[0].raw.encode()
+
+
+def test_what_is_stored_is_fetched_and_told_of(world: World, relay: ScriptedRelay) -> None:
+    """And what the gauges of the relay say is so."""
+    events = profiles(700)
+    relay.hold(events)
+    with crawling(world, relay.url) as running:
+        wait_arrived(world, events)
+        wait_until(lambda: state(world, relay)[:3] == ("connected", 1, 0))
+        assert running.metric("relay_downloader_gauge") == 1
+        assert running.metric("received_events_counter_total", address=relay.url) >= 700
+        messages = {"address": relay.url, "messageType": "eose", "result": "success"}
+        assert running.metric("relay_connection_received_messages_counter_total", **messages) >= 1
+    assert state(world, relay)[:2] == ("disconnected", 0)
+
+
+def test_a_lost_connection_is_dialled_again_and_nothing_is_missed(world: World, relay: ScriptedRelay) -> None:
+    """What came while it was away is fetched afterwards."""
+    with crawling(world, relay.url) as running:
+        wait_live(relay)
+        relay.drop()
+        missed = profiles(50)
+        relay.hold(missed)
+        relay.wait_for_connection(2)
+        wait_arrived(world, missed)
+        late = profiles(1, first=900)
+        wait_live(relay, 2)
+        relay.publish(*late)
+        wait_arrived(world, late)
+        labels = {"address": relay.url, "reason": "error"}
+        lost = running.metric("relay_connection_disconnections_counter_total", **labels)
+        lost += running.metric("relay_connection_disconnections_counter_total", **(labels | {"reason": "eof"}))
+        assert lost == 1
+        assert running.metric("relay_connection_reconnections_counter_total", address=relay.url) == 1
+
+
+def test_a_relay_that_is_away_is_tried_ever_more_rarely(world: World, relay: ScriptedRelay) -> None:
+    """Its failures and the next time are on record, and forgotten once it is back."""
+    relay.stop()
+    with crawling(world, relay.url) as running:
+        wait_until(lambda: state(world, relay)[2] >= 2)
+        assert state(world, relay)[0] == "disconnected"
+        assert "refused" in state(world, relay)[3]
+        assert world.value("SELECT next_dial_at FROM relays") > 0
+        relay.start()
+        events = profiles(3)
+        relay.hold(events)
+        wait_arrived(world, events)
+        wait_until(lambda: state(world, relay)[2] == 0)
+        dials = {"address": relay.url, "reason": "dial"}
+        assert running.metric("relay_connection_disconnections_counter_total", **dials) >= 2
+
+
+def test_an_overloaded_relay_is_left_alone(world: World, relay: ScriptedRelay) -> None:
+    relay.behave(Behaviour(upgrade=Upgrade(503)))
+    with crawling(world, relay.url):
+        wait_until(lambda: state(world, relay)[2] == 1)
+    wait_s = (world.value("SELECT next_dial_at FROM relays") - world.clock.now_ms()) / 1000
+    assert 200 < wait_s < 400
+
+
+def test_a_restart_is_no_failure_of_the_relay(world: World, relay: ScriptedRelay) -> None:
+    """However often: the next process dials at once."""
+    for number in range(1, 5):
+        with crawling(world, relay.url):
+            relay.wait_for_connection(number, timeout_s=3.0)
+            wait_until(lambda: state(world, relay)[0] == "connected")
+        assert world.query("SELECT failures, state FROM relays") == [(0, "disconnected")]
+        assert world.value("SELECT next_dial_at FROM relays") <= world.clock.now_ms()
+
+
+def name(world: World, relay: ScriptedRelay, *who: int) -> None:
+    with world.database.write() as tx:
+        for author in who:
+            relay_table.name(tx, relay.url, source="relay-list", author=author, is_user=False, now=world.clock.now_ms())
+
+
+def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRelay) -> None:
+    """One that two authors name is dialled while the crawler runs; one that is no candidate any more is let go."""
+    with ScriptedRelay() as other, crawling(world, relay.url, EVENTS_DISCOVER_RELAYS="true") as running:
+        relay.wait_for_connection()
+        name(world, other, 1)
+        assert other.connections == 0
+        name(world, other, 2)
+        other.wait_for_connection()
+        wait_live(other)
+        assert running.metric("relay_downloader_gauge") == 2
+        world.execute("UPDATE relays SET namers = 0 WHERE address = ?", other.url)
+        other.wait_for_disconnection()
+        wait_until(lambda: state(world, other)[0] == "disconnected")
+        wait_until(lambda: running.metric("relay_downloader_gauge") == 1)
+        assert relay.connections == 1, "the others go on undisturbed"
+        world.execute("UPDATE relays SET namers = 2 WHERE address = ?", other.url)
+        other.wait_for_connection(2)
+    assert len(relay.journal.of(Opened)) == 1
+
+
+def test_what_a_killed_process_said_of_a_relay_is_put_right(world: World, relay: ScriptedRelay) -> None:
+    """A relay that nobody crawls any more is not told to be connected for ever."""
+    name(world, relay, 1)
+    with world.database.write() as tx:
+        number = relay_table.find(tx, relay.url)
+        assert number is not None
+        relay_table.start_crawling(tx, number, 1)
+    world.execute("UPDATE relays SET state = 'connected', subscriptions = 7, failures = 3")
+    with ScriptedRelay() as other, crawling(world, other.url):
+        wait_until(lambda: state(world, relay)[:3] == ("disconnected", 0, 3))
+        wait_until(lambda: state(world, other)[0] == "connected")
+
+
+def asks_for(author: Author) -> Callable[[Req], bool]:
+    return lambda req: any(author.pubkey in wanted.get("authors", ()) for wanted in req.filters)
+
+
+def test_a_change_of_what_is_wanted_reaches_the_relay_at_once(world: World, relay: ScriptedRelay) -> None:
+    """A new user's events are asked for and come in; a removed one's are not any more."""
+    note = BOB.sign("before", created_at=NOW - 50)
+    relay.hold([note])
+    with crawling(world, relay.url):
+        wait_live(relay)
+        began = monotonic()
+        world.register(BOB.pubkey)
+        relay.wait_for_req(lambda req: is_live(req) and asks_for(BOB)(req), timeout_s=3.0)
+        assert monotonic() - began < 2.0
+        wait_arrived(world, [note])
+        live = BOB.sign("live", created_at=NOW)
+        wait_until(lambda: relay.publish(live) > 0)
+        wait_arrived(world, [live])
+        count = len(relay.journal.of(Req, is_live))
+        world.remove(BOB.pubkey)
+        relay.wait_for_req(is_live, count=count + 1)
+        assert not asks_for(BOB)(relay.journal.of(Req, is_live)[-1])
+
+
+def save(world: World) -> set[str]:
+    """What a saver does: out of the inbox, into `seen`; returns the ids."""
+    with world.database.write() as tx:
+        rows = tx.execute("SELECT seq, event_id FROM inbox").fetchall()
+        tx.executemany("INSERT OR IGNORE INTO seen VALUES (?2, ?1, 0, 0, 0, 0)", rows)
+        tx.execute("DELETE FROM inbox")
+    return {bytes(event_id).hex() for _, event_id in rows}  # type: ignore[arg-type]  # a blob by its column
+
+
+def test_backpressure_stops_reading_and_nothing_is_lost(world: World, relay: ScriptedRelay) -> None:
+    """Above the high mark nothing more is read; below the low one it goes on where it was."""
+    events = profiles(2000)
+    ids = {event.id for event in events}
+    relay.hold(events)
+    relay.behave(Behaviour(event_delay_s=0.0001))
+    saved: set[str] = set()
+    most = stops = 0
+
+    def is_held() -> bool:
+        return bool(state(world, relay)[0] == "backpressured")
+
+    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="300", EVENTS_BACKPRESSURE_LOW="100"):
+        while not ids <= saved:
+            wait_until(lambda: is_held() or ids <= saved.union(arrived(world)))
+            stops += is_held()
+            new = save(world)
+            most = max(most, len(new))
+            saved.update(new)
+        wait_until(lambda: state(world, relay)[0] == "connected")
+        late = profiles(1, first=5000)
+        wait_until(lambda: relay.publish(*late) > 0 or late[0].id in arrived(world))
+        wait_arrived(world, late)
+    assert stops >= 2
+    assert most < 1200, "what was on its way when the mark was passed"
+
+
+def test_the_outbox_counts_for_backpressure_too(world: World, relay: ScriptedRelay) -> None:
+    """That of Pub/Sub; the target relay's does not stop anything."""
+    with world.database.write() as tx:
+        tx.executemany("INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'relay', 0)", ((n,) for n in range(400)))
+    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="300", EVENTS_BACKPRESSURE_LOW="100"):
+        wait_live(relay)
+        relay.publish(*profiles(1))
+        wait_arrived(world, profiles(1))
+        world.execute("UPDATE outbox SET sink = 'pubsub'")
+        more = iter(profiles(5000, first=1))
+
+        def is_held() -> bool:
+            # A reader that waits for a silent relay notices with the next event.
+            relay.publish(next(more))
+            return bool(state(world, relay)[0] == "backpressured")
+
+        wait_until(is_held)
+        world.execute("DELETE FROM outbox")
+        wait_until(lambda: state(world, relay)[0] == "connected")
+
+
+def test_a_rate_limit_pauses_everything_of_its_host(world: World) -> None:
+    """Refused, no address of that host is asked for a while; all is fetched in the end."""
+    limited = Refusal(How.CLOSED, "rate-limited: slow down", times=2)
+    with ScriptedRelay(Behaviour(refusals=(limited,))) as first, ScriptedRelay(address=first.address) as second:
+        events, others = profiles(20), profiles(20, first=100)
+        first.hold(events)
+        second.hold(others)
+        with crawling(world, first.url, second.url):
+            wait_arrived(world, events + others)
+            reqs = first.journal.of(Req)
+    assert len(reqs) < 30
+    assert max(later.at - earlier.at for earlier, later in itertools.pairwise(reqs)) > 0.5, "a pause"
+
+
+def test_a_flood_of_what_is_no_message_ends_the_connection(world: World, relay: ScriptedRelay) -> None:
+    """And only that one."""
+    garbage = tuple(["{not a message"] * 1200)
+    with ScriptedRelay(Behaviour(garbage=garbage)) as bad, crawling(world, relay.url, bad.url) as running:
+        bad.wait_for_disconnection(2)
+        labels = {"address": bad.url, "reason": "protocol"}
+        assert running.metric("relay_connection_disconnections_counter_total", **labels) >= 1
+        assert running.metric("event_service_stage_errors_total", stage="crawler", kind="message-json") > 1000
+        relay.publish(*profiles(1))
+        wait_arrived(world, profiles(1))
+        assert relay.journal.of(Gone) == []
+
+
+def test_some_garbage_costs_only_itself(world: World) -> None:
+    garbage = ("", "{", "[]", '["EVENT"]', '["OK"]', "\x00\x01", '["AUTH"]', '["NOTICE",{}]', '["CLOSED"]', "9" * 5000)
+    events = profiles(30)
+    with ScriptedRelay(Behaviour(garbage=garbage), events=events) as relay, crawling(world, relay.url):
+        wait_arrived(world, events)
+        wait_live(relay)
+        live = profiles(1, first=500)
+        relay.publish(*live)
+        wait_arrived(world, live)
+        assert len(relay.journal.of(Opened)) == 1
+
+
+def malformed(event: SignedEvent) -> SignedEvent:
+    """In a form that NIP-01 does not allow."""
+    key = event.pubkey.upper()
+    return assemble(event.id, key, event.created_at, event.kind, event.tags, event.content, event.sig)
+
+
+def test_malformed_events_do_not_hide_the_others(world: World) -> None:
+    """A relay that sends two thousand of them, each before the true event, is read to the end over one connection."""
+    events = profiles(2000)
+    with ScriptedRelay(Behaviour(forge=malformed), events=events) as relay, crawling(world, relay.url) as running:
+        wait_arrived(world, events)
+        wait_until(lambda: world.value("SELECT count(*) FROM cursors WHERE query LIKE 'global%'") == 1)
+        assert len(relay.journal.of(Opened)) == 1
+        pubkey = {"stage": "crawler", "reason": "invalid-pubkey"}
+        assert running.metric("event_service_stage_discarded_total", **pubkey) >= 2000
+
+
+def test_two_crawlers_share_the_relays(world: World) -> None:
+    """Each relay is dialled by one of them, and all of them by both together."""
+    made = [ScriptedRelay(events=profiles(10, first=number * 10)) for number in range(6)]
+    for one in made:
+        one.start()
+    urls = [one.url for one in made]
+    first, second = (crawling(world, *urls, index=index, EVENTS_CRAWLERS="2") for index in range(2))
+    with first as one_running, second as other_running:
+        wait_arrived(world, profiles(60))
+        for one in made:
+            wait_live(one)
+        counts = [running.metric("relay_downloader_gauge") for running in (one_running, other_running)]
+        assert sum(counts) == 6
+        assert [one.connections for one in made] == [1] * 6
+    for one in made:
+        assert len(one.journal.of(Opened)) == 1
+        one.stop()
+
+
+def test_what_was_read_is_committed_before_the_stage_ends(world: World, relay: ScriptedRelay) -> None:
+    """A stop in the middle of a flood: every event that counts as received is in the inbox."""
+    events = profiles(3000)
+    with crawling(world, relay.url) as running:
+        wait_live(relay)
+        publisher = threading.Thread(target=relay.publish, args=events)
+        publisher.start()
+        wait_until(lambda: len(arrived(world)) > 200)
+        running.end()
+        publisher.join()
+    received = running.metric("received_events_counter_total", address=relay.url)
+    again = running.metric("event_service_stage_discarded_total", stage="crawler", reason="duplicate")
+    assert received >= 200
+    assert len(arrived(world)) == received - again
+
+
+def test_a_stop_in_the_middle_of_a_page_goes_on_from_there(world: World, relay: ScriptedRelay) -> None:
+    """What was not read is asked for again by the next process."""
+    events = profiles(900)
+    relay.hold(events)
+    relay.behave(Behaviour(event_delay_s=0.001))
+    for _ in range(2):
+        with crawling(world, relay.url):
+            before = len(arrived(world))
+            wait_until(lambda before=before: len(arrived(world)) > before)  # type: ignore[misc]
+    relay.behave(Behaviour())
+    with crawling(world, relay.url):
+        wait_arrived(world, events)
+
+
+def test_a_page_that_breaks_off_is_asked_for_again(world: World) -> None:
+    events = profiles(300)
+    cut = Interruption(after_events=100, how=How.RESET, times=2)
+    with ScriptedRelay(Behaviour(interruption=cut), events=events) as relay, crawling(world, relay.url):
+        wait_arrived(world, events)
+
+
+def test_a_relay_that_only_accepts_connections_does_not_hold_up_the_stop(world: World) -> None:
+    """Nor the others meanwhile."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ScriptedRelay(events=profiles(5)) as relay:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        with crawling(world, url, relay.url) as running:
+            connection, _ = silent.accept()
+            wait_arrived(world, profiles(5))
+            began = monotonic()
+            running.end()
+            connection.close()
+        assert monotonic() - began < 3.0
+
+
+def test_a_stop_while_held_by_backpressure(world: World, relay: ScriptedRelay) -> None:
+    relay.hold(profiles(1000))
+    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="10", EVENTS_BACKPRESSURE_LOW="5") as running:
+        wait_until(lambda: state(world, relay)[0] == "backpressured")
+        began = monotonic()
+        running.end()
+        assert monotonic() - began < 3.0
+
+
+def test_a_database_that_fails_ends_the_stage(world: World, relay: ScriptedRelay) -> None:
+    """Rather than reading on without saving."""
+    relay.hold(profiles(10))
+    world.execute("ALTER TABLE inbox RENAME TO elsewhere")
+    with crawling(world, relay.url) as running:
+        error = running.wait_over()
+    assert error is not None
+    assert "inbox" in str(error)
+
+
+def test_a_skipped_host_is_dialled_only_if_it_is_a_bootstrap_relay(world: World, relay: ScriptedRelay) -> None:
+    with ScriptedRelay() as skipped:
+        name(world, skipped, 1, 2)
+        settings = {"EVENTS_DISCOVER_RELAYS": "true", "EVENTS_SKIP_RELAYS": skipped.address}
+        with crawling(world, relay.url, **settings):
+            wait_live(relay)
+            wait_until(lambda: state(world, relay)[0] == "connected")
+            assert skipped.journal.of(Opened) == []
+        with crawling(world, relay.url, skipped.url, **settings):
+            skipped.wait_for_connection()
+
+
+def test_the_document_of_a_relay_is_read_once_a_day(world: World) -> None:
+    """Over restarts too; what it says of limits is kept."""
+    document = {"limitation": {"max_subscriptions": 7, "max_limit": 50}}
+    with ScriptedRelay(Behaviour(nip11=document, cap=50), events=profiles(120)) as relay:
+        for number in range(2):
+            with crawling(world, relay.url):
+                wait_live(relay, number + 1)
+                wait_arrived(world, profiles(120))
+                wait_until(lambda: world.query("SELECT limits FROM relays")[0][0] != "{}")
+        assert len(relay.journal.of(HttpRequest)) == 1
+        limits = json.loads(world.query("SELECT limits FROM relays")[0][0])
+    assert limits["page_limit"] == 50
+    assert limits["max_subscriptions"] <= 7
+    assert limits["informed_at"] >= NOW
+
+
+@pytest.mark.parametrize("how", [How.ENDLESS_FRAME, How.ENDLESS_MESSAGE, How.RESET, How.CLOSE])
+def test_relays_that_break_in_strange_ways_harm_nobody_else(world: World, relay: ScriptedRelay, how: How) -> None:
+    events = profiles(40)
+    relay.hold(events)
+    refusal = Refusal(how, "strange")
+    with (
+        ScriptedRelay(Behaviour(refusals=(refusal,)), events=events) as strange,
+        crawling(world, relay.url, strange.url),
+    ):
+        strange.wait_for_req()
+        wait_arrived(world, events)
+        live = profiles(1, first=800)
+        wait_live(relay)
+        relay.publish(*live)
+        wait_arrived(world, live)
+
+
+def test_rates_of_requests_stay_below_a_relays_limit(world: World) -> None:
+    """A relay that counts messages and answers above its rate with a NOTICE is read to the end all the same."""
+    events = profiles(1500)
+    rate = RateLimit(per_s=20, burst=5)
+    with ScriptedRelay(Behaviour(cap=500, rate=rate), events=events) as relay, crawling(world, relay.url):
+        wait_arrived(world, events, timeout_s=25)

@@ -1,0 +1,331 @@
+"""The sweeper stage: what it forgets and when, for how long it holds the write lock, and the length of the log."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from pipeline.process.clock import Clock, ManualClock
+from pipeline.store.database import Database, Tx, wal_bytes
+from pipeline.store.schema import open_database
+from stages import sweeper
+from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.seeds import seeds
+
+HOUR, DAY = 3_600_000, 86_400_000
+NOW_MS = NOW * 1000
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW_MS)
+
+
+@pytest.fixture
+def world(tmp_path: Path, clock: ManualClock) -> Iterator[World]:
+    made = World(tmp_path, clock=clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps without rest."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.001)
+    monkeypatch.setattr(sweeper, "_REST_S", 0.0)
+    monkeypatch.setattr(sweeper, "_SEEN_PACE_S", 0.0)
+
+
+def put_event(world: World, number: int, *, sinks: int, received_at: int = NOW_MS - 9 * DAY, **delivered: int) -> None:
+    """An event that owes `sinks` deliveries, some of them made at a time."""
+    world.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?)", number, received_at, sinks)
+    for sink, at in delivered.items():
+        world.execute("INSERT INTO deliveries VALUES (?, ?, 'delivered', ?)", number, sink, at)
+
+
+def stored(world: World) -> set[int]:
+    return {number for (number,) in world.query("SELECT event FROM events")}
+
+
+def sweep(world: World, rounds: int = 4) -> Running:
+    """Let it go over everything some times."""
+    with Running(world.context("sweeper"), sweeper.run) as running:
+        calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
+        wait_until(lambda: running.metric("application_handler_calls_total", **calls) >= rounds)
+    return running
+
+
+def test_a_payload_stays_until_every_sink_has_had_it_for_an_hour(world: World, eager: None) -> None:
+    """The time of the last delivery counts; what was never delivered stays for ever."""
+    old, recent = NOW_MS - HOUR - 1, NOW_MS - HOUR + 60_000
+    put_event(world, 1, sinks=1, pubsub=old)
+    put_event(world, 2, sinks=1, pubsub=recent)
+    put_event(world, 3, sinks=2, pubsub=old)
+    put_event(world, 4, sinks=2, pubsub=old, relay=recent)
+    put_event(world, 5, sinks=2, pubsub=old, relay=old)
+    put_event(world, 6, sinks=1)
+    put_event(world, 7, sinks=2, relay=old)
+    put_event(world, 8, sinks=1, pubsub=NOW_MS)
+    running = sweep(world)
+    assert stored(world) == {2, 3, 4, 6, 7, 8}
+    assert running.metric("event_service_stage_discarded_total", stage="sweeper", reason="expired-event") == 2
+
+
+def test_a_payload_goes_when_its_time_comes(world: World, clock: ManualClock, eager: None) -> None:
+    """Without a restart."""
+    put_event(world, 1, sinks=1, pubsub=NOW_MS)
+    with Running(world.context("sweeper"), sweeper.run) as running:
+        calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
+        wait_until(lambda: running.metric("application_handler_calls_total", **calls) > 5)
+        assert stored(world) == {1}
+        clock.advance(3_599)
+        clock.advance(2)
+        wait_until(lambda: stored(world) == set())
+
+
+def test_the_payload_of_a_buried_row_stays_for_whoever_puts_it_back(world: World, eager: None) -> None:
+    """Longer than the retention of ids, and also when it was delivered elsewhere; afterwards it goes as any other."""
+    put_event(world, 1, sinks=2, received_at=NOW_MS - 90 * DAY, pubsub=NOW_MS - 90 * DAY)
+    world.execute("INSERT INTO outbox_dead VALUES (1, 1, 'relay', 51, 50, 'too many claims', ?)", NOW_MS - 80 * DAY)
+    sweep(world)
+    assert stored(world) == {1}
+    world.execute("INSERT INTO deliveries VALUES (1, 'relay', 'delivered', ?)", NOW_MS - 2 * HOUR)
+    sweep(world)
+    assert stored(world) == set()
+
+
+def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: None) -> None:
+    for number in range(1, 61):
+        at = NOW_MS - number * DAY
+        world.execute("INSERT INTO seen VALUES (randomblob(32), ?, ?, 5, 0, 1)", number, at)
+        world.execute("INSERT INTO deliveries VALUES (?, 'pubsub', 'delivered', ?)", number, at)
+    running = sweep(world)
+    assert {event for (event,) in world.query("SELECT event FROM seen")} == set(range(1, 31))
+    assert {event for (event,) in world.query("SELECT event FROM deliveries")} == set(range(1, 31))
+    discarded = "event_service_stage_discarded_total"
+    assert running.metric(discarded, stage="sweeper", reason="expired-seen") == 30
+    assert running.metric(discarded, stage="sweeper", reason="expired-delivery") == 30
+
+
+def test_old_outcomes_go_past_those_that_stay(world: World, eager: None) -> None:
+    """A late delivery of an old event is not in the way of younger ones that are due."""
+    with world.database.write() as tx:
+        tx.executemany("INSERT INTO deliveries VALUES (?, 'pubsub', 'x', ?)", ((n, NOW_MS) for n in range(1, 3_001)))
+        old = NOW_MS - 31 * DAY
+        tx.executemany("INSERT INTO deliveries VALUES (?, 'pubsub', 'x', ?)", ((n, old) for n in range(3_001, 6_001)))
+    with Running(world.context("sweeper"), sweeper.run):
+        wait_until(lambda: world.value("SELECT count(*) FROM deliveries") == 3_000)
+
+
+def test_retention_is_a_setting(world: World, eager: None) -> None:
+    world.env |= {"EVENTS_EVENT_RETENTION": "1s", "EVENTS_SEEN_RETENTION": "1m"}
+    put_event(world, 1, sinks=1, pubsub=NOW_MS - 2_000)
+    put_event(world, 2, sinks=1, pubsub=NOW_MS - 100)
+    world.execute("INSERT INTO seen VALUES (randomblob(32), 1, ?, 5, 0, 1)", NOW_MS - 61_000)
+    world.execute("INSERT INTO seen VALUES (randomblob(32), 2, ?, 5, 0, 1)", NOW_MS - 59_000)
+    sweep(world)
+    assert stored(world) == {2}
+    assert world.query("SELECT event FROM seen") == [(2,)]
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+def test_random_tables_against_a_naive_reading(world: World, eager: None, seed: int) -> None:
+    rng = random.Random(seed)
+    times = [NOW_MS - rng.choice([0, HOUR - 1, HOUR + 1, DAY, 29 * DAY]) for _ in range(400)]
+    kept = set()
+    with world.database.write() as tx:
+        for number, received_at in enumerate(times, 1):
+            sinks = rng.randint(1, 2)
+            made = rng.sample(["pubsub", "relay"], rng.randint(0, sinks))
+            at = [min(NOW_MS, received_at + rng.choice([0, 1000, HOUR])) for _ in made]
+            tx.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?)", (number, received_at, sinks))
+            tx.executemany(
+                "INSERT INTO deliveries VALUES (?, ?, 'x', ?)", [(number, *one) for one in zip(made, at, strict=True)]
+            )
+            if len(made) < sinks or max(at) > NOW_MS - HOUR:
+                kept.add(number)
+    sweep(world, rounds=8)
+    assert stored(world) == kept, f"seed {seed}"
+
+
+class Timed(Database):
+    """Notes for how long each of its transactions held the write lock."""
+
+    __slots__ = ("held",)
+    held: list[float]
+
+    @contextmanager
+    def write(self) -> Iterator[Tx]:
+        began = 0.0
+        with super().write() as tx:
+            began = monotonic()
+            yield tx
+        self.held.append(monotonic() - began)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the sweeper held the write lock, transaction by transaction."""
+    times: list[float] = []
+
+    def opener(path: Path, clock: Clock) -> Database:
+        plain = open_database(path, clock)
+        timed = Timed(plain.path, plain._connection)
+        timed.held = times
+        # A checkpoint that follows a commit takes its time after the lock was let go.
+        timed.pragma("wal_autocheckpoint", 0)
+        return timed
+
+    monkeypatch.setattr(sweeper, "open_database", opener)
+    return times
+
+
+def fill(world: World, rows: int, *, received_at: int, delivered_at: int | None) -> None:
+    """So many events of 700 bytes, their ids and maybe their deliveries."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+    world.execute(
+        f"{numbers} INSERT INTO events SELECT i, randomblob(32), randomblob(700), 1, ?, 1 FROM n", received_at
+    )
+    world.execute(f"{numbers} INSERT INTO seen SELECT randomblob(32), i, ?, 5, 0, 1 FROM n", received_at)
+    if delivered_at is not None:
+        world.execute(f"{numbers} INSERT INTO deliveries SELECT i, 'pubsub', 'x', ? FROM n", delivered_at)
+
+
+@pytest.mark.parametrize("age", ["fresh", "undelivered", "due"])
+def test_the_write_lock_is_held_for_moments(
+    tmp_path: Path, held: list[float], monkeypatch: pytest.MonkeyPatch, age: str
+) -> None:
+    """Over 100,000 rows, whether they go or stay. Slices fit themselves to the machine."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.001)
+    monkeypatch.setattr(sweeper, "_SEEN_PACE_S", 0.0)
+    world = World(tmp_path)
+    now = world.clock.now_ms()
+    received_at = {"fresh": now, "undelivered": now - 31 * DAY, "due": now - 31 * DAY}[age]
+    delivered_at = {"fresh": now, "undelivered": None, "due": now - 2 * HOUR}[age]
+    fill(world, 100_000, received_at=received_at, delivered_at=delivered_at)
+    with Running(world.context("sweeper"), sweeper.run):
+        if age == "fresh":
+            wait_until(lambda: len(held) > 100)
+        else:
+            wait_until(lambda: world.value("SELECT count(*) FROM (SELECT 1 FROM seen LIMIT 1)") == 0, timeout_s=40)
+        if age == "due":
+            wait_until(lambda: world.value("SELECT count(*) FROM (SELECT 1 FROM events LIMIT 1)") == 0, timeout_s=40)
+    assert world.value("SELECT count(*) FROM events") == (0 if age == "due" else 100_000)
+    times = sorted(held)
+    assert len(times) > 50, "in slices"
+    assert times[len(times) * 98 // 100] < 0.05
+    assert times[-1] < 0.25, "the busy machine allowed for"
+    world.close()
+
+
+def test_others_write_while_it_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer hardly waits."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.001)
+    world = World(tmp_path)
+    fill(world, 30_000, received_at=world.clock.now_ms() - 2 * DAY, delivered_at=world.clock.now_ms() - DAY)
+    waits = []
+    with Running(world.context("sweeper"), sweeper.run):
+        while world.value("SELECT count(*) FROM (SELECT 1 FROM events LIMIT 1)") > 0:
+            began = monotonic()
+            with world.database.write() as tx:
+                waits.append(monotonic() - began)
+                tx.execute("UPDATE generations SET latest = latest")
+    assert len(waits) > 20
+    assert sorted(waits)[len(waits) * 95 // 100] < 0.1
+    world.close()
+
+
+@contextmanager
+def snapshot(path: Path, clock: Clock) -> Iterator[None]:
+    """A reader that stays in the middle of its reading, in a thread of its own."""
+    begun, over = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with open_database(path, clock) as database, database.read() as tx:
+            tx.execute("SELECT count(*) FROM seen").fetchall()
+            begun.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert begun.wait(10)
+    yield
+    over.set()
+    thread.join()
+
+
+def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the snapshot is held the log can only grow; the sweeper keeps trying and holds up nobody."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
+    monkeypatch.setattr(sweeper, "MAX_WAL_BYTES", 2 << 20)
+    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 1 << 20)
+    world = World(tmp_path)
+    waits: list[float] = []
+
+    def write() -> None:
+        began = monotonic()
+        with world.database.write() as tx:
+            rows = ((random.randbytes(32), number, 10**15) for number in range(400))
+            tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
+        waits.append(monotonic() - began)
+
+    with Running(world.context("sweeper"), sweeper.run):
+        with snapshot(world.path, world.clock):
+            while wal_bytes(world.path) < 8 << 20:
+                write()
+            peak = wal_bytes(world.path)
+
+        # One more commit begins the log anew, which is cut back to its limit.
+        def is_short() -> bool:
+            write()
+            return wal_bytes(world.path) <= 3 << 20
+
+        wait_until(is_short)
+    assert peak >= 8 << 20
+    assert sorted(waits)[len(waits) * 9 // 10] < 0.3
+    world.close()
+
+
+def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With readers that come and go all the time: a fraction of what is written, half a gigabyte."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
+    monkeypatch.setattr(sweeper, "MAX_WAL_BYTES", 4 << 20)
+    world = World(tmp_path)
+    stop = threading.Event()
+
+    def read() -> None:
+        with open_database(world.path, world.clock) as database:
+            while not stop.is_set():
+                with database.read() as tx:
+                    tx.execute("SELECT count(*) FROM (SELECT 1 FROM seen LIMIT 5000)").fetchall()
+                stop.wait(0.005)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    longest = 0
+    with Running(world.context("sweeper"), sweeper.run):
+        for _ in range(300):
+            with world.database.write() as tx:
+                rows = ((random.randbytes(32), number, 10**15) for number in range(400))
+                tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
+            longest = max(longest, wal_bytes(world.path))
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert longest < 250 << 20
+    world.close()
+
+
+def test_an_idle_sweeper_rests(world: World) -> None:
+    """With nothing to do it takes the write lock a few times in a while only."""
+    with Running(world.context("sweeper"), sweeper.run) as running:
+        calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
+        wait_until(lambda: running.metric("application_handler_calls_total", **calls) >= 1)
+        before = running.metric("application_handler_calls_total", **calls)
+        running.ctx.stop.wait(0.5)
+        assert running.metric("application_handler_calls_total", **calls) == before

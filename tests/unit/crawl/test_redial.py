@@ -1,0 +1,102 @@
+"""When relays are dialled again."""
+
+import random
+
+import pytest
+
+from pipeline.crawl.redial import HEALTHY_S, Ending, delay_s, failures_after
+from tests.seeds import seeds
+
+JITTER = 0.25
+
+
+class Middle(random.Random):
+    """Chance that always falls in the middle."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return (a + b) / 2
+
+
+def delays(endings: list[Ending], failures: int = 0) -> list[float]:
+    """The delay after each of `endings`, one after the other."""
+    found = []
+    for ending in endings:
+        failures = failures_after(failures, ending)
+        found.append(delay_s(failures, ending, Middle()))
+    return found
+
+
+REFUSED = Ending("dial", "refused")
+LOST = Ending("eof", "gone", lived=5.0)
+WORKED = Ending("eof", "gone", lived=HEALTHY_S)
+
+
+def test_failed_dials_wait_5_25_125_625_seconds_then_half_an_hour() -> None:
+    assert delays([REFUSED] * 8) == [5, 25, 125, 625, 1800, 1800, 1800, 1800]
+
+
+def test_a_connection_that_worked_is_dialled_again_soon() -> None:
+    """Much sooner than the five minutes of the Go service, and whatever failed before is forgotten."""
+    assert delays([WORKED]) == [2]
+    assert delays([REFUSED] * 5 + [WORKED, REFUSED])[-2:] == [2, 5]
+    assert delays([WORKED] * 10) == [2] * 10
+
+
+def test_connections_that_are_lost_at_once_are_dialled_ever_more_rarely() -> None:
+    """A relay that accepts and drops must not be hammered."""
+    found = delays([LOST] * 12)
+    assert found[0] == 2
+    assert found == sorted(found)
+    assert found[4] >= 60
+    assert found[-1] == 1800
+
+
+def test_a_permanent_error_waits_as_long_as_any() -> None:
+    assert delays([Ending("dial", "no such host", permanent=True)]) == [1800]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_an_overloaded_host_is_left_alone_for_minutes(status: int) -> None:
+    """From the first time on, and no shorter later."""
+    found = delays([Ending("dial", "busy", status=status)] * 6)
+    assert found[0] == 300
+    assert found == sorted(found)
+    assert found[-1] == 1800
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 500, 502])
+def test_other_answers_are_failures_like_any(status: int) -> None:
+    assert delays([Ending("dial", "no", status=status)] * 2) == [5, 25]
+
+
+def test_what_we_lacked_ourselves_is_no_failure_of_the_relay() -> None:
+    """No file descriptors, say."""
+    ours = Ending("dial", "too many open files", is_our_fault=True)
+    assert delays([ours] * 5) == [10] * 5
+    assert failures_after(3, ours) == 3
+    assert delays([REFUSED, ours, REFUSED]) == [5, 10, 25]
+
+
+def test_what_we_ended_ourselves_is_no_failure_of_the_relay() -> None:
+    """A stop or a changed selection: whoever starts next dials at once, however often that happens."""
+    ended = Ending("closed", "closed by us", lived=5.0, is_our_will=True)
+    assert failures_after(0, ended) == 0
+    assert failures_after(4, ended) == 4
+    assert failures_after(4, Ending("closed", "closed by us", lived=HEALTHY_S, is_our_will=True)) == 0
+    assert delays([ended] * 5) == [0] * 5
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_delays_are_spread(seed: int) -> None:
+    """By a quarter each way, so that a thousand relays do not come back at one moment."""
+    rng = random.Random(seed)
+    found = [delay_s(5, REFUSED, rng) for _ in range(500)]
+    assert all(1800 * (1 - JITTER) <= delay <= 1800 * (1 + JITTER) for delay in found)
+    assert max(found) - min(found) > 600
+
+
+@pytest.mark.parametrize("failures", [1, 50, 100, 10**6])
+def test_any_number_of_failures_has_a_delay(failures: int) -> None:
+    assert delay_s(failures, REFUSED, Middle()) <= 1800
+    assert delay_s(failures, LOST, Middle()) <= 1800
+    assert failures_after(failures, REFUSED) <= 10**6

@@ -1,0 +1,133 @@
+"""Which relays are dialled, and by which crawler."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from pipeline.crawl.share import Selected, Selection, crawler_of, is_share_of, select, share_of
+from pipeline.store.relays import RelayCandidate
+from tests.seeds import seeds
+
+SKIPPED = ("relay.nos.social", "127.0.0.1", "localhost", "nostr.band")
+
+
+def candidate(address: str, *, bootstrap: bool = False, number: int = 1) -> RelayCandidate:
+    return RelayCandidate(number, address, bootstrap, None, 0, 0, "{}")
+
+
+def selection(
+    *, relays: int = 100, per_host: int = 3, skip: tuple[str, ...] = SKIPPED, private: bool = False
+) -> Selection:
+    return Selection(relays, per_host, skip, private)
+
+
+def urls(chosen: list[Selected]) -> list[str]:
+    return [each.address.url for each in chosen]
+
+
+def chosen(*addresses: str, bootstrap: bool = False, **bounds: object) -> list[str]:
+    candidates = [candidate(address, bootstrap=bootstrap, number=n) for n, address in enumerate(addresses)]
+    return urls(select(candidates, selection(**bounds)))  # type: ignore[arg-type]  # keywords of `selection`
+
+
+def test_the_best_come_first_up_to_the_bound() -> None:
+    addresses = [f"wss://r{number}.example" for number in range(20)]
+    assert chosen(*addresses, relays=7) == addresses[:7]
+    assert chosen(*addresses, relays=20) == addresses
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "wss://relay.nos.social",
+        "wss://relay.nos.social/path",
+        "ws://relay.nos.social:8080",
+        "wss://nostr.band",
+        "wss://relay.nostr.band",
+        "wss://deep.relay.nostr.band/x",
+    ],
+)
+def test_hosts_of_the_skip_list_are_not_dialled(address: str) -> None:
+    assert chosen(address) == []
+    assert chosen(address, skip=()) == [address]
+
+
+@pytest.mark.parametrize("address", ["wss://notnostr.band", "wss://nostr.band.example", "wss://relay-nos.social"])
+def test_other_hosts_that_look_alike_are(address: str) -> None:
+    """A suffix is whole labels."""
+    assert chosen(address) == [address]
+
+
+@pytest.mark.parametrize("address", ["wss://relay.nos.social", "ws://127.0.0.1:7000", "ws://10.1.2.3"])
+def test_bootstrap_relays_are_exempt(address: str) -> None:
+    """The operator named them."""
+    assert chosen(address, bootstrap=True) == [address]
+
+
+@pytest.mark.parametrize("address", ["ws://10.1.2.3", "ws://192.168.1.1:80", "ws://[::1]:7000", "wss://printer.local"])
+def test_private_addresses_are_dialled_only_where_allowed(address: str) -> None:
+    assert chosen(address, skip=()) == []
+    assert len(chosen(address, skip=(), private=True)) == 1
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "http://", "wss://", "wss://exa mple", "wss://x..y"])
+def test_what_is_no_address_is_passed_over(address: str) -> None:
+    """A row of an older version, or of an import, must not stop the crawl."""
+    assert chosen(address, "wss://good.example") == ["wss://good.example"]
+
+
+def test_no_host_is_dialled_more_often_than_the_bound() -> None:
+    """Whatever the paths and ports; other hosts are not held up."""
+    addresses = [f"wss://one.example/{number}" for number in range(9)]
+    addresses += [f"wss://one.example:{8000 + number}" for number in range(9)]
+    addresses += ["wss://two.example", "wss://sub.one.example"]
+    assert chosen(*addresses, per_host=3) == [*addresses[:3], "wss://two.example", "wss://sub.one.example"]
+
+
+def test_ws_and_wss_of_one_address_are_one_relay() -> None:
+    """The one that is better known stands for both."""
+    assert chosen("ws://one.example", "wss://one.example", "wss://two.example", "ws://two.example") == [
+        "ws://one.example",
+        "wss://two.example",
+    ]
+    assert len(chosen("ws://one.example/a", "wss://one.example/b")) == 2
+
+
+def test_what_is_not_taken_leaves_its_place_to_others() -> None:
+    addresses = ["wss://relay.nos.social", "junk", *[f"wss://one.example/{n}" for n in range(5)], "wss://last.example"]
+    assert chosen(*addresses, relays=4) == [*addresses[2:5], "wss://last.example"]
+
+
+@pytest.mark.parametrize("crawlers", [1, 2, 3, 8])
+def test_crawlers_share_relays_without_overlap(crawlers: int) -> None:
+    """Everything is dialled by exactly one, and all of one host by the same."""
+    addresses = [f"wss://r{number % 90}.example/{number}" for number in range(180)]
+    everything = select([candidate(address, number=n) for n, address in enumerate(addresses)], selection(relays=1000))
+    shares = [share_of(everything, index, crawlers) for index in range(crawlers)]
+    assert sorted(each.candidate.relay for share in shares for each in share) == list(range(180))
+    for share in shares:
+        hosts = {each.address.host for each in share}
+        assert all(not hosts & {each.address.host for each in other} for other in shares if other is not share)
+    assert share_of(everything, crawlers, crawlers) == [], "a crawler too many has nothing to do"
+
+
+@pytest.mark.parametrize("address", ["wss://one.example", "ws://127.0.0.9:7000/x", "no address"])
+def test_every_address_is_somebodys(address: str) -> None:
+    assert sum(is_share_of(address, index, 4) for index in range(4)) == 1
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_shares_are_even_and_another_number_of_crawlers_moves_few_hosts(seed: int) -> None:
+    rng = random.Random(seed)
+    hosts = [f"{rng.getrandbits(64):x}.example" for _ in range(3000)]
+    counts = Counter(crawler_of(host, 4) for host in hosts)
+    assert all(600 < counts[index] < 900 for index in range(4)), counts
+    moved = [host for host in hosts if crawler_of(host, 4) != crawler_of(host, 5)]
+    assert 450 < len(moved) < 750
+    assert all(crawler_of(host, 5) == 4 for host in moved), "only to the new one"
+
+
+def test_every_process_comes_to_the_same_answer() -> None:
+    """Whatever the hash seed of its interpreter: these are fixed for ever."""
+    assert [crawler_of(f"r{number}.example", 4) for number in range(8)] == [1, 3, 2, 1, 3, 1, 2, 0]
