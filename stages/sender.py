@@ -38,7 +38,7 @@ def run(ctx: StageContext) -> None:
         log,
         ctx.stop,
         beat,
-        RateBound(config.target_relay_rate),
+        RateBound(lambda: ctx.settings.target_relay_rate),
     )
     delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
     try:

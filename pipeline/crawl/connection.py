@@ -76,6 +76,8 @@ class Connection:
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._transport: Transport | None = None
         self._closing = False
+        # Events that a process which ends has no more room for are asked for again: nothing may say that they are had.
+        self._has_dropped = False
         self._invalid_frames = 0
         self._pinged_at = 0.0
         self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
@@ -211,9 +213,10 @@ class Connection:
                     # Behind the events that they cover, so that these are committed first or together.
                     self._flush()
                     moved = () if cursor is None else (cursor,)
-                    self._shared.intake.submit(
-                        Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress)
-                    )
+                    if not self._has_dropped:
+                        self._shared.intake.submit(
+                            Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress)
+                        )
                 self._metrics.crawled(self._crawl.counts)
                 if outcome.refusal is not None:
                     self._on_refusal(outcome.refusal, outcome.detail, now)
@@ -239,6 +242,8 @@ class Connection:
         self._pending.clear()
         if self._hand_over.acquire(self._shared.stop):
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), batch, done=self._hand_over.release))
+        else:
+            self._has_dropped = True
 
     def _count_invalid(self) -> None:
         self._invalid_frames += 1

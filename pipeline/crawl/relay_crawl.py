@@ -304,6 +304,8 @@ class RelayCrawl:
         if self._hopeless.get(key) == query.generation:
             # What can never be completed is not asked for from ever further back.
             since = max(since, wall - max(self._settings.resweep_window, self._settings.backfill))
+        # A clock that was set back would let a window end before it begins.
+        since = min(since, wall - OVERLAP_S)
         window = Window(
             query, since, wall + FUTURE_S, limit=self._limits.page_limit,
             max_members=self._limits.max_members,

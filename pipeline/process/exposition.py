@@ -20,7 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from pipeline.process import procfs
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
-from pipeline.process.logs import get_logger
+from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.slots import metrics_directory
 from pipeline.values import HostPort
 
@@ -163,6 +163,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: HostPort, render: Callable[[], bytes], health: Callable[[], Health]) -> None:
         self.render = render
         self.health = health
+        self._log = RateLimited(_log, SystemClock())
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         every_address = not address.host and socket.has_dualstack_ipv6()
         if every_address or ":" in address.host:
@@ -199,7 +200,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: "socket.socket | tuple[bytes, socket.socket]", client_address: Any) -> None:
         # A client that goes away or dawdles is its own affair.
         if not isinstance(sys.exception(), OSError):
-            _log.exception("request failed", client=client_address)
+            self._log.exception("request", "request failed", client=client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

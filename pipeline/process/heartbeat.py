@@ -69,11 +69,10 @@ class Heartbeat:
         self._write(max(1, round(now_s * 1e9)))
 
     def fail(self, why: str) -> None:
-        """Say no more and leave the file with the reason, as a process does that ends for it. Like a last beat."""
+        """Say no more and leave the file with the reason, as a process does that ends for it; no beat."""
         if self._descriptor is not None:
-            now_s = self._clock.monotonic()
-            self._set_status(why, now_s)
-            self._write(max(1, round(now_s * 1e9)))
+            self._set_status(why, self._clock.monotonic())
+            self._write(max(1, round(self._last_s * 1e9)) if math.isfinite(self._last_s) else 0)
             os.close(self._descriptor)
             self._descriptor = None
 

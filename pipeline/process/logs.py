@@ -102,6 +102,15 @@ class RateLimited:
         """`Logger.error`, within the allowance of `key`."""
         self._write(logging.ERROR, key, message, fields)
 
+    def exception(self, key: str, message: str, /, **fields: object) -> None:
+        """`Logger.exception` of the exception that is being handled, within the allowance of `key`."""
+        suppressed = self._admit(key) if self._log.is_enabled_for(logging.ERROR) else None
+        if suppressed is None:
+            return
+        if suppressed:
+            fields["suppressed"] = suppressed
+        self._log.exception(message, **fields)
+
     def _write(self, level: int, key: str, message: str, fields: dict[str, object]) -> None:
         if not self._log.is_enabled_for(level):
             return
@@ -140,7 +149,8 @@ def get_logger(name: str) -> Logger:
 def configure(level: "LogLevel", slot: str, *, as_json: bool | None = None, stream: TextIO | None = None) -> None:
     """Write lines of `level` and above to `stream`, in the name of process `slot`; may be called again.
 
-    `as_json` None means JSON unless the stream is a terminal. Libraries are heard from WARNING up.
+    `as_json` None means JSON unless the stream is a terminal. Libraries are heard from WARNING up, and bounded, since
+    what they say may be a stranger's doing.
     """
     stream = stream if stream is not None else sys.stderr
     if as_json is None:
@@ -148,6 +158,7 @@ def configure(level: "LogLevel", slot: str, *, as_json: bool | None = None, stre
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_JsonFormatter(slot) if as_json else _TextFormatter(slot))
+    handler.addFilter(_LibraryBound())
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, _JsonFormatter | _TextFormatter)]:
         root.removeHandler(old)
@@ -160,6 +171,30 @@ def set_level(level: "LogLevel") -> None:
     threshold = _THRESHOLDS[level]
     logging.getLogger().setLevel(max(threshold, logging.WARNING))
     logging.getLogger(_ROOT).setLevel(threshold)
+
+
+class _LibraryBound(logging.Filter):
+    """Lets so many lines of each library's logger through per minute; the next tells how many were left out."""
+
+    LINES = 20
+    INTERVAL_S = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        # One entry per logger; their names come from code.
+        self._windows: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith(_ROOT):
+            return True
+        began, seen = self._windows.get(record.name, (record.created, 0))
+        # A clock that was set back begins a new minute too.
+        if not 0 <= record.created - began < self.INTERVAL_S:
+            if seen > self.LINES:
+                setattr(record, _FIELDS, {"suppressed": seen - self.LINES})
+            began, seen = record.created, 0
+        self._windows[record.name] = began, seen + 1
+        return seen < self.LINES
 
 
 class _TextFormatter(logging.Formatter):

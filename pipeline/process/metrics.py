@@ -148,7 +148,7 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self.crawl_relays_behind = self._gauge(
-            "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("le",)
+            "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("seconds",)
         )
         self.crawl_left_out = self._gauge(
             "event_service_crawl_left_out_queries", "Queries that relays have no room for as live subscriptions"

@@ -201,7 +201,10 @@ class Supervisor:
             self._exit_code = EXIT_CANNOT_START
             self._around.stop.set(f"{child.name} cannot start")
             return
-        delay_s = self._plan_restart(child, self._clock.monotonic())
+        now_s = self._clock.monotonic()
+        # Health is told at once, or would miss that a stage is away for a moment.
+        self._check_at_s = now_s
+        delay_s = self._plan_restart(child, now_s)
         _log.error("stage ended unasked", stage=child.name, pid=pid, how=_how(code), restart_in_s=round(delay_s, 1))
 
     def _plan_restart(self, child: Child, now_s: float) -> float:

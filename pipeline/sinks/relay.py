@@ -68,7 +68,7 @@ class RelaySink:
     log: RateLimited
     stop: Stop
     beat: Callable[[], None]
-    rate: RateBound = field(default_factory=lambda: RateBound(0))
+    rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
     _transport: Transport | None = None
     _challenge: str | None = None
     _one_by_one: bool = False

@@ -18,6 +18,8 @@ MAX_THREADS = 80
 MAX_WAL_BYTES = 160 << 20
 TRUTH_WITHIN_S = 10.0
 """Health says how things stand once they have stood like that for so long."""
+UNTRUE_LOOKS = 3
+"""Health is wrong when it says the wrong thing so many times running."""
 MAX_LISTED = 40
 """Violations beyond this are only counted."""
 _PROCESS_EVERY_S = 0.5
@@ -59,7 +61,7 @@ class Watcher:
         self._paused = False
         self._threads: list[threading.Thread] = []
         self._view: tuple[str, float] = ("unknown", time.monotonic())
-        self._said = ""
+        self._untrue, self._untrue_view = 0, ""
         self._counters: dict[tuple[str, str], float] = {}
         self._restarts = scene.restarts
         self.errors: list[BaseException] = []
@@ -150,8 +152,10 @@ class Watcher:
             return
         is_well = view.startswith("well")
         truthful = (status == 200 or _complains_of_others(body)) if is_well else status != 200
-        if not truthful and view != self._said:
-            self._said = view
+        self._untrue = 0 if truthful or view != self._untrue_view else self._untrue + 1
+        self._untrue_view = view
+        # Once or twice it may have been us who looked too late.
+        if self._untrue == UNTRUE_LOOKS:
             lasted_s = round(began - since)
             self._violated(f"/_health says {status} {body[:1000]} although it has been {view} for {lasted_s} s")
 

@@ -61,9 +61,8 @@ def test_a_stage_that_cannot_go_on_is_named_with_its_last_words(tmp_path: Path) 
 
 def test_a_killed_stage_is_missed_until_it_is_back(tmp_path: Path) -> None:
     with EventService(tmp_path) as service:
-        (saver,) = service.stages("saver")
         for _ in range(2):
             (saver,) = service.stages("saver")
             os.kill(saver.pid, signal.SIGKILL)
-            complaint(service, "s", "")
+            complaint(service, "supervisor", "waiting for saver-0")
             until(lambda: problems(service) == [], lambda: problems(service))

@@ -6,7 +6,7 @@ import importlib.util
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -86,9 +86,10 @@ def test_every_process_is_profiled_under_its_stage(tmp_path: Path) -> None:
 def test_without_the_profiler_it_cannot_start(tmp_path: Path) -> None:
     env = settings(EVENTS_PYROSCOPE_SERVER_ADDRESS="http://127.0.0.1:1")
     service = EventService(tmp_path, env)
-    service.start(wait=False)
-    assert service.wait_exit() == 3
-    assert "pip install 'event-service[pyroscope]'" in service.log_text()
+    with closing(service):
+        service.start(wait=False)
+        assert service.wait_exit() == 3
+        assert "pip install 'event-service[pyroscope]'" in service.log_text()
 
 
 def test_off_means_not_loaded(tmp_path: Path) -> None:

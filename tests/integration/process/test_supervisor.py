@@ -72,13 +72,15 @@ def test_killed_stage_is_restarted_and_goes_on_counting(programs: Programs) -> N
 
 @pytest.mark.parametrize(("behaviour", "how"), [("crash", "exit code 1"), ("returning", "exit code 0")])
 def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs, behaviour: str, how: str) -> None:
-    supervisor = supervise(programs, f"saver={behaviour}", "crawler:1:0,saver:1:1")
+    given = times(restart_base_s=0.1)
+    supervisor = supervise(programs, f"saver={behaviour}", "crawler:1:0,saver:1:1", FAKE_TIMES=given)
     for _ in range(4):
         programs.journal.expect("started", "saver-0")
     supervisor.signal(signal.SIGTERM)
     supervisor.wait()
     ends = [line for line in lines(supervisor, "stage ended unasked") if line["how"] == how]
-    assert [line["restart_in_s"] for line in ends[:3]] == [0.1, 0.1, 0.2]
+    assert [line["restart_in_s"] for line in ends[:3]] == [0.1, 0.2, 0.4]
+    assert lines(supervisor, "all stages run") == []
     assert len([entry for entry in programs.journal.entries if entry.slot == "crawler-0"]) == 3
 
 

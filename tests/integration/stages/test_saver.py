@@ -176,6 +176,16 @@ def test_relays_that_a_user_named_before_and_names_again_are_a_users(world: Worl
     assert world.query("SELECT namers, named_by_user FROM relays") == [(1, 1)]
 
 
+@pytest.mark.xfail(strict=True, reason="registering does not look at what its author has named before")
+def test_relays_that_a_user_named_before_registering_are_a_users(world: World) -> None:
+    """Their relay list is in `seen` by then and is not saved again, so that nothing else would mark them."""
+    with Running(world.context("saver"), saver.run):
+        world.put([ALICE.sign("", kind=10002, created_at=NOW, tags=[["r", "wss://r.example"]])])
+        world.wait_saved()
+        world.register(ALICE.pubkey)
+    assert world.query("SELECT named_by_user FROM relays") == [(1,)]
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b'{"id":"x"}', b"null"])
 def test_a_row_that_cannot_be_read_is_put_aside(world: World, quick_retries: None, raw: bytes) -> None:
     """The others are saved; it is tried some times more and then buried with its reason, as it was."""

@@ -125,6 +125,7 @@ class Simulation:
         self.rng = rng
         self.settings = settings
         self.mono = 100.0
+        self.clock_error = 0
         self.relay = TalkingRelay(StoredEvents(rng))
         self.planner = Planner()
         self.plan = self.planner.plan()
@@ -148,7 +149,7 @@ class Simulation:
     @property
     def wall(self) -> int:
         """Unix seconds."""
-        return START + int(self.mono - 100.0)
+        return START + int(self.mono - 100.0) + self.clock_error
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something so many seconds after the start."""

@@ -377,6 +377,26 @@ def test_a_sweep_of_what_is_no_longer_wanted_is_not_asked_for_for_ever() -> None
     assert {_subject(each) for each in pages(sim)[before:]} == {Subject.GLOBAL}
 
 
+@pytest.mark.parametrize("error", [-DAY, -3_600, 3_600, 30 * DAY])
+def test_a_clock_that_is_set_stops_nothing(error: int) -> None:
+    """Cursors may then lie in the future, and members be wanted from then on only."""
+    sim = crawl()
+    sim.clock_error = error
+    sim.want([ALICE], [CAROL])
+    sim.connect()
+    sim.run_until(1_000)
+    sim.clock_error = 0
+    sim.want([BOB])
+    sim.restart()
+    sim.connect()
+    sim.run_until(2_000)
+    made = [event(START + 2_100, each) for each in (ALICE, BOB)]
+    sim.at(2_100, lambda: put(sim, *made, stored_at=sim.wall))
+    sim.run_until(3_000)
+    assert {each.id for each in made} <= sim.delivered
+    assert sim.cursors["authors/"].complete_until >= sim.wall - 2 * TAIL_EVERY_S
+
+
 class Story:
     """A random life of the relay, the connection and the plan, and at last some hours of peace."""
 

@@ -121,7 +121,16 @@ def test_failure_leaves_its_reason_behind(runtime: Path, clock: ManualClock) -> 
     heartbeat.close()
     reading = read_heartbeat(runtime, "saver-0", clock)
     assert reading is not None
-    assert (reading.status, reading.age_s, reading.status_age_s) == ("ended: full", 0, 0)
+    assert (reading.status, reading.status_age_s) == ("ended: full", 0)
+    assert reading.age_s == pytest.approx(1)
+
+
+def test_failure_is_no_first_beat(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.fail("ended: full")
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert (reading.ready, reading.status) == (False, "ended: full")
 
 
 def test_foreign_files_are_passed_over(runtime: Path, clock: ManualClock) -> None:

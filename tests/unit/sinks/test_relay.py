@@ -251,7 +251,7 @@ def test_a_bound_on_events_a_minute_times_no_answer_out() -> None:
     wire = Delayed(rig.clock, [])
     wire.due = []
     rig.unused = [wire]
-    rig.sink.rate = RateBound(30)
+    rig.sink.rate = RateBound(lambda: 30)
     # The first thirty at once, and then as room comes.
     verdicts = rig.sink.deliver(messages(99))
     assert set(verdicts) == {DELIVERED, None}
@@ -326,7 +326,7 @@ def test_keep_alive_notices_the_end_and_dials_only_for_a_message() -> None:
 
 def test_no_more_events_are_sent_in_a_minute_than_the_bound() -> None:
     rig = Rig([*([None] * 120), [ok(1), ok(2), ok(3)]])
-    rig.sink.rate = RateBound(2)
+    rig.sink.rate = RateBound(lambda: 2)
     rig.sink.deliver(messages(3))
     assert len(rig.wires[0].sent) == 3
     assert rig.clock.monotonic() >= 60.0

@@ -1,0 +1,166 @@
+"""The dashboard and the alert rules speak of metrics and labels that a running service shows."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+
+import pytest
+
+from tests.fakes.behaviour import Behaviour, OkRule
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.scrape import Scrape
+from tests.fakes.service import EventService, settings
+from tests.world.events import authors
+
+DEPLOY = Path(__file__).resolve().parents[3] / "pipeline" / "deploy"
+ALERTS = DEPLOY / "alerts.yml"
+# What the contract spells otherwise than the Prometheus naming rules would have it.
+CONTRACT_NAMES = {
+    "application_handler_calls_duration",
+    "application_handler_calls_total",
+    "events_sent_to_relay_counter",
+    "notice_type_total",
+    "received_events_counter",
+    "relay_connection_disconnections_counter",
+    "relay_connection_received_messages_counter",
+    "relay_connection_reconnections_counter",
+    "relay_connection_state_gauge",
+    "relay_connection_subscriptions_gauge",
+    "relay_downloader_gauge",
+    "relay_rate_limit_backoff_ms_gauge",
+    "stored_relay_addresses_gauge",
+    "version",
+}
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
+_GROUPING = re.compile(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)")
+_SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^}]*)\})?(?=\s*(\()?)")
+_WORDS = {"and", "or", "unless", "bool", "offset"}
+
+promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+
+
+def dashboard_expressions() -> list[str]:
+    """Every expression of the dashboard."""
+    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+
+def alert_expressions() -> list[str]:
+    """Every expression of the alert rules."""
+    return re.findall(r"^\s+expr: (.+)$", ALERTS.read_text(), re.MULTILINE)
+
+
+EXPRESSIONS = dashboard_expressions() + alert_expressions()
+
+
+def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """The metrics of an expression with the labels that are asked of them."""
+    plain = _STRING.sub("0", expression)
+    grouped = {name.strip() for group in _GROUPING.findall(plain) for name in group.split(",") if name.strip()}
+    for match in _SELECTOR.finditer(_GROUPING.sub(" ", re.sub(r"\[[^]]*\]", "", plain))):
+        name, matchers, call = match.groups()
+        if call or name in _WORDS:
+            continue
+        yield name, {*re.findall(r"([a-zA-Z_]+)\s*(?:=~|!~|!=|=)", matchers or ""), *grouped}
+
+
+@pytest.fixture(scope="module")
+def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
+    """What a service shows to which everything has happened that has a metric."""
+    now = int(time())
+    made = authors(17, 5)
+    profiles = [author.sign("{}", kind=0, created_at=now - 60) for author in made]
+    # Of no use to anybody.
+    stray = made[0].sign("hello", created_at=now - 30)
+    target_behaviour = Behaviour(ok_rules=(OkRule(reason="error: busy", times=1),))
+    directory = tmp_path_factory.mktemp("watched")
+    with ScriptedRelay(events=[*profiles, stray]) as relay, ScriptedRelay(target_behaviour) as target:
+        env = settings(relays=[relay.url], target=target.url, EVENTS_CRAWLERS="1")
+        with EventService(directory, env) as service:
+            service.register(made[1])
+            service.wait_metric("events_sent_to_relay_counter", lambda sent: sent >= len(profiles))
+            relay.shout('["NOTICE","rate limited"]')
+            service.wait_metric("notice_type_total", lambda notices: notices >= 1)
+            relay.drop()
+            service.wait_metric("relay_connection_reconnections_counter", lambda number: number >= 1)
+            (sweeper,) = service.stages("sweeper")
+            os.kill(sweeper.pid, signal.SIGKILL)
+            service.wait_metric("event_service_stage_exits_total", lambda number: number >= 1)
+            service.wait_healthy()
+            return service.scrape()
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(dashboard_expressions()) > 30
+    assert len(alert_expressions()) == ALERTS.read_text().count("- alert:") > 10
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_metric_and_label_is_shown(expression: str, scrape: Scrape) -> None:
+    found = list(selectors(expression))
+    assert found
+    for name, labels in found:
+        samples = scrape.samples(name)
+        assert samples, f"{name} is not shown"
+        assert labels <= set(samples[0].labels), (name, samples[0].labels)
+
+
+def test_label_values_that_alerts_ask_for_are_real(scrape: Scrape) -> None:
+    """A label matcher that never matches is an alert that never fires."""
+    slots = {sample.labels["slot"] for sample in scrape.samples("event_service_heartbeat_age_seconds")}
+    assert set(re.findall(r'slot="([^"]+)"', ALERTS.read_text())) <= slots
+    queues = {sample.labels["queue"] for sample in scrape.samples("event_service_queue_length")}
+    asked = "|".join(re.findall(r'queue=~?"([^"]+)"', ALERTS.read_text())).split("|")
+    assert set(asked) == queues
+
+
+def test_legends_name_labels_that_are_shown(scrape: Scrape) -> None:
+    for panel in json.loads((DEPLOY / "dashboard.json").read_text())["panels"]:
+        for target in panel.get("targets", []):
+            ((name, grouped), *_) = selectors(target["expr"])
+            # What is grouped by shows only that.
+            shown = grouped if " by (" in target["expr"] else set(scrape.samples(name)[0].labels)
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= shown, target
+
+
+@promtool
+def test_prometheus_takes_the_rules() -> None:
+    done = subprocess.run(["promtool", "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@promtool
+def test_prometheus_takes_the_dashboards_expressions(tmp_path: Path) -> None:
+    """As recording rules, since promtool parses nothing else."""
+    rules = tmp_path / "rules.yml"
+    quoted = (json.dumps(expression) for expression in dashboard_expressions())
+    lines = [f"      - record: test:{number}\n        expr: {each}\n" for number, each in enumerate(quoted)]
+    rules.write_text("groups:\n  - name: test\n    rules:\n" + "".join(lines))
+    done = subprocess.run(["promtool", "check", "rules", str(rules)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@promtool
+def test_prometheus_finds_nothing_odd_but_the_contracts_own_names(scrape: Scrape) -> None:
+    command = ["promtool", "check", "metrics"]
+    done = subprocess.run(command, input=scrape.text, capture_output=True, text=True, check=False)
+    # 3: it has findings; anything else would be text that it cannot read.
+    assert done.returncode in (0, 3), done.stderr
+    findings = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert [line for line in findings if line.split()[0] not in CONTRACT_NAMES] == []
+
+
+@promtool
+def test_every_alert_fires_when_it_should_and_not_before() -> None:
+    cases = Path(__file__).with_name("alerts_test.yml")
+    assert set(re.findall(r"- alert: (\w+)", ALERTS.read_text())) == set(
+        re.findall(r"alertname: (\w+)", cases.read_text())
+    )
+    done = subprocess.run(["promtool", "test", "rules", str(cases)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
