@@ -52,7 +52,7 @@ def run(ctx: StageContext) -> None:
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )
     _raise_file_limit(ctx)
-    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), ctx.log)
+    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config))
     with open_here() as database:
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()

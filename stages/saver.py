@@ -14,6 +14,7 @@ from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.extract import relay_candidates
 from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.backoff import Backoff
+from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.forwarding import reason_to_ignore
 from pipeline.store import contacts, events, inbox, outbox, relays, retractions, wanted
@@ -75,6 +76,8 @@ class _Saver:
         self._authors = Authors()
         self._relevance = Relevance()
         self._named = _RecentlyNamed()
+        # Which events cannot be saved is up to those who make them.
+        self._log = RateLimited(ctx.log, ctx.clock)
         self._to_pubsub = config.sink.kind is not SinkKind.NONE
         self._target = config.target_relay
         self._handled = ctx.metrics.handler("saveReceivedEvent")
@@ -238,13 +241,13 @@ class _Saver:
                 put_off = inbox.queue.snooze if blamed else inbox.queue.nack
                 put_off(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
         self._ctx.metrics.stage_errors.labels(_STAGE, type(error).__name__).inc()
-        self._ctx.log.error("event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
+        self._log.error(type(error).__name__, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
         if failures >= MAX_FAILURES:
             self._note_burial(row, reason)
 
     def _note_burial(self, row: InboxRow, reason: str) -> None:
         self._ctx.metrics.stage_discarded.labels(_STAGE, "buried").inc()
-        self._ctx.log.error("event buried", event=row.event_id.hex(), reason=reason)
+        self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
 
     def _forget_caches(self) -> None:
         """A rolled-back transaction takes back what it taught us."""

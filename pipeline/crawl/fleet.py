@@ -15,7 +15,6 @@ from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
-from pipeline.process.logs import Logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.limits import Limits
@@ -74,7 +73,6 @@ class Fleet:
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
-    log: Logger
     rng: random.Random = field(default_factory=random.Random)
     _relays: dict[int, _Relay] = field(default_factory=dict)
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
@@ -191,7 +189,7 @@ class Fleet:
         except ConnectionLost as error:
             ending = Ending(error.reason, error.detail)
         except Exception as error:
-            self.log.exception("relay failed", relay=address.url)
+            self.shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
             ending = Ending("unknown", type(error).__name__)
         self._dialling.discard(number)
         if connected_at is not None:

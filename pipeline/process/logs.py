@@ -109,7 +109,7 @@ class RateLimited:
             return
         if suppressed:
             fields["suppressed"] = suppressed
-        self._log.exception(message, **fields)
+        self._log.exception(message, cause=None, **fields)
 
     def _write(self, level: int, key: str, message: str, fields: dict[str, object]) -> None:
         if not self._log.is_enabled_for(level):
