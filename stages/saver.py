@@ -240,8 +240,9 @@ class _Saver:
                 wait_s = _RETRY.delay_s(failures, random.Random())
                 put_off = inbox.queue.snooze if blamed else inbox.queue.nack
                 put_off(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
-        self._ctx.metrics.stage_errors.labels(_STAGE, type(error).__name__).inc()
-        self._log.error(type(error).__name__, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
+        kind = type(error).__name__
+        self._ctx.metrics.stage_errors.labels(_STAGE, kind).inc()
+        self._log.error(kind, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
         if failures >= MAX_FAILURES:
             self._note_burial(row, reason)
 
