@@ -2,9 +2,11 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/event-service
-COPY setup.cfg pyproject.toml README.md ./
+COPY setup.cfg setup.py pyproject.toml README.md ./
 COPY pipeline pipeline
 COPY stages stages
+# For the metric `version`: --build-arg VCS_REVISION=$(git rev-parse HEAD) --build-arg VCS_TIME=$(git log -1 --format=%cI)
+ARG VCS_REVISION VCS_TIME
 RUN /opt/event-service/bin/pip install --no-cache-dir .
 
 FROM python:3.12-slim
@@ -17,6 +19,6 @@ ENV PATH=/opt/event-service/bin:$PATH \
 VOLUME /var/lib/event-service
 EXPOSE 8008
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", "import os, urllib.request; port = os.environ.get('EVENTS_LISTEN_ADDRESS', ':8008').rpartition(':')[2]; urllib.request.urlopen(f'http://127.0.0.1:{port}/_health', timeout=4)"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", "import os, urllib.request; host, _, port = (os.environ.get('EVENTS_LISTEN_ADDRESS') or ':8008').rpartition(':'); urllib.request.urlopen(f'http://{host or \"127.0.0.1\"}:{port}/_health', timeout=4)"]
 ENTRYPOINT ["event-service"]
 CMD ["supervise"]

@@ -37,6 +37,11 @@ class PageResult:
         """Everything that the relay's cap counts."""
         return self.count + self.newer + self.older
 
+    @property
+    def falls(self) -> bool:
+        """Whether it surely came newest first."""
+        return not self.rises and self.oldest != self.newest
+
 
 class Role(IntEnum):
     """Why a slice is asked for."""
@@ -48,6 +53,8 @@ class Role(IntEnum):
     """By kinds, what was empty without."""
     SPAN = 3
     """Without kinds, a part of what was wrongly empty."""
+    LOWER = 4
+    """Whether events older than a page's oldest were left out after all, by a relay said to begin with the oldest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,9 @@ class Window:
     """Pages through one query from `since` to `until`, both included."""
 
     __slots__ = (
-        "_answers_kindless", "_exclusive", "_flipped", "_known_newest_first", "_largest", "_last_gap", "_max_kinds",
-        "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds", "gap_reasons", "limit",
-        "pages",
+        "_answers_kindless", "_exclusive", "_flipped", "_known_newest_first", "_known_oldest_first", "_largest",
+        "_last_gap", "_max_kinds", "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds",
+        "gap_reasons", "limit", "pages",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +59,7 @@ class Window:
         self._flipped = False
         self._oldest_first = manners.oldest_first
         self._known_newest_first = False
+        self._known_oldest_first = False
         self._answers_kindless = manners.answers_kindless
         self._needs_kinds = False
         self._spans = 0
@@ -128,8 +129,12 @@ class Window:
         part = self._slices.pop()
         if part.is_kindless and result.returned:
             self._answers_kindless = True
+        if result.falls:
+            self._oldest_first = False
         if result.newer and result.newer >= result.count:
             self._leave_timeless(part, result)
+        elif self._oldest_first and part.role is Role.LOWER:
+            self._take_lower(part, result)
         elif self._oldest_first:
             self._climb(part, result)
         elif part.role is Role.UPPER:
@@ -181,8 +186,19 @@ class Window:
 
     def _take_upper(self, part: Slice, result: PageResult) -> None:
         if result.newest is not None and result.newest > part.low:
-            self._oldest_first = True
+            self._oldest_first = self._known_oldest_first = True
             self._climb(part, result)
+
+    def _take_lower(self, part: Slice, result: PageResult) -> None:
+        """Stop climbing where a page did not begin with the oldest: the relay has changed, or was misunderstood.
+
+        Events that arrive between two pages make one that shuffles look as if it had kept them back.
+        """
+        if result.oldest is None or result.oldest >= part.high:
+            self._known_oldest_first = True
+            return
+        self._oldest_first = False
+        self._descend(part.between(part.low, part.high), result)
 
     def _climb(self, part: Slice, result: PageResult) -> None:
         """The same walk for a relay that begins with the oldest: upwards."""
@@ -193,6 +209,8 @@ class Window:
             self._suspect(part)
         if result.newest > part.low:
             self._slices.append(part.between(min(result.newest, part.high), part.high))
+            if result.oldest is not None and part.low < result.oldest < part.high and not self._known_oldest_first:
+                self._slices.append(part.between(part.low, result.oldest, role=Role.LOWER))
             return
         if part.low < part.high:
             self._slices.append(part.between(part.low + 1, part.high))

@@ -24,6 +24,11 @@ def test_every_setting_has_its_row_and_no_other_has_one() -> None:
     assert list(rows) == [setting.name for setting in SETTINGS]
 
 
+def test_the_settings_that_a_reload_changes_are_marked() -> None:
+    marked = [name for name, (meaning, *_) in _rows("setting").items() if meaning.startswith("↻ ")]
+    assert marked == [setting.name for setting in SETTINGS if setting.live]
+
+
 def test_every_default_is_told() -> None:
     for setting in SETTINGS:
         if setting.default is not None:

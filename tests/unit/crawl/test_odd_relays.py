@@ -4,6 +4,8 @@ import itertools
 import random
 from collections.abc import Callable
 
+import pytest
+
 from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult
 from pipeline.crawl.windows import Window
@@ -70,6 +72,42 @@ def test_shuffled_pages_of_the_newest_are_not_mistaken_for_the_oldest() -> None:
     window = Window(ASKED, SINCE, UNTIL)
     assert fetch(window, shuffled, 25) == {each.id for each in events}
     assert not window.oldest_first
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True], ids=["newest first", "shuffled"])
+def test_a_relay_wrongly_taken_for_one_that_begins_with_the_oldest_is_walked_downwards(is_shuffled: bool) -> None:
+    rng = random.Random(6)
+    events = notes(200)
+
+    def newest(page: Filter) -> list[Event]:
+        found = matching(events, page)[:30]
+        if is_shuffled:
+            rng.shuffle(found)
+        return found
+
+    window = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=True))
+    assert fetch(window, newest, 25) == {each.id for each in events}
+    assert not window.oldest_first
+
+
+def test_what_arrives_between_two_shuffled_pages_spoils_no_later_window() -> None:
+    """The first window sees a late arrival where a relay that begins with the oldest would have more."""
+    rng = random.Random(7)
+    events = [event(SINCE + 100 + number, AUTHORS[0], 1, number) for number in range(20)]
+    arrivals = iter(notes(300, seed=8))
+
+    def shuffled(page: Filter) -> list[Event]:
+        found = matching(events, page)[:30]
+        rng.shuffle(found)
+        events.append(event(UNTIL - 100 + len(events) % 90, AUTHORS[1], 1, 1000 + len(events)))
+        return found
+
+    window = Window(ASKED, SINCE, UNTIL)
+    fetch(window, shuffled, 25)
+    events += arrivals
+    due = {each.id for each in events}
+    later = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=window.oldest_first))
+    assert due <= fetch(later, shuffled, 60)
 
 
 def test_a_relay_that_ignores_until_is_asked_for_less_at_a_time() -> None:

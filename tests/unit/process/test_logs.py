@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from math import inf
 
@@ -197,3 +198,38 @@ def test_line_of_a_disabled_level_uses_no_allowance(out: io.StringIO) -> None:
     limited.debug("k", "x")
     limited.error("k", "x")
     assert text_lines(out) == ["ERROR crawler-0 relay: x"]
+
+
+def test_tracebacks_are_bounded_too(out: io.StringIO) -> None:
+    configure(out, as_json=True)
+    clock = ManualClock()
+    limited = RateLimited(LOG, clock, lines=1)
+    for _ in range(3):
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            limited.exception("ValueError", "relay failed", relay="wss://a")
+        clock.advance(40)
+    first, second = (json.loads(line) for line in out.getvalue().splitlines())
+    assert first["traceback"].endswith("ValueError: broken")
+    assert (second["traceback"], second["suppressed"]) == (first["traceback"], 1)
+
+
+def test_what_a_library_says_over_and_over_is_bounded(out: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(out)
+    now = 1_700_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "time_ns", lambda: round(now * 1e9))
+    for _ in range(100):
+        logging.getLogger("library").warning("odd frame")
+        LOG.warning("ours")
+    logging.getLogger("another").warning("odd frame")
+    now += 60
+    logging.getLogger("library").warning("odd frame")
+    said = text_lines(out)
+    assert said.count("WARNING crawler-0 relay: ours") == 100
+    assert said.count("WARNING crawler-0 library: odd frame") == 20
+    assert said[-2:] == [
+        "WARNING crawler-0 another: odd frame",
+        "WARNING crawler-0 library: odd frame suppressed=80",
+    ]
