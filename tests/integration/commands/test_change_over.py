@@ -35,16 +35,18 @@ class Past:
             self.followee.sign("followed", kind=1, created_at=NOW - 50),
         ]
         lists = [user.contact_list([self.followee], NOW - 40) for user in self.users]
-        self.done: list[SignedEvent] = lists
+        self.done: list[SignedEvent] = []
         self.waiting: list[SignedEvent] = []
         with GoDatabase(source, schema) as database:
             for user in self.users:
                 database.register(user, NOW - 90_000, NOW - 90_000)
-            for event in lists:
-                database.done(event, at=NOW - 30)
             for number, event in enumerate(self.events):
                 (self.waiting if number % 3 == 0 else self.done).append(event)
                 (database.save if number % 3 == 0 else database.done)(event)
+            # The users' newest lists came last; the fake takes every list for newer than the one before.
+            for event in lists:
+                database.done(event, at=NOW - 30)
+                self.done.append(event)
         self.relevant = {event.id for event in self.waiting if self._is_relevant(event)}
 
     def _is_relevant(self, event: SignedEvent) -> bool:
