@@ -41,6 +41,8 @@ MIN_CHECK_S = 0.05
 MAX_PATIENCE = 4.0
 # Times in a row that a page may stay without its EOSE until what came of it is taken for all there is.
 MAX_SILENCES = 2
+# A page that failed so often in a row, and each time so often again, is told as missing.
+TOLD_FAILURES = 3
 # Connections in a row that were lost with no answer at all until requests are made smaller.
 MAX_FRUITLESS = 2
 _CANARY = "canary"
@@ -384,6 +386,8 @@ class RelayCrawl:
             self.counts.gap_reasons[Gap.REFUSED] += 1
         sweep.not_before = mono + _retry_wait(refusal, sweep.failures)
         sweep.failures += 1
+        if sweep.failures % TOLD_FAILURES == 0:
+            self.counts.gap_reasons[Gap.UNANSWERED] += 1
 
     def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
         over = sweep.over(self._coverage.relay)

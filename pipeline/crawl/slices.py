@@ -16,6 +16,7 @@ class Gap(StrEnum):
     NO_BROAD_FILTERS = "no-broad-filters"
     NO_EOSE = "no-eose"
     REFUSED = "refused"
+    UNANSWERED = "unanswered"
 
 
 @dataclass(frozen=True, slots=True)

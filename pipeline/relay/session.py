@@ -31,7 +31,7 @@ FIRST_ANSWER_S = 30.0
 NEXT_ANSWER_S = 10.0
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
-# What a relay drops without a word is taken for a limit on subscriptions, but never below this.
+# What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
 _LEAST_BY_SILENCE = 2
 LIVE_PREFIX = "L"
 PAGE_PREFIX = "P"
@@ -81,6 +81,7 @@ class _Subscription:
     filters: tuple[Filter, ...]
     last_at: float
     beside: int = 0
+    room: int = 0
     patience: float = 1.0
     answered: bool = False
     is_complete: bool = False
@@ -129,13 +130,15 @@ class _Subscription:
 class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
-    __slots__ = ("_ids", "_next_id", "answers", "largest_request", "limits", "outgoing", "unasked")
+    __slots__ = ("_ids", "_next_id", "answers", "largest_request", "limits", "outgoing", "proven", "unasked")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.outgoing: deque[str] = deque()
         self.unasked = 0
         self.answers = 0
+        # Subscriptions that were surely open at once.
+        self.proven = 1
         self.largest_request = 0
         self._ids: dict[str, _Subscription] = {}
         self._next_id = 0
@@ -251,7 +254,9 @@ class Session:
         if len(subscription.filters) > 1:
             self.limits = self.limits.fewer_filters()
         else:
-            self.limits = self.limits.fewer_subscriptions(max(subscription.beside, _LEAST_BY_SILENCE + 1))
+            again = subscription.room <= _LEAST_BY_SILENCE
+            least = max(self.proven, 1 if again else _LEAST_BY_SILENCE)
+            self.limits = self.limits.fewer_subscriptions(max(subscription.beside, least + 1))
 
     def _note_stored(self, subscription: _Subscription) -> None:
         """Find out whether the relay takes `limit: 0` for no limit."""
@@ -275,7 +280,9 @@ class Session:
         # Anew also when it is replaced, so that the newest request comes last.
         self._ids.pop(subscription_id, None)
         beside = len(self._ids) + 1
-        self._ids[subscription_id] = _Subscription(subscription_id, key, tuple(filters), now, beside, patience)
+        self._ids[subscription_id] = _Subscription(
+            subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience
+        )
         request = encode_req(subscription_id, filters)
         self.largest_request = max(self.largest_request, len(request))
         self.outgoing.append(request)
@@ -291,6 +298,7 @@ class Session:
         self.answers += 1
         subscription.is_complete = True
         subscription.hear(now)
+        self.proven = max(self.proven, sum(each.answered for each in self._ids.values()))
         if subscription.is_page:
             self._close(subscription)
             yield _ended(subscription, None, "")

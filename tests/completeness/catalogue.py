@@ -132,7 +132,8 @@ def _answer_cases() -> Mapping[str, Case]:
 
 
 def _refusal_cases() -> Mapping[str, Case]:
-    busy = "ERROR: too many concurrent REQs"
+    # Another text than the default's, which would give way to any other behaviour put together with it.
+    busy = "Subscription error: Maximum concurrent subscription count reached"
     return {
         "closed-first": Case(Behaviour(refusals=(Refusal(How.CLOSED, "error: shutting down", times=4),))),
         "closed-rate": Case(Behaviour(refusals=(Refusal(How.CLOSED, "rate-limited: slow down, please", times=4),))),
@@ -149,6 +150,9 @@ def _refusal_cases() -> Mapping[str, Case]:
             Behaviour(max_subscriptions=2, subscriptions_refusal=Refusal(How.SILENT), cap=60), slow=True
         ),
         "subs-one": Case(Behaviour(max_subscriptions=1, subscriptions_refusal=Refusal(How.NOTICE, busy), cap=60)),
+        "subs-one-silent": Case(
+            Behaviour(max_subscriptions=1, subscriptions_refusal=Refusal(How.SILENT), cap=60), slow=True
+        ),
         "filters-one": Case(Behaviour(max_filters=1, cap=60)),
         "filters-silent": Case(Behaviour(max_filters=1, filters_refusal=Refusal(How.SILENT), cap=60), slow=True),
         "items-50": Case(Behaviour(max_items=50, cap=60)),

@@ -66,7 +66,7 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
     for number in range(3):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
         made.page_ended(ended(Refusal.TIMEOUT), session, number * 1000.0 + 500)
-    assert (made.counts.pages, made.counts.gaps) == (0, 0)
+    assert (made.counts.pages, made.counts.gap_reasons) == (0, {Gap.UNANSWERED: 1})
     assert [each.patience for each in session._ids.values() if each.is_page] == [1.0, 2.0, 4.0]
 
 
@@ -202,3 +202,35 @@ def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> N
     made.set_plan(plan_for([key(1), key(2)], generation=2))
     made.advance(session, 102.0, WALL + 102, may_ask=True)
     assert any(each.key == "initial:authors/" for each in session._ids.values())
+
+
+def test_a_page_that_fails_again_and_again_is_told() -> None:
+    """Whatever the reason: nobody may take silence for completeness."""
+    made, session = crawl(), Session(Limits())
+    for number in range(1, 7):
+        made.advance(session, number * 1000.0, WALL, may_ask=True)
+        made.page_ended(ended(Refusal.ERROR), session, number * 1000.0 + 1)
+        assert made.counts.gap_reasons[Gap.UNANSWERED] == number // 3
+
+
+def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
+    """Two at once is what is tried first; where even that gets no answer the live subscription gives way to pages."""
+    session = Session(Limits())
+    session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
+    list(session.receive(Eose("L1"), 0.0))
+    for at, most in ((0.0, 2), (40.0, 1)):
+        session.open_page("p", Filter(limit=1), at)
+        assert [type(each).__name__ for each in session.expire(at + 31.0)] == ["PageEnded"]
+        assert session.limits.max_subscriptions == most
+
+
+def test_silence_never_takes_back_what_was_seen_to_work() -> None:
+    session = Session(Limits())
+    session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
+    list(session.receive(Eose("L1"), 0.0))
+    session.open_page("p", Filter(limit=1), 0.0)
+    list(session.receive(Eose("P2"), 0.0))
+    for at in (0.0, 40.0, 80.0):
+        session.open_page("q", Filter(limit=1), at)
+        list(session.expire(at + 31.0))
+    assert session.limits.max_subscriptions == 2
