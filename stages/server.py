@@ -62,7 +62,8 @@ def listener(address: HostPort) -> Iterator[socket.socket]:
 
 
 def _listen(address: HostPort) -> socket.socket:
-    if not address.host and socket.has_dualstack_ipv6():
+    # As in Go, both forms stand for every address of either family.
+    if address.host in ("", "::") and socket.has_dualstack_ipv6():
         return socket.create_server(("", address.port), family=socket.AF_INET6, dualstack_ipv6=True)
     found = socket.getaddrinfo(address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM)  # noqa: S104  # asked for
     # As Go does it: a name stands for one of its addresses, and for an IPv4 one if there is any.

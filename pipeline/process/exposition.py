@@ -165,7 +165,7 @@ class _Server(ThreadingHTTPServer):
         self.health = health
         self._log = RateLimited(_log, SystemClock())
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        every_address = not address.host and socket.has_dualstack_ipv6()
+        every_address = address.host in ("", "::") and socket.has_dualstack_ipv6()
         if every_address or ":" in address.host:
             self.address_family = socket.AF_INET6
         self._dual_stack = every_address
