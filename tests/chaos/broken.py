@@ -75,7 +75,7 @@ MISTAKES = (
                 "self._ids.update(dict.fromkeys(event_id[:2] for event_id in event_ids))",
             ),
         ],
-        ("relays-drop",),
+        ("relays-drop", "flood"),
         0.3,
     ),
 )

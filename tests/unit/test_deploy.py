@@ -12,7 +12,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "pipeline" / "deploy"
 UNITS = ("event-service.service", "event-service@.service")
 MAX_EXPOSURE = 1.5
 
-pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 @pytest.fixture(params=UNITS)
@@ -25,11 +25,13 @@ def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
+@needs_systemd
 def test_systemd_finds_nothing_wrong(unit: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@needs_systemd
 def test_the_exposure_is_low(unit: Path) -> None:
     if "@" in unit.name:
         unit = unit.rename(unit.with_name("event-service-forwarder.service"))
@@ -47,3 +49,17 @@ def test_the_supervisor_has_time_to_drain() -> None:
     stop = re.search(r"^TimeoutStopSec=(\d+)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE)
     assert stop is not None
     assert int(stop[1]) > Times().drain_s
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_reload_reaches_the_process_that_reads_the_file(name: str) -> None:
+    """SIGHUP would end a service that follows no file."""
+    text = (DEPLOY / name).read_text()
+    assert re.search(r"^ExecStart=.* --env-file /etc/event-service/environment$", text, re.MULTILINE)
+    assert "\nExecReload=kill -HUP $MAINPID\n" in text
+
+
+def test_the_readme_makes_the_file_that_the_units_read() -> None:
+    """Readable for the service, which reads it under a user of its own."""
+    readme = (DEPLOY.parents[1] / "README.md").read_text()
+    assert "install -D -m 0644 /dev/stdin /etc/event-service/environment" in readme

@@ -32,12 +32,15 @@ def problems(service: EventService) -> list[dict[str, str]]:
 
 def complaint(service: EventService, stage: str, why: str) -> dict[str, str]:
     """The problem of `stage` whose reason has `why` in it, once there is one."""
+    found: list[dict[str, str]] = []
 
-    def found() -> list[dict[str, str]]:
-        return [each for each in problems(service) if each["stage"].startswith(stage) and why in each["why"]]
+    def look() -> bool:
+        # Kept, since it may be gone at the next look.
+        found[:] = [each for each in problems(service) if each["stage"].startswith(stage) and why in each["why"]]
+        return bool(found)
 
-    until(lambda: bool(found()), lambda: problems(service))
-    return found()[0]
+    until(look, lambda: problems(service))
+    return found[0]
 
 
 def logged(service: EventService, message: str) -> list[dict[str, Any]]:

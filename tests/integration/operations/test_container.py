@@ -1,0 +1,55 @@
+"""What the Dockerfile says holds for a running service; no container engine is needed to see it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.service import EventService
+
+ROOT = Path(__file__).resolve().parents[3]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def health_check(address: str | None) -> int:
+    """The exit code of the image's health check under this `EVENTS_LISTEN_ADDRESS`."""
+    match = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert match is not None
+    program, *arguments = json.loads(match[1])
+    assert program == "python"
+    env = {"PATH": os.environ["PATH"]} | ({} if address is None else {"EVENTS_LISTEN_ADDRESS": address})
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, timeout=30, check=False
+    ).returncode
+
+
+def test_the_health_check_follows_health(tmp_path: Path) -> None:
+    with EventService(tmp_path) as service:
+        address = f"{service.host}:{service.port}"
+        assert health_check(address) == 0
+    assert health_check(address) != 0
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "localhost"])
+def test_the_health_check_finds_every_form_of_address(tmp_path: Path, host: str) -> None:
+    service = EventService(tmp_path)
+    address = f"{host}:{service.port}"
+    service.env["EVENTS_LISTEN_ADDRESS"] = address
+    service.host = "127.0.0.1"
+    with service:
+        assert health_check(address) == 0
+
+
+def test_everything_that_is_built_from_is_copied() -> None:
+    copied = {word for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
+    assert copied == {"setup.cfg", "setup.py", "pyproject.toml", "README.md", "pipeline", "stages"}
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_it_runs_as_nobody_in_particular() -> None:
+    (user,) = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(rf"useradd .*--uid 10001 .* {user}$", DOCKERFILE, re.MULTILINE)
