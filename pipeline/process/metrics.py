@@ -7,7 +7,9 @@ Help texts are short since each series stores its own copy.
 
 import os
 import threading
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -21,6 +23,10 @@ OTHER = "other"
 MAX_FILE_BYTES = 8 << 20
 # Those of the Go client, which the operators' dashboards know.
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# A message may be on its way for milliseconds, or wait for a day for a sink that is down.
+DELIVERY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 86400.0)
+BATCH_BUCKETS = (1, 3, 10, 30, 100, 300, 1000)
 
 
 def install(runtime_directory: Path, slot_name: str) -> None:
@@ -81,6 +87,27 @@ class HandlerCalls:
             self._duration.observe(seconds / count)
 
 
+class Observations:
+    """One series of a histogram, bound once, that takes many values at the price of a few."""
+
+    __slots__ = ("_series",)
+
+    def __init__(self, series: Histogram) -> None:
+        self._series = series
+
+    def record(self, amounts: Iterable[float]) -> None:
+        """Count each of `amounts`."""
+        series = self._series
+        total, bounds = 0.0, series._upper_bounds
+        buckets: Tally[int] = Tally()
+        for amount in amounts:
+            total += amount
+            buckets[bisect_left(bounds, amount)] += 1
+        series._sum.inc(total)
+        for bucket, count in buckets.items():
+            series._buckets[bucket].inc(count)
+
+
 class Metrics:
     """The metrics of one process. Names and labels are a contract; new names follow the Prometheus rules.
 
@@ -138,6 +165,7 @@ class Metrics:
         self.stage_discarded = self._counter(
             "event_service_stage_discarded_total", "Items dropped", ("stage", "reason")
         )
+        self._handing_on()
         self.crawl_gaps = self._counter(
             "event_service_crawl_gaps_total", "Things a relay has and does not give", ("address", "reason")
         )
@@ -162,6 +190,23 @@ class Metrics:
         self.stage_exits = self._counter(
             "event_service_stage_exits_total", "Unasked ends of a stage's process", ("slot", "reason")
         )
+
+    def _handing_on(self) -> None:
+        sink = ("sink",)
+        self.sink_in_flight = self._gauge("event_service_sink_in_flight", "Events offered and not answered yet", sink)
+        self.sink_retries = self._counter(
+            "event_service_sink_retries_total", "Events to be offered again", ("sink", "reason")
+        )
+        self.sink_batch = self._histogram("event_service_sink_batch_events", "Events offered at once", BATCH_BUCKETS)
+        self.sink_call = self._histogram(
+            "event_service_sink_call_seconds", "Until a sink had answered what it was offered", DURATION_BUCKETS_S
+        )
+        self.delivery = self._histogram(
+            "event_service_delivery_seconds", "From first seen to delivered", DELIVERY_BUCKETS_S
+        )
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, ("sink",), buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

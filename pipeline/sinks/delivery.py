@@ -6,6 +6,7 @@ to and offered again, so that an outage, however long, counts against none of th
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
-from pipeline.process.metrics import Metrics
+from pipeline.process.metrics import Metrics, Observations
 from pipeline.process.stop import Stop
 from pipeline.sinks.base import Message, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
 from pipeline.store import outbox
@@ -110,6 +111,7 @@ class Delivery:
             batch = _next_batch(rows)
             began = self.clock.monotonic()
             verdicts, down = self._offer(batch)
+            self._note_retries(verdicts, down)
             left = self._settle(database, batch, verdicts, self.clock.monotonic() - began)
             rows = left + rows[len(batch) :]
             if down is None:
@@ -139,7 +141,7 @@ class Delivery:
     def _offer(self, rows: Sequence[OutboxRow]) -> tuple[Verdicts, SinkDown | None]:
         """What the sink says of `rows`, and whether it is down; an unforeseen error is traced to the row at fault."""
         try:
-            return self.sink.deliver([Message(row.event_id, row.payload, row.received_at) for row in rows]), None
+            return self._call(rows), None
         except SinkDown as down:
             return [*down.verdicts, *[None] * (len(rows) - len(down.verdicts))], down
         except Exception as error:
@@ -155,6 +157,23 @@ class Delivery:
             return [*first, *[None] * (len(rows) - middle)], is_down
         second, is_down = self._offer(rows[middle:])
         return [*first, *second], is_down
+
+    def _call(self, rows: Sequence[OutboxRow]) -> Verdicts:
+        in_flight = self.metrics.sink_in_flight.labels(self.name)
+        self.metrics.sink_batch.labels(self.name).observe(len(rows))
+        in_flight.inc(len(rows))
+        try:
+            with self.metrics.sink_call.labels(self.name).time():
+                return self.sink.deliver([Message(row.event_id, row.payload, row.received_at) for row in rows])
+        finally:
+            in_flight.dec(len(rows))
+
+    def _note_retries(self, verdicts: Verdicts, down: SinkDown | None) -> None:
+        reasons = Counter(verdict.reason for verdict in verdicts if isinstance(verdict, Retry))
+        if down is not None:
+            reasons[down.reason] += sum(verdict is None for verdict in verdicts)
+        for reason, count in reasons.items():
+            self.metrics.sink_retries.labels(self.name, reason).inc(count)
 
     def _settle(
         self, database: Database, rows: Sequence[OutboxRow], verdicts: Verdicts, took_s: float
@@ -175,13 +194,14 @@ class Delivery:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Delivered(row, outcome))
             held = outbox.settle(tx, self.name, settled, now) + outbox.queue.nack(tx, postponed)
-        self._count(judged, took_s, stale=len(judged) - held)
+        self._count(judged, took_s, now, stale=len(judged) - held)
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
 
-    def _count(self, judged: Sequence[tuple[OutboxRow, Verdict]], took_s: float, *, stale: int) -> None:
+    def _count(self, judged: Sequence[tuple[OutboxRow, Verdict]], took_s: float, now: int, *, stale: int) -> None:
         if stale:
             self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(stale)
-        delivered = failed = 0
+        failed = 0
+        ages_s: list[float] = []
         for row, verdict in judged:
             match verdict:
                 case Refused(reason):
@@ -191,8 +211,9 @@ class Delivery:
                     self.metrics.stage_errors.labels(self.stage, reason).inc()
                     failed += 1
                 case _:
-                    delivered += 1
-        self.metrics.stage_out.labels(self.stage).inc(delivered)
+                    ages_s.append(max(0, now - row.received_at) / 1000)
+        self.metrics.stage_out.labels(self.stage).inc(len(ages_s))
+        Observations(self.metrics.delivery.labels(self.name)).record(ages_s)
         if self.name is SinkName.PUBSUB:
             # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
             each_s = took_s / len(judged)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import disk, go_import, intake, latency, library, service, stages_alone, verification
+from tests.bench import disk, go_import, growth, intake, latency, library, service, stages_alone, verification
 from tests.bench.machine import CORES
 from tests.bench.report import PartReport, table, to_value
 
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[..., PartReport]] = {
     "latency": latency.run,
     "import": go_import.run,
     "disk": disk.run,
+    "growth": growth.run,
 }
 
 

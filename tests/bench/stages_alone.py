@@ -50,7 +50,7 @@ def run_saver(limit: float, *, quick: bool) -> PartReport:
     """The part `saver`."""
     rows = 20_000 if quick else 80_000
     with tempfile.TemporaryDirectory(prefix="event-service-bench-") as directory:
-        saved = _save(Path(directory), rows)
+        saved = save(Path(directory), rows)
     figures = (
         per_second("rows, inbox to outbox", saved.per_second, limit),
         cost("CPU per row", saved.cpu_s("saver"), limit),
@@ -66,7 +66,7 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
     notes = [f"{rows:,} rows to the gRPC sink in a process of its own"]
     with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name:
         directory = Path(name)
-        _save(directory / "saved", rows)
+        save(directory / "saved", rows)
         for latency_s in LATENCIES_S:
             here = directory / f"{latency_s}"
             # Closed by its last user, the database is one file.
@@ -82,8 +82,11 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
     return PartReport("forwarder", tuple(figures), tuple(notes))
 
 
-def _save(directory: Path, rows: int) -> Run:
-    """Fill an inbox and let a saver empty it; the database stays in `directory`."""
+def save(directory: Path, rows: int, look: Callable[[int], None] = lambda pid: None) -> Run:
+    """Fill an inbox and let a saver empty it; the database stays in `directory`.
+
+    `look` is called with the saver's process id when it is done.
+    """
     directory.mkdir(exist_ok=True)
     service = EventService.stage("saver", directory, settings(pubsub=_NO_SINK))
     register(service.database)
@@ -92,6 +95,7 @@ def _save(directory: Path, rows: int) -> Run:
         service.start(wait=False)
         try:
             run = _watch({"saver": service.child.pid}, rows, lambda: _waiting(database))
+            look(service.child.pid)
             service.stop()
         finally:
             service.close()

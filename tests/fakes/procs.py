@@ -61,6 +61,15 @@ def process(pid: int) -> Process | None:
     )
 
 
+def peak_resident_bytes(pid: int) -> int:
+    """The most memory that a living process has had so far; 0 when it is gone."""
+    try:
+        lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def session_members(session: int) -> list[Process]:
     """The living processes of a session, by id: a child of ours, and all that it has started."""
     pids = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())

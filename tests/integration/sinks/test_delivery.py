@@ -15,7 +15,7 @@ from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Ve
 from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
-from tests.integration.sinks.support import Loop, Outbox, notes, wait_until
+from tests.integration.sinks.support import NOW, Loop, Outbox, notes, wait_until
 from tests.seeds import seeds
 
 Answer = Callable[[Sequence[Message]], Verdicts]
@@ -132,6 +132,34 @@ def test_each_row_has_a_fate_of_its_own(box: Outbox) -> None:
     calls = "application_handler_calls_total"
     assert loop.metric(calls, handlerName="processSavedEvent", result="success") == 3
     assert loop.metric(calls, handlerName="processSavedEvent", result="error") == 1
+
+
+def test_what_a_sink_is_offered_is_told(box: Outbox, no_waits: None) -> None:
+    """Batches, answers, what is offered again and why, and how long each event took from first seen to delivered."""
+    box.put(notes(6))
+    in_flight: list[float] = []
+    sink = Told()
+    loop = Loop(box, sink)
+    sink_label = {"sink": "pubsub"}
+
+    def look(batch: Sequence[Message]) -> Verdicts:
+        in_flight.append(loop.metric("event_service_sink_in_flight", **sink_label))
+        return [DELIVERED, Retry("error"), Refused("invalid"), DELIVERED, None, None]
+
+    sink.answers = [down(), look, down(DELIVERED)]
+    with loop:
+        box.wait_empty()
+    assert in_flight == [6]
+    assert loop.metric("event_service_sink_in_flight", **sink_label) == 0
+    assert loop.metric("event_service_sink_batch_events_count", **sink_label) == 5
+    assert loop.metric("event_service_sink_batch_events_sum", **sink_label) == 6 + 6 + 2 + 1 + 1
+    assert loop.metric("event_service_sink_call_seconds_count", **sink_label) == 5
+    retries = "event_service_sink_retries_total"
+    assert loop.metric(retries, **sink_label, reason="UNAVAILABLE") == 6 + 1
+    assert loop.metric(retries, **sink_label, reason="error") == 1
+    assert loop.metric("event_service_delivery_seconds_count", **sink_label) == 5
+    oldest = 5 * (box.clock.now_ms() / 1000 - NOW)
+    assert oldest - 100 < loop.metric("event_service_delivery_seconds_sum", **sink_label) <= oldest
 
 
 def test_a_row_that_failed_waits_alone(box: Outbox) -> None:

@@ -2,13 +2,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.process import metrics
 from pipeline.process.clock import ManualClock, SystemClock
 from pipeline.process.exposition import render
 from pipeline.process.heartbeat import Heartbeat
-from pipeline.process.metrics import OTHER, BoundedLabels, Metrics
+from pipeline.process.metrics import DELIVERY_BUCKETS_S, OTHER, BoundedLabels, Metrics, Observations
 from pipeline.process.slots import acquire_slot, metrics_directory
 
 # Every metric of the contract that a process counts: name as exposed, type, labels.
@@ -28,6 +29,11 @@ CONTRACT = [
     ("event_service_stage_errors_total", "counter", ("stage", "kind")),
     ("event_service_stage_discarded_total", "counter", ("stage", "reason")),
     ("event_service_stage_exits_total", "counter", ("slot", "reason")),
+    ("event_service_sink_in_flight", "gauge", ("sink",)),
+    ("event_service_sink_retries_total", "counter", ("sink", "reason")),
+    ("event_service_sink_batch_events", "histogram", ("sink",)),
+    ("event_service_sink_call_seconds", "histogram", ("sink",)),
+    ("event_service_delivery_seconds", "histogram", ("sink",)),
 ]
 
 
@@ -46,6 +52,11 @@ def touch_all(one: Metrics) -> None:
     one.stage_errors.labels("saver", "busy").inc()
     one.stage_discarded.labels("saver", "duplicate").inc()
     one.stage_exits.labels("saver-0", "exit").inc()
+    one.sink_in_flight.labels("pubsub").inc()
+    one.sink_retries.labels("pubsub", "UNAVAILABLE").inc()
+    one.sink_batch.labels("pubsub").observe(7)
+    one.sink_call.labels("pubsub").observe(0.1)
+    Observations(one.delivery.labels("pubsub")).record([0.1])
 
 
 def sample(text: bytes, series: str) -> float | None:
@@ -181,3 +192,19 @@ def test_bound_holds_for_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert len(set(passed) - {OTHER}) == 50
+
+
+def test_many_values_at_once_count_as_if_they_came_one_by_one() -> None:
+    """Those on a bound and beyond the last one too."""
+    amounts = [0.0, 0.004, *DELIVERY_BUCKETS_S, 0.3, 5e6]
+    together, apart = Metrics().delivery, Metrics().delivery
+    Observations(together.labels("pubsub")).record(amounts)
+    for amount in amounts:
+        apart.labels("pubsub").observe(amount)
+    Observations(together.labels("pubsub")).record([])
+
+    def samples(histogram: Histogram) -> list[tuple[str, dict[str, str], float]]:
+        found = [sample for metric in histogram.collect() for sample in metric.samples]
+        return [(each.name, each.labels, each.value) for each in found if not each.name.endswith("_created")]
+
+    assert samples(together) == samples(apart)

@@ -1,0 +1,163 @@
+"""`growth`: what a large database costs: the saver beside one that has just begun, and the counts of a public key.
+
+The large ones hold 10,000,000 seen ids, put in at random as they come in life, or 5,000,000 follows by 10,000
+registered users; they are made by the store's own functions. Each run saves the same events with a saver of its own.
+Also by itself: `python -m tests.bench.growth [SHARE]`, with a share of those sizes.
+"""
+
+import hashlib
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, time
+
+from pipeline.process.clock import SystemClock
+from pipeline.store import authors, contacts, events, monitored
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
+from pipeline.store.database import Database
+from pipeline.store.schema import open_database
+from tests.bench.report import Figure, Limit, PartReport, table
+from tests.bench.stages_alone import Run, save
+from tests.bench.verification import v
+from tests.fakes.procs import peak_resident_bytes
+
+SEEN, USERS, FOLLOWS_EACH = 10_000_000, 10_000, 500
+PEOPLE = 1_000_000
+"""Among whom the users choose: all but a few are chosen by somebody."""
+ROWS, QUICK_SHARE = 60_000, 0.05
+_LOOKUPS = 200
+_IDS_A_TIME = 100_000
+# Enough for all of a database while it is made, so that pages are written once.
+_BUILDING_CACHE_KIB = 4 << 20
+
+
+@dataclass(slots=True)
+class _Saved:
+    """The runs over databases of one kind, and what the saver's process took of memory at most."""
+
+    runs: list[Run] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    @property
+    def per_second(self) -> float:
+        return max(run.per_second for run in self.runs)
+
+    @property
+    def cpu_s(self) -> float:
+        return min(run.cpu_s("saver") for run in self.runs)
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[Database]:
+    """A database to be filled, without a thought for crashes."""
+    with open_database(path, SystemClock()) as database:
+        database.pragma("journal_mode", "off")
+        database.pragma("synchronous", "off")
+        database.pragma("cache_size", -_BUILDING_CACHE_KIB)
+        yield database
+        database.pragma("journal_mode", "wal")
+
+
+def see(path: Path, ids: int) -> None:
+    """Make so many ids seen, in an order that has nothing to do with theirs."""
+    rng = random.Random(1)
+    now = round(time() * 1000)
+    with _building(path) as database:
+        for first in range(0, ids, _IDS_A_TIME):
+            count = min(_IDS_A_TIME, ids - first)
+            block = rng.randbytes(32 * count)
+            rows = (
+                (block[at : at + 32], 0, now, now // 1000, 1, 1 + at % PEOPLE) for at in range(0, 32 * count, 32)
+            )
+            with database.write() as tx:
+                assert sum(1 for _ in tx.executemany(events.ACCEPT, rows)) == count
+
+
+def follow(path: Path, users: int, people: int) -> None:
+    """Let users register, each of whom follows `FOLLOWS_EACH` of so many people."""
+    rng = random.Random(2)
+    now = round(time() * 1000)
+    with _building(path) as database, database.write() as tx:
+        assert sum(1 for _ in tx.executemany(authors.ADD, ((key(number),) for number in range(people)))) == people
+        numbers = Authors()
+        for user in range(users):
+            follower = numbers.intern(tx, key(user))
+            followees = frozenset(rng.sample(range(1, people + 1), FOLLOWS_EACH))
+            contacts.replace(tx, ContactList(follower, bytes(32), now // 1000, followees), now)
+            monitored.register(tx, key(user), now)
+
+
+def key(number: int) -> bytes:
+    """A public key, as far as the store can tell."""
+    return hashlib.sha256(f"person {number}".encode()).digest()
+
+
+def measure(share: float, rows: int, limit: float) -> PartReport:
+    """The part `growth` with databases of a share of the full size, and so many rows saved in each run."""
+    ids, users = round(SEEN * share), round(USERS * share)
+    people = round(PEOPLE * share)
+    builders: dict[str, Callable[[Path], None]] = {
+        "an empty database": lambda path: open_database(path, SystemClock()).close(),
+        f"{ids:,} seen ids": lambda path: see(path, ids),
+        f"{users * FOLLOWS_EACH:,} follows": lambda path: follow(path, users, people),
+    }
+    saved = {name: _Saved() for name in builders}
+    notes = [f"{rows:,} rows a run, the better of two; {users:,} users follow {FOLLOWS_EACH} of {people:,} each"]
+    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name:
+        directory = Path(name)
+        for number, build in enumerate(builders.values()):
+            (directory / f"{number}").mkdir()
+            build(directory / f"{number}" / "events.db")
+        lookups = _lookups(directory / "2" / "events.db", people)
+        for _ in range(2):
+            for number, (what, found) in enumerate(saved.items()):
+                here = directory / "run"
+                shutil.copytree(directory / f"{number}", here)
+                found.runs.append(save(here, rows, lambda pid, found=found: _note_peak(found, pid)))  # type: ignore[misc]
+                notes.append(f"{what}: {found.runs[-1].usage.note()}")
+                shutil.rmtree(here)
+    return PartReport("growth", (*_figures(saved, limit), *lookups), tuple(notes))
+
+
+def _note_peak(found: _Saved, pid: int) -> None:
+    found.peak_bytes = max(found.peak_bytes, peak_resident_bytes(pid))
+
+
+def _figures(saved: dict[str, _Saved], limit: float) -> Iterator[Figure]:
+    (_, first), *_ = saved.items()
+    for name, found in saved.items():
+        yield Figure(f"rows saved, {name}", found.per_second, "/s", Limit("empty", first.per_second))
+        yield Figure("  CPU per row", found.cpu_s * 1e6, "us CPU", Limit("1/V", 1e6 / limit))
+        yield Figure("  memory of the saver at most", found.peak_bytes / 1e6, "MB")
+
+
+def _lookups(path: Path, people: int) -> list[Figure]:
+    """How long the counts of a public key take, one after another, as the web server reads them."""
+    took = []
+    rng = random.Random(3)
+    with open_database(path, SystemClock()) as database:
+        for _ in range(_LOOKUPS):
+            began = monotonic()
+            with database.read() as tx:
+                contacts.counts(tx, key(rng.randrange(people)))
+            took.append(monotonic() - began)
+    took.sort()
+    return [
+        Figure("/public-keys: counts of a key, half within", took[len(took) // 2] * 1e6, "us"),
+        Figure("  99 of 100 within", took[len(took) * 99 // 100] * 1e6, "us"),
+    ]
+
+
+def run(limit: float, *, quick: bool) -> PartReport:
+    """The part `growth`."""
+    return measure(QUICK_SHARE, ROWS // 3, limit) if quick else measure(1.0, ROWS, limit)
+
+
+if __name__ == "__main__":
+    print(table(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, ROWS, v())))
