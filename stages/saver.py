@@ -4,12 +4,12 @@ import contextlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.config import SinkKind
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.retraction import retraction
-from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.extract import relay_candidates
 from pipeline.nostr.kinds import CONTACTS
@@ -49,10 +49,16 @@ def run(ctx: StageContext) -> None:
         _Saver(ctx, database).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     row: InboxRow
     event: Event
+
+
+class _Decided(NamedTuple):
+    event: Event
+    accepted: Accepted
+    reason_not_to_send: str | None
+    """To the target relay."""
 
 
 @dataclass(slots=True)
@@ -60,7 +66,7 @@ class _Tally:
     """What a batch did, counted once it is committed."""
 
     accepted: int = 0
-    to_relay_ignored: dict[str, int] = field(default_factory=dict)
+    to_relay_ignored: int = 0
     discarded: dict[str, int] = field(default_factory=dict)
 
     def discard(self, reason: str, count: int = 1) -> None:
@@ -147,7 +153,7 @@ class _Saver:
             self._handled.record(self._ctx.clock.monotonic() - began, len(rows))
 
     def _save(self, rows: Sequence[InboxRow]) -> None:
-        items = [_Item(row, event_from_json(row.raw)) for row in rows]
+        items = [_Item(row, event_from_stored(row.raw)) for row in rows]
         tally = _Tally()
         with self._database.write() as tx:
             now = self._ctx.clock.now_ms()
@@ -165,10 +171,9 @@ class _Saver:
             self._relevance.apply(wanted.changes_since(tx, self._relevance.generation))
 
     def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
-        for item in items:
-            event = item.event
-            if event.kind == CONTACTS and not self._is_retracted(tx, event):
-                follower = self._authors.intern(tx, event.pubkey)
+        for event in (item.event for item in items if item.event.kind == CONTACTS):
+            follower = self._authors.intern(tx, event.pubkey)
+            if not retractions.retracted(tx, [(event.id, follower, event.created_at)]):
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
                 contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
 
@@ -186,44 +191,36 @@ class _Saver:
     def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
         relevant = [item for item in items if self._relevance.rule(item.event) is not None]
         tally.discard("irrelevant", len(items) - len(relevant))
-        kept = [item for item in relevant if not self._is_retracted(tx, item.event)]
-        tally.discard("retracted", len(relevant) - len(kept))
-        relevant = kept
-        ignored = {item.row.receipt.seq: self._reason_not_to_send(item, now // 1000) for item in relevant}
-        accepted = [self._accepted(tx, item, ignored[item.row.receipt.seq] is None) for item in relevant]
-        new = events.accept(tx, accepted, now)
-        tally.discard("duplicate", len(accepted) - len(new))
-        fresh = [each for each in accepted if each.event_id in new]
-        events.store(tx, (each for each in fresh if each.sinks))
+        decided = [self._decide(tx, item, now // 1000) for item in relevant]
+        retracted = retractions.retracted(tx, (_identity(each) for each in decided))
+        kept = [each for each in decided if each.accepted.event_id not in retracted]
+        tally.discard("retracted", len(decided) - len(kept))
+        new = events.accept(tx, (each.accepted for each in kept), now)
+        tally.discard("duplicate", len(kept) - len(new))
+        fresh = [each for each in kept if each.accepted.event_id in new]
+        events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
         if self._to_pubsub:
-            outbox.append(tx, SinkName.PUBSUB, (each.event for each in fresh), now)
-        outbox.append(tx, SinkName.RELAY, (each.event for each in fresh if ignored[each.event] is None), now)
-        for item in relevant:
-            if item.event.id in new:
-                self._name_relays(tx, item.event, now)
-                reason = ignored[item.row.receipt.seq]
-                if reason is not None and self._target is not None:
-                    tally.to_relay_ignored[reason] = tally.to_relay_ignored.get(reason, 0) + 1
+            outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
+        to_relay = (each.accepted.event for each in fresh if each.reason_not_to_send is None)
+        outbox.append(tx, SinkName.RELAY, to_relay, now)
+        for each in fresh:
+            self._name_relays(tx, each, now)
+        if self._target is not None:
+            tally.to_relay_ignored += sum(each.reason_not_to_send is not None for each in fresh)
         tally.accepted += len(new)
 
-    def _is_retracted(self, tx: Tx, event: Event) -> bool:
-        return retractions.is_retracted(tx, event.id, self._authors.intern(tx, event.pubkey), event.created_at)
-
-    def _accepted(self, tx: Tx, item: _Item, to_relay: bool) -> Accepted:
-        row, event = item.row, item.event
+    def _decide(self, tx: Tx, item: _Item, now_s: int) -> _Decided:
+        row, event = item
+        reason = "off" if self._target is None else reason_to_ignore(event, len(row.raw), now_s)
         author = self._authors.intern(tx, event.pubkey)
-        sinks = self._to_pubsub + to_relay
-        return Accepted(
+        sinks = self._to_pubsub + (reason is None)
+        accepted = Accepted(
             row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks
         )
+        return _Decided(event, accepted, reason)
 
-    def _reason_not_to_send(self, item: _Item, now_s: int) -> str | None:
-        if self._target is None:
-            return "off"
-        return reason_to_ignore(item.event, len(item.row.raw), now_s)
-
-    def _name_relays(self, tx: Tx, event: Event, now: int) -> None:
-        author = self._authors.intern(tx, event.pubkey)
+    def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
+        event, author = decided.event, decided.accepted.author
         is_user = event.pubkey in self._relevance.registered
         for candidate in relay_candidates(event):
             if self._named.is_new(candidate.address.url, author, is_user=is_user):
@@ -262,10 +259,14 @@ class _Saver:
         for reason, count in tally.discarded.items():
             metrics.stage_discarded.labels(_STAGE, reason).inc(count)
         if self._target is not None:
-            ignored = sum(tally.to_relay_ignored.values())
-            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
+            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(tally.to_relay_ignored)
         if stale:
             metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
+
+
+def _identity(decided: _Decided) -> tuple[bytes, int, int]:
+    accepted = decided.accepted
+    return accepted.event_id, accepted.author, accepted.created_at
 
 
 def _reason_to_bury(row: InboxRow) -> str | None:

@@ -11,6 +11,7 @@ import re
 import string
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from pipeline.errors import EventServiceError
@@ -19,6 +20,7 @@ from pipeline.nostr.ip import IPAddress, is_global_ip, is_ipv4_like, parse_ipv4,
 MAX_LENGTH: Final = 255  # longer texts are junk, and every step below may be costlier than linear without a bound
 MAX_JOINED_LENGTH: Final = 4096  # 16 addresses of the full length; real joined strings hold a handful
 MAX_PARTS: Final = 64  # of one text; enough for that length and some junk between
+_ADDRESSES_KEPT: Final = 4_096  # about 2 MB, and most of what is in use
 
 
 class Network(StrEnum):
@@ -107,6 +109,8 @@ _TRAILING_PADDING: Final = re.compile(rf"{_PADDING}+\Z")
 # so these part only where an address or nothing follows. Counts are bounded to keep every match cheap.
 _NEXT_ADDRESS: Final = r"(?=[\s,]|\Z|[A-Za-z]{2,6}://|[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}(?:[:/,\s%]|\Z))"
 _SEPARATOR: Final = re.compile(rf"\s+|{_PADDING}{{1,8}}{_NEXT_ADDRESS}")
+# The common case, in which there is nothing to part or to trim.
+_PLAIN: Final = re.compile(r"wss?://[A-Za-z0-9./:_-]{1,240}")
 _AFTER_SCHEME: Final = re.compile(r"(?<=://)\s+")
 _AFTER_AUTHORITY: Final = re.compile(r"[/?#]")
 _MALFORMED_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%(?:[01][0-9A-Fa-f]|20|7[Ff])")
@@ -129,6 +133,8 @@ def split_addresses(text: str) -> list[str]:
 
     A text longer than `MAX_JOINED_LENGTH` holds none.
     """
+    if _PLAIN.fullmatch(text):
+        return [text]
     if len(text) > MAX_JOINED_LENGTH:
         return []
     parts = _SEPARATOR.split(_close_up(text), maxsplit=MAX_PARTS)[:MAX_PARTS]
@@ -138,10 +144,16 @@ def split_addresses(text: str) -> list[str]:
 def parse_address(text: str) -> RelayAddress:
     """The canonical address of the one relay that `text` names; raises `InvalidAddress` and nothing else.
 
-    `parse_address(address.url) == address` for every address that it returns.
+    `parse_address(address.url) == address` for every address that it returns. Addresses recur, so that many are
+    remembered.
     """
     if len(text) > MAX_LENGTH:
         raise InvalidAddress(AddressFault.LENGTH)
+    return _parse(text)
+
+
+@lru_cache(_ADDRESSES_KEPT)
+def _parse(text: str) -> RelayAddress:
     text = _trim(_close_up(text))
     if not text:
         raise InvalidAddress(AddressFault.EMPTY)

@@ -104,6 +104,23 @@ def event_from_json(raw: bytes) -> Event:
     return parse_event(value)
 
 
+def event_from_stored(raw: bytes) -> Event:
+    """The event whose `to_json` is `raw`, at a third of the cost of reading a stranger's.
+
+    Nothing is checked that `raw` has by its origin; what no `to_json` wrote raises `InvalidEvent`, as far as it shows.
+    """
+    try:
+        value = json_text.decode(raw)
+        return Event(
+            bytes.fromhex(value["id"]), bytes.fromhex(value["pubkey"]), value["created_at"], value["kind"],
+            value["tags"], value["content"], bytes.fromhex(value["sig"]),
+        )  # fmt: skip
+    except json_text.NotJson:
+        raise InvalidEvent(Reason.JSON) from None
+    except (KeyError, TypeError, ValueError):
+        raise InvalidEvent(Reason.SHAPE) from None
+
+
 def parse_event(value: object) -> Event:
     """Make an `Event` of a decoded JSON value, checking the form of each field but neither hash nor signature.
 

@@ -22,6 +22,7 @@ _PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 _WEBSOCKET: Final = re.compile(r"wss?://", re.ASCII | re.IGNORECASE)
 _NOT_RECOMMENDING: Final = frozenset({kinds.BLOCKED_RELAYS, kinds.AUTH})
 _HINT_TAGS: Final = frozenset({"p", "e", "a", "q"})
+_STATEMENT_TAGS: Final = frozenset({"r", "relay", "relays", "group"})
 
 
 class Source(StrEnum):
@@ -111,6 +112,8 @@ def _statements(event: Event) -> Iterator[tuple[str, Source]]:
 
 def _tag_statements(event: Event) -> Iterator[tuple[str, Source]]:
     for tag in event.tags:
+        if tag[0] not in _STATEMENT_TAGS:
+            continue
         match tag:
             case ["r", text, *markers]:
                 yield text, _relay_list_source(markers) if event.kind == kinds.RELAY_LIST else Source.LINK

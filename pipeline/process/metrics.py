@@ -71,22 +71,6 @@ class BoundedLabels:
             return value
 
 
-class HandlerCalls:
-    """The two metrics of one handler with one result, bound once."""
-
-    __slots__ = ("_calls", "_duration")
-
-    def __init__(self, calls: Counter, duration: Histogram) -> None:
-        self._calls = calls
-        self._duration = duration
-
-    def record(self, seconds: float, count: int = 1) -> None:
-        """Count `count` calls that took `seconds` together."""
-        self._calls.inc(count)
-        for _ in range(count):
-            self._duration.observe(seconds / count)
-
-
 class Observations:
     """One series of a histogram, bound once, that takes many values at the price of a few."""
 
@@ -106,6 +90,28 @@ class Observations:
         series._sum.inc(total)
         for bucket, count in buckets.items():
             series._buckets[bucket].inc(count)
+
+    def repeat(self, amount: float, count: int) -> None:
+        """Count `amount` so many times: a batch has one duration, and many events."""
+        series = self._series
+        series._sum.inc(amount * count)
+        series._buckets[bisect_left(series._upper_bounds, amount)].inc(count)
+
+
+class HandlerCalls:
+    """The two metrics of one handler with one result, bound once."""
+
+    __slots__ = ("_calls", "_duration")
+
+    def __init__(self, calls: Counter, duration: Histogram) -> None:
+        self._calls = calls
+        self._duration = Observations(duration)
+
+    def record(self, seconds: float, count: int = 1) -> None:
+        """Count `count` calls that took `seconds` together."""
+        if count:
+            self._calls.inc(count)
+            self._duration.repeat(seconds / count, count)
 
 
 class Metrics:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
 
@@ -31,8 +32,7 @@ DELETE FROM deliveries WHERE event > ?1 AND event <= ?2 AND at < ?3
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """An event taken as relevant; `event` is its number, times but `created_at` (seconds) in ms, `author` a number."""
 
     event: int

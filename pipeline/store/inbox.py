@@ -1,7 +1,7 @@
 """Verified events on their way from the crawlers to the saver."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
@@ -34,8 +34,7 @@ DEAD = "SELECT count(*) FROM inbox_dead"
 queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at"))
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A verified event as a crawler hands it over; `raw` is its canonical JSON."""
 
     event_id: bytes
@@ -44,8 +43,7 @@ class Arrival:
     received_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class InboxRow:
+class InboxRow(NamedTuple):
     """A claimed row."""
 
     receipt: Receipt
@@ -58,8 +56,7 @@ class InboxRow:
 
 def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     """Add events that nobody has seen yet, ready at once; returns the ids that were new."""
-    rows = ((each.event_id, each.raw, each.relay, each.received_at) for each in arrivals)
-    return {event_id for (event_id,) in tx.executemany(APPEND, rows)}
+    return {event_id for (event_id,) in tx.executemany(APPEND, arrivals)}
 
 
 def claim(tx: Tx, *, now: int, lease: int, limit: int) -> list[InboxRow]:

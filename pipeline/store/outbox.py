@@ -1,8 +1,8 @@
 """What each sink still has to be given."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
@@ -42,8 +42,7 @@ class SinkName(StrEnum):
     RELAY = "relay"
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for."""
 
     receipt: Receipt
@@ -54,8 +53,7 @@ class OutboxRow:
     received_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """A claimed row that its sink has settled, and how."""
 
     row: OutboxRow

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
 from pipeline.store.database import Database, DatabaseFailed
@@ -452,9 +452,9 @@ def test_a_saver_that_overslept_its_lease_repeats_nothing(world: World, monkeypa
             rival = World(world.directory)
             rival.execute("UPDATE inbox SET claims = claims + 1 WHERE seq <= 5")
             rival.close()
-        return event_from_json(raw)
+        return event_from_stored(raw)
 
-    monkeypatch.setattr(saver, "event_from_json", slow)
+    monkeypatch.setattr(saver, "event_from_stored", slow)
     with Running(world.context("saver"), saver.run) as running:
         wait_until(lambda: world.inbox_size() == 5)
         world.leases_run_out()

@@ -16,6 +16,7 @@ from pipeline.nostr.event import (
     Reason,
     canonical,
     event_from_json,
+    event_from_stored,
     event_id,
     parse_event,
     sign,
@@ -184,6 +185,13 @@ def test_reading_is_the_inverse_of_writing(event: Event) -> None:
     assert event_from_json(raw) == event
     assert event_from_json(raw).to_json() == raw
     assert event_from_json(json.dumps(json.loads(raw), indent=1).encode()) == event
+    assert event_from_stored(raw) == event
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"null", b"{}", b'{"id":"x"}', b'"id"'])
+def test_what_was_never_stored_as_an_event_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidEvent):
+        event_from_stored(raw)
 
 
 @property_test
@@ -192,7 +200,7 @@ def test_lone_surrogates_survive_and_hash_as_in_javascript(content: str, tags: l
     event = sign(SECRET, created_at=1, kind=1, tags=tags, content=content)
     verify(event)
     assert canonical(event) == naive_canonical(value_of(event))
-    assert event_from_json(event.to_json()) == event
+    assert event_from_json(event.to_json()) == event_from_stored(event.to_json()) == event
     event.to_json().decode("utf-8")
 
 

@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -172,6 +173,22 @@ def test_without_install_metrics_live_in_the_process() -> None:
     touch_all(one)
     assert one.registry.get_sample_value("event_service_stage_in_total", {"stage": "saver"}) == 1
     assert another.registry.get_sample_value("event_service_stage_in_total", {"stage": "saver"}) is None
+
+
+def test_a_batch_counts_as_so_many_calls_of_equal_length() -> None:
+    """As if each had been observed by itself, on and beside the bounds of the buckets."""
+    batched, single = Metrics(), Metrics()
+    for seconds, count in ((0.005, 1), (0.02, 4), (0.5, 2), (300.0, 3), (0.0, 7), (1.0, 0)):
+        batched.handler("saveReceivedEvent").record(seconds, count)
+        for _ in range(count):
+            single.handler_duration.labels("saveReceivedEvent", "success").observe(seconds / count)
+    one, other = ({(each.name, *each.labels.values()): each.value for each in family.samples} for family in (
+        next(iter(batched.handler_duration.collect())), next(iter(single.handler_duration.collect()))
+    ))  # fmt: skip
+    created = "application_handler_calls_duration_created"
+    assert {key: value for key, value in one.items() if key[0] != created} == {
+        key: pytest.approx(value) for key, value in other.items() if key[0] != created
+    }
 
 
 def test_labels_from_the_network_are_bounded() -> None:
