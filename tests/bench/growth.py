@@ -72,9 +72,7 @@ def see(path: Path, ids: int) -> None:
         for first in range(0, ids, _IDS_A_TIME):
             count = min(_IDS_A_TIME, ids - first)
             block = rng.randbytes(32 * count)
-            rows = (
-                (block[at : at + 32], 0, now, now // 1000, 1, 1 + at % PEOPLE) for at in range(0, 32 * count, 32)
-            )
+            rows = ((block[at : at + 32], 0, now, now // 1000, 1, 1 + at % PEOPLE) for at in range(0, 32 * count, 32))
             with database.write() as tx:
                 assert sum(1 for _ in tx.executemany(events.ACCEPT, rows)) == count
 
