@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +16,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, wait_listening
+from tests.fakes.peer import Peer
 from tests.world.ledger import Delivered
 
 PROJECT = "test"
@@ -47,7 +48,7 @@ def emulator_program() -> Path | None:
     return program if program.is_file() else None
 
 
-class PubSubEmulator:
+class PubSubEmulator(Peer):
     """One running emulator with a topic and a subscription to it. It keeps nothing over a restart.
 
     `start` after `kill` listens on the same port again and makes topic and subscription anew.
@@ -58,15 +59,7 @@ class PubSubEmulator:
         self.subscription = f"projects/{project}/subscriptions/{topic_id}-test"
         self.host = loopback_address()
         self.port = 0
-        self._child: Child | None = None
         self._channel: grpc.Channel | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def address(self) -> str:
@@ -78,16 +71,12 @@ class PubSubEmulator:
         program = emulator_program()
         assert program is not None, "the Pub/Sub emulator is not installed"
         self.port = self.port or free_port(self.host)
-        self._child = Child([str(program), f"--host={self.host}", f"--port={self.port}"])
-        try:
+        with self._starting(Child([str(program), f"--host={self.host}", f"--port={self.port}"])):
             wait_listening(self.host, self.port, READY_TIMEOUT_S)
             options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES)]
             self._channel = grpc.insecure_channel(self.address, options=options)
             if create:
                 self.create()
-        except BaseException:
-            self.kill()
-            raise
 
     def create(self) -> None:
         """Make the topic and the subscription, which gets what is published from now on."""
@@ -100,9 +89,7 @@ class PubSubEmulator:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        super().kill()
 
     def _publisher(self) -> Any:
         return PublisherClient(transport=PublisherGrpcTransport(channel=self._channel))

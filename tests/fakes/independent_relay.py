@@ -13,10 +13,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address
+from tests.fakes.peer import Peer
 from tests.fakes.publisher import Answers, publish_events
 from tests.fakes.scratch import scratch_path
 from tests.world.events import SignedEvent
@@ -27,7 +28,7 @@ LOAD_TIMEOUT_S = 300.0
 _SAVES_AT_ONCE = 2048
 
 
-class IndependentRelay:
+class IndependentRelay(Peer):
     """One relay in a process of its own; `start` after `stop` or `kill` serves at the same url again.
 
     With `lmdb` (a folder) it keeps its events over a restart; without, it forgets them. `max_limit` caps a REQ. `auth`
@@ -50,45 +51,21 @@ class IndependentRelay:
         self._arguments = ["--addr", self.address, "--port", str(self.port), "--max-limit", str(max_limit)]
         self._arguments += ["--max-reqs", str(max_reqs), *([] if lmdb is None else ["--lmdb", str(lmdb)])]
         self._arguments += ["--auth"] if auth else []
-        self._child: Child | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def url(self) -> str:
         """Where clients find it."""
         return f"ws://{self.address}:{self.port}"
 
-    @property
-    def child(self) -> Child:
-        """The running process."""
-        assert self._child is not None, "not started"
-        return self._child
-
     def start(self) -> None:
         """Start it and wait until it serves."""
-        self._child = Child.module("tests.fakes.independent_relay", *self._arguments)
-        try:
-            self._child.wait_line(r"^listening on ws://", READY_TIMEOUT_S)
-        except BaseException:
-            self.kill()
-            raise
+        with self._starting(Child.module("tests.fakes.independent_relay", *self._arguments)) as child:
+            child.wait_line(r"^listening on ws://", READY_TIMEOUT_S)
 
     def stop(self) -> None:
         """Ask it to end, and wait."""
         self.child.terminate()
         self.kill()
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
 
     def restart(self) -> None:
         """End it and start it again at the same url."""

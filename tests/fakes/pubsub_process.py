@@ -8,10 +8,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Self
 
 from tests.fakes.child import Child
 from tests.fakes.net import loopback_address, pause
+from tests.fakes.peer import Peer
 from tests.fakes.pubsub import DEFAULT_TIMEOUT_S, TOPIC, FakePubSub
 from tests.fakes.pubsub_record import Batch, read_record
 from tests.fakes.pubsub_rules import Rule, rules_from_json, rules_to_json
@@ -22,7 +22,7 @@ READY_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 
 
-class PubSubProcess:
+class PubSubProcess(Peer):
     """A `FakePubSub` in a child process. `start` after `stop` or `kill` listens on the same port again.
 
     What it took is in the file `record` before it is answered, so that nothing acknowledged is missing after a kill;
@@ -43,26 +43,12 @@ class PubSubProcess:
         self._topics = list(topics)
         self._rules = list(rules)
         self._count_only = count_only
-        self._child: Child | None = None
         self._asking = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def address(self) -> str:
         """`host:port`, for `PUBSUB_EMULATOR_HOST`."""
         return f"{self.host}:{self.port}"
-
-    @property
-    def child(self) -> Child:
-        """The running process."""
-        assert self._child is not None, "not started"
-        return self._child
 
     def start(self) -> None:
         """Start it and wait until it listens."""
@@ -70,18 +56,8 @@ class PubSubProcess:
         topics = [argument for topic in self._topics for argument in ("--topic", topic)]
         script = ["--script", rules_to_json(self._rules)]
         where = ["--addr", self.host, "--port", str(self.port)]
-        self._child = Child.module("tests.fakes.pubsub", *where, *topics, *script, *keep)
-        try:
-            self.port = int(self._child.wait_line(r"^listening on \S+:(\d+)$", READY_TIMEOUT_S)[1])
-        except BaseException:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """End it at once, as a crash would."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        with self._starting(Child.module("tests.fakes.pubsub", *where, *topics, *script, *keep)) as child:
+            self.port = int(child.wait_line(r"^listening on \S+:(\d+)$", READY_TIMEOUT_S)[1])
 
     def set_rules(self, *rules: Rule) -> None:
         """Replace the script; when this returns the new one is in force."""

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, Self
+from typing import Any
 
 from tests.fakes.behaviour import PRESETS
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, pause
+from tests.fakes.peer import Peer
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Gone, Opened, Req
 from tests.fakes.relay_stream import Times, stream
@@ -27,7 +28,7 @@ ANSWER_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 
 
-class RelayProcess:
+class RelayProcess(Peer):
     """A `ScriptedRelay` in a child process, with a preset behaviour; its events do not outlive the process.
 
     Thread-safe, one command at a time: `stats` waits for a `stream` to end.
@@ -38,41 +39,17 @@ class RelayProcess:
         self.address = address or loopback_address()
         self.port = port or free_port(self.address)
         self._arguments = ["--addr", self.address, "--port", str(self.port), "--preset", preset]
-        self._child: Child | None = None
         self._asking = threading.Lock()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
 
     @property
     def url(self) -> str:
         """Where clients find it."""
         return f"ws://{self.address}:{self.port}"
 
-    @property
-    def child(self) -> Child:
-        """The running process."""
-        assert self._child is not None, "not started"
-        return self._child
-
     def start(self) -> None:
         """Start it, empty, and wait until it serves."""
-        self._child = Child.module("tests.fakes.relay_process", *self._arguments)
-        try:
-            self._child.wait_line(r"^listening on ", READY_TIMEOUT_S)
-        except BaseException:
-            self.kill()
-            raise
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self._child is not None:
-            self._child.close()
-            self._child = None
+        with self._starting(Child.module("tests.fakes.relay_process", *self._arguments)) as child:
+            child.wait_line(r"^listening on ", READY_TIMEOUT_S)
 
     def _ask(self, command: str, **arguments: Any) -> Any:
         with self._asking:
