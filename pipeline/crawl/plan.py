@@ -6,6 +6,7 @@ cursors that go by their names. A chunk is named by its bits, so that a new chun
 was cut from.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -51,6 +52,8 @@ class Subject(StrEnum):
     AUTHORS = "authors"
     MENTIONS = "mentions"
     PROFILES = "profiles"
+    WHOLE = "whole"
+    """Everything that a relay has; what is wanted of it is found here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,15 @@ class Query:
     subject: Subject
     prefix: str
     members: tuple[Member, ...] = ()
+    generation: int = field(default=0, compare=False)
+    """The newest change among the members; of what names none, the newest that it is to cover."""
+    key: str = field(init=False, compare=False)
+    """The name under which cursors and subscriptions know the query."""
 
-    @property
-    def key(self) -> str:
-        """The name under which cursors and subscriptions know the query."""
-        return f"{self.subject}/{self.prefix}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.subject}/{self.prefix}")
+        if self.members:
+            object.__setattr__(self, "generation", max(member.generation for member in self.members))
 
     @property
     def is_live(self) -> bool:
@@ -90,11 +97,6 @@ class Query:
                 return PROFILE_KINDS
             case _:
                 return None
-
-    @property
-    def generation(self) -> int:
-        """The newest change among the members."""
-        return max((member.generation for member in self.members), default=0)
 
     def of_members(self, members: Iterable[Member]) -> "Query":
         """The same query about only some members."""
@@ -117,8 +119,9 @@ class Query:
         """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
         keys = frozenset(member.public_key for member in self.members)
         mentions = self.subject is Subject.MENTIONS
+        by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES)
         return Filter(
-            authors=None if mentions or self.subject is Subject.GLOBAL else keys,
+            authors=keys if by_author else None,
             tags=(("p", frozenset(key.hex() for key in keys)),) if mentions else (),
             kinds=self.kinds if kinds is None else kinds,
             since=since,
@@ -133,9 +136,24 @@ class Plan:
 
     generation: int
     queries: tuple[Query, ...]
+    live: tuple[Query, ...] = field(init=False, compare=False)
+    """Those that are subscribed to and kept complete."""
+    members: int = field(init=False, compare=False)
+    """How many names these hold together."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "live", tuple(query for query in self.queries if query.is_live))
+        object.__setattr__(self, "members", sum(len(query.members) for query in self.live))
+
+    @property
+    def whole(self) -> "Plan":
+        """The same for a relay that is asked for everything at once; profiles go back too far for that."""
+        profiles = (query for query in self.queries if not query.is_live)
+        return Plan(self.generation, (*profiles, Query(Subject.WHOLE, "", generation=self.generation)))
 
 
 GLOBAL_QUERY = Query(Subject.GLOBAL, "")
+WHOLE_QUERY = Query(Subject.WHOLE, "")
 
 
 @dataclass(slots=True)
@@ -145,6 +163,7 @@ class Planner:
     generation: int = 0
     _authors: dict[bytes, Member] = field(default_factory=dict)
     _registered: dict[bytes, Member] = field(default_factory=dict)
+    _queries: dict[str, Query] = field(default_factory=dict)
 
     def apply(self, changes: Changes) -> None:
         """Take `changes`, which must begin after `generation`."""
@@ -153,30 +172,46 @@ class Planner:
         self.generation = changes.generation
 
     def plan(self) -> Plan:
-        """The queries for what is wanted now."""
-        profiles = [Query(Subject.PROFILES, prefix, chunk) for prefix, chunk in chunks(self._registered)]
-        mentions = [Query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in chunks(self._registered)]
-        authors = [Query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in chunks(self._authors)]
-        # First things first: a new user's contact list decides what else is wanted.
-        return Plan(self.generation, (*profiles, GLOBAL_QUERY, *mentions, *authors))
+        """The queries for what is wanted now; those that are as they were are the very same objects."""
+        registered = list(chunks(self._registered))
+        found = [
+            # First things first: a new user's contact list decides what else is wanted.
+            *(self._query(Subject.PROFILES, prefix, chunk) for prefix, chunk in registered),
+            GLOBAL_QUERY,
+            *(self._query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in registered),
+            *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in chunks(self._authors)),
+        ]
+        self._queries = {query.key: query for query in found}
+        return Plan(self.generation, tuple(found))
+
+    def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
+        known = self._queries.get(f"{subject}/{prefix}")
+        return known if known is not None and known.members == members else Query(subject, prefix, members)
 
 
 def chunks(members: Mapping[bytes, Member]) -> Iterator[tuple[str, tuple[Member, ...]]]:
     """Cut `members` into chunks of at most `MAX_MEMBERS`, each with the bits that its keys begin with."""
-    ordered = [members[key] for key in sorted(members)]
-    if ordered:
-        yield from _split(ordered, "")
+    keys = sorted(members)
+    if keys:
+        for prefix, low, high in _split(keys, 0, len(keys), ""):
+            yield prefix, tuple(map(members.__getitem__, keys[low:high]))
 
 
-def _split(members: list[Member], prefix: str) -> Iterator[tuple[str, tuple[Member, ...]]]:
-    if len(members) <= MAX_MEMBERS:
-        yield prefix, tuple(members)
+def _split(keys: list[bytes], low: int, high: int, prefix: str) -> Iterator[tuple[str, int, int]]:
+    """Prefixes and where the keys (in order) that begin with them lie."""
+    if high - low <= MAX_MEMBERS:
+        yield prefix, low, high
         return
-    byte, shift = len(prefix) // 8, 7 - len(prefix) % 8
-    for bit in (0, 1):
-        half = [member for member in members if member.public_key[byte] >> shift & 1 == bit]
-        if half:
-            yield from _split(half, prefix + str(bit))
+    middle = bisect_left(keys, _first_key(prefix + "1"), low, high)
+    if low < middle:
+        yield from _split(keys, low, middle, prefix + "0")
+    if middle < high:
+        yield from _split(keys, middle, high, prefix + "1")
+
+
+def _first_key(prefix: str) -> bytes:
+    """The least key that begins with these bits."""
+    return int(prefix.ljust(256, "0"), 2).to_bytes(32)
 
 
 def _apply(members: dict[bytes, Member], changes: Iterable[Change]) -> None:
