@@ -14,10 +14,10 @@ from typing import Any
 
 from pipeline.errors import CannotStart
 from pipeline.nostr.address import RelayAddress
-from pipeline.settings import SETTINGS, Environment, LogLevel, SinkKind, SinkSetting
+from pipeline.settings import SETTINGS, CrawlMode, Environment, LogLevel, SinkKind, SinkSetting
 from pipeline.values import HostPort, InvalidValue
 
-__all__ = ["Config", "Environment", "InvalidConfig", "LogLevel", "SinkKind", "SinkSetting"]
+__all__ = ["Config", "CrawlMode", "Environment", "InvalidConfig", "LogLevel", "SinkKind", "SinkSetting"]
 
 
 class InvalidConfig(CannotStart):
@@ -51,6 +51,7 @@ class Config:
     max_relays: int
     max_relays_per_host: int
     allow_private_relays: bool
+    crawl_mode: CrawlMode
     crawlers: int
     backfill: int
     resweep_window: int

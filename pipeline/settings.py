@@ -35,6 +35,17 @@ class LogLevel(StrEnum):
     DISABLED = "DISABLED"
 
 
+class CrawlMode(StrEnum):
+    """How relays are asked."""
+
+    AUTO = "auto"
+    """By query while that fits the relay and is cheap, else whole."""
+    QUERY = "query"
+    """By authors and mentions, in chunks."""
+    WHOLE = "whole"
+    """For everything at once; what is wanted is found here."""
+
+
 class SinkKind(StrEnum):
     """What takes the events of the `pubsub` outbox."""
 
@@ -287,6 +298,14 @@ SETTINGS: tuple[Setting, ...] = (
         "false",
         "let relay addresses resolve to loopback and private networks",
         _true_or_false,
+    ),
+    Setting(
+        "EVENTS_CRAWL_MODE",
+        "crawl_mode",
+        _choice(CrawlMode),
+        "auto",
+        "`query`: ask relays by author; `whole`: for everything; `auto`: what fits and costs less, for each relay",
+        live=True,
     ),
     Setting("EVENTS_CRAWLERS", "crawlers", _count(1, 64), None, "crawler processes; default: cores, at least 2"),
     Setting(

@@ -164,6 +164,7 @@ class _Crawler:
         if not self.has_looked:
             self.has_looked = True
             self._correct_states({each.candidate.relay for each in mine})
+        self.fleet.mode = config.crawl_mode
         self.fleet.set_relays(self.database, mine, plan)
 
     def _correct_states(self, mine: Collection[int]) -> None:
@@ -188,6 +189,7 @@ class _Crawler:
         for bound in _BEHIND_BOUNDS_S:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind))
         metrics.crawl_left_out.set(self.fleet.left_out)
+        metrics.crawl_whole.set(self.fleet.asked_whole)
 
     def _look_at_queues(self) -> None:
         config = self.ctx.settings

@@ -255,7 +255,8 @@ class Connection:
         if self._session.limits != self._limits:
             self._limits = self._session.limits
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), limits=self._session.limits.to_json()))
-        if self._session.live_subscriptions != self._status.subscriptions:
+        told = (self._status.subscriptions, self._status.asked)
+        if (self._session.live_subscriptions, self._crawl.asking.way) != told:
             self._put_status(self._status.state)
 
     def _put_status(self, state: RelayState) -> None:
@@ -264,6 +265,7 @@ class Connection:
             state=state,
             state_since=self._clock.now_ms(),
             subscriptions=self._session.live_subscriptions,
+            asked=self._crawl.asking.way,
             rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
         )
         self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), status=self._status))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import WHOLE_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 
@@ -11,7 +11,11 @@ _MAX_MERGE_DEPTH = 8
 
 
 class Coverage:
-    """The cursors of one relay. A chunk that was split or merged goes on from the cursors of what it was made from."""
+    """The cursors of one relay. A chunk that was split or merged goes on from the cursors of what it was made from.
+
+    A cursor for everything that a relay has covers every live query: whichever way the relay is asked, all of them go
+    on from where both ways have come to.
+    """
 
     __slots__ = ("_cursors", "_progress", "relay")
 
@@ -22,6 +26,36 @@ class Coverage:
 
     def of(self, query: Query) -> Cursor | None:
         """How far `query` is complete; `None` if it never was."""
+        own = self._of_chunk(query)
+        whole = self._cursors.get(WHOLE_QUERY.key) if query.is_live else None
+        if own is None or whole is None or query.subject is Subject.WHOLE:
+            return own or whole
+        # Each way begins where the other ended, and looks back for whoever became wanted meanwhile.
+        return Cursor(
+            self.relay,
+            query.key,
+            max(own.complete_until, whole.complete_until),
+            max(own.generation, whole.generation),
+        )
+
+    def begin_whole(self, queries: Iterable[Query]) -> None:
+        """Let the cursor for everything stand where all of `queries` are complete, if each of them was once."""
+        covered: list[Cursor] = []
+        pending: list[int] = []
+        newest = 0
+        for query in queries:
+            cursor = self.of(query)
+            if cursor is None:
+                return
+            covered.append(cursor)
+            newest = max(newest, query.generation)
+            if query.generation > cursor.generation:
+                pending += (each.generation for each in query.members if each.generation > cursor.generation)
+        if covered:
+            until = min(cursor.complete_until for cursor in covered)
+            self.advance(WHOLE_QUERY.key, until, min(pending, default=newest + 1) - 1)
+
+    def _of_chunk(self, query: Query) -> Cursor | None:
         lengths = range(len(query.prefix) + 1)
         keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
         found = [self._cursors[key] for key in keys if key in self._cursors]

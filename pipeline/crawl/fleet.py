@@ -21,6 +21,7 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.transport import Transport
+from pipeline.settings import CrawlMode
 from pipeline.store import cursors, relays, sweeps
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
@@ -73,6 +74,8 @@ class Fleet:
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
+    mode: CrawlMode = CrawlMode.AUTO
+    """How relays are asked for which the operator wants nothing else."""
     rng: random.Random = field(default_factory=random.Random)
     _relays: dict[int, _Relay] = field(default_factory=dict)
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
@@ -89,6 +92,11 @@ class Fleet:
         return [relay.crawl.seconds_behind(wall) for relay in self._relays.values() if relay.thread is not None]
 
     @property
+    def asked_whole(self) -> int:
+        """How many relays are asked for everything that they have."""
+        return sum(relay.crawl.asking.is_whole for relay in self._relays.values() if relay.thread is not None)
+
+    @property
     def left_out(self) -> int:
         """How many queries in all go without a live subscription since their relay has no room for it."""
         return sum(relay.crawl.left_out for relay in self._relays.values() if relay.thread is not None)
@@ -100,6 +108,9 @@ class Fleet:
             self._drop(number)
         for number in [number for number in wanted if number not in self._relays]:
             self._relays[number] = self._add(database, wanted[number], plan)
+        for number, each in wanted.items():
+            # Looked at by the relay's thread when it next thinks of what to ask.
+            self._relays[number].crawl.asking.mode = _mode(each, self.mode)
 
     def set_plan(self, plan: Plan) -> None:
         """Let every relay follow `plan`."""
@@ -235,7 +246,16 @@ class Fleet:
             redial_in_s=(relay.next_dial_at - now) // 1000,
         )  # fmt: skip
         status = RelayStatus(
-            number, address, RelayState.DISCONNECTED, now, 0, 0, relay.failures, relay.next_dial_at, ending.detail
+            number,
+            address,
+            RelayState.DISCONNECTED,
+            now,
+            0,
+            0,
+            relay.failures,
+            relay.next_dial_at,
+            ending.detail,
+            relay.crawl.asking.way,
         )
         self.shared.intake.submit(Batch(number, now, status=status))
         if relay.is_dropped:
@@ -248,3 +268,8 @@ class Fleet:
             relay.connection.close()
         else:
             del self._relays[number]
+
+
+def _mode(selected: Selected, default: CrawlMode) -> CrawlMode:
+    mode = CrawlMode(selected.candidate.ask)
+    return default if mode is CrawlMode.AUTO else mode

@@ -9,6 +9,7 @@ from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 
 # Five digits and a comma.
 _BYTES_PER_KIND = 6
+_BROAD = frozenset({Subject.GLOBAL, Subject.WHOLE})
 
 
 @dataclass(slots=True)
@@ -21,16 +22,23 @@ class _Group:
 class LiveGroups:
     """The grouping of queries into live subscriptions, stable over plan changes. Does no I/O."""
 
-    __slots__ = ("_changed", "_groups", "_limits", "left_out")
+    __slots__ = ("_changed", "_groups", "_left_out", "_limits", "_queries", "left_out")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._queries: tuple[Query, ...] = ()
         self._groups: dict[str, _Group] = {}
         self._changed: set[str] = set()
         self.left_out: tuple[str, ...] = ()
+        self._left_out: frozenset[str] = frozenset()
 
     def arrange(self, queries: Iterable[Query], limits: Limits) -> None:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`."""
+        queries = tuple(queries)
+        if queries is self._queries and _shape(limits) == _shape(self._limits):
+            self._limits = limits
+            return
+        self._queries = queries
         wanted = {query.key: query for query in queries if query.is_live}
         if _shape(limits) != _shape(self._limits):
             self._changed.update(self._groups)
@@ -41,6 +49,11 @@ class LiveGroups:
             self._refresh(key, group, wanted)
             grouped.update(group.queries)
         self.left_out = tuple(key for key, query in wanted.items() if key not in grouped and not self._place(query))
+        self._left_out = frozenset(self.left_out)
+
+    def has(self, key: str) -> bool:
+        """Whether there is room for the query `key`."""
+        return key not in self._left_out
 
     def take_changed(self) -> dict[str, list[Filter] | None]:
         """The subscriptions to open or replace with their filters, and to close with `None`, since the last call."""
@@ -105,7 +118,7 @@ class LiveGroups:
         return True
 
     def _fits(self, group: _Group, query: Query) -> bool:
-        if self._limits.needs_kinds and group.queries and Subject.GLOBAL in _subjects(group, query):
+        if self._limits.needs_kinds and group.queries and not _BROAD.isdisjoint(_subjects(group, query)):
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
         parts, size = self._cost(query)

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pipeline.crawl.asking import FEW_QUERIES, Asking, Newcomers
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.live import LiveGroups
-from pipeline.crawl.plan import Member, Plan, Query, Subject
+from pipeline.crawl.plan import WHOLE_QUERY, Member, Plan, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.windows import Window
@@ -24,6 +25,7 @@ from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import LiveEnded, PageEnded, Session
+from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 
@@ -45,8 +47,17 @@ MAX_SILENCES = 2
 TOLD_FAILURES = 3
 # Connections in a row that were lost with no answer at all until requests are made smaller.
 MAX_FRUITLESS = 2
+# Between two requests of chunks that take turns; longer where nothing was ever had.
+_TURN_S = 2.0
+_EMPTY_TURN_S = 20.0
+# Sweeps begun at once; all others wait for their turn.
+MAX_SWEEPS = 64
+# In a whole crawl, chunks are looked through for late arrivals no more often than this.
+_CHUNKS_EVERY_S = 60.0
 _CANARY = "canary"
 _CANARY_PAGE = Filter(kinds=GLOBAL_KINDS, limit=1)
+_WHOLE_CANARY = "whole-canary"
+_WHOLE_CANARY_PAGE = Filter(limit=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +82,23 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by the thread of its connection; outlives each connection."""
 
     __slots__ = (
-        "_answers_kindless", "_check_at", "_coverage", "_crawled_since", "_fruitless", "_gave", "_has_eose",
-        "_hopeless", "_largest_page", "_limits", "_live", "_live_failures", "_live_not_before",
-        "_live_opened", "_lookout", "_patience", "_plan", "_progress",
-        "_settings", "_start_failures", "_start_not_before", "_sweeps", "_swept", "counts",
+        "_answers_kindless", "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_gave",
+        "_has_eose", "_held", "_hopeless", "_largest_page", "_limits", "_live", "_live_failures", "_live_not_before",
+        "_live_opened", "_lookout", "_newcomers", "_patience", "_plan", "_progress",
+        "_settings", "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking",
+        "counts",
     )  # fmt: skip
 
     def __init__(
         self, *, coverage: Coverage, limits: Limits, settings: CrawlSettings, plan: Plan, crawled_since: int
     ) -> None:
         self._limits = limits
+        self.asking = Asking()
         self.counts = CrawlCounts()
         self._coverage = coverage
         self._settings = settings
-        self._plan = plan
+        # What is wanted, and how this relay is asked for it.
+        self._wanted = self._plan = plan
         self._crawled_since = crawled_since
         self._live = LiveGroups(limits)
         self._live_not_before: dict[str, float] = {}
@@ -106,10 +120,16 @@ class RelayCrawl:
         self._hopeless: dict[str, int] = {}
         self._patience = 1.0
         self._lookout = Lookout.NOT_NEEDED
+        # Where the turn of chunks is; who became wanted since the whole cursor; a whole sweep that brought nothing.
+        self._turn = 0
+        self._newcomers: Newcomers | None = None
+        self._held: Sweep | None = None
+        self._chunks_at = 0.0
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
-        self._plan = plan
+        self._wanted = plan
+        self._plan = plan.whole if self.asking.is_whole else plan
         self._check_at = 0.0
 
     def connected(self) -> None:
@@ -119,6 +139,7 @@ class RelayCrawl:
         self._live_failures.clear()
         self._live_opened.clear()
         self._swept.clear()
+        self._held = None
         for sweep in self._sweeps.values():
             sweep.is_open = False
         self._lookout = Lookout.NOT_NEEDED
@@ -145,14 +166,14 @@ class RelayCrawl:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
         if mono < self._check_at:
             return
+        self._choose(session, wall)
         self._limits = session.limits
         if not may_ask:
             self._check_at = mono + 1.0
             return
         self._open_live(session, mono)
         self._drop_unwanted()
-        for query in self._plan.queries:
-            self._start_due(query, mono, wall)
+        self._start_all_due(mono, wall)
         self._look_out(session, mono)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
@@ -167,14 +188,20 @@ class RelayCrawl:
         if ended.key == _CANARY:
             self._end_lookout(ended)
             return None
+        if ended.key == _WHOLE_CANARY:
+            return self._end_hold(ended, mono)
         sweep = self._sweeps.get(ended.key)
         if sweep is None:
             return None
         sweep.is_open = False
         if ended.refusal is None:
             self._has_eose = True
+            if sweep.query.subject is Subject.WHOLE and ended.count:
+                self.asking.answered()
         else:
             self.counts.incomplete_pages += 1
+            if sweep.query.subject is Subject.WHOLE:
+                self.asking.failed(ended.refusal)
             if not self._settles_for(ended, sweep):
                 self._put_off(ended.key, sweep, ended.refusal, mono)
                 return None
@@ -186,7 +213,8 @@ class RelayCrawl:
             return None
         del self._sweeps[ended.key]
         self._learn(sweep.window, session)
-        return self._complete(sweep, mono)
+        complete = self._complete_whole if sweep.query.subject is Subject.WHOLE else self._complete
+        return complete(sweep, mono)
 
     def _take_page(self, ended: PageEnded, sweep: Sweep) -> None:
         sweep.failures = 0
@@ -217,7 +245,8 @@ class RelayCrawl:
         """Pass on to later windows and processes what this one found out about the relay."""
         self._answers_kindless = self._answers_kindless or window.answers_kindless
         self._largest_page = max(self._largest_page, window.largest_page)
-        needs_kinds = (session.limits.needs_kinds or window.needs_kinds) and not self._answers_kindless
+        by_kinds = window.needs_kinds and not self.asking.is_whole
+        needs_kinds = (session.limits.needs_kinds or by_kinds) and not self._answers_kindless
         learned = replace(
             session.limits, until_exclusive=window.excludes_until, oldest_first=window.oldest_first,
             needs_kinds=needs_kinds,
@@ -227,6 +256,9 @@ class RelayCrawl:
 
     def _look_out(self, session: Session, mono: float) -> None:
         """Ask for one event that every relay in use has, if it gave none for a filter so broad."""
+        if self._held is not None and not self._held.is_open and session.has_room_for_page():
+            self._held.is_open = True
+            session.open_page(_WHOLE_CANARY, _WHOLE_CANARY_PAGE, mono)
         if self._lookout is Lookout.NEEDED and self._gave and session.has_room_for_page():
             self._lookout = Lookout.DONE
             session.open_page(_CANARY, _CANARY_PAGE, mono)
@@ -241,6 +273,8 @@ class RelayCrawl:
         lived = mono - self._live_opened.get(ended.key, mono)
         failures = 0 if lived >= MAX_RETRY_S else self._live_failures.get(ended.key, 0)
         self._live_failures[ended.key] = failures + 1
+        if self.asking.is_whole:
+            self.asking.failed(ended.refusal)
         self._live_not_before[ended.key] = mono + _retry_wait(ended.refusal, failures)
         self._live.reopen(ended.key)
         for key in self._live.queries_of(ended.key):
@@ -260,6 +294,18 @@ class RelayCrawl:
         """How many queries this relay has no room for as live subscriptions."""
         return len(self._live.left_out)
 
+    def _choose(self, session: Session, wall: int) -> None:
+        """Ask by query or whole, as seems best now; what was covered either way stays so."""
+        if self.asking.take_refusal():
+            session.limits = replace(session.limits, whole_refused_at=wall)
+        if self.asking.decide(self._wanted, session.limits, wall):
+            if self.asking.is_whole:
+                self._coverage.begin_whole(self._wanted.live)
+            self.set_plan(self._wanted)
+            self._newcomers = self._held = None
+            self._swept.clear()
+            self._turn = 0
+
     def _open_live(self, session: Session, mono: float) -> None:
         self._live.arrange(self._plan.queries, session.limits)
         for key, filters in self._live.take_changed().items():
@@ -274,31 +320,82 @@ class RelayCrawl:
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer; a relay that refuses them would be asked for ever."""
         wanted = {query.key for query in self._plan.queries}
+        if self.asking.is_whole:
+            wanted |= {query.key for query in self._wanted.live}
+            wanted |= self._newcomers.pieces.keys() if self._newcomers is not None else set()
         for key, sweep in list(self._sweeps.items()):
             if sweep.query.key not in wanted and not sweep.is_open:
                 del self._sweeps[key]
                 over = sweep.over(self._coverage.relay)
                 self._progress += [] if over is None else [over]
 
+    def _start_all_due(self, mono: float, wall: int) -> None:
+        """Begin what is due, from where there was no room for more the last time."""
+        queries = self._plan.queries
+        began, self._turn = self._turn % max(len(queries), 1), -1
+        for number in (*range(began, len(queries)), *range(began)):
+            self._start_due(queries[number], mono, wall)
+            if self._turn < 0 and not self._has_room(mono):
+                self._turn = number
+        self._turn = max(self._turn, 0)
+        if self.asking.is_whole:
+            self._look_back(mono, wall)
+            self._resweep_chunks(mono, wall)
+
+    def _has_room(self, mono: float) -> bool:
+        """Whether another sweep may begin; those that only wait to try again take none."""
+        few = len(self._sweeps) < MAX_SWEEPS
+        return few or sum(sweep.not_before <= mono for sweep in self._sweeps.values()) < MAX_SWEEPS
+
+    def _look_back(self, mono: float, wall: int) -> None:
+        """Fetch by query what those who became wanted since wrote before, so that the whole cursor covers them too."""
+        cursor = self._coverage.of(WHOLE_QUERY)
+        if cursor is None or cursor.generation >= self._wanted.generation:
+            return
+        if self._newcomers is None:
+            self._newcomers = Newcomers.since(self._wanted, cursor.generation)
+        for piece in self._newcomers.pieces.values():
+            self._start(piece, Purpose.LOOKBACK, self._lookback_since(piece.subject, piece.members), wall, mono)
+        if not self._newcomers.pieces:
+            # Written down with the next sweep that moves this cursor.
+            self._coverage.advance(WHOLE_QUERY.key, cursor.complete_until, self._newcomers.generation)
+            self._newcomers = None
+
+    def _resweep_chunks(self, mono: float, wall: int) -> None:
+        """Look for late arrivals by query where that takes fewer pages."""
+        whole = self._coverage.of(WHOLE_QUERY)
+        if whole is None or mono < self._chunks_at or not self._settings.resweep_every or self._resweeps_whole():
+            return
+        self._chunks_at = mono + _CHUNKS_EVERY_S
+        for query in self._wanted.live:
+            if wall - self._last_resweep(query) >= self._settings.resweep_every and self._has_room(mono):
+                self._start(query, Purpose.RESWEEP, wall - self._settings.resweep_window, wall, mono)
+
+    def _resweeps_whole(self) -> bool:
+        return self.asking.resweeps_whole(self._wanted, self._settings.resweep_window, self._limits.page_limit)
+
     def _start_due(self, query: Query, mono: float, wall: int) -> None:
         cursor = self._coverage.of(query)
         if cursor is None:
             self._start(query, Purpose.INITIAL, self._initial_since(query), wall, mono)
             return
-        new = [member for member in query.members if member.generation > cursor.generation]
-        if new:
+        if query.generation > cursor.generation and query.members:
+            new = [member for member in query.members if member.generation > cursor.generation]
             self._start(query.of_members(new), Purpose.LOOKBACK, self._lookback_since(query.subject, new), wall, mono)
         if not query.is_live:
             return
         every = self._tail_every(query)
         if mono - self._swept.get(query.key, -every) >= every:
             self._start(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
-        if self._settings.resweep_every and wall - self._last_resweep(query) >= self._settings.resweep_every:
+        is_time = wall - self._last_resweep(query) >= self._settings.resweep_every
+        if self._settings.resweep_every and is_time and self._may_be_reswept(query):
             self._start(query, Purpose.RESWEEP, wall - self._settings.resweep_window, wall, mono)
 
     def _start(self, query: Query, purpose: Purpose, since: int, wall: int, mono: float) -> None:
         key = sweep_key(purpose, query)
-        if key in self._sweeps:
+        if key in self._sweeps or (purpose is not Purpose.LOOKBACK and not self._has_room(mono)):
+            return
+        if self._held is not None and self._held.key == key:
             return
         is_old = self._hopeless.get(key, query.generation) == query.generation
         if is_old and self._start_not_before.get(key, 0.0) > mono:
@@ -315,8 +412,10 @@ class RelayCrawl:
                 self._limits.until_exclusive, self._limits.oldest_first, self._answers_kindless, self._largest_page
             ),
         )  # fmt: skip
-        sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, failures=self._start_failures.pop(key, 0))
-        sweep.resume(self._coverage.progress(key))
+        failures = self._start_failures.pop(key, 0)
+        sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, wall - since, failures=failures)
+        if self._newcomers is None or query.key not in self._newcomers.pieces:
+            sweep.resume(self._coverage.progress(key))
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
 
@@ -327,6 +426,8 @@ class RelayCrawl:
     def _lookback_since(self, subject: Subject, members: "list[Member] | tuple[Member, ...]") -> int:
         if subject is Subject.PROFILES:
             return 0
+        if subject is Subject.WHOLE:
+            return self._crawled_since - self._settings.lookback
         # A relay found long after somebody became wanted is asked for as much as it would have been asked then.
         times = [max(member.since, self._crawled_since) - self._settings.lookback for member in members]
         return min(times, default=self._crawled_since)
@@ -342,8 +443,11 @@ class RelayCrawl:
     def _may_resweep(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""
         key = sweep_key(Purpose.RESWEEP, query)
-        is_free = key not in self._sweeps and key not in self._start_not_before
+        is_free = key not in self._sweeps and key not in self._start_not_before and self._may_be_reswept(query)
         return self._settings.resweep_every > 0 and is_free and self._coverage.of(query) is not None
+
+    def _may_be_reswept(self, query: Query) -> bool:
+        return query.subject is not Subject.WHOLE or self._resweeps_whole()
 
     def _last_resweep(self, query: Query) -> int:
         resweep = self._coverage.named(sweep_key(Purpose.RESWEEP, query))
@@ -372,7 +476,11 @@ class RelayCrawl:
             yield max(mono + wait, self._start_not_before.get(resweep, 0.0))
 
     def _tail_every(self, query: Query) -> float:
-        return POLL_EVERY_S if query.key in self._live.left_out else TAIL_EVERY_S
+        every, taking_turns = TAIL_EVERY_S, len(self._plan.live)
+        if not self._live.has(query.key):
+            every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
+        is_empty = taking_turns > FEW_QUERIES and not self._gave
+        return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))
 
     def _put_off(self, key: str, sweep: Sweep, refusal: Refusal, mono: float) -> None:
         if refusal is Refusal.TOO_LARGE:
@@ -389,6 +497,43 @@ class RelayCrawl:
         if sweep.failures % TOLD_FAILURES == 0:
             self.counts.gap_reasons[Gap.UNANSWERED] += 1
 
+    def _complete_whole(self, sweep: Sweep, mono: float) -> Cursor | None:
+        """Believe that there is nothing only of a relay that gives something when it is asked for anything."""
+        if sweep.window.gap_reasons[Gap.DENSE_SECOND] and self.asking.mode is CrawlMode.AUTO:
+            # Authors divide a second that kinds do not.
+            self.asking.cannot()
+            return None
+        if sweep.window.needs_kinds:
+            # It gave something by kinds alone, of which nobody knows all; by author it may give everything.
+            self._leave_whole(sweep, mono)
+            return None
+        self.asking.measure(sweep.events, sweep.span)
+        if sweep.events:
+            return self._complete(sweep, mono)
+        self._held = sweep
+        return None
+
+    def _end_hold(self, ended: PageEnded, mono: float) -> Cursor | None:
+        sweep, self._held = self._held, None
+        if sweep is None:
+            return None
+        self._swept.pop(sweep.query.key, None)
+        if ended.refusal is not None:
+            self.asking.failed(ended.refusal)
+            self._start_not_before[sweep.key] = mono + _retry_wait(ended.refusal, 0)
+            return None
+        if not ended.count:
+            self._leave_whole(sweep, mono)
+            return None
+        self._swept[sweep.query.key] = mono
+        return self._complete(sweep, mono)
+
+    def _leave_whole(self, sweep: Sweep, mono: float) -> None:
+        """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
+        self.asking.cannot()
+        self.counts.gap_reasons[Gap.NO_BROAD_FILTERS] += 1
+        self._start_not_before[sweep.key] = mono + LASTING_RETRY_S
+
     def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
         over = sweep.over(self._coverage.relay)
         self._progress += [] if over is None else [over]
@@ -404,6 +549,8 @@ class RelayCrawl:
             self._lookout = Lookout.NEEDED
         elif sweep.query.subject is Subject.GLOBAL and sweep.events:
             self._lookout = Lookout.DONE
+        if self._newcomers is not None and sweep.query.key in self._newcomers.pieces:
+            return self._complete_piece(self._newcomers, sweep)
         cursor = self._coverage.of(sweep.query)
         match sweep.purpose:
             case Purpose.INITIAL:
@@ -416,6 +563,13 @@ class RelayCrawl:
                 return self._coverage.advance(sweep.query.key, until, sweep.query.generation)
             case Purpose.RESWEEP:
                 return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), sweep.started, 0)
+
+    def _complete_piece(self, newcomers: Newcomers, sweep: Sweep) -> Cursor | None:
+        whole = self._coverage.of(WHOLE_QUERY)
+        if not newcomers.done(sweep.query.key) or whole is None:
+            return None
+        self._newcomers = None
+        return self._coverage.advance(WHOLE_QUERY.key, whole.complete_until, newcomers.generation)
 
 
 def _retry_wait(refusal: Refusal, failures: int) -> float:

@@ -31,6 +31,8 @@ class Sweep:
     purpose: Purpose
     window: Window
     started: int
+    span: int = 0
+    """Seconds before `started` that it reaches back."""
     not_before: float = 0.0
     failures: int = 0
     events: int = 0

@@ -28,7 +28,8 @@ class Limits:
 
     `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
     it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `informed_at`: when
-    its NIP-11 document was last asked for (Unix seconds, 0 for never).
+    its NIP-11 document was last asked for; `whole_refused_at`: when it last refused a filter for everything (Unix
+    seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -42,6 +43,7 @@ class Limits:
     needs_kinds: bool = False
     zero_is_all: bool = False
     informed_at: int = 0
+    whole_refused_at: int = 0
 
     def fewer_subscriptions(self, open_now: int) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""

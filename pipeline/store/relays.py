@@ -22,19 +22,19 @@ ADD_NAMER = "INSERT INTO relay_namers (relay, author) VALUES (?, ?) ON CONFLICT 
 COUNT_NAMER = "UPDATE relays SET namers = namers + 1 WHERE id = ?"
 MARK_NAMED_BY_USER = "UPDATE relays SET named_by_user = 1 WHERE id = ? AND named_by_user = 0"
 CANDIDATES = """
-SELECT id, address, source = 'bootstrap', crawled_since, failures, next_dial_at, limits
+SELECT id, address, source = 'bootstrap', crawled_since, failures, next_dial_at, limits, ask
   FROM relays WHERE source = 'bootstrap' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
  ORDER BY source = 'bootstrap' DESC, named_by_user DESC, namers DESC, id LIMIT ?2
 """
 START_CRAWLING = "UPDATE relays SET crawled_since = ? WHERE id = ? AND crawled_since IS NULL"
 PUT_STATUS = """
 UPDATE relays SET state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
-  rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8 WHERE id = ?1
+  rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9 WHERE id = ?1
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
 STATUSES = """
-SELECT id, address, state, state_since, subscriptions, rate_limit_backoff, failures, next_dial_at, last_error
-  FROM relays WHERE crawled_since IS NOT NULL
+SELECT id, address, state, state_since, subscriptions, rate_limit_backoff, failures, next_dial_at, last_error,
+  asked FROM relays WHERE crawled_since IS NOT NULL
 """
 COUNT = "SELECT count(*) FROM relays"
 FIND = "SELECT id FROM relays WHERE address = ?"
@@ -60,11 +60,12 @@ class RelayCandidate:
     failures: int
     next_dial_at: int
     limits: str
+    ask: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
-    """How a relay fares, as its crawler last said; times and durations in ms."""
+    """How a relay fares, as its crawler last said; times and durations in ms. `asked`: `query`, `whole` or unknown."""
 
     relay: int
     address: str
@@ -75,6 +76,7 @@ class RelayStatus:
     failures: int
     next_dial_at: int
     last_error: str
+    asked: str = ""
 
 
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
@@ -100,10 +102,8 @@ def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
 
     That is: named by a registered user or by two authors, or crawled by the service that was imported."""
     return [
-        RelayCandidate(relay, address, bool(bootstrap), crawled_since, failures, next_dial_at, limits)
-        for relay, address, bootstrap, crawled_since, failures, next_dial_at, limits in tx.execute(
-            CANDIDATES, (discovered, limit)
-        )
+        RelayCandidate(relay, address, bool(bootstrap), *rest)
+        for relay, address, bootstrap, *rest in tx.execute(CANDIDATES, (discovered, limit))
     ]
 
 
@@ -126,6 +126,7 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.failures,
                 each.next_dial_at,
                 each.last_error,
+                each.asked,
             )
             for each in statuses
         ),

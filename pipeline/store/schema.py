@@ -216,8 +216,28 @@ WANTED = (
     "CREATE INDEX wanted_generation ON wanted (generation)",
 )
 
+DISCOVERY = (
+    # How the relay is asked (`query` or `whole`), and how the operator wants it to be.
+    "ALTER TABLE relays ADD COLUMN asked TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE relays ADD COLUMN ask TEXT NOT NULL DEFAULT 'auto'",
+    # `added` or `removed` by hand, else empty.
+    "ALTER TABLE relays ADD COLUMN operator TEXT NOT NULL DEFAULT ''",
+    # Events that it was the first to bring, as of `novel_at`; they count for less as they age.
+    "ALTER TABLE relays ADD COLUMN novel REAL NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN novel_at INTEGER NOT NULL DEFAULT 0",
+    # Time spent in former states.
+    "ALTER TABLE relays ADD COLUMN connected_ms INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN disconnected_ms INTEGER NOT NULL DEFAULT 0",
+    # When it was last given a chance that its record would not have earned it.
+    "ALTER TABLE relays ADD COLUMN tried_at INTEGER NOT NULL DEFAULT 0",
+    # When a monitor (NIP-66) last said that it answers.
+    "ALTER TABLE relays ADD COLUMN seen_up_at INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX relay_namers_author ON relay_namers (author)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
+    Migration("0002-discovery", DISCOVERY),
 )
 
 

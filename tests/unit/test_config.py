@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, Environment, InvalidConfig, LogLevel, SinkKind, SinkSetting
+from pipeline.config import Config, CrawlMode, Environment, InvalidConfig, LogLevel, SinkKind, SinkSetting
 from pipeline.errors import CannotStart
 from pipeline.settings import SETTINGS
 from pipeline.values import HostPort
@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "max_relays": 1000,
     "max_relays_per_host": 3,
     "allow_private_relays": False,
+    "crawl_mode": CrawlMode.AUTO,
     "crawlers": max(2, os.cpu_count() or 2),
     "backfill": 16 * M,
     "resweep_window": 72 * H,
@@ -169,6 +170,7 @@ WRONG = {
     "EVENTS_MAX_RELAYS": ["0", "-1", "many"],
     "EVENTS_MAX_RELAYS_PER_HOST": ["0", "1.5"],
     "EVENTS_ALLOW_PRIVATE_RELAYS": ["maybe"],
+    "EVENTS_CRAWL_MODE": ["both", "chunks"],
     "EVENTS_CRAWLERS": ["0", "65"],
     "EVENTS_BACKFILL": ["16", "ages"],
     "EVENTS_RESWEEP_WINDOW": ["72", "3 d"],

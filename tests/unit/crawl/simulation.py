@@ -26,6 +26,7 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import LiveEnded, PageEnded, Session
+from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted import Change
@@ -124,6 +125,7 @@ class Simulation:
     def __init__(self, rng: random.Random, *, settings: CrawlSettings = SETTINGS, limits: Limits | None = None) -> None:
         self.rng = rng
         self.settings = settings
+        self.mode = CrawlMode.AUTO
         self.mono = 100.0
         self.clock_error = 0
         self.relay = TalkingRelay(StoredEvents(rng))
@@ -173,10 +175,16 @@ class Simulation:
         self.crawl = self._new_crawl()
 
     def _new_crawl(self) -> RelayCrawl:
-        return RelayCrawl(
+        crawl = RelayCrawl(
             coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
             settings=self.settings, plan=self.plan, crawled_since=self.crawled_since,
         )  # fmt: skip
+        crawl.asking.mode = self.mode
+        return crawl
+
+    def ask(self, mode: CrawlMode) -> None:
+        """What the operator wants, of this process and later ones."""
+        self.mode = self.crawl.asking.mode = mode
 
     def want(
         self, authors: Iterable[bytes] = (), registered: Iterable[bytes] = (), *, gone: Iterable[bytes] = ()
@@ -292,6 +300,8 @@ class Simulation:
         """Events that `cursor` says are had, and are not."""
         subject, _, prefix = cursor.query.partition("/")
         asked = [each for each in self.plan.queries if each.subject == subject and _related(each, prefix)]
+        if subject == Subject.WHOLE:
+            asked, prefix = list(self.plan.live), ""
         return [
             event
             for query in asked

@@ -1,0 +1,278 @@
+"""A relay that is asked for everything: nothing wanted is lost, whenever the way of asking changes."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.crawl.asking import RETRY_WHOLE_S, Newcomers
+from pipeline.crawl.plan import MAX_MEMBERS, WHOLE_QUERY, Subject
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import Eose, RelayMessage
+from pipeline.relay.limits import Limits
+from pipeline.settings import CrawlMode
+from tests.seeds import seeds
+from tests.unit.crawl.people import event, key, plan_for
+from tests.unit.crawl.simulation import SETTINGS, START, Mood, Simulation, closing, cooperative
+
+ALICE, BOB, CAROL = key(1), key(2), key(3)
+HOUR, DAY = 3_600, 86_400
+# Room for two chunks beside the pages: more than a handful of them do not fit.
+NARROW = Limits(max_subscriptions=3, max_filters=1)
+
+
+def crowd(rng: random.Random, count: int) -> list[bytes]:
+    return [rng.randbytes(32) for _ in range(count)]
+
+
+def crawl(seed: int = 1, **options: object) -> Simulation:
+    return Simulation(random.Random(seed), **options)  # type: ignore[arg-type]  # passed on as they are
+
+
+def put(sim: Simulation, *events: Event, stored_at: int = 0) -> None:
+    for each in events:
+        sim.relay.publish(each, stored_at)
+
+
+def is_broad(wanted: Filter) -> bool:
+    return wanted.authors is None and wanted.kinds is None and not wanted.tags
+
+
+def pages(sim: Simulation) -> list[Filter]:
+    return [filters[0] for name, filters in sim.relay.requests if name.startswith("P")]
+
+
+def live_filters(sim: Simulation) -> list[Filter]:
+    return [each for name, filters in sim.relay.open.items() if name.startswith("L") for each in filters]
+
+
+def way(sim: Simulation) -> str:
+    return sim.crawl.asking.way
+
+
+def refusing_broad(how: Mood) -> Mood:
+    """`how` for whoever asks for everything."""
+    return lambda subscription, filters: how(subscription, filters) if any(map(is_broad, filters)) else None
+
+
+def empty(subscription: str, _: list[Filter]) -> list[RelayMessage]:
+    """Nothing, as if there were nothing."""
+    return [Eose(subscription)]
+
+
+def test_everything_is_asked_for_once_live_and_stored() -> None:
+    sim = crawl()
+    sim.ask(CrawlMode.WHOLE)
+    within = [event(START - DAY + 60, ALICE), event(START - 60, BOB, 1, 0, [CAROL]), event(START - 60, BOB, 0)]
+    put(sim, *within, event(START - 60, BOB, 1), event(START - 2 * DAY, ALICE))
+    sim.want([ALICE], [CAROL])
+    sim.connect()
+    sim.run_until(30)
+    assert live_filters(sim) == [Filter(limit=0)]
+    asked = [each for each in pages(sim) if each.authors is None]
+    assert asked
+    assert all(is_broad(each) for each in asked)
+    assert min(each.since or START for each in asked) == START - SETTINGS.lookback
+    assert sim.delivered == {each.id for each in within}
+    assert START <= sim.cursors[WHOLE_QUERY.key].complete_until <= START + 2
+    late = event(START - 9 * DAY, ALICE)
+    sim.at(40, lambda: sim.relay.publish(late, sim.wall))
+    sim.run_until(42)
+    assert late.id in sim.delivered
+
+
+def test_whoever_becomes_wanted_is_looked_back_for_by_query_and_then_covered_by_the_whole_cursor() -> None:
+    sim = crawl()
+    sim.ask(CrawlMode.WHOLE)
+    put(sim, event(START - 60, ALICE), event(START - HOUR, BOB), event(START - HOUR, ALICE, 1, 0, [CAROL]))
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(60)
+    before = len(pages(sim))
+    sim.want([BOB], [CAROL])
+    sim.run_until(120)
+    assert sim.delivered == sim.everything()
+    asked = [each for each in pages(sim)[before:] if each.kinds is None]
+    assert {frozenset(each.authors or ()) for each in asked} >= {frozenset({BOB, CAROL})}
+    assert not [each for each in asked if is_broad(each)]
+    assert sim.cursors[WHOLE_QUERY.key].generation == 2
+    assert live_filters(sim) == [Filter(limit=0)], "nothing is opened anew for one more author"
+
+
+def test_a_plan_that_outgrows_a_relay_is_asked_whole_and_one_that_fits_by_query() -> None:
+    sim = crawl(limits=NARROW)
+    many = crowd(sim.rng, 4_000)
+    put(sim, event(START - 60, ALICE))
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(60)
+    assert way(sim) == "query"
+    sim.want(many)
+    sim.run_until(120)
+    assert way(sim) == "whole"
+    assert live_filters(sim) == [Filter(limit=0)]
+    sim.want(gone=many)
+    sim.run_until(240)
+    assert way(sim) == "query"
+    assert all(not is_broad(each) for each in live_filters(sim))
+    roomy = crawl()
+    roomy.want(many)
+    roomy.connect()
+    roomy.run_until(60)
+    assert way(roomy) == "query"
+
+
+@pytest.mark.parametrize(
+    ("mood", "within"),
+    [
+        (closing("blocked: can't handle empty filters"), 60),
+        (closing("error: failed"), 120),
+        (empty, 60),
+        (lambda _, __: [], 1_000),
+    ],
+    ids=["closed", "errors", "silently empty", "mute"],
+)
+def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(mood: Mood, within: int) -> None:
+    sim = crawl(limits=NARROW)
+    many = crowd(sim.rng, 4_000)
+    sim.max_idle_turns = 4_000  # chunks take turns
+    put(sim, *(event(START - 60 * n, many[n * 100]) for n in range(1, 30)))
+    sim.want(many)
+    sim.relay.mood = refusing_broad(mood)
+    sim.connect()
+    sim.run_until(within)
+    assert way(sim) == "query"
+    assert WHOLE_QUERY.key not in sim.cursors
+    assert sim.limits.whole_refused_at or (sim.session is not None and sim.session.limits.whole_refused_at)
+    sim.run_until(within + 300)
+    assert sim.delivered == sim.everything()
+    asked_broadly = sum(map(is_broad, pages(sim)))
+    sim.run_until(within + 4_000)
+    assert sum(map(is_broad, pages(sim))) == asked_broadly, "it is not asked whole again"
+
+
+def test_a_relay_that_begins_to_refuse_loses_nothing_and_is_asked_again_a_day_later() -> None:
+    sim = crawl(limits=NARROW)
+    many = crowd(sim.rng, 3_000)
+    sim.max_idle_turns = 4_000
+    put(sim, event(START - 60, many[0]))
+    sim.want(many)
+    sim.connect()
+    for minute in range(0, 120, 3):
+        author = many[minute * 20]
+        sim.at(60 * minute, lambda author=author: sim.relay.publish(event(sim.wall, author), sim.wall))  # type: ignore[misc]
+    sim.run_until(1_000)
+    assert way(sim) == "whole"
+    reached = sim.cursors[WHOLE_QUERY.key].complete_until
+
+    def refuse() -> None:
+        sim.relay.mood = refusing_broad(empty)
+        sim.relay.open.clear()
+
+    sim.at(1_001, refuse)
+    sim.run_until(9_000)
+    assert way(sim) == "query"
+    assert sim.delivered == sim.everything()
+    sinces = [each.since or 0 for each in pages(sim) if each.authors and len(each.authors) > 1]
+    assert min(sinces) >= reached - 900 - SETTINGS.resweep_window, "nobody begins anew"
+    sim.relay.mood = cooperative
+    sim.run_until(9_000 + RETRY_WHOLE_S)
+    assert way(sim) == "whole"
+
+
+def test_a_relay_that_has_too_much_is_asked_by_query_again() -> None:
+    sim = crawl(limits=NARROW)
+    sim.max_idle_turns = 4_000
+    many, strangers = crowd(sim.rng, 2_500), crowd(sim.rng, 50)
+    # Four a second, of which nothing is wanted: far more than the chunks' own requests would be.
+    put(sim, event(START - 5, many[0]), *(event(START - n // 4, strangers[n % 50], 1, n) for n in range(20_000)))
+    sim.want(many)
+    sim.crawled_since = START
+    sim.connect()
+    sim.run_until(60)
+    assert sim.crawl.asking.rate is None or sim.crawl.asking.rate < 4
+    sim.crawl.asking.measure(100_000, 4 * HOUR)
+    sim.run_until(120)
+    assert way(sim) == "query"
+    sim.run_until(600)
+    assert sim.delivered == sim.everything()
+
+
+def test_a_second_that_kinds_do_not_divide_is_fetched_by_author() -> None:
+    sim = crawl(limits=NARROW)
+    sim.max_idle_turns = 4_000
+    many = crowd(sim.rng, 3_000)
+    sim.relay.store.cap = 50
+    put(sim, *(event(START - 500, author) for author in many[:200]))
+    sim.want(many)
+    sim.connect()
+    sim.run_until(600)
+    assert sim.delivered == sim.everything()
+
+
+def test_an_empty_relay_costs_few_requests() -> None:
+    sim = crawl(limits=NARROW)
+    sim.want(crowd(sim.rng, 4_000))
+    sim.max_idle_turns = 4_000
+    sim.connect()
+    sim.run_until(HOUR)
+    before = len(sim.relay.requests)
+    sim.run_until(2 * HOUR)
+    assert len(sim.relay.requests) - before < 400
+
+
+@pytest.mark.parametrize("seed", seeds(4))
+def test_nothing_is_lost_whatever_happens(seed: int) -> None:
+    """Ways of asking, refusals, restarts and changes of who is wanted, at random; cursors are checked as they move."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    sim = crawl(seed, limits=rng.choice((NARROW, Limits(max_subscriptions=6, max_filters=2))))
+    sim.max_idle_turns = 20_000
+    people = crowd(rng, 3_000)
+    sim.relay.store.cap = rng.choice((50, 500))
+    put(sim, *(event(START - rng.randrange(DAY), rng.choice(people[:500]), rng.choice((0, 1, 7))) for _ in range(300)))
+    sim.want(people[: rng.choice((100, 2_600))], people[:3])
+    sim.connect()
+    actions: list[Callable[[], None]] = [
+        lambda: sim.ask(rng.choice(tuple(CrawlMode))),
+        lambda: sim.want(rng.sample(people, 300)),
+        lambda: sim.want((), rng.sample(people, 2)),
+        lambda: setattr(sim.relay, "mood", rng.choice((cooperative, cooperative, refusing_broad(empty)))),
+        sim.disconnect,
+        sim.restart,
+    ]
+    end = 3 * HOUR
+    kinds = (1, 1, 7, 3)
+    for at in range(0, end - HOUR, 40):
+        author = rng.choice(people)
+        sim.at(
+            at + rng.random(),
+            lambda author=author: sim.relay.publish(  # type: ignore[misc]
+                event(sim.wall - rng.choice((0, 5, 600)), author, rng.choice(kinds), 0, rng.sample(people[:20], 1)),
+                sim.wall,
+            ),
+        )
+    for at in range(300, end - HOUR, 600):
+        sim.at(at, rng.choice(actions))
+        sim.at(at + rng.randrange(1, 200), lambda: None if sim.session else sim.connect())
+
+    def settle() -> None:
+        sim.relay.mood = cooperative
+        sim.ask(rng.choice((CrawlMode.WHOLE, CrawlMode.AUTO)))
+
+    sim.at(end - HOUR, settle)
+    sim.at(end - HOUR + 1, lambda: None if sim.session else sim.connect())
+    sim.run_until(end)
+    assert sim.delivered >= sim.everything()
+
+
+def test_newcomers_are_those_after_the_cursor_in_pieces_of_a_request_each() -> None:
+    plan = plan_for([key(n) for n in range(MAX_MEMBERS + 10)], [key(1)], generation=7)
+    newcomers = Newcomers.since(plan, 6)
+    assert [piece.subject for piece in newcomers.pieces.values()].count(Subject.AUTHORS) == 2
+    assert sum(len(piece.members) for piece in newcomers.pieces.values()) == MAX_MEMBERS + 11
+    assert not Newcomers.since(plan, 7).pieces
+    *first, last = list(newcomers.pieces)
+    assert not any(newcomers.done(name) for name in first)
+    assert newcomers.done(last)
