@@ -7,7 +7,7 @@ from pipeline.config import Config, SinkKind
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.base import Sink
-from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.delivery import Delivery, take_back
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
@@ -24,6 +24,8 @@ def run(ctx: StageContext) -> None:
         _idle(ctx)
         return
     sink = _sink(ctx.config)
+    with open_database(ctx.config.database_path, ctx.clock) as database:
+        take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
     deliveries = [_delivery(ctx, sink, progress, index) for index in range(workers)]
@@ -49,7 +51,7 @@ def _delivery(ctx: StageContext, sink: Sink, progress: list[float], index: int) 
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
-    return Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
+    return Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name)
 
 
 def _work(ctx: StageContext, delivery: Delivery) -> None:

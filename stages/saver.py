@@ -91,6 +91,9 @@ class _Saver:
 
     def run(self) -> None:
         watch = CommitWatch(self._database)
+        with self._database.write() as tx:
+            # Who had this slot before is gone, and what it had in hand need not wait for the end of its lease.
+            inbox.queue.free(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
         while not self._ctx.stop.is_set():
             self._ctx.heartbeat.beat()
             rows = self._claim()
@@ -111,7 +114,7 @@ class _Saver:
             if not inbox.any_ready(tx, clock.now_ms()):
                 return []
         with self._database.write() as tx:
-            rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS)
+            rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
             burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
             inbox.queue.bury(tx, burials, clock.now_ms())
         for row in rows:

@@ -8,7 +8,7 @@ from pipeline.nostr.nip19 import InvalidEncoding, decode_nsec
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
-from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.delivery import Delivery, take_back
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
@@ -40,9 +40,10 @@ def run(ctx: StageContext) -> None:
         beat,
         RateBound(lambda: ctx.settings.target_relay_rate),
     )
-    delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat)
+    delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name)
     try:
         with open_database(config.database_path, ctx.clock) as database:
+            take_back(database, ctx.slot.name, ctx.clock.now_ms())
             delivery.run(database)
     finally:
         sink.close()

@@ -44,6 +44,12 @@ _LASTING_FAILURES: Final = 5
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
 
+def take_back(database: Database, holder: str, now: int) -> None:
+    """Make ready at once what the process before this one in the slot `holder` died with; for a stage that starts."""
+    with database.write() as tx:
+        outbox.queue.free(tx, holder, now)
+
+
 @dataclass(slots=True)
 class Delivery:
     """One thread's loop for one sink."""
@@ -56,6 +62,8 @@ class Delivery:
     metrics: Metrics
     log: RateLimited
     beat: Callable[[], None]
+    holder: str | None = None
+    """The slot of this process, which `take_back` knows it by."""
     failures: int = 0
     trouble: str = ""
     """What an operator should know while the sink is down; empty while it is not, or may be back by itself soon."""
@@ -83,7 +91,7 @@ class Delivery:
             size, most = 0, self.sink.max_messages
             while size < CLAIM_BYTES and len(rows) < most:
                 limit = min(CLAIM_STEP, most - len(rows))
-                step = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=limit)
+                step = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=limit, holder=self.holder)
                 rows += step
                 size += sum(len(row.payload) for row in step)
                 if len(step) < limit:

@@ -16,7 +16,7 @@ ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id
 """
 CLAIM = """
-UPDATE inbox SET ready_at = ?2, claims = claims + 1
+UPDATE inbox SET ready_at = ?2, claims = claims + 1, holder = ?4
  WHERE seq IN (SELECT seq FROM inbox WHERE ready_at <= ?1 ORDER BY ready_at LIMIT ?3)
 RETURNING seq, claims, failures, event_id, raw, relay, received_at
 """
@@ -59,9 +59,12 @@ def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     return {event_id for (event_id,) in tx.executemany(APPEND, arrivals)}
 
 
-def claim(tx: Tx, *, now: int, lease: int, limit: int) -> list[InboxRow]:
-    """Lease up to `limit` ready rows for `lease` ms, oldest first. Read the clock after the lock is held."""
-    rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit)).fetchall()
+def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[InboxRow]:
+    """Lease up to `limit` ready rows for `lease` ms, oldest first. Read the clock after the lock is held.
+
+    `holder` is the slot of this process, for `LeaseQueue.free`.
+    """
+    rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit, holder)).fetchall()
     rows.sort()
     return [
         InboxRow(Receipt(seq, claims), failures, event_id, raw, relay, received_at)

@@ -10,9 +10,12 @@ Rows and receipts are named tuples: there is one of each per event, and a frozen
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.store.database import Tx
+
+FREED_AT_MOST: Final = 2
+"""How often a row is given back at once when its holder dies; after that it has to wait for the end of its lease."""
 
 
 class Receipt(NamedTuple):
@@ -45,6 +48,8 @@ class QueueStatements:
     nack: str
     forgive: str
     snooze: str
+    extend: str
+    free: str
     bury: str
     revive: str
     forget_dead: str
@@ -54,9 +59,13 @@ class QueueStatements:
         """For `table`, whose own columns beside those of the queue are `columns`, as a comma-separated list."""
         return cls(
             ack=f"DELETE FROM {table} WHERE seq = ? AND claims = ?",  # noqa: S608 (names come from this package)
-            nack=f"UPDATE {table} SET ready_at = ?, failures = failures + 1 WHERE seq = ? AND claims = ?",  # noqa: S608
+            nack=f"UPDATE {table} SET ready_at = ?, holder = NULL, failures = failures + 1"  # noqa: S608
+            " WHERE seq = ? AND claims = ?",
             forgive=f"UPDATE {table} SET failures = failures - 1 WHERE seq = ? AND claims = ? AND failures > 0",  # noqa: S608
-            snooze=f"UPDATE {table} SET ready_at = ? WHERE seq = ? AND claims = ?",  # noqa: S608
+            snooze=f"UPDATE {table} SET ready_at = ?, holder = NULL WHERE seq = ? AND claims = ?",  # noqa: S608
+            extend=f"UPDATE {table} SET ready_at = ? WHERE seq = ? AND claims = ?",  # noqa: S608
+            free=f"UPDATE {table} SET ready_at = min(ready_at, ?), holder = NULL"  # noqa: S608
+            " WHERE holder = ? AND claims - failures < ?",
             bury=f"INSERT INTO {table}_dead (seq, {columns}, claims, failures, reason, buried_at)"  # noqa: S608
             f" SELECT seq, {columns}, claims, failures, ?, ? FROM {table} WHERE seq = ? AND claims = ?",
             # Under a new number: no receipt of the first life fits the second, whose claims begin anew.
@@ -92,7 +101,17 @@ class LeaseQueue:
 
     def extend(self, tx: Tx, receipts: Iterable[Receipt], until: int) -> int:
         """Hold rows until a later time; returns how many receipts still held."""
-        return self.snooze(tx, (Postponed(receipt, until) for receipt in receipts))
+        return _postpone(tx, self._statements.extend, (Postponed(receipt, until) for receipt in receipts))
+
+    def free(self, tx: Tx, holder: str, now: int) -> int:
+        """Give back at once what a process held that is known to be gone; returns how many rows that were.
+
+        What was lost in this way `FREED_AT_MOST` times already keeps its lease: somebody may be dying of it, and the
+        others should come first. Walks over the whole queue, so it is for a stage that starts.
+        """
+        before = tx.total_changes()
+        tx.execute(self._statements.free, (now, holder, FREED_AT_MOST + 1))
+        return tx.total_changes() - before
 
     def bury(self, tx: Tx, burials: Sequence[Burial], now: int) -> int:
         """Move rows to the dead table with their reason; returns how many receipts still held."""

@@ -9,7 +9,7 @@ from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
 
 APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
 CLAIM = """
-UPDATE outbox SET ready_at = ?3, claims = claims + 1
+UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
  WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
 RETURNING seq, claims, failures, event
 """
@@ -65,9 +65,12 @@ def append(tx: Tx, sink: SinkName, events: Iterable[int], now: int) -> None:
     tx.executemany(APPEND, ((event, sink.value, now) for event in events))
 
 
-def claim(tx: Tx, sink: SinkName, *, now: int, lease: int, limit: int) -> list[OutboxRow]:
-    """Lease up to `limit` ready rows of `sink` for `lease` ms, oldest first. Read the clock after the lock is held."""
-    claimed: list[Row] = tx.execute(CLAIM, (sink.value, now, now + lease, limit)).fetchall()
+def claim(tx: Tx, sink: SinkName, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[OutboxRow]:
+    """Lease up to `limit` ready rows of `sink` for `lease` ms, oldest first. Read the clock after the lock is held.
+
+    `holder` is the slot of this process, for `LeaseQueue.free`.
+    """
+    claimed: list[Row] = tx.execute(CLAIM, (sink.value, now, now + lease, limit, holder)).fetchall()
     claimed.sort()
     rows = []
     for seq, claims, failures, event in claimed:

@@ -215,7 +215,6 @@ WANTED = (
     """,
     "CREATE INDEX wanted_generation ON wanted (generation)",
 )
-
 DISCOVERY = (
     # How the relay is asked (`query` or `whole`), and how the operator wants it to be.
     "ALTER TABLE relays ADD COLUMN asked TEXT NOT NULL DEFAULT ''",
@@ -235,9 +234,16 @@ DISCOVERY = (
     "CREATE INDEX relay_namers_author ON relay_namers (author)",
 )
 
+LEASE_HOLDERS = (
+    # The slot of the process that leases a row, so that the next one in it can take back what the last one died with.
+    "ALTER TABLE inbox ADD COLUMN holder TEXT",
+    "ALTER TABLE outbox ADD COLUMN holder TEXT",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
+    Migration("0003-lease-holders", LEASE_HOLDERS),
 )
 
 

@@ -314,6 +314,39 @@ def test_an_expired_lease_is_given_to_the_next_and_the_first_holder_changes_noth
         assert inbox.waiting(tx) == inbox.dead(tx) == 0
 
 
+def test_what_a_process_died_with_is_given_back_to_the_next_in_its_slot(db: Database) -> None:
+    """Not what others hold, nor what was put off; and not for ever what its holders keep dying with."""
+    with db.write() as tx:
+        inbox.append(tx, [Arrival(bytes([number]) * 32, b"{}", 1, START) for number in range(5)])
+
+        def claim(limit: int, holder: str, now: int = START) -> list[Receipt]:
+            return [row.receipt for row in inbox.claim(tx, now=now, lease=1_000, limit=limit, holder=holder)]
+
+        mine, failed, late, extended = claim(4, "saver-0")
+        (theirs,) = claim(1, "saver-1")
+        inbox.queue.nack(tx, [Postponed(failed, START + 500)])
+        inbox.queue.snooze(tx, [Postponed(late, START + 600)])
+        inbox.queue.extend(tx, [extended], START + 9_000)
+        assert inbox.queue.free(tx, "saver-0", START) == 2
+        assert [receipt.seq for receipt in claim(9, "saver-0")] == [mine.seq, extended.seq]
+        assert inbox.queue.ack(tx, [mine]) == 0, "the dead one's receipts are worth nothing"
+        assert inbox.queue.free(tx, "saver-0", START) == 2
+        assert len(claim(9, "saver-0")) == 2
+        assert inbox.queue.free(tx, "saver-0", START) == 0, "the third time"
+        assert claim(9, "saver-0") == []
+        assert inbox.queue.free(tx, "saver-1", START) == 1
+        assert [receipt.seq for receipt in claim(9, "saver-1", START + 999)] == [failed.seq, late.seq, theirs.seq]
+
+
+def test_a_row_that_is_ready_already_is_not_put_off_by_being_given_back(db: Database) -> None:
+    """An expired lease stays as old as it is, so that its row keeps its place."""
+    with db.write() as tx:
+        inbox.append(tx, [Arrival(bytes(32), b"{}", 1, START)])
+        inbox.claim(tx, now=START, lease=10, limit=1, holder="saver-0")
+        assert inbox.queue.free(tx, "saver-0", START + 50) == 1
+        assert inbox.next_ready_at(tx) == START + 10
+
+
 def test_a_number_does_not_come_back_after_the_queue_has_run_empty(db: Database) -> None:
     """A plain rowid would be given again, and the stale receipt would delete the new row."""
     first = one_row(db)
