@@ -28,7 +28,8 @@ def run(ctx: StageContext) -> None:
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
-    deliveries = [_delivery(ctx, sink, progress, index) for index in range(workers)]
+    turn = threading.Lock()
+    deliveries = [_delivery(ctx, sink, progress, index, turn) for index in range(workers)]
     threads = [
         threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
         for index, delivery in enumerate(deliveries)
@@ -46,12 +47,14 @@ def run(ctx: StageContext) -> None:
         sink.close()
 
 
-def _delivery(ctx: StageContext, sink: Sink, progress: list[float], index: int) -> Delivery:
+def _delivery(ctx: StageContext, sink: Sink, progress: list[float], index: int, turn: threading.Lock) -> Delivery:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
-    return Delivery("forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name)
+    return Delivery(
+        "forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name, turn=turn
+    )
 
 
 def _work(ctx: StageContext, delivery: Delivery) -> None:

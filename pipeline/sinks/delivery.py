@@ -6,6 +6,7 @@ to and offered again, so that an outage, however long, counts against none of th
 """
 
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -68,18 +69,30 @@ class Delivery:
     trouble: str = ""
     """What an operator should know while the sink is down; empty while it is not, or may be back by itself soon."""
     rng: random.Random = field(default_factory=random.Random)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held while claiming or waiting for something to claim: of loops that share it, one looks and wakes for all."""
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
         watch = CommitWatch(database)
         while not self.stop.is_set():
             self.beat()
-            rows = self._claim(database)
+            rows = self._next(database, watch)
             if rows:
                 self._deliver(database, rows)
-            else:
+
+    def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
+        """What is ready to be delivered; [] after about a second without, or after something was committed."""
+        if not self.turn.acquire(timeout=_IDLE_POLLS * POLL_S):
+            return []
+        try:
+            rows = self._claim(database)
+            if not rows:
                 self.sink.keep_alive()
                 watch.wait(self.stop, _IDLE_POLLS)
+            return rows
+        finally:
+            self.turn.release()
 
     def _claim(self, database: Database) -> list[OutboxRow]:
         with database.read() as tx:
@@ -101,11 +114,14 @@ class Delivery:
         for burial in burials:
             self.metrics.stage_discarded.labels(self.stage, "buried").inc()
             self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
-        kept = [row for row in rows if _reason_to_bury(row) is None]
-        self.metrics.stage_in.labels(self.stage).inc(len(kept))
-        suspects = [row for row in kept if _suspicion(row)]
+        if burials:
+            rows = [row for row in rows if _reason_to_bury(row) is None]
+        self.metrics.stage_in.labels(self.stage).inc(len(rows))
+        suspects = [row for row in rows if _is_suspect(row)]
+        if not suspects:
+            return rows
         self.rng.shuffle(suspects)
-        return [row for row in kept if not _suspicion(row)] + suspects
+        return [row for row in rows if not _is_suspect(row)] + suspects
 
     def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
         """See every one of `rows` settled, however long the sink is down; or give back what is left when stopped."""
@@ -260,12 +276,19 @@ class Delivery:
 
 def _next_batch(rows: list[OutboxRow]) -> list[OutboxRow]:
     """Those that are beyond suspicion, who come first; then suspects, as many as may go together."""
+    free = next((index for index, row in enumerate(rows) if _is_suspect(row)), len(rows))
+    if free:
+        return rows[: min(free, TOGETHER[0])]
     batch: list[OutboxRow] = []
     for row in rows:
-        if len(batch) >= TOGETHER[_suspicion(row)] or (batch and not _suspicion(batch[0]) and _suspicion(row)):
+        if len(batch) >= TOGETHER[_suspicion(row)]:
             break
         batch.append(row)
     return batch
+
+
+def _is_suspect(row: OutboxRow) -> bool:
+    return row.receipt.claims - row.failures > 1
 
 
 def _suspicion(row: OutboxRow) -> int:

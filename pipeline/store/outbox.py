@@ -13,7 +13,7 @@ UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
  WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
 RETURNING seq, claims, failures, event
 """
-PAYLOAD = "SELECT event_id, payload, received_at FROM events WHERE event = ?"
+PAYLOAD = "SELECT event, event_id, payload, received_at FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
@@ -72,11 +72,11 @@ def claim(tx: Tx, sink: SinkName, *, now: int, lease: int, limit: int, holder: s
     """
     claimed: list[Row] = tx.execute(CLAIM, (sink.value, now, now + lease, limit, holder)).fetchall()
     claimed.sort()
-    rows = []
-    for seq, claims, failures, event in claimed:
-        event_id, payload, received_at = tx.execute(PAYLOAD, (event,)).fetchone() or (b"", b"", now)
-        rows.append(OutboxRow(Receipt(seq, claims), failures, event, event_id, payload, received_at))
-    return rows
+    payloads = {row[0]: row for row in tx.executemany(PAYLOAD, ((event,) for *_, event in claimed))}
+    return [
+        OutboxRow(Receipt(seq, claims), failures, *payloads.get(event, (event, b"", b"", now)))
+        for seq, claims, failures, event in claimed
+    ]
 
 
 def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> int:

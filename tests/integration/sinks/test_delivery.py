@@ -284,6 +284,32 @@ def test_being_stopped_gives_rows_back_at_once(box: Outbox) -> None:
         box.wait_empty()
 
 
+def test_one_of_several_loops_waits_for_rows_while_the_others_deliver(box: Outbox) -> None:
+    """They take turns in claiming, none holds up the delivery of another, and all live."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slowly(batch: Sequence[Message]) -> Verdicts:
+        entered.release()
+        assert go_on.wait(20)
+        return take(batch)
+
+    sink = Told([slowly] * 3, max_messages=2)
+    loops = [Loop(box, sink) for _ in range(4)]
+    for loop in loops[1:]:
+        loop.delivery.turn = loops[0].delivery.turn
+    box.put(notes(6))
+    with loops[0], loops[1], loops[2], loops[3]:
+        for _ in range(3):
+            assert entered.acquire(timeout=20)
+        # The fourth finds nothing; it alone is left to look.
+        wait_until(lambda: sink.kept_alive > 0)
+        go_on.set()
+        box.wait_empty()
+        beats = [loop.beats for loop in loops]
+        wait_until(lambda: all(loop.beats > before for loop, before in zip(loops, beats, strict=True)))
+    assert sorted(map(len, sink.batches)) == [2, 2, 2]
+
+
 def test_a_batch_under_way_is_finished_before_the_loop_ends(box: Outbox) -> None:
     box.put(notes(3))
     begun, go_on = threading.Event(), threading.Event()
