@@ -186,10 +186,10 @@ class _Saver:
             if taken_back is not None:
                 author = self._authors.intern(tx, item.event.pubkey)
                 contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
-                retractions.delete(tx, taken_back.event_ids, author)
+                retractions.delete(tx, taken_back.event_ids, author, now)
                 if taken_back.vanished_until is not None:
                     # The request itself is as old as what it takes back, and is handed on.
-                    retractions.vanish(tx, author, taken_back.vanished_until - 1)
+                    retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
 
     def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
         relevant = [item for item in items if self._relevance.rule(item.event) is not None]

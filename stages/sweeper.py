@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.process.stage import StageContext
-from pipeline.store import events
+from pipeline.store import events, retractions
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 
@@ -18,6 +18,8 @@ _REST_S: Final = 10.0
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 _SEEN_PACE_S: Final = 0.5
 _CHECKPOINT_EVERY_S: Final = 2.0
+# Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
+VANISHED_RETENTION_MS: Final = 365 * 86_400_000
 # SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew.
 MAX_WAL_BYTES: Final = 64 << 20
 _STAGE: Final = "sweeper"
@@ -30,6 +32,8 @@ def run(ctx: StageContext) -> None:
             _Walk(ctx, database, "event", _Events(ctx).step),
             _Walk(ctx, database, "seen", _Seen(ctx).step, pace_s=_SEEN_PACE_S),
             _Walk(ctx, database, "delivery", _Deliveries(ctx).step),
+            _Walk(ctx, database, "deletion", _Deletions(ctx).step, pace_s=_SEEN_PACE_S),
+            _Walk(ctx, database, "vanished", _Vanished(ctx).step, pace_s=_SEEN_PACE_S),
         ]
         log = _WriteAheadLog(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
@@ -99,13 +103,13 @@ class _Seen:
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
-        self._after = b""
+        self._after = events.FIRST_SEEN
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
         seen_before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
         done = events.forget_seen(tx, after=self._after, seen_before=seen_before, limit=rows)
         at_end = done.looked_at < rows
-        self._after = b"" if at_end else done.last
+        self._after = events.FIRST_SEEN if at_end else done.last
         return done.dropped, at_end
 
 
@@ -119,6 +123,36 @@ class _Deliveries:
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
         before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
         done = events.forget_deliveries(tx, after=self._after, before=before, limit=rows)
+        at_end = done.looked_at < rows
+        self._after = 0 if at_end else done.last
+        return done.dropped, at_end
+
+
+class _Deletions:
+    """What was deleted, for as long after that as an id is remembered."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._after = retractions.FIRST_DELETION
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
+        done = retractions.forget_deletions(tx, after=self._after, before=before, limit=rows)
+        at_end = done.looked_at < rows
+        self._after = retractions.FIRST_DELETION if at_end else done.last
+        return done.dropped, at_end
+
+
+class _Vanished:
+    """Who has vanished, for as long as they are wanted and for `VANISHED_RETENTION_MS`."""
+
+    def __init__(self, ctx: StageContext) -> None:
+        self._ctx = ctx
+        self._after = 0
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        before = self._ctx.clock.now_ms() - max(VANISHED_RETENTION_MS, self._ctx.config.seen_retention)
+        done = retractions.forget_vanished(tx, after=self._after, before=before, limit=rows)
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last
         return done.dropped, at_end

@@ -178,7 +178,7 @@ class GoImporter:
             verify(event)
         except InvalidEvent as error:
             raise _Refused(str(error)) from None
-        return Arrival(event.id, event.to_json(), _NO_RELAY, self._past_ms(row.saved_at))
+        return Arrival(event.id, event.to_json(), _NO_RELAY, self._past_ms(row.saved_at), event.created_at)
 
     def _append(self, tx: Tx, item: Arrival) -> bool:
         return bool(inbox.append(tx, [item]))

@@ -212,7 +212,7 @@ class Intake:
         ]
         if candidates:
             with database.read() as tx:
-                known.update(event.id for event in candidates if events.is_seen(tx, event.id))
+                known.update(event.id for event in candidates if events.is_seen(tx, event.id, event.created_at))
         fresh = [event for event in candidates if event.id not in known]
         self._discard("duplicate", len(wanted) - len(fresh))
         return fresh
@@ -224,7 +224,7 @@ class Intake:
         if reason is not None:
             self._discard(reason, 1)
             return None
-        return Arrival(event.id, raw, batch.relay, batch.received_at)
+        return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
 
     def _fault(self, event: Event, size: int, now_s: int) -> str | None:
         if size > self._limits.bytes:

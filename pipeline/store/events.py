@@ -1,16 +1,16 @@
 """Accepted events: which ids were ever accepted (`seen`), and the payloads still owed to a sink (`events`)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.store.database import Row, Tx
+from pipeline.store.slices import Slice
 
 ACCEPT = """
 INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING event_id
 """
-IS_SEEN = "SELECT 1 FROM seen WHERE event_id = ?"
+IS_SEEN = "SELECT 1 FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1"
 STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
@@ -20,8 +20,11 @@ SELECT event, received_at <= ?2 AND
   FROM events WHERE event > ?1 ORDER BY event LIMIT ?3
 """
 DROP = "DELETE FROM events WHERE event = ?"
-FIRST_SEEN_AFTER = "SELECT event_id, seen_at FROM seen WHERE event_id > ? ORDER BY event_id LIMIT ?"
-FORGET_SEEN = "DELETE FROM seen WHERE event_id = ?"
+FIRST_SEEN_AFTER = """
+SELECT created_at, event_id, seen_at FROM seen WHERE (created_at, event_id) > (?, ?)
+ ORDER BY created_at, event_id LIMIT ?
+"""
+FORGET_SEEN = "DELETE FROM seen WHERE created_at = ? AND event_id = ?"
 NEXT_DELIVERIES = (
     "SELECT count(*), max(event) FROM (SELECT event FROM deliveries WHERE event > ? ORDER BY event LIMIT ?)"
 )
@@ -46,22 +49,10 @@ class Accepted(NamedTuple):
     sinks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """What one step of retention did: rows looked at, rows dropped, and where the next step begins."""
-
-    looked_at: int
-    dropped: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeenSlice:
-    """Like `Slice`, along the ids; `last` is empty when the walk has reached the end."""
-
-    looked_at: int
-    dropped: int
-    last: bytes
+NO_TIME: Final = 0
+"""The time (s) that an id is kept under when that of its event is not known; few events say that they are that old."""
+FIRST_SEEN: Final = (-1, b"")
+"""Before every time and id."""
 
 
 def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
@@ -70,9 +61,9 @@ def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
     return {event_id for (event_id,) in tx.executemany(ACCEPT, rows)}
 
 
-def is_seen(tx: Tx, event_id: bytes) -> bool:
-    """Whether `event_id` was accepted within the retention of ids."""
-    return tx.execute(IS_SEEN, (event_id,)).fetchone() is not None
+def is_seen(tx: Tx, event_id: bytes, created_at: int) -> bool:
+    """Whether the event of this id and time (s) was accepted within the retention of ids."""
+    return tx.execute(IS_SEEN, (event_id, created_at)).fetchone() is not None
 
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:
@@ -80,7 +71,7 @@ def store(tx: Tx, events: Iterable[Accepted]) -> None:
     tx.executemany(STORE, ((e.event, e.event_id, e.payload, e.relay, e.received_at, e.sinks) for e in events))
 
 
-def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice:
+def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice[int]:
     """Drop payloads all of whose deliveries ended before `done_before`, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(DONE_AMONG, (after, done_before, limit)).fetchall()
     done = [(event,) for event, is_done in rows if is_done]
@@ -88,15 +79,15 @@ def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice
     return Slice(len(rows), len(done), rows[-1][0] if rows else 0)
 
 
-def forget_seen(tx: Tx, *, after: bytes, seen_before: int, limit: int) -> SeenSlice:
+def forget_seen(tx: Tx, *, after: tuple[int, bytes], seen_before: int, limit: int) -> Slice[tuple[int, bytes]]:
     """Forget ids seen before a time, looking at up to `limit` ids beyond `after`; there is no index by time."""
-    rows: list[Row] = tx.execute(FIRST_SEEN_AFTER, (after, limit)).fetchall()
-    old = [(event_id,) for event_id, seen_at in rows if seen_at < seen_before]
+    rows: list[Row] = tx.execute(FIRST_SEEN_AFTER, (*after, limit)).fetchall()
+    old = [(created_at, event_id) for created_at, event_id, seen_at in rows if seen_at < seen_before]
     tx.executemany(FORGET_SEEN, old)
-    return SeenSlice(len(rows), len(old), rows[-1][0] if rows else b"")
+    return Slice(len(rows), len(old), rows[-1][:2] if rows else FIRST_SEEN)
 
 
-def forget_deliveries(tx: Tx, *, after: int, before: int, limit: int) -> Slice:
+def forget_deliveries(tx: Tx, *, after: int, before: int, limit: int) -> Slice[int]:
     """Forget outcomes older than `before` of events whose payload is gone, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(NEXT_DELIVERIES, (after, limit)).fetchall()
     looked_at, last = rows[0]

@@ -6,11 +6,12 @@ from typing import NamedTuple
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
 
-# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile.
+# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile. An id whose
+# time was not known when it was noted is under `events.NO_TIME`, which is 0.
 APPEND = """
 INSERT INTO inbox (event_id, raw, relay, received_at, ready_at)
 SELECT ?1, ?2, ?3, ?4, ?4
- WHERE NOT EXISTS (SELECT 1 FROM seen WHERE event_id = ?1)
+ WHERE NOT EXISTS (SELECT 1 FROM seen WHERE created_at IN (?5, 0) AND event_id = ?1)
    AND NOT EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id
@@ -35,12 +36,13 @@ queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_a
 
 
 class Arrival(NamedTuple):
-    """A verified event as a crawler hands it over; `raw` is its canonical JSON."""
+    """A verified event as a crawler hands it over; `raw` is its canonical JSON, `created_at` its own time (s)."""
 
     event_id: bytes
     raw: bytes
     relay: int
     received_at: int
+    created_at: int
 
 
 class InboxRow(NamedTuple):

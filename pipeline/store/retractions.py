@@ -1,31 +1,64 @@
 """What authors have taken back, so that a copy that arrives later is not handed on."""
 
 from collections.abc import Iterable
+from typing import Final
 
-from pipeline.store.database import Tx
+from pipeline.store.database import Row, Tx
+from pipeline.store.slices import Slice
 
-DELETE = "INSERT INTO deletions (event_id, author) VALUES (?, ?) ON CONFLICT DO NOTHING"
+DELETE = """
+INSERT INTO deletions (event_id, author, at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at
+"""
 VANISH = """
-INSERT INTO vanished (author, until) VALUES (?, ?)
-ON CONFLICT (author) DO UPDATE SET until = max(until, excluded.until)
+INSERT INTO vanished (author, until, at) VALUES (?, ?, ?)
+ON CONFLICT (author) DO UPDATE SET until = max(until, excluded.until), at = excluded.at
 """
 # The id itself where its author has deleted it, or has vanished since.
 RETRACTED = """
 SELECT ?1 WHERE EXISTS (SELECT 1 FROM deletions WHERE event_id = ?1 AND author = ?2)
              OR EXISTS (SELECT 1 FROM vanished WHERE author = ?2 AND until >= ?3)
 """
+NEXT_DELETIONS = """
+SELECT event_id, author, at FROM deletions WHERE (event_id, author) > (?, ?) ORDER BY event_id, author LIMIT ?
+"""
+FORGET_DELETION = "DELETE FROM deletions WHERE event_id = ? AND author = ?"
+# Whose events are wanted is kept in mind for as long as they are.
+NEXT_VANISHED = """
+SELECT author, at < ?2 AND NOT EXISTS (SELECT 1 FROM wanted WHERE wanted.author = vanished.author AND refs > 0)
+  FROM vanished WHERE author > ?1 ORDER BY author LIMIT ?3
+"""
+FORGET_VANISHED = "DELETE FROM vanished WHERE author = ?"
+
+FIRST_DELETION: Final = (b"", 0)
+"""Before every id and author."""
 
 
-def delete(tx: Tx, event_ids: Iterable[bytes], author: int) -> None:
+def delete(tx: Tx, event_ids: Iterable[bytes], author: int, now: int) -> None:
     """Note that `author` deleted events, which count only if they are the author's own."""
-    tx.executemany(DELETE, ((event_id, author) for event_id in event_ids))
+    tx.executemany(DELETE, ((event_id, author, now) for event_id in event_ids))
 
 
-def vanish(tx: Tx, author: int, until: int) -> None:
+def vanish(tx: Tx, author: int, until: int, now: int) -> None:
     """Note that everything of `author` up to `until` (seconds) is taken back."""
-    tx.execute(VANISH, (author, until))
+    tx.execute(VANISH, (author, until, now))
 
 
 def retracted(tx: Tx, events: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
     """Which of `events`, each with its id, author and `created_at`, their authors have taken back: the ids."""
     return {event_id for (event_id,) in tx.executemany(RETRACTED, events)}
+
+
+def forget_deletions(tx: Tx, *, after: tuple[bytes, int], before: int, limit: int) -> Slice[tuple[bytes, int]]:
+    """Forget deletions noted before a time, looking at up to `limit` beyond `after`."""
+    rows: list[Row] = tx.execute(NEXT_DELETIONS, (*after, limit)).fetchall()
+    old = [(event_id, author) for event_id, author, at in rows if at < before]
+    tx.executemany(FORGET_DELETION, old)
+    return Slice(len(rows), len(old), rows[-1][:2] if rows else FIRST_DELETION)
+
+
+def forget_vanished(tx: Tx, *, after: int, before: int, limit: int) -> Slice[int]:
+    """Forget who vanished before a time and is not wanted, looking at up to `limit` beyond `after`."""
+    rows: list[Row] = tx.execute(NEXT_VANISHED, (after, before, limit)).fetchall()
+    old = [(author,) for author, is_old in rows if is_old]
+    tx.executemany(FORGET_VANISHED, old)
+    return Slice(len(rows), len(old), rows[-1][0] if rows else 0)

@@ -239,11 +239,42 @@ LEASE_HOLDERS = (
     "ALTER TABLE inbox ADD COLUMN holder TEXT",
     "ALTER TABLE outbox ADD COLUMN holder TEXT",
 )
+# By time and then by id, both of which everybody has who asks for one: what comes in is new, so that all of it goes to
+# a few pages that are at hand. By id alone each row has a page of its own among millions, and that is written twice.
+# Rows are moved in order, which sorts them in memory: some 100 bytes each.
+SEEN_BY_TIME = (
+    """
+    CREATE TABLE seen_by_time (
+      event_id BLOB NOT NULL CHECK (length(event_id) = 32),
+      event INTEGER NOT NULL,
+      seen_at INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      kind INTEGER NOT NULL,
+      author INTEGER NOT NULL,
+      PRIMARY KEY (created_at, event_id)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    INSERT INTO seen_by_time
+    SELECT event_id, event, seen_at, created_at, kind, author FROM seen ORDER BY created_at, event_id
+    """,
+    "DROP TABLE seen",
+    "ALTER TABLE seen_by_time RENAME TO seen",
+)
+# When it was noted, so that it can be forgotten.
+RETRACTED_AT = (
+    "ALTER TABLE deletions ADD COLUMN at INTEGER NOT NULL DEFAULT 0",
+    "UPDATE deletions SET at = unixepoch() * 1000",
+    "ALTER TABLE vanished ADD COLUMN at INTEGER NOT NULL DEFAULT 0",
+    "UPDATE vanished SET at = unixepoch() * 1000",
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
     Migration("0003-lease-holders", LEASE_HOLDERS),
+    Migration("0004-seen-by-time", SEEN_BY_TIME),
+    Migration("0005-retracted-at", RETRACTED_AT),
 )
 
 

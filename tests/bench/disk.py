@@ -18,7 +18,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Row, Tx
 from pipeline.store.events import Accepted
-from pipeline.store.inbox import Arrival
+from pipeline.store.inbox import Arrival, InboxRow
 from pipeline.store.outbox import Delivered, SinkName
 from pipeline.store.schema import open_database
 from tests.bench.events import EVENT_BYTES
@@ -28,6 +28,8 @@ EVENTS, QUICK_EVENTS = 200_000, 50_000
 AUTHORS = 20_000
 FOLLOWS_EACH = 200
 _BATCH = 200
+# As in the whole network; events come in by about the time that they bear.
+_EVENTS_A_SECOND = 20
 _MILLION = 1_000_000
 _SINK = SinkName.PUBSUB
 # What SQLite says of every b-tree; an index is counted with its table.
@@ -53,7 +55,9 @@ class _Fill:
         payload = b"x" * EVENT_BYTES
         for first in range(0, self._count, _BATCH):
             numbers = range(first, min(first + _BATCH, self._count))
-            yield [Arrival(_digest("event", number), payload, 1, self._now) for number in numbers]
+            yield [
+                Arrival(_digest("event", number), payload, 1, self._now, self._created_at(number)) for number in numbers
+            ]
 
     def receive(self) -> int:
         """Crawlers append; returns the bytes logged."""
@@ -64,13 +68,7 @@ class _Fill:
 
         def save(tx: Tx, _: list[Arrival]) -> None:
             rows = inbox.claim(tx, now=self._now, lease=1, limit=_BATCH)
-            accepted = [
-                Accepted(
-                    row.receipt.seq, row.event_id, self._now // 1000, 1, self._author(tx, row.receipt.seq), row.raw,
-                    row.relay, row.received_at, 1,
-                )
-                for row in rows
-            ]  # fmt: skip
+            accepted = [self._accepted(tx, row) for row in rows]
             events.accept(tx, accepted, self._now)
             events.store(tx, accepted)
             outbox.append(tx, _SINK, (each.event for each in accepted), self._now)
@@ -103,6 +101,14 @@ class _Fill:
         with self.database.read() as tx:
             rows: list[Row] = tx.execute(_SIZES).fetchall()
             return dict(rows)
+
+    def _accepted(self, tx: Tx, row: InboxRow) -> Accepted:
+        number = row.receipt.seq
+        author, created_at = self._author(tx, number), self._created_at(number)
+        return Accepted(number, row.event_id, created_at, 1, author, row.raw, row.relay, row.received_at, 1)
+
+    def _created_at(self, number: int) -> int:
+        return self._now // 1000 + number // _EVENTS_A_SECOND
 
     def _author(self, tx: Tx, number: int) -> int:
         return self._authors.intern(tx, _digest("author", number % AUTHORS))

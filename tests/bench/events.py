@@ -23,7 +23,7 @@ BLOCK_EVENTS = 10_000
 EVENT_BYTES = 770
 _SIGNERS = 2
 _FORMAT = 1
-_FIRST_CREATED_AT = 1_600_000_000
+FIRST_CREATED_AT = 1_600_000_000
 _HINTS = tuple(f"wss://relay-{number}.example.com" for number in range(24))
 
 
@@ -80,7 +80,7 @@ def _event(everybody: Sequence[Author], index: int) -> SignedEvent:
     author = everybody[int.from_bytes(digest.digest()[:4]) % AUTHORS]
     return author.sign(
         f"reply {index}: “quotes”, a newline\nand a link https://example.com/{index} ",
-        created_at=_FIRST_CREATED_AT + index,
+        created_at=FIRST_CREATED_AT + index,
         tags=[("e", reference, hint, "reply"), ("p", mentioned)],
         size=EVENT_BYTES,
     )

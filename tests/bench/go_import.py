@@ -45,7 +45,7 @@ class _Neighbour(threading.Thread):
                 number += 1
                 began = monotonic()
                 with database.write() as tx:
-                    inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, 1)])
+                    inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, 1, 1)])
                 self.took.append(monotonic() - began)
 
     def end(self) -> list[float]:

@@ -1,7 +1,8 @@
 """`growth`: what a large database costs: the saver beside one that has just begun, and the counts of a public key.
 
-The large ones hold 10,000,000 seen ids, put in at random as they come in life, or 5,000,000 follows by 10,000
-registered users; they are made by the store's own functions. Each run saves the same events with a saver of its own.
+The large ones hold 10,000,000 seen ids of 30 days, those of the events that are saved in their midst, or 5,000,000
+follows by 10,000 registered users; they are made by the store's own functions. Each run saves the same events with a
+saver of its own.
 Also by itself: `python -m tests.bench.growth [SHARE]`, with a share of those sizes.
 """
 
@@ -22,6 +23,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
+from tests.bench.events import FIRST_CREATED_AT
 from tests.bench.report import Figure, Limit, PartReport, table
 from tests.bench.stages_alone import Run, save
 from tests.bench.verification import v
@@ -32,6 +34,7 @@ PEOPLE = 1_000_000
 """Among whom the users choose: all but a few are chosen by somebody."""
 ROWS, QUICK_SHARE = 60_000, 0.05
 _LOOKUPS = 200
+_HALF_S = 15 * 86_400
 _IDS_A_TIME = 100_000
 # Enough for all of a database while it is made, so that pages are written once.
 _BUILDING_CACHE_KIB = 4 << 20
@@ -65,14 +68,17 @@ def _building(path: Path) -> Iterator[Database]:
 
 
 def see(path: Path, ids: int) -> None:
-    """Make so many ids seen, in an order that has nothing to do with theirs."""
+    """Make so many ids seen, in any order, whose events are of the 30 days around those that will be saved."""
     rng = random.Random(1)
     now = round(time() * 1000)
     with _building(path) as database:
         for first in range(0, ids, _IDS_A_TIME):
             count = min(_IDS_A_TIME, ids - first)
             block = rng.randbytes(32 * count)
-            rows = ((block[at : at + 32], 0, now, now // 1000, 1, 1 + at % PEOPLE) for at in range(0, 32 * count, 32))
+            rows = (
+                (block[at : at + 32], 0, now, FIRST_CREATED_AT + rng.randrange(-_HALF_S, _HALF_S), 1, 1 + at % PEOPLE)
+                for at in range(0, 32 * count, 32)
+            )
             with database.write() as tx:
                 assert sum(1 for _ in tx.executemany(events.ACCEPT, rows)) == count
 

@@ -1,5 +1,6 @@
 """`saver` and `forwarder`: one stage run alone, as `event-service stage …`, with its queue filled beforehand."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -121,7 +122,12 @@ def _fill(database: Database, rows: int) -> None:
     for first in range(0, rows, _FILL_ROWS):
         part = lines[first : first + _FILL_ROWS]
         with database.write() as tx:
-            inbox.append(tx, (Arrival(bytes.fromhex(line[7:71].decode()), line, 1, now_ms) for line in part))
+            inbox.append(tx, (_arrival(line, now_ms) for line in part))
+
+
+def _arrival(line: bytes, now_ms: int) -> Arrival:
+    event = json.loads(line)
+    return Arrival(bytes.fromhex(event["id"]), line, 1, now_ms, event["created_at"])
 
 
 def _waiting(database: Database) -> int:

@@ -45,7 +45,7 @@ def fill(path: Path, *, rows: int, size: int = 1000) -> None:
 
 def append(database: Database, first: int, count: int, size: int) -> None:
     with database.write() as tx:
-        inbox.append(tx, (Arrival(n.to_bytes(32), b"x" * size, 1, 1) for n in range(first, first + count)))
+        inbox.append(tx, (Arrival(n.to_bytes(32), b"x" * size, 1, 1, 1) for n in range(first, first + count)))
 
 
 def rows_in(path: Path) -> int:

@@ -52,7 +52,7 @@ def _dead_inbox_row(database: Database, author: Author) -> bytes:
     event = author.sign("poison", kind=1, created_at=1_700_000_000)
     event_id = bytes.fromhex(event.id)
     with database.write() as tx:
-        inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1)])
+        inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1, event.created_at)])
         (row,) = inbox.claim(tx, now=10, lease=1000, limit=1)
         inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: it hurts")], 20)
     return event_id

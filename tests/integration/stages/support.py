@@ -41,7 +41,9 @@ def wait_until(done: Callable[[], bool], what: str = "as it should be", timeout_
 
 def arrival(event: SignedEvent, received_at: int = NOW * 1000) -> Arrival:
     """The event as a crawler appends it."""
-    return Arrival(bytes.fromhex(event.id), event_from_json(event.raw.encode()).to_json(), RELAY, received_at)
+    return Arrival(
+        bytes.fromhex(event.id), event_from_json(event.raw.encode()).to_json(), RELAY, received_at, event.created_at
+    )
 
 
 @dataclass

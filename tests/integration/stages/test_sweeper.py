@@ -10,6 +10,7 @@ from time import monotonic
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
+from pipeline.store import retractions, wanted
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
@@ -109,6 +110,33 @@ def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: N
     discarded = "event_service_stage_discarded_total"
     assert running.metric(discarded, stage="sweeper", reason="expired-seen") == 30
     assert running.metric(discarded, stage="sweeper", reason="expired-delivery") == 30
+
+
+def test_what_was_taken_back_is_forgotten_in_time(world: World, eager: None) -> None:
+    """Deletions as late as ids; who has vanished after a year, unless they are wanted."""
+    with world.database.write() as tx:
+        for number in range(1, 61):
+            retractions.delete(tx, [number.to_bytes(32)], number, NOW_MS - number * DAY)
+            retractions.vanish(tx, number, 5, NOW_MS - (335 + number) * DAY)
+        wanted.acquire(tx, [55, 60], NOW_MS)
+        wanted.acquire(tx, [56], NOW_MS)
+        wanted.release(tx, [56])
+    running = sweep(world, rounds=9)
+    assert {author for (author,) in world.query("SELECT author FROM deletions")} == set(range(1, 31))
+    assert {author for (author,) in world.query("SELECT author FROM vanished")} == {*range(1, 31), 55, 60}
+    discarded = "event_service_stage_discarded_total"
+    assert running.metric(discarded, stage="sweeper", reason="expired-deletion") == 30
+    assert running.metric(discarded, stage="sweeper", reason="expired-vanished") == 28
+
+
+def test_what_is_taken_back_again_is_kept_for_longer(world: World, eager: None) -> None:
+    with world.database.write() as tx:
+        for at in (NOW_MS - 90 * DAY, NOW_MS - DAY):
+            retractions.delete(tx, [bytes(32)], 1, at)
+            retractions.vanish(tx, 1, 5, at - 335 * DAY)
+    sweep(world, rounds=9)
+    assert world.value("SELECT count(*) FROM deletions") == 1
+    assert world.value("SELECT count(*) FROM vanished") == 1
 
 
 def test_old_outcomes_go_past_those_that_stay(world: World, eager: None) -> None:

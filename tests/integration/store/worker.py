@@ -50,7 +50,7 @@ def append(path: str, first: str, count: str, seed: str) -> None:
             # Every second batch comes again, as events do from several relays.
             for _ in range(rng.randrange(1, 3)):
                 with database.write() as tx:
-                    inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, clock.now_ms()) for number in batch])
+                    inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, clock.now_ms(), 1) for number in batch])
     say("appended")
 
 

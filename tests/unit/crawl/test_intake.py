@@ -169,10 +169,10 @@ def test_what_other_processes_have_had_is_known(desk: Desk) -> None:
     """An event may wait in the inbox, be seen, or lie buried."""
     waiting, seen, buried, fresh = (note(text) for text in ("waiting", "seen", "buried", "fresh"))
     with desk.db.write() as tx:
-        inbox.append(tx, [inbox.Arrival(buried.id, b"", 1, NOW_MS)])
+        inbox.append(tx, [inbox.Arrival(buried.id, b"", 1, NOW_MS, 1)])
         (row,) = inbox.claim(tx, now=NOW_MS, lease=1, limit=9)
         inbox.queue.bury(tx, [Burial(row.receipt, "broken")], NOW_MS)
-        inbox.append(tx, [inbox.Arrival(waiting.id, b"waiting", 1, NOW_MS)])
+        inbox.append(tx, [inbox.Arrival(waiting.id, b"waiting", 1, NOW_MS, 1)])
         events.accept(tx, [Accepted(99, seen.id, NOW, 1, 1, b"", 1, NOW_MS, 0)], NOW_MS)
     desk.take(batch(waiting, seen, buried, fresh))
     assert desk.rows() == [b"waiting", fresh.to_json()]

@@ -177,7 +177,7 @@ def test_what_waits_to_be_handed_on_is_that_of_the_sinks_in_use(
 
 def test_leased_rows_wait_and_buried_rows_are_dead(database: Database) -> None:
     with database.write() as tx:
-        inbox.append(tx, [Arrival(bytes([n]) * 32, b"{}", 1, NOW - 1000 * n) for n in (4, 3, 2)])
+        inbox.append(tx, [Arrival(bytes([n]) * 32, b"{}", 1, NOW - 1000 * n, 1) for n in (4, 3, 2)])
         (first, *_) = inbox.claim(tx, now=NOW, lease=1000, limit=2)
         inbox.queue.bury(tx, [Burial(first.receipt, "broken")], NOW)
         owe(tx, 1, NOW, SinkName.RELAY)

@@ -18,7 +18,7 @@ def bury(tx: Tx, queue: DeadQueue, number: int, reason: str, at: int) -> None:
     """Let an event die in `queue`."""
     event_id, payload = number.to_bytes(32), b"payload %d" % number
     if queue is DeadQueue.INBOX:
-        inbox.append(tx, [Arrival(event_id, payload, 1, NOW)])
+        inbox.append(tx, [Arrival(event_id, payload, 1, NOW, 1)])
         receipts = [row.receipt for row in inbox.claim(tx, now=NOW, lease=1, limit=9)]
         inbox.queue.bury(tx, [Burial(receipt, reason) for receipt in receipts], at)
         return

@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.store import events, outbox
 from pipeline.store.database import Database, Tx
-from pipeline.store.events import Accepted, Slice
+from pipeline.store.events import Accepted
 from pipeline.store.lease import Receipt
 from pipeline.store.outbox import Delivered, OutboxRow, SinkName
+from pipeline.store.slices import Slice
 from tests.seeds import seeds
 
 NOW = 1_700_000_000_000
@@ -34,8 +35,9 @@ def test_an_id_is_accepted_once(db: Database) -> None:
     with db.write() as tx:
         assert events.accept(tx, [accepted(1), accepted(2), accepted(1)], NOW) == {n.to_bytes(32) for n in (1, 2)}
         assert events.accept(tx, [accepted(2), accepted(3)], NOW) == {(3).to_bytes(32)}
-        assert events.is_seen(tx, (1).to_bytes(32))
-        assert not events.is_seen(tx, (4).to_bytes(32))
+        assert events.is_seen(tx, (1).to_bytes(32), 1)
+        assert not events.is_seen(tx, (4).to_bytes(32), 1)
+        assert not events.is_seen(tx, (1).to_bytes(32), 2), "no event has this id and another time"
 
 
 def test_a_payload_is_dropped_once_every_delivery_it_owes_is_old_enough(db: Database) -> None:
@@ -108,17 +110,20 @@ def test_ids_are_forgotten_by_when_they_were_seen_in_slices(db: Database) -> Non
     times = {rng.randrange(2**60).to_bytes(32): NOW + rng.randrange(100) for _ in range(100)}
     with db.write() as tx:
         for number, (event_id, seen_at) in enumerate(times.items()):
-            events.accept(tx, [Accepted(number, event_id, 1, 1, 1, b"", 1, NOW, 0)], seen_at)
-        after, dropped = b"", 0
+            events.accept(tx, [Accepted(number, event_id, number % 3, 1, 1, b"", 1, NOW, 0)], seen_at)
+        after, dropped = events.FIRST_SEEN, 0
         while True:
             done = events.forget_seen(tx, after=after, seen_before=NOW + 50, limit=7)
             dropped += done.dropped
-            if not done.last:
+            if done.last == events.FIRST_SEEN:
                 break
             assert done.last > after
             after = done.last
         assert dropped == sum(seen_at < NOW + 50 for seen_at in times.values())
-        assert all(events.is_seen(tx, event_id) == (seen_at >= NOW + 50) for event_id, seen_at in times.items())
+        assert all(
+            events.is_seen(tx, event_id, number % 3) == (seen_at >= NOW + 50)
+            for number, (event_id, seen_at) in enumerate(times.items())
+        )
 
 
 def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> None:

@@ -18,7 +18,7 @@ NOW = 1_700_000_000_000
 
 
 def arrival(number: int, received_at: int = NOW) -> Arrival:
-    return Arrival(number.to_bytes(32), b"%d" % number, 7, received_at)
+    return Arrival(number.to_bytes(32), b"%d" % number, 7, received_at, 1)
 
 
 def see(tx: Tx, number: int) -> None:
@@ -76,7 +76,7 @@ def test_what_another_connection_appended_meanwhile_is_not_new(db: Database, pat
 
 def test_an_id_of_the_wrong_length_is_refused(db: Database) -> None:
     with pytest.raises(apsw.ConstraintError), db.write() as tx:
-        inbox.append(tx, [Arrival(b"short", b"", 1, NOW)])
+        inbox.append(tx, [Arrival(b"short", b"", 1, NOW, 1)])
 
 
 def test_claims_take_the_rows_that_have_been_ready_for_longest(db: Database) -> None:

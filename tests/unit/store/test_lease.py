@@ -111,7 +111,7 @@ class Inbox(Table):
     groups = ("",)
 
     def append(self, tx: Tx, items: Sequence[bytes], group: str, now: int) -> set[bytes]:
-        return inbox.append(tx, [Arrival(item, b"raw " + item, 1, now) for item in items])
+        return inbox.append(tx, [Arrival(item, b"raw " + item, 1, now, 1) for item in items])
 
     def claim(self, tx: Tx, group: str, now: int, lease: int, limit: int) -> list[Receipt]:
         rows = inbox.claim(tx, now=now, lease=lease, limit=limit)
@@ -294,7 +294,7 @@ def test_the_queue_does_what_the_model_does(db: Database, clock: ManualClock, ta
 
 def one_row(db: Database, item: bytes = b"i" * 32) -> Receipt:
     with db.write() as tx:
-        inbox.append(tx, [Arrival(item, b"{}", 1, START)])
+        inbox.append(tx, [Arrival(item, b"{}", 1, START, 1)])
         return inbox.claim(tx, now=START, lease=1_000, limit=1)[0].receipt
 
 
@@ -317,7 +317,7 @@ def test_an_expired_lease_is_given_to_the_next_and_the_first_holder_changes_noth
 def test_what_a_process_died_with_is_given_back_to_the_next_in_its_slot(db: Database) -> None:
     """Not what others hold, nor what was put off; and not for ever what its holders keep dying with."""
     with db.write() as tx:
-        inbox.append(tx, [Arrival(bytes([number]) * 32, b"{}", 1, START) for number in range(5)])
+        inbox.append(tx, [Arrival(bytes([number]) * 32, b"{}", 1, START, 1) for number in range(5)])
 
         def claim(limit: int, holder: str, now: int = START) -> list[Receipt]:
             return [row.receipt for row in inbox.claim(tx, now=now, lease=1_000, limit=limit, holder=holder)]
@@ -341,7 +341,7 @@ def test_what_a_process_died_with_is_given_back_to_the_next_in_its_slot(db: Data
 def test_a_row_that_is_ready_already_is_not_put_off_by_being_given_back(db: Database) -> None:
     """An expired lease stays as old as it is, so that its row keeps its place."""
     with db.write() as tx:
-        inbox.append(tx, [Arrival(bytes(32), b"{}", 1, START)])
+        inbox.append(tx, [Arrival(bytes(32), b"{}", 1, START, 1)])
         inbox.claim(tx, now=START, lease=10, limit=1, holder="saver-0")
         assert inbox.queue.free(tx, "saver-0", START + 50) == 1
         assert inbox.next_ready_at(tx) == START + 10

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relays, wanted
+from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relays, retractions, wanted
 from pipeline.store.database import Database
 
 
@@ -61,6 +61,10 @@ def test_looking_whether_there_is_work_reads_only_the_ready_index(db: Database, 
         events.IS_SEEN,
         events.DONE_AMONG,
         events.FIRST_SEEN_AFTER,
+        events.FORGET_SEEN,
+        retractions.RETRACTED,
+        retractions.NEXT_DELETIONS,
+        retractions.NEXT_VANISHED,
         wanted.AUTHORS_CHANGED_SINCE,
         wanted.REGISTERED_CHANGED_SINCE,
         contacts.LIST_OF,
@@ -80,6 +84,13 @@ def test_nothing_is_sorted_and_no_table_walked(db: Database, statement: str) -> 
     assert not any("TEMP B-TREE" in step for step in steps), steps
     scans = [step for step in steps if step.startswith("SCAN") and step not in ("SCAN CONSTANT ROW", "SCAN inbox")]
     assert scans == []
+
+
+def test_an_id_is_looked_up_under_its_time(db: Database) -> None:
+    """And not among all of that second's or of all times."""
+    assert plan(db, events.IS_SEEN)[0] == "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)"
+    assert "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)" in plan(db, inbox.APPEND)
+    assert plan(db, events.FIRST_SEEN_AFTER) == ["SEARCH seen USING PRIMARY KEY ((created_at,event_id)>(?,?))"]
 
 
 @pytest.mark.parametrize("ready", [False, True])

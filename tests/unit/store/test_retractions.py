@@ -80,15 +80,29 @@ def test_followees_of_a_deleted_list_are_wanted_no_longer(database: Database) ->
 
 def test_only_the_author_deletes_an_event(database: Database) -> None:
     with database.write() as tx:
-        retractions.delete(tx, [b"\x05" * 32], 1)
+        retractions.delete(tx, [b"\x05" * 32], 1, 1)
         events = [(b"\x05" * 32, 2, 100), (b"\x06" * 32, 1, 100), (b"\x05" * 32, 1, 100)]
         assert retractions.retracted(tx, events) == {b"\x05" * 32}
         assert not retractions.retracted(tx, events[:2])
 
 
+def test_deletions_are_forgotten_in_slices(database: Database) -> None:
+    """Of one id by several authors too; those that are young stay, wherever the slices end."""
+    with database.write() as tx:
+        for number in range(50):
+            retractions.delete(tx, [bytes(31) + bytes([number // 3])], number, 100 + number % 2)
+        after, looked_at = retractions.FIRST_DELETION, 0
+        while (done := retractions.forget_deletions(tx, after=after, before=101, limit=7)).looked_at:
+            looked_at += done.looked_at
+            after = done.last
+        left = [author for (author,) in tx.execute("SELECT author FROM deletions ORDER BY author")]
+    assert looked_at == 50
+    assert left == list(range(1, 50, 2))
+
+
 def test_vanishing_counts_up_to_its_time_and_never_goes_back(database: Database) -> None:
     with database.write() as tx:
-        retractions.vanish(tx, 1, 100)
-        retractions.vanish(tx, 1, 50)
+        retractions.vanish(tx, 1, 100, 1)
+        retractions.vanish(tx, 1, 50, 2)
         events = [(b"\x05" * 32, 1, 100), (b"\x06" * 32, 1, 101), (b"\x07" * 32, 2, 100)]
         assert retractions.retracted(tx, events) == {b"\x05" * 32}

@@ -45,6 +45,22 @@ def test_a_migrated_database_is_like_a_fresh_one(tmp_path: Path, clock: ManualCl
         assert schema(old) == schema(fresh)
 
 
+def test_what_was_seen_and_taken_back_stays_so(tmp_path: Path, clock: ManualClock) -> None:
+    """Through the migrations that give those tables another shape."""
+    ids = [(bytes([number]) * 32, number, 7, 1000 - number % 5, 1, 3) for number in range(100)]
+    with Database.open(tmp_path / "old.db") as db:
+        migrate(db, clock, MIGRATIONS[:3])
+        with db.write() as tx:
+            tx.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?, ?)", ids)
+            tx.execute("INSERT INTO deletions VALUES (?, 4)", (bytes(32),))
+            tx.execute("INSERT INTO vanished VALUES (5, 60)")
+        migrate(db, clock)
+        with db.read() as tx:
+            assert tx.execute("SELECT * FROM seen ORDER BY event").fetchall() == ids
+            assert tx.execute("SELECT event_id, author, at > 1.7e12 FROM deletions").fetchall() == [(bytes(32), 4, 1)]
+            assert tx.execute("SELECT author, until, at > 1.7e12 FROM vanished").fetchall() == [(5, 60, 1)]
+
+
 def test_names_are_distinct_and_in_order() -> None:
     names = [migration.name for migration in MIGRATIONS]
     assert names == sorted(set(names))

@@ -14,7 +14,7 @@ from pipeline.store.waiting import CommitWatch
 
 def commit(db: Database, number: int = 1) -> None:
     with db.write() as tx:
-        inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, 0)])
+        inbox.append(tx, [Arrival(number.to_bytes(32), b"{}", 1, 0, 1)])
 
 
 def test_a_commit_that_came_before_the_wait_is_not_missed(db: Database, path: Path, clock: ManualClock) -> None:
