@@ -19,8 +19,10 @@ from pipeline.crawl.share import Selection, is_share_of, select, share_of
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
+from pipeline.relay.authentication import AuthState
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
+from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.transport import Transport
 from pipeline.store import inbox, outbox, relays, wanted
 from pipeline.store.database import Database
@@ -47,7 +49,8 @@ def run(ctx: StageContext) -> None:
     open_here = functools.partial(open_database, config.database_path, ctx.clock)
     intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, ctx.metrics)
     gate = Backpressure(config.backpressure_high, config.backpressure_low)
-    shared = Shared(ctx.clock, ctx.stop, intake, gate, RateLimited(ctx.log, ctx.clock))
+    secret = read_secret_key(config.secret_key_path)
+    shared = Shared(ctx.clock, ctx.stop, intake, gate, RateLimited(ctx.log, ctx.clock), secret)
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )
@@ -190,6 +193,9 @@ class _Crawler:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind))
         metrics.crawl_left_out.set(self.fleet.left_out)
         metrics.crawl_whole.set(self.fleet.asked_whole)
+        states = self.fleet.auth_states()
+        for state in AuthState:
+            metrics.crawl_auth.labels(state.value).set(states[state])
 
     def _look_at_queues(self) -> None:
         config = self.ctx.settings

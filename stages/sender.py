@@ -1,13 +1,9 @@
 """`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
 
-from pathlib import Path
-
-from pipeline.errors import CannotStart
-from pipeline.nostr.event import public_key
-from pipeline.nostr.nip19 import InvalidEncoding, decode_nsec
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.secret_key import read_secret_key
 from pipeline.sinks.delivery import Delivery, take_back
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
@@ -32,7 +28,7 @@ def run(ctx: StageContext) -> None:
     sink = RelaySink(
         target,
         lambda: dial(target, policy, ctx.clock, ctx.stop.is_set),
-        _secret_key(config.secret_key_path),
+        read_secret_key(config.secret_key_path),
         ctx.clock,
         ctx.metrics,
         log,
@@ -47,17 +43,3 @@ def run(ctx: StageContext) -> None:
             delivery.run(database)
     finally:
         sink.close()
-
-
-def _secret_key(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        text = path.read_text().strip()
-        secret = decode_nsec(text) if text.startswith("nsec") else bytes.fromhex(text)
-        # Not every number is a key: told now, and not when a relay asks for it.
-        public_key(secret)
-    except (OSError, ValueError, InvalidEncoding):
-        # Neither the text nor the error is shown: either may hold the key.
-        raise CannotStart(f"EVENTS_SECRET_KEY_PATH: {path} holds no secret key (64 hex digits or nsec)") from None
-    return secret

@@ -9,6 +9,7 @@ from pipeline.crawl.intake import BATCH_EVENTS, Batch, HandOver, Intake
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.nostr.auth import auth_event
 from pipeline.nostr.event import Event
 from pipeline.nostr.message import (
     EventMessage,
@@ -22,11 +23,13 @@ from pipeline.nostr.message import (
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.stop import Stop
+from pipeline.relay.authentication import AuthState
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import LiveEnded, Outcome, PageEnded, Session
+from pipeline.relay.session import AuthWanted, Outcome, Session
+from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.relay.transport import Transport
 from pipeline.store.relays import RelayState, RelayStatus
 
@@ -40,13 +43,14 @@ _MAX_WAIT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of a crawler process share."""
+    """What all connections of a crawler process share. `secret`: the key to authenticate with (NIP-42), if any."""
 
     clock: Clock
     stop: Stop
     intake: Intake
     gate: Backpressure
     log: RateLimited
+    secret: bytes | None = None
 
 
 class Connection:
@@ -69,7 +73,7 @@ class Connection:
         self._metrics = metrics
         self._shared = shared
         self._clock = shared.clock
-        self._session = Session(limits)
+        self._session = Session(limits, can_authenticate=shared.secret is not None)
         self._limits = limits
         self._hand_over = HandOver()
         self._pending: list[Event] = []
@@ -81,11 +85,17 @@ class Connection:
         self._invalid_frames = 0
         self._pinged_at = 0.0
         self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
+        self._told = ""
 
     @property
     def limits(self) -> Limits:
         """What has been learned of the relay's limits."""
         return self._session.limits
+
+    @property
+    def auth(self) -> AuthState:
+        """How the relay and we stand on AUTH (NIP-42)."""
+        return self._session.auth
 
     def learn(self, limits: Limits) -> None:
         """Go by `limits` from the start; only before `run`."""
@@ -223,14 +233,23 @@ class Connection:
             case LiveEnded():
                 self._crawl.live_ended(outcome, now)
                 self._on_refusal(outcome.refusal, outcome.detail, now)
-            case _:
-                pass
+            case AuthWanted(challenge=challenge):
+                self._authenticate(challenge, now)
+
+    def _authenticate(self, challenge: str, now: float) -> None:
+        assert self._shared.secret is not None, "wanted only where it can be given"
+        wall = self._clock.now_ms() // 1000
+        self._session.authenticate(auth_event(self._shared.secret, self._address, challenge, wall), now)
 
     def _on_refusal(self, refusal: Refusal, detail: str, now: float) -> None:
         if refusal is Refusal.RATE_LIMITED:
             self._host.limited(now)
         self._metrics.refusal(refusal)
-        self._status = replace(self._status, last_error=f"{refusal}: {detail}"[:200])
+        if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
+            detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
+        # One of each kind in a row is enough to be told.
+        if not self._status.last_error.startswith(f"{refusal}: "):
+            self._status = replace(self._status, last_error=f"{refusal}: {detail}"[:200])
         self._shared.log.debug(
             f"{self._address} {refusal}", "refused", relay=self._address, reason=refusal, text=detail
         )
@@ -255,8 +274,8 @@ class Connection:
         if self._session.limits != self._limits:
             self._limits = self._session.limits
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), limits=self._session.limits.to_json()))
-        told = (self._status.subscriptions, self._status.asked)
-        if (self._session.live_subscriptions, self._crawl.asking.way) != told:
+        told = (self._status.subscriptions, self._status.asked, self._told)
+        if (self._session.live_subscriptions, self._crawl.asking.way, self._status.last_error) != told:
             self._put_status(self._status.state)
 
     def _put_status(self, state: RelayState) -> None:
@@ -268,4 +287,5 @@ class Connection:
             asked=self._crawl.asking.way,
             rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
         )
+        self._told = self._status.last_error
         self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), status=self._status))

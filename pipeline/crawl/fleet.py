@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
+from pipeline.relay.authentication import AuthState
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
@@ -100,6 +102,11 @@ class Fleet:
     def left_out(self) -> int:
         """How many queries in all go without a live subscription since their relay has no room for it."""
         return sum(relay.crawl.left_out for relay in self._relays.values() if relay.thread is not None)
+
+    def auth_states(self) -> Counter[AuthState]:
+        """How many of the relays that are being served stand how on AUTH (NIP-42)."""
+        connections = [relay.connection for relay in self._relays.values()]
+        return Counter(each.auth for each in connections if each is not None)
 
     def set_relays(self, database: Database, selected: list[Selected], plan: Plan) -> None:
         """Crawl exactly `selected` from now on; those that were crawled before go on undisturbed."""
@@ -217,9 +224,10 @@ class Fleet:
             said = self.dialler.information(address).limits
         except InvalidInformation:
             return limits.informed(now)
-        return limits.informed(now).advertised(
+        limits = limits.informed(now).advertised(
             subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length
         )
+        return replace(limits, demands_auth=said.auth_required)
 
     def _reap(self) -> None:
         while True:

@@ -24,7 +24,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import LiveEnded, PageEnded, Session
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
@@ -36,6 +37,7 @@ POLL_EVERY_S = 60.0
 RETRY_S = 2.0
 MAX_RETRY_S = 300.0
 LASTING_RETRY_S = 600.0
+FINAL_RETRY_S = 86_400.0
 # An idle relay's thread wakes no more often than it must; a busy one looks for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
@@ -574,4 +576,6 @@ class RelayCrawl:
 
 def _retry_wait(refusal: Refusal, failures: int) -> float:
     """Seconds until the same is asked for again, after so many refusals in a row before this one."""
+    if refusal is Refusal.FORBIDDEN:
+        return FINAL_RETRY_S
     return LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S)

@@ -190,6 +190,9 @@ class Metrics:
         self.crawl_whole = self._gauge(
             "event_service_crawl_whole_relays", "Relays that are asked for everything they have, not by author"
         )
+        self.crawl_auth = self._gauge(
+            "event_service_crawl_auth_relays", "Connected relays by how they and we stand on AUTH (NIP-42)", ("state",)
+        )
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )

@@ -27,9 +27,9 @@ class Limits:
     """How a relay may be asked.
 
     `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
-    it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `informed_at`: when
-    its NIP-11 document was last asked for; `whole_refused_at`: when it last refused a filter for everything (Unix
-    seconds, 0 for never).
+    it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `demands_auth`: it
+    says or showed that it wants NIP-42 of readers; `informed_at`: when its NIP-11 document was last asked for;
+    `whole_refused_at`: when it last refused a filter for everything (Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -42,6 +42,7 @@ class Limits:
     oldest_first: bool = False
     needs_kinds: bool = False
     zero_is_all: bool = False
+    demands_auth: bool = False
     informed_at: int = 0
     whole_refused_at: int = 0
 

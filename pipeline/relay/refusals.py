@@ -18,6 +18,8 @@ class Refusal(StrEnum):
     TOO_LARGE = "too-large"
     AUTH_REQUIRED = "auth-required"
     RESTRICTED = "restricted"
+    FORBIDDEN = "forbidden"
+    """Restricted although we authenticated, which is final (NIP-42)."""
     SEARCH_ONLY = "search-only"
     UNSUPPORTED = "unsupported"
     ERROR = "error"
@@ -30,6 +32,7 @@ class Refusal(StrEnum):
         return self in (
             Refusal.AUTH_REQUIRED,
             Refusal.RESTRICTED,
+            Refusal.FORBIDDEN,
             Refusal.SEARCH_ONLY,
             Refusal.UNSUPPORTED,
         )

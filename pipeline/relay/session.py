@@ -1,8 +1,8 @@
 """One connection's subscriptions, as a state machine without I/O or clock (NIP-01, section "Communication").
 
 The owner opens live subscriptions and pages, sends what `outgoing` holds, feeds every message in, and acts on what
-comes back: a page ends complete, at its EOSE and only then, or incomplete with the reason. Times are monotonic
-seconds.
+comes back: a page ends complete, at its EOSE and only then, or incomplete with the reason. What a relay refuses until
+we have authenticated (NIP-42) is held meanwhile and asked for again. Times are monotonic seconds.
 """
 
 from collections import deque
@@ -17,130 +17,51 @@ from pipeline.nostr.message import (
     Eose,
     Notice,
     NoticeType,
+    Ok,
     RelayMessage,
     classify_notice,
+    encode_auth,
     encode_close,
     encode_req,
 )
 from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.authentication import Authentication, AuthState, Verdict
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal, classify
+from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
 
-# A relay may search long before its first event, but not pause as long between two.
-FIRST_ANSWER_S = 30.0
-NEXT_ANSWER_S = 10.0
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
 # What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
 _LEAST_BY_SILENCE = 2
-LIVE_PREFIX = "L"
-PAGE_PREFIX = "P"
 
 
 @dataclass(frozen=True, slots=True)
-class PageEnded:
-    """A page is over; `refusal` is `None` when it is complete. Counts and times are of the events that match it.
-
-    `newer` and `older` count those that match but for their time; `rises`: some event came after an older one.
-    """
-
-    key: str
-    refusal: Refusal | None
-    detail: str
-    count: int
-    oldest: int | None
-    newest: int | None
-    newer: int = 0
-    older: int = 0
-    rises: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LiveEnded:
-    """A live subscription was ended by the relay, or never begun."""
-
-    key: str
-    refusal: Refusal
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Challenged:
-    """The relay sent an AUTH challenge (NIP-42)."""
+class AuthWanted:
+    """The relay wants this challenge answered (NIP-42), by a call of `Session.authenticate` at once."""
 
     challenge: str
 
 
-Outcome = PageEnded | LiveEnded | Challenged
-
-
-@dataclass(slots=True)
-class _Subscription:
-    id: str
-    key: str
-    filters: tuple[Filter, ...]
-    last_at: float
-    beside: int = 0
-    room: int = 0
-    patience: float = 1.0
-    answered: bool = False
-    is_complete: bool = False
-    count: int = 0
-    oldest: int | None = None
-    newest: int | None = None
-    newer: int = 0
-    older: int = 0
-    rises: bool = False
-    _last: int | None = None
-
-    @property
-    def is_page(self) -> bool:
-        return self.id.startswith(PAGE_PREFIX)
-
-    def hear(self, now: float) -> None:
-        """Note that the relay says something about it."""
-        self.last_at = now
-        self.answered = True
-
-    def note(self, created_at: int, now: float) -> None:
-        """Count an event."""
-        self.hear(now)
-        self.count += 1
-        self.rises = self.rises or (self._last is not None and created_at > self._last)
-        self._last = created_at
-        if self.oldest is None or created_at < self.oldest:
-            self.oldest = created_at
-        if self.newest is None or created_at > self.newest:
-            self.newest = created_at
-
-    def note_outside(self, created_at: int, now: float) -> None:
-        """Count an event that matches a page but for its time."""
-        self.hear(now)
-        until = self.filters[0].until
-        if until is not None and created_at > until:
-            self.newer += 1
-        else:
-            self.older += 1
-
-    @property
-    def deadline(self) -> float:
-        return self.last_at + self.patience * (NEXT_ANSWER_S if self.answered else FIRST_ANSWER_S)
+Outcome = PageEnded | LiveEnded | AuthWanted
 
 
 class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
-    __slots__ = ("_ids", "_next_id", "answers", "largest_request", "limits", "outgoing", "proven", "unasked")
+    __slots__ = ("_auth", "_ids", "_next_id", "answers", "largest_request", "limits", "outgoing", "proven", "unasked")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, can_authenticate: bool = False) -> None:
+        """`can_authenticate`: the owner has a key to answer challenges with."""
         self.limits = limits
+        self._auth = Authentication(is_possible=can_authenticate)
         self.outgoing: deque[str] = deque()
         self.unasked = 0
         self.answers = 0
         # Subscriptions that were surely open at once.
         self.proven = 1
         self.largest_request = 0
-        self._ids: dict[str, _Subscription] = {}
+        self._ids: dict[str, Subscription] = {}
         self._next_id = 0
 
     @property
@@ -195,28 +116,19 @@ class Session:
     def note_event(self, subscription_id: str, event: Event, now: float) -> None:
         """Count an event, of whatever validity, towards the subscription that it names."""
         subscription = self._ids.get(subscription_id)
-        if subscription is None:
+        if subscription is None or not subscription.note_event(event, now):
             self.unasked += 1
-        elif any(each.matches(event) for each in subscription.filters):
-            subscription.note(event.created_at, now)
-            self._note_stored(subscription)
-        elif subscription.is_page and replace(subscription.filters[0], since=None, until=None).matches(event):
-            subscription.note_outside(event.created_at, now)
         else:
-            self.unasked += 1
+            self._note_stored(subscription)
 
     def note_time(self, subscription_id: str, created_at: int | None, now: float) -> None:
         """Count an event of which no more is known than its time, if that: one known before, or malformed."""
         subscription = self._ids.get(subscription_id)
         if subscription is None:
             self.unasked += 1
-        elif created_at is not None and any(_spans(each, created_at) for each in subscription.filters):
-            subscription.note(created_at, now)
-            self._note_stored(subscription)
-        elif created_at is not None and subscription.is_page:
-            subscription.note_outside(created_at, now)
         else:
-            subscription.hear(now)
+            subscription.note_time(created_at, now)
+            self._note_stored(subscription)
 
     def receive(self, message: RelayMessage, now: float) -> Iterator[Outcome]:
         """Take a message other than EVENT and yield what it means for the owner."""
@@ -224,11 +136,13 @@ class Session:
             case Eose(subscription=subscription_id):
                 yield from self._on_eose(subscription_id, now)
             case Closed(subscription=subscription_id, reason=reason, prefix=prefix):
-                yield from self._on_closed(subscription_id, reason, prefix)
+                yield from self._on_closed(subscription_id, reason, prefix, now)
             case Notice(text=text):
                 yield from self._on_notice(text)
             case AuthChallenge(challenge=challenge):
-                yield Challenged(challenge)
+                yield from self._on_challenge(challenge, now)
+            case Ok(event_id=event_id, accepted=accepted, reason=reason):
+                yield from self._end_auth(self._auth.judged(event_id, accepted=accepted), reason, now)
             case _:
                 pass
 
@@ -237,17 +151,35 @@ class Session:
         for each in [each for each in self._awaited() if each.deadline <= now]:
             self._close(each)
             self._learn_from_silence(each)
-            yield _refused(each, Refusal.TIMEOUT, "no answer")
+            yield each.refused(Refusal.TIMEOUT, "no answer")
+        yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
 
     def next_deadline(self) -> float | None:
         """When `expire` will have something to do; `None` while no answer is due."""
-        return min((each.deadline for each in self._awaited()), default=None)
+        times = [each.deadline for each in self._awaited()]
+        if self._auth.deadline is not None:
+            times.append(self._auth.deadline)
+        return min(times, default=None)
 
-    def _awaited(self) -> list[_Subscription]:
+    @property
+    def auth(self) -> AuthState:
+        """How the relay and we stand on AUTH."""
+        return self._auth.state
+
+    def authenticate(self, event: Event, now: float) -> None:
+        """Send `event` in answer to the challenge that was last asked for."""
+        self._auth.answered(event.id, now)
+        self.outgoing.append(encode_auth(event))
+
+    def _awaited(self) -> list[Subscription]:
         # A relay that never sends an EOSE may have opened a live subscription all the same.
-        return [each for each in self._ids.values() if each.is_page or (not each.answered and self.answers)]
+        return [each for each in self._asked() if each.is_page or (not each.answered and self.answers)]
 
-    def _learn_from_silence(self, subscription: _Subscription) -> None:
+    def _asked(self) -> list[Subscription]:
+        """The subscriptions that the relay has been asked for, the newest last."""
+        return [each for each in self._ids.values() if each.hold is None]
+
+    def _learn_from_silence(self, subscription: Subscription) -> None:
         """Some relays drop without a word what is too much for them."""
         if subscription.answered or not self.answers:
             return
@@ -258,7 +190,7 @@ class Session:
             least = max(self.proven, 1 if again else _LEAST_BY_SILENCE)
             self.limits = self.limits.fewer_subscriptions(max(subscription.beside, least + 1))
 
-    def _note_stored(self, subscription: _Subscription) -> None:
+    def _note_stored(self, subscription: Subscription) -> None:
         """Find out whether the relay takes `limit: 0` for no limit."""
         if subscription.is_page or subscription.is_complete or self.limits.zero_is_all:
             return
@@ -269,6 +201,7 @@ class Session:
         """Start waiting anew for every answer, after a pause in which nothing was read."""
         for each in self._ids.values():
             each.last_at = max(each.last_at, now)
+        self._auth.postpone(now)
 
     def _new_id(self, prefix: str) -> str:
         self._next_id += 1
@@ -280,35 +213,73 @@ class Session:
         # Anew also when it is replaced, so that the newest request comes last.
         self._ids.pop(subscription_id, None)
         beside = len(self._ids) + 1
-        self._ids[subscription_id] = _Subscription(
+        self._ids[subscription_id] = Subscription(
             subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience
         )
         request = encode_req(subscription_id, filters)
         self.largest_request = max(self.largest_request, len(request))
         self.outgoing.append(request)
 
-    def _close(self, subscription: _Subscription) -> None:
+    def _close(self, subscription: Subscription) -> None:
         del self._ids[subscription.id]
-        self.outgoing.append(encode_close(subscription.id))
+        if subscription.hold is not Hold.REFUSED:
+            self.outgoing.append(encode_close(subscription.id))
 
     def _on_eose(self, subscription_id: str, now: float) -> Iterator[Outcome]:
         subscription = self._ids.get(subscription_id)
-        if subscription is None:
+        if subscription is None or subscription.hold is not None:
             return
         self.answers += 1
         subscription.is_complete = True
         subscription.hear(now)
         self.proven = max(self.proven, sum(each.answered for each in self._ids.values()))
-        if subscription.is_page:
+        if subscription.is_page and self._auth.is_under_way and not subscription.was_held:
+            subscription.hold = Hold.ENDED
+        elif subscription.is_page:
             self._close(subscription)
-            yield _ended(subscription, None, "")
+            yield subscription.ended()
 
-    def _on_closed(self, subscription_id: str, reason: str, prefix: str) -> Iterator[Outcome]:
-        subscription = self._ids.pop(subscription_id, None)
-        if subscription is not None:
-            refusal = classify(reason, prefix)
-            self._learn(refusal)
-            yield _refused(subscription, refusal, reason)
+    def _on_closed(self, subscription_id: str, reason: str, prefix: str, now: float) -> Iterator[Outcome]:
+        subscription = self._ids.get(subscription_id)
+        if subscription is None or subscription.hold is not None:
+            return
+        refusal = classify(reason, prefix)
+        if refusal is Refusal.AUTH_REQUIRED:
+            self.limits = replace(self.limits, demands_auth=True)
+            if not subscription.was_held and self._auth.demanded(now):
+                subscription.hold = Hold.REFUSED
+                yield from self._answer_challenge()
+                return
+        elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
+            refusal = Refusal.FORBIDDEN
+        del self._ids[subscription_id]
+        self._learn(refusal)
+        yield subscription.refused(refusal, reason)
+
+    def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
+        self._auth.challenged(challenge)
+        # A relay known to want it may give less, rather than refuse, before it has it.
+        if self._auth.is_under_way or (self.limits.demands_auth and self._auth.demanded(now)):
+            yield from self._answer_challenge()
+
+    def _answer_challenge(self) -> Iterator[Outcome]:
+        challenge = self._auth.to_answer()
+        if challenge is not None:
+            yield AuthWanted(challenge)
+
+    def _end_auth(self, verdict: Verdict | None, reason: str, now: float) -> Iterator[Outcome]:
+        """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""
+        if verdict is None:
+            return
+        for each in [each for each in self._ids.values() if each.hold is not None]:
+            if verdict is Verdict.REFUSED and each.hold is Hold.REFUSED:
+                del self._ids[each.id]
+                yield each.refused(Refusal.AUTH_REQUIRED, reason)
+                continue
+            self._close(each)
+            again = self._new_id(PAGE_PREFIX if each.is_page else LIVE_PREFIX)
+            self._open(again, each.key, each.filters, now, each.patience)
+            self._ids[again].was_held = True
 
     def _on_notice(self, text: str) -> Iterator[Outcome]:
         """A NOTICE names no subscription: it is a refusal only where it can be told whose."""
@@ -321,11 +292,11 @@ class Session:
         if dead:
             self._learn(refusal)
         for each in dead:
-            yield _refused(each, refusal, text)
+            yield each.refused(refusal, text)
 
-    def _meant(self, refusal: Refusal) -> list[_Subscription]:
+    def _meant(self, refusal: Refusal) -> list[Subscription]:
         """The subscriptions that a NOTICE with this sense must be about."""
-        everything = list(self._ids.values())
+        everything = self._asked()
         pages = [each for each in everything if each.is_page]
         match refusal:
             case Refusal.TOO_MANY_SUBSCRIPTIONS | Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
@@ -350,20 +321,3 @@ class Session:
                 self.limits = self.limits.fewer_pages()
             case _:
                 pass
-
-
-def _refused(subscription: _Subscription, refusal: Refusal, detail: str) -> Outcome:
-    if subscription.is_page:
-        return _ended(subscription, refusal, detail)
-    return LiveEnded(subscription.key, refusal, detail)
-
-
-def _spans(wanted: Filter, created_at: int) -> bool:
-    return (wanted.since is None or created_at >= wanted.since) and (wanted.until is None or created_at <= wanted.until)
-
-
-def _ended(subscription: _Subscription, refusal: Refusal | None, detail: str) -> PageEnded:
-    return PageEnded(
-        subscription.key, refusal, detail, subscription.count, subscription.oldest, subscription.newest,
-        subscription.newer, subscription.older, subscription.rises,
-    )  # fmt: skip

@@ -7,6 +7,7 @@ from tests.completeness.world import World
 from tests.fakes.behaviour import (
     HONEST,
     PRESETS,
+    AuthDemand,
     Behaviour,
     How,
     Interruption,
@@ -23,6 +24,10 @@ Extra = Callable[[World], list[SignedEvent]]
 
 def _all(_: World, __: SignedEvent) -> bool:
     return True
+
+
+def _none(_: World, __: SignedEvent) -> bool:
+    return False
 
 
 def _nothing(_: World) -> list[SignedEvent]:
@@ -160,6 +165,10 @@ def _refusal_cases() -> Mapping[str, Case]:
         "no-live": Case(Behaviour(live=False)),
         "lossy-live": Case(Behaviour(live_loses_every=3)),
         "upgrade-500": Case(Behaviour(upgrade=Upgrade(500, times=1))),
+        "auth": Case(Behaviour(auth=AuthDemand(), cap=60)),
+        "auth-late": Case(Behaviour(auth=AuthDemand(on_connect=False), cap=60)),
+        "auth-silent": Case(Behaviour(auth=AuthDemand(silent_success=True), cap=60)),
+        "auth-restricted": Case(Behaviour(auth=AuthDemand(restricted="restricted: members only")), _none, cannot=True),
     }
 
 

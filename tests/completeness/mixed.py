@@ -21,7 +21,9 @@ MAX_HOLDERS = 4
 _STEPS = 12
 _STEP_S = 1.5
 # Behaviours that make each other's promise hollow: what one lets a patient client have, the other takes away.
-_ALONE = frozenset({"nostr-rs", "silent-refusal", "ignores-until", "dense-author", "frame-6000", "items-50"})
+_ALONE = frozenset(
+    {"nostr-rs", "silent-refusal", "ignores-until", "dense-author", "frame-6000", "items-50", "auth-restricted"}
+)
 
 
 def run(catalogue: Catalogue, seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:

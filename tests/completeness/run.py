@@ -21,6 +21,7 @@ from tests.world.events import SignedEvent
 
 GAPS = "event_service_crawl_gaps_total"
 RESWEEP_EVERY_S = 15
+AUTH_KEY = "11" * 32
 _LOOK_EVERY_S = 1.0
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
 
@@ -97,7 +98,8 @@ class Run:
     def __init__(self, directory: Path, world: World, peers: Sequence[Peer]) -> None:
         self.world = world
         self.peers = peers
-        self.service = EventService(directory, environment([peer.relay.url for peer in peers]))
+        key = {"EVENTS_SECRET_KEY_PATH": str(directory / "key")}
+        self.service = EventService(directory, environment([peer.relay.url for peer in peers]) | key)
         self._gaps: dict[tuple[str, str], float] = {}
         self._have: set[str] = set()
 
@@ -108,6 +110,7 @@ class Run:
             for peer in self.peers:
                 stack.enter_context(peer.relay)
             self.service.directory.mkdir(parents=True, exist_ok=True)
+            (self.service.directory / "key").write_text(AUTH_KEY)
             register(self.service.database, self.world)
             stack.enter_context(self.service)
             yield self

@@ -25,7 +25,8 @@ from pipeline.nostr.tags import public_keys
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import LiveEnded, PageEnded, Session
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress

@@ -10,7 +10,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import PageEnded, Session
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import PageEnded
 from pipeline.store.sweeps import SweepProgress
 from tests.unit.crawl.people import event, key, plan_for
 

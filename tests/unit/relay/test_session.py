@@ -8,18 +8,12 @@ import pytest
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.message import AuthChallenge, Closed, Eose, Notice, Ok, RelayMessage, Unknown
+from pipeline.nostr.message import Closed, Eose, Notice, Ok, RelayMessage, Unknown
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import (
-    FIRST_ANSWER_S,
-    NEXT_ANSWER_S,
-    Challenged,
-    LiveEnded,
-    PageEnded,
-    Session,
-)
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import FIRST_ANSWER_S, NEXT_ANSWER_S, LiveEnded, PageEnded
 from tests.seeds import seeds
 
 ALICE, BOB = b"a" * 32, b"b" * 32
@@ -369,10 +363,6 @@ def test_no_more_pages_are_open_than_allowed() -> None:
         open_page(session, key)
     assert session.has_room()
     assert not session.has_room_for_page()
-
-
-def test_a_challenge_is_passed_on() -> None:
-    assert list(Session(Limits()).receive(AuthChallenge("c"), 1.0)) == [Challenged("c")]
 
 
 class Machine:

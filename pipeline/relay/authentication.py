@@ -1,0 +1,100 @@
+"""Whether and when a connection authenticates (NIP-42), as a state machine without I/O, clock or key."""
+
+from enum import Enum, StrEnum
+
+# Some relays send their challenge after the refusal, some say nothing when they accept an AUTH.
+PATIENCE_S = 2.0
+
+
+class AuthState(StrEnum):
+    """How a relay and we stand; a metric label."""
+
+    NONE = "none"
+    WANTED = "wanted"
+    """It demands an AUTH that it does not get: there is no key, or no challenge to answer."""
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+class Verdict(Enum):
+    """What became of an AUTH."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+class Authentication:
+    """One connection's AUTH: wanted once the relay demands it, then challenged, answered and judged."""
+
+    __slots__ = ("_answered", "_challenge", "_deadline", "_event_id", "_is_possible", "state")
+
+    def __init__(self, *, is_possible: bool) -> None:
+        self.state = AuthState.NONE
+        self._is_possible = is_possible
+        self._challenge: str | None = None
+        # The last challenge answered; each is answered once.
+        self._answered: str | None = None
+        self._event_id: bytes | None = None
+        self._deadline: float | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a challenge or a verdict is waited for."""
+        return self._deadline is not None
+
+    @property
+    def deadline(self) -> float | None:
+        """When waiting is over."""
+        return self._deadline
+
+    def challenged(self, challenge: str) -> None:
+        """Note the relay's newest challenge."""
+        self._challenge = challenge
+
+    def demanded(self, now: float) -> bool:
+        """The relay demands an AUTH; returns whether it is going to get one that it has not had."""
+        if self.is_under_way:
+            return True
+        if not self._is_possible or (self._challenge is not None and self._challenge == self._answered):
+            if self.state is AuthState.NONE:
+                self.state = AuthState.WANTED
+            return False
+        self._deadline = now + PATIENCE_S
+        return True
+
+    def to_answer(self) -> str | None:
+        """The challenge that should be answered now, if there is one."""
+        is_due = self.is_under_way and self._event_id is None and self._challenge != self._answered
+        return self._challenge if is_due else None
+
+    def answered(self, event_id: bytes, now: float) -> None:
+        """The AUTH event with this id was sent in answer to the newest challenge."""
+        self._answered = self._challenge
+        self._event_id = event_id
+        self._deadline = now + PATIENCE_S
+
+    def judged(self, event_id: bytes, *, accepted: bool) -> Verdict | None:
+        """Take an OK; `None` if it is about something else."""
+        if event_id != self._event_id:
+            return None
+        return self._settle(Verdict.ACCEPTED if accepted else Verdict.REFUSED)
+
+    def expired(self, now: float) -> Verdict | None:
+        """What waiting to its end comes to; `None` while there is time left."""
+        if self._deadline is None or now < self._deadline:
+            return None
+        # nostr-rs-relay says nothing when it accepts.
+        return self._settle(Verdict.REFUSED if self._event_id is None else Verdict.ACCEPTED)
+
+    def postpone(self, now: float) -> None:
+        """Wait anew, after a pause in which nothing was read."""
+        if self._deadline is not None:
+            self._deadline = max(self._deadline, now + PATIENCE_S)
+
+    def _settle(self, verdict: Verdict) -> Verdict:
+        if verdict is Verdict.ACCEPTED:
+            self.state = AuthState.ACCEPTED
+        else:
+            self.state = AuthState.WANTED if self._event_id is None else AuthState.REFUSED
+        self._deadline = self._event_id = None
+        return verdict

@@ -1,0 +1,140 @@
+"""One subscription of a session: what it asks for, what came of it, and how it ended."""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from pipeline.relay.refusals import Refusal
+
+# A relay may search long before its first event, but not pause as long between two.
+FIRST_ANSWER_S = 30.0
+NEXT_ANSWER_S = 10.0
+LIVE_PREFIX = "L"
+PAGE_PREFIX = "P"
+
+
+@dataclass(frozen=True, slots=True)
+class PageEnded:
+    """A page is over; `refusal` is `None` when it is complete. Counts and times are of the events that match it.
+
+    `newer` and `older` count those that match but for their time; `rises`: some event came after an older one.
+    """
+
+    key: str
+    refusal: Refusal | None
+    detail: str
+    count: int
+    oldest: int | None
+    newest: int | None
+    newer: int = 0
+    older: int = 0
+    rises: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveEnded:
+    """A live subscription was ended by the relay, or never begun."""
+
+    key: str
+    refusal: Refusal
+    detail: str
+
+
+class Hold(Enum):
+    """Why a subscription waits for the end of an AUTH to be asked for again."""
+
+    REFUSED = "refused"
+    ENDED = "ended"
+    """It ended well, but perhaps with less than an authenticated client gets."""
+
+
+@dataclass(slots=True)
+class Subscription:
+    """What is asked for under one id. `beside`: how many were open with it then, of `room` allowed."""
+
+    id: str
+    key: str
+    filters: tuple[Filter, ...]
+    last_at: float
+    beside: int = 0
+    room: int = 0
+    patience: float = 1.0
+    answered: bool = False
+    is_complete: bool = False
+    count: int = 0
+    oldest: int | None = None
+    newest: int | None = None
+    newer: int = 0
+    older: int = 0
+    rises: bool = False
+    hold: Hold | None = None
+    was_held: bool = False
+    _last: int | None = None
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it asks for stored events only."""
+        return self.id.startswith(PAGE_PREFIX)
+
+    @property
+    def deadline(self) -> float:
+        """When the relay has been silent for too long."""
+        return self.last_at + self.patience * (NEXT_ANSWER_S if self.answered else FIRST_ANSWER_S)
+
+    def hear(self, now: float) -> None:
+        """Note that the relay says something about it."""
+        self.last_at = now
+        self.answered = True
+
+    def note_event(self, event: Event, now: float) -> bool:
+        """Count an event; returns whether it was asked for."""
+        if any(each.matches(event) for each in self.filters):
+            self._note(event.created_at, now)
+        elif self.is_page and replace(self.filters[0], since=None, until=None).matches(event):
+            self._note_outside(event.created_at, now)
+        else:
+            return False
+        return True
+
+    def note_time(self, created_at: int | None, now: float) -> None:
+        """Count an event of which no more is known than its time, if that."""
+        if created_at is not None and any(_spans(each, created_at) for each in self.filters):
+            self._note(created_at, now)
+        elif created_at is not None and self.is_page:
+            self._note_outside(created_at, now)
+        else:
+            self.hear(now)
+
+    def refused(self, refusal: Refusal, detail: str) -> PageEnded | LiveEnded:
+        """Its end by the relay, or by our patience."""
+        return self.ended(refusal, detail) if self.is_page else LiveEnded(self.key, refusal, detail)
+
+    def ended(self, refusal: Refusal | None = None, detail: str = "") -> PageEnded:
+        """Its end as a page."""
+        return PageEnded(
+            self.key, refusal, detail, self.count, self.oldest, self.newest, self.newer, self.older, self.rises
+        )
+
+    def _note(self, created_at: int, now: float) -> None:
+        self.hear(now)
+        self.count += 1
+        self.rises = self.rises or (self._last is not None and created_at > self._last)
+        self._last = created_at
+        if self.oldest is None or created_at < self.oldest:
+            self.oldest = created_at
+        if self.newest is None or created_at > self.newest:
+            self.newest = created_at
+
+    def _note_outside(self, created_at: int, now: float) -> None:
+        """Count an event that matches a page but for its time."""
+        self.hear(now)
+        until = self.filters[0].until
+        if until is not None and created_at > until:
+            self.newer += 1
+        else:
+            self.older += 1
+
+
+def _spans(wanted: Filter, created_at: int) -> bool:
+    return (wanted.since is None or created_at >= wanted.since) and (wanted.until is None or created_at <= wanted.until)
