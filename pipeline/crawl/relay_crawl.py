@@ -12,13 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.asking import FEW_QUERIES, Asking, Newcomers
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.live import LiveGroups
+from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.plan import WHOLE_QUERY, Member, Plan, Query, Subject
-from pipeline.crawl.slices import Gap, Manners, PageResult
+from pipeline.crawl.slices import Gap, PageResult
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
+from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
 from pipeline.crawl.windows import Window
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
@@ -33,18 +35,9 @@ from pipeline.store.sweeps import SweepProgress
 # How often a live subscription is checked by a tail sweep, and how often what has none is polled.
 TAIL_EVERY_S = 300.0
 POLL_EVERY_S = 60.0
-# Waits after a failed page; doubled each time.
-RETRY_S = 2.0
-MAX_RETRY_S = 300.0
-LASTING_RETRY_S = 600.0
-FINAL_RETRY_S = 86_400.0
 # An idle relay's thread wakes no more often than it must; a busy one looks for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
-# Times the usual wait for an answer, for relays that turned out slow.
-MAX_PATIENCE = 4.0
-# Times in a row that a page may stay without its EOSE until what came of it is taken for all there is.
-MAX_SILENCES = 2
 # A page that failed so often in a row, and each time so often again, is told as missing.
 TOLD_FAILURES = 3
 # Connections in a row that were lost with no answer at all until requests are made smaller.
@@ -84,11 +77,9 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by the thread of its connection; outlives each connection."""
 
     __slots__ = (
-        "_answers_kindless", "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_gave",
-        "_has_eose", "_held", "_hopeless", "_largest_page", "_limits", "_live", "_live_failures", "_live_not_before",
-        "_live_opened", "_lookout", "_newcomers", "_patience", "_plan", "_progress",
-        "_settings", "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking",
-        "counts",
+        "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_held", "_hopeless", "_known",
+        "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_settings", "_start_failures",
+        "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -102,10 +93,7 @@ class RelayCrawl:
         # What is wanted, and how this relay is asked for it.
         self._wanted = self._plan = plan
         self._crawled_since = crawled_since
-        self._live = LiveGroups(limits)
-        self._live_not_before: dict[str, float] = {}
-        self._live_failures: dict[str, int] = {}
-        self._live_opened: dict[str, float] = {}
+        self._live = LiveSubscriptions(limits)
         self._sweeps: dict[str, Sweep] = {}
         self._swept: dict[str, float] = {}
         self._start_not_before: dict[str, float] = {}
@@ -113,14 +101,9 @@ class RelayCrawl:
         self._progress: list[SweepProgress] = []
         self._check_at = 0.0
         self._fruitless = 0
-        # Whether the relay was seen to end a page, to give anything, and anything for all kinds.
-        self._has_eose: bool | None = None
-        self._gave = False
-        self._answers_kindless = False
-        self._largest_page = 0
+        self._known = Acquaintance()
         # By sweep, the newest change among the members of one that nothing could complete.
         self._hopeless: dict[str, int] = {}
-        self._patience = 1.0
         self._lookout = Lookout.NOT_NEEDED
         # Where the turn of chunks is; who became wanted since the whole cursor; a whole sweep that brought nothing.
         self._turn = 0
@@ -136,10 +119,7 @@ class RelayCrawl:
 
     def connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
-        self._live.reopen()
-        self._live_not_before.clear()
-        self._live_failures.clear()
-        self._live_opened.clear()
+        self._live.connected()
         self._swept.clear()
         self._held = None
         for sweep in self._sweeps.values():
@@ -173,7 +153,7 @@ class RelayCrawl:
         if not may_ask:
             self._check_at = mono + 1.0
             return
-        self._open_live(session, mono)
+        self._live.open_due(self._plan.queries, session, mono)
         self._drop_unwanted()
         self._start_all_due(mono, wall)
         self._look_out(session, mono)
@@ -197,14 +177,14 @@ class RelayCrawl:
             return None
         sweep.is_open = False
         if ended.refusal is None:
-            self._has_eose = True
+            self._known.has_eose = True
             if sweep.query.subject is Subject.WHOLE and ended.count:
                 self.asking.answered()
         else:
             self.counts.incomplete_pages += 1
             if sweep.query.subject is Subject.WHOLE:
                 self.asking.failed(ended.refusal)
-            if not self._settles_for(ended, sweep):
+            if not self._known.settles_for(ended, failures=sweep.failures, events=sweep.events):
                 self._put_off(ended.key, sweep, ended.refusal, mono)
                 return None
             sweep.is_unproven = True
@@ -214,54 +194,26 @@ class RelayCrawl:
             self._progress += [] if progress is None else [progress]
             return None
         del self._sweeps[ended.key]
-        self._learn(sweep.window, session)
+        session.limits = self._known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
         complete = self._complete_whole if sweep.query.subject is Subject.WHOLE else self._complete
         return complete(sweep, mono)
 
     def _take_page(self, ended: PageEnded, sweep: Sweep) -> None:
         sweep.failures = 0
         sweep.events += ended.count
-        self._gave = self._gave or ended.count > 0
+        self._known.gave = self._known.gave or ended.count > 0
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
         sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises))
         self.counts.pages += 1
         self.counts.gap_reasons += sweep.window.gap_reasons - before
         self.counts.dense_seconds += sweep.window.dense_seconds - dense
 
-    def _settles_for(self, ended: PageEnded, sweep: Sweep) -> bool:
-        """Whether a page without its EOSE is as much as there will be: go on below it, but complete nothing."""
-        if ended.refusal is not Refusal.TIMEOUT:
-            return False
-        if self._has_eose is False:
-            return True
-        tries = sweep.failures + 1
-        has_given = ended.count > 0 or sweep.events > 0
-        if has_given and tries >= MAX_SILENCES and self._has_eose is None:
-            self._has_eose = False
-            self._patience = 1.0
-            return True
-        self._patience = min(self._patience * 2, MAX_PATIENCE)
-        return has_given and tries > MAX_SILENCES + 1
-
-    def _learn(self, window: Window, session: Session) -> None:
-        """Pass on to later windows and processes what this one found out about the relay."""
-        self._answers_kindless = self._answers_kindless or window.answers_kindless
-        self._largest_page = max(self._largest_page, window.largest_page)
-        by_kinds = window.needs_kinds and not self.asking.is_whole
-        needs_kinds = (session.limits.needs_kinds or by_kinds) and not self._answers_kindless
-        learned = replace(
-            session.limits, until_exclusive=window.excludes_until, oldest_first=window.oldest_first,
-            needs_kinds=needs_kinds,
-        )  # fmt: skip
-        if learned != session.limits:
-            session.limits = learned
-
     def _look_out(self, session: Session, mono: float) -> None:
         """Ask for one event that every relay in use has, if it gave none for a filter so broad."""
         if self._held is not None and not self._held.is_open and session.has_room_for_page():
             self._held.is_open = True
             session.open_page(_WHOLE_CANARY, _WHOLE_CANARY_PAGE, mono)
-        if self._lookout is Lookout.NEEDED and self._gave and session.has_room_for_page():
+        if self._lookout is Lookout.NEEDED and self._known.gave and session.has_room_for_page():
             self._lookout = Lookout.DONE
             session.open_page(_CANARY, _CANARY_PAGE, mono)
 
@@ -272,14 +224,9 @@ class RelayCrawl:
     def live_ended(self, ended: LiveEnded, mono: float) -> None:
         """Take the end of a live subscription: open it again later, and sweep what it may miss."""
         self._check_at = 0.0
-        lived = mono - self._live_opened.get(ended.key, mono)
-        failures = 0 if lived >= MAX_RETRY_S else self._live_failures.get(ended.key, 0)
-        self._live_failures[ended.key] = failures + 1
         if self.asking.is_whole:
             self.asking.failed(ended.refusal)
-        self._live_not_before[ended.key] = mono + _retry_wait(ended.refusal, failures)
-        self._live.reopen(ended.key)
-        for key in self._live.queries_of(ended.key):
+        for key in self._live.ended(ended, mono):
             self._swept.pop(key, None)
 
     def seconds_behind(self, wall: int) -> int:
@@ -307,17 +254,6 @@ class RelayCrawl:
             self._newcomers = self._held = None
             self._swept.clear()
             self._turn = 0
-
-    def _open_live(self, session: Session, mono: float) -> None:
-        self._live.arrange(self._plan.queries, session.limits)
-        for key, filters in self._live.take_changed().items():
-            if filters is None:
-                session.close_live(key)
-            elif self._live_not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
-                self._live.reopen(key)
-            else:
-                self._live_opened[key] = mono
-                session.open_live(key, filters, mono)
 
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer; a relay that refuses them would be asked for ever."""
@@ -410,9 +346,7 @@ class RelayCrawl:
         window = Window(
             query, since, wall + FUTURE_S, limit=self._limits.page_limit,
             max_members=self._limits.max_members,
-            manners=Manners(
-                self._limits.until_exclusive, self._limits.oldest_first, self._answers_kindless, self._largest_page
-            ),
+            manners=self._known.manners(self._limits),
         )  # fmt: skip
         failures = self._start_failures.pop(key, 0)
         sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, wall - since, failures=failures)
@@ -440,7 +374,7 @@ class RelayCrawl:
                 return
             if not sweep.is_open and sweep.not_before <= mono:
                 sweep.is_open = True
-                session.open_page(key, sweep.window.page(), mono, patience=self._patience)
+                session.open_page(key, sweep.window.page(), mono, patience=self._known.patience)
 
     def _may_resweep(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""
@@ -458,7 +392,7 @@ class RelayCrawl:
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S]
-        times += (at for at in self._live_not_before.values() if at > mono)
+        times += self._live.due_after(mono)
         times += (at for at in self._start_not_before.values() if at > mono)
         if session.has_room_for_page():
             times += (sweep.not_before for sweep in self._sweeps.values() if not sweep.is_open)
@@ -481,7 +415,7 @@ class RelayCrawl:
         every, taking_turns = TAIL_EVERY_S, len(self._plan.live)
         if not self._live.has(query.key):
             every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
-        is_empty = taking_turns > FEW_QUERIES and not self._gave
+        is_empty = taking_turns > FEW_QUERIES and not self._known.gave
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))
 
     def _put_off(self, key: str, sweep: Sweep, refusal: Refusal, mono: float) -> None:
@@ -489,12 +423,12 @@ class RelayCrawl:
             # Begun anew with smaller parts: the window's own parts are too large for this relay.
             del self._sweeps[key]
             self._swept.pop(sweep.query.key, None)
-            self._start_not_before[key] = mono + _retry_wait(refusal, sweep.failures)
+            self._start_not_before[key] = mono + retry_wait(refusal, sweep.failures)
             self._start_failures[key] = sweep.failures + 1
             return
         if refusal.is_lasting:
             self.counts.gap_reasons[Gap.REFUSED] += 1
-        sweep.not_before = mono + _retry_wait(refusal, sweep.failures)
+        sweep.not_before = mono + retry_wait(refusal, sweep.failures)
         sweep.failures += 1
         if sweep.failures % TOLD_FAILURES == 0:
             self.counts.gap_reasons[Gap.UNANSWERED] += 1
@@ -522,7 +456,7 @@ class RelayCrawl:
         self._swept.pop(sweep.query.key, None)
         if ended.refusal is not None:
             self.asking.failed(ended.refusal)
-            self._start_not_before[sweep.key] = mono + _retry_wait(ended.refusal, 0)
+            self._start_not_before[sweep.key] = mono + retry_wait(ended.refusal, 0)
             return None
         if not ended.count:
             self._leave_whole(sweep, mono)
@@ -572,10 +506,3 @@ class RelayCrawl:
             return None
         self._newcomers = None
         return self._coverage.advance(WHOLE_QUERY.key, whole.complete_until, newcomers.generation)
-
-
-def _retry_wait(refusal: Refusal, failures: int) -> float:
-    """Seconds until the same is asked for again, after so many refusals in a row before this one."""
-    if refusal is Refusal.FORBIDDEN:
-        return FINAL_RETRY_S
-    return LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S)

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import Plan
-from pipeline.crawl.relay_crawl import LASTING_RETRY_S, CrawlSettings, RelayCrawl
+from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
 from pipeline.crawl.slices import Gap
+from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose
 from pipeline.relay.limits import Limits

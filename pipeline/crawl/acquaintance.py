@@ -1,0 +1,57 @@
+"""What one relay's crawl has found out about how it answers, over all its connections."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pipeline.crawl.slices import Manners
+from pipeline.crawl.windows import Window
+from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.subscription import PageEnded
+
+# Times the usual wait for an answer, for relays that turned out slow.
+MAX_PATIENCE: Final = 4.0
+# Times in a row that a page may stay without its EOSE until what came of it is taken for all there is.
+MAX_SILENCES: Final = 2
+
+
+@dataclass(slots=True)
+class Acquaintance:
+    """`has_eose`: whether the relay was seen to end a page; `gave`: to give anything; `patience`: see `Session`."""
+
+    has_eose: bool | None = None
+    gave: bool = False
+    patience: float = 1.0
+    _answers_kindless: bool = False
+    _largest_page: int = 0
+
+    def manners(self, limits: Limits) -> Manners:
+        """What a new window should know."""
+        return Manners(limits.until_exclusive, limits.oldest_first, self._answers_kindless, self._largest_page)
+
+    def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:
+        """Whether a page without its EOSE is as much as there will be, after so many failures in a row before.
+
+        `events` came of the same sweep so far. What is settled for is gone on below, but completes nothing.
+        """
+        if ended.refusal is not Refusal.TIMEOUT:
+            return False
+        if self.has_eose is False:
+            return True
+        tries = failures + 1
+        has_given = ended.count > 0 or events > 0
+        if has_given and tries >= MAX_SILENCES and self.has_eose is None:
+            self.has_eose = False
+            self.patience = 1.0
+            return True
+        self.patience = min(self.patience * 2, MAX_PATIENCE)
+        return has_given and tries > MAX_SILENCES + 1
+
+    def learn(self, window: Window, limits: Limits, *, by_query: bool) -> Limits:
+        """Take over what a finished window found out; returns `limits` with what later processes should know too."""
+        self._answers_kindless = self._answers_kindless or window.answers_kindless
+        self._largest_page = max(self._largest_page, window.largest_page)
+        needs_kinds = (limits.needs_kinds or (window.needs_kinds and by_query)) and not self._answers_kindless
+        return replace(
+            limits, until_exclusive=window.excludes_until, oldest_first=window.oldest_first, needs_kinds=needs_kinds
+        )

@@ -1,0 +1,18 @@
+"""How long to wait until a relay is asked again for what it did not give."""
+
+from typing import Final
+
+from pipeline.relay.refusals import Refusal
+
+# Waits (seconds) after a failure; doubled each time.
+RETRY_S: Final = 2.0
+MAX_RETRY_S: Final = 300.0
+LASTING_RETRY_S: Final = 600.0
+FINAL_RETRY_S: Final = 86_400.0
+
+
+def retry_wait(refusal: Refusal, failures: int) -> float:
+    """Seconds until the same is asked for again, after so many refusals in a row before this one."""
+    if refusal is Refusal.FORBIDDEN:
+        return FINAL_RETRY_S
+    return LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S)
