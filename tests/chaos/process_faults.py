@@ -101,7 +101,7 @@ def crash(scene: Scene) -> Play:
     scene.doubts += 1
     with scene.frozen(scene.carriers()):
         scene.allow_in_flight()
-        scene.service.close()
+        scene.kill_all()
     yield scene.rng.uniform(0.0, 2.0)
     scene.start_again()
     scene.doubts -= 1

@@ -169,6 +169,7 @@ class Scene:
     def kill_all(self) -> None:
         """SIGKILL to everything at once, what was started by hand too."""
         for each in (*self.by_hand, self.service):
+            _kill_at_once(each)
             each.close()
         self.by_hand.clear()
 
@@ -200,6 +201,24 @@ class Scene:
     def close(self) -> None:
         """End everything at once."""
         self.kill_all()
+
+
+def _kill_at_once(service: EventService) -> None:
+    """Kill a supervisor and its stages such that none of them notices the end of another.
+
+    The kernel wakes stopped children of a process that ends (SIGHUP and SIGCONT to an orphaned process group), and they
+    would end in good order; so the supervisor, stopped itself, goes last.
+    """
+    if not service.running:
+        return
+    supervisor = service.child.pid
+    with suppress(ProcessLookupError):
+        os.kill(supervisor, signal.SIGSTOP)
+        _wait_stopped(supervisor)
+    for one in service.processes():
+        if one.pid != supervisor:
+            with suppress(ProcessLookupError):
+                os.kill(one.pid, signal.SIGKILL)
 
 
 def _wait_stopped(pid: int) -> None:
