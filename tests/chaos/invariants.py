@@ -2,11 +2,15 @@
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tests.chaos import hooks
+from tests.chaos.hooks import conduct
+from tests.chaos.lateness import FairClock
 from tests.chaos.queues import Depths
 from tests.chaos.scene import EXPECTED, Scene
 from tests.fakes.service import StageProcess
@@ -17,7 +21,9 @@ MAX_OPEN_FILES = 200
 MAX_THREADS = 80
 MAX_WAL_BYTES = 160 << 20
 TRUTH_WITHIN_S = 10.0
-"""Health says how things stand once they have stood like that for so long."""
+"""Health says how things stand once they have stood like that for so long, by the fair clock."""
+MAX_LOCK_WAIT_S = 1.0
+"""For the write lock, by the fair clock, while we hold up nobody."""
 UNTRUE_LOOKS = 3
 """Health is wrong when it says the wrong thing so many times running."""
 MAX_LISTED = 40
@@ -46,6 +52,10 @@ class Peaks:
     threads: dict[str, int] = field(default_factory=dict)
     wal_bytes: int = 0
     queued: int = 0
+    lock_wait_s: float = 0.0
+    """The longest wait for the write lock that was the service's own doing, by the fair clock."""
+    forgiven_s: float = 0.0
+    """How much of the time the machine was too busy to let the service run."""
 
 
 class Watcher:
@@ -65,6 +75,8 @@ class Watcher:
         self._counters: dict[tuple[str, str], float] = {}
         self._restarts = scene.restarts
         self.errors: list[BaseException] = []
+        self.clock = FairClock(time.monotonic())
+        """Beats with every look at the processes."""
 
     def start(self) -> None:
         """Begin to look."""
@@ -98,6 +110,7 @@ class Watcher:
 
     def _look_at_processes(self) -> None:
         stages = self.scene.stages()
+        self.clock.tick(time.monotonic(), [os.getpid(), *self.scene.supervisors(), *(one.pid for one in stages)])
         self._set_view(stages)
         for one in stages:
             self._weigh(one)
@@ -148,7 +161,11 @@ class Watcher:
         self.health_looks += 1
         view, since = self._view
         # A view that changed while the answer was on its way says nothing about it.
-        if self.scene.doubts or began - since < TRUTH_WITHIN_S or not view.startswith(("well", "ill")):
+        if (
+            self.scene.doubts
+            or self.clock.between(since, began) < TRUTH_WITHIN_S
+            or not view.startswith(("well", "ill"))
+        ):
             return
         is_well = view.startswith("well")
         truthful = (status == 200 or _complains_of_others(body)) if is_well else status != 200
@@ -156,8 +173,28 @@ class Watcher:
         self._untrue_view = view
         # Once or twice it may have been us who looked too late.
         if self._untrue == UNTRUE_LOOKS:
-            lasted_s = round(began - since)
-            self._violated(f"/_health says {status} {body[:1000]} although it has been {view} for {lasted_s} s")
+            lasted_s, fair_s = round(began - since), round(self.clock.between(since, began))
+            why = f"it has been {view} for {lasted_s} s, {fair_s} s of which the machine was free to tell"
+            self._violated(f"/_health says {status} {body[:1000]} although {why}")
+
+    def look_at_conduct(self) -> None:
+        """Judge what the stages have noted of themselves; once, when all is over."""
+        self.peaks.forgiven_s = self.clock.forgiven_s
+        for path in sorted(hooks.notes_in(self.scene.hooks).iterdir()):
+            for line in path.read_text().splitlines():
+                self._judge(conduct.Note(**json.loads(line)))
+
+    def _judge(self, note: conduct.Note) -> None:
+        if note.kind == conduct.NETWORK:
+            self._violated(f"{note.detail} with a transaction open")
+            return
+        if any(stall.began <= note.ended and note.began <= stall.ended for stall in self.scene.stalls):
+            return
+        fair_s = self.clock.between(note.began, note.ended)
+        self.peaks.lock_wait_s = max(self.peaks.lock_wait_s, fair_s)
+        if fair_s > MAX_LOCK_WAIT_S:
+            took_s = note.ended - note.began
+            self._violated(f"{note.detail} waited {took_s:.1f} s for the write lock, {fair_s:.1f} s of it by right")
 
     def _look_at_metrics(self) -> None:
         restarts = self.scene.restarts

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.chaos.faults import Play, fault
-from tests.chaos.hooks import AFTER, BEFORE, COMMITTED
+from tests.chaos.hooks.points import AFTER, BEFORE, COMMITTED
 from tests.chaos.process_faults import SERVICE
 from tests.chaos.scene import Scene
 

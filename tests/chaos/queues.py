@@ -1,9 +1,10 @@
 """The service's queues as the database shows them, looked at from outside without taking part."""
 
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,29 @@ class Queues:
     """The database at `path`; every look opens a connection of its own and leaves nothing open."""
 
     path: Path
+    _looking: "threading.RLock" = field(default_factory=threading.RLock, compare=False)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let nobody of this process but this thread have the database open.
+
+        All connections of a process share what SQLite knows of the log; one that is open while the log is changed
+        behind its back would let others see what is no longer there.
+        """
+        with self._looking:
+            yield
 
     def _rows(self, statement: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
-        with closing(connection):
-            connection.set_busy_timeout(_BUSY_MS)
-            return list(connection.execute(statement, bindings))
+        with self._looking:
+            connection = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+            with closing(connection):
+                connection.set_busy_timeout(_BUSY_MS)
+                return list(connection.execute(statement, bindings))
+
+    def integrity(self) -> str:
+        """What is wrong with the file as a whole; empty when nothing is. Takes a while."""
+        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check(3)")]
+        return "" if found == ["ok"] else "; ".join(found)
 
     def in_flight(self, sink: str) -> set[str]:
         """Ids of the events that somebody holds a lease of, or put off after a failure."""

@@ -37,6 +37,7 @@ _PLAIN = (
     "hurried",
     "points_reached",
     "frames_lost",
+    "sectors_lost",
     "health_looks",
     "metrics_looks",
     "seconds",
@@ -63,6 +64,7 @@ class Report:
     """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
     points_reached: int = 0
     frames_lost: int = 0
+    sectors_lost: int = 0
     health_looks: int = 0
     metrics_looks: int = 0
     seconds: float = 0.0
@@ -104,7 +106,7 @@ class Report:
         lines = [
             f"seed {self.seed}: {self.published} events published, {self.registered} users, "
             f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
-            f"{self.frames_lost} frames of the log lost with the power, "
+            f"{self.frames_lost} frames of the log and {self.sectors_lost} sectors lost with the power, "
             f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
             "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
             *(sink.text() for sink in self.sinks),

@@ -118,8 +118,9 @@ def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], N
     finally:
         scene.doubts += 1
         watcher.stop()
-        report.violations += watcher.violations
     scene.stop_in_order()
+    watcher.look_at_conduct()
+    report.violations += watcher.violations
     conductor.recoveries(watcher.samples, scene.world.rate)
     _conclude(scene, watcher, report)
 
@@ -167,6 +168,9 @@ def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
     report.buried = scene.queues.buried()
     report.refused = scene.queues.refusals()
     report.peaks = watcher.peaks
-    report.points_reached, report.frames_lost = scene.points_reached, scene.frames_lost
+    report.points_reached = scene.points_reached
+    report.frames_lost, report.sectors_lost = scene.frames_lost, scene.sectors_lost
+    if faults := scene.queues.integrity():
+        report.violations.append(f"the database is damaged: {faults}")
     report.published, report.registered = world.published, len(world.registered)
     report.health_looks, report.metrics_looks = watcher.health_looks, watcher.metrics_looks

@@ -1,5 +1,6 @@
 """The service under test, and everything that faults need to know and to do about it."""
 
+import math
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.chaos import hooks
 from tests.chaos.queues import PUBSUB, RELAY, Queues
 from tests.chaos.tree import Tree
 from tests.chaos.world import REACH_S, World
@@ -25,8 +27,12 @@ EXPECTED = frozenset(
 ORPHAN_LIMIT_S = 30.0
 """Stages whose supervisor is gone have ended by then."""
 STOP_LIMIT_S = 75.0
-START_LIMIT_S = 60.0
-_FREEZE_LIMIT_S = 5.0
+START_LIMIT_S = 180.0
+"""Far more than it takes: nothing is judged by it, the run just ends."""
+MAX_CLOCK_ERROR_S = 6 * 3600
+"""By how much clocks jump at most; what is asked for reaches back as much further."""
+_STALL_SLACK_S = 1.0
+_FREEZE_LIMIT_S = 30.0
 _STEP_S = 0.01
 
 
@@ -45,6 +51,14 @@ class Allowance:
     def add(self, sink: str, event_ids: Iterable[str]) -> None:
         """Allow each of these events one repeat."""
         self.repeats[sink].update(event_ids)
+
+
+@dataclass(slots=True)
+class Stall:
+    """A time (monotonic seconds) in which stages were made to stand still, or the database was taken from them."""
+
+    began: float
+    ended: float = math.inf
 
 
 @dataclass(slots=True)
@@ -69,13 +83,32 @@ class Scene:
     """Whether the database is on a disk that may be filled."""
     frames_lost: int = 0
     """Frames of the write-ahead log that were lost with the power."""
+    sectors_lost: int = 0
+    """Sectors of the database's own file that were."""
     points_reached: int = 0
     """How often a stage was killed at a named point."""
+    stalls: list[Stall] = field(default_factory=list)
+    """When somebody may have held the write lock longer than by right, since we made them."""
+
+    @property
+    def hooks(self) -> Path:
+        """The folder by which what runs inside the service is told what to do; see `tests.chaos.hooks`."""
+        return self.service.directory / "hooks"
 
     @property
     def points(self) -> Path:
         """The folder in which stages are told where to stop."""
-        return self.service.directory / "points"
+        return hooks.points_in(self.hooks)
+
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Meanwhile, and for a moment after, nobody is blamed for waiting."""
+        stall = Stall(time.monotonic())
+        self.stalls.append(stall)
+        try:
+            yield
+        finally:
+            stall.ended = time.monotonic() + _STALL_SLACK_S
 
     @classmethod
     def start(cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool) -> "Scene":
@@ -89,15 +122,15 @@ class Scene:
             target=world.target.url,
             pubsub=world.pubsub.address,
             EVENTS_CRAWLERS=str(CRAWLERS),
-            EVENTS_BACKFILL=f"{REACH_S}s",
-            EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S}s",
-            EVENTS_RESWEEP_WINDOW=f"{REACH_S}s",
+            EVENTS_BACKFILL=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
+            EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
+            EVENTS_RESWEEP_WINDOW=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
             EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
             EVENTS_DATABASE_PATH=str(directory / "disk" / "events.db"),
-            CHAOS_POINTS=str(directory / "points"),
+            CHAOS_FOLDER=str(directory / "hooks"),
             **tree.env(),
         )
-        (directory / "points").mkdir(parents=True)
+        hooks.prepare(directory / "hooks")
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"
@@ -113,6 +146,10 @@ class Scene:
                 found += each.stages(name)
         return found
 
+    def supervisors(self) -> list[int]:
+        """The processes that were started as such, by id."""
+        return [each.child.pid for each in (self.service, *self.by_hand) if each.running]
+
     def some_stage(self, name: str | None = None) -> StageProcess | None:
         """One of the supervised stages, by chance; `None` when none runs."""
         running = [one for one in self.service.stages(name) if one.slot is not None]
@@ -122,17 +159,18 @@ class Scene:
     def frozen(self, stages: Iterable[StageProcess]) -> Iterator[None]:
         """Let the stages stand still meanwhile, so that what they hold can be told exactly."""
         held = list(stages)
-        for one in held:
-            with suppress(ProcessLookupError):
-                os.kill(one.pid, signal.SIGSTOP)
-        for one in held:
-            _wait_stopped(one.pid)
-        try:
-            yield
-        finally:
+        with self.stalled():
             for one in held:
                 with suppress(ProcessLookupError):
-                    os.kill(one.pid, signal.SIGCONT)
+                    os.kill(one.pid, signal.SIGSTOP)
+            for one in held:
+                _wait_stopped(one.pid)
+            try:
+                yield
+            finally:
+                for one in held:
+                    with suppress(ProcessLookupError):
+                        os.kill(one.pid, signal.SIGCONT)
 
     def allow_in_flight(self, *sinks: str) -> None:
         """What is on its way to these sinks may come once more; call while those who carry it stand still."""

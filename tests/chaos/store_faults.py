@@ -2,21 +2,31 @@
 
 import errno
 import os
+import struct
 import time
 from pathlib import Path
 
 import apsw
 
+from tests.chaos import hooks
 from tests.chaos.faults import Play, fault
+from tests.chaos.hooks.disk import CHECKPOINT
 from tests.chaos.power import LogState, lose_power
 from tests.chaos.process_faults import SERVICE
 from tests.chaos.queues import PUBSUB, RELAY
-from tests.chaos.scene import Scene
+from tests.chaos.refusals import CANNOT_START
+from tests.chaos.scene import MAX_CLOCK_ERROR_S, Scene
 
 _BUSY_MS = 20_000
 # Some rows fit in what is left here and there, so that the disk is full for some and not yet for others.
 _MOST_LEFT_BYTES = 256 << 10
 _SETTLE_SLACK_S = 1.0
+_CHECKPOINT_WAIT_S = 6.0
+_MOST_PAGES_FIRST = 30
+_STEP_S = 0.05
+_LEAST_CLOCK_ERROR_S = 1800
+# Rows that were put off by a wrong clock are made ready within so much of its end.
+_RELEASE_S = 15.0
 
 
 @fault("database-locked", SERVICE)
@@ -40,8 +50,9 @@ def _lock(scene: Scene, seconds: float) -> Play:
         connection.execute("BEGIN IMMEDIATE")
         # Nobody can claim or settle now; who dies of waiting does so with what is leased at this moment.
         scene.allow_in_flight()
-        yield seconds
-        connection.execute("ROLLBACK")
+        with scene.stalled():
+            yield seconds
+            connection.execute("ROLLBACK")
     finally:
         connection.close()
     scene.doubts -= 1
@@ -56,9 +67,10 @@ def disk_full(scene: Scene) -> Play:
     began = time.time()
     scene.allow_in_flight()
     filler = scene.service.database.with_name("filler")
-    _fill(filler, scene.rng.randint(0, _MOST_LEFT_BYTES))
-    yield scene.rng.uniform(2.0, 6.0)
-    filler.unlink()
+    with scene.stalled():
+        _fill(filler, scene.rng.randint(0, _MOST_LEFT_BYTES))
+        yield scene.rng.uniform(2.0, 6.0)
+        filler.unlink()
     # What was delivered meanwhile could not always be written down.
     scene.allowance.lies += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]
     scene.doubts -= 1
@@ -78,19 +90,90 @@ def _fill(path: Path, left: int) -> None:
                     raise
 
 
+@fault("disk-read-only", SERVICE)
+def disk_read_only(scene: Scene) -> Play:
+    """The file system takes no writes for some seconds, as after an error; who cannot start for that says so."""
+    scene.doubts += 1
+    began = time.time()
+    scene.allow_in_flight()
+    switch = hooks.disk_in(scene.hooks)
+    with scene.stalled():
+        _overwrite(switch, b"\1")
+        yield scene.rng.uniform(2.0, 6.0)
+        _overwrite(switch, b"\0")
+    yield 1.0
+    if not scene.service.running:
+        code = scene.service.wait_exit()
+        if code != CANNOT_START or "it cannot be written" not in scene.service.log_text():
+            scene.violations.append(f"on a read-only disk the service ended with exit code {code}")
+        scene.start_again()
+    scene.allowance.lies += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]
+    scene.doubts -= 1
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """In place, since it is mapped into the memory of others."""
+    with path.open("r+b") as file:
+        file.write(content)
+
+
 @fault("power-loss", SERVICE)
 def power_loss(scene: Scene) -> Play:
     """Everything ends at once, and the last commits are lost with it; users register again."""
+    yield from _lose_power(scene)
+
+
+@fault("power-loss-at-checkpoint", SERVICE)
+def power_loss_at_checkpoint(scene: Scene) -> Play:
+    """The same while the log is copied into the database's own file, of whose sectors any may be lost."""
+    with scene.stalled():
+        asked = scene.points / CHECKPOINT
+        unfinished = asked.with_suffix(".part")
+        unfinished.write_text(str(scene.rng.randint(0, _MOST_PAGES_FIRST)))
+        unfinished.rename(asked)
+        deadline = time.monotonic() + _CHECKPOINT_WAIT_S
+        while asked.exists() and time.monotonic() < deadline:
+            yield _STEP_S
+        asked.unlink(missing_ok=True)
+        yield _STEP_S
+        scene.points_reached += len(stopped := list(scene.points.glob("*.stopped")))
+        yield from _lose_power(scene)
+        for each in stopped:
+            each.unlink()
+
+
+def _lose_power(scene: Scene) -> Play:
     scene.doubts += 1
     with scene.frozen(scene.stages()):
         scene.allow_in_flight()
         state = LogState.read(scene.service.database)
         scene.kill_all()
-    before = scene.queues.delivered()
-    scene.frames_lost += lose_power(scene.service.database, state, scene.rng)
-    for sink, event_id in before - scene.queues.delivered():
+    with scene.queues.alone():
+        before = scene.queues.delivered()
+        lost = lose_power(scene.service.database, state, hooks.unsynced_in(scene.hooks), scene.rng)
+        faults = scene.queues.integrity()
+        after = scene.queues.delivered()
+    scene.frames_lost += lost.frames
+    scene.sectors_lost += lost.sectors
+    if faults:
+        scene.violations.append(f"the database is damaged after a loss of power: {faults}")
+    for sink, event_id in before - after:
         scene.allowance.add(sink, [event_id])
     yield scene.rng.uniform(0.0, 1.0)
     scene.start_again()
     scene.world.register_again(scene.service)
     scene.doubts -= 1
+
+
+@fault("clock-jumps", "clock")
+def clock_jumps(scene: Scene) -> Play:
+    """The time of day is wrong by hours, forward or back, for some seconds."""
+    hours = scene.rng.choice((-1, 1)) * scene.rng.uniform(_LEAST_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S)
+    began = time.time()
+    scene.allow_in_flight()
+    _overwrite(hooks.clock_in(scene.hooks), struct.pack("=q", round(hours * 1e9)))
+    yield scene.rng.uniform(3.0, 10.0)
+    scene.allow_in_flight()
+    _overwrite(hooks.clock_in(scene.hooks), bytes(8))
+    # Leases end too early, or not for hours; those are set free, whoever holds them.
+    scene.allowance.lies += [(sink, began, time.time() + _RELEASE_S) for sink in (PUBSUB, RELAY)]

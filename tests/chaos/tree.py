@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.fakes.child import ROOT
 
 PACKAGES = ("pipeline", "stages")
+_HOOKS = "chaos_hooks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Tree:
         self.path = path
         for package in PACKAGES:
             shutil.copytree(source / package, path / package, ignore=shutil.ignore_patterns("__pycache__"))
-
-        shutil.copyfile(Path(__file__).with_name("hooks.py"), path / "sitecustomize.py")
+        shutil.copytree(Path(__file__).with_name("hooks"), path / _HOOKS, ignore=shutil.ignore_patterns("__pycache__"))
+        (path / "sitecustomize.py").write_text(f"import {_HOOKS}.install\n")
 
     def env(self) -> dict[str, str]:
         """What makes every interpreter import from this copy, whatever folder it is started in."""

@@ -1,13 +1,7 @@
-"""Copied as `sitecustomize` beside the service under test: it stands still at named points and tells another time.
+"""Lets a process of the service stop itself (SIGSTOP) at a named point, so that the test can look and then kill it."""
 
-Only the standard library and apsw: it is imported before everything else, in every process of the service. A process
-that reaches the point it was given stops itself (SIGSTOP), so that the test can look before it kills it.
-"""
-
-import mmap
 import os
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
@@ -15,13 +9,12 @@ from typing import Any
 
 import apsw
 
-POINTS = "CHAOS_POINTS"
-"""Folder with one file per stage that is to stop: `MOMENT|STATEMENT`; it is renamed to `PID.stopped` by who does."""
-CLOCK = "CHAOS_CLOCK"
-"""File with the number of nanoseconds by which the clock is wrong."""
+from . import conduct, points_in
+
 BEFORE, AFTER, COMMITTED = "before", "after", "committed"
 """Moments: before a statement, after it has changed rows, after the commit of a transaction in which it did."""
 _BEGIN = "BEGIN IMMEDIATE"
+_folder = Path()
 
 
 def _stage() -> str:
@@ -30,7 +23,7 @@ def _stage() -> str:
 
 
 class Connection(apsw.Connection):
-    """A connection that stops its process at the point that is asked for."""
+    """A connection that stops its process at the point that is asked for, and whose transactions are watched."""
 
     _wanted: tuple[str, str] | None = None
     _reached = False
@@ -39,9 +32,22 @@ class Connection(apsw.Connection):
         text = statements.lstrip()
         if text == _BEGIN:
             self._wanted, self._reached = _asked(), False
-        if self._wanted is None:
-            return super().execute(statements, *arguments, **named)
-        return self._watched(text, lambda: super(Connection, self).execute(statements, *arguments, **named))
+            began = time.monotonic()
+            try:
+                begun = super().execute(statements, *arguments, **named)
+            finally:
+                conduct.waited(began, time.monotonic())
+            conduct.opened(self)
+            return begun
+        try:
+            if self._wanted is None:
+                return super().execute(statements, *arguments, **named)
+            return self._watched(text, lambda: super(Connection, self).execute(statements, *arguments, **named))
+        finally:
+            if text == "BEGIN":
+                conduct.opened(self)
+            elif text in ("COMMIT", "ROLLBACK"):
+                conduct.look_again()
 
     def executemany(self, statements: str, *arguments: Any, **named: Any) -> Any:
         if self._wanted is None:
@@ -67,9 +73,8 @@ class Connection(apsw.Connection):
 
     def _stand_still(self) -> None:
         self._wanted = None
-        folder = Path(os.environ[POINTS])
         try:
-            (folder / _stage()).rename(folder / f"{os.getpid()}.stopped")
+            (_folder / _stage()).rename(_folder / f"{os.getpid()}.stopped")
         except FileNotFoundError:
             return
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -77,20 +82,14 @@ class Connection(apsw.Connection):
 
 def _asked() -> tuple[str, str] | None:
     try:
-        moment, _, statement = (Path(os.environ[POINTS]) / _stage()).read_text().partition("|")
+        moment, _, statement = (_folder / _stage()).read_text().partition("|")
     except OSError:
         return None
     return moment, statement
 
 
-def _tell_other_time() -> None:
-    with Path(os.environ[CLOCK]).open("rb") as file:
-        view = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
-    real = time.time_ns
-    time.time_ns = lambda: real() + int(struct.unpack_from("=q", view)[0])
-
-
-if POINTS in os.environ:
-    apsw.Connection = Connection  # type: ignore[misc]  # whoever opens a database from now on gets ours
-if CLOCK in os.environ:
-    _tell_other_time()
+def install(folder: Path) -> None:
+    """Let whoever opens a database from now on get such a connection."""
+    global _folder  # noqa: PLW0603  (one per process)
+    _folder = points_in(folder)
+    apsw.Connection = Connection  # type: ignore[misc]
