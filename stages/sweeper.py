@@ -1,10 +1,13 @@
-"""`stage sweeper`: forgets what has been delivered and what is old, and keeps the write-ahead log short."""
+"""`stage sweeper`: forgets what has been delivered and what is old, and keeps the write-ahead log short.
+
+It also calls back what a wrong clock has put off.
+"""
 
 from collections.abc import Callable
 from typing import Final
 
 from pipeline.process.stage import StageContext
-from pipeline.store import events, retractions
+from pipeline.store import events, inbox, outbox, retractions
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 
@@ -36,11 +39,13 @@ def run(ctx: StageContext) -> None:
             _Walk(ctx, database, "vanished", _Vanished(ctx).step, pace_s=_SEEN_PACE_S),
         ]
         log = _WriteAheadLog(ctx, database)
+        late = _CallingBack(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
         while not ctx.stop.wait(_TURN_S):
             began = ctx.clock.monotonic()
             busy = [walk.turn() for walk in walks]
             log.turn()
+            late.turn()
             if any(busy):
                 handled.record(ctx.clock.monotonic() - began)
             ctx.heartbeat.beat()
@@ -156,6 +161,27 @@ class _Vanished:
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last
         return done.dropped, at_end
+
+
+class _CallingBack:
+    """Makes ready what was queued, leased or put off while the clock was ahead, and would wait until that time."""
+
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        self._ctx = ctx
+        self._database = database
+        self._next = 0.0
+
+    def turn(self) -> None:
+        if (now_s := self._ctx.clock.monotonic()) < self._next:
+            return
+        self._next = now_s + _REST_S
+        now = self._ctx.clock.now_ms()
+        with self._database.read() as tx:
+            if not inbox.any_ahead(tx, now) and not outbox.any_ahead(tx, now):
+                return
+        with self._database.write() as tx:
+            rows = inbox.call_back(tx, now) + outbox.call_back(tx, now)
+        self._ctx.log.warning("rows of a time to come made ready, the clock was set back", rows=rows)
 
 
 class _WriteAheadLog:

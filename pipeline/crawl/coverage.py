@@ -1,6 +1,7 @@
 """How far one relay's answers are complete, by query; the cursors in memory."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from pipeline.crawl.plan import WHOLE_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
@@ -66,6 +67,15 @@ class Coverage:
     def named(self, key: str) -> Cursor | None:
         """The cursor of exactly this key."""
         return self._cursors.get(key)
+
+    def turn_back(self, latest: int, to: int) -> bool:
+        """Set cursors beyond `latest` back `to` a time: the clock was wrong, and nobody can tell what they cover.
+
+        Returns whether there was any.
+        """
+        wrong = [cursor for cursor in self._cursors.values() if cursor.complete_until > latest]
+        self._cursors |= {cursor.query: replace(cursor, complete_until=to) for cursor in wrong}
+        return bool(wrong)
 
     def progress(self, sweep: str) -> SweepProgress | None:
         """How far a former process came with a sweep; told once."""

@@ -11,7 +11,7 @@ from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
-from pipeline.crawl.redial import Ending, delay_s, failures_after
+from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
 from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.share import Selected
@@ -131,7 +131,7 @@ class Fleet:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
         now = self.shared.clock.now_ms()
-        due = [relay for relay in self._relays.values() if relay.thread is None and relay.next_dial_at <= now]
+        due = [relay for relay in self._relays.values() if relay.thread is None and is_due(relay.next_dial_at, now)]
         for relay in sorted(due, key=lambda relay: relay.next_dial_at):
             if len(self._dialling) >= MAX_DIALS:
                 return

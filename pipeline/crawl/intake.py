@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipeline.crawl.relevance import Relevance
+from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
@@ -185,7 +186,8 @@ class Intake:
                     arrivals[event.id] = arrival
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
-            cursors.advance(tx, (cursor for batch in batches for cursor in batch.cursors))
+            moved = (cursor for batch in batches for cursor in batch.cursors)
+            cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
             sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
             relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:

@@ -14,6 +14,9 @@ _OUR_FAULT_S: Final = 10.0
 _OVERLOADED_S: Final = 300.0
 _OVERLOADED_STATUS: Final = frozenset({429, 503})
 
+MAX_DELAY_S: Final = 2 * _DIAL_CAP_S
+"""No redial is put off for as long: one that is was planned by a clock that was ahead, and is due."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -55,3 +58,8 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     if ending.status in _OVERLOADED_STATUS:
         base = max(base, _OVERLOADED_S)
     return base * rng.uniform(0.75, 1.25)
+
+
+def is_due(next_dial_at: int, now: int) -> bool:
+    """Whether it is time for a dial (both in ms); one that is planned too far ahead was planned by a wrong clock."""
+    return not now < next_dial_at <= now + round(MAX_DELAY_S * 1000)

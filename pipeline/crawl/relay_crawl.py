@@ -49,6 +49,8 @@ _EMPTY_TURN_S = 20.0
 MAX_SWEEPS = 64
 # In a whole crawl, chunks are looked through for late arrivals no more often than this.
 _CHUNKS_EVERY_S = 60.0
+# Later than any time that a clock shows.
+_NEVER = 1 << 62
 _CANARY = "canary"
 _CANARY_PAGE = Filter(kinds=GLOBAL_KINDS, limit=1)
 _WHOLE_CANARY = "whole-canary"
@@ -78,8 +80,8 @@ class RelayCrawl:
 
     __slots__ = (
         "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_held", "_hopeless", "_known",
-        "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_settings", "_start_failures",
-        "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "counts",
+        "_latest_wall", "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_settings",
+        "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "counts",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +102,7 @@ class RelayCrawl:
         self._start_failures: dict[str, int] = {}
         self._progress: list[SweepProgress] = []
         self._check_at = 0.0
+        self._latest_wall = _NEVER
         self._fruitless = 0
         self._known = Acquaintance()
         # By sweep, the newest change among the members of one that nothing could complete.
@@ -148,6 +151,10 @@ class RelayCrawl:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
         if mono < self._check_at:
             return
+        # The first look, or a clock that was set back; at once, while it shows which cursors are wrong.
+        if wall < self._latest_wall and self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach):
+            self._swept.clear()
+        self._latest_wall = wall
         self._choose(session, wall)
         self._limits = session.limits
         if not may_ask:
@@ -228,6 +235,11 @@ class RelayCrawl:
             self.asking.failed(ended.refusal)
         for key in self._live.ended(ended, mono):
             self._swept.pop(key, None)
+
+    @property
+    def _reach(self) -> int:
+        """How far back (seconds) anything is asked for that has been asked for before."""
+        return max(self._settings.resweep_window, self._settings.backfill)
 
     def seconds_behind(self, wall: int) -> int:
         """How old the oldest cursor of a live query is; counted from the first crawl where there is none."""
@@ -340,7 +352,7 @@ class RelayCrawl:
             return
         if self._hopeless.get(key) == query.generation:
             # What can never be completed is not asked for from ever further back.
-            since = max(since, wall - max(self._settings.resweep_window, self._settings.backfill))
+            since = max(since, wall - self._reach)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
         window = Window(
@@ -488,17 +500,18 @@ class RelayCrawl:
         if self._newcomers is not None and sweep.query.key in self._newcomers.pieces:
             return self._complete_piece(self._newcomers, sweep)
         cursor = self._coverage.of(sweep.query)
+        started = min(sweep.started, self._latest_wall)
         match sweep.purpose:
             case Purpose.INITIAL:
-                return self._coverage.advance(sweep.query.key, sweep.started, sweep.query.generation)
+                return self._coverage.advance(sweep.query.key, started, sweep.query.generation)
             case Purpose.TAIL:
                 generation = 0 if cursor is None else cursor.generation
-                return self._coverage.advance(sweep.query.key, sweep.started, generation)
+                return self._coverage.advance(sweep.query.key, started, generation)
             case Purpose.LOOKBACK:
-                until = sweep.started if cursor is None else cursor.complete_until
+                until = started if cursor is None else cursor.complete_until
                 return self._coverage.advance(sweep.query.key, until, sweep.query.generation)
             case Purpose.RESWEEP:
-                return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), sweep.started, 0)
+                return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), started, 0)
 
     def _complete_piece(self, newcomers: Newcomers, sweep: Sweep) -> Cursor | None:
         whole = self._coverage.of(WHOLE_QUERY)

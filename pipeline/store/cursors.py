@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from pipeline.store.database import Tx
 
+# One that lies in the future was moved while the clock was wrong, and gives way.
 PUT = """
-INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?, ?, ?, ?)
+INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT (relay, query) DO UPDATE SET
-  complete_until = max(complete_until, excluded.complete_until), generation = max(generation, excluded.generation)
+  complete_until = iif(complete_until > ?5, excluded.complete_until, max(complete_until, excluded.complete_until)),
+  generation = max(generation, excluded.generation)
 """
 OF_RELAY = "SELECT relay, query, complete_until, generation FROM cursors WHERE relay = ?"
 
@@ -26,9 +28,9 @@ class Cursor:
     generation: int
 
 
-def advance(tx: Tx, cursors: Iterable[Cursor]) -> None:
-    """Move cursors forward; one that is further already stays."""
-    tx.executemany(PUT, ((each.relay, each.query, each.complete_until, each.generation) for each in cursors))
+def advance(tx: Tx, cursors: Iterable[Cursor], latest: int) -> None:
+    """Move cursors forward; one that is further already stays, unless it lies beyond `latest`, which cannot be."""
+    tx.executemany(PUT, ((each.relay, each.query, each.complete_until, each.generation, latest) for each in cursors))
 
 
 def of_relay(tx: Tx, relay: int) -> list[Cursor]:

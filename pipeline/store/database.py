@@ -5,6 +5,7 @@ another process wrote in between, whatever the busy time-out.
 """
 
 import contextlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,11 +76,12 @@ _ENVIRONMENT_ERRORS = (
 class Database:
     """One connection, to be used only by the thread that opened it, never across a fork."""
 
-    __slots__ = ("_connection", "path")
+    __slots__ = ("_connection", "_identity", "path")
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._identity = _identity(path)
 
     @classmethod
     def open(cls, path: Path) -> "Database":
@@ -107,9 +109,12 @@ class Database:
     def write(self) -> Iterator[Tx]:
         """A write transaction: committed on leaving, rolled back on an exception. Keep it to milliseconds.
 
-        Raises `DatabaseFailed` where the database itself is at fault.
+        Raises `DatabaseFailed` where the database itself is at fault, and `DatabaseUnusable` where another file has
+        taken its place: what was written to the old one would be lost to everybody who starts later.
         """
         connection = self._connection
+        if _identity(self.path) != self._identity:
+            raise DatabaseUnusable(f"the database {self.path} was moved away or replaced while it was in use")
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -180,6 +185,15 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at `path` from any other (2 µs); `None` when there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  (half the time of `Path.stat`, at every transaction)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def wal_bytes(path: Path) -> int:

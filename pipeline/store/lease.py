@@ -17,6 +17,9 @@ from pipeline.store.database import Tx
 FREED_AT_MOST: Final = 2
 """How often a row is given back at once when its holder dies; after that it has to wait for the end of its lease."""
 
+MAX_WAIT_MS: Final = 2 * 3_600_000
+"""No lease and no backoff is as long: a row that is ready later than that was put off by a clock that was ahead."""
+
 
 class Receipt(NamedTuple):
     """Proof of one claim of one row; worthless once the row is claimed again."""

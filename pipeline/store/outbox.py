@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.lease import LeaseQueue, QueueStatements, Receipt
+from pipeline.store.lease import MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
 
 APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
 CLAIM = """
@@ -15,6 +15,9 @@ RETURNING seq, claims, failures, event
 """
 PAYLOAD = "SELECT event, event_id, payload, received_at FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
+# Whether a wrong clock has put off any row of a sink, and what calls such rows back.
+ANY_AHEAD = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at > ? LIMIT 1"
+CALL_BACK = "UPDATE outbox SET ready_at = ? WHERE sink = ? AND ready_at > ?"
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
 # Walks over the sink's part of the index, as counting does, and looks up one row.
@@ -88,6 +91,18 @@ def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> 
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
     """Whether a claim at `now` would find a row."""
     return tx.execute(ANY_READY, (sink.value, now)).fetchone() is not None
+
+
+def any_ahead(tx: Tx, now: int) -> bool:
+    """Whether any row is put off for longer than anything puts it off; see `MAX_WAIT_MS`."""
+    return any(tx.execute(ANY_AHEAD, (sink.value, now + MAX_WAIT_MS)).fetchone() for sink in SinkName)
+
+
+def call_back(tx: Tx, now: int) -> int:
+    """Make such rows ready, whoever holds them; returns how many there were."""
+    before = tx.total_changes()
+    tx.executemany(CALL_BACK, ((now, sink.value, now + MAX_WAIT_MS) for sink in SinkName))
+    return tx.total_changes() - before
 
 
 def waiting(tx: Tx, sink: SinkName, at_most: int | None = None) -> int:

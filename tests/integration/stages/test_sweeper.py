@@ -357,3 +357,21 @@ def test_an_idle_sweeper_rests(world: World) -> None:
         before = running.metric("application_handler_calls_total", **calls)
         running.ctx.stop.wait(0.5)
         assert running.metric("application_handler_calls_total", **calls) == before
+
+
+@pytest.mark.usefixtures("eager")
+def test_rows_that_a_wrong_clock_put_off_are_called_back(world: World) -> None:
+    """Queued, leased or backing off while the clock was ahead; a true backoff, however long, is kept."""
+    longest, ahead = NOW_MS + HOUR + HOUR // 3, NOW_MS + 3 * HOUR
+    for number, ready_at in enumerate((NOW_MS, longest, ahead)):
+        world.execute(
+            "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at) VALUES (randomblob(32), x'aa', 1, ?, ?)",
+            number, ready_at,
+        )  # fmt: skip
+        for sink in ("pubsub", "relay"):
+            world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)", number, sink, ready_at)
+    sweep(world)
+    assert world.query("SELECT ready_at FROM inbox ORDER BY seq") == [(NOW_MS,), (longest,), (NOW_MS,)]
+    assert world.query("SELECT event, ready_at FROM outbox ORDER BY seq") == [
+        (number, ready_at) for number, ready_at in enumerate((NOW_MS, longest, NOW_MS)) for _ in range(2)
+    ]

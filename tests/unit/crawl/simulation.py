@@ -288,10 +288,10 @@ class Simulation:
         self.moved.append(cursor)
         known = self.cursors.get(cursor.query)
         if known is not None:
-            cursor = Cursor(
-                RELAY, cursor.query, max(cursor.complete_until, known.complete_until),
-                max(cursor.generation, known.generation),
-            )  # fmt: skip
+            until = cursor.complete_until
+            if known.complete_until <= self.wall + OVERLAP_S:
+                until = max(until, known.complete_until)
+            cursor = Cursor(RELAY, cursor.query, until, max(cursor.generation, known.generation))
         self.cursors[cursor.query] = cursor
         if not cursor.query.startswith("resweep:"):
             missing = self.missing(cursor)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.redial import HEALTHY_S, Ending, delay_s, failures_after
+from pipeline.crawl.redial import HEALTHY_S, Ending, delay_s, failures_after, is_due
 from tests.seeds import seeds
 
 JITTER = 0.25
@@ -100,3 +100,13 @@ def test_any_number_of_failures_has_a_delay(failures: int) -> None:
     assert delay_s(failures, REFUSED, Middle()) <= 1800
     assert delay_s(failures, LOST, Middle()) <= 1800
     assert failures_after(failures, REFUSED) <= 10**6
+
+
+def test_a_dial_that_a_wrong_clock_planned_is_due() -> None:
+    now = 10**12
+    assert is_due(now - 1, now)
+    assert is_due(now, now)
+    longest = round(1800 * (1 + JITTER) * 1000)
+    assert not is_due(now + 1, now)
+    assert not is_due(now + longest, now)
+    assert is_due(now + 3 * 3_600_000, now)

@@ -397,6 +397,29 @@ def test_a_clock_that_is_set_stops_nothing(error: int) -> None:
     assert sim.cursors["authors/"].complete_until >= sim.wall - 2 * TAIL_EVERY_S
 
 
+@pytest.mark.parametrize("error", [2_000, 4 * 3_600, 30 * DAY])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_comes_while_a_cursor_lies_in_the_future_is_had_all_the_same(error: int, restarts: bool) -> None:
+    """A clock that was ahead has moved cursors beyond what they cover; no gap may hide behind them."""
+    sim = crawl()
+    sim.want([ALICE])
+    sim.clock_error = error
+    sim.connect()
+    sim.run_until(400)
+    assert sim.cursors["authors/"].complete_until > START + error - 1
+    sim.clock_error = 0
+    sim.run_until(500)
+    sim.restart() if restarts else sim.disconnect()
+    missed = [event(START + at, ALICE) for at in range(600, 9_000, 1_400)]
+    for each in missed:
+        sim.at(each.created_at - START, lambda each=each: sim.relay.publish(each, sim.wall))  # type: ignore[misc]
+    sim.run_until(9_000)
+    sim.connect()
+    sim.run_until(9_100)
+    assert {each.id for each in missed} <= sim.delivered
+    assert sim.wall - 200 <= sim.cursors["authors/"].complete_until <= sim.wall
+
+
 class Story:
     """A random life of the relay, the connection and the plan, and at last some hours of peace."""
 

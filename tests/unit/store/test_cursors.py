@@ -1,4 +1,4 @@
-"""Cursors only go forward."""
+"""Cursors only go forward, unless they are ahead of the time."""
 
 import random
 
@@ -6,11 +6,13 @@ from pipeline.store import cursors
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database
 
+LATEST = 10_000
+
 
 def test_cursors_of_each_relay_and_query_are_kept_apart(db: Database) -> None:
     kept = [Cursor(1, "global/", 100, 0), Cursor(1, "authors/01", 90, 4), Cursor(2, "global/", 80, 0)]
     with db.write() as tx:
-        cursors.advance(tx, kept)
+        cursors.advance(tx, kept, LATEST)
         assert sorted(cursors.of_relay(tx, 1), key=str) == sorted(kept[:2], key=str)
         assert cursors.of_relay(tx, 2) == kept[2:]
         assert cursors.of_relay(tx, 3) == []
@@ -24,5 +26,15 @@ def test_a_cursor_never_goes_back(db: Database) -> None:
         until = max(until, *(cursor.complete_until for cursor in moved))
         generation = max(generation, *(cursor.generation for cursor in moved))
         with db.write() as tx:
-            cursors.advance(tx, moved)
+            cursors.advance(tx, moved, LATEST)
             assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", until, generation)]
+
+
+def test_a_cursor_from_a_time_to_come_gives_way(db: Database) -> None:
+    """It was moved while the clock was wrong; else what comes until that time would count as had."""
+    with db.write() as tx:
+        cursors.advance(tx, [Cursor(1, "authors/", LATEST + 1, 3)], 2 * LATEST)
+        cursors.advance(tx, [Cursor(1, "authors/", 500, 2)], LATEST)
+        assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", 500, 3)]
+        cursors.advance(tx, [Cursor(1, "authors/", 400, 2)], LATEST)
+        assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", 500, 3)]

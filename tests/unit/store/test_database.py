@@ -410,3 +410,18 @@ def test_a_broken_file_is_the_fault_of_the_database_when_it_is_read(path: Path, 
             tx.execute("SELECT sum(length(public_key)) FROM authors").fetchall()
         with db.read() as tx:
             assert tx.execute("SELECT 1").get == 1
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_nothing_more_is_written_to_a_file_whose_place_another_has_taken(
+    path: Path, db: Database, replaces: bool
+) -> None:
+    with db.write() as tx:
+        tx.execute("INSERT INTO authors (public_key) VALUES (randomblob(32))")
+    path.rename(path.with_name("away.db"))
+    if replaces:
+        make(path, "CREATE TABLE recipes (name TEXT)")
+    with pytest.raises(DatabaseUnusable, match="moved away or replaced") as error, db.write() as tx:
+        tx.execute("INSERT INTO authors (public_key) VALUES (randomblob(32))")
+    assert str(path) in str(error.value)
+    assert authors(db) == 1

@@ -36,6 +36,8 @@ def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
         inbox.WAITING,
         inbox.WAITING_AT_MOST,
         outbox.ANY_READY,
+        inbox.ANY_AHEAD,
+        outbox.ANY_AHEAD,
         outbox.WAITING,
         outbox.WAITING_AT_MOST,
     ],
