@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -66,7 +67,7 @@ class _Tally:
     """What a batch did, counted once it is committed."""
 
     accepted: int = 0
-    to_relay_ignored: int = 0
+    to_relay_ignored: Counter[str] = field(default_factory=Counter)
     discarded: dict[str, int] = field(default_factory=dict)
 
     def discard(self, reason: str, count: int = 1) -> None:
@@ -81,6 +82,7 @@ class _Saver:
         self._database = database
         self._authors = Authors()
         self._relevance = Relevance()
+        self._committed_generation = 0
         self._named = _RecentlyNamed()
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)
@@ -144,7 +146,7 @@ class _Saver:
         except DatabaseFailed:
             raise
         except Exception as error:
-            self._forget_caches()
+            self._forget_what_was_undone()
             if len(rows) > 1:
                 middle = len(rows) // 2
                 self._save_or_split(rows[:middle])
@@ -158,6 +160,7 @@ class _Saver:
     def _save(self, rows: Sequence[InboxRow]) -> None:
         items = [_Item(row, event_from_stored(row.raw)) for row in rows]
         tally = _Tally()
+        self._catch_up()
         with self._database.write() as tx:
             now = self._ctx.clock.now_ms()
             self._follow(tx)
@@ -166,12 +169,19 @@ class _Saver:
             self._follow(tx)
             self._hand_on(tx, items, tally, now)
             held = inbox.queue.ack(tx, (row.receipt for row in rows))
+        self._committed_generation = self._relevance.generation
         self._count(tally, stale=len(rows) - held)
+
+    def _catch_up(self) -> None:
+        """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
+        with self._database.read() as tx:
+            self._follow(tx)
+        self._committed_generation = self._relevance.generation
 
     def _follow(self, tx: Tx) -> None:
         """Let relevance be what the database says at this point of the transaction."""
         if wanted.latest_generation(tx) != self._relevance.generation:
-            self._relevance.apply(wanted.changes_since(tx, self._relevance.generation))
+            self._relevance.apply(wanted.stream_since(tx, self._relevance.generation))
 
     def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
@@ -209,7 +219,8 @@ class _Saver:
         for each in fresh:
             self._name_relays(tx, each, now)
         if self._target is not None:
-            tally.to_relay_ignored += sum(each.reason_not_to_send is not None for each in fresh)
+            reasons = (each.reason_not_to_send for each in fresh)
+            tally.to_relay_ignored.update(reason for reason in reasons if reason is not None)
         tally.accepted += len(new)
 
     def _decide(self, tx: Tx, item: _Item, now_s: int) -> _Decided:
@@ -250,11 +261,12 @@ class _Saver:
         self._ctx.metrics.stage_discarded.labels(_STAGE, "buried").inc()
         self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
 
-    def _forget_caches(self) -> None:
+    def _forget_what_was_undone(self) -> None:
         """A rolled-back transaction takes back what it taught us."""
         self._authors.forget()
         self._named.forget()
-        self._relevance = Relevance()
+        if self._relevance.generation != self._committed_generation:
+            self._relevance = Relevance()
 
     def _count(self, tally: _Tally, *, stale: int) -> None:
         metrics = self._ctx.metrics
@@ -262,7 +274,11 @@ class _Saver:
         for reason, count in tally.discarded.items():
             metrics.stage_discarded.labels(_STAGE, reason).inc(count)
         if self._target is not None:
-            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(tally.to_relay_ignored)
+            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(
+                tally.to_relay_ignored.total()
+            )
+            for reason, count in tally.to_relay_ignored.items():
+                metrics.sink_ignored.labels(SinkName.RELAY, reason).inc(count)
         if stale:
             metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
 

@@ -209,6 +209,9 @@ class Metrics:
         self.sink_retries = self._counter(
             "event_service_sink_retries_total", "Events to be offered again", ("sink", "reason")
         )
+        self.sink_ignored = self._counter(
+            "event_service_sink_ignored_total", "Events that a sink is not given, by kind or form", ("sink", "reason")
+        )
         self.sink_batch = self._histogram("event_service_sink_batch_events", "Events offered at once", BATCH_BUCKETS)
         self.sink_call = self._histogram(
             "event_service_sink_call_seconds", "Until a sink had answered what it was offered", DURATION_BUCKETS_S

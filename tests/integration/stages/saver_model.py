@@ -4,10 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.integration.stages.support import World
 from tests.world.events import SignedEvent
 
 GLOBAL_KINDS = (0, 2, 3, 10002)
 TARGET_KINDS = (0, 3, 10002)
+MOST_NAMERS = 16
+"""Beyond so many nobody counts who else named a relay."""
 
 
 @dataclass
@@ -121,3 +124,22 @@ def _relays_named(event: SignedEvent) -> Iterator[str]:
 
 def _is_key(text: str) -> bool:
     return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+
+
+def check(world: World, model: SaverModel) -> None:
+    """The database says what the model says."""
+    key = {number: public_key.hex() for number, public_key in world.query("SELECT id, public_key FROM authors")}
+    contacts = {(key[follower], key[followee]) for follower, followee in world.query("SELECT * FROM contacts")}
+    assert contacts == model.contacts()
+    wanted = {key[author]: refs for author, refs in world.query("SELECT author, refs FROM wanted WHERE refs > 0")}
+    assert wanted == model.wanted()
+    assert world.seen() == model.seen
+    assert world.queued("pubsub") == sorted(model.to_pubsub)
+    assert world.queued("relay") == sorted(model.to_relay)
+    deleted = world.query("SELECT event_id, author FROM deletions")
+    assert {(event_id.hex(), key[author]) for event_id, author in deleted} == model.deleted
+    assert {key[author]: until for author, until in world.query("SELECT author, until FROM vanished")} == model.vanished
+    named = {str(address): namers for address, namers in world.query("SELECT address, namers FROM relays")}
+    assert named == {address: min(len(namers), MOST_NAMERS) for address, namers in model.named.items()}
+    by_user = {address for (address,) in world.query("SELECT address FROM relays WHERE named_by_user")}
+    assert by_user == model.named_by_user

@@ -120,6 +120,9 @@ def test_what_is_not_for_the_target_relay_counts_as_ignored(world: World) -> Non
     assert world.queued("pubsub") == sorted(event.id for event in sent + not_sent)
     ignored = {"address": TARGET, "decision": "ignore", "result": "success"}
     assert running.metric("events_sent_to_relay_counter_total", **ignored) == len(not_sent)
+    reasons = ("kind", "protected", "expired", "too-many-tags", "too-large")
+    counts = [running.metric("event_service_sink_ignored_total", sink="relay", reason=reason) for reason in reasons]
+    assert counts == [4, 1, 1, 1, 1]
 
 
 def test_a_contact_list_decides_about_its_own_batch(world: World) -> None:

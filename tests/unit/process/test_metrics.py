@@ -32,6 +32,7 @@ CONTRACT = [
     ("event_service_stage_exits_total", "counter", ("slot", "reason")),
     ("event_service_sink_in_flight", "gauge", ("sink",)),
     ("event_service_sink_retries_total", "counter", ("sink", "reason")),
+    ("event_service_sink_ignored_total", "counter", ("sink", "reason")),
     ("event_service_sink_batch_events", "histogram", ("sink",)),
     ("event_service_sink_call_seconds", "histogram", ("sink",)),
     ("event_service_delivery_seconds", "histogram", ("sink",)),
@@ -55,6 +56,7 @@ def touch_all(one: Metrics) -> None:
     one.stage_exits.labels("saver-0", "exit").inc()
     one.sink_in_flight.labels("pubsub").inc()
     one.sink_retries.labels("pubsub", "UNAVAILABLE").inc()
+    one.sink_ignored.labels("relay", "kind").inc()
     one.sink_batch.labels("pubsub").observe(7)
     one.sink_call.labels("pubsub").observe(0.1)
     Observations(one.delivery.labels("pubsub")).record([0.1])
