@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import disk, go_import, growth, intake, latency, library, service, stages_alone, verification
+from tests.bench import disk, go_import, growth, intake, latency, library, service, stages_alone, verification, whole
 from tests.bench.machine import CORES
 from tests.bench.report import PartReport, table, to_value
 
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[..., PartReport]] = {
     "forwarder": stages_alone.run_forwarder,
     "service": service.run,
     "latency": latency.run,
+    "whole": whole.run,
     "import": go_import.run,
     "disk": disk.run,
     "growth": growth.run,

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
-from tests.completeness import alone, independent, latency, mixed
+from tests.completeness import alone, crowded, independent, latency, mixed
 from tests.completeness.catalogue import Catalogue
 from tests.completeness.run import Row, table
 
@@ -26,7 +26,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 2**31))
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="longest wait of each part")
     parser.add_argument(
-        "--parts", default="alone,mixed,independent,latency", metavar="A,B", help="default: %(default)s; also: hour"
+        "--parts",
+        default="alone,mixed,crowded,independent,latency",
+        metavar="A,B",
+        help="default: %(default)s; also: hour",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave database and log there")
@@ -40,6 +43,7 @@ def main() -> int:
     parts: dict[str, Callable[[], list[Row]]] = {
         "alone": lambda: alone.run(cases, seed, timeout, keep=options.keep),
         "mixed": lambda: mixed.run(Catalogue(), seed, timeout, keep=options.keep),
+        "crowded": lambda: crowded.run(seed, timeout, keep=options.keep),
         "independent": lambda: independent.run(seed, timeout, events=5_000, cap=20),
         "hour": lambda: independent.run(seed, 4 * timeout, events=100_000, cap=500),
     }

@@ -1,6 +1,6 @@
 """A crawler gets all that relays of many kinds give, and reports what they do not: `bin/completeness` in short."""
 
-from tests.completeness import alone
+from tests.completeness import alone, crowded
 from tests.completeness.catalogue import Catalogue
 from tests.completeness.run import table
 from tests.seeds import seeds
@@ -19,3 +19,12 @@ def test_everything_is_had_or_its_loss_is_reported() -> None:
     rows = alone.run(Catalogue().choose(BEHAVIOURS, slow=False), seed, TIMEOUT_S)
     print(table(rows))
     assert [row.name for row in rows if not row.is_good] == []
+
+
+def test_a_crowd_is_had_whole_or_by_query_as_each_relay_allows() -> None:
+    seed = seeds(1)[0]
+    print(f"seed {seed}")
+    rows = crowded.run(seed, TIMEOUT_S)
+    print(table(rows))
+    assert [row.name for row in rows if not row.is_good] == []
+    assert crowded.wrongly_asked(rows) == []
