@@ -14,8 +14,9 @@ from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
+from pipeline.crawl.ranking import ranked
 from pipeline.crawl.relay_crawl import CrawlSettings
-from pipeline.crawl.share import Selection, is_share_of, select, share_of
+from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
@@ -40,7 +41,8 @@ _LOOK_AT_QUEUES_S: Final = 0.25
 # A live relay's cursors move every five minutes.
 _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
-_SPARE_CANDIDATES: Final = 5_000
+_SPARE_CANDIDATES: Final = 20_000
+_LOOK_SHARE: Final = 20.0
 
 
 def run(ctx: StageContext) -> None:
@@ -127,8 +129,10 @@ class _Crawler:
                 seen_version = version
                 plan = self._follow(planner, plan)
             if now >= relays_at:
-                relays_at = now + _LOOK_AT_RELAYS_S
                 self._look_at_relays(plan)
+                # Looking through ten thousand takes a while; it must not become the main work.
+                took = self.ctx.clock.monotonic() - now
+                relays_at = now + max(_LOOK_AT_RELAYS_S, _LOOK_SHARE * took)
                 self._tell_behind()
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S
@@ -157,13 +161,23 @@ class _Crawler:
             with self.database.write() as tx:
                 relays.set_bootstrap(tx, (relay.url for relay in self.bootstrap), self.ctx.clock.now_ms())
         selection = Selection(
-            config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays
-        )
+            config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
+            allow_onion=config.socks_proxy is not None,
+        )  # fmt: skip
+        now = self.ctx.clock.now_ms()
         with self.database.read() as tx:
             found = relays.candidates(
                 tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
             )
-        mine = share_of(select(found, selection), self.ctx.index, config.crawlers)
+        if self.ctx.index == 0:
+            # All processes come to the same; one tells it.
+            skipped = passed_over(found, selection)
+            for reason in Skipped:
+                self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
+        mine = share_of(select(ranked(found, now), selection, now), self.ctx.index, config.crawlers)
+        if tried := tried_anew(mine, now):
+            with self.database.write() as tx:
+                relays.note_tried(tx, tried, now)
         if not self.has_looked:
             self.has_looked = True
             self._correct_states({each.candidate.relay for each in mine})

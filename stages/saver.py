@@ -11,8 +11,8 @@ from pipeline.config import SinkKind
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.retraction import retraction
 from pipeline.nostr.event import Event, event_from_stored
+from pipeline.nostr.extract import Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
-from pipeline.nostr.extract import relay_candidates
 from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.backoff import Backoff
 from pipeline.process.logs import RateLimited
@@ -238,7 +238,12 @@ class _Saver:
         is_user = event.pubkey in self._relevance.registered
         for candidate in relay_candidates(event):
             if self._named.is_new(candidate.address.url, author, is_user=is_user):
-                relays.name(tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now)
+                # A monitor's report (NIP-66) is about its own time, and no later than now.
+                seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
+                relays.name(
+                    tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now,
+                    seen_up_at=seen_up_at,
+                )  # fmt: skip
 
     def _put_aside(self, row: InboxRow, error: Exception, *, blamed: bool) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]

@@ -6,6 +6,7 @@ queued, verifies it and commits it together with the cursors that it completes.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -20,7 +21,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
 from pipeline.store import cursors, events, inbox, relays, sweeps
 from pipeline.store.cursors import Cursor
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.inbox import Arrival
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
@@ -34,6 +35,8 @@ TRANSACTION_EVENTS: Final = 200
 REMEMBERED_IDS: Final = 200_000
 # `created_at` may be this far ahead of our clock.
 MAX_FUTURE_S: Final = 900
+# How often it is written down what relays brought.
+NOVEL_EVERY_S: Final = 20.0
 _STAGE = "crawler"
 
 
@@ -122,6 +125,9 @@ class Intake:
         self._metrics = metrics
         self._relevance = Relevance()
         self._queue: SimpleQueue[Batch | Changes | None] = SimpleQueue()
+        # Events that each relay was the first to bring, not yet written down.
+        self._novel: Counter[int] = Counter()
+        self._novel_at = clock.monotonic()
         self._in = metrics.stage_in.labels(_STAGE)
         self._out = metrics.stage_out.labels(_STAGE)
 
@@ -193,6 +199,8 @@ class Intake:
             for batch in batches:
                 if batch.limits is not None:
                     relays.put_limits(tx, batch.relay, batch.limits)
+            self._novel.update(arrivals[event_id].relay for event_id in new)
+            self._put_novel(tx)
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
         self._out.inc(len(new))
@@ -200,6 +208,13 @@ class Intake:
         for batch in batches:
             if batch.done is not None:
                 batch.done()
+
+    def _put_novel(self, tx: Tx) -> None:
+        """Write down now and then what relays were the first to bring; a little of it may be lost."""
+        if self._novel and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
+            relays.add_novel(tx, self._novel, self._clock.now_ms())
+            self._novel.clear()
+            self._novel_at = self._clock.monotonic()
 
     def _unknown(
         self, database: Database, batch: Batch, arrivals: dict[bytes, Arrival], known: set[bytes]

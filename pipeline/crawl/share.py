@@ -1,52 +1,110 @@
-"""Which relays are dialled, and by which crawler process. Every process comes to the same answer by itself."""
+"""Which relays are dialled, and by which crawler process. Every process comes to the same answer by itself.
+
+Most places go to the best, in an order that the caller decides; some are for trying out the others, each for an hour
+in turn, so that whoever is better than their record can show it.
+"""
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Final
 
-from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
+from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.store.relays import RelayCandidate
+
+# The share of the places that is for trying out, and for how long (ms).
+EXPLORE: Final = 0.1
+TRIAL_MS: Final = 3_600_000
+
+
+class Skipped(StrEnum):
+    """Why a relay that was learned from events may not be dialled; a metric label."""
+
+    NO_ADDRESS = "no-address"
+    PRIVATE = "private"
+    NO_WAY = "no-way"
+    """It is on a network that there is no way into; for onion relays a proxy is."""
+    SKIP_LIST = "skip-list"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What may be dialled: bounds, skipped host suffixes, and whether private addresses are allowed."""
+    """What may be dialled: bounds, skipped host suffixes, and which networks besides the public Internet."""
 
     max_relays: int
     max_per_host: int
     skip_suffixes: tuple[str, ...]
     allow_private: bool
+    allow_onion: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A relay to crawl and its parsed address."""
+    """A relay to crawl and its parsed address; `is_trial` if only to see what it is worth."""
 
     candidate: RelayCandidate
     address: RelayAddress
+    is_trial: bool = False
 
 
-def select(candidates: Iterable[RelayCandidate], selection: Selection) -> list[Selected]:
-    """The relays to crawl, of `candidates` in order of preference; bootstrap relays are exempt from the skip list."""
-    chosen: list[Selected] = []
-    per_host: Counter[str] = Counter()
-    taken: set[str] = set()
-    for candidate in candidates:
-        try:
-            address = parse_address(candidate.address)
-        except InvalidAddress:
-            continue
-        allowed = candidate.is_bootstrap or _may_be_discovered(address, selection)
+def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int = 0) -> list[Selected]:
+    """The relays to crawl at `now` (ms), of `candidates` in order of preference.
+
+    The operator's own are exempt from the skip list and from the bounds on networks.
+    """
+    choice = _Choice(selection)
+    allowed = [each for each in candidates if _reason_to_skip(each, selection) is None]
+    trials = int(selection.max_relays * EXPLORE) if len(allowed) > selection.max_relays else 0
+    left = [each for each in allowed if not choice.take(each, selection.max_relays - trials)]
+    # Those on trial stay for their time; then come those who waited longest.
+    left.sort(key=lambda each: (each.tried_at + TRIAL_MS <= now, each.tried_at))
+    for each in left if trials else ():
+        choice.take(each, selection.max_relays, is_trial=True)
+    return choice.chosen
+
+
+def passed_over(candidates: Iterable[RelayCandidate], selection: Selection) -> Counter[Skipped]:
+    """How many of `candidates` may not be dialled, by reason."""
+    reasons = (_reason_to_skip(each, selection) for each in candidates)
+    return Counter(reason for reason in reasons if reason is not None)
+
+
+def tried_anew(selected: Iterable[Selected], now: int) -> list[int]:
+    """Of `selected`, the relays whose trial begins at `now`."""
+    return [each.candidate.relay for each in selected if each.is_trial and each.candidate.tried_at + TRIAL_MS <= now]
+
+
+@dataclass(slots=True)
+class _Choice:
+    selection: Selection
+    chosen: list[Selected] = field(default_factory=list)
+    _per_host: Counter[str] = field(default_factory=Counter)
+    _taken: set[str] = field(default_factory=set)
+
+    def take(self, candidate: RelayCandidate, most: int, *, is_trial: bool = False) -> bool:
+        """Take a candidate that is allowed, if there are less than `most` and few enough of its host."""
+        address = _parsed(candidate.address)
+        if address is None or len(self.chosen) >= most:
+            return False
         # ws and wss of one address are one relay; the first, better known one stands for both.
-        if not allowed or per_host[address.host_key] >= selection.max_per_host or address.relay_key in taken:
-            continue
-        per_host[address.host_key] += 1
-        taken.add(address.relay_key)
-        chosen.append(Selected(candidate, address))
-        if len(chosen) == selection.max_relays:
-            break
-    return chosen
+        if self._per_host[address.host_key] >= self.selection.max_per_host or address.relay_key in self._taken:
+            return False
+        self._per_host[address.host_key] += 1
+        self._taken.add(address.relay_key)
+        self.chosen.append(Selected(candidate, address, is_trial))
+        return True
+
+
+@lru_cache(maxsize=65_536)
+def _parsed(address: str) -> RelayAddress | None:
+    """The parsed address, `None` for what is none: a row of an older version must not stop the crawl."""
+    try:
+        return parse_address(address)
+    except InvalidAddress:
+        return None
 
 
 def crawler_of(host_key: str, crawlers: int) -> int:
@@ -54,20 +112,30 @@ def crawler_of(host_key: str, crawlers: int) -> int:
     return max(range(crawlers), key=lambda index: hashlib.blake2b(f"{index} {host_key}".encode()).digest())
 
 
+_crawler_of_host = lru_cache(maxsize=65_536)(crawler_of)
+
+
 def share_of(selected: Sequence[Selected], index: int, crawlers: int) -> list[Selected]:
     """Those that crawler `index` of `crawlers` dials; all paths of one host fall to one crawler."""
-    return [each for each in selected if crawler_of(each.address.host_key, crawlers) == index]
+    return [each for each in selected if _crawler_of_host(each.address.host_key, crawlers) == index]
 
 
 def is_share_of(address: str, index: int, crawlers: int) -> bool:
     """Whether a canonical address would fall to crawler `index`."""
-    try:
-        return crawler_of(parse_address(address).host_key, crawlers) == index
-    except InvalidAddress:
-        return index == 0
+    parsed = _parsed(address)
+    return index == 0 if parsed is None else _crawler_of_host(parsed.host_key, crawlers) == index
 
 
-def _may_be_discovered(address: RelayAddress, selection: Selection) -> bool:
+def _reason_to_skip(candidate: RelayCandidate, selection: Selection) -> Skipped | None:
+    address = _parsed(candidate.address)
+    if address is None:
+        return Skipped.NO_ADDRESS
+    if candidate.by_operator:
+        return None
     if address.is_private and not selection.allow_private:
-        return False
-    return not any(address.host == suffix or address.host.endswith("." + suffix) for suffix in selection.skip_suffixes)
+        return Skipped.PRIVATE
+    if address.network is not Network.CLEARNET and not (selection.allow_onion and address.network is Network.ONION):
+        return Skipped.NO_WAY
+    if any(address.host == suffix or address.host.endswith("." + suffix) for suffix in selection.skip_suffixes):
+        return Skipped.SKIP_LIST
+    return None

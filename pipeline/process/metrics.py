@@ -187,6 +187,9 @@ class Metrics:
         self.crawl_left_out = self._gauge(
             "event_service_crawl_left_out_queries", "Queries that relays have no room for as live subscriptions"
         )
+        self.relays_skipped = self._gauge(
+            "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
+        )
         self.crawl_whole = self._gauge(
             "event_service_crawl_whole_relays", "Relays that are asked for everything they have, not by author"
         )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.store import wanted
+from pipeline.store import relays, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
 
@@ -40,13 +40,17 @@ def is_registered(tx: Tx, author: int) -> bool:
 
 
 def register(tx: Tx, public_key: bytes, now: int) -> bool:
-    """Make `public_key` a registered user; a repeated call only renews the time. Returns whether the user is new."""
+    """Make `public_key` a registered user; a repeated call only renews the time. Returns whether the user is new.
+
+    The relays that the user named before are a user's from now on.
+    """
     author = Authors().intern(tx, public_key)
     if is_registered(tx, author):
         tx.execute(RENEW, (now, author))
         return False
     tx.execute(REGISTER, (author, now, wanted.next_generation(tx)))
     wanted.acquire(tx, _self_and_followees(tx, author), now)
+    relays.mark_named_by(tx, author)
     return True
 
 

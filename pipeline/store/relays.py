@@ -1,6 +1,6 @@
 """Relay addresses: where each was learned, how it fares, what it allows. Restarts forget nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,10 +8,17 @@ from pipeline.store.database import Row, Tx
 
 # Two authors make an address worth dialling; beyond this many nobody asks how many more there are.
 MAX_NAMERS = 16
+# Addresses that are remembered: the whole network is some thousands, junk is without end.
+MAX_KNOWN = 50_000
+# How soon a novel event counts only half.
+NOVEL_HALF_LIFE_MS = 3 * 86_400_000
+# The bound is looked at once for so many new addresses.
+_LOOK_AT_BOUND_EVERY = 256
 
 UPSERT = """
-INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, ?2, ?3, ?3)
-ON CONFLICT (address) DO UPDATE SET last_seen = excluded.last_seen RETURNING id, namers
+INSERT INTO relays (address, source, first_seen, last_seen, seen_up_at) VALUES (?1, ?2, ?3, ?3, ?4)
+ON CONFLICT (address) DO UPDATE SET
+  last_seen = excluded.last_seen, seen_up_at = max(seen_up_at, excluded.seen_up_at) RETURNING id, namers
 """
 ADD_BOOTSTRAP = """
 INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, 'bootstrap', ?2, ?2)
@@ -21,14 +28,48 @@ DEMOTE_BOOTSTRAP = "UPDATE relays SET source = 'former-bootstrap' WHERE source =
 ADD_NAMER = "INSERT INTO relay_namers (relay, author) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING relay"
 COUNT_NAMER = "UPDATE relays SET namers = namers + 1 WHERE id = ?"
 MARK_NAMED_BY_USER = "UPDATE relays SET named_by_user = 1 WHERE id = ? AND named_by_user = 0"
-CANDIDATES = """
-SELECT id, address, source = 'bootstrap', crawled_since, failures, next_dial_at, limits, ask
-  FROM relays WHERE source = 'bootstrap' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
- ORDER BY source = 'bootstrap' DESC, named_by_user DESC, namers DESC, id LIMIT ?2
+MARK_NAMED_BY = "UPDATE relays SET named_by_user = 1 WHERE id IN (SELECT relay FROM relay_namers WHERE author = ?)"
+# Whoever named an address with ws named the relay that the same address with wss is.
+COPY_NAMERS = "INSERT INTO relay_namers (relay, author) SELECT ?2, author FROM relay_namers WHERE relay = ?1"
+TAKE_OVER = """
+UPDATE relays SET namers = twin.namers, named_by_user = twin.named_by_user
+  FROM (SELECT namers, named_by_user FROM relays WHERE id = ?1) AS twin WHERE id = ?2
 """
+# What nobody relies on, has never been crawled and was named longest ago.
+FORGET = """
+DELETE FROM relays WHERE id IN (
+  SELECT id FROM relays
+   WHERE crawled_since IS NULL AND namers < 2 AND NOT named_by_user AND operator = ''
+     AND source NOT IN ('bootstrap', 'go-import')
+   ORDER BY last_seen LIMIT ?
+)
+"""
+FORGET_NAMERS = "DELETE FROM relay_namers WHERE relay NOT IN (SELECT id FROM relays)"
+CANDIDATES = """
+SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
+  named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
+  state IN ('connected', 'backpressured')
+  FROM relays
+ WHERE operator <> 'removed' AND (
+   source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
+ )
+ ORDER BY source = 'bootstrap' OR operator = 'added' DESC, named_by_user DESC, namers DESC, id LIMIT ?2
+"""
+NAMERS = "SELECT namers FROM relays WHERE id = ?"
+NOVEL = "SELECT novel, novel_at FROM relays WHERE id = ?"
+PUT_NOVEL = "UPDATE relays SET novel = ?, novel_at = ? WHERE id = ?"
+PUT_TRIED = "UPDATE relays SET tried_at = ? WHERE id = ?"
 START_CRAWLING = "UPDATE relays SET crawled_since = ? WHERE id = ? AND crawled_since IS NULL"
+# Times that are long past are halved, so that a relay can change.
 PUT_STATUS = """
-UPDATE relays SET state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
+UPDATE relays SET
+  connected_ms = (connected_ms + iif(
+    state IN ('connected', 'backpressured') AND state <> ?2, max(0, ?3 - state_since), 0
+  )) / iif(connected_ms + disconnected_ms > 2592000000, 2, 1),
+  disconnected_ms = (disconnected_ms + iif(
+    state = 'disconnected' AND state <> ?2, max(0, ?3 - state_since), 0
+  )) / iif(connected_ms + disconnected_ms > 2592000000, 2, 1),
+  state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
   rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9 WHERE id = ?1
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
@@ -51,16 +92,30 @@ class RelayState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RelayCandidate:
-    """A relay that may be dialled; times in ms, `crawled_since` is `None` if it never was, `limits` is JSON."""
+    """A relay that may be dialled; times in ms, `crawled_since` is `None` if it never was, `limits` is JSON.
+
+    `by_operator`: named in the settings or by hand; `ask`: how the operator wants it asked; `novel`: events that it was
+    the first to bring, as of `novel_at`; `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`:
+    when a monitor last saw it up.
+    """
 
     relay: int
     address: str
-    is_bootstrap: bool
+    by_operator: bool
     crawled_since: int | None
     failures: int
     next_dial_at: int
     limits: str
     ask: str = "auto"
+    named_by_user: bool = False
+    namers: int = 0
+    novel: float = 0.0
+    novel_at: int = 0
+    connected_ms: int = 0
+    disconnected_ms: int = 0
+    tried_at: int = 0
+    seen_up_at: int = 0
+    is_connected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +140,19 @@ def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
     tx.executemany(ADD_BOOTSTRAP, ((address, now) for address in addresses))
 
 
-def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: int) -> bool:
-    """Note that `author` (a registered user if `is_user`) named a relay; returns whether the address is new."""
+def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: int, seen_up_at: int = 0) -> bool:
+    """Note that `author` (a registered user if `is_user`) named a relay; returns whether the address is new.
+
+    `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said.
+    """
+    address = _preferred(tx, address)
     is_new = find(tx, address) is None
-    rows: list[Row] = tx.execute(UPSERT, (address, source, now)).fetchall()
+    rows: list[Row] = tx.execute(UPSERT, (address, source, now, seen_up_at)).fetchall()
     relay, namers = rows[0]
+    if is_new:
+        namers = _take_over_twin(tx, relay, address) or namers
+        if relay % _LOOK_AT_BOUND_EVERY == 0:
+            forget_beyond(tx, MAX_KNOWN)
     if namers < MAX_NAMERS and tx.execute(ADD_NAMER, (relay, author)).fetchone() is not None:
         tx.execute(COUNT_NAMER, (relay,))
     if is_user:
@@ -97,13 +160,43 @@ def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: 
     return is_new
 
 
-def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
-    """Relays worth dialling, best first: bootstrap ones, and if `discovered` those that others trust.
+def mark_named_by(tx: Tx, author: int) -> None:
+    """Make the relays that `author` named a registered user's."""
+    tx.execute(MARK_NAMED_BY, (author,))
 
-    That is: named by a registered user or by two authors, or crawled by the service that was imported."""
+
+def forget_beyond(tx: Tx, most: int) -> None:
+    """Forget addresses beyond `most`, those first that a single author named longest ago; what was crawled stays."""
+    surplus = count(tx) - most
+    if surplus > 0:
+        tx.execute(FORGET, (surplus,))
+        tx.execute(FORGET_NAMERS)
+
+
+def add_novel(tx: Tx, counts: Mapping[int, int], now: int) -> None:
+    """Note how many events each relay was the first to bring."""
+    for relay, number in counts.items():
+        row = tx.execute(NOVEL, (relay,)).fetchone()
+        if row is not None:
+            novel, at = row
+            aged = novel * 0.5 ** (max(0, now - at) / NOVEL_HALF_LIFE_MS)
+            tx.execute(PUT_NOVEL, (aged + number, now, relay))
+
+
+def note_tried(tx: Tx, tried: Iterable[int], now: int) -> None:
+    """Note that these relays are given a chance from `now` on."""
+    tx.executemany(PUT_TRIED, ((now, relay) for relay in tried))
+
+
+def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
+    """Relays worth dialling, best known first: the operator's, and if `discovered` those that others trust.
+
+    That is: named by a registered user or by two authors, or crawled by the service that was imported. What the
+    operator removed is not among them.
+    """
     return [
-        RelayCandidate(relay, address, bool(bootstrap), *rest)
-        for relay, address, bootstrap, *rest in tx.execute(CANDIDATES, (discovered, limit))
+        RelayCandidate(relay, address, bool(by_operator), *rest)
+        for relay, address, by_operator, *rest in tx.execute(CANDIDATES, (discovered, limit))
     ]
 
 
@@ -154,3 +247,26 @@ def find(tx: Tx, address: str) -> int | None:
     """The number of a canonical address."""
     row = tx.execute(FIND, (address,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def _preferred(tx: Tx, address: str) -> str:
+    """The wss address of the relay that `address` names with ws, if that is known."""
+    scheme, _, rest = address.partition("://")
+    secure = f"wss://{rest}"
+    return secure if scheme == "ws" and _has_default_port(rest) and find(tx, secure) is not None else address
+
+
+def _take_over_twin(tx: Tx, relay: int, address: str) -> int | None:
+    """Let a wss address that is new have the namers of its ws address; returns how many."""
+    scheme, _, rest = address.partition("://")
+    twin = find(tx, f"ws://{rest}") if scheme == "wss" and _has_default_port(rest) else None
+    if twin is None:
+        return None
+    tx.execute(COPY_NAMERS, (twin, relay))
+    tx.execute(TAKE_OVER, (twin, relay))
+    return int(tx.execute(NAMERS, (relay,)).get)
+
+
+def _has_default_port(rest: str) -> bool:
+    """Whether host and path of a canonical address name no port: with one, ws and wss are different listeners."""
+    return ":" not in rest.partition("/")[0].rpartition("]")[2]

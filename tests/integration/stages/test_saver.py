@@ -179,7 +179,6 @@ def test_relays_that_a_user_named_before_and_names_again_are_a_users(world: Worl
     assert world.query("SELECT namers, named_by_user FROM relays") == [(1, 1)]
 
 
-@pytest.mark.xfail(strict=True, reason="registering does not look at what its author has named before")
 def test_relays_that_a_user_named_before_registering_are_a_users(world: World) -> None:
     """Their relay list is in `seen` by then and is not saved again, so that nothing else would mark them."""
     with Running(world.context("saver"), saver.run):

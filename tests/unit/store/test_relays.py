@@ -44,7 +44,7 @@ def test_the_best_come_first_and_bootstrap_before_all(db: Database) -> None:
         assert addresses(tx) == best
         assert addresses(tx, limit=3) == best[:3]
         assert addresses(tx, discovered=False) == best[:2]
-        assert [each.is_bootstrap for each in relays.candidates(tx, discovered=True, limit=9)] == [True] * 2 + [
+        assert [each.by_operator for each in relays.candidates(tx, discovered=True, limit=9)] == [True] * 2 + [
             False
         ] * 2
 
