@@ -27,6 +27,7 @@ class _Commands(click.Group):
         "backup": "Copy the database of a running service.",
         "dead": "List, show, retry and drop rows that were given up.",
         "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",
+        "relays": "List and show relays; add, remove and decide how to ask them.",
         "status": "Print stages, queues and relays of a running service.",
         "users": "Add, remove and list registered users.",
     }

@@ -59,6 +59,20 @@ NAMERS = "SELECT namers FROM relays WHERE id = ?"
 NOVEL = "SELECT novel, novel_at FROM relays WHERE id = ?"
 PUT_NOVEL = "UPDATE relays SET novel = ?, novel_at = ? WHERE id = ?"
 PUT_TRIED = "UPDATE relays SET tried_at = ? WHERE id = ?"
+SET_OPERATOR = """
+INSERT INTO relays (address, source, first_seen, last_seen, operator) VALUES (?1, 'operator', ?3, ?3, ?2)
+ON CONFLICT (address) DO UPDATE SET operator = excluded.operator
+"""
+# What is added by hand is dialled at once, whatever was thought of it.
+FORGIVE = "UPDATE relays SET failures = 0, next_dial_at = 0 WHERE address = ?"
+SET_ASK = "UPDATE relays SET ask = ? WHERE address = ? RETURNING id"
+RECORDS = """
+SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_user, crawled_since, state, state_since,
+  subscriptions, asked, ask, novel, novel_at, connected_ms, disconnected_ms, failures, next_dial_at, seen_up_at,
+  last_error, limits
+  FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
+ ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
+"""
 START_CRAWLING = "UPDATE relays SET crawled_since = ? WHERE id = ? AND crawled_since IS NULL"
 # Times that are long past are halved, so that a relay can change.
 PUT_STATUS = """
@@ -134,6 +148,43 @@ class RelayStatus:
     asked: str = ""
 
 
+class Operator(StrEnum):
+    """What the operator decided about a relay by hand."""
+
+    NOTHING = ""
+    ADDED = "added"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayRecord:
+    """All that is known of a relay; times and durations in ms, `limits` is JSON."""
+
+    relay: int
+    address: str
+    source: str
+    operator: Operator
+    first_seen: int
+    last_seen: int
+    namers: int
+    named_by_user: bool
+    crawled_since: int | None
+    state: RelayState
+    state_since: int
+    subscriptions: int
+    asked: str
+    ask: str
+    novel: float
+    novel_at: int
+    connected_ms: int
+    disconnected_ms: int
+    failures: int
+    next_dial_at: int
+    seen_up_at: int
+    last_error: str
+    limits: str
+
+
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
     """Make `addresses` the bootstrap relays, and those that were before ordinary ones."""
     tx.execute(DEMOTE_BOOTSTRAP)
@@ -198,6 +249,28 @@ def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
         RelayCandidate(relay, address, bool(by_operator), *rest)
         for relay, address, by_operator, *rest in tx.execute(CANDIDATES, (discovered, limit))
     ]
+
+
+def set_operator(tx: Tx, address: str, decision: Operator, now: int) -> None:
+    """Let a canonical address be dialled whoever names it, or never, until the operator decides otherwise."""
+    tx.execute(SET_OPERATOR, (address, decision.value, now))
+    if decision is Operator.ADDED:
+        tx.execute(FORGIVE, (address,))
+
+
+def set_ask(tx: Tx, address: str, mode: str) -> bool:
+    """Let a relay be asked by `mode` (`auto`, `query` or `whole`); returns whether it is known."""
+    return tx.execute(SET_ASK, (mode, address)).fetchone() is not None
+
+
+def records(tx: Tx, *, everything: bool, limit: int) -> list[RelayRecord]:
+    """Relays that are or were crawled or that the operator named, or with `everything` all; the best first."""
+    return [
+        RelayRecord(relay, address, source, Operator(operator), first, last, namers, bool(by_user), since,
+                    RelayState(state), *rest)
+        for relay, address, source, operator, first, last, namers, by_user, since, state, *rest
+        in tx.execute(RECORDS, (everything, limit))
+    ]  # fmt: skip
 
 
 def start_crawling(tx: Tx, relay: int, now: int) -> None:

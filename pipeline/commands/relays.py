@@ -1,0 +1,143 @@
+"""`event-service relays`: which are known and crawled, and what the operator wants of them."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from pipeline.commands.setting_up import open_configured_database
+from pipeline.nostr.address import InvalidAddress, parse_address
+from pipeline.process.clock import SystemClock
+from pipeline.settings import CrawlMode
+from pipeline.store import cursors
+from pipeline.store import relays as store
+from pipeline.store.database import Database
+from pipeline.store.relays import Operator, RelayRecord
+
+_MAX_LISTED = 100_000
+
+
+class Address(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """The address of a relay."""
+
+    name = "address"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The canonical form; fails with what is wrong."""
+        try:
+            return parse_address(value).url
+        except InvalidAddress as error:
+            self.fail(f"{value!r} is no relay address: {error}", param, ctx)
+
+
+_addresses = click.argument("addresses", metavar="ADDRESS...", type=Address(), nargs=-1, required=True)
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+
+
+@click.group()
+def relays() -> None:
+    """Relays: which are known, how they fare, and which the operator wants."""
+
+
+@relays.command(name="list")
+@click.option("--all", "everything", is_flag=True, help="Also those that were never dialled.")
+@_as_json
+def list_relays(everything: bool, as_json: bool) -> None:
+    """Print relays, the best first: state, how it is asked, novel events lately, time connected, who named it."""
+    with open_configured_database() as database, database.read() as tx:
+        for record in store.records(tx, everything=everything, limit=_MAX_LISTED):
+            click.echo(json.dumps(_value(record)) if as_json else _line(record))
+
+
+@relays.command()
+@click.argument("address", type=Address())
+@_as_json
+def show(address: str, as_json: bool) -> None:
+    """Print all that is known of one relay."""
+    with open_configured_database() as database:
+        record = _record(database, address)
+        with database.read() as tx:
+            covered = cursors.of_relay(tx, record.relay)
+    found = _value(record) | {
+        "cursors": len(covered),
+        "complete_until": _time(1000 * min((each.complete_until for each in covered), default=0)),
+    }
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        for name, value in found.items():
+            click.echo(f"{name:<16} {'' if value is None else value}".rstrip())
+
+
+@relays.command()
+@_addresses
+def add(addresses: tuple[str, ...]) -> None:
+    """Have relays dialled, whoever names them. A running service follows within seconds.
+
+    Example: event-service relays add wss://relay.example.com
+    """
+    _decide(addresses, Operator.ADDED)
+
+
+@relays.command()
+@_addresses
+def remove(addresses: tuple[str, ...]) -> None:
+    """Have relays never dialled again, also those of EVENTS_BOOTSTRAP_RELAYS, until they are added."""
+    _decide(addresses, Operator.REMOVED)
+
+
+@relays.command()
+@click.argument("mode", type=click.Choice([mode.value for mode in CrawlMode]))
+@_addresses
+def ask(mode: str, addresses: tuple[str, ...]) -> None:
+    """Have relays asked by author (`query`), for everything (`whole`), or as EVENTS_CRAWL_MODE says (`auto`)."""
+    with open_configured_database() as database, database.write() as tx:
+        for address in addresses:
+            if not store.set_ask(tx, address, mode):
+                raise click.ClickException(f"{address} is not known; add it first")
+            click.echo(f"{address} is asked by {mode}")
+
+
+def _decide(addresses: tuple[str, ...], decision: Operator) -> None:
+    with open_configured_database() as database, database.write() as tx:
+        for address in addresses:
+            store.set_operator(tx, address, decision, SystemClock().now_ms())
+            click.echo(f"{address} {decision}")
+
+
+def _record(database: Database, address: str) -> RelayRecord:
+    with database.read() as tx:
+        for record in store.records(tx, everything=True, limit=_MAX_LISTED):
+            if record.address == address:
+                return record
+    raise click.ClickException(f"{address} is not known")
+
+
+def _line(record: RelayRecord) -> str:
+    state = record.operator.value if record.operator is Operator.REMOVED else record.state.value
+    if record.crawled_since is None and record.operator is not Operator.REMOVED:
+        state = "never dialled"
+    named = "user" if record.named_by_user else record.operator.value or record.source
+    return (
+        f"{state:<13} {record.asked or '-':<5} {record.novel:>9.0f} novel {_uptime(record):>4} up "
+        f"{record.namers:>2} namers {named:<15} {record.address}"
+    )
+
+
+def _value(record: RelayRecord) -> dict[str, Any]:
+    """The record for people and scripts: times as text."""
+    times = ("first_seen", "last_seen", "crawled_since", "state_since", "novel_at", "next_dial_at", "seen_up_at")
+    value = asdict(record)
+    del value["relay"]
+    return value | {name: _time(value[name]) for name in times} | {"novel": round(record.novel, 1)}
+
+
+def _uptime(record: RelayRecord) -> str:
+    watched = record.connected_ms + record.disconnected_ms
+    return f"{100 * record.connected_ms // watched}%" if watched else "-"
+
+
+def _time(ms: int | None) -> str | None:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" if ms else None
