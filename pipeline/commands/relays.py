@@ -97,7 +97,7 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
         for address in addresses:
             if not store.set_ask(tx, address, mode):
                 raise click.ClickException(f"{address} is not known; add it first")
-            click.echo(f"{address} is asked by {mode}")
+            click.echo(f"{address}: {mode}")
 
 
 def _decide(addresses: tuple[str, ...], decision: Operator) -> None:

@@ -116,8 +116,14 @@ class Fleet:
         for number in [number for number in wanted if number not in self._relays]:
             self._relays[number] = self._add(database, wanted[number], plan)
         for number, each in wanted.items():
-            # Looked at by the relay's thread when it next thinks of what to ask.
-            self._relays[number].crawl.asking.mode = _mode(each, self.mode)
+            self._set_mode(self._relays[number], _mode(each, self.mode), plan)
+
+    def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
+        if relay.crawl.asking.mode is not mode:
+            relay.crawl.asking.mode = mode
+            if relay.connection is not None:
+                # Its thread decides, when it next thinks of what to ask.
+                relay.connection.post_plan(plan)
 
     def set_plan(self, plan: Plan) -> None:
         """Let every relay follow `plan`."""

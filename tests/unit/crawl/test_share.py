@@ -2,11 +2,24 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.share import Selected, Selection, crawler_of, is_share_of, select, share_of
+from pipeline.crawl.share import (
+    TRIAL_MS,
+    Selected,
+    Selection,
+    Skipped,
+    crawler_of,
+    is_share_of,
+    passed_over,
+    select,
+    share_of,
+    tried_anew,
+)
 from pipeline.store.relays import RelayCandidate
+from tests.fakes.socks import onion_host
 from tests.seeds import seeds
 
 SKIPPED = ("relay.nos.social", "127.0.0.1", "localhost", "nostr.band")
@@ -131,3 +144,41 @@ def test_shares_are_even_and_another_number_of_crawlers_moves_few_hosts(seed: in
 def test_every_process_comes_to_the_same_answer() -> None:
     """Whatever the hash seed of its interpreter: these are fixed for ever."""
     assert [crawler_of(f"r{number}.example", 4) for number in range(8)] == [1, 3, 2, 1, 3, 1, 2, 0]
+
+
+def test_a_tenth_of_the_places_is_for_trying_the_others_out_each_in_turn() -> None:
+    """Whoever is on trial stays for its time; then come those that waited longest, and in the end everybody was."""
+    candidates = [candidate(f"wss://r{n}.example", number=n) for n in range(100)]
+    bounds, now, tried = selection(relays=20), TRIAL_MS, list[int]()
+    for _ in range(45):
+        chosen_now = select(candidates, bounds, now)
+        assert [each.candidate.relay for each in chosen_now if not each.is_trial] == list(range(18))
+        trial = [each.candidate.relay for each in chosen_now if each.is_trial]
+        assert len(trial) == 2
+        begun = tried_anew(chosen_now, now)
+        tried += begun
+        candidates = [replace(each, tried_at=now) if each.relay in begun else each for each in candidates]
+        assert tried_anew(select(candidates, bounds, now + TRIAL_MS // 2), now + TRIAL_MS // 2) == []
+        assert [each.candidate.relay for each in select(candidates, bounds, now + 1) if each.is_trial] == trial
+        now += TRIAL_MS
+    assert sorted(tried[:82]) == list(range(18, 100))
+
+
+def test_where_there_is_room_for_all_nobody_is_on_trial() -> None:
+    candidates = [candidate(f"wss://r{n}.example", number=n) for n in range(20)]
+    assert not [each for each in select(candidates, selection(relays=20)) if each.is_trial]
+
+
+def test_what_is_passed_over_is_counted_by_reason() -> None:
+    addresses = ["nonsense", "ws://10.1.2.3", "wss://relay.nostr.band", "wss://good.example"]
+    counts = passed_over([candidate(each) for each in addresses], selection())
+    assert counts == {Skipped.NO_ADDRESS: 1, Skipped.PRIVATE: 1, Skipped.SKIP_LIST: 1}
+
+
+def test_onion_relays_are_dialled_where_there_is_a_way() -> None:
+    onion = f"ws://{onion_host()}"
+    without = selection()
+    with_proxy = replace(without, allow_onion=True)
+    assert passed_over([candidate(onion)], without) == {Skipped.NO_WAY: 1}
+    assert urls(select([candidate(onion)], without)) == []
+    assert urls(select([candidate(onion)], with_proxy)) == [onion]

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 from pipeline.store import relays
 from pipeline.store.database import Database, Tx
-from pipeline.store.relays import MAX_NAMERS, RelayCandidate, RelayState, RelayStatus
+from pipeline.store.relays import (
+    MAX_NAMERS,
+    NOVEL_HALF_LIFE_MS,
+    Operator,
+    RelayCandidate,
+    RelayState,
+    RelayStatus,
+)
 
 NOW = 1_700_000_000_000
 
@@ -127,3 +134,84 @@ def test_learned_limits_are_remembered(db: Database) -> None:
         relays.set_bootstrap(tx, ["wss://a.example"], NOW)
         relays.put_limits(tx, 1, '{"max_pages":1}')
         assert relays.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'
+
+
+def test_ws_and_wss_of_one_host_share_their_namers(db: Database) -> None:
+    """Whichever is named first; with a port of its own each is another listener."""
+    with db.write() as tx:
+        name(tx, "ws://a.example/x", 1)
+        name(tx, "wss://a.example/x", 2)
+        name(tx, "ws://a.example/x", 3)
+        assert addresses(tx) == ["wss://a.example/x"]
+        assert (namers(tx, "wss://a.example/x"), namers(tx, "ws://a.example/x")) == (3, 1)
+        name(tx, "ws://b.example:8080", 1)
+        name(tx, "wss://b.example:8080", 2)
+        assert namers(tx, "ws://b.example:8080") == namers(tx, "wss://b.example:8080") == 1
+
+
+def test_what_one_author_named_longest_ago_is_forgotten_beyond_the_bound(db: Database) -> None:
+    """What was crawled, is trusted, or the operator's, stays."""
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
+        for number in range(20):
+            name(tx, f"wss://r{number}.example", 1, now=NOW + number)
+        name(tx, "wss://r0.example", 2)
+        name(tx, "wss://r1.example", 1, is_user=True)
+        relays.set_operator(tx, "wss://r2.example", Operator.REMOVED, NOW)
+        crawled = relays.find(tx, "wss://r3.example")
+        assert crawled is not None
+        relays.start_crawling(tx, crawled, NOW)
+        relays.forget_beyond(tx, 7)
+        left = {each.address for each in relays.records(tx, everything=True, limit=100)}
+        assert left == {"wss://boot.example", *(f"wss://r{n}.example" for n in (0, 1, 2, 3, 18, 19))}
+        relays.forget_beyond(tx, 1)
+        assert relays.count(tx) == 5
+        assert tx.execute("SELECT count(*) FROM relay_namers").get == 5
+
+
+def test_what_a_user_named_before_registering_is_a_users(db: Database) -> None:
+    with db.write() as tx:
+        name(tx, "wss://a.example", 5)
+        name(tx, "wss://b.example", 6)
+        relays.mark_named_by(tx, 5)
+        assert addresses(tx) == ["wss://a.example"]
+
+
+def test_the_operator_decides_against_everybody(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
+        for author in range(5):
+            name(tx, "wss://popular.example", author)
+        relays.set_operator(tx, "wss://mine.example", Operator.ADDED, NOW)
+        assert addresses(tx, discovered=False) == ["wss://boot.example", "wss://mine.example"]
+        for address in ("wss://boot.example", "wss://popular.example", "wss://mine.example"):
+            relays.set_operator(tx, address, Operator.REMOVED, NOW)
+        assert addresses(tx) == []
+        relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
+        assert addresses(tx) == [], "settings do not bring back what was removed by hand"
+        relays.set_operator(tx, "wss://popular.example", Operator.ADDED, NOW)
+        assert [each.by_operator for each in relays.candidates(tx, discovered=False, limit=9)] == [True]
+
+
+def test_novel_events_count_for_less_as_they_age(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        relays.add_novel(tx, {1: 100, 99: 5}, NOW)
+        relays.add_novel(tx, {1: 10}, NOW + NOVEL_HALF_LIFE_MS)
+        (found,) = relays.candidates(tx, discovered=False, limit=9)
+        assert (round(found.novel, 6), found.novel_at) == (60.0, NOW + NOVEL_HALF_LIFE_MS)
+
+
+def test_time_connected_and_not_is_added_up_when_a_state_ends(db: Database) -> None:
+    def put(tx: Tx, state: RelayState, at: int) -> None:
+        relays.put_statuses(tx, [RelayStatus(1, "wss://a.example", state, NOW + at, 0, 0, 0, 0, "")])
+
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        for state, at in (
+            (RelayState.CONNECTED, 0), (RelayState.CONNECTED, 50), (RelayState.BACKPRESSURED, 100),
+            (RelayState.CONNECTED, 150), (RelayState.DISCONNECTED, 200), (RelayState.CONNECTED, 1_200),
+        ):  # fmt: skip
+            put(tx, state, at)
+        (found,) = relays.candidates(tx, discovered=False, limit=9)
+        assert (found.connected_ms, found.disconnected_ms, found.is_connected) == (200, 1_000, True)

@@ -1,0 +1,196 @@
+"""From addresses in events to relays that are dialled: by the saver that extracts them and the crawler that chooses."""
+
+import functools
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+from websockets.sync.server import Server, ServerConnection, serve
+
+from pipeline.crawl import redial, share
+from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
+from pipeline.relay.dial import DialPolicy
+from pipeline.relay.resolve import SocketAddress
+from pipeline.store import relays
+from pipeline.store.relays import Operator
+from stages import crawler, saver
+from tests.fakes.net import free_port
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.socks import SocksProxy, onion_host
+from tests.integration.relay.peers import make_tls
+from tests.integration.stages.support import Running, World, wait_until
+from tests.world.events import Author, authors
+
+CORPUS = Path(__file__).parents[4] / "shared" / "corpus" / "relays.txt"
+ALICE, BOB, CAROL = authors(77, 3)
+NOW = int(time())
+_LIST = 90
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawler, "_TURN_S", 0.01)
+    monkeypatch.setattr(crawler, "_LOOK_AT_RELAYS_S", 0.1)
+    monkeypatch.setattr(crawler, "_LOOK_SHARE", 1.0)
+    monkeypatch.setattr(redial, "_AFTER_LOSS_S", 0.1)
+
+
+@contextmanager
+def crawling(world: World, **settings: Any) -> Iterator[Running]:
+    env = {"EVENTS_BOOTSTRAP_RELAYS": "", "EVENTS_CRAWLERS": "1", "EVENTS_DISCOVER_RELAYS": "true", **settings}
+    with Running(world.context("crawler", env), crawler.run) as running:
+        yield running
+
+
+def states(world: World) -> dict[str, str]:
+    return dict(world.query("SELECT address, state FROM relays WHERE crawled_since IS NOT NULL"))
+
+
+def test_relays_added_and_removed_by_hand_are_dialled_and_dropped(world: World) -> None:
+    """Beside the running crawler, whoever names them."""
+
+    def decide(decision: Operator) -> None:
+        with world.database.write() as tx:
+            relays.set_operator(tx, relay.url, decision, world.clock.now_ms())
+
+    with ScriptedRelay() as relay, crawling(world, EVENTS_DISCOVER_RELAYS="false"):
+        decide(Operator.ADDED)
+        wait_until(lambda: states(world).get(relay.url) == "connected")
+        decide(Operator.REMOVED)
+        wait_until(lambda: states(world)[relay.url] == "disconnected")
+        with world.database.write() as tx:
+            for author in range(5):
+                relays.name(tx, relay.url, source="relay-list", author=author, is_user=True, now=world.clock.now_ms())
+        decide(Operator.ADDED)
+        wait_until(lambda: states(world)[relay.url] == "connected")
+
+
+def test_how_a_relay_is_asked_is_decided_beside_the_running_crawler_and_told(world: World) -> None:
+    def asked() -> str:
+        return str(world.query("SELECT asked FROM relays")[0][0])
+
+    with ScriptedRelay() as relay, crawling(world, EVENTS_BOOTSTRAP_RELAYS=relay.url) as running:
+        wait_until(lambda: states(world).get(relay.url) == "connected" and asked() == "query")
+        with world.database.write() as tx:
+            assert relays.set_ask(tx, relay.url, "whole")
+        wait_until(lambda: asked() == "whole")
+        relay.wait_for_req(lambda req: list(req.filters) == [{"limit": 0}])
+        relay.publish(ALICE.sign("anybody", kind=0, created_at=NOW))
+        wait_until(lambda: world.inbox_size() == 1)
+        wait_until(lambda: running.metric("event_service_crawl_whole_relays") == 1)
+
+
+def test_an_onion_relay_is_reached_through_the_proxy_and_else_skipped_and_counted(world: World) -> None:
+    host = onion_host()
+    with world.database.write() as tx:
+        for author in (1, 2):
+            relays.name(tx, f"ws://{host}", source="relay-list", author=author, is_user=False, now=NOW * 1000)
+    with crawling(world) as running:
+        wait_until(lambda: running.metric("event_service_relays_skipped", reason="no-way") == 1)
+    assert states(world) == {}
+    event = ALICE.sign("hidden", kind=0, created_at=NOW)
+    with ScriptedRelay(events=[event]) as relay, SocksProxy({host: (relay.address, relay.port)}) as proxy:
+        with crawling(world, EVENTS_SOCKS_PROXY=f"127.0.0.1:{proxy.port}") as running:
+            wait_until(lambda: world.inbox_size() == 1)
+            assert running.metric("event_service_relays_skipped", reason="no-way") == 0
+        assert set(proxy.asked) == {host}
+
+
+class Everybody:
+    """Every host there is, on loopback: some answer, with TLS where it is asked for, others refuse connections."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self.asked: list[str] = []
+        self.dead_port = free_port()
+        self._servers: list[Server] = [
+            serve(self._answer, "127.0.0.1", 0),
+            serve(self._answer, "127.0.0.1", 0, ssl=tls),
+        ]
+        self.plain, self.secure = (server.socket.getsockname()[1] for server in self._servers)
+
+    def __enter__(self) -> "Everybody":
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.shutdown()
+
+    def resolve(self, host: str, port: int) -> Sequence[SocketAddress]:
+        self.asked.append(host)
+        if not self.is_up(host):
+            return [("127.0.0.1", self.dead_port)]
+        return [("127.0.0.1", self.secure if port == 443 else self.plain)]
+
+    def is_up(self, host: str) -> bool:
+        return sum(host.encode()) % 3 > 0
+
+    def _answer(self, connection: ServerConnection) -> None:
+        for message in connection:
+            _, subscription = str(message).split('"')[1:4:2]
+            if str(message).startswith('["REQ"'):
+                connection.send(f'["EOSE","{subscription}"]')
+
+
+def texts() -> list[str]:
+    lines = CORPUS.read_text().splitlines()
+    return [line.partition("\t")[2].encode().decode("unicode_escape", "replace") for line in lines if "\t" in line]
+
+
+def relay_lists(by: Author, addresses: Sequence[str]) -> Iterator[Any]:
+    for first in range(0, len(addresses), _LIST):
+        tags = [["r", text] for text in addresses[first : first + _LIST]]
+        yield by.sign("", kind=10002, created_at=NOW - first, tags=tags)
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="needs the corpus of relay addresses")
+def test_ten_thousand_addresses_as_found_in_events(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Named by three authors, the last third by one only: those are never looked up, and nothing that is private."""
+    found = [text for text in texts() if text < "\ud800"]
+    tls = make_tls(tmp_path, "DNS:anybody")
+    if tls is None:
+        pytest.skip("no openssl program to make a certificate with")
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    trusted = found[: len(found) * 2 // 3]
+    with Running(world.context("saver"), saver.run):
+        for author, part in ((ALICE, found), (BOB, trusted), (CAROL, trusted[: len(trusted) // 2])):
+            world.put(relay_lists(author, part))
+        world.wait_saved()
+    monkeypatch.setattr(share, "TRIAL_MS", 700)
+    with Everybody(tls.server) as network:
+        policy = functools.partial(DialPolicy, resolver=network.resolve, tls_context=trusting)
+        monkeypatch.setattr(crawler, "DialPolicy", lambda **given: policy(**(given | {"allow_private": True})))
+        with crawling(world, EVENTS_MAX_RELAYS="60", EVENTS_ALLOW_PRIVATE_RELAYS="false") as running:
+            # More than there are places: the others are tried out.
+            wait_until(lambda: len(set(network.asked)) > 150, "150 hosts asked", 60.0)
+            wait_until(lambda: Counter(states(world).values())["connected"] >= 40, "40 connected", 60.0)
+            held = running.metric("relay_downloader_gauge")
+        assert held <= 60
+        dialled = [parse_address(address) for address in states(world)]
+        assert all(each.network is Network.CLEARNET and not each.is_private for each in dialled)
+        namers: dict[str, int] = dict(world.query("SELECT address, namers FROM relays"))
+        assert all(namers[each.url] >= 2 for each in dialled)
+        assert max(Counter(each.relay_key for each in dialled).values()) == 1
+        known = len(namers)
+        print(f"{len(found):,} texts, {known:,} addresses known, {len(set(network.asked))} hosts asked, {held} held")
+        assert known > 2_000
+        assert set(network.asked) <= {each.host for each in addresses(trusted)}
+
+
+def addresses(found: Sequence[str]) -> Iterator[RelayAddress]:
+    for text in found:
+        for part in text.replace(",", " ").split():
+            try:
+                yield parse_address(part)
+            except InvalidAddress:
+                continue
