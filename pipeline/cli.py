@@ -25,6 +25,7 @@ class _Commands(click.Group):
 
     _ELSEWHERE: ClassVar = {
         "backup": "Copy the database of a running service.",
+        "explain": "Tell what became of one event.",
         "dead": "List, show, retry and drop rows that were given up.",
         "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",
         "relays": "List and show relays; add, remove and decide how to ask them.",

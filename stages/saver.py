@@ -18,10 +18,11 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import contacts, events, inbox, outbox, relays, retractions, wanted
+from pipeline.store import contacts, drops, events, inbox, outbox, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, DatabaseFailed, Tx
+from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Burial, Postponed
@@ -69,6 +70,11 @@ class _Tally:
     accepted: int = 0
     to_relay_ignored: Counter[str] = field(default_factory=Counter)
     discarded: dict[str, int] = field(default_factory=dict)
+    dropped: list[Drop] = field(default_factory=list)
+
+    def drop(self, event_id: bytes, relay: int, reason: str) -> None:
+        self.discard(reason)
+        self.dropped.append(Drop(event_id, reason, relay))
 
     def discard(self, reason: str, count: int = 1) -> None:
         if count:
@@ -202,12 +208,17 @@ class _Saver:
                     retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
 
     def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
-        relevant = [item for item in items if self._relevance.rule(item.event) is not None]
-        tally.discard("irrelevant", len(items) - len(relevant))
+        relevant = []
+        for item in items:
+            if self._relevance.rule(item.event) is None:
+                tally.drop(item.event.id, item.row.relay, "irrelevant")
+            else:
+                relevant.append(item)
         decided = [self._decide(tx, item, now // 1000) for item in relevant]
         retracted = retractions.retracted(tx, (_identity(each) for each in decided))
         kept = [each for each in decided if each.accepted.event_id not in retracted]
-        tally.discard("retracted", len(decided) - len(kept))
+        for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
+            tally.drop(gone.event_id, gone.relay, "retracted")
         new = events.accept(tx, (each.accepted for each in kept), now)
         tally.discard("duplicate", len(kept) - len(new))
         fresh = [each for each in kept if each.accepted.event_id in new]
@@ -221,6 +232,7 @@ class _Saver:
         if self._target is not None:
             reasons = (each.reason_not_to_send for each in fresh)
             tally.to_relay_ignored.update(reason for reason in reasons if reason is not None)
+        drops.append(tx, tally.dropped, now)
         tally.accepted += len(new)
 
     def _decide(self, tx: Tx, item: _Item, now_s: int) -> _Decided:

@@ -1,13 +1,13 @@
 """`stage sweeper`: forgets what has been delivered and what is old, and keeps the write-ahead log short.
 
-It also calls back what a wrong clock has put off.
+It also calls back what a wrong clock has put off, and notes how it all goes.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 from pipeline.process.stage import StageContext
-from pipeline.store import events, inbox, outbox, retractions
+from pipeline.store import events, inbox, outbox, retractions, samples
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 
@@ -21,6 +21,7 @@ _REST_S: Final = 10.0
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 _SEEN_PACE_S: Final = 0.5
 _CHECKPOINT_EVERY_S: Final = 2.0
+_SAMPLE_EVERY_S: Final = 10.0
 # Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
 VANISHED_RETENTION_MS: Final = 365 * 86_400_000
 # SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew.
@@ -40,12 +41,14 @@ def run(ctx: StageContext) -> None:
         ]
         log = _WriteAheadLog(ctx, database)
         late = _CallingBack(ctx, database)
+        sampler = _Sampler(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
         while not ctx.stop.wait(_TURN_S):
             began = ctx.clock.monotonic()
             busy = [walk.turn() for walk in walks]
             log.turn()
             late.turn()
+            sampler.turn()
             if any(busy):
                 handled.record(ctx.clock.monotonic() - began)
             ctx.heartbeat.beat()
@@ -161,6 +164,25 @@ class _Vanished:
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last
         return done.dropped, at_end
+
+
+class _Sampler:
+    """Notes at intervals how much arrived, was handed on and waits."""
+
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        self._clock = ctx.clock
+        self._database = database
+        self._next = 0.0
+
+    def turn(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _SAMPLE_EVERY_S
+        with self._database.read() as tx:
+            sample = samples.look(tx, self._clock.now_ms())
+        with self._database.write() as tx:
+            samples.put(tx, sample)
 
 
 class _CallingBack:

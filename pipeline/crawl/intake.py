@@ -19,9 +19,10 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
-from pipeline.store import cursors, events, inbox, relays, sweeps
+from pipeline.store import cursors, drops, events, inbox, relays, sweeps
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
+from pipeline.store.drops import Drop
 from pipeline.store.inbox import Arrival
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
@@ -124,6 +125,8 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
         self._relevance = Relevance()
+        # Of the transaction in the making.
+        self._dropped: list[Drop] = []
         self._queue: SimpleQueue[Batch | Changes | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novel: Counter[int] = Counter()
@@ -201,6 +204,8 @@ class Intake:
                     relays.put_limits(tx, batch.relay, batch.limits)
             self._novel.update(arrivals[event_id].relay for event_id in new)
             self._put_novel(tx)
+            drops.append(tx, self._dropped, self._clock.now_ms())
+        self._dropped.clear()
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
         self._out.inc(len(new))
@@ -240,6 +245,7 @@ class Intake:
         reason = self._fault(event, len(raw), batch.received_at // 1000)
         if reason is not None:
             self._discard(reason, 1)
+            self._dropped.append(Drop(event.id, reason, batch.relay))
             return None
         return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
 

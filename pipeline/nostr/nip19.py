@@ -61,6 +61,16 @@ def parse_public_key(text: str) -> bytes:
     return decode_npub(text)
 
 
+def parse_event_id(text: str) -> bytes:
+    """An event's id, 32 bytes, from 64 hexadecimal digits in either case or from `note1…`; raises `InvalidEncoding`."""
+    text = text.strip()
+    if _HEX64.fullmatch(text):
+        return bytes.fromhex(text)
+    if text[:5].lower() != "note1":
+        raise InvalidEncoding("an event's id is 64 hexadecimal digits or note1…")
+    return decode_note(text)
+
+
 def _encode(prefix: str, data: bytes) -> str:
     if len(data) != 32:
         raise ValueError("keys and ids have 32 bytes")

@@ -268,6 +268,28 @@ RETRACTED_AT = (
     "ALTER TABLE vanished ADD COLUMN at INTEGER NOT NULL DEFAULT 0",
     "UPDATE vanished SET at = unixepoch() * 1000",
 )
+# What an operator looks at: why events were dropped, and how the last hour went.
+SEEING = (
+    """
+    CREATE TABLE drops (
+      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      event_id BLOB NOT NULL,
+      reason TEXT NOT NULL,
+      relay INTEGER NOT NULL,
+      at INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE samples (
+      at INTEGER PRIMARY KEY,
+      arrived INTEGER NOT NULL,
+      handed_on INTEGER NOT NULL,
+      waiting INTEGER NOT NULL,
+      median INTEGER,
+      slowest INTEGER
+    ) STRICT
+    """,
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
@@ -275,6 +297,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0003-lease-holders", LEASE_HOLDERS),
     Migration("0004-seen-by-time", SEEN_BY_TIME),
     Migration("0005-retracted-at", RETRACTED_AT),
+    Migration("0006-seeing", SEEING),
 )
 
 

@@ -28,9 +28,12 @@ ALLOWED = {
     "pipeline.store": SHARED | {"pipeline.nostr"},
     "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
-    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store"},
+    "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
+    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
     "stages": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
-    "pipeline.commands": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
+    "pipeline.commands": SHARED
+    | {"pipeline.story"}
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.commands", "pipeline.store", "stages"},
 }
 # Sockets, and libraries that open them.

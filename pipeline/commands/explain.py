@@ -1,0 +1,47 @@
+"""`event-service explain`: the story of one event."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from pipeline import story
+from pipeline.commands.setting_up import open_configured_database
+from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
+
+
+class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """An event's id, in hexadecimal or as note1…."""
+
+    name = "event id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        """The 32 bytes; fails with what is wrong."""
+        try:
+            return value if isinstance(value, bytes) else parse_event_id(value)
+        except InvalidEncoding as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@click.argument("event_id", type=EventId())
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of [subject, text] pairs.")
+def explain(event_id: bytes, as_json: bool) -> None:
+    """Tell what became of one event: where from, why it matters or was dropped, what each sink said.
+
+    EVENT_ID is 64 hexadecimal digits or note1…. Exit code 1 if the database knows nothing of it.
+
+    \b
+    Examples:
+      event-service explain note1…
+      event-service explain 5c04…e1 --json
+    """
+    with open_configured_database() as database, database.read() as tx:
+        lines = story.of_event(tx, event_id)
+    if as_json:
+        click.echo(json.dumps([[line.subject, line.text] for line in lines]))
+    else:
+        for line in lines:
+            click.echo(f"{line.subject:<15} {line.text}")
+    sys.exit(1 if lines[-1].subject == "never accepted" else 0)

@@ -1,0 +1,120 @@
+"""What became of one event: where it came from, where it is, and what each sink said of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.store import authors, drops, monitored
+from pipeline.store.database import Row, Tx
+from pipeline.store.drops import Dropped
+
+IN_INBOX = """
+SELECT seq, raw, relay, received_at, ready_at, claims, failures FROM inbox WHERE event_id = ?
+"""
+BURIED = "SELECT seq, raw, relay, received_at, buried_at, reason FROM inbox_dead WHERE event_id = ?"
+# Ids are kept by the time of their events, so that one alone is looked for among all: seconds among ten million.
+ACCEPTED = "SELECT event, seen_at, created_at, kind, author FROM seen WHERE event_id = ?"
+STORED = "SELECT payload, relay, received_at FROM events WHERE event = ?"
+DELIVERIES = "SELECT sink, outcome, at FROM deliveries WHERE event = ?"
+OWED = "SELECT sink, ready_at, claims, failures FROM outbox WHERE event = ?"
+REFUSED = "SELECT seq, sink, reason, buried_at FROM outbox_dead WHERE event = ?"
+ADDRESS = "SELECT address FROM relays WHERE id = ?"
+PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
+IS_WANTED = "SELECT 1 FROM wanted WHERE author = ? AND refs > 0"
+
+
+class Place(StrEnum):
+    """How far an event has come."""
+
+    INBOX = "inbox"
+    BURIED = "buried"
+    ACCEPTED = "accepted"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkFate:
+    """What a sink has to do with an event: `outcome` at `at` (ms), or why and until when it waits."""
+
+    sink: str
+    outcome: str
+    at: int | None
+    dead: int | None = None
+    """The number under which the row lies buried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """All that the database knows of an event; times in ms, `None` or empty where it knows nothing.
+
+    `payload` goes when every sink has had it for a while; `kind` and `author` are kept as long as the id.
+    """
+
+    event_id: bytes
+    place: Place
+    relay: str = ""
+    received_at: int | None = None
+    accepted_at: int | None = None
+    kind: int | None = None
+    author: bytes = b""
+    payload: bytes = b""
+    note: str = ""
+    sinks: tuple[SinkFate, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    dead: int | None = None
+    """The number under which the event lies buried before it was saved."""
+
+
+def of_event(tx: Tx, event_id: bytes) -> Fate:
+    """What became of the event of this id (32 bytes)."""
+    dropped = drops.of_event(tx, event_id)
+    row = tx.execute(IN_INBOX, (event_id,)).fetchone()
+    if row is not None:
+        _, raw, relay, received_at, ready_at, claims, failures = row
+        note = f"waits for the saver, claimed {claims} times, failed {failures} times, ready at {ready_at}"
+        return Fate(event_id, Place.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped)
+    row = tx.execute(BURIED, (event_id,)).fetchone()
+    if row is not None:
+        seq, raw, relay, received_at, _, reason = row
+        return Fate(
+            event_id, Place.BURIED, _address(tx, relay), received_at, payload=raw, note=reason, dropped=dropped,
+            dead=seq,
+        )  # fmt: skip
+    row = tx.execute(ACCEPTED, (event_id,)).fetchone()
+    return Fate(event_id, Place.UNKNOWN, dropped=dropped) if row is None else _accepted(tx, event_id, row, dropped)
+
+
+def is_registered(tx: Tx, public_key: bytes) -> bool:
+    """Whether this is a registered user's key."""
+    author = authors.find(tx, public_key)
+    return author is not None and monitored.is_registered(tx, author)
+
+
+def is_wanted(tx: Tx, public_key: bytes) -> bool:
+    """Whether this is the key of a registered user or of somebody whom one follows."""
+    author = authors.find(tx, public_key)
+    return author is not None and tx.execute(IS_WANTED, (author,)).fetchone() is not None
+
+
+def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -> Fate:
+    event, accepted_at, _, kind, author = row
+    payload, relay, received_at = tx.execute(STORED, (event,)).fetchone() or (b"", None, None)
+    (public_key,) = tx.execute(PUBLIC_KEY, (author,)).fetchone() or (b"",)
+    return Fate(
+        event_id, Place.ACCEPTED, "" if relay is None else _address(tx, relay), received_at, accepted_at, kind,
+        public_key, payload, sinks=_sinks(tx, event), dropped=dropped,
+    )  # fmt: skip
+
+
+def _sinks(tx: Tx, event: int) -> tuple[SinkFate, ...]:
+    done = [SinkFate(sink, outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))]
+    owed = [
+        SinkFate(sink, f"waits, claimed {claims} times, failed {failures} times", ready_at)
+        for sink, ready_at, claims, failures in tx.execute(OWED, (event,))
+    ]
+    dead = [SinkFate(sink, f"given up: {reason}", at, seq) for seq, sink, reason, at in tx.execute(REFUSED, (event,))]
+    return tuple(sorted((*done, *owed, *dead), key=lambda each: each.sink))
+
+
+def _address(tx: Tx, relay: int) -> str:
+    row = tx.execute(ADDRESS, (relay,)).fetchone()
+    return "" if row is None else str(row[0])

@@ -1,0 +1,63 @@
+"""How the last hour went: a row every few seconds with what had arrived, what was handed on, and how long that took."""
+
+from dataclasses import dataclass
+
+from pipeline.store import inbox, outbox
+from pipeline.store.database import Tx
+from pipeline.store.outbox import SinkName
+
+KEPT_MS = 3_600_000
+# Deliveries whose time from first seen to handed on is looked at for one sample.
+_LOOKED_AT = 500
+
+# Row numbers are given once, so that the newest tells how many there ever were.
+EVER = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
+DEAD = "SELECT count(*) FROM outbox_dead"
+DELAYS = """
+SELECT deliveries.at - events.received_at FROM (SELECT * FROM events ORDER BY event DESC LIMIT ?1) AS events
+  JOIN deliveries ON deliveries.event = events.event WHERE deliveries.at > ?2 ORDER BY 1
+"""
+LAST = "SELECT coalesce(max(at), 0) FROM samples"
+PUT = "INSERT OR REPLACE INTO samples (at, arrived, handed_on, waiting, median, slowest) VALUES (?, ?, ?, ?, ?, ?)"
+# A clock that was set back leaves samples of the future behind.
+TRIM = "DELETE FROM samples WHERE at < ?1 OR at > ?2"
+ALL = "SELECT at, arrived, handed_on, waiting, median, slowest FROM samples ORDER BY at"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The state at `at` (ms): events that ever arrived, deliveries that were ever settled, events that wait; the
+    median and the 99th percentile (ms) from first seen to handed on, `None` when nothing was."""
+
+    at: int
+    arrived: int
+    handed_on: int
+    waiting: int
+    median: int | None
+    slowest: int | None
+
+
+def look(tx: Tx, now: int) -> Sample:
+    """The state at `now`; delays are of what was delivered since the last sample. Counts queues, so takes its time."""
+    delays = [delay for (delay,) in tx.execute(DELAYS, (_LOOKED_AT, tx.execute(LAST).get))]
+    owed = sum(outbox.waiting(tx, sink) for sink in SinkName)
+    return Sample(
+        at=now,
+        arrived=int(tx.execute(EVER, ("inbox",)).get),
+        handed_on=int(tx.execute(EVER, ("outbox",)).get) - owed - int(tx.execute(DEAD).get),
+        waiting=inbox.waiting(tx) + owed,
+        median=delays[len(delays) // 2] if delays else None,
+        slowest=delays[len(delays) * 99 // 100] if delays else None,
+    )
+
+
+def put(tx: Tx, sample: Sample) -> None:
+    """Keep `sample`, and forget what is older than `KEPT_MS`."""
+    at, arrived, handed_on, waiting = sample.at, sample.arrived, sample.handed_on, sample.waiting
+    tx.execute(PUT, (at, arrived, handed_on, waiting, sample.median, sample.slowest))
+    tx.execute(TRIM, (at - KEPT_MS, at))
+
+
+def recent(tx: Tx) -> tuple[Sample, ...]:
+    """The samples that are kept, the oldest first."""
+    return tuple(Sample(*row) for row in tx.execute(ALL))

@@ -1,0 +1,95 @@
+"""What became of an event, told to a person: the same words on the command line and on the status page."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.nostr.nip19 import encode_npub
+from pipeline.nostr.tags import public_keys
+from pipeline.process.condition import utc
+from pipeline.store import fate
+from pipeline.store.database import Tx
+from pipeline.store.fate import Fate, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing to know: what about, and what."""
+
+    subject: str
+    text: str
+
+
+def of_event(tx: Tx, event_id: bytes) -> list[Line]:
+    """The story of the event of this id (32 bytes), as far as the database remembers it."""
+    found = fate.of_event(tx, event_id)
+    return [Line("event", event_id.hex()), *_origin(found), *_relevance(tx, found), *_whereabouts(found)]
+
+
+def _origin(found: Fate) -> Iterator[Line]:
+    event = event_from_json(found.payload) if found.payload else None
+    if event is not None:
+        yield Line("what", f"kind {event.kind} by {encode_npub(event.pubkey)}, dated {_date(event.created_at)}")
+    elif found.kind is not None:
+        yield Line("what", f"kind {found.kind} by {encode_npub(found.author)}; the payload is gone")
+    if found.received_at is not None:
+        yield Line("first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is forgotten'}")
+
+
+def _relevance(tx: Tx, found: Fate) -> Iterator[Line]:
+    if found.place is Place.UNKNOWN:
+        return
+    event = event_from_json(found.payload) if found.payload else None
+    kind, author = (event.kind, event.pubkey) if event is not None else (found.kind, found.author)
+    yield Line("relevant", _rule(tx, kind, author, event))
+
+
+def _rule(tx: Tx, kind: int | None, author: bytes, event: Event | None) -> str:
+    if kind in GLOBAL_KINDS:
+        return f"kind {kind} is wanted from anybody"
+    if fate.is_registered(tx, author):
+        return "its author is a registered user"
+    if fate.is_wanted(tx, author):
+        return "its author is in the contact list of a registered user"
+    if event is None:
+        return "its author is nobody's concern today; whom it mentions went with its payload"
+    mentioned = [key for key in public_keys(event) if fate.is_registered(tx, key)]
+    if mentioned:
+        return f"it mentions registered user {encode_npub(mentioned[0])}"
+    return "not any more: nobody who is registered is concerned by it today"
+
+
+def _whereabouts(found: Fate) -> Iterator[Line]:
+    match found.place:
+        case Place.INBOX:
+            yield Line("inbox", found.note)
+        case Place.BURIED:
+            yield Line("given up", f"{found.note}; see event-service dead show inbox {found.dead}")
+        case Place.ACCEPTED:
+            assert found.accepted_at is not None, "accepted at some time"
+            yield Line("accepted", _date(found.accepted_at / 1000))
+            for sink in found.sinks:
+                when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
+                hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
+                yield Line(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
+            if not found.sinks:
+                yield Line("sinks", "none was to be given it, or what they said is forgotten")
+    for drop in found.dropped:
+        yield Line(
+            "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is forgotten'}: {drop.reason}"
+        )
+    if found.place is Place.UNKNOWN and not found.dropped:
+        yield Line(
+            "never accepted",
+            "no relay gave it lately, or none who is registered was concerned by it (counted as `unwanted`), or its id "
+            "is older than EVENTS_SEEN_RETENTION",
+        )
+
+
+def _date(seconds: float) -> str:
+    try:
+        return utc(seconds)
+    except (OverflowError, OSError, ValueError):
+        # An author may date an event as he likes.
+        return f"{seconds:.0f} s after 1970"

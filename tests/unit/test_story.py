@@ -1,0 +1,128 @@
+"""The story of an event, at each place where it can be."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline import story
+from pipeline.nostr.event import Event, sign
+from pipeline.nostr.nip19 import encode_npub
+from pipeline.process.clock import SystemClock
+from pipeline.store import contacts, drops, events, inbox, monitored, outbox
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
+from pipeline.store.database import Database, Tx
+from pipeline.store.drops import Drop
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import Arrival
+from pipeline.store.lease import Burial
+from pipeline.store.outbox import Delivered, SinkName
+from pipeline.store.schema import open_database
+
+NOW = 1_700_000_000_000
+SECRETS = [bytes(31) + bytes([number]) for number in (1, 2, 3)]
+
+
+@pytest.fixture
+def db(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    return open_database(tmp_path_factory.mktemp("story") / "events.db", SystemClock())
+
+
+def note(secret: bytes = SECRETS[0], kind: int = 1, tags: Sequence[Sequence[str]] = (), created_at: int = 5) -> Event:
+    return sign(secret, created_at=created_at, kind=kind, tags=tags, content="x")
+
+
+def arrive(tx: Tx, event: Event) -> None:
+    inbox.append(tx, [Arrival(event.id, event.to_json(), 1, NOW, event.created_at)])
+
+
+def accept(tx: Tx, event: Event, *, payload: bool = True) -> None:
+    author = Authors().intern(tx, event.pubkey)
+    accepted = Accepted(7, event.id, event.created_at, event.kind, author, event.to_json(), 1, NOW, 1)
+    events.accept(tx, [accepted], NOW)
+    if payload:
+        events.store(tx, [accepted])
+
+
+def told(tx: Tx, event: Event) -> dict[str, str]:
+    return {line.subject: line.text for line in story.of_event(tx, event.id)}
+
+
+def test_an_event_that_nobody_gave(db: Database) -> None:
+    with db.read() as tx:
+        assert list(told(tx, note())) == ["event", "never accepted"]
+
+
+def test_a_refused_copy_is_told_with_its_reason(db: Database) -> None:
+    with db.write() as tx:
+        drops.append(tx, [Drop(note().id, "invalid-signature", 1)], NOW)
+        assert told(tx, note())["dropped"].endswith("a relay that is forgotten: invalid-signature")
+
+
+def test_an_event_that_waits_for_the_saver(db: Database) -> None:
+    with db.write() as tx:
+        arrive(tx, note(kind=0))
+        lines = told(tx, note(kind=0))
+    assert lines["inbox"].startswith("waits for the saver, claimed 0 times")
+    assert lines["relevant"] == "kind 0 is wanted from anybody"
+    assert encode_npub(note().pubkey) in lines["what"]
+
+
+def test_an_event_that_was_given_up(db: Database) -> None:
+    with db.write() as tx:
+        arrive(tx, note())
+        (row,) = inbox.claim(tx, now=NOW, lease=1, limit=1)
+        inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: why")], NOW)
+        assert told(tx, note())["given up"] == "ValueError: why; see event-service dead show inbox 1"
+
+
+def test_what_each_sink_said(db: Database) -> None:
+    with db.write() as tx:
+        accept(tx, note())
+        outbox.append(tx, SinkName.PUBSUB, [7], NOW)
+        outbox.append(tx, SinkName.RELAY, [7], NOW)
+        (row,) = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=9)
+        outbox.settle(tx, SinkName.PUBSUB, [Delivered(row, "delivered")], NOW)
+        waiting = told(tx, note())
+        (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1, limit=9)
+        outbox.queue.bury(tx, [Burial(row.receipt, "too many claims")], NOW)
+        buried = told(tx, note())
+    assert waiting["sink pubsub"] == "delivered (2023-11-14T22:13:20Z)"
+    assert waiting["sink relay"].startswith("waits, claimed 0 times, failed 0 times")
+    assert buried["sink relay"].endswith("see event-service dead show relay 2")
+
+
+def test_why_it_matters(db: Database) -> None:
+    """To a registered user, to one who follows its author, to one whom it mentions, or not any more."""
+    user, friend, stranger = (note(secret) for secret in SECRETS)
+    mention = note(SECRETS[2], tags=[["p", user.pubkey.hex()]])
+    with db.write() as tx:
+        monitored.register(tx, user.pubkey, NOW)
+        authors = Authors()
+        followees = frozenset({authors.intern(tx, friend.pubkey)})
+        contacts.replace(tx, ContactList(authors.intern(tx, user.pubkey), bytes(32), 1, followees), NOW)
+        for event in (user, friend, stranger, mention):
+            arrive(tx, event)
+        reasons = [told(tx, event)["relevant"] for event in (user, friend, mention, stranger)]
+    assert reasons == [
+        "its author is a registered user",
+        "its author is in the contact list of a registered user",
+        f"it mentions registered user {encode_npub(user.pubkey)}",
+        "not any more: nobody who is registered is concerned by it today",
+    ]
+
+
+def test_what_is_left_when_the_payload_is_gone(db: Database) -> None:
+    with db.write() as tx:
+        accept(tx, note(), payload=False)
+        lines = told(tx, note())
+    assert lines["what"] == f"kind 1 by {encode_npub(note().pubkey)}; the payload is gone"
+    assert "went with its payload" in lines["relevant"]
+    assert "sinks" in lines
+
+
+def test_an_impossible_date_harms_nothing(db: Database) -> None:
+    event = note(created_at=2**63 - 1)
+    with db.write() as tx:
+        arrive(tx, event)
+        assert "s after 1970" in told(tx, event)["what"]
