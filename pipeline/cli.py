@@ -24,6 +24,7 @@ class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
     _ELSEWHERE: ClassVar = {
+        "backfill": "Fetch a span of the past beside what a running service does.",
         "backup": "Copy the database of a running service.",
         "explain": "Tell what became of one event.",
         "dead": "List, show, retry and drop rows that were given up.",

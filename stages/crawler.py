@@ -25,7 +25,7 @@ from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.transport import Transport
-from pipeline.store import inbox, outbox, relays, wanted
+from pipeline.store import backfills, inbox, outbox, relays, wanted
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
@@ -181,6 +181,8 @@ class _Crawler:
         if not self.has_looked:
             self.has_looked = True
             self._correct_states({each.candidate.relay for each in mine})
+        with self.database.read() as tx:
+            self.fleet.backfills = backfills.still_open(tx)
         self.fleet.mode = config.crawl_mode
         self.fleet.set_relays(self.database, mine, plan)
 

@@ -271,6 +271,9 @@ class Connection:
 
     def _report(self) -> None:
         """Write what has changed for those who look at the relay's row."""
+        backfilled = self._crawl.backfilling.take_untold()
+        if backfilled and not self._has_dropped:
+            self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
         if self._session.limits != self._limits:
             self._limits = self._session.limits
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), limits=self._session.limits.to_json()))

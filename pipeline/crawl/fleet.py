@@ -3,6 +3,7 @@
 import random
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
@@ -25,6 +26,7 @@ from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.transport import Transport
 from pipeline.settings import CrawlMode
 from pipeline.store import cursors, relays, sweeps
+from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
 
@@ -78,6 +80,8 @@ class Fleet:
     settings: CrawlSettings
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
+    backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
+    """By relay, what the operator ordered and it has not come to the end of."""
     rng: random.Random = field(default_factory=random.Random)
     _relays: dict[int, _Relay] = field(default_factory=dict)
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
@@ -117,12 +121,19 @@ class Fleet:
             self._relays[number] = self._add(database, wanted[number], plan)
         for number, each in wanted.items():
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
+            self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
 
     def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
         if relay.crawl.asking.mode is not mode:
             relay.crawl.asking.mode = mode
             if relay.connection is not None:
                 # Its thread decides, when it next thinks of what to ask.
+                relay.connection.post_plan(plan)
+
+    def _order(self, relay: _Relay, jobs: tuple[Backfill, ...], plan: Plan) -> None:
+        if relay.crawl.backfilling.ordered != jobs:
+            relay.crawl.backfilling.ordered = jobs
+            if relay.connection is not None:
                 relay.connection.post_plan(plan)
 
     def set_plan(self, plan: Plan) -> None:

@@ -19,7 +19,8 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
-from pipeline.store import cursors, drops, events, inbox, relays, sweeps
+from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
+from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
@@ -93,6 +94,7 @@ class Batch:
     events: tuple[Event, ...] = ()
     cursors: tuple[Cursor, ...] = ()
     progress: tuple[SweepProgress, ...] = ()
+    backfilled: tuple[BackfillProgress, ...] = ()
     status: RelayStatus | None = None
     limits: str | None = None
     done: Callable[[], None] | None = None
@@ -198,6 +200,7 @@ class Intake:
             moved = (cursor for batch in batches for cursor in batch.cursors)
             cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
             sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
+            backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
             relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:
                 if batch.limits is not None:

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from pipeline.crawl import backfill
 from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.asking import FEW_QUERIES, Asking, Newcomers
+from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
@@ -81,7 +83,8 @@ class RelayCrawl:
     __slots__ = (
         "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_held", "_hopeless", "_known",
         "_latest_wall", "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_settings",
-        "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "counts",
+        "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "backfilling",
+        "counts",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +92,7 @@ class RelayCrawl:
     ) -> None:
         self._limits = limits
         self.asking = Asking()
+        self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
         self._coverage = coverage
         self._settings = settings
@@ -163,6 +167,7 @@ class RelayCrawl:
         self._live.open_due(self._plan.queries, session, mono)
         self._drop_unwanted()
         self._start_all_due(mono, wall)
+        self._start_backfill(mono, wall)
         self._look_out(session, mono)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
@@ -183,27 +188,42 @@ class RelayCrawl:
         if sweep is None:
             return None
         sweep.is_open = False
+        if not self._is_answered(ended, sweep, mono):
+            return None
+        self._take_page(ended, sweep)
+        if sweep.window.is_done:
+            del self._sweeps[ended.key]
+            session.limits = self._known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
+            return self._end_sweep(sweep, mono)
+        if sweep.purpose is Purpose.BACKFILL:
+            sweep.not_before = mono + backfill.PAUSE_S
+        progress = sweep.progress(self._coverage.relay, mono)
+        self._progress += [] if progress is None else [progress]
+        return None
+
+    def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
+        """Whether a page was answered, or as far as it will ever be; if not it is put off."""
+        is_whole = sweep.query.subject is Subject.WHOLE
         if ended.refusal is None:
             self._known.has_eose = True
-            if sweep.query.subject is Subject.WHOLE and ended.count:
+            if is_whole and ended.count:
                 self.asking.answered()
-        else:
-            self.counts.incomplete_pages += 1
-            if sweep.query.subject is Subject.WHOLE:
-                self.asking.failed(ended.refusal)
-            if not self._known.settles_for(ended, failures=sweep.failures, events=sweep.events):
-                self._put_off(ended.key, sweep, ended.refusal, mono)
-                return None
-            sweep.is_unproven = True
-        self._take_page(ended, sweep)
-        if not sweep.window.is_done:
-            progress = sweep.progress(self._coverage.relay, mono)
-            self._progress += [] if progress is None else [progress]
-            return None
-        del self._sweeps[ended.key]
-        session.limits = self._known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
-        complete = self._complete_whole if sweep.query.subject is Subject.WHOLE else self._complete
-        return complete(sweep, mono)
+            return True
+        self.counts.incomplete_pages += 1
+        if is_whole:
+            self.asking.failed(ended.refusal)
+        if not self._known.settles_for(ended, failures=sweep.failures, events=sweep.events):
+            self._put_off(ended.key, sweep, ended.refusal, mono)
+            return False
+        sweep.is_unproven = True
+        return True
+
+    def _end_sweep(self, sweep: Sweep, mono: float) -> Cursor | None:
+        if sweep.purpose is Purpose.BACKFILL:
+            return self._complete_backfill(sweep)
+        if sweep.query.subject is Subject.WHOLE:
+            return self._complete_whole(sweep, mono)
+        return self._complete(sweep, mono)
 
     def _take_page(self, ended: PageEnded, sweep: Sweep) -> None:
         sweep.failures = 0
@@ -274,7 +294,11 @@ class RelayCrawl:
             wanted |= {query.key for query in self._wanted.live}
             wanted |= self._newcomers.pieces.keys() if self._newcomers is not None else set()
         for key, sweep in list(self._sweeps.items()):
-            if sweep.query.key not in wanted and not sweep.is_open:
+            if sweep.purpose is Purpose.BACKFILL:
+                is_wanted = self.backfilling.is_wanted(key)
+            else:
+                is_wanted = sweep.query.key in wanted
+            if not is_wanted and not sweep.is_open:
                 del self._sweeps[key]
                 over = sweep.over(self._coverage.relay)
                 self._progress += [] if over is None else [over]
@@ -291,6 +315,29 @@ class RelayCrawl:
         if self.asking.is_whole:
             self._look_back(mono, wall)
             self._resweep_chunks(mono, wall)
+
+    def _start_backfill(self, mono: float, wall: int) -> None:
+        """Begin the next part of what the operator ordered; one at a time, behind everything else."""
+        part = self.backfilling.next_part(self._wanted, self._coverage)
+        if part is None or any(sweep.purpose is Purpose.BACKFILL for sweep in self._sweeps.values()):
+            return
+        if self._start_not_before.get(part.key, 0.0) > mono:
+            return
+        since, until = part.job.since, part.job.until
+        left = self._coverage.progress(part.key)
+        if left is not None and left.generation == part.query.generation:
+            since, until = max(since, left.since), min(until, left.until)
+        window = self._window(part.query, since, until)
+        failures = self._start_failures.pop(part.key, 0)
+        self._sweeps[part.key] = Sweep(part.query, Purpose.BACKFILL, window, wall, failures=failures, name=part.key)
+
+    def _complete_backfill(self, sweep: Sweep) -> Cursor | None:
+        over = sweep.over(self._coverage.relay)
+        self._progress += [] if over is None else [over]
+        self._start_not_before.pop(sweep.key, None)
+        is_complete = not sweep.is_unproven and not sweep.window.gaps
+        self.backfilling.done(sweep.key, sweep.events, is_complete=is_complete)
+        return self._coverage.advance(sweep.key, sweep.started, sweep.query.generation)
 
     def _has_room(self, mono: float) -> bool:
         """Whether another sweep may begin; those that only wait to try again take none."""
@@ -355,17 +402,20 @@ class RelayCrawl:
             since = max(since, wall - self._reach)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
-        window = Window(
-            query, since, wall + FUTURE_S, limit=self._limits.page_limit,
-            max_members=self._limits.max_members,
-            manners=self._known.manners(self._limits),
-        )  # fmt: skip
+        window = self._window(query, since, wall + FUTURE_S)
         failures = self._start_failures.pop(key, 0)
         sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, wall - since, failures=failures)
         if self._newcomers is None or query.key not in self._newcomers.pieces:
             sweep.resume(self._coverage.progress(key))
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
+
+    def _window(self, query: Query, since: int, until: int) -> Window:
+        limits = self._limits
+        return Window(
+            query, since, until, limit=limits.page_limit, max_members=limits.max_members,
+            manners=self._known.manners(limits),
+        )  # fmt: skip
 
     def _initial_since(self, query: Query) -> int:
         since = self._lookback_since(query.subject, query.members)
@@ -431,6 +481,10 @@ class RelayCrawl:
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))
 
     def _put_off(self, key: str, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+        if sweep.purpose is Purpose.BACKFILL and sweep.failures + 1 >= backfill.MAX_FAILURES:
+            del self._sweeps[key]
+            self._complete_backfill(replace(sweep, is_unproven=True))
+            return
         if refusal is Refusal.TOO_LARGE:
             # Begun anew with smaller parts: the window's own parts are too large for this relay.
             del self._sweeps[key]
@@ -510,7 +564,7 @@ class RelayCrawl:
             case Purpose.LOOKBACK:
                 until = started if cursor is None else cursor.complete_until
                 return self._coverage.advance(sweep.query.key, until, sweep.query.generation)
-            case Purpose.RESWEEP:
+            case _:
                 return self._coverage.advance(sweep_key(Purpose.RESWEEP, sweep.query), started, 0)
 
     def _complete_piece(self, newcomers: Newcomers, sweep: Sweep) -> Cursor | None:

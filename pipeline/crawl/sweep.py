@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     INITIAL = 1
     TAIL = 2
     RESWEEP = 3
+    BACKFILL = 4
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Sweep:
     events: int = 0
     is_open: bool = False
     is_unproven: bool = False
+    name: str = ""
     _saved: tuple[int, int] | None = field(default=None)
     _saved_at: float | None = field(default=None)
 
@@ -67,7 +69,7 @@ class Sweep:
     @property
     def key(self) -> str:
         """The name under which its pages and its progress go."""
-        return sweep_key(self.purpose, self.query)
+        return self.name or sweep_key(self.purpose, self.query)
 
 
 def sweep_key(purpose: Purpose, query: Query) -> str:

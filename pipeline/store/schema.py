@@ -290,6 +290,31 @@ SEEING = (
     ) STRICT
     """,
 )
+BACKFILLS = (
+    # `authors`: keys of 32 bytes one after the other; none means everything wanted.
+    """
+    CREATE TABLE backfills (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      since INTEGER NOT NULL,
+      until INTEGER NOT NULL,
+      authors BLOB NOT NULL,
+      created_at INTEGER NOT NULL,
+      cancelled_at INTEGER
+    ) STRICT
+    """,
+    """
+    CREATE TABLE backfill_relays (
+      job INTEGER NOT NULL,
+      relay INTEGER NOT NULL,
+      parts INTEGER NOT NULL DEFAULT 0,
+      done INTEGER NOT NULL DEFAULT 0,
+      incomplete INTEGER NOT NULL DEFAULT 0,
+      events INTEGER NOT NULL DEFAULT 0,
+      is_over INTEGER NOT NULL DEFAULT 0,
+      PRIMARY KEY (job, relay)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
@@ -298,6 +323,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0004-seen-by-time", SEEN_BY_TIME),
     Migration("0005-retracted-at", RETRACTED_AT),
     Migration("0006-seeing", SEEING),
+    Migration("0007-backfills", BACKFILLS),
 )
 
 

@@ -1,0 +1,244 @@
+"""`event-service backfill`: has a running service fetch a span of the past, and shows how far it is."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+
+from pipeline.commands.relays import Address
+from pipeline.commands.setting_up import config_or_exit, open_or_exit
+from pipeline.commands.users import PublicKey
+from pipeline.config import Config
+from pipeline.process.clock import SystemClock
+from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
+from pipeline.process.stop import Stop
+from pipeline.store import authors, backfills, relays
+from pipeline.store.backfills import Backfill, BackfillProgress
+from pipeline.store.database import Database, Tx
+from pipeline.values import InvalidValue, duration_ms
+
+_LOOK_EVERY_S: Final = 0.5
+_SAY_EVERY_S: Final = 5.0
+# A relay that is away for so long while all others are done is waited for no longer.
+_AWAY_S: Final = 60.0
+_SECONDS: Final = re.compile(r"[0-9]{1,12}")
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """A moment of the past as Unix seconds: `30d` (ago), `2024-05-01`, `2024-05-01T12:00:00Z` (UTC) or seconds."""
+
+    name = "time"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The seconds; fails with what is wrong."""
+        if isinstance(value, int) or _SECONDS.fullmatch(value):
+            return int(value)
+        try:
+            return SystemClock().now_ms() // 1000 - duration_ms(value) // 1000
+        except InvalidValue:
+            pass
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a time ago (30d), a date (2024-05-01) nor Unix seconds", param, ctx)
+        return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A job at one moment; `away`: relays that are not over and not connected."""
+
+    progress: Sequence[BackfillProgress]
+    away: frozenset[int]
+
+    @property
+    def is_over(self) -> bool:
+        return all(each.is_over for each in self.progress)
+
+    @property
+    def waits_only(self) -> bool:
+        """Whether nobody who is there has anything left to do."""
+        return all(each.is_over or each.relay in self.away for each in self.progress)
+
+    @property
+    def percent(self) -> int:
+        shares = (1.0 if each.is_over else each.done / each.parts if each.parts else 0.0 for each in self.progress)
+        return int(100 * sum(shares) / max(len(self.progress), 1))
+
+    def text(self) -> str:
+        over = sum(each.is_over for each in self.progress)
+        done, parts = sum(each.done for each in self.progress), sum(each.parts for each in self.progress)
+        events = sum(each.events for each in self.progress)
+        return f"{over} of {len(self.progress)} relays, {done} of {parts} requests, {events:,} events read"
+
+
+@click.command()
+@click.option("--since", type=Moment(), help="From when on: 30d (ago), 2024-05-01, or Unix seconds.")
+@click.option("--until", type=Moment(), help="Up to when; default: now.")
+@click.option("--relay", "addresses", type=Address(), multiple=True, help="Only from this relay; may be repeated.")
+@click.option("--author", "keys", type=PublicKey(), multiple=True, help="Only what this key wrote; may be repeated.")
+@click.option("--no-wait", is_flag=True, help="Order it and end.")
+@click.option("--attach", type=int, metavar="JOB", help="Show how far an ordered one is.")
+@click.option("--cancel", type=int, metavar="JOB", help="End one.")
+@click.option("--list", "do_list", is_flag=True, help="Print all that were ordered.")
+def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
+    since: int | None, until: int | None, addresses: tuple[str, ...], keys: tuple[bytes, ...],
+    no_wait: bool, attach: int | None, cancel: int | None, do_list: bool,
+) -> None:  # fmt: skip
+    """Have the crawlers of a running service fetch what is wanted of a span of the past, behind all else they do.
+
+    They go on with it whatever becomes of this command, and after a restart where they were. Ordered again while it is
+    under way, it is shown.
+
+    Example: event-service backfill --since 2024-01-01 --until 2024-02-01
+    """
+    config = config_or_exit()
+    with open_or_exit(config) as database:
+        if do_list:
+            _list(database)
+        elif cancel is not None:
+            _cancel(database, cancel)
+        else:
+            job = _job(database, attach) if attach is not None else _order(database, since, until, addresses, keys)
+            if not no_wait:
+                _show(config, database, job)
+
+
+def _order(
+    database: Database, since: int | None, until: int | None, addresses: tuple[str, ...], keys: tuple[bytes, ...]
+) -> Backfill:
+    if since is None:
+        raise click.UsageError("--since is needed")
+    now = SystemClock().now_ms()
+    end = now // 1000 if until is None else min(until, now // 1000)
+    if since > end:
+        raise click.UsageError("--since is after --until")
+    with database.write() as tx:
+        chosen = _relays(tx, addresses)
+        wanted = tuple(sorted(set(keys)))
+        for known in backfills.every(tx):
+            same = (known.since, known.authors) == (since, wanted) and until in (None, known.until)
+            progress = backfills.progress(tx, known.job)
+            same = same and (not addresses or {each.relay for each in progress} == set(chosen))
+            if same and not known.is_cancelled and not all(each.is_over for each in progress):
+                click.echo(f"job {known.job} is under way", err=True)
+                return known
+        number = backfills.add(tx, since, end, wanted, chosen, now)
+    click.echo(f"job {number}: {len(chosen)} relays", err=True)
+    return _job(database, number)
+
+
+def _relays(tx: Tx, addresses: tuple[str, ...]) -> list[int]:
+    if not addresses:
+        chosen = list(backfills.connected(tx))
+        if not chosen:
+            raise click.ClickException("no relay is connected; does the service run?")
+        return chosen
+    found = {address: relays.find(tx, address) for address in addresses}
+    unknown = [address for address, number in found.items() if number is None]
+    if unknown:
+        raise click.ClickException(f"{unknown[0]} is not known; `event-service relays add` it first")
+    return sorted(number for number in found.values() if number is not None)
+
+
+def _job(database: Database, number: int) -> Backfill:
+    with database.read() as tx:
+        for job in backfills.every(tx):
+            if job.job == number:
+                return job
+    raise click.ClickException(f"there is no job {number}")
+
+
+def _show(config: Config, database: Database, job: Backfill) -> None:
+    if not any(reading.slot_name.startswith("crawler") and reading.alive for reading in _heartbeats(config)):
+        click.echo("no crawler runs; the job waits for one", err=True)
+    clock, stop = SystemClock(), Stop()
+    away_since: float | None = None
+    with _bar(job) as update:
+        try:
+            while True:
+                view = _view(database, job)
+                update(view)
+                now = clock.monotonic()
+                away_since = (away_since or now) if view.waits_only else None
+                if view.is_over or (away_since is not None and now - away_since > _AWAY_S):
+                    break
+                stop.wait(_LOOK_EVERY_S)
+        except KeyboardInterrupt:
+            click.echo(f"\njob {job.job} goes on; see --attach {job.job} and --cancel {job.job}", err=True)
+            return
+    _summarize(database, job, view)
+
+
+def _summarize(database: Database, job: Backfill, view: _View) -> None:
+    with database.read() as tx:
+        numbers = [number for key in job.authors if (number := authors.find(tx, key)) is not None]
+        new = backfills.count_new(tx, job, numbers)
+        names = {record.relay: record.address for record in relays.records(tx, everything=True, limit=1_000_000)}
+    click.echo(f"{view.text()}; {new:,} events of that time are new since the job was ordered")
+    for each in view.progress:
+        if not each.is_over:
+            click.echo(f"{names.get(each.relay, '?')}: not there; the job waits for it")
+        elif each.incomplete:
+            click.echo(
+                f"{names.get(each.relay, '?')}: {each.incomplete} of {each.parts} requests were not served whole"
+            )
+
+
+def _view(database: Database, job: Backfill) -> _View:
+    with database.read() as tx:
+        progress = backfills.progress(tx, job.job)
+        there = backfills.connected(tx)
+    return _View(progress, frozenset(each.relay for each in progress if each.relay not in there and not each.is_over))
+
+
+def _list(database: Database) -> None:
+    with database.read() as tx:
+        for job in backfills.every(tx):
+            view = _View(backfills.progress(tx, job.job), frozenset())
+            state = "cancelled" if job.is_cancelled else "done" if view.is_over else "under way"
+            about = f", {len(job.authors)} authors" if job.authors else ""
+            click.echo(f"{job.job} {state}: {_date(job.since)} to {_date(job.until)}{about}; {view.text()}")
+
+
+def _cancel(database: Database, number: int) -> None:
+    with database.write() as tx:
+        if not backfills.cancel(tx, number, SystemClock().now_ms()):
+            raise click.ClickException(f"there is no job {number} to be cancelled")
+    click.echo(f"job {number} cancelled")
+
+
+def _heartbeats(config: Config) -> list[HeartbeatReading]:
+    return read_heartbeats(config.runtime_directory, SystemClock()) if config.runtime_directory.exists() else []
+
+
+@contextmanager
+def _bar(job: Backfill) -> Iterator[Callable[[_View], None]]:
+    """A bar on a terminal, a line now and then otherwise; on standard error."""
+    if sys.stderr.isatty():
+        with click.progressbar(length=100, label=f"job {job.job}", file=sys.stderr, item_show_func=_shown) as bar:
+            yield lambda view: bar.update(view.percent - bar.pos, view)
+        return
+    clock = SystemClock()
+    said_at = clock.monotonic()
+
+    def say(view: _View) -> None:
+        nonlocal said_at
+        if clock.monotonic() - said_at >= _SAY_EVERY_S:
+            said_at = clock.monotonic()
+            click.echo(f"job {job.job}: {view.text()}", err=True)
+
+    yield say
+
+
+def _shown(view: "_View | None") -> str | None:
+    return None if view is None else view.text()
+
+
+def _date(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,94 @@
+"""What one relay is asked for by backfills that an operator ordered: part after part, behind all else. No I/O."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.store.backfills import Backfill, BackfillProgress
+
+# Between two pages of a backfill, seconds: whoever serves years of events has others to serve.
+PAUSE_S: Final = 1.0
+# A part that failed so often in a row is left as incomplete.
+MAX_FAILURES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One query of a job; `key` is the name that its sweep and its cursor have."""
+
+    job: Backfill
+    query: Query
+    key: str
+
+
+@dataclass(slots=True)
+class _Job:
+    parts: dict[str, Part]
+    progress: BackfillProgress
+
+
+@dataclass(slots=True)
+class Backfilling:
+    """The jobs of one relay. `ordered` may be replaced by another thread; all else belongs to the relay's own."""
+
+    relay: int
+    ordered: tuple[Backfill, ...] = ()
+    _jobs: dict[int, _Job] = field(default_factory=dict)
+    _untold: list[BackfillProgress] = field(default_factory=list)
+
+    def next_part(self, plan: Plan, coverage: Coverage) -> Part | None:
+        """The part to be fetched now, of what `plan` wants; `None` while there is none."""
+        ordered = self.ordered
+        for number in self._jobs.keys() - {each.job for each in ordered}:
+            del self._jobs[number]
+        for each in ordered:
+            job = self._jobs.get(each.job) or self._begin(each, plan, coverage)
+            if job.parts:
+                return next(iter(job.parts.values()))
+        return None
+
+    def is_wanted(self, key: str) -> bool:
+        """Whether the part `key` is still to be fetched."""
+        jobs = {each.job for each in self.ordered}
+        return any(key in job.parts for number, job in self._jobs.items() if number in jobs)
+
+    def done(self, key: str, events: int, *, is_complete: bool) -> None:
+        """Note the end of a part."""
+        for job in self._jobs.values():
+            if job.parts.pop(key, None) is not None:
+                before = job.progress
+                job.progress = replace(
+                    before,
+                    done=before.done + 1,
+                    incomplete=before.incomplete + (not is_complete),
+                    events=before.events + events,
+                    is_over=not job.parts,
+                )
+                self._untold.append(job.progress)
+
+    def take_untold(self) -> tuple[BackfillProgress, ...]:
+        """How far jobs are, to be committed with or after the events before it."""
+        taken = tuple(self._untold)
+        self._untold.clear()
+        return taken
+
+    def _begin(self, job: Backfill, plan: Plan, coverage: Coverage) -> _Job:
+        """Begin a job, or go on where a former process was."""
+        parts = [Part(job, query, f"backfill:{job.job}:{query.key}") for query in _queries(job, plan)]
+        left = {part.key: part for part in parts if coverage.named(part.key) is None}
+        progress = BackfillProgress(job.job, self.relay, len(parts), len(parts) - len(left), is_over=not left)
+        self._untold.append(progress)
+        begun = self._jobs[job.job] = _Job(left, progress)
+        return begun
+
+
+def _queries(job: Backfill, plan: Plan) -> Iterator[Query]:
+    if not job.authors:
+        yield from plan.live
+        return
+    members = [Member(key, 0, 0) for key in sorted(job.authors)]
+    for first in range(0, len(members), MAX_MEMBERS):
+        # No chunk has an asterisk in its name.
+        yield Query(Subject.AUTHORS, f"*{first // MAX_MEMBERS}", tuple(members[first : first + MAX_MEMBERS]))
