@@ -14,10 +14,19 @@ from typing import Any
 
 from pipeline.errors import CannotStart
 from pipeline.nostr.address import RelayAddress
-from pipeline.settings import SETTINGS, CrawlMode, Environment, LogLevel, SinkKind, SinkSetting
+from pipeline.settings import SETTINGS, CrawlMode, Environment, LogLevel, SinkKind, SinkSetting, StatusPageAccess
 from pipeline.values import HostPort, InvalidValue
 
-__all__ = ["Config", "CrawlMode", "Environment", "InvalidConfig", "LogLevel", "SinkKind", "SinkSetting"]
+__all__ = [
+    "Config",
+    "CrawlMode",
+    "Environment",
+    "InvalidConfig",
+    "LogLevel",
+    "SinkKind",
+    "SinkSetting",
+    "StatusPageAccess",
+]
 
 
 class InvalidConfig(CannotStart):
@@ -75,6 +84,7 @@ class Config:
     max_registrations_per_minute: int
     max_address_labels: int
     max_queue_age: int
+    status_page: StatusPageAccess
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Config":

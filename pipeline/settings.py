@@ -46,6 +46,15 @@ class CrawlMode(StrEnum):
     """For everything at once; what is wanted is found here."""
 
 
+class StatusPageAccess(StrEnum):
+    """To whom the status page is shown."""
+
+    LOCAL = "local"
+    """To browsers on this machine, by localhost or a loopback address."""
+    EVERYONE = "everyone"
+    OFF = "off"
+
+
 class SinkKind(StrEnum):
     """What takes the events of the `pubsub` outbox."""
 
@@ -435,6 +444,14 @@ SETTINGS: tuple[Setting, ...] = (
         "15m",
         "age of a queue's oldest untried event beyond which `/_health` fails; 0: never",
         values.format_duration,
+        live=True,
+    ),
+    Setting(
+        "EVENTS_STATUS_PAGE",
+        "status_page",
+        _choice(StatusPageAccess),
+        "local",
+        "who sees the status page: `local` (browsers on this machine), `everyone` or `off`",
         live=True,
     ),
 )

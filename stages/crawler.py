@@ -204,9 +204,11 @@ class _Crawler:
     def _tell_behind(self) -> None:
         metrics = self.ctx.metrics
         behind = self.fleet.seconds_behind(self.ctx.clock.now_ms() // 1000)
-        metrics.crawl_behind.set(max(behind, default=0))
+        metrics.crawl_behind.set(max(behind.values(), default=0))
+        for address, seconds in behind.items():
+            metrics.crawl_relay_behind.labels(metrics.address_labels.label(address)).set(seconds)
         for bound in _BEHIND_BOUNDS_S:
-            metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind))
+            metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind.values()))
         metrics.crawl_left_out.set(self.fleet.left_out)
         metrics.crawl_whole.set(self.fleet.asked_whole)
         states = self.fleet.auth_states()

@@ -19,6 +19,7 @@ from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PublicKeys, Web
 from pipeline.server.limits import Limits, Refusal, limits_of
+from pipeline.server.page.answer import StatusPage
 from pipeline.server.registrations import Registrations, UserBounds
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
@@ -80,7 +81,8 @@ class _Threads:
         self.health = DatabaseThread("health", open_here)
         self.lookup = DatabaseThread("lookup", open_here)
         self.registration = DatabaseThread("registration", open_here)
-        self.all = (self.registration, self.lookup, self.health, self.scrape)
+        self.page = DatabaseThread("page", open_here)
+        self.all = (self.registration, self.lookup, self.health, self.scrape, self.page)
 
 
 @contextlib.contextmanager
@@ -112,10 +114,13 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         bounds=UserBounds(ctx.config.max_users, ctx.config.max_wanted_authors),
         allow_private_relays=ctx.config.allow_private_relays,
     )
+    health = HealthCheck(threads.health, lambda: ctx.settings, ctx.clock)
     web = Web(
         Scrape(threads.scrape, ctx.config, ctx.clock, ctx.metrics, log),
-        HealthCheck(threads.health, lambda: ctx.settings, ctx.clock),
+        health,
         PublicKeys(threads.lookup, ctx.clock, ctx.metrics),
+        StatusPage(threads.page, health, lambda: ctx.settings, ctx.clock),
+        lambda: ctx.settings.status_page,
         refuse,
         errors,
     )

@@ -93,9 +93,13 @@ class Fleet:
         """How many relays are being served or dialled."""
         return sum(relay.thread is not None for relay in self._relays.values())
 
-    def seconds_behind(self, wall: int) -> list[int]:
-        """For each relay that is connected, how old the oldest of its cursors is at `wall` (Unix seconds)."""
-        return [relay.crawl.seconds_behind(wall) for relay in self._relays.values() if relay.thread is not None]
+    def seconds_behind(self, wall: int) -> dict[str, int]:
+        """For the address of each relay that is connected, how old the oldest of its cursors is at `wall` (seconds)."""
+        return {
+            relay.selected.address.url: relay.crawl.seconds_behind(wall)
+            for relay in self._relays.values()
+            if relay.thread is not None
+        }
 
     @property
     def asked_whole(self) -> int:

@@ -181,6 +181,13 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+        self.crawl_relay_behind = Gauge(
+            "event_service_crawl_relay_seconds_behind",
+            "Age of the oldest cursor",
+            ("address",),
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
         self.crawl_relays_behind = self._gauge(
             "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("seconds",)
         )

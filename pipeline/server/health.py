@@ -44,6 +44,15 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is wrong, how each process stands, and what is wrong with the database or `ok`."""
+
+    problems: tuple[Problem, ...]
+    stages: tuple[Condition, ...]
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What the database's thread sees; times in ms since the epoch, the inbox under `None`."""
 
@@ -62,7 +71,20 @@ class HealthCheck:
 
     async def check(self) -> Health:
         """Healthy when every stage beats and complains of nothing, the database answers, and no queue stands still."""
-        database, found = await self._look()
+        report = await self.look()
+        if not report.problems:
+            return Health(True, HEALTHY)
+        body = {
+            "status": "failing",
+            "problems": [asdict(problem) for problem in report.problems],
+            "database": report.database,
+            "stages": [asdict(stage) for stage in report.stages],
+        }
+        return Health(False, json.dumps(body).encode())
+
+    async def look(self) -> Report:
+        """How every process stands, and all that is wrong."""
+        database, found = await self._ask_database()
         runtime_directory = self._settings().runtime_directory
         stages = [condition_of(reading, self._clock) for reading in read_heartbeats(runtime_directory, self._clock)]
         problems = list(_troubled(stages))
@@ -72,17 +94,9 @@ class HealthCheck:
             if found.free_bytes < MIN_FREE_BYTES:
                 here["disk"] = f"disk full: {found.free_bytes >> 20} MiB left beside the database"
         problems += self._lasting(here)
-        if not problems:
-            return Health(True, HEALTHY)
-        body = {
-            "status": "failing",
-            "problems": [asdict(problem) for problem in problems],
-            "database": database,
-            "stages": [asdict(stage) for stage in stages],
-        }
-        return Health(False, json.dumps(body).encode())
+        return Report(tuple(problems), tuple(stages), database)
 
-    async def _look(self) -> tuple[str, _Found | None]:
+    async def _ask_database(self) -> tuple[str, _Found | None]:
         """What is wrong with the database, or `ok` and what it says."""
         sinks = sinks_of(self._settings())
         try:

@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import apsw
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 
+from pipeline.config import StatusPageAccess
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
 from pipeline.process.exposition import CONTENT_TYPE
@@ -21,6 +22,7 @@ from pipeline.server.connection import GuardedConnection
 from pipeline.server.errors import ErrorLog
 from pipeline.server.health import HealthCheck
 from pipeline.server.limits import Refuse, Refused
+from pipeline.server.page.request import PageRequest, is_local, parse_request
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
 from pipeline.store import contacts
@@ -31,6 +33,7 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain; charset=utf-8"
 INVALID_PUBLIC_KEY: Final = b'{"statusCode":400,"message":"invalid hex public key"}'
 
+_FORWARDING: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _PUBLIC_KEYS: Final = "/public-keys/"
 _HEX_KEY: Final = re.compile("[0-9a-fA-F]{64}")
 
@@ -59,15 +62,32 @@ class PublicKeys:
         return response(HTTPStatus.OK, JSON, json.dumps(body, separators=(",", ":")).encode())
 
 
+class Page(Protocol):
+    """What a browser is shown at `/`."""
+
+    async def answer(self, request: PageRequest) -> Response:
+        """The page as it is now."""
+        ...
+
+
 class Web:
     """Answers every request that does not become a websocket; used by the event loop alone."""
 
     def __init__(
-        self, scrape: Scrape, health: HealthCheck, public_keys: PublicKeys, refuse: Refuse, errors: ErrorLog
+        self,
+        scrape: Scrape,
+        health: HealthCheck,
+        public_keys: PublicKeys,
+        page: Page,
+        shown_to: Callable[[], StatusPageAccess],
+        refuse: Refuse,
+        errors: ErrorLog,
     ) -> None:
         self._scrape = scrape
         self._health = health
         self._public_keys = public_keys
+        self._page = page
+        self._shown_to = shown_to
         self._refuse = refuse
         self._errors = errors
 
@@ -93,6 +113,8 @@ class Web:
     async def _answer(self, connection: GuardedConnection, request: Request, method: str, path: str) -> Response | None:
         connection.identify(_forwarded_for(request))
         if path == "/":
+            if self._wants_page(connection, request, method):
+                return await self._page.answer(parse_request(request.path))
             connection.open_session()
             return None
         route = self._route(path)
@@ -103,6 +125,23 @@ class Web:
             answer.headers["Allow"] = "GET, HEAD"
             return answer
         return await route()
+
+    def _wants_page(self, connection: GuardedConnection, request: Request, method: str) -> bool:
+        """Whether a browser asks that may see the status page."""
+        if method not in ("GET", "HEAD") or "Upgrade" in request.headers:
+            return False
+        if not any("text/html" in value for value in request.headers.get_all("Accept")):
+            return False
+        match self._shown_to():
+            case StatusPageAccess.EVERYONE:
+                return True
+            case StatusPageAccess.LOCAL:
+                # Whoever speaks for others, as a proxy on this machine does, is no local browser.
+                is_direct = not any(name in request.headers for name in _FORWARDING)
+                host = request.headers.get_all("Host")
+                return is_direct and len(host) == 1 and is_local(str(connection.remote_address[0]), host[0])
+            case StatusPageAccess.OFF:
+                return False
 
     def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
         if path == "/metrics":

@@ -17,6 +17,13 @@ SELECT seq, coalesce(events.event_id, x''), reason, claims, failures, buried_at
   FROM outbox_dead LEFT JOIN events ON events.event = outbox_dead.event
  WHERE sink = ?4 AND instr(lower(reason), lower(?1)) AND buried_at <= ?2 ORDER BY buried_at, seq LIMIT ?3
 """
+NEWEST_INBOX = """
+SELECT seq, event_id, reason, claims, failures, buried_at FROM inbox_dead ORDER BY seq DESC LIMIT ?1
+"""
+NEWEST_OUTBOX = """
+SELECT seq, coalesce(events.event_id, x''), reason, claims, failures, buried_at
+  FROM outbox_dead LEFT JOIN events ON events.event = outbox_dead.event WHERE sink = ?2 ORDER BY seq DESC LIMIT ?1
+"""
 INBOX_PAYLOAD = "SELECT raw FROM inbox_dead WHERE seq = ?"
 OUTBOX_PAYLOAD = """
 SELECT payload FROM outbox_dead JOIN events ON events.event = outbox_dead.event WHERE outbox_dead.seq = ?
@@ -66,6 +73,15 @@ def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
         else tx.execute(FIND_OUTBOX, (*bindings, wanted.queue.value))
     ).fetchall()  # fmt: skip
     return [DeadRow(wanted.queue, *row) for row in rows]
+
+
+def find_newest(tx: Tx, queue: DeadQueue, limit: int) -> list[DeadRow]:
+    """The rows of a queue that came last, the newest first."""
+    rows: list[Row] = (
+        tx.execute(NEWEST_INBOX, (limit,)) if queue is DeadQueue.INBOX
+        else tx.execute(NEWEST_OUTBOX, (limit, queue.value))
+    ).fetchall()  # fmt: skip
+    return [DeadRow(queue, *row) for row in rows]
 
 
 def payload(tx: Tx, row: DeadRow) -> bytes | None:

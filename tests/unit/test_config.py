@@ -171,6 +171,7 @@ WRONG = {
     "EVENTS_MAX_RELAYS_PER_HOST": ["0", "1.5"],
     "EVENTS_ALLOW_PRIVATE_RELAYS": ["maybe"],
     "EVENTS_CRAWL_MODE": ["both", "chunks"],
+    "EVENTS_STATUS_PAGE": ["public", "true"],
     "EVENTS_CRAWLERS": ["0", "65"],
     "EVENTS_BACKFILL": ["16", "ages"],
     "EVENTS_RESWEEP_WINDOW": ["72", "3 d"],

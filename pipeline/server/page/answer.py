@@ -1,0 +1,84 @@
+"""The page as an HTTP answer: rendered, and told to the browser what it may do with it."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+import jinja2
+from websockets.http11 import Response
+
+from pipeline.config import Config
+from pipeline.process.clock import Clock
+from pipeline.process.condition import Condition
+from pipeline.server.health import HealthCheck, Problem
+from pipeline.server.http import response
+from pipeline.server.page.request import COLUMNS, PageRequest
+from pipeline.server.page.view import MAX_SHOWN, View, age, gather
+from pipeline.server.worker import DatabaseThread
+from pipeline.version import read_version
+
+_HERE: Final = Path(__file__).parent
+HTML: Final = "text/html; charset=utf-8"
+
+
+class StatusPage:
+    """Makes the page from the database, in a thread of its own, and from what health knows."""
+
+    def __init__(
+        self, thread: DatabaseThread, health: HealthCheck, settings: Callable[[], Config], clock: Clock
+    ) -> None:
+        self._thread = thread
+        self._health = health
+        self._settings = settings
+        self._clock = clock
+
+    async def answer(self, request: PageRequest) -> Response:
+        """The page as it is now."""
+        config = self._settings()
+        view = await self._thread.run(lambda database: gather(database, config, self._clock, request))
+        report = await self._health.look()
+        answer = response(HTTPStatus.OK, HTML, render(view, report.problems, report.stages, request))
+        answer.headers["Content-Security-Policy"] = _policy()
+        answer.headers["Cache-Control"] = "no-store"
+        answer.headers["Referrer-Policy"] = "no-referrer"
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        return answer
+
+
+def render(view: View, problems: Sequence[Problem], stages: Sequence[Condition], request: PageRequest) -> bytes:
+    """The page's bytes; everything that a stranger may have chosen is escaped."""
+    text = _template().render(
+        view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, max_shown=MAX_SHOWN, age=age,
+        revision=read_version().revision, style=_part("page.css"), script=_part("page.js"),
+    )  # fmt: skip
+    return text.encode("utf-8", "backslashreplace")
+
+
+@cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(_HERE)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template("page.html")
+
+
+@cache
+def _part(name: str) -> str:
+    return (_HERE / name).read_text()
+
+
+@cache
+def _policy() -> str:
+    """Nothing from elsewhere, and of script and style only what is ours, by its hash."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(_part(name).encode()).digest()).decode() for name in ("page.css", "page.js")
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )

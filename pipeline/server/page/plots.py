@@ -1,0 +1,110 @@
+"""The last hour as lines: from samples to the paths of small vector images."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from pipeline.store.samples import KEPT_MS, Sample
+
+WIDTH: Final = 600
+HEIGHT: Final = 120
+# Two samples further apart than this have a time between them in which nothing was noted.
+_MAX_GAP_MS: Final = 45_000
+_STEPS: Final = (1.0, 2.0, 5.0)
+
+Point = tuple[int, float | None]
+"""A time (ms) and a value, `None` where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series in a plot: its name, its newest value as text (empty: none), and its SVG path."""
+
+    name: str
+    latest: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A small image of `WIDTH` by `HEIGHT`; `top` is what its upper edge stands for."""
+
+    title: str
+    top: str
+    lines: tuple[Line, ...]
+
+
+def plots(samples: Sequence[Sample], now: int) -> tuple[Plot, ...]:
+    """Throughput, latency and what waits, over the hour before `now` (ms)."""
+    rates = {"arrived": _rates(samples, lambda each: each.arrived), "handed on": _rates(samples, _handed_on)}
+    delays: dict[str, list[Point]] = {
+        "median": [(each.at, each.median) for each in samples],
+        "99 of 100": [(each.at, each.slowest) for each in samples],
+    }
+    waiting: dict[str, list[Point]] = {"waiting": [(each.at, float(each.waiting)) for each in samples]}
+    return (
+        _plot("Events per second", rates, now, _number),
+        _plot("From first seen to handed on", delays, now, _milliseconds),
+        _plot("Events that wait", waiting, now, _number),
+    )
+
+
+def _handed_on(sample: Sample) -> int:
+    return sample.handed_on
+
+
+def _rates(samples: Sequence[Sample], count: Callable[[Sample], int]) -> list[Point]:
+    """The growth of a count per second; none over a gap, or where a dead row put back makes it fall."""
+    points: list[Point] = []
+    for before, after in pairwise(samples):
+        took, grown = after.at - before.at, count(after) - count(before)
+        points.append((after.at, grown * 1000 / took if 0 < took <= _MAX_GAP_MS and grown >= 0 else None))
+    return points
+
+
+def _plot(title: str, series: dict[str, list[Point]], now: int, text: Callable[[float], str]) -> Plot:
+    values = [value for points in series.values() for _, value in points if value is not None]
+    top = _round_up(max(values, default=0.0))
+    lines = tuple(
+        Line(name, _latest(points, text), " ".join(_path(points, now, top))) for name, points in series.items()
+    )
+    return Plot(title, text(top), lines)
+
+
+def _latest(points: Sequence[Point], text: Callable[[float], str]) -> str:
+    value = points[-1][1] if points else None
+    return "" if value is None else text(value)
+
+
+def _path(points: Iterable[Point], now: int, top: float) -> Iterable[str]:
+    last_at: int | None = None
+    for at, value in points:
+        if value is None:
+            last_at = None
+            continue
+        x = WIDTH * (1 - (now - at) / KEPT_MS)
+        y = HEIGHT * (1 - value / top)
+        joins = last_at is not None and at - last_at <= _MAX_GAP_MS
+        yield f"{'L' if joins else 'M'}{x:.1f} {y:.1f}"
+        last_at = at
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20, 50 …"""
+    scale = 1.0
+    while True:
+        for step in _STEPS:
+            if value <= step * scale:
+                return step * scale
+        scale *= 10
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
+
+
+def _milliseconds(value: float) -> str:
+    if value < 1000:
+        return f"{value:.0f} ms"
+    return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.0f} min"

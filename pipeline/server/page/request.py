@@ -1,0 +1,88 @@
+"""What a browser asks the status page for: its query, and whether it may see the page at all."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import parse_qsl, urlencode
+
+from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
+
+COLUMNS: Final = {
+    "address": "Relay",
+    "state": "State",
+    "asked": "Asked",
+    "behind": "Behind",
+    "novel": "Novel",
+    "subscriptions": "Subs",
+    "gaps": "Gaps",
+    "error": "Last error",
+}
+"""Sortable columns of the table of relays and their headings."""
+_MOST_FIRST: Final = frozenset({"behind", "novel", "subscriptions", "gaps"})
+_MAX_TEXT: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A query: text to find relays by, the column to sort them by, and the event whose story is to be told."""
+
+    search: str = ""
+    sort: str = "novel"
+    descending: bool = True
+    event: str = ""
+    event_id: bytes | None = None
+
+    def finds(self, *texts: str) -> bool:
+        """Whether every word searched for stands in one of `texts`."""
+        everything = " ".join(texts).lower()
+        return all(word in everything for word in self.search.lower().split())
+
+    def sorted_by(self, column: str) -> str:
+        """The link that sorts by `column`, the other way round if it does so already."""
+        descending = not self.descending if column == self.sort else column in _MOST_FIRST
+        query = {"q": self.search, "sort": f"{'-' if descending else ''}{column}", "event": self.event}
+        return "?" + urlencode({name: value for name, value in query.items() if value})
+
+    @property
+    def order(self) -> str:
+        """The value of the parameter `sort` that this request has."""
+        return f"{'-' if self.descending else ''}{self.sort}"
+
+
+def parse_request(target: str) -> PageRequest:
+    """Read the target of a GET, such as `/?q=nos&sort=-novel`; what makes no sense is as if it were not there."""
+    try:
+        given = dict(parse_qsl(target.partition("?")[2], max_num_fields=20, errors="replace"))
+    except ValueError:
+        given = {}
+    text = {name: value.strip()[:_MAX_TEXT] for name, value in given.items()}
+    order = text.get("sort", "-novel")
+    sort = order.removeprefix("-")
+    if sort not in COLUMNS:
+        order, sort = "-novel", "novel"
+    event = text.get("event", "")
+    try:
+        event_id = parse_event_id(event) if event else None
+    except InvalidEncoding:
+        event_id = None
+    return PageRequest(text.get("q", ""), sort, order.startswith("-"), event, event_id)
+
+
+def is_local(peer: str, host: str) -> bool:
+    """Whether a browser on this machine asked for this machine, by an address or name that no stranger controls.
+
+    A page of a stranger's can have a browser ask for any name that resolves here; only `localhost` and loopback
+    addresses are surely meant.
+    """
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    return _is_loopback(peer) and (name == "localhost" or _is_loopback(name))
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        ip = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).is_loopback
