@@ -22,6 +22,11 @@ def small_disk(path: Path) -> Iterator[bool]:
             _run("umount", "--lazy", str(path))
 
 
+def make_read_only(path: Path) -> bool:
+    """Let a mounted disk that nobody writes to take no more writes; tells whether that worked."""
+    return _run("mount", "-o", "remount,ro", str(path))
+
+
 def _run(*command: str) -> bool:
     try:
         return subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S).returncode == 0

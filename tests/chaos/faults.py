@@ -15,27 +15,27 @@ Play = Generator[float, None, None]
 class Fault:
     """One kind of fault. `subject`: what it breaks; `weight`: how often it is chosen beside the others.
 
-    `is_short`: fit for a run of a minute, since it needs no more than some seconds to heal.
+    `least_minutes`: only for runs of so many, since it lasts, or what it leaves takes long to heal.
     """
 
     kind: str
     subject: str
     play: Callable[[Scene], Play]
     weight: float = 1.0
-    is_short: bool = True
+    least_minutes: float = 0.0
 
 
 FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    kind: str, subject: str, *, weight: float = 1.0, is_short: bool = True
+    kind: str, subject: str, *, weight: float = 1.0, least_minutes: float = 0.0
 ) -> Callable[[Callable[[Scene], Play]], Callable[[Scene], Play]]:
     """Enter a generator into `FAULTS`."""
 
     def enter(play: Callable[[Scene], Play]) -> Callable[[Scene], Play]:
         assert kind not in FAULTS, kind
-        FAULTS[kind] = Fault(kind, subject, play, weight, is_short)
+        FAULTS[kind] = Fault(kind, subject, play, weight, least_minutes)
         return play
 
     return enter

@@ -127,6 +127,7 @@ class Watcher:
             self.peaks.queued = max(self.peaks.queued, depths.total)
 
     def _weigh(self, one: StageProcess) -> None:
+        self.scene.keep_secrets(" ".join(one.process.command), f"the command line of {one.name}")
         use = (
             ("bytes in memory", one.process.resident_bytes, self.peaks.resident_bytes, MAX_RESIDENT_BYTES),
             ("open files", one.process.open_files(), self.peaks.open_files, MAX_OPEN_FILES),
@@ -159,6 +160,7 @@ class Watcher:
         except (OSError, ValueError):
             status, body = 0, "no answer"
         self.health_looks += 1
+        self.scene.keep_secrets(body, "/_health")
         view, since = self._view
         # A view that changed while the answer was on its way says nothing about it.
         if (
@@ -201,6 +203,7 @@ class Watcher:
         try:
             scrape = self.scene.service.scrape()
             types = scrape.types()
+            self.scene.keep_secrets(scrape.text, "/metrics")
         except (OSError, AssertionError, ValueError):
             return
         self.metrics_looks += 1

@@ -63,7 +63,7 @@ for _name in STAGES:
     fault(f"freeze-{_name}", SERVICE, weight=0.7)(_freeze(_name))
 
 
-@fault("hang-stage", SERVICE, is_short=False)
+@fault("hang-stage", SERVICE, least_minutes=1.5)
 def hang_stage(scene: Scene) -> Play:
     """A stage stands still for so long that its supervisor kills it."""
     victim = scene.some_stage()
@@ -85,7 +85,7 @@ def kill_all_stages(scene: Scene) -> Play:
     yield scene.rng.uniform(1.0, 3.0)
 
 
-@fault("kill-supervisor", SERVICE, is_short=False)
+@fault("kill-supervisor", SERVICE, least_minutes=1.5)
 def kill_supervisor(scene: Scene) -> Play:
     """SIGKILL to the supervisor; the stages end by themselves, then all is started again."""
     scene.doubts += 1

@@ -3,6 +3,7 @@
 from tests.chaos.faults import Play, fault
 from tests.chaos.peers import ScriptedPeer
 from tests.chaos.scene import Scene
+from tests.completeness.catalogue import Catalogue
 from tests.fakes.behaviour import Behaviour, How, Interruption, Order, RateLimit, Refusal, Upgrade
 from tests.world.events import forge_content
 
@@ -90,6 +91,21 @@ def relays_misbehave(scene: Scene) -> Play:
         peer.behave(peer.preset)
 
 
+@fault("relays-of-all-kinds", RELAYS, weight=4)
+def relays_of_all_kinds(scene: Scene) -> Play:
+    """Some relays behave for a while as the completeness command has it, each otherwise."""
+    cases = scene.rng.sample(sorted(Catalogue().cases.items()), 4)
+    changed = _some(scene)[:4]
+    for peer, (name, case) in zip(changed, cases, strict=False):
+        scene.behaviours.add(name)
+        peer.behave(peer.preset | case.behaviour)
+        if scene.rng.random() < 0.7:
+            peer.drop()
+    yield scene.rng.uniform(3.0, 8.0)
+    for peer in changed:
+        peer.behave(peer.preset)
+
+
 @fault("relays-shout", RELAYS)
 def relays_shout(scene: Scene) -> Play:
     """Junk to every client."""
@@ -103,6 +119,14 @@ def flood(scene: Scene) -> Play:
     """Ten times the load."""
     scene.world.flood = FLOOD_FACTOR
     yield scene.rng.uniform(4.0, 12.0)
+    scene.world.flood = 1.0
+
+
+@fault("flood-for-a-minute", FLOOD, weight=0.3, least_minutes=5.0)
+def flood_for_a_minute(scene: Scene) -> Play:
+    """Ten times the load, and whatever else comes meanwhile."""
+    scene.world.flood = FLOOD_FACTOR
+    yield 60.0
     scene.world.flood = 1.0
 
 

@@ -36,6 +36,8 @@ _PLAIN = (
     "settled_after_s",
     "hurried",
     "points_reached",
+    "behaviours",
+    "upgraded_from",
     "frames_lost",
     "sectors_lost",
     "health_looks",
@@ -63,6 +65,8 @@ class Report:
     hurried: int | None = None
     """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
     points_reached: int = 0
+    behaviours: list[str] = field(default_factory=list)
+    upgraded_from: int = 0
     frames_lost: int = 0
     sectors_lost: int = 0
     health_looks: int = 0
@@ -107,6 +111,7 @@ class Report:
             f"seed {self.seed}: {self.published} events published, {self.registered} users, "
             f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
             f"{self.frames_lost} frames of the log and {self.sectors_lost} sectors lost with the power, "
+            f"begun with a database of version {self.upgraded_from}, "
             f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
             "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
             *(sink.text() for sink in self.sinks),

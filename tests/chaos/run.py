@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos import point_faults, process_faults, relay_faults, sink_faults, store_faults
+from tests.chaos import point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults
 from tests.chaos.books import Arrived, close_books, due_at_relay
 from tests.chaos.conductor import Conductor
 from tests.chaos.disk import small_disk
@@ -26,15 +26,15 @@ RATE = 60.0
 """Events a second, so that two cores are not the limit."""
 # How far back late events are dated: without resweeps no further than the crawl overlaps with what it had.
 LATE_S = {True: 2_400, False: 600}
-SHORT_MINUTES = 1.5
-"""Runs up to this leave out faults that take long to heal from."""
+SHORT_MINUTES = 2.0
+"""Runs up to this wait less long for what is due at the end."""
 # Rows that failed alone are put off by at most an hour, with a third of it as jitter.
 MAX_WAIT_S = 3600 * 1.3
 LINGER_S = 3.0
 _POLL_S = 1.0
 _FLUSH_LIMIT_S = 60.0
 
-MODULES = (point_faults, process_faults, relay_faults, sink_faults, store_faults)
+MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults)
 """Imported for the faults that they enter."""
 
 
@@ -64,7 +64,7 @@ class Options:
         """The kinds to inject; raises `KeyError` for an unknown name."""
         if self.kinds:
             return [FAULTS[kind] for kind in self.kinds]
-        return [fault for fault in FAULTS.values() if fault.is_short or self.minutes > SHORT_MINUTES]
+        return [fault for fault in FAULTS.values() if self.minutes >= fault.least_minutes]
 
 
 def run(options: Options, say: Callable[[str], None]) -> Report:
@@ -168,7 +168,8 @@ def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
     report.buried = scene.queues.buried()
     report.refused = scene.queues.refusals()
     report.peaks = watcher.peaks
-    report.points_reached = scene.points_reached
+    report.points_reached, report.upgraded_from = scene.points_reached, scene.upgraded_from
+    report.behaviours = sorted(scene.behaviours)
     report.frames_lost, report.sectors_lost = scene.frames_lost, scene.sectors_lost
     if faults := scene.queues.integrity():
         report.violations.append(f"the database is damaged: {faults}")

@@ -6,14 +6,16 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.nostr.nip19 import encode_nsec
 from tests.chaos import hooks
 from tests.chaos.queues import PUBSUB, RELAY, Queues
 from tests.chaos.tree import Tree
+from tests.chaos.upgrade import leave_behind, versions
 from tests.chaos.world import REACH_S, World
 from tests.fakes.net import pause
 from tests.fakes.procs import Process, process, session_members
@@ -32,6 +34,7 @@ START_LIMIT_S = 180.0
 MAX_CLOCK_ERROR_S = 6 * 3600
 """By how much clocks jump at most; what is asked for reaches back as much further."""
 _STALL_SLACK_S = 1.0
+_UPGRADE_KILL_S = (0.1, 1.5)
 _FREEZE_LIMIT_S = 30.0
 _STEP_S = 0.01
 
@@ -70,6 +73,8 @@ class Scene:
     queues: Queues
     tree: Tree
     rng: random.Random
+    secrets: Sequence[str]
+    """What nobody may ever be told, in every form that it has."""
     allowance: Allowance = field(default_factory=Allowance)
     by_hand: list[EventService] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
@@ -85,6 +90,10 @@ class Scene:
     """Frames of the write-ahead log that were lost with the power."""
     sectors_lost: int = 0
     """Sectors of the database's own file that were."""
+    behaviours: set[str] = field(default_factory=set)
+    """Of those that the completeness command knows, which some relay has shown."""
+    upgraded_from: int = 0
+    """How many migrations the database had when the run began."""
     points_reached: int = 0
     """How often a stage was killed at a named point."""
     stalls: list[Stall] = field(default_factory=list)
@@ -127,16 +136,41 @@ class Scene:
             EVENTS_RESWEEP_WINDOW=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
             EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
             EVENTS_DATABASE_PATH=str(directory / "disk" / "events.db"),
+            EVENTS_SECRET_KEY_PATH=str(directory / "secret"),
             CHAOS_FOLDER=str(directory / "hooks"),
             **tree.env(),
         )
         hooks.prepare(directory / "hooks")
+        secret = rng.randbytes(32)
+        (directory / "secret").touch(mode=0o600)
+        (directory / "secret").write_text(secret.hex())
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"
-        scene = cls(world, service, Queues(service.database), tree, rng)
-        service.start()
+        secrets = (secret.hex(), encode_nsec(secret))
+        scene = cls(world, service, Queues(service.database), tree, rng, secrets)
+        scene.upgraded_from = scene._begin_with_an_earlier_version()
+        service.start(timeout_s=START_LIMIT_S)
         return scene
+
+    def _begin_with_an_earlier_version(self) -> int:
+        """Let the service find a database of one, and half of the time be killed while it is made a new one."""
+        steps = self.rng.randint(1, versions())
+        leave_behind(self.service.database, steps, self.world.peers[0].url, self.world.left_behind())
+        if self.rng.random() < 0.5:
+            self.service.start(wait=False)
+            pause(self.rng.uniform(*_UPGRADE_KILL_S))
+            self.kill_all()
+        return steps
+
+    def keep_secrets(self, text: str, where: str) -> None:
+        """Note it where `text`, which is for others to see, holds a secret."""
+        if any(secret.lower() in text.lower() for secret in self.secrets):
+            self.violations.append(f"a secret is told in {where}")
+
+    def is_left_alone(self, since: float) -> bool:
+        """Whether nothing was done since then (monotonic seconds) that may end a stage, and nothing is being done."""
+        return not self.doubts and all(stall.ended < since for stall in self.stalls)
 
     def stages(self, name: str | None = None) -> list[StageProcess]:
         """The living stages, those started by hand too."""

@@ -67,7 +67,7 @@ def pubsub_lying(scene: Scene) -> Play:
     scene.allowance.lies.append((PUBSUB, began, time.time() + _LIE_SLACK_S))
 
 
-@fault("pubsub-hanging", PUBSUB_SUBJECT, is_short=False)
+@fault("pubsub-hanging", PUBSUB_SUBJECT, least_minutes=1.5)
 def pubsub_hanging(scene: Scene) -> Play:
     """Some calls are never answered, whether their messages were taken or not."""
     began = time.time()
@@ -102,7 +102,7 @@ def target_lying(scene: Scene) -> Play:
     yield from _behave(scene, Behaviour(ok_rules=(scene.rng.choice(rules),)), scene.rng.uniform(2.0, 6.0))
 
 
-@fault("target-silent", TARGET, is_short=False)
+@fault("target-silent", TARGET, least_minutes=1.5)
 def target_silent(scene: Scene) -> Play:
     """Some events get no answer, taken or not."""
     rule = OkRule(answer=False, store=scene.rng.random() < 0.5, times=3)

@@ -24,6 +24,9 @@ _SETTLE_SLACK_S = 1.0
 _CHECKPOINT_WAIT_S = 6.0
 _MOST_PAGES_FIRST = 30
 _STEP_S = 0.05
+# Who cannot start says so within so much.
+_ENDS_AFTER_S = 3.0
+_ENDS_ALL = "stage cannot start, ending all"
 _LEAST_CLOCK_ERROR_S = 1800
 # Rows that were put off by a wrong clock are made ready within so much of its end.
 _RELEASE_S = 15.0
@@ -35,7 +38,7 @@ def database_locked(scene: Scene) -> Play:
     yield from _lock(scene, scene.rng.uniform(2.0, 12.0))
 
 
-@fault("database-locked-long", SERVICE, is_short=False, weight=0.5)
+@fault("database-locked-long", SERVICE, least_minutes=1.5, weight=0.5)
 def database_locked_long(scene: Scene) -> Play:
     """The same for half a minute, in which nobody who writes can beat."""
     scene.victims.update(one.pid for one in scene.stages())
@@ -96,15 +99,17 @@ def disk_read_only(scene: Scene) -> Play:
     scene.doubts += 1
     began = time.time()
     scene.allow_in_flight()
-    switch = hooks.disk_in(scene.hooks)
+    switch, logged = hooks.disk_in(scene.hooks), len(scene.service.log_text())
     with scene.stalled():
         _overwrite(switch, b"\1")
         yield scene.rng.uniform(2.0, 6.0)
         _overwrite(switch, b"\0")
-    yield 1.0
-    if not scene.service.running:
-        code = scene.service.wait_exit()
-        if code != CANNOT_START or "it cannot be written" not in scene.service.log_text():
+        yield _ENDS_AFTER_S
+    if not scene.service.running or _ENDS_ALL in scene.service.log_text()[logged:]:
+        while scene.service.running:
+            yield _STEP_S
+        code, said = scene.service.wait_exit(), scene.service.log_text()[logged:]
+        if code != CANNOT_START or "it cannot be written" not in said:
             scene.violations.append(f"on a read-only disk the service ended with exit code {code}")
         scene.start_again()
     scene.allowance.lies += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.chaos.peers import MIRRORS, SOURCES, IndependentPeer, Peer, ScriptedPeer
 from tests.chaos.people import People
+from tests.chaos.upgrade import HOLDER
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.relay import ScriptedRelay
@@ -23,6 +24,7 @@ HISTORY_EVENTS = 2000
 AUTHORS = 250
 USERS = 10
 FIRST_USERS = 3
+LEFT_BEHIND = 100
 _TICK_S = 0.05
 _REGISTER_EVERY_S = 3.0
 _FORGED = 0.01
@@ -43,6 +45,7 @@ class World:
     registered: list[str] = field(default_factory=list)
     flood: float = 1.0
     published: int = 0
+    _left_behind: list[SignedEvent] = field(default_factory=list)
     _rng: random.Random = field(default_factory=random.Random)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -104,6 +107,13 @@ class World:
         if self._rng.random() < 0.1:
             places.append(self.independent)
         return places
+
+    def left_behind(self) -> list[SignedEvent]:
+        """What no relay has any more: an earlier version of the service has taken it, and not handed it on."""
+        if not self._left_behind:
+            now = int(time.time())
+            self._left_behind = [self.people.event(now - self._rng.randint(60, HISTORY_S)) for _ in range(LEFT_BEHIND)]
+        return self._left_behind
 
     def live_with(self, service: EventService) -> None:
         """Let people publish and register from now on."""
@@ -179,6 +189,7 @@ class World:
         ledger = Ledger(Horizon(since=self.began - REACH_S))
         for peer in self.peers:
             peer.book(ledger, self.began)
+        ledger.hold(HOLDER, self._left_behind, available_at=self.began)
         ledger.register(*self.registered)
         return ledger
 
