@@ -106,14 +106,14 @@ class Report:
 
     def text(self) -> str:
         """A page for a reader."""
-        kinds = Counter(one.kind for one in self.faults)
         lines = [
             f"seed {self.seed}: {self.published} events published, {self.registered} users, "
             f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
             f"{self.frames_lost} frames of the log and {self.sectors_lost} sectors lost with the power, "
             f"begun with a database of version {self.upgraded_from}, "
             f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
-            "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())),
+            *self._by_kind(),
+            f"relays behaved as: {', '.join(self.behaviours) or 'ever'}",
             *(sink.text() for sink in self.sinks),
             _peaks(self.peaks),
             f"looks: health {self.health_looks}, metrics {self.metrics_looks}",
@@ -125,6 +125,17 @@ class Report:
         lines += _listed("FAILED", self.failures)
         return "\n".join([*lines, "PASSED" if self.ok else "NOT PASSED"])
 
+    def _by_kind(self) -> list[str]:
+        """A line for each kind of fault; in flight is what waited or was leased in all queues when it began."""
+        lines = [f"{'fault':<26}{'times':>6}{'in flight, least':>18}{'most':>6}{'slowest recovery':>18}"]
+        for kind in sorted({one.kind for one in self.faults}):
+            of_kind = [one for one in self.faults if one.kind == kind]
+            flights = [one.in_flight for one in of_kind]
+            recovered = [one.recovered_after_s for one in of_kind if one.recovered_after_s is not None]
+            slowest = f"{max(recovered):.1f} s" if recovered else "-"
+            lines.append(f"{kind:<26}{len(of_kind):>6}{min(flights):>18}{max(flights):>6}{slowest:>18}")
+        return lines
+
     def _hurry(self) -> str:
         return "" if self.hurried is None else f", after a restart with the waits of {self.hurried} rows cut short"
 
@@ -134,7 +145,11 @@ def _peaks(peaks: Peaks) -> str:
         f"{name} {size >> 20} MB {peaks.open_files.get(name, 0)} fds {peaks.threads.get(name, 0)} threads"
         for name, size in sorted(peaks.resident_bytes.items())
     )
-    return f"peaks: log {peaks.wal_bytes >> 20} MB, {peaks.queued} rows queued; " + ", ".join(stages)
+    return (
+        f"peaks: log {peaks.wal_bytes >> 20} MB, {peaks.queued} rows queued, "
+        f"{peaks.lock_wait_s:.2f} s of waiting for the write lock; {', '.join(stages)}\n"
+        f"machine: the busiest process had to wait for a processor for {peaks.forgiven_s:.0f} s"
+    )
 
 
 def _listed(label: str, lines: Sequence[str]) -> list[str]:
