@@ -93,8 +93,12 @@ def relays_misbehave(scene: Scene) -> Play:
 
 @fault("relays-of-all-kinds", RELAYS, weight=4)
 def relays_of_all_kinds(scene: Scene) -> Play:
-    """Some relays behave for a while as the completeness command has it, each otherwise."""
-    cases = scene.rng.sample(sorted(Catalogue().cases.items()), 4)
+    """Some relays behave for a while as the completeness command has it, each otherwise.
+
+    Not as those that hide events from everybody while they pretend to have given all: whoever asked them meanwhile has
+    no reason to ask again.
+    """
+    cases = scene.rng.sample([item for item in Catalogue().cases.items() if item[1].gives_all], 4)
     changed = _some(scene)[:4]
     for peer, (name, case) in zip(changed, cases, strict=False):
         scene.behaviours.add(name)

@@ -15,7 +15,7 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService
 from tests.world.events import SignedEvent, authors, forge_signature
 from tests.world.ledger import Ledger
-from tests.world.relevance import Horizon
+from tests.world.relevance import GLOBAL_KINDS, Horizon
 from tests.world.workload import replaceable_key
 
 REACH_S = 2 * 3600
@@ -24,7 +24,7 @@ HISTORY_EVENTS = 2000
 AUTHORS = 250
 USERS = 10
 FIRST_USERS = 3
-LEFT_BEHIND = 100
+LEFT_BEHIND = 60
 _TICK_S = 0.05
 _REGISTER_EVERY_S = 3.0
 _FORGED = 0.01
@@ -110,9 +110,11 @@ class World:
 
     def left_behind(self) -> list[SignedEvent]:
         """What no relay has any more: an earlier version of the service has taken it, and not handed it on."""
-        if not self._left_behind:
-            now = int(time.time())
-            self._left_behind = [self.people.event(now - self._rng.randint(60, HISTORY_S)) for _ in range(LEFT_BEHIND)]
+        while len(self._left_behind) < LEFT_BEHIND:
+            event = self.people.event(int(time.time()) - self._rng.randint(60, HISTORY_S))
+            # Nobody has registered yet, so that the others are nobody's business.
+            if event.kind in GLOBAL_KINDS:
+                self._left_behind.append(event)
         return self._left_behind
 
     def live_with(self, service: EventService) -> None:

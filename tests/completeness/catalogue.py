@@ -50,6 +50,11 @@ class Case:
     loses: bool = False
     slow: bool = False
 
+    @property
+    def gives_all(self) -> bool:
+        """Whether a patient client gets everything that such a relay holds."""
+        return self.given is _all and not self.cannot
+
 
 def _without(*kinds: int) -> Given:
     return lambda _, event: event.kind not in kinds
