@@ -54,6 +54,7 @@ class Transport:
         self._reader.feed(initial)
         self._pong = b""  # what is left to be sent of the pong under way
         self._read_events = select.POLLIN
+        self._drained = False  # the last read took all that was there: the next one waits first
         self._broken: OSError | None = None  # met behind records that were to be handed out first
         self._lost: tuple[LossReason, str] | None = None
         self._in_use = threading.Lock()  # held by whoever is inside the socket
@@ -91,6 +92,8 @@ class Transport:
                 if self._reader.ended is not None:
                     raise self._lose(*self._reader.ended)
                 if self._take_wake() or last_pass:
+                    return []
+                if self._drained and not self._wait(deadline.remaining()):
                     return []
                 if not self._fill() and not self._wait(deadline.remaining()):
                     return []
@@ -159,6 +162,7 @@ class Transport:
         """Wait until there is something to do; False when `timeout_s` passed."""
         self._poll.modify(self._sock, self._read_events | (select.POLLOUT if self._pong else 0))
         self._read_events = select.POLLIN
+        self._drained = False
         return bool(self._poll.poll(timeout_s * 1000))
 
     def _fill(self) -> bool:
@@ -174,6 +178,8 @@ class Transport:
             raise self._lose(LossReason.ERROR, error.strerror or str(error)) from error
         if not data:
             raise self._lose(LossReason.EOF, "the stream ended without a close frame")
+        if not self._tls:
+            self._drained = len(data) < READ_BYTES
         self.last_received = self._clock.monotonic()
         self.bytes_received += len(data)
         self._reader.feed(data)
@@ -191,6 +197,7 @@ class Transport:
             except OSError as error:
                 if not records:
                     raise
+                self._drained = isinstance(error, ssl.SSLWantReadError)
                 if not isinstance(error, ssl.SSLWantReadError | ssl.SSLWantWriteError):
                     self._broken = error
                 break

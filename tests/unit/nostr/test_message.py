@@ -27,7 +27,15 @@ from pipeline.nostr.message import (
     Unknown,
     parse_relay_message,
 )
-from tests.unit.nostr.strategies import SECRET, json_values, property_test, text, unsigned_events, value_of
+from tests.unit.nostr.strategies import (
+    SECRET,
+    json_values,
+    property_test,
+    tag_lists,
+    text,
+    unsigned_events,
+    value_of,
+)
 
 EVENT = sign(SECRET, created_at=1_700_000_000, kind=1, tags=[["t", "x"]], content="hello")
 ID = "ab" * 32
@@ -215,6 +223,24 @@ def test_recognition_agrees_with_reading(event: Event, subscription: str) -> Non
     full = parse_relay_message(frame)
     assert full == EventMessage(subscription, event)
     assert parse_relay_message(frame, {event.id}) == KnownEvent(subscription, event.id, event.created_at)
+
+
+OTHER = bytes(range(32))
+# What would deceive a search that does not know strings from members.
+LURES = ['"id":"' + OTHER.hex() + '"', '\\"id":"' + OTHER.hex(), '"created_at":5,', "\\", '"', '"id":"', "},", "]"]
+lures = st.lists(st.sampled_from(LURES) | text, max_size=6).map("".join)
+
+
+@property_test
+@given(content=lures, tags=tag_lists(lures), order=st.permutations(list(value_of(EVENT))))
+def test_recognition_is_not_deceived_by_texts(content: str, tags: list[list[str]], order: list[str]) -> None:
+    """Whatever the order of members, written as compactly as relays do."""
+    event = sign(SECRET, created_at=1_700_000_000, kind=1, tags=tags, content=content)
+    value = value_of(event)
+    members = {name: value[name] for name in order}
+    frame = json.dumps(["EVENT", "L1", members], separators=(",", ":"), ensure_ascii=False).encode()
+    assert parse_relay_message(frame, {OTHER}) == parse_relay_message(frame)
+    assert parse_relay_message(frame, {event.id}) == KnownEvent("L1", event.id, event.created_at)
 
 
 def test_every_truncation_is_no_message() -> None:
