@@ -126,6 +126,7 @@ class Connection:
             self._report()
             raise
         finally:
+            self._metrics.tell()
             self._flush()
 
     def _turn(self, transport: Transport) -> None:
@@ -143,6 +144,7 @@ class Connection:
         self._keep_alive(transport, now)
         for raw in transport.receive(self._patience(now)):
             self._on_frame(raw)
+        self._metrics.tell()
         self._flush()
 
     def _patience(self, now: float) -> float:

@@ -5,7 +5,6 @@ intake stops the readers, and with them the relays: nothing is dropped for lack 
 queued, verifies it and commits it together with the cursors that it completes.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.nostr.tags import expiration
-from pipeline.process.clock import Clock
+from pipeline.process.clock import Clock, pause
 from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
 from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
@@ -33,6 +32,8 @@ BATCH_EVENTS: Final = 64
 BATCHES_PER_RELAY: Final = 2
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
 TRANSACTION_EVENTS: Final = 200
+# Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
+GATHER_S: Final = 0.01
 # Ids remembered in front of the database: some minutes of the whole network, 20 MB.
 REMEMBERED_IDS: Final = 200_000
 # `created_at` may be this far ahead of our clock.
@@ -71,18 +72,25 @@ class HandOver:
     __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._slots = threading.BoundedSemaphore(BATCHES_PER_RELAY)
+        # A queue of tokens, since threading's semaphores are Python and cost several times as much.
+        self._slots: SimpleQueue[None] = SimpleQueue()
+        for _ in range(BATCHES_PER_RELAY):
+            self._slots.put(None)
 
     def acquire(self, stop: Stop) -> bool:
         """Wait for room; returns whether there is, or the process stops."""
-        while not self._slots.acquire(timeout=0.5):
-            if stop.is_set():
-                return False
-        return True
+        while True:
+            try:
+                self._slots.get(timeout=0.5)
+            except Empty:
+                if stop.is_set():
+                    return False
+            else:
+                return True
 
     def release(self) -> None:
         """Called by the intake when a batch is committed."""
-        self._slots.release()
+        self._slots.put(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,7 @@ class Intake:
         # Events that each relay was the first to bring, not yet written down.
         self._novel: Counter[int] = Counter()
         self._novel_at = clock.monotonic()
+        self._committed_at = 0.0
         self._in = metrics.stage_in.labels(_STAGE)
         self._out = metrics.stage_out.labels(_STAGE)
 
@@ -156,6 +165,7 @@ class Intake:
                 work, finished = self._gather()
                 if work.batches:
                     self._commit(database, work.batches)
+                    self._committed_at = self._clock.monotonic()
                 for changes in work.changes:
                     if self._relevance.apply(changes):
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
@@ -163,9 +173,13 @@ class Intake:
                         self.committed.clear()
 
     def _gather(self) -> tuple[_Work, bool]:
-        """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering."""
+        """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering.
+
+        What comes alone after a quiet moment is not held up; what comes soon after a commit shares the next one.
+        """
         work = _Work()
         item = self._queue.get()
+        has_waited = False
         while True:
             if item is None:
                 return work, True
@@ -176,6 +190,9 @@ class Intake:
             work.events += len(item.events)
             if work.events >= TRANSACTION_EVENTS:
                 return work, False
+            if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
+                has_waited = True
+                pause(self._committed_at + GATHER_S - self._clock.monotonic())
             try:
                 item = self._queue.get_nowait()
             except Empty:

@@ -45,9 +45,14 @@ class _Result(StrEnum):
 
 
 class RelayMetrics:
-    """What one relay's connections count; used by their thread only."""
+    """What one relay's connections count; used by their thread only.
 
-    __slots__ = ("_address", "_dense", "_duplicates", "_messages", "_metrics", "_pages", "_received", "_told")
+    Messages are only noted until `tell`, which costs as much for a thousand of them as for one.
+    """
+
+    __slots__ = (
+        "_address", "_dense", "_duplicates", "_known", "_messages", "_metrics", "_noted", "_pages", "_received", "_told"
+    )  # fmt: skip
 
     def __init__(self, metrics: Metrics, address: str) -> None:
         self._metrics = metrics
@@ -58,17 +63,26 @@ class RelayMetrics:
         self._dense = metrics.crawl_dense_seconds.labels(self._address)
         self._told = CrawlCounts()
         self._messages = {name: self._message_counter(name) for name in (*_TYPES.values(), "unknown")}
+        self._noted: dict[str, int] = {}
+        self._known = 0
 
     def message(self, message: RelayMessage) -> None:
-        """Count a message that was understood."""
+        """Note a message that was understood."""
         name = _TYPES.get(type(message), "unknown")
-        self._messages[name].inc()
-        if name == "event":
-            self._received.inc()
+        self._noted[name] = self._noted.get(name, 0) + 1
 
     def duplicate(self) -> None:
-        """Count an event that was known already, among those counted as received."""
-        self._duplicates.inc()
+        """Note an event that was known already, beside `message`."""
+        self._known += 1
+
+    def tell(self) -> None:
+        """Count what was noted."""
+        for name, count in self._noted.items():
+            self._messages[name].inc(count)
+        self._received.inc(self._noted.get("event", 0))
+        self._duplicates.inc(self._known)
+        self._noted.clear()
+        self._known = 0
 
     def invalid_event(self, reason: Reason) -> None:
         """Count an EVENT frame whose event is malformed."""

@@ -54,5 +54,6 @@ class ManualClock:
 
 
 def pause(seconds: float) -> None:
-    """Block this thread for a moment; only for waits that nothing can cut short, such as a busy database."""
-    time.sleep(seconds)
+    """Block this thread for a moment; only for waits that nothing need cut short, such as for a busy database."""
+    if seconds > 0:
+        time.sleep(seconds)
