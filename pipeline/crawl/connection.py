@@ -1,5 +1,6 @@
 """One connection to one relay: the thread that reads it, between its socket, its session, its crawl and the intake."""
 
+import math
 from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -20,7 +21,7 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
-from pipeline.process.clock import Clock
+from pipeline.process.clock import Clock, pause
 from pipeline.process.logs import RateLimited
 from pipeline.process.stop import Stop
 from pipeline.relay.authentication import AuthState
@@ -39,6 +40,8 @@ GIVE_UP_AFTER_S: Final = 75.0
 # Frames that are no messages: this many in one connection, and the relay is no relay.
 MAX_INVALID_FRAMES: Final = 1000
 _MAX_WAIT_S: Final = 30.0
+# How long what a busy relay sends is left to gather in its socket.
+GATHER_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Connection:
         self._has_dropped = False
         self._invalid_frames = 0
         self._pinged_at = 0.0
+        self._read_at = -math.inf
         self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
         self._told = ""
 
@@ -142,10 +146,20 @@ class Connection:
             self._hold()
             return
         self._keep_alive(transport, now)
-        for raw in transport.receive(self._patience(now)):
+        frames = transport.receive(self._patience(now))
+        for raw in frames:
             self._on_frame(raw)
         self._metrics.tell()
         self._flush()
+        if frames:
+            self._let_gather(len(frames))
+
+    def _let_gather(self, frames: int) -> None:
+        """Leave a relay alone for a moment that sends one event after the other: waking up costs more than an event."""
+        now = self._clock.monotonic()
+        if frames < BATCH_EVENTS and now - self._read_at < 2 * GATHER_S:
+            pause(GATHER_S)
+        self._read_at = now
 
     def _patience(self, now: float) -> float:
         times = [now + _MAX_WAIT_S, self._crawl.next_time(), self._pinged_at + PING_AFTER_S]
