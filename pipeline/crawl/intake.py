@@ -6,7 +6,7 @@ queued, verifies it and commits it together with the cursors that it completes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -199,19 +199,16 @@ class Intake:
                 return work, False
 
     def _commit(self, database: Database, batches: list[Batch]) -> None:
+        candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
+        known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
-        known: set[bytes] = set()
-        for batch in batches:
-            self._in.inc(len(batch.events))
-            fresh = self._unknown(database, batch, arrivals, known)
-            for event in fresh:
-                if event.id in arrivals:
-                    # A second copy within the batch; the first may have been a forgery, so both came this far.
-                    self._discard("duplicate", 1)
-                    continue
-                arrival = self._check(event, batch)
-                if arrival is not None:
-                    arrivals[event.id] = arrival
+        repeats = 0
+        for event, batch in candidates:
+            # Of several copies the first may have been a forgery, so that each is looked at until one was genuine.
+            if event.id in known or event.id in arrivals:
+                repeats += 1
+            elif (arrival := self._check(event, batch)) is not None:
+                arrivals[event.id] = arrival
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
             moved = (cursor for batch in batches for cursor in batch.cursors)
@@ -229,7 +226,7 @@ class Intake:
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
         self._out.inc(len(new))
-        self._discard("duplicate", len(arrivals) - len(new))
+        self._discard("duplicate", repeats + len(arrivals) - len(new))
         for batch in batches:
             if batch.done is not None:
                 batch.done()
@@ -241,23 +238,14 @@ class Intake:
             self._novel.clear()
             self._novel_at = self._clock.monotonic()
 
-    def _unknown(
-        self, database: Database, batch: Batch, arrivals: dict[bytes, Arrival], known: set[bytes]
-    ) -> list[Event]:
-        """The wanted events of `batch` that are neither committed nor verified a moment ago."""
+    def _candidates(self, batch: Batch) -> list[Event]:
+        """The wanted events of `batch` that are not among the committed ids."""
+        self._in.inc(len(batch.events))
         wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
         self._discard("unwanted", len(batch.events) - len(wanted))
-        candidates = [
-            event
-            for event in wanted
-            if event.id not in arrivals and event.id not in known and event.id not in self.committed
-        ]
-        if candidates:
-            with database.read() as tx:
-                known.update(event.id for event in candidates if events.is_seen(tx, event.id, event.created_at))
-        fresh = [event for event in candidates if event.id not in known]
-        self._discard("duplicate", len(wanted) - len(fresh))
-        return fresh
+        candidates = [event for event in wanted if event.id not in self.committed]
+        self._discard("duplicate", len(wanted) - len(candidates))
+        return candidates
 
     def _check(self, event: Event, batch: Batch) -> Arrival | None:
         """The event as a row, `None` (and counted) if it must not be saved."""
@@ -288,3 +276,11 @@ class Intake:
     def _discard(self, reason: str, count: int) -> None:
         if count:
             self._metrics.stage_discarded.labels(_STAGE, reason).inc(count)
+
+
+def _known(database: Database, candidates: Sequence[Event]) -> set[bytes]:
+    """Which of these events were accepted before: their ids."""
+    if not candidates:
+        return set()
+    with database.read() as tx:
+        return events.seen(tx, ((event.id, event.created_at) for event in candidates))

@@ -10,7 +10,7 @@ ACCEPT = """
 INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING event_id
 """
-IS_SEEN = "SELECT 1 FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1"
+SEEN = "SELECT event_id FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1"
 STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
@@ -61,9 +61,9 @@ def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
     return {event_id for (event_id,) in tx.executemany(ACCEPT, rows)}
 
 
-def is_seen(tx: Tx, event_id: bytes, created_at: int) -> bool:
-    """Whether the event of this id and time (s) was accepted within the retention of ids."""
-    return tx.execute(IS_SEEN, (event_id, created_at)).fetchone() is not None
+def seen(tx: Tx, events: Iterable[tuple[bytes, int]]) -> set[bytes]:
+    """Which of `events`, each with its id and time (s), were accepted within the retention of ids: the ids."""
+    return {event_id for (event_id,) in tx.executemany(SEEN, events)}
 
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import cast
 
 import orjson
+import pytest
 
-from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl import connection
+from pipeline.crawl.connection import GATHER_S, Connection, Shared
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.intake import BATCH_EVENTS, BATCHES_PER_RELAY, Batch, EventLimits, Intake
@@ -65,24 +67,63 @@ class Recording(Intake):
         self.batches.append(batch)
 
 
-def test_no_cursor_is_handed_over_whose_events_were_not(tmp_path: Path) -> None:
-    clock, stop = ManualClock(START * 1000), Stop()
-    intake = Recording(tmp_path / "events.db", clock)
+def made_of(intake: Intake, clock: ManualClock, stop: Stop) -> Connection:
     log = Logger(logging.getLogger("test"))
     shared = Shared(clock, stop, intake, Backpressure(10, 5), RateLimited(log, clock))
     crawl = RelayCrawl(
         coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
     )
-    connection = Connection(
+    return Connection(
         1, "wss://a.example", crawl, Limits(), HostBackoff(random.Random(1)), RelayMetrics(Metrics(), "wss://a.example"),
         shared,
     )  # fmt: skip
+
+
+def test_no_cursor_is_handed_over_whose_events_were_not(tmp_path: Path) -> None:
+    clock, stop = ManualClock(START * 1000), Stop()
+    intake = Recording(tmp_path / "events.db", clock)
     found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1))]
     # It goes on beyond `since`, so that one page is all there is to ask for.
     found.append(event(START - 10 * SETTINGS.backfill, kind=0))
     transport = GlobalPages(found, stop)
-    connection.run(cast("Transport", transport))
+    made_of(intake, clock, stop).run(cast("Transport", transport))
     handed_over = {each.id for batch in intake.batches for each in batch.events}
     moved = [cursor for batch in intake.batches for cursor in batch.cursors]
     assert handed_over
     assert {each.id for each in found[:-1]} <= handed_over or not moved
+
+
+class Dripping(GlobalPages):
+    """One message at a time, `gaps` seconds after the one before; then the process ends."""
+
+    def __init__(self, clock: ManualClock, stop: Stop, gaps: list[float], frames: int = 1) -> None:
+        super().__init__([], stop)
+        self._clock = clock
+        self._gaps = gaps
+        self._frames = frames
+
+    def send(self, frame: str) -> None:
+        """It answers nothing."""
+
+    def receive(self, _: float) -> list[bytes]:
+        if not self._gaps:
+            self._stop.set()
+            return []
+        self._clock.advance(self._gaps.pop(0))
+        self.last_received = self._clock.monotonic()
+        return [b'["NOTICE","x"]'] * self._frames
+
+
+@pytest.mark.parametrize(
+    ("gaps", "frames", "pauses"),
+    [([1.0] * 5, 1, 0), ([GATHER_S] * 5, 1, 4), ([GATHER_S] * 5, BATCH_EVENTS, 0), ([1.0, 0.0, 1.0, 0.0], 1, 2)],
+)
+def test_only_a_relay_that_sends_one_event_after_the_other_is_left_alone_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gaps: list[float], frames: int, pauses: int
+) -> None:
+    clock, stop = ManualClock(START * 1000), Stop()
+    paused: list[float] = []
+    monkeypatch.setattr(connection, "pause", paused.append)
+    intake = Recording(tmp_path / "events.db", clock)
+    made_of(intake, clock, stop).run(cast("Transport", Dripping(clock, stop, gaps, frames)))
+    assert paused == [GATHER_S] * pauses

@@ -35,9 +35,9 @@ def test_an_id_is_accepted_once(db: Database) -> None:
     with db.write() as tx:
         assert events.accept(tx, [accepted(1), accepted(2), accepted(1)], NOW) == {n.to_bytes(32) for n in (1, 2)}
         assert events.accept(tx, [accepted(2), accepted(3)], NOW) == {(3).to_bytes(32)}
-        assert events.is_seen(tx, (1).to_bytes(32), 1)
-        assert not events.is_seen(tx, (4).to_bytes(32), 1)
-        assert not events.is_seen(tx, (1).to_bytes(32), 2), "no event has this id and another time"
+        asked = [((1).to_bytes(32), 1), ((4).to_bytes(32), 1), ((2).to_bytes(32), 1), ((3).to_bytes(32), 2)]
+        # No event has the last of these ids and another time.
+        assert events.seen(tx, asked) == {(1).to_bytes(32), (2).to_bytes(32)}
 
 
 def test_a_payload_is_dropped_once_every_delivery_it_owes_is_old_enough(db: Database) -> None:
@@ -120,10 +120,8 @@ def test_ids_are_forgotten_by_when_they_were_seen_in_slices(db: Database) -> Non
             assert done.last > after
             after = done.last
         assert dropped == sum(seen_at < NOW + 50 for seen_at in times.values())
-        assert all(
-            events.is_seen(tx, event_id, number % 3) == (seen_at >= NOW + 50)
-            for number, (event_id, seen_at) in enumerate(times.items())
-        )
+        left = events.seen(tx, ((event_id, number % 3) for number, event_id in enumerate(times)))
+        assert left == {event_id for event_id, seen_at in times.items() if seen_at >= NOW + 50}
 
 
 def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> None:

@@ -60,7 +60,7 @@ def test_looking_whether_there_is_work_reads_only_the_ready_index(db: Database, 
         *(statements.nack for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.snooze for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.bury for statements in (inbox.queue._statements, outbox.queue._statements)),
-        events.IS_SEEN,
+        events.SEEN,
         events.DONE_AMONG,
         events.FIRST_SEEN_AFTER,
         events.FORGET_SEEN,
@@ -90,7 +90,7 @@ def test_nothing_is_sorted_and_no_table_walked(db: Database, statement: str) -> 
 
 def test_an_id_is_looked_up_under_its_time(db: Database) -> None:
     """And not among all of that second's or of all times."""
-    assert plan(db, events.IS_SEEN)[0] == "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)"
+    assert plan(db, events.SEEN)[0] == "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)"
     assert "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)" in plan(db, inbox.APPEND)
     assert plan(db, events.FIRST_SEEN_AFTER) == ["SEARCH seen USING PRIMARY KEY ((created_at,event_id)>(?,?))"]
 
