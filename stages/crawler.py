@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.crawl.connection import Shared
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.holdings import StoredHoldings
 from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.ranking import ranked
@@ -57,16 +58,21 @@ def run(ctx: StageContext) -> None:
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )
     _raise_file_limit(ctx)
-    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config))
+    holdings = StoredHoldings(open_here, ctx.clock, shared.log)
+    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), holdings)
     with open_here() as database:
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()
+        reader = threading.Thread(target=holdings.run, name="holdings", daemon=True)
+        reader.start()
         try:
             _Crawler(ctx, database, fleet, intake, gate).run(writer)
         finally:
+            holdings.finish()
             fleet.close()
             intake.finish()
             writer.join(JOIN_S)
+            reader.join(JOIN_S)
 
 
 def _crawl_settings(config: Config) -> CrawlSettings:

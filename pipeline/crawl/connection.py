@@ -25,6 +25,7 @@ from pipeline.process.clock import Clock, pause
 from pipeline.process.logs import RateLimited
 from pipeline.process.stop import Stop
 from pipeline.relay.authentication import AuthState
+from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
@@ -212,7 +213,7 @@ class Connection:
             return
         self._metrics.message(message)
         if isinstance(message, KnownEvent):
-            self._session.note_time(message.subscription, message.created_at, now)
+            self._session.note_time(message.subscription, message.created_at, now, message.id)
             self._metrics.duplicate()
             return
         if isinstance(message, EventMessage):
@@ -249,6 +250,13 @@ class Connection:
             case LiveEnded():
                 self._crawl.live_ended(outcome, now)
                 self._on_refusal(outcome.refusal, outcome.detail, now)
+            case NegAnswered():
+                self._crawl.neg_answered(outcome, self._session, now)
+            case NegEnded():
+                self._crawl.neg_ended(outcome, self._session)
+                if outcome.end is NegEnd.RATE_LIMITED:
+                    self._host.limited(now)
+                self._metrics.crawled(self._crawl.counts)
             case AuthWanted(challenge=challenge):
                 self._authenticate(challenge, now)
 

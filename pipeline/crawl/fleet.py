@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
@@ -78,6 +79,7 @@ class Fleet:
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
+    holdings: Holdings | None = None
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
     backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
@@ -183,7 +185,12 @@ class Fleet:
             )
         limits = Limits.from_json(candidate.limits)
         crawl = RelayCrawl(
-            coverage=coverage, limits=limits, settings=self.settings, plan=plan, crawled_since=since // 1000
+            coverage=coverage,
+            limits=limits,
+            settings=self.settings,
+            plan=plan,
+            crawled_since=since // 1000,
+            holdings=self.holdings,
         )
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         return _Relay(

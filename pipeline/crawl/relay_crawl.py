@@ -18,14 +18,18 @@ from pipeline.crawl.asking import FEW_QUERIES, Asking, Newcomers
 from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.plan import WHOLE_QUERY, Member, Plan, Query, Subject
+from pipeline.crawl.reconciler import Reconciler
+from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.slices import Gap, PageResult
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
 from pipeline.crawl.windows import Window
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
@@ -82,18 +86,21 @@ class RelayCrawl:
 
     __slots__ = (
         "_check_at", "_chunks_at", "_coverage", "_crawled_since", "_fruitless", "_held", "_hopeless", "_known",
-        "_latest_wall", "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_settings",
+        "_latest_wall", "_limits", "_live", "_lookout", "_newcomers", "_plan", "_progress", "_reconciling", "_settings",
         "_start_failures", "_start_not_before", "_sweeps", "_swept", "_turn", "_wanted", "asking", "backfilling",
         "counts",
     )  # fmt: skip
 
     def __init__(
-        self, *, coverage: Coverage, limits: Limits, settings: CrawlSettings, plan: Plan, crawled_since: int
-    ) -> None:
+        self, *, coverage: Coverage, limits: Limits, settings: CrawlSettings, plan: Plan, crawled_since: int,
+        holdings: Holdings | None = None,
+    ) -> None:  # fmt: skip
+        """`holdings`: what may be compared with the relay's own; nothing is without."""
         self._limits = limits
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
+        self._reconciling = Reconciling(holdings, self.counts)
         self._coverage = coverage
         self._settings = settings
         # What is wanted, and how this relay is asked for it.
@@ -131,11 +138,14 @@ class RelayCrawl:
         self._held = None
         for sweep in self._sweeps.values():
             sweep.is_open = False
+            if sweep.reconciler is not None:
+                sweep.reconciler.interrupted()
         self._lookout = Lookout.NOT_NEEDED
         self._check_at = 0.0
 
     def lost(self, session: Session) -> None:
         """The connection of `session` was lost: learn from it if it was over a request too large for the relay."""
+        self._reconciling.lost(session, self._latest_wall)
         if session.answers or not session.largest_request:
             self._fruitless = 0
             return
@@ -179,14 +189,18 @@ class RelayCrawl:
     def page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
         self._check_at = 0.0
+        sweep = self._sweeps.get(ended.key)
         if ended.key == _CANARY:
             self._end_lookout(ended)
-            return None
-        if ended.key == _WHOLE_CANARY:
+        elif ended.key == _WHOLE_CANARY:
             return self._end_hold(ended, mono)
-        sweep = self._sweeps.get(ended.key)
-        if sweep is None:
-            return None
+        elif sweep is not None and sweep.reconciler is not None:
+            self._take_ids(ended, sweep, sweep.reconciler, mono)
+        elif sweep is not None:
+            return self._end_page(ended, sweep, session, mono)
+        return None
+
+    def _end_page(self, ended: PageEnded, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
         sweep.is_open = False
         if not self._is_answered(ended, sweep, mono):
             return None
@@ -224,6 +238,32 @@ class RelayCrawl:
         if sweep.query.subject is Subject.WHOLE:
             return self._complete_whole(sweep, mono)
         return self._complete(sweep, mono)
+
+    def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
+        """Take the relay's next message in a comparison of sets (NIP-77)."""
+        self._check_at = 0.0
+        self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._latest_wall)
+
+    def neg_ended(self, ended: NegEnded, session: Session) -> None:
+        """Take the end of a comparison without a result."""
+        self._check_at = 0.0
+        self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._latest_wall)
+
+    def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
+        """Take a page of what a comparison found only the relay to have."""
+        sweep.is_open = False
+        if ended.refusal is None:
+            self._known.has_eose = True
+            self.counts.pages += 1
+            sweep.failures = 0
+            sweep.events += ended.count
+            reconciler.take(ended.ids)
+            return
+        self.counts.incomplete_pages += 1
+        if ended.refusal is Refusal.TIMEOUT or ended.refusal.is_lasting:
+            self._reconciling.abandon(sweep)
+            return
+        self._put_off(ended.key, sweep, ended.refusal, mono)
 
     def _take_page(self, ended: PageEnded, sweep: Sweep) -> None:
         sweep.failures = 0
@@ -405,6 +445,7 @@ class RelayCrawl:
         window = self._window(query, since, wall + FUTURE_S)
         failures = self._start_failures.pop(key, 0)
         sweep = self._sweeps[key] = Sweep(query, purpose, window, wall, wall - since, failures=failures)
+        sweep.compares = self._reconciling.suits(sweep, self._limits, wall)
         if self._newcomers is None or query.key not in self._newcomers.pieces:
             sweep.resume(self._coverage.progress(key))
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
@@ -434,7 +475,9 @@ class RelayCrawl:
         for key, sweep in sorted(self._sweeps.items(), key=lambda item: item[1].purpose):
             if not session.has_room_for_page():
                 return
-            if not sweep.is_open and sweep.not_before <= mono:
+            if sweep.is_open or sweep.not_before > mono:
+                continue
+            if not self._reconciling.open_next(sweep, session, mono):
                 sweep.is_open = True
                 session.open_page(key, sweep.window.page(), mono, patience=self._known.patience)
 

@@ -110,6 +110,13 @@ class RelayMetrics:
         self._dense.inc(counts.dense_seconds - told.dense_seconds)
         for gap, number in (counts.gap_reasons - told.gap_reasons).items():
             self._metrics.crawl_gaps.labels(self._address, gap.value).inc(number)
+        for result, number in (counts.comparisons - told.comparisons).items():
+            self._metrics.crawl_reconciliations.labels(self._address, result).inc(number)
+        if counts.compared_bytes > told.compared_bytes:
+            self._metrics.crawl_needed_ids.labels(self._address).inc(counts.needed - told.needed)
+            self._metrics.crawl_reconciliation_bytes.labels(self._address).inc(
+                counts.compared_bytes - told.compared_bytes
+            )
         self._told = counts.copy()
 
     def disconnected(self, reason: str) -> None:

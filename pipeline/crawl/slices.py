@@ -82,6 +82,13 @@ class Slice:
         kept = Role.SPAN if self.role is Role.SPAN else Role.PAGE
         return Slice(self.query, self.kinds, low, high, kept if role is None else role, repeats)
 
+    def outside(self, low: int, high: int) -> tuple["Slice", ...]:
+        """What lies outside a span of time, the newest last."""
+        if high < self.low or self.high < low:
+            return (self,)
+        pieces = ((self.low, low - 1), (high + 1, self.high))
+        return tuple(self.between(first, last) for first, last in pieces if first <= last)
+
     def halves(self) -> tuple["Slice", ...]:
         """The slice cut by kinds, else by members; empty when it cannot be cut any further."""
         kinds = sorted(self.kinds if self.kinds is not None else self.query.kinds or ())

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pipeline.crawl.plan import Query
+from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.windows import Window
 from pipeline.store.sweeps import SweepProgress
 
@@ -40,6 +41,11 @@ class Sweep:
     is_open: bool = False
     is_unproven: bool = False
     name: str = ""
+    compares: bool = False
+    """Whether it is made by comparing sets (NIP-77), as far as that goes, before what is left is paged."""
+    reconciler: Reconciler | None = None
+    turns: int = 0
+    """How often it waited for what it is compared with."""
     _saved: tuple[int, int] | None = field(default=None)
     _saved_at: float | None = field(default=None)
 

@@ -117,6 +117,10 @@ class Window:
         if part.low <= low <= high < done_from <= part.high:
             self._slices = [part.between(max(part.low, low), high), part.between(done_from, part.high)]
 
+    def leave_out(self, low: int, high: int) -> None:
+        """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""
+        self._slices = [piece for part in self._slices for piece in part.outside(low, high)]
+
     def page(self) -> Filter:
         """The filter of the page to ask for now; the same until its result is told. Not for a window that is done."""
         part = self._slices[-1]

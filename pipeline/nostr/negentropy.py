@@ -7,6 +7,7 @@ hexadecimal in frames.
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from itertools import accumulate
 from typing import Final
@@ -25,7 +26,7 @@ from pipeline.nostr.negentropy_wire import (
     encode_varint,
 )
 
-__all__ = ["InvalidNegentropy", "ItemSet", "NegentropyFault", "Reconciliation"]
+__all__ = ["InvalidNegentropy", "ItemSet", "NegentropyFault", "Reconciliation", "item_key"]
 
 DEFAULT_FRAME_LIMIT: Final = 60_000  # bytes; strfry takes frames of 131,072, where each byte is two hexadecimal digits
 MIN_FRAME_LIMIT: Final = 4_096  # below, the answer to a single range might not fit
@@ -45,11 +46,18 @@ class ItemSet:
 
     def __init__(self, items: Iterable[tuple[int, bytes]]) -> None:
         """Take `(created_at, id)` pairs in any order; repeated ones count once."""
-        self._set_keys(sorted({time.to_bytes(TIME_SIZE, "big") + event_id for time, event_id in items}))
+        self._set_keys(sorted({item_key(time, event_id) for time, event_id in items}))
         if any(len(key) != TIME_SIZE + ID_SIZE for key in self._keys):
             raise ValueError("an id has 32 bytes")
         if self._keys and self._keys[-1] >= INFINITY:
             raise ValueError("a time is below 2**64 - 1")
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[bytes]) -> "ItemSet":
+        """The items with these keys, each of which `item_key` gave; the keys are shared, not copied."""
+        made = cls(())
+        made._set_keys(sorted(set(keys)))
+        return made
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -61,6 +69,17 @@ class ItemSet:
         part = ItemSet(())
         part._set_keys(self._keys[lower:upper])
         return part
+
+    def without(self, ids: AbstractSet[bytes]) -> "ItemSet":
+        """All items but those with these ids."""
+        part = ItemSet(())
+        part._set_keys([key for key in self._keys if key[TIME_SIZE:] not in ids])
+        return part
+
+    def sample(self, most: int) -> set[bytes]:
+        """The ids of up to `most` items, spread evenly."""
+        step = max(1, len(self._keys) // most)
+        return {key[TIME_SIZE:] for key in self._keys[step // 2 :: step][:most]}
 
     def index(self, bound: bytes, lower: int) -> int:
         """The index of the first item from `lower` on that is not below `bound`."""
@@ -88,6 +107,11 @@ class ItemSet:
     def _sum_before(self, index: int) -> int:
         block = index // _SUM_STEP
         return self._sums[block] + _sum_ids(self._keys[block * _SUM_STEP : index])
+
+
+def item_key(created_at: int, event_id: bytes) -> bytes:
+    """The form of an item that sorts as the protocol wants."""
+    return created_at.to_bytes(TIME_SIZE, "big") + event_id
 
 
 def _sum_ids(keys: list[bytes]) -> int:

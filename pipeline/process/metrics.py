@@ -206,6 +206,19 @@ class Metrics:
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )
+        self.crawl_reconciliations = self._counter(
+            "event_service_crawl_reconciliations_total",
+            "Sweeps tried by comparing sets with a relay (NIP-77)",
+            ("address", "result"),
+        )
+        self.crawl_needed_ids = self._counter(
+            "event_service_crawl_needed_ids_total",
+            "Ids that reconciliations found only the relay to have",
+            ("address",),
+        )
+        self.crawl_reconciliation_bytes = self._counter(
+            "event_service_crawl_reconciliation_bytes_total", "Bytes of NEG messages, both ways", ("address",)
+        )
         self.crawl_dense_seconds = self._counter(
             "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
         )

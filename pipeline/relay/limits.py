@@ -28,8 +28,9 @@ class Limits:
 
     `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
     it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `demands_auth`: it
-    says or showed that it wants NIP-42 of readers; `informed_at`: when its NIP-11 document was last asked for;
-    `whole_refused_at`: when it last refused a filter for everything (Unix seconds, 0 for never).
+    says or showed that it wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77);
+    `informed_at`: when its NIP-11 document was last asked for; `whole_refused_at`: when it last refused a filter for
+    everything; `negentropy_failed_at`: when it last turned out not to compare sets (Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -44,7 +45,9 @@ class Limits:
     zero_is_all: bool = False
     demands_auth: bool = False
     informed_at: int = 0
+    reconciles: bool = False
     whole_refused_at: int = 0
+    negentropy_failed_at: int = 0
 
     def fewer_subscriptions(self, open_now: int) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""

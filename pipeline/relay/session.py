@@ -15,6 +15,8 @@ from pipeline.nostr.message import (
     AuthChallenge,
     Closed,
     Eose,
+    NegError,
+    NegMessage,
     Notice,
     NoticeType,
     Ok,
@@ -26,6 +28,7 @@ from pipeline.nostr.message import (
 )
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.authentication import Authentication, AuthState, Verdict
+from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal, classify
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
@@ -43,19 +46,23 @@ class AuthWanted:
     challenge: str
 
 
-Outcome = PageEnded | LiveEnded | AuthWanted
+Outcome = PageEnded | LiveEnded | AuthWanted | NegAnswered | NegEnded
 
 
 class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
-    __slots__ = ("_auth", "_ids", "_next_id", "answers", "largest_request", "limits", "outgoing", "proven", "unasked")
+    __slots__ = (
+        "_auth", "_ids", "_next_id", "answers", "comparison", "largest_request", "limits", "outgoing", "proven",
+        "unasked",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits, *, can_authenticate: bool = False) -> None:
         """`can_authenticate`: the owner has a key to answer challenges with."""
         self.limits = limits
         self._auth = Authentication(is_possible=can_authenticate)
         self.outgoing: deque[str] = deque()
+        self.comparison = Comparison(self.outgoing)
         self.unasked = 0
         self.answers = 0
         # Subscriptions that were surely open at once.
@@ -81,7 +88,7 @@ class Session:
 
     def has_room(self) -> bool:
         """Whether the relay's limit leaves room for another subscription."""
-        return len(self._ids) < self.limits.max_subscriptions
+        return len(self._ids) + self.comparison.is_open < self.limits.max_subscriptions
 
     def has_room_for_live(self, key: str) -> bool:
         """Whether the live subscription `key` may be opened, or is open and may be replaced."""
@@ -89,7 +96,7 @@ class Session:
 
     def has_room_for_page(self) -> bool:
         """Whether another page may be asked for now."""
-        return self.has_room() and self.pages < self.limits.max_pages
+        return self.has_room() and self.pages + self.comparison.is_open < self.limits.max_pages
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
         """Subscribe to what is new under `key`; an open subscription of that key is replaced without a gap."""
@@ -121,13 +128,15 @@ class Session:
         else:
             self._note_stored(subscription)
 
-    def note_time(self, subscription_id: str, created_at: int | None, now: float) -> None:
-        """Count an event of which no more is known than its time, if that: one known before, or malformed."""
+    def note_time(
+        self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
+    ) -> None:
+        """Count an event of which no more is known than its time and id, if that: one known before, or malformed."""
         subscription = self._ids.get(subscription_id)
         if subscription is None:
             self.unasked += 1
         else:
-            subscription.note_time(created_at, now)
+            subscription.note_time(created_at, now, event_id)
             self._note_stored(subscription)
 
     def receive(self, message: RelayMessage, now: float) -> Iterator[Outcome]:
@@ -135,7 +144,12 @@ class Session:
         match message:
             case Eose(subscription=subscription_id):
                 yield from self._on_eose(subscription_id, now)
+            case NegMessage(subscription=subscription_id, payload=payload):
+                yield from _if_any(self.comparison.answered(subscription_id, payload))
+            case NegError(subscription=subscription_id, reason=reason):
+                yield from _if_any(self.comparison.refused(subscription_id, reason))
             case Closed(subscription=subscription_id, reason=reason, prefix=prefix):
+                yield from _if_any(self.comparison.refused(subscription_id, reason))
                 yield from self._on_closed(subscription_id, reason, prefix, now)
             case Notice(text=text):
                 yield from self._on_notice(text)
@@ -152,14 +166,13 @@ class Session:
             self._close(each)
             self._learn_from_silence(each)
             yield each.refused(Refusal.TIMEOUT, "no answer")
+        yield from _if_any(self.comparison.expired(now))
         yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
 
     def next_deadline(self) -> float | None:
         """When `expire` will have something to do; `None` while no answer is due."""
-        times = [each.deadline for each in self._awaited()]
-        if self._auth.deadline is not None:
-            times.append(self._auth.deadline)
-        return min(times, default=None)
+        times = [self._auth.deadline, self.comparison.deadline, *(each.deadline for each in self._awaited())]
+        return min((at for at in times if at is not None), default=None)
 
     @property
     def auth(self) -> AuthState:
@@ -202,6 +215,7 @@ class Session:
         for each in self._ids.values():
             each.last_at = max(each.last_at, now)
         self._auth.postpone(now)
+        self.comparison.postpone(now)
 
     def _new_id(self, prefix: str) -> str:
         self._next_id += 1
@@ -284,6 +298,10 @@ class Session:
     def _on_notice(self, text: str) -> Iterator[Outcome]:
         """A NOTICE names no subscription: it is a refusal only where it can be told whose."""
         refusal = classify(text, reason_prefix(text))
+        ended = self.comparison.noticed(text)
+        yield from _if_any(ended)
+        if ended is not None and refusal is not Refusal.RATE_LIMITED:
+            return
         if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
         dead = self._meant(refusal)
@@ -321,3 +339,8 @@ class Session:
                 self.limits = self.limits.fewer_pages()
             case _:
                 pass
+
+
+def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:
+    if outcome is not None:
+        yield outcome

@@ -1,6 +1,6 @@
 """One subscription of a session: what it asks for, what came of it, and how it ended."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from pipeline.nostr.event import Event
@@ -30,6 +30,8 @@ class PageEnded:
     newer: int = 0
     older: int = 0
     rises: bool = False
+    ids: frozenset[bytes] = frozenset()
+    """Which of the ids came that were asked for, where the page was one by ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Subscription:
     rises: bool = False
     hold: Hold | None = None
     was_held: bool = False
+    ids: set[bytes] = field(default_factory=set)
     _last: int | None = None
 
     @property
@@ -91,14 +94,17 @@ class Subscription:
         """Count an event; returns whether it was asked for."""
         if any(each.matches(event) for each in self.filters):
             self._note(event.created_at, now)
+            self._note_id(event.id)
         elif self.is_page and replace(self.filters[0], since=None, until=None).matches(event):
             self._note_outside(event.created_at, now)
         else:
             return False
         return True
 
-    def note_time(self, created_at: int | None, now: float) -> None:
-        """Count an event of which no more is known than its time, if that."""
+    def note_time(self, created_at: int | None, now: float, event_id: bytes | None = None) -> None:
+        """Count an event of which no more is known than its time and id, if that."""
+        if event_id is not None:
+            self._note_id(event_id)
         if created_at is not None and any(_spans(each, created_at) for each in self.filters):
             self._note(created_at, now)
         elif created_at is not None and self.is_page:
@@ -113,8 +119,22 @@ class Subscription:
     def ended(self, refusal: Refusal | None = None, detail: str = "") -> PageEnded:
         """Its end as a page."""
         return PageEnded(
-            self.key, refusal, detail, self.count, self.oldest, self.newest, self.newer, self.older, self.rises
+            self.key,
+            refusal,
+            detail,
+            self.count,
+            self.oldest,
+            self.newest,
+            self.newer,
+            self.older,
+            self.rises,
+            frozenset(self.ids),
         )
+
+    def _note_id(self, event_id: bytes) -> None:
+        wanted = self.filters[0].ids
+        if wanted is not None and event_id in wanted:
+            self.ids.add(event_id)
 
     def _note(self, created_at: int, now: float) -> None:
         self.hear(now)

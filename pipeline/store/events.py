@@ -11,6 +11,11 @@ INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?,
 ON CONFLICT DO NOTHING RETURNING event_id
 """
 SEEN = "SELECT event_id FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1"
+# The newest first, from below a time and id on.
+SEEN_BEFORE = """
+SELECT created_at, event_id, kind, author FROM seen WHERE created_at >= ?1 AND (created_at, event_id) < (?2, ?3)
+ ORDER BY created_at DESC, event_id DESC LIMIT ?4
+"""
 STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
@@ -49,6 +54,15 @@ class Accepted(NamedTuple):
     sinks: int
 
 
+class Seen(NamedTuple):
+    """An accepted event as `seen` remembers it."""
+
+    created_at: int
+    event_id: bytes
+    kind: int
+    author: int
+
+
 NO_TIME: Final = 0
 """The time (s) that an id is kept under when that of its event is not known; few events say that they are that old."""
 FIRST_SEEN: Final = (-1, b"")
@@ -64,6 +78,11 @@ def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
 def seen(tx: Tx, events: Iterable[tuple[bytes, int]]) -> set[bytes]:
     """Which of `events`, each with its id and time (s), were accepted within the retention of ids: the ids."""
     return {event_id for (event_id,) in tx.executemany(SEEN, events)}
+
+
+def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) -> list[Seen]:
+    """The newest accepted events dated `since` or later whose time and id are below `before`."""
+    return [Seen(*row) for row in tx.execute(SEEN_BEFORE, (since, *before, limit))]
 
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:

@@ -13,6 +13,7 @@ from pipeline.store.database import Tx
 LATEST_GENERATION = "SELECT latest FROM generations"
 # Scans the table, some 50 ms for a million authors: not under the write lock.
 COUNT = "SELECT count(*) FROM wanted WHERE refs > 0"
+NUMBERS = "SELECT author FROM wanted WHERE refs > 0"
 NEXT_GENERATION = "UPDATE generations SET latest = latest + 1 RETURNING latest"
 ACQUIRE = """
 INSERT INTO wanted (author, refs, since, generation) VALUES (?1, 1, ?2, ?3)
@@ -61,6 +62,11 @@ def latest_generation(tx: Tx) -> int:
 def count(tx: Tx) -> int:
     """How many authors are wanted."""
     return int(tx.execute(COUNT).get)
+
+
+def numbers(tx: Tx) -> set[int]:
+    """The numbers of all wanted authors."""
+    return {int(author) for (author,) in tx.execute(NUMBERS)}
 
 
 def next_generation(tx: Tx) -> int:

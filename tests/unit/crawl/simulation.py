@@ -10,18 +10,22 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.plan import Member, Planner, Query, Subject
 from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
-from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
+from pipeline.nostr.message import Closed, Eose, EventMessage, NegError, NegMessage, Notice, RelayMessage
+from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.nostr.tags import public_keys
+from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
@@ -31,6 +35,7 @@ from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted import Change
+from tests.fakes import negentropy
 from tests.unit.crawl.people import changes
 from tests.unit.crawl.relays import StoredEvents
 
@@ -83,12 +88,20 @@ class TalkingRelay:
     open: dict[str, list[Filter]] = field(default_factory=dict)
     outbox: list[RelayMessage] = field(default_factory=list)
     requests: list[tuple[str, list[Filter]]] = field(default_factory=list)
+    # What it answers to messages of negentropy instead of comparing, and how many events it compares at once.
+    neg_mood: Callable[[str, str], list[RelayMessage] | None] | None = None
+    max_compared: int = 10**6
+    compares: dict[str, ItemSet] = field(default_factory=dict)
+    compared: list[tuple[Any, ...]] = field(default_factory=list)
 
     def hear(self, frame: str) -> None:
         """Take one message of the client."""
         kind, subscription, *values = orjson.loads(frame)
         if kind == "CLOSE":
             self.open.pop(subscription, None)
+            return
+        if kind.startswith("NEG-"):
+            self.outbox += self._compare(kind, subscription, values)
             return
         assert kind == "REQ"
         filters = [parse_filter(value) for value in values]
@@ -106,6 +119,23 @@ class TalkingRelay:
                 self.outbox += [EventMessage(subscription, event) for event in self.store.page(each)]
         self.outbox.append(Eose(subscription))
 
+    def _compare(self, kind: str, subscription: str, values: list[Any]) -> list[RelayMessage]:
+        self.compared.append((kind, subscription, *values))
+        if self.neg_mood is not None and (refusal := self.neg_mood(kind, subscription)) is not None:
+            return refusal
+        if kind == "NEG-OPEN":
+            wanted = parse_filter(values[0])
+            self.compares[subscription] = ItemSet(
+                (event.created_at, event.id) for event in self.store.events if wanted.matches(event)
+            )
+        if kind == "NEG-CLOSE":
+            self.compares.pop(subscription)
+            return []
+        items = self.compares[subscription]
+        if len(items) > self.max_compared:
+            return [NegError(subscription, "blocked: too many query results", "blocked")]
+        return [NegMessage(subscription, negentropy.answer(items, bytes.fromhex(values[-1])))]
+
     def publish(self, event: Event, now: int) -> None:
         """Take an event in, and hand it to whoever listens."""
         self.store.events.append(event)
@@ -117,6 +147,7 @@ class TalkingRelay:
     def forget_connection(self) -> None:
         """The client is gone."""
         self.open.clear()
+        self.compares.clear()
         self.outbox.clear()
 
 
@@ -144,6 +175,7 @@ class Simulation:
         self.idle_turns: Counter[int] = Counter()
         self.session: Session | None = None
         self.host = HostBackoff(rng)
+        self.holdings: Holdings | None = None
         self.moved: list[Cursor] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
@@ -178,7 +210,7 @@ class Simulation:
     def _new_crawl(self) -> RelayCrawl:
         crawl = RelayCrawl(
             coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
-            settings=self.settings, plan=self.plan, crawled_since=self.crawled_since,
+            settings=self.settings, plan=self.plan, crawled_since=self.crawled_since, holdings=self.holdings,
         )  # fmt: skip
         crawl.asking.mode = self.mode
         return crawl
@@ -269,6 +301,10 @@ class Simulation:
         elif isinstance(outcome, LiveEnded):
             self.crawl.live_ended(outcome, self.mono)
             self._on_refusal(outcome.refusal)
+        elif isinstance(outcome, NegAnswered):
+            self.crawl.neg_answered(outcome, session, self.mono)
+        elif isinstance(outcome, NegEnded):
+            self.crawl.neg_ended(outcome, session)
 
     def _on_refusal(self, refusal: Refusal | None) -> None:
         if refusal is not None:

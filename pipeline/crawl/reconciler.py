@@ -1,0 +1,134 @@
+"""Finding what a relay has of one query and we do not, by comparing sets (NIP-77), and fetching that by its ids.
+
+`Reconciler` goes through spans of time, the newest first, cut in two wherever the relay or we find too much to compare
+at once. A span is settled once the comparison has come to its end and every id that only the relay has was fetched, or
+asked for and not given: then it has no such event, whatever it said. It does no I/O and knows no clock.
+"""
+
+from typing import Final
+
+from pipeline.crawl.plan import Query
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.negentropy import DEFAULT_FRAME_LIMIT, ItemSet, NegentropyFault, Reconciliation
+from pipeline.relay.comparison import NegEnd
+from pipeline.relay.limits import MAX_FRAME_BYTES
+
+# Ids in one request; all of them fit the cap of any relay in wide use.
+IDS_PER_PAGE: Final = 250
+# So few come even from a relay with the smallest cap; fewer than this were asked for in vain.
+LEAST_PAGE: Final = 5
+# Ids to fetch from one span, some 2 MB; where there are more, half a span is the better question.
+MAX_NEED: Final = 20_000
+# Comparisons made of one sweep until paging is the quicker way.
+MAX_COMPARISONS: Final = 64
+
+# Items kept back from a relay that has yet to prove itself.
+WITHHELD: Final = 16
+
+# What a message has around its payload.
+_ENVELOPE: Final = 100
+
+Span = tuple[int, int]
+
+
+class Reconciler:
+    """Compares `items`, which we have of `query`, from `low` to `high` (seconds, both included)."""
+
+    __slots__ = (
+        "_comparison", "_frame", "_items", "_need", "_page", "_query", "_size", "_spans", "_withheld", "comparisons",
+        "is_proven", "needed",
+    )  # fmt: skip
+
+    def __init__(
+        self, query: Query, items: ItemSet, low: int, high: int, *,
+        page: int = IDS_PER_PAGE, frame: int = MAX_FRAME_BYTES, is_proven: bool = False,
+    ) -> None:  # fmt: skip
+        """`page`: how many ids the relay may be asked for at once; `frame`: how many bytes may be said at once;
+        `is_proven`: it was seen to compare rightly.
+        """
+        self.is_proven = is_proven
+        self.comparisons = 0
+        self.needed = 0
+        self._query = query
+        self._items = items
+        self._spans: list[Span] = [(low, high)] if low <= high else []
+        self._comparison: Reconciliation | None = None
+        # Items that we have and keep back, to see whether the relay names them.
+        self._withheld: set[bytes] = set()
+        self._need: list[bytes] | None = None
+        self._page: list[bytes] = []
+        # Hexadecimal takes two bytes each.
+        self._frame = min(DEFAULT_FRAME_LIMIT, frame // 2 - _ENVELOPE)
+        self._size = min(page, IDS_PER_PAGE)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every span is settled."""
+        return not self._spans
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether ids are to be asked for next, and not compared."""
+        return self._need is not None
+
+    def opening(self) -> tuple[Filter, bytes]:
+        """The filter and the first message of the comparison to begin now, anew if it was begun before."""
+        low, high = self._spans[-1]
+        self.comparisons += 1
+        items = self._items.between(low, high)
+        self._withheld = set() if self.is_proven else items.sample(WITHHELD)
+        self._comparison = Reconciliation(
+            items.without(self._withheld) if self._withheld else items, frame_limit=self._frame, max_need=MAX_NEED
+        )
+        return self._query.filter(since=low, until=high), self._comparison.open()
+
+    def answered(self, payload: bytes) -> bytes | None:
+        """Take the relay's message; returns the next one, `None` once the comparison is at its end.
+
+        Raises `InvalidNegentropy` for what cannot be gone on with; `ended` tells whether smaller spans may help.
+        """
+        assert self._comparison is not None, "opened before it is answered"
+        message = self._comparison.receive(payload)
+        if message is None:
+            self.is_proven = self.is_proven or not self._withheld.isdisjoint(self._comparison.need)
+            self._need = sorted(self._comparison.need - self._withheld)
+            self.needed += len(self._need)
+            self._comparison = None
+        return message
+
+    def ended(self, why: NegEnd | NegentropyFault) -> bool:
+        """The comparison broke off: cut the span in two if that may help; returns whether it is worth going on."""
+        self._comparison = None
+        low, high = self._spans[-1]
+        too_much = why in (NegEnd.TOO_MANY, NegentropyFault.IDS, NegentropyFault.ROUNDS, NegentropyFault.LENGTH)
+        if not too_much or low == high or self.comparisons >= MAX_COMPARISONS:
+            return False
+        middle = (low + high) // 2
+        self._spans[-1:] = [(low, middle), (middle + 1, high)]
+        return True
+
+    def page(self) -> Filter | None:
+        """The ids to ask for now, `None` if there are none left to be had of this span."""
+        assert self._need is not None, "compared before it is fetched"
+        self._page = self._need[-self._size :]
+        return Filter(ids=frozenset(self._page), limit=len(self._page)) if self._page else None
+
+    def take(self, came: frozenset[bytes]) -> None:
+        """A page came to its EOSE with these of the ids; the others are asked for again unless none came at all."""
+        assert self._need is not None, "compared before it is fetched"
+        self.is_proven = self.is_proven or bool(came)
+        del self._need[-len(self._page) :]
+        left = [event_id for event_id in self._page if event_id not in came]
+        if came and left:
+            self._need += left
+            # A cap below the number asked for, or some events gone: it makes no difference to what is asked next.
+            self._size = max(len(came), LEAST_PAGE)
+
+    def settle(self) -> Span:
+        """The newest span is had; returns it."""
+        self._need = None
+        return self._spans.pop()
+
+    def interrupted(self) -> None:
+        """The connection is lost: what was being compared is compared anew."""
+        self._comparison = None
