@@ -26,6 +26,7 @@ class _Commands(click.Group):
     _ELSEWHERE: ClassVar = {
         "backfill": "Fetch a span of the past beside what a running service does.",
         "backup": "Copy the database of a running service.",
+        "demo": "See it work, with a relay and people of its own.",
         "explain": "Tell what became of one event.",
         "dead": "List, show, retry and drop rows that were given up.",
         "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",

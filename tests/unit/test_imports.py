@@ -28,11 +28,12 @@ ALLOWED = {
     "pipeline.store": SHARED | {"pipeline.nostr"},
     "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
+    "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
     "stages": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.commands": SHARED
-    | {"pipeline.story"}
+    | {"pipeline.demo", "pipeline.story"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.commands", "pipeline.store", "stages"},
 }
@@ -41,7 +42,7 @@ NETWORK = {"socket", "ssl", "http.client", "http.server", "urllib.request", "soc
 NETWORK |= {"grpc", "google", "requests"}
 MAY_USE_THE_NETWORK = (
     "pipeline.relay", "pipeline.sinks", "pipeline.server", "stages.server", "pipeline.process.notify",
-    "pipeline.process.exposition",
+    "pipeline.process.exposition", "pipeline.demo",
 )  # fmt: skip
 CLOCK = "pipeline.process.clock"
 READS_A_CLOCK = {"now", "utcnow", "today"}

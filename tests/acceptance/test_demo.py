@@ -1,0 +1,47 @@
+"""The demo as a newcomer runs it."""
+
+import os
+import signal
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.child import Child
+from tests.fakes.net import free_port
+
+START_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 60.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    port = free_port("127.0.0.1")
+    env = os.environ | {"TMPDIR": str(tmp_path), "EVENTS_DATABASE_PATH": "/nowhere/else", "PYTHONUNBUFFERED": "1"}
+    with Child.module("pipeline.cli", "demo", "--port", str(port), env=env) as demo:
+        demo.wait_line(rf"^Status page +http://localhost:{port}/$", START_TIMEOUT_S)
+        demo.wait_line(r"[1-9]\d* of concern and handed on · the last within \d+ ms", START_TIMEOUT_S)
+        request = urllib.request.Request(f"http://localhost:{port}/", headers={"Accept": "text/html"})
+        with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
+            assert "All is well" in answer.read().decode()
+        (folder,) = tmp_path.glob("event-service-demo-*")
+        service = service_processes(folder)
+        assert service
+        demo.signal(number)
+        demo.wait_line(r"Nothing is left behind\.$", END_TIMEOUT_S)
+        assert demo.wait(END_TIMEOUT_S) == 0
+        assert service_processes(folder) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def service_processes(folder: Path) -> list[int]:
+    """Those whose environment names the demo's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = path.read_bytes()
+        except OSError:
+            continue
+        if f"EVENTS_DATABASE_PATH={folder}/".encode() in environment:
+            found.append(int(path.parent.name))
+    return found
