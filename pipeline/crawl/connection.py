@@ -78,7 +78,8 @@ class Connection:
         self._shared = shared
         self._clock = shared.clock
         self._session = Session(limits, can_authenticate=shared.secret is not None)
-        self._limits = limits
+        # As last written down, and as last looked at.
+        self._limits = self._learned = limits
         self._hand_over = HandOver()
         self._pending: list[Event] = []
         self._plans: SimpleQueue[Plan] = SimpleQueue()
@@ -104,7 +105,7 @@ class Connection:
 
     def learn(self, limits: Limits) -> None:
         """Go by `limits` from the start; only before `run`."""
-        self._session.limits = limits
+        self._session.limits = self._learned = limits
 
     def post_plan(self, plan: Plan) -> None:
         """Let the connection follow `plan`; safe in every thread."""
@@ -298,6 +299,9 @@ class Connection:
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled and not self._has_dropped:
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
+        if self._session.limits != self._learned:
+            learned = self._session.limits.learned(self._learned, self._clock.now_ms() // 1000)
+            self._session.limits = self._learned = learned
         if self._session.limits != self._limits:
             self._limits = self._session.limits
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), limits=self._session.limits.to_json()))

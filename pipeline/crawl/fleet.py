@@ -244,16 +244,20 @@ class Fleet:
         self._ended.put(_Ended(number, ending))
 
     def _informed(self, address: RelayAddress, limits: Limits) -> Limits:
-        """`limits`, narrowed by the relay's own word once a day; a relay need not give any."""
+        """`limits`, once a day a step wider than refusals made them, and narrowed by the relay's own word, if any."""
         now = self.shared.clock.now_ms() // 1000
         if not limits.is_stale(now):
             return limits
         try:
             said = self.dialler.information(address).limits
         except InvalidInformation:
-            return limits.informed(now)
-        limits = limits.informed(now).advertised(
-            subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length
+            return limits.informed(now).widened(now) if limits.narrowed_at else limits.informed(now)
+        limits = (
+            limits.informed(now)
+            .widened(now)
+            .advertised(
+                subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length
+            )
         )
         return replace(limits, demands_auth=said.auth_required)
 

@@ -112,11 +112,11 @@ class RelayMetrics:
             self._metrics.crawl_gaps.labels(self._address, gap.value).inc(number)
         for result, number in (counts.comparisons - told.comparisons).items():
             self._metrics.crawl_reconciliations.labels(self._address, result).inc(number)
-        if counts.compared_bytes > told.compared_bytes:
+        if counts.needed > told.needed:
             self._metrics.crawl_needed_ids.labels(self._address).inc(counts.needed - told.needed)
-            self._metrics.crawl_reconciliation_bytes.labels(self._address).inc(
-                counts.compared_bytes - told.compared_bytes
-            )
+        if counts.compared_bytes > told.compared_bytes:
+            said = counts.compared_bytes - told.compared_bytes
+            self._metrics.crawl_reconciliation_bytes.labels(self._address).inc(said)
         self._told = counts.copy()
 
     def disconnected(self, reason: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-# Defaults that every relay in wide use accepts; learned limits only ever go below them.
+# Defaults that every relay in wide use accepts; learned limits never go above them.
 MAX_PAGES = 3
 MAX_FILTERS = 10
 MAX_MEMBERS = 250
@@ -13,6 +13,9 @@ PAGE_LIMIT = 500
 # strfry resets the connection above 131,072 bytes.
 MAX_FRAME_BYTES = 120_000
 INFORMATION_AGE_S = 86_400
+# How long (seconds) what refusals taught is believed; doubled each time that trying more was refused again.
+WIDEN_AFTER_S = 86_400
+MAX_WIDEN_AFTER_S = 32 * 86_400
 # A request that no relay refuses for its size alone.
 LEAST_FRAME_BYTES = 4_000
 # Subscriptions left free for whoever shares our address.
@@ -30,7 +33,9 @@ class Limits:
     it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `demands_auth`: it
     says or showed that it wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77);
     `informed_at`: when its NIP-11 document was last asked for; `whole_refused_at`: when it last refused a filter for
-    everything; `negentropy_failed_at`: when it last turned out not to compare sets (Unix seconds, 0 for never).
+    everything; `negentropy_failed_at`: when it last turned out not to compare sets; `narrowed_at`: when it last refused
+    something for its size or number; `widened_at`: when more was last tried again, `widen_after` seconds after that or
+    later (all in Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -48,6 +53,9 @@ class Limits:
     reconciles: bool = False
     whole_refused_at: int = 0
     negentropy_failed_at: int = 0
+    narrowed_at: int = 0
+    widened_at: int = 0
+    widen_after: int = WIDEN_AFTER_S
 
     def fewer_subscriptions(self, open_now: int) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""
@@ -71,6 +79,26 @@ class Limits:
         most = max(LEAST_FRAME_BYTES, min(self.max_frame_bytes, request_bytes // 2))
         members = max(1, (most - BYTES_PER_FILTER) // BYTES_PER_MEMBER)
         return replace(self, max_frame_bytes=most, max_members=min(self.max_members, members))
+
+    def learned(self, before: "Limits", now: int) -> "Limits":
+        """These limits, with the time noted if refusals until `now` made them narrower than `before`."""
+        if all(getattr(self, name) >= getattr(before, name) for name in _SIZES):
+            return self
+        in_vain = before.widened_at > before.narrowed_at
+        patience = min(before.widen_after * 2, MAX_WIDEN_AFTER_S) if in_vain else before.widen_after
+        return replace(self, narrowed_at=now, widen_after=patience)
+
+    def widened(self, now: int) -> "Limits":
+        """What to try now: a step more where refusals are long past, everything where there were none.
+
+        What a relay says of itself is to be taken into account anew.
+        """
+        if not self.narrowed_at:
+            return replace(self, **{name: getattr(_DEFAULT, name) for name in _SIZES})
+        if now - max(self.narrowed_at, self.widened_at) < self.widen_after:
+            return self
+        wider = {name: min(2 * getattr(self, name), getattr(_DEFAULT, name)) for name in _SIZES}
+        return replace(self, **wider, widened_at=now)
 
     def informed(self, now: int) -> "Limits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
@@ -113,6 +141,10 @@ class Limits:
             if type(value) is type(getattr(default, name)) and (isinstance(value, bool) or value >= 1)
         }
         return replace(default, **kept)
+
+
+_SIZES = ("max_subscriptions", "max_pages", "max_filters", "max_members", "page_limit", "max_frame_bytes")
+_DEFAULT = Limits()
 
 
 def _least(known: int, said: int | None) -> int:

@@ -1,4 +1,4 @@
-"""What a relay allows: learned downwards only, within reason, and remembered as JSON."""
+"""What a relay allows: learned from refusals, tried anew after long, within reason, and remembered as JSON."""
 
 from dataclasses import asdict, replace
 
@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, INFORMATION_AGE_S, LEAST_FRAME_BYTES, Limits
+from pipeline.relay.limits import (
+    BYTES_PER_FILTER,
+    BYTES_PER_MEMBER,
+    INFORMATION_AGE_S,
+    LEAST_FRAME_BYTES,
+    MAX_WIDEN_AFTER_S,
+    WIDEN_AFTER_S,
+    Limits,
+)
 
 BOUNDS = ("max_subscriptions", "max_pages", "max_filters", "max_members", "page_limit", "max_frame_bytes")
 ANY_LIMITS = st.builds(
@@ -120,3 +128,54 @@ def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_ever
         )
         limits = smaller
     assert limits.max_members > 50
+
+
+NOW = 1_700_000_000
+
+
+def sizes(limits: Limits) -> list[int]:
+    return [getattr(limits, name) for name in BOUNDS]
+
+
+def test_what_refusals_taught_is_doubted_after_a_day_step_by_step() -> None:
+    before = Limits()
+    limits = before.smaller().smaller().fewer_subscriptions(4).learned(before, NOW)
+    assert limits.widened(NOW + WIDEN_AFTER_S - 1) == limits
+    wider = limits.widened(NOW + WIDEN_AFTER_S)
+    assert (wider.max_members, wider.max_subscriptions) == (2 * limits.max_members, 2 * limits.max_subscriptions)
+    assert wider.widened(NOW + WIDEN_AFTER_S + 1) == wider
+    for day in range(2, 10):
+        wider = wider.widened(NOW + day * WIDEN_AFTER_S)
+    assert sizes(wider) == sizes(Limits())
+
+
+def test_a_relay_that_refuses_more_each_time_is_tried_ever_more_rarely() -> None:
+    """Its limits do not flap."""
+    before, now, trials = Limits(), NOW, 0
+    limits = before.smaller().learned(before, now)
+    while now < NOW + 300 * WIDEN_AFTER_S:
+        now += WIDEN_AFTER_S
+        tried = limits.widened(now)
+        if tried != limits:
+            trials += 1
+            limits = tried.smaller().learned(tried, now)
+    assert trials <= 15
+    assert limits.widen_after == MAX_WIDEN_AFTER_S
+
+
+def test_what_only_a_document_said_is_forgotten_for_the_next_one() -> None:
+    small = Limits().advertised(subscriptions=3, limit=10, message_bytes=9_000)
+    assert sizes(small.widened(NOW)) == sizes(Limits())
+
+
+@given(ANY_LIMITS, st.integers(NOW, NOW + 2**30))
+def test_nothing_is_tried_that_not_every_relay_is_asked_for(limits: Limits, now: int) -> None:
+    most = Limits()
+    for known in (limits, limits.smaller().learned(limits, NOW)):
+        assert all(getattr(known.widened(now), name) <= max(getattr(most, name), 1) for name in BOUNDS) or (
+            known.widened(now) == known
+        )
+
+
+def test_what_is_learned_otherwise_is_no_refusal_of_size() -> None:
+    assert replace(Limits(), needs_kinds=True).learned(Limits(), NOW).narrowed_at == 0
