@@ -145,6 +145,8 @@ class Watcher:
         stopped = any(one.process.state in "Tt" for one in stages)
         if self.scene.doubts or not self.scene.service.running:
             view = "doubtful"
+        elif self.scene.ill:
+            view = f"ill: {self.scene.ill}"
         elif running >= EXPECTED and not stopped:
             view = f"well {sorted(one.pid for one in stages)}"
         else:
@@ -206,6 +208,8 @@ class Watcher:
             self.scene.keep_secrets(scrape.text, "/metrics")
         except (OSError, AssertionError, ValueError):
             return
+        with contextlib.suppress(OSError):
+            self.scene.keep_secrets(self.scene.service.get("/")[1], "the status page")
         self.metrics_looks += 1
         counters = {
             (sample.name, repr(sorted(sample.labels.items()))): sample.value

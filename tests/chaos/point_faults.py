@@ -11,7 +11,7 @@ from tests.chaos.hooks.points import AFTER, BEFORE, COMMITTED
 from tests.chaos.process_faults import SERVICE
 from tests.chaos.scene import Scene
 
-_STATEMENTS = {
+STATEMENTS = {
     "crawler": ("INSERT INTO inbox", "INSERT INTO cursors", "COMMIT"),
     "saver": (
         "UPDATE inbox",
@@ -33,8 +33,8 @@ _STEP_S = 0.05
 @fault("die-at-point", SERVICE, weight=4)
 def die_at_point(scene: Scene) -> Play:
     """Some stage dies at some point, if it comes to it soon."""
-    stage = scene.rng.choice(sorted(_STATEMENTS))
-    yield from _die(scene, stage, scene.rng.choice((BEFORE, AFTER, COMMITTED)), scene.rng.choice(_STATEMENTS[stage]))
+    stage = scene.rng.choice(sorted(STATEMENTS))
+    yield from _die(scene, stage, scene.rng.choice((BEFORE, AFTER, COMMITTED)), scene.rng.choice(STATEMENTS[stage]))
 
 
 @fault("die-after-cursor", SERVICE)

@@ -82,6 +82,8 @@ class Scene:
     """How often the service as a whole was started again; its counters begin anew then."""
     doubts: int = 0
     """Faults under way of which it is nobody's guess what health says."""
+    ill: str = ""
+    """What is wrong that health must tell, however well all processes look; empty when nothing is."""
     victims: set[int] = field(default_factory=set)
     """Processes that were killed or stopped on purpose; others have no reason to hang."""
     has_small_disk: bool = False

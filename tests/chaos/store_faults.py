@@ -35,18 +35,21 @@ _RELEASE_S = 15.0
 @fault("database-locked", SERVICE)
 def database_locked(scene: Scene) -> Play:
     """Another program holds the write lock for some seconds."""
+    scene.doubts += 1
     yield from _lock(scene, scene.rng.uniform(2.0, 12.0))
+    scene.doubts -= 1
 
 
 @fault("database-locked-long", SERVICE, least_minutes=1.5, weight=0.5)
 def database_locked_long(scene: Scene) -> Play:
-    """The same for half a minute, in which nobody who writes can beat."""
+    """The same for half a minute, in which nobody who writes can beat, and health says so."""
     scene.victims.update(one.pid for one in scene.stages())
+    scene.ill = f"another program has locked the database at {time.strftime('%H:%M:%S')}"
     yield from _lock(scene, 30.0)
+    scene.ill = ""
 
 
 def _lock(scene: Scene, seconds: float) -> Play:
-    scene.doubts += 1
     connection = apsw.Connection(str(scene.service.database))
     try:
         connection.set_busy_timeout(_BUSY_MS)
@@ -58,7 +61,6 @@ def _lock(scene: Scene, seconds: float) -> Play:
             connection.execute("ROLLBACK")
     finally:
         connection.close()
-    scene.doubts -= 1
 
 
 @fault("disk-full", SERVICE)
