@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 
 from tests.chaos import hooks
 from tests.chaos.hooks import conduct
-from tests.chaos.lateness import FairClock
 from tests.chaos.queues import Depths
 from tests.chaos.scene import EXPECTED, Scene
 from tests.fakes.service import StageProcess
@@ -75,8 +73,7 @@ class Watcher:
         self._counters: dict[tuple[str, str], float] = {}
         self._restarts = scene.restarts
         self.errors: list[BaseException] = []
-        self.clock = FairClock(time.monotonic())
-        """Beats with every look at the processes."""
+        self.clock = scene.clock
 
     def start(self) -> None:
         """Begin to look."""
@@ -110,7 +107,7 @@ class Watcher:
 
     def _look_at_processes(self) -> None:
         stages = self.scene.stages()
-        self.clock.tick(time.monotonic(), [os.getpid(), *self.scene.supervisors(), *(one.pid for one in stages)])
+        self.scene.tick()
         self._set_view(stages)
         for one in stages:
             self._weigh(one)

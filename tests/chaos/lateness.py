@@ -26,7 +26,7 @@ def waited_s(pid: int) -> float:
 
 
 class FairClock:
-    """Monotonic seconds without those that the machine took; `tick` is called now and then, by one thread."""
+    """Monotonic seconds without those that the machine took; `tick` is called now and then, by whatever thread."""
 
     def __init__(self, now: float) -> None:
         self._lock = threading.Lock()
@@ -38,10 +38,12 @@ class FairClock:
     def tick(self, now: float, pids: Iterable[int]) -> None:
         """Go on to `now`: the process that waited longest since the last tick says how late everybody was."""
         waited = {pid: waited_s(pid) for pid in pids}
-        delays = [amount - self._waited[pid] for pid, amount in waited.items() if pid in self._waited]
-        self._waited = waited
         with self._lock:
             passed = now - self._at[-1]
+            if passed <= 0:
+                return
+            delays = [amount - self._waited[pid] for pid, amount in waited.items() if pid in self._waited]
+            self._waited = waited
             late = min(max([0.0, *delays]), passed * MOST_FORGIVEN)
             self.forgiven_s += late
             self._at.append(now)

@@ -3,12 +3,13 @@
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from tests.chaos.faults import Play, fault
-from tests.chaos.scene import EXPECTED, STOP_LIMIT_S, Scene
+from tests.chaos.scene import EXPECTED, Scene
 from tests.fakes.procs import process
 from tests.fakes.service import EventService
 
@@ -17,6 +18,7 @@ FORWARDER = "second forwarder"
 STAGES = sorted({name for name, _ in EXPECTED})
 # Longer than a stage may be silent, so that its supervisor has to kill it.
 _TOO_LONG_S = 36.0
+_STEP_S = 0.5
 _SPARE_BYTES = 8 << 20
 
 
@@ -72,10 +74,13 @@ def hang_stage(scene: Scene) -> Play:
     scene.victims.add(victim.pid)
     with scene.frozen([victim]):
         scene.allow_in_flight()
-        yield _TOO_LONG_S
-        left = process(victim.pid)
-        if left is not None and left.alive:
-            scene.violations.append(f"{victim.name}-{victim.slot} stood still for {_TOO_LONG_S} s and was left alone")
+        began = time.monotonic()
+        while (left := process(victim.pid)) is not None and left.alive:
+            if scene.clock.between(began, time.monotonic()) > _TOO_LONG_S:
+                what = f"{victim.name}-{victim.slot} stood still for {_TOO_LONG_S} s and was left alone"
+                scene.violations.append(what)
+                break
+            yield _STEP_S
 
 
 @fault("kill-all-stages", SERVICE)
@@ -111,9 +116,7 @@ def crash(scene: Scene) -> Play:
 def restart(scene: Scene) -> Play:
     """SIGTERM to the supervisor, as an upgrade does, then started again."""
     scene.doubts += 1
-    code = scene.service.child.terminate(STOP_LIMIT_S)
-    if code != 0:
-        scene.violations.append(f"told to stop, the service ended with exit code {code}")
+    if scene.end_in_order() != 0:
         scene.allow_in_flight()
     yield scene.rng.uniform(0.0, 1.0)
     scene.start_again()
