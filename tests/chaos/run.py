@@ -32,6 +32,7 @@ SHORT_MINUTES = 2.0
 MAX_WAIT_S = 3600 * 1.3
 LINGER_S = 3.0
 _POLL_S = 1.0
+_MAX_WAITS = 4
 _FLUSH_LIMIT_S = 60.0
 
 MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults)
@@ -40,7 +41,7 @@ MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_fault
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. `settle_s`: how long what is due may take to arrive by itself after the last fault,
+    """What to run. `settle_s`: for how long nothing may arrive of what is due after the last fault,
     `hurry_s`: the same after a restart. `resweep`: see `Scene.start`; `None` leaves it to the seed.
     `keep`: where the files of a failed run are copied to. `source`: the checkout whose service is run, after `damage`.
     """
@@ -131,7 +132,7 @@ def _settle(options: Options, scene: Scene, report: Report, say: Callable[[str],
     due, at_relay = ledger.required(), due_at_relay(ledger)
     arrived = Arrived(scene)
     began = time.monotonic()
-    if not _wait(arrived, due, at_relay, options.settle_s, say):
+    if not _wait(scene, arrived, due, at_relay, options.settle_s, say):
         if (wait_s := scene.queues.longest_wait_s()) > MAX_WAIT_S:
             scene.violations.append(f"a row is put off by {wait_s:.0f} s")
         scene.doubts += 1
@@ -139,25 +140,29 @@ def _settle(options: Options, scene: Scene, report: Report, say: Callable[[str],
         report.hurried = scene.queues.clear_waits()
         scene.start_again()
         scene.doubts -= 1
-        _wait(arrived, due, at_relay, options.hurry_s, say)
+        _wait(scene, arrived, due, at_relay, options.hurry_s, say)
     report.settled_after_s = time.monotonic() - began
     pause(LINGER_S)
 
 
-def _wait(arrived: Arrived, due: set[str], at_relay: set[str], limit_s: float, say: Callable[[str], None]) -> bool:
-    began = time.monotonic()
-    told_at = began
+def _wait(
+    scene: Scene, arrived: Arrived, due: set[str], at_relay: set[str], limit_s: float, say: Callable[[str], None]
+) -> bool:
+    """Wait until all has come; in vain once nothing more has come for `limit_s` by the fair clock, or far too long."""
+    began = moved = told_at = time.monotonic()
+    fewest = len(due) + len(at_relay) + 1
     while True:
         missing = arrived.missing(due, at_relay)
         now = time.monotonic()
         if not any(missing.values()):
             return True
+        if (left := sum(map(len, missing.values()))) < fewest:
+            fewest, moved = left, now
         if now - told_at >= 10.0:
             told_at = now
-            say(
-                f"{now - began:6.1f} s  missing: " + ", ".join(f"{len(ids)} at {sink}" for sink, ids in missing.items())
-            )
-        if now - began >= limit_s:
+            what = ", ".join(f"{len(ids)} at {sink}" for sink, ids in missing.items())
+            say(f"{now - began:6.1f} s  missing: {what}")
+        if scene.clock.between(moved, now) >= limit_s or now - began >= _MAX_WAITS * limit_s:
             return False
         pause(_POLL_S)
 
