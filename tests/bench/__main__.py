@@ -1,7 +1,8 @@
 """Measures the service and its parts, each figure beside the limit that the machine sets.
 
 V is bare signature verification: every unique event must be verified once, so V per core is what no design exceeds.
-Timings never fail; what is wrong is for readers to see. Parts run in the order given below whatever the order of names.
+Timings never fail; what is wrong is for readers to see. Beside each share stands that of the last release, measured
+with --quick on whatever machine that was. Parts run in the order given below whatever the order of names.
 """
 
 import argparse
@@ -13,9 +14,23 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import disk, go_import, growth, intake, latency, library, service, stages_alone, verification, whole
+from tests.bench import (
+    disk,
+    duplicates,
+    go_import,
+    growth,
+    intake,
+    latency,
+    library,
+    scrape,
+    service,
+    stages_alone,
+    startup,
+    verification,
+    whole,
+)
 from tests.bench.machine import CORES
-from tests.bench.report import PartReport, table, to_value
+from tests.bench.report import PartReport, shares, table, to_value
 
 PARTS: dict[str, Callable[..., PartReport]] = {
     "verify": verification.run,
@@ -23,13 +38,19 @@ PARTS: dict[str, Callable[..., PartReport]] = {
     "intake": intake.run,
     "saver": stages_alone.run_saver,
     "forwarder": stages_alone.run_forwarder,
+    "sender": stages_alone.run_sender,
+    "duplicates": duplicates.run,
+    "scrape": scrape.run,
     "service": service.run,
     "latency": latency.run,
+    "start": startup.run,
     "whole": whole.run,
     "import": go_import.run,
     "disk": disk.run,
     "growth": growth.run,
 }
+
+RELEASED = Path(__file__).with_name("baseline.json")
 
 
 def main() -> int:
@@ -38,20 +59,24 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="shorter, and less exact")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--release", action="store_true", help=f"keep the shares in {RELEASED.name}, to compare with")
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     print(f"{CORES} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}", flush=True)
     reports: list[PartReport] = []
+    released: dict[str, dict[str, float]] = json.loads(RELEASED.read_text())
     for name in [name for name in PARTS if not options.parts or name in options.parts]:
         began = time.monotonic()
         report = PARTS[name](verification.v(), quick=options.quick)
         reports.append(report)
-        print(table(report), flush=True)
+        print(table(report, released.get(report.part)), flush=True)
         print(f"   took {time.monotonic() - began:.0f} s", flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps({"quick": options.quick, "parts": to_value(reports)}, indent=1) + "\n")
+    if options.release:
+        RELEASED.write_text(json.dumps(released | shares(reports), indent=1, sort_keys=True) + "\n")
     return 0
 
 

@@ -1,10 +1,10 @@
 """What a part of the benchmark found, as a table for people and as JSON for comparison."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-_COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {}"
+_COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,24 @@ def cost(name: str, seconds: float, limit: float, note: str = "") -> Figure:
     return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit), note)
 
 
-def table(report: PartReport) -> str:
-    """The report as lines of text."""
-    lines = [f"\n== {report.part} ==", _COLUMNS.format("", "", "", "limit", "share", "").rstrip()]
+def table(report: PartReport, released: Mapping[str, float] | None = None) -> str:
+    """The report as lines of text; `released` are the shares that the last release had, by the figures' names."""
+    lines = [f"\n== {report.part} ==", _COLUMNS.format("", "", "", "limit", "share", "release", "").rstrip()]
     for figure in report.figures:
         limit = "" if figure.limit is None else f"{figure.limit.name}={_number(figure.limit.value)}"
         share = "" if figure.share is None else f"{figure.share:.2f}"
-        line = _COLUMNS.format(figure.name, _number(figure.value), figure.unit, limit, share, figure.note)
+        before = f"{released[figure.name]:.2f}" if released and figure.name in released else ""
+        line = _COLUMNS.format(figure.name, _number(figure.value), figure.unit, limit, share, before, figure.note)
         lines.append(line.rstrip())
     return "\n".join([*lines, *(f"   {note}" for note in report.notes)])
+
+
+def shares(reports: Iterable[PartReport]) -> dict[str, dict[str, float]]:
+    """By part and figure, what may be compared between machines: figures as shares of their limits."""
+    return {
+        report.part: {figure.name: round(figure.share, 3) for figure in report.figures if figure.share is not None}
+        for report in reports
+    }
 
 
 def to_value(reports: Iterable[PartReport]) -> list[dict[str, Any]]:

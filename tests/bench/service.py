@@ -36,7 +36,7 @@ class Size:
 
 
 QUICK = Size(10.0, 10.0, 240_000)
-FULL = Size(20.0, 40.0, 600_000)
+FULL = Size(20.0, 60.0, 1_000_000)
 
 
 def run(limit: float, *, quick: bool) -> PartReport:

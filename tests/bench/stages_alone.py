@@ -1,4 +1,4 @@
-"""`saver` and `forwarder`: one stage run alone, as `event-service stage …`, with its queue filled beforehand."""
+"""`saver`, `forwarder`, `sender`: one stage run alone, as `event-service stage …`, with its queue filled beforehand."""
 
 import json
 import shutil
@@ -9,11 +9,12 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import inbox
+from pipeline.store import events as stored_events
+from pipeline.store import inbox, outbox
 from pipeline.store.database import Database
+from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.outbox import SinkName
-from pipeline.store.outbox import waiting as outbox_waiting
 from pipeline.store.schema import open_database
 from tests.bench import events
 from tests.bench.machine import Moment, Usage
@@ -22,6 +23,7 @@ from tests.bench.running import register
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
+from tests.fakes.relay_process import RelayProcess
 from tests.fakes.service import EventService, settings
 
 LATENCIES_S = (0.0, 0.2)
@@ -83,6 +85,45 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
     return PartReport("forwarder", tuple(figures), tuple(notes))
 
 
+def run_sender(limit: float, *, quick: bool) -> PartReport:
+    """The part `sender`."""
+    rows = 5_000 if quick else 20_000
+    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name, RelayProcess() as relay:
+        sent = _send(Path(name), rows, relay)
+    figures = (
+        per_second("rows, outbox to the target relay", sent.per_second, limit),
+        cost("  CPU per row", sent.cpu_s("sender"), limit),
+        cost("  CPU of the relay per row", sent.cpu_s("relay"), limit),
+    )
+    notes = (f"{rows:,} rows to the scripted relay, which answers each with OK", sent.usage.note())
+    return PartReport("sender", figures, notes)
+
+
+def _send(directory: Path, rows: int, relay: RelayProcess) -> Run:
+    service = EventService.stage("sender", directory, settings(pubsub=_NO_SINK, target=relay.url))
+    with open_database(service.database, SystemClock()) as database:
+        _queue(database, rows)
+        service.start(wait=False)
+        try:
+            pids = {"sender": service.child.pid, "relay": relay.child.pid}
+            return _watch(pids, rows, lambda: rows - _waiting(database, SinkName.RELAY))
+        finally:
+            service.close()
+
+
+def _queue(database: Database, rows: int) -> None:
+    """Put events that are accepted already into the outbox of the target relay."""
+    now_ms = round(time() * 1000)
+    arrivals = [_arrival(line, now_ms) for line in events.lines(events.blocks(rows), rows)]
+    with database.write() as tx:
+        accepted = (
+            Accepted(number, each.event_id, each.created_at, 0, 1, each.raw, 1, now_ms, 1)
+            for number, each in enumerate(arrivals, 1)
+        )
+        stored_events.store(tx, accepted)
+        outbox.append(tx, SinkName.RELAY, range(1, rows + 1), now_ms)
+
+
 def save(directory: Path, rows: int, look: Callable[[int], None] = lambda pid: None) -> Run:
     """Fill an inbox and let a saver empty it; the database stays in `directory`.
 
@@ -130,9 +171,9 @@ def _arrival(line: bytes, now_ms: int) -> Arrival:
     return Arrival(bytes.fromhex(event["id"]), line, 1, now_ms, event["created_at"])
 
 
-def _waiting(database: Database) -> int:
+def _waiting(database: Database, sink: SinkName = SinkName.PUBSUB) -> int:
     with database.read() as tx:
-        return outbox_waiting(tx, SinkName.PUBSUB)
+        return outbox.waiting(tx, sink)
 
 
 def _watch(pids: dict[str, int], rows: int, done: Callable[[], int]) -> Run:
