@@ -31,6 +31,7 @@ from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 
 USER_AGENT: Final = "event-service"
 # The websocket is open already; what the relay says of itself is worth a short wait only.
@@ -50,7 +51,8 @@ def run(ctx: StageContext) -> None:
     """Crawl until stopped; what was handed over by then is committed before this returns."""
     config = ctx.config
     open_here = functools.partial(open_database, config.database_path, ctx.clock)
-    intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, ctx.metrics)
+    counts = StageCounts(ctx.slot, ctx.metrics)
+    intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, counts)
     gate = Backpressure(config.backpressure_high, config.backpressure_low)
     secret = read_secret_key(config.secret_key_path)
     shared = Shared(ctx.clock, ctx.stop, intake, gate, RateLimited(ctx.log, ctx.clock), secret)
@@ -61,6 +63,7 @@ def run(ctx: StageContext) -> None:
     holdings = StoredHoldings(open_here, ctx.clock, shared.log)
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), holdings)
     with open_here() as database:
+        counts.resume(database)
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()
         reader = threading.Thread(target=holdings.run, name="holdings", daemon=True)

@@ -10,6 +10,7 @@ from pipeline.sinks.base import Sink
 from pipeline.sinks.delivery import Delivery, take_back
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 
 # Batches under way at once, so that throughput does not hang on the latency of one call.
 PUBSUB_CALLS: Final = 4
@@ -24,12 +25,14 @@ def run(ctx: StageContext) -> None:
         _idle(ctx)
         return
     sink = _sink(ctx.config)
+    counts = StageCounts(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock) as database:
+        counts.resume(database)
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
     turn = threading.Lock()
-    deliveries = [_delivery(ctx, sink, progress, index, turn) for index in range(workers)]
+    deliveries = [_delivery(ctx, sink, counts, progress, index, turn) for index in range(workers)]
     threads = [
         threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
         for index, delivery in enumerate(deliveries)
@@ -47,13 +50,25 @@ def run(ctx: StageContext) -> None:
         sink.close()
 
 
-def _delivery(ctx: StageContext, sink: Sink, progress: list[float], index: int, turn: threading.Lock) -> Delivery:
+def _delivery(
+    ctx: StageContext, sink: Sink, counts: StageCounts, progress: list[float], index: int, turn: threading.Lock
+) -> Delivery:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
     return Delivery(
-        "forwarder", SinkName.PUBSUB, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name, turn=turn
+        "forwarder",
+        SinkName.PUBSUB,
+        sink,
+        ctx.clock,
+        ctx.stop,
+        ctx.metrics,
+        counts,
+        log,
+        beat,
+        ctx.slot.name,
+        turn=turn,
     )
 
 

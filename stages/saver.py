@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -10,6 +9,7 @@ from typing import Final, NamedTuple
 from pipeline.config import SinkKind
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.retraction import retraction
+from pipeline.errors import EventServiceError
 from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
@@ -28,6 +28,7 @@ from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
 
 BATCH_ROWS: Final = 200
@@ -54,6 +55,10 @@ def run(ctx: StageContext) -> None:
         _Saver(ctx, database).run()
 
 
+class _StaleReceipt(EventServiceError):
+    """A row of the batch was claimed by somebody else meanwhile, who took this process for dead."""
+
+
 class _Item(NamedTuple):
     row: InboxRow
     event: Event
@@ -67,21 +72,15 @@ class _Decided(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Outcome:
     """What a batch did, counted once it is committed."""
 
-    accepted: int = 0
-    to_relay_ignored: Counter[str] = field(default_factory=Counter)
-    discarded: dict[str, int] = field(default_factory=dict)
+    events: Tally = field(default_factory=Tally)
     dropped: list[Drop] = field(default_factory=list)
 
     def drop(self, event_id: bytes, relay: int, reason: str) -> None:
-        self.discard(reason)
+        self.events.drop(reason)
         self.dropped.append(Drop(event_id, reason, relay))
-
-    def discard(self, reason: str, count: int = 1) -> None:
-        if count:
-            self.discarded[reason] = self.discarded.get(reason, 0) + count
 
 
 class _Saver:
@@ -97,11 +96,13 @@ class _Saver:
         self._log = RateLimited(ctx.log, ctx.clock)
         self._to_pubsub = config.sink.kind is not SinkKind.NONE
         self._target = config.target_relay
+        self._counts = StageCounts(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
 
     def run(self) -> None:
         watch = CommitWatch(self._database)
+        self._counts.resume(self._database)
         with self._database.write() as tx:
             # Who had this slot before is gone, and what it had in hand need not wait for the end of its lease.
             inbox.queue.free(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
@@ -111,7 +112,6 @@ class _Saver:
             if not rows:
                 watch.wait(self._ctx.stop, _IDLE_POLLS)
                 continue
-            self._ctx.metrics.stage_in.labels(_STAGE).inc(len(rows))
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
             for batch in _transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
                 self._save_or_split(batch)
@@ -130,6 +130,8 @@ class _Saver:
             rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
             burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
             inbox.queue.bury(tx, burials, clock.now_ms())
+            buried = self._tally_buried(tx, len(burials))
+        self._counts.show(buried)
         for row in rows:
             if (reason := _reason_to_bury(row)) is not None:
                 self._note_burial(row, reason)
@@ -158,7 +160,10 @@ class _Saver:
             raise
         except Exception as error:
             self._forget_what_was_undone()
-            if len(rows) > 1:
+            if len(rows) == 1 and isinstance(error, _StaleReceipt):
+                # Whoever has it by now saves it and counts it.
+                self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
+            elif len(rows) > 1:
                 middle = len(rows) // 2
                 self._save_or_split(rows[:middle])
                 self._save_or_split(rows[middle:])
@@ -170,7 +175,7 @@ class _Saver:
 
     def _save(self, rows: Sequence[InboxRow]) -> None:
         items = [_Item(row, event_from_stored(row.raw)) for row in rows]
-        tally = _Tally()
+        tally = _Outcome()
         self._catch_up()
         with self._database.write() as tx:
             now = self._ctx.clock.now_ms()
@@ -179,9 +184,12 @@ class _Saver:
             self._retract(tx, items, now)
             self._follow(tx)
             self._hand_on(tx, items, tally, now)
-            held = inbox.queue.ack(tx, (row.receipt for row in rows))
+            if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
+                raise _StaleReceipt
+            tally.events.taken += len(rows)
+            self._counts.write(tx, tally.events)
         self._committed_generation = self._relevance.generation
-        self._count(tally, stale=len(rows) - held)
+        self._count(tally)
 
     def _catch_up(self) -> None:
         """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
@@ -212,7 +220,7 @@ class _Saver:
                     # The request itself is as old as what it takes back, and is handed on.
                     retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
 
-    def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Tally, now: int) -> None:
+    def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Outcome, now: int) -> None:
         relevant = []
         for item in items:
             if self._relevance.rule(item.event) is None:
@@ -225,7 +233,7 @@ class _Saver:
         for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
             tally.drop(gone.event_id, gone.relay, "retracted")
         new = events.accept(tx, (each.accepted for each in kept), now)
-        tally.discard("duplicate", len(kept) - len(new))
+        tally.events.drop("duplicate", len(kept) - len(new))
         fresh = [each for each in kept if each.accepted.event_id in new]
         events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
         if self._to_pubsub:
@@ -236,9 +244,9 @@ class _Saver:
             self._name_relays(tx, each, now)
         if self._target is not None:
             reasons = (each.reason_not_to_send for each in fresh)
-            tally.to_relay_ignored.update(reason for reason in reasons if reason is not None)
+            tally.events.withheld.update(reason for reason in reasons if reason is not None)
         drops.append(tx, tally.dropped, now)
-        tally.accepted += len(new)
+        tally.events.handed_on += len(new)
 
     def _decide(self, tx: Tx, item: _Item, now_s: int) -> _Decided:
         row, event = item
@@ -267,20 +275,27 @@ class _Saver:
         now = self._ctx.clock.now_ms()
         failures = row.failures + 1
         with self._database.write() as tx:
+            buried = Tally()
             if failures >= MAX_FAILURES:
-                inbox.queue.bury(tx, [Burial(row.receipt, reason)], now)
+                buried = self._tally_buried(tx, inbox.queue.bury(tx, [Burial(row.receipt, reason)], now))
             else:
                 wait_s = _RETRY.delay_s(failures, random.Random())
                 put_off = inbox.queue.snooze if blamed else inbox.queue.nack
                 put_off(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
+        self._counts.show(buried)
         kind = type(error).__name__
         self._ctx.metrics.stage_errors.labels(_STAGE, kind).inc()
         self._log.error(kind, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
         if failures >= MAX_FAILURES:
             self._note_burial(row, reason)
 
+    def _tally_buried(self, tx: Tx, count: int) -> Tally:
+        tally = Tally(taken=count)
+        tally.drop("buried", count)
+        self._counts.write(tx, tally)
+        return tally
+
     def _note_burial(self, row: InboxRow, reason: str) -> None:
-        self._ctx.metrics.stage_discarded.labels(_STAGE, "buried").inc()
         self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
 
     def _forget_what_was_undone(self) -> None:
@@ -290,19 +305,13 @@ class _Saver:
         if self._relevance.generation != self._committed_generation:
             self._relevance = Relevance()
 
-    def _count(self, tally: _Tally, *, stale: int) -> None:
+    def _count(self, tally: _Outcome) -> None:
         metrics = self._ctx.metrics
-        metrics.stage_out.labels(_STAGE).inc(tally.accepted)
-        for reason, count in tally.discarded.items():
-            metrics.stage_discarded.labels(_STAGE, reason).inc(count)
+        self._counts.show(tally.events)
         if self._target is not None:
             metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(
-                tally.to_relay_ignored.total()
+                tally.events.withheld.total()
             )
-            for reason, count in tally.to_relay_ignored.items():
-                metrics.sink_ignored.labels(SinkName.RELAY, reason).inc(count)
-        if stale:
-            metrics.stage_errors.labels(_STAGE, "stale-receipt").inc(stale)
 
 
 def _identity(decided: _Decided) -> tuple[bytes, int, int]:

@@ -9,6 +9,7 @@ from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 
 
 def run(ctx: StageContext) -> None:
@@ -36,9 +37,13 @@ def run(ctx: StageContext) -> None:
         beat,
         RateBound(lambda: ctx.settings.target_relay_rate),
     )
-    delivery = Delivery("sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, log, beat, ctx.slot.name)
+    counts = StageCounts(ctx.slot, ctx.metrics)
+    delivery = Delivery(
+        "sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, counts, log, beat, ctx.slot.name
+    )
     try:
         with open_database(config.database_path, ctx.clock) as database:
+            counts.resume(database)
             take_back(database, ctx.slot.name, ctx.clock.now_ms())
             delivery.run(database)
     finally:

@@ -194,8 +194,8 @@ class Fleet:
         )
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         return _Relay(
-            selected, crawl, host, RelayMetrics(self.metrics, address.url), limits, candidate.failures,
-            candidate.next_dial_at,
+            selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.set_aside), limits,
+            candidate.failures, candidate.next_dial_at,
         )  # fmt: skip
 
     def _start(self, relay: _Relay, plan: Plan) -> None:

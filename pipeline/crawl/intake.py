@@ -5,6 +5,7 @@ intake stops the readers, and with them the relays: nothing is dropped for lack 
 queued, verifies it and commits it together with the cursors that it completes.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock, pause
-from pipeline.process.metrics import Metrics
 from pipeline.process.stop import Stop
 from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
@@ -26,6 +26,7 @@ from pipeline.store.drops import Drop
 from pipeline.store.inbox import Arrival
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
+from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.wanted import Changes
 
 BATCH_EVENTS: Final = 64
@@ -40,7 +41,8 @@ REMEMBERED_IDS: Final = 200_000
 MAX_FUTURE_S: Final = 900
 # How often it is written down what relays brought.
 NOVEL_EVERY_S: Final = 20.0
-_STAGE = "crawler"
+# What readers dropped by themselves is written down at least so often.
+ASIDE_EVERY_S: Final = 1.0
 
 
 class CommittedIds:
@@ -127,27 +129,34 @@ class Intake:
     """The one thread of a crawler process that verifies events and writes to the database."""
 
     def __init__(
-        self, open_database: Callable[[], Database], limits: EventLimits, clock: Clock, metrics: Metrics
+        self, open_database: Callable[[], Database], limits: EventLimits, clock: Clock, counts: StageCounts
     ) -> None:
         self.committed = CommittedIds()
         self._open_database = open_database
         self._limits = limits
         self._clock = clock
-        self._metrics = metrics
+        self._counts = counts
         self._relevance = Relevance()
         # Of the transaction in the making.
         self._dropped: list[Drop] = []
+        self._tally = Tally()
+        # What readers dropped since the last one.
+        self._aside: Counter[str] = Counter()
+        self._aside_lock = threading.Lock()
         self._queue: SimpleQueue[Batch | Changes | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novel: Counter[int] = Counter()
         self._novel_at = clock.monotonic()
         self._committed_at = 0.0
-        self._in = metrics.stage_in.labels(_STAGE)
-        self._out = metrics.stage_out.labels(_STAGE)
 
     def submit(self, batch: Batch) -> None:
         """Hand over a batch; with events, only within a `HandOver` allowance."""
         self._queue.put(batch)
+
+    def set_aside(self, reason: str, count: int = 1) -> None:
+        """Count events that a reader dropped before they came into a batch; written down within `ASIDE_EVERY_S`."""
+        with self._aside_lock:
+            self._aside[reason] += count
 
     def adopt(self, changes: Changes) -> None:
         """Let what is wanted follow `changes`, for all batches submitted later."""
@@ -163,7 +172,7 @@ class Intake:
             finished = False
             while not finished:
                 work, finished = self._gather()
-                if work.batches:
+                if work.batches or self._aside:
                     self._commit(database, work.batches)
                     self._committed_at = self._clock.monotonic()
                 for changes in work.changes:
@@ -178,7 +187,10 @@ class Intake:
         What comes alone after a quiet moment is not held up; what comes soon after a commit shares the next one.
         """
         work = _Work()
-        item = self._queue.get()
+        try:
+            item = self._queue.get(timeout=ASIDE_EVERY_S)
+        except Empty:
+            return work, False
         has_waited = False
         while True:
             if item is None:
@@ -202,11 +214,10 @@ class Intake:
         candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
         known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
-        repeats = 0
         for event, batch in candidates:
             # Of several copies the first may have been a forgery, so that each is looked at until one was genuine.
             if event.id in known or event.id in arrivals:
-                repeats += 1
+                self._tally.drop("duplicate")
             elif (arrival := self._check(event, batch)) is not None:
                 arrivals[event.id] = arrival
         with database.write() as tx:
@@ -222,14 +233,26 @@ class Intake:
             self._novel.update(arrivals[event_id].relay for event_id in new)
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())
+            tally = self._close_tally(len(new), len(arrivals) - len(new))
+            self._counts.write(tx, tally)
+        self._counts.show(tally)
         self._dropped.clear()
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
-        self._out.inc(len(new))
-        self._discard("duplicate", repeats + len(arrivals) - len(new))
         for batch in batches:
             if batch.done is not None:
                 batch.done()
+
+    def _close_tally(self, new: int, known: int) -> Tally:
+        """What the transaction decided, with what readers dropped meanwhile; the next one begins with nothing."""
+        tally, self._tally = self._tally, Tally()
+        tally.handed_on = new
+        tally.drop("duplicate", known)
+        with self._aside_lock:
+            aside, self._aside = self._aside, Counter()
+        tally.taken += aside.total()
+        tally.discarded.update(aside)
+        return tally
 
     def _put_novel(self, tx: Tx) -> None:
         """Write down now and then what relays were the first to bring; a little of it may be lost."""
@@ -240,11 +263,11 @@ class Intake:
 
     def _candidates(self, batch: Batch) -> list[Event]:
         """The wanted events of `batch` that are not among the committed ids."""
-        self._in.inc(len(batch.events))
+        self._tally.taken += len(batch.events)
         wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
-        self._discard("unwanted", len(batch.events) - len(wanted))
+        self._tally.drop("unwanted", len(batch.events) - len(wanted))
         candidates = [event for event in wanted if event.id not in self.committed]
-        self._discard("duplicate", len(wanted) - len(candidates))
+        self._tally.drop("duplicate", len(wanted) - len(candidates))
         return candidates
 
     def _check(self, event: Event, batch: Batch) -> Arrival | None:
@@ -252,7 +275,7 @@ class Intake:
         raw = event.to_json()
         reason = self._fault(event, len(raw), batch.received_at // 1000)
         if reason is not None:
-            self._discard(reason, 1)
+            self._tally.drop(reason)
             self._dropped.append(Drop(event.id, reason, batch.relay))
             return None
         return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
@@ -272,10 +295,6 @@ class Intake:
         except InvalidEvent as error:
             return f"invalid-{error.reason}"
         return None
-
-    def _discard(self, reason: str, count: int) -> None:
-        if count:
-            self._metrics.stage_discarded.labels(_STAGE, reason).inc(count)
 
 
 def _known(database: Database, candidates: Sequence[Event]) -> set[bytes]:

@@ -1,5 +1,6 @@
 """The counters of one relay, bound once so that counting an event costs no look-up."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
 
@@ -51,14 +52,15 @@ class RelayMetrics:
     """
 
     __slots__ = (
-        "_address", "_dense", "_duplicates", "_known", "_messages", "_metrics", "_noted", "_pages", "_received", "_told"
+        "_address", "_dense", "_known", "_messages", "_metrics", "_noted", "_pages", "_received", "_set_aside", "_told"
     )  # fmt: skip
 
-    def __init__(self, metrics: Metrics, address: str) -> None:
+    def __init__(self, metrics: Metrics, address: str, set_aside: Callable[[str, int], object]) -> None:
+        """`set_aside` counts events that go no further, by their reason."""
+        self._set_aside = set_aside
         self._metrics = metrics
         self._address = metrics.address_labels.label(address)
         self._received = metrics.received_events.labels(self._address)
-        self._duplicates = metrics.stage_discarded.labels(_STAGE, "duplicate")
         self._pages = {each: metrics.crawl_pages.labels(self._address, each.value) for each in _Page}
         self._dense = metrics.crawl_dense_seconds.labels(self._address)
         self._told = CrawlCounts()
@@ -80,14 +82,15 @@ class RelayMetrics:
         for name, count in self._noted.items():
             self._messages[name].inc(count)
         self._received.inc(self._noted.get("event", 0))
-        self._duplicates.inc(self._known)
+        if self._known:
+            self._set_aside("duplicate", self._known)
         self._noted.clear()
         self._known = 0
 
     def invalid_event(self, reason: Reason) -> None:
         """Count an EVENT frame whose event is malformed."""
         self._message_counter("event", _Result.ERROR).inc()
-        self._metrics.stage_discarded.labels(_STAGE, f"invalid-{reason}").inc()
+        self._set_aside(f"invalid-{reason}", 1)
 
     def invalid_message(self, reason: MessageFault) -> None:
         """Count a frame that is no message."""

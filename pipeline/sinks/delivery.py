@@ -22,6 +22,7 @@ from pipeline.store import outbox
 from pipeline.store.database import Database
 from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import OutboxRow, SinkName
+from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
 
 # Longer than the longest batch of calls that a sink makes; whoever dies with a batch holds it up for no longer.
@@ -61,6 +62,7 @@ class Delivery:
     clock: Clock
     stop: Stop
     metrics: Metrics
+    counts: StageCounts
     log: RateLimited
     beat: Callable[[], None]
     holder: str | None = None
@@ -110,13 +112,14 @@ class Delivery:
                 if len(step) < limit:
                     break
             burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
-            outbox.queue.bury(tx, burials, now)
+            buried = Tally(taken=outbox.queue.bury(tx, burials, now))
+            buried.drop("buried", buried.taken)
+            self.counts.write(tx, buried)
+        self.counts.show(buried)
         for burial in burials:
-            self.metrics.stage_discarded.labels(self.stage, "buried").inc()
             self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
         if burials:
             rows = [row for row in rows if _reason_to_bury(row) is None]
-        self.metrics.stage_in.labels(self.stage).inc(len(rows))
         suspects = [row for row in rows if _is_suspect(row)]
         if not suspects:
             return rows
@@ -217,7 +220,11 @@ class Delivery:
                 else:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Delivered(row, outcome))
-            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.nack(tx, postponed)
+            held = outbox.settle(tx, self.name, settled, now)
+            tally = _tally(judged, held)
+            self.counts.write(tx, tally)
+            held += outbox.queue.nack(tx, postponed)
+        self.counts.show(tally)
         self._count(judged, took_s, now, stale=len(judged) - held)
         return [row for row, verdict in zip(rows, verdicts, strict=True) if verdict is None]
 
@@ -229,14 +236,12 @@ class Delivery:
         for row, verdict in judged:
             match verdict:
                 case Refused(reason):
-                    self.metrics.stage_discarded.labels(self.stage, reason).inc()
                     self.log.warning(reason, "event refused", sink=self.name, event=row.event_id.hex(), reason=reason)
                 case Retry(reason):
                     self.metrics.stage_errors.labels(self.stage, reason).inc()
                     failed += 1
                 case _:
                     ages_s.append(max(0, now - row.received_at) / 1000)
-        self.metrics.stage_out.labels(self.stage).inc(len(ages_s))
         Observations(self.metrics.delivery.labels(self.name)).record(ages_s)
         if self.name is SinkName.PUBSUB:
             # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
@@ -272,6 +277,16 @@ class Delivery:
         until = self.clock.monotonic() + seconds
         while (left := until - self.clock.monotonic()) > 0 and not self.stop.wait(min(left, 1.0)):
             self.beat()
+
+
+def _tally(judged: Sequence[tuple[OutboxRow, Verdict]], held: int) -> Tally:
+    """What is done with for good, of which so many rows were still ours; the others are their new holder's to count."""
+    tally = Tally(taken=held)
+    for _, verdict in judged:
+        if isinstance(verdict, Refused) and tally.discarded.total() < held:
+            tally.drop(verdict.reason)
+    tally.handed_on = held - tally.discarded.total()
+    return tally
 
 
 def _next_batch(rows: list[OutboxRow]) -> list[OutboxRow]:

@@ -315,6 +315,18 @@ BACKFILLS = (
     ) STRICT, WITHOUT ROWID
     """,
 )
+# What each process has counted; see `tallies`.
+TALLIES = (
+    """
+    CREATE TABLE tallies (
+      slot TEXT NOT NULL,
+      what TEXT NOT NULL,
+      reason TEXT NOT NULL,
+      count INTEGER NOT NULL,
+      PRIMARY KEY (slot, what, reason)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
@@ -324,6 +336,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0005-retracted-at", RETRACTED_AT),
     Migration("0006-seeing", SEEING),
     Migration("0007-backfills", BACKFILLS),
+    Migration("0008-tallies", TALLIES),
 )
 
 

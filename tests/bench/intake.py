@@ -14,10 +14,12 @@ from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.store import wanted
 from pipeline.store.events import Accepted, accept
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 from tests.bench import events
 from tests.bench.report import Figure, PartReport, cost, per_second
 from tests.bench.running import register
@@ -113,7 +115,8 @@ def _intake(directory: Path) -> Iterator[Fed]:
     register(path)
     clock = SystemClock()
     try:
-        intake = Intake(functools.partial(open_database, path, clock), _MAX_EVENT, clock, Metrics())
+        counts = StageCounts(Slot("crawler", 0), Metrics())
+        intake = Intake(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
         with open_database(path, clock) as database, database.read() as tx:
             intake.adopt(wanted.changes_since(tx, 0))
         thread = threading.Thread(target=intake.run, name="intake")

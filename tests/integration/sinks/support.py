@@ -10,6 +10,7 @@ from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, ManualClock, SystemClock
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.sinks.base import Message, Sink
 from pipeline.sinks.delivery import Delivery
@@ -18,6 +19,7 @@ from pipeline.store.database import Row
 from pipeline.store.events import Accepted
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 from tests.fakes.net import pause
 from tests.world.events import Author, SignedEvent
 
@@ -124,7 +126,8 @@ class Loop:
         self.error: BaseException | None = None
         self._box = box
         log = RateLimited(get_logger(stage), box.clock)
-        self.delivery = Delivery(stage, box.sink, sink, box.clock, self.stop, self.metrics, log, self._beat)
+        counts = StageCounts(Slot(stage, 0), self.metrics)
+        self.delivery = Delivery(stage, box.sink, sink, box.clock, self.stop, self.metrics, counts, log, self._beat)
         self._thread = threading.Thread(target=self._run, name="delivery")
 
     def _beat(self) -> None:

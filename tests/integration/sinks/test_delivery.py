@@ -423,7 +423,8 @@ def test_a_row_claimed_too_often_is_buried(box: Outbox, claims: int) -> None:
     assert len(sink.ids()) == 2
     assert box.query("SELECT count(*) FROM events WHERE event = 2") == [(1,)]
     assert loop.metric("event_service_stage_discarded_total", stage="forwarder", reason="buried") == 1
-    assert loop.metric("event_service_stage_in_total", stage="forwarder") == 2
+    assert loop.metric("event_service_stage_in_total", stage="forwarder") == 3
+    assert loop.metric("event_service_stage_out_total", stage="forwarder") == 2
 
 
 def test_a_row_without_its_payload_is_buried(box: Outbox) -> None:

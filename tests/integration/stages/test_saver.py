@@ -464,7 +464,8 @@ def test_a_saver_that_overslept_its_lease_repeats_nothing(world: World, monkeypa
     assert world.queued() == sorted(event.id for event in events)
     stale = {"stage": "saver", "kind": "stale-receipt"}
     assert running.metric("event_service_stage_errors_total", **stale) == 5
-    assert running.metric("event_service_stage_discarded_total", stage="saver", reason="duplicate") == 5
+    assert running.metric("event_service_stage_in_total", stage="saver") == 10
+    assert running.metric("event_service_stage_out_total", stage="saver") == 10
 
 
 def test_stopping_leaves_what_is_not_saved_in_the_inbox(world: World) -> None:

@@ -19,11 +19,13 @@ from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.transport import Transport
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START
 
@@ -60,7 +62,8 @@ class Recording(Intake):
     """An intake that is too busy to take anything while the process stops."""
 
     def __init__(self, path: Path, clock: ManualClock) -> None:
-        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, Metrics())
+        counts = StageCounts(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, counts)
         self.batches: list[Batch] = []
 
     def submit(self, batch: Batch) -> None:
@@ -74,8 +77,8 @@ def made_of(intake: Intake, clock: ManualClock, stop: Stop) -> Connection:
         coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
     )
     return Connection(
-        1, "wss://a.example", crawl, Limits(), HostBackoff(random.Random(1)), RelayMetrics(Metrics(), "wss://a.example"),
-        shared,
+        1, "wss://a.example", crawl, Limits(), HostBackoff(random.Random(1)),
+        RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from pipeline.crawl.intake import (
 from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.store import cursors, events, inbox, relays
 from pipeline.store.cursors import Cursor
@@ -31,6 +32,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.lease import Burial
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 from pipeline.store.wanted import Change, Changes
 
 NOW_MS = 1_700_000_000_000
@@ -66,7 +68,8 @@ class Desk:
         self.path, self.clock = path, ManualClock(NOW_MS)
         self.metrics = Metrics()
         self.db = open_database(path, self.clock)
-        self.intake = Intake(lambda: open_database(path, self.clock), LIMITS, self.clock, self.metrics)
+        counts = StageCounts(Slot("crawler", 0), self.metrics)
+        self.intake = Intake(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
         self.intake.adopt(wanted(1, ALICE, BOB))
 
     def take(self, *batches: Batch | Changes) -> None:
@@ -289,7 +292,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         database.pragma("max_page_count", int(database.pragma("page_count")))
         return database
 
-    intake = Intake(small, EventLimits(10**6, 10), clock, Metrics())
+    intake = Intake(small, EventLimits(10**6, 10), clock, StageCounts(Slot("crawler", 0), Metrics()))
     intake.adopt(wanted(1, ALICE))
     intake.submit(batch(note("x" * 500_000)))
     intake.finish()

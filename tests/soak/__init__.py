@@ -1,0 +1,1 @@
+"""A long run with restarts, after which every count adds up."""

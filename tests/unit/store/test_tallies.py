@@ -1,0 +1,119 @@
+"""Counts that are as exact as the transactions that make them, whatever ends the process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.process import metrics as process_metrics
+from pipeline.process.clock import SystemClock
+from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot, prepare_runtime_directory
+from pipeline.store.database import Database
+from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts, Tally
+
+SAVER = Slot("saver", 0)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return open_database(tmp_path / "events.db", SystemClock())
+
+
+@pytest.fixture
+def become(tmp_path: Path) -> Iterator[Callable[[], Metrics]]:
+    """Makes metrics as the next process in the saver's slot would."""
+    runtime = tmp_path / "run"
+    prepare_runtime_directory(runtime)
+
+    def make() -> Metrics:
+        process_metrics.uninstall()
+        process_metrics.install(runtime, SAVER.name)
+        return Metrics()
+
+    yield make
+    process_metrics.uninstall()
+
+
+def tally(taken: int, handed_on: int, **discarded: int) -> Tally:
+    made = Tally(taken, handed_on)
+    for reason, count in discarded.items():
+        made.drop(reason, count)
+    return made
+
+
+def shown(metrics: Metrics, stage: str = "saver") -> dict[str, float]:
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    return {
+        sample.labels.get("reason", sample.name.removeprefix("event_service_stage_")): sample.value
+        for sample in samples
+        if sample.labels.get("stage") == stage and sample.name.endswith("_total")
+    }
+
+
+def commit(database: Database, counts: StageCounts, what: Tally) -> None:
+    with database.write() as tx:
+        counts.write(tx, what)
+
+
+def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
+    metrics = Metrics()
+    counts = StageCounts(SAVER, metrics)
+    counts.resume(database)
+    for each in (tally(3, 2, duplicate=1), tally(2, 0, duplicate=1, irrelevant=1), tally(0, 0)):
+        commit(database, counts, each)
+        counts.show(each)
+    expected = {"in_total": 5, "out_total": 2, "duplicate": 2, "irrelevant": 1}
+    assert shown(metrics) == expected
+    # After a reboot nothing is left but the database.
+    anew = Metrics()
+    StageCounts(SAVER, anew).resume(database)
+    assert shown(anew) == expected
+
+
+def test_what_was_committed_and_not_shown_is_shown_by_the_next_in_the_slot(
+    database: Database, become: Callable[[], Metrics]
+) -> None:
+    """As when a process is killed right after its commit."""
+    metrics = become()
+    counts = StageCounts(SAVER, metrics)
+    counts.show(tally(1, 1))
+    commit(database, counts, tally(1, 1))
+    commit(database, counts, tally(5, 3, duplicate=2))
+    again = become()
+    for _ in range(2):
+        StageCounts(SAVER, again).resume(database)
+        assert shown(again) == {"in_total": 6, "out_total": 4, "duplicate": 2}
+
+
+def test_a_rolled_back_transaction_counts_nothing(database: Database) -> None:
+    metrics = Metrics()
+    counts = StageCounts(SAVER, metrics)
+    with database.write() as tx:
+        counts.write(tx, tally(5, 5))
+        tx.execute("ROLLBACK")
+        tx.execute("BEGIN")
+    counts.resume(database)
+    assert shown(metrics) == {"in_total": 0, "out_total": 0}
+
+
+def test_a_database_that_was_made_anew_goes_on_from_the_metrics(database: Database) -> None:
+    """Counters never go down, and nothing that is counted later goes unseen."""
+    metrics = Metrics()
+    counts = StageCounts(SAVER, metrics)
+    counts.show(tally(100, 100))
+    counts.resume(database)
+    commit(database, counts, tally(1, 1))
+    counts.resume(database)
+    assert shown(metrics) == {"in_total": 101, "out_total": 101}
+
+
+def test_slots_count_apart(database: Database) -> None:
+    first, second = Metrics(), Metrics()
+    commit(database, StageCounts(Slot("crawler", 0), first), tally(7, 7))
+    commit(database, StageCounts(Slot("crawler", 1), second), tally(1, 0, unwanted=1))
+    for index, metrics in enumerate((first, second)):
+        StageCounts(Slot("crawler", index), metrics).resume(database)
+    assert shown(first, "crawler") == {"in_total": 7, "out_total": 7}
+    assert shown(second, "crawler") == {"in_total": 1, "out_total": 0, "unwanted": 1}
