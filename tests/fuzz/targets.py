@@ -266,7 +266,8 @@ def _seed_messages() -> list[bytes]:
         f'["OK","{"ab" * 32}",false,"pow: 20"]', '["AUTH","c"]', '["COUNT","x",{"count":3}]',
         '["NEG-MSG","n","6100000200"]', '["NEG-ERR","n","blocked: too many",5]',
     ]  # fmt: skip
-    return [b'["EVENT","P1",' + _JSON + b"]", *(text.encode() for text in texts)]
+    added = b'{"x":{"id":"' + b"ab" * 32 + b'","created_at":3},' + _JSON[1:]
+    return [b'["EVENT","P1",' + _JSON + b"]", b'["EVENT","P1",' + added + b"]", *(text.encode() for text in texts)]
 
 
 def _seed_frames() -> list[bytes]:

@@ -243,6 +243,24 @@ def test_recognition_is_not_deceived_by_texts(content: str, tags: list[list[str]
     assert parse_relay_message(frame, {event.id}) == KnownEvent("L1", event.id, event.created_at)
 
 
+@pytest.mark.parametrize(
+    "lure",
+    [
+        '"x":{"id":"%s","created_at":3}',
+        '"id":"%s"',
+        '"id":"%s","\\u0069d":"%s"',
+        '"x":{"id":"%s","\\u0069d":"%s"}',
+    ],
+)
+def test_recognition_is_not_deceived_by_other_members(lure: str) -> None:
+    """Whoever adds a member to somebody's event must not make it look like one that we have."""
+    known = OTHER.hex()
+    body = EVENT.to_json()[1:]
+    frame = b'["EVENT","s",{' + lure.replace("%s", known).encode() + b"," + body + b"]"
+    assert parse_relay_message(frame, {OTHER}) == parse_relay_message(frame) == EventMessage("s", EVENT)
+    assert parse_relay_message(frame, {EVENT.id}) == KnownEvent("s", EVENT.id, EVENT.created_at)
+
+
 def test_every_truncation_is_no_message() -> None:
     surrogates = sign(SECRET, created_at=1, kind=1, tags=[], content='a\ud800\\"')
     for event in (EVENT, surrogates):
