@@ -42,7 +42,7 @@ def _fill(runtime: Path, slot: int) -> None:
     try:
         counted = Metrics()
         for number in range(slot, RELAYS, SLOTS):
-            relay = RelayMetrics(counted, f"wss://relay-{number}.example.com")
+            relay = RelayMetrics(counted, f"wss://relay-{number}.example.com", lambda *_: None)
             relay.duplicate()
             relay.tell()
     finally:
