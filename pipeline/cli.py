@@ -31,7 +31,7 @@ class _Commands(click.Group):
         "dead": "List, show, retry and drop rows that were given up.",
         "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",
         "relays": "List and show relays; add, remove and decide how to ask them.",
-        "status": "Print stages, queues and relays of a running service.",
+        "status": "Say what is wrong and what to do, and how stages, queues and relays fare.",
         "users": "Add, remove and list registered users.",
     }
 
@@ -57,8 +57,18 @@ class _Commands(click.Group):
 def main() -> None:
     """Crawl Nostr relays and hand on every event that matters to registered users.
 
-    Settings come from the environment; `event-service check` shows them. Exit codes: 0 all is well, 1 an error, 2 wrong
-    usage, 3 cannot start as configured (restarting will not help).
+    Settings come from the environment; `event-service check` shows them. Every command works beside a running service.
+    `event-service COMMAND --help` has examples.
+
+    \b
+    Examples:
+      event-service demo                     see it work, with nothing else at hand
+      event-service check --online           is all that it needs there?
+      event-service supervise                run it
+      event-service status --watch           what is wrong, and how does it go?
+      event-service explain note1…           what became of this event?
+
+    Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help).
     """
 
 
@@ -118,6 +128,11 @@ def check(online: bool, env_file: Path | None) -> None:
 
     With --online, exit with 1 if the topic does not exist or must not be published to, the target relay does not
     answer, or a bootstrap relay does not resolve.
+
+    \b
+    Examples:
+      event-service check
+      event-service check --online --env-file /etc/event-service/environment
     """
     from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
 

@@ -49,7 +49,14 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def dead() -> None:
-    """Rows given up after too many failures; they keep until they are put back or dropped."""
+    """Rows given up after too many failures; they keep until they are put back or dropped.
+
+    \b
+    Examples:
+      event-service dead list
+      event-service dead show pubsub 4711
+      event-service dead retry --queue pubsub
+    """
 
 
 @dead.command(name="list")

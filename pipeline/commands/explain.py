@@ -12,7 +12,7 @@ from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
 
 
 class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
-    """An event's id, in hexadecimal or as note1…."""
+    """An event's id, in hexadecimal or as note1… or nevent1…."""
 
     name = "event id"
 
@@ -30,12 +30,12 @@ class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
 def explain(event_id: bytes, as_json: bool) -> None:
     """Tell what became of one event: where from, why it matters or was dropped, what each sink said.
 
-    EVENT_ID is 64 hexadecimal digits or note1…. Exit code 1 if the database knows nothing of it.
+    EVENT_ID is 64 hexadecimal digits, note1… or nevent1…. Exit code 1 if the database knows nothing of it.
 
     \b
     Examples:
-      event-service explain note1…
-      event-service explain 5c04…e1 --json
+      event-service explain note1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqskcx45n
+      event-service explain 0101010101010101010101010101010101010101010101010101010101010101 --json
     """
     with open_configured_database() as database, database.read() as tx:
         lines = story.of_event(tx, event_id)

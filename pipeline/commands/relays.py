@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-from pipeline.commands.setting_up import open_configured_database
+from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_or_exit
+from pipeline.config import Config
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
 from pipeline.settings import CrawlMode
+from pipeline.status.gaps import gaps_by_relay, meaning
 from pipeline.store import cursors
 from pipeline.store import relays as store
 from pipeline.store.database import Database
@@ -38,14 +40,27 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object
 
 @click.group()
 def relays() -> None:
-    """Relays: which are known, how they fare, and which the operator wants."""
+    """Relays: which are known, how they fare, and which the operator wants.
+
+    \b
+    Examples:
+      event-service relays list
+      event-service relays show wss://relay.example.com
+      event-service relays add wss://relay.example.com
+    """
 
 
 @relays.command(name="list")
 @click.option("--all", "everything", is_flag=True, help="Also those that were never dialled.")
 @_as_json
 def list_relays(everything: bool, as_json: bool) -> None:
-    """Print relays, the best first: state, how it is asked, novel events lately, time connected, who named it."""
+    """Print relays, the best first: state, how it is asked, novel events lately, time connected, who named it.
+
+    \b
+    Examples:
+      event-service relays list
+      event-service relays list --all --json | jq -r 'select(.state == "disconnected") | .address'
+    """
     with open_configured_database() as database, database.read() as tx:
         for record in store.records(tx, everything=everything, limit=_MAX_LISTED):
             click.echo(json.dumps(_value(record)) if as_json else _line(record))
@@ -55,14 +70,19 @@ def list_relays(everything: bool, as_json: bool) -> None:
 @click.argument("address", type=Address())
 @_as_json
 def show(address: str, as_json: bool) -> None:
-    """Print all that is known of one relay."""
-    with open_configured_database() as database:
+    """Print all that is known of one relay: also its last error, and what it has and does not give.
+
+    Example: event-service relays show wss://relay.example.com
+    """
+    config = config_or_exit()
+    with open_or_exit(config) as database:
         record = _record(database, address)
         with database.read() as tx:
             covered = cursors.of_relay(tx, record.relay)
     found = _value(record) | {
         "cursors": len(covered),
         "complete_until": _time(1000 * min((each.complete_until for each in covered), default=0)),
+        "gaps": _gaps(config, address),
     }
     if as_json:
         click.echo(json.dumps(found))
@@ -84,7 +104,10 @@ def add(addresses: tuple[str, ...]) -> None:
 @relays.command()
 @_addresses
 def remove(addresses: tuple[str, ...]) -> None:
-    """Have relays never dialled again, also those of EVENTS_BOOTSTRAP_RELAYS, until they are added."""
+    """Have relays never dialled again, also those of EVENTS_BOOTSTRAP_RELAYS, until they are added.
+
+    Example: event-service relays remove wss://relay.example.com
+    """
     _decide(addresses, Operator.REMOVED)
 
 
@@ -92,7 +115,10 @@ def remove(addresses: tuple[str, ...]) -> None:
 @click.argument("mode", type=click.Choice([mode.value for mode in CrawlMode]))
 @_addresses
 def ask(mode: str, addresses: tuple[str, ...]) -> None:
-    """Have relays asked by author (`query`), for everything (`whole`), or as EVENTS_CRAWL_MODE says (`auto`)."""
+    """Have relays asked by author (`query`), for everything (`whole`), or as EVENTS_CRAWL_MODE says (`auto`).
+
+    Example: event-service relays ask whole wss://relay.example.com
+    """
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:
             if not store.set_ask(tx, address, mode):
@@ -113,6 +139,11 @@ def _record(database: Database, address: str) -> RelayRecord:
             if record.address == address:
                 return record
     raise click.ClickException(f"{address} is not known")
+
+
+def _gaps(config: Config, address: str) -> str | None:
+    counts = gaps_by_relay(config.runtime_directory).get(address, {})
+    return "; ".join(f"{reason} ({count}): {meaning(reason)}" for reason, count in counts.items()) or None
 
 
 def _line(record: RelayRecord) -> str:

@@ -1,70 +1,39 @@
-"""`event-service status`: what the service does right now, from its database and its heartbeats."""
+"""`event-service status`: what the service does right now, and what is wrong with it."""
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Final
+from dataclasses import asdict
+from typing import Any, Final
 
 import click
 
 from pipeline.commands.setting_up import config_or_exit, open_or_exit
 from pipeline.config import Config
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
-from pipeline.process.stage import HEARTBEAT_LIMIT_S
+from pipeline.process.condition import Condition
 from pipeline.process.stop import Stop
-from pipeline.store import overview
-from pipeline.store.database import Database, wal_bytes
-from pipeline.store.overview import Overview, QueueGauges
-from pipeline.values import format_duration
+from pipeline.status.snapshot import Snapshot, counted, read_snapshot
+from pipeline.status.troubles import Trouble, Weight, rough, troubles
+from pipeline.store.database import Database
 
 _EVERY_S: Final = 1.0
-_MAX_RELAYS: Final = 100_000
 _CLEAR: Final = "\x1b[H\x1b[2J"
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStatus:
-    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), rows given up."""
-
-    name: str
-    waiting: int
-    oldest_ms: int | None
-    dead: int
-
-
-@dataclass(frozen=True, slots=True)
-class StageStatus:
-    """A process: whether it beats, the seconds since it last did, and what it says of itself."""
-
-    slot: str
-    state: str
-    beat_age_s: float | None
-    pid: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The service at one moment."""
-
-    stages: tuple[StageStatus, ...]
-    queues: tuple[QueueStatus, ...]
-    relays: dict[str, int]
-    known_addresses: int
-    registered_users: int
-    database_bytes: int
-    wal_bytes: int
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
 def status(as_json: bool, watch: bool) -> None:
-    """Print stages, queues and relays of a running service.
+    """Print what is wrong and what to do, then stages, queues and relays of a running service.
 
-    Example: event-service status --watch
+    A line that begins with ! is a problem: something stands still or was given up. One with ~ is a note: the service
+    copes, and others make it incomplete or late. Exit code 0 either way; for probes there is /_health.
+
+    \b
+    Examples:
+      event-service status
+      event-service status --watch
+      event-service status --json | jq '.troubles[].what'
     """
     config, clock = config_or_exit(), SystemClock()
     with open_or_exit(config) as database:
@@ -81,66 +50,59 @@ def status(as_json: bool, watch: bool) -> None:
 
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> None:
     """Print the status once."""
-    found = read_status(config, database, clock)
-    click.echo(json.dumps(asdict(found)) if as_json else as_text(found))
+    seen = read_snapshot(config, database, clock)
+    found = troubles(seen, config.max_queue_age)
+    click.echo(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
 
 
-def read_status(config: Config, database: Database, clock: Clock) -> Status:
-    """The status by the database and the heartbeats."""
-    with database.read() as tx:
-        seen: Overview = overview.read(tx, max_relays=_MAX_RELAYS)
-    now = clock.now_ms()
-    readings = read_heartbeats(config.runtime_directory, clock) if config.runtime_directory.exists() else []
-    return Status(
-        stages=tuple(_stage(reading) for reading in sorted(readings, key=lambda reading: reading.slot_name)),
-        queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
-        relays=dict(sorted(Counter(relay.state.value for relay in seen.relays).items())),
-        known_addresses=seen.known_addresses,
-        registered_users=seen.registered_users,
-        database_bytes=_size(config.database_path),
-        wal_bytes=wal_bytes(config.database_path),
-    )
+def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:
+    """The status for scripts."""
+    return {
+        "troubles": [asdict(trouble) for trouble in found],
+        "stages": [asdict(stage) for stage in seen.stages],
+        "queues": [asdict(queue) for queue in seen.queues],
+        "sinks": [asdict(sink) for sink in seen.sinks],
+        "relays": _states(seen),
+        "gaps": seen.gaps,
+        "known_addresses": seen.known_addresses,
+        "registered_users": seen.registered_users,
+        "database_bytes": seen.database_bytes,
+        "wal_bytes": seen.wal_bytes,
+        "free_bytes": seen.free_bytes,
+    }
 
 
-def as_text(found: Status) -> str:
+def as_text(seen: Snapshot, found: list[Trouble]) -> str:
     """The status for a person."""
-    lines = [f"{stage.slot:<14} {stage.state:<9} {_age(stage):<14} {stage.text}".rstrip() for stage in found.stages]
-    lines = lines or ["no stage runs"]
-    lines.append("")
-    for queue in found.queues:
-        oldest = (
-            "" if queue.oldest_ms is None else f", the oldest for {format_duration(queue.oldest_ms // 1000 * 1000)}"
-        )
+    lines = [line for trouble in found for line in _trouble(trouble)] or ["all is well"]
+    lines += ["", *(_stage(stage) for stage in seen.stages), ""]
+    for queue in seen.queues:
+        oldest = "" if queue.oldest_ms is None else f", the oldest for {rough(queue.oldest_ms)}"
         lines.append(f"{queue.name:<14} {queue.waiting} waiting{oldest}, {queue.dead} dead")
-    relays = ", ".join(f"{count} {state}" for state, count in found.relays.items()) or "none yet"
+    for sink in seen.sinks:
+        retries = f"; tried again: {counted(sink.retries)}" if sink.retries else ""
+        lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
+    relays = ", ".join(f"{count} {state}" for state, count in _states(seen).items()) or "none yet"
     lines += [
         "",
-        f"relays         {relays}; {found.known_addresses} addresses known",
-        f"users          {found.registered_users} registered",
-        f"database       {found.database_bytes >> 20} MiB, write-ahead log {found.wal_bytes >> 20} MiB",
+        f"relays         {relays}; {seen.known_addresses} addresses known",
+        f"users          {seen.registered_users} registered",
+        f"database       {seen.database_bytes >> 20} MiB, write-ahead log {seen.wal_bytes >> 20} MiB, "
+        f"{seen.free_bytes >> 20} MiB free",
     ]
     return "\n".join(lines)
 
 
-def _stage(reading: HeartbeatReading) -> StageStatus:
-    if not reading.alive:
-        state = "gone"
-    elif not reading.ready:
-        state = "starting"
-    else:
-        state = "runs" if reading.age_s <= HEARTBEAT_LIMIT_S else "hangs"
-    age = round(reading.age_s, 1) if reading.ready else None
-    return StageStatus(reading.slot_name, state, age, reading.pid, reading.status)
+def _trouble(trouble: Trouble) -> list[str]:
+    mark = "!" if trouble.weight is Weight.PROBLEM else "~"
+    lines = [f"{mark} {trouble.subject}: {trouble.what}"]
+    return [*lines, f"    {trouble.advice}"] if trouble.advice else lines
 
 
-def _queue(queue: QueueGauges, now: int) -> QueueStatus:
-    name = "inbox" if queue.sink is None else f"outbox-{queue.sink}"
-    return QueueStatus(name, queue.waiting, None if queue.oldest is None else max(0, now - queue.oldest), queue.dead)
+def _stage(stage: Condition) -> str:
+    return f"{stage.slot:<14} {stage.state:<9} {stage.since or '':<21} {stage.why}".rstrip()
 
 
-def _age(stage: StageStatus) -> str:
-    return "" if stage.beat_age_s is None else f"beat {stage.beat_age_s} s ago"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _states(seen: Snapshot) -> dict[str, int]:
+    crawled = (relay for relay in seen.relays if relay.crawled_since is not None)
+    return dict(sorted(Counter(relay.state.value for relay in crawled).items()))

@@ -25,7 +25,13 @@ class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the st
 
 @click.group()
 def users() -> None:
-    """Registered users: all of their events, and all who mention them, are handed on."""
+    """Registered users: all of their events, and all who mention them, are handed on.
+
+    \b
+    Examples:
+      event-service users list
+      event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
+    """
 
 
 @users.command()
@@ -44,7 +50,10 @@ def add(keys: tuple[bytes, ...]) -> None:
 @users.command()
 @click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
 def remove(keys: tuple[bytes, ...]) -> None:
-    """End registrations by hex key or npub."""
+    """End registrations by hex key or npub.
+
+    Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
+    """
     with open_configured_database() as database, database.write() as tx:
         for key in keys:
             was = monitored.remove(tx, key, SystemClock().now_ms())
@@ -53,7 +62,10 @@ def remove(keys: tuple[bytes, ...]) -> None:
 
 @users.command(name="list")
 def list_users() -> None:
-    """Print each registered user: hex key, npub, and when the registration was last renewed."""
+    """Print each registered user: hex key, npub, and when the registration was last renewed.
+
+    Example: event-service users list
+    """
     with open_configured_database() as database, database.read() as tx:
         for user in monitored.registered(tx):
             renewed = datetime.fromtimestamp(user.updated_at / 1000, UTC)

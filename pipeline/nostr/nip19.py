@@ -1,8 +1,8 @@
-"""Keys and ids as people see them: `npub1…`, `nsec1…`, `note1…` (NIP-19, bech32 of BIP-173)."""
+"""Keys and ids as people see them: `npub1…`, `nsec1…`, `note1…`, `nevent1…` (NIP-19, bech32 of BIP-173)."""
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NoReturn
 
 from pipeline.errors import EventServiceError
 
@@ -11,6 +11,8 @@ _VALUES: Final = {character: value for value, character in enumerate(_CHARACTERS
 _GENERATORS: Final = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _CHECKSUM_LENGTH: Final = 6
 _LENGTH: Final = 63  # a four-letter prefix, "1", 52 characters of data and the checksum
+# A relay hint of 255 bytes, an author and a kind beside the id come to some 560.
+_MAX_NEVENT_LENGTH: Final = 1_000
 _HEX64: Final = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -62,12 +64,15 @@ def parse_public_key(text: str) -> bytes:
 
 
 def parse_event_id(text: str) -> bytes:
-    """An event's id, 32 bytes, from 64 hexadecimal digits in either case or from `note1…`; raises `InvalidEncoding`."""
-    text = text.strip()
+    """An event's id, 32 bytes, from 64 hexadecimal digits in either case, `note1…` or `nevent1…`, also after `nostr:`
+    (NIP-21); raises `InvalidEncoding`."""
+    text = text.strip().removeprefix("nostr:")
     if _HEX64.fullmatch(text):
         return bytes.fromhex(text)
+    if text[:7].lower() == "nevent1":
+        return _event_of(text)
     if text[:5].lower() != "note1":
-        raise InvalidEncoding("an event's id is 64 hexadecimal digits or note1…")
+        raise InvalidEncoding("an event's id is 64 hexadecimal digits, note1… or nevent1…")
     return decode_note(text)
 
 
@@ -84,18 +89,45 @@ def _encode(prefix: str, data: bytes) -> str:
 def _decode(prefix: str, text: str) -> bytes:
     if len(text) != _LENGTH or (text != text.lower() and text != text.upper()) or text[:5].lower() != f"{prefix}1":
         raise InvalidEncoding(f"it is no {prefix}1… of {_LENGTH} characters in one case")
+    data, spare = _decode_words(prefix, text[5:].lower())
+    assert len(data) == 32, "52 groups of five"
+    return data if not spare else _refuse_spare(prefix)
+
+
+def _event_of(text: str) -> bytes:
+    """The id in an `nevent1…`: records of type, length and value, of which that of type 0 is the id."""
+    if len(text) > _MAX_NEVENT_LENGTH or (text != text.lower() and text != text.upper()):
+        raise InvalidEncoding(f"it is no nevent1… of at most {_MAX_NEVENT_LENGTH} characters in one case")
+    data, spare = _decode_words("nevent", text.lower().removeprefix("nevent1"))
+    if spare:
+        _refuse_spare("nevent")
+    while len(data) >= 2:
+        kind, length = data[0], data[1]
+        value, data = data[2 : 2 + length], data[2 + length :]
+        if kind == 0 and length == len(value) == 32:
+            return value
+    raise InvalidEncoding("the nevent holds no id of an event")
+
+
+def _decode_words(prefix: str, text: str) -> tuple[bytes, int]:
+    """The bytes that the characters after `prefix` and its `1` stand for, and what is left of the last group."""
     try:
-        values = [_VALUES[character] for character in text[5:].lower()]
+        values = [_VALUES[character] for character in text]
     except KeyError:
         raise InvalidEncoding(f"the {prefix} holds a character that bech32 has not") from None
-    if _polymod([*_expanded(prefix), *values]) != 1:
+    if len(values) < _CHECKSUM_LENGTH or _polymod([*_expanded(prefix), *values]) != 1:
         raise InvalidEncoding(f"the {prefix} has a wrong checksum")
     bits = 0
     for value in values[:-_CHECKSUM_LENGTH]:
         bits = bits << 5 | value
-    if bits & 15:
+    count, left = divmod(5 * (len(values) - _CHECKSUM_LENGTH), 8)
+    if left >= 5:
         raise InvalidEncoding(f"the {prefix} has bits to spare")
-    return (bits >> 4).to_bytes(32)
+    return (bits >> left).to_bytes(count), bits & ((1 << left) - 1)
+
+
+def _refuse_spare(prefix: str) -> NoReturn:
+    raise InvalidEncoding(f"the {prefix} has bits to spare")
 
 
 def _expanded(prefix: str) -> list[int]:

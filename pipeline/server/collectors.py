@@ -11,20 +11,12 @@ from urllib.parse import urlsplit
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from pipeline.config import Config, SinkKind
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Overview, QueueGauges, RelayGauges
 
 TOPIC: Final = "eventSaved"
 MAX_RELAYS: Final = 5_000
 """Relays with series of their own: more than are ever dialled at once, and some 2 MB of text."""
-
-
-def sinks_of(config: Config) -> tuple[SinkName, ...]:
-    """The sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
-    pubsub = (SinkName.PUBSUB,) if config.sink.kind is not SinkKind.NONE else ()
-    relay = (SinkName.RELAY,) if config.target_relay is not None else ()
-    return (*pubsub, *relay)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # a registry keeps collectors by identity

@@ -16,12 +16,12 @@ import apsw
 from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.condition import Condition, StageState, condition_of, utc
+from pipeline.process.condition import Condition, condition_of, utc
 from pipeline.process.exposition import Health
 from pipeline.process.heartbeat import read_heartbeats
-from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
-from pipeline.server.collectors import sinks_of
 from pipeline.server.worker import DatabaseThread
+from pipeline.status.snapshot import sinks_of
+from pipeline.status.troubles import troubled
 from pipeline.store import inbox, outbox, wanted
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
@@ -87,7 +87,7 @@ class HealthCheck:
         database, found = await self._ask_database()
         runtime_directory = self._settings().runtime_directory
         stages = [condition_of(reading, self._clock) for reading in read_heartbeats(runtime_directory, self._clock)]
-        problems = list(_troubled(stages))
+        problems = [Problem(stage.slot, stage.since, stage.why) for stage in troubled(stages)]
         here = {"database": database} if database != "ok" else {}
         if found is not None:
             problems += self._queue_problems(found)
@@ -120,19 +120,6 @@ class HealthCheck:
         now = utc(self._clock.now_ms() / 1000)
         self._first_seen = {part: self._first_seen.get(part, now) for part in problems}
         return [Problem(part, self._first_seen[part], why) for part, why in problems.items()]
-
-
-def _troubled(stages: Sequence[Condition]) -> Iterable[Problem]:
-    # A supervisor knows which stages there should be, and says so when one is missing; what else has died was started
-    # by hand and is nobody's business any more.
-    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.GONE for stage in stages)
-    complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}
-    for stage in stages:
-        if stage.state is StageState.OK:
-            continue
-        if stage.state is StageState.GONE and is_supervised and not any(stage.slot in each for each in complaints):
-            continue
-        yield Problem(stage.slot, stage.since, stage.why)
 
 
 def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:

@@ -12,8 +12,9 @@ from pipeline.process import exposition
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
-from pipeline.server.collectors import MAX_RELAYS, StoreCollector, sinks_of
+from pipeline.server.collectors import MAX_RELAYS, StoreCollector
 from pipeline.server.worker import DatabaseThread
+from pipeline.status.snapshot import sinks_of
 from pipeline.store import overview
 from pipeline.store.database import Database, wal_bytes
 

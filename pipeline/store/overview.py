@@ -13,6 +13,28 @@ SELECT address, state, state_since, subscriptions, rate_limit_backoff FROM relay
  ORDER BY state = 'disconnected', state_since DESC LIMIT ?
 """
 
+# What is put off longest has failed most; leased rows are among these too, and are few.
+FAILING_INBOX = """
+SELECT event_id, failures, ready_at FROM (SELECT * FROM inbox WHERE ready_at > ?1 ORDER BY ready_at DESC LIMIT ?2)
+ WHERE failures > 0
+"""
+FAILING_OUTBOX = """
+SELECT coalesce(events.event_id, x''), failures, ready_at
+  FROM (SELECT * FROM outbox WHERE sink = ?3 AND ready_at > ?1 ORDER BY ready_at DESC LIMIT ?2) AS late
+  LEFT JOIN events ON events.event = late.event WHERE failures > 0
+"""
+_LOOKED_AT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A row of the inbox (`sink` is `None`) or an outbox that failed before and is tried again at `ready_at` (ms)."""
+
+    sink: SinkName | None
+    event_id: bytes
+    failures: int
+    ready_at: int
+
 
 @dataclass(frozen=True, slots=True)
 class RelayGauges:
@@ -58,6 +80,14 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
     )
+
+
+def failing(tx: Tx, now: int) -> tuple[Failing, ...]:
+    """Rows that are put off since they failed, those first that are put off longest; a bounded look at each queue."""
+    found = [Failing(None, *row) for row in tx.execute(FAILING_INBOX, (now, _LOOKED_AT))]
+    for sink in SinkName:
+        found += [Failing(sink, *row) for row in tx.execute(FAILING_OUTBOX, (now, _LOOKED_AT, sink.value))]
+    return tuple(found)
 
 
 def _outbox(tx: Tx, sink: SinkName) -> QueueGauges:

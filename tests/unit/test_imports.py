@@ -30,10 +30,11 @@ ALLOWED = {
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
-    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
+    "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
+    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story", "pipeline.status"},
     "stages": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.commands": SHARED
-    | {"pipeline.demo", "pipeline.story"}
+    | {"pipeline.demo", "pipeline.status", "pipeline.story"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.commands", "pipeline.store", "stages"},
 }

@@ -14,11 +14,12 @@ from websockets.http11 import Response
 from pipeline.config import Config
 from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition
-from pipeline.server.health import HealthCheck, Problem
+from pipeline.server.health import HealthCheck
 from pipeline.server.http import response
 from pipeline.server.page.request import COLUMNS, PageRequest
 from pipeline.server.page.view import MAX_SHOWN, View, age, gather
 from pipeline.server.worker import DatabaseThread
+from pipeline.status.troubles import Weight
 from pipeline.version import read_version
 
 _HERE: Final = Path(__file__).parent
@@ -41,7 +42,7 @@ class StatusPage:
         config = self._settings()
         view = await self._thread.run(lambda database: gather(database, config, self._clock, request))
         report = await self._health.look()
-        answer = response(HTTPStatus.OK, HTML, render(view, report.problems, report.stages, request))
+        answer = response(HTTPStatus.OK, HTML, render(view, report.stages, request))
         answer.headers["Content-Security-Policy"] = _policy()
         answer.headers["Cache-Control"] = "no-store"
         answer.headers["Referrer-Policy"] = "no-referrer"
@@ -49,8 +50,9 @@ class StatusPage:
         return answer
 
 
-def render(view: View, problems: Sequence[Problem], stages: Sequence[Condition], request: PageRequest) -> bytes:
+def render(view: View, stages: Sequence[Condition], request: PageRequest) -> bytes:
     """The page's bytes; everything that a stranger may have chosen is escaped."""
+    problems = sum(trouble.weight is Weight.PROBLEM for trouble in view.troubles)
     text = _template().render(
         view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, max_shown=MAX_SHOWN, age=age,
         revision=read_version().revision, style=_part("page.css"), script=_part("page.js"),

@@ -19,7 +19,7 @@ COLUMNS: Final = {
 }
 """Sortable columns of the table of relays and their headings."""
 _MOST_FIRST: Final = frozenset({"behind", "novel", "subscriptions", "gaps"})
-_MAX_TEXT: Final = 200
+_MAX_TEXT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)

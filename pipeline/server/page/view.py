@@ -1,33 +1,28 @@
 """What the page shows, gathered from the database, the heartbeats and the metrics files."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-from prometheus_client.core import Metric
-
 from pipeline import story
 from pipeline.config import Config, SinkKind
 from pipeline.process import exposition
 from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
-from pipeline.server.collectors import sinks_of
 from pipeline.server.page.plots import Plot, plots
 from pipeline.server.page.request import PageRequest
-from pipeline.store import dead, overview, relays, samples
-from pipeline.store.database import Database, wal_bytes
-from pipeline.store.dead import DeadQueue, DeadRow
-from pipeline.store.overview import Overview, QueueGauges
+from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
+from pipeline.status.troubles import Trouble, troubles
+from pipeline.store.database import Database
+from pipeline.store.dead import DeadRow
 from pipeline.store.relays import RelayRecord, RelayState
 
-MAX_RELAYS: Final = 5_000
 MAX_SHOWN: Final = 300
 """Rows of the table; a search finds the others."""
-_MAX_DEAD: Final = 8
 _LIVE: Final = frozenset({RelayState.CONNECTED, RelayState.BACKPRESSURED})
 
 
@@ -73,6 +68,7 @@ class View:
     """Everything but stages and problems, which health knows."""
 
     now: str
+    troubles: tuple[Trouble, ...]
     plots: tuple[Plot, ...]
     queues: tuple[QueueRow, ...]
     relays: tuple[RelayRow, ...]
@@ -87,51 +83,41 @@ class View:
 
 def gather(database: Database, config: Config, clock: Clock, request: PageRequest) -> View:
     """Look at everything; some milliseconds, and a tenth of a second with thousands of relays."""
-    now = clock.now_ms()
-    with database.read() as tx:
-        seen = overview.read(tx, max_relays=0)
-        records = relays.records(tx, everything=False, limit=MAX_RELAYS)
-        hour = samples.recent(tx)
-        buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, _MAX_DEAD)]
-        told = () if request.event_id is None else tuple(story.of_event(tx, request.event_id))
-    rows = _relay_rows(records, config.runtime_directory, clock)
+    seen = read_snapshot(config, database, clock)
+    told: tuple[story.Line, ...] = ()
+    if request.event_id is not None:
+        with database.read() as tx:
+            told = tuple(story.of_event(tx, request.event_id))
+    rows = _relay_rows(seen, config.runtime_directory, clock)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
     states: dict[str, int] = defaultdict(int)
-    for record in records:
+    for record in seen.relays:
         states[record.state.value] += 1
     return View(
-        now=utc(now / 1000),
-        plots=plots(hour, now),
-        queues=tuple(_queue_rows(seen, config, now)),
+        now=utc(seen.now / 1000),
+        troubles=tuple(troubles(seen, config.max_queue_age)),
+        plots=plots(seen.samples, seen.now),
+        queues=tuple(_queue_rows(seen, config)),
         relays=tuple(_sorted(found, request)[:MAX_SHOWN]),
         relays_found=len(found),
         relays_by_state=dict(states),
         known_addresses=seen.known_addresses,
         users=seen.registered_users,
-        wal_mib=wal_bytes(database.path) / (1 << 20),
-        dead=tuple(_dead_line(row) for row in sorted(buried, key=attrgetter("buried_at"), reverse=True)),
+        wal_mib=seen.wal_bytes / (1 << 20),
+        dead=tuple(_dead_line(row) for row in sorted(seen.dead, key=attrgetter("buried_at"), reverse=True)),
         story=told,
     )
 
 
-def _relay_rows(records: Iterable[RelayRecord], runtime_directory: Path, clock: Clock) -> list[RelayRow]:
+def _relay_rows(seen: Snapshot, runtime_directory: Path, clock: Clock) -> list[RelayRow]:
     behind: dict[str, float] = {}
-    gaps: dict[str, dict[str, int]] = defaultdict(dict)
     for metric in exposition.counted(runtime_directory, clock):
-        _take(metric, behind, gaps)
-    return [_relay_row(record, behind.get(record.address), gaps[record.address]) for record in records]
+        if metric.name == "event_service_crawl_relay_seconds_behind":
+            behind.update((sample.labels["address"], sample.value) for sample in metric.samples)
+    return [_relay_row(each, behind.get(each.address), seen.gaps.get(each.address, {})) for each in seen.relays]
 
 
-def _take(metric: Metric, behind: dict[str, float], gaps: dict[str, dict[str, int]]) -> None:
-    if metric.name == "event_service_crawl_relay_seconds_behind":
-        behind.update((sample.labels["address"], sample.value) for sample in metric.samples)
-    elif metric.name == "event_service_crawl_gaps":
-        for sample in metric.samples:
-            if sample.name.endswith("_total") and sample.value:
-                gaps[sample.labels["address"]][sample.labels["reason"]] = int(sample.value)
-
-
-def _relay_row(record: RelayRecord, behind: float | None, gaps: dict[str, int]) -> RelayRow:
+def _relay_row(record: RelayRecord, behind: float | None, gaps: Mapping[str, int]) -> RelayRow:
     is_live = record.state in _LIVE
     return RelayRow(
         record.address, record.state.value, record.asked if is_live else "",
@@ -148,13 +134,14 @@ def _sorted(rows: list[RelayRow], request: PageRequest) -> list[RelayRow]:
     return [*sorted(having, key=attrgetter(request.sort), reverse=request.descending), *without]
 
 
-def _queue_rows(seen: Overview, config: Config, now: int) -> Iterable[QueueRow]:
-    yield _queue_row("inbox", "verified, for the saver", seen.inbox, now)
-    on = sinks_of(config)
-    for queue in seen.outboxes:
-        if queue.sink in on or queue.waiting or queue.dead:
-            purpose = _pubsub_purpose(config) if queue.sink == "pubsub" else f"target relay {config.target_relay or ''}"
-            yield _queue_row(f"outbox-{queue.sink}", purpose, queue, now)
+def _queue_rows(seen: Snapshot, config: Config) -> Iterable[QueueRow]:
+    on = {f"outbox-{sink}" for sink in sinks_of(config)}
+    purposes = {"inbox": "verified, for the saver", "outbox-pubsub": _pubsub_purpose(config)}
+    for queue in seen.queues:
+        if queue.name == "inbox" or queue.name in on or queue.waiting or queue.dead:
+            purpose = purposes.get(queue.name, f"target relay {config.target_relay or ''}")
+            oldest = "" if queue.oldest_ms is None else age(queue.oldest_ms // 1000)
+            yield QueueRow(queue.name, purpose, queue.waiting, oldest, queue.dead)
 
 
 def _pubsub_purpose(config: Config) -> str:
@@ -165,11 +152,6 @@ def _pubsub_purpose(config: Config) -> str:
             return f"file {config.sink.path}"
         case kind:
             return f"sink {kind}"
-
-
-def _queue_row(name: str, purpose: str, queue: QueueGauges, now: int) -> QueueRow:
-    oldest = "" if queue.oldest is None else age(max(0, now - queue.oldest) // 1000)
-    return QueueRow(name, purpose, queue.waiting, oldest, queue.dead)
 
 
 def _dead_line(row: DeadRow) -> DeadLine:

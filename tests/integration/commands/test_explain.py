@@ -28,4 +28,4 @@ def test_an_unknown_event_and_what_is_no_id(tmp_path: Path) -> None:
     operator = Operator(tmp_path / "events.db")
     assert "never accepted" in operator.run("explain", "ab" * 32).stdout
     assert operator.run("explain", "ab" * 32).returncode == 1
-    assert "64 hexadecimal digits or note1" in operator.fail("explain", "npub1x", code=2)
+    assert "64 hexadecimal digits, note1" in operator.fail("explain", "npub1x", code=2)

@@ -14,6 +14,7 @@ from pipeline.nostr.nip19 import (
     encode_note,
     encode_npub,
     encode_nsec,
+    parse_event_id,
     parse_public_key,
 )
 from tests.unit.nostr.strategies import keys, property_test
@@ -109,3 +110,33 @@ def test_a_refusal_never_repeats_a_secret() -> None:
 def test_only_32_bytes_are_written(encode: Callable[[bytes], str], length: int) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         encode(bytes(length))
+
+
+# Made with nostr-sdk: the id alone, and with an author, a kind and a relay.
+NEVENTS = (
+    "nevent1qqs2h2at4w46h2at4w46h2at4w46h2at4w46h2at4w46h2at4w46h2cdayrhd",
+    "nevent1qqs2h2at4w46h2at4w46h2at4w46h2at4w46h2at4w46h2at4w46h2czypl8a8zz4ydlauvl4y57tldpkuhqa0q6fsg5zee7y72zxnvx4h05"
+    "uqcyqqqqqqgpzamhxue69uhhyetvv9ujuetcv9khqmr99e3k7mg7cpels",
+)
+
+
+@pytest.mark.parametrize(
+    "text", [*NEVENTS, f"nostr:{NEVENTS[0]}", NEVENTS[1].upper(), "AB" * 32, encode_note(b"\xab" * 32)]
+)
+def test_an_event_is_named_in_every_way(text: str) -> None:
+    assert parse_event_id(f" {text}\n") == b"\xab" * 32
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nevent1", "nevent1qqqqqq", NEVENTS[0][:-1], NEVENTS[0] + "q", "nevent1" + "q" * 2000, NPUB]
+)
+def test_what_names_no_event_is_refused(text: str) -> None:
+    with pytest.raises(InvalidEncoding):
+        parse_event_id(text)
+
+
+def test_an_nevent_damaged_anywhere_is_refused() -> None:
+    for at in range(7, len(NEVENTS[1])):
+        other = "q" if NEVENTS[1][at] != "q" else "p"
+        with pytest.raises(InvalidEncoding):
+            parse_event_id(NEVENTS[1][:at] + other + NEVENTS[1][at + 1 :])

@@ -9,7 +9,8 @@ from prometheus_client.exposition import generate_latest
 
 from pipeline.config import Config
 from pipeline.process.clock import SystemClock
-from pipeline.server.collectors import StoreCollector, sinks_of
+from pipeline.server.collectors import StoreCollector
+from pipeline.status.snapshot import sinks_of
 from pipeline.store import events, inbox, monitored, outbox, overview, relays
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted

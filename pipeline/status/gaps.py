@@ -1,0 +1,39 @@
+"""What relays have and do not give, by the crawlers' counters, and what each reason means."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pipeline.process.counters import Counted, read_counters
+
+COUNTER: Final = "event_service_crawl_gaps_total"
+_MEANINGS: Final = {
+    "dense-second": "it has more events of one second than it gives in one answer, so the rest cannot be had from it",
+    "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
+    "hidden-kinds": "it answers nothing to filters without kinds, and which kinds it has besides nobody can tell",
+    "unlisted-kinds": "it takes only filters that name kinds, so that kinds nobody thought of are missing",
+    "no-broad-filters": "it refuses filters without authors, so that only wanted authors' events come from it",
+    "no-eose": "it sends events and never says that it has sent all",
+    "refused": "it refuses to be asked at all",
+    "unanswered": "it leaves every question without an answer",
+}
+
+
+def gaps_by_relay(runtime_directory: Path) -> dict[str, dict[str, int]]:
+    """By address, how often a relay was found to have something that it does not give, by reason."""
+    return by_relay(read_counters(runtime_directory, (COUNTER,)))
+
+
+def by_relay(counters: Iterable[Counted]) -> dict[str, dict[str, int]]:
+    """The same out of counters that were read already, among others."""
+    found: dict[str, Counter[str]] = {}
+    for each in counters:
+        if each.name == COUNTER and each.value:
+            found.setdefault(each.labels["address"], Counter())[each.labels["reason"]] += round(each.value)
+    return {address: dict(counts.most_common()) for address, counts in found.items()}
+
+
+def meaning(reason: str) -> str:
+    """A reason in plain words."""
+    return _MEANINGS.get(reason, reason)

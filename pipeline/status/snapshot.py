@@ -1,0 +1,150 @@
+"""Reads what the service does right now from its database, its heartbeats and its counters."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pipeline.config import Config, SinkKind
+from pipeline.process.clock import Clock
+from pipeline.process.condition import Condition, condition_of
+from pipeline.process.counters import Counted, read_counters
+from pipeline.process.heartbeat import read_heartbeats
+from pipeline.status import gaps
+from pipeline.store import dead, overview, relays, samples
+from pipeline.store.database import Database, wal_bytes
+from pipeline.store.dead import DeadQueue, DeadRow
+from pipeline.store.outbox import SinkName
+from pipeline.store.overview import Failing, QueueGauges
+from pipeline.store.relays import RelayRecord
+from pipeline.store.samples import Sample
+
+MAX_RELAYS: Final = 5_000
+MAX_DEAD_SHOWN: Final = 8
+_COUNTERS: Final = (
+    gaps.COUNTER,
+    "event_service_stage_discarded_total",
+    "event_service_stage_errors_total",
+    "event_service_stage_exits_total",
+    "event_service_sink_retries_total",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), rows given up."""
+
+    name: str
+    waiting: int
+    oldest_ms: int | None
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """A sink that is switched on: where it leads, and how often it asked for something to be offered again, by why."""
+
+    name: SinkName
+    target: str
+    retries: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The service at `now` (ms). Counts by reason are since the runtime directory began."""
+
+    now: int
+    stages: tuple[Condition, ...]
+    queues: tuple[QueueStatus, ...]
+    sinks: tuple[SinkStatus, ...]
+    relays: tuple[RelayRecord, ...]
+    gaps: Mapping[str, Mapping[str, int]]
+    failing: tuple[Failing, ...]
+    dead: tuple[DeadRow, ...]
+    samples: tuple[Sample, ...]
+    discarded: Mapping[tuple[str, str], int]
+    errors: Mapping[tuple[str, str], int]
+    exits: Mapping[tuple[str, str], int]
+    known_addresses: int
+    registered_users: int
+    database_bytes: int
+    wal_bytes: int
+    free_bytes: int
+
+
+def sinks_of(config: Config) -> tuple[SinkName, ...]:
+    """The sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
+    pubsub = (SinkName.PUBSUB,) if config.sink.kind is not SinkKind.NONE else ()
+    relay = (SinkName.RELAY,) if config.target_relay is not None else ()
+    return (*pubsub, *relay)
+
+
+def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
+    """The service as it is; each part is read by itself, so that they may be milliseconds apart."""
+    with database.read() as tx:
+        seen = overview.read(tx, max_relays=0)
+        now = clock.now_ms()
+        records = relays.records(tx, everything=False, limit=MAX_RELAYS)
+        failing = overview.failing(tx, now)
+        buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
+        hour = samples.recent(tx)
+    directory = config.runtime_directory
+    counters = read_counters(directory, _COUNTERS) if directory.exists() else []
+    readings = read_heartbeats(directory, clock) if directory.exists() else []
+    return Snapshot(
+        now=now,
+        stages=tuple(condition_of(reading, clock) for reading in readings),
+        queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
+        sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
+        relays=tuple(records),
+        gaps=gaps.by_relay(counters),
+        failing=failing,
+        dead=tuple(buried),
+        samples=hour,
+        discarded=_summed(counters, "event_service_stage_discarded_total", "stage", "reason"),
+        errors=_summed(counters, "event_service_stage_errors_total", "stage", "kind"),
+        exits=_summed(counters, "event_service_stage_exits_total", "slot", "reason"),
+        known_addresses=seen.known_addresses,
+        registered_users=seen.registered_users,
+        database_bytes=_size(config.database_path),
+        wal_bytes=wal_bytes(config.database_path),
+        free_bytes=_free(config.database_path.parent),
+    )
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Reasons and how often each was met, in one line."""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in counts.items())
+
+
+def _queue(queue: QueueGauges, now: int) -> QueueStatus:
+    name = "inbox" if queue.sink is None else f"outbox-{queue.sink}"
+    return QueueStatus(name, queue.waiting, None if queue.oldest is None else max(0, now - queue.oldest), queue.dead)
+
+
+def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus:
+    target = str(config.target_relay) if sink is SinkName.RELAY else str(config.sink)
+    if sink is SinkName.PUBSUB and config.sink.kind is SinkKind.PUBSUB:
+        target = f"projects/{config.google_pubsub_project_id}/topics/{config.pubsub_topic}"
+    retries = _summed(counters, "event_service_sink_retries_total", "sink", "reason")
+    return SinkStatus(sink, target, {why: count for (name, why), count in retries.items() if name == sink.value})
+
+
+def _summed(counters: list[Counted], name: str, *labels: str) -> dict[tuple[str, str], int]:
+    """The counters of `name` by the values of two labels, added up over processes, the largest first."""
+    found: Counter[tuple[str, str]] = Counter()
+    for each in counters:
+        if each.name == name and each.value:
+            found[each.labels[labels[0]], each.labels[labels[1]]] += round(each.value)
+    return dict(found.most_common())
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _free(directory: Path) -> int:
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize

@@ -1,0 +1,196 @@
+"""What an operator should know about, found in one snapshot: what is wrong, why, and what to do. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pipeline.process.condition import HEARTBEAT_LIMIT_S, Condition, StageState
+from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
+from pipeline.status import gaps
+from pipeline.status.snapshot import Snapshot, counted
+from pipeline.store.dead import DeadQueue
+from pipeline.store.relays import Operator, RelayRecord, RelayState
+from pipeline.values import format_duration
+
+_MIN_FREE_BYTES: Final = 64 << 20
+_NAMED: Final = 3
+"""Of many alike so many are named; the others are counted."""
+
+
+class Weight(StrEnum):
+    """How much a trouble matters."""
+
+    PROBLEM = "problem"
+    """Something stands still or was given up."""
+    NOTE = "note"
+    """The service copes; what others do makes it incomplete or late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong: where, what and since when, and what an operator can do (empty: nothing is needed)."""
+
+    weight: Weight
+    subject: str
+    what: str
+    advice: str = ""
+
+
+def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
+    """What is wrong, the worst first; `max_queue_age` in ms, 0 for any age."""
+    found = [
+        *_stages(seen),
+        *_disk(seen),
+        *_queues(seen, max_queue_age),
+        *_dead(seen),
+        *_failing(seen),
+        *_restarts(seen),
+        *_relays(seen),
+        *_gaps(seen),
+    ]
+    return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
+
+
+def troubled(stages: Sequence[Condition]) -> Iterator[Condition]:
+    """The processes that are not as they should be.
+
+    A supervisor knows which stages there should be, and says so when one is missing; what else has died was started by
+    hand and is nobody's business any more.
+    """
+    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.GONE for stage in stages)
+    complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}
+    for stage in stages:
+        if stage.state is StageState.OK:
+            continue
+        if stage.state is StageState.GONE and is_supervised and not any(stage.slot in each for each in complaints):
+            continue
+        yield stage
+
+
+def _stages(seen: Snapshot) -> Iterator[Trouble]:
+    if not seen.stages:
+        yield Trouble(Weight.PROBLEM, "service", "no stage runs", "start it: event-service supervise")
+    for stage in troubled(seen.stages):
+        since = "" if stage.since is None else f" since {stage.since}"
+        weight = Weight.NOTE if stage.state is StageState.STARTING else Weight.PROBLEM
+        yield Trouble(weight, stage.slot, f"{stage.state}{since}: {stage.why}", _stage_advice(stage))
+
+
+def _stage_advice(stage: Condition) -> str:
+    match stage.state:
+        case StageState.HANGS:
+            return f"after {HEARTBEAT_LIMIT_S:.0f} s without a beat it is killed and started anew; what it held is kept"
+        case StageState.GONE:
+            return "the log has why it ended; event-service supervise starts it anew"
+        case StageState.FAILING:
+            return "what it should do waits and is kept; event-service check --online tries what it needs"
+        case _:
+            return ""
+
+
+def _disk(seen: Snapshot) -> Iterator[Trouble]:
+    if seen.free_bytes < _MIN_FREE_BYTES:
+        what = f"{seen.free_bytes >> 20} MiB are left beside the database"
+        yield Trouble(Weight.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
+
+
+def _queues(seen: Snapshot, max_age: int) -> Iterator[Trouble]:
+    for queue in seen.queues:
+        if max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
+            what = f"{queue.waiting:,} wait, the oldest for {rough(queue.oldest_ms)}"
+            yield Trouble(Weight.PROBLEM, queue.name, what, "see what the stage that empties it says")
+
+
+def _dead(seen: Snapshot) -> Iterator[Trouble]:
+    for queue, status in zip(DeadQueue, seen.queues, strict=True):
+        if status.dead:
+            reasons = Counter(row.reason for row in seen.dead if row.queue is queue)
+            why = "; ".join(reason for reason, _ in reasons.most_common(_NAMED))
+            yield Trouble(
+                Weight.PROBLEM, status.name, f"{_count(status.dead, 'event')} given up: {why}",
+                f"event-service dead list --queue {queue}; then dead retry or dead drop",
+            )  # fmt: skip
+
+
+def _failing(seen: Snapshot) -> Iterator[Trouble]:
+    names = {None: "inbox"} | {sink.name: f"outbox-{sink.name}" for sink in seen.sinks}
+    kinds = counted({kind: count for (stage, kind), count in seen.errors.items() if stage == "saver"})
+    retries = {sink.name: counted(sink.retries) for sink in seen.sinks}
+    for sink, name in names.items():
+        rows = [row for row in seen.failing if row.sink == sink]
+        if rows:
+            worst = max(rows, key=lambda row: row.failures)
+            why = kinds if sink is None else retries.get(sink, "")
+            what = f"{_count(len(rows), 'event')} failed and put off, one {worst.failures} times"
+            what += f"; so far: {why}" if why else ""
+            yield Trouble(Weight.NOTE, name, what, f"event-service explain {worst.event_id.hex()}")
+
+
+def _restarts(seen: Snapshot) -> Iterator[Trouble]:
+    for (slot, reason), count in seen.exits.items():
+        what = f"ended unasked {_count(count, 'time')} and was started anew: {reason}"
+        yield Trouble(Weight.NOTE, slot, what, "the log has why")
+
+
+def _relays(seen: Snapshot) -> Iterator[Trouble]:
+    crawled = [relay for relay in seen.relays if relay.crawled_since is not None]
+    crawled = [relay for relay in crawled if relay.operator is not Operator.REMOVED]
+    up = [relay for relay in crawled if relay.state in (RelayState.CONNECTED, RelayState.BACKPRESSURED)]
+    if crawled and not up:
+        yield Trouble(
+            Weight.PROBLEM, "relays", f"none of {len(crawled)} is connected: {_named(crawled)}",
+            "event-service check --online says whether they can be reached from here",
+        )  # fmt: skip
+    held = [relay for relay in up if relay.state is RelayState.BACKPRESSURED]
+    if held:
+        yield Trouble(
+            Weight.PROBLEM, "relays", f"{len(held)} are not read since too much waits to be handed on",
+            "see the queues: the stage behind the longest is what holds up the rest",
+        )  # fmt: skip
+    refusing = [relay for relay in up if relay.last_error]
+    if refusing:
+        yield Trouble(
+            Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} refuse some of what they are asked: "
+            f"{_named(refusing)}", "event-service relays show ADDRESS",
+        )  # fmt: skip
+    down = [relay for relay in crawled if relay.state is RelayState.DISCONNECTED and relay.failures]
+    if down and up:
+        yield Trouble(
+            Weight.NOTE, "relays", f"{_count(len(down), 'relay')} cannot be reached: {_named(down)}",
+            "they are dialled again by and by; event-service relays remove ADDRESS gives one up",
+        )  # fmt: skip
+
+
+def _gaps(seen: Snapshot) -> Iterator[Trouble]:
+    reasons: dict[str, list[str]] = {}
+    for address, counts in seen.gaps.items():
+        for reason in counts:
+            reasons.setdefault(reason, []).append(address)
+    for reason, addresses in reasons.items():
+        yield Trouble(
+            Weight.NOTE, "gaps", f"{reason} at {_some(addresses)}: {gaps.meaning(reason)}",
+            "nothing here can close it; other relays that hold the same events do",
+        )  # fmt: skip
+
+
+def _named(relays: Iterable[RelayRecord]) -> str:
+    return _some([f"{relay.address} ({relay.last_error or relay.state})" for relay in relays])
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def rough(milliseconds: int) -> str:
+    """A duration to the largest unit that fits, as 3h or 12s."""
+    for unit in (86_400_000, 3_600_000, 60_000, 1_000):
+        if milliseconds >= unit:
+            return format_duration(milliseconds // unit * unit)
+    return "0s"

@@ -1,0 +1,125 @@
+"""What an operator is told of each kind of fault."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.process.condition import Condition, StageState
+from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
+from pipeline.status.troubles import Trouble, Weight, rough, troubles
+from pipeline.store.dead import DeadQueue, DeadRow
+from pipeline.store.outbox import SinkName
+from pipeline.store.overview import Failing
+from pipeline.store.relays import Operator, RelayRecord, RelayState
+
+NOW = 1_700_000_000_000
+EVENT = b"\xab" * 32
+QUEUES = tuple(QueueStatus(name, 0, None, 0) for name in ("inbox", "outbox-pubsub", "outbox-relay"))
+WELL = Snapshot(
+    now=NOW,
+    stages=(Condition("saver-0", StageState.OK, None, ""),),
+    queues=QUEUES,
+    sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
+    relays=(),
+    gaps={},
+    failing=(),
+    dead=(),
+    samples=(),
+    discarded={},
+    errors={("saver", "ValueError"): 2, ("forwarder", "sink-down"): 9},
+    exits={},
+    known_addresses=0,
+    registered_users=0,
+    database_bytes=0,
+    wal_bytes=0,
+    free_bytes=1 << 40,
+)
+
+
+def relay(state: RelayState, last_error: str = "", failures: int = 0, number: int = 1) -> RelayRecord:
+    return RelayRecord(
+        number, f"wss://r{number}.example", "bootstrap", Operator.NOTHING, 0, 0, 0, False, 1, state, 0, 0, "query",
+        "auto", 0.0, 0, 0, 0, failures, 0, 0, last_error, "{}",
+    )  # fmt: skip
+
+
+def one(seen: Snapshot) -> Trouble:
+    (found,) = troubles(seen, 900_000)
+    return found
+
+
+def test_a_service_that_is_well_has_no_troubles() -> None:
+    assert troubles(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
+
+
+def test_nothing_that_runs_is_a_problem() -> None:
+    assert one(replace(WELL, stages=())).what == "no stage runs"
+
+
+@pytest.mark.parametrize(("state", "words"), [(StageState.HANGS, "killed"), (StageState.FAILING, "check --online")])
+def test_a_stage_in_trouble_is_told_with_what_to_do(state: StageState, words: str) -> None:
+    found = one(replace(WELL, stages=(Condition("forwarder-0", state, "2026-01-02T03:04:05Z", "why"),)))
+    assert (found.weight, found.subject) == (Weight.PROBLEM, "forwarder-0")
+    assert "since 2026-01-02T03:04:05Z: why" in found.what
+    assert words in found.advice
+
+
+def test_dead_rows_are_told_with_their_reasons() -> None:
+    rows = (DeadRow(DeadQueue.INBOX, 1, EVENT, "ValueError: it hurts", 1, 5, NOW),)
+    found = one(replace(WELL, dead=rows, queues=(replace(QUEUES[0], dead=1), *QUEUES[1:])))
+    assert found.what == "1 event given up: ValueError: it hurts"
+    assert "dead list --queue inbox" in found.advice
+
+
+def test_a_row_that_keeps_failing_is_told_before_it_is_given_up() -> None:
+    found = one(replace(WELL, failing=(Failing(None, EVENT, 2, NOW + 5),)))
+    assert found.weight is Weight.NOTE
+    assert found.what == "1 event failed and put off, one 2 times; so far: ValueError (2)"
+    assert found.advice == f"event-service explain {EVENT.hex()}"
+
+
+def test_what_a_sink_said_of_failing_rows_is_told() -> None:
+    found = one(replace(WELL, failing=(Failing(SinkName.PUBSUB, EVENT, 1, NOW + 5),)))
+    assert found.subject == "outbox-pubsub"
+    assert "UNAVAILABLE (3)" in found.what
+
+
+def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:
+    seen = replace(WELL, queues=(QueueStatus("inbox", 7, 3_600_000, 0), *QUEUES[1:]))
+    assert one(seen).what == "7 wait, the oldest for 1h"
+    assert troubles(seen, 0) == []
+
+
+def test_relays_that_refuse_or_are_gone_are_named() -> None:
+    up, bad = relay(RelayState.CONNECTED), relay(RelayState.CONNECTED, "restricted: pay first", number=2)
+    gone = relay(RelayState.DISCONNECTED, "refused", 3, 3)
+    refusing, down = troubles(replace(WELL, relays=(up, bad, gone)), 0)
+    assert "wss://r2.example (restricted: pay first)" in refusing.what
+    assert "wss://r3.example (refused)" in down.what
+
+
+def test_no_relay_at_all_is_a_problem_of_ours() -> None:
+    found = one(replace(WELL, relays=(relay(RelayState.DISCONNECTED, "no route", 3),)))
+    assert found.weight is Weight.PROBLEM
+    assert "no route" in found.what
+
+
+def test_a_gap_is_explained() -> None:
+    found = one(replace(WELL, gaps={"wss://r1.example": {"dense-second": 4}}))
+    assert found.what.startswith("dense-second at wss://r1.example: it has more events of one second")
+
+
+def test_many_alike_are_counted() -> None:
+    down = tuple(relay(RelayState.DISCONNECTED, "x", 1, number) for number in range(2, 12))
+    found = one(replace(WELL, relays=(relay(RelayState.CONNECTED), *down)))
+    assert found.what.startswith("10 relays cannot be reached")
+    assert found.what.endswith("and 7 more")
+
+
+def test_a_restart_and_a_full_disk_are_told() -> None:
+    assert "1 time and was started anew: hung" in one(replace(WELL, exits={("saver-0", "hung"): 1})).what
+    assert one(replace(WELL, free_bytes=1 << 20)).subject == "disk"
+
+
+def test_a_rough_duration() -> None:
+    assert [rough(ms) for ms in (0, 999, 61_000, 90_000_000)] == ["0s", "0s", "1m", "1d"]
