@@ -1,0 +1,108 @@
+"""Five planted faults, each found and explained from the page, and again from the command line alone."""
+
+import html
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+
+import pytest
+
+from pipeline.store import inbox
+from pipeline.store.database import Database
+from pipeline.store.inbox import Arrival
+from tests.fakes.behaviour import Behaviour, Refusal
+from tests.fakes.pubsub import FakePubSub
+from tests.fakes.pubsub_rules import Rule
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.service import EventService, settings
+from tests.integration.operations.support import until
+from tests.world.events import Author
+
+POISON = b"\xee" * 32
+
+
+@pytest.fixture
+def refusing() -> Iterator[ScriptedRelay]:
+    with ScriptedRelay(Behaviour(refusals=(Refusal(reason="restricted: pay first"),))) as relay:
+        yield relay
+
+
+@pytest.fixture
+def dense() -> Iterator[ScriptedRelay]:
+    """More events of one author in one second than it gives at once."""
+    author = Author.from_seed(1, 1)
+    second = int(time()) - 300
+    events = [author.sign(f"note {number}", kind=1, created_at=second) for number in range(60)]
+    with ScriptedRelay(Behaviour(cap=20), events=events) as relay:
+        yield relay
+
+
+@pytest.fixture
+def pubsub() -> Iterator[FakePubSub]:
+    with FakePubSub(rules=[Rule(status="PERMISSION_DENIED", detail="User not authorized.")]) as fake:
+        yield fake
+
+
+def run(service: EventService, *arguments: str) -> str:
+    """What a command prints, in the settings of the service."""
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    done = subprocess.run(command, env=service.env, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+def shown(service: EventService) -> str:
+    """The page's text, as a browser would have it."""
+    status, body = service.get("/", {"Accept": "text/html"})
+    assert status == 200
+    body = re.sub(r"<(style|script)>.*?</\1>", "", body, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def tell(service: EventService, words: str) -> list[str]:
+    """Page and `status` once both have `words`, within a minute."""
+    seen: list[str] = []
+
+    def both() -> bool:
+        seen[:] = [shown(service), run(service, "status")]
+        return all(re.search(words, text) for text in seen)
+
+    until(both, lambda: (words, *seen))
+    return seen
+
+
+def plant(service: EventService) -> None:
+    """An event that cannot be saved, and a process that stands still; the relays and the sink are faulty by birth."""
+    assert service.register(Author.from_seed(1, 1))[0]
+    with Database.open(service.database) as database, database.write() as tx:
+        inbox.append(tx, [Arrival(POISON, b"{}", 1, int(time() * 1000), 1)])
+
+
+def test_each_fault_is_told_with_its_cause_and_what_to_do(
+    tmp_path: Path, refusing: ScriptedRelay, dense: ScriptedRelay, pubsub: FakePubSub
+) -> None:
+    env = settings(relays=[refusing.url, dense.url], pubsub=pubsub.address)
+    with EventService(tmp_path, env) as service:
+        plant(service)
+        told = (
+            r"forwarder-0:? failing since \S+: sink pubsub is down: .*PERMISSION_DENIED",
+            rf"refuse some of what they are asked: .*{refusing.url}/? \(.*restricted: pay first",
+            r"inbox:? 1 event failed and put off, one \d times; so far: \w+",
+            rf"gaps:? dense-second at {dense.url}/?: it has more events of one second",
+        )
+        for words in told:
+            tell(service, words)
+        assert "failed" in run(service, "explain", POISON.hex())
+        assert "restricted: pay first" in run(service, "relays", "show", refusing.url)
+        assert "it has more events of one second" in run(service, "relays", "show", dense.url)
+        assert "forwarder" in service.get("/_health")[1]
+
+        (sweeper,) = service.stages("sweeper")
+        sweeper.signal(signal.SIGSTOP)
+        page, printed = tell(service, r"sweeper-0:? hangs since \S+: has not beaten for \d+ s")
+        assert "killed and started anew" in page
+        assert "killed and started anew" in printed
+        tell(service, r"sweeper-0:? ended unasked 1 time")
