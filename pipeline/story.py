@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.nostr.event import Event, event_from_json
+from pipeline.nostr.event import Event, InvalidEvent, event_from_json
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.nostr.tags import public_keys
@@ -28,19 +28,29 @@ def of_event(tx: Tx, event_id: bytes) -> list[Line]:
 
 
 def _origin(found: Fate) -> Iterator[Line]:
-    event = event_from_json(found.payload) if found.payload else None
+    event = _event_of(found)
     if event is not None:
         yield Line("what", f"kind {event.kind} by {encode_npub(event.pubkey)}, dated {_date(event.created_at)}")
     elif found.kind is not None:
         yield Line("what", f"kind {found.kind} by {encode_npub(found.author)}; the payload is gone")
+    elif found.payload:
+        yield Line("what", f"{len(found.payload)} bytes that are no event")
     if found.received_at is not None:
         yield Line("first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is forgotten'}")
 
 
+def _event_of(found: Fate) -> Event | None:
+    """The event, where its payload is there and can be read: it may be what the saver fails at."""
+    try:
+        return event_from_json(found.payload) if found.payload else None
+    except InvalidEvent:
+        return None
+
+
 def _relevance(tx: Tx, found: Fate) -> Iterator[Line]:
-    if found.place is Place.UNKNOWN:
+    event = _event_of(found)
+    if event is None and not found.author:
         return
-    event = event_from_json(found.payload) if found.payload else None
     kind, author = (event.kind, event.pubkey) if event is not None else (found.kind, found.author)
     yield Line("relevant", _rule(tx, kind, author, event))
 
@@ -63,7 +73,10 @@ def _rule(tx: Tx, kind: int | None, author: bytes, event: Event | None) -> str:
 def _whereabouts(found: Fate) -> Iterator[Line]:
     match found.place:
         case Place.INBOX:
-            yield Line("inbox", found.note)
+            again = "" if found.ready_at is None else f"; tried again at {_date(found.ready_at / 1000)}"
+            yield Line("inbox", f"{found.note}{again if found.failures else ''}")
+            if found.failures:
+                yield Line("why", f"the log has it: look for {found.event_id.hex()}")
         case Place.BURIED:
             yield Line("given up", f"{found.note}; see event-service dead show inbox {found.dead}")
         case Place.ACCEPTED:

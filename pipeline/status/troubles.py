@@ -152,7 +152,7 @@ def _relays(seen: Snapshot) -> Iterator[Trouble]:
     refusing = [relay for relay in up if relay.last_error]
     if refusing:
         yield Trouble(
-            Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} refuse some of what they are asked: "
+            Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} will not give some of what is asked: "
             f"{_named(refusing)}", "event-service relays show ADDRESS",
         )  # fmt: skip
     down = [relay for relay in crawled if relay.state is RelayState.DISCONNECTED and relay.failures]

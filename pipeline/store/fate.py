@@ -62,6 +62,9 @@ class Fate:
     dropped: tuple[Dropped, ...] = ()
     dead: int | None = None
     """The number under which the event lies buried before it was saved."""
+    failures: int = 0
+    ready_at: int | None = None
+    """When what waits to be saved may be tried."""
 
 
 def of_event(tx: Tx, event_id: bytes) -> Fate:
@@ -70,8 +73,11 @@ def of_event(tx: Tx, event_id: bytes) -> Fate:
     row = tx.execute(IN_INBOX, (event_id,)).fetchone()
     if row is not None:
         _, raw, relay, received_at, ready_at, claims, failures = row
-        note = f"waits for the saver, claimed {claims} times, failed {failures} times, ready at {ready_at}"
-        return Fate(event_id, Place.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped)
+        note = f"waits for the saver, claimed {claims} times, failed {failures} times"
+        return Fate(
+            event_id, Place.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
+            failures=failures, ready_at=ready_at,
+        )  # fmt: skip
     row = tx.execute(BURIED, (event_id,)).fetchone()
     if row is not None:
         seq, raw, relay, received_at, _, reason = row

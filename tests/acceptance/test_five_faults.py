@@ -89,7 +89,7 @@ def test_each_fault_is_told_with_its_cause_and_what_to_do(
         plant(service)
         told = (
             r"forwarder-0:? failing since \S+: sink pubsub is down: .*PERMISSION_DENIED",
-            rf"refuse some of what they are asked: .*{refusing.url}/? \(.*restricted: pay first",
+            rf"will not give some of what is asked: .*{refusing.url}/? \(.*restricted: pay first",
             r"inbox:? 1 event failed and put off, one \d times; so far: \w+",
             rf"gaps:? dense-second at {dense.url}/?: it has more events of one second",
         )

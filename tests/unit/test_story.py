@@ -15,7 +15,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import Delivered, SinkName
 from pipeline.store.schema import open_database
 
@@ -126,3 +126,21 @@ def test_an_impossible_date_harms_nothing(db: Database) -> None:
     with db.write() as tx:
         arrive(tx, event)
         assert "s after 1970" in told(tx, event)["what"]
+
+
+def test_a_row_that_cannot_be_read_is_told_all_the_same(db: Database) -> None:
+    """It is what somebody asks for who wants to know why it is not saved."""
+    with db.write() as tx:
+        inbox.append(tx, [Arrival(b"\7" * 32, b"{}", 1, NOW, 1)])
+        (row,) = inbox.claim(tx, now=NOW, lease=1, limit=1)
+        inbox.queue.nack(tx, [Postponed(row.receipt, NOW + 60_000)])
+        waiting = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
+        (row,) = inbox.claim(tx, now=NOW + 60_000, lease=1, limit=1)
+        inbox.queue.bury(tx, [Burial(row.receipt, "InvalidEvent: why")], NOW)
+        buried = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
+    assert waiting["what"] == buried["what"] == "2 bytes that are no event"
+    assert waiting["inbox"] == (
+        "waits for the saver, claimed 1 times, failed 1 times; tried again at 2023-11-14T22:14:20Z"
+    )
+    assert waiting["why"].endswith((b"\7" * 32).hex())
+    assert buried["given up"].startswith("InvalidEvent: why")
