@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/event-service
-COPY setup.cfg setup.py pyproject.toml README.md ./
+COPY setup.cfg pyproject.toml README.md ./
 COPY pipeline pipeline
 COPY stages stages
 # For the metric `version`: --build-arg VCS_REVISION=$(git rev-parse HEAD) --build-arg VCS_TIME=$(git log -1 --format=%cI)

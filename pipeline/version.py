@@ -8,7 +8,7 @@ from pathlib import Path
 
 UNKNOWN = "unknown"
 BUILD_FILE = Path(__file__).with_name("build.json")
-"""Written into a built package by `setup.py`: `revision` and `time`."""
+"""Written into a built package by `pipeline/build.py`: `revision` and `time`."""
 _GIT_TIMEOUT_S = 5.0
 
 

@@ -17,6 +17,7 @@ SHARED = LEAVES | {"pipeline.process", "pipeline.env_file"}
 ALLOWED = {
     "pipeline.errors": set[str](),
     "pipeline.version": set[str](),
+    "pipeline.build": set[str](),
     "pipeline.values": {"pipeline.errors"},
     # An address is read by the protocol's own rules; that is all that settings know of it.
     "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address"},

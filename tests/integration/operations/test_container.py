@@ -46,7 +46,7 @@ def test_the_health_check_finds_every_form_of_address(tmp_path: Path, host: str)
 
 def test_everything_that_is_built_from_is_copied() -> None:
     copied = {word for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
-    assert copied == {"setup.cfg", "setup.py", "pyproject.toml", "README.md", "pipeline", "stages"}
+    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages"}
     assert all((ROOT / name).exists() for name in copied)
 
 
