@@ -76,11 +76,6 @@ def render(runtime_directory: Path, collectors: Sequence[Collector] = (), *, clo
     return _TOTAL.sub(rb"\1", generate_latest(registry))
 
 
-def counted(runtime_directory: Path, clock: Clock) -> Iterable[Metric]:
-    """What all processes have counted, as metrics, for who looks for some of them."""
-    return _FileCollector(metrics_directory(runtime_directory), read_heartbeats(runtime_directory, clock)).collect()
-
-
 class _FileCollector:
     """The metrics files, without the live gauges of processes that live no more."""
 

@@ -30,12 +30,16 @@ class Weight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One thing that is wrong: where, what and since when, and what an operator can do (empty: nothing is needed)."""
+    """One thing that is wrong: where, what and since when, and what an operator can do (empty: nothing is needed).
+
+    `event`: the id, in hexadecimal, of the event that it is about, where it is about one.
+    """
 
     weight: Weight
     subject: str
     what: str
     advice: str = ""
+    event: str = ""
 
 
 def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
@@ -125,7 +129,8 @@ def _failing(seen: Snapshot) -> Iterator[Trouble]:
             why = kinds if sink is None else retries.get(sink, "")
             what = f"{_count(len(rows), 'event')} failed and put off, one {worst.failures} times"
             what += f"; so far: {why}" if why else ""
-            yield Trouble(Weight.NOTE, name, what, f"event-service explain {worst.event_id.hex()}")
+            event = worst.event_id.hex()
+            yield Trouble(Weight.NOTE, name, what, f"event-service explain {event}", event)
 
 
 def _restarts(seen: Snapshot) -> Iterator[Trouble]:

@@ -10,9 +10,9 @@ from typing import Final
 
 from pipeline import story
 from pipeline.config import Config, SinkKind
-from pipeline.process import exposition
 from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
+from pipeline.process.counters import read_newest
 from pipeline.server.page.plots import Plot, plots
 from pipeline.server.page.request import PageRequest
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
@@ -88,7 +88,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
     if request.event_id is not None:
         with database.read() as tx:
             told = tuple(story.of_event(tx, request.event_id))
-    rows = _relay_rows(seen, config.runtime_directory, clock)
+    rows = _relay_rows(seen, config.runtime_directory)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
     states: dict[str, int] = defaultdict(int)
     for record in seen.relays:
@@ -109,11 +109,8 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
     )
 
 
-def _relay_rows(seen: Snapshot, runtime_directory: Path, clock: Clock) -> list[RelayRow]:
-    behind: dict[str, float] = {}
-    for metric in exposition.counted(runtime_directory, clock):
-        if metric.name == "event_service_crawl_relay_seconds_behind":
-            behind.update((sample.labels["address"], sample.value) for sample in metric.samples)
+def _relay_rows(seen: Snapshot, runtime_directory: Path) -> list[RelayRow]:
+    behind = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
     return [_relay_row(each, behind.get(each.address), seen.gaps.get(each.address, {})) for each in seen.relays]
 
 

@@ -75,7 +75,7 @@ def test_a_row_that_keeps_failing_is_told_before_it_is_given_up() -> None:
     found = one(replace(WELL, failing=(Failing(None, EVENT, 2, NOW + 5),)))
     assert found.weight is Weight.NOTE
     assert found.what == "1 event failed and put off, one 2 times; so far: ValueError (2)"
-    assert found.advice == f"event-service explain {EVENT.hex()}"
+    assert (found.advice, found.event) == (f"event-service explain {EVENT.hex()}", EVENT.hex())
 
 
 def test_what_a_sink_said_of_failing_rows_is_told() -> None:
