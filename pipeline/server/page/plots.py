@@ -11,6 +11,8 @@ WIDTH: Final = 600
 HEIGHT: Final = 120
 # Two samples further apart than this have a time between them in which nothing was noted.
 _MAX_GAP_MS: Final = 45_000
+# The shortest that holds every sample is shown: a service that began a minute ago has no hour to show.
+_SPANS: Final = ((300_000, "5 min ago"), (900_000, "15 min ago"), (KEPT_MS, "an hour ago"))
 _STEPS: Final = (1.0, 2.0, 5.0)
 
 Point = tuple[int, float | None]
@@ -28,15 +30,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A small image of `WIDTH` by `HEIGHT`; `top` is what its upper edge stands for."""
+    """A small image of `WIDTH` by `HEIGHT`; `top` is what its upper edge stands for, `since` its left one."""
 
     title: str
     top: str
+    since: str
     lines: tuple[Line, ...]
 
 
 def plots(samples: Sequence[Sample], now: int) -> tuple[Plot, ...]:
-    """Throughput, latency and what waits, over the hour before `now` (ms)."""
+    """Throughput, latency and what waits, up to `now` (ms), over an hour at most."""
     rates = {"arrived": _rates(samples, lambda each: each.arrived), "handed on": _rates(samples, _handed_on)}
     delays: dict[str, list[Point]] = {
         "median": [(each.at, each.median) for each in samples],
@@ -66,10 +69,12 @@ def _rates(samples: Sequence[Sample], count: Callable[[Sample], int]) -> list[Po
 def _plot(title: str, series: dict[str, list[Point]], now: int, text: Callable[[float], str]) -> Plot:
     values = [value for points in series.values() for _, value in points if value is not None]
     top = _round_up(max(values, default=0.0))
+    age = now - min((at for points in series.values() for at, _ in points), default=now)
+    span, since = next((each for each in _SPANS if age <= each[0]), _SPANS[-1])
     lines = tuple(
-        Line(name, _latest(points, text), " ".join(_path(points, now, top))) for name, points in series.items()
+        Line(name, _latest(points, text), " ".join(_path(points, now, top, span))) for name, points in series.items()
     )
-    return Plot(title, text(top), lines)
+    return Plot(title, text(top), since, lines)
 
 
 def _latest(points: Sequence[Point], text: Callable[[float], str]) -> str:
@@ -77,13 +82,13 @@ def _latest(points: Sequence[Point], text: Callable[[float], str]) -> str:
     return "" if value is None else text(value)
 
 
-def _path(points: Iterable[Point], now: int, top: float) -> Iterable[str]:
+def _path(points: Iterable[Point], now: int, top: float, span: int) -> Iterable[str]:
     last_at: int | None = None
     for at, value in points:
         if value is None:
             last_at = None
             continue
-        x = WIDTH * (1 - (now - at) / KEPT_MS)
+        x = WIDTH * (1 - (now - at) / span)
         y = HEIGHT * (1 - value / top)
         joins = last_at is not None and at - last_at <= _MAX_GAP_MS
         yield f"{'L' if joins else 'M'}{x:.1f} {y:.1f}"

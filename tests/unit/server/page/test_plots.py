@@ -26,7 +26,7 @@ def test_rates_are_per_second_and_reach_from_then_till_now() -> None:
     assert rates.top == "10"
     assert [line.latest for line in rates.lines] == ["10", "0.5"]
     assert points(rates) == [
-        ("M", pytest.approx(WIDTH * (1 - 10_000 / KEPT_MS), abs=0.1), HEIGHT / 2), ("L", WIDTH, 0.0),
+        ("M", pytest.approx(WIDTH * (1 - 10_000 / 300_000), abs=0.1), HEIGHT / 2), ("L", WIDTH, 0.0),
     ]  # fmt: skip
 
 
@@ -47,3 +47,15 @@ def test_delays_are_told_in_words_and_left_out_where_nothing_was_delivered() -> 
 
 def test_nothing_noted_yet_is_an_empty_plot() -> None:
     assert [[line.path for line in plot.lines] for plot in plots([], NOW)] == [["", ""], ["", ""], [""]]
+
+
+@pytest.mark.parametrize(("seconds", "since"), [(0, "5 min ago"), (301, "15 min ago"), (3000, "an hour ago")])
+def test_the_plot_begins_where_there_is_something_to_show(seconds: int, since: str) -> None:
+    _, _, waiting = plots([sample(seconds), sample(0)], NOW)
+    assert waiting.since == since
+    assert all(0 <= x <= WIDTH for _, x, _ in points(waiting))
+
+
+def test_what_is_older_than_an_hour_is_still_drawn_in_its_place() -> None:
+    _, _, waiting = plots([Sample(NOW - KEPT_MS - 1000, 0, 0, 1, None, None), sample(0)], NOW)
+    assert waiting.since == "an hour ago"
