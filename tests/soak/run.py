@@ -14,7 +14,7 @@ from tests.fakes.net import pause
 from tests.fakes.relay_journal import Published
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
-from tests.soak.restarts import ANEW, Restarts
+from tests.soak.restarts import ANEW, STOP_LIMIT_S, Restarts
 from tests.soak.sums import STAGES, Sums
 from tests.world.ledger import Books
 
@@ -81,6 +81,9 @@ def run(
                 soak.settle()
                 soak.close()
                 return soak.report
+            except BaseException as error:
+                soak.report.faults.append(f"{type(error).__name__}: {error}")
+                raise
             finally:
                 service.close()
                 if keep is not None and soak.report.faults:
@@ -173,7 +176,7 @@ class _Soak:
             pause(_POLL_S)
         self.report.faults += [*differences, *sums.faults()]
         self.report.exits = self.service.scrape().value("event_service_stage_exits_total")
-        if (code := self.service.stop()) != 0:
+        if (code := self.service.stop(STOP_LIMIT_S)) != 0:
             self.report.faults.append(f"told to end, the service ended with {code}")
         self._compare_sinks(sums)
 
