@@ -5,6 +5,7 @@ with --input. The corpus is kept between runs, so that the next one begins where
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,11 @@ def _fuzz(name: str, folder: Path, seconds: int, seeds: Sequence[bytes]) -> bool
         f"-max_total_time={seconds}", f"-max_len={MAX_INPUT_BYTES}", f"-timeout={MAX_INPUT_S}",
         f"-rss_limit_mb={MAX_MEMORY_MB}", "-print_final_stats=1", "-verbosity=0",
     ]  # fmt: skip
+    before = os.times()
     done = subprocess.run(command, check=False)
-    print(f"{name}: {'no finding' if done.returncode == 0 else 'FOUND SOMETHING'} in {seconds} s", flush=True)
+    cpu_s = os.times().children_user - before.children_user
+    found = "no finding" if done.returncode == 0 else "FOUND SOMETHING"
+    print(f"{name}: {found} in {seconds} s, {cpu_s:.0f} s of the processor", flush=True)
     return done.returncode == 0
 
 

@@ -28,11 +28,14 @@ from pipeline.nostr.extract import MAX_CANDIDATES, contacts, relay_candidates
 from pipeline.nostr.filter import Filter, InvalidFilter, parse_filter
 from pipeline.nostr.kinds import REGISTRATION
 from pipeline.nostr.message import (
+    Closed,
     EventMessage,
     InvalidMessage,
     KnownEvent,
+    Notice,
     OtherMessage,
     PublishMessage,
+    classify_notice,
     encode_event,
     parse_client_message,
     parse_relay_message,
@@ -40,6 +43,7 @@ from pipeline.nostr.message import (
 from pipeline.nostr.negentropy import MIN_FRAME_LIMIT, ItemSet, Reconciliation
 from pipeline.nostr.negentropy_wire import InvalidNegentropy
 from pipeline.nostr.nip19 import InvalidEncoding, decode_note, decode_npub, decode_nsec, encode_npub, encode_nsec
+from pipeline.nostr.notices import PREFIXES
 from pipeline.nostr.registration import InvalidRegistration, parse_registration
 from pipeline.nostr.tags import expiration
 from pipeline.relay.frames import MAX_BATCH_MESSAGES, FrameReader
@@ -107,6 +111,10 @@ def _relay_message(data: bytes) -> None:
         assert known == KnownEvent(message.subscription, message.event.id, message.event.created_at)
     elif message is not None:
         assert known == message
+    if isinstance(message, Notice):
+        classify_notice(message.text)
+    if isinstance(message, Closed):
+        assert message.prefix in PREFIXES or not message.prefix
 
 
 def _known(data: bytes) -> object:
