@@ -121,12 +121,17 @@ class _Soak:
     def look(self) -> None:
         """Whatever has just been ended: the sums hold, and no counter has gone down."""
         self.report.looks += 1
-        self.report.faults += Sums.of(self.service.database).faults()
+        self._blame(Sums.of(self.service.database).faults())
         try:
             scrape = self.service.scrape()
         except (OSError, AssertionError):
             return  # the server is being restarted
         self._compare(scrape)
+
+    def _blame(self, faults: list[str]) -> None:
+        for fault in faults:
+            self.say(f"FAULT {fault}")
+        self.report.faults += faults
 
     def _compare(self, scrape: Scrape) -> None:
         counting = {name for name, kind in scrape.types().items() if kind == "counter"}
@@ -134,7 +139,7 @@ class _Soak:
             if sample.name in counting and not sample.name.startswith("process_"):
                 key = f"{sample.name} {dict(sample.labels)}"
                 if sample.value < (before := self.counters.get(key, 0.0)):
-                    self.report.faults.append(f"{key} went from {before} down to {sample.value}")
+                    self._blame([f"{key} went from {before} down to {sample.value}"])
                 self.counters[key] = sample.value
 
     def settle(self) -> None:

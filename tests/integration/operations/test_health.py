@@ -12,7 +12,7 @@ from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
-from tests.integration.operations.support import PATIENCE_S, complaint, problems, until
+from tests.integration.operations.support import PATIENCE_S, complaint, logged, problems, until
 from tests.world.events import authors
 
 PROFILES = [author.sign("{}", kind=0, created_at=int(time()) - 60) for author in authors(9, 3)]
@@ -66,3 +66,17 @@ def test_a_killed_stage_is_missed_until_it_is_back(tmp_path: Path) -> None:
             os.kill(saver.pid, signal.SIGKILL)
             complaint(service, "supervisor", "waiting for saver-0")
             until(lambda: problems(service) == [], lambda: problems(service))
+
+
+def test_a_stage_that_hangs_is_named_killed_counted_and_logged(tmp_path: Path) -> None:
+    """As a deadlock would look from outside; the others go on, and all is well again without a hand."""
+    with EventService(tmp_path) as service:
+        others = {one.pid for one in service.stages()}
+        (saver,) = service.stages("saver")
+        os.kill(saver.pid, signal.SIGSTOP)
+        complaint(service, "saver-0", "")
+        service.wait_metric("event_service_stage_exits_total", lambda value: value == 1, slot="saver-0", reason="hung")
+        until(lambda: problems(service) == [], lambda: problems(service))
+        now = {one.pid for one in service.stages()}
+        assert others - now == {saver.pid}
+        assert [line["stage"] for line in logged(service, "stage hangs, killing it")] == ["saver-0"]
