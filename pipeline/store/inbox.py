@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.lease import MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
+from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
 
 # What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile. An id whose
 # time was not known when it was noted is under `events.NO_TIME`, which is 0.
@@ -24,8 +24,8 @@ RETURNING seq, claims, failures, event_id, raw, relay, received_at
 # Whether any row is ready, without taking the write lock.
 ANY_READY = "SELECT 1 FROM inbox WHERE ready_at <= ? LIMIT 1"
 # Whether a wrong clock has put off any row, and what calls such rows back.
-ANY_AHEAD = "SELECT 1 FROM inbox WHERE ready_at > ? LIMIT 1"
-CALL_BACK = "UPDATE inbox SET ready_at = ? WHERE ready_at > ?"
+ANY_AHEAD = "SELECT 1 FROM inbox WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2) LIMIT 1"
+CALL_BACK = "UPDATE inbox SET ready_at = ?3 WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2)"
 NEXT_READY = "SELECT ready_at FROM inbox ORDER BY ready_at LIMIT 1"
 # The count stops at the bound: who asks only wants to know whether it is reached.
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM inbox LIMIT ?)"
@@ -84,13 +84,13 @@ def any_ready(tx: Tx, now: int) -> bool:
 
 def any_ahead(tx: Tx, now: int) -> bool:
     """Whether any row is put off for longer than anything puts it off; see `MAX_WAIT_MS`."""
-    return tx.execute(ANY_AHEAD, (now + MAX_WAIT_MS,)).fetchone() is not None
+    return tx.execute(ANY_AHEAD, (now + MAX_LEASE_MS, now + MAX_WAIT_MS)).fetchone() is not None
 
 
 def call_back(tx: Tx, now: int) -> int:
     """Make such rows ready, whoever holds them; returns how many there were."""
     before = tx.total_changes()
-    tx.execute(CALL_BACK, (now, now + MAX_WAIT_MS))
+    tx.execute(CALL_BACK, (now + MAX_LEASE_MS, now + MAX_WAIT_MS, now))
     return tx.total_changes() - before
 
 

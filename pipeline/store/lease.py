@@ -17,8 +17,10 @@ from pipeline.store.database import Tx
 FREED_AT_MOST: Final = 2
 """How often a row is given back at once when its holder dies; after that it has to wait for the end of its lease."""
 
+MAX_LEASE_MS: Final = 600_000
 MAX_WAIT_MS: Final = 2 * 3_600_000
-"""No lease and no backoff is as long: a row that is ready later than that was put off by a clock that was ahead."""
+"""No lease is as long as the one, no backoff after a failure as the other: a row that is ready later than that was put
+off by a clock that was ahead."""
 
 
 class Receipt(NamedTuple):

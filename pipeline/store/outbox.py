@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.lease import MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
+from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
 
 APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
 CLAIM = """
@@ -16,8 +16,12 @@ RETURNING seq, claims, failures, event
 PAYLOAD = "SELECT event, event_id, payload, received_at FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 # Whether a wrong clock has put off any row of a sink, and what calls such rows back.
-ANY_AHEAD = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at > ? LIMIT 1"
-CALL_BACK = "UPDATE outbox SET ready_at = ? WHERE sink = ? AND ready_at > ?"
+ANY_AHEAD = """
+SELECT 1 FROM outbox WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3) LIMIT 1
+"""
+CALL_BACK = """
+UPDATE outbox SET ready_at = ?4 WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3)
+"""
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
 WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
 # Walks over the sink's part of the index, as counting does, and looks up one row.
@@ -95,13 +99,14 @@ def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
 
 def any_ahead(tx: Tx, now: int) -> bool:
     """Whether any row is put off for longer than anything puts it off; see `MAX_WAIT_MS`."""
-    return any(tx.execute(ANY_AHEAD, (sink.value, now + MAX_WAIT_MS)).fetchone() for sink in SinkName)
+    bounds = (now + MAX_LEASE_MS, now + MAX_WAIT_MS)
+    return any(tx.execute(ANY_AHEAD, (sink.value, *bounds)).fetchone() for sink in SinkName)
 
 
 def call_back(tx: Tx, now: int) -> int:
     """Make such rows ready, whoever holds them; returns how many there were."""
     before = tx.total_changes()
-    tx.executemany(CALL_BACK, ((now, sink.value, now + MAX_WAIT_MS) for sink in SinkName))
+    tx.executemany(CALL_BACK, ((sink.value, now + MAX_LEASE_MS, now + MAX_WAIT_MS, now) for sink in SinkName))
     return tx.total_changes() - before
 
 

@@ -26,7 +26,11 @@ SELECT (SELECT count(*) FROM inbox),
 """
 DEAD = "SELECT (SELECT count(*) FROM inbox_dead), (SELECT count(*) FROM outbox_dead)"
 REFUSED = "SELECT sink, outcome, count(*) FROM deliveries WHERE outcome <> 'delivered' GROUP BY 1, 2"
-LATEST_READY = "SELECT max(ready_at) FROM (SELECT ready_at FROM inbox UNION ALL SELECT ready_at FROM outbox)"
+LATEST_READY = """
+SELECT max(ready_at) FROM (
+  SELECT ready_at, failures FROM inbox UNION ALL SELECT ready_at, failures FROM outbox
+) WHERE (failures > 0) = ?
+"""
 FATE = """
 SELECT (SELECT 'inbox' FROM inbox WHERE event_id = ?1),
        (SELECT 'buried: ' || reason FROM inbox_dead WHERE event_id = ?1),
@@ -109,9 +113,9 @@ class Queues:
         """What sinks refused for good, and how often."""
         return [f"{count} x {sink} {outcome}" for sink, outcome, count in self._rows(REFUSED)]
 
-    def longest_wait_s(self) -> float:
-        """In how many seconds the last of all rows is ready."""
-        (latest,) = self._rows(LATEST_READY)[0]
+    def longest_wait_s(self, *, failed: bool) -> float:
+        """In how many seconds the last of the rows is ready that have failed, or of those that have not."""
+        (latest,) = self._rows(LATEST_READY, (failed,))[0]
         return 0.0 if latest is None else (latest - _now_ms()) / 1000
 
     def fate(self, event_id: str) -> str:

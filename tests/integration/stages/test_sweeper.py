@@ -361,17 +361,31 @@ def test_an_idle_sweeper_rests(world: World) -> None:
 
 @pytest.mark.usefixtures("eager")
 def test_rows_that_a_wrong_clock_put_off_are_called_back(world: World) -> None:
-    """Queued, leased or backing off while the clock was ahead; a true backoff, however long, is kept."""
-    longest, ahead = NOW_MS + HOUR + HOUR // 3, NOW_MS + 3 * HOUR
-    for number, ready_at in enumerate((NOW_MS, longest, ahead)):
+    """Queued, leased or backing off while the clock was ahead; a true lease or backoff, however long, is kept."""
+    rows = (
+        (NOW_MS, 0, NOW_MS),
+        (NOW_MS + 200_000, 0, NOW_MS + 200_000),
+        (NOW_MS + HOUR // 2, 0, NOW_MS),
+        (NOW_MS + HOUR + HOUR // 3, 6, NOW_MS + HOUR + HOUR // 3),
+        (NOW_MS + 3 * HOUR, 6, NOW_MS),
+    )
+    for number, (ready_at, failures, _) in enumerate(rows):
         world.execute(
-            "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at) VALUES (randomblob(32), x'aa', 1, ?, ?)",
-            number, ready_at,
+            "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, failures)"
+            " VALUES (randomblob(32), x'aa', 1, ?, ?, ?)",
+            number, ready_at, failures,
         )  # fmt: skip
         for sink in ("pubsub", "relay"):
-            world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)", number, sink, ready_at)
+            world.execute(
+                "INSERT INTO outbox (event, sink, ready_at, failures) VALUES (?, ?, ?, ?)",
+                number,
+                sink,
+                ready_at,
+                failures,
+            )
     sweep(world)
-    assert world.query("SELECT ready_at FROM inbox ORDER BY seq") == [(NOW_MS,), (longest,), (NOW_MS,)]
-    assert world.query("SELECT event, ready_at FROM outbox ORDER BY seq") == [
-        (number, ready_at) for number, ready_at in enumerate((NOW_MS, longest, NOW_MS)) for _ in range(2)
-    ]
+    expected = [ready_at for _, _, ready_at in rows]
+    assert [ready_at for (ready_at,) in world.query("SELECT ready_at FROM inbox ORDER BY seq")] == expected
+    for sink in ("pubsub", "relay"):
+        found = world.query("SELECT ready_at FROM outbox WHERE sink = ? ORDER BY seq", sink)
+        assert [ready_at for (ready_at,) in found] == expected
