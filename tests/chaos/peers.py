@@ -21,7 +21,9 @@ SOURCES = ("honest", "strfry", "nostr-relay", "node-relay", "nostream")
 # These refuse broad filters or all but a few requests: they hold copies only, so that nothing hangs on them.
 MIRRORS = ("nostr-rs", "khatru")
 INDEPENDENT = "independent"
-_PUBLISH_TIMEOUT_S = 10.0
+_PUBLISH_TIMEOUT_S = 30.0
+# So few that they are answered in time on any machine.
+_BATCH = 100
 _RETRY_S = 0.5
 JOIN_S = 30.0
 
@@ -174,29 +176,27 @@ class IndependentPeer:
         while not self._closing:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
-                batch, self._pending = self._pending, []
+                batch = self._pending[:_BATCH]
             began = time.time()
             try:
                 answers = self.relay.publish(batch, timeout_s=_PUBLISH_TIMEOUT_S)
             except Exception:
                 # Down, or broken in the middle: whatever it has taken it calls a duplicate the next time.
                 with self._changed:
-                    self._pending = batch + self._pending
                     self._changed.wait_for(lambda: self._closing, _RETRY_S)
                 continue
             self.taken += [(began, event) for event in batch if event.id in answers.accepted]
+            with self._changed:
+                del self._pending[: len(batch)]
 
     def flush(self, timeout_s: float) -> None:
         """Wait until everything published is answered; raises `TimeoutError`."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
-            marker = len(self._pending)
-        while marker and time.monotonic() < deadline:
-            with self._changed:
+            while self._pending and time.monotonic() < deadline:
                 self._changed.wait(_RETRY_S)
-                marker = len(self._pending)
-        if marker:
-            raise TimeoutError(f"the independent relay has not answered {marker} events")
+            if self._pending:
+                raise TimeoutError(f"the independent relay has not answered {len(self._pending)} events")
 
     def book(self, ledger: Ledger, began: float) -> None:
         """See `Peer`."""

@@ -35,7 +35,7 @@ MAX_WAIT_S = 3600 * 1.3
 LINGER_S = 3.0
 _POLL_S = 1.0
 _MAX_WAITS = 4
-_FLUSH_LIMIT_S = 60.0
+_FLUSH_LIMIT_S = 600.0
 
 MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults)
 """Imported for the faults that they enter."""
