@@ -11,12 +11,12 @@ COUNTER: Final = "event_service_crawl_gaps_total"
 _MEANINGS: Final = {
     "dense-second": "it has more events of one second than it gives in one answer, so the rest cannot be had from it",
     "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
-    "hidden-kinds": "it answers nothing to filters without kinds, and which kinds it has besides nobody can tell",
-    "unlisted-kinds": "it takes only filters that name kinds, so that kinds nobody thought of are missing",
-    "no-broad-filters": "it refuses filters without authors, so that only wanted authors' events come from it",
-    "no-eose": "it sends events and never says that it has sent all",
-    "refused": "it refuses to be asked at all",
-    "unanswered": "it leaves every question without an answer",
+    "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
+    "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds nobody thought of are missing",
+    "no-broad-filters": "it gave nothing for a filter without authors: it refuses those in silence, or has nothing so",
+    "no-eose": "it never said that it had sent all, so that nobody can tell whether it had",
+    "refused": "it refuses to be asked",
+    "unanswered": "it was asked again and again and has not answered to the end",
 }
 
 

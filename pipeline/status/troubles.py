@@ -176,7 +176,7 @@ def _gaps(seen: Snapshot) -> Iterator[Trouble]:
     for reason, addresses in reasons.items():
         yield Trouble(
             Weight.NOTE, "gaps", f"{reason} at {_some(addresses)}: {gaps.meaning(reason)}",
-            "nothing here can close it; other relays that hold the same events do",
+            "nothing here can make it; other relays that hold the same events close it",
         )  # fmt: skip
 
 

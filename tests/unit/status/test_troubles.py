@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.slices import Gap
 from pipeline.process.condition import Condition, StageState
+from pipeline.status.gaps import meaning
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.dead import DeadQueue, DeadRow
@@ -107,6 +109,11 @@ def test_no_relay_at_all_is_a_problem_of_ours() -> None:
 def test_a_gap_is_explained() -> None:
     found = one(replace(WELL, gaps={"wss://r1.example": {"dense-second": 4}}))
     assert found.what.startswith("dense-second at wss://r1.example: it has more events of one second")
+
+
+@pytest.mark.parametrize("gap", Gap)
+def test_every_kind_of_gap_has_its_words(gap: Gap) -> None:
+    assert meaning(gap.value) != gap.value
 
 
 def test_many_alike_are_counted() -> None:
