@@ -296,6 +296,9 @@ class Connection:
 
     def _report(self) -> None:
         """Write what has changed for those who look at the relay's row."""
+        if self._session.unasked:
+            self._metrics.unasked(self._session.unasked)
+            self._session.unasked = 0
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled and not self._has_dropped:
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))

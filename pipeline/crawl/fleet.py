@@ -228,6 +228,7 @@ class Fleet:
             finally:
                 transport.close()
         except DialError as error:
+            self._relays[number].metrics.not_dialled(error.reason)
             ending = Ending(
                 "dial", str(error), status=error.status, permanent=error.permanent,
                 is_our_fault=error.reason is DialReason.LOCAL,

@@ -21,6 +21,7 @@ from pipeline.nostr.message import (
     RelayMessage,
 )
 from pipeline.process.metrics import Metrics
+from pipeline.relay.errors import DialReason
 from pipeline.relay.refusals import Refusal
 
 _STAGE: Final = "crawler"
@@ -121,6 +122,14 @@ class RelayMetrics:
             said = counts.compared_bytes - told.compared_bytes
             self._metrics.crawl_reconciliation_bytes.labels(self._address).inc(said)
         self._told = counts.copy()
+
+    def unasked(self, events: int) -> None:
+        """Count events that belong to no request, or do not match it."""
+        self._metrics.stage_errors.labels(_STAGE, "unasked-event").inc(events)
+
+    def not_dialled(self, reason: DialReason) -> None:
+        """Count a dial that led to no connection by what was wrong."""
+        self._metrics.dial_failures.labels(reason.value).inc()
 
     def disconnected(self, reason: str) -> None:
         """Count the end of a connection, or a dial that led to none."""

@@ -206,6 +206,9 @@ class Metrics:
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )
+        self.dial_failures = self._counter(
+            "event_service_dial_failures_total", "Dials that led to no connection", ("reason",)
+        )
         self.crawl_reconciliations = self._counter(
             "event_service_crawl_reconciliations_total",
             "Sweeps tried by comparing sets with a relay (NIP-77)",

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.bench import (
     disk,
     duplicates,
+    fleet,
     go_import,
     growth,
     intake,
@@ -47,6 +48,7 @@ PARTS: dict[str, Callable[..., PartReport]] = {
     "latency": latency.run,
     "start": startup.run,
     "whole": whole.run,
+    "fleet": fleet.run,
     "import": go_import.run,
     "disk": disk.run,
     "growth": growth.run,
