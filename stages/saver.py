@@ -14,6 +14,7 @@ from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS
+from pipeline.nostr.tags import coordinate
 from pipeline.process.backoff import Backoff
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
@@ -27,6 +28,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import SinkName
+from pipeline.store.retractions import Identity
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
@@ -205,7 +207,7 @@ class _Saver:
     def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
             follower = self._authors.intern(tx, event.pubkey)
-            if not retractions.retracted(tx, [(event.id, follower, event.created_at)]):
+            if not retractions.retracted(tx, [_identity(event, follower)]):
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
                 contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
 
@@ -216,6 +218,7 @@ class _Saver:
                 author = self._authors.intern(tx, item.event.pubkey)
                 contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
                 retractions.delete(tx, taken_back.event_ids, author, now)
+                retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
                 if taken_back.vanished_until is not None:
                     # The request itself is as old as what it takes back, and is handed on.
                     retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
@@ -228,7 +231,7 @@ class _Saver:
             else:
                 relevant.append(item)
         decided = [self._decide(tx, item, now // 1000) for item in relevant]
-        retracted = retractions.retracted(tx, (_identity(each) for each in decided))
+        retracted = retractions.retracted(tx, (_identity(each.event, each.accepted.author) for each in decided))
         kept = [each for each in decided if each.accepted.event_id not in retracted]
         for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
             tally.drop(gone.event_id, gone.relay, "retracted")
@@ -314,9 +317,8 @@ class _Saver:
             )
 
 
-def _identity(decided: _Decided) -> tuple[bytes, int, int]:
-    accepted = decided.accepted
-    return accepted.event_id, accepted.author, accepted.created_at
+def _identity(event: Event, author: int) -> Identity:
+    return Identity(event.id, author, event.created_at, coordinate(event))
 
 
 def _reason_to_bury(row: InboxRow) -> str | None:

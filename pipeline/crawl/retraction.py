@@ -5,24 +5,28 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.event import Event
-from pipeline.nostr.kinds import CONTACTS, DELETION, VANISH
+from pipeline.nostr.kinds import CONTACTS, DELETION, VANISH, is_addressable, is_replaceable
 from pipeline.nostr.tags import first_values
 
 ALL_RELAYS: Final = "ALL_RELAYS"
 # A deletion names a handful; one that names more costs a row each.
 MAX_TARGETS: Final = 1_000
 _EVENT_ID: Final = re.compile("[0-9a-f]{64}")
+# The last colon is often left out where there is no `d` tag.
+_COORDINATE: Final = re.compile("(0|[1-9][0-9]{0,4}):([0-9a-f]{64})(?::(.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
     """What one event takes back of its own author's; of others' events it can take nothing.
 
-    `event_ids`: these events. `contacts_until`: every contact list up to this time. `vanished_until`: everything up to
-    this time. Times are `created_at` seconds, included; `None` for nothing.
+    `event_ids`: these events. `coordinates`: every version at these addresses (`tags.coordinate`) up to the event's own
+    time. `contacts_until`: every contact list up to this time. `vanished_until`: everything up to this time. Times are
+    `created_at` seconds, included; `None` for nothing.
     """
 
     event_ids: frozenset[bytes] = frozenset()
+    coordinates: frozenset[str] = frozenset()
     contacts_until: int | None = None
     vanished_until: int | None = None
 
@@ -38,6 +42,22 @@ def retraction(event: Event) -> Retraction | None:
     if event.kind != DELETION:
         return None
     ids = [bytes.fromhex(value) for value in first_values(event, "e") if _EVENT_ID.fullmatch(value)]
-    coordinate = f"{CONTACTS}:{event.pubkey.hex()}:"
-    deletes_contacts = any(value in (coordinate, coordinate[:-1]) for value in first_values(event, "a"))
-    return Retraction(frozenset(ids[:MAX_TARGETS]), event.created_at if deletes_contacts else None)
+    named = (_coordinate(value, event.pubkey.hex()) for value in first_values(event, "a"))
+    coordinates = [value for value in named if value is not None]
+    deletes_contacts = f"{CONTACTS}:{event.pubkey.hex()}:" in coordinates
+    return Retraction(
+        frozenset(ids[:MAX_TARGETS]),
+        frozenset(coordinates[:MAX_TARGETS]),
+        event.created_at if deletes_contacts else None,
+    )
+
+
+def _coordinate(text: str, author: str) -> str | None:
+    """`text` as `tags.coordinate` writes it; None unless it is an address of `author`."""
+    match = _COORDINATE.fullmatch(text)
+    if match is None or match[2] != author:
+        return None
+    kind = int(match[1])
+    if is_replaceable(kind):
+        return f"{kind}:{author}:"
+    return f"{kind}:{author}:{match[3] or ''}" if is_addressable(kind) else None

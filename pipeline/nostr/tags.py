@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from pipeline.nostr.event import MAX_CREATED_AT, Event
+from pipeline.nostr.kinds import is_addressable, is_replaceable
 
 _PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("[0-9]{1,19}")
@@ -35,6 +36,13 @@ def public_keys(event: Event) -> set[bytes]:
 def identifier(event: Event) -> str:
     """The first `d` value, or "" without one: with kind and author the address of an addressable event (NIP-01)."""
     return next(first_values(event, "d"), "")
+
+
+def coordinate(event: Event) -> str | None:
+    """What `a` tags call the event's address, `kind:pubkey:d`, all its versions; None where every event is its own."""
+    if is_addressable(event.kind):
+        return f"{event.kind}:{event.pubkey.hex()}:{identifier(event)}"
+    return f"{event.kind}:{event.pubkey.hex()}:" if is_replaceable(event.kind) else None
 
 
 def expiration(event: Event) -> int | None:

@@ -1,21 +1,24 @@
 """What authors have taken back, so that a copy that arrives later is not handed on."""
 
+import hashlib
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.store.database import Row, Tx
 from pipeline.store.slices import Slice
 
+# One event, whatever its time; or, with the digest of an address for an id, every version there up to a time.
 DELETE = """
-INSERT INTO deletions (event_id, author, at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at
+INSERT INTO deletions (event_id, author, until, at) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET until = max(until, excluded.until), at = excluded.at
 """
 VANISH = """
 INSERT INTO vanished (author, until, at) VALUES (?, ?, ?)
 ON CONFLICT (author) DO UPDATE SET until = max(until, excluded.until), at = excluded.at
 """
-# The id itself where its author has deleted it, or has vanished since.
+# The id itself where its author has deleted it or its address, or has vanished since.
 RETRACTED = """
-SELECT ?1 WHERE EXISTS (SELECT 1 FROM deletions WHERE event_id = ?1 AND author = ?2)
+SELECT ?1 WHERE EXISTS (SELECT 1 FROM deletions WHERE event_id IN (?1, ?4) AND author = ?2 AND until >= ?3)
              OR EXISTS (SELECT 1 FROM vanished WHERE author = ?2 AND until >= ?3)
 """
 NEXT_DELETIONS = """
@@ -31,11 +34,26 @@ FORGET_VANISHED = "DELETE FROM vanished WHERE author = ?"
 
 FIRST_DELETION: Final = (b"", 0)
 """Before every id and author."""
+_WHENEVER: Final = 2**63 - 1
+
+
+class Identity(NamedTuple):
+    """What an event can be taken back by; `author` as interned, `created_at` in seconds, see `tags.coordinate`."""
+
+    event_id: bytes
+    author: int
+    created_at: int
+    coordinate: str | None = None
 
 
 def delete(tx: Tx, event_ids: Iterable[bytes], author: int, now: int) -> None:
     """Note that `author` deleted events, which count only if they are the author's own."""
-    tx.executemany(DELETE, ((event_id, author, now) for event_id in event_ids))
+    tx.executemany(DELETE, ((event_id, author, _WHENEVER, now) for event_id in event_ids))
+
+
+def delete_versions(tx: Tx, coordinates: Iterable[str], author: int, until: int, now: int) -> None:
+    """Note that `author` deleted what was dated `until` (seconds) or before at some of their own addresses."""
+    tx.executemany(DELETE, ((_digest(coordinate), author, until, now) for coordinate in coordinates))
 
 
 def vanish(tx: Tx, author: int, until: int, now: int) -> None:
@@ -43,9 +61,18 @@ def vanish(tx: Tx, author: int, until: int, now: int) -> None:
     tx.execute(VANISH, (author, until, now))
 
 
-def retracted(tx: Tx, events: Iterable[tuple[bytes, int, int]]) -> set[bytes]:
-    """Which of `events`, each with its id, author and `created_at`, their authors have taken back: the ids."""
-    return {event_id for (event_id,) in tx.executemany(RETRACTED, events)}
+def retracted(tx: Tx, events: Iterable[Identity]) -> set[bytes]:
+    """Which of `events` their authors have taken back: the ids."""
+    rows = (
+        (event_id, author, created_at, None if coordinate is None else _digest(coordinate))
+        for event_id, author, created_at, coordinate in events
+    )
+    return {event_id for (event_id,) in tx.executemany(RETRACTED, rows)}
+
+
+def _digest(coordinate: str) -> bytes:
+    """As long as an event id, however long the `d` tag is, which may hold lone surrogates."""
+    return hashlib.sha256(coordinate.encode("utf-8", "surrogatepass")).digest()
 
 
 def forget_deletions(tx: Tx, *, after: tuple[bytes, int], before: int, limit: int) -> Slice[tuple[bytes, int]]:

@@ -328,6 +328,9 @@ TALLIES = (
     """,
 )
 
+# A deletion names events, or addresses up to a time: `event_id` is then the digest of the address.
+DELETED_VERSIONS = (f"ALTER TABLE deletions ADD COLUMN until INTEGER NOT NULL DEFAULT {2**63 - 1}",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -337,6 +340,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0006-seeing", SEEING),
     Migration("0007-backfills", BACKFILLS),
     Migration("0008-tallies", TALLIES),
+    Migration("0009-deleted-versions", DELETED_VERSIONS),
 )
 
 

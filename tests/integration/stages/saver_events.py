@@ -54,6 +54,10 @@ class Chance:
                 tags += [["e", event.id] for event in rng.sample(recent, min(3, len(recent)))]
                 tags += [["e", event.id] for event in recent if event.pubkey == author.pubkey and rng.random() < 0.2]
                 tags += [["a", f"3:{author.pubkey}:"]] * (rng.random() < 0.3)
+                tags += [["a", f"30023:{self.person().pubkey}:{rng.choice('ab')}"]] * (rng.random() < 0.5)
+                tags += [["a", f"10002:{author.pubkey}:"]] * (rng.random() < 0.2)
+            case 30023:
+                tags += [["d", rng.choice("ab")]]
             case 62:
                 tags += [["relay", rng.choice(["ALL_RELAYS", "wss://one.example"])]]
             case 10002:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from tests.integration.stages.support import World
 from tests.world.events import SignedEvent
@@ -30,6 +31,8 @@ class SaverModel:
     registered: set[str] = field(default_factory=set)
     lists: dict[str, ContactList] = field(default_factory=dict)
     deleted: set[tuple[str, str]] = field(default_factory=set)
+    deleted_until: dict[str, int] = field(default_factory=dict)
+    """By address, `kind:author:d`."""
     vanished: dict[str, int] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     to_pubsub: list[str] = field(default_factory=list)
@@ -80,6 +83,8 @@ class SaverModel:
             known = self.lists.get(event.pubkey)
             if known is not None and known.event_id in ids:
                 known.followees = set()
+            for address in (tag[1] for tag in event.tags if tag[0] == "a" and tag[1].split(":")[1] == event.pubkey):
+                self.deleted_until[address] = max(self.deleted_until.get(address, 0), event.created_at)
             if ("a", f"3:{event.pubkey}:") in event.tags:
                 self._forget_contacts(event.pubkey, event.created_at)
         elif event.kind == 62 and ("relay", "ALL_RELAYS") in event.tags:
@@ -92,7 +97,8 @@ class SaverModel:
             self.lists[author] = ContactList(until, "0" * 64, set())
 
     def _is_retracted(self, event: SignedEvent) -> bool:
-        return (event.id, event.pubkey) in self.deleted or event.created_at <= self.vanished.get(event.pubkey, -1)
+        until = max(self.vanished.get(event.pubkey, -1), self.deleted_until.get(_address(event), -1))
+        return (event.id, event.pubkey) in self.deleted or event.created_at <= until
 
     def _is_relevant(self, event: SignedEvent, wanted: dict[str, int]) -> bool:
         return event.kind in GLOBAL_KINDS or event.pubkey in wanted or bool(self.registered & event.mentioned())
@@ -111,6 +117,12 @@ class SaverModel:
         expires = [int(tag[1]) for tag in event.tags if tag[0] == "expiration"]
         protected = any(tag[0] == "-" for tag in event.tags)
         return event.kind in TARGET_KINDS and not protected and not any(at <= self.now for at in expires)
+
+
+def _address(event: SignedEvent) -> str:
+    """Of an event of a kind that a deletion here names by its address; the others have one that none names."""
+    identifiers = [tag[1] for tag in event.tags if tag[0] == "d"]
+    return f"{event.kind}:{event.pubkey}:{(identifiers or [''])[0]}"
 
 
 def _relays_named(event: SignedEvent) -> Iterator[str]:
@@ -136,8 +148,11 @@ def check(world: World, model: SaverModel) -> None:
     assert world.seen() == model.seen
     assert world.queued("pubsub") == sorted(model.to_pubsub)
     assert world.queued("relay") == sorted(model.to_relay)
-    deleted = world.query("SELECT event_id, author FROM deletions")
+    deleted = world.query("SELECT event_id, author FROM deletions WHERE until = ?", 2**63 - 1)
     assert {(event_id.hex(), key[author]) for event_id, author in deleted} == model.deleted
+    deleted_until = world.query("SELECT event_id, until FROM deletions WHERE until < ?", 2**63 - 1)
+    expected = {sha256(address.encode()).digest(): until for address, until in model.deleted_until.items()}
+    assert dict(deleted_until) == expected
     assert {key[author]: until for author, until in world.query("SELECT author, until FROM vanished")} == model.vanished
     named = {str(address): namers for address, namers in world.query("SELECT address, namers FROM relays")}
     assert named == {address: min(len(namers), MOST_NAMERS) for address, namers in model.named.items()}

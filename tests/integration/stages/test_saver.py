@@ -166,6 +166,23 @@ def test_a_deleted_contact_list_does_not_come_back(world: World) -> None:
     assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 1
 
 
+def test_no_version_at_a_deleted_address_comes_later(world: World) -> None:
+    """A copy of an old version, which another relay still has, is not handed on; what was written since is."""
+    world.register(ALICE.pubkey)
+    old, new, elsewhere = (
+        ALICE.sign("", kind=30023, created_at=NOW + age, tags=[["d", identifier]])
+        for age, identifier in ((0, "article"), (2, "article"), (0, "other"))
+    )
+    address = f"30023:{ALICE.pubkey}:article"
+    foreign = BOB.sign("", kind=5, created_at=NOW + 5, tags=[["a", address], ["p", ALICE.pubkey]])
+    deletion = ALICE.sign("", kind=5, created_at=NOW + 1, tags=[["a", address]])
+    with Running(world.context("saver"), saver.run):
+        for event in (foreign, deletion, old, new, elsewhere):
+            world.put([event])
+            world.wait_saved()
+    assert world.seen() == {foreign.id, deletion.id, new.id, elsewhere.id}
+
+
 def test_relays_that_a_user_named_before_and_names_again_are_a_users(world: World) -> None:
     """Whoever registers and says again where to be found is heard, although it was known from the stranger."""
     old, new = (ALICE.sign("", kind=10002, created_at=NOW + n, tags=[["r", "wss://r.example"]]) for n in range(2))

@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.crawl.retraction import MAX_TARGETS, Retraction, retraction
 from pipeline.nostr.event import Event, sign
+from pipeline.nostr.tags import coordinate
 
 SECRET = bytes(31) + b"\x07"
 OTHER = "11" * 32
@@ -28,7 +29,24 @@ def test_a_deletion_names_events() -> None:
 
 @pytest.mark.parametrize("end", ["", ":"])
 def test_a_deletion_names_the_contact_lists_of_its_author(end: str) -> None:
-    assert retraction(event(5, ["a", f"3:{own_key()}{end}"])) == Retraction(contacts_until=1000)
+    coordinates = frozenset({f"3:{own_key()}:"})
+    assert retraction(event(5, ["a", f"3:{own_key()}{end}"])) == Retraction(
+        coordinates=coordinates, contacts_until=1000
+    )
+
+
+def test_a_deletion_names_addresses() -> None:
+    """As whatever stands there is called, so that both meet."""
+    article, profile = event(30023, ["d", "a:b\nc"], ["d", "x"]), event(0)
+    named = [coordinate(article), coordinate(profile)]
+    found = retraction(event(5, *(["a", str(text), "wss://relay.example.com"] for text in named)))
+    assert found == Retraction(coordinates=frozenset({f"30023:{own_key()}:a:b\nc", f"0:{own_key()}:"}))
+
+
+@pytest.mark.parametrize("wrong", ["1:KEY:", "030023:KEY:x", "30023:KEYx", "x:KEY:", "70000:KEY:", f"30023:{OTHER}:x"])
+def test_what_is_no_address_of_the_author_takes_nothing_back(wrong: str) -> None:
+    assert retraction(event(5, ["a", wrong.replace("KEY", own_key())])) == Retraction()
+    assert coordinate(event(1)) is None
 
 
 def test_nobody_deletes_the_contact_lists_of_others() -> None:

@@ -10,6 +10,7 @@ from pipeline.store import contacts, monitored, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database
+from pipeline.store.retractions import Identity
 from pipeline.store.schema import open_database
 
 USER = b"\x01" * 32
@@ -81,9 +82,19 @@ def test_followees_of_a_deleted_list_are_wanted_no_longer(database: Database) ->
 def test_only_the_author_deletes_an_event(database: Database) -> None:
     with database.write() as tx:
         retractions.delete(tx, [b"\x05" * 32], 1, 1)
-        events = [(b"\x05" * 32, 2, 100), (b"\x06" * 32, 1, 100), (b"\x05" * 32, 1, 100)]
+        events = [Identity(b"\x05" * 32, 2, 100), Identity(b"\x06" * 32, 1, 100), Identity(b"\x05" * 32, 1, 100)]
         assert retractions.retracted(tx, events) == {b"\x05" * 32}
         assert not retractions.retracted(tx, events[:2])
+
+
+def test_an_address_is_deleted_up_to_its_time_and_never_goes_back(database: Database) -> None:
+    here, elsewhere = "30023:key:\ud800", "30023:key:other"
+    with database.write() as tx:
+        retractions.delete_versions(tx, [here], 1, 100, 1)
+        retractions.delete_versions(tx, [here], 1, 50, 2)
+        identities = [(1, 100, here), (1, 101, here), (1, 100, elsewhere), (2, 100, here), (1, 100, None)]
+        events = [Identity(bytes([number] * 32), *identity) for number, identity in enumerate(identities)]
+        assert retractions.retracted(tx, events) == {bytes(32)}
 
 
 def test_deletions_are_forgotten_in_slices(database: Database) -> None:
@@ -104,5 +115,5 @@ def test_vanishing_counts_up_to_its_time_and_never_goes_back(database: Database)
     with database.write() as tx:
         retractions.vanish(tx, 1, 100, 1)
         retractions.vanish(tx, 1, 50, 2)
-        events = [(b"\x05" * 32, 1, 100), (b"\x06" * 32, 1, 101), (b"\x07" * 32, 2, 100)]
+        events = [Identity(b"\x05" * 32, 1, 100), Identity(b"\x06" * 32, 1, 101), Identity(b"\x07" * 32, 2, 100)]
         assert retractions.retracted(tx, events) == {b"\x05" * 32}
