@@ -1,7 +1,9 @@
 """Judges what a database of the Go service holds, and writes what can be taken into ours.
 
-Ids that were handed on come first, so that a running service never hands them on again; contacts before users, so that
-each user's followees are known at once; unfinished work last, when the saver can tell what is relevant.
+Ids that were handed on come early, so that a running service never hands them on again; contacts before users, so that
+each user's followees are known at once; unfinished work last, when the saver can tell what is relevant. What the events
+that were handed on say of contacts and relays is taken as if they were saved now: that service let an older contact
+list win once it had forgotten the newer one, whose event may still be there.
 """
 
 from collections import Counter, deque
@@ -14,10 +16,11 @@ from pipeline.commands.progress import Progress
 from pipeline.errors import EventServiceError
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.nostr.event import Event, InvalidEvent, event_from_json, verify
+from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.clock import Clock, pause
-from pipeline.store import imported, inbox
+from pipeline.store import imported, inbox, relays
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
 from pipeline.store.go_database import GoContactList, GoDatabase, GoDone, GoUser, GoWaiting
@@ -36,6 +39,15 @@ _NO_RELAY: Final = 0
 
 _Row = TypeVar("_Row")
 _Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """An event that was handed on, and what it says if it is at hand and signed."""
+
+    seen: SeenId
+    contacts: ImportedContacts | None = None
+    relays: tuple[Candidate, ...] = ()
 
 
 class _Refused(EventServiceError):
@@ -62,13 +74,19 @@ class GoImporter:
         self._clock = clock
         self._progress = progress
         self._authors = Authors()
+        self._users: frozenset[bytes] = frozenset()
 
     def run(self) -> Iterator[Tally]:
         """Import everything; yields a tally whenever one kind of rows is done."""
         source, counts = self._source, self._source.counts()
-        done, relays = Tally("events handed on"), Tally("relays")
-        yield self._take(done, counts.done, source.done(), self._seen_id, self._add_seen)
-        yield self._take(relays, counts.relays, source.relays(), _address, self._add_relay)
+        self._users = frozenset(user.public_key.lower() for user in source.users() if user.public_key is not None)
+        done, addresses = Tally("events handed on"), Tally("relays")
+        yield self._take(addresses, counts.relays, source.relays(), _address, self._add_relay)
+
+        def add_done(tx: Tx, item: _Done) -> bool:
+            return self._add_done(tx, item, done)
+
+        yield self._take(done, counts.done, source.done(), self._done, add_done)
         lists, users, waiting = Tally("contact lists"), Tally("registered users"), Tally("events to hand on")
 
         def judge_list(row: GoContactList) -> ImportedContacts:
@@ -107,19 +125,31 @@ class GoImporter:
             tally.known += written[False]
             pause(_YIELD_S)
 
-    def _seen_id(self, row: GoDone) -> SeenId:
+    def _done(self, row: GoDone) -> _Done:
         event_id = _binary(row.event_id, "its id is not 64 hexadecimal digits")
         seen_at = self._past_ms(row.processed_at)
         try:
             event = event_from_json(row.payload or b"")
         except InvalidEvent:
-            return SeenId(event_id, seen_at)
+            return _Done(SeenId(event_id, seen_at))
         if event.id != event_id:
-            return SeenId(event_id, seen_at)
-        return SeenId(event_id, seen_at, event.created_at, event.kind, event.pubkey)
+            return _Done(SeenId(event_id, seen_at))
+        seen = SeenId(event_id, seen_at, event.created_at, event.kind, event.pubkey)
+        candidates = tuple(relay_candidates(event))
+        if not (candidates or event.kind == CONTACTS) or not self._is_signed(event):
+            return _Done(seen)
+        return _Done(seen, _contact_list(event) if event.kind == CONTACTS else None, candidates)
 
-    def _add_seen(self, tx: Tx, item: SeenId) -> bool:
-        return imported.add_seen(tx, self._authors, [item]) == 1
+    def _add_done(self, tx: Tx, item: _Done, tally: Tally) -> bool:
+        now = self._clock.now_ms()
+        if item.contacts is not None and imported.replace_contacts(tx, self._authors, item.contacts, now):
+            tally.notes["contact lists among them, each newer than the one before"] += 1
+        author = item.seen.author
+        if author is not None and item.relays:
+            number, is_user = self._authors.intern(tx, author), author.hex().encode() in self._users
+            for each in item.relays:
+                relays.name(tx, each.address.url, source=each.source, author=number, is_user=is_user, now=now)
+        return imported.add_seen(tx, self._authors, [item.seen]) == 1
 
     def _add_relay(self, tx: Tx, url: str) -> bool:
         return imported.add_relay(tx, url, self._clock.now_ms())
@@ -130,7 +160,7 @@ class GoImporter:
         event = self._own_list(row, follower)
         if event is not None:
             tally.notes["with the time of their event"] += 1
-            return ImportedContacts(follower, frozenset(contacts_of(event)), event.id, event.created_at)
+            return _contact_list(event)
         keys = [_binary_or_none(key) for key in row.followees]
         followees = frozenset(key for key in keys if key is not None)
         if not followees:
@@ -148,12 +178,18 @@ class GoImporter:
         """
         try:
             event = event_from_json(row.payload or b"")
-            if event.kind != CONTACTS or event.pubkey != follower:
-                return None
-            verify(event)
         except InvalidEvent:
             return None
-        return event if event.created_at <= self._clock.now_ms() // 1000 + _MAX_FUTURE_S else None
+        is_theirs = event.kind == CONTACTS and event.pubkey == follower
+        return event if is_theirs and self._is_signed(event) else None
+
+    def _is_signed(self, event: Event) -> bool:
+        """Whether its author says so, and not of the future."""
+        try:
+            verify(event)
+        except InvalidEvent:
+            return False
+        return event.created_at <= self._clock.now_ms() // 1000 + _MAX_FUTURE_S
 
     def _replace_contacts(self, tx: Tx, item: ImportedContacts) -> bool:
         return imported.replace_contacts(tx, self._authors, item, self._clock.now_ms())
@@ -195,6 +231,10 @@ def _judged(tally: Tally, rows: Iterable[_Row], judge: Callable[[_Row], _Item]) 
             yield judge(row)
         except _Refused as refused:
             tally.refused[str(refused)] += 1
+
+
+def _contact_list(event: Event) -> ImportedContacts:
+    return ImportedContacts(event.pubkey, frozenset(contacts_of(event)), event.id, event.created_at)
 
 
 def _address(text: bytes | None) -> str:

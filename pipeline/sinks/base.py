@@ -23,9 +23,13 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The sink will never take this message, and why; a metric label."""
+    """The sink will never take this message, and why; a metric label.
+
+    `bury`: that is not in the order of things, and an operator may want to see the message, and to try it again.
+    """
 
     reason: str
+    bury: bool = False
 
 
 @dataclass(frozen=True, slots=True)

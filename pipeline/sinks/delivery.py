@@ -1,7 +1,8 @@
 """From outbox rows to a sink and back: the loop that every sink's stage runs.
 
 A batch is claimed, delivered and settled. Each row's fate is its own: delivered, refused for good (and said so in
-`deliveries`), put off after a failure of its own, or buried after too many. While a sink is down the rows are held on
+`deliveries`, or buried where that is not in the order of things), put off after a failure of its own, or buried after
+too many. While a sink is down the rows are held on
 to and offered again, so that an outage, however long, counts against none of them.
 """
 
@@ -208,6 +209,7 @@ class Delivery:
         """Write down the verdicts; returns the rows that got none."""
         settled: list[outbox.Delivered] = []
         postponed: list[Postponed] = []
+        burials: list[Burial] = []
         judged = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict is not None]
         if not judged:
             return list(rows)
@@ -217,10 +219,12 @@ class Delivery:
                 if isinstance(verdict, Retry):
                     wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
                     postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
+                elif isinstance(verdict, Refused) and verdict.bury:
+                    burials.append(Burial(row.receipt, verdict.reason))
                 else:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Delivered(row, outcome))
-            held = outbox.settle(tx, self.name, settled, now)
+            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.bury(tx, burials, now)
             tally = _tally(judged, held)
             self.counts.write(tx, tally)
             held += outbox.queue.nack(tx, postponed)

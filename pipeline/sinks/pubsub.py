@@ -20,6 +20,7 @@ from google.pubsub_v1.types import PublishRequest
 
 from pipeline.errors import CannotStart
 from pipeline.nostr import json_text
+from pipeline.process.clock import Clock, SystemClock
 from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown, Verdict, Verdicts
 from pipeline.sinks.ulid import ulid
 
@@ -32,6 +33,8 @@ _MESSAGE_OVERHEAD: Final = 400
 CALL_TIMEOUT_S: Final = 20.0
 # Finding one bad message among 1,000 takes 20 calls; what is left by then is offered again.
 MAX_CALLS: Final = 24
+# No call is begun later than this after the first, so that the last is over well inside the lease too.
+_BATCH_LIMIT_S: Final = 40.0
 # Before the topic has taken anything, this many messages refused each on its own say that it is not the messages.
 _MAX_DOUBTS: Final = 3
 
@@ -62,9 +65,10 @@ class PubsubSettings:
 class PubsubSink:
     """Publishes to one topic. Safe in several threads at once; make it after the last fork."""
 
-    __slots__ = ("_client", "_path", "_works")
+    __slots__ = ("_client", "_clock", "_path", "_works")
 
-    def __init__(self, settings: PubsubSettings) -> None:
+    def __init__(self, settings: PubsubSettings, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._client = _client(settings)
         self._path = settings.path
         # Whether this topic has ever taken anything: only then can the messages be what it does not like.
@@ -79,8 +83,9 @@ class PubsubSink:
         """See `Sink.deliver`; more than one call is made when the batch is too large for one, or has a bad message."""
         verdicts: list[Verdict] = []
         parts = list(_calls(messages))[::-1]
+        until = self._clock.monotonic() + _BATCH_LIMIT_S
         for _ in range(MAX_CALLS):
-            if not parts:
+            if not parts or self._clock.monotonic() >= until:
                 break
             part = parts.pop()
             status, detail = self._publish(part)
@@ -94,7 +99,7 @@ class PubsubSink:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
             else:
-                verdicts.append(Refused(status))
+                verdicts.append(Refused(status, bury=True))
                 if not self._works and len(verdicts) == min(_MAX_DOUBTS, len(messages)):
                     raise SinkDown(status, detail, _ADVICE[status])
         return [*verdicts, *[None] * sum(map(len, parts))]

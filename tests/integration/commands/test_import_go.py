@@ -186,6 +186,51 @@ def test_a_signed_list_counts_for_what_it_says_itself(source: Path, operator: Op
     assert found.follows == {(ALICE.pubkey, BOB.pubkey), (ALICE.pubkey, CAROL.pubkey)}
 
 
+def test_the_newest_list_that_is_there_counts(source: Path, operator: Operator) -> None:
+    """That service let an older one win once the newer one's event was gone, or its own wrong number said so."""
+    newest, future = ALICE.contact_list([ERIN], NOW - 20), ALICE.contact_list([CAROL], NOW + 5000)
+    forged = forge_signature(ALICE.contact_list([CAROL], NOW - 10))
+    others = BOB.contact_list([DAVE], NOW - 60)
+    with GoDatabase(source) as database:
+        database.done(newest)
+        database.done(LIST)
+        for event in (forged, future):
+            database.done(event)
+        database.done(others)
+        database.contacts(ALICE.pubkey, [BOB.pubkey, CAROL.pubkey], database.number_of(LIST))
+        database.contacts(BOB.pubkey, [ERIN.pubkey], 999_999)
+        database.register(ALICE, NOW - 9000, NOW - 9000)
+    said = operator.succeed("import-go", str(source))
+    assert "  2 contact lists among them, each newer than the one before" in said.splitlines()
+    found = content(operator.path)
+    assert found.lists == {ALICE.pubkey: (newest.id, newest.created_at), BOB.pubkey: (others.id, others.created_at)}
+    assert found.follows == {(ALICE.pubkey, ERIN.pubkey), (BOB.pubkey, DAVE.pubkey)}
+    assert found.wanted == {ALICE.pubkey, ERIN.pubkey}
+
+
+def test_who_named_a_relay_comes_over(source: Path, operator: Operator) -> None:
+    """From the events that are still there: signed ones, each author once; a user's count as a user's."""
+    named = [("r", "wss://named.example"), ("r", "wss://new.example")]
+    with GoDatabase(source) as database:
+        database.relay("wss://named.example")
+        database.relay("wss://unnamed.example")
+        for author in (ALICE, BOB):
+            database.done(author.sign("", kind=10002, created_at=NOW - 60, tags=named[:1]))
+        database.done(BOB.sign("", kind=10002, created_at=NOW - 50, tags=named))
+        database.done(forge_signature(CAROL.sign("", kind=10002, created_at=NOW - 50, tags=named)))
+        database.register(ALICE.pubkey.upper(), NOW - 9000, NOW - 9000)
+    for _ in range(2):
+        operator.succeed("import-go", str(source))
+        connection = sqlite3.connect(operator.path)
+        rows = connection.execute("SELECT address, source = 'go-import', namers, named_by_user FROM relays").fetchall()
+        connection.close()
+        assert sorted(rows) == [
+            ("wss://named.example", 1, 2, 1),
+            ("wss://new.example", 0, 1, 0),
+            ("wss://unnamed.example", 1, 0, 0),
+        ]
+
+
 def test_rows_that_nobody_can_read_are_counted_and_harm_nothing(source: Path, operator: Operator) -> None:
     good = BOB.sign("good", created_at=NOW - 5)
     with GoDatabase(source) as database:

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,7 +14,8 @@ from google.api_core.exceptions import from_grpc_status
 from google.auth.exceptions import TransportError
 
 from pipeline.errors import CannotStart
-from pipeline.sinks import pubsub
+from pipeline.process.clock import ManualClock
+from pipeline.sinks import delivery, pubsub
 from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
@@ -26,6 +27,7 @@ from tests.world.ledger import read_payload
 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""
+BURIED = Refused("INVALID_ARGUMENT", bury=True)
 TOPIC_ID = TOPIC.rpartition("/")[2]
 Connect = Callable[..., PubsubSink]
 untyped: Any = from_grpc_status
@@ -203,7 +205,7 @@ def test_only_the_guilty_messages_are_refused(server: FakePubSub, sink: PubsubSi
         rounds += 1
         judged = dict(zip(rest, verdicts, strict=True))
         assert any(verdict is not None for verdict in verdicts), "each round comes further"
-        refused |= {index for index, verdict in judged.items() if verdict == Refused("INVALID_ARGUMENT")}
+        refused |= {index for index, verdict in judged.items() if verdict == BURIED}
         delivered |= {index for index, verdict in judged.items() if verdict == DELIVERED}
         rest = [index for index, verdict in judged.items() if verdict is None]
     assert refused == bad
@@ -220,9 +222,28 @@ def test_a_batch_costs_a_bounded_number_of_calls(server: FakePubSub, sink: Pubsu
     verdicts = sink.deliver(messages(notes(500)))
     assert len(server.calls()) - calls == MAX_CALLS
     settled = [verdict for verdict in verdicts if verdict is not None]
-    assert settled == [Refused("INVALID_ARGUMENT")] * len(settled)
+    assert settled == [BURIED] * len(settled)
     assert len(settled) > 5
     assert len(verdicts) == 500
+
+
+def test_a_batch_of_slow_calls_is_over_before_its_lease(server: FakePubSub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there was no time for is offered again, under a new lease."""
+    assert pubsub._BATCH_LIMIT_S + pubsub.CALL_TIMEOUT_S < delivery.LEASE_MS / 1000 / 1.5
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
+    clock = ManualClock()
+    sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, None), clock)
+    works(sink)
+    publish = PubsubSink._publish
+
+    def slowly(sink: PubsubSink, part: Sequence[Message]) -> tuple[str | None, str]:
+        clock.advance(15.0)
+        return publish(sink, part)
+
+    monkeypatch.setattr(PubsubSink, "_publish", slowly)
+    batch = messages(notes(3)) * 1500
+    assert [verdict is not None for verdict in sink.deliver(batch)] == [True] * 3000 + [False] * 1500
+    sink.close()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 1000])
@@ -242,7 +263,7 @@ def test_a_bad_first_message_of_the_first_batch_is_refused(server: FakePubSub, s
     """The others show that the topic works."""
     batch = messages(notes(50))
     server.set_rules(Rule(status="INVALID_ARGUMENT", containing=batch[0].event_id.hex()))
-    assert sink.deliver(batch) == [Refused("INVALID_ARGUMENT")] + [DELIVERED] * 49
+    assert sink.deliver(batch) == [BURIED] + [DELIVERED] * 49
 
 
 def test_what_was_published_before_the_sink_went_down_stays_published(server: FakePubSub, sink: PubsubSink) -> None:
@@ -266,7 +287,7 @@ def test_what_was_published_while_a_batch_was_taken_apart_stays_published(server
     with pytest.raises(SinkDown) as down:
         sink.deliver(batch)
     settled = down.value.verdicts
-    assert settled[:2] == (DELIVERED, Refused("INVALID_ARGUMENT"))
+    assert settled[:2] == (DELIVERED, BURIED)
     assert DELIVERED not in settled[3:]
 
 
