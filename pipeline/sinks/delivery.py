@@ -38,10 +38,13 @@ TOGETHER: Final = (1024, 256, 64, 16, 4, 1)
 # Payloads are claimed up to this many bytes, one Pub/Sub call's worth, and at most one step more.
 CLAIM_BYTES: Final = 9_000_000
 CLAIM_STEP: Final = 50
+# Of so many claims one begins with the newest rows, so that behind a long backlog what is new goes out without delay.
+NEWEST_EVERY: Final = 4
 # How long the loop waits for a commit before it looks whether put-off rows are due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
 _HANDLER: Final = "processSavedEvent"
-_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=60.0, jitter=0.3)
+# Asking costs next to nothing, and for as long as nobody asks the backlog waits.
+_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=20.0, jitter=0.3)
 # Half a minute of trying: what is shorter, and not an operator's to mend, is not worth a word to them.
 _LASTING_FAILURES: Final = 5
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
@@ -68,6 +71,7 @@ class Delivery:
     beat: Callable[[], None]
     holder: str | None = None
     """The slot of this process, which `take_back` knows it by."""
+    claims: int = 0
     failures: int = 0
     trouble: str = ""
     """What an operator should know while the sink is down; empty while it is not, or may be back by itself soon."""
@@ -105,9 +109,13 @@ class Delivery:
         with database.write() as tx:
             now = self.clock.now_ms()
             size, most = 0, self.sink.max_messages
+            self.claims += 1
+            newest = self.claims % NEWEST_EVERY == 0
             while size < CLAIM_BYTES and len(rows) < most:
                 limit = min(CLAIM_STEP, most - len(rows))
-                step = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=limit, holder=self.holder)
+                step = outbox.claim(
+                    tx, self.name, now=now, lease=LEASE_MS, limit=limit, holder=self.holder, newest=newest
+                )
                 rows += step
                 size += sum(len(row.payload) for row in step)
                 if len(step) < limit:

@@ -13,6 +13,8 @@ UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
  WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
 RETURNING seq, claims, failures, event
 """
+# The same from the other end.
+CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
 PAYLOAD = "SELECT event, event_id, payload, received_at FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 # Whether a wrong clock has put off any row of a sink, and what calls such rows back.
@@ -72,12 +74,24 @@ def append(tx: Tx, sink: SinkName, events: Iterable[int], now: int) -> None:
     tx.executemany(APPEND, ((event, sink.value, now) for event in events))
 
 
-def claim(tx: Tx, sink: SinkName, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[OutboxRow]:
-    """Lease up to `limit` ready rows of `sink` for `lease` ms, oldest first. Read the clock after the lock is held.
+def claim(
+    tx: Tx,
+    sink: SinkName,
+    *,
+    now: int,
+    lease: int,
+    limit: int,
+    holder: str | None = None,
+    newest: bool = False,
+) -> list[OutboxRow]:
+    """Lease up to `limit` ready rows of `sink` for `lease` ms. Read the clock after the lock is held.
 
-    `holder` is the slot of this process, for `LeaseQueue.free`.
+    Those that are ready for longest, or with `newest` for the shortest time. `holder` is the slot of this process, for
+    `LeaseQueue.free`.
     """
-    claimed: list[Row] = tx.execute(CLAIM, (sink.value, now, now + lease, limit, holder)).fetchall()
+    claimed: list[Row] = tx.execute(
+        CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
+    ).fetchall()
     claimed.sort()
     payloads = {row[0]: row for row in tx.executemany(PAYLOAD, ((event,) for *_, event in claimed))}
     return [

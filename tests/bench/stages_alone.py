@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
@@ -18,7 +18,7 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.bench import events
 from tests.bench.machine import Moment, Usage
-from tests.bench.report import Figure, PartReport, cost, per_second
+from tests.bench.report import Figure, Limit, PartReport, cost, per_second
 from tests.bench.running import register
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
@@ -27,6 +27,8 @@ from tests.fakes.relay_process import RelayProcess
 from tests.fakes.service import EventService, settings
 
 LATENCIES_S = (0.0, 0.2)
+SLOW_S = 1.0
+FORWARDERS = (1, 3)
 _FILL_ROWS = 1000
 _POLL_S = 0.05
 _LONGEST_S = 180.0
@@ -82,6 +84,7 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
                 cost(f"  CPU of the sink per row, {label}", forwarded.cpu_s("sink"), limit),
             )
             notes.append(f"{label}: {forwarded.usage.elapsed_s:.1f} s; {forwarded.usage.note()}")
+        figures += _several(directory, rows)
     return PartReport("forwarder", tuple(figures), tuple(notes))
 
 
@@ -124,6 +127,17 @@ def _queue(database: Database, rows: int) -> None:
         outbox.append(tx, SinkName.RELAY, range(1, rows + 1), now_ms)
 
 
+def _several(directory: Path, rows: int) -> Iterator[Figure]:
+    """How much more several forwarders get done when the sink is slow."""
+    alone: Limit | None = None
+    for count in FORWARDERS:
+        here = directory / f"{count} forwarders"
+        shutil.copytree(directory / "saved", here)
+        together = _forward(here, rows, SLOW_S, count).per_second
+        alone = alone or Limit("one", together)
+        yield Figure(f"rows, {SLOW_S * 1000:.0f} ms a call, forwarders: {count}", together, "/s", alone)
+
+
 def save(directory: Path, rows: int, look: Callable[[int], None] = lambda pid: None) -> Run:
     """Fill an inbox and let a saver empty it; the database stays in `directory`.
 
@@ -144,16 +158,23 @@ def save(directory: Path, rows: int, look: Callable[[int], None] = lambda pid: N
     return run
 
 
-def _forward(directory: Path, rows: int, latency_s: float) -> Run:
+def _forward(directory: Path, rows: int, latency_s: float, count: int = 1) -> Run:
     rules = [Rule(delay_s=latency_s)] if latency_s else []
     with PubSubProcess(count_only=True, rules=rules) as sink:
-        service = EventService.stage("forwarder", directory, settings(pubsub=sink.address))
-        service.start(wait=False)
+        services = [
+            EventService.stage("forwarder", directory, settings(pubsub=sink.address), slot=slot)
+            for slot in range(count)
+        ]
         try:
-            run = _watch({"forwarder": service.child.pid, "sink": sink.child.pid}, rows, lambda: sink.count)
-            service.stop()
+            for service in services:
+                service.start(wait=False)
+            # What is measured of several is how much they get done together.
+            run = _watch({"forwarder": services[0].child.pid, "sink": sink.child.pid}, rows, lambda: sink.count)
+            for service in services:
+                service.stop()
         finally:
-            service.close()
+            for service in services:
+                service.close()
     return run
 
 

@@ -12,7 +12,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.sinks import delivery
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, TOGETHER
+from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY, TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
 from tests.integration.sinks.support import NOW, Loop, Outbox, notes, wait_until
@@ -216,13 +216,13 @@ def test_a_sink_that_is_down_costs_no_row_anything(box: Outbox, no_waits: None) 
 
 
 def test_waits_for_a_sink_that_is_down_grow_and_are_forgotten(tmp_path: Path) -> None:
-    """From a second to a minute, and from a second again after it worked; the loop beats all the while."""
+    """From a second to twenty, and from a second again after it worked; the loop beats all the while."""
     clock = ManualClock()
     box = Outbox(tmp_path / "clock.db", clock)
     box.put(notes(1))
     sink = Told([down()] * 9)
     with Loop(box, sink) as loop:
-        for number, most in enumerate([1, 2, 4, 8, 16, 32, 60, 60, 60], 1):
+        for number, most in enumerate([1, 2, 4, 8, 16, 20, 20, 20, 20], 1):
             wait_until(lambda number=number: len(sink.batches) == number)  # type: ignore[misc]
             lease = f"at attempt {number} all rows are held for longer than the wait"
             wait_until(lambda most=most: box.rows()[0][3] >= clock.now_ms() + LEASE_MS + 700 * most - 1, lease)  # type: ignore[misc]
@@ -524,6 +524,32 @@ def test_a_sink_that_goes_down_while_an_error_is_traced(box: Outbox, no_waits: N
         box.wait_empty()
     assert [len(batch) for batch in sink.batches] == [4, 2, 2, 2]
     assert sink.batches[2] == sink.batches[3]
+
+
+def test_behind_a_long_backlog_what_is_new_goes_out_soon(box: Outbox) -> None:
+    """And what is old all the same."""
+    box.put(notes(400))
+    wait_until(lambda: box.clock.now_ms() > box.rows()[0][3])
+    put: list[tuple[int, str]] = []
+
+    def look(batch: Sequence[Message]) -> Verdicts:
+        if len(sink.batches) % 8 == 5 and len(put) < 3:
+            event = notes(1, first=1000 + len(put))[0]
+            box_of_the_thread = Outbox(box.path, numbers={str(number): number for number in range(400 + len(put))})
+            box_of_the_thread.put([event])
+            box_of_the_thread.database.close()
+            put.append((len(sink.batches), event.id))
+        return take(batch)
+
+    sink = Told(then=look, max_messages=10)
+    with Loop(box, sink):
+        wait_until(lambda: len(box.outcomes()) == 403)
+    assert len(put) == 3
+    for begun, event_id in put:
+        came = next(number for number, batch in enumerate(sink.batches, 1) if event_id in batch)
+        assert came <= begun + NEWEST_EVERY
+    assert len(sink.batches) == 41, "each batch is as full as it can be"
+    assert next(iter(box.numbers)) in sink.batches[0]
 
 
 def test_claims_are_bounded_in_bytes(box: Outbox) -> None:

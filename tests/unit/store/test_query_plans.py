@@ -21,11 +21,12 @@ def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
         "LIST SUBQUERY 1",
         "SEARCH inbox USING COVERING INDEX inbox_ready (ready_at<?)",
     ]
-    assert plan(db, outbox.CLAIM) == [
-        "SEARCH outbox USING INTEGER PRIMARY KEY (rowid=?)",
-        "LIST SUBQUERY 1",
-        "SEARCH outbox USING COVERING INDEX outbox_ready (sink=? AND ready_at<?)",
-    ]
+    for statement in (outbox.CLAIM, outbox.CLAIM_NEWEST):
+        assert plan(db, statement) == [
+            "SEARCH outbox USING INTEGER PRIMARY KEY (rowid=?)",
+            "LIST SUBQUERY 1",
+            "SEARCH outbox USING COVERING INDEX outbox_ready (sink=? AND ready_at<?)",
+        ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""Pub/Sub is away for long: what goes on meanwhile, what stands still, and what happens when it is back."""
+
+from pathlib import Path
+from time import monotonic, time
+
+from tests.fakes.net import pause
+from tests.fakes.pubsub_process import PubSubProcess
+from tests.fakes.pubsub_rules import Rule
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.service import EventService, settings
+from tests.integration.operations.support import PATIENCE_S, until
+from tests.world.events import authors
+from tests.world.ledger import Ledger
+
+HIGH, LOW = 400, 300
+FIRST, SECOND = 300, 900
+NOW = int(time())
+PEOPLE = authors(71, FIRST + SECOND)
+EVENTS = [person.sign("{}", kind=0, created_at=NOW - 300 + number // 5) for number, person in enumerate(PEOPLE)]
+
+
+def wait_state(service: EventService, relay: ScriptedRelay, state: str) -> None:
+    service.wait_metric("relay_connection_state_gauge", lambda value: value == 1, address=relay.url, state=state)
+
+
+def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
+    """The target relay gets its share, the crawl goes on to the bound and no further, and after it nothing is lost."""
+    ledger = Ledger()
+    rules = [Rule(status="UNAVAILABLE")]
+    with ScriptedRelay(events=EVENTS[:FIRST]) as relay, ScriptedRelay() as target, PubSubProcess(rules=rules) as pubsub:
+        ledger.hold(relay.url, EVENTS)
+        env = settings(
+            relays=[relay.url],
+            target=target.url,
+            pubsub=pubsub.address,
+            EVENTS_BACKPRESSURE_HIGH=f"{HIGH}",
+            EVENTS_BACKPRESSURE_LOW=f"{LOW}",
+        )
+        with EventService(tmp_path, env) as service:
+
+            def queued(queue: str) -> float:
+                return service.scrape().value("event_service_queue_length", queue=queue)
+
+            # Below the bound the outage is felt by nobody but the forwarder.
+            until(lambda: queued("outbox-pubsub") == FIRST, lambda: queued("outbox-pubsub"))
+            until(lambda: len(target.stored()) == FIRST, lambda: len(target.stored()))
+            # Beyond it the crawl stops reading; what it has taken reaches the target relay all the same.
+            for number, event in enumerate(EVENTS[FIRST:]):
+                relay.publish(event)
+                if number % 20 == 0:
+                    pause(0.1)
+            wait_state(service, relay, "backpressured")
+            until(lambda: queued("inbox") == queued("outbox-relay") == 0, lambda: queued("inbox"))
+            held = queued("outbox-pubsub")
+            assert HIGH < held < FIRST + SECOND
+            until(lambda: len(target.stored()) == held, lambda: len(target.stored()))
+            assert pubsub.count == 0
+            pubsub.set_rules()
+            began = monotonic()
+            pubsub.wait_count(len(EVENTS), 2 * PATIENCE_S)
+            print(f"{held:.0f} held; {monotonic() - began:.1f} s from the return to the last of {len(EVENTS)}")
+            until(lambda: len(target.stored()) == len(EVENTS), lambda: len(target.stored()))
+            wait_state(service, relay, "connected")
+            scrape = service.scrape()
+            assert scrape.value("event_service_dead_rows") == 0
+            assert scrape.value("event_service_sink_retries_total", sink="pubsub", reason="UNAVAILABLE") > 0
+            assert scrape.value("event_service_sink_retries_total", sink="relay") == 0
+            assert scrape.value("event_service_delivery_seconds_count", sink="pubsub") == len(EVENTS)
+            assert service.stop() == 0
+        books = ledger.close(pubsub.deliveries())
+    assert books.exactly_once, books.text()
