@@ -1,10 +1,12 @@
 """The sender stage: from the outbox to the target relay."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import websocket
 
 from pipeline.errors import CannotStart
 from pipeline.nostr.nip19 import encode_nsec
@@ -14,11 +16,13 @@ from pipeline.sinks import delivery
 from pipeline.sinks import relay as relay_sink
 from stages import forwarder, saver, sender
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule
+from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Published
 from tests.integration.stages.support import NOW, Running, World, wait_until
 from tests.world.events import Author, SignedEvent, from_raw
+from tests.world.workload import Workload
 
 ALICE = Author.from_seed(43, 0)
 SECRET = Author.from_seed(43, 1)
@@ -113,6 +117,74 @@ def test_final_refusals_are_recorded_and_counted(world: World, relay: ScriptedRe
     ignored = {"address": relay.url, "decision": "send", "result": "ignoreError"}
     assert running.metric("events_sent_to_relay_counter_total", **ignored) == 1
     assert running.metric("event_service_stage_discarded_total", stage="sender", reason="blocked") == 1
+
+
+def stored(relay: IndependentRelay) -> set[str]:
+    """The ids of what it gives to a client that asks for the three kinds."""
+    client = websocket.create_connection(relay.url, timeout=20)
+    try:
+        client.send('["REQ","all",{"kinds":[0,3,10002]}]')
+        found: set[str] = set()
+        while (answer := json.loads(client.recv()))[0] == "EVENT":
+            found.add(answer[2]["id"])
+        assert answer == ["EOSE", "all"]
+        return found
+    finally:
+        client.close()
+
+
+FINAL = ("replaced", "deleted", "invalid", "blocked", "duplicate", "restricted", "mute", "pow")
+PASSING = {"rate-limited: slow down": "rate-limited", "error: busy": "error", "auth-required: who?": "auth-required"}
+PASSING |= {"Write error: disk": "error", "": "error", "wait a moment": "error"}
+
+
+def test_each_answer_has_its_outcome(world: World, relay: ScriptedRelay) -> None:
+    """In one batch: what is final is settled, what is not is put off, and nobody is blamed for a neighbour's answer."""
+    reasons = [*(f"{prefix}: why" for prefix in FINAL), *PASSING]
+    events = profiles(len(reasons) + 2)
+    save(world, events, relay)
+    rules = [OkRule(reason=reason, containing=event.id) for reason, event in zip(reasons, events, strict=False)]
+    rules.append(OkRule(accepted=True, reason="duplicate: have it", containing=events[-1].id))
+    relay.behave(Behaviour(ok_rules=tuple(rules)))
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        wait_delivered(world, len(FINAL) + 2)
+        wait_until(lambda: world.value("SELECT count(*) FROM outbox WHERE failures = 1") == len(PASSING))
+    outcomes = {
+        event_id.hex(): outcome
+        for event_id, outcome in world.query("SELECT event_id, outcome FROM deliveries JOIN seen USING (event)")
+    }
+    expected = {event.id: f"refused: {prefix}" for prefix, event in zip(FINAL, events, strict=False)}
+    assert outcomes == expected | {event.id: "delivered" for event in events[-2:]}
+    sent = [
+        running.metric("events_sent_to_relay_counter_total", address=relay.url, decision="send", result=result)
+        for result in ("success", "ignoreError", "error")
+    ]
+    assert sent == [2, len(FINAL), len(PASSING)]
+    assert running.metric("event_service_sink_retries_total", sink="relay", reason="rate-limited") == 1
+    for prefix in FINAL:
+        assert running.metric("event_service_stage_discarded_total", stage="sender", reason=prefix) == 1
+    assert world.value("SELECT count(*) FROM outbox_dead") == 0
+
+
+def test_an_independent_relay_gets_every_profile_list_and_relay_list(world: World, no_waits: None) -> None:
+    """By way of saver and sender; asked by another client, it holds them all."""
+    workload = Workload(
+        seed=11, events=250, authors=250, since=NOW, until=NOW + 100, kinds=((0, 1), (3, 1), (10002, 1))
+    )
+    newest = {
+        (event.pubkey, event.kind): event for event in sorted(workload.generate(), key=lambda one: one.created_at)
+    }
+    with IndependentRelay() as relay:
+        settings = {"EVENTS_TARGET_RELAY": relay.url}
+        world.put(newest.values())
+        with Running(world.context("saver", settings), saver.run):
+            world.wait_saved()
+        with Running(world.context("sender", settings), sender.run) as running:
+            wait_delivered(world, len(newest))
+        assert running.metric("event_service_sink_retries_total", sink="relay") == 0
+        held = stored(relay)
+    assert held == {event.id for event in newest.values()}
+    assert world.query("SELECT DISTINCT outcome FROM deliveries") == [("delivered",)]
 
 
 def test_a_relay_that_comes_and_goes_gets_everything(world: World, relay: ScriptedRelay, no_waits: None) -> None:
