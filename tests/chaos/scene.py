@@ -36,6 +36,8 @@ MAX_CLOCK_ERROR_S = 6 * 3600
 """By how much clocks jump at most; what is asked for reaches back as much further."""
 _STALL_SLACK_S = 1.0
 _TICK_S = 0.2
+# After so long without the lock a stage gives up, and some more.
+_BUSY_S = 90.0
 _UPGRADE_KILL_S = (0.1, 1.5)
 _FREEZE_LIMIT_S = 30.0
 _STEP_S = 0.01
@@ -284,11 +286,16 @@ class Scene:
         self.clock.tick(time.monotonic(), pids)
 
     def stop_by_hand(self) -> None:
-        """End the stages that were started by hand."""
+        """End the stages that were started by hand.
+
+        One that is told so while its interpreter starts dies of the signal; one whose database was taken from it lately
+        has its own reason.
+        """
+        alone = self.is_left_alone(time.monotonic() - _BUSY_S)
         for each in self.by_hand:
             if each.running:
-                code = each.stop()
-                if code != 0:
+                code = each.stop(_GIVE_UP_S)
+                if code not in (0, -signal.SIGTERM) and alone:
                     self.violations.append(f"told to stop, a stage run by hand ended with exit code {code}")
             each.close()
         self.by_hand.clear()
