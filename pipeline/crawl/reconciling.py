@@ -57,8 +57,9 @@ class Reconciling:
     def open_next(self, sweep: Sweep, session: Session, mono: float) -> bool:
         """Ask for the sweep's next step, or wait for it; returns whether it is not to be paged now."""
         if session.limits.negentropy_failed_at >= sweep.started:
-            # Found out by another sweep meanwhile.
+            # Found out by another sweep meanwhile; from here on its pages are those of its window.
             sweep.compares = False
+            sweep.reconciler = None
         if not sweep.compares:
             return False
         if sweep.reconciler is None and not self._begin(sweep, session, mono):

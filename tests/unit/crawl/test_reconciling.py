@@ -10,14 +10,19 @@ from functools import partial
 import pytest
 
 from pipeline.crawl import reconciling
+from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.holdings import Held, NotHeld
 from pipeline.crawl.plan import Query, Subject
+from pipeline.crawl.reconciler import Reconciler
+from pipeline.crawl.sweep import Purpose, Sweep
+from pipeline.crawl.windows import Window
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, NegError, NegMessage, Notice, RelayMessage
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import SETTINGS, START, Simulation, closing
@@ -282,3 +287,15 @@ def test_whatever_the_relay_does_the_last_days_are_complete_in_the_end(seed: int
     sim.max_idle_turns = 10**9
     sim.run_until(DAY)
     assert [each for each in late if each.id not in sim.delivered] == []
+
+
+def test_a_sweep_whose_relay_failed_in_another_meanwhile_is_paged() -> None:
+    """Its comparison waits for a turn that never comes: what its pages bring is not for that to take."""
+    query = Query(Subject.AUTHORS, "")
+    reconciler = Reconciler(query, ItemSet([]), 100, 200, page=10, frame=40_000, is_proven=False)
+    window = Window(query, 100, 200)
+    sweep = Sweep(query, Purpose.RESWEEP, window, 200, span=100, compares=True, reconciler=reconciler)
+    session = Session(Limits(negentropy_failed_at=300))
+    waiting = reconciling.Reconciling(None, CrawlCounts())
+    assert not waiting.open_next(sweep, session, 0.0)
+    assert (sweep.reconciler, sweep.compares) == (None, False)
