@@ -45,6 +45,7 @@ _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
 _SPARE_CANDIDATES: Final = 20_000
 _LOOK_SHARE: Final = 20.0
+_MAX_LOOK_S: Final = 30.0
 
 
 def run(ctx: StageContext) -> None:
@@ -141,7 +142,7 @@ class _Crawler:
                 self._look_at_relays(plan)
                 # Looking through ten thousand takes a while; it must not become the main work.
                 took = self.ctx.clock.monotonic() - now
-                relays_at = now + max(_LOOK_AT_RELAYS_S, _LOOK_SHARE * took)
+                relays_at = now + max(_LOOK_AT_RELAYS_S, min(_LOOK_SHARE * took, _MAX_LOOK_S))
                 self._tell_behind()
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S

@@ -123,8 +123,13 @@ class Fleet:
         wanted = {each.candidate.relay: each for each in selected}
         for number in [number for number in self._relays if number not in wanted]:
             self._drop(number)
-        for number in [number for number in wanted if number not in self._relays]:
-            self._relays[number] = self._add(database, wanted[number], plan)
+        new = [each for number, each in wanted.items() if number not in self._relays]
+        now = self.shared.clock.now_ms()
+        if never := [each.candidate.relay for each in new if each.candidate.crawled_since is None]:
+            with database.write() as tx:
+                relays.start_crawling(tx, never, now)
+        for each in new:
+            self._relays[each.candidate.relay] = self._add(database, each, plan, now)
         for number, each in wanted.items():
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
             self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
@@ -171,14 +176,9 @@ class Fleet:
                 relay.thread.join(max(0.0, deadline - self.shared.clock.monotonic()))
         self._reap()
 
-    def _add(self, database: Database, selected: Selected, plan: Plan) -> _Relay:
+    def _add(self, database: Database, selected: Selected, plan: Plan, now: int) -> _Relay:
         candidate, address = selected.candidate, selected.address
-        now = self.shared.clock.now_ms()
-        since = candidate.crawled_since
-        if since is None:
-            since = now
-            with database.write() as tx:
-                relays.start_crawling(tx, candidate.relay, now)
+        since = now if candidate.crawled_since is None else candidate.crawled_since
         with database.read() as tx:
             coverage = Coverage(
                 candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)

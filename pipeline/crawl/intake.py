@@ -41,6 +41,8 @@ REMEMBERED_IDS: Final = 200_000
 MAX_FUTURE_S: Final = 900
 # How often it is written down what relays brought.
 NOVEL_EVERY_S: Final = 20.0
+# What was only counted waits so long for something to be written.
+COUNTS_EVERY_S: Final = 1.0
 # What readers dropped by themselves is written down at least so often.
 ASIDE_EVERY_S: Final = 1.0
 
@@ -109,6 +111,11 @@ class Batch:
     limits: str | None = None
     done: Callable[[], None] | None = None
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether there is anything to be written but for its events."""
+        return bool(self.cursors or self.progress or self.backfilled or self.status or self.limits)
+
 
 @dataclass(frozen=True, slots=True)
 class EventLimits:
@@ -148,6 +155,7 @@ class Intake:
         self._novel: Counter[int] = Counter()
         self._novel_at = clock.monotonic()
         self._committed_at = 0.0
+        self._written_at = -COUNTS_EVERY_S
 
     def submit(self, batch: Batch) -> None:
         """Hand over a batch; with events, only within a `HandOver` allowance."""
@@ -180,6 +188,7 @@ class Intake:
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
                         # able to come in again.
                         self.committed.clear()
+            self._write(database, [], {})
 
     def _gather(self) -> tuple[_Work, bool]:
         """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering.
@@ -220,6 +229,18 @@ class Intake:
                 self._tally.drop("duplicate")
             elif (arrival := self._check(event, batch)) is not None:
                 arrivals[event.id] = arrival
+        # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
+        is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
+        if arrivals or self._dropped or is_due or any(batch.has_notes for batch in batches):
+            self._write(database, batches, arrivals)
+        self.committed.add_all(known)
+        self.committed.add_all(arrivals)
+        for batch in batches:
+            if batch.done is not None:
+                batch.done()
+
+    def _write(self, database: Database, batches: list[Batch], arrivals: dict[bytes, Arrival]) -> None:
+        """One transaction for all of it, and for what was counted since the last."""
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
             moved = (cursor for batch in batches for cursor in batch.cursors)
@@ -237,11 +258,7 @@ class Intake:
             self._counts.write(tx, tally)
         self._counts.show(tally)
         self._dropped.clear()
-        self.committed.add_all(known)
-        self.committed.add_all(arrivals)
-        for batch in batches:
-            if batch.done is not None:
-                batch.done()
+        self._written_at = self._clock.monotonic()
 
     def _close_tally(self, new: int, known: int) -> Tally:
         """What the transaction decided, with what readers dropped meanwhile; the next one begins with nothing."""

@@ -273,9 +273,9 @@ def records(tx: Tx, *, everything: bool, limit: int) -> list[RelayRecord]:
     ]  # fmt: skip
 
 
-def start_crawling(tx: Tx, relay: int, now: int) -> None:
-    """Note when a relay first came to be crawled; later calls change nothing."""
-    tx.execute(START_CRAWLING, (now, relay))
+def start_crawling(tx: Tx, numbers: Iterable[int], now: int) -> None:
+    """Note when relays first came to be crawled; later calls change nothing."""
+    tx.executemany(START_CRAWLING, ((now, relay) for relay in numbers))
 
 
 def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:

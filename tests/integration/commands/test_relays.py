@@ -22,7 +22,7 @@ def operator(tmp_path: Path) -> Operator:
         for address, namers in (("wss://good.example", 3), ("wss://new.example", 2), ("wss://rumour.example", 1)):
             for author in range(namers):
                 relays.name(tx, address, source="relay-list", author=author, is_user=False, now=NOW)
-        relays.start_crawling(tx, 1, NOW)
+        relays.start_crawling(tx, [1], NOW)
         relays.add_novel(tx, {1: 70}, NOW)
         status = RelayStatus(1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole")
         relays.put_statuses(tx, [status])

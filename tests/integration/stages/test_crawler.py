@@ -193,7 +193,7 @@ def test_what_a_killed_process_said_of_a_relay_is_put_right(world: World, relay:
     with world.database.write() as tx:
         number = relay_table.find(tx, relay.url)
         assert number is not None
-        relay_table.start_crawling(tx, number, 1)
+        relay_table.start_crawling(tx, [number], 1)
     world.execute("UPDATE relays SET state = 'connected', subscriptions = 7, failures = 3")
     with ScriptedRelay() as other, crawling(world, other.url):
         wait_until(lambda: state(world, relay)[:3] == ("disconnected", 0, 3))

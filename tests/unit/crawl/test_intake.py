@@ -303,7 +303,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
 def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
     with desk.db.write() as tx:
         relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
-        relays.start_crawling(tx, 1, NOW_MS)
+        relays.start_crawling(tx, [1], NOW_MS)
     status = RelayStatus(1, "wss://a.example", RelayState.CONNECTED, NOW_MS, 3, 0, 0, 0, "")
     desk.take(Batch(1, NOW_MS, status=status), Batch(1, NOW_MS, limits='{"max_pages":1}'))
     with desk.db.read() as tx:
@@ -380,3 +380,22 @@ def test_remembered_ids_are_bounded_and_the_newest_stay() -> None:
     assert 7 not in ids
     ids.clear()
     assert (24).to_bytes(32) not in ids
+
+
+def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
+    """A relay that is asked for everything sends little else."""
+    strangers = [note(f"{n}", by=2) for n in range(5)]
+    opened, done = threading.Event(), threading.Event()
+    worker = threading.Thread(target=desk.intake.run)
+    worker.start()
+    try:
+        desk.intake.submit(Batch(1, NOW_MS, done=opened.set))
+        assert opened.wait(20.0)
+        with desk.db.write() as tx:
+            assert tx.execute("SELECT count(*) FROM inbox").get == 0
+            desk.intake.submit(Batch(1, NOW_MS, tuple(strangers), done=done.set))
+            assert done.wait(20.0)
+    finally:
+        desk.intake.finish()
+        worker.join()
+    assert desk.counted()["unwanted"] == 5

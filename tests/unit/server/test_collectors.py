@@ -49,7 +49,7 @@ def crawl(
     relays.name(tx, address, source="test", author=1, is_user=False, now=NOW)
     number = relays.find(tx, address)
     assert number is not None
-    relays.start_crawling(tx, number, NOW)
+    relays.start_crawling(tx, [number], NOW)
     relays.put_statuses(tx, [RelayStatus(number, address, state, since, subscriptions, backoff, 0, 0, "")])
 
 

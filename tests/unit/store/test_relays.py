@@ -104,8 +104,8 @@ def test_crawling_begins_once(db: Database) -> None:
         number = relays.find(tx, "wss://a.example")
         assert number is not None
         assert relays.find(tx, "wss://c.example") is None
-        relays.start_crawling(tx, number, NOW + 1)
-        relays.start_crawling(tx, number, NOW + 2)
+        relays.start_crawling(tx, [number], NOW + 1)
+        relays.start_crawling(tx, [number], NOW + 2)
         (a, b) = relays.candidates(tx, discovered=False, limit=9)
         assert a == RelayCandidate(number, "wss://a.example", True, NOW + 1, 0, 0, "{}")
         assert b.crawled_since is None
@@ -116,7 +116,7 @@ def test_crawling_begins_once(db: Database) -> None:
 def test_the_time_of_a_state_stays_while_the_state_does(db: Database) -> None:
     with db.write() as tx:
         relays.set_bootstrap(tx, ["wss://a.example"], NOW)
-        relays.start_crawling(tx, 1, NOW)
+        relays.start_crawling(tx, [1], NOW)
         status = RelayStatus(1, "wss://a.example", RelayState.CONNECTED, NOW + 1, 5, 700, 0, 0, "")
         relays.put_statuses(tx, [status])
         assert relays.statuses(tx) == [status]
@@ -160,7 +160,7 @@ def test_what_one_author_named_longest_ago_is_forgotten_beyond_the_bound(db: Dat
         relays.set_operator(tx, "wss://r2.example", Operator.REMOVED, NOW)
         crawled = relays.find(tx, "wss://r3.example")
         assert crawled is not None
-        relays.start_crawling(tx, crawled, NOW)
+        relays.start_crawling(tx, [crawled], NOW)
         relays.forget_beyond(tx, 7)
         left = {each.address for each in relays.records(tx, everything=True, limit=100)}
         assert left == {"wss://boot.example", *(f"wss://r{n}.example" for n in (0, 1, 2, 3, 18, 19))}
