@@ -32,7 +32,7 @@ def fill(server: Running) -> None:
     with server.database() as database, database.write() as tx:
         for number, state in enumerate((RelayState.CONNECTED, RelayState.DISCONNECTED, RelayState.BACKPRESSURED), 1):
             relays.name(tx, f"wss://r{number}.example", source="relay-list", author=1, is_user=True, now=now)
-            relays.start_crawling(tx, number, now)
+            relays.start_crawling(tx, [number], now)
             status = RelayStatus(number, "", state, now, number, 0, 0, 0, HOSTILE if number == 2 else "")
             relays.put_statuses(tx, [status])
         relays.add_novel(tx, {1: 5, 2: 900, 3: 70}, now)
@@ -129,7 +129,7 @@ def test_a_browser_shows_it_and_keeps_it_fresh(server: Running, browser: Browser
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 1)
     with server.database() as database, database.write() as tx:
         relays.name(tx, "wss://r22.example", source="relay-list", author=1, is_user=True, now=1)
-        relays.start_crawling(tx, 4, 1)
+        relays.start_crawling(tx, [4], 1)
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 2)
     assert browser.run("return [document.activeElement.id, document.getElementById('q').value]") == ["q", "r2"]
     assert browser.run("return document.title") != "stolen"
