@@ -108,7 +108,7 @@ class Relay:
         """Store an event and tell whoever subscribed to it."""
         self.hold(event, number)
         for client in list(self.clients):
-            for name, filters in client.subscriptions.items():
+            for name, filters in list(client.subscriptions.items()):
                 if any(each.matches(event) for each in filters):
                     await self.send(client, f'["EVENT","{name}",{event.raw}]')
                     self.stats.sent_events += 1
@@ -249,6 +249,8 @@ async def play(options: argparse.Namespace) -> None:
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         while await reader.readline():
+            if publisher.done():
+                publisher.result()
             print(json.dumps(asdict(relays.stats) | {"publishing": not publisher.done()}), flush=True)
         publisher.cancel()
 
