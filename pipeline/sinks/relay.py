@@ -6,7 +6,7 @@ from typing import Final
 
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import auth_event
-from pipeline.nostr.event import InvalidEvent
+from pipeline.nostr.event import InvalidEvent, event_from_stored
 from pipeline.nostr.message import (
     AuthChallenge,
     InvalidMessage,
@@ -16,6 +16,7 @@ from pipeline.nostr.message import (
     encode_auth,
     parse_relay_message,
 )
+from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
@@ -37,6 +38,8 @@ _WAIT_S: Final = 1.0
 # A process that is to end waits no longer than this for answers; what is unanswered is sent again by the next.
 _LAST_ANSWERS_S: Final = 3.0
 _AUTH_REQUIRED: Final = Retry("auth-required")
+# It was not when it was queued, but the relay was away, or the bound on events a minute held it up.
+_EXPIRED: Final = Refused("expired")
 
 # Answers that asking again would not change.
 FINAL_PREFIXES: Final = frozenset(
@@ -146,6 +149,9 @@ class RelaySink:
             if now >= batch.until or self.rate.wait_s(now):
                 break
             message = batch.messages[index]
+            if _has_expired(message, self.clock.now_ms() // 1000):
+                batch.verdicts[index] = _EXPIRED
+                continue
             batch.waiting[message.event_id] = index
             self.rate.note(now)
             self.beat()
@@ -244,12 +250,20 @@ class RelaySink:
                 case None:
                     continue
                 case Delivered():
-                    result = "success"
+                    outcome = ("send", "success")
                 case Refused():
-                    result = "ignoreError"
+                    outcome = ("ignore", "success") if verdict is _EXPIRED else ("send", "ignoreError")
                 case Retry():
-                    result = "error"
-            self.metrics.events_sent_to_relay.labels(self.address.url, "send", result).inc()
+                    outcome = ("send", "error")
+            self.metrics.events_sent_to_relay.labels(self.address.url, *outcome).inc()
+
+
+def _has_expired(message: Message, now_s: int) -> bool:
+    # Most have no such tag, which is seen without reading them.
+    if b'"expiration"' not in message.payload:
+        return False
+    expires = expiration(event_from_stored(message.payload))
+    return expires is not None and expires <= now_s
 
 
 def verdict_on(answer: Ok) -> Verdict:

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from pipeline.nostr.address import parse_address
+from pipeline.nostr.event import sign
 from pipeline.nostr.message import parse_relay_message
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import RateLimited, get_logger
@@ -111,8 +113,8 @@ class Rig:
     def _beat(self) -> None:
         self.beats += 1
 
-    def count(self, result: str) -> float:
-        labels = {"address": "wss://target.example", "decision": "send", "result": result}
+    def count(self, result: str, decision: str = "send") -> float:
+        labels = {"address": "wss://target.example", "decision": decision, "result": result}
         return self.metrics.registry.get_sample_value("events_sent_to_relay_counter_total", labels) or 0.0
 
 
@@ -120,6 +122,23 @@ def test_answers_are_told_apart_by_id_in_any_order() -> None:
     rig = Rig([[ok(3), ok(9)], [ok(1, False, "invalid: x")], [ok(2, False, "rate-limited: x"), ok(3, False)]])
     assert rig.sink.deliver(messages(3)) == [Refused("invalid"), Retry("rate-limited"), DELIVERED]
     assert (rig.count("success"), rig.count("ignoreError"), rig.count("error")) == (1, 1, 1)
+
+
+def test_what_has_expired_while_it_waited_is_not_sent() -> None:
+    """Neither is it held against the relay, nor does it hold up the others."""
+    rig = Rig([[ok(1), ok(3)]])
+    now_s = rig.clock.now_ms() // 1000
+    waiting = messages(3)
+    for number, expires in enumerate((now_s + 60, now_s), 1):
+        tags = [["expiration", str(expires)]]
+        event = sign(bytes(31) + b"\1", created_at=1, kind=0, tags=tags, content="")
+        waiting[number] = replace(waiting[number], payload=event.to_json())
+    expired, fresh = waiting.pop(2), waiting[1]
+    assert rig.sink.deliver([waiting[0], expired, replace(fresh, event_id=b"\3" * 32)]) == [
+        DELIVERED, Refused("expired"), DELIVERED,
+    ]  # fmt: skip
+    assert len(rig.wires[0].sent) == 2
+    assert (rig.count("success"), rig.count("success", "ignore")) == (2, 1)
 
 
 def test_what_is_no_message_is_passed_over() -> None:
