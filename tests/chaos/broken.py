@@ -54,8 +54,8 @@ MISTAKES = (
             ),
             Replacement(
                 "pipeline/crawl/connection.py",
-                "            self._on_frame(raw)\n        self._flush()\n",
-                "            self._on_frame(raw)\n",
+                "        self._metrics.tell()\n        self._flush()\n        if frames:\n",
+                "        self._metrics.tell()\n        if frames:\n",
             ),
         ],
         ("die-after-cursor",),
