@@ -52,6 +52,12 @@ class SaverModel:
             reasons[followee] += follower in self.registered and followee != follower
         return {author: count for author, count in reasons.items() if count}
 
+    def register(self, user: str) -> None:
+        """Somebody became a registered user: the relays known to be named by them are a user's from now on."""
+        if user not in self.registered:
+            self.registered.add(user)
+            self.named_by_user |= {address for address, namers in self.named.items() if user in namers}
+
     def save(self, events: Iterable[SignedEvent]) -> None:
         """One batch, saved in one transaction: contact lists first, then what is taken back, then what is handed on."""
         batch = list({event.id: event for event in events if event.id not in self.seen}.values())
@@ -109,7 +115,9 @@ class SaverModel:
         if self._goes_to_target(event):
             self.to_relay.append(event.id)
         for address in _relays_named(event):
-            self.named.setdefault(address, set()).add(event.pubkey)
+            namers = self.named.setdefault(address, set())
+            if len(namers) < MOST_NAMERS:
+                namers.add(event.pubkey)
             if event.pubkey in self.registered:
                 self.named_by_user.add(address)
 
@@ -155,6 +163,6 @@ def check(world: World, model: SaverModel) -> None:
     assert dict(deleted_until) == expected
     assert {key[author]: until for author, until in world.query("SELECT author, until FROM vanished")} == model.vanished
     named = {str(address): namers for address, namers in world.query("SELECT address, namers FROM relays")}
-    assert named == {address: min(len(namers), MOST_NAMERS) for address, namers in model.named.items()}
+    assert named == {address: len(namers) for address, namers in model.named.items()}
     by_user = {address for (address,) in world.query("SELECT address FROM relays WHERE named_by_user")}
     assert by_user == model.named_by_user

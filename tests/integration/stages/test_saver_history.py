@@ -176,7 +176,7 @@ class Players:
             if not isinstance(commit, Move):
                 self.model.save(self._rows.pop(row) for row in commit)
             elif commit.joins:
-                self.model.registered.add(commit.user)
+                self.model.register(commit.user)
             else:
                 self.model.registered.discard(commit.user)
         self._journal.commits.clear()

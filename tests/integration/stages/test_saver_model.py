@@ -34,7 +34,7 @@ def test_random_histories(world: World, seed: int) -> None:
             if choice < 0.15:
                 user = chance.person().pubkey
                 world.register(user)
-                model.registered.add(user)
+                model.register(user)
             elif choice < 0.25:
                 user = chance.person().pubkey
                 world.remove(user)
@@ -67,7 +67,7 @@ def test_a_restart_changes_nothing(world: World, seed: int) -> None:
         if step % 5 == 0:
             user = chance.person().pubkey
             world.register(user)
-            model.registered.add(user)
+            model.register(user)
         batch = chance.batch()
         with Running(world.context("saver"), saver.run):
             world.put(batch)
