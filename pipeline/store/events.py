@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 from pipeline.store.database import Row, Tx
 from pipeline.store.slices import Slice
 
-ACCEPT = """
-INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING RETURNING event_id
-"""
-SEEN = "SELECT event_id FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1"
+ACCEPT = "INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)"
+SEEN = "SELECT event_id FROM seen WHERE created_at = ?2 AND event_id = ?1"
+# The same where ids may be kept under `NO_TIME`, which is 0; twice the cost.
+SEEN_AT_ANY_TIME = SEEN.replace("= ?2", "IN (?2, 0)")
+ANY_WITHOUT_TIME = "SELECT 1 FROM seen WHERE created_at = 0 LIMIT 1"
 # The newest first, from below a time and id on.
 SEEN_BEFORE = """
 SELECT created_at, event_id, kind, author FROM seen WHERE created_at >= ?1 AND (created_at, event_id) < (?2, ?3)
@@ -71,13 +71,23 @@ FIRST_SEEN: Final = (-1, b"")
 
 def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
     """Record ids as seen; returns those that were not seen before."""
-    rows = ((e.event_id, e.event, now, e.created_at, e.kind, e.author) for e in events)
-    return {event_id for (event_id,) in tx.executemany(ACCEPT, rows)}
+    by_id = {e.event_id: e for e in events}
+    # Looking first costs less than a RETURNING clause, which keeps what it returns until the statement is done.
+    known = seen(tx, ((e.event_id, e.created_at) for e in by_id.values()))
+    new = [e for event_id, e in by_id.items() if event_id not in known]
+    tx.executemany(ACCEPT, ((e.event_id, e.event, now, e.created_at, e.kind, e.author) for e in new))
+    return {e.event_id for e in new}
 
 
 def seen(tx: Tx, events: Iterable[tuple[bytes, int]]) -> set[bytes]:
     """Which of `events`, each with its id and time (s), were accepted within the retention of ids: the ids."""
-    return {event_id for (event_id,) in tx.executemany(SEEN, events)}
+    statement = SEEN_AT_ANY_TIME if any_without_time(tx) else SEEN
+    return {event_id for (event_id,) in tx.executemany(statement, events)}
+
+
+def any_without_time(tx: Tx) -> bool:
+    """Whether any id is kept under `NO_TIME`, so that it may be that of an event of any time."""
+    return tx.execute(ANY_WITHOUT_TIME).fetchone() is not None
 
 
 def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) -> list[Seen]:

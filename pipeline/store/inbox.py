@@ -3,19 +3,23 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from pipeline.store import events
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
 
-# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile. An id whose
-# time was not known when it was noted is under `events.NO_TIME`, which is 0.
+# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile.
 APPEND = """
 INSERT INTO inbox (event_id, raw, relay, received_at, ready_at)
 SELECT ?1, ?2, ?3, ?4, ?4
- WHERE NOT EXISTS (SELECT 1 FROM seen WHERE created_at IN (?5, 0) AND event_id = ?1)
+ WHERE NOT EXISTS (SELECT 1 FROM seen WHERE created_at = ?5 AND event_id = ?1)
    AND NOT EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
 ON CONFLICT (event_id) DO NOTHING
-RETURNING event_id
 """
+# The same where ids may be kept under `events.NO_TIME`, which is 0.
+APPEND_AT_ANY_TIME = APPEND.replace("= ?5", "IN (?5, 0)")
+# What was appended since, as numbers only grow. A RETURNING clause would double the cost of appending.
+LAST = "SELECT coalesce(max(seq), 0) FROM inbox"
+APPENDED = "SELECT event_id FROM inbox WHERE seq > ?"
 CLAIM = """
 UPDATE inbox SET ready_at = ?2, claims = claims + 1, holder = ?4
  WHERE seq IN (SELECT seq FROM inbox WHERE ready_at <= ?1 ORDER BY ready_at LIMIT ?3)
@@ -61,7 +65,9 @@ class InboxRow(NamedTuple):
 
 def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     """Add events that nobody has seen yet, ready at once; returns the ids that were new."""
-    return {event_id for (event_id,) in tx.executemany(APPEND, arrivals)}
+    last = tx.execute(LAST).get
+    tx.executemany(APPEND_AT_ANY_TIME if events.any_without_time(tx) else APPEND, arrivals)
+    return {event_id for (event_id,) in tx.execute(APPENDED, (last,))}
 
 
 def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[InboxRow]:

@@ -68,11 +68,13 @@ class StageCounts:
     shown by the next in its slot, in `resume`.
     """
 
-    __slots__ = ("_metrics", "_slot")
+    __slots__ = ("_children", "_metrics", "_slot")
 
     def __init__(self, slot: Slot, metrics: Metrics) -> None:
         self._slot = slot
         self._metrics = metrics
+        # The series by what they count: looking a child up by its labels costs several times as much as counting.
+        self._children: dict[tuple[What, str], Counter] = {}
 
     def resume(self, database: Database) -> None:
         """Let database and metrics agree, on the larger number of each; for a stage that starts, which owns its slot.
@@ -98,6 +100,12 @@ class StageCounts:
             self._series(what, reason).inc(count)
 
     def _series(self, what: What, reason: str) -> Counter:
+        child = self._children.get((what, reason))
+        if child is None:
+            child = self._children[what, reason] = self._child(what, reason)
+        return child
+
+    def _child(self, what: What, reason: str) -> Counter:
         match what:
             case What.TAKEN:
                 return self._metrics.stage_in.labels(self._slot.stage)

@@ -5,9 +5,10 @@ import time
 
 import pytest
 
-from pipeline.store import events, outbox
+from pipeline.store import events, inbox, outbox
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
+from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Receipt
 from pipeline.store.outbox import Delivered, OutboxRow, SinkName
 from pipeline.store.slices import Slice
@@ -38,6 +39,17 @@ def test_an_id_is_accepted_once(db: Database) -> None:
         asked = [((1).to_bytes(32), 1), ((4).to_bytes(32), 1), ((2).to_bytes(32), 1), ((3).to_bytes(32), 2)]
         # No event has the last of these ids and another time.
         assert events.seen(tx, asked) == {(1).to_bytes(32), (2).to_bytes(32)}
+
+
+def test_an_id_that_was_noted_without_its_time_is_known_at_any_time(db: Database) -> None:
+    with db.write() as tx:
+        assert not events.any_without_time(tx)
+        events.accept(tx, [accepted(1)._replace(created_at=events.NO_TIME)], NOW)
+        assert events.any_without_time(tx)
+        assert events.seen(tx, [((1).to_bytes(32), 77), ((2).to_bytes(32), 77)]) == {(1).to_bytes(32)}
+        again = [accepted(number)._replace(created_at=77) for number in (1, 2)]
+        assert events.accept(tx, again, NOW) == {(2).to_bytes(32)}
+        assert inbox.append(tx, [Arrival((n).to_bytes(32), b"{}", 1, NOW, 77) for n in (1, 2, 3)]) == {(3).to_bytes(32)}
 
 
 def test_a_payload_is_dropped_once_every_delivery_it_owes_is_old_enough(db: Database) -> None:
