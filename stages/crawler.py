@@ -16,7 +16,7 @@ from pipeline.crawl.holdings import StoredHoldings
 from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.ranking import ranked
-from pipeline.crawl.relay_crawl import CrawlSettings
+from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited

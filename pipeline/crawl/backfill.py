@@ -6,7 +6,10 @@ from typing import Final
 
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.sweep import Purpose, Sweep
+from pipeline.crawl.sweeps import Sweeps
 from pipeline.store.backfills import Backfill, BackfillProgress
+from pipeline.store.cursors import Cursor
 
 # Between two pages of a backfill, seconds: whoever serves years of events has others to serve.
 PAUSE_S: Final = 1.0
@@ -37,6 +40,29 @@ class Backfilling:
     ordered: tuple[Backfill, ...] = ()
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _untold: list[BackfillProgress] = field(default_factory=list)
+
+    def begin_next(self, plan: Plan, sweeps: Sweeps, mono: float, wall: int) -> None:
+        """Begin the next part of what the operator ordered; one at a time, behind everything else."""
+        part = self.next_part(plan, sweeps.coverage)
+        if part is None or sweeps.not_before(part.key) > mono:
+            return
+        if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
+            sweeps.begin_part(part.key, part.query, part.job.since, part.job.until, wall)
+
+    def complete(self, sweep: Sweep, sweeps: Sweeps) -> Cursor:
+        """Take note that the sweep of a part came to its end; returns the cursor that says so."""
+        is_complete = not sweep.is_unproven and not sweep.window.gaps
+        self.done(sweep.key, sweep.events, is_complete=is_complete)
+        return sweeps.complete_part(sweep)
+
+    def gives_up(self, sweep: Sweep, sweeps: Sweeps) -> bool:
+        """Leave a part as incomplete that has failed once too often; returns whether it has."""
+        if sweep.purpose is not Purpose.BACKFILL or sweep.failures + 1 < MAX_FAILURES:
+            return False
+        sweeps.end(sweep)
+        sweep.is_unproven = True
+        self.complete(sweep, sweeps)
+        return True
 
     def next_part(self, plan: Plan, coverage: Coverage) -> Part | None:
         """The part to be fetched now, of what `plan` wants; `None` while there is none."""

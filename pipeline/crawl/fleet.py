@@ -13,8 +13,9 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
+from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
-from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
+from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress

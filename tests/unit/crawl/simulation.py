@@ -17,7 +17,8 @@ import orjson
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.plan import Member, Planner, Query, Subject
-from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
+from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.kinds import GLOBAL_KINDS

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.plan import PROFILE_KINDS, Subject
-from pipeline.crawl.relay_crawl import POLL_EVERY_S, TAIL_EVERY_S
+from pipeline.crawl.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import Limits

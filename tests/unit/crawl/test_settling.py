@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import Plan
-from pipeline.crawl.relay_crawl import CrawlSettings, RelayCrawl
+from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.filter import Filter

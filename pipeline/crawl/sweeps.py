@@ -1,0 +1,259 @@
+"""One relay's sweeps: which are under way, which must wait, and what the end of one completes. No I/O, no clock.
+
+A sweep survives disconnects and refusals; only its last EOSE moves a cursor. `mono` is monotonic seconds, `wall` Unix
+seconds.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+from pipeline.crawl.acquaintance import Acquaintance
+from pipeline.crawl.counts import CrawlCounts
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.plan import Query
+from pipeline.crawl.reach import Reach
+from pipeline.crawl.reconciling import Reconciling
+from pipeline.crawl.slices import Gap, PageResult
+from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
+from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
+from pipeline.crawl.windows import Window
+from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.subscription import PageEnded
+from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
+
+# A page that failed so often in a row, and each time so often again, is told as missing.
+TOLD_FAILURES = 3
+# Sweeps begun at once; all others wait for their turn.
+MAX_SWEEPS = 64
+
+
+class Sweeps:
+    """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
+
+    __slots__ = (
+        "_counts", "_failures", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept", "_under_way",
+        "coverage", "held", "known", "limits", "reach",
+    )  # fmt: skip
+
+    def __init__(
+        self, coverage: Coverage, reach: Reach, limits: Limits, reconciling: Reconciling, counts: CrawlCounts
+    ) -> None:
+        self.coverage = coverage
+        self.reach = reach
+        self.limits = limits
+        self.known = Acquaintance()
+        # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
+        self.held: Sweep | None = None
+        self._reconciling = reconciling
+        self._counts = counts
+        self._under_way: dict[str, Sweep] = {}
+        # By sweep: until when it may not begin, and how often in a row it failed before that.
+        self._not_before: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        # By sweep, the newest change among the members of one that nothing could complete.
+        self._hopeless: dict[str, int] = {}
+        # By query, when it was last swept from its cursor on.
+        self._swept: dict[str, float] = {}
+        self._progress: list[SweepProgress] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._under_way
+
+    def get(self, key: str) -> Sweep | None:
+        """The sweep of this key, if it is under way."""
+        return self._under_way.get(key)
+
+    def in_order(self) -> list[Sweep]:
+        """Those under way, first whose pages come first."""
+        return sorted(self._under_way.values(), key=lambda sweep: sweep.purpose)
+
+    def has_room(self, mono: float) -> bool:
+        """Whether another sweep may begin; those that only wait to try again take none."""
+        few = len(self._under_way) < MAX_SWEEPS
+        return few or sum(sweep.not_before <= mono for sweep in self._under_way.values()) < MAX_SWEEPS
+
+    def begin(
+        self, query: Query, purpose: Purpose, since: int, wall: int, mono: float, *, resumes: bool = True
+    ) -> None:
+        """Sweep `query` from `since` (Unix seconds) on, unless that is under way, has to wait or has no room.
+
+        `resumes`: what a former process has had of it is left out.
+        """
+        key = sweep_key(purpose, query)
+        if key in self._under_way or (purpose is not Purpose.LOOKBACK and not self.has_room(mono)):
+            return
+        if self.held is not None and self.held.key == key:
+            return
+        is_old = self._hopeless.get(key, query.generation) == query.generation
+        if is_old and self.not_before(key) > mono:
+            return
+        if self._hopeless.get(key) == query.generation:
+            # What can never be completed is not asked for from ever further back.
+            since = max(since, wall - self.reach.span)
+        # A clock that was set back would let a window end before it begins.
+        since = min(since, wall - OVERLAP_S)
+        sweep = Sweep(query, purpose, self._window(query, since, wall + FUTURE_S), wall, wall - since)
+        sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
+        if resumes:
+            sweep.resume(self.coverage.progress(key))
+        if purpose in (Purpose.TAIL, Purpose.INITIAL):
+            self._swept[query.key] = mono
+        self._add(sweep)
+
+    def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
+        """Sweep a span (both ends included) that an operator ordered, under a name of its own."""
+        left = self.coverage.progress(name)
+        if left is not None and left.generation == query.generation:
+            since, until = max(since, left.since), min(until, left.until)
+        self._add(Sweep(query, Purpose.BACKFILL, self._window(query, since, until), wall, name=name))
+
+    def _add(self, sweep: Sweep) -> None:
+        sweep.failures = self._failures.pop(sweep.key, 0)
+        self._under_way[sweep.key] = sweep
+
+    def _window(self, query: Query, since: int, until: int) -> Window:
+        limits = self.limits
+        return Window(
+            query, since, until, limit=limits.page_limit, max_members=limits.max_members,
+            manners=self.known.manners(limits),
+        )  # fmt: skip
+
+    def take(self, ended: PageEnded, sweep: Sweep) -> None:
+        """Take a page that ended, as far as it ever will."""
+        sweep.failures = 0
+        sweep.events += ended.count
+        self.known.gave = self.known.gave or ended.count > 0
+        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises))
+        self._counts.pages += 1
+        self._counts.gap_reasons += sweep.window.gap_reasons - before
+        self._counts.dense_seconds += sweep.window.dense_seconds - dense
+
+    def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+        """Ask for a page again later that was refused."""
+        if refusal is Refusal.TOO_LARGE:
+            # Begun anew with smaller parts: the window's own parts are too large for this relay.
+            self.end(sweep)
+            self.sweep_again(sweep.query.key)
+            self.wait(sweep.key, mono + retry_wait(refusal, sweep.failures))
+            self._failures[sweep.key] = sweep.failures + 1
+            return
+        if refusal.is_lasting:
+            self._counts.gap_reasons[Gap.REFUSED] += 1
+        sweep.not_before = mono + retry_wait(refusal, sweep.failures)
+        sweep.failures += 1
+        if sweep.failures % TOLD_FAILURES == 0:
+            self._counts.gap_reasons[Gap.UNANSWERED] += 1
+
+    def end(self, sweep: Sweep) -> None:
+        """It is no longer under way."""
+        del self._under_way[sweep.key]
+
+    def drop(self, is_wanted: Callable[[Sweep], bool]) -> None:
+        """End those that nobody wants any more; a relay that refuses them would be asked for ever."""
+        for sweep in list(self._under_way.values()):
+            if not sweep.is_open and not is_wanted(sweep):
+                self.end(sweep)
+                self._forget_progress(sweep)
+
+    def clear(self) -> None:
+        """End all, to be begun anew."""
+        self._under_way.clear()
+
+    def connected(self) -> None:
+        """A new connection stands, on which no page is open: every query has a gap behind it."""
+        self.sweep_all_again()
+        self.held = None
+        for sweep in self._under_way.values():
+            sweep.is_open = False
+            if sweep.reconciler is not None:
+                sweep.reconciler.interrupted()
+
+    def complete(self, sweep: Sweep, mono: float) -> bool:
+        """Take note that a sweep came to its end; returns whether that completes anything."""
+        self._forget_progress(sweep)
+        if sweep.is_unproven:
+            self._counts.gap_reasons[Gap.NO_EOSE] += 1
+            self.wait(sweep.key, mono + min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf))
+            self._hopeless[sweep.key] = sweep.query.generation
+            return False
+        self._not_before.pop(sweep.key, None)
+        self._hopeless.pop(sweep.key, None)
+        self._counts.sweeps += 1
+        return True
+
+    def complete_part(self, sweep: Sweep) -> Cursor:
+        """Take note that a part of what an operator ordered came to its end; returns the cursor that says so."""
+        self._forget_progress(sweep)
+        self._not_before.pop(sweep.key, None)
+        return self.coverage.advance(sweep.key, sweep.started, sweep.query.generation)
+
+    def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:
+        """The cursor of what a complete sweep was for, moved as far as it covers."""
+        query, cursor = sweep.query, self.coverage.of(sweep.query)
+        started = min(sweep.started, wall)
+        match sweep.purpose:
+            case Purpose.INITIAL:
+                return self.coverage.advance(query.key, started, query.generation)
+            case Purpose.TAIL:
+                return self.coverage.advance(query.key, started, 0 if cursor is None else cursor.generation)
+            case Purpose.LOOKBACK:
+                until = started if cursor is None else cursor.complete_until
+                return self.coverage.advance(query.key, until, query.generation)
+            case _:
+                return self.coverage.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
+
+    def last_resweep(self, query: Query) -> int:
+        """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
+        resweep = self.coverage.named(sweep_key(Purpose.RESWEEP, query))
+        return self.reach.crawled_since if resweep is None else resweep.complete_until
+
+    def last_swept(self, query: str) -> float | None:
+        """When (monotonic) the query of this key was last begun to be swept from its cursor on."""
+        return self._swept.get(query)
+
+    def swept(self, query: str, mono: float) -> None:
+        """It counts as swept from its cursor on."""
+        self._swept[query] = mono
+
+    def sweep_again(self, query: str) -> None:
+        """Sweep the query of this key from its cursor on as soon as may be."""
+        self._swept.pop(query, None)
+
+    def sweep_all_again(self) -> None:
+        """Sweep every query from its cursor on as soon as may be."""
+        self._swept.clear()
+
+    def wait(self, key: str, until: float) -> None:
+        """Let the sweep of this key not begin before a time (monotonic)."""
+        self._not_before[key] = until
+
+    def waits(self, key: str) -> bool:
+        """Whether the sweep of this key failed the last time and was put off."""
+        return key in self._not_before
+
+    def not_before(self, key: str) -> float:
+        """The time (monotonic) from which on the sweep of this key may begin."""
+        return self._not_before.get(key, 0.0)
+
+    def due_after(self, mono: float) -> list[float]:
+        """When those may begin that may not yet."""
+        return [at for at in self._not_before.values() if at > mono]
+
+    def note_progress(self, sweep: Sweep, mono: float) -> None:
+        """Remember how far a sweep is, once that is worth a row."""
+        if (progress := sweep.progress(self.coverage.relay, mono)) is not None:
+            self._progress.append(progress)
+
+    def _forget_progress(self, sweep: Sweep) -> None:
+        if (over := sweep.over(self.coverage.relay)) is not None:
+            self._progress.append(over)
+
+    def take_progress(self) -> tuple[SweepProgress, ...]:
+        """How far sweeps are, to be committed with or after the events before it."""
+        taken = tuple(self._progress)
+        self._progress.clear()
+        return taken
