@@ -87,6 +87,8 @@ class Connection:
         self._closing = False
         # Events that a process which ends has no more room for are asked for again: nothing may say that they are had.
         self._has_dropped = False
+        # Whether events came that were not known before.
+        self.was_of_use = False
         self._invalid_frames = 0
         self._pinged_at = 0.0
         self._read_at = -math.inf
@@ -284,6 +286,7 @@ class Connection:
             return
         batch = tuple(self._pending)
         self._pending.clear()
+        self.was_of_use = True
         if self._hand_over.acquire(self._shared.stop):
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), batch, done=self._hand_over.release))
         else:

@@ -242,7 +242,7 @@ class Fleet:
         self._dialling.discard(number)
         if connected_at is not None:
             lived = max(clock.monotonic() - connected_at, 0.001)
-            ending = replace(ending, lived=lived)
+            ending = replace(ending, lived=lived, was_of_use=connection.was_of_use)
         self._ended.put(_Ended(number, ending))
 
     def _informed(self, address: RelayAddress, limits: Limits) -> Limits:

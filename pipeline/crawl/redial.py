@@ -9,6 +9,9 @@ _DIAL_FACTOR: Final = 5.0
 _DIAL_CAP_S: Final = 1800.0
 # A connection that worked this long wipes the failures before it.
 HEALTHY_S: Final = 60.0
+# One that was lost sooner but brought something new counts as no more failures than these: whoever cuts each connection
+# after so many messages still has the rest, and what is published meanwhile.
+_MOST_IF_OF_USE: Final = 2
 _AFTER_LOSS_S: Final = 2.0
 _OUR_FAULT_S: Final = 10.0
 _OVERLOADED_S: Final = 300.0
@@ -20,11 +23,15 @@ MAX_DELAY_S: Final = 2 * _DIAL_CAP_S
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none."""
+    """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
+
+    `was_of_use`: events came that were not known before.
+    """
 
     reason: str
     detail: str
     lived: float = 0.0
+    was_of_use: bool = False
     status: int | None = None
     permanent: bool = False
     is_our_fault: bool = False
@@ -40,7 +47,9 @@ def failures_after(failures: int, ending: Ending) -> int:
     """The number of failures in a row, after `ending`; what this machine lacked or wanted is none of the relay's."""
     if ending.lived >= HEALTHY_S:
         return 0
-    return failures if ending.is_our_fault or ending.is_our_will else min(failures + 1, 100)
+    if ending.is_our_fault or ending.is_our_will:
+        return failures
+    return min(failures + 1, _MOST_IF_OF_USE if ending.was_of_use else 100)
 
 
 def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:

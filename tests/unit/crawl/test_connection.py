@@ -96,6 +96,18 @@ def test_no_cursor_is_handed_over_whose_events_were_not(tmp_path: Path) -> None:
     assert {each.id for each in found[:-1]} <= handed_over or not moved
 
 
+@pytest.mark.parametrize("has_known", [False, True])
+def test_a_connection_is_of_use_that_brings_what_was_not_known(tmp_path: Path, has_known: bool) -> None:
+    clock, stop = ManualClock(START * 1000), Stop()
+    intake = Recording(tmp_path / "events.db", clock)
+    found = [event(START - 10, kind=0)]
+    if has_known:
+        intake.committed.add_all(each.id for each in found)
+    made = made_of(intake, clock, stop)
+    made.run(cast("Transport", GlobalPages(found, stop)))
+    assert made.was_of_use is not has_known
+
+
 class Dripping(GlobalPages):
     """One message at a time, `gaps` seconds after the one before; then the process ends."""
 

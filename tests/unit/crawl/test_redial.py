@@ -28,6 +28,7 @@ def delays(endings: list[Ending], failures: int = 0) -> list[float]:
 
 REFUSED = Ending("dial", "refused")
 LOST = Ending("eof", "gone", lived=5.0)
+OF_USE = Ending("eof", "gone", lived=5.0, was_of_use=True)
 WORKED = Ending("eof", "gone", lived=HEALTHY_S)
 
 
@@ -49,6 +50,13 @@ def test_connections_that_are_lost_at_once_are_dialled_ever_more_rarely() -> Non
     assert found == sorted(found)
     assert found[4] >= 60
     assert found[-1] == 1800
+
+
+def test_a_relay_that_cuts_every_connection_but_brings_something_new_each_time_is_not_left_for_long() -> None:
+    """Else what it has more than it gives at once would take days, and each live event half an hour."""
+    assert delays([OF_USE] * 12) == [2] + [20] * 11
+    assert delays([LOST] * 12 + [OF_USE])[-1] == 20
+    assert delays([OF_USE] * 12 + [LOST] * 7)[-1] > 600
 
 
 def test_a_permanent_error_waits_as_long_as_any() -> None:
