@@ -44,7 +44,8 @@ _LOOK_AT_QUEUES_S: Final = 0.25
 _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
 _SPARE_CANDIDATES: Final = 20_000
-_LOOK_SHARE: Final = 20.0
+# A fiftieth of one core at most goes into looking through them.
+_LOOK_SHARE: Final = 50.0
 _MAX_LOOK_S: Final = 30.0
 
 

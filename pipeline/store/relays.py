@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
 
@@ -104,13 +105,12 @@ class RelayState(StrEnum):
     BACKPRESSURED = "backpressured"
 
 
-@dataclass(frozen=True, slots=True)
-class RelayCandidate:
-    """A relay that may be dialled; times in ms, `crawled_since` is `None` if it never was, `limits` is JSON.
+class RelayCandidate(NamedTuple):
+    """A relay that may be dialled, one of many thousands, so that it must be cheap.
 
-    `by_operator`: named in the settings or by hand; `ask`: how the operator wants it asked; `novel`: events that it was
-    the first to bring, as of `novel_at`; `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`:
-    when a monitor last saw it up.
+    Times in ms, `crawled_since` is `None` if it never was, `limits` is JSON. `by_operator`: named in the settings or by
+    hand; `ask`: how the operator wants it asked; `novel`: events that it was the first to bring, as of `novel_at`;
+    `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up.
     """
 
     relay: int
@@ -245,10 +245,7 @@ def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
     That is: named by a registered user or by two authors, or crawled by the service that was imported. What the
     operator removed is not among them.
     """
-    return [
-        RelayCandidate(relay, address, bool(by_operator), *rest)
-        for relay, address, by_operator, *rest in tx.execute(CANDIDATES, (discovered, limit))
-    ]
+    return list(map(RelayCandidate._make, tx.execute(CANDIDATES, (discovered, limit))))
 
 
 def set_operator(tx: Tx, address: str, decision: Operator, now: int) -> None:

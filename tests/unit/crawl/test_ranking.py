@@ -1,7 +1,5 @@
 """The order in which relays deserve to be dialled."""
 
-from dataclasses import replace
-
 from pipeline.crawl.ranking import ranked, score
 from pipeline.store.relays import NOVEL_HALF_LIFE_MS, RelayCandidate
 
@@ -11,40 +9,40 @@ PLAIN = RelayCandidate(1, "wss://a.example", False, None, 0, 0, "{}", namers=2)
 
 
 def order(*candidates: RelayCandidate) -> list[int]:
-    numbered = [replace(each, relay=number) for number, each in enumerate(candidates)]
+    numbered = [each._replace(relay=number) for number, each in enumerate(candidates)]
     return [each.relay for each in ranked(numbered, NOW)]
 
 
 def test_the_operators_come_before_all_whatever_they_brought() -> None:
-    best = replace(PLAIN, novel=1e6, novel_at=NOW, named_by_user=True, namers=16)
-    assert order(best, replace(PLAIN, by_operator=True, failures=50)) == [1, 0]
+    best = PLAIN._replace(novel=1e6, novel_at=NOW, named_by_user=True, namers=16)
+    assert order(best, PLAIN._replace(by_operator=True, failures=50)) == [1, 0]
 
 
 def test_what_they_brought_lately_counts_most() -> None:
-    brought = replace(PLAIN, novel=5_000.0, novel_at=NOW)
-    named = replace(PLAIN, namers=16, named_by_user=True)
-    long_ago = replace(brought, novel_at=NOW - 12 * NOVEL_HALF_LIFE_MS)
+    brought = PLAIN._replace(novel=5_000.0, novel_at=NOW)
+    named = PLAIN._replace(namers=16, named_by_user=True)
+    long_ago = brought._replace(novel_at=NOW - 12 * NOVEL_HALF_LIFE_MS)
     assert order(PLAIN, named, brought, long_ago) == [2, 1, 3, 0]
 
 
 def test_a_users_relay_comes_before_one_that_a_few_strangers_named() -> None:
-    assert order(replace(PLAIN, namers=5), replace(PLAIN, namers=1, named_by_user=True)) == [1, 0]
+    assert order(PLAIN._replace(namers=5), PLAIN._replace(namers=1, named_by_user=True)) == [1, 0]
 
 
 def test_a_dead_relay_falls_behind_those_that_nobody_tried_and_is_the_first_of_its_like_again_when_it_answers() -> None:
-    dead = replace(PLAIN, namers=16, named_by_user=True, failures=20)
+    dead = PLAIN._replace(namers=16, named_by_user=True, failures=20)
     assert order(dead, PLAIN) == [1, 0]
-    assert order(replace(dead, failures=0), PLAIN) == [0, 1]
+    assert order(dead._replace(failures=0), PLAIN) == [0, 1]
 
 
 def test_time_spent_away_counts_and_a_monitors_word_helps() -> None:
-    away = replace(PLAIN, connected_ms=HOUR, disconnected_ms=9 * HOUR)
-    there = replace(PLAIN, connected_ms=9 * HOUR, disconnected_ms=HOUR)
-    seen_up = replace(PLAIN, seen_up_at=NOW - HOUR)
+    away = PLAIN._replace(connected_ms=HOUR, disconnected_ms=9 * HOUR)
+    there = PLAIN._replace(connected_ms=9 * HOUR, disconnected_ms=HOUR)
+    seen_up = PLAIN._replace(seen_up_at=NOW - HOUR)
     assert order(away, PLAIN, there, seen_up) == [3, 1, 2, 0]
-    assert score(replace(seen_up, seen_up_at=NOW + HOUR), NOW) == score(PLAIN, NOW), "a report from the future is none"
+    assert score(seen_up._replace(seen_up_at=NOW + HOUR), NOW) == score(PLAIN, NOW), "a report from the future is none"
 
 
 def test_a_connection_is_not_given_up_for_a_little_and_equals_keep_their_order() -> None:
-    assert order(replace(PLAIN, namers=3), replace(PLAIN, is_connected=True)) == [1, 0]
+    assert order(PLAIN._replace(namers=3), PLAIN._replace(is_connected=True)) == [1, 0]
     assert order(PLAIN, PLAIN, PLAIN) == [0, 1, 2]

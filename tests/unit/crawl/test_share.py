@@ -157,7 +157,7 @@ def test_a_tenth_of_the_places_is_for_trying_the_others_out_each_in_turn() -> No
         assert len(trial) == 2
         begun = tried_anew(chosen_now, now)
         tried += begun
-        candidates = [replace(each, tried_at=now) if each.relay in begun else each for each in candidates]
+        candidates = [each._replace(tried_at=now) if each.relay in begun else each for each in candidates]
         assert tried_anew(select(candidates, bounds, now + TRIAL_MS // 2), now + TRIAL_MS // 2) == []
         assert [each.candidate.relay for each in select(candidates, bounds, now + 1) if each.is_trial] == trial
         now += TRIAL_MS
