@@ -1,7 +1,8 @@
 """One connection to one relay: the thread that reads it, between its socket, its session, its crawl and the intake."""
 
 import math
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -10,6 +11,7 @@ from pipeline.crawl.intake import BATCH_EVENTS, Batch, HandOver, Intake
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.relay_row import RelayRow
 from pipeline.nostr.auth import auth_event
 from pipeline.nostr.event import Event
 from pipeline.nostr.message import (
@@ -33,7 +35,7 @@ from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.relay.transport import Transport
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
 PING_AFTER_S: Final = 30.0
@@ -61,15 +63,9 @@ class Connection:
     """Reads one relay from the handshake to the end of the connection, in the thread that calls `run`."""
 
     def __init__(
-        self,
-        relay: int,
-        address: str,
-        crawl: RelayCrawl,
-        limits: Limits,
-        host: HostBackoff,
-        metrics: RelayMetrics,
+        self, relay: int, address: str, crawl: RelayCrawl, limits: Limits, host: HostBackoff, metrics: RelayMetrics,
         shared: Shared,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._relay = relay
         self._address = address
         self._crawl = crawl
@@ -78,8 +74,7 @@ class Connection:
         self._shared = shared
         self._clock = shared.clock
         self._session = Session(limits, can_authenticate=shared.secret is not None)
-        # As last written down, and as last looked at.
-        self._limits = self._learned = limits
+        self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
         self._hand_over = HandOver()
         self._pending: list[Event] = []
         self._plans: SimpleQueue[Plan] = SimpleQueue()
@@ -92,8 +87,6 @@ class Connection:
         self._invalid_frames = 0
         self._pinged_at = 0.0
         self._read_at = -math.inf
-        self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
-        self._told = ""
 
     @property
     def limits(self) -> Limits:
@@ -107,7 +100,7 @@ class Connection:
 
     def learn(self, limits: Limits) -> None:
         """Go by `limits` from the start; only before `run`."""
-        self._session.limits = self._learned = limits
+        self._row.learn(limits)
 
     def post_plan(self, plan: Plan) -> None:
         """Let the connection follow `plan`; safe in every thread."""
@@ -125,7 +118,7 @@ class Connection:
         """Serve `transport` until it is lost or `close` is called; raises `ConnectionLost` in the first case."""
         self._transport = transport
         self._crawl.connected()
-        self._put_status(RelayState.CONNECTED)
+        self._row.put(RelayState.CONNECTED)
         try:
             while not self._closing and not self._shared.stop.is_set():
                 self._turn(transport)
@@ -184,21 +177,19 @@ class Connection:
 
     def _hold(self) -> None:
         """Read nothing while too much waits to be saved; what the relay sends meanwhile waits in its own buffers."""
-        self._put_status(RelayState.BACKPRESSURED)
+        self._row.put(RelayState.BACKPRESSURED)
         self._shared.gate.wait(self._shared.stop, lambda: not self._closing)
         now = self._clock.monotonic()
         self._session.resume(now)
         if self._transport is not None:
             self._transport.last_received = now
-        self._put_status(RelayState.CONNECTED)
+        self._row.put(RelayState.CONNECTED)
 
     def _take_plans(self) -> None:
         plan = None
-        while True:
-            try:
+        with suppress(Empty):
+            while True:
                 plan = self._plans.get_nowait()
-            except Empty:
-                break
         if plan is not None:
             self._crawl.set_plan(plan)
 
@@ -274,9 +265,7 @@ class Connection:
         self._metrics.refusal(refusal)
         if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
             detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
-        # One of each kind in a row is enough to be told.
-        if not self._status.last_error.startswith(f"{refusal}: "):
-            self._status = replace(self._status, last_error=f"{refusal}: {detail}"[:200])
+        self._row.refused(refusal, detail)
         self._shared.log.debug(
             f"{self._address} {refusal}", "refused", relay=self._address, reason=refusal, text=detail
         )
@@ -305,24 +294,4 @@ class Connection:
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled and not self._has_dropped:
             self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
-        if self._session.limits != self._learned:
-            learned = self._session.limits.learned(self._learned, self._clock.now_ms() // 1000)
-            self._session.limits = self._learned = learned
-        if self._session.limits != self._limits:
-            self._limits = self._session.limits
-            self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), limits=self._session.limits.to_json()))
-        told = (self._status.subscriptions, self._status.asked, self._told)
-        if (self._session.live_subscriptions, self._crawl.asking.way, self._status.last_error) != told:
-            self._put_status(self._status.state)
-
-    def _put_status(self, state: RelayState) -> None:
-        self._status = replace(
-            self._status,
-            state=state,
-            state_since=self._clock.now_ms(),
-            subscriptions=self._session.live_subscriptions,
-            asked=self._crawl.asking.way,
-            rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
-        )
-        self._told = self._status.last_error
-        self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), status=self._status))
+        self._row.keep_up()

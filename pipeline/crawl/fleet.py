@@ -4,9 +4,9 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.coverage import Coverage
@@ -17,15 +17,13 @@ from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.serving import Dialler, serve
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
 from pipeline.relay.authentication import AuthState
-from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.limits import Limits
-from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.transport import Transport
 from pipeline.settings import CrawlMode
 from pipeline.store import cursors, relays, sweeps
 from pipeline.store.backfills import Backfill
@@ -37,18 +35,6 @@ MAX_DIALS: Final = 32
 # A thread's reader is small; its stack need not be the 8 MB of the main thread.
 _STACK_BYTES: Final = 512 << 10
 JOIN_S: Final = 5.0
-
-
-class Dialler(Protocol):
-    """Opens connections; called from the threads of many relays at once."""
-
-    def dial(self, address: RelayAddress) -> Transport:
-        """An open websocket; raises `DialError`."""
-        ...
-
-    def information(self, address: RelayAddress) -> RelayInformation:
-        """The relay's NIP-11 document; raises `InvalidInformation`."""
-        ...
 
 
 @dataclass(slots=True)
@@ -209,59 +195,16 @@ class Fleet:
             relay.metrics.reconnected()
         threading.stack_size(_STACK_BYTES)
         relay.thread = threading.Thread(
-            target=self._serve, args=(number, address, relay.connection), name=f"relay-{number}", daemon=True
-        )
+            target=self._serve, args=(number, address, relay.connection, relay.metrics), name=f"relay-{number}",
+            daemon=True,
+        )  # fmt: skip
         self._dialling.add(number)
         relay.thread.start()
 
-    def _serve(self, number: int, address: RelayAddress, connection: Connection) -> None:
-        """The life of one connection, in its own thread; whatever ends it ends only it."""
-        clock = self.shared.clock
-        connected_at: float | None = None
-        try:
-            transport = self.dialler.dial(address)
-            self._dialling.discard(number)
-            try:
-                connection.learn(self._informed(address, connection.limits))
-                connected_at = clock.monotonic()
-                connection.run(transport)
-                ending = Ending("closed", "closed by us", is_our_will=True)
-            finally:
-                transport.close()
-        except DialError as error:
-            self._relays[number].metrics.not_dialled(error.reason)
-            ending = Ending(
-                "dial", str(error), status=error.status, permanent=error.permanent,
-                is_our_fault=error.reason is DialReason.LOCAL,
-            )  # fmt: skip
-        except ConnectionLost as error:
-            ending = Ending(error.reason, error.detail)
-        except Exception as error:
-            self.shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
-            ending = Ending("unknown", type(error).__name__)
+    def _serve(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
+        ending = serve(self.dialler, address, connection, metrics, self.shared, lambda: self._dialling.discard(number))
         self._dialling.discard(number)
-        if connected_at is not None:
-            lived = max(clock.monotonic() - connected_at, 0.001)
-            ending = replace(ending, lived=lived, was_of_use=connection.was_of_use)
         self._ended.put(_Ended(number, ending))
-
-    def _informed(self, address: RelayAddress, limits: Limits) -> Limits:
-        """`limits`, once a day a step wider than refusals made them, and narrowed by the relay's own word, if any."""
-        now = self.shared.clock.now_ms() // 1000
-        if not limits.is_stale(now):
-            return limits
-        try:
-            said = self.dialler.information(address).limits
-        except InvalidInformation:
-            return limits.informed(now).widened(now) if limits.narrowed_at else limits.informed(now)
-        limits = (
-            limits.informed(now)
-            .widened(now)
-            .advertised(
-                subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length
-            )
-        )
-        return replace(limits, demands_auth=said.auth_required)
 
     def _reap(self) -> None:
         while True:

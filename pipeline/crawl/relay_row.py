@@ -1,0 +1,69 @@
+"""One relay's row, kept up with its connection: its state, its last refusal, how it is asked, what it allows."""
+
+from dataclasses import replace
+
+from pipeline.crawl.intake import Batch, Intake
+from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.process.clock import Clock
+from pipeline.relay.limits import Limits
+from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import Session
+from pipeline.store.relays import RelayState, RelayStatus
+
+_MAX_ERROR_CHARS = 200
+
+
+class RelayRow:
+    """Writes through the intake whatever differs from what was last written. Owned by the connection's thread."""
+
+    __slots__ = ("_clock", "_crawl", "_host", "_intake", "_learned", "_session", "_status", "_told", "_written")
+
+    def __init__(
+        self, relay: int, address: str, session: Session, crawl: RelayCrawl, host: HostBackoff, intake: Intake,
+        clock: Clock,
+    ) -> None:  # fmt: skip
+        self._session = session
+        self._crawl = crawl
+        self._host = host
+        self._intake = intake
+        self._clock = clock
+        # Limits as last written down, and as last looked at.
+        self._written = self._learned = session.limits
+        self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
+        self._told = ""
+
+    def learn(self, limits: Limits) -> None:
+        """Let the session go by `limits`, which no refusal of this connection taught."""
+        self._session.limits = self._learned = limits
+
+    def refused(self, refusal: Refusal, detail: str) -> None:
+        """The relay refused something; one of each kind in a row is enough to be told."""
+        if not self._status.last_error.startswith(f"{refusal}: "):
+            self._status = replace(self._status, last_error=f"{refusal}: {detail}"[:_MAX_ERROR_CHARS])
+
+    def put(self, state: RelayState) -> None:
+        """The relay is in `state` from now on."""
+        now = self._clock.now_ms()
+        self._status = replace(
+            self._status,
+            state=state,
+            state_since=now,
+            subscriptions=self._session.live_subscriptions,
+            asked=self._crawl.asking.way,
+            rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
+        )
+        self._told = self._status.last_error
+        self._intake.submit(Batch(self._status.relay, now, status=self._status))
+
+    def keep_up(self) -> None:
+        """Write what has changed since."""
+        session = self._session
+        if session.limits != self._learned:
+            session.limits = self._learned = session.limits.learned(self._learned, self._clock.now_ms() // 1000)
+        if session.limits != self._written:
+            self._written = session.limits
+            self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
+        told = (self._status.subscriptions, self._status.asked, self._told)
+        if (session.live_subscriptions, self._crawl.asking.way, self._status.last_error) != told:
+            self.put(self._status.state)
