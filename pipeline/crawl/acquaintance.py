@@ -27,7 +27,14 @@ class Acquaintance:
 
     def manners(self, limits: Limits) -> Manners:
         """What a new window should know."""
-        return Manners(limits.until_exclusive, limits.oldest_first, self._answers_kindless, self._largest_page)
+        return Manners(
+            limits.until_exclusive,
+            limits.oldest_first,
+            self._answers_kindless,
+            self._largest_page,
+            limits.refuses_kindless,
+            limits.notes_by_author,
+        )
 
     def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:
         """Whether a page without its EOSE is as much as there will be, after so many failures in a row before.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.plan import ALL_KINDS, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 
@@ -22,13 +22,14 @@ class _Group:
 class LiveGroups:
     """The grouping of queries into live subscriptions, stable over plan changes. Does no I/O."""
 
-    __slots__ = ("_changed", "_groups", "_left_out", "_limits", "_queries", "left_out")
+    __slots__ = ("_changed", "_groups", "_is_parted", "_left_out", "_limits", "_queries", "left_out")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._queries: tuple[Query, ...] = ()
         self._groups: dict[str, _Group] = {}
         self._changed: set[str] = set()
+        self._is_parted = False
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
@@ -65,6 +66,17 @@ class LiveGroups:
         """Mark one subscription, or all, as not open."""
         self._changed.update(self._groups if key is None else (key,))
 
+    def part(self, key: str) -> bool:
+        """From now on ask for each subject apart, as one was refused together; whether subscription `key` had more."""
+        group = self._groups.get(key)
+        if self._is_parted or group is None or len({query.subject for query in group.queries.values()}) < 2:
+            return False
+        self._is_parted = True
+        self._changed.update(self._groups)
+        self._groups.clear()
+        self._queries = ()
+        return True
+
     def filters(self, key: str) -> list[Filter] | None:
         """What the subscription `key` asks for; `None` if there is none of that name."""
         group = self._groups.get(key)
@@ -79,7 +91,10 @@ class LiveGroups:
         ]
 
     def _kinds(self, query: Query) -> frozenset[int] | None:
-        return LISTED_KINDS | HIDDEN_KINDS if query.kinds is None and self._limits.needs_kinds else None
+        limits = self._limits
+        if limits.refuses_kindless or limits.notes_by_author:
+            return query.named_kinds(kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author)
+        return ALL_KINDS if query.kinds is None and limits.needs_kinds else None
 
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
@@ -118,6 +133,8 @@ class LiveGroups:
         return True
 
     def _fits(self, group: _Group, query: Query) -> bool:
+        if self._is_parted and group.queries and len(_subjects(group, query)) > 1:
+            return False
         if self._limits.needs_kinds and group.queries and not _BROAD.isdisjoint(_subjects(group, query)):
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
@@ -137,10 +154,11 @@ class LiveGroups:
         group.queries[query.key] = query
 
 
-def _shape(limits: Limits) -> tuple[int, int, int, int, bool]:
+def _shape(limits: Limits) -> tuple[int | bool, ...]:
     """What of the limits decides how queries are grouped and asked."""
     return (
-        limits.max_subscriptions, limits.max_filters, limits.max_members, limits.max_frame_bytes, limits.needs_kinds
+        limits.max_subscriptions, limits.max_filters, limits.max_members, limits.max_frame_bytes, limits.needs_kinds,
+        limits.refuses_kindless, limits.notes_by_author,
     )  # fmt: skip
 
 

@@ -50,13 +50,19 @@ class LiveSubscriptions:
                 session.open_live(key, filters, mono)
 
     def ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
-        """Take the end of one, to open it again later; returns the keys of the queries that it was for."""
+        """Take the end of one, to open it again later; returns the keys of the queries that it was for.
+
+        What asks for several things is refused for one of them: they are opened again at once, each by itself.
+        """
+        queries = self._groups.queries_of(ended.key)
+        if ended.refusal.is_lasting and self._groups.part(ended.key):
+            return queries
         lived = mono - self._opened.get(ended.key, mono)
         failures = 0 if lived >= MAX_RETRY_S else self._failures.get(ended.key, 0)
         self._failures[ended.key] = failures + 1
         self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures)
         self._groups.reopen(ended.key)
-        return self._groups.queries_of(ended.key)
+        return queries
 
     def due_after(self, mono: float) -> list[float]:
         """When some may be opened again that may not be yet."""

@@ -19,6 +19,7 @@ from pipeline.nostr.kinds import (
     GLOBAL_KINDS,
     METADATA,
     RELAY_LIST,
+    TEXT_NOTE,
 )
 from pipeline.store.wanted import Change, Changes
 
@@ -43,6 +44,8 @@ LISTED_KINDS = frozenset(
         39003, 39089, 39092, 39701,
     }
 )  # fmt: skip
+
+ALL_KINDS = LISTED_KINDS | HIDDEN_KINDS
 
 
 class Subject(StrEnum):
@@ -97,6 +100,15 @@ class Query:
                 return PROFILE_KINDS
             case _:
                 return None
+
+    def named_kinds(self, *, kindless: bool, notes_by_author: bool) -> frozenset[int] | None:
+        """The kinds to name to a relay that refuses filters without kinds, or notes without authors; `None`: its own.
+
+        Not all that there are: what is missing must be told.
+        """
+        if self.subject is Subject.MENTIONS and notes_by_author:
+            return ALL_KINDS - {TEXT_NOTE}
+        return ALL_KINDS if kindless and self.kinds is None else None
 
     def of_members(self, members: Iterable[Member]) -> "Query":
         """The same query about only some members."""

@@ -47,7 +47,9 @@ class Reconciling:
         failed_at = limits.negentropy_failed_at
         if self._holdings is None or (failed_at and wall - failed_at < RETRY_S):
             return False
-        if sweep.query.subject not in (Subject.GLOBAL, Subject.AUTHORS) or limits.needs_kinds or limits.until_exclusive:
+        if sweep.query.subject not in (Subject.GLOBAL, Subject.AUTHORS) or limits.until_exclusive:
+            return False
+        if limits.needs_kinds or limits.refuses_kindless:
             return False
         if limits.max_frame_bytes < _LEAST_FRAME_BYTES:
             return False

@@ -13,6 +13,7 @@ class Gap(StrEnum):
     IGNORES_TIMES = "ignores-times"
     HIDDEN_KINDS = "hidden-kinds"
     UNLISTED_KINDS = "unlisted-kinds"
+    NOTES_BY_AUTHOR = "notes-by-author"
     NO_BROAD_FILTERS = "no-broad-filters"
     NO_EOSE = "no-eose"
     REFUSED = "refused"
@@ -115,3 +116,5 @@ class Manners:
     oldest_first: bool = False
     answers_kindless: bool = False
     largest_page: int = 0
+    refuses_kindless: bool = False
+    notes_by_author: bool = False

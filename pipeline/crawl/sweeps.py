@@ -134,10 +134,14 @@ class Sweeps:
 
     def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
         """Ask for a page again later that was refused."""
-        if refusal is Refusal.TOO_LARGE:
-            # Begun anew with smaller parts: the window's own parts are too large for this relay.
-            self.end(sweep)
-            self.sweep_again(sweep.query.key)
+        if refusal is Refusal.TOO_LARGE or refusal.asks_for_change:
+            # Begun anew: the window's own parts are too large for this relay, or of a form that it refuses.
+            self._begin_anew(sweep)
+            if refusal.asks_for_change:
+                # Those that wait would be refused alike.
+                for each in [each for each in self._under_way.values() if not each.is_open]:
+                    if each.query.subject is sweep.query.subject:
+                        self._begin_anew(each)
             self.wait(sweep.key, mono + retry_wait(refusal, sweep.failures))
             self._failures[sweep.key] = sweep.failures + 1
             return
@@ -147,6 +151,10 @@ class Sweeps:
         sweep.failures += 1
         if sweep.failures % TOLD_FAILURES == 0:
             self._counts.gap_reasons[Gap.UNANSWERED] += 1
+
+    def _begin_anew(self, sweep: Sweep) -> None:
+        self.end(sweep)
+        self.sweep_again(sweep.query.key)
 
     def end(self, sweep: Sweep) -> None:
         """It is no longer under way."""

@@ -15,4 +15,6 @@ def retry_wait(refusal: Refusal, failures: int) -> float:
     """Seconds until the same is asked for again, after so many refusals in a row before this one."""
     if refusal is Refusal.FORBIDDEN:
         return FINAL_RETRY_S
+    if refusal.asks_for_change and not failures:
+        return 0.0
     return LASTING_RETRY_S if refusal.is_lasting else min(RETRY_S * 2.0 ** min(failures, 16), MAX_RETRY_S)

@@ -11,7 +11,7 @@ knows no clock.
 from collections import Counter
 from dataclasses import replace
 
-from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
+from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice
 from pipeline.nostr.filter import Filter
 
@@ -36,9 +36,24 @@ class Window:
     """Pages through one query from `since` to `until`, both included."""
 
     __slots__ = (
-        "_answers_kindless", "_exclusive", "_flipped", "_known_newest_first", "_known_oldest_first", "_largest",
-        "_last_gap", "_max_kinds", "_needs_kinds", "_oldest_first", "_pristine", "_slices", "_spans", "dense_seconds",
-        "gap_reasons", "limit", "pages",
+        "_answers_kindless",
+        "_exclusive",
+        "_flipped",
+        "_known_gaps",
+        "_known_newest_first",
+        "_known_oldest_first",
+        "_largest",
+        "_last_gap",
+        "_max_kinds",
+        "_needs_kinds",
+        "_oldest_first",
+        "_pristine",
+        "_slices",
+        "_spans",
+        "dense_seconds",
+        "gap_reasons",
+        "limit",
+        "pages",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +68,10 @@ class Window:
         self.gap_reasons: Counter[Gap] = Counter()
         since = max(since, 0)
         parts = query.parts(max_members) if until >= since else []
-        self._slices = [Slice(part, None, since, until) for part in parts]
-        self._pristine = len(parts) == 1
+        self._max_kinds = max_members
+        self._slices = [slice_ for part in parts for slice_ in self._begin(Slice(part, None, since, until), manners)]
+        self._known_gaps = _known_gaps(query, manners)
+        self._pristine = len(self._slices) == 1
         self._exclusive = exclusive or manners.excludes_until
         self._flipped = False
         self._oldest_first = manners.oldest_first
@@ -64,7 +81,6 @@ class Window:
         self._needs_kinds = False
         self._spans = 0
         self._last_gap: tuple[Gap, int] | None = None
-        self._max_kinds = max_members
         self._largest = manners.largest_page
 
     @property
@@ -131,6 +147,8 @@ class Window:
         """Note that the page asked for came to its EOSE."""
         self.pages += 1
         part = self._slices.pop()
+        for gap in self._known_gaps:
+            self.gap_reasons[gap] = 1
         if part.is_kindless and result.returned:
             self._answers_kindless = True
         if result.falls:
@@ -242,8 +260,7 @@ class Window:
                 self.gap_reasons[gap] += 1
                 self._last_gap = (gap, part.high)
             if part.is_kindless:
-                kinds = LISTED_KINDS | HIDDEN_KINDS
-                parts = replace(part, kinds=kinds).halves()
+                parts = replace(part, kinds=ALL_KINDS).halves()
         self._slices.extend(parts)
 
     def _leave_empty(self, part: Slice, result: PageResult) -> None:
@@ -257,11 +274,22 @@ class Window:
 
     def _by_kinds(self, part: Slice, kinds: frozenset[int], role: Role) -> list[Slice]:
         """`part` by these kinds; nothing for a relay that takes so few at once that it would be asked all day."""
-        ordered = sorted(kinds)
-        if len(ordered) > MAX_CHECKS * self._max_kinds:
+        if len(kinds) > MAX_CHECKS * self._max_kinds:
             return []
-        lists = (ordered[i : i + self._max_kinds] for i in range(0, len(ordered), self._max_kinds))
-        return [replace(part, kinds=frozenset(each), role=role, repeats=False) for each in lists]
+        return [replace(part, kinds=each, role=role, repeats=False) for each in self._lists(kinds)]
+
+    def _lists(self, kinds: frozenset[int]) -> list[frozenset[int]]:
+        """`kinds` in lists that the relay takes."""
+        ordered = sorted(kinds)
+        return [frozenset(ordered[i : i + self._max_kinds]) for i in range(0, len(ordered), self._max_kinds)]
+
+    def _begin(self, part: Slice, manners: Manners) -> list[Slice]:
+        """What to ask for first. Kinds that may be counted and hidden go apart, as they make a page look full."""
+        kinds = part.query.named_kinds(kindless=manners.refuses_kindless, notes_by_author=manners.notes_by_author)
+        if kinds is None:
+            return [part]
+        lists = (*self._lists(kinds & HIDDEN_KINDS), *self._lists(kinds - HIDDEN_KINDS))
+        return [replace(part, kinds=each) for each in lists]
 
     def _is_whole(self, part: Slice, result: PageResult) -> bool:
         """Whether the page is too small to have been cut off."""
@@ -294,3 +322,12 @@ class Window:
         """Drop checks whose question has been answered."""
         while self._slices and self._slices[-1].role is Role.UPPER and (self._known_newest_first or self._oldest_first):
             self._slices.pop()
+
+
+def _known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
+    """What is missing from the start, as only named kinds are given."""
+    kindless, by_author = manners.refuses_kindless, manners.notes_by_author
+    if query.named_kinds(kindless=kindless, notes_by_author=by_author) is None:
+        return ()
+    misses_notes = by_author and query.subject is Subject.MENTIONS
+    return (Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR) if misses_notes else (Gap.UNLISTED_KINDS,)

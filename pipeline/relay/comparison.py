@@ -155,7 +155,7 @@ def _end_of(reason: str) -> NegEnd:
             return NegEnd.RATE_LIMITED
         case Refusal.AUTH_REQUIRED:
             return NegEnd.AUTH_REQUIRED
-        case Refusal.RESTRICTED | Refusal.FORBIDDEN:
+        case Refusal.RESTRICTED | Refusal.FORBIDDEN | Refusal.KINDLESS | Refusal.AUTHORLESS:
             return NegEnd.REFUSED
         case Refusal.UNSUPPORTED:
             return NegEnd.UNSUPPORTED

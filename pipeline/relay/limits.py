@@ -30,12 +30,13 @@ class Limits:
     """How a relay may be asked.
 
     `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
-    it gives nothing to filters that name no kinds; `zero_is_all`: it takes `limit: 0` for no limit; `demands_auth`: it
-    says or showed that it wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77);
-    `informed_at`: when its NIP-11 document was last asked for; `whole_refused_at`: when it last refused a filter for
-    everything; `negentropy_failed_at`: when it last turned out not to compare sets; `narrowed_at`: when it last refused
-    something for its size or number; `widened_at`: when more was last tried again, `widen_after` seconds after that or
-    later (all in Unix seconds, 0 for never).
+    it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
+    `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `zero_is_all`:
+    it takes `limit: 0` for no limit; `demands_auth`: it says or showed that it wants NIP-42 of readers; `reconciles`:
+    it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was last asked for;
+    `whole_refused_at`: when it last refused a filter for everything; `negentropy_failed_at`: when it last turned out
+    not to compare sets; `narrowed_at`: when it last refused something for its size or number; `widened_at`: when more
+    was last tried again, `widen_after` seconds after that or later (all in Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -47,6 +48,8 @@ class Limits:
     until_exclusive: bool = False
     oldest_first: bool = False
     needs_kinds: bool = False
+    refuses_kindless: bool = False
+    notes_by_author: bool = False
     zero_is_all: bool = False
     demands_auth: bool = False
     informed_at: int = 0
@@ -91,8 +94,10 @@ class Limits:
     def widened(self, now: int) -> "Limits":
         """What to try now: a step more where refusals are long past, everything where there were none.
 
-        What a relay says of itself is to be taken into account anew.
+        What a relay says of itself is to be taken into account anew, and filters that it refused are tried again.
         """
+        if self.refuses_kindless or self.notes_by_author:
+            return replace(self, refuses_kindless=False, notes_by_author=False).widened(now)
         if not self.narrowed_at:
             return replace(self, **{name: getattr(_DEFAULT, name) for name in _SIZES})
         if now - max(self.narrowed_at, self.widened_at) < self.widen_after:

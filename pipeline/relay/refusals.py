@@ -20,6 +20,10 @@ class Refusal(StrEnum):
     RESTRICTED = "restricted"
     FORBIDDEN = "forbidden"
     """Restricted although we authenticated, which is final (NIP-42)."""
+    KINDLESS = "kindless"
+    """Some filter named no kinds; with kinds it may be answered."""
+    AUTHORLESS = "authorless"
+    """Some filter asked for notes without naming authors; for other kinds it may be answered."""
     SEARCH_ONLY = "search-only"
     UNSUPPORTED = "unsupported"
     ERROR = "error"
@@ -37,6 +41,11 @@ class Refusal(StrEnum):
             Refusal.UNSUPPORTED,
         )
 
+    @property
+    def asks_for_change(self) -> bool:
+        """Whether the same may be had at once by a filter of another form, which is asked from now on."""
+        return self in (Refusal.KINDLESS, Refusal.AUTHORLESS)
+
 
 _SUBSCRIPTIONS = re.compile(r"too many (concurrent )?(reqs?\b|subscriptions|subs\b)|maximum concurrent subscription")
 _FILTERS = re.compile(r"too many filters")
@@ -44,6 +53,9 @@ _TOO_LARGE = re.compile(
     r"too many filter items|filter items too large|message too large|exceeded max size|could not parse command"
     r"|too many things to filter|too large"
 )
+# khatru's policies against empty filters and against those who copy all notes.
+_KINDLESS = re.compile(r"empty filters?\b|(?:without|must (?:have|name|specify)|requires?) (?:a |any )?kinds?\b")
+_AUTHORLESS = re.compile(r"author must be specified|must specify an author")
 _SEARCH_ONLY = re.compile(r"only filter with search is supported")
 # A word about authors asks for no authentication.
 _AUTH = re.compile(r"auth(?!ors?\b)")
@@ -61,6 +73,8 @@ def classify(text: str, prefix: str = "") -> Refusal:
     """The kind of refusal that `text`, whose machine-readable prefix is `prefix`, stands for."""
     lowered = text.lower()
     for pattern, refusal in (
+        (_KINDLESS, Refusal.KINDLESS),
+        (_AUTHORLESS, Refusal.AUTHORLESS),
         (_SUBSCRIPTIONS, Refusal.TOO_MANY_SUBSCRIPTIONS),
         (_FILTERS, Refusal.TOO_MANY_FILTERS),
         (_TOO_LARGE, Refusal.TOO_LARGE),

@@ -266,6 +266,7 @@ class Session:
                 return
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
+        refusal = _taken_for(refusal, (subscription,))
         del self._ids[subscription_id]
         self._learn(refusal)
         yield subscription.refused(refusal, reason)
@@ -305,6 +306,7 @@ class Session:
         if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
         dead = self._meant(refusal)
+        refusal = _taken_for(refusal, dead)
         for each in dead:
             self._close(each)
         if dead:
@@ -316,6 +318,7 @@ class Session:
         """The subscriptions that a NOTICE with this sense must be about."""
         everything = self._asked()
         pages = [each for each in everything if each.is_page]
+        asked = [each for each in everything if not each.answered]
         match refusal:
             case Refusal.TOO_MANY_SUBSCRIPTIONS | Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
                 # These answer the newest request at once, and no CLOSED follows.
@@ -323,6 +326,10 @@ class Session:
             case Refusal.RATE_LIMITED:
                 # The request was dropped; any that has had no answer may be the one.
                 return [each for each in everything if each.is_page or not each.answered]
+            case Refusal.KINDLESS if kindless := [each for each in asked if each.is_kindless]:
+                return kindless
+            case Refusal.AUTHORLESS if authorless := [each for each in asked if each.is_authorless]:
+                return authorless
             case _:
                 return pages if len(pages) == 1 else []
 
@@ -337,8 +344,20 @@ class Session:
                 self.limits = self.limits.smaller()
             case Refusal.RATE_LIMITED:
                 self.limits = self.limits.fewer_pages()
+            case Refusal.KINDLESS:
+                self.limits = replace(self.limits, refuses_kindless=True)
+            case Refusal.AUTHORLESS:
+                self.limits = replace(self.limits, notes_by_author=True)
             case _:
                 pass
+
+
+def _taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
+    """The refusal, where its text asks for a filter of another form; a lasting one where no other is to be had."""
+    hopeless = (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused)) or (
+        refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused)
+    )
+    return Refusal.RESTRICTED if hopeless else refusal
 
 
 def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:

@@ -5,6 +5,7 @@ from enum import Enum
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import TEXT_NOTE
 from pipeline.relay.refusals import Refusal
 
 # A relay may search long before its first event, but not pause as long between two.
@@ -79,6 +80,19 @@ class Subscription:
     def is_page(self) -> bool:
         """Whether it asks for stored events only."""
         return self.id.startswith(PAGE_PREFIX)
+
+    @property
+    def is_kindless(self) -> bool:
+        """Whether it asks for all kinds of some authors, or of what mentions somebody."""
+        return any(each.kinds is None and (each.authors or each.tags) for each in self.filters)
+
+    @property
+    def is_authorless(self) -> bool:
+        """Whether it asks for notes, among others or alone, that mention somebody, whoever wrote them."""
+        return any(
+            each.tags and each.authors is None and (each.kinds is None or TEXT_NOTE in each.kinds)
+            for each in self.filters
+        )
 
     @property
     def deadline(self) -> float:

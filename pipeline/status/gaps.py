@@ -13,6 +13,7 @@ _MEANINGS: Final = {
     "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
     "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds nobody thought of are missing",
+    "notes-by-author": "it gives notes by named authors only, so that strangers' notes which mention users are missing",
     "no-broad-filters": "it gave nothing for a filter without authors: it refuses those in silence, or has nothing so",
     "no-eose": "it never said that it had sent all, so that nobody can tell whether it had",
     "refused": "it refuses to be asked",

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.crawl.plan import ALL_KINDS
 from tests.completeness.world import World
 from tests.fakes.behaviour import (
     HONEST,
     PRESETS,
     AuthDemand,
     Behaviour,
+    Filters,
     How,
     Interruption,
     Order,
@@ -58,6 +60,23 @@ class Case:
 
 def _without(*kinds: int) -> Given:
     return lambda _, event: event.kind not in kinds
+
+
+def _kindless(filters: Filters) -> bool:
+    return any("kinds" not in each for each in filters)
+
+
+def _anonymous(filters: Filters) -> bool:
+    return any("authors" not in each and 1 in each.get("kinds", [1]) for each in filters)
+
+
+def _listed(_: World, event: SignedEvent) -> bool:
+    """Whether it is of a kind that the service knows to ask for."""
+    return event.kind in ALL_KINDS
+
+
+def _no_mentioning_notes(world: World, event: SignedEvent) -> bool:
+    return event.kind != 1 or world.is_by_wanted_author(event)
 
 
 def _narrow_only(world: World, event: SignedEvent) -> bool:
@@ -169,6 +188,22 @@ def _refusal_cases() -> Mapping[str, Case]:
         "frame-6000": Case(Behaviour(max_frame_bytes=6_000, cap=60), slow=True),
         "no-live": Case(Behaviour(live=False)),
         "lossy-live": Case(Behaviour(live_loses_every=3)),
+        "kinds-demanded": Case(
+            Behaviour(cap=60, refusals=(Refusal(reason="blocked: can't handle empty filters", when=_kindless),)),
+            _listed,
+            _unlisted_kinds,
+            cannot=True,
+        ),
+        "authors-demanded": Case(
+            Behaviour(
+                cap=60,
+                refusals=(
+                    Refusal(reason="blocked: an author must be specified to get their kind:1 notes", when=_anonymous),
+                ),
+            ),
+            _no_mentioning_notes,
+            cannot=True,
+        ),
         "upgrade-500": Case(Behaviour(upgrade=Upgrade(500, times=1))),
         "auth": Case(Behaviour(auth=AuthDemand(), cap=60)),
         "auth-late": Case(Behaviour(auth=AuthDemand(on_connect=False), cap=60)),

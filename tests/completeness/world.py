@@ -52,6 +52,10 @@ class World:
         users = {user.pubkey for user in self.users}
         return event.pubkey in self._wanted or bool(users & event.mentioned())
 
+    def is_by_wanted_author(self, event: SignedEvent) -> bool:
+        """Whether it is wanted for who wrote it."""
+        return event.pubkey in self._wanted
+
     def stored(self, count: int) -> list[SignedEvent]:
         """Events dated anywhere within reach."""
         return [self.event(self._any_time()) for _ in range(count)]

@@ -172,6 +172,8 @@ class Simulation:
         self.cursors: dict[str, Cursor] = {}
         self.progress: dict[str, SweepProgress] = {}
         self.delivered: set[bytes] = set()
+        # Ids of what the relay gives nobody.
+        self.beyond: set[bytes] = set()
         self.refusals: Counter[Refusal] = Counter()
         self.idle_turns: Counter[int] = Counter()
         self.session: Session | None = None
@@ -345,7 +347,7 @@ class Simulation:
             for query in asked
             for event in self.within_reach(query, prefix, cursor.generation)
             # What came in during the very second is for the overlap of the next sweep.
-            if self.relay.stored_at[event.id] < cursor.complete_until and event.id not in self.delivered
+            if self.relay.stored_at[event.id] < cursor.complete_until and event.id not in self.delivered | self.beyond
         ]
 
     def within_reach(self, query: Query, prefix: str = "", generation: int = 2**40) -> list[Event]:

@@ -80,6 +80,18 @@ def test_a_small_plan_is_one_subscription_without_profiles() -> None:
     assert relay.groups.left_out == ()
 
 
+def test_what_is_refused_together_is_asked_for_apart() -> None:
+    plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
+    groups = LiveGroups(Limits())
+    groups.arrange(plan.queries, Limits())
+    groups.take_changed()
+    assert groups.part("0")
+    groups.arrange(plan.queries, Limits())
+    opened = groups.take_changed()
+    assert sorted(groups.queries_of(each) for each in opened) == [("authors/",), ("global/",), ("mentions/",)]
+    assert not groups.part("0"), "what is apart cannot be parted"
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 def test_queries_are_subscribed_to_once_or_left_out_whatever_the_limits_and_changes(seed: int) -> None:
     print(f"seed {seed}")

@@ -31,8 +31,10 @@ TEXTS = [
     ("ERROR: bad req: unrecognised filter item", R.UNSUPPORTED),
     ("we only filter with search is supported", R.SEARCH_ONLY),
     ("error: only filter with search is supported", R.SEARCH_ONLY),
-    ("blocked: can't handle empty filters", R.RESTRICTED),
-    ("blocked: an author must be specified to get their kind:1 notes", R.RESTRICTED),
+    ("blocked: can't handle empty filters", R.KINDLESS),
+    ("filters without kinds are not supported", R.KINDLESS),
+    ("invalid: a filter must name kinds", R.KINDLESS),
+    ("blocked: an author must be specified to get their kind:1 notes", R.AUTHORLESS),
     ("auth-required: we only serve members", R.AUTH_REQUIRED),
     ("ERROR: auth-required: subscription needs it", R.AUTH_REQUIRED),
     ("please authenticate first", R.AUTH_REQUIRED),
@@ -59,9 +61,7 @@ def test_case_does_not_matter(text: str, refusal: Refusal) -> None:
     assert classify(text.lower(), reason_prefix(text.lower())) is refusal
 
 
-@pytest.mark.parametrize(
-    "text", ["an author must be specified to get their kind:1 notes", "authors: too short", "Error: unknown author"]
-)
+@pytest.mark.parametrize("text", ["authors wanted: none", "authors: too short", "Error: unknown author"])
 def test_a_word_about_authors_asks_for_no_authentication(text: str) -> None:
     assert classify(text, reason_prefix(text)) is Refusal.ERROR
 

@@ -227,7 +227,7 @@ def test_a_live_subscription_without_an_answer_fails_where_others_are_answered()
         ("auth-required: members only", Refusal.AUTH_REQUIRED),
         ("ERROR: auth-required: members only", Refusal.AUTH_REQUIRED),
         ("restricted: no", Refusal.RESTRICTED),
-        ("blocked: can't handle empty filters", Refusal.RESTRICTED),
+        ("blocked: can't handle empty filters", Refusal.KINDLESS),
         ("Subscription rejected: Too many filters: 11", Refusal.TOO_MANY_FILTERS),
         ("ERROR: bad req: total filter items too large", Refusal.TOO_LARGE),
         ("error: database is down", Refusal.ERROR),
@@ -353,6 +353,45 @@ def test_other_refusals_teach_to_ask_for_less(reason: str, name: str, value: int
     session = Session(Limits())
     list(session.receive(closed(open_page(session), reason), 1.0))
     assert getattr(session.limits, name) == value
+
+
+MENTIONS = Filter(tags=(("p", frozenset({BOB.hex()})),), limit=500)
+EMPTY = "blocked: can't handle empty filters"
+ANONYMOUS = "blocked: an author must be specified to get their kind:1 notes"
+
+
+@pytest.mark.parametrize(
+    ("page", "reason", "refusal", "learned"),
+    [
+        (PAGE, EMPTY, Refusal.KINDLESS, Limits(refuses_kindless=True)),
+        (MENTIONS, EMPTY, Refusal.KINDLESS, Limits(refuses_kindless=True)),
+        (replace(PAGE, kinds=frozenset({1})), EMPTY, Refusal.RESTRICTED, Limits()),
+        (Filter(limit=1), EMPTY, Refusal.RESTRICTED, Limits()),
+        (MENTIONS, ANONYMOUS, Refusal.AUTHORLESS, Limits(notes_by_author=True)),
+        (replace(MENTIONS, kinds=frozenset({1, 7})), ANONYMOUS, Refusal.AUTHORLESS, Limits(notes_by_author=True)),
+        (replace(MENTIONS, kinds=frozenset({7})), ANONYMOUS, Refusal.RESTRICTED, Limits()),
+        (PAGE, ANONYMOUS, Refusal.RESTRICTED, Limits()),
+    ],
+)
+def test_a_filter_refused_for_its_form_teaches_another_where_there_is_one(
+    page: Filter, reason: str, refusal: Refusal, learned: Limits
+) -> None:
+    session = Session(Limits())
+    session.open_page("k", page, 0.0)
+    (ended,) = session.receive(Closed("P1", reason, reason_prefix(reason)), 1.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.refusal, session.limits) == (refusal, learned)
+
+
+def test_a_notice_against_a_form_is_about_those_who_have_it_and_no_answer() -> None:
+    session = Session(Limits())
+    session.open_live("all", [LIVE], 0.0)
+    list(session.receive(Eose("L1"), 0.5))
+    session.open_page("named", replace(PAGE, kinds=frozenset({1})), 1.0)
+    session.open_page("all", PAGE, 1.0)
+    (ended,) = session.receive(Notice(EMPTY), 1.5)
+    assert isinstance(ended, PageEnded)
+    assert (ended.key, ended.refusal, session.limits.refuses_kindless) == ("all", Refusal.KINDLESS, True)
 
 
 def test_no_more_pages_are_open_than_allowed() -> None:
