@@ -239,7 +239,9 @@ class Connection:
                             Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress)
                         )
                 self._metrics.crawled(self._crawl.counts)
-                if outcome.refusal is not None:
+                if outcome.refusal is None:
+                    self._host.answered()
+                else:
                     self._on_refusal(outcome.refusal, outcome.detail, now)
             case LiveEnded():
                 self._crawl.live_ended(outcome, now)

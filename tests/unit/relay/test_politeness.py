@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.relay.politeness import FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
+from pipeline.relay.politeness import ENOUGH_ANSWERS, FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
 from tests.seeds import seeds
 
 
@@ -59,6 +59,35 @@ def test_quiet_minutes_are_rewarded_and_a_shorter_peace_is_not() -> None:
     later = 15.0 + QUIET_S * 2 + 1
     host.limited(later)
     assert wait_of(host, later) == FIRST_BACKOFF_S
+
+
+@pytest.mark.parametrize("per_second", [0.5, 1.0, 10.0])
+def test_of_a_host_that_rations_requests_most_of_the_ration_is_had(per_second: float) -> None:
+    """So many a second, saved up for a minute: doubling at each refusal would soon leave it alone for ten minutes."""
+    host, now, ration, answers, refusals = HostBackoff(Fixed()), 0.0, 60 * per_second, 0, 0
+    while now < 6 * 3600:
+        if host.may_ask(now) and ration >= 1:
+            ration -= 1
+            answers += 1
+            host.answered()
+        elif host.may_ask(now):
+            refusals += 1
+            host.limited(now)
+        ration = min(60 * per_second, ration + 0.05 * per_second)
+        now += 0.05
+    assert answers > 0.4 * per_second * now
+    assert refusals < now / 4
+
+
+def test_a_host_that_gives_hardly_anything_between_refusals_is_left_alone_ever_longer() -> None:
+    host, now = HostBackoff(Fixed()), 0.0
+    for _ in range(12):
+        host.limited(now)
+        now += wait_of(host, now)
+        for _ in range(ENOUGH_ANSWERS - 1):
+            host.answered()
+    host.limited(now)
+    assert wait_of(host, now) == MAX_BACKOFF_S
 
 
 @pytest.mark.parametrize("seed", seeds(2))
