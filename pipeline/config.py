@@ -14,7 +14,16 @@ from typing import Any
 
 from pipeline.errors import CannotStart
 from pipeline.nostr.address import RelayAddress
-from pipeline.settings import SETTINGS, CrawlMode, Environment, LogLevel, SinkKind, SinkSetting, StatusPageAccess
+from pipeline.settings import (
+    SETTINGS,
+    CrawlMode,
+    Environment,
+    LogLevel,
+    SinkKind,
+    SinkSetting,
+    StatusPageAccess,
+    key_file_problem,
+)
 from pipeline.values import HostPort, InvalidValue
 
 __all__ = [
@@ -140,9 +149,11 @@ def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str
             problems["EVENTS_SINK"] = "pubsub is refused when EVENTS_ENVIRONMENT is DEVELOPMENT"
         if read.get("google_pubsub_project_id", ...) is None:
             problems["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"] = "is required for EVENTS_SINK=pubsub"
-        credentials_missing = read.get("google_pubsub_credentials_json_path", ...) is None
-        if credentials_missing and not env.get("PUBSUB_EMULATOR_HOST"):
-            problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = "is required for EVENTS_SINK=pubsub"
+        if not env.get("PUBSUB_EMULATOR_HOST") and "google_pubsub_credentials_json_path" in read:
+            credentials: Path | None = read["google_pubsub_credentials_json_path"]
+            problem = "is required for EVENTS_SINK=pubsub" if credentials is None else key_file_problem(credentials)
+            if problem is not None:
+                problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = problem
     if sink is not None and sink.path is not None and sink.path == read.get("database_path"):
         problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
     low, high = read.get("backpressure_low"), read.get("backpressure_high")

@@ -1,5 +1,6 @@
 """Every variable that the service reads: its name, how its text is read, its default and its meaning."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,8 @@ BOOTSTRAP_RELAYS = (
 )
 SKIP_RELAYS = "relay.nos.social,127.0.0.1,localhost,nostr.band,nostrja-kari-nip50.heguro.com,nostr.sebastix.social"
 _HIDDEN = "(hidden)"
+_KEY_FIELDS = ("client_email", "private_key", "token_uri")
+_MAX_KEY_FILE_BYTES = 1 << 20
 
 
 class Environment(StrEnum):
@@ -172,6 +175,20 @@ def _readable_file(text: str) -> Path:
     return path
 
 
+def key_file_problem(path: Path) -> str | None:
+    """Why the file at `path` cannot be a Google service account's key, as far as its shape tells; `None` if it may be.
+
+    Never quotes what is in it.
+    """
+    try:
+        with path.open("rb") as file:
+            key = json.loads(file.read(_MAX_KEY_FILE_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return f"{path} is no service account key file: it is not JSON"
+    missing = [name for name in _KEY_FIELDS if not isinstance(key, dict) or not isinstance(key.get(name), str)]
+    return f"{path} is no service account key file: it lacks {', '.join(missing)}" if missing else None
+
+
 def _proxy(text: str) -> HostPort:
     proxy = values.host_port(text)
     if not proxy.host or not proxy.port:
@@ -212,7 +229,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "EVENTS_GOOGLE_PUBSUB_PROJECT_ID",
         "google_pubsub_project_id",
-        str.strip,
+        values.project_id,
         None,
         "Pub/Sub project; required for sink `pubsub`",
     ),
@@ -253,7 +270,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         "`pubsub`, `jsonl:PATH`, `stdout` or `none`; DEVELOPMENT defaults to a `.jsonl` beside the database",
     ),
-    Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", str.strip, "nostr-events", "topic id"),
+    Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", values.topic_id, "nostr-events", "topic id"),
     Setting(
         "EVENTS_TARGET_RELAY",
         "target_relay",

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pipeline.errors import EventServiceError
 
 _DURATION = re.compile(r"0*(\d+)(ms|s|m|h|d)", re.ASCII)
+_TOPIC_ID = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
+# Ids of old projects begin with a domain and a colon.
+_PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
 
@@ -57,6 +60,24 @@ def boolean(text: str) -> bool:
             return False
         case _:
             raise InvalidValue("must be true or false")
+
+
+def topic_id(text: str) -> str:
+    """Read the id of a Pub/Sub topic, as Google names its rules."""
+    stripped = text.strip()
+    if not _TOPIC_ID.fullmatch(stripped) or stripped.lower().startswith("goog"):
+        raise InvalidValue(
+            "must be a topic id: 3 to 255 letters, digits or -_.~+%, beginning with a letter, not with goog"
+        )
+    return stripped
+
+
+def project_id(text: str) -> str:
+    """Read the id of a Google project; emulators take what Google would not, but no blank and no slash."""
+    stripped = text.strip()
+    if not _PROJECT_ID.fullmatch(stripped):
+        raise InvalidValue("must be a project id: letters, digits or -_.: only, beginning with a letter or digit")
+    return stripped
 
 
 def integer(text: str, *, least: int, most: int) -> int:

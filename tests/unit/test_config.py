@@ -61,7 +61,7 @@ SKIPPED = [
 def env(tmp_path: Path) -> Env:
     """The least that PRODUCTION needs."""
     credentials = tmp_path / "credentials.json"
-    credentials.write_text("{}")
+    credentials.write_text('{"client_email": "a@b", "private_key": "k", "token_uri": "https://t"}')
     return {
         "EVENTS_DATABASE_PATH": str(tmp_path / "events.db"),
         "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "a-project",
@@ -156,7 +156,31 @@ def test_an_emulator_needs_no_credentials(env: Env) -> None:
     assert set(problems(env | {"PUBSUB_EMULATOR_HOST": ""})) == {"EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not json: secret", "not JSON"),
+        ("", "not JSON"),
+        ("{}", "lacks client_email, private_key, token_uri"),
+        ("[]", "lacks"),
+        ('{"client_email": "a@b", "private_key": 1, "token_uri": "t"}', "lacks private_key"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_credentials_file_that_is_none(env: Env, text: str, said: str) -> None:
+    Path(env["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"]).write_text(text)
+    found = problems(env)
+    assert set(found) == {"EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"}
+    (problem,) = found.values()
+    assert said in problem
+    assert "secret" not in problem
+    for nobody_reads_it in ({"EVENTS_SINK": "none"}, {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1"}):
+        Config.from_env(env | nobody_reads_it)
+
+
 WRONG = {
+    "EVENTS_PUBSUB_TOPIC": ["a b/", "ab", "goog-topic"],
+    "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": ["my project", "projects/mine"],
     "EVENTS_LISTEN_ADDRESS": ["8008", "::1:80", "host:70000"],
     "EVENTS_ENVIRONMENT": ["STAGING", "PROD"],
     "EVENTS_LOG_LEVEL": ["INFO", "5"],

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.values import HostPort, InvalidValue, boolean, duration_ms, format_duration, host_port, integer, text_list
+from pipeline.values import (
+    HostPort,
+    InvalidValue,
+    boolean,
+    duration_ms,
+    format_duration,
+    host_port,
+    integer,
+    project_id,
+    text_list,
+    topic_id,
+)
 
 
 @pytest.mark.parametrize(
@@ -133,3 +144,27 @@ def test_endpoints_in_the_form_of_go(text: str, host: str, port: int) -> None:
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(InvalidValue):
         host_port(text)
+
+
+@pytest.mark.parametrize("text", ["nostr-events", "abc", "A1._~+%-", "x" * 255, " padded "])
+def test_topic_ids(text: str) -> None:
+    assert topic_id(text) == text.strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ab", "a b/", "1abc", "-abc", "goog-events", "Google", "x" * 256, "projects/p/topics/t", "ünïcode"]
+)
+def test_no_topic_ids(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        topic_id(text)
+
+
+@pytest.mark.parametrize("text", ["test", "p", "my-project-1", "example.com:my-project", "123456", " padded "])
+def test_project_ids_also_of_emulators(text: str) -> None:
+    assert project_id(text) == text.strip()
+
+
+@pytest.mark.parametrize("text", ["", "my project", "a/b", "projects/p", "-p", "x" * 256, "p\n"[:1] + "\nq"])
+def test_no_project_ids(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        project_id(text)
