@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 
 from pipeline.commands.progress import Progress
-from pipeline.commands.setting_up import cannot_start, config_or_exit, open_configured_database
+from pipeline.commands.setting_up import cannot_start, config_or_exit
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
 from pipeline.store.backup import back_up
-from pipeline.store.database import DatabaseUnusable
+from pipeline.store.database import Database, DatabaseUnusable
 
 
 @click.command()
@@ -43,7 +43,8 @@ def _back_up(target: Path, *, force: bool) -> None:
     if target.exists() and not force:
         raise click.UsageError(f"{target} is there already; --force replaces it")
     with (
-        open_configured_database() as database,
+        # Of whatever version: a backup before a change over leaves the schema as it is.
+        Database.open(source) as database,
         Progress(SystemClock()).step("pages copied", database.pragma("page_count")) as advance,
     ):
         back_up(database, target, advance)

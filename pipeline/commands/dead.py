@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from pipeline import values
-from pipeline.commands.setting_up import open_configured_database
+from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
 from pipeline.process.clock import SystemClock
 from pipeline.store import dead as store
 from pipeline.store.database import Tx
@@ -67,7 +67,7 @@ def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int) -> N
 
     Example: event-service dead list --queue pubsub --older 1d
     """
-    with open_configured_database() as database, database.read() as tx:
+    with open_configured_to_read() as database, database.read() as tx:
         for each in _filters(queues, reason, older):
             for row in store.find(tx, each, limit):
                 click.echo(_line(row))
@@ -81,7 +81,7 @@ def show(queue: str, number: int) -> None:
 
     Example: event-service dead show pubsub 4711
     """
-    with open_configured_database() as database, database.read() as tx:
+    with open_configured_to_read() as database, database.read() as tx:
         for row in _matching(tx, _filters((queue,), "", 0)):
             if row.seq == number:
                 click.echo(_line(row))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline import story
-from pipeline.commands.setting_up import open_configured_database
+from pipeline.commands.setting_up import open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
 
 
@@ -37,7 +37,7 @@ def explain(event_id: bytes, as_json: bool) -> None:
       event-service explain note1qyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqszqgpqyqskcx45n
       event-service explain 0101010101010101010101010101010101010101010101010101010101010101 --json
     """
-    with open_configured_database() as database, database.read() as tx:
+    with open_configured_to_read() as database, database.read() as tx:
         lines = story.of_event(tx, event_id)
     if as_json:
         click.echo(json.dumps([[line.subject, line.text] for line in lines]))

@@ -7,7 +7,12 @@ from typing import Any
 
 import click
 
-from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_or_exit
+from pipeline.commands.setting_up import (
+    config_or_exit,
+    open_configured_database,
+    open_configured_to_read,
+    open_to_read_or_exit,
+)
 from pipeline.config import Config
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
@@ -61,7 +66,7 @@ def list_relays(everything: bool, as_json: bool) -> None:
       event-service relays list
       event-service relays list --all --json | jq -r 'select(.state == "disconnected") | .address'
     """
-    with open_configured_database() as database, database.read() as tx:
+    with open_configured_to_read() as database, database.read() as tx:
         for record in store.records(tx, everything=everything, limit=_MAX_LISTED):
             click.echo(json.dumps(_value(record)) if as_json else _line(record))
 
@@ -75,7 +80,7 @@ def show(address: str, as_json: bool) -> None:
     Example: event-service relays show wss://relay.example.com
     """
     config = config_or_exit()
-    with open_or_exit(config) as database:
+    with open_to_read_or_exit(config) as database:
         record = _record(database, address)
         with database.read() as tx:
             covered = cursors.of_relay(tx, record.relay)

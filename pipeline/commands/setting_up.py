@@ -12,7 +12,7 @@ from pipeline.errors import CannotStart
 from pipeline.process.clock import SystemClock
 from pipeline.process.reload import LiveSettings
 from pipeline.store.database import Database
-from pipeline.store.schema import open_database
+from pipeline.store.schema import open_database, open_to_read
 
 EXIT_CANNOT_START = 3
 
@@ -44,6 +44,19 @@ def open_or_exit(config: Config) -> Database:
     """The database of `config`; ends the program if it cannot be used."""
     try:
         return open_database(config.database_path, SystemClock())
+    except CannotStart as error:
+        cannot_start(error)
+
+
+def open_configured_to_read() -> Database:
+    """The same for those who only look: the schema is left as a running service of another version may need it."""
+    return open_to_read_or_exit(config_or_exit())
+
+
+def open_to_read_or_exit(config: Config) -> Database:
+    """The database of `config`, its schema left alone; ends the program if it cannot be used."""
+    try:
+        return open_to_read(config.database_path, SystemClock())
     except CannotStart as error:
         cannot_start(error)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from pipeline.commands.setting_up import config_or_exit, open_or_exit
+from pipeline.commands.setting_up import config_or_exit, open_to_read_or_exit
 from pipeline.config import Config
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import Condition
@@ -36,7 +36,7 @@ def status(as_json: bool, watch: bool) -> None:
       event-service status --json | jq '.troubles[].what'
     """
     config, clock = config_or_exit(), SystemClock()
-    with open_or_exit(config) as database:
+    with open_to_read_or_exit(config) as database:
         show(config, database, clock, as_json=as_json)
         stop = Stop()
         while watch:

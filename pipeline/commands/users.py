@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import click
 
-from pipeline.commands.setting_up import open_configured_database
+from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
 from pipeline.store import monitored
@@ -66,7 +66,7 @@ def list_users() -> None:
 
     Example: event-service users list
     """
-    with open_configured_database() as database, database.read() as tx:
+    with open_configured_to_read() as database, database.read() as tx:
         for user in monitored.registered(tx):
             renewed = datetime.fromtimestamp(user.updated_at / 1000, UTC)
             click.echo(f"{user.public_key.hex()} {encode_npub(user.public_key)} {renewed:%Y-%m-%dT%H:%M:%SZ}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.process.clock import Clock
-from pipeline.store.database import APPLICATION_ID, Database, DatabaseUnusable, Tx
+from pipeline.store.database import APPLICATION_ID, TABLES, Database, DatabaseUnusable, Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,11 +348,7 @@ def migrate(database: Database, clock: Clock, migrations: Sequence[Migration] = 
     """Bring the schema up to date and return the names applied; raises `DatabaseUnusable` for a newer database."""
     with database.write() as tx:
         tx.execute(CREATE_MIGRATIONS)
-        applied = {str(name) for (name,) in tx.execute(APPLIED_MIGRATIONS)}
-        unknown = applied - {migration.name for migration in migrations}
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise DatabaseUnusable(f"{database.path} was written by a newer event-service ({names})")
+        applied = _applied(database, tx, migrations)
         pending = [migration for migration in migrations if migration.name not in applied]
         for migration in pending:
             _apply(tx, migration, clock.now_ms())
@@ -368,6 +364,39 @@ def open_database(path: Path, clock: Clock) -> Database:
         database.close()
         raise
     return database
+
+
+def open_to_read(path: Path, clock: Clock) -> Database:
+    """Open `path` and leave its schema alone, as a service of another version may be running on it.
+
+    Only what holds nothing yet gets a schema. Raises `DatabaseUnusable` for the schema of another version.
+    """
+    database = Database.open(path)
+    try:
+        with database.read() as tx:
+            has_schema = ("migrations",) in tx.execute(TABLES).fetchall()
+            applied = _applied(database, tx, MIGRATIONS) if has_schema else set()
+        missing = ", ".join(migration.name for migration in MIGRATIONS if migration.name not in applied)
+        if not applied:
+            migrate(database, clock)
+        elif missing:
+            raise DatabaseUnusable(
+                f"{path} is of an older event-service (without {missing}): look at it with that one,"
+                " or start the service of this version, which brings it up to date"
+            )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _applied(database: Database, tx: Tx, migrations: Sequence[Migration]) -> set[str]:
+    applied = {str(name) for (name,) in tx.execute(APPLIED_MIGRATIONS)}
+    unknown = applied - {migration.name for migration in migrations}
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise DatabaseUnusable(f"{database.path} was written by a newer event-service ({names})")
+    return applied
 
 
 def _apply(tx: Tx, migration: Migration, now_ms: int) -> None:

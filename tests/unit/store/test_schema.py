@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.process.clock import ManualClock
 from pipeline.store.database import Database, DatabaseUnusable, Row
-from pipeline.store.schema import MIGRATIONS, Migration, migrate, open_database
+from pipeline.store.schema import MIGRATIONS, Migration, migrate, open_database, open_to_read
 
 MORE = Migration("9999-more", ("CREATE TABLE more (x INTEGER) STRICT", "INSERT INTO more VALUES (1)"))
 
@@ -73,6 +73,29 @@ def test_a_database_from_the_future_is_refused_and_left_as_it_was(path: Path, cl
     with pytest.raises(DatabaseUnusable, match="newer event-service \\(9999-more\\)"):
         open_database(path, clock)
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+
+
+def test_looking_at_an_older_or_newer_database_leaves_it_as_it_was(tmp_path: Path, clock: ManualClock) -> None:
+    """A service of that version may be running on it."""
+    for name, migrations, said in (
+        ("older.db", MIGRATIONS[:-1], f"older event-service \\(without {MIGRATIONS[-1].name}\\)"),
+        ("newer.db", (*MIGRATIONS, MORE), "newer event-service \\(9999-more\\)"),
+    ):
+        with Database.open(tmp_path / name) as db:
+            migrate(db, clock, migrations)
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(DatabaseUnusable, match=said):
+            open_to_read(tmp_path / name, clock)
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_looking_at_a_database_of_this_version_or_at_none_yet(path: Path, clock: ManualClock) -> None:
+    with open_to_read(path, clock) as db:
+        before = recorded(db)
+    assert [name for name, _ in before] == [migration.name for migration in MIGRATIONS]
+    clock.advance(60)
+    with open_to_read(path, clock) as db:
+        assert recorded(db) == before
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(db: Database, clock: ManualClock) -> None:
