@@ -29,14 +29,13 @@ from pipeline.nostr.message import (
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.authentication import Authentication, AuthState, Verdict
 from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
+from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal, classify
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
-# What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
-_LEAST_BY_SILENCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +163,8 @@ class Session:
         """End pages whose relay has fallen silent, and live subscriptions that it never opened."""
         for each in [each for each in self._awaited() if each.deadline <= now]:
             self._close(each)
-            self._learn_from_silence(each)
+            if self.answers and not each.answered:
+                self.limits = after_silence(self.limits, each, self.proven)
             yield each.refused(Refusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.expired(now))
         yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
@@ -191,17 +191,6 @@ class Session:
     def _asked(self) -> list[Subscription]:
         """The subscriptions that the relay has been asked for, the newest last."""
         return [each for each in self._ids.values() if each.hold is None]
-
-    def _learn_from_silence(self, subscription: Subscription) -> None:
-        """Some relays drop without a word what is too much for them."""
-        if subscription.answered or not self.answers:
-            return
-        if len(subscription.filters) > 1:
-            self.limits = self.limits.fewer_filters()
-        else:
-            again = subscription.room <= _LEAST_BY_SILENCE
-            least = max(self.proven, 1 if again else _LEAST_BY_SILENCE)
-            self.limits = self.limits.fewer_subscriptions(max(subscription.beside, least + 1))
 
     def _note_stored(self, subscription: Subscription) -> None:
         """Find out whether the relay takes `limit: 0` for no limit."""
@@ -266,9 +255,9 @@ class Session:
                 return
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
-        refusal = _taken_for(refusal, (subscription,))
+        refusal = taken_for(refusal, (subscription,))
         del self._ids[subscription_id]
-        self._learn(refusal)
+        self.limits = after_refusal(self.limits, refusal, len(self._ids))
         yield subscription.refused(refusal, reason)
 
     def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
@@ -305,59 +294,14 @@ class Session:
             return
         if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
-        dead = self._meant(refusal)
-        refusal = _taken_for(refusal, dead)
+        dead = meant(refusal, self._asked())
+        refusal = taken_for(refusal, dead)
         for each in dead:
             self._close(each)
         if dead:
-            self._learn(refusal)
+            self.limits = after_refusal(self.limits, refusal, len(self._ids))
         for each in dead:
             yield each.refused(refusal, text)
-
-    def _meant(self, refusal: Refusal) -> list[Subscription]:
-        """The subscriptions that a NOTICE with this sense must be about."""
-        everything = self._asked()
-        pages = [each for each in everything if each.is_page]
-        asked = [each for each in everything if not each.answered]
-        match refusal:
-            case Refusal.TOO_MANY_SUBSCRIPTIONS | Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
-                # These answer the newest request at once, and no CLOSED follows.
-                return everything[-1:]
-            case Refusal.RATE_LIMITED:
-                # The request was dropped; any that has had no answer may be the one.
-                return [each for each in everything if each.is_page or not each.answered]
-            case Refusal.KINDLESS if kindless := [each for each in asked if each.is_kindless]:
-                return kindless
-            case Refusal.AUTHORLESS if authorless := [each for each in asked if each.is_authorless]:
-                return authorless
-            case _:
-                return pages if len(pages) == 1 else []
-
-    def _learn(self, refusal: Refusal) -> None:
-        """Ask less of a relay that has just refused something, which is no longer among the open subscriptions."""
-        match refusal:
-            case Refusal.TOO_MANY_SUBSCRIPTIONS:
-                self.limits = self.limits.fewer_subscriptions(len(self._ids) + 1)
-            case Refusal.TOO_MANY_FILTERS:
-                self.limits = self.limits.fewer_filters()
-            case Refusal.TOO_LARGE:
-                self.limits = self.limits.smaller()
-            case Refusal.RATE_LIMITED:
-                self.limits = self.limits.fewer_pages()
-            case Refusal.KINDLESS:
-                self.limits = replace(self.limits, refuses_kindless=True)
-            case Refusal.AUTHORLESS:
-                self.limits = replace(self.limits, notes_by_author=True)
-            case _:
-                pass
-
-
-def _taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
-    """The refusal, where its text asks for a filter of another form; a lasting one where no other is to be had."""
-    hopeless = (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused)) or (
-        refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused)
-    )
-    return Refusal.RESTRICTED if hopeless else refusal
 
 
 def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:

@@ -160,7 +160,8 @@ def test_the_protocol_does_no_input_or_output() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.crawl.windows",
+        "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.lessons",
+        "pipeline.crawl.windows",
         "pipeline.crawl.plan", "pipeline.crawl.coverage", "pipeline.crawl.live", "pipeline.crawl.relay_crawl",
         "pipeline.crawl.sweeps", "pipeline.crawl.schedule", "pipeline.crawl.whole", "pipeline.crawl.backfill",
         "pipeline.process.backoff", "pipeline.process.restart",
