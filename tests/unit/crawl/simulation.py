@@ -130,7 +130,8 @@ class TalkingRelay:
                 (event.created_at, event.id) for event in self.store.events if wanted.matches(event)
             )
         if kind == "NEG-CLOSE":
-            self.compares.pop(subscription)
+            # Unknown where a mood kept it from being opened.
+            self.compares.pop(subscription, None)
             return []
         items = self.compares[subscription]
         if len(items) > self.max_compared:
