@@ -174,8 +174,9 @@ def test_ten_thousand_addresses_as_found_in_events(
             # More than there are places: the others are tried out.
             wait_until(lambda: len(set(network.asked)) > 150, "150 hosts asked", 60.0)
             wait_until(lambda: Counter(states(world).values())["connected"] >= 40, "40 connected", 60.0)
+            # One that has to make room may still be ending when the next is dialled.
+            wait_until(lambda: running.metric("relay_downloader_gauge") <= 60, "no more held than there are places")
             held = running.metric("relay_downloader_gauge")
-        assert held <= 60
         dialled = [parse_address(address) for address in states(world)]
         assert all(each.network is Network.CLEARNET and not each.is_private for each in dialled)
         namers: dict[str, int] = dict(world.query("SELECT address, namers FROM relays"))
