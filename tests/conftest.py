@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import signal
+import sys
 from time import time
 
 import pytest
@@ -11,8 +12,12 @@ _A_DAY_S = 86_400
 
 
 @pytest.fixture(autouse=True)
-def present(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `NOW`, where it is the real time, be that of the test: a crawl reaches back minutes, a run takes longer."""
-    now = getattr(request.module, "NOW", None)
-    if isinstance(now, int) and abs(time() - now) < _A_DAY_S:
-        monkeypatch.setattr(request.module, "NOW", int(time()))
+def present(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `NOW`, where it is the real time, be that of the test: a crawl reaches back minutes, a run takes longer.
+
+    In every module of tests, since one builds its events with functions of another.
+    """
+    for name, module in list(sys.modules.items()):
+        now = getattr(module, "NOW", None) if name.startswith("tests.") else None
+        if isinstance(now, int) and abs(time() - now) < _A_DAY_S:
+            monkeypatch.setattr(module, "NOW", int(time()))
