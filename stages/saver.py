@@ -3,32 +3,19 @@
 import contextlib
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from pipeline.config import SinkKind
-from pipeline.crawl.relevance import Relevance
-from pipeline.crawl.retraction import retraction
 from pipeline.errors import EventServiceError
-from pipeline.nostr.event import Event, event_from_stored
-from pipeline.nostr.extract import Source, relay_candidates
-from pipeline.nostr.extract import contacts as contacts_of
-from pipeline.nostr.kinds import CONTACTS
-from pipeline.nostr.tags import coordinate
+from pipeline.nostr.event import event_from_stored
 from pipeline.process.backoff import Backoff
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
-from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import contacts, drops, events, inbox, outbox, relays, retractions, wanted
-from pipeline.store.authors import Authors
-from pipeline.store.contacts import ContactList
+from pipeline.save.decider import Decider, Item, Outcome
+from pipeline.store import inbox
 from pipeline.store.database import Database, DatabaseFailed, Tx
-from pipeline.store.drops import Drop
-from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Burial, Postponed
-from pipeline.store.outbox import SinkName
-from pipeline.store.retractions import Identity
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
@@ -61,43 +48,16 @@ class _StaleReceipt(EventServiceError):
     """A row of the batch was claimed by somebody else meanwhile, who took this process for dead."""
 
 
-class _Item(NamedTuple):
-    row: InboxRow
-    event: Event
-
-
-class _Decided(NamedTuple):
-    event: Event
-    accepted: Accepted
-    reason_not_to_send: str | None
-    """To the target relay."""
-
-
-@dataclass(slots=True)
-class _Outcome:
-    """What a batch did, counted once it is committed."""
-
-    events: Tally = field(default_factory=Tally)
-    dropped: list[Drop] = field(default_factory=list)
-
-    def drop(self, event_id: bytes, relay: int, reason: str) -> None:
-        self.events.drop(reason)
-        self.dropped.append(Drop(event_id, reason, relay))
-
-
 class _Saver:
     def __init__(self, ctx: StageContext, database: Database) -> None:
         config = ctx.config
         self._ctx = ctx
         self._database = database
-        self._authors = Authors()
-        self._relevance = Relevance()
-        self._committed_generation = 0
-        self._named = _RecentlyNamed()
+        self._target = config.target_relay
+        to_pubsub, to_relay = config.sink.kind is not SinkKind.NONE, self._target is not None
+        self._decider = Decider(to_pubsub=to_pubsub, to_relay=to_relay)
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)
-        self._to_pubsub = config.sink.kind is not SinkKind.NONE
-        self._target = config.target_relay
         self._counts = StageCounts(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
@@ -161,7 +121,7 @@ class _Saver:
         except DatabaseFailed:
             raise
         except Exception as error:
-            self._forget_what_was_undone()
+            self._decider.undone()
             if len(rows) == 1 and isinstance(error, _StaleReceipt):
                 # Whoever has it by now saves it and counts it.
                 self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
@@ -176,102 +136,16 @@ class _Saver:
             self._handled.record(self._ctx.clock.monotonic() - began, len(rows))
 
     def _save(self, rows: Sequence[InboxRow]) -> None:
-        items = [_Item(row, event_from_stored(row.raw)) for row in rows]
-        tally = _Outcome()
-        self._catch_up()
+        items = [Item(row, event_from_stored(row.raw)) for row in rows]
+        self._decider.catch_up(self._database)
         with self._database.write() as tx:
-            now = self._ctx.clock.now_ms()
-            self._follow(tx)
-            self._replace_contacts(tx, items, now)
-            self._retract(tx, items, now)
-            self._follow(tx)
-            self._hand_on(tx, items, tally, now)
+            outcome = self._decider.decide(tx, items, self._ctx.clock.now_ms())
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
-            tally.events.taken += len(rows)
-            self._counts.write(tx, tally.events)
-        self._committed_generation = self._relevance.generation
-        self._count(tally)
-
-    def _catch_up(self) -> None:
-        """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
-        with self._database.read() as tx:
-            self._follow(tx)
-        self._committed_generation = self._relevance.generation
-
-    def _follow(self, tx: Tx) -> None:
-        """Let relevance be what the database says at this point of the transaction."""
-        if wanted.latest_generation(tx) != self._relevance.generation:
-            self._relevance.apply(wanted.stream_since(tx, self._relevance.generation))
-
-    def _replace_contacts(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
-        for event in (item.event for item in items if item.event.kind == CONTACTS):
-            follower = self._authors.intern(tx, event.pubkey)
-            if not retractions.retracted(tx, [_identity(event, follower)]):
-                followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
-                contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
-
-    def _retract(self, tx: Tx, items: Sequence[_Item], now: int) -> None:
-        for item in items:
-            taken_back = retraction(item.event)
-            if taken_back is not None:
-                author = self._authors.intern(tx, item.event.pubkey)
-                contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
-                retractions.delete(tx, taken_back.event_ids, author, now)
-                retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
-                if taken_back.vanished_until is not None:
-                    # The request itself is as old as what it takes back, and is handed on.
-                    retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
-
-    def _hand_on(self, tx: Tx, items: Sequence[_Item], tally: _Outcome, now: int) -> None:
-        relevant = []
-        for item in items:
-            if self._relevance.rule(item.event) is None:
-                tally.drop(item.event.id, item.row.relay, "irrelevant")
-            else:
-                relevant.append(item)
-        decided = [self._decide(tx, item, now // 1000) for item in relevant]
-        retracted = retractions.retracted(tx, (_identity(each.event, each.accepted.author) for each in decided))
-        kept = [each for each in decided if each.accepted.event_id not in retracted]
-        for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
-            tally.drop(gone.event_id, gone.relay, "retracted")
-        new = events.accept(tx, (each.accepted for each in kept), now)
-        tally.events.drop("duplicate", len(kept) - len(new))
-        fresh = [each for each in kept if each.accepted.event_id in new]
-        events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
-        if self._to_pubsub:
-            outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
-        to_relay = (each.accepted.event for each in fresh if each.reason_not_to_send is None)
-        outbox.append(tx, SinkName.RELAY, to_relay, now)
-        for each in fresh:
-            self._name_relays(tx, each, now)
-        if self._target is not None:
-            reasons = (each.reason_not_to_send for each in fresh)
-            tally.events.withheld.update(reason for reason in reasons if reason is not None)
-        drops.append(tx, tally.dropped, now)
-        tally.events.handed_on += len(new)
-
-    def _decide(self, tx: Tx, item: _Item, now_s: int) -> _Decided:
-        row, event = item
-        reason = "off" if self._target is None else reason_to_ignore(event, len(row.raw), now_s)
-        author = self._authors.intern(tx, event.pubkey)
-        sinks = self._to_pubsub + (reason is None)
-        accepted = Accepted(
-            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks
-        )
-        return _Decided(event, accepted, reason)
-
-    def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
-        event, author = decided.event, decided.accepted.author
-        is_user = event.pubkey in self._relevance.registered
-        for candidate in relay_candidates(event):
-            if self._named.is_new(candidate.address.url, author, is_user=is_user):
-                # A monitor's report (NIP-66) is about its own time, and no later than now.
-                seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
-                relays.name(
-                    tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now,
-                    seen_up_at=seen_up_at,
-                )  # fmt: skip
+            outcome.events.taken += len(rows)
+            self._counts.write(tx, outcome.events)
+        self._decider.committed()
+        self._count(outcome)
 
     def _put_aside(self, row: InboxRow, error: Exception, *, blamed: bool) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]
@@ -301,24 +175,13 @@ class _Saver:
     def _note_burial(self, row: InboxRow, reason: str) -> None:
         self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
 
-    def _forget_what_was_undone(self) -> None:
-        """A rolled-back transaction takes back what it taught us."""
-        self._authors.forget()
-        self._named.forget()
-        if self._relevance.generation != self._committed_generation:
-            self._relevance = Relevance()
-
-    def _count(self, tally: _Outcome) -> None:
+    def _count(self, outcome: Outcome) -> None:
         metrics = self._ctx.metrics
-        self._counts.show(tally.events)
+        self._counts.show(outcome.events)
         if self._target is not None:
             metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(
-                tally.events.withheld.total()
+                outcome.events.withheld.total()
             )
-
-
-def _identity(event: Event, author: int) -> Identity:
-    return Identity(event.id, author, event.created_at, coordinate(event))
 
 
 def _reason_to_bury(row: InboxRow) -> str | None:
@@ -339,24 +202,3 @@ def _transactions(rows: Sequence[InboxRow]) -> Iterator[list[InboxRow]]:
         size += len(row.raw)
     if batch:
         yield batch
-
-
-class _RecentlyNamed:
-    """Spares the database what the same author has said of the same relay a moment ago."""
-
-    _MOST: Final = 50_000
-
-    def __init__(self) -> None:
-        self._said: set[tuple[str, int, bool]] = set()
-
-    def is_new(self, address: str, author: int, *, is_user: bool) -> bool:
-        said = (address, author, is_user)
-        if said in self._said:
-            return False
-        if len(self._said) >= self._MOST:
-            self._said.clear()
-        self._said.add(said)
-        return True
-
-    def forget(self) -> None:
-        self._said.clear()

@@ -15,6 +15,7 @@ import pytest
 from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
+from pipeline.save import decider
 from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database
 from stages import saver
@@ -49,7 +50,7 @@ def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseExcept
             raise error
         return relay_candidates(event)
 
-    monkeypatch.setattr(saver, "relay_candidates", candidates)
+    monkeypatch.setattr(decider, "relay_candidates", candidates)
 
 
 def test_a_relevant_event_reaches_both_outboxes_and_an_irrelevant_one_nothing(world: World) -> None:

@@ -1,0 +1,173 @@
+"""What becomes of events in the transaction that saves them: contacts, retractions, relays, outbox rows and drops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.crawl.relevance import Relevance
+from pipeline.crawl.retraction import retraction
+from pipeline.nostr.event import Event
+from pipeline.nostr.extract import Source, relay_candidates
+from pipeline.nostr.extract import contacts as contacts_of
+from pipeline.nostr.kinds import CONTACTS
+from pipeline.nostr.tags import coordinate
+from pipeline.save.named import RecentlyNamed
+from pipeline.sinks.forwarding import reason_to_ignore
+from pipeline.store import contacts, drops, events, outbox, relays, retractions, wanted
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
+from pipeline.store.database import Database, Tx
+from pipeline.store.drops import Drop
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import InboxRow
+from pipeline.store.outbox import SinkName
+from pipeline.store.retractions import Identity
+from pipeline.store.tallies import Tally
+
+
+class Item(NamedTuple):
+    """A row of the inbox and the event in it."""
+
+    row: InboxRow
+    event: Event
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was decided of some items, counted once it is committed."""
+
+    events: Tally = field(default_factory=Tally)
+    dropped: list[Drop] = field(default_factory=list)
+
+    def drop(self, event_id: bytes, relay: int, reason: str) -> None:
+        """The event goes no further."""
+        self.events.drop(reason)
+        self.dropped.append(Drop(event_id, reason, relay))
+
+
+class _Decided(NamedTuple):
+    event: Event
+    accepted: Accepted
+    reason_not_to_send: str | None
+    """To the target relay."""
+
+
+class Decider:
+    """Decides on events in transactions that its owner begins and ends. Owned by one thread.
+
+    What it remembers of a transaction it believes only when told of its end, by `committed` or `undone`.
+    """
+
+    def __init__(self, *, to_pubsub: bool, to_relay: bool) -> None:
+        """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows."""
+        self._to_pubsub = to_pubsub
+        self._to_relay = to_relay
+        self._authors = Authors()
+        self._relevance = Relevance()
+        self._committed_generation = 0
+        self._named = RecentlyNamed()
+
+    def catch_up(self, database: Database) -> None:
+        """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
+        with database.read() as tx:
+            self._follow(tx)
+        self._committed_generation = self._relevance.generation
+
+    def decide(self, tx: Tx, items: Sequence[Item], now: int) -> Outcome:
+        """Write down what becomes of each of `items`, all but that they leave the inbox; `now` in milliseconds."""
+        outcome = Outcome()
+        self._follow(tx)
+        self._replace_contacts(tx, items, now)
+        self._retract(tx, items, now)
+        self._follow(tx)
+        self._hand_on(tx, items, outcome, now)
+        return outcome
+
+    def committed(self) -> None:
+        """The transaction of the last `decide` came to its good end."""
+        self._committed_generation = self._relevance.generation
+
+    def undone(self) -> None:
+        """It was rolled back, which takes back what it taught us."""
+        self._authors.forget()
+        self._named.forget()
+        if self._relevance.generation != self._committed_generation:
+            self._relevance = Relevance()
+
+    def _follow(self, tx: Tx) -> None:
+        """Let relevance be what the database says at this point of the transaction."""
+        if wanted.latest_generation(tx) != self._relevance.generation:
+            self._relevance.apply(wanted.stream_since(tx, self._relevance.generation))
+
+    def _replace_contacts(self, tx: Tx, items: Sequence[Item], now: int) -> None:
+        for event in (item.event for item in items if item.event.kind == CONTACTS):
+            follower = self._authors.intern(tx, event.pubkey)
+            if not retractions.retracted(tx, [_identity(event, follower)]):
+                followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
+                contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
+
+    def _retract(self, tx: Tx, items: Sequence[Item], now: int) -> None:
+        for item in items:
+            taken_back = retraction(item.event)
+            if taken_back is not None:
+                author = self._authors.intern(tx, item.event.pubkey)
+                contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
+                retractions.delete(tx, taken_back.event_ids, author, now)
+                retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
+                if taken_back.vanished_until is not None:
+                    # The request itself is as old as what it takes back, and is handed on.
+                    retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
+
+    def _hand_on(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
+        relevant = []
+        for item in items:
+            if self._relevance.rule(item.event) is None:
+                outcome.drop(item.event.id, item.row.relay, "irrelevant")
+            else:
+                relevant.append(item)
+        decided = [self._decide(tx, item, now // 1000) for item in relevant]
+        retracted = retractions.retracted(tx, (_identity(each.event, each.accepted.author) for each in decided))
+        kept = [each for each in decided if each.accepted.event_id not in retracted]
+        for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
+            outcome.drop(gone.event_id, gone.relay, "retracted")
+        new = events.accept(tx, (each.accepted for each in kept), now)
+        outcome.events.drop("duplicate", len(kept) - len(new))
+        fresh = [each for each in kept if each.accepted.event_id in new]
+        events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
+        if self._to_pubsub:
+            outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
+        to_relay = (each.accepted.event for each in fresh if each.reason_not_to_send is None)
+        outbox.append(tx, SinkName.RELAY, to_relay, now)
+        for each in fresh:
+            self._name_relays(tx, each, now)
+        if self._to_relay:
+            reasons = (each.reason_not_to_send for each in fresh)
+            outcome.events.withheld.update(reason for reason in reasons if reason is not None)
+        drops.append(tx, outcome.dropped, now)
+        outcome.events.handed_on += len(new)
+
+    def _decide(self, tx: Tx, item: Item, now_s: int) -> _Decided:
+        row, event = item
+        reason = reason_to_ignore(event, len(row.raw), now_s) if self._to_relay else "off"
+        author = self._authors.intern(tx, event.pubkey)
+        sinks = self._to_pubsub + (reason is None)
+        accepted = Accepted(
+            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks
+        )
+        return _Decided(event, accepted, reason)
+
+    def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
+        event, author = decided.event, decided.accepted.author
+        is_user = event.pubkey in self._relevance.registered
+        for candidate in relay_candidates(event):
+            if self._named.is_new(candidate.address.url, author, is_user=is_user):
+                # A monitor's report (NIP-66) is about its own time, and no later than now.
+                seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
+                relays.name(
+                    tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now,
+                    seen_up_at=seen_up_at,
+                )  # fmt: skip
+
+
+def _identity(event: Event, author: int) -> Identity:
+    return Identity(event.id, author, event.created_at, coordinate(event))
