@@ -17,9 +17,11 @@ from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.ranking import ranked
 from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.redial import dial_rate
 from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
+from pipeline.process.rate import Allowance
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.dial import DialPolicy, dial
@@ -63,7 +65,8 @@ def run(ctx: StageContext) -> None:
     )
     _raise_file_limit(ctx)
     holdings = StoredHoldings(open_here, ctx.clock, shared.log)
-    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), holdings)
+    dials = Allowance(dial_rate(config.crawlers), ctx.clock.monotonic())
+    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)
     with open_here() as database:
         counts.resume(database)
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
@@ -150,6 +153,7 @@ class _Crawler:
                 self._look_at_queues()
             self.fleet.turn(plan)
             self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
+            self.ctx.metrics.dials_waiting.set(self.fleet.waiting)
             self.ctx.heartbeat.beat()
             self.ctx.stop.wait(_TURN_S)
 

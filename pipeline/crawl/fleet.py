@@ -21,6 +21,7 @@ from pipeline.crawl.serving import Dialler, serve
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
+from pipeline.process.rate import Allowance
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
@@ -66,12 +67,16 @@ class Fleet:
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
+    dials: Allowance
+    """How many dials may be begun, however many are due."""
     holdings: Holdings | None = None
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
     backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
     """By relay, what the operator ordered and it has not come to the end of."""
     rng: random.Random = field(default_factory=random.Random)
+    waiting: int = 0
+    """How many relays are due that could not be dialled yet, for the number of dials under way or lately begun."""
     _relays: dict[int, _Relay] = field(default_factory=dict)
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
@@ -145,12 +150,14 @@ class Fleet:
     def turn(self, plan: Plan) -> None:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
-        now = self.shared.clock.now_ms()
+        now, mono = self.shared.clock.now_ms(), self.shared.clock.monotonic()
         due = [relay for relay in self._relays.values() if relay.thread is None and is_due(relay.next_dial_at, now)]
+        self.waiting = len(due)
         for relay in sorted(due, key=lambda relay: relay.next_dial_at):
-            if len(self._dialling) >= MAX_DIALS:
+            if len(self._dialling) >= MAX_DIALS or not self.dials.take(mono):
                 return
             self._start(relay, plan)
+            self.waiting -= 1
 
     def close(self) -> None:
         """End all connections and wait for their threads, within `JOIN_S`."""

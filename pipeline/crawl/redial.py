@@ -1,8 +1,17 @@
-"""When a relay is dialled again, by how its last connection went. Pure."""
+"""When a relay is dialled again, by how its last connection went, and how many are dialled in a minute. Pure."""
 
 import random
 from dataclasses import dataclass
 from typing import Final
+
+from pipeline.process.rate import Rate
+
+DIALS: Final = Rate(burst=200, per_minute=600)
+"""Dials of all crawler processes together: a thousand relays are dialled within a minute and a half of the start.
+
+When the line comes back after an outage all of them are due at once, and would fill the tables of a small router and
+look like an attack to whoever hosts many of them.
+"""
 
 _DIAL_BASE_S: Final = 5.0
 _DIAL_FACTOR: Final = 5.0
@@ -72,3 +81,8 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
 def is_due(next_dial_at: int, now: int) -> bool:
     """Whether it is time for a dial (both in ms); one that is planned too far ahead was planned by a wrong clock."""
     return not now < next_dial_at <= now + round(MAX_DELAY_S * 1000)
+
+
+def dial_rate(crawlers: int) -> Rate:
+    """The part of `DIALS` that each of so many crawler processes has; relays are shared out about evenly."""
+    return Rate(max(1, DIALS.burst // crawlers), DIALS.per_minute / crawlers)

@@ -209,6 +209,9 @@ class Metrics:
         self.dial_failures = self._counter(
             "event_service_dial_failures_total", "Dials that led to no connection", ("reason",)
         )
+        self.dials_waiting = self._gauge(
+            "event_service_dials_waiting", "Relays that are due and wait for the bounds on dials"
+        )
         self.crawl_reconciliations = self._counter(
             "event_service_crawl_reconciliations_total",
             "Sweeps tried by comparing sets with a relay (NIP-77)",

@@ -7,8 +7,9 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from pipeline.process.clock import Clock
+from pipeline.process.rate import Allowance
 from pipeline.server.clients import Gate, Place, peer_of
-from pipeline.server.limits import Allowance, Limits, Refusal, Refuse, Refused
+from pipeline.server.limits import Limits, Refusal, Refuse, Refused
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
 _SLICE_BYTES = 4 << 10

@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.process.clock import Clock
 from pipeline.process.logs import Logger
 from pipeline.process.metrics import Metrics
-from pipeline.server.limits import Allowance, Rate
+from pipeline.process.rate import Allowance, Rate
 
 _STAGE: Final = "server"
 # Enough to see what is wrong; tracebacks are long.

@@ -11,8 +11,9 @@ from pipeline.nostr.client_message import OtherMessage, encode_ok, parse_client_
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame import InvalidEventMessage, InvalidMessage, MessageFault
 from pipeline.process.clock import Clock
+from pipeline.process.rate import Allowance
 from pipeline.server.connection import GuardedConnection
-from pipeline.server.limits import Allowance, Allowances, Limits, Refusal, Refuse
+from pipeline.server.limits import Allowances, Limits, Refusal, Refuse
 from pipeline.server.registrations import Registrations, Verdict
 
 TOO_FAST: Final = Verdict(False, "rate-limited: too many registrations, try again in a minute")

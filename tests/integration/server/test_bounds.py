@@ -13,7 +13,8 @@ from time import monotonic
 import pytest
 import websocket
 
-from pipeline.server.limits import DEFAULT_LIMITS, Rate
+from pipeline.process.rate import Rate
+from pipeline.server.limits import DEFAULT_LIMITS
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, read_to_end, running
 from tests.world.events import authors as make_authors
 

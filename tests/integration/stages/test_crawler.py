@@ -5,13 +5,14 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic, time
 from typing import Any
 
 import pytest
 
 from pipeline.crawl import redial
+from pipeline.process.rate import Rate
 from pipeline.store import relays as relay_table
 from stages import crawler
 from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
@@ -354,6 +355,25 @@ def test_two_crawlers_share_the_relays(world: World) -> None:
     for one in made:
         assert len(one.journal.of(Opened)) == 1
         one.stop()
+
+
+def test_dials_are_spread_out_when_many_relays_are_due_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the start, and when all of them are lost together; those that wait are counted."""
+    monkeypatch.setattr(redial, "DIALS", Rate(burst=2, per_minute=240))
+    with ExitStack() as stack:
+        made = [stack.enter_context(ScriptedRelay()) for _ in range(8)]
+        began = monotonic()
+        running = stack.enter_context(crawling(world, *(one.url for one in made)))
+        wait_until(lambda: running.metric("event_service_dials_waiting") > 0, "a relay waiting")
+        for one in made:
+            one.wait_for_connection()
+        assert monotonic() - began >= (8 - 2) / 4
+        wait_until(lambda: running.metric("event_service_dials_waiting") == 0, "no relay waiting")
+        for one in made:
+            one.drop()
+        for one in made:
+            one.wait_for_connection(2)
+        assert monotonic() - began >= (16 - 2) / 4
 
 
 def test_what_was_read_is_committed_before_the_stage_ends(world: World, relay: ScriptedRelay) -> None:

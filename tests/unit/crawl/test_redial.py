@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from pipeline.crawl.redial import HEALTHY_S, Ending, delay_s, failures_after, is_due
+from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_due
+from pipeline.process.rate import Allowance
 from tests.seeds import seeds
 
 JITTER = 0.25
@@ -118,3 +119,17 @@ def test_a_dial_that_a_wrong_clock_planned_is_due() -> None:
     assert not is_due(now + 1, now)
     assert not is_due(now + longest, now)
     assert is_due(now + 3 * 3_600_000, now)
+
+
+@pytest.mark.parametrize("crawlers", [1, 2, 3, 8, 64])
+def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
+    """Together they begin no more than all of it, and a thousand relays are dialled within two minutes of the start."""
+    allowances = [Allowance(dial_rate(crawlers), now=0.0) for _ in range(crawlers)]
+    left, dialled = [1000 // crawlers + 1] * crawlers, 0
+    for second in range(121):
+        for index, allowance in enumerate(allowances):
+            while left[index] and allowance.take(float(second)):
+                left[index] -= 1
+                dialled += 1
+        assert dialled <= DIALS.burst + second * DIALS.per_minute / 60 + 1e-6
+    assert not any(left)
