@@ -21,3 +21,8 @@ def present(monkeypatch: pytest.MonkeyPatch) -> None:
         now = getattr(module, "NOW", None) if name.startswith("tests.") else None
         if isinstance(now, int) and abs(time() - now) < _A_DAY_S:
             monkeypatch.setattr(module, "NOW", int(time()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long tests begin first, so that in the end no worker has one before it while the others have nothing."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

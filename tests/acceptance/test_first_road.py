@@ -35,6 +35,7 @@ def consumer(request: pytest.FixtureRequest) -> Iterator[FakeConsumer | Emulator
         yield started
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_everything_relevant_arrives_and_nothing_else(
     tmp_path: Path, consumer: FakeConsumer | EmulatorConsumer

@@ -81,6 +81,7 @@ def plant(service: EventService) -> None:
         inbox.append(tx, [Arrival(POISON, b"{}", 1, int(time() * 1000), 1)])
 
 
+@pytest.mark.long
 def test_each_fault_is_told_with_its_cause_and_what_to_do(
     tmp_path: Path, refusing: ScriptedRelay, dense: ScriptedRelay, pubsub: FakePubSub
 ) -> None:

@@ -14,6 +14,7 @@ MINUTES = 2.0
 SETTLE_S = 40.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_whatever_breaks(tmp_path: Path) -> None:
     """`TEST_SEED` in the environment repeats the order of the faults of another run."""

@@ -1,5 +1,7 @@
 """A crawler gets all that relays of many kinds give, and reports what they do not: `bin/completeness` in short."""
 
+import pytest
+
 from tests.completeness import alone, crowded
 from tests.completeness.catalogue import Catalogue
 from tests.completeness.run import table
@@ -13,6 +15,7 @@ BEHAVIOURS = (
 )
 
 
+@pytest.mark.long
 def test_everything_is_had_or_its_loss_is_reported() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")
@@ -21,6 +24,7 @@ def test_everything_is_had_or_its_loss_is_reported() -> None:
     assert [row.name for row in rows if not row.is_good] == []
 
 
+@pytest.mark.long
 def test_a_crowd_is_had_whole_or_by_query_as_each_relay_allows() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")

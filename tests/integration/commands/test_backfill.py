@@ -76,6 +76,7 @@ def relays() -> Iterator[list[ScriptedRelay]]:
         yield [first, second, third]
 
 
+@pytest.mark.long
 def test_a_span_of_the_past_is_fetched_and_summed_up(tmp_path: Path, relays: list[ScriptedRelay]) -> None:
     """From two relays, first by one author from one of them, then all."""
     first, second = relays[:2]

@@ -50,6 +50,8 @@ class Content:
 def content(path: Path) -> Content:
     connection = sqlite3.connect(path)
     try:
+        # One moment of a database that a running saver may change.
+        connection.execute("BEGIN")
         keys = {number: key.hex() for number, key in connection.execute("SELECT id, public_key FROM authors")}
         listed = connection.execute("SELECT follower, event_id, created_at FROM contact_lists")
         seen = connection.execute("SELECT event_id, created_at, kind, author FROM seen")

@@ -18,6 +18,7 @@ from tests.world.events import authors
 PROFILES = [author.sign("{}", kind=0, created_at=int(time()) - 60) for author in authors(9, 3)]
 
 
+@pytest.mark.long
 def test_a_sink_that_refuses_us_is_named_with_what_to_do(tmp_path: Path) -> None:
     """And nothing is said any more once it takes events again."""
     # Each of the four workers is refused once or more.
@@ -42,6 +43,7 @@ def test_a_full_disk_of_the_sink_is_named(tmp_path: Path) -> None:
             assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_a_stage_that_cannot_go_on_is_named_with_its_last_words(tmp_path: Path) -> None:
     """Its table is gone: it ends, is started again, ends; health tells why, the supervisor that it loops."""
     with EventService(tmp_path) as service:
@@ -68,6 +70,7 @@ def test_a_killed_stage_is_missed_until_it_is_back(tmp_path: Path) -> None:
             until(lambda: problems(service) == [], lambda: problems(service))
 
 
+@pytest.mark.long
 def test_a_stage_that_hangs_is_named_killed_counted_and_logged(tmp_path: Path) -> None:
     """As a deadlock would look from outside; the others go on, and all is well again without a hand."""
     with EventService(tmp_path) as service:
