@@ -8,6 +8,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.base import Sink
 from pipeline.sinks.delivery import Delivery, take_back
+from pipeline.sinks.outage import Answers
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -31,8 +32,8 @@ def run(ctx: StageContext) -> None:
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
-    turn = threading.Lock()
-    deliveries = [_delivery(ctx, sink, counts, progress, index, turn) for index in range(workers)]
+    turn, answers = threading.Lock(), Answers()
+    deliveries = [_delivery(ctx, sink, counts, progress, index, turn, answers) for index in range(workers)]
     threads = [
         threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
         for index, delivery in enumerate(deliveries)
@@ -43,7 +44,7 @@ def run(ctx: StageContext) -> None:
         while not ctx.stop.wait(_TURN_S):
             # A worker that stands still is a stage that stands still.
             if ctx.clock.monotonic() - min(progress) < _WORKER_LIMIT_S:
-                ctx.heartbeat.beat(next((each.trouble for each in deliveries if each.trouble), ""))
+                ctx.heartbeat.beat(next(filter(None, (each.trouble() for each in deliveries)), ""))
     finally:
         for thread in threads:
             thread.join()
@@ -51,7 +52,13 @@ def run(ctx: StageContext) -> None:
 
 
 def _delivery(
-    ctx: StageContext, sink: Sink, counts: StageCounts, progress: list[float], index: int, turn: threading.Lock
+    ctx: StageContext,
+    sink: Sink,
+    counts: StageCounts,
+    progress: list[float],
+    index: int,
+    turn: threading.Lock,
+    answers: Answers,
 ) -> Delivery:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
@@ -69,6 +76,7 @@ def _delivery(
         beat,
         ctx.slot.name,
         turn=turn,
+        answers=answers,
     )
 
 

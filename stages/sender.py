@@ -24,11 +24,19 @@ def run(ctx: StageContext) -> None:
     log = RateLimited(ctx.log, ctx.clock)
 
     def beat() -> None:
-        ctx.heartbeat.beat(delivery.trouble)
+        ctx.heartbeat.beat(delivery.trouble())
+
+    def heard() -> None:
+        delivery.heard()
+
+    def cancelled() -> bool:
+        # Asked again and again for as long as a dial takes, which is longer than a silence that is worth a word.
+        beat()
+        return ctx.stop.is_set()
 
     sink = RelaySink(
         target,
-        lambda: dial(target, policy, ctx.clock, ctx.stop.is_set),
+        lambda: dial(target, policy, ctx.clock, cancelled),
         read_secret_key(config.secret_key_path),
         ctx.clock,
         ctx.metrics,
@@ -36,6 +44,7 @@ def run(ctx: StageContext) -> None:
         ctx.stop,
         beat,
         RateBound(lambda: ctx.settings.target_relay_rate),
+        heard,
     )
     counts = StageCounts(ctx.slot, ctx.metrics)
     delivery = Delivery(

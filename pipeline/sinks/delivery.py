@@ -18,7 +18,8 @@ from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics, Observations
 from pipeline.process.stop import Stop
-from pipeline.sinks.base import Message, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
+from pipeline.sinks.base import Delivered, Message, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
+from pipeline.sinks.outage import Answers, Outage
 from pipeline.store import outbox
 from pipeline.store.database import Database
 from pipeline.store.lease import Burial, Postponed
@@ -43,10 +44,8 @@ NEWEST_EVERY: Final = 4
 # How long the loop waits for a commit before it looks whether put-off rows are due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
 _HANDLER: Final = "processSavedEvent"
-# Asking costs next to nothing, and for as long as nobody asks the backlog waits.
-_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=20.0, jitter=0.3)
-# Half a minute of trying: what is shorter, and not an operator's to mend, is not worth a word to them.
-_LASTING_FAILURES: Final = 5
+# Asking costs next to nothing, and for as long as nobody asks the backlog waits, and health tells of what is over.
+_PATIENCE: Final = Backoff(base_s=1.0, factor=2.0, cap_s=5.0, jitter=0.3)
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
 
@@ -72,12 +71,23 @@ class Delivery:
     holder: str | None = None
     """The slot of this process, which `take_back` knows it by."""
     claims: int = 0
-    failures: int = 0
-    trouble: str = ""
-    """What an operator should know while the sink is down; empty while it is not, or may be back by itself soon."""
     rng: random.Random = field(default_factory=random.Random)
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Held while claiming or waiting for something to claim: of loops that share it, one looks and wakes for all."""
+    answers: Answers = field(default_factory=Answers)
+    """Shared by the loops of one sink: what it answers one of them says that it is not down."""
+    outage: Outage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outage = Outage(self.name, self.answers)
+
+    def trouble(self) -> str:
+        """What an operator should know of the sink now; empty when nothing."""
+        return self.outage.trouble(self.clock.monotonic())
+
+    def heard(self) -> None:
+        """Called by a sink that takes its time when it was answered, or is owed no answer."""
+        self.outage.heard(self.clock.monotonic())
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
@@ -146,20 +156,20 @@ class Delivery:
                 leased_at = self.clock.monotonic()
             batch = _next_batch(rows)
             began = self.clock.monotonic()
+            self.outage.called(began)
             verdicts, down = self._offer(batch)
+            self._note_outcome(verdicts, down)
             self._note_retries(verdicts, down)
             left = self._settle(database, batch, verdicts, self.clock.monotonic() - began)
             rows = left + rows[len(batch) :]
             if down is None:
-                self.failures = 0
-                self.trouble = ""
                 continue
             wait_s = self._note_down(down, len(rows))
             leased_at = self.clock.monotonic() + wait_s
             if not self._keep(database, rows, wait_s):
                 break
             self._wait(wait_s)
-        self.trouble = ""
+        self.outage.over()
         if rows:
             with database.write() as tx:
                 now = self.clock.now_ms()
@@ -203,6 +213,16 @@ class Delivery:
                 return self.sink.deliver([Message(row.event_id, row.payload, row.received_at) for row in rows])
         finally:
             in_flight.dec(len(rows))
+
+    def _note_outcome(self, verdicts: Verdicts, down: SinkDown | None) -> None:
+        now = self.clock.monotonic()
+        if down is not None:
+            self.outage.failed(down, now)
+        elif any(isinstance(verdict, Delivered | Refused) for verdict in verdicts):
+            self.outage.worked(now)
+        else:
+            # Events that are to be offered again may not have been answered at all, or be at fault themselves.
+            self.outage.over()
 
     def _note_retries(self, verdicts: Verdicts, down: SinkDown | None) -> None:
         reasons = Counter(verdict.reason for verdict in verdicts if isinstance(verdict, Retry))
@@ -263,9 +283,7 @@ class Delivery:
 
     def _note_down(self, error: SinkDown, waiting: int) -> float:
         """Say that the sink is down; returns for how many seconds to leave it alone."""
-        self.failures += 1
-        wait_s = _PATIENCE.delay_s(self.failures, self.rng)
-        self._complain(error)
+        wait_s = _PATIENCE.delay_s(self.outage.failures, self.rng)
         self.metrics.stage_errors.labels(self.stage, error.reason).inc()
         self.log.error(
             error.reason,
@@ -278,12 +296,6 @@ class Delivery:
             retry_in_s=round(wait_s, 1),
         )
         return wait_s
-
-    def _complain(self, error: SinkDown) -> None:
-        """Publish an outage that needs an operator, or lasts; while it goes on it keeps its words, and so its age."""
-        what = f"sink {self.name} is down: {error.reason}"
-        if (error.advice or self.failures >= _LASTING_FAILURES) and not self.trouble.startswith(what):
-            self.trouble = f"{what}: {error.advice or error.detail}"
 
     def _wait(self, seconds: float) -> None:
         until = self.clock.monotonic() + seconds

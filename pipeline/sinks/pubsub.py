@@ -7,6 +7,7 @@ Imported by the forwarder only, since the client costs 60 MB and must never cros
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,10 @@ MAX_CALLS: Final = 24
 _BATCH_LIMIT_S: Final = 40.0
 # Before the topic has taken anything, this many messages refused each on its own say that it is not the messages.
 _MAX_DOUBTS: Final = 3
+
+# Left to itself a channel waits ever longer before it connects again, up to two minutes: whoever calls meanwhile is
+# told that nobody is there, long after somebody is.
+_RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 1_000), ("grpc.max_reconnect_backoff_ms", 5_000))
 
 _PUBLISH: Final = "pubsub.topics.publish"
 
@@ -180,11 +185,19 @@ def _calls(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
 def _client(settings: PubsubSettings) -> PublisherClient:
     emulator = os.environ.get(EMULATOR_VARIABLE)
     if emulator:
-        return PublisherClient(transport=PublisherGrpcTransport(channel=grpc.insecure_channel(emulator)))
+        channel = grpc.insecure_channel(emulator, options=_RECONNECT)
+        return PublisherClient(transport=PublisherGrpcTransport(channel=channel))
     if settings.credentials is None:
         raise CannotStart("EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH is required without an emulator")
     try:
-        return PublisherClient.from_service_account_file(str(settings.credentials))
+        transport = partial(PublisherGrpcTransport, channel=_channel)
+        return PublisherClient.from_service_account_file(str(settings.credentials), transport=transport)
     except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:
         # JSON of another shape ends in whatever the library trips over; the text of any error may quote the key.
         raise CannotStart(f"{settings.credentials} is no service account key file ({type(error).__name__})") from None
+
+
+def _channel(*arguments: Any, options: Sequence[tuple[str, Any]] = (), **named: Any) -> grpc.Channel:
+    """The channel that the transport makes by default, with a say in how it connects again."""
+    channel: grpc.Channel = PublisherGrpcTransport.create_channel(*arguments, options=[*options, *_RECONNECT], **named)
+    return channel

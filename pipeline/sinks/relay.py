@@ -35,6 +35,8 @@ _AUTH_PATIENCE_S: Final = 2.0
 # what was sent last has still the time that every message has. More than the minute of `RateBound`.
 _BATCH_LIMIT_S: Final = 65.0
 _WAIT_S: Final = 1.0
+# After so long without a byte the relay is pinged at each look.
+_QUIET_S: Final = 2.0
 # A process that is to end waits no longer than this for answers; what is unanswered is sent again by the next.
 _LAST_ANSWERS_S: Final = 3.0
 _AUTH_REQUIRED: Final = Retry("auth-required")
@@ -61,7 +63,11 @@ class _Batch:
 
 @dataclass(slots=True)
 class RelaySink:
-    """Sends events to one relay over a connection that is kept. For one thread; `beat` is called while it waits."""
+    """Sends events to one relay over a connection that is kept. For one thread; `beat` is called while it waits.
+
+    `heard` is called while the relay shows that it is there, however long it takes to settle what it was sent, and
+    while there is nothing under way that it could settle.
+    """
 
     address: RelayAddress
     dial: Callable[[], Transport]
@@ -72,6 +78,7 @@ class RelaySink:
     stop: Stop
     beat: Callable[[], None]
     rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
+    heard: Callable[[], None] = lambda: None
     _transport: Transport | None = None
     _challenge: str | None = None
     _one_by_one: bool = False
@@ -164,6 +171,10 @@ class RelaySink:
             wait_s = self.rate.wait_s(now)
             if not wait_s:
                 break
+            if batch.waiting:
+                self._look_for_life(transport)
+            else:
+                self.heard()
             self.beat()
             self._receive(transport, batch, min(wait_s, _WAIT_S))
 
@@ -177,12 +188,20 @@ class RelaySink:
                 break
             self.beat()
             self._receive(transport, batch, _WAIT_S)
+            self._look_for_life(transport)
             if not authenticated and self._wants_auth(transport, batch):
                 authenticated = True
                 self._authenticate(transport, batch)
         for index in batch.waiting.values():
             batch.verdicts[index] = None if self.stop.is_set() else Retry("timeout")
         batch.waiting.clear()
+
+    def _look_for_life(self, transport: Transport) -> None:
+        """Events may go unanswered for their own sake; a ping does not."""
+        if self.clock.monotonic() - transport.last_received < _QUIET_S:
+            self.heard()
+        else:
+            transport.ping()
 
     def _receive(self, transport: Transport, batch: _Batch, timeout_s: float) -> set[bytes]:
         """Settle what is answered within one wait; returns the ids that were answered, ours or not."""

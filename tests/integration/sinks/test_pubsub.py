@@ -9,7 +9,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.api_core.exceptions import from_grpc_status
 from google.auth.exceptions import TransportError
 
@@ -324,6 +327,39 @@ def test_a_server_that_dies_in_a_call_and_comes_back(server: FakePubSub, sink: P
         except SinkDown:
             assert monotonic() < deadline, "no way back"
     assert server.count == 6
+
+
+def key_file(path: Path) -> Path:
+    """A service account's, with a key of its own."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    said = {"type": "service_account", "client_email": "a@b", "token_uri": "https://x", "private_key": pem}
+    path.write_text(json.dumps(said))
+    return path
+
+
+@pytest.mark.parametrize("is_emulator", [True, False], ids=["emulator", "credentials"])
+def test_after_an_outage_it_connects_again_within_seconds(
+    server: FakePubSub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_emulator: bool
+) -> None:
+    """However long that was: by default gRPC comes to wait for two minutes between attempts."""
+    given: list[tuple[str, Any]] = []
+    insecure = grpc.insecure_channel
+
+    def channel(*arguments: Any, options: Sequence[tuple[str, Any]], **_: Any) -> grpc.Channel:
+        given.extend(options)
+        return insecure(server.address, options=options)
+
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
+    if not is_emulator:
+        monkeypatch.delenv("PUBSUB_EMULATOR_HOST")
+        monkeypatch.setattr("google.api_core.grpc_helpers.create_channel", channel)
+    monkeypatch.setattr(grpc, "insecure_channel", channel)
+    sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, key_file(tmp_path / "key.json")))
+    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    sink.close()
+    assert dict(given)["grpc.max_reconnect_backoff_ms"] <= 5_000
+    assert is_emulator or dict(given)["grpc.max_send_message_length"] == -1, "and all that the client asks for"
 
 
 def test_nobody_listens_at_the_address(connect: Connect) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.process.stop import Stop
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
+from pipeline.sinks.outage import LASTING_S
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import ANSWER_TIMEOUT_S, RelaySink, verdict_on
 
@@ -62,6 +64,9 @@ class Wire:
         self.turns = list(turns)
         self.sent: list[bytes] = []
         self.closed = False
+        self.pings = 0
+        self.answers_pings = True
+        self.last_received = clock.monotonic()
 
     def send(self, text: str | bytes) -> None:
         self.sent.append(text if isinstance(text, bytes) else text.encode())
@@ -72,7 +77,14 @@ class Wire:
             raise turn
         if turn is None:
             self.clock.advance(timeout_s)
+        if turn:
+            self.last_received = self.clock.monotonic()
         return turn or []
+
+    def ping(self) -> None:
+        self.pings += 1
+        if self.answers_pings:
+            self.last_received = self.clock.monotonic()
 
     def close(self) -> None:
         self.closed = True
@@ -104,6 +116,8 @@ class Rig:
         self.sink = RelaySink(
             parse_address("wss://target.example"), dial, secret, self.clock, self.metrics, log, self.stop, self._beat
         )
+        self.heard_at: list[float] = []
+        self.sink.heard = lambda: self.heard_at.append(self.clock.monotonic())
 
     def _dial(self) -> Wire:
         if not self.unused:
@@ -166,6 +180,19 @@ def test_silence_blames_each_message_that_was_sent_and_gives_the_connection_up()
     assert rig.sink.deliver(messages(1)) == [DELIVERED]
     assert rig.clock.monotonic() < 3 * ANSWER_TIMEOUT_S
     assert rig.beats > 20, "a stage that waits is alive"
+
+
+def test_a_relay_that_takes_its_time_is_not_taken_for_dead() -> None:
+    """Nor the other way round: while it is waited for it is pinged, and is heard of as long as it answers that."""
+    rig = Rig([None] * 20 + [[ok(1)]])
+    assert rig.sink.deliver(messages(1)) == [DELIVERED]
+    assert 5 <= rig.wires[0].pings <= 10
+    assert max(later - earlier for earlier, later in pairwise(rig.heard_at)) <= LASTING_S - 1
+    dead = Rig([])
+    dead.wires[0].answers_pings = False
+    began = dead.clock.monotonic()
+    assert dead.sink.deliver(messages(1)) == [Retry("timeout")]
+    assert max(dead.heard_at) - began <= LASTING_S - 1
 
 
 def test_a_loss_leaves_what_was_answered_and_blames_nobody() -> None:
