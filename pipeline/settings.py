@@ -140,7 +140,7 @@ def _relay(text: str) -> RelayAddress | None:
     try:
         return parse_address(text)
     except InvalidAddress as error:
-        raise InvalidValue(f"{text!r} is no relay address: {error}") from None
+        raise InvalidValue(f"{values.without_user(text)!r} is no relay address: {error}") from None
 
 
 def _relays(text: str) -> tuple[RelayAddress, ...]:
@@ -253,6 +253,7 @@ SETTINGS: tuple[Setting, ...] = (
         _url,
         None,
         "full address of the Pyroscope server; empty turns profiling off",
+        format=values.without_user,
     ),
     Setting("EVENTS_PYROSCOPE_BASIC_AUTH_USER", "pyroscope_basic_auth_user", str, None, "basic auth user", secret=True),
     Setting(

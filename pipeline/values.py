@@ -10,6 +10,8 @@ _DURATION = re.compile(r"0*(\d+)(ms|s|m|h|d)", re.ASCII)
 _TOPIC_ID = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 # Ids of old projects begin with a domain and a colon.
 _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
+# A password may hold anything, a slash too.
+_USER = re.compile(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
 
@@ -107,3 +109,8 @@ def host_port(text: str) -> HostPort:
     elif not re.fullmatch(r"[A-Za-z0-9._-]*", host):
         raise InvalidValue("must be host:port, :port or [v6]:port")
     return HostPort(host, int(port_text))
+
+
+def without_user(text: str) -> str:
+    """An address as it may be shown: without the name and password that it may hold."""
+    return _USER.sub(r"\1***@", text)

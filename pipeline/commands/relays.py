@@ -22,6 +22,7 @@ from pipeline.store import cursors
 from pipeline.store import relays as store
 from pipeline.store.database import Database
 from pipeline.store.relays import Operator, RelayRecord
+from pipeline.values import without_user
 
 _MAX_LISTED = 100_000
 
@@ -36,7 +37,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
         try:
             return parse_address(value).url
         except InvalidAddress as error:
-            self.fail(f"{value!r} is no relay address: {error}", param, ctx)
+            self.fail(f"{without_user(value)!r} is no relay address: {error}", param, ctx)
 
 
 _addresses = click.argument("addresses", metavar="ADDRESS...", type=Address(), nargs=-1, required=True)

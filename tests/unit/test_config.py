@@ -283,6 +283,24 @@ def test_every_setting_is_a_field_of_the_same_name() -> None:
         assert setting.meaning
 
 
+PASSWORD = "pass/w@rd"
+
+
+@pytest.mark.parametrize("name", ["EVENTS_TARGET_RELAY", "EVENTS_BOOTSTRAP_RELAYS"])
+@pytest.mark.parametrize("address", ["wss://me:{}@relay.example", "me:{}@relay.example", "https://{}@relay.example/x"])
+def test_a_password_in_an_address_is_not_repeated(env: Env, name: str, address: str) -> None:
+    """What is wrong with a setting goes to the log."""
+    with pytest.raises(InvalidConfig) as error:
+        Config.from_env(env | {name: address.format(PASSWORD)})
+    assert PASSWORD not in str(error.value)
+    assert "***@relay.example" in str(error.value)
+
+
+def test_a_password_in_the_address_of_a_server_is_not_shown(env: Env) -> None:
+    config = Config.from_env(env | {"EVENTS_PYROSCOPE_SERVER_ADDRESS": "https://me:pass@pyroscope.example"})
+    assert dict(config.effective())["EVENTS_PYROSCOPE_SERVER_ADDRESS"] == "https://***@pyroscope.example"
+
+
 def test_what_is_shown_reads_back_as_it_was_and_secrets_are_hidden(env: Env, tmp_path: Path) -> None:
     env |= {
         "EVENTS_PYROSCOPE_BASIC_AUTH_USER": "somebody",
