@@ -67,14 +67,18 @@ class Conductor:
     def _draw(self) -> Fault | None:
         """The next kind, so that each comes about as often as its weight says; `None` if none fits now."""
         if not self._deck:
-            keyed = [(self._rng.random() ** (1 / fault.weight), fault) for fault in self._faults]
-            self._deck = [fault for _, fault in sorted(keyed, key=lambda pair: pair[0])]
+            self._deck = [fault for fault in self._faults for _ in range(self._times(fault))]
+            self._rng.shuffle(self._deck)
         taken = {one.fault.subject for one in self._running}
         for index in reversed(range(len(self._deck))):
             if self._deck[index].subject not in taken:
                 return self._deck.pop(index)
         self._deck.clear()
         return None
+
+    def _times(self, fault: Fault) -> int:
+        """How often it is in a deck: its weight, with what is broken of it left to chance."""
+        return int(fault.weight) + (self._rng.random() < fault.weight % 1)
 
     def _begin(self) -> None:
         fault = self._draw()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from dataclasses import dataclass, field
 
 from tests.chaos import hooks
 from tests.chaos.hooks import conduct
-from tests.chaos.queues import Depths
+from tests.chaos.queues import PUBSUB, RELAY, Depths
 from tests.chaos.scene import EXPECTED, Scene
+from tests.chaos.sink_truth import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkJudge
+from tests.fakes.procs import process
 from tests.fakes.service import StageProcess
 
 # Several times what each needs for a dozen relays, so that growth shows and noise does not.
@@ -18,12 +21,8 @@ MAX_RESIDENT_BYTES = 400 << 20
 MAX_OPEN_FILES = 200
 MAX_THREADS = 80
 MAX_WAL_BYTES = 160 << 20
-TRUTH_WITHIN_S = 10.0
-"""Health says how things stand once they have stood like that for so long, by the fair clock."""
 MAX_LOCK_WAIT_S = 1.0
 """For the write lock, by the fair clock, while we hold up nobody."""
-UNTRUE_LOOKS = 3
-"""Health is wrong when it says the wrong thing so many times running."""
 MAX_LISTED = 40
 """Violations beyond this are only counted."""
 _PROCESS_EVERY_S = 0.5
@@ -72,6 +71,7 @@ class Watcher:
         self._untrue, self._untrue_view = 0, ""
         self._counters: dict[tuple[str, str], float] = {}
         self._restarts = scene.restarts
+        self.sinks = [SinkJudge(sink, scene.clock, self._violated) for sink in (PUBSUB, RELAY)]
         self.errors: list[BaseException] = []
         self.clock = scene.clock
 
@@ -111,6 +111,9 @@ class Watcher:
         self._set_view(stages)
         for one in stages:
             self._weigh(one)
+        for pid in self.scene.supervisors():
+            if (supervisor := process(pid)) is not None:
+                self.scene.keep_secrets(" ".join(supervisor.command), "the command line of the supervisor")
         database = self.scene.service.database
         wal = database.with_name(database.name + "-wal")
         with contextlib.suppress(FileNotFoundError):
@@ -161,6 +164,7 @@ class Watcher:
         self.health_looks += 1
         self.scene.keep_secrets(body, "/_health")
         view, since = self._view
+        self._judge_sinks(began, body)
         # A view that changed while the answer was on its way says nothing about it.
         if (
             self.scene.doubts
@@ -177,6 +181,13 @@ class Watcher:
             lasted_s, fair_s = round(began - since), round(self.clock.between(since, began))
             why = f"it has been {view} for {lasted_s} s, {fair_s} s of which the machine was free to tell"
             self._violated(f"/_health says {status} {body[:1000]} although {why}")
+
+    def _judge_sinks(self, began: float, body: str) -> None:
+        view, since = self._view
+        settled = since if view.startswith("well") and not self.scene.doubts else math.inf
+        for judge in self.sinks:
+            offered = self.scene.queues.is_offered(judge.sink)
+            judge.look(began, self.scene.sinks[judge.sink], settled, offered, body)
 
     def look_at_conduct(self) -> None:
         """Judge what the stages have noted of themselves; once, when all is over."""

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.faults import Play, fault
-from tests.chaos.hooks.points import AFTER, BEFORE, COMMITTED
+from tests.chaos.hooks.points import BEFORE, COMMITTED
 from tests.chaos.process_faults import SERVICE
 from tests.chaos.scene import Scene
 
@@ -28,40 +30,101 @@ STATEMENTS = {
 }
 _WAIT_S = 6.0
 _STEP_S = 0.05
+_ROUND_S = (8.0, 14.0)
 
 
-@fault("die-at-point", SERVICE, weight=4)
-def die_at_point(scene: Scene) -> Play:
-    """Some stage dies at some point, if it comes to it soon."""
-    stage = scene.rng.choice(sorted(STATEMENTS))
-    yield from _die(scene, stage, scene.rng.choice((BEFORE, AFTER, COMMITTED)), scene.rng.choice(STATEMENTS[stage]))
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a stage is to die: before a statement, or after the commit of a transaction in which it changed rows."""
+
+    stage: str
+    moment: str
+    statement: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.moment} {self.statement}"
+
+
+def _points() -> Sequence[Point]:
+    """Each statement's beginning is the end of the one before it."""
+    before = [Point(stage, BEFORE, statement) for stage, every in STATEMENTS.items() for statement in every]
+    return [*before, *(Point(stage, COMMITTED, "COMMIT") for stage in STATEMENTS)]
+
+
+POINTS = _points()
+
+
+@fault("die-at-points", SERVICE, weight=4)
+def die_at_points(scene: Scene) -> Play:
+    """For some seconds every stage dies at one point after the other, as soon as it comes there."""
+    until = time.monotonic() + scene.rng.uniform(*_ROUND_S)
+    asked: dict[str, tuple[Point, float]] = {}
+    while time.monotonic() < until:
+        for stage in STATEMENTS:
+            if stage not in asked:
+                asked[stage] = (_ask(scene, _rarest(scene, stage)), time.monotonic())
+        yield _STEP_S
+        for stage, (point, since) in list(asked.items()):
+            if _has_died(scene, point) or time.monotonic() - since > _WAIT_S:
+                _withdraw(scene, point)
+                del asked[stage]
+    for point, _ in asked.values():
+        _withdraw(scene, point)
+    yield _STEP_S
+    for point, _ in asked.values():
+        _has_died(scene, point)
+
+
+def _rarest(scene: Scene, stage: str) -> Point:
+    """The point of a stage that it was sent to least."""
+    of_stage = [point for point in POINTS if point.stage == stage]
+    return min(of_stage, key=lambda point: (scene.points_asked[str(point)], scene.rng.random()))
 
 
 @fault("die-after-cursor", SERVICE)
 def die_after_cursor(scene: Scene) -> Play:
     """A crawler dies right after it committed a cursor."""
-    yield from _die(scene, "crawler", COMMITTED, "INSERT INTO cursors")
+    yield from _die(scene, Point("crawler", COMMITTED, "INSERT INTO cursors"))
 
 
 @fault("die-before-settling", SERVICE)
 def die_before_settling(scene: Scene) -> Play:
     """A forwarder dies right before it writes down that a batch was delivered."""
-    yield from _die(scene, "forwarder", BEFORE, "INSERT INTO deliveries")
+    yield from _die(scene, Point("forwarder", BEFORE, "INSERT INTO deliveries"))
 
 
-def _die(scene: Scene, stage: str, moment: str, statement: str) -> Play:
-    asked = scene.points / stage
-    unfinished = asked.with_suffix(".part")
-    unfinished.write_text(f"{moment}|{statement}")
-    unfinished.rename(asked)
+def _die(scene: Scene, point: Point) -> Play:
+    _ask(scene, point)
     deadline = time.monotonic() + _WAIT_S
-    while asked.exists() and time.monotonic() < deadline:
+    while not (died := _has_died(scene, point)) and time.monotonic() < deadline:
         yield _STEP_S
-    asked.unlink(missing_ok=True)
-    yield _STEP_S
+    if not died:
+        _withdraw(scene, point)
+        yield _STEP_S
+        _has_died(scene, point)
+
+
+def _ask(scene: Scene, point: Point) -> Point:
+    asked = scene.points / point.stage
+    unfinished = asked.with_suffix(".part")
+    unfinished.write_text(f"{point.moment}|{point.statement}|{point.stage}")
+    unfinished.rename(asked)
+    scene.points_asked[str(point)] += 1
+    return point
+
+
+def _withdraw(scene: Scene, point: Point) -> None:
+    (scene.points / point.stage).unlink(missing_ok=True)
+
+
+def _has_died(scene: Scene, point: Point) -> bool:
+    """Whether a process of its stage stands still at the point; it is killed there."""
     for stopped in scene.points.glob("*.stopped"):
-        scene.points_reached += 1
-        _kill(scene, stage, stopped)
+        if stopped.read_text().endswith(f"|{point.stage}"):
+            _kill(scene, point.stage, stopped)
+            scene.points_reached[str(point)] += 1
+            return True
+    return False
 
 
 def _kill(scene: Scene, stage: str, stopped: Path) -> None:

@@ -18,6 +18,9 @@ _BUSY_MS = 5_000
 IN_FLIGHT = """
 SELECT event_id FROM outbox JOIN events USING (event) WHERE sink = ? AND claims > 0 AND ready_at > ?
 """
+OFFERED = """
+SELECT 1 FROM outbox WHERE sink = ? AND claims > 0 AND failures = 0 AND ready_at > ? LIMIT 1
+"""
 DELIVERED = "SELECT sink, event_id FROM deliveries JOIN seen USING (event)"
 DEPTHS = """
 SELECT (SELECT count(*) FROM inbox),
@@ -92,6 +95,13 @@ class Queues:
     def in_flight(self, sink: str) -> set[str]:
         """Ids of the events that somebody holds a lease of, or put off after a failure."""
         return {event_id.hex() for (event_id,) in self._rows(IN_FLIGHT, (sink, _now_ms()))}
+
+    def is_offered(self, sink: str) -> bool:
+        """Whether somebody holds a lease of events that have not failed; false while the database cannot be read."""
+        try:
+            return bool(self._rows(OFFERED, (sink, _now_ms())))
+        except apsw.Error:
+            return False
 
     def delivered(self) -> set[tuple[str, str]]:
         """Sink and event id of everything that is written down as delivered."""

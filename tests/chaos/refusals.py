@@ -74,6 +74,7 @@ def refusals(scene: Scene) -> list[str]:
     found += [f"database with a broken page: {fault}" for fault in _broken_page(scene, whole)]
     found += [f"database replaced while in use: {fault}" for fault in _replaced(scene, whole)]
     found += [f"read-only disk: {fault}" for fault in _read_only(scene, whole)]
+    found += [f"settings with secrets: {fault}" for fault in _bad_secrets(scene)]
     found += [f"addresses of the inside: {fault}" for fault in _inside(scene)]
     return found + _told(scene)
 
@@ -168,6 +169,33 @@ def _read_only(scene: Scene, whole: bytes) -> list[str]:
         return _faults(scene, path, directory) if mounted and make_read_only(disk) else []
 
 
+def _bad_secrets(scene: Scene) -> list[str]:
+    """Secrets that are of no use are refused like everything else, and not repeated; `_told` looks for them."""
+    settings = {
+        "credentials": {
+            "PUBSUB_EMULATOR_HOST": "",
+            "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": str(scene.secrets.broken_key_file),
+        },
+        "password": {"EVENTS_BOOTSTRAP_RELAYS": scene.secrets.address},
+    }
+    found = []
+    for name, env in settings.items():
+        directory = scene.service.directory / f"bad-{name}"
+        directory.mkdir()
+        service = _service(scene, directory / "events.db", directory, **env)
+        service.start(wait=False)
+        try:
+            code = service.wait_exit(LIMIT_S)
+        except ChildFailed:
+            found.append(f"{name} taken for a good one")
+            continue
+        finally:
+            service.close()
+        found += [] if code == CANNOT_START else [f"{name}: exit code {code} instead of {CANNOT_START}"]
+        found += [] if service.log_text() else [f"{name}: nobody says so"]
+    return found
+
+
 def _inside(scene: Scene) -> list[str]:
     """Relay addresses that lead to this machine are not dialled unless the operator allows it."""
     with socket.create_server(("127.0.0.1", 0)) as trap:
@@ -199,7 +227,8 @@ def _inside(scene: Scene) -> list[str]:
 def _told(scene: Scene) -> list[str]:
     """Secrets in logs or in the files of the processes; files that others may read."""
     run = scene.service.directory / "run"
-    for path in (scene.service.log, *(path for path in run.rglob("*") if path.is_file())):
+    logs = scene.service.directory.rglob(scene.service.log.name)
+    for path in (*logs, *(path for path in run.rglob("*") if path.is_file())):
         scene.keep_secrets(path.read_bytes().decode(errors="replace"), str(path.relative_to(scene.service.directory)))
     mode = run.stat().st_mode & 0o777
     return [] if mode == 0o700 else [f"the runtime directory has mode {mode:o}"]

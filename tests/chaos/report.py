@@ -1,12 +1,13 @@
 """What a run has shown, for a reader and for a machine."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tests.chaos.books import SinkBooks
 from tests.chaos.invariants import MAX_LISTED, Peaks
+from tests.chaos.sink_truth import Telling
 
 
 @dataclass(slots=True)
@@ -35,7 +36,7 @@ _PLAIN = (
     "buried",
     "settled_after_s",
     "hurried",
-    "points_reached",
+    "points",
     "behaviours",
     "upgraded_from",
     "frames_lost",
@@ -64,7 +65,10 @@ class Report:
     settled_after_s: float = 0.0
     hurried: int | None = None
     """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
-    points_reached: int = 0
+    points: dict[str, int] = field(default_factory=dict)
+    """How often a stage was killed at each named point."""
+    outages: dict[str, Telling] = field(default_factory=dict)
+    """By sink, how soon health told that it was down, and that it was not any more."""
     behaviours: list[str] = field(default_factory=list)
     upgraded_from: int = 0
     frames_lost: int = 0
@@ -96,6 +100,7 @@ class Report:
             "faults_by_kind": dict(Counter(one.kind for one in self.faults)),
             "faults": [asdict(one) for one in self.faults],
             "sinks": [sink.to_value() for sink in self.sinks],
+            "outages": {sink: asdict(telling) for sink, telling in self.outages.items()},
             "peaks": asdict(self.peaks),
             "slowest_recovery": None if (slowest := self._slowest()) is None else asdict(slowest),
         }
@@ -108,13 +113,15 @@ class Report:
         """A page for a reader."""
         lines = [
             f"seed {self.seed}: {self.published} events published, {self.registered} users, "
-            f"{len(self.faults)} faults in {self.minutes:g} min, {self.points_reached} of them at named points, "
+            f"{len(self.faults)} faults in {self.minutes:g} min, {sum(self.points.values())} deaths at named points, "
             f"{self.frames_lost} frames of the log and {self.sectors_lost} sectors lost with the power, "
             f"begun with a database of version {self.upgraded_from}, "
             f"{'with' if self.resweep else 'without'} resweeps, {self.seconds:.0f} s in all",
             *self._by_kind(),
             f"relays behaved as: {', '.join(self.behaviours) or 'ever'}",
+            _points(self.points),
             *(sink.text() for sink in self.sinks),
+            *(_outages(sink, telling) for sink, telling in self.outages.items()),
             _peaks(self.peaks),
             f"looks: health {self.health_looks}, metrics {self.metrics_looks}",
         ]
@@ -138,6 +145,19 @@ class Report:
 
     def _hurry(self) -> str:
         return "" if self.hurried is None else f", after a restart with the waits of {self.hurried} rows cut short"
+
+
+def _points(points: Mapping[str, int]) -> str:
+    never = [point for point, times in points.items() if not times]
+    least, most = (min(points.values()), max(points.values())) if points else (0, 0)
+    return f"named points: {len(points)}, each {least} to {most} times; never: {', '.join(never) or 'none'}"
+
+
+def _outages(sink: str, telling: Telling) -> str:
+    return (
+        f"health told of {telling.outages} outages of {sink} after {telling.told_after_s:.1f} s at most, "
+        f"of {telling.ends} ends after {telling.ended_after_s:.1f} s"
+    )
 
 
 def _peaks(peaks: Peaks) -> str:

@@ -176,7 +176,10 @@ def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
     report.buried = scene.queues.buried()
     report.refused = scene.queues.refusals()
     report.peaks = watcher.peaks
-    report.points_reached, report.upgraded_from = scene.points_reached, scene.upgraded_from
+    report.points = {str(point): scene.points_reached[str(point)] for point in point_faults.POINTS}
+    report.points |= scene.points_reached
+    report.outages = {judge.sink: judge.telling for judge in watcher.sinks}
+    report.upgraded_from = scene.upgraded_from
     report.behaviours = sorted(scene.behaviours)
     report.frames_lost, report.sectors_lost = scene.frames_lost, scene.sectors_lost
     if faults := scene.queues.integrity():

@@ -6,15 +6,16 @@ import random
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.nostr.nip19 import encode_nsec
 from tests.chaos import hooks
 from tests.chaos.lateness import FairClock
 from tests.chaos.queues import PUBSUB, RELAY, Queues
+from tests.chaos.secrets import Secrets
+from tests.chaos.sink_truth import SinkState, Standing
 from tests.chaos.tree import Tree
 from tests.chaos.upgrade import leave_behind, versions
 from tests.chaos.world import REACH_S, World
@@ -77,8 +78,7 @@ class Scene:
     queues: Queues
     tree: Tree
     rng: random.Random
-    secrets: Sequence[str]
-    """What nobody may ever be told, in every form that it has."""
+    secrets: Secrets
     clock: FairClock = field(default_factory=lambda: FairClock(time.monotonic()))
     allowance: Allowance = field(default_factory=Allowance)
     by_hand: list[EventService] = field(default_factory=list)
@@ -101,8 +101,14 @@ class Scene:
     """Of those that the completeness command knows, which some relay has shown."""
     upgraded_from: int = 0
     """How many migrations the database had when the run began."""
-    points_reached: int = 0
-    """How often a stage was killed at a named point."""
+    points_asked: Counter[str] = field(default_factory=Counter)
+    """How often a stage was sent to each named point."""
+    points_reached: Counter[str] = field(default_factory=Counter)
+    """How often one was killed there."""
+    sinks: dict[str, SinkState] = field(
+        default_factory=lambda: {sink: SinkState(Standing.WELL, time.monotonic()) for sink in (PUBSUB, RELAY)}
+    )
+    """How each sink stands by what was done to it."""
     stalls: list[Stall] = field(default_factory=list)
     """When somebody may have held the write lock longer than by right, since we made them."""
 
@@ -126,6 +132,15 @@ class Scene:
         finally:
             stall.ended = time.monotonic() + _STALL_SLACK_S
 
+    @contextmanager
+    def sink_is(self, sink: str, standing: Standing) -> Iterator[None]:
+        """Meanwhile the sink stands like that, and well afterwards."""
+        self.sinks[sink] = SinkState(standing, time.monotonic())
+        try:
+            yield
+        finally:
+            self.sinks[sink] = SinkState(Standing.WELL, time.monotonic())
+
     @classmethod
     def start(cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool) -> "Scene":
         """Start the service on `world`, PRODUCTION, with everything that it needs to find all of it.
@@ -133,6 +148,7 @@ class Scene:
         Its database is in `directory/disk`, which may be a disk of its own.
         `resweep`: it sweeps the whole horizon again and again, and so finds what came late while it was not looking.
         """
+        secrets = Secrets.make(directory, rng)
         env = settings(
             relays=world.urls,
             target=world.target.url,
@@ -143,18 +159,14 @@ class Scene:
             EVENTS_RESWEEP_WINDOW=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
             EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
             EVENTS_DATABASE_PATH=str(directory / "disk" / "events.db"),
-            EVENTS_SECRET_KEY_PATH=str(directory / "secret"),
+            **secrets.env,
             CHAOS_FOLDER=str(directory / "hooks"),
             **tree.env(),
         )
         hooks.prepare(directory / "hooks")
-        secret = rng.randbytes(32)
-        (directory / "secret").touch(mode=0o600)
-        (directory / "secret").write_text(secret.hex())
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"
-        secrets = (secret.hex(), encode_nsec(secret))
         scene = cls(world, service, Queues(service.database), tree, rng, secrets)
         scene.upgraded_from = scene._begin_with_an_earlier_version()
         service.start(timeout_s=START_LIMIT_S)
@@ -172,8 +184,8 @@ class Scene:
 
     def keep_secrets(self, text: str, where: str) -> None:
         """Note it where `text`, which is for others to see, holds a secret."""
-        if any(secret.lower() in text.lower() for secret in self.secrets):
-            self.violations.append(f"a secret is told in {where}")
+        if (told := self.secrets.told_in(text)) is not None:
+            self.violations.append(f"the {told} is told in {where}")
 
     def is_left_alone(self, since: float) -> bool:
         """Whether nothing was done since then (monotonic seconds) that may end a stage, and nothing is being done."""

@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos.faults import Play, fault
-from tests.chaos.queues import PUBSUB
+from tests.chaos.queues import PUBSUB, RELAY
 from tests.chaos.scene import Scene
+from tests.chaos.sink_truth import Standing
 from tests.fakes.behaviour import HONEST, Behaviour, OkRule, RateLimit, Upgrade
 from tests.fakes.pubsub_rules import Rule
 
@@ -27,22 +28,33 @@ _STATUSES = (
 _LIE_SLACK_S = 0.5
 # Rows that failed alone wait three times longer each time, so few are made to.
 _FEW = 8
+_SHORT_S = (2.0, 8.0)
+# Health has ten seconds to tell, and is looked at some times more.
+_LONG_S = (14.0, 18.0)
+_LONG_SHARE = 0.4
+
+
+def _outage_s(scene: Scene) -> float:
+    """For how long a sink is down: some moments, or so long that health must tell."""
+    return scene.rng.uniform(*(_LONG_S if scene.rng.random() < _LONG_SHARE else _SHORT_S))
 
 
 @fault("pubsub-down", PUBSUB_SUBJECT)
 def pubsub_down(scene: Scene) -> Play:
     """Killed, and back at the same address."""
-    with scene.frozen(scene.stages("forwarder")):
-        scene.allow_in_flight(PUBSUB)
-        scene.world.pubsub.kill()
-    yield scene.rng.uniform(2.0, 8.0)
-    scene.world.pubsub.start()
+    with scene.sink_is(PUBSUB, Standing.DOWN):
+        with scene.frozen(scene.stages("forwarder")):
+            scene.allow_in_flight(PUBSUB)
+            scene.world.pubsub.kill()
+        yield _outage_s(scene)
+        scene.world.pubsub.start()
 
 
-def _misbehave(scene: Scene, rules: Sequence[Rule], seconds: float) -> Play:
-    scene.world.pubsub.set_rules(*rules)
-    yield seconds
-    scene.world.pubsub.set_rules()
+def _misbehave(scene: Scene, rules: Sequence[Rule], seconds: float, standing: Standing = Standing.ODD) -> Play:
+    with scene.sink_is(PUBSUB, standing):
+        scene.world.pubsub.set_rules(*rules)
+        yield seconds
+        scene.world.pubsub.set_rules()
 
 
 @fault("pubsub-slow", PUBSUB_SUBJECT)
@@ -55,7 +67,8 @@ def pubsub_slow(scene: Scene) -> Play:
 def pubsub_refusing(scene: Scene) -> Play:
     """All or some calls fail."""
     rule = Rule(status=scene.rng.choice(_STATUSES), every=scene.rng.choice((1, 1, 2, 3)))
-    yield from _misbehave(scene, [rule], scene.rng.uniform(2.0, 6.0))
+    is_down = rule.every == 1
+    yield from _misbehave(scene, [rule], _outage_s(scene), Standing.DOWN if is_down else Standing.ODD)
 
 
 @fault("pubsub-lying", PUBSUB_SUBJECT)
@@ -79,15 +92,17 @@ def pubsub_hanging(scene: Scene) -> Play:
 @fault("target-down", TARGET)
 def target_down(scene: Scene) -> Play:
     """Gone, and back at the same address."""
-    scene.world.target.stop()
-    yield scene.rng.uniform(2.0, 8.0)
-    scene.world.target.start()
+    with scene.sink_is(RELAY, Standing.DOWN):
+        scene.world.target.stop()
+        yield _outage_s(scene)
+        scene.world.target.start()
 
 
-def _behave(scene: Scene, behaviour: Behaviour, seconds: float) -> Play:
-    scene.world.target.behave(behaviour)
-    yield seconds
-    scene.world.target.behave(HONEST)
+def _behave(scene: Scene, behaviour: Behaviour, seconds: float, standing: Standing = Standing.ODD) -> Play:
+    with scene.sink_is(RELAY, standing):
+        scene.world.target.behave(behaviour)
+        yield seconds
+        scene.world.target.behave(HONEST)
 
 
 @fault("target-lying", TARGET)
@@ -130,5 +145,6 @@ def target_rate_limiting(scene: Scene) -> Play:
 @fault("target-shut", TARGET)
 def target_shut(scene: Scene) -> Play:
     """Its proxy says that it is not there."""
+    scene.world.target.behave(shut := Behaviour(upgrade=Upgrade(503)))
     scene.world.target.drop()
-    yield from _behave(scene, Behaviour(upgrade=Upgrade(503)), scene.rng.uniform(2.0, 6.0))
+    yield from _behave(scene, shut, _outage_s(scene), Standing.DOWN)

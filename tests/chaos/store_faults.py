@@ -143,7 +143,7 @@ def power_loss_at_checkpoint(scene: Scene) -> Play:
             yield _STEP_S
         asked.unlink(missing_ok=True)
         yield _STEP_S
-        scene.points_reached += len(stopped := list(scene.points.glob("*.stopped")))
+        scene.points_reached["checkpoint"] += len(stopped := list(scene.points.glob("*.stopped")))
         yield from _lose_power(scene)
         for each in stopped:
             each.unlink()

@@ -1,5 +1,6 @@
 """The world of a run: relays with overlapping contents, people who go on living, users who register, both sinks."""
 
+import contextlib
 import random
 import threading
 import time
@@ -153,7 +154,7 @@ class World:
         self.published += 1
 
     def _register(self, service: EventService) -> None:
-        """One after the other, each until the service says that it has them."""
+        """One after the other, each until the service says that it has them; then now and then one of them again."""
         for number, user in enumerate(self.people.users):
             while not self._stop.is_set():
                 try:
@@ -168,6 +169,9 @@ class World:
                 self._stop.wait(1.0)
             if number >= FIRST_USERS and self._stop.wait(_REGISTER_EVERY_S):
                 return
+        while not self._stop.wait(_REGISTER_EVERY_S):
+            with contextlib.suppress(Exception):
+                service.register(random.choice(self.people.users))
 
     def register_again(self, service: EventService) -> None:
         """Register everybody who is registered once more, as after a loss of power."""

@@ -10,7 +10,10 @@ FOLDER = "CHAOS_FOLDER"
 
 
 def points_in(folder: Path) -> Path:
-    """The folder with one file per stage that is to stop: `MOMENT|STATEMENT`; who does renames it to `PID.stopped`."""
+    """The folder with one file per stage that is to stop: `MOMENT|STATEMENT|STAGE`.
+
+    The process that stops there renames it to `PID.stopped`.
+    """
     return folder / "points"
 
 

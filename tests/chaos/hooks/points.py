@@ -82,7 +82,7 @@ class Connection(apsw.Connection):
 
 def _asked() -> tuple[str, str] | None:
     try:
-        moment, _, statement = (_folder / _stage()).read_text().partition("|")
+        moment, statement, _ = (_folder / _stage()).read_text().split("|")
     except OSError:
         return None
     return moment, statement

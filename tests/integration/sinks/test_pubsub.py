@@ -11,8 +11,6 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.api_core.exceptions import from_grpc_status
 from google.auth.exceptions import TransportError
 
@@ -21,6 +19,7 @@ from pipeline.process.clock import ManualClock
 from pipeline.sinks import delivery, pubsub
 from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
+from tests.fakes.credentials import write_key_file
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PROJECT, TOPIC, FakePubSub
 from tests.fakes.pubsub_rules import Rule
@@ -329,15 +328,6 @@ def test_a_server_that_dies_in_a_call_and_comes_back(server: FakePubSub, sink: P
     assert server.count == 6
 
 
-def key_file(path: Path) -> Path:
-    """A service account's, with a key of its own."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    said = {"type": "service_account", "client_email": "a@b", "token_uri": "https://x", "private_key": pem}
-    path.write_text(json.dumps(said))
-    return path
-
-
 @pytest.mark.parametrize("is_emulator", [True, False], ids=["emulator", "credentials"])
 def test_after_an_outage_it_connects_again_within_seconds(
     server: FakePubSub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_emulator: bool
@@ -355,7 +345,8 @@ def test_after_an_outage_it_connects_again_within_seconds(
         monkeypatch.delenv("PUBSUB_EMULATOR_HOST")
         monkeypatch.setattr("google.api_core.grpc_helpers.create_channel", channel)
     monkeypatch.setattr(grpc, "insecure_channel", channel)
-    sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, key_file(tmp_path / "key.json")))
+    write_key_file(tmp_path / "key.json")
+    sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, tmp_path / "key.json"))
     assert sink.deliver(messages(notes(1))) == [DELIVERED]
     sink.close()
     assert dict(given)["grpc.max_reconnect_backoff_ms"] <= 5_000
