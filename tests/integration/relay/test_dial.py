@@ -95,9 +95,9 @@ def test_messages_behind_the_answer_are_not_lost() -> None:
 def test_every_address_gets_only_its_share_of_the_time() -> None:
     with deaf_listener() as deaf:
         started = time.monotonic()
-        error = failure(NAMED, policy(lambda _host, _port: [deaf, closed_port()], timeout_s=1.0))
+        error = failure(NAMED, policy(lambda _host, _port: [deaf, closed_port()], timeout_s=4.0))
         assert error.reason is DialReason.TIMEOUT
-        assert 0.4 < time.monotonic() - started < 0.95
+        assert 1.9 < time.monotonic() - started < 3.9
 
 
 def test_refused_connection() -> None:
@@ -153,7 +153,7 @@ def test_server_that_says_nothing() -> None:
     with Peer() as peer:
         started = time.monotonic()
         assert failure(peer.address, policy(timeout_s=0.2)).reason is DialReason.TIMEOUT
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_dripped_headers_meet_the_deadline() -> None:
@@ -165,7 +165,7 @@ def test_dripped_headers_meet_the_deadline() -> None:
     with Peer(script) as peer:
         started = time.monotonic()
         assert failure(peer.address, policy(timeout_s=0.3)).reason is DialReason.TIMEOUT
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < PATIENCE_S / 2
 
 
 @pytest.mark.parametrize("line", [b"X-Filler: abcdefghijklmnopqrstuvwxyz\r\n", b"x"])
@@ -191,7 +191,7 @@ def test_refusal_keeps_its_status_and_its_page_is_not_read(status: int) -> None:
         started = time.monotonic()
         error = failure(peer.address, policy())
         assert (error.reason, error.status) == (DialReason.HANDSHAKE, status)
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_refusal_without_a_page_keeps_its_status() -> None:
@@ -256,7 +256,7 @@ def test_cancelled_dial_ends_soon() -> None:
         with pytest.raises(DialError) as called_off:
             dial(peer.address, policy(timeout_s=PATIENCE_S), CLOCK, lambda: next(wanted, True))
         assert called_off.value.reason is DialReason.CANCELLED
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_hanging_lookup_meets_the_deadline() -> None:

@@ -91,7 +91,7 @@ def test_timeout_gives_nothing_and_costs_the_time_it_says() -> None:
     with pair() as (transport, _relay):
         started = time.monotonic()
         assert transport.receive(0.1) == []
-        assert 0.09 < time.monotonic() - started < 2.0
+        assert 0.09 < time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_silent_relay_is_told_by_last_received() -> None:
@@ -131,7 +131,7 @@ def test_wake_ends_a_receive_that_waits() -> None:
         waker.start()
         started = time.monotonic()
         assert transport.receive(PATIENCE_S) == []
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
         waker.join()
 
 
@@ -142,7 +142,7 @@ def test_wakes_count_once_and_are_not_lost_before_the_wait() -> None:
         relay.sendall(frame(TEXT, b"x"))
         started = time.monotonic()
         assert {tuple(transport.receive(PATIENCE_S)) for _ in range(2)} == {(), (b"x",)}
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < PATIENCE_S / 2
         started = time.monotonic()
         assert transport.receive(0.1) == []
         assert time.monotonic() - started > 0.09
@@ -163,10 +163,10 @@ def test_wake_is_heard_through_a_flood_that_holds_no_message() -> None:
         waker.start()
         started = time.monotonic()
         assert transport.receive(PATIENCE_S) == []
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
         started = time.monotonic()
         assert transport.receive(0.1) == []
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
         over.set()
         transport.close()
         flooding.join(PATIENCE_S)
@@ -195,7 +195,7 @@ def test_relay_that_does_not_read_is_given_up() -> None:
         with pytest.raises(ConnectionLost) as lost:
             transport.send(b"x" * 10_000_000)
         assert lost.value.reason is LossReason.SEND_TIMEOUT
-        assert time.monotonic() - started < 2.0
+        assert time.monotonic() - started < PATIENCE_S / 2
         assert loss(transport).reason is LossReason.SEND_TIMEOUT
 
 
@@ -319,7 +319,7 @@ def test_close_from_another_thread_ends_a_send_within_a_second() -> None:
         while transport.bytes_sent == 0:
             assert time.monotonic() - started < PATIENCE_S
         transport.close()
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < PATIENCE_S / 2
         sending.join(PATIENCE_S)
         assert reasons == [LossReason.LOCAL]
 
@@ -334,7 +334,7 @@ def test_close_does_not_wait_for_a_relay_that_does_not_read() -> None:
         transport = Transport(ours, CLOCK)
         started = time.monotonic()
         transport.close()
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < PATIENCE_S / 2
 
 
 def test_tls_records_are_gathered(tls: Tls) -> None:
