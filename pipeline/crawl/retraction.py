@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.event import Event
-from pipeline.nostr.kinds import CONTACTS, DELETION, VANISH, is_addressable, is_replaceable
+from pipeline.nostr.kinds import CONTACTS, DELETION, RELAY_LIST, VANISH, is_addressable, is_replaceable
 from pipeline.nostr.tags import first_values
 
 ALL_RELAYS: Final = "ALL_RELAYS"
@@ -21,13 +21,14 @@ class Retraction:
     """What one event takes back of its own author's; of others' events it can take nothing.
 
     `event_ids`: these events. `coordinates`: every version at these addresses (`tags.coordinate`) up to the event's own
-    time. `contacts_until`: every contact list up to this time. `vanished_until`: everything up to this time. Times are
-    `created_at` seconds, included; `None` for nothing.
+    time. `contacts_until`, `relay_list_until`: every contact list and relay list up to this time. `vanished_until`:
+    everything up to this time. Times are `created_at` seconds, included; `None` for nothing.
     """
 
     event_ids: frozenset[bytes] = frozenset()
     coordinates: frozenset[str] = frozenset()
     contacts_until: int | None = None
+    relay_list_until: int | None = None
     vanished_until: int | None = None
 
 
@@ -38,17 +39,21 @@ def retraction(event: Event) -> Retraction | None:
     copies on others, which are where we read. Deleting a deletion does nothing (NIP-09).
     """
     if event.kind == VANISH and ALL_RELAYS in first_values(event, "relay"):
-        return Retraction(contacts_until=event.created_at, vanished_until=event.created_at)
+        at = event.created_at
+        return Retraction(contacts_until=at, relay_list_until=at, vanished_until=at)
     if event.kind != DELETION:
         return None
     ids = [bytes.fromhex(value) for value in first_values(event, "e") if _EVENT_ID.fullmatch(value)]
     named = (_coordinate(value, event.pubkey.hex()) for value in first_values(event, "a"))
     coordinates = [value for value in named if value is not None]
-    deletes_contacts = f"{CONTACTS}:{event.pubkey.hex()}:" in coordinates
+    deletes_contacts, deletes_relays = (
+        f"{kind}:{event.pubkey.hex()}:" in coordinates for kind in (CONTACTS, RELAY_LIST)
+    )
     return Retraction(
         frozenset(ids[:MAX_TARGETS]),
         frozenset(coordinates[:MAX_TARGETS]),
         event.created_at if deletes_contacts else None,
+        event.created_at if deletes_relays else None,
     )
 
 

@@ -39,6 +39,8 @@ class Source(StrEnum):
     HINT = "hint"  # beside a reference to a key or an event
 
 
+WRITTEN_TO: Final = frozenset({Source.RELAY_LIST, Source.RELAY_LIST_WRITE})
+READ_FROM: Final = frozenset({Source.RELAY_LIST, Source.RELAY_LIST_READ})
 _MARKERS: Final = {"read": Source.RELAY_LIST_READ, "write": Source.RELAY_LIST_WRITE}
 _RELAY_LIST_SOURCES: Final = frozenset({Source.RELAY_LIST, *_MARKERS.values()})
 

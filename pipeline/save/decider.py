@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.retraction import retraction
 from pipeline.nostr.event import Event
-from pipeline.nostr.extract import Source, relay_candidates
+from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
-from pipeline.nostr.kinds import CONTACTS
+from pipeline.nostr.kinds import CONTACTS, RELAY_LIST
 from pipeline.nostr.tags import coordinate
 from pipeline.save.named import RecentlyNamed
 from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import contacts, drops, events, outbox, relays, retractions, wanted
+from pipeline.store import contacts, drops, events, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -21,8 +21,12 @@ from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.outbox import SinkName
+from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import Identity
 from pipeline.store.tallies import Tally
+
+# NIP-65 asks for two to four of each; whoever names dozens is not found sooner for it.
+MAX_LISTED: Final = 10
 
 
 class Item(NamedTuple):
@@ -112,6 +116,7 @@ class Decider:
             if taken_back is not None:
                 author = self._authors.intern(tx, item.event.pubkey)
                 contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
+                relay_lists.retract(tx, author, taken_back.event_ids, taken_back.relay_list_until)
                 retractions.delete(tx, taken_back.event_ids, author, now)
                 retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
                 if taken_back.vanished_until is not None:
@@ -159,7 +164,8 @@ class Decider:
     def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
         event, author = decided.event, decided.accepted.author
         is_user = event.pubkey in self._relevance.registered
-        for candidate in relay_candidates(event):
+        candidates = relay_candidates(event)
+        for candidate in candidates:
             if self._named.is_new(candidate.address.url, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
                 seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
@@ -167,6 +173,19 @@ class Decider:
                     tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now,
                     seen_up_at=seen_up_at,
                 )  # fmt: skip
+        if event.kind == RELAY_LIST:
+            relay_lists.replace(tx, _relay_list(tx, decided, candidates))
+
+
+def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> RelayList:
+    """The list as the store keeps it, by relays that it knows."""
+    named = [(relays.number_of(tx, each.address.url), each.source) for each in candidates]
+    writes, reads = (
+        tuple(dict.fromkeys(number for number, source in named if number is not None and source in sources))
+        for sources in (WRITTEN_TO, READ_FROM)
+    )
+    event = decided.event
+    return RelayList(decided.accepted.author, event.id, event.created_at, writes[:MAX_LISTED], reads[:MAX_LISTED])
 
 
 def _identity(event: Event, author: int) -> Identity:

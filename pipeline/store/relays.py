@@ -319,6 +319,11 @@ def find(tx: Tx, address: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def number_of(tx: Tx, address: str) -> int | None:
+    """The number of the relay that a canonical address names, which may be known by another scheme."""
+    return find(tx, _preferred(tx, address))
+
+
 def _preferred(tx: Tx, address: str) -> str:
     """The wss address of the relay that `address` names with ws, if that is known."""
     scheme, _, rest = address.partition("://")

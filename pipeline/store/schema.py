@@ -330,6 +330,19 @@ TALLIES = (
 
 # A deletion names events, or addresses up to a time: `event_id` is then the digest of the address.
 DELETED_VERSIONS = (f"ALTER TABLE deletions ADD COLUMN until INTEGER NOT NULL DEFAULT {2**63 - 1}",)
+# `writes`, `reads`: numbers of relays with commas between. A list that changes gets a new number (see `relay_lists`).
+RELAY_LISTS = (
+    """
+    CREATE TABLE relay_lists (
+      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      author INTEGER NOT NULL UNIQUE,
+      event_id BLOB NOT NULL,
+      created_at INTEGER NOT NULL,
+      writes TEXT NOT NULL,
+      reads TEXT NOT NULL
+    ) STRICT
+    """,
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
@@ -341,6 +354,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0007-backfills", BACKFILLS),
     Migration("0008-tallies", TALLIES),
     Migration("0009-deleted-versions", DELETED_VERSIONS),
+    Migration("0010-relay-lists", RELAY_LISTS),
 )
 
 

@@ -184,6 +184,38 @@ def test_no_version_at_a_deleted_address_comes_later(world: World) -> None:
     assert world.seen() == {foreign.id, deletion.id, new.id, elsewhere.id}
 
 
+def test_where_authors_write_and_read_is_known_by_their_newest_list(world: World) -> None:
+    """Whatever order their lists come in, until they are taken back; one relay under two schemes is one."""
+
+    def listed() -> dict[str, tuple[set[str], set[str]]]:
+        urls: dict[int, str] = dict(world.query("SELECT id, address FROM relays"))
+        rows = world.query(
+            "SELECT lower(hex(public_key)), writes, reads FROM relay_lists JOIN authors ON authors.id = author"
+        )
+        return {key: tuple({urls[int(each)] for each in text.split(",") if each} for text in both)  # type: ignore[misc]
+                for key, *both in rows}  # fmt: skip
+
+    old = ALICE.sign("", kind=10002, created_at=NOW - 10, tags=[["r", "wss://old.example"]])
+    tags = [["r", "wss://both.example"], ["r", "wss://in.example", "read"], ["r", "wss://out.example/", "write"],
+            ["r", "ws://both.example"], ["r", "no address"], ["p", BOB.pubkey, "wss://hint.example"]]  # fmt: skip
+    new = ALICE.sign("", kind=10002, created_at=NOW - 5, tags=tags)
+    bobs = BOB.sign("", kind=10002, created_at=NOW - 9, tags=[["r", f"wss://r{n}.example"] for n in range(30)])
+    with Running(world.context("saver"), saver.run):
+        world.put([bobs, new, old])
+        world.wait_saved()
+        assert listed()[ALICE.pubkey] == (
+            {"wss://both.example", "wss://out.example"}, {"wss://both.example", "wss://in.example"}
+        )  # fmt: skip
+        assert listed()[BOB.pubkey] == ({f"wss://r{n}.example" for n in range(10)},) * 2
+        world.put([
+            ALICE.sign("", kind=5, created_at=NOW, tags=[["e", new.id]]),
+            BOB.sign("", kind=5, created_at=NOW, tags=[["a", f"10002:{BOB.pubkey}:"]]),
+        ])  # fmt: skip
+        world.wait_saved()
+        # Authors of deletions are not wanted here: who takes back is heard all the same.
+        assert listed() == {ALICE.pubkey: (set(), set()), BOB.pubkey: (set(), set())}
+
+
 def test_relays_that_a_user_named_before_and_names_again_are_a_users(world: World) -> None:
     """Whoever registers and says again where to be found is heard, although it was known from the stranger."""
     old, new = (ALICE.sign("", kind=10002, created_at=NOW + n, tags=[["r", "wss://r.example"]]) for n in range(2))

@@ -35,6 +35,13 @@ def test_a_deletion_names_the_contact_lists_of_its_author(end: str) -> None:
     )
 
 
+def test_a_deletion_names_the_relay_lists_of_its_author() -> None:
+    coordinates = frozenset({f"10002:{own_key()}:"})
+    assert retraction(event(5, ["a", f"10002:{own_key()}:"])) == Retraction(
+        coordinates=coordinates, relay_list_until=1000
+    )
+
+
 def test_a_deletion_names_addresses() -> None:
     """As whatever stands there is called, so that both meet."""
     article, profile = event(30023, ["d", "a:b\nc"], ["d", "x"]), event(0)
@@ -61,7 +68,9 @@ def test_a_deletion_of_very_many_events_is_cut_short() -> None:
 
 
 def test_vanishing_from_all_relays_takes_everything_back() -> None:
-    assert retraction(event(62, ["relay", "ALL_RELAYS"])) == Retraction(contacts_until=1000, vanished_until=1000)
+    assert retraction(event(62, ["relay", "ALL_RELAYS"])) == Retraction(
+        contacts_until=1000, relay_list_until=1000, vanished_until=1000
+    )
 
 
 def test_vanishing_from_one_relay_takes_nothing_back() -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relays, retractions, wanted
+from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.database import Database
 
 
@@ -77,6 +77,10 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         retractions.NEXT_VANISHED,
         wanted.AUTHORS_CHANGED_SINCE,
         wanted.REGISTERED_CHANGED_SINCE,
+        relay_lists.LATEST,
+        relay_lists.LIST_OF,
+        relay_lists.CHANGED_SINCE,
+        relay_lists.OF_CHANGED_AUTHORS,
         contacts.LIST_OF,
         contacts.FOLLOWEES,
         contacts.COUNT_FOLLOWERS,
