@@ -28,8 +28,8 @@ from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.transport import Transport
-from pipeline.store import backfills, inbox, outbox, relays, wanted
-from pipeline.store.database import Database
+from pipeline.store import backfills, inbox, outbox, relay_lists, relays, wanted
+from pipeline.store.database import Database, Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
@@ -42,6 +42,7 @@ _SPARE_DESCRIPTORS: Final = 256
 _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
+_LOOK_AT_LISTS_S: Final = 2.0
 # A live relay's cursors move every five minutes.
 _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
@@ -130,12 +131,14 @@ class _Crawler:
     bootstrap: tuple[RelayAddress, ...] | None = None
     """The bootstrap relays as this process last wrote them down."""
     has_looked: bool = False
+    list_change: int = 0
+    """The newest change of relay lists that was followed."""
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
         plan = self._follow(planner, None)
         seen_version = -1
-        relays_at = queues_at = 0.0
+        relays_at = queues_at = lists_at = 0.0
         while not self.ctx.stop.is_set() and writer.is_alive():
             now = self.ctx.clock.monotonic()
             version = self.database.data_version()
@@ -151,6 +154,9 @@ class _Crawler:
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S
                 self._look_at_queues()
+            if now >= lists_at:
+                lists_at = now + _LOOK_AT_LISTS_S
+                self._look_at_lists(planner.generation, plan)
             self.fleet.turn(plan)
             self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
             self.ctx.metrics.dials_waiting.set(self.fleet.waiting)
@@ -163,11 +169,25 @@ class _Crawler:
             if current is not None and wanted.latest_generation(tx) == planner.generation:
                 return current
             changes = wanted.changes_since(tx, planner.generation)
+            named = self._follow_lists(tx, planner.generation)
         planner.apply(changes)
         plan = planner.plan()
         self.intake.adopt(changes)
+        # First, so that what is new is ordered by it from the beginning.
+        self.fleet.note_named(named, plan)
         self.fleet.set_plan(plan)
         return plan
+
+    def _look_at_lists(self, generation: int, plan: Plan) -> None:
+        with self.database.read() as tx:
+            named = self._follow_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
+        self.fleet.note_named(named, plan)
+
+    def _follow_lists(self, tx: Tx, generation: int) -> Collection[int]:
+        """Take what changed of relay lists, and of whose are wanted since `generation`; returns the relays affected."""
+        named = self.fleet.lists.apply(relay_lists.changed_since(tx, self.list_change, generation))
+        self.list_change = relay_lists.latest(tx)
+        return named
 
     def _look_at_relays(self, plan: Plan) -> None:
         config = self.ctx.settings

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.settings import CrawlMode
@@ -132,13 +133,13 @@ class Newcomers:
     pieces: dict[str, Query] = field(default_factory=dict)
 
     @classmethod
-    def since(cls, plan: Plan, generation: int) -> "Newcomers":
-        """Everybody in `plan` who became wanted after `generation`."""
+    def since(cls, plan: Plan, generation: int, named: Named) -> "Newcomers":
+        """Everybody in `plan` who became wanted after `generation`, first those who are `named` at the relay."""
         queries = [query for query in plan.live if query.generation > generation]
         pieces = [
             piece
             for subject in (Subject.MENTIONS, Subject.AUTHORS)
-            for piece in _pieces(subject, _newer(queries, subject, generation))
+            for piece in _pieces(subject, _newer(queries, subject, generation, named))
         ]
         return cls(plan.generation, {piece.key: piece for piece in pieces})
 
@@ -148,14 +149,16 @@ class Newcomers:
         return not self.pieces
 
 
-def _newer(queries: Iterable[Query], subject: Subject, generation: int) -> list[Member]:
-    return [
-        member
-        for query in queries
-        if query.subject is subject
-        for member in query.members
-        if member.generation > generation
-    ]
+def _newer(queries: Iterable[Query], subject: Subject, generation: int, named: Named) -> list[Member]:
+    here: list[Member] = []
+    elsewhere: list[Member] = []
+    for query in queries:
+        if query.subject is subject:
+            found = {member.public_key for member in named.among(query)}
+            for member in query.members:
+                if member.generation > generation:
+                    (here if member.public_key in found else elsewhere).append(member)
+    return here + elsewhere
 
 
 def _pieces(subject: Subject, members: list[Member]) -> list[Query]:

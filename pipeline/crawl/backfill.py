@@ -6,6 +6,7 @@ from typing import Final
 
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.sweep import Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.store.backfills import Backfill, BackfillProgress
@@ -43,7 +44,7 @@ class Backfilling:
 
     def begin_next(self, plan: Plan, sweeps: Sweeps, mono: float, wall: int) -> None:
         """Begin the next part of what the operator ordered; one at a time, behind everything else."""
-        part = self.next_part(plan, sweeps.coverage)
+        part = self.next_part(plan, sweeps.coverage, sweeps.named)
         if part is None or sweeps.not_before(part.key) > mono:
             return
         if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
@@ -64,13 +65,16 @@ class Backfilling:
         self.complete(sweep, sweeps)
         return True
 
-    def next_part(self, plan: Plan, coverage: Coverage) -> Part | None:
-        """The part to be fetched now, of what `plan` wants; `None` while there is none."""
+    def next_part(self, plan: Plan, coverage: Coverage, named: Named = NOBODY) -> Part | None:
+        """The part to be fetched now, of what `plan` wants; `None` while there is none.
+
+        First come those about the most people who are `named` at the relay.
+        """
         ordered = self.ordered
         for number in self._jobs.keys() - {each.job for each in ordered}:
             del self._jobs[number]
         for each in ordered:
-            job = self._jobs.get(each.job) or self._begin(each, plan, coverage)
+            job = self._jobs.get(each.job) or self._begin(each, plan, coverage, named)
             if job.parts:
                 return next(iter(job.parts.values()))
         return None
@@ -100,9 +104,10 @@ class Backfilling:
         self._untold.clear()
         return taken
 
-    def _begin(self, job: Backfill, plan: Plan, coverage: Coverage) -> _Job:
+    def _begin(self, job: Backfill, plan: Plan, coverage: Coverage, named: Named) -> _Job:
         """Begin a job, or go on where a former process was."""
-        parts = [Part(job, query, f"backfill:{job.job}:{query.key}") for query in _queries(job, plan)]
+        queries = sorted(_queries(job, plan), key=lambda query: -len(named.among(query)))
+        parts = [Part(job, query, f"backfill:{job.job}:{query.key}") for query in queries]
         left = {part.key: part for part in parts if coverage.named(part.key) is None}
         progress = BackfillProgress(job.job, self.relay, len(parts), len(parts) - len(left), is_over=not left)
         self._untold.append(progress)

@@ -3,7 +3,7 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -16,6 +16,7 @@ from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
 from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.serving import Dialler, serve
 from pipeline.crawl.share import Selected
@@ -74,6 +75,8 @@ class Fleet:
     """How relays are asked for which the operator wants nothing else."""
     backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
     """By relay, what the operator ordered and it has not come to the end of."""
+    lists: RelayLists = field(default_factory=RelayLists)
+    """Where authors say that they are to be found; changed by the owner, who then calls `note_named`."""
     rng: random.Random = field(default_factory=random.Random)
     waiting: int = 0
     """How many relays are due that could not be dialled yet, for the number of dials under way or lately begun."""
@@ -139,6 +142,14 @@ class Fleet:
             if relay.connection is not None:
                 relay.connection.post_plan(plan)
 
+    def note_named(self, changed: Iterable[int], plan: Plan) -> None:
+        """Let relays follow at which of them others are named now."""
+        for number in self._relays.keys() & set(changed):
+            relay = self._relays[number]
+            relay.crawl.named = self.lists.at(number)
+            if relay.connection is not None:
+                relay.connection.post_plan(plan)
+
     def set_plan(self, plan: Plan) -> None:
         """Let every relay follow `plan`."""
         for relay in self._relays.values():
@@ -186,6 +197,7 @@ class Fleet:
             crawled_since=since // 1000,
             holdings=self.holdings,
         )
+        crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         return _Relay(
             selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.set_aside), limits,

@@ -33,17 +33,19 @@ class LiveGroups:
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
-    def arrange(self, queries: Iterable[Query], limits: Limits) -> None:
-        """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`."""
+    def arrange(self, queries: Iterable[Query], limits: Limits) -> bool:
+        """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
+
+        What is in one already stays there; among the others the first come first. Returns whether there was any need.
+        """
         queries = tuple(queries)
-        if queries is self._queries and _shape(limits) == _shape(self._limits):
+        if queries is self._queries and self.goes_by(limits):
             self._limits = limits
-            return
+            return False
         self._queries = queries
         wanted = {query.key: query for query in queries if query.is_live}
         if _shape(limits) != _shape(self._limits):
-            self._changed.update(self._groups)
-            self._groups.clear()
+            self.clear()
         self._limits = limits
         grouped: set[str] = set()
         for key, group in list(self._groups.items()):
@@ -51,6 +53,23 @@ class LiveGroups:
             grouped.update(group.queries)
         self.left_out = tuple(key for key, query in wanted.items() if key not in grouped and not self._place(query))
         self._left_out = frozenset(self.left_out)
+        return True
+
+    def goes_by(self, limits: Limits) -> bool:
+        """Whether `limits` change nothing about the last arrangement."""
+        return _shape(limits) == _shape(self._limits)
+
+    def would_hold(self, queries: Iterable[Query], limits: Limits) -> bool:
+        """Whether there were room for all of `queries` if they were arranged anew."""
+        anew = LiveGroups(limits)
+        anew._is_parted = self._is_parted
+        anew.arrange(queries, limits)
+        return not anew.left_out
+
+    def clear(self) -> None:
+        """Let the next arrangement begin from nothing."""
+        self._changed.update(self._groups)
+        self._groups.clear()
 
     def has(self, key: str) -> bool:
         """Whether there is room for the query `key`."""
@@ -72,8 +91,7 @@ class LiveGroups:
         if self._is_parted or group is None or len({query.subject for query in group.queries.values()}) < 2:
             return False
         self._is_parted = True
-        self._changed.update(self._groups)
-        self._groups.clear()
+        self.clear()
         self._queries = ()
         return True
 

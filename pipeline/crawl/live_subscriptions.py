@@ -1,9 +1,8 @@
 """The live subscriptions of one relay's connection: opened, replaced, and opened again some time after they ended."""
 
-from collections.abc import Iterable
-
 from pipeline.crawl.live import LiveGroups
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import Query, Subject
+from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.waits import MAX_RETRY_S, retry_wait
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
@@ -11,20 +10,27 @@ from pipeline.relay.subscription import LiveEnded
 
 
 class LiveSubscriptions:
-    """Keeps a session's live subscriptions as the queries want them. Does no I/O; times are monotonic seconds."""
+    """Keeps a session's live subscriptions as the queries want them. Does no I/O; times are monotonic seconds.
 
-    __slots__ = ("_failures", "_groups", "_not_before", "_opened")
+    Where not all of them fit, those come first who are named at the relay, by queries about them alone; queries that
+    have no room then are `left_out`, even if some of what they ask for comes by others.
+    """
+
+    __slots__ = (
+        "_asked", "_failures", "_first", "_groups", "_named", "_not_before", "_opened", "_queries", "left_out",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self._groups = LiveGroups(limits)
+        self._queries: tuple[Query, ...] = ()
+        self._named: Named = NOBODY
+        # Queries about those alone who are named, while they are needed; and all that are to be asked.
+        self._first: tuple[Query, ...] = ()
+        self._asked: tuple[Query, ...] = ()
+        self.left_out: tuple[str, ...] = ()
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._opened: dict[str, float] = {}
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """The keys of queries that there is no room for."""
-        return self._groups.left_out
 
     def has(self, query: str) -> bool:
         """Whether the query of this key has a place in some subscription."""
@@ -37,9 +43,9 @@ class LiveSubscriptions:
         self._failures.clear()
         self._opened.clear()
 
-    def open_due(self, queries: Iterable[Query], session: Session, mono: float) -> None:
+    def open_due(self, queries: tuple[Query, ...], named: Named, session: Session, mono: float) -> None:
         """Open, replace and close what must be for these queries, as far as its time has come and there is room."""
-        self._groups.arrange(queries, session.limits)
+        self._arrange(queries, named, session.limits)
         for key, filters in self._groups.take_changed().items():
             if filters is None:
                 session.close_live(key)
@@ -49,6 +55,19 @@ class LiveSubscriptions:
                 self._opened[key] = mono
                 session.open_live(key, filters, mono)
 
+    def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
+        if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
+            self._queries, self._named = queries, named
+            first = () if self._groups.would_hold(queries, limits) else named.alone(queries)
+            if {query.key for query in first} != {query.key for query in self._first}:
+                self._groups.clear()
+            self._first = first
+            broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
+            self._asked = (*broad, *first, *(query for query in queries if query not in broad)) if first else queries
+        if self._groups.arrange(self._asked, limits):
+            mine = {query.key for query in self._first}
+            self.left_out = tuple(key for key in self._groups.left_out if key not in mine)
+
     def ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
         """Take the end of one, to open it again later; returns the keys of the queries that it was for.
 
@@ -56,6 +75,7 @@ class LiveSubscriptions:
         """
         queries = self._groups.queries_of(ended.key)
         if ended.refusal.is_lasting and self._groups.part(ended.key):
+            self._queries = ()
             return queries
         lived = mono - self._opened.get(ended.key, mono)
         failures = 0 if lived >= MAX_RETRY_S else self._failures.get(ended.key, 0)

@@ -18,6 +18,7 @@ from pipeline.crawl.plan import Plan, Subject
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
+from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
@@ -44,7 +45,7 @@ class RelayCrawl:
 
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_wall", "_live", "_lookout", "_plan", "_reach", "_reconciling",
-        "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts",
+        "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "named",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,8 @@ class RelayCrawl:
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
+        # Replaced by another thread; followed from the next plan on.
+        self.named: Named = NOBODY
         self._coverage = coverage
         self._reach = Reach(settings, crawled_since)
         self._reconciling = Reconciling(holdings, self.counts)
@@ -131,8 +134,10 @@ class RelayCrawl:
         if not may_ask:
             self._check_at = mono + 1.0
             return
-        self._live.open_due(self._plan.queries, session, mono)
+        named = self.named
+        self._live.open_due(self._plan.queries, named, session, mono)
         self._drop_unwanted()
+        self._sweeps.follow(named)
         self._schedule.begin_due(self._plan, mono, wall)
         self._whole.begin_due(mono, wall)
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)

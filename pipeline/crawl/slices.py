@@ -1,9 +1,15 @@
 """The parts of a window, and what a page of one brought."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
+from typing import Final
 
 from pipeline.crawl.plan import Query
+
+# So few others come along with those who are asked for first: a request for them alone would cost more.
+MAX_COMPANIONS: Final = 50
 
 
 class Gap(StrEnum):
@@ -106,6 +112,23 @@ class Slice:
                 for part in (members[:middle], members[middle:])
             )
         return ()
+
+
+def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Slice], list[Slice]]:
+    """The same, cut by members: what does not name any of `first`, and what does, with few others at most."""
+    behind: list[Slice] = []
+    before: list[Slice] = []
+    for part in slices:
+        members = part.query.members
+        named = [member for member in members if member.public_key in first]
+        if len(members) - len(named) <= MAX_COMPANIONS:
+            (before if named else behind).append(part)
+            continue
+        others = [member for member in members if member.public_key not in first]
+        behind.append(replace(part, query=part.query.of_members(others)))
+        if named:
+            before.append(replace(part, query=part.query.of_members(named)))
+    return behind, before
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.windows import Window
 from pipeline.store.sweeps import SweepProgress
@@ -13,6 +13,8 @@ FUTURE_S = 900
 OVERLAP_S = 900
 # Progress is worth a row once so much (monotonic seconds) would have to be done again.
 SAVE_EVERY_S = 5.0
+# What is about certain people; of these, some are to be found at one relay rather than others.
+_ABOUT_PEOPLE = frozenset({Subject.AUTHORS, Subject.MENTIONS})
 
 
 class Purpose(IntEnum):
@@ -71,6 +73,16 @@ class Sweep:
         if self._saved is None:
             return None
         return SweepProgress(relay, self.key, 0, -1, self.started, self.query.generation)
+
+    @property
+    def rank(self) -> tuple[Purpose, bool]:
+        """The lowest first when there is room for one only: of one purpose, those last who are found elsewhere."""
+        return self.purpose, self.query.subject in _ABOUT_PEOPLE and not self.window.is_first
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing has been asked of it yet."""
+        return not (self.is_open or self.window.pages or self.failures or self.reconciler)
 
     @property
     def key(self) -> str:

@@ -14,6 +14,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import Query
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
+from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.slices import Gap, PageResult
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
@@ -28,6 +29,8 @@ from pipeline.store.sweeps import SweepProgress
 TOLD_FAILURES = 3
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
+# What is new here, of which some people's is to be had sooner.
+_ORDERED = frozenset({Purpose.LOOKBACK, Purpose.INITIAL})
 
 
 class Sweeps:
@@ -35,7 +38,7 @@ class Sweeps:
 
     __slots__ = (
         "_counts", "_failures", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept", "_under_way",
-        "coverage", "held", "known", "limits", "reach",
+        "coverage", "held", "known", "limits", "named", "reach",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +48,7 @@ class Sweeps:
         self.reach = reach
         self.limits = limits
         self.known = Acquaintance()
+        self.named: Named = NOBODY
         # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
         self.held: Sweep | None = None
         self._reconciling = reconciling
@@ -68,7 +72,17 @@ class Sweeps:
 
     def in_order(self) -> list[Sweep]:
         """Those under way, first whose pages come first."""
-        return sorted(self._under_way.values(), key=lambda sweep: sweep.purpose)
+        return sorted(self._under_way.values(), key=lambda sweep: sweep.rank)
+
+    def follow(self, named: Named) -> None:
+        """Ask first for those who are `named` at the relay; what has not been begun yet is ordered anew."""
+        if named is self.named:
+            return
+        self.named = named
+        for sweep in list(self._under_way.values()):
+            if sweep.purpose in _ORDERED and sweep.is_untouched:
+                # To be begun again at once.
+                self.end(sweep)
 
     def has_room(self, mono: float) -> bool:
         """Whether another sweep may begin; those that only wait to try again take none."""
@@ -99,6 +113,8 @@ class Sweeps:
         sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
         if resumes:
             sweep.resume(self.coverage.progress(key))
+        if purpose in _ORDERED:
+            sweep.window.put_first({member.public_key for member in self.named.among(query)})
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
         self._add(sweep)

@@ -70,7 +70,7 @@ class Whole:
         if cursor is None or cursor.generation >= self.wanted.generation:
             return
         if self._newcomers is None:
-            self._newcomers = Newcomers.since(self.wanted, cursor.generation)
+            self._newcomers = Newcomers.since(self.wanted, cursor.generation, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
             since = reach.of_lookback(piece.subject, piece.members)
             self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)

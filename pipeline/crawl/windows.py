@@ -9,10 +9,11 @@ knows no clock.
 """
 
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
-from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice
+from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice, parted
 from pipeline.nostr.filter import Filter
 
 # Asking for more than a relay's cap makes some return far less; this many every relay seen accepts.
@@ -37,6 +38,7 @@ class Window:
 
     __slots__ = (
         "_answers_kindless",
+        "_behind",
         "_exclusive",
         "_flipped",
         "_known_gaps",
@@ -72,6 +74,8 @@ class Window:
         self._slices = [slice_ for part in parts for slice_ in self._begin(Slice(part, None, since, until), manners)]
         self._known_gaps = _known_gaps(query, manners)
         self._pristine = len(self._slices) == 1
+        # How many slices lie behind those that come first, as long as there are any.
+        self._behind: int | None = None
         self._exclusive = exclusive or manners.excludes_until
         self._flipped = False
         self._oldest_first = manners.oldest_first
@@ -135,7 +139,22 @@ class Window:
 
     def leave_out(self, low: int, high: int) -> None:
         """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""
-        self._slices = [piece for part in self._slices for piece in part.outside(low, high)]
+        parts = [part.outside(low, high) for part in self._slices]
+        self._slices = [piece for pieces in parts for piece in pieces]
+        if self._behind is not None:
+            self._behind = sum(map(len, parts[: self._behind]))
+            self._see_whether_first()
+
+    def put_first(self, keys: AbstractSet[bytes]) -> None:
+        """Ask for these members first. Only before the first page."""
+        behind, before = parted(self._slices, keys)
+        self._slices = [*behind, *before]
+        self._behind = len(behind) if before else None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the next page is about members who were put first."""
+        return self._behind is not None
 
     def page(self) -> Filter:
         """The filter of the page to ask for now; the same until its result is told. Not for a window that is done."""
@@ -322,6 +341,11 @@ class Window:
         """Drop checks whose question has been answered."""
         while self._slices and self._slices[-1].role is Role.UPPER and (self._known_newest_first or self._oldest_first):
             self._slices.pop()
+        self._see_whether_first()
+
+    def _see_whether_first(self) -> None:
+        if self._behind is not None and len(self._slices) <= self._behind:
+            self._behind = None
 
 
 def _known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:

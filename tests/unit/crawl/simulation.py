@@ -19,6 +19,7 @@ from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.plan import Member, Planner, Query, Subject
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.relay_lists import RelayLists
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
@@ -34,6 +35,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
+from pipeline.store.relay_lists import Listed
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted import Change
 from tests.fakes import negentropy
@@ -180,6 +182,7 @@ class Simulation:
         self.session: Session | None = None
         self.host = HostBackoff(rng)
         self.holdings: Holdings | None = None
+        self.lists = RelayLists()
         self.moved: list[Cursor] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
@@ -217,7 +220,16 @@ class Simulation:
             settings=self.settings, plan=self.plan, crawled_since=self.crawled_since, holdings=self.holdings,
         )  # fmt: skip
         crawl.asking.mode = self.mode
+        crawl.named = self.lists.at(RELAY)
         return crawl
+
+    def name(self, *authors: bytes, writes: bool = False, reads: bool = False) -> None:
+        """What the lists of `authors` say of this relay from now on."""
+        at, elsewhere = (RELAY, RELAY + 1), (RELAY + 1,)
+        said = (Listed(each, at if writes else elsewhere, at if reads else ()) for each in authors)
+        if RELAY in self.lists.apply(said):
+            self.crawl.named = self.lists.at(RELAY)
+            self.crawl.set_plan(self.plan)
 
     def ask(self, mode: CrawlMode) -> None:
         """What the operator wants, of this process and later ones."""

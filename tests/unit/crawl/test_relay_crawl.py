@@ -465,7 +465,10 @@ class Story:
 
     def step(self) -> None:
         chance = self.rng.random()
-        if chance < 0.55:
+        if chance < 0.1:
+            writes, reads = self.rng.random() < 0.7, self.rng.random() < 0.3
+            self.sim.name(*self.rng.sample(self.people, len(self.people) // 5), writes=writes, reads=reads)
+        elif chance < 0.55:
             self.publish()
         elif chance < 0.7:
             self.change()

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.crawl.asking import RETRY_WHOLE_S, Newcomers
 from pipeline.crawl.plan import MAX_MEMBERS, WHOLE_QUERY, Subject
+from pipeline.crawl.relay_lists import NOBODY
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, RelayMessage
@@ -270,10 +271,10 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
 
 def test_newcomers_are_those_after_the_cursor_in_pieces_of_a_request_each() -> None:
     plan = plan_for([key(n) for n in range(MAX_MEMBERS + 10)], [key(1)], generation=7)
-    newcomers = Newcomers.since(plan, 6)
+    newcomers = Newcomers.since(plan, 6, NOBODY)
     assert [piece.subject for piece in newcomers.pieces.values()].count(Subject.AUTHORS) == 2
     assert sum(len(piece.members) for piece in newcomers.pieces.values()) == MAX_MEMBERS + 11
-    assert not Newcomers.since(plan, 7).pieces
+    assert not Newcomers.since(plan, 7, NOBODY).pieces
     *first, last = list(newcomers.pieces)
     assert not any(newcomers.done(name) for name in first)
     assert newcomers.done(last)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl import slices
 from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.slices import PageResult
 from pipeline.crawl.windows import PAGE_LIMIT, Window
@@ -61,8 +62,11 @@ def bound(relay: StoredEvents, asked: Query) -> int:
 
 
 @pytest.mark.parametrize("seed", seeds(40))
-def test_every_event_is_had_or_a_gap_is_counted(seed: int) -> None:
-    """Silent caps, a quarter of the cap for asking too much, shuffled pages, exclusive `until`, repeated events."""
+def test_every_event_is_had_or_a_gap_is_counted(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent caps, a quarter of the cap for asking too much, shuffled pages, exclusive `until`, repeated events.
+
+    Whoever is asked for first.
+    """
     print(f"seed {seed}")
     rng = random.Random(seed)
     for name, asked in QUERIES.items():
@@ -76,6 +80,9 @@ def test_every_event_is_had_or_a_gap_is_counted(seed: int) -> None:
             exclusive=relay.exclusive_until and rng.random() < 0.5,
             max_members=members,
         )
+        if rng.random() < 0.5:
+            monkeypatch.setattr(slices, "MAX_COMPANIONS", rng.choice((0, 2, 50)))
+            window.put_first({each.public_key for each in asked.members if rng.random() < 0.3})
         got = fetch(relay, window, bound(relay, asked))
         # The second `until` itself is beyond what an exclusive relay gives before it is known for one.
         missed = wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
@@ -218,3 +225,49 @@ def test_an_empty_page_without_kinds_may_hide_older_events() -> None:
     relay = StoredEvents(random.Random(1), [*wraps, mention], hidden_kinds=frozenset({4, 1059}))
     window = Window(QUERIES["mentions"], SINCE, UNTIL)
     assert mention.id in fetch(relay, window, 100) or window.gaps
+
+
+def test_those_put_first_are_asked_for_first_and_the_others_afterwards() -> None:
+    people = [key(n) for n in range(100)]
+    window = Window(query(Subject.AUTHORS, people), SINCE, UNTIL)
+    window.put_first(set(people[::10]))
+    assert window.page().authors == frozenset(people[::10])
+    first = window.is_first
+    window.take(PageResult(0))
+    assert (first, window.is_first) == (True, False)
+    assert window.page().authors == frozenset(people) - set(people[::10])
+    assert window.remaining == (SINCE, UNTIL), "a former process need not know in which order"
+    window.take(PageResult(0))
+    assert window.is_done
+
+
+def test_what_was_had_in_another_way_is_left_out_of_both_parts() -> None:
+    people = [key(n) for n in range(100)]
+    for first, had, asked in (
+        (people[::10], (SINCE, UNTIL - 10), [(UNTIL - 9, UNTIL)] * 2),
+        (people[::10], (SINCE + 10, UNTIL - 10), [(UNTIL - 9, UNTIL), (SINCE, SINCE + 9)] * 2),
+        (people[::10], (SINCE, UNTIL), []),
+    ):
+        window, pages, firsts = Window(query(Subject.AUTHORS, people), SINCE, UNTIL), [], []
+        window.put_first(set(first))
+        window.leave_out(*had)
+        while not window.is_done:
+            page = window.page()
+            pages.append((page.since, page.until))
+            firsts.append(window.is_first)
+            assert (page.authors == frozenset(first)) == window.is_first
+            window.take(PageResult(0))
+        assert pages == asked
+        assert firsts == [True] * (len(asked) // 2) + [False] * (len(asked) // 2)
+        assert not window.is_first
+
+
+def test_few_others_come_along_with_those_put_first() -> None:
+    people = [key(n) for n in range(slices.MAX_COMPANIONS + 1)]
+    window = Window(query(Subject.AUTHORS, people), SINCE, UNTIL)
+    window.put_first({people[0], key(10_000)})
+    assert window.is_first
+    assert window.page().authors == frozenset(people)
+    other = Window(query(Subject.AUTHORS, people), SINCE, UNTIL)
+    other.put_first({key(10_000)})
+    assert not other.is_first
