@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -44,10 +45,10 @@ async def running(env: dict[str, str], folder: Path, stop: asyncio.Event) -> Asy
     Raises `DemoFailed` if it ends, or `stop` is set, before it is ready. It has ended when the block is left.
     """
     log = folder / "service.log"
-    with _notify_socket(folder / "notify") as notify, log.open("wb") as file:
+    with _notify_socket() as (notify, name), log.open("wb") as file:
         # In a session of its own, so that Ctrl-C reaches it by us alone, who end it in order.
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "pipeline.cli", "supervise", env=env | {"NOTIFY_SOCKET": notify.getsockname()},
+            sys.executable, "-m", "pipeline.cli", "supervise", env=env | {"NOTIFY_SOCKET": name},
             stdin=asyncio.subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
         ended = asyncio.create_task(child.wait())
@@ -65,11 +66,13 @@ async def running(env: dict[str, str], folder: Path, stop: asyncio.Event) -> Asy
 
 
 @contextlib.contextmanager
-def _notify_socket(path: Path) -> Iterator[socket.socket]:
+def _notify_socket() -> Iterator[tuple[socket.socket, str]]:
+    """A socket, and how systemd would name it: without a path, since that of the folder may be too long for one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(path))
+        # The kernel chooses a free one.
+        sock.bind("")
         sock.setblocking(False)
-        yield sock
+        yield sock, "@" + os.fsdecode(sock.getsockname()[1:])
 
 
 async def _ready(notify: socket.socket, ended: "asyncio.Task[int]", stop: asyncio.Event, log: Path) -> None:

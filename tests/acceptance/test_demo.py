@@ -16,6 +16,9 @@ END_TIMEOUT_S = 60.0
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """In a temporary folder of any length, other than the name of a Unix socket."""
+    tmp_path /= "long" * 25
+    tmp_path.mkdir()
     port = free_port("127.0.0.1")
     env = os.environ | {"TMPDIR": str(tmp_path), "EVENTS_DATABASE_PATH": "/nowhere/else", "PYTHONUNBUFFERED": "1"}
     with Child.module("pipeline.cli", "demo", "--port", str(port), env=env) as demo:
