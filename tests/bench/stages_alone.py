@@ -20,6 +20,7 @@ from tests.bench import events
 from tests.bench.machine import Moment, Usage
 from tests.bench.report import Figure, Limit, PartReport, cost, per_second
 from tests.bench.running import register
+from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
@@ -91,18 +92,25 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
 def run_sender(limit: float, *, quick: bool) -> PartReport:
     """The part `sender`."""
     rows = 5_000 if quick else 20_000
-    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name, RelayProcess() as relay:
-        sent = _send(Path(name), rows, relay)
-    figures = (
-        per_second("rows, outbox to the target relay", sent.per_second, limit),
-        cost("  CPU per row", sent.cpu_s("sender"), limit),
-        cost("  CPU of the relay per row", sent.cpu_s("relay"), limit),
-    )
-    notes = (f"{rows:,} rows to the scripted relay, which answers each with OK", sent.usage.note())
-    return PartReport("sender", figures, notes)
+    figures: list[Figure] = []
+    notes = [f"{rows:,} rows, each answered with OK"]
+    relays: dict[str, RelayProcess | IndependentRelay] = {
+        "the scripted relay": RelayProcess(),
+        "nostr-sdk's relay": IndependentRelay(),
+    }
+    for label, peer in relays.items():
+        with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name, peer as relay:
+            sent = _send(Path(name), rows, relay)
+        figures += (
+            per_second(f"rows, outbox to {label}", sent.per_second, limit),
+            cost("  CPU per row", sent.cpu_s("sender"), limit),
+            cost("  CPU of the relay per row", sent.cpu_s("relay"), limit),
+        )
+        notes.append(f"{label}: {sent.usage.note()}")
+    return PartReport("sender", tuple(figures), tuple(notes))
 
 
-def _send(directory: Path, rows: int, relay: RelayProcess) -> Run:
+def _send(directory: Path, rows: int, relay: RelayProcess | IndependentRelay) -> Run:
     service = EventService.stage("sender", directory, settings(pubsub=_NO_SINK, target=relay.url))
     with open_database(service.database, SystemClock()) as database:
         _queue(database, rows)
