@@ -7,8 +7,9 @@ from pipeline.config import Config, SinkKind
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.base import Sink
-from pipeline.sinks.delivery import Delivery, take_back
-from pipeline.sinks.outage import Answers
+from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.ledger import Ledger, take_back
+from pipeline.sinks.outage import Answers, Outage
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -64,20 +65,9 @@ def _delivery(
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
-    return Delivery(
-        "forwarder",
-        SinkName.PUBSUB,
-        sink,
-        ctx.clock,
-        ctx.stop,
-        ctx.metrics,
-        counts,
-        log,
-        beat,
-        ctx.slot.name,
-        turn=turn,
-        answers=answers,
-    )
+    name = SinkName.PUBSUB
+    ledger = Ledger("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+    return Delivery(ledger, Outage(name, answers), ctx.stop, beat, sink, turn)
 
 
 def _work(ctx: StageContext, delivery: Delivery) -> None:

@@ -4,9 +4,11 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.secret_key import read_secret_key
-from pipeline.sinks.delivery import Delivery, take_back
+from pipeline.sinks.ledger import Ledger, take_back
+from pipeline.sinks.outage import Outage
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
+from pipeline.sinks.stream import Stream
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -24,10 +26,7 @@ def run(ctx: StageContext) -> None:
     log = RateLimited(ctx.log, ctx.clock)
 
     def beat() -> None:
-        ctx.heartbeat.beat(delivery.trouble())
-
-    def heard() -> None:
-        delivery.heard()
+        ctx.heartbeat.beat(loop.trouble())
 
     def cancelled() -> bool:
         # Asked again and again for as long as a dial takes, which is longer than a silence that is worth a word.
@@ -41,19 +40,15 @@ def run(ctx: StageContext) -> None:
         ctx.clock,
         ctx.metrics,
         log,
-        ctx.stop,
-        beat,
         RateBound(lambda: ctx.settings.target_relay_rate),
-        heard,
     )
     counts = StageCounts(ctx.slot, ctx.metrics)
-    delivery = Delivery(
-        "sender", SinkName.RELAY, sink, ctx.clock, ctx.stop, ctx.metrics, counts, log, beat, ctx.slot.name
-    )
+    ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+    loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
     try:
         with open_database(config.database_path, ctx.clock) as database:
             counts.resume(database)
             take_back(database, ctx.slot.name, ctx.clock.now_ms())
-            delivery.run(database)
+            loop.run(database)
     finally:
         sink.close()

@@ -1,8 +1,11 @@
-"""What every sink promises: a verdict on each message it is given, or word that it is down."""
+"""What every sink promises: a verdict on each message it is given, or word that it is down.
+
+A `Sink` answers batches, a `StreamSink` each message in its own time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import EventServiceError
 
@@ -75,6 +78,46 @@ class Sink(Protocol):
 
     def keep_alive(self) -> None:
         """Called about every second while there is nothing to deliver."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and files."""
+        ...
+
+
+Answer = tuple[bytes, Verdict | None]
+"""An event id and the verdict on it, or `None` for one that may be sent again at once."""
+
+
+@runtime_checkable
+class StreamSink(Protocol):
+    """Takes messages one by one and has many under way, each answered when it is; used by one thread."""
+
+    def room(self) -> int:
+        """How many more messages it would take now."""
+        ...
+
+    def heard_at(self) -> float:
+        """When (monotonic s) it last showed that it is there, while something is under way or of late."""
+        ...
+
+    def open(self) -> None:
+        """Be ready to take messages; raises `SinkDown`, with nothing under way."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Put a message under way, whose id nothing under way has; raises `SinkDown` as `collect` does.
+
+        Called after `open`, while there is room.
+        """
+        ...
+
+    def collect(self, timeout_s: float) -> Sequence[Answer]:
+        """Wait for answers, at most so long; every message under way has one in the end, and only one.
+
+        Raises `SinkDown` when what is under way will have no answer; nothing is under way then. To be called about
+        every second also while nothing is.
+        """
         ...
 
     def close(self) -> None:

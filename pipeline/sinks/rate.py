@@ -16,12 +16,14 @@ class RateBound:
         self._per_minute = per_minute
         self._done: deque[float] = deque()
 
-    def wait_s(self, now: float) -> float:
-        """How long the next one has to wait."""
+    def room(self, now: float, wanted: int) -> int:
+        """How many of `wanted` may be done now."""
         most = self._per_minute()
-        if not most or len(self._done) < most:
-            return 0.0
-        return max(0.0, self._done[-most] + _MINUTE_S - now)
+        if not most:
+            return wanted
+        while self._done and self._done[0] + _MINUTE_S <= now:
+            self._done.popleft()
+        return max(0, min(wanted, most - len(self._done)))
 
     def note(self, now: float) -> None:
         """Count one, done now."""

@@ -1,45 +1,34 @@
 """The target relay: EVENTs over one connection, each settled by the OK that names it (NIP-01, NIP-20, NIP-42)."""
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import takewhile
+from typing import Final, NamedTuple
 
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import auth_event
 from pipeline.nostr.event import InvalidEvent, event_from_stored
-from pipeline.nostr.message import (
-    AuthChallenge,
-    InvalidMessage,
-    Notice,
-    Ok,
-    RelayMessage,
-    encode_auth,
-    parse_relay_message,
-)
+from pipeline.nostr.message import AuthChallenge, InvalidMessage, Notice, Ok, encode_auth, parse_relay_message
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
-from pipeline.process.stop import Stop
+from pipeline.relay.authentication import Authentication
+from pipeline.relay.authentication import Verdict as LoginVerdict
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.transport import Transport
-from pipeline.sinks.base import DELIVERED, Delivered, Message, Refused, Retry, SinkDown, Verdict, Verdicts
+from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.rate import RateBound
 
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100
 ANSWER_TIMEOUT_S: Final = 30.0
-# Some relays say nothing when they accept an AUTH, or send their challenge after the refusal.
-_AUTH_PATIENCE_S: Final = 2.0
-# A relay that is slow, or talks without pause, must not keep the batch from its end: no more is sent after this, and
-# what was sent last has still the time that every message has. More than the minute of `RateBound`.
-_BATCH_LIMIT_S: Final = 65.0
-_WAIT_S: Final = 1.0
-# After so long without a byte the relay is pinged at each look.
+# After so long without a byte the relay is pinged, and so again.
 _QUIET_S: Final = 2.0
-# A process that is to end waits no longer than this for answers; what is unanswered is sent again by the next.
-_LAST_ANSWERS_S: Final = 3.0
 _AUTH_REQUIRED: Final = Retry("auth-required")
+_TIMEOUT: Final = Retry("timeout")
 # It was not when it was queued, but the relay was away, or the bound on events a minute held it up.
 _EXPIRED: Final = Refused("expired")
 
@@ -49,25 +38,15 @@ FINAL_PREFIXES: Final = frozenset(
 )
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Messages on their way: those sent and not answered are `waiting`, by id, under their place in `messages`."""
-
-    messages: Sequence[Message]
-    until: float
-    give_up_at: float
-    verdicts: list[Verdict | None]
-    waiting: dict[bytes, int] = field(default_factory=dict)
-    last_answer_at: float = 0.0
+class _Sent(NamedTuple):
+    message: Message
+    at: float
+    logins: int
 
 
 @dataclass(slots=True)
 class RelaySink:
-    """Sends events to one relay over a connection that is kept. For one thread; `beat` is called while it waits.
-
-    `heard` is called while the relay shows that it is there, however long it takes to settle what it was sent, and
-    while there is nothing under way that it could settle.
-    """
+    """Sends events to one relay over a connection that is kept; a `StreamSink`. For one thread."""
 
     address: RelayAddress
     dial: Callable[[], Transport]
@@ -75,206 +54,180 @@ class RelaySink:
     clock: Clock
     metrics: Metrics
     log: RateLimited
-    stop: Stop
-    beat: Callable[[], None]
     rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
-    heard: Callable[[], None] = lambda: None
     _transport: Transport | None = None
-    _challenge: str | None = None
-    _one_by_one: bool = False
-    """After a connection that broke with messages on their way: the next go alone, to find out which it was."""
+    _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
+    _logins: int = 0
+    """How often an AUTH was accepted; what was sent before the last and is refused for want of it is sent again."""
+    _waiting: dict[bytes, _Sent] = field(default_factory=dict)
+    """Sent and not answered, by id, the oldest first."""
+    _refused: deque[Message] = field(default_factory=deque)
+    """For want of an AUTH, and to be sent again after it."""
+    _answers: list[Answer] = field(default_factory=list)
+    _last_answer_at: float = -math.inf
+    _pinged_at: float = -math.inf
 
-    @property
-    def max_messages(self) -> int:
-        """See `Sink.max_messages`."""
-        return MAX_IN_FLIGHT
+    def room(self) -> int:
+        """See `StreamSink.room`; the bound on events a minute leaves none for a while."""
+        if self._refused:
+            return 0
+        return self.rate.room(self.clock.monotonic(), MAX_IN_FLIGHT - len(self._waiting) - len(self._answers))
 
-    def deliver(self, messages: Sequence[Message]) -> Verdicts:
-        """See `Sink.deliver`; a message without an answer is retried on its own, unless `stop` cut the wait short."""
-        transport = self._connected()
-        now = self.clock.monotonic()
-        until = now + _BATCH_LIMIT_S
-        batch = _Batch(messages, until, until + ANSWER_TIMEOUT_S, [None] * len(messages))
-        try:
-            self._exchange(transport, batch)
-        except ConnectionLost as error:
-            self._disconnect()
-            self._note_loss(batch)
-            self._count(batch.verdicts)
-            raise SinkDown(error.reason, error.detail, verdicts=batch.verdicts) from error
-        if all(verdict in (None, Retry("timeout")) for verdict in batch.verdicts):
-            # Nobody is there any more, maybe, and a new connection would tell.
-            self._disconnect()
-        self._count(batch.verdicts)
-        return batch.verdicts
+    def heard_at(self) -> float:
+        """See `StreamSink.heard_at`; events may go unanswered for their own sake, a ping does not."""
+        return -math.inf if self._transport is None else self._transport.last_received
 
-    def keep_alive(self) -> None:
-        """Answer pings and notice the end of the connection before the next event needs it."""
-        if self._transport is None:
+    def open(self) -> None:
+        """See `StreamSink.open`."""
+        if self._transport is not None:
             return
         try:
-            for raw in self._transport.receive(0.0):
-                self._take(raw)
-        except ConnectionLost:
-            self._disconnect()
+            self._transport = self.dial()
+        except DialError as error:
+            advice = "check EVENTS_TARGET_RELAY" if error.permanent else ""
+            if error.reason is DialReason.PRIVATE:
+                advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
+            raise SinkDown(f"dial-{error.reason}", error.detail, advice) from error
+        self._login = Authentication(is_possible=self.secret is not None)
+        self.log.debug(self.address.url, "target relay connected", relay=self.address)
+
+    def send(self, message: Message) -> None:
+        """See `StreamSink.send`."""
+        assert self._transport is not None, "opened before"
+        if _has_expired(message, self.clock.now_ms() // 1000):
+            self._answers.append((message.event_id, _EXPIRED))
+            return
+        try:
+            self._put(self._transport, message)
+        except ConnectionLost as error:
+            raise self._lose(error) from error
+
+    def collect(self, timeout_s: float) -> Sequence[Answer]:
+        """See `StreamSink.collect`; a message without an answer for `ANSWER_TIMEOUT_S` is retried on its own."""
+        if self._transport is not None:
+            try:
+                for raw in self._transport.receive(0.0 if self._answers else timeout_s):
+                    self._take(raw)
+                self._authenticate(self._transport)
+                self._send_again(self._transport)
+                self._look_for_life(self._transport)
+            except ConnectionLost as error:
+                if self._waiting or self._refused:
+                    raise self._lose(error) from error
+                self._disconnect()
+        self._time_out()
+        answers, self._answers = self._answers, []
+        self._count(answers)
+        return answers
 
     def close(self) -> None:
-        """See `Sink.close`."""
+        """See `StreamSink.close`."""
         self._disconnect()
-
-    def _connected(self) -> Transport:
-        if self._transport is None:
-            try:
-                self._transport = self.dial()
-            except DialError as error:
-                advice = "check EVENTS_TARGET_RELAY" if error.permanent else ""
-                if error.reason is DialReason.PRIVATE:
-                    advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
-                raise SinkDown(f"dial-{error.reason}", error.detail, advice) from error
-            self._challenge = None
-            self.log.debug(self.address.url, "target relay connected", relay=self.address)
-        return self._transport
 
     def _disconnect(self) -> None:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
 
-    def _exchange(self, transport: Transport, batch: _Batch) -> None:
-        step = 1 if self._one_by_one else len(batch.messages)
-        for start in range(0, len(batch.messages), step):
-            if self.stop.is_set() or self.clock.monotonic() >= batch.until:
-                return
-            self._send(transport, batch, range(start, min(start + step, len(batch.messages))))
-            self._await_answers(transport, batch)
-        self._one_by_one = False
+    def _put(self, transport: Transport, message: Message) -> None:
+        now = self.clock.monotonic()
+        self.rate.note(now)
+        self._waiting[message.event_id] = _Sent(message, now, self._logins)
+        transport.send(b'["EVENT",' + message.payload + b"]")
 
-    def _send(self, transport: Transport, batch: _Batch, indexes: Iterable[int]) -> None:
-        for index in indexes:
-            self._await_turn(transport, batch)
-            now = self.clock.monotonic()
-            if now >= batch.until or self.rate.wait_s(now):
-                break
-            message = batch.messages[index]
-            if _has_expired(message, self.clock.now_ms() // 1000):
-                batch.verdicts[index] = _EXPIRED
-                continue
-            batch.waiting[message.event_id] = index
-            self.rate.note(now)
-            self.beat()
-            transport.send(b'["EVENT",' + message.payload + b"]")
-        batch.last_answer_at = self.clock.monotonic()
+    def _lose(self, error: ConnectionLost) -> SinkDown:
+        """Forget what was under way with the connection that broke."""
+        self._disconnect()
+        self._waiting.clear()
+        self._refused.clear()
+        self._answers.clear()
+        return SinkDown(error.reason, error.detail)
 
-    def _await_turn(self, transport: Transport, batch: _Batch) -> None:
-        """Keep to the bound on events a minute; answers are taken meanwhile."""
-        while not self.stop.is_set() and (now := self.clock.monotonic()) < batch.until:
-            wait_s = self.rate.wait_s(now)
-            if not wait_s:
-                break
-            if batch.waiting:
-                self._look_for_life(transport)
-            else:
-                self.heard()
-            self.beat()
-            self._receive(transport, batch, min(wait_s, _WAIT_S))
-
-    def _await_answers(self, transport: Transport, batch: _Batch) -> None:
-        authenticated = False
-        while batch.waiting:
-            now = self.clock.monotonic()
-            if self.stop.is_set():
-                batch.give_up_at = min(batch.give_up_at, batch.last_answer_at + _LAST_ANSWERS_S)
-            if now >= batch.give_up_at or now - batch.last_answer_at > ANSWER_TIMEOUT_S:
-                break
-            self.beat()
-            self._receive(transport, batch, _WAIT_S)
-            self._look_for_life(transport)
-            if not authenticated and self._wants_auth(transport, batch):
-                authenticated = True
-                self._authenticate(transport, batch)
-        for index in batch.waiting.values():
-            batch.verdicts[index] = None if self.stop.is_set() else Retry("timeout")
-        batch.waiting.clear()
-
-    def _look_for_life(self, transport: Transport) -> None:
-        """Events may go unanswered for their own sake; a ping does not."""
-        if self.clock.monotonic() - transport.last_received < _QUIET_S:
-            self.heard()
-        else:
-            transport.ping()
-
-    def _receive(self, transport: Transport, batch: _Batch, timeout_s: float) -> set[bytes]:
-        """Settle what is answered within one wait; returns the ids that were answered, ours or not."""
-        answered = set()
-        for raw in transport.receive(timeout_s):
-            message = self._take(raw)
-            if isinstance(message, Ok):
-                answered.add(message.event_id)
-                self._settle(batch, message)
-        return answered
-
-    def _note_loss(self, batch: _Batch) -> None:
-        """Suspect what was on its way when it went alone, after another loss: the relay may not bear it."""
-        if self._one_by_one:
-            for index in batch.waiting.values():
-                batch.verdicts[index] = Retry("disconnected")
-        self._one_by_one = True
-
-    def _take(self, raw: bytes) -> RelayMessage | None:
+    def _take(self, raw: bytes) -> None:
         try:
             message = parse_relay_message(raw)
         except (InvalidMessage, InvalidEvent) as error:
             self.metrics.stage_errors.labels("sender", "invalid-message").inc()
             self.log.debug(type(error).__name__, "invalid message", relay=self.address, reason=error)
-            return None
-        if isinstance(message, AuthChallenge):
-            self._challenge = message.challenge
-        elif isinstance(message, Notice):
-            self.log.debug(type(message).__name__, "notice", relay=self.address, text=message.text)
-        return message
+            return
+        match message:
+            case Ok():
+                self._settle(message)
+            case AuthChallenge(challenge):
+                self._login.challenged(challenge)
+            case Notice(text):
+                self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
 
-    def _settle(self, batch: _Batch, answer: Ok) -> None:
-        index = batch.waiting.pop(answer.event_id, None)
-        if index is not None:
-            batch.last_answer_at = self.clock.monotonic()
-            batch.verdicts[index] = verdict_on(answer)
+    def _settle(self, answer: Ok) -> None:
+        sent = self._waiting.pop(answer.event_id, None)
+        if sent is None:
+            self._take_login(self._login.judged(answer.event_id, accepted=answer.accepted))
+            return
+        now = self._last_answer_at = self.clock.monotonic()
+        verdict = verdict_on(answer)
+        if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._login.demanded(now)):
+            self._refused.append(sent.message)
+        else:
+            self._answers.append((answer.event_id, verdict))
 
-    def _wants_auth(self, transport: Transport, batch: _Batch) -> bool:
-        """Whether messages were refused for want of an AUTH that we can give."""
-        if self.secret is None or _AUTH_REQUIRED not in batch.verdicts:
-            return False
-        until = self.clock.monotonic() + _AUTH_PATIENCE_S
-        while self._challenge is None and (left := until - self.clock.monotonic()) > 0:
-            self._receive(transport, batch, left)
-        return self._challenge is not None
+    def _authenticate(self, transport: Transport) -> None:
+        """Answer the relay's challenge where it demands that, and be done with waiting where it says nothing."""
+        challenge, now = self._login.to_answer(), self.clock.monotonic()
+        if challenge is not None:
+            assert self.secret is not None, "asked for only with a key"
+            event = auth_event(self.secret, self.address.url, challenge, self.clock.now_ms() // 1000)
+            self._login.answered(event.id, now)
+            transport.send(encode_auth(event))
+        self._take_login(self._login.expired(now))
 
-    def _authenticate(self, transport: Transport, batch: _Batch) -> None:
-        """Answer the challenge, then send again what was refused for want of it."""
-        assert self.secret is not None, "asked for only with a key"
-        assert self._challenge is not None, "asked for only with a challenge"
-        event = auth_event(self.secret, self.address.url, self._challenge, self.clock.now_ms() // 1000)
-        transport.send(encode_auth(event))
-        until = self.clock.monotonic() + _AUTH_PATIENCE_S
-        while (left := until - self.clock.monotonic()) > 0:
-            if event.id in self._receive(transport, batch, left):
-                break
-        refused = [index for index, verdict in enumerate(batch.verdicts) if verdict == _AUTH_REQUIRED]
-        for index in refused:
-            batch.verdicts[index] = None
-        self._send(transport, batch, refused)
+    def _take_login(self, verdict: LoginVerdict | None) -> None:
+        if verdict is LoginVerdict.ACCEPTED:
+            self._logins += 1
+        elif verdict is LoginVerdict.REFUSED:
+            self._answers += [(message.event_id, _AUTH_REQUIRED) for message in self._refused]
+            self._refused.clear()
 
-    def _count(self, verdicts: Verdicts) -> None:
-        for verdict in verdicts:
-            match verdict:
-                case None:
-                    continue
-                case Delivered():
-                    outcome = ("send", "success")
-                case Refused():
-                    outcome = ("ignore", "success") if verdict is _EXPIRED else ("send", "ignoreError")
-                case Retry():
-                    outcome = ("send", "error")
-            self.metrics.events_sent_to_relay.labels(self.address.url, *outcome).inc()
+    def _send_again(self, transport: Transport) -> None:
+        """What was refused for want of an AUTH, once there was one, as the bound on events a minute allows."""
+        while self._refused and not self._login.is_under_way and self.rate.room(self.clock.monotonic(), 1):
+            self._put(transport, self._refused.popleft())
+
+    def _look_for_life(self, transport: Transport) -> None:
+        now = self.clock.monotonic()
+        if self._waiting and now - max(transport.last_received, self._pinged_at) >= _QUIET_S:
+            self._pinged_at = now
+            transport.ping()
+
+    def _time_out(self) -> None:
+        """Give up what was not answered in time, and the connection if nothing was answered since it was sent."""
+        until = self.clock.monotonic() - ANSWER_TIMEOUT_S
+        late = list(takewhile(lambda sent: sent.at <= until, self._waiting.values()))
+        for sent in late:
+            del self._waiting[sent.message.event_id]
+            self._answers.append((sent.message.event_id, _TIMEOUT))
+        if late and self._last_answer_at < late[-1].at:
+            # Nobody is there any more, maybe, and a new connection would tell.
+            self._disconnect()
+            self._answers += [(event_id, None) for event_id in self._waiting]
+            self._answers += [(message.event_id, None) for message in self._refused]
+            self._waiting.clear()
+            self._refused.clear()
+
+    def _count(self, answers: Sequence[Answer]) -> None:
+        outcomes = Counter(_outcome(verdict) for _, verdict in answers if verdict is not None)
+        for outcome, count in outcomes.items():
+            self.metrics.events_sent_to_relay.labels(self.address.url, *outcome).inc(count)
+
+
+def _outcome(verdict: Verdict) -> tuple[str, str]:
+    """What `events_sent_to_relay_counter` calls a verdict: decision and result."""
+    match verdict:
+        case Delivered():
+            return ("send", "success")
+        case Refused():
+            return ("ignore", "success") if verdict is _EXPIRED else ("send", "ignoreError")
+        case Retry():
+            return ("send", "error")
 
 
 def _has_expired(message: Message, now_s: int) -> bool:

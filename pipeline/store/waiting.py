@@ -21,12 +21,16 @@ class CommitWatch:
         self._database = database
         self._version = database.data_version()
 
+    def changed(self) -> bool:
+        """Whether anybody else has committed since this was last asked, or waited for."""
+        version, before = self._database.data_version(), self._version
+        self._version = version
+        return version != before
+
     def wait(self, stop: Stop, polls: int) -> bool:
         """Wait for a commit since the last call, `stop`, or `polls` times `POLL_S`; returns whether one came."""
         for _ in range(polls):
-            version = self._database.data_version()
-            if version != self._version:
-                self._version = version
+            if self.changed():
                 return True
             if stop.wait(POLL_S):
                 return False

@@ -37,7 +37,7 @@ MISTAKES = (
                 "pipeline/sinks/delivery.py",
                 "            verdicts, down = self._offer(batch)\n",
                 "            from pipeline.sinks.base import DELIVERED\n"
-                "            self._settle(database, batch, [DELIVERED] * len(batch), 0.0)\n"
+                "            self.ledger.settle(database, [(row, DELIVERED) for row in batch], 0.0)\n"
                 "            verdicts, down = self._offer(batch)\n",
             )
         ],

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.backoff import Backoff
-from pipeline.sinks import delivery
+from pipeline.sinks import ledger, loop, stream
 from tests.integration.sinks.support import Outbox
 
 
@@ -19,5 +19,6 @@ def box(tmp_path: Path) -> Iterator[Outbox]:
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sinks that are down and rows that failed are tried again at once."""
-    monkeypatch.setattr(delivery, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
-    monkeypatch.setattr(delivery, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(loop, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(ledger, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)

@@ -12,8 +12,11 @@ from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
-from pipeline.sinks.base import Message, Sink
+from pipeline.sinks.base import Message, Sink, SinkDown, StreamSink, Verdict
 from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.ledger import Ledger
+from pipeline.sinks.outage import Outage
+from pipeline.sinks.stream import Stream
 from pipeline.store import events, outbox
 from pipeline.store.database import Row
 from pipeline.store.events import Accepted
@@ -109,6 +112,22 @@ class Outbox:
         wait_until(lambda: not self.rows(), "empty")
 
 
+def exchange(sink: StreamSink, batch: Sequence[Message], wait_s: float = 0.02) -> list[Verdict | None]:
+    """Put messages under way and wait for the answers; raises `SinkDown` with those that there were before."""
+    answers: dict[bytes, Verdict | None] = {}
+    to_send = list(batch)
+    try:
+        while len(answers) < len(batch):
+            while to_send and sink.room() > 0:
+                sink.open()
+                sink.send(to_send.pop(0))
+            answers.update(sink.collect(wait_s))
+    except SinkDown as down:
+        verdicts = [answers.get(message.event_id) for message in batch]
+        raise SinkDown(down.reason, down.detail, down.advice, verdicts) from down
+    return [answers[message.event_id] for message in batch]
+
+
 class QuickStop(Stop):
     """For loops whose clock is moved by hand: each wait is only a moment, and then the clock is looked at again."""
 
@@ -117,9 +136,9 @@ class QuickStop(Stop):
 
 
 class Loop:
-    """A delivery loop in a thread of its own, with its own connection, stopped on leaving."""
+    """A sink's loop in a thread of its own, with its own connection, stopped on leaving."""
 
-    def __init__(self, box: Outbox, sink: Sink, stage: str = "forwarder") -> None:
+    def __init__(self, box: Outbox, sink: Sink | StreamSink, stage: str = "forwarder") -> None:
         self.stop = QuickStop() if isinstance(box.clock, ManualClock) else Stop()
         self.metrics = Metrics()
         self.beats = 0
@@ -127,7 +146,13 @@ class Loop:
         self._box = box
         log = RateLimited(get_logger(stage), box.clock)
         counts = StageCounts(Slot(stage, 0), self.metrics)
-        self.delivery = Delivery(stage, box.sink, sink, box.clock, self.stop, self.metrics, counts, log, self._beat)
+        self.ledger = Ledger(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
+        self.outage = Outage(box.sink)
+        self.delivery: Delivery | Stream
+        if isinstance(sink, StreamSink):
+            self.delivery = Stream(self.ledger, self.outage, self.stop, self._beat, sink)
+        else:
+            self.delivery = Delivery(self.ledger, self.outage, self.stop, self._beat, sink)
         self._thread = threading.Thread(target=self._run, name="delivery")
 
     def _beat(self) -> None:

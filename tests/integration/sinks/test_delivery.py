@@ -10,9 +10,11 @@ import pytest
 
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
-from pipeline.sinks import delivery
+from pipeline.sinks import loop as sink_loop
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.delivery import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY, TOGETHER
+from pipeline.sinks.delivery import Delivery
+from pipeline.sinks.ledger import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY
+from pipeline.sinks.suspects import TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
 from tests.integration.sinks.support import NOW, Loop, Outbox, notes, wait_until
@@ -232,13 +234,13 @@ def test_waits_for_a_sink_that_is_down_grow_and_are_forgotten(tmp_path: Path) ->
             assert len(sink.batches) == number
             clock.advance(0.32 * most)
         box.wait_empty()
-        assert loop.delivery.outage.failures == 0
+        assert loop.outage.failures == 0
     box.database.close()
 
 
 def test_a_sink_that_is_down_is_offered_one_batch_only(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest of the backlog stays free for others, and is given a chance as soon as it works again."""
-    monkeypatch.setattr(delivery, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(sink_loop, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
     box.put(notes(30))
     sink = Told([down()] * 20, max_messages=10)
     with Loop(box, sink):
@@ -295,8 +297,10 @@ def test_one_of_several_loops_waits_for_rows_while_the_others_deliver(box: Outbo
 
     sink = Told([slowly] * 3, max_messages=2)
     loops = [Loop(box, sink) for _ in range(4)]
-    for loop in loops[1:]:
-        loop.delivery.turn = loops[0].delivery.turn
+    turn = threading.Lock()
+    for loop in loops:
+        assert isinstance(loop.delivery, Delivery)
+        loop.delivery.turn = turn
     box.put(notes(6))
     with loops[0], loops[1], loops[2], loops[3]:
         for _ in range(3):
@@ -337,6 +341,7 @@ def test_stopping_midway_keeps_what_is_settled_and_frees_the_rest(box: Outbox) -
         return [DELIVERED, None, None, None]
 
     sink = Told([stop_now])
+    assert isinstance(loop.delivery, Delivery)
     loop.delivery.sink = sink
     with loop:
         wait_until(loop.stop.is_set)
@@ -455,7 +460,7 @@ def test_what_kills_its_process_does_not_drag_others_down(box: Outbox, seed: int
     deaths = 0
     while box.rows():
         loop = Loop(box, Told(then=die))
-        loop.delivery.rng = rng
+        loop.ledger.rng = rng
         try:
             with loop:
                 wait_until(lambda loop=loop: loop.error is not None or not box.rows())  # type: ignore[misc]

@@ -16,7 +16,7 @@ from google.auth.exceptions import TransportError
 
 from pipeline.errors import CannotStart
 from pipeline.process.clock import ManualClock
-from pipeline.sinks import delivery, pubsub
+from pipeline.sinks import ledger, pubsub
 from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
 from tests.fakes.credentials import write_key_file
@@ -231,7 +231,7 @@ def test_a_batch_costs_a_bounded_number_of_calls(server: FakePubSub, sink: Pubsu
 
 def test_a_batch_of_slow_calls_is_over_before_its_lease(server: FakePubSub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What there was no time for is offered again, under a new lease."""
-    assert pubsub._BATCH_LIMIT_S + pubsub.CALL_TIMEOUT_S < delivery.LEASE_MS / 1000 / 1.5
+    assert pubsub._BATCH_LIMIT_S + pubsub.CALL_TIMEOUT_S < ledger.LEASE_MS / 1000 / 1.5
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
     clock = ManualClock()
     sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, None), clock)

@@ -11,10 +11,10 @@ from websockets.sync.server import ServerConnection, serve
 from pipeline.nostr.address import parse_address
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
-from pipeline.process.stop import Stop
+from pipeline.relay import authentication
 from pipeline.relay.dial import DialPolicy, dial
-from pipeline.sinks import delivery
 from pipeline.sinks import relay as relay_sink
+from pipeline.sinks import stream
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
@@ -22,7 +22,7 @@ from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refu
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Published
-from tests.integration.sinks.support import NOW, Loop, Outbox, message, messages, notes, wait_until
+from tests.integration.sinks.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
 from tests.world.events import Author
 from tests.world.workload import Workload
 
@@ -47,8 +47,6 @@ def connect(box: Outbox) -> Iterator[Connect]:
                 box.clock,
                 Metrics(),
                 log,
-                Stop(),
-                lambda: None,
             )
         )
         return made[-1]
@@ -73,12 +71,12 @@ def test_events_are_published_over_one_connection(relay: ScriptedRelay, sink: Re
     signed = notes(250, kind=0)
     for start in range(0, 250, 100):
         batch = messages(signed[start : start + 100])
-        assert sink.deliver(batch) == [DELIVERED] * len(batch)
+        assert exchange(sink, batch) == [DELIVERED] * len(batch)
     published = relay.journal.of(Published)
     assert [entry.event_id for entry in published] == [event.id for event in signed]
     assert all(entry.accepted for entry in published)
     assert {entry.connection for entry in published} == {1}
-    assert sink.max_messages == 100
+    assert sink.room() == 100
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,7 @@ def test_events_are_published_over_one_connection(relay: ScriptedRelay, sink: Re
 )
 def test_final_answers(relay: ScriptedRelay, sink: RelaySink, prefix: str) -> None:
     relay.behave(Behaviour(ok_rules=(OkRule(reason=f"{prefix}: so there"),)))
-    assert sink.deliver(messages(notes(2))) == [Refused(prefix)] * 2
+    assert exchange(sink, messages(notes(2))) == [Refused(prefix)] * 2
 
 
 @pytest.mark.parametrize(
@@ -94,12 +92,12 @@ def test_final_answers(relay: ScriptedRelay, sink: RelaySink, prefix: str) -> No
 )
 def test_answers_that_are_asked_for_again(relay: ScriptedRelay, sink: RelaySink, reason: str) -> None:
     relay.behave(Behaviour(ok_rules=(OkRule(reason=reason),)))
-    verdicts = sink.deliver(messages(notes(2)))
+    verdicts = exchange(sink, messages(notes(2)))
     assert [type(verdict) for verdict in verdicts] == [Retry, Retry]
 
 
 def test_a_duplicate_that_is_accepted_is_delivered(relay: ScriptedRelay, sink: RelaySink) -> None:
-    assert sink.deliver(messages(notes(1))) == sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1))) == exchange(sink, messages(notes(1))) == [DELIVERED]
     assert len(relay.stored()) == 1
 
 
@@ -115,17 +113,16 @@ def test_answers_out_of_order(relay: ScriptedRelay, sink: RelaySink) -> None:
         )
     )
     expected = [DELIVERED, Refused("invalid"), DELIVERED, DELIVERED, Retry("error"), DELIVERED]
-    assert sink.deliver(messages(signed)) == expected
+    assert exchange(sink, messages(signed)) == expected
 
 
 def test_silence_about_one_event(relay: ScriptedRelay, sink: RelaySink, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are settled, and the connection goes on."""
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(relay_sink, "_WAIT_S", 0.05)
     signed = notes(3)
     relay.behave(Behaviour(ok_rules=(OkRule(containing=signed[1].id, answer=False, times=1),)))
-    assert sink.deliver(messages(signed)) == [DELIVERED, Retry("timeout"), DELIVERED]
-    assert sink.deliver(messages(signed[1:2])) == [DELIVERED]
+    assert exchange(sink, messages(signed)) == [DELIVERED, Retry("timeout"), DELIVERED]
+    assert exchange(sink, messages(signed[1:2])) == [DELIVERED]
     assert relay.journal.of(Published)[-1].connection == 1
 
 
@@ -134,12 +131,11 @@ def test_a_relay_that_says_nothing_at_all(
 ) -> None:
     """Each event is retried on its own, over a new connection."""
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(relay_sink, "_WAIT_S", 0.05)
     relay.behave(Behaviour(deaf=True))
-    assert sink.deliver(messages(notes(2))) == [Retry("timeout")] * 2
+    assert exchange(sink, messages(notes(2))) == [Retry("timeout")] * 2
     relay.wait_for_disconnection()
     relay.behave(Behaviour())
-    assert sink.deliver(messages(notes(2))) == [DELIVERED] * 2
+    assert exchange(sink, messages(notes(2))) == [DELIVERED] * 2
     assert relay.journal.of(Published)[-1].connection == 2
 
 
@@ -148,13 +144,13 @@ def test_a_connection_that_drops_in_the_middle(relay: ScriptedRelay, sink: Relay
     signed = notes(10)
     relay.behave(Behaviour(ok_rules=(OkRule(containing=signed[6].id, reset=True, times=1),)))
     with pytest.raises(SinkDown) as down:
-        sink.deliver(messages(signed))
+        exchange(sink, messages(signed))
     settled = down.value.verdicts
     assert len(settled) == 10
     assert set(settled[:6]) <= {DELIVERED, None}
     assert set(settled[6:]) == {None}
     rest = [event for event, verdict in zip(signed, settled, strict=True) if verdict is None]
-    assert sink.deliver(messages(rest)) == [DELIVERED] * len(rest)
+    assert exchange(sink, messages(rest)) == [DELIVERED] * len(rest)
     relay.wait_for_connection(2)
 
 
@@ -177,9 +173,9 @@ def test_an_event_that_the_relay_cannot_bear(
 def test_nobody_listens_and_then_somebody_does(relay: ScriptedRelay, sink: RelaySink) -> None:
     relay.stop()
     with pytest.raises(SinkDown, match="dial-refused"):
-        sink.deliver(messages(notes(1)))
+        exchange(sink, messages(notes(1)))
     relay.start()
-    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1))) == [DELIVERED]
 
 
 @pytest.mark.parametrize("silent_success", [True, False])
@@ -187,11 +183,11 @@ def test_a_relay_that_wants_to_know_who_we_are(
     relay: ScriptedRelay, connect: Connect, silent_success: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a key we say who, and what was refused for want of it is sent again at once (NIP-42)."""
-    monkeypatch.setattr(relay_sink, "_AUTH_PATIENCE_S", 0.3)
+    monkeypatch.setattr(authentication, "PATIENCE_S", 0.3)
     relay.behave(Behaviour(auth=AuthDemand(writes=True, silent_success=silent_success)))
     sink = connect(relay.url, SECRET.secret)
-    assert sink.deliver(messages(notes(5))) == [DELIVERED] * 5
-    assert sink.deliver(messages(notes(5, first=5))) == [DELIVERED] * 5
+    assert exchange(sink, messages(notes(5))) == [DELIVERED] * 5
+    assert exchange(sink, messages(notes(5, first=5))) == [DELIVERED] * 5
     found = relay.journal.of(Authenticated)
     assert [(entry.pubkey, entry.valid) for entry in found] == [(SECRET.pubkey, True)]
     relay.wait_for_published(count=15)
@@ -200,17 +196,17 @@ def test_a_relay_that_wants_to_know_who_we_are(
 def test_a_relay_that_wants_to_know_and_is_not_told(relay: ScriptedRelay, sink: RelaySink) -> None:
     """Without a key."""
     relay.behave(Behaviour(auth=AuthDemand(writes=True)))
-    assert sink.deliver(messages(notes(3))) == [Retry("auth-required")] * 3
+    assert exchange(sink, messages(notes(3))) == [Retry("auth-required")] * 3
     assert relay.journal.of(Authenticated) == []
 
 
 def test_an_auth_that_is_refused_is_not_repeated_without_end(
     relay: ScriptedRelay, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_sink, "_AUTH_PATIENCE_S", 0.3)
+    monkeypatch.setattr(authentication, "PATIENCE_S", 0.3)
     relay.behave(Behaviour(auth=AuthDemand(writes=True), ok_rules=(OkRule(reason="auth-required: not you"),)))
     sink = connect(relay.url, SECRET.secret)
-    assert sink.deliver(messages(notes(2))) == [Retry("auth-required")] * 2
+    assert exchange(sink, messages(notes(2))) == [Retry("auth-required")] * 2
     assert len(relay.journal.of(Authenticated)) == 1
 
 
@@ -218,12 +214,12 @@ def test_a_new_connection_is_authenticated_anew(relay: ScriptedRelay, connect: C
     """With the challenge of that connection."""
     relay.behave(Behaviour(auth=AuthDemand(writes=True)))
     sink = connect(relay.url, SECRET.secret)
-    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1))) == [DELIVERED]
     relay.stop()
     relay.start()
     with pytest.raises(SinkDown):
-        sink.deliver(messages(notes(1, first=1)))
-    assert sink.deliver(messages(notes(1, first=1))) == [DELIVERED]
+        exchange(sink, messages(notes(1, first=1)))
+    assert exchange(sink, messages(notes(1, first=1))) == [DELIVERED]
     assert [entry.valid for entry in relay.journal.of(Authenticated)] == [True, True]
 
 
@@ -241,10 +237,10 @@ def test_pings_of_an_idle_connection_are_answered(connect: Connect) -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         sink = connect(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
-        assert sink.deliver(messages(notes(1))) == [DELIVERED]
+        assert exchange(sink, messages(notes(1))) == [DELIVERED]
 
         def alive() -> bool:
-            sink.keep_alive()
+            assert not sink.collect(0.0)
             return answered.is_set()
 
         wait_until(alive)
@@ -255,15 +251,15 @@ def test_pings_of_an_idle_connection_are_answered(connect: Connect) -> None:
 
 def test_the_end_of_an_idle_connection_is_noticed(relay: ScriptedRelay, sink: RelaySink) -> None:
     """Before the next event needs it; that one goes out over a new connection."""
-    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1))) == [DELIVERED]
     relay.drop()
 
     def over() -> bool:
-        sink.keep_alive()
+        assert not sink.collect(0.0)
         return sink._transport is None
 
     wait_until(over)
-    assert sink.deliver(messages(notes(1, first=1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1, first=1))) == [DELIVERED]
     assert [entry.connection for entry in relay.journal.of(Published)] == [1, 2]
 
 
@@ -275,18 +271,17 @@ def test_a_relay_that_limits_the_rate(
     box.put(notes(40, kind=0))
     relay.behave(Behaviour(rate=RateLimit(per_s=200, burst=10, refusal=Refusal())))
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(relay_sink, "_WAIT_S", 0.02)
-    monkeypatch.setattr(delivery, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
     with Loop(box, sink, "sender"):
         box.wait_empty()
     assert set(box.outcomes().values()) == {"delivered"}
 
 
 def test_frames_of_garbage_between_answers(relay: ScriptedRelay, sink: RelaySink) -> None:
-    assert sink.deliver(messages(notes(1))) == [DELIVERED]
+    assert exchange(sink, messages(notes(1))) == [DELIVERED]
     for garbage in ("", "[]", "{}", '["OK"]', '["OK", 5, true]', '["EVENT"]', "\x00", "[" * 5000):
         relay.shout(garbage)
-    assert sink.deliver(messages(notes(20, first=1))) == [DELIVERED] * 20
+    assert exchange(sink, messages(notes(20, first=1))) == [DELIVERED] * 20
     assert relay.journal.of(Published)[-1].connection == 1
 
 
@@ -299,8 +294,8 @@ def test_an_independent_relay_takes_what_we_send(connect: Connect) -> None:
     broken = replace(forged, payload=forged.payload.replace(b'"x"', b'"y"'))
     with IndependentRelay() as relay:
         sink = connect(relay.url)
-        assert sink.deliver(messages([newer])) == [DELIVERED]
-        verdicts = sink.deliver([*messages([older, protected]), broken, *messages([newer])])
+        assert exchange(sink, messages([newer])) == [DELIVERED]
+        verdicts = exchange(sink, [*messages([older, protected]), broken, *messages([newer])])
         # It has no better word for what was replaced than "error: unknown".
         assert verdicts == [Retry("error"), Retry("auth-required"), Refused("invalid"), DELIVERED]
         world = Workload(
@@ -308,7 +303,7 @@ def test_an_independent_relay_takes_what_we_send(connect: Connect) -> None:
         )
         events = list(world.generate())
         for start in range(0, 300, 100):
-            verdicts = sink.deliver(messages(events[start : start + 100]))
+            verdicts = exchange(sink, messages(events[start : start + 100]))
             assert set(verdicts) <= {DELIVERED, Retry("error")}
             assert verdicts.count(DELIVERED) > 50
 
@@ -316,5 +311,5 @@ def test_an_independent_relay_takes_what_we_send(connect: Connect) -> None:
 def test_an_independent_relay_that_demands_auth(connect: Connect) -> None:
     signed = notes(5, kind=1)
     with IndependentRelay(auth=True) as relay:
-        assert set(connect(relay.url).deliver(messages(signed))) <= {Retry("auth-required"), DELIVERED}
-        assert connect(relay.url, SECRET.secret).deliver(messages(signed)) == [DELIVERED] * 5
+        assert set(exchange(connect(relay.url), messages(signed))) <= {Retry("auth-required"), DELIVERED}
+        assert exchange(connect(relay.url, SECRET.secret), messages(signed)) == [DELIVERED] * 5

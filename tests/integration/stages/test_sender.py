@@ -1,6 +1,7 @@
 """The sender stage: from the outbox to the target relay."""
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,15 +13,18 @@ from pipeline.errors import CannotStart
 from pipeline.nostr.nip19 import encode_nsec
 from pipeline.process.backoff import Backoff
 from pipeline.process.heartbeat import read_heartbeat
-from pipeline.sinks import delivery
+from pipeline.sinks import ledger, loop, stream
 from pipeline.sinks import relay as relay_sink
+from pipeline.sinks.relay import MAX_IN_FLIGHT
 from stages import forwarder, saver, sender
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Published
+from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.seeds import seeds
 from tests.world.events import Author, SignedEvent, from_raw
 from tests.world.workload import Workload
 
@@ -42,9 +46,9 @@ def relay() -> Iterator[ScriptedRelay]:
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
     quick = Backoff(base_s=0.02, factor=1.0, cap_s=0.02)
-    monkeypatch.setattr(delivery, "_PATIENCE", quick)
-    monkeypatch.setattr(delivery, "_ROW_RETRY", quick)
-    monkeypatch.setattr(delivery, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(loop, "_PATIENCE", quick)
+    monkeypatch.setattr(ledger, "_ROW_RETRY", quick)
+    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
 
 
 def save(world: World, events: list[SignedEvent], relay: ScriptedRelay, **settings: str) -> None:
@@ -223,11 +227,78 @@ def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedR
     relay.behave(Behaviour(ok_rules=(OkRule(answer=False),)))
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
         relay.wait_for_published(count=5)
-        running.end(timeout_s=relay_sink._LAST_ANSWERS_S + 3)
+        running.end(timeout_s=stream.LAST_ANSWERS_S + 3)
     assert world.query("SELECT DISTINCT failures FROM outbox WHERE sink = 'relay'") == [(0,)]
     relay.behave(Behaviour())
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
         wait_delivered(world, 5)
+
+
+def silent_about(event: SignedEvent) -> Behaviour:
+    """Answers and keeps everything but this."""
+    return Behaviour(ok_rules=(OkRule(containing=event.id, answer=False),))
+
+
+def test_what_is_never_answered_holds_up_nobody(world: World, relay: ScriptedRelay) -> None:
+    """A thousand others are through before its time is up; it waits alone, and is to blame for nothing yet."""
+    silent, *others = profiles(1001)
+    save(world, [silent, *others], relay)
+    relay.behave(silent_about(silent))
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        wait_delivered(world, 1000)
+        assert world.query("SELECT claims, failures FROM outbox WHERE sink = 'relay'") == [(1, 0)]
+        assert running.metric("event_service_sink_retries_total", sink="relay") == 0
+    published = Counter(entry.event_id for entry in relay.journal.of(Published))
+    assert published == Counter(event.id for event in [silent, *others])
+    assert {entry.connection for entry in relay.journal.of(Published)} == {1}
+
+
+def test_what_is_never_answered_is_tried_again_alone(
+    world: World, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After waits of its own, while others pass; the connection lives on."""
+    monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(ledger, "_ROW_RETRY", Backoff(base_s=0.1, factor=2.0, cap_s=0.4))
+    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
+    silent, *others = profiles(400)
+    settings = {"EVENTS_TARGET_RELAY": relay.url}
+    relay.behave(silent_about(silent))
+    with Running(world.context("saver", settings), saver.run), Running(world.context("sender", settings), sender.run):
+        for start in range(0, 399, 21):
+            world.put([silent, *others[start : start + 21]] if not start else others[start : start + 21])
+            wait_delivered(world, start + 21)
+        relay.wait_for_published(silent.id, count=4)
+        wait_until(lambda: world.value("SELECT failures FROM outbox WHERE sink = 'relay'") >= 3)
+        relay.behave(Behaviour())
+        wait_delivered(world, 400)
+    published = Counter(entry.event_id for entry in relay.journal.of(Published))
+    assert [published[event.id] for event in others] == [1] * 399
+
+
+@pytest.mark.parametrize("seed", seeds(2))
+def test_killed_in_the_middle_it_loses_nothing(world: World, relay: ScriptedRelay, seed: int) -> None:
+    """Whatever was under way, with one event that is never answered among it, is sent by the next; nobody is blamed."""
+    rng = random.Random(seed)
+    silent, *others = profiles(1501)
+    save(world, [silent, *others], relay)
+    relay.behave(silent_about(silent))
+    service = EventService.stage("sender", world.directory, {**world.env, "EVENTS_TARGET_RELAY": relay.url})
+    try:
+        for _ in range(2):
+            service.start(wait=False)
+            before = len(relay.journal.of(Published))
+            relay.wait_for_published(count=before + rng.randrange(1, 400))
+            service.kill()
+        service.start(wait=False)
+        wait_delivered(world, 1500)
+        rows = world.query("SELECT failures, payload FROM outbox JOIN events USING (event) WHERE sink = 'relay'")
+        assert [(failures, json.loads(payload)["id"]) for failures, payload in rows] == [(0, silent.id)]
+        service.stop()
+    finally:
+        service.close()
+    published = Counter(entry.event_id for entry in relay.journal.of(Published))
+    assert set(published) == {event.id for event in [silent, *others]}, f"seed {seed}"
+    assert sum(published.values()) <= 1501 + 2 * 2 * MAX_IN_FLIGHT + 2, f"seed {seed}: only what was under way again"
 
 
 def test_trouble_is_told_where_health_is_read(world: World, relay: ScriptedRelay, no_waits: None) -> None:
