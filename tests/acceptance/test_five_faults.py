@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from time import time
 
@@ -86,7 +87,8 @@ def test_each_fault_is_told_with_its_cause_and_what_to_do(
     tmp_path: Path, refusing: ScriptedRelay, dense: ScriptedRelay, pubsub: FakePubSub
 ) -> None:
     env = settings(relays=[refusing.url, dense.url], pubsub=pubsub.address)
-    with EventService(tmp_path, env) as service:
+    with closing(EventService(tmp_path, env)) as service:
+        service.start_ill()
         plant(service)
         told = (
             r"forwarder-0:? failing since \S+: sink pubsub is down: .*PERMISSION_DENIED",

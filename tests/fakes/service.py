@@ -164,6 +164,11 @@ class EventService:
         """Return once `/_health` answers 200; raises `ChildFailed` when the process ends or the time is up."""
         self._poll(lambda: self.get("/_health")[0] == 200, timeout_s, "healthy")
 
+    def start_ill(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Start it and wait until it answers, though something it needs is missing and it may never be well."""
+        self.start(wait=False)
+        self._poll(lambda: bool(self.get("/_health")[0]), timeout_s, "answering")
+
     def wait_metric(
         self, name: str, enough: Callable[[float], bool], *, timeout_s: float = READY_TIMEOUT_S, **labels: str
     ) -> float:

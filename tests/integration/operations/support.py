@@ -35,13 +35,8 @@ def complaint(service: EventService, stage: str, why: str) -> dict[str, str]:
     found: list[dict[str, str]] = []
 
     def look() -> bool:
-        try:
-            told = problems(service)
-        except OSError:
-            # Nobody listens yet.
-            return False
         # Kept, since it may be gone at the next look.
-        found[:] = [each for each in told if each["stage"].startswith(stage) and why in each["why"]]
+        found[:] = [each for each in problems(service) if each["stage"].startswith(stage) and why in each["why"]]
         return bool(found)
 
     until(look, lambda: problems(service))

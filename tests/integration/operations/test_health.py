@@ -14,34 +14,38 @@ from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import PATIENCE_S, complaint, logged, problems, until
-from tests.world.events import authors
+from tests.world.events import SignedEvent, authors
 
-PROFILES = [author.sign("{}", kind=0, created_at=int(time()) - 60) for author in authors(9, 3)]
+AUTHORS = authors(9, 3)
+
+
+def profiles() -> list[SignedEvent]:
+    """As new as the crawl reaches back, whenever the test runs."""
+    return [author.sign("{}", kind=0, created_at=int(time()) - 60) for author in AUTHORS]
 
 
 @pytest.mark.long
 def test_a_sink_that_refuses_us_is_named_with_what_to_do(tmp_path: Path) -> None:
     """And nothing is said any more once it takes events again."""
     rules = [Rule(status="PERMISSION_DENIED")]
-    with ScriptedRelay(events=PROFILES) as relay, PubSubProcess(rules=rules) as pubsub:
+    with ScriptedRelay(events=profiles()) as relay, PubSubProcess(rules=rules) as pubsub:
         env = settings(relays=[relay.url], pubsub=pubsub.address)
         with closing(EventService(tmp_path, env)) as service:
-            # It may be ill before it was ever well.
-            service.start(wait=False)
+            service.start_ill()
             found = complaint(service, "forwarder-0", "sink pubsub is down: PERMISSION_DENIED")
             assert found["why"].endswith("pubsub.publisher") or "role" in found["why"].lower(), found
             assert abs(datetime.fromisoformat(found["since"]).timestamp() - time()) < PATIENCE_S
             pubsub.set_rules()
-            pubsub.wait_count(len(PROFILES), PATIENCE_S)
+            pubsub.wait_count(len(AUTHORS), PATIENCE_S)
             until(lambda: problems(service) == [], lambda: problems(service))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_of_the_sink_is_named(tmp_path: Path) -> None:
-    with ScriptedRelay(events=PROFILES) as relay:
+    with ScriptedRelay(events=profiles()) as relay:
         env = settings(relays=[relay.url], EVENTS_SINK="jsonl:/dev/full")
         with closing(EventService(tmp_path, env)) as service:
-            service.start(wait=False)
+            service.start_ill()
             found = complaint(service, "forwarder-0", "ENOSPC")
             assert found["why"] == "sink pubsub is down: ENOSPC: make room on its disk"
             assert service.stop() == 0

@@ -1,5 +1,6 @@
 """Pub/Sub is away for long: what goes on meanwhile, what stands still, and what happens when it is back."""
 
+from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
 
@@ -14,9 +15,7 @@ from tests.world.ledger import Ledger
 
 HIGH, LOW = 400, 300
 FIRST, SECOND = 300, 900
-NOW = int(time())
 PEOPLE = authors(71, FIRST + SECOND)
-EVENTS = [person.sign("{}", kind=0, created_at=NOW - 300 + number // 5) for number, person in enumerate(PEOPLE)]
 
 
 def wait_state(service: EventService, relay: ScriptedRelay, state: str) -> None:
@@ -25,10 +24,11 @@ def wait_state(service: EventService, relay: ScriptedRelay, state: str) -> None:
 
 def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
     """The target relay gets its share, the crawl goes on to the bound and no further, and after it nothing is lost."""
-    ledger = Ledger()
+    ledger, now = Ledger(), int(time())
+    events = [person.sign("{}", kind=0, created_at=now - 300 + number // 5) for number, person in enumerate(PEOPLE)]
     rules = [Rule(status="UNAVAILABLE")]
-    with ScriptedRelay(events=EVENTS[:FIRST]) as relay, ScriptedRelay() as target, PubSubProcess(rules=rules) as pubsub:
-        ledger.hold(relay.url, EVENTS)
+    with ScriptedRelay(events=events[:FIRST]) as relay, ScriptedRelay() as target, PubSubProcess(rules=rules) as pubsub:
+        ledger.hold(relay.url, events)
         env = settings(
             relays=[relay.url],
             target=target.url,
@@ -36,7 +36,8 @@ def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
             EVENTS_BACKPRESSURE_HIGH=f"{HIGH}",
             EVENTS_BACKPRESSURE_LOW=f"{LOW}",
         )
-        with EventService(tmp_path, env) as service:
+        with closing(EventService(tmp_path, env)) as service:
+            service.start_ill()
 
             def queued(queue: str) -> float:
                 return service.scrape().value("event_service_queue_length", queue=queue)
@@ -45,7 +46,7 @@ def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
             until(lambda: queued("outbox-pubsub") == FIRST, lambda: queued("outbox-pubsub"))
             until(lambda: len(target.stored()) == FIRST, lambda: len(target.stored()))
             # Beyond it the crawl stops reading; what it has taken reaches the target relay all the same.
-            for number, event in enumerate(EVENTS[FIRST:]):
+            for number, event in enumerate(events[FIRST:]):
                 relay.publish(event)
                 if number % 20 == 0:
                     pause(0.1)
@@ -57,15 +58,15 @@ def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
             assert pubsub.count == 0
             pubsub.set_rules()
             began = monotonic()
-            pubsub.wait_count(len(EVENTS), 2 * PATIENCE_S)
-            print(f"{held:.0f} held; {monotonic() - began:.1f} s from the return to the last of {len(EVENTS)}")
-            until(lambda: len(target.stored()) == len(EVENTS), lambda: len(target.stored()))
+            pubsub.wait_count(len(events), 2 * PATIENCE_S)
+            print(f"{held:.0f} held; {monotonic() - began:.1f} s from the return to the last of {len(events)}")
+            until(lambda: len(target.stored()) == len(events), lambda: len(target.stored()))
             wait_state(service, relay, "connected")
             scrape = service.scrape()
             assert scrape.value("event_service_dead_rows") == 0
             assert scrape.value("event_service_sink_retries_total", sink="pubsub", reason="UNAVAILABLE") > 0
             assert scrape.value("event_service_sink_retries_total", sink="relay") == 0
-            assert scrape.value("event_service_delivery_seconds_count", sink="pubsub") == len(EVENTS)
+            assert scrape.value("event_service_delivery_seconds_count", sink="pubsub") == len(events)
             assert service.stop() == 0
         books = ledger.close(pubsub.deliveries())
     assert books.exactly_once, books.text()
