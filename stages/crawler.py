@@ -24,10 +24,10 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.rate import Allowance
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
+from pipeline.relay.channel import Channel
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
-from pipeline.relay.transport import Transport
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, wanted
 from pipeline.store.database import Database, Tx
 from pipeline.store.outbox import SinkName
@@ -60,7 +60,7 @@ def run(ctx: StageContext) -> None:
     intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, counts)
     gate = Backpressure(config.backpressure_high, config.backpressure_low)
     secret = read_secret_key(config.secret_key_path)
-    shared = Shared(ctx.clock, ctx.stop, intake, gate, RateLimited(ctx.log, ctx.clock), secret)
+    shared = Shared(ctx.clock, intake, gate, RateLimited(ctx.log, ctx.clock), secret)
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )
@@ -94,9 +94,9 @@ def _crawl_settings(config: Config) -> CrawlSettings:
 
 
 def _raise_file_limit(ctx: StageContext) -> None:
-    """A relay takes two descriptors; the usual soft limit of 1,024 is soon reached."""
+    """A relay takes a descriptor; the usual soft limit of 1,024 is soon reached."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _SPARE_DESCRIPTORS + 2 * ctx.config.max_relays
+    wanted = _SPARE_DESCRIPTORS + ctx.config.max_relays
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         try:
@@ -112,7 +112,7 @@ class _Dialler:
     ctx: StageContext
     policy: DialPolicy
 
-    def dial(self, address: RelayAddress) -> Transport:
+    def dial(self, address: RelayAddress) -> Channel:
         return dial(address, self.policy, self.ctx.clock, self.ctx.stop.is_set)
 
     def information(self, address: RelayAddress) -> RelayInformation:
@@ -139,7 +139,7 @@ class _Crawler:
         plan = self._follow(planner, None)
         seen_version = -1
         relays_at = queues_at = lists_at = 0.0
-        while not self.ctx.stop.is_set() and writer.is_alive():
+        while not self.ctx.stop.is_set() and writer.is_alive() and self.fleet.is_alive:
             now = self.ctx.clock.monotonic()
             version = self.database.data_version()
             if version != seen_version:

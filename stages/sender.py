@@ -4,6 +4,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.secret_key import read_secret_key
+from pipeline.relay.transport import Transport
 from pipeline.sinks.ledger import Ledger, take_back
 from pipeline.sinks.outage import Outage
 from pipeline.sinks.rate import RateBound
@@ -35,7 +36,7 @@ def run(ctx: StageContext) -> None:
 
     sink = RelaySink(
         target,
-        lambda: dial(target, policy, ctx.clock, cancelled),
+        lambda: Transport(dial(target, policy, ctx.clock, cancelled), ctx.clock),
         read_secret_key(config.secret_key_path),
         ctx.clock,
         ctx.metrics,

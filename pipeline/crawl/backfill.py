@@ -35,7 +35,7 @@ class _Job:
 
 @dataclass(slots=True)
 class Backfilling:
-    """The jobs of one relay. `ordered` may be replaced by another thread; all else belongs to the relay's own."""
+    """The jobs of one relay. `ordered` may be replaced by another thread; all else belongs to whoever serves it."""
 
     relay: int
     ordered: tuple[Backfill, ...] = ()

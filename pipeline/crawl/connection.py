@@ -1,13 +1,15 @@
-"""One connection to one relay: the thread that reads it, between its socket, its session, its crawl and the intake."""
+"""One connection to one relay: what stands between its channel, its session, its crawl and the intake."""
 
 import math
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, HandOver, Intake
+from pipeline.crawl.hand_over import HandOver
+from pipeline.crawl.intake import BATCH_EVENTS, Batch, Intake
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -23,10 +25,10 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
-from pipeline.process.clock import Clock, pause
+from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
-from pipeline.process.stop import Stop
 from pipeline.relay.authentication import AuthState
+from pipeline.relay.channel import Channel
 from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.limits import Limits
@@ -34,7 +36,6 @@ from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
-from pipeline.relay.transport import Transport
 from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
@@ -42,9 +43,10 @@ PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
 # Frames that are no messages: this many in one connection, and the relay is no relay.
 MAX_INVALID_FRAMES: Final = 1000
-_MAX_WAIT_S: Final = 30.0
-# How long what a busy relay sends is left to gather in its socket.
-GATHER_S: Final = 0.02
+# Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
+TELL_S: Final = 0.2
+# How often a connection that may not read on looks whether the relay takes what is being sent.
+_FULL_CHECK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,6 @@ class Shared:
     """What all connections of a crawler process share. `secret`: the key to authenticate with (NIP-42), if any."""
 
     clock: Clock
-    stop: Stop
     intake: Intake
     gate: Backpressure
     log: RateLimited
@@ -60,14 +61,17 @@ class Shared:
 
 
 class Connection:
-    """Reads one relay from the handshake to the end of the connection, in the thread that calls `run`."""
+    """Serves one relay from the handshake to the end of the connection.
+
+    Once it is open it belongs to the thread that calls `turn`; it never waits there.
+    """
 
     def __init__(
         self, relay: int, address: str, crawl: RelayCrawl, limits: Limits, host: HostBackoff, metrics: RelayMetrics,
         shared: Shared,
     ) -> None:  # fmt: skip
         self._relay = relay
-        self._address = address
+        self.address = address
         self._crawl = crawl
         self._host = host
         self._metrics = metrics
@@ -75,18 +79,22 @@ class Connection:
         self._clock = shared.clock
         self._session = Session(limits, can_authenticate=shared.secret is not None)
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = HandOver()
+        self._hand_over = HandOver(shared.intake.submit, self._wake_up)
         self._pending: list[Event] = []
         self._plans: SimpleQueue[Plan] = SimpleQueue()
-        self._transport: Transport | None = None
-        self._closing = False
-        # Events that a process which ends has no more room for are asked for again: nothing may say that they are had.
-        self._has_dropped = False
+        self._wake: Callable[[], object] | None = None
+        self._has_news = False
+        self._is_held = False
+        self.is_closing = False
         # Whether events came that were not known before.
         self.was_of_use = False
         self._invalid_frames = 0
         self._pinged_at = 0.0
-        self._read_at = -math.inf
+        # When something is due that the relay does not bring up by itself.
+        self._due_at = -math.inf
+        self._tell_at = math.inf
+        self.is_full = False
+        """Whether what was read must be taken by the intake before more is."""
 
     @property
     def limits(self) -> Limits:
@@ -98,92 +106,130 @@ class Connection:
         """How the relay and we stand on AUTH (NIP-42)."""
         return self._session.auth
 
+    @property
+    def next_time(self) -> float:
+        """When `turn` must be called again at the latest (monotonic)."""
+        return min(self._due_at, self._tell_at)
+
     def learn(self, limits: Limits) -> None:
-        """Go by `limits` from the start; only before `run`."""
+        """Go by `limits` from the start; only before `open`."""
         self._row.learn(limits)
 
     def post_plan(self, plan: Plan) -> None:
         """Let the connection follow `plan`; safe in every thread."""
         self._plans.put(plan)
-        if (transport := self._transport) is not None:
-            transport.wake()
+        self._has_news = True
+        self._wake_up()
 
     def close(self) -> None:
-        """Let `run` end soon; safe in every thread."""
-        self._closing = True
-        if (transport := self._transport) is not None:
-            transport.wake()
+        """Let the connection be ended soon; safe in every thread."""
+        self.is_closing = True
+        self._wake_up()
 
-    def run(self, transport: Transport) -> None:
-        """Serve `transport` until it is lost or `close` is called; raises `ConnectionLost` in the first case."""
-        self._transport = transport
+    def open(self, wake: Callable[[], object]) -> None:
+        """Begin; `wake` asks, from any thread, for a call of `turn`."""
+        self._wake = wake
         self._crawl.connected()
         self._row.put(RelayState.CONNECTED)
-        try:
-            while not self._closing and not self._shared.stop.is_set():
-                self._turn(transport)
-        except ConnectionLost:
-            self._crawl.lost(self._session)
-            self._report()
-            raise
-        finally:
-            self._metrics.tell()
-            self._flush()
 
-    def _turn(self, transport: Transport) -> None:
+    def turn(self, channel: Channel) -> int:
+        """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
+        if self.is_full and not self._may_read_on(channel, now):
+            return 0
+        frames = channel.receive()
+        for raw in frames:
+            self._on_frame(raw, now)
+        if frames:
+            self._tell_at = min(self._tell_at, now + TELL_S)
+            self._flush()
+        if self._has_news or self._has_work(now):
+            self._work(channel, now)
+        elif now >= self._tell_at:
+            self._tell()
+        return len(frames)
+
+    def lost(self) -> None:
+        """Take note that the connection was lost, but for its end by us."""
+        self._crawl.lost(self._session)
+        self._report()
+
+    def finish(self) -> bool:
+        """Hand over what came before the end; returns whether that is done, and is to be called again until it is."""
+        self._tell()
+        self._flush()
+        return self._hand_over.push()
+
+    def hold(self) -> None:
+        """Nothing is read from now on, since too much waits to be saved; the relay's buffers keep what it sends."""
+        if not self._is_held:
+            self._is_held = True
+            self._row.put(RelayState.BACKPRESSURED)
+
+    def resume(self, channel: Channel) -> None:
+        """Reading goes on, after `hold`."""
+        if self._is_held:
+            self._is_held = False
+            self._wait_anew(channel, self._clock.monotonic())
+            self._row.put(RelayState.CONNECTED)
+
+    def _may_read_on(self, channel: Channel, now: float) -> bool:
+        if self._hand_over.push():
+            self.is_full = False
+            self._wait_anew(channel, now)
+            return True
+        channel.flush()
+        self._tell()
+        self._due_at = now + _FULL_CHECK_S
+        return False
+
+    def _wait_anew(self, channel: Channel, now: float) -> None:
+        """Nothing was read for a while: what the relay owes us is owed from now on."""
+        channel.last_received = now
+        self._session.resume(now)
+        self._due_at = now
+
+    def _has_work(self, now: float) -> bool:
+        """Whether there is more to do than to read events."""
+        return now >= self._due_at or bool(self._session.outgoing) or now >= self._crawl.next_time()
+
+    def _work(self, channel: Channel, now: float) -> None:
+        """Do whatever but reading is due, and find the next time for it."""
+        self._has_news = False
+        self._tell()
         self._take_plans()
         for ended in self._session.expire(now):
             self._on_outcome(ended, now)
         self._crawl.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.may_ask(now))
-        while self._session.outgoing:
-            transport.send(self._session.outgoing.popleft())
+        while self._session.outgoing and channel.send_by is None:
+            channel.send(self._session.outgoing.popleft())
         self._report()
-        if not self._shared.gate.is_open:
-            self._hold()
-            return
-        self._keep_alive(transport, now)
-        frames = transport.receive(self._patience(now))
-        for raw in frames:
-            self._on_frame(raw)
-        self._metrics.tell()
-        self._flush()
-        if frames:
-            self._let_gather(len(frames))
+        self._keep_alive(channel, now)
+        self._due_at = min(self._times(channel))
 
-    def _let_gather(self, frames: int) -> None:
-        """Leave a relay alone for a moment that sends one event after the other: waking up costs more than an event."""
-        now = self._clock.monotonic()
-        if frames < BATCH_EVENTS and now - self._read_at < 2 * GATHER_S:
-            pause(GATHER_S)
-        self._read_at = now
+    def _times(self, channel: Channel) -> Iterator[float]:
+        yield self._crawl.next_time()
+        yield max(self._pinged_at, channel.last_received) + PING_AFTER_S
+        yield channel.last_received + GIVE_UP_AFTER_S
+        for deadline in (self._session.next_deadline(), channel.send_by):
+            if deadline is not None:
+                yield deadline
 
-    def _patience(self, now: float) -> float:
-        times = [now + _MAX_WAIT_S, self._crawl.next_time(), self._pinged_at + PING_AFTER_S]
-        deadline = self._session.next_deadline()
-        if deadline is not None:
-            times.append(deadline)
-        return max(0.0, min(times) - now)
-
-    def _keep_alive(self, transport: Transport, now: float) -> None:
-        silent = now - transport.last_received
-        if silent > GIVE_UP_AFTER_S:
+    def _keep_alive(self, channel: Channel, now: float) -> None:
+        silent = now - channel.last_received
+        if silent >= GIVE_UP_AFTER_S:
             raise ConnectionLost(LossReason.ERROR, "no answer to pings")
-        if silent < PING_AFTER_S:
-            self._pinged_at = max(self._pinged_at, transport.last_received)
-        elif now - self._pinged_at >= PING_AFTER_S:
+        if silent >= PING_AFTER_S and now - self._pinged_at >= PING_AFTER_S:
             self._pinged_at = now
-            transport.ping()
+            channel.ping()
 
-    def _hold(self) -> None:
-        """Read nothing while too much waits to be saved; what the relay sends meanwhile waits in its own buffers."""
-        self._row.put(RelayState.BACKPRESSURED)
-        self._shared.gate.wait(self._shared.stop, lambda: not self._closing)
-        now = self._clock.monotonic()
-        self._session.resume(now)
-        if self._transport is not None:
-            self._transport.last_received = now
-        self._row.put(RelayState.CONNECTED)
+    def _tell(self) -> None:
+        self._tell_at = math.inf
+        self._metrics.tell()
+
+    def _wake_up(self) -> None:
+        if (wake := self._wake) is not None:
+            wake()
 
     def _take_plans(self) -> None:
         plan = None
@@ -193,8 +239,7 @@ class Connection:
         if plan is not None:
             self._crawl.set_plan(plan)
 
-    def _on_frame(self, raw: bytes) -> None:
-        now = self._clock.monotonic()
+    def _on_frame(self, raw: bytes, now: float) -> None:
         try:
             message = parse_relay_message(raw, self._shared.intake.committed)
         except InvalidEventMessage as error:
@@ -214,7 +259,7 @@ class Connection:
             self._on_event(message, now)
             return
         if isinstance(message, Notice):
-            self._shared.log.debug(self._address, "notice", relay=self._address, text=message.text)
+            self._shared.log.debug(self.address, "notice", relay=self.address, text=message.text)
             self._metrics.notice(classify_notice(message.text))
         for outcome in self._session.receive(message, now):
             self._on_outcome(outcome, now)
@@ -222,8 +267,6 @@ class Connection:
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
         self._pending.append(message.event)
-        if len(self._pending) >= BATCH_EVENTS:
-            self._flush()
 
     def _on_outcome(self, outcome: Outcome, now: float) -> None:
         match outcome:
@@ -234,10 +277,7 @@ class Connection:
                     # Behind the events that they cover, so that these are committed first or together.
                     self._flush()
                     moved = () if cursor is None else (cursor,)
-                    if not self._has_dropped:
-                        self._shared.intake.submit(
-                            Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress)
-                        )
+                    self._hand_over.put(Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress))
                 self._metrics.crawled(self._crawl.counts)
                 if outcome.refusal is None:
                     self._host.answered()
@@ -259,7 +299,7 @@ class Connection:
     def _authenticate(self, challenge: str, now: float) -> None:
         assert self._shared.secret is not None, "wanted only where it can be given"
         wall = self._clock.now_ms() // 1000
-        self._session.authenticate(auth_event(self._shared.secret, self._address, challenge, wall), now)
+        self._session.authenticate(auth_event(self._shared.secret, self.address, challenge, wall), now)
 
     def _on_refusal(self, refusal: Refusal, detail: str, now: float) -> None:
         if refusal is Refusal.RATE_LIMITED:
@@ -268,20 +308,17 @@ class Connection:
         if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
             detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
         self._row.refused(refusal, detail)
-        self._shared.log.debug(
-            f"{self._address} {refusal}", "refused", relay=self._address, reason=refusal, text=detail
-        )
+        self._shared.log.debug(f"{self.address} {refusal}", "refused", relay=self.address, reason=refusal, text=detail)
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        batch = tuple(self._pending)
-        self._pending.clear()
         self.was_of_use = True
-        if self._hand_over.acquire(self._shared.stop):
-            self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), batch, done=self._hand_over.release))
-        else:
-            self._has_dropped = True
+        for first in range(0, len(self._pending), BATCH_EVENTS):
+            events = tuple(self._pending[first : first + BATCH_EVENTS])
+            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), events, done=self._hand_over.release))
+        self._pending.clear()
+        self.is_full = not self._hand_over.push()
 
     def _count_invalid(self) -> None:
         self._invalid_frames += 1
@@ -294,6 +331,6 @@ class Connection:
             self._metrics.unasked(self._session.unasked)
             self._session.unasked = 0
         backfilled = self._crawl.backfilling.take_untold()
-        if backfilled and not self._has_dropped:
-            self._shared.intake.submit(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
+        if backfilled:
+            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
         self._row.keep_up()

@@ -1,4 +1,4 @@
-"""The relays of one crawler process: dialled when their time comes, each served by a thread while it is connected."""
+"""The relays of one crawler process: dialled when their time comes, served by its reactor while they are connected."""
 
 import random
 import threading
@@ -14,11 +14,12 @@ from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.serving import Dialler, serve
+from pipeline.crawl.serving import Dialler, begin
 from pipeline.crawl.share import Selected
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
@@ -34,8 +35,6 @@ from pipeline.store.relays import RelayState, RelayStatus
 
 # Name look-ups and handshakes under way at once; more would only fight for the same line.
 MAX_DIALS: Final = 32
-# A thread's reader is small; its stack need not be the 8 MB of the main thread.
-_STACK_BYTES: Final = 512 << 10
 JOIN_S: Final = 5.0
 
 
@@ -51,7 +50,7 @@ class _Relay:
     was_connected: bool = False
     is_dropped: bool = False
     connection: Connection | None = None
-    thread: threading.Thread | None = None
+    """While it is dialled or connected."""
 
 
 @dataclass(slots=True)
@@ -84,29 +83,36 @@ class Fleet:
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
     _dialling: set[int] = field(default_factory=set)
+    _reactor: Reactor = field(init=False)
+    _thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._reactor = Reactor(self.shared)
+        self._thread = threading.Thread(target=self._reactor.run, name="reactor", daemon=True)
+        self._thread.start()
 
     @property
     def connected(self) -> int:
         """How many relays are being served or dialled."""
-        return sum(relay.thread is not None for relay in self._relays.values())
+        return sum(relay.connection is not None for relay in self._relays.values())
 
     def seconds_behind(self, wall: int) -> dict[str, int]:
         """For the address of each relay that is connected, how old the oldest of its cursors is at `wall` (seconds)."""
         return {
             relay.selected.address.url: relay.crawl.seconds_behind(wall)
             for relay in self._relays.values()
-            if relay.thread is not None
+            if relay.connection is not None
         }
 
     @property
     def asked_whole(self) -> int:
         """How many relays are asked for everything that they have."""
-        return sum(relay.crawl.asking.is_whole for relay in self._relays.values() if relay.thread is not None)
+        return sum(relay.crawl.asking.is_whole for relay in self._relays.values() if relay.connection is not None)
 
     @property
     def left_out(self) -> int:
         """How many queries in all go without a live subscription since their relay has no room for it."""
-        return sum(relay.crawl.left_out for relay in self._relays.values() if relay.thread is not None)
+        return sum(relay.crawl.left_out for relay in self._relays.values() if relay.connection is not None)
 
     def auth_states(self) -> Counter[AuthState]:
         """How many of the relays that are being served stand how on AUTH (NIP-42)."""
@@ -133,7 +139,7 @@ class Fleet:
         if relay.crawl.asking.mode is not mode:
             relay.crawl.asking.mode = mode
             if relay.connection is not None:
-                # Its thread decides, when it next thinks of what to ask.
+                # The reactor decides, when it next thinks of what to ask.
                 relay.connection.post_plan(plan)
 
     def _order(self, relay: _Relay, jobs: tuple[Backfill, ...], plan: Plan) -> None:
@@ -162,7 +168,7 @@ class Fleet:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
         now, mono = self.shared.clock.now_ms(), self.shared.clock.monotonic()
-        due = [relay for relay in self._relays.values() if relay.thread is None and is_due(relay.next_dial_at, now)]
+        due = [relay for relay in self._relays.values() if relay.connection is None and is_due(relay.next_dial_at, now)]
         self.waiting = len(due)
         for relay in sorted(due, key=lambda relay: relay.next_dial_at):
             if len(self._dialling) >= MAX_DIALS or not self.dials.take(mono):
@@ -170,15 +176,15 @@ class Fleet:
             self._start(relay, plan)
             self.waiting -= 1
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether connections are served; they are until `close`, or until something in it fails."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
-        """End all connections and wait for their threads, within `JOIN_S`."""
-        for relay in self._relays.values():
-            if relay.connection is not None:
-                relay.connection.close()
-        deadline = self.shared.clock.monotonic() + JOIN_S
-        for relay in self._relays.values():
-            if relay.thread is not None:
-                relay.thread.join(max(0.0, deadline - self.shared.clock.monotonic()))
+        """End all connections and hand over what they brought, within `JOIN_S`."""
+        self._reactor.finish()
+        self._thread.join(JOIN_S)
         self._reap()
 
     def _add(self, database: Database, selected: Selected, plan: Plan, now: int) -> _Relay:
@@ -212,18 +218,19 @@ class Fleet:
         )
         if relay.was_connected:
             relay.metrics.reconnected()
-        threading.stack_size(_STACK_BYTES)
-        relay.thread = threading.Thread(
-            target=self._serve, args=(number, address, relay.connection, relay.metrics), name=f"relay-{number}",
-            daemon=True,
-        )  # fmt: skip
         self._dialling.add(number)
-        relay.thread.start()
+        threading.Thread(
+            target=self._dial, args=(number, address, relay.connection, relay.metrics), name=f"dial-{number}",
+            daemon=True,
+        ).start()  # fmt: skip
 
-    def _serve(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
-        ending = serve(self.dialler, address, connection, metrics, self.shared, lambda: self._dialling.discard(number))
+    def _dial(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
+        channel = begin(self.dialler, address, connection, metrics, self.shared)
         self._dialling.discard(number)
-        self._ended.put(_Ended(number, ending))
+        if isinstance(channel, Ending):
+            self._ended.put(_Ended(number, channel))
+        else:
+            self._reactor.adopt(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
 
     def _reap(self) -> None:
         while True:
@@ -240,7 +247,7 @@ class Fleet:
         address = relay.selected.address.url
         if relay.connection is not None:
             relay.limits = relay.connection.limits
-        relay.thread = relay.connection = None
+        relay.connection = None
         relay.was_connected = relay.was_connected or ending.connected
         relay.failures = failures_after(relay.failures, ending)
         relay.next_dial_at = now + round(delay_s(relay.failures, ending, self.rng) * 1000)

@@ -1,9 +1,6 @@
 """Backpressure: whether crawlers read on, by how many events wait to be saved and published."""
 
 import threading
-from collections.abc import Callable
-
-from pipeline.process.stop import Stop
 
 
 class Backpressure:
@@ -33,9 +30,6 @@ class Backpressure:
         elif waiting < self._low:
             self._open.set()
 
-    def wait(self, stop: Stop, still_wanted: Callable[[], bool]) -> bool:
-        """Wait until open; returns whether it is, or is no longer waited for because `stop` or its owner says so."""
-        while not self._open.wait(0.5):
-            if stop.is_set() or not still_wanted():
-                return False
-        return True
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until open, `timeout_s` at most; returns whether it is."""
+        return self._open.wait(timeout_s)

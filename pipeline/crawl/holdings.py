@@ -50,7 +50,7 @@ class NotHeld(Enum):
 
 
 class Holdings(Protocol):
-    """Tells what we have; called from the threads of many relays at once."""
+    """Tells what we have, without waiting; called for many relays."""
 
     def of(self, query: Query, since: int) -> Held | NotHeld:
         """What we have of `query` since then, or as far back as there is room for."""

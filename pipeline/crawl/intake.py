@@ -1,8 +1,8 @@
 """From the readers' hands into the inbox: what is unwanted, known or forged goes no further.
 
-Readers hand over batches, at most `BATCHES_PER_RELAY` at a time each, so that no relay starves another and a full
-intake stops the readers, and with them the relays: nothing is dropped for lack of room. One thread takes whatever has
-queued, verifies it and commits it together with the cursors that it completes.
+Each relay hands over batches, a few at a time, and is read no further while they are under way: nothing is dropped for
+lack of room. One thread takes whatever has queued, verifies it and commits it together with the cursors that it
+completes.
 """
 
 import threading
@@ -17,7 +17,6 @@ from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock, pause
-from pipeline.process.stop import Stop
 from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
@@ -30,7 +29,6 @@ from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.wanted import Changes
 
 BATCH_EVENTS: Final = 64
-BATCHES_PER_RELAY: Final = 2
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
 TRANSACTION_EVENTS: Final = 200
 # Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
@@ -68,33 +66,6 @@ class CommittedIds:
     def clear(self) -> None:
         """Forget all; they are looked up in the database again."""
         self._ids.clear()
-
-
-class HandOver:
-    """One reader's allowance of batches under way."""
-
-    __slots__ = ("_slots",)
-
-    def __init__(self) -> None:
-        # A queue of tokens, since threading's semaphores are Python and cost several times as much.
-        self._slots: SimpleQueue[None] = SimpleQueue()
-        for _ in range(BATCHES_PER_RELAY):
-            self._slots.put(None)
-
-    def acquire(self, stop: Stop) -> bool:
-        """Wait for room; returns whether there is, or the process stops."""
-        while True:
-            try:
-                self._slots.get(timeout=0.5)
-            except Empty:
-                if stop.is_set():
-                    return False
-            else:
-                return True
-
-    def release(self) -> None:
-        """Called by the intake when a batch is committed."""
-        self._slots.put(None)
 
 
 @dataclass(frozen=True, slots=True)

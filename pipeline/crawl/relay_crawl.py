@@ -31,7 +31,7 @@ from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 
-# An idle relay's thread wakes no more often than it must; a busy one looks for new work no more often than this.
+# An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
 # Connections in a row that were lost with no answer at all until requests are made smaller.
@@ -41,7 +41,7 @@ _NEVER = 1 << 62
 
 
 class RelayCrawl:
-    """Everything wanted of one relay. Owned by the thread of its connection; outlives each connection."""
+    """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_wall", "_live", "_lookout", "_plan", "_reach", "_reconciling",

@@ -47,7 +47,7 @@ class _Result(StrEnum):
 
 
 class RelayMetrics:
-    """What one relay's connections count; used by their thread only.
+    """What one relay's connections count; used by one thread at a time.
 
     Messages are only noted until `tell`, which costs as much for a thousand of them as for one.
     """

@@ -15,7 +15,7 @@ _MAX_ERROR_CHARS = 200
 
 
 class RelayRow:
-    """Writes through the intake whatever differs from what was last written. Owned by the connection's thread."""
+    """Writes through the intake whatever differs from what was last written. Owned by the connection."""
 
     __slots__ = ("_clock", "_crawl", "_host", "_intake", "_learned", "_session", "_status", "_told", "_written")
 

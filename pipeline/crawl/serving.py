@@ -1,6 +1,5 @@
-"""One connection to one relay in its own thread: dialled, asked what it allows, read until it ends."""
+"""How a connection comes to be: dialled, and the relay asked what it allows, in a thread that may wait for both."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -8,16 +7,16 @@ from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.redial import Ending
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.nostr.address import RelayAddress
-from pipeline.relay.errors import ConnectionLost, DialError, DialReason
+from pipeline.relay.channel import Channel
+from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
-from pipeline.relay.transport import Transport
 
 
 class Dialler(Protocol):
-    """Opens connections; called from the threads of many relays at once."""
+    """Opens connections; called from several threads at once."""
 
-    def dial(self, address: RelayAddress) -> Transport:
+    def dial(self, address: RelayAddress) -> Channel:
         """An open websocket; raises `DialError`."""
         ...
 
@@ -26,37 +25,26 @@ class Dialler(Protocol):
         ...
 
 
-def serve(
-    dialler: Dialler, address: RelayAddress, connection: Connection, metrics: RelayMetrics, shared: Shared,
-    dialled: Callable[[], object],
-) -> Ending:  # fmt: skip
-    """Dial and read until the end, whatever it is. `dialled` is called once the websocket is open."""
-    connected_at: float | None = None
+def begin(
+    dialler: Dialler, address: RelayAddress, connection: Connection, metrics: RelayMetrics, shared: Shared
+) -> Channel | Ending:
+    """The open websocket, of which `connection` knows what it allows; or why there is none."""
+    channel: Channel | None = None
     try:
-        transport = dialler.dial(address)
-        dialled()
-        try:
-            connection.learn(_informed(dialler, address, connection.limits, shared.clock.now_ms() // 1000))
-            connected_at = shared.clock.monotonic()
-            connection.run(transport)
-            ending = Ending("closed", "closed by us", is_our_will=True)
-        finally:
-            transport.close()
+        channel = dialler.dial(address)
+        connection.learn(_informed(dialler, address, connection.limits, shared.clock.now_ms() // 1000))
     except DialError as error:
         metrics.not_dialled(error.reason)
-        ending = Ending(
+        return Ending(
             "dial", str(error), status=error.status, permanent=error.permanent,
             is_our_fault=error.reason is DialReason.LOCAL,
         )  # fmt: skip
-    except ConnectionLost as error:
-        ending = Ending(error.reason, error.detail)
     except Exception as error:
         shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
-        ending = Ending("unknown", type(error).__name__)
-    if connected_at is None:
-        return ending
-    lived = max(shared.clock.monotonic() - connected_at, 0.001)
-    return replace(ending, lived=lived, was_of_use=connection.was_of_use)
+        if channel is not None:
+            channel.close()
+        return Ending("unknown", type(error).__name__)
+    return channel
 
 
 def _informed(dialler: Dialler, address: RelayAddress, limits: Limits, now: int) -> Limits:

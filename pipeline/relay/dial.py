@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import Clock
+from pipeline.relay.channel import Channel
 from pipeline.relay.deadline import Attempt, Deadline
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
@@ -17,7 +18,6 @@ from pipeline.relay.handshake import upgrade
 from pipeline.relay.resolve import Endpoint, Resolver, endpoints, system_resolver
 from pipeline.relay.socks import connect_through
 from pipeline.relay.stream import wait_for
-from pipeline.relay.transport import Transport
 from pipeline.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
@@ -34,7 +34,7 @@ class DialPolicy:
 
     `allow_private`: addresses outside the public Internet may be dialled. `socks_proxy`: for onion relays, which are
     refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
-    largest message that the transport takes.
+    largest message that the channel takes.
     """
 
     allow_private: bool = False
@@ -51,7 +51,7 @@ def never() -> bool:
     return False
 
 
-def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Callable[[], bool] = never) -> Transport:
+def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Callable[[], bool] = never) -> Channel:
     """An open websocket to `address`; raises `DialError`, within `policy.timeout_s` and a little.
 
     `cancelled` is asked at least every quarter of a second, from this thread; once true, the dial ends.
@@ -60,10 +60,7 @@ def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Cal
     sock = connect(address, policy, attempt)
     try:
         initial = upgrade(sock, address, policy.user_agent, attempt)
-        return Transport(sock, clock, initial=initial, max_message_bytes=policy.max_message_bytes)
-    except OSError as error:
-        sock.close()
-        raise DialError(DialReason.LOCAL, error.strerror or str(error)) from error
+        return Channel(sock, clock, initial=initial, max_message_bytes=policy.max_message_bytes)
     except BaseException:
         sock.close()
         raise

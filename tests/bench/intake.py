@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, HandOver, Intake
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY
+from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.process.stop import Stop
 from pipeline.store import wanted
 from pipeline.store.events import Accepted, accept
 from pipeline.store.schema import open_database
@@ -67,18 +67,17 @@ class Fed:
         self._path = path
         self._intake = intake
         self._thread = thread
-        self._hand_overs = [HandOver() for _ in range(_READERS)]
-        self._stop = Stop()
+        self._rooms = [threading.Semaphore(BATCHES_PER_RELAY) for _ in range(_READERS)]
 
     def feed(self, batch: Sequence[Event]) -> Rate:
         """Let all of it be committed, the readers taking turns."""
         began, cpu_began = time.monotonic(), self._cpu_s()
         now_ms = round(time.time() * 1000)
         for number, first in enumerate(range(0, len(batch), BATCH_EVENTS)):
-            hand_over = self._hand_overs[number % _READERS]
-            hand_over.acquire(self._stop)
+            room = self._rooms[number % _READERS]
+            room.acquire()
             part = tuple(batch[first : first + BATCH_EVENTS])
-            self._intake.submit(Batch(1, now_ms, part, done=hand_over.release))
+            self._intake.submit(Batch(1, now_ms, part, done=room.release))
         self._wait_idle()
         elapsed = time.monotonic() - began
         return Rate(len(batch) / elapsed, (self._cpu_s() - cpu_began) / len(batch))

@@ -2,7 +2,6 @@ import contextlib
 import dataclasses
 import errno
 import itertools
-import os
 import socket
 import threading
 import time
@@ -15,6 +14,7 @@ from pipeline.relay import resolve
 from pipeline.relay.dial import dial
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
 from pipeline.relay.resolve import SocketAddress
+from pipeline.relay.transport import Transport
 from tests.integration.relay.peers import (
     CLOCK,
     PATIENCE_S,
@@ -61,7 +61,7 @@ def greet(conn: socket.socket, over: threading.Event) -> None:
 def test_failed_addresses_are_passed_over() -> None:
     with Peer(greet, host="127.0.0.2") as peer, deaf_listener() as deaf:
         answers = [closed_port(), deaf, (peer.host, peer.port)]
-        transport = dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK)
+        transport = Transport(dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
 
@@ -87,7 +87,7 @@ def test_request_says_who_we_are_and_offers_nothing() -> None:
 def test_messages_behind_the_answer_are_not_lost() -> None:
     """The relay's first frames may come in one segment with the end of the handshake."""
     with Peer(greet) as peer:
-        transport = dial(peer.address, policy(), CLOCK)
+        transport = Transport(dial(peer.address, policy(), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
 
@@ -127,7 +127,7 @@ def test_of_mixed_answers_only_the_public_are_dialled(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: list[SocketAddress] = [(private.host, private.port), (public.host, public.port)]
-        transport = dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK)
+        transport = Transport(dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK), CLOCK)
         transport.close()
         assert (private.connections, public.connections) == (0, 1)
 
@@ -137,7 +137,9 @@ def test_name_is_resolved_once_and_the_vetted_address_is_the_one_dialled(monkeyp
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: Iterator[SocketAddress] = iter([(public.host, public.port), (private.host, private.port)])
-        transport = dial(NAMED, policy(lambda _host, _port: [next(answers)], allow_private=False), CLOCK)
+        transport = Transport(
+            dial(NAMED, policy(lambda _host, _port: [next(answers)], allow_private=False), CLOCK), CLOCK
+        )
         transport.close()
         assert next(answers) == (private.host, private.port)
         assert (private.connections, public.connections) == (0, 1)
@@ -282,7 +284,7 @@ def test_unknown_name() -> None:
 
 def test_tls_is_verified_for_the_name(tls: Tls) -> None:
     with Peer(greet, tls=tls.server) as peer:
-        transport = dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK)
+        transport = Transport(dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
         dial(peer.address, policy(tls_context=tls.client), CLOCK).close()
@@ -317,7 +319,7 @@ def test_port_that_speaks_no_tls(tls: Tls, noise: bytes) -> None:
 
 def test_message_limit_of_the_policy_holds() -> None:
     with Peer(greet) as peer:
-        transport = dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK)
+        transport = Transport(dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK), CLOCK)
         with pytest.raises(ConnectionLost) as lost:
             transport.receive(PATIENCE_S)
         assert lost.value.reason is LossReason.TOO_LARGE
@@ -325,9 +327,9 @@ def test_message_limit_of_the_policy_holds() -> None:
 
 
 def test_running_out_of_files_is_no_fault_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def eventfd(_value: int, _flags: int) -> int:
+    def no_socket(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(os, "eventfd", eventfd)
     with Peer(greet) as peer:
+        monkeypatch.setattr(socket, "socket", no_socket)
         assert failure(peer.address, policy()).reason is DialReason.LOCAL

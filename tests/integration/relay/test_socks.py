@@ -8,6 +8,7 @@ import pytest
 from pipeline.nostr.address import RelayAddress, parse_address
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.errors import DialReason
+from pipeline.relay.transport import Transport
 from pipeline.values import HostPort
 from tests.integration.relay.peers import CLOCK, PATIENCE_S, TEXT, Peer, Tls, accept_websocket, failure, frame
 
@@ -47,7 +48,7 @@ def test_onion_relay_is_reached_by_name_through_the_proxy(bound: bytes) -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as proxy:
-        transport = dial(onion(), through(proxy), CLOCK)
+        transport = Transport(dial(onion(), through(proxy), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"from the onion"]
         transport.close()
     name = onion().host.encode()

@@ -13,6 +13,7 @@ from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay import authentication
 from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.transport import Transport
 from pipeline.sinks import relay as relay_sink
 from pipeline.sinks import stream
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
@@ -42,7 +43,7 @@ def connect(box: Outbox) -> Iterator[Connect]:
         made.append(
             RelaySink(
                 address,
-                lambda: dial(address, policy, box.clock),
+                lambda: Transport(dial(address, policy, box.clock), box.clock),
                 secret,
                 box.clock,
                 Metrics(),

@@ -1,4 +1,4 @@
-"""A connection's thread where it meets the intake: what it hands over, and what it must not."""
+"""A connection where it meets the intake: what it hands over, and when."""
 
 import logging
 import random
@@ -8,11 +8,11 @@ from typing import cast
 import orjson
 import pytest
 
-from pipeline.crawl import connection
-from pipeline.crawl.connection import GATHER_S, Connection, Shared
+from pipeline.crawl.connection import GIVE_UP_AFTER_S, TELL_S, Connection, Shared
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.intake import BATCH_EVENTS, BATCHES_PER_RELAY, Batch, EventLimits, Intake
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY
+from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.nostr.event import Event
@@ -20,42 +20,41 @@ from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.process.stop import Stop
+from pipeline.relay.channel import Channel
+from pipeline.relay.errors import ConnectionLost
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.transport import Transport
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START
 
 
-class GlobalPages:
-    """In the place of a transport: answers the global query with everything it has, and ends the process meanwhile."""
+class Answering:
+    """In the place of a channel: answers the global query with everything it has."""
 
     last_received = 0.0
+    send_by = None
 
-    def __init__(self, found: list[Event], stop: Stop) -> None:
+    def __init__(self, found: list[Event]) -> None:
         self._found = found
-        self._stop = stop
-        self._answers: list[bytes] = []
+        self.answers: list[bytes] = []
 
     def send(self, frame: str) -> None:
         kind, subscription, *filters = orjson.loads(frame)
         if kind == "REQ" and filters[0].get("kinds") == [0, 2, 3, 10_002] and filters[0]["limit"]:
-            self._answers += [b'["EVENT","%s",%s]' % (subscription.encode(), each.to_json()) for each in self._found]
-            self._answers.append(b'["EOSE","%s"]' % subscription.encode())
-            self._stop.set()
+            self.answers += [b'["EVENT","%s",%s]' % (subscription.encode(), each.to_json()) for each in self._found]
+            self.answers.append(b'["EOSE","%s"]' % subscription.encode())
 
-    def receive(self, _: float) -> list[bytes]:
-        answers, self._answers = self._answers, []
+    def receive(self) -> list[bytes]:
+        answers, self.answers = self.answers, []
         return answers
+
+    def flush(self) -> None:
+        """There is never anything left to be sent."""
 
     def ping(self) -> None:
         raise AssertionError("it has just spoken")
-
-    def wake(self) -> None:
-        """There is nothing to wake."""
 
 
 class Recording(Intake):
@@ -70,9 +69,19 @@ class Recording(Intake):
         self.batches.append(batch)
 
 
-def made_of(intake: Intake, clock: ManualClock, stop: Stop) -> Connection:
+class Wakes:
+    """Counts how often it is called."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def made_of(intake: Intake, clock: ManualClock) -> Connection:
     log = Logger(logging.getLogger("test"))
-    shared = Shared(clock, stop, intake, Backpressure(10, 5), RateLimited(log, clock))
+    shared = Shared(clock, intake, Backpressure(10, 5), RateLimited(log, clock))
     crawl = RelayCrawl(
         coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
     )
@@ -82,63 +91,101 @@ def made_of(intake: Intake, clock: ManualClock, stop: Stop) -> Connection:
     )  # fmt: skip
 
 
-def test_no_cursor_is_handed_over_whose_events_were_not(tmp_path: Path) -> None:
-    clock, stop = ManualClock(START * 1000), Stop()
-    intake = Recording(tmp_path / "events.db", clock)
-    found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1))]
+def turn(made: Connection, relay: Answering) -> int:
+    return made.turn(cast("Channel", relay))
+
+
+def is_full(made: Connection) -> bool:
+    return made.is_full
+
+
+def events_of(intake: Recording) -> set[bytes]:
+    return {each.id for batch in intake.batches for each in batch.events}
+
+
+def test_no_cursor_is_handed_over_before_its_events_and_nothing_is_read_meanwhile(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    intake, wakes = Recording(tmp_path / "events.db", clock), Wakes()
+    found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1) - 1)]
     # It goes on beyond `since`, so that one page is all there is to ask for.
     found.append(event(START - 10 * SETTINGS.backfill, kind=0))
-    transport = GlobalPages(found, stop)
-    made_of(intake, clock, stop).run(cast("Transport", transport))
-    handed_over = {each.id for batch in intake.batches for each in batch.events}
-    moved = [cursor for batch in intake.batches for cursor in batch.cursors]
-    assert handed_over
-    assert {each.id for each in found[:-1]} <= handed_over or not moved
+    relay, made = Answering(found), made_of(intake, clock)
+    made.open(wakes)
+    assert turn(made, relay) == 0
+    assert turn(made, relay) == len(found) + 1
+    assert is_full(made)
+    assert len(events_of(intake)) == BATCH_EVENTS * BATCHES_PER_RELAY
+    assert not any(batch.cursors for batch in intake.batches)
+    relay.answers.append(b'["NOTICE","x"]')
+    assert turn(made, relay) == 0
+    assert wakes.count == 0
+    commit(intake)
+    assert wakes.count == 1
+    assert turn(made, relay) == 1
+    assert not is_full(made)
+    assert events_of(intake) == {each.id for each in found}
+    assert any(batch.cursors for batch in intake.batches)
+    assert max(n for n, batch in enumerate(intake.batches) if batch.events) < min(
+        n for n, batch in enumerate(intake.batches) if batch.cursors
+    )
+
+
+def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    intake = Recording(tmp_path / "events.db", clock)
+    found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1))]
+    relay, made = Answering(found), made_of(intake, clock)
+    made.open(Wakes())
+    turn(made, relay)
+    turn(made, relay)
+    made.lost()
+    assert not made.finish()
+    commit(intake)
+    assert made.finish()
+    assert events_of(intake) == {each.id for each in found}
+
+
+def commit(intake: Recording) -> None:
+    """Let the first of the batches with events be committed."""
+    done = next(batch.done for batch in intake.batches if batch.done is not None)
+    done()
 
 
 @pytest.mark.parametrize("has_known", [False, True])
 def test_a_connection_is_of_use_that_brings_what_was_not_known(tmp_path: Path, has_known: bool) -> None:
-    clock, stop = ManualClock(START * 1000), Stop()
+    clock = ManualClock(START * 1000)
     intake = Recording(tmp_path / "events.db", clock)
     found = [event(START - 10, kind=0)]
     if has_known:
         intake.committed.add_all(each.id for each in found)
-    made = made_of(intake, clock, stop)
-    made.run(cast("Transport", GlobalPages(found, stop)))
+    relay, made = Answering(found), made_of(intake, clock)
+    made.open(Wakes())
+    turn(made, relay)
+    turn(made, relay)
     assert made.was_of_use is not has_known
 
 
-class Dripping(GlobalPages):
-    """One message at a time, `gaps` seconds after the one before; then the process ends."""
-
-    def __init__(self, clock: ManualClock, stop: Stop, gaps: list[float], frames: int = 1) -> None:
-        super().__init__([], stop)
-        self._clock = clock
-        self._gaps = gaps
-        self._frames = frames
-
-    def send(self, frame: str) -> None:
-        """It answers nothing."""
-
-    def receive(self, _: float) -> list[bytes]:
-        if not self._gaps:
-            self._stop.set()
-            return []
-        self._clock.advance(self._gaps.pop(0))
-        self.last_received = self._clock.monotonic()
-        return [b'["NOTICE","x"]'] * self._frames
+def test_a_pause_in_reading_is_no_silence_of_the_relay(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    relay, made = Answering([]), made_of(Recording(tmp_path / "events.db", clock), clock)
+    made.open(Wakes())
+    turn(made, relay)
+    made.hold()
+    clock.advance(GIVE_UP_AFTER_S)
+    made.resume(cast("Channel", relay))
+    turn(made, relay)
+    clock.advance(GIVE_UP_AFTER_S)
+    with pytest.raises(ConnectionLost):
+        turn(made, relay)
 
 
-@pytest.mark.parametrize(
-    ("gaps", "frames", "pauses"),
-    [([1.0] * 5, 1, 0), ([GATHER_S] * 5, 1, 4), ([GATHER_S] * 5, BATCH_EVENTS, 0), ([1.0, 0.0, 1.0, 0.0], 1, 2)],
-)
-def test_only_a_relay_that_sends_one_event_after_the_other_is_left_alone_for_a_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gaps: list[float], frames: int, pauses: int
-) -> None:
-    clock, stop = ManualClock(START * 1000), Stop()
-    paused: list[float] = []
-    monkeypatch.setattr(connection, "pause", paused.append)
-    intake = Recording(tmp_path / "events.db", clock)
-    made_of(intake, clock, stop).run(cast("Transport", Dripping(clock, stop, gaps, frames)))
-    assert paused == [GATHER_S] * pauses
+def test_messages_are_counted_within_the_time_that_they_may_wait(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    relay, made = Answering([]), made_of(Recording(tmp_path / "events.db", clock), clock)
+    made.open(Wakes())
+    turn(made, relay)
+    turn(made, relay)
+    relay.answers.append(b'["EVENT","x",%s]' % event(START, kind=0).to_json())
+    began = clock.monotonic()
+    assert turn(made, relay) == 1
+    assert made.next_time <= began + TELL_S

@@ -11,20 +11,17 @@ import pytest
 
 from pipeline.crawl.intake import (
     BATCH_EVENTS,
-    BATCHES_PER_RELAY,
     MAX_FUTURE_S,
     TRANSACTION_EVENTS,
     Batch,
     CommittedIds,
     EventLimits,
-    HandOver,
     Intake,
 )
 from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.process.stop import Stop
 from pipeline.store import cursors, events, inbox, relays
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, DatabaseFailed, Row
@@ -309,33 +306,6 @@ def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
     with desk.db.read() as tx:
         assert relays.statuses(tx) == [status]
         assert relays.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'
-
-
-def test_a_reader_may_have_so_many_batches_under_way_and_is_let_on_once_one_is_committed(desk: Desk) -> None:
-    hand_over, stop = HandOver(), Stop()
-    for _ in range(BATCHES_PER_RELAY):
-        assert hand_over.acquire(stop)
-    waited = threading.Event()
-
-    def next_batch() -> None:
-        assert hand_over.acquire(Stop())
-        waited.set()
-
-    thread = threading.Thread(target=next_batch)
-    thread.start()
-    assert not waited.wait(0.05)
-    committed: list[bool] = []
-
-    def done() -> None:
-        committed.append(bool(desk.rows()))
-        hand_over.release()
-
-    desk.take(Batch(1, NOW_MS, (note(),), done=done))
-    assert waited.wait(10)
-    thread.join(10)
-    assert committed == [True]
-    stop.set()
-    assert not hand_over.acquire(stop)
 
 
 def test_every_batch_is_released_whatever_was_in_it(desk: Desk) -> None:

@@ -1,0 +1,66 @@
+"""One relay's way into the intake: in order, and of what brings events only so much at a time."""
+
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from pipeline.crawl.intake import Batch
+
+# So that no relay starves another, and a full intake stops the reader, and with it the relays.
+BATCHES_PER_RELAY: Final = 2
+
+
+class HandOver:
+    """Batches on their way to `submit`, `BATCHES_PER_RELAY` with events at a time.
+
+    Owned by the reader's thread, but for `release`, which any thread may call. `wake` is called there once room was
+    made that `push` had found none of.
+    """
+
+    __slots__ = ("_is_stuck", "_room", "_submit", "_waiting", "_wake")
+
+    def __init__(self, submit: Callable[[Batch], None], wake: Callable[[], object]) -> None:
+        self._submit = submit
+        self._wake = wake
+        self._waiting: deque[Batch] = deque()
+        # A queue of tokens, since threading's semaphores are Python and cost several times as much.
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(BATCHES_PER_RELAY):
+            self._room.put(None)
+        self._is_stuck = False
+
+    def put(self, batch: Batch) -> None:
+        """Hand over `batch`, behind those before it; with events, its `done` must be `release`."""
+        self._waiting.append(batch)
+        self.push()
+
+    def push(self) -> bool:
+        """Hand over what there is room for; returns whether that is all."""
+        while self._waiting:
+            if self._waiting[0].events and not self._has_room():
+                return False
+            self._submit(self._waiting.popleft())
+        return True
+
+    def release(self) -> None:
+        """Make room for another batch: one of those handed over is committed."""
+        self._room.put(None)
+        if self._is_stuck:
+            self._wake()
+
+    def _has_room(self) -> bool:
+        if not self._take_room():
+            self._is_stuck = True
+            # Looked at once more after saying so: room that was made in between has woken nobody.
+            if not self._take_room():
+                return False
+        self._is_stuck = False
+        return True
+
+    def _take_room(self) -> bool:
+        try:
+            self._room.get_nowait()
+        except Empty:
+            return False
+        return True

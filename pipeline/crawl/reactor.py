@@ -1,0 +1,231 @@
+"""The one thread that serves all open connections of a crawler process.
+
+With a thread for each relay, nearly every event of a busy network would wake one, which costs more than the event.
+Nothing here waits for a single relay: what cannot be sent, or handed over, is left until a poll or the intake says that
+it can be.
+"""
+
+import heapq
+import itertools
+import math
+import os
+import select
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import Final
+
+from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.intake import BATCH_EVENTS
+from pipeline.crawl.redial import Ending
+from pipeline.process.clock import pause
+from pipeline.relay.channel import Channel
+from pipeline.relay.errors import ConnectionLost
+
+# How long what busy relays send is left to gather in their sockets, so that a look finds more than one message.
+GATHER_S: Final = 0.01
+_MAX_WAIT_S: Final = 30.0
+# How often it is looked whether the backpressure is over, or somebody wants something in spite of it.
+_HOLD_CHECK_S: Final = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class _Served:
+    connection: Connection
+    channel: Channel
+    ended: Callable[[Ending], object]
+    since: float
+    events: int = 0
+    """What it is being polled for; not at all while that is 0."""
+    timer: float = math.inf
+    """The earliest of its times in the heap."""
+    ending: Ending | None = None
+    """Why it is over, from then on; the intake may not have taken all that came before."""
+
+
+@dataclass(slots=True)
+class Reactor:
+    """Serves connections, in the thread that calls `run`; `adopt` and `finish` may be called in any other."""
+
+    shared: Shared
+    _poll: select.epoll = field(default_factory=select.epoll)
+    _bell: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    _has_rung: bool = False
+    _is_finishing: bool = False
+    _has_ended: bool = False
+    _called: SimpleQueue[_Served] = field(default_factory=SimpleQueue)
+    _served: dict[int, _Served] = field(default_factory=dict)
+    """By the descriptor of their channels, those that are not over."""
+    _over: set[_Served] = field(default_factory=set)
+    _timers: list[tuple[float, int, _Served]] = field(default_factory=list)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    _read_at: float = -math.inf
+
+    def adopt(self, connection: Connection, channel: Channel, ended: Callable[[Ending], object]) -> None:
+        """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
+
+        Who comes after the end of `run` is not served.
+        """
+        served = _Served(connection, channel, ended, self.shared.clock.monotonic())
+        connection.open(lambda: self._call(served))
+        self._call(served)
+        if self._has_ended:
+            channel.close()
+
+    def finish(self) -> None:
+        """Let `run` end all connections, and return once the intake has taken what they brought."""
+        self._is_finishing = True
+        self._ring()
+
+    def run(self) -> None:
+        """Work until `finish`."""
+        # Each ring is an edge, so that none needs to be read.
+        self._poll.register(self._bell, select.EPOLLIN | select.EPOLLET)
+        while not self._is_finishing:
+            if self.shared.gate.is_open:
+                self._round()
+            else:
+                self._hold()
+        self._answer_calls()
+        for served in list(self._served.values()):
+            self._end(served, _closed_by_us())
+        self._let_go()
+        while self._over:
+            self._poll.poll(_MAX_WAIT_S)
+            self._answer_calls()
+            self._let_go()
+        self._has_ended = True
+        self._answer_calls()
+        for served in self._served.values():
+            served.channel.close()
+
+    def _round(self) -> None:
+        """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
+        ready = self._poll.poll(self._patience())
+        if not self.shared.gate.is_open:
+            return
+        due = self._answer_calls()
+        due.update(self._served[descriptor] for descriptor, _ in ready if descriptor != self._bell)
+        now = self.shared.clock.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            served = heapq.heappop(self._timers)[2]
+            served.timer = math.inf
+            due.add(served)
+        messages = sum(self._turn(served) for served in due if served.ending is None)
+        self._let_go()
+        if messages:
+            self._let_gather(messages)
+
+    def _let_gather(self, messages: int) -> None:
+        """Leave relays alone for a moment that send one event after the other: waking up costs more than an event."""
+        now = self.shared.clock.monotonic()
+        if messages < BATCH_EVENTS and now - self._read_at < 2 * GATHER_S:
+            pause(GATHER_S)
+        self._read_at = now
+
+    def _patience(self) -> float:
+        if not self._timers:
+            return _MAX_WAIT_S
+        return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.shared.clock.monotonic()))
+
+    def _turn(self, served: _Served) -> int:
+        connection = served.connection
+        try:
+            if connection.is_closing:
+                self._end(served, _closed_by_us())
+                return 0
+            messages = connection.turn(served.channel)
+        except ConnectionLost as error:
+            connection.lost()
+            self._end(served, Ending(error.reason, error.detail))
+            return 0
+        except Exception as error:
+            self.shared.log.exception(type(error).__name__, "relay failed", relay=connection.address)
+            self._end(served, Ending("unknown", type(error).__name__))
+            return 0
+        self._await(served)
+        return messages
+
+    def _await(self, served: _Served) -> None:
+        """Poll for what the connection waits for now, and be back when it wants to be called."""
+        channel, connection = served.channel, served.connection
+        self._poll_for(served, channel.send_events if connection.is_full else channel.events)
+        has_more = channel.has_more and not connection.is_full
+        self._call_at(served, -math.inf if has_more else connection.next_time)
+
+    def _poll_for(self, served: _Served, events: int) -> None:
+        if served.connection.is_full and served.channel.send_by is None:
+            # Not even for its end, which epoll(7) tells of whatever it is asked for.
+            events = 0
+        if events == served.events:
+            return
+        if not events:
+            self._poll.unregister(served.channel)
+        elif served.events:
+            self._poll.modify(served.channel, events)
+        else:
+            self._poll.register(served.channel, events)
+        served.events = events
+
+    def _call_at(self, served: _Served, time: float) -> None:
+        if time < served.timer:
+            served.timer = time
+            heapq.heappush(self._timers, (time, next(self._numbers), served))
+
+    def _hold(self) -> None:
+        """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
+        while not self._is_finishing:
+            self._answer_calls()
+            for served in list(self._served.values()):
+                if served.connection.is_closing:
+                    self._end(served, _closed_by_us())
+                else:
+                    served.connection.hold()
+            self._let_go()
+            if self.shared.gate.wait(_HOLD_CHECK_S):
+                break
+        for served in self._served.values():
+            served.connection.resume(served.channel)
+            self._call_at(served, -math.inf)
+
+    def _end(self, served: _Served, ending: Ending) -> None:
+        """Close the channel; the connection is over once all that it brought is taken."""
+        del self._served[served.channel.fileno()]
+        if served.events:
+            self._poll.unregister(served.channel)
+        served.channel.close()
+        lived = max(self.shared.clock.monotonic() - served.since, 0.001)
+        served.ending = replace(ending, lived=lived)
+        self._over.add(served)
+
+    def _let_go(self) -> None:
+        for served in [each for each in self._over if each.connection.finish()]:
+            self._over.remove(served)
+            assert served.ending is not None, "it is over"
+            served.ended(replace(served.ending, was_of_use=served.connection.was_of_use))
+
+    def _call(self, served: _Served) -> None:
+        """Let `served` have a turn soon; in any thread."""
+        self._called.put(served)
+        self._ring()
+
+    def _ring(self) -> None:
+        if not self._has_rung:
+            self._has_rung = True
+            os.eventfd_write(self._bell, 1)
+
+    def _answer_calls(self) -> set[_Served]:
+        """Whoever was called for since; those that are new are registered."""
+        # In this order: who calls from here on is found below, or rings once more.
+        self._has_rung = False
+        called: set[_Served] = set()
+        while not self._called.empty():
+            served = self._called.get_nowait()
+            if served.ending is None:
+                self._served[served.channel.fileno()] = served
+                called.add(served)
+        return called
+
+
+def _closed_by_us() -> Ending:
+    return Ending("closed", "closed by us", is_our_will=True)

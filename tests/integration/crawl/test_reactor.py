@@ -1,0 +1,261 @@
+"""Many connections in one thread, over real sockets."""
+
+import logging
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+
+from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY
+from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.reactor import Reactor
+from pipeline.crawl.redial import Ending
+from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.nostr.event import Event
+from pipeline.process.clock import SystemClock
+from pipeline.process.logs import Logger, RateLimited
+from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
+from pipeline.relay.channel import Channel
+from pipeline.relay.limits import Limits
+from pipeline.relay.politeness import HostBackoff
+from pipeline.store.relays import RelayState
+from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
+from tests.integration.relay.peers import PATIENCE_S, TEXT, FrameSource, frame
+from tests.unit.crawl.people import event, plan_for
+from tests.unit.crawl.simulation import SETTINGS, START
+
+CLOCK = SystemClock()
+
+
+class Taking(Intake):
+    """An intake that commits when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        counts = StageCounts(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, CLOCK), EventLimits(10**6, 100), CLOCK, counts)
+        self.taken: SimpleQueue[Batch] = SimpleQueue()
+
+    def submit(self, batch: Batch) -> None:
+        self.taken.put(batch)
+
+    def next_events(self) -> Batch:
+        """The next batch that brings events."""
+        while not (batch := self.taken.get(timeout=PATIENCE_S)).events:
+            pass
+        return batch
+
+    def wait_state(self, state: RelayState) -> None:
+        """Until a relay is said to be in `state`."""
+        while (status := self.taken.get(timeout=PATIENCE_S).status) is None or status.state is not state:
+            pass
+
+
+@dataclass
+class Desk:
+    """A reactor at work, and how its connections ended."""
+
+    intake: Taking
+    gate: Backpressure
+    reactor: Reactor
+    thread: threading.Thread
+    endings: SimpleQueue[Ending]
+
+    def connect(self, relay: int = 1) -> tuple[Connection, socket.socket]:
+        """A connection that is served, and the relay's end of its socket."""
+        ours, theirs = socket.socketpair()
+        address = f"wss://relay{relay}.example"
+        crawl = RelayCrawl(
+            coverage=Coverage(relay, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
+        )
+        made = Connection(
+            relay, address, crawl, Limits(), HostBackoff(random.Random(1)),
+            RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,
+        )  # fmt: skip
+        self.reactor.adopt(made, Channel(ours, CLOCK), self.endings.put)
+        return made, theirs
+
+    def finish(self) -> None:
+        self.reactor.finish()
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
+
+@contextmanager
+def working(path: Path) -> Iterator[Desk]:
+    intake, gate = Taking(path), Backpressure(10, 5)
+    reactor = Reactor(Shared(CLOCK, intake, gate, RateLimited(Logger(logging.getLogger("test")), CLOCK)))
+    thread = threading.Thread(target=reactor.run, daemon=True)
+    thread.start()
+    desk = Desk(intake, gate, reactor, thread, SimpleQueue())
+    try:
+        yield desk
+    finally:
+        desk.finish()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with working(tmp_path / "events.db") as made:
+        yield made
+
+
+def sent(found: Event) -> bytes:
+    return frame(TEXT, b'["EVENT","any",' + found.to_json() + b"]")
+
+
+def events(count: int, first: int = 0) -> list[Event]:
+    return [event(START - n, kind=0) for n in range(first, first + count)]
+
+
+def test_what_relays_send_is_handed_over_and_what_we_ask_is_sent(desk: Desk) -> None:
+    for relay, found in enumerate(events(20)):
+        _, theirs = desk.connect(relay)
+        with theirs:
+            opcode, request = FrameSource(theirs).next()
+            assert (opcode, request[:7]) == (TEXT, b'["REQ",')
+            theirs.sendall(sent(found))
+            batch = desk.intake.next_events()
+            assert batch.relay == relay
+            assert [each.id for each in batch.events] == [found.id]
+            assert batch.done is not None
+            batch.done()
+        assert desk.endings.get(timeout=PATIENCE_S).was_of_use
+
+
+def test_a_relay_whose_batches_nobody_takes_is_not_read_and_holds_up_no_other(desk: Desk) -> None:
+    room = BATCH_EVENTS * BATCHES_PER_RELAY
+    found = events(room + 1)
+    _, full = desk.connect(1)
+    _, other = desk.connect(2)
+    with full, other:
+        full.sendall(b"".join(map(sent, found[:room])))
+        batches = [desk.intake.next_events() for _ in range(BATCHES_PER_RELAY)]
+        full.sendall(sent(found[-1]))
+        other.sendall(sent(events(1, first=5_000)[0]))
+        assert desk.intake.next_events().relay == 2
+        assert desk.intake.taken.empty()
+        assert batches[0].done is not None
+        batches[0].done()
+        assert [each.id for each in desk.intake.next_events().events] == [found[-1].id]
+        for batch in batches[1:]:
+            assert batch.done is not None
+            batch.done()
+
+
+def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll(7) tells of a hang-up whatever it is asked for; the thread must not turn round it."""
+    room = BATCH_EVENTS * BATCHES_PER_RELAY
+    made, theirs = desk.connect()
+    turns: list[None] = []
+    turn = made.turn
+
+    def counted(channel: Channel) -> int:
+        turns.append(None)
+        return turn(channel)
+
+    theirs.sendall(b"".join(map(sent, events(room + 1))))
+    batches = [desk.intake.next_events() for _ in range(BATCHES_PER_RELAY)]
+    monkeypatch.setattr(made, "turn", counted)
+    theirs.close()
+    assert not threading.Event().wait(0.3)
+    assert len(turns) < 10
+    for batch in batches:
+        assert batch.done is not None
+        batch.done()
+    last = desk.intake.next_events()
+    assert len(last.events) == 1
+    assert last.done is not None
+    last.done()
+    assert desk.endings.get(timeout=PATIENCE_S).was_of_use
+
+
+def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
+    _, theirs = desk.connect()
+    with theirs:
+        desk.intake.wait_state(RelayState.CONNECTED)
+        desk.gate.update(100)
+        # It may be waiting for something to come.
+        theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
+        desk.intake.wait_state(RelayState.BACKPRESSURED)
+        found = events(1)[0]
+        theirs.sendall(sent(found))
+        assert not threading.Event().wait(0.3)
+        assert desk.intake.taken.empty()
+        desk.gate.update(0)
+        desk.intake.wait_state(RelayState.CONNECTED)
+        batch = desk.intake.next_events()
+        assert [each.id for each in batch.events] == [found.id]
+        assert batch.done is not None
+        batch.done()
+
+
+def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
+    made, theirs = desk.connect()
+    with theirs:
+        desk.intake.wait_state(RelayState.CONNECTED)
+        desk.gate.update(100)
+        theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
+        desk.intake.wait_state(RelayState.BACKPRESSURED)
+        made.close()
+        assert desk.endings.get(timeout=PATIENCE_S).is_our_will
+
+
+def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, theirs = desk.connect(1)
+    _, other = desk.connect(2)
+
+    def turn(_: Channel) -> int:
+        raise ZeroDivisionError
+
+    with theirs, other:
+        desk.intake.wait_state(RelayState.CONNECTED)
+        desk.intake.wait_state(RelayState.CONNECTED)
+        monkeypatch.setattr(broken, "turn", turn)
+        theirs.sendall(frame(TEXT, b"x"))
+        assert desk.endings.get(timeout=PATIENCE_S).detail == "ZeroDivisionError"
+        other.sendall(sent(events(1)[0]))
+        batch = desk.intake.next_events()
+        assert batch.relay == 2
+        assert batch.done is not None
+        batch.done()
+
+
+def test_the_end_waits_until_what_came_is_taken(tmp_path: Path) -> None:
+    found = events(BATCH_EVENTS * BATCHES_PER_RELAY + 1)
+    with working(tmp_path / "events.db") as desk:
+        _, theirs = desk.connect()
+        with theirs:
+            theirs.sendall(b"".join(map(sent, found)))
+            taken = [desk.intake.next_events() for _ in range(BATCHES_PER_RELAY)]
+            desk.reactor.finish()
+            for _ in range(2):
+                assert taken[0].done is not None
+                taken[0].done()
+            taken.append(desk.intake.next_events())
+            desk.thread.join(PATIENCE_S)
+            assert not desk.thread.is_alive()
+        assert {each.id for batch in taken for each in batch.events} == {each.id for each in found}
+
+
+def test_who_comes_after_the_end_is_closed(tmp_path: Path) -> None:
+    with working(tmp_path / "events.db") as desk:
+        desk.finish()
+        _, theirs = desk.connect()
+        with closing(theirs):
+            theirs.settimeout(PATIENCE_S)
+            while theirs.recv(1000):
+                pass
