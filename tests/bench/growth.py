@@ -11,7 +11,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,14 @@ from pipeline.process.clock import SystemClock
 from pipeline.store import authors, contacts, events, monitored
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.schema import open_database
 from tests.bench.events import FIRST_CREATED_AT
 from tests.bench.report import Figure, Limit, PartReport, table
 from tests.bench.stages_alone import Run, save
 from tests.bench.verification import v
 from tests.fakes.procs import peak_resident_bytes
+from tests.fakes.service import EventService, settings
 
 SEEN, USERS, FOLLOWS_EACH = 10_000_000, 10_000, 500
 PEOPLE = 1_000_000
@@ -80,7 +81,13 @@ def see(path: Path, ids: int) -> None:
                 for at in range(0, 32 * count, 32)
             )
             with database.write() as tx:
-                assert sum(1 for _ in tx.executemany(events.ACCEPT, rows)) == count
+                _insert(tx, events.ACCEPT, rows, count)
+
+
+def _insert(tx: Tx, statement: str, rows: Iterable[tuple[int | bytes, ...]], count: int) -> None:
+    before = tx.total_changes()
+    tx.executemany(statement, rows).fetchall()
+    assert tx.total_changes() - before == count
 
 
 def follow(path: Path, users: int, people: int) -> None:
@@ -88,7 +95,7 @@ def follow(path: Path, users: int, people: int) -> None:
     rng = random.Random(2)
     now = round(time() * 1000)
     with _building(path) as database, database.write() as tx:
-        assert sum(1 for _ in tx.executemany(authors.ADD, ((key(number),) for number in range(people)))) == people
+        _insert(tx, authors.ADD, ((key(number),) for number in range(people)), people)
         numbers = Authors()
         for user in range(users):
             follower = numbers.intern(tx, key(user))
@@ -118,7 +125,7 @@ def measure(share: float, rows: int, limit: float) -> PartReport:
         for number, build in enumerate(builders.values()):
             (directory / f"{number}").mkdir()
             build(directory / f"{number}" / "events.db")
-        lookups = _lookups(directory / "2" / "events.db", people)
+        lookups = [*_lookups(directory / "2" / "events.db", people), *_requests(directory / "2", people)]
         for _ in range(2):
             for number, (what, found) in enumerate(saved.items()):
                 here = directory / "run"
@@ -151,9 +158,31 @@ def _lookups(path: Path, people: int) -> list[Figure]:
             with database.read() as tx:
                 contacts.counts(tx, key(rng.randrange(people)))
             took.append(monotonic() - began)
+    return _percentiles("counts of a key, read from the database", took)
+
+
+def _requests(directory: Path, people: int) -> list[Figure]:
+    """The same asked of the web server, each over a connection of its own."""
+    took = []
+    rng = random.Random(4)
+    service = EventService.stage("server", directory, settings(EVENTS_STAGE_LISTEN_ADDRESS=""))
+    service.start()
+    try:
+        for _ in range(_LOOKUPS):
+            path = f"/public-keys/{key(rng.randrange(people)).hex()}"
+            began = monotonic()
+            status, _ = service.get(path)
+            took.append(monotonic() - began)
+            assert status == 200
+    finally:
+        service.close()
+    return _percentiles("GET /public-keys/{hex}", took)
+
+
+def _percentiles(what: str, took: list[float]) -> list[Figure]:
     took.sort()
     return [
-        Figure("/public-keys: counts of a key, half within", took[len(took) // 2] * 1e6, "us"),
+        Figure(f"{what}, half within", took[len(took) // 2] * 1e6, "us"),
         Figure("  99 of 100 within", took[len(took) * 99 // 100] * 1e6, "us"),
     ]
 
