@@ -86,6 +86,7 @@ class Config:
     socks_proxy: HostPort | None
     secret_key_path: Path | None
     target_relay_rate: int
+    target_relay_backlog: int
     max_users: int
     max_wanted_authors: int
     max_connections: int

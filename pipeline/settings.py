@@ -425,6 +425,14 @@ SETTINGS: tuple[Setting, ...] = (
         "most events a minute sent to the target relay, which may ban who sends more; 0: no bound",
         live=True,
     ),
+    Setting(
+        "EVENTS_TARGET_RELAY_BACKLOG",
+        "target_relay_backlog",
+        _count(0, 1_000_000_000),
+        "1000000",
+        "events that may wait for the target relay; beyond it the oldest are given up for what is new; 0: no bound",
+        live=True,
+    ),
     Setting("EVENTS_MAX_USERS", "max_users", _count(1, 10_000_000), "100000", "most registered users"),
     Setting(
         "EVENTS_MAX_WANTED_AUTHORS",

@@ -11,6 +11,7 @@ from pipeline.nostr.event import event_from_stored
 from pipeline.process.backoff import Backoff
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
+from pipeline.save import backlog
 from pipeline.save.decider import Decider, Item, Outcome
 from pipeline.store import inbox
 from pipeline.store.database import Database, DatabaseFailed, Tx
@@ -55,7 +56,9 @@ class _Saver:
         self._database = database
         self._target = config.target_relay
         to_pubsub, to_relay = config.sink.kind is not SinkKind.NONE, self._target is not None
-        self._decider = Decider(to_pubsub=to_pubsub, to_relay=to_relay)
+        self._decider = Decider(
+            to_pubsub=to_pubsub, to_relay=to_relay, relay_backlog=lambda: ctx.settings.target_relay_backlog
+        )
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)
         self._counts = StageCounts(ctx.slot, ctx.metrics)
@@ -176,12 +179,13 @@ class _Saver:
         self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
 
     def _count(self, outcome: Outcome) -> None:
-        metrics = self._ctx.metrics
         self._counts.show(outcome.events)
+        given_up = outcome.events.withheld[backlog.REASON]
         if self._target is not None:
-            metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(
-                outcome.events.withheld.total()
-            )
+            ignored = outcome.events.withheld.total() - given_up
+            self._ctx.metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
+        if given_up:
+            self._log.warning(backlog.REASON, "events for the target relay given up", count=given_up)
 
 
 def _reason_to_bury(row: InboxRow) -> str | None:

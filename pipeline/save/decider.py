@@ -1,6 +1,6 @@
 """What becomes of events in the transaction that saves them: contacts, retractions, relays, outbox rows and drops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -11,6 +11,8 @@ from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, rel
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS, RELAY_LIST
 from pipeline.nostr.tags import coordinate
+from pipeline.save import backlog
+from pipeline.save.backlog import Backlog
 from pipeline.save.named import RecentlyNamed
 from pipeline.sinks.forwarding import reason_to_ignore
 from pipeline.store import contacts, drops, events, outbox, relay_lists, relays, retractions, wanted
@@ -62,14 +64,18 @@ class Decider:
     What it remembers of a transaction it believes only when told of its end, by `committed` or `undone`.
     """
 
-    def __init__(self, *, to_pubsub: bool, to_relay: bool) -> None:
-        """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows."""
+    def __init__(self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int]) -> None:
+        """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
+
+        `relay_backlog`: how many events may wait for the target relay; 0: any number.
+        """
         self._to_pubsub = to_pubsub
         self._to_relay = to_relay
         self._authors = Authors()
         self._relevance = Relevance()
         self._committed_generation = 0
         self._named = RecentlyNamed()
+        self._backlog = Backlog(relay_backlog)
 
     def catch_up(self, database: Database) -> None:
         """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
@@ -95,6 +101,7 @@ class Decider:
         """It was rolled back, which takes back what it taught us."""
         self._authors.forget()
         self._named.forget()
+        self._backlog.forget()
         if self._relevance.generation != self._committed_generation:
             self._relevance = Relevance()
 
@@ -141,13 +148,15 @@ class Decider:
         events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
         if self._to_pubsub:
             outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
-        to_relay = (each.accepted.event for each in fresh if each.reason_not_to_send is None)
+        to_relay = [each.accepted.event for each in fresh if each.reason_not_to_send is None]
+        given_up = self._backlog.make_room(tx, len(to_relay), now)
         outbox.append(tx, SinkName.RELAY, to_relay, now)
         for each in fresh:
             self._name_relays(tx, each, now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.withheld.update(reason for reason in reasons if reason is not None)
+            outcome.events.withhold(backlog.REASON, given_up)
         drops.append(tx, outcome.dropped, now)
         outcome.events.handed_on += len(new)
 

@@ -59,6 +59,8 @@ class Snapshot:
     stages: tuple[Condition, ...]
     queues: tuple[QueueStatus, ...]
     sinks: tuple[SinkStatus, ...]
+    relay_backlog: int
+    """How many events may wait for the target relay; 0: any number."""
     relays: tuple[RelayRecord, ...]
     gaps: Mapping[str, Mapping[str, int]]
     failing: tuple[Failing, ...]
@@ -98,6 +100,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         stages=tuple(condition_of(reading, clock) for reading in readings),
         queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
         sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
+        relay_backlog=config.target_relay_backlog,
         relays=tuple(records),
         gaps=gaps.by_relay(counters),
         failing=failing,

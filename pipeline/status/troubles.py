@@ -11,10 +11,12 @@ from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, counted
 from pipeline.store.dead import DeadQueue
+from pipeline.store.outbox import SinkName
 from pipeline.store.relays import Operator, RelayRecord, RelayState
 from pipeline.values import format_duration
 
 _MIN_FREE_BYTES: Final = 64 << 20
+_RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
 _NAMED: Final = 3
 """Of many alike so many are named; the others are counted."""
 
@@ -48,6 +50,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_stages(seen),
         *_disk(seen),
         *_queues(seen, max_queue_age),
+        *_backlog(seen),
         *_dead(seen),
         *_failing(seen),
         *_restarts(seen),
@@ -105,6 +108,15 @@ def _queues(seen: Snapshot, max_age: int) -> Iterator[Trouble]:
         if max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
             what = f"{queue.waiting:,} wait, the oldest for {rough(queue.oldest_ms)}"
             yield Trouble(Weight.PROBLEM, queue.name, what, "see what the stage that empties it says")
+
+
+def _backlog(seen: Snapshot) -> Iterator[Trouble]:
+    waiting = next((queue.waiting for queue in seen.queues if queue.name == _RELAY_QUEUE), 0)
+    if seen.relay_backlog and waiting >= seen.relay_backlog:
+        yield Trouble(
+            Weight.PROBLEM, _RELAY_QUEUE, f"{waiting:,} wait, as many as may: the oldest are given up for what is new",
+            "see what the sender says; more may wait with a larger EVENTS_TARGET_RELAY_BACKLOG",
+        )  # fmt: skip
 
 
 def _dead(seen: Snapshot) -> Iterator[Trouble]:

@@ -37,6 +37,9 @@ OLDEST_UNTRIED = """
 SELECT received_at FROM events
  WHERE event = (SELECT event FROM outbox WHERE +sink = ? AND failures = 0 ORDER BY seq LIMIT 1)
 """
+# In the order of the table, as above; what a sender holds is its own.
+OLDEST_FREE = "SELECT seq, event FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
+GIVE_UP = "DELETE FROM outbox WHERE seq = ?"
 DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 # The first outcome stands: a redelivery does not change when the event was handed on.
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -104,6 +107,14 @@ def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> 
     """Ack rows and record their outcome; returns how many receipts still held."""
     tx.executemany(RECORD_DELIVERY, ((each.row.event, sink.value, each.outcome, now) for each in delivered))
     return queue.ack(tx, (each.row.receipt for each in delivered))
+
+
+def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> int:
+    """Remove up to `count` rows that nobody holds, the oldest, and record `outcome`; returns how many they were."""
+    rows: list[Row] = tx.execute(OLDEST_FREE, (sink.value, count)).fetchall()
+    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in rows))
+    tx.executemany(GIVE_UP, ((seq,) for seq, _ in rows))
+    return len(rows)
 
 
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:

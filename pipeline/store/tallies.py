@@ -36,7 +36,7 @@ class What(StrEnum):
 class Tally:
     """What one transaction decides: each event taken is handed on or discarded for a reason, a metric label.
 
-    `withheld`: of those handed on, how many the target relay is not to be given, and why.
+    `withheld`: of those handed on, now or before, how many the target relay is not to be given, and why.
     """
 
     taken: int = 0
@@ -48,6 +48,11 @@ class Tally:
         """Count events that go no further, among those taken."""
         if count:
             self.discarded[reason] += count
+
+    def withhold(self, reason: str, count: int) -> None:
+        """Count events that the target relay is not given."""
+        if count:
+            self.withheld[reason] += count
 
     def entries(self) -> Iterable[tuple[What, str, int]]:
         """What there is to add, by what was done and for what reason."""

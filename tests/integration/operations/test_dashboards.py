@@ -78,13 +78,16 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     profiles = [author.sign("{}", kind=0, created_at=now - 60) for author in made]
     # Of no use to anybody.
     stray = made[0].sign("hello", created_at=now - 30)
+    # Not for the target relay.
+    note = made[1].sign("hello", created_at=now - 30)
     target_behaviour = Behaviour(ok_rules=(OkRule(reason="error: busy", times=1),))
     directory = tmp_path_factory.mktemp("watched")
-    with ScriptedRelay(events=[*profiles, stray]) as relay, ScriptedRelay(target_behaviour) as target:
+    with ScriptedRelay(events=[*profiles, stray, note]) as relay, ScriptedRelay(target_behaviour) as target:
         env = settings(relays=[relay.url], target=target.url, EVENTS_CRAWLERS="1")
         with EventService(directory, env) as service:
             service.register(made[1])
             service.wait_metric("events_sent_to_relay_counter", lambda sent: sent >= len(profiles))
+            service.wait_metric("event_service_sink_ignored_total", lambda ignored: ignored >= 1)
             relay.shout('["NOTICE","rate limited"]')
             service.wait_metric("notice_type_total", lambda notices: notices >= 1)
             relay.drop()

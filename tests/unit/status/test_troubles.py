@@ -22,6 +22,7 @@ WELL = Snapshot(
     stages=(Condition("saver-0", StageState.OK, None, ""),),
     queues=QUEUES,
     sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
+    relay_backlog=1_000,
     relays=(),
     gaps={},
     failing=(),
@@ -84,6 +85,17 @@ def test_what_a_sink_said_of_failing_rows_is_told() -> None:
     found = one(replace(WELL, failing=(Failing(SinkName.PUBSUB, EVENT, 1, NOW + 5),)))
     assert found.subject == "outbox-pubsub"
     assert "UNAVAILABLE (3)" in found.what
+
+
+def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
+    """From the row on from which others are given up for it; without a bound there is none."""
+    full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)))
+    found = one(full)
+    assert (found.weight, found.subject) == (Weight.PROBLEM, "outbox-relay")
+    assert found.what == "1,000 wait, as many as may: the oldest are given up for what is new"
+    assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
+    assert troubles(replace(full, relay_backlog=1_001), 900_000) == []
+    assert troubles(replace(full, relay_backlog=0), 900_000) == []
 
 
 def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:
