@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.chaos import hooks
+from tests.chaos.health import complains_of_others
 from tests.chaos.hooks import conduct
 from tests.chaos.queues import PUBSUB, RELAY, Depths
 from tests.chaos.scene import EXPECTED, Scene
@@ -173,7 +174,7 @@ class Watcher:
         ):
             return
         is_well = view.startswith("well")
-        truthful = (status == 200 or _complains_of_others(body)) if is_well else status != 200
+        truthful = (status == 200 or complains_of_others(body)) if is_well else status != 200
         self._untrue = 0 if truthful or view != self._untrue_view else self._untrue + 1
         self._untrue_view = view
         # Once or twice it may have been us who looked too late.
@@ -233,21 +234,6 @@ class Watcher:
             if now is None or now < before:
                 self._violated(f"counter {key[0]}{key[1]} went from {before} to {now}")
         self._counters = counters
-
-
-def _complains_of_others(body: str) -> bool:
-    """Whether what is wrong is outside the processes, as a sink that is down: no fault of theirs, and true."""
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        return False
-    if not isinstance(answer, dict):
-        return False
-    well = {stage["slot"] for stage in answer["stages"] if stage["state"] in ("ok", "failing")}
-    missing = any("waiting for" in problem["why"] for problem in answer["problems"])
-    return not missing and all(
-        problem["stage"] in well or "-" not in problem["stage"] for problem in answer["problems"]
-    )
 
 
 def _is_counter(name: str, types: "dict[str, str]") -> bool:

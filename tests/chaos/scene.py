@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from tests.chaos import hooks
+from tests.chaos.health import complains_of_others
 from tests.chaos.lateness import FairClock
 from tests.chaos.queues import PUBSUB, RELAY, Queues
 from tests.chaos.secrets import Secrets
@@ -19,6 +21,7 @@ from tests.chaos.sink_truth import SinkState, Standing
 from tests.chaos.tree import Tree
 from tests.chaos.upgrade import leave_behind, versions
 from tests.chaos.world import REACH_S, World
+from tests.fakes.child import ChildFailed
 from tests.fakes.net import pause
 from tests.fakes.procs import Process, process, session_members
 from tests.fakes.service import EventService, StageProcess, settings
@@ -41,6 +44,8 @@ _TICK_S = 0.2
 _BUSY_S = 90.0
 _UPGRADE_KILL_S = (0.1, 1.5)
 _FREEZE_LIMIT_S = 30.0
+# The end of a log, to see why something did not start.
+_TOLD = 4_000
 _STEP_S = 0.01
 
 
@@ -268,7 +273,20 @@ class Scene:
     def start_again(self) -> None:
         """Start the service again after its end."""
         self.restarts += 1
-        self.service.start(timeout_s=START_LIMIT_S)
+        self.service.start(wait=False)
+        self._wait_running()
+
+    def _wait_running(self) -> None:
+        """Until all stages do what they can: a sink that is down keeps health from being good."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            with suppress(OSError, ValueError):
+                status, body = self.service.get("/_health")
+                if status == HTTPStatus.OK or complains_of_others(body):
+                    return
+            if not self.service.running or time.monotonic() > deadline:
+                raise ChildFailed(f"not running within {START_LIMIT_S} s\n{self.service.log_text()[-_TOLD:]}")
+            pause(_TICK_S)
 
     def stop_in_order(self) -> None:
         """SIGTERM to those started by hand and to the supervisor; anything but an orderly end is noted."""

@@ -66,7 +66,7 @@ def live(world: World, seconds: float) -> None:
         pause(0.01)
 
 
-@pytest.mark.timeout(size(180, 1800))
+@pytest.mark.timeout(size(400, 1800))
 @pytest.mark.parametrize("seed", seeds(1))
 def test_killed_every_other_second_it_delivers_everything(world: World, emulator: PubSubEmulator, seed: int) -> None:
     """Each event at least once, under one uuid; the consumer accepts all of them."""

@@ -154,6 +154,7 @@ def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)
 def test_a_relay_that_begins_to_refuse_loses_nothing_and_is_asked_again_a_day_later() -> None:
     sim = crawl(limits=NARROW)
     many = crowd(sim.rng, 3_000)

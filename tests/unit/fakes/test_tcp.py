@@ -8,8 +8,8 @@ import pytest
 from tests.fakes.tcp import TcpServer, drip_headers, flood_headers, hang_up, say_garbage, say_nothing
 
 
-def connect(server: TcpServer) -> socket.socket:
-    connection = socket.create_connection((server.address, server.port), timeout=0.3)
+def connect(server: TcpServer, *, timeout_s: float = 20.0) -> socket.socket:
+    connection = socket.create_connection((server.address, server.port), timeout=timeout_s)
     connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
     return connection
 
@@ -21,9 +21,9 @@ def read_one(server: TcpServer) -> bytes:
 
 def test_it_says_nothing_and_counts() -> None:
     with TcpServer(say_nothing) as server:
-        with connect(server) as connection, pytest.raises(TimeoutError):
+        with connect(server, timeout_s=0.3) as connection, pytest.raises(TimeoutError):
             connection.recv(1)
-        with connect(server) as connection, pytest.raises(TimeoutError):
+        with connect(server, timeout_s=0.3) as connection, pytest.raises(TimeoutError):
             connection.recv(1)
         assert server.accepted == 2
 
