@@ -18,11 +18,13 @@ class Coverage:
     on from where both ways have come to.
     """
 
-    __slots__ = ("_cursors", "_progress", "relay")
+    __slots__ = ("_cursors", "_found", "_progress", "relay")
 
     def __init__(self, relay: int, cursors: Iterable[Cursor], sweeps: Iterable[SweepProgress] = ()) -> None:
         self.relay = relay
         self._cursors = {cursor.query: cursor for cursor in cursors}
+        # What was found of chunks, by their keys, until any cursor moves: they are looked for far more often.
+        self._found: dict[str, Cursor | None] = {}
         self._progress = {progress.sweep: progress for progress in sweeps}
 
     def of(self, query: Query) -> Cursor | None:
@@ -57,6 +59,11 @@ class Coverage:
             self.advance(WHOLE_QUERY.key, until, min(pending, default=newest + 1) - 1)
 
     def _of_chunk(self, query: Query) -> Cursor | None:
+        if query.key not in self._found:
+            self._found[query.key] = self._look_for(query)
+        return self._found[query.key]
+
+    def _look_for(self, query: Query) -> Cursor | None:
         lengths = range(len(query.prefix) + 1)
         keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
         found = [self._cursors[key] for key in keys if key in self._cursors]
@@ -75,6 +82,7 @@ class Coverage:
         """
         wrong = [cursor for cursor in self._cursors.values() if cursor.complete_until > latest]
         self._cursors |= {cursor.query: replace(cursor, complete_until=to) for cursor in wrong}
+        self._found.clear()
         return bool(wrong)
 
     def progress(self, sweep: str) -> SweepProgress | None:
@@ -88,6 +96,7 @@ class Coverage:
             complete_until = max(complete_until, before.complete_until)
             generation = max(generation, before.generation)
         cursor = self._cursors[key] = Cursor(self.relay, key, complete_until, generation)
+        self._found.clear()
         return cursor
 
     def _merged(self, query: Query, depth: int) -> Cursor | None:

@@ -58,10 +58,13 @@ class Schedule:
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
         sweeps, reach = self._sweeps, self._sweeps.reach
         cursor = sweeps.coverage.of(query)
+        # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
-            sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query), wall, mono)
+            if sweep_key(Purpose.INITIAL, query) not in sweeps:
+                sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query), wall, mono)
             return
-        if query.generation > cursor.generation and query.members:
+        is_behind = query.generation > cursor.generation and query.members
+        if is_behind and sweep_key(Purpose.LOOKBACK, query) not in sweeps:
             new = [member for member in query.members if member.generation > cursor.generation]
             since = reach.of_lookback(query.subject, new)
             sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)

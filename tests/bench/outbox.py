@@ -1,5 +1,7 @@
 """`outbox`: how much of what people write is found on the relays that their lists (NIP-65) name, by how many are asked.
 
+And how much sooner it is found, as each relay is asked first for those whose lists name it.
+
 People are drawn from real relay lists where the corpus is present, else from lists of the same sizes. Copies get lost,
 some are passed on to many relays, and one author in twenty writes where their list does not say.
 """
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.nostr.address import InvalidAddress, parse_address
+from tests.bench import first_asked
 from tests.bench.report import Figure, Limit, PartReport
 from tests.network.world import Network
 
@@ -54,7 +57,7 @@ def run(_: float, *, quick: bool) -> PartReport:
         f"{len(people):,} people drawn from {source}, {sizes[len(sizes) // 2]} relays each (median), {len(popular)} in "
         f"all; {len(holders):,} events, {mean:.1f} copies each",
     )
-    return PartReport("outbox", tuple(figures), notes)
+    return PartReport("outbox", (*figures, *first_asked.figures(quick=quick)), notes)
 
 
 def real_lists() -> list[tuple[str, ...]]:
