@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from pipeline.commands.relays import Address
-from pipeline.commands.setting_up import config_or_exit, open_or_exit
+from pipeline.commands.setting_up import config_or_exit, open_or_exit, open_to_read_or_exit
 from pipeline.commands.users import PublicKey
 from pipeline.config import Config
 from pipeline.process.clock import SystemClock
@@ -98,7 +98,8 @@ def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     Example: event-service backfill --since 2024-01-01 --until 2024-02-01
     """
     config = config_or_exit()
-    with open_or_exit(config) as database:
+    only_looks = do_list or (attach is not None and cancel is None)
+    with (open_to_read_or_exit if only_looks else open_or_exit)(config) as database:
         if do_list:
             _list(database)
         elif cancel is not None:

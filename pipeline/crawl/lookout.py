@@ -4,11 +4,12 @@ from enum import Enum, auto
 from typing import Final
 
 from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.plan import Subject
+from pipeline.crawl.plan import ALL_KINDS, Subject
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import Sweep
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE
+from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
@@ -16,11 +17,18 @@ from pipeline.relay.subscription import PageEnded
 class _State(Enum):
     NOT_NEEDED = auto()
     NEEDED = auto()
+    ASKED = auto()
+    EMPTY = auto()
+    ASKED_FOR_ANY = auto()
     DONE = auto()
 
 
 class Lookout:
-    """Asks for one event that every relay in use has, where a sweep for global kinds brought none."""
+    """Asks a relay that gave something by author for one event of global kinds, where a sweep for them brought none.
+
+    If there is none it is asked for one of any kind. One that has none of that either, without authors, refuses such
+    filters in silence; else it has no global kinds, and nothing is missed.
+    """
 
     KEY: Final = "canary"
     _PAGE: Final = Filter(kinds=GLOBAL_KINDS, limit=1)
@@ -44,12 +52,28 @@ class Lookout:
             self._state = _State.NEEDED
 
     def open(self, session: Session, mono: float) -> None:
-        """Ask, if that is needed and there is room."""
-        if self._state is _State.NEEDED and session.has_room_for_page():
-            self._state = _State.DONE
+        """Ask, if that is needed and there is room. Only of a relay that has given something."""
+        if not session.has_room_for_page():
+            return
+        if self._state is _State.NEEDED:
+            self._state = _State.ASKED
             session.open_page(self.KEY, self._PAGE, mono)
+        elif self._state is _State.EMPTY:
+            self._state = _State.ASKED_FOR_ANY
+            session.open_page(self.KEY, Filter(kinds=_any_kinds(session.limits), limit=1), mono)
 
     def ended(self, ended: PageEnded, counts: CrawlCounts) -> None:
-        """Take the answer: nothing at all is told as a gap."""
-        if ended.refusal is None and not ended.count:
+        """Take the answer: nothing of any kind is told as a gap."""
+        asked, self._state = self._state, _State.DONE
+        if ended.refusal is not None or ended.count:
+            return
+        if asked is _State.ASKED:
+            self._state = _State.EMPTY
+        elif asked is _State.ASKED_FOR_ANY:
             counts.gap_reasons[Gap.NO_BROAD_FILTERS] += 1
+
+
+def _any_kinds(limits: Limits) -> frozenset[int]:
+    """As many kinds as a relay takes, the usual ones first; without what it would refuse in words."""
+    kinds = ALL_KINDS - {TEXT_NOTE} if limits.notes_by_author else ALL_KINDS
+    return frozenset(sorted(kinds)[: limits.max_members])

@@ -40,7 +40,9 @@ class RelayRow:
     def refused(self, refusal: Refusal, detail: str) -> None:
         """The relay refused something; one of each kind in a row is enough to be told."""
         if not self._status.last_error.startswith(f"{refusal}: "):
-            self._status = replace(self._status, last_error=f"{refusal}: {detail}"[:_MAX_ERROR_CHARS])
+            # The relay's own words mostly begin with the same.
+            said = f"{refusal}: {detail.replace(f'{refusal}: ', '', 1)}"
+            self._status = replace(self._status, last_error=said[:_MAX_ERROR_CHARS])
 
     def put(self, state: RelayState) -> None:
         """The relay is in `state` from now on."""

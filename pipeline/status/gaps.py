@@ -14,7 +14,7 @@ _MEANINGS: Final = {
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
     "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds nobody thought of are missing",
     "notes-by-author": "it gives notes by named authors only, so that strangers' notes which mention users are missing",
-    "no-broad-filters": "it gave nothing for a filter without authors: it refuses those in silence, or has nothing so",
+    "no-broad-filters": "it answers filters that name authors, and gives nothing for broader ones without a word",
     "no-eose": "it never said that it had sent all, so that nobody can tell whether it had",
     "refused": "it refuses to be asked",
     "unanswered": "it was asked again and again and has not answered to the end",

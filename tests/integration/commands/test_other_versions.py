@@ -21,6 +21,8 @@ LOOKS = (
     ("relays", "show", "wss://relay.example.com"),
     ("dead", "list"),
     ("dead", "show", "inbox", "1"),
+    ("backfill", "--list"),
+    ("backfill", "--attach", "1"),
 )
 
 

@@ -58,7 +58,9 @@ def test_a_relay_that_we_did_not_write_accepts_our_auth(world: World, key: str) 
 def test_without_a_key_the_relay_is_shown_as_wanting_one(world: World) -> None:
     with ScriptedRelay(READERS, events=profiles(3)) as relay, crawling(world, relay.url) as running:
         wait_until(lambda: "EVENTS_SECRET_KEY_PATH" in state(world, relay)[3])
-        assert state(world, relay)[3].startswith("auth-required: ")
+        said = state(world, relay)[3]
+        assert said.startswith("auth-required: ")
+        assert said.count("auth-required") == 1, "the relay's own prefix is not told again"
         wait_until(lambda: running.metric("event_service_crawl_auth_relays", state="wanted") == 1)
         assert running.metric("event_service_stage_errors_total", stage="crawler", kind="refused-auth-required") >= 1
 

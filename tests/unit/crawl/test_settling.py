@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
+
 from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.plan import Plan
+from pipeline.crawl.plan import ALL_KINDS, Plan
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Eose
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
@@ -73,19 +76,28 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
     assert [each.patience for each in session._ids.values() if each.is_page] == [1.0, 2.0, 4.0]
 
 
-def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into() -> None:
-    """nostr-facts §3, silent refusal: a relay in use has some profile."""
+def lookouts(session: Session) -> list[Filter]:
+    return [each.filters[0] for each in session._ids.values() if each.is_page and each.filters[0].limit == 1]
+
+
+@pytest.mark.parametrize("of_any_kind", [0, 1])
+def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into(of_any_kind: int) -> None:
+    """nostr-facts §3, silent refusal: nothing of any kind without authors. One that gives some is not blamed."""
     made, session = crawl(plan_for([key(1)])), Session(Limits())
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(ended(None, 1, subject="authors"), session, 1.0)
     made.page_ended(ended(None), session, 1.0)
-    before = session.pages
     made.advance(session, 2.0, WALL, may_ask=True)
-    lookouts = [each.filters[0] for each in session._ids.values() if each.is_page and each.filters[0].limit == 1]
-    assert session.pages > before
-    assert [(each.since, each.until) for each in lookouts] == [(None, None)]
+    assert lookouts(session) == [Filter(kinds=GLOBAL_KINDS, limit=1)]
     made.page_ended(PageEnded("canary", None, "", 0, None, None), session, 3.0)
-    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == 1
+    session.cancel_page("canary")
+    made.advance(session, 4.0, WALL, may_ask=True)
+    assert lookouts(session) == [Filter(kinds=ALL_KINDS, limit=1)]
+    made.page_ended(PageEnded("canary", None, "", of_any_kind, None, None), session, 5.0)
+    session.cancel_page("canary")
+    made.advance(session, 6.0, WALL, may_ask=True)
+    assert lookouts(session) == []
+    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == 1 - of_any_kind
 
 
 def test_a_relay_with_nothing_at_all_is_not_blamed() -> None:
