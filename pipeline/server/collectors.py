@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from pipeline.store.disk import DiskUse
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Overview, QueueGauges, RelayGauges
 
@@ -21,11 +22,11 @@ MAX_RELAYS: Final = 5_000
 
 @dataclass(frozen=True, slots=True, eq=False)  # a registry keeps collectors by identity
 class StoreCollector:
-    """The gauges of one overview; `now` in ms, `wal_bytes` the size of the write-ahead log."""
+    """The gauges of one overview, read at `now` (ms)."""
 
     overview: Overview
     sinks: Sequence[SinkName]
-    wal_bytes: int
+    disk: DiskUse
     now: int
 
     def collect(self) -> Iterable[Metric]:
@@ -33,7 +34,12 @@ class StoreCollector:
         yield from self._relays()
         yield from self._handing_on()
         yield from self._queues()
-        yield _single("event_service_wal_bytes", "Size of the write-ahead log", self.wal_bytes)
+        yield _single("event_service_database_bytes", "Size of the database file", self.disk.database)
+        yield _single("event_service_wal_bytes", "Size of the write-ahead log", self.disk.wal)
+        yield _single("event_service_disk_free_bytes", "Left on the disk of the database", self.disk.free)
+        yield _single(
+            "event_service_public_keys", "Public keys met, as authors or in contact lists", self.overview.keys
+        )
         yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
 
     def _relays(self) -> Iterable[Metric]:

@@ -16,7 +16,8 @@ from pipeline.server.collectors import MAX_RELAYS, StoreCollector
 from pipeline.server.worker import DatabaseThread
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import overview
-from pipeline.store.database import Database, wal_bytes
+from pipeline.store.database import Database
+from pipeline.store.disk import disk_use
 
 _STAGE: Final = "server"
 
@@ -53,7 +54,7 @@ class Scrape:
         try:
             with database.read() as tx:
                 state = overview.read(tx, max_relays=MAX_RELAYS)
-            collector = StoreCollector(state, self._sinks, wal_bytes(database.path), self._clock.now_ms())
+            collector = StoreCollector(state, self._sinks, disk_use(database.path), self._clock.now_ms())
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()

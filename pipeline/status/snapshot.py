@@ -1,10 +1,8 @@
 """Reads what the service does right now from its database, its heartbeats and its counters."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from pipeline.config import Config, SinkKind
@@ -14,8 +12,9 @@ from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.status import gaps
 from pipeline.store import dead, overview, relays, samples
-from pipeline.store.database import Database, wal_bytes
+from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
+from pipeline.store.disk import disk_use
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Failing, QueueGauges
 from pipeline.store.relays import RelayRecord
@@ -92,6 +91,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         failing = overview.failing(tx, now)
         buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
         hour = samples.recent(tx)
+    disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
     readings = read_heartbeats(directory, clock) if directory.exists() else []
@@ -111,9 +111,9 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         exits=_summed(counters, "event_service_stage_exits_total", "slot", "reason"),
         known_addresses=seen.known_addresses,
         registered_users=seen.registered_users,
-        database_bytes=_size(config.database_path),
-        wal_bytes=wal_bytes(config.database_path),
-        free_bytes=_free(config.database_path.parent),
+        database_bytes=disk.database,
+        wal_bytes=disk.wal,
+        free_bytes=disk.free,
     )
 
 
@@ -142,12 +142,3 @@ def _summed(counters: list[Counted], name: str, *labels: str) -> dict[tuple[str,
         if each.name == name and each.value:
             found[each.labels[labels[0]], each.labels[labels[1]]] += round(each.value)
     return dict(found.most_common())
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _free(directory: Path) -> int:
-    disk = os.statvfs(directory)
-    return disk.f_bavail * disk.f_frsize

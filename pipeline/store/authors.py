@@ -6,6 +6,8 @@ from pipeline.store.database import Tx
 
 ADD = "INSERT INTO authors (public_key) VALUES (?) ON CONFLICT DO NOTHING RETURNING id"
 FIND = "SELECT id FROM authors WHERE public_key = ?"
+# Numbers are given in turn and never taken back.
+MET = "SELECT coalesce(max(id), 0) FROM authors"
 # A full table of everybody ever met would not fit a small machine; what is evicted is looked up again.
 CACHE_SIZE = 200_000
 
@@ -41,3 +43,8 @@ def find(tx: Tx, public_key: bytes) -> int | None:
     """The number of `public_key`, `None` if it was never met."""
     row = tx.execute(FIND, (public_key,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def met(tx: Tx) -> int:
+    """How many keys have a number."""
+    return int(tx.execute(MET).get)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.store import inbox, monitored, outbox, relays
+from pipeline.store import authors, inbox, monitored, outbox, relays
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
@@ -66,6 +66,8 @@ class Overview:
     inbox: QueueGauges
     outboxes: tuple[QueueGauges, ...]
     registered_users: int
+    keys: int
+    """Public keys met."""
 
 
 def read(tx: Tx, *, max_relays: int) -> Overview:
@@ -79,6 +81,7 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
         inbox=QueueGauges(None, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
+        keys=authors.met(tx),
     )
 
 

@@ -66,12 +66,16 @@ def test_every_family_is_described_once_and_reads_back(server: Running) -> None:
         "event_service_queue_length",
         "event_service_queue_oldest_age_seconds",
         "event_service_dead_rows",
+        "event_service_database_bytes",
         "event_service_wal_bytes",
+        "event_service_disk_free_bytes",
+        "event_service_public_keys",
         "event_service_registered_users",
     ):
         assert read[name].type == "gauge", name
     assert read["stored_relay_addresses_gauge"].samples[0].value == 1
-    assert read["event_service_wal_bytes"].samples[0].value > 0
+    for name in ("event_service_database_bytes", "event_service_wal_bytes", "event_service_disk_free_bytes"):
+        assert read[name].samples[0].value > 0, name
 
 
 def test_metrics_take_no_other_format(server: Running) -> None:

@@ -13,6 +13,7 @@ from pipeline.server.collectors import StoreCollector
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import events, inbox, monitored, outbox, overview, relays
 from pipeline.store.database import Database, Tx
+from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Burial
@@ -34,7 +35,7 @@ def rendered(database: Database, sinks: tuple[SinkName, ...] = BOTH, max_relays:
     with database.read() as tx:
         state = overview.read(tx, max_relays=max_relays)
     registry = CollectorRegistry()
-    registry.register(StoreCollector(state, sinks, 4096, now))
+    registry.register(StoreCollector(state, sinks, DiskUse(8192, 4096, 1 << 20), now))
     return generate_latest(registry).decode()
 
 
@@ -91,9 +92,18 @@ event_service_queue_oldest_age_seconds{queue="outbox-relay"} 0.0
 event_service_dead_rows{queue="inbox"} 0.0
 event_service_dead_rows{queue="outbox-pubsub"} 0.0
 event_service_dead_rows{queue="outbox-relay"} 0.0
+# HELP event_service_database_bytes Size of the database file
+# TYPE event_service_database_bytes gauge
+event_service_database_bytes 8192.0
 # HELP event_service_wal_bytes Size of the write-ahead log
 # TYPE event_service_wal_bytes gauge
 event_service_wal_bytes 4096.0
+# HELP event_service_disk_free_bytes Left on the disk of the database
+# TYPE event_service_disk_free_bytes gauge
+event_service_disk_free_bytes 1.048576e+06
+# HELP event_service_public_keys Public keys met, as authors or in contact lists
+# TYPE event_service_public_keys gauge
+event_service_public_keys 0.0
 # HELP event_service_registered_users Registered users
 # TYPE event_service_registered_users gauge
 event_service_registered_users 0.0

@@ -1,0 +1,22 @@
+"""How much room a database takes, and how much is left for it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.store.database import wal_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """Bytes of the database file and its write-ahead log, and those that are free on its disk."""
+
+    database: int
+    wal: int
+    free: int
+
+
+def disk_use(path: Path) -> DiskUse:
+    """Of the database at `path`, which need not be there; its folder must."""
+    disk = os.statvfs(path.parent)
+    return DiskUse(path.stat().st_size if path.exists() else 0, wal_bytes(path), disk.f_bavail * disk.f_frsize)
