@@ -32,7 +32,7 @@ BATCH_EVENTS: Final = 64
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
 TRANSACTION_EVENTS: Final = 200
 # Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.02
 # Ids remembered in front of the database: some minutes of the whole network, 20 MB.
 REMEMBERED_IDS: Final = 200_000
 # `created_at` may be this far ahead of our clock.
@@ -182,7 +182,7 @@ class Intake:
             work.events += len(item.events)
             if work.events >= TRANSACTION_EVENTS:
                 return work, False
-            if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
+            if self._queue.empty() and work.events < TRANSACTION_EVENTS and not has_waited:
                 has_waited = True
                 pause(self._committed_at + GATHER_S - self._clock.monotonic())
             try:
