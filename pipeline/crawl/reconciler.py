@@ -76,10 +76,10 @@ class Reconciler:
         low, high = self._spans[-1]
         self.comparisons += 1
         items = self._items.between(low, high)
-        self._withheld = set() if self.is_proven else items.sample(WITHHELD)
-        self._comparison = Reconciliation(
-            items.without(self._withheld) if self._withheld else items, frame_limit=self._frame, max_need=MAX_NEED
-        )
+        self._withheld = set()
+        if not self.is_proven:
+            items, self._withheld = items.holding_back(WITHHELD)
+        self._comparison = Reconciliation(items, frame_limit=self._frame, max_need=MAX_NEED)
         return self._query.filter(since=low, until=high), self._comparison.open()
 
     def answered(self, payload: bytes) -> bytes | None:

@@ -5,7 +5,7 @@ answer and gives the next message, until none is needed and `need` holds the ids
 hexadecimal in frames.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from hashlib import sha256
@@ -42,11 +42,12 @@ _RESERVE: Final = 200  # room for the two ranges that end a full message
 class ItemSet:
     """The events that we have, by `created_at` and 32-byte id; immutable, so that many reconciliations may share it."""
 
-    __slots__ = ("_keys", "_sums")
+    # `_sums[n]` is the sum of the ids before index `_starts[n]`, so that a part is made without summing up anew.
+    __slots__ = ("_keys", "_starts", "_sums")
 
     def __init__(self, items: Iterable[tuple[int, bytes]]) -> None:
         """Take `(created_at, id)` pairs in any order; repeated ones count once."""
-        self._set_keys(sorted({item_key(time, event_id) for time, event_id in items}))
+        self._sum_up(sorted({item_key(time, event_id) for time, event_id in items}))
         if any(len(key) != TIME_SIZE + ID_SIZE for key in self._keys):
             raise ValueError("an id has 32 bytes")
         if self._keys and self._keys[-1] >= INFINITY:
@@ -56,7 +57,7 @@ class ItemSet:
     def of_keys(cls, keys: Iterable[bytes]) -> "ItemSet":
         """The items with these keys, each of which `item_key` gave; the keys are shared, not copied."""
         made = cls(())
-        made._set_keys(sorted(set(keys)))
+        made._sum_up(sorted(set(keys)))
         return made
 
     def __len__(self) -> int:
@@ -66,20 +67,29 @@ class ItemSet:
         """The items with `since <= created_at <= until`, as in a filter; neither is negative."""
         lower = bisect_left(self._keys, since.to_bytes(TIME_SIZE, "big"))
         upper = bisect_left(self._keys, (until + 1).to_bytes(TIME_SIZE, "big"))
-        part = ItemSet(())
-        part._set_keys(self._keys[lower:upper])
-        return part
+        first, last = bisect_right(self._starts, lower), bisect_left(self._starts, upper)
+        before = self._sum_before(lower)
+        return self._part(
+            self._keys[lower:upper],
+            [0, *(start - lower for start in self._starts[first:last])],
+            [0, *(total - before for total in self._sums[first:last])],
+        )
 
-    def without(self, ids: AbstractSet[bytes]) -> "ItemSet":
-        """All items but those with these ids."""
-        part = ItemSet(())
-        part._set_keys([key for key in self._keys if key[TIME_SIZE:] not in ids])
-        return part
-
-    def sample(self, most: int) -> set[bytes]:
-        """The ids of up to `most` items, spread evenly."""
+    def holding_back(self, most: int) -> tuple["ItemSet", set[bytes]]:
+        """All but up to `most` items, spread evenly, and the ids of these."""
         step = max(1, len(self._keys) // most)
-        return {key[TIME_SIZE:] for key in self._keys[step // 2 :: step][:most]}
+        held_back = range(step // 2, len(self._keys), step)[:most]
+        keys, starts, sums = self._keys.copy(), list[int](), list[int]()
+        gone = missing = 0
+        for start, total in zip(self._starts, self._sums, strict=True):
+            while gone < len(held_back) and held_back[gone] < start:
+                missing += _sum_ids([self._keys[held_back[gone]]])
+                gone += 1
+            starts.append(start - gone)
+            sums.append(total - missing)
+        for index in reversed(held_back):
+            del keys[index]
+        return self._part(keys, starts, sums), {self._keys[index][TIME_SIZE:] for index in held_back}
 
     def index(self, bound: bytes, lower: int) -> int:
         """The index of the first item from `lower` on that is not below `bound`."""
@@ -99,14 +109,21 @@ class ItemSet:
         summed = (total % 2**256).to_bytes(ID_SIZE, "little")
         return sha256(summed + encode_varint(upper - lower)).digest()[:FINGERPRINT_SIZE]
 
-    def _set_keys(self, keys: list[bytes]) -> None:
+    def _sum_up(self, keys: list[bytes]) -> None:
         self._keys = keys
-        blocks = (keys[start : start + _SUM_STEP] for start in range(0, len(keys), _SUM_STEP))
-        self._sums = list(accumulate(map(_sum_ids, blocks), initial=0))
+        self._starts = list(range(0, max(len(keys), 1), _SUM_STEP))
+        sums = (_sum_ids(keys[start : start + _SUM_STEP]) for start in self._starts[:-1])
+        self._sums = list(accumulate(sums, initial=0))
+
+    @classmethod
+    def _part(cls, keys: list[bytes], starts: list[int], sums: list[int]) -> "ItemSet":
+        part = cls.__new__(cls)
+        part._keys, part._starts, part._sums = keys, starts, sums
+        return part
 
     def _sum_before(self, index: int) -> int:
-        block = index // _SUM_STEP
-        return self._sums[block] + _sum_ids(self._keys[block * _SUM_STEP : index])
+        block = bisect_right(self._starts, index) - 1
+        return self._sums[block] + _sum_ids(self._keys[self._starts[block] : index])
 
 
 def item_key(created_at: int, event_id: bytes) -> bytes:

@@ -195,6 +195,23 @@ def test_items_of_a_window_include_both_ends() -> None:
     assert (len(items), len(items.between(5, 4)), len(items.between(0, 2**64 - 2))) == (20, 0, 20)
 
 
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 64, 65, 200, 1000])
+def test_parts_of_parts_are_as_if_made_anew(size: int) -> None:
+    whole = ItemSet((n // 3, make_id(n)) for n in range(size))
+    window = whole.between(size // 20, size // 4)
+    part, held_back = window.holding_back(16)
+    again, more = part.between(0, size // 5).holding_back(3)
+    ids = {event_id for event_id in window.ids(0, len(window)) if event_id not in held_back}
+    assert len(held_back) == min(16, len(window))
+    assert set(part.ids(0, len(part))) == ids
+    assert more <= ids
+    for each in (window, part, again):
+        made = ItemSet((int.from_bytes(each.key(n)[:8]), each.key(n)[8:]) for n in range(len(each)))
+        for lower in range(0, len(each) + 1, 13):
+            for upper in range(lower, len(each) + 1, 11):
+                assert each.fingerprint(lower, upper) == made.fingerprint(lower, upper)
+
+
 @pytest.mark.parametrize("item", [(0, bytes(31)), (0, bytes(33)), (2**64 - 1, bytes(32))])
 def test_items_that_the_protocol_cannot_name(item: Item) -> None:
     with pytest.raises(ValueError, match=r"has 32 bytes|below 2\*\*64"):
