@@ -21,9 +21,12 @@ class Line:
     text: str
 
 
-def of_event(tx: Tx, event_id: bytes) -> list[Line]:
-    """The story of the event of this id (32 bytes), as far as the database remembers it."""
-    found = fate.of_event(tx, event_id)
+def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> list[Line]:
+    """The story of the event of this id (32 bytes), as far as the database remembers it.
+
+    With `created_at`, the event's own time (s), it is found at once.
+    """
+    found = fate.of_event(tx, event_id, created_at)
     return [Line("event", event_id.hex()), *_origin(found), *_relevance(tx, found), *_whereabouts(found)]
 
 

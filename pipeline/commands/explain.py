@@ -26,8 +26,14 @@ class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
 
 @click.command()
 @click.argument("event_id", type=EventId())
+@click.option(
+    "--created-at",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="The event's own time, by which it is found at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of [subject, text] pairs.")
-def explain(event_id: bytes, as_json: bool) -> None:
+def explain(event_id: bytes, created_at: int | None, as_json: bool) -> None:
     """Tell what became of one event: where from, why it matters or was dropped, what each sink said.
 
     EVENT_ID is 64 hexadecimal digits, note1… or nevent1…. Exit code 1 if the database knows nothing of it.
@@ -38,7 +44,7 @@ def explain(event_id: bytes, as_json: bool) -> None:
       event-service explain 0101010101010101010101010101010101010101010101010101010101010101 --json
     """
     with open_configured_to_read() as database, database.read() as tx:
-        lines = story.of_event(tx, event_id)
+        lines = story.of_event(tx, event_id, created_at)
     if as_json:
         click.echo(json.dumps([[line.subject, line.text] for line in lines]))
     else:

@@ -11,8 +11,16 @@ IN_INBOX = """
 SELECT seq, raw, relay, received_at, ready_at, claims, failures FROM inbox WHERE event_id = ?
 """
 BURIED = "SELECT seq, raw, relay, received_at, buried_at, reason FROM inbox_dead WHERE event_id = ?"
-# Ids are kept by the time of their events, so that one alone is looked for among all: seconds among ten million.
-ACCEPTED = "SELECT event, seen_at, created_at, kind, author FROM seen WHERE event_id = ?"
+# Ids are kept by the time of their events, so that one alone is looked for among all, the newest first, which are asked
+# for most: seconds where it is among the oldest of ten million, or not at all.
+ACCEPTED = """
+SELECT event, seen_at, created_at, kind, author FROM seen WHERE event_id = ?1
+ ORDER BY created_at DESC LIMIT 1
+"""
+# The same with its time, or under none (see `events.NO_TIME`).
+ACCEPTED_AT = """
+SELECT event, seen_at, created_at, kind, author FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1
+"""
 STORED = "SELECT payload, relay, received_at FROM events WHERE event = ?"
 DELIVERIES = "SELECT sink, outcome, at FROM deliveries WHERE event = ?"
 OWED = "SELECT sink, ready_at, claims, failures FROM outbox WHERE event = ?"
@@ -67,8 +75,11 @@ class Fate:
     """When what waits to be saved may be tried."""
 
 
-def of_event(tx: Tx, event_id: bytes) -> Fate:
-    """What became of the event of this id (32 bytes)."""
+def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> Fate:
+    """What became of the event of this id (32 bytes).
+
+    With `created_at`, the event's own time (s), it is found at once; else that may take seconds.
+    """
     dropped = drops.of_event(tx, event_id)
     row = tx.execute(IN_INBOX, (event_id,)).fetchone()
     if row is not None:
@@ -85,7 +96,10 @@ def of_event(tx: Tx, event_id: bytes) -> Fate:
             event_id, Place.BURIED, _address(tx, relay), received_at, payload=raw, note=reason, dropped=dropped,
             dead=seq,
         )  # fmt: skip
-    row = tx.execute(ACCEPTED, (event_id,)).fetchone()
+    if created_at is None:
+        row = tx.execute(ACCEPTED, (event_id,)).fetchone()
+    else:
+        row = tx.execute(ACCEPTED_AT, (event_id, created_at)).fetchone()
     return Fate(event_id, Place.UNKNOWN, dropped=dropped) if row is None else _accepted(tx, event_id, row, dropped)
 
 

@@ -1,7 +1,7 @@
 """`import`: `event-service import-go` from each version of the Go service's schema, beside somebody else who writes.
 
 Half of the events were handed on, half were not; and contact lists whose events are gone. Also by itself:
-`python -m tests.bench.go_import [EVENTS]`.
+`python -m tests.bench.go_import [EVENTS [SCHEMA…]]`.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from time import monotonic
 
@@ -88,11 +89,11 @@ def _import(directory: Path, schema: GoSchema, count: int) -> tuple[float, list[
         neighbour.end()
 
 
-def measure(count: int) -> PartReport:
-    """The part `import`, with so many events."""
+def measure(count: int, schemas: Iterable[GoSchema] = GoSchema) -> PartReport:
+    """The part `import`, with so many events in a database of each of `schemas`."""
     figures: list[Figure] = []
     notes = [f"{count:,} events and {FOLLOWERS * FOLLOWS_EACH:,} follows, copying and starting included"]
-    for schema in GoSchema:
+    for schema in schemas:
         with tempfile.TemporaryDirectory(prefix="event-service-bench-") as directory:
             took, waits, said = _import(Path(directory), schema, count)
         figures += (
@@ -110,4 +111,5 @@ def run(limit: float, *, quick: bool) -> PartReport:
 
 
 if __name__ == "__main__":
-    print(table(measure(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS)))
+    events_each = int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS
+    print(table(measure(events_each, [GoSchema(name) for name in sys.argv[2:]] or GoSchema)))

@@ -13,7 +13,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
-from pipeline.store.events import Accepted
+from pipeline.store.events import NO_TIME, Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import Delivered, SinkName
@@ -51,6 +51,20 @@ def told(tx: Tx, event: Event) -> dict[str, str]:
 def test_an_event_that_nobody_gave(db: Database) -> None:
     with db.read() as tx:
         assert list(told(tx, note())) == ["event", "never accepted"]
+
+
+def test_an_accepted_event_is_found_by_its_time(db: Database) -> None:
+    """Or kept under none, as those are whose time was not known."""
+    event, timeless = note(created_at=1_000), note(SECRETS[1], created_at=NO_TIME)
+    with db.write() as tx:
+        accept(tx, event, payload=False)
+        author = Authors().intern(tx, timeless.pubkey)
+        events.accept(tx, [Accepted(8, timeless.id, NO_TIME, 1, author, b"", 1, NOW, 0)], NOW)
+        subjects = {line.subject for line in story.of_event(tx, event.id)}
+        assert "never accepted" not in subjects
+        assert {line.subject for line in story.of_event(tx, event.id, 1_000)} == subjects
+        assert story.of_event(tx, event.id, 1_001)[-1].subject == "never accepted"
+        assert story.of_event(tx, timeless.id, 77)[-1].subject != "never accepted"
 
 
 def test_a_refused_copy_is_told_with_its_reason(db: Database) -> None:

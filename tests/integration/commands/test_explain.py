@@ -22,6 +22,7 @@ def test_an_event_is_explained_by_either_form_of_its_id(tmp_path: Path) -> None:
     assert "kind 0 is wanted from anybody" in text
     pairs = json.loads(operator.succeed("explain", encode_note(event_id), "--json"))
     assert ["event", event.id] in pairs
+    assert "kind 0 is wanted from anybody" in operator.succeed("explain", event.id, "--created-at", "5")
 
 
 def test_an_unknown_event_and_what_is_no_id(tmp_path: Path) -> None:
