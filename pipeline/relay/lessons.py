@@ -46,10 +46,14 @@ def taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
     return Refusal.RESTRICTED if hopeless else refusal
 
 
-def after_refusal(limits: Limits, refusal: Refusal, still_open: int) -> Limits:
-    """`limits` of a relay that has just refused something while so many other subscriptions were open."""
+def after_refusal(limits: Limits, refusal: Refusal, refused: Sequence[Subscription], still_open: int) -> Limits:
+    """`limits` of a relay that has just refused these, with so many other subscriptions open by now.
+
+    What was asked for together is answered one by one: when the last of it is refused the others may be over, but it
+    was too much beside all of them. A relay may also end an older one for the sake of the newest.
+    """
     if refusal is Refusal.TOO_MANY_SUBSCRIPTIONS:
-        return limits.fewer_subscriptions(still_open + 1)
+        return limits.fewer_subscriptions(max(still_open + 1, *(each.beside for each in refused)))
     lesson = _LESSONS.get(refusal)
     return limits if lesson is None else lesson(limits)
 

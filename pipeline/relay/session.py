@@ -257,7 +257,7 @@ class Session:
             refusal = Refusal.FORBIDDEN
         refusal = taken_for(refusal, (subscription,))
         del self._ids[subscription_id]
-        self.limits = after_refusal(self.limits, refusal, len(self._ids))
+        self.limits = after_refusal(self.limits, refusal, (subscription,), len(self._ids))
         yield subscription.refused(refusal, reason)
 
     def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
@@ -299,7 +299,7 @@ class Session:
         for each in dead:
             self._close(each)
         if dead:
-            self.limits = after_refusal(self.limits, refusal, len(self._ids))
+            self.limits = after_refusal(self.limits, refusal, dead, len(self._ids))
         for each in dead:
             yield each.refused(refusal, text)
 

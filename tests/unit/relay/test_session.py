@@ -341,6 +341,27 @@ def test_too_many_subscriptions_teaches_how_many_there_may_be() -> None:
     assert session.has_room_for_page()
 
 
+@pytest.mark.parametrize("by_notice", [True, False])
+def test_what_was_asked_for_together_was_too_much_together(by_notice: bool) -> None:
+    """The others are over when the last is refused, but were not when it was asked for."""
+    session = Session(Limits())
+    open_live(session)
+    first, second, third = (open_page(session, key) for key in "abc")
+    for page in (first, second):
+        list(session.receive(Eose(page), 1.0))
+    text = "error: too many subscriptions"
+    list(session.receive(Notice(text) if by_notice else closed(third, text), 1.0))
+    assert session.subscriptions == 1
+    assert session.limits.max_subscriptions == 3
+
+
+def test_a_relay_that_ends_the_oldest_for_the_newest_has_room_for_the_others() -> None:
+    session = Session(Limits())
+    oldest, *_ = (open_live(session, key) for key in "abcd")
+    list(session.receive(closed(oldest, "error: too many subscriptions"), 1.0))
+    assert session.limits.max_subscriptions == 3
+
+
 @pytest.mark.parametrize(
     ("reason", "name", "value"),
     [
