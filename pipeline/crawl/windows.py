@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
+from pipeline.crawl.named_kinds import begun, by_kinds, known_gaps
 from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice, parted
 from pipeline.nostr.filter import Filter
@@ -29,33 +30,15 @@ MAX_SPANS = 64
 MAX_BLIND_SPANS = 4
 # No relay returns so few events for a larger limit.
 LEAST_CAP = 5
-# Pages spent on asking by kinds for what was empty without, where a relay takes only short lists.
-MAX_CHECKS = 8
 
 
 class Window:
     """Pages through one query from `since` to `until`, both included."""
 
     __slots__ = (
-        "_answers_kindless",
-        "_behind",
-        "_exclusive",
-        "_flipped",
-        "_known_gaps",
-        "_known_newest_first",
-        "_known_oldest_first",
-        "_largest",
-        "_last_gap",
-        "_max_kinds",
-        "_needs_kinds",
-        "_oldest_first",
-        "_pristine",
-        "_slices",
-        "_spans",
-        "dense_seconds",
-        "gap_reasons",
-        "limit",
-        "pages",
+        "_answers_kindless", "_behind", "_exclusive", "_flipped", "_known_gaps", "_known_newest_first",
+        "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds", "_oldest_first", "_pristine",
+        "_slices", "_spans", "dense_seconds", "gap_reasons", "limit", "pages",
     )  # fmt: skip
 
     def __init__(
@@ -71,8 +54,10 @@ class Window:
         since = max(since, 0)
         parts = query.parts(max_members) if until >= since else []
         self._max_kinds = max_members
-        self._slices = [slice_ for part in parts for slice_ in self._begin(Slice(part, None, since, until), manners)]
-        self._known_gaps = _known_gaps(query, manners)
+        self._slices = [
+            slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, max_members)
+        ]
+        self._known_gaps = known_gaps(query, manners)
         self._pristine = len(self._slices) == 1
         # How many slices lie behind those that come first, as long as there are any.
         self._behind: int | None = None
@@ -289,26 +274,7 @@ class Window:
         if part.role is Role.SPAN:
             self._narrow_down(part)
         else:
-            self._slices += self._by_kinds(part, LISTED_KINDS, Role.CHECK)
-
-    def _by_kinds(self, part: Slice, kinds: frozenset[int], role: Role) -> list[Slice]:
-        """`part` by these kinds; nothing for a relay that takes so few at once that it would be asked all day."""
-        if len(kinds) > MAX_CHECKS * self._max_kinds:
-            return []
-        return [replace(part, kinds=each, role=role, repeats=False) for each in self._lists(kinds)]
-
-    def _lists(self, kinds: frozenset[int]) -> list[frozenset[int]]:
-        """`kinds` in lists that the relay takes."""
-        ordered = sorted(kinds)
-        return [frozenset(ordered[i : i + self._max_kinds]) for i in range(0, len(ordered), self._max_kinds)]
-
-    def _begin(self, part: Slice, manners: Manners) -> list[Slice]:
-        """What to ask for first. Kinds that may be counted and hidden go apart, as they make a page look full."""
-        kinds = part.query.named_kinds(kindless=manners.refuses_kindless, notes_by_author=manners.notes_by_author)
-        if kinds is None:
-            return [part]
-        lists = (*self._lists(kinds & HIDDEN_KINDS), *self._lists(kinds - HIDDEN_KINDS))
-        return [replace(part, kinds=each) for each in lists]
+            self._slices += by_kinds(part, LISTED_KINDS, Role.CHECK, self._max_kinds)
 
     def _is_whole(self, part: Slice, result: PageResult) -> bool:
         """Whether the page is too small to have been cut off."""
@@ -322,7 +288,7 @@ class Window:
     def _suspect(self, part: Slice) -> None:
         """There was nothing without kinds, and there is something by kinds: look where else it was left out."""
         if not self._answers_kindless and not self._needs_kinds:
-            self._slices += self._by_kinds(part, HIDDEN_KINDS, Role.PAGE)
+            self._slices += by_kinds(part, HIDDEN_KINDS, Role.PAGE, self._max_kinds)
         self._needs_kinds = True
         self._narrow_down(Slice(part.query, None, part.low, part.high))
 
@@ -346,12 +312,3 @@ class Window:
     def _see_whether_first(self) -> None:
         if self._behind is not None and len(self._slices) <= self._behind:
             self._behind = None
-
-
-def _known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
-    """What is missing from the start, as only named kinds are given."""
-    kindless, by_author = manners.refuses_kindless, manners.notes_by_author
-    if query.named_kinds(kindless=kindless, notes_by_author=by_author) is None:
-        return ()
-    misses_notes = by_author and query.subject is Subject.MENTIONS
-    return (Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR) if misses_notes else (Gap.UNLISTED_KINDS,)

@@ -7,7 +7,6 @@ hexadecimal in frames.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from itertools import accumulate
 from typing import Final
