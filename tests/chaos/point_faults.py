@@ -30,7 +30,9 @@ STATEMENTS = {
 }
 _WAIT_S = 6.0
 _STEP_S = 0.05
-_ROUND_S = (8.0, 14.0)
+_ROUND_S = (10.0, 16.0)
+# A point that a stage hardly ever comes to must not keep it from the others.
+_MOST_VAIN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,12 @@ def die_at_points(scene: Scene) -> Play:
             if stage not in asked:
                 asked[stage] = (_ask(scene, _rarest(scene, stage)), time.monotonic())
         yield _STEP_S
+        running = {one.name for one in scene.service.stages()}
         for stage, (point, since) in list(asked.items()):
-            if _has_died(scene, point) or time.monotonic() - since > _WAIT_S:
+            if stage not in running:
+                # It is being started again, which may take longer than the way to the point.
+                asked[stage] = (point, time.monotonic())
+            elif _has_died(scene, point) or time.monotonic() - since > _WAIT_S:
                 _withdraw(scene, point)
                 del asked[stage]
     for point, _ in asked.values():
@@ -76,9 +82,16 @@ def die_at_points(scene: Scene) -> Play:
 
 
 def _rarest(scene: Scene, stage: str) -> Point:
-    """The point of a stage that it was sent to least."""
+    """The point at which a stage has died least often; of several that to which it was sent least."""
     of_stage = [point for point in POINTS if point.stage == stage]
-    return min(of_stage, key=lambda point: (scene.points_asked[str(point)], scene.rng.random()))
+    return min(
+        of_stage,
+        key=lambda point: (
+            scene.points_reached[str(point)] + scene.points_asked[str(point)] // _MOST_VAIN,
+            scene.points_asked[str(point)],
+            scene.rng.random(),
+        ),
+    )
 
 
 @fault("die-after-cursor", SERVICE)

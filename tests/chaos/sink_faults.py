@@ -31,7 +31,7 @@ _FEW = 8
 _SHORT_S = (2.0, 8.0)
 # Health has ten seconds to tell, and is looked at some times more.
 _LONG_S = (14.0, 18.0)
-_LONG_SHARE = 0.4
+_LONG_SHARE = 0.6
 
 
 def _outage_s(scene: Scene) -> float:
