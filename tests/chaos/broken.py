@@ -54,8 +54,8 @@ MISTAKES = (
             ),
             Replacement(
                 "pipeline/crawl/connection.py",
-                "        self._metrics.tell()\n        self._flush()\n        if frames:\n",
-                "        self._metrics.tell()\n        if frames:\n",
+                "now + TELL_S)\n            self._flush()\n",
+                "now + TELL_S)\n",
             ),
         ],
         ("die-after-cursor",),
