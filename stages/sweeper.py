@@ -24,8 +24,9 @@ _CHECKPOINT_EVERY_S: Final = 2.0
 _SAMPLE_EVERY_S: Final = 10.0
 # Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
 VANISHED_RETENTION_MS: Final = 365 * 86_400_000
-# SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew.
-MAX_WAL_BYTES: Final = 64 << 20
+# SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew, which takes a while to
+# come about: it stays below the 64 MiB at which whoever commits must checkpoint.
+MAX_WAL_BYTES: Final = 48 << 20
 _STAGE: Final = "sweeper"
 
 
