@@ -87,6 +87,7 @@ class Conductor:
         depths = self._scene.queues.depths()
         note = Injected(fault.kind, round(self._now_s, 1), not self._running, 0 if depths is None else depths.total)
         self.injected.append(note)
+        self._scene.is_alone = note.alone
         self._say(f"{self._now_s:6.1f} s  {fault.kind}")
         self._running.append(_Running(fault, fault.play(self._scene), note, time.monotonic()))
         self._advance()

@@ -92,6 +92,8 @@ class Scene:
     """How often the service as a whole was started again; its counters begin anew then."""
     doubts: int = 0
     """Faults under way of which it is nobody's guess what health says."""
+    is_alone: bool = False
+    """Whether no other fault was under way when the last one began."""
     ill: str = ""
     """What is wrong that health must tell, however well all processes look; empty when nothing is."""
     victims: set[int] = field(default_factory=set)

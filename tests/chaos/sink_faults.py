@@ -31,12 +31,13 @@ _FEW = 8
 _SHORT_S = (2.0, 8.0)
 # Health has ten seconds to tell, and is looked at some times more.
 _LONG_S = (14.0, 18.0)
-_LONG_SHARE = 0.6
+_LONG_SHARE = 0.4
 
 
 def _outage_s(scene: Scene) -> float:
-    """For how long a sink is down: some moments, or so long that health must tell."""
-    return scene.rng.uniform(*(_LONG_S if scene.rng.random() < _LONG_SHARE else _SHORT_S))
+    """For how long a sink is down: some moments, or so long that health must tell, as whenever all else is well."""
+    is_long = scene.is_alone or scene.rng.random() < _LONG_SHARE
+    return scene.rng.uniform(*(_LONG_S if is_long else _SHORT_S))
 
 
 @fault("pubsub-down", PUBSUB_SUBJECT)
