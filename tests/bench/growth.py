@@ -1,8 +1,8 @@
-"""`growth`: what a large database costs: the saver beside one that has just begun, and the counts of a public key.
+"""`growth`: what a large database costs: saver and forwarder beside one that has just begun, and the counts of a key.
 
 The large ones hold 10,000,000 seen ids of 30 days, those of the events that are saved in their midst, or 5,000,000
-follows by 10,000 registered users; they are made by the store's own functions. Each run saves the same events with a
-saver of its own.
+follows by 10,000 registered users, or 1,000,000 events queued for a target relay; they are made by the store's own
+functions. Each run saves the same events with a saver of its own. A forwarder hands on as many of 1,000,000 rows.
 Also by itself: `python -m tests.bench.growth [SHARE]`, with a share of those sizes.
 """
 
@@ -18,22 +18,26 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import authors, contacts, events, monitored
+from pipeline.store import authors, contacts, events, monitored, outbox
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
+from pipeline.store.events import Accepted
+from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
-from tests.bench.events import FIRST_CREATED_AT
+from tests.bench.events import FIRST_CREATED_AT, blocks, lines
 from tests.bench.report import Figure, Limit, PartReport, table
-from tests.bench.stages_alone import Run, save
+from tests.bench.stages_alone import Run, forward, save
 from tests.bench.verification import v
 from tests.fakes.procs import peak_resident_bytes
 from tests.fakes.service import EventService, settings
 
-SEEN, USERS, FOLLOWS_EACH = 10_000_000, 10_000, 500
+SEEN, USERS, FOLLOWS_EACH, QUEUED = 10_000_000, 10_000, 500, 1_000_000
 PEOPLE = 1_000_000
 """Among whom the users choose: all but a few are chosen by somebody."""
 ROWS, QUICK_SHARE = 60_000, 0.05
+# Apart from the numbers that events get from the inbox.
+_FIRST_QUEUED = 1 << 40
 _LOOKUPS = 200
 _HALF_S = 15 * 86_400
 _IDS_A_TIME = 100_000
@@ -104,6 +108,19 @@ def follow(path: Path, users: int, people: int) -> None:
             monitored.register(tx, key(user), now)
 
 
+def queue(path: Path, rows: int, sink: SinkName) -> None:
+    """Let so many accepted events wait for `sink`."""
+    rng = random.Random(5)
+    now = round(time() * 1000)
+    (payload,) = lines(blocks(1), 1)
+    with _building(path) as database:
+        for first in range(0, rows, _IDS_A_TIME):
+            numbers = range(_FIRST_QUEUED + first, _FIRST_QUEUED + min(first + _IDS_A_TIME, rows))
+            with database.write() as tx:
+                events.store(tx, (Accepted(each, rng.randbytes(32), 0, 1, 1, payload, 1, now, 1) for each in numbers))
+                outbox.append(tx, sink, numbers, now)
+
+
 def key(number: int) -> bytes:
     """A public key, as far as the store can tell."""
     return hashlib.sha256(f"person {number}".encode()).digest()
@@ -112,11 +129,12 @@ def key(number: int) -> bytes:
 def measure(share: float, rows: int, limit: float) -> PartReport:
     """The part `growth` with databases of a share of the full size, and so many rows saved in each run."""
     ids, users = round(SEEN * share), round(USERS * share)
-    people = round(PEOPLE * share)
+    people, queued = round(PEOPLE * share), round(QUEUED * share)
     builders: dict[str, Callable[[Path], None]] = {
         "an empty database": lambda path: open_database(path, SystemClock()).close(),
         f"{ids:,} seen ids": lambda path: see(path, ids),
         f"{users * FOLLOWS_EACH:,} follows": lambda path: follow(path, users, people),
+        f"{queued:,} rows queued": lambda path: queue(path, queued, SinkName.RELAY),
     }
     saved = {name: _Saved() for name in builders}
     notes = [f"{rows:,} rows a run, the better of two; {users:,} users follow {FOLLOWS_EACH} of {people:,} each"]
@@ -133,7 +151,22 @@ def measure(share: float, rows: int, limit: float) -> PartReport:
                 found.runs.append(save(here, rows, lambda pid, found=found: _note_peak(found, pid)))  # type: ignore[misc]
                 notes.append(f"{what}: {found.runs[-1].usage.note()}")
                 shutil.rmtree(here)
-    return PartReport("growth", (*_figures(saved, limit), *lookups), tuple(notes))
+        forwarded = list(_forwarded(directory, rows, max(rows, queued), limit))
+    return PartReport("growth", (*_figures(saved, limit), *forwarded, *lookups), tuple(notes))
+
+
+def _forwarded(directory: Path, rows: int, queued: int, limit: float) -> Iterator[Figure]:
+    """Handing on so many rows, where no more are queued and where many are."""
+    alone: Limit | None = None
+    for waiting in (rows, queued):
+        here = directory / f"forward {waiting}"
+        here.mkdir()
+        queue(here / "events.db", waiting, SinkName.PUBSUB)
+        run = forward(here, rows, 0.0)
+        alone = alone or Limit("few", run.per_second)
+        yield Figure(f"rows handed on, of {waiting:,} queued", run.per_second, "/s", alone)
+        yield Figure("  CPU per row", run.cpu_s("forwarder") * 1e6, "us CPU", Limit("1/V", 1e6 / limit))
+        shutil.rmtree(here)
 
 
 def _note_peak(found: _Saved, pid: int) -> None:

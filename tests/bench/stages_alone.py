@@ -77,7 +77,7 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
             here = directory / f"{latency_s}"
             # Closed by its last user, the database is one file.
             shutil.copytree(directory / "saved", here)
-            forwarded = _forward(here, rows, latency_s)
+            forwarded = forward(here, rows, latency_s)
             label = f"{latency_s * 1000:.0f} ms"
             figures += (
                 per_second(f"rows, outbox to Pub/Sub, {label} a call", forwarded.per_second, limit),
@@ -141,7 +141,7 @@ def _several(directory: Path, rows: int) -> Iterator[Figure]:
     for count in FORWARDERS:
         here = directory / f"{count} forwarders"
         shutil.copytree(directory / "saved", here)
-        together = _forward(here, rows, SLOW_S, count).per_second
+        together = forward(here, rows, SLOW_S, count).per_second
         alone = alone or Limit("one", together)
         yield Figure(f"rows, {SLOW_S * 1000:.0f} ms a call, forwarders: {count}", together, "/s", alone)
 
@@ -166,7 +166,8 @@ def save(directory: Path, rows: int, look: Callable[[int], None] = lambda pid: N
     return run
 
 
-def _forward(directory: Path, rows: int, latency_s: float, count: int = 1) -> Run:
+def forward(directory: Path, rows: int, latency_s: float, count: int = 1) -> Run:
+    """Let so many forwarders hand on `rows` of what waits in `directory`, to a sink that takes its time for a call."""
     rules = [Rule(delay_s=latency_s)] if latency_s else []
     with PubSubProcess(count_only=True, rules=rules) as sink:
         services = [
