@@ -7,7 +7,7 @@ from pipeline.config import Config, SinkKind
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.base import Sink
-from pipeline.sinks.delivery import Delivery, Turn
+from pipeline.sinks.delivery import Delivery
 from pipeline.sinks.ledger import Ledger, take_back
 from pipeline.sinks.outage import Answers, Outage
 from pipeline.store.outbox import SinkName
@@ -33,7 +33,7 @@ def run(ctx: StageContext) -> None:
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers
-    turn, answers = Turn(), Answers()
+    turn, answers = threading.Lock(), Answers()
     deliveries = [_delivery(ctx, sink, counts, progress, index, turn, answers) for index in range(workers)]
     threads = [
         threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
@@ -58,7 +58,7 @@ def _delivery(
     counts: StageCounts,
     progress: list[float],
     index: int,
-    turn: Turn,
+    turn: threading.Lock,
     answers: Answers,
 ) -> Delivery:
     def beat() -> None:

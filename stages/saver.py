@@ -25,7 +25,7 @@ BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
 BATCH_BYTES: Final = 512 << 10
 # After fewer rows than this the saver lets more come for a moment: a transaction costs as much as some ten of them.
-GATHER_ROWS: Final = 200
+GATHER_ROWS: Final = 50
 GATHER_S: Final = 0.02
 LEASE_MS: Final = 30_000
 # A row that fails alone this often, or that the process dies of when it is alone, is buried.

@@ -182,7 +182,7 @@ class Intake:
             work.events += len(item.events)
             if work.events >= TRANSACTION_EVENTS:
                 return work, False
-            if self._queue.empty() and work.events < TRANSACTION_EVENTS and not has_waited:
+            if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
                 has_waited = True
                 pause(self._committed_at + GATHER_S - self._clock.monotonic())
             try:

@@ -24,18 +24,6 @@ from pipeline.store.waiting import POLL_S, CommitWatch
 RENEW_AFTER_S: Final = 5.0
 # How long the loop waits for a commit before it looks whether put-off rows are due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
-# After fewer rows than this more are let come for a moment: a call and its transactions cost as much as ten of them.
-GATHER_ROWS: Final = 200
-GATHER_S: Final = 0.02
-
-
-@dataclass(slots=True)
-class Turn:
-    """Whose turn it is to claim, or to wait for something to claim: of loops that share it, one wakes for all."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    next_at: float = 0.0
-    """When the next claim is worth its cost (monotonic); only for who holds the lock."""
 
 
 @dataclass(slots=True)
@@ -43,7 +31,8 @@ class Delivery(SinkLoop):
     """One thread's loop for one sink that answers batches."""
 
     sink: Sink
-    turn: Turn = field(default_factory=Turn)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held while claiming or waiting for something to claim: of loops that share it, one looks and wakes for all."""
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
@@ -56,20 +45,16 @@ class Delivery(SinkLoop):
 
     def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
         """What is ready to be delivered; [] after about a second without, or after something was committed."""
-        turn = self.turn
-        if not turn.lock.acquire(timeout=_IDLE_POLLS * POLL_S):
+        if not self.turn.acquire(timeout=_IDLE_POLLS * POLL_S):
             return []
         try:
-            self.stop.wait(max(0.0, turn.next_at - self.now()))
             rows = self.ledger.claim(database, self.sink.max_messages)
-            if 0 < len(rows) < GATHER_ROWS:
-                turn.next_at = self.now() + GATHER_S
             if not rows:
                 self.sink.keep_alive()
                 watch.wait(self.stop, _IDLE_POLLS)
             return rows
         finally:
-            turn.lock.release()
+            self.turn.release()
 
     def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
         """See every one of `rows` settled, however long the sink is down; or give back what is left when stopped."""

@@ -12,7 +12,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.sinks import loop as sink_loop
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.delivery import Delivery, Turn
+from pipeline.sinks.delivery import Delivery
 from pipeline.sinks.ledger import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY
 from pipeline.sinks.suspects import TOGETHER
 from pipeline.store import outbox
@@ -297,7 +297,7 @@ def test_one_of_several_loops_waits_for_rows_while_the_others_deliver(box: Outbo
 
     sink = Told([slowly] * 3, max_messages=2)
     loops = [Loop(box, sink) for _ in range(4)]
-    turn = Turn()
+    turn = threading.Lock()
     for loop in loops:
         assert isinstance(loop.delivery, Delivery)
         loop.delivery.turn = turn
