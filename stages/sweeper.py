@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.process.stage import StageContext
 from pipeline.store import events, inbox, outbox, retractions, samples
-from pipeline.store.database import Database, Tx, wal_bytes
+from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 
 _TURN_S: Final = 0.1
@@ -24,9 +24,6 @@ _CHECKPOINT_EVERY_S: Final = 2.0
 _SAMPLE_EVERY_S: Final = 10.0
 # Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
 VANISHED_RETENTION_MS: Final = 365 * 86_400_000
-# SQLite's own checkpoints cannot keep up under load; above this the log is made to begin anew, which takes a while to
-# come about: it stays below the 64 MiB at which whoever commits must checkpoint.
-MAX_WAL_BYTES: Final = 48 << 20
 _STAGE: Final = "sweeper"
 
 
@@ -217,7 +214,7 @@ class _WriteAheadLog:
 
     def turn(self) -> None:
         size = wal_bytes(self._database.path)
-        if size > MAX_WAL_BYTES:
+        if size > JOURNAL_SIZE_LIMIT:
             # Most attempts meet a reader; the next turn tries again.
             if self._database.restart_log():
                 self._ctx.log.debug("write-ahead log restarted", bytes=size)

@@ -18,7 +18,7 @@ from pipeline.process.heartbeat import Heartbeat, read_heartbeat
 from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.signals import StageSignals
-from pipeline.process.slots import Slot, acquire_slot
+from pipeline.process.slots import Slot, SlotTaken, acquire_slot
 from pipeline.process.stop import Stop
 
 if TYPE_CHECKING:
@@ -81,9 +81,9 @@ def run_stage(
 ) -> int:
     """Be the process of `stage` in slot `index` (None: the first free one) until `run` returns; gives the exit code.
 
-    0: `run` returned; 3: `CannotStart`; 1: any other error, in `run` or in a thread. Called once per process, in its
-    main thread. `supervised` says that standard input is a lifeline: its end means that the supervisor is gone. `live`
-    with a file is followed at SIGHUP, which ends the process otherwise.
+    0: `run` returned; 3: `CannotStart`; 1: any other error, in `run` or in a thread, or that the slot of a supervised
+    stage stays taken. Called once per process, in its main thread. `supervised` says that standard input is a lifeline:
+    its end means that the supervisor is gone. `live` with a file is followed at SIGHUP, which ends the process without.
     """
     faulthandler.enable()
     clock, stop = SystemClock(), Stop()
@@ -107,7 +107,10 @@ def run_stage(
             held.release()
     except CannotStart as error:
         _log.error("cannot start", error=str(error))
-        return EXIT_OK if stop.is_set() else EXIT_CANNOT_START
+        if stop.is_set():
+            return EXIT_OK
+        # Whoever holds the slot, begun by hand while it was free, does the work; a supervisor tries again.
+        return EXIT_FAILED if supervised and isinstance(error, SlotTaken) else EXIT_CANNOT_START
     except Exception:
         _log.exception("stage failed")
         return EXIT_FAILED

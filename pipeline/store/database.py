@@ -24,8 +24,9 @@ APPLICATION_ID = 0x65767376
 BUSY_TIMEOUT_S = 60.0
 # Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.
 RESTART_PATIENCE_S = 0.05
-# A journal that a burst has blown up is cut back to this once it has been checkpointed.
-JOURNAL_SIZE_LIMIT = 64 << 20
+# Above this the sweeper makes the log begin anew, which cuts the file back to it: lower than the size at which whoever
+# commits must checkpoint, since that takes a while to come about.
+JOURNAL_SIZE_LIMIT = 48 << 20
 _CACHE_KIB = 32 << 10
 # The sweeper checkpoints; whoever commits does so only where it cannot keep up. SQLite's own 1,000 pages let every
 # writer do it all the time, each holding up the others: a fifth of the throughput.

@@ -5,6 +5,7 @@
 
 FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behaviour,…`, see BEHAVIOURS; the default is
 `steady`. FAKE_TIMES: JSON, fields of `Times` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE: `ORPHAN_GRACE_S`.
+FAKE_SLOT_WAIT: how long a supervised stage waits for its slot, in seconds.
 FAKE_JOURNAL: a FIFO that gets one line `EVENT SLOT PID` for everything a stage does.
 """
 
@@ -138,6 +139,7 @@ def main(arguments: list[str]) -> int:
         return supervise(specs(), partial(command, options), config, os.environ, times=times(), live=live)
     supervised = "--supervised" in arguments
     stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
+    stage._SLOT_WAIT_S = float(os.environ.get("FAKE_SLOT_WAIT", stage._SLOT_WAIT_S))
     name, *index = [argument for argument in arguments[1:] if not argument.startswith("--")]
     return run_stage(name, int(index[0]) if index else None, config, run, supervised=supervised, live=live)
 

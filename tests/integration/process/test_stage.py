@@ -114,6 +114,16 @@ def test_slot_that_is_taken_is_refused_at_once(programs: Programs) -> None:
     assert f"saver-0 is held by process {holder.process.pid}" in stage.log
 
 
+def test_a_supervisor_may_try_again_where_the_slot_stays_taken(programs: Programs) -> None:
+    """By a stage that was begun by hand while its own was down: the service must not end for that."""
+    holder = programs.start("stage", "saver", "0")
+    programs.journal.expect("ready", "saver-0")
+    supervised = ("stage", "saver", "0", "--supervised")
+    stage = programs.start(*supervised, stdin=subprocess.PIPE, env={"FAKE_SLOT_WAIT": "0.5"})
+    assert stage.wait() == 1
+    assert f"saver-0 is held by process {holder.process.pid}" in stage.log
+
+
 def test_end_of_the_lifeline_ends_a_supervised_stage(programs: Programs) -> None:
     stage = programs.start("stage", "saver", "0", "--supervised", stdin=subprocess.PIPE)
     programs.journal.expect("ready", "saver-0")

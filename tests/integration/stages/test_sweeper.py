@@ -291,7 +291,7 @@ def snapshot(path: Path, clock: Clock) -> Iterator[None]:
 def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the snapshot is held the log can only grow; the sweeper keeps trying and holds up nobody."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "MAX_WAL_BYTES", 2 << 20)
+    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 1 << 20)
     monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 1 << 20)
     world = World(tmp_path)
     waits: list[float] = []
@@ -323,7 +323,8 @@ def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypa
 def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With readers that come and go all the time: a fraction of what is written, half a gigabyte."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "MAX_WAL_BYTES", 4 << 20)
+    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 4 << 20)
+    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 4 << 20)
     world = World(tmp_path)
     stop = threading.Event()
 
@@ -348,6 +349,41 @@ def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.Monk
     for reader in readers:
         reader.join()
     assert longest < 250 << 20
+    world.close()
+
+
+def test_a_log_that_was_begun_anew_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its size, which must not be taken for something to do at each turn."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
+    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 1 << 20)
+    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 1 << 20)
+    restarts: list[int] = []
+    restart = Database.restart_log
+
+    def counted(self: Database) -> bool:
+        done = restart(self)
+        if done:
+            restarts.append(wal_bytes(self.path))
+        return done
+
+    monkeypatch.setattr(Database, "restart_log", counted)
+    world = World(tmp_path)
+
+    def write() -> None:
+        with world.database.write() as tx:
+            rows = ((random.randbytes(32), number, 10**15) for number in range(400))
+            tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
+
+    with Running(world.context("sweeper"), sweeper.run):
+        while wal_bytes(world.path) <= 1 << 20:
+            write()
+        wait_until(lambda: bool(restarts))
+        write()
+        before = len(restarts)
+        for _ in range(5):
+            wait_until(lambda: wal_bytes(world.path) <= 1 << 20)
+            assert not threading.Event().wait(0.05)
+        assert len(restarts) <= before + 1
     world.close()
 
 
