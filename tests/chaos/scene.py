@@ -326,6 +326,8 @@ class Scene:
         alone = self.is_left_alone(time.monotonic() - _BUSY_S)
         for each in self.by_hand:
             if each.running:
+                # It may have been in the slot of the stage that was to be frozen, and no supervisor ends it.
+                each.child.signal(signal.SIGCONT)
                 code = each.stop(_GIVE_UP_S)
                 if code not in (0, -signal.SIGTERM) and alone:
                     self.violations.append(f"told to stop, a stage run by hand ended with exit code {code}")
