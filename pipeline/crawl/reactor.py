@@ -129,22 +129,16 @@ class Reactor:
         return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.shared.clock.monotonic()))
 
     def _turn(self, served: _Served) -> int:
-        connection = served.connection
         try:
-            if connection.is_closing:
-                self._end(served, _closed_by_us())
-                return 0
-            messages = connection.turn(served.channel)
-        except ConnectionLost as error:
-            connection.lost()
-            self._end(served, Ending(error.reason, error.detail))
-            return 0
+            result = _turned(served)
         except Exception as error:
-            self.shared.log.exception(type(error).__name__, "relay failed", relay=connection.address)
-            self._end(served, Ending("unknown", type(error).__name__))
+            self.shared.log.exception(type(error).__name__, "relay failed", relay=served.connection.address)
+            result = Ending("unknown", type(error).__name__)
+        if isinstance(result, Ending):
+            self._end(served, result)
             return 0
         self._await(served)
-        return messages
+        return result
 
     def _await(self, served: _Served) -> None:
         """Poll for what the connection waits for now, and be back when it wants to be called."""
@@ -225,6 +219,18 @@ class Reactor:
                 self._served[served.channel.fileno()] = served
                 called.add(served)
         return called
+
+
+def _turned(served: _Served) -> int | Ending:
+    """How many messages a turn brought, or that the connection is over."""
+    connection = served.connection
+    if connection.is_closing:
+        return _closed_by_us()
+    try:
+        return connection.turn(served.channel)
+    except ConnectionLost as error:
+        connection.lost()
+        return Ending(error.reason, error.detail)
 
 
 def _closed_by_us() -> Ending:

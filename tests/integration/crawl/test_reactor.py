@@ -214,18 +214,20 @@ def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
         assert desk.endings.get(timeout=PATIENCE_S).is_our_will
 
 
-def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["turn", "lost"])
+def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     broken, theirs = desk.connect(1)
     _, other = desk.connect(2)
 
-    def turn(_: Channel) -> int:
+    def fail(*_: Channel) -> int:
         raise ZeroDivisionError
 
     with theirs, other:
         desk.intake.wait_state(RelayState.CONNECTED)
         desk.intake.wait_state(RelayState.CONNECTED)
-        monkeypatch.setattr(broken, "turn", turn)
+        monkeypatch.setattr(broken, where, fail)
         theirs.sendall(frame(TEXT, b"x"))
+        theirs.shutdown(socket.SHUT_WR)
         assert desk.endings.get(timeout=PATIENCE_S).detail == "ZeroDivisionError"
         other.sendall(sent(events(1)[0]))
         batch = desk.intake.next_events()
