@@ -19,6 +19,8 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        # As relays do: Nagle's algorithm would hold back each event until the one before it was acknowledged.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.out: deque[memoryview] = deque()
         self.routes: dict[bytes, bytes] = {}
