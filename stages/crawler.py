@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.crawl.connection import Shared
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.hand_over import Parcel
 from pipeline.crawl.holdings import StoredHoldings
 from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
@@ -60,7 +61,7 @@ def run(ctx: StageContext) -> None:
     intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, counts)
     gate = Backpressure(config.backpressure_high, config.backpressure_low)
     secret = read_secret_key(config.secret_key_path)
-    shared = Shared(ctx.clock, intake, gate, RateLimited(ctx.log, ctx.clock), secret)
+    shared = Shared(ctx.clock, intake, Parcel(intake), gate, RateLimited(ctx.log, ctx.clock), secret)
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
     )

@@ -9,6 +9,7 @@ from pipeline.config import SinkKind
 from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
 from pipeline.process.backoff import Backoff
+from pipeline.process.clock import until_next
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.save import backlog
@@ -84,7 +85,7 @@ class _Saver:
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_suspect(row)
             if len(rows) < GATHER_ROWS:
-                self._ctx.stop.wait(GATHER_S)
+                self._ctx.stop.wait(until_next(GATHER_S))
 
     def _claim(self) -> list[InboxRow]:
         clock = self._ctx.clock

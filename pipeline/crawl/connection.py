@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.hand_over import HandOver
+from pipeline.crawl.hand_over import HandOver, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, Intake
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.relay_crawl import RelayCrawl
@@ -55,6 +55,7 @@ class Shared:
 
     clock: Clock
     intake: Intake
+    parcel: Parcel
     gate: Backpressure
     log: RateLimited
     secret: bytes | None = None
@@ -79,7 +80,7 @@ class Connection:
         self._clock = shared.clock
         self._session = Session(limits, can_authenticate=shared.secret is not None)
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = HandOver(shared.intake.submit, self._wake_up)
+        self._hand_over = HandOver(shared.parcel.put, self._wake_up)
         self._pending: list[Event] = []
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
@@ -95,6 +96,8 @@ class Connection:
         self._tell_at = math.inf
         self.is_full = False
         """Whether what was read must be taken by the intake before more is."""
+        self.is_asking = False
+        """Whether the relay owes an answer, after which there may be more to ask."""
 
     @property
     def limits(self) -> Limits:
@@ -206,6 +209,7 @@ class Connection:
         self._report()
         self._keep_alive(channel, now)
         self._due_at = min(self._times(channel))
+        self.is_asking = self._session.pages > 0 or self._session.comparison.is_open
 
     def _times(self, channel: Channel) -> Iterator[float]:
         yield self._crawl.next_time()
@@ -316,7 +320,7 @@ class Connection:
         self.was_of_use = True
         for first in range(0, len(self._pending), BATCH_EVENTS):
             events = tuple(self._pending[first : first + BATCH_EVENTS])
-            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), events, done=self._hand_over.release))
+            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), events, taken=self._hand_over.release))
         self._pending.clear()
         self.is_full = not self._hand_over.push()
 

@@ -1,14 +1,39 @@
-"""One relay's way into the intake: in order, and of what brings events only so much at a time."""
+"""The way from the reactor into the intake: in order, together, and of each relay only so much at a time."""
 
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.intake import Batch
+from pipeline.crawl.intake import TRANSACTION_EVENTS, Batch, Intake
 
-# So that no relay starves another, and a full intake stops the reader, and with it the relays.
+# So that no relay starves another, and an intake that is behind stops the reader, and with it the relays.
 BATCHES_PER_RELAY: Final = 2
+
+
+class Parcel:
+    """Batches of many relays that go to the intake as one, so that they share a transaction. For one thread."""
+
+    __slots__ = ("_batches", "_events", "_intake")
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._batches: list[Batch] = []
+        self._events = 0
+
+    def put(self, batch: Batch) -> None:
+        """Add `batch`, behind those before it; it goes with `send`, or earlier when there is enough."""
+        self._batches.append(batch)
+        self._events += len(batch.events)
+        if self._events >= TRANSACTION_EVENTS:
+            self.send()
+
+    def send(self) -> None:
+        """Hand over what was put in."""
+        if self._batches:
+            self._intake.submit(*self._batches)
+            self._batches.clear()
+            self._events = 0
 
 
 class HandOver:
@@ -31,7 +56,7 @@ class HandOver:
         self._is_stuck = False
 
     def put(self, batch: Batch) -> None:
-        """Hand over `batch`, behind those before it; with events, its `done` must be `release`."""
+        """Hand over `batch`, behind those before it; with events, its `taken` must be `release`."""
         self._waiting.append(batch)
         self.push()
 
@@ -44,7 +69,7 @@ class HandOver:
         return True
 
     def release(self) -> None:
-        """Make room for another batch: one of those handed over is committed."""
+        """Make room for another batch: the intake has taken up one of those handed over."""
         self._room.put(None)
         if self._is_stuck:
             self._wake()

@@ -1,8 +1,7 @@
 """From the readers' hands into the inbox: what is unwanted, known or forged goes no further.
 
-Each relay hands over batches, a few at a time, and is read no further while they are under way: nothing is dropped for
-lack of room. One thread takes whatever has queued, verifies it and commits it together with the cursors that it
-completes.
+Each relay hands over batches, a few at a time, and is read no further while they wait: nothing is dropped for lack of
+room. One thread takes up whatever has queued, verifies it and commits it together with the cursors that it completes.
 """
 
 import threading
@@ -80,7 +79,8 @@ class Batch:
     backfilled: tuple[BackfillProgress, ...] = ()
     status: RelayStatus | None = None
     limits: str | None = None
-    done: Callable[[], None] | None = None
+    taken: Callable[[], None] | None = None
+    """Called once the intake works on it, so that another may queue."""
 
     @property
     def has_notes(self) -> bool:
@@ -121,16 +121,16 @@ class Intake:
         # What readers dropped since the last one.
         self._aside: Counter[str] = Counter()
         self._aside_lock = threading.Lock()
-        self._queue: SimpleQueue[Batch | Changes | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Batch, ...] | Changes | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novel: Counter[int] = Counter()
         self._novel_at = clock.monotonic()
         self._committed_at = 0.0
         self._written_at = -COUNTS_EVERY_S
 
-    def submit(self, batch: Batch) -> None:
-        """Hand over a batch; with events, only within a `HandOver` allowance."""
-        self._queue.put(batch)
+    def submit(self, *batches: Batch) -> None:
+        """Hand over batches that belong into one transaction; with events, only within a `HandOver` allowance."""
+        self._queue.put(batches)
 
     def set_aside(self, reason: str, count: int = 1) -> None:
         """Count events that a reader dropped before they came into a batch; written down within `ASIDE_EVERY_S`."""
@@ -178,8 +178,8 @@ class Intake:
             if isinstance(item, Changes):
                 work.changes.append(item)
                 return work, False
-            work.batches.append(item)
-            work.events += len(item.events)
+            work.batches += item
+            work.events += sum(len(batch.events) for batch in item)
             if work.events >= TRANSACTION_EVENTS:
                 return work, False
             if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
@@ -191,6 +191,9 @@ class Intake:
                 return work, False
 
     def _commit(self, database: Database, batches: list[Batch]) -> None:
+        for batch in batches:
+            if batch.taken is not None:
+                batch.taken()
         candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
         known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
@@ -206,9 +209,6 @@ class Intake:
             self._write(database, batches, arrivals)
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
-        for batch in batches:
-            if batch.done is not None:
-                batch.done()
 
     def _write(self, database: Database, batches: list[Batch], arrivals: dict[bytes, Arrival]) -> None:
         """One transaction for all of it, and for what was counted since the last."""

@@ -16,14 +16,12 @@ from queue import SimpleQueue
 from typing import Final
 
 from pipeline.crawl.connection import Connection, Shared
-from pipeline.crawl.intake import BATCH_EVENTS
+from pipeline.crawl.gathering import Gathering
 from pipeline.crawl.redial import Ending
 from pipeline.process.clock import pause
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost
 
-# How long what busy relays send is left to gather in their sockets, so that a look finds more than one message.
-GATHER_S: Final = 0.01
 _MAX_WAIT_S: Final = 30.0
 # How often it is looked whether the backpressure is over, or somebody wants something in spite of it.
 _HOLD_CHECK_S: Final = 0.25
@@ -59,7 +57,7 @@ class Reactor:
     _over: set[_Served] = field(default_factory=set)
     _timers: list[tuple[float, int, _Served]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _read_at: float = -math.inf
+    _gathering: Gathering = field(default_factory=Gathering)
 
     def adopt(self, connection: Connection, channel: Channel, ended: Callable[[Ending], object]) -> None:
         """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
@@ -111,17 +109,12 @@ class Reactor:
             served = heapq.heappop(self._timers)[2]
             served.timer = math.inf
             due.add(served)
-        messages = sum(self._turn(served) for served in due if served.ending is None)
+        messages = [self._turn(served) for served in due if served.ending is None]
         self._let_go()
-        if messages:
-            self._let_gather(messages)
-
-    def _let_gather(self, messages: int) -> None:
-        """Leave relays alone for a moment that send one event after the other: waking up costs more than an event."""
-        now = self.shared.clock.monotonic()
-        if messages < BATCH_EVENTS and now - self._read_at < 2 * GATHER_S:
-            pause(GATHER_S)
-        self._read_at = now
+        if any(messages):
+            now = self.shared.clock.monotonic()
+            is_asking = any(served.connection.is_asking for served in due)
+            pause(self._gathering.next_look(now, messages, is_asking=is_asking) - now)
 
     def _patience(self) -> float:
         if not self._timers:
@@ -193,7 +186,10 @@ class Reactor:
         self._over.add(served)
 
     def _let_go(self) -> None:
-        for served in [each for each in self._over if each.connection.finish()]:
+        """Hand over what the turns brought, and tell of those that are over and have nothing left to hand over."""
+        over = [each for each in self._over if each.connection.finish()]
+        self.shared.parcel.send()
+        for served in over:
             self._over.remove(served)
             assert served.ending is not None, "it is over"
             served.ended(replace(served.ending, was_of_use=served.connection.was_of_use))

@@ -57,3 +57,11 @@ def pause(seconds: float) -> None:
     """Block this thread for a moment; only for waits that nothing need cut short, such as for a busy database."""
     if seconds > 0:
         time.sleep(seconds)
+
+
+def until_next(every_s: float) -> float:
+    """Seconds until the monotonic clock, which all processes of a machine share, is at a whole multiple of `every_s`.
+
+    What several processes do at such times falls together, so that who follows them finds all of it at once.
+    """
+    return every_s - time.monotonic() % every_s

@@ -6,6 +6,7 @@ bell between processes would be quicker by some milliseconds and one more thing 
 
 from typing import Final
 
+from pipeline.process.clock import until_next
 from pipeline.process.stop import Stop
 from pipeline.store.database import Database
 
@@ -32,6 +33,6 @@ class CommitWatch:
         for _ in range(polls):
             if self.changed():
                 return True
-            if stop.wait(POLL_S):
+            if stop.wait(until_next(POLL_S)):
                 return False
         return False

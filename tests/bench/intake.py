@@ -77,7 +77,7 @@ class Fed:
             room = self._rooms[number % _READERS]
             room.acquire()
             part = tuple(batch[first : first + BATCH_EVENTS])
-            self._intake.submit(Batch(1, now_ms, part, done=room.release))
+            self._intake.submit(Batch(1, now_ms, part, taken=room.release))
         self._wait_idle()
         elapsed = time.monotonic() - began
         return Rate(len(batch) / elapsed, (self._cpu_s() - cpu_began) / len(batch))
@@ -94,10 +94,12 @@ class Fed:
         return self.feed(batch)
 
     def _wait_idle(self) -> None:
-        idle = threading.Event()
-        self._intake.submit(Batch(1, 0, done=idle.set))
-        if not idle.wait(120.0):
-            raise TimeoutError("the intake does not come to its end")
+        # The second is taken once everything that was taken with the first is committed.
+        for _ in range(2):
+            idle = threading.Event()
+            self._intake.submit(Batch(1, 0, taken=idle.set))
+            if not idle.wait(120.0):
+                raise TimeoutError("the intake does not come to its end")
 
     def _cpu_s(self) -> float:
         assert self._thread.ident is not None

@@ -15,7 +15,7 @@ import pytest
 from pipeline.crawl.connection import Connection, Shared
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.redial import Ending
@@ -47,8 +47,9 @@ class Taking(Intake):
         super().__init__(lambda: open_database(path, CLOCK), EventLimits(10**6, 100), CLOCK, counts)
         self.taken: SimpleQueue[Batch] = SimpleQueue()
 
-    def submit(self, batch: Batch) -> None:
-        self.taken.put(batch)
+    def submit(self, *batches: Batch) -> None:
+        for batch in batches:
+            self.taken.put(batch)
 
     def next_events(self) -> Batch:
         """The next batch that brings events."""
@@ -95,7 +96,8 @@ class Desk:
 @contextmanager
 def working(path: Path) -> Iterator[Desk]:
     intake, gate = Taking(path), Backpressure(10, 5)
-    reactor = Reactor(Shared(CLOCK, intake, gate, RateLimited(Logger(logging.getLogger("test")), CLOCK)))
+    log = RateLimited(Logger(logging.getLogger("test")), CLOCK)
+    reactor = Reactor(Shared(CLOCK, intake, Parcel(intake), gate, log))
     thread = threading.Thread(target=reactor.run, daemon=True)
     thread.start()
     desk = Desk(intake, gate, reactor, thread, SimpleQueue())
@@ -129,8 +131,8 @@ def test_what_relays_send_is_handed_over_and_what_we_ask_is_sent(desk: Desk) -> 
             batch = desk.intake.next_events()
             assert batch.relay == relay
             assert [each.id for each in batch.events] == [found.id]
-            assert batch.done is not None
-            batch.done()
+            assert batch.taken is not None
+            batch.taken()
         assert desk.endings.get(timeout=PATIENCE_S).was_of_use
 
 
@@ -146,12 +148,12 @@ def test_a_relay_whose_batches_nobody_takes_is_not_read_and_holds_up_no_other(de
         other.sendall(sent(events(1, first=5_000)[0]))
         assert desk.intake.next_events().relay == 2
         assert desk.intake.taken.empty()
-        assert batches[0].done is not None
-        batches[0].done()
+        assert batches[0].taken is not None
+        batches[0].taken()
         assert [each.id for each in desk.intake.next_events().events] == [found[-1].id]
         for batch in batches[1:]:
-            assert batch.done is not None
-            batch.done()
+            assert batch.taken is not None
+            batch.taken()
 
 
 def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
@@ -174,12 +176,12 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
     assert not threading.Event().wait(0.3)
     assert len(turns) < 10
     for batch in batches:
-        assert batch.done is not None
-        batch.done()
+        assert batch.taken is not None
+        batch.taken()
     last = desk.intake.next_events()
     assert len(last.events) == 1
-    assert last.done is not None
-    last.done()
+    assert last.taken is not None
+    last.taken()
     assert desk.endings.get(timeout=PATIENCE_S).was_of_use
 
 
@@ -199,8 +201,8 @@ def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
         desk.intake.wait_state(RelayState.CONNECTED)
         batch = desk.intake.next_events()
         assert [each.id for each in batch.events] == [found.id]
-        assert batch.done is not None
-        batch.done()
+        assert batch.taken is not None
+        batch.taken()
 
 
 def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
@@ -232,8 +234,8 @@ def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.M
         other.sendall(sent(events(1)[0]))
         batch = desk.intake.next_events()
         assert batch.relay == 2
-        assert batch.done is not None
-        batch.done()
+        assert batch.taken is not None
+        batch.taken()
 
 
 def test_the_end_waits_until_what_came_is_taken(tmp_path: Path) -> None:
@@ -245,8 +247,8 @@ def test_the_end_waits_until_what_came_is_taken(tmp_path: Path) -> None:
             taken = [desk.intake.next_events() for _ in range(BATCHES_PER_RELAY)]
             desk.reactor.finish()
             for _ in range(2):
-                assert taken[0].done is not None
-                taken[0].done()
+                assert taken[0].taken is not None
+                taken[0].taken()
             taken.append(desk.intake.next_events())
             desk.thread.join(PATIENCE_S)
             assert not desk.thread.is_alive()

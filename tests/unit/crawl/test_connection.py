@@ -11,7 +11,7 @@ import pytest
 from pipeline.crawl.connection import GIVE_UP_AFTER_S, TELL_S, Connection, Shared
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -65,8 +65,16 @@ class Recording(Intake):
         super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, counts)
         self.batches: list[Batch] = []
 
-    def submit(self, batch: Batch) -> None:
-        self.batches.append(batch)
+    def submit(self, *batches: Batch) -> None:
+        self.batches += batches
+
+
+class Straight(Parcel):
+    """Sends every batch at once, as if the turn ended there."""
+
+    def put(self, batch: Batch) -> None:
+        super().put(batch)
+        self.send()
 
 
 class Wakes:
@@ -81,7 +89,7 @@ class Wakes:
 
 def made_of(intake: Intake, clock: ManualClock) -> Connection:
     log = Logger(logging.getLogger("test"))
-    shared = Shared(clock, intake, Backpressure(10, 5), RateLimited(log, clock))
+    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock))
     crawl = RelayCrawl(
         coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
     )
@@ -119,7 +127,7 @@ def test_no_cursor_is_handed_over_before_its_events_and_nothing_is_read_meanwhil
     relay.answers.append(b'["NOTICE","x"]')
     assert turn(made, relay) == 0
     assert wakes.count == 0
-    commit(intake)
+    take_up(intake)
     assert wakes.count == 1
     assert turn(made, relay) == 1
     assert not is_full(made)
@@ -140,15 +148,15 @@ def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
     turn(made, relay)
     made.lost()
     assert not made.finish()
-    commit(intake)
+    take_up(intake)
     assert made.finish()
     assert events_of(intake) == {each.id for each in found}
 
 
-def commit(intake: Recording) -> None:
-    """Let the first of the batches with events be committed."""
-    done = next(batch.done for batch in intake.batches if batch.done is not None)
-    done()
+def take_up(intake: Recording) -> None:
+    """Let the first of the batches with events be taken up."""
+    taken = next(batch.taken for batch in intake.batches if batch.taken is not None)
+    taken()
 
 
 @pytest.mark.parametrize("has_known", [False, True])

@@ -1,11 +1,17 @@
 """A relay's way into the intake: in order, and so much at a time."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY, HandOver
-from pipeline.crawl.intake import Batch
+from pipeline.crawl.hand_over import BATCHES_PER_RELAY, HandOver, Parcel
+from pipeline.crawl.intake import TRANSACTION_EVENTS, Batch, EventLimits, Intake
+from pipeline.process.clock import ManualClock
+from pipeline.process.metrics import Metrics
+from pipeline.process.slots import Slot
+from pipeline.store.schema import open_database
+from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event
 
 
@@ -20,7 +26,7 @@ class Wakes:
 
 
 def with_events(hand_over: HandOver) -> Batch:
-    return Batch(1, 0, (event(1, kind=1),), done=hand_over.release)
+    return Batch(1, 0, (event(1, kind=1),), taken=hand_over.release)
 
 
 def test_only_so_many_batches_with_events_are_under_way_and_nothing_overtakes_them() -> None:
@@ -71,3 +77,38 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
             awake.clear()
     intake.join(10)
     assert not intake.is_alive()
+
+
+class Noting(Intake):
+    """An intake that only notes what is submitted together."""
+
+    def __init__(self, path: Path) -> None:
+        clock = ManualClock()
+        counts = StageCounts(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 10), clock, counts)
+        self.submitted: list[tuple[Batch, ...]] = []
+
+    def submit(self, *batches: Batch) -> None:
+        self.submitted.append(batches)
+
+
+def test_what_a_parcel_holds_goes_together_in_order(tmp_path: Path) -> None:
+    intake = Noting(tmp_path / "events.db")
+    parcel = Parcel(intake)
+    batches = [Batch(relay, 0) for relay in range(3)]
+    for batch in batches:
+        parcel.put(batch)
+    assert intake.submitted == []
+    parcel.send()
+    parcel.send()
+    assert intake.submitted == [tuple(batches)]
+
+
+def test_a_parcel_with_a_transaction_of_events_does_not_wait(tmp_path: Path) -> None:
+    intake = Noting(tmp_path / "events.db")
+    parcel = Parcel(intake)
+    note = event(1, kind=1)
+    for _ in range(2):
+        parcel.put(Batch(1, 0, (note,) * (TRANSACTION_EVENTS - 1)))
+        parcel.put(Batch(2, 0, (note,)))
+    assert [len(batches) for batches in intake.submitted] == [2, 2]

@@ -1,5 +1,6 @@
 """The intake with a real database: only what is wanted, new and genuine gets in, and no cursor goes ahead of it."""
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -269,15 +270,14 @@ def test_a_cursor_is_committed_with_the_events_before_it_or_after_them(desk: Des
 
 def test_an_error_of_the_database_ends_the_work_and_moves_nothing(desk: Desk) -> None:
     """The supervisor begins the process anew, which fetches again from the cursor."""
-    released = []
     with desk.db.write() as tx:
         tx.execute("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'no more'); END")
     event, cursor = note(), Cursor(1, "global/", NOW, 0)
-    desk.intake.submit(Batch(1, NOW_MS, (event,), (cursor,), done=lambda: released.append(1)))
+    desk.intake.submit(Batch(1, NOW_MS, (event,), (cursor,)))
     desk.intake.finish()
     with pytest.raises(apsw.ConstraintError):
         desk.intake.run()
-    assert (desk.rows(), desk.cursors(), released) == ([], [], [])
+    assert (desk.rows(), desk.cursors()) == ([], [])
     assert event.id not in desk.intake.committed
 
 
@@ -308,10 +308,21 @@ def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
         assert relays.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'
 
 
+def test_what_is_submitted_together_is_committed_together(desk: Desk) -> None:
+    """However often the intake looks while the reactor is at its turns."""
+    committed: list[int] = []
+    desk.intake.submit(
+        *(Batch(1, NOW_MS, (note(f"{n}"),), taken=lambda: committed.append(len(desk.rows()))) for n in range(3))
+    )
+    desk.take()
+    assert committed == [0, 0, 0]
+    assert len(desk.rows()) == 3
+
+
 def test_every_batch_is_released_whatever_was_in_it(desk: Desk) -> None:
     released: list[int] = []
     batches = [
-        Batch(1, NOW_MS, found, done=lambda number=number: released.append(number))  # type: ignore[misc]
+        Batch(1, NOW_MS, found, taken=lambda number=number: released.append(number))  # type: ignore[misc]
         # (a default argument binds the loop's variable, which mypy cannot infer)
         for number, found in enumerate([(), (note(by=2),), (forged_content(note()),), (note(),), (note(),)])
     ]
@@ -321,20 +332,16 @@ def test_every_batch_is_released_whatever_was_in_it(desk: Desk) -> None:
 
 def test_a_transaction_takes_what_has_queued_but_only_so_much(desk: Desk) -> None:
     """Others wait for the write lock meanwhile."""
-    with desk.db.write() as tx:
-        tx.execute("CREATE TABLE test_sizes (size INTEGER)")
-    sizes: list[int] = []
-    before = [0]
-
-    def done() -> None:
-        now = len(desk.rows())
-        if now > before[0]:
-            sizes.append(now - before[0])
-            before[0] = now
-
+    committed: list[int] = []
     total = TRANSACTION_EVENTS * 2
     found = [note(str(number)) for number in range(total)]
-    desk.take(*(Batch(1, NOW_MS, tuple(found[n : n + BATCH_EVENTS]), done=done) for n in range(0, total, BATCH_EVENTS)))
+    desk.take(
+        *(
+            Batch(1, NOW_MS, tuple(found[n : n + BATCH_EVENTS]), taken=lambda: committed.append(len(desk.rows())))
+            for n in range(0, total, BATCH_EVENTS)
+        )
+    )
+    sizes = [size for size in map(operator.sub, [*committed[1:], len(desk.rows())], committed) if size]
     assert sum(sizes) == total
     assert max(sizes) < TRANSACTION_EVENTS + BATCH_EVENTS
     assert len(sizes) <= 3, "what has queued goes together"
@@ -355,16 +362,22 @@ def test_remembered_ids_are_bounded_and_the_newest_stay() -> None:
 def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
     """A relay that is asked for everything sends little else."""
     strangers = [note(f"{n}", by=2) for n in range(5)]
-    opened, done = threading.Event(), threading.Event()
+
+    def submit(*found: Event) -> None:
+        taken = threading.Event()
+        desk.intake.submit(Batch(1, NOW_MS, found, taken=taken.set))
+        assert taken.wait(20.0), "what was submitted before is dealt with"
+
     worker = threading.Thread(target=desk.intake.run)
     worker.start()
     try:
-        desk.intake.submit(Batch(1, NOW_MS, done=opened.set))
-        assert opened.wait(20.0)
+        # The first commits in any case, for what was counted.
+        submit()
+        submit()
         with desk.db.write() as tx:
             assert tx.execute("SELECT count(*) FROM inbox").get == 0
-            desk.intake.submit(Batch(1, NOW_MS, tuple(strangers), done=done.set))
-            assert done.wait(20.0)
+            submit(*strangers)
+            submit()
     finally:
         desk.intake.finish()
         worker.join()
