@@ -165,7 +165,7 @@ def _forwarded(directory: Path, rows: int, queued: int, limit: float) -> Iterato
         run = forward(here, rows, 0.0)
         alone = alone or Limit("few", run.per_second)
         yield Figure(f"rows handed on, of {waiting:,} queued", run.per_second, "/s", alone)
-        yield Figure("  CPU per row", run.cpu_s("forwarder") * 1e6, "us CPU", Limit("1/V", 1e6 / limit))
+        yield Figure("  CPU per row", run.cpu_s("forwarder") * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
         shutil.rmtree(here)
 
 
@@ -177,7 +177,7 @@ def _figures(saved: dict[str, _Saved], limit: float) -> Iterator[Figure]:
     (_, first), *_ = saved.items()
     for name, found in saved.items():
         yield Figure(f"rows saved, {name}", found.per_second, "/s", Limit("empty", first.per_second))
-        yield Figure("  CPU per row", found.cpu_s * 1e6, "us CPU", Limit("1/V", 1e6 / limit))
+        yield Figure("  CPU per row", found.cpu_s * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
         yield Figure("  memory of the saver at most", found.peak_bytes / 1e6, "MB")
 
 

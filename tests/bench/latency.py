@@ -73,7 +73,7 @@ def _report(latencies: list[float], usage: Usage, sent: Sent, missing: int, limi
         "99.9 %": percentiles[998],
         "longest": max(latencies),
     }
-    floor = Limit(f"{RATE}/V", 100 * RATE / limit)
+    floor = Limit(f"{RATE}/V", 100 * RATE / limit, -1)
     own = Figure("CPU of the whole service", 100 * own_cpu_s(usage) / usage.elapsed_s, "% of a core", floor)
     figures = [
         *(Figure(f"relay to Pub/Sub, {name}", 1000 * value, "ms") for name, value in milliseconds.items()),

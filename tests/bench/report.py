@@ -1,7 +1,7 @@
 """What a part of the benchmark found, as a table for people and as JSON for comparison."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 _COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {}"
@@ -9,10 +9,14 @@ _COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {}"
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a figure is held against, in the figure's unit, measured in the same run."""
+    """What a figure is held against, in the figure's unit, measured in the same run.
+
+    It grows with V where `v_power` is 1, and falls with it where that is -1.
+    """
 
     name: str
     value: float
+    v_power: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,26 @@ class PartReport:
 
 def per_second(name: str, value: float, limit: float, note: str = "") -> Figure:
     """A rate, beside V."""
-    return Figure(name, value, "/s", Limit("V", limit), note)
+    return Figure(name, value, "/s", Limit("V", limit, 1), note)
 
 
 def cost(name: str, seconds: float, limit: float, note: str = "") -> Figure:
     """Processor time of one item, beside that of one verification."""
-    return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit), note)
+    return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1), note)
+
+
+def held_against(report: PartReport, v: float, meanwhile: float) -> PartReport:
+    """The report with V as it was meanwhile for its limits, which were made with `v`."""
+    note = f"V was {meanwhile:,.0f}/s meanwhile, {meanwhile / v:.2f} of the best of this run, {v:,.0f}/s"
+    figures = tuple(
+        figure
+        if figure.limit is None
+        else replace(
+            figure, limit=replace(figure.limit, value=figure.limit.value * (meanwhile / v) ** figure.limit.v_power)
+        )
+        for figure in report.figures
+    )
+    return replace(report, figures=figures, notes=(*report.notes, note))
 
 
 def table(report: PartReport, released: Mapping[str, float] | None = None) -> str:

@@ -3,7 +3,9 @@
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, islice
 from multiprocessing import get_context
+from typing import Self
 
 from coincurve import PublicKeyXOnly
 
@@ -23,21 +25,38 @@ class Verifications:
     from_bytes: float
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """Keys, signatures and what was signed: as bytes, and with the keys parsed."""
+
+    raw: list[tuple[bytes, bytes, bytes]]
+    ready: list[tuple[PublicKeyXOnly, bytes, bytes]]
+
+    @classmethod
+    def make(cls) -> Self:
+        """A few hundred of different authors."""
+        signed = [Author.from_seed(7, number).sign(f"{number}", created_at=number) for number in range(_SIGNATURES)]
+        raw = [(bytes.fromhex(one.pubkey), bytes.fromhex(one.sig), bytes.fromhex(one.id)) for one in signed]
+        return cls(raw, [(PublicKeyXOnly(key), sig, message) for key, sig, message in raw])
+
+    def verify(self, count: int) -> int:
+        """Verify so many, with parsed keys; returns how many were right."""
+        return sum(key.verify(sig, message) for key, sig, message in islice(cycle(self.ready), count))
+
+
 def measure(seconds: float = 1.5) -> Verifications:
     """The best of a few rounds in turn, of processor time, so that a busy machine changes little."""
-    signed = [Author.from_seed(7, number).sign(f"{number}", created_at=number) for number in range(_SIGNATURES)]
-    raw = [(bytes.fromhex(one.pubkey), bytes.fromhex(one.sig), bytes.fromhex(one.id)) for one in signed]
-    ready = [(PublicKeyXOnly(key), sig, message) for key, sig, message in raw]
+    signed = Signed.make()
     parsed = from_bytes = 0.0
     share = seconds / _ROUNDS / 2
     for _ in range(_ROUNDS):
         began, done = time.thread_time(), 0
         while time.thread_time() - began < share:
-            done += sum(key.verify(sig, message) for key, sig, message in ready)
+            done += signed.verify(_SIGNATURES)
         parsed = max(parsed, done / (time.thread_time() - began))
         began, done = time.thread_time(), 0
         while time.thread_time() - began < share:
-            done += sum(PublicKeyXOnly(key).verify(sig, message) for key, sig, message in raw)
+            done += sum(PublicKeyXOnly(key).verify(sig, message) for key, sig, message in signed.raw)
         from_bytes = max(from_bytes, done / (time.thread_time() - began))
     return Verifications(parsed, from_bytes)
 
