@@ -36,6 +36,8 @@ MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
 # Connections in a row that were lost with no answer at all until requests are made smaller.
 MAX_FRUITLESS = 2
+# A wall clock that gains so much on the monotonic one was set.
+CLOCK_JUMP_S = 60.0
 # Later than any time that a clock shows.
 _NEVER = 1 << 62
 
@@ -44,8 +46,8 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_check_at", "_coverage", "_fruitless", "_latest_wall", "_live", "_lookout", "_plan", "_reach", "_reconciling",
-        "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "named",
+        "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
+        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "named",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,7 @@ class RelayCrawl:
         self._plan = plan
         self._check_at = 0.0
         self._latest_wall = _NEVER
+        self._latest_mono = 0.0
         self._fruitless = 0
 
     def set_plan(self, plan: Plan) -> None:
@@ -125,10 +128,7 @@ class RelayCrawl:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
         if mono < self._check_at:
             return
-        # The first look, or a clock that was set back; at once, while it shows which cursors are wrong.
-        if wall < self._latest_wall and self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
-            self._sweeps.sweep_all_again()
-        self._latest_wall = wall
+        self._follow_clock(mono, wall)
         self._choose(session, wall)
         self._sweeps.limits = session.limits
         if not may_ask:
@@ -143,6 +143,18 @@ class RelayCrawl:
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
+
+    def _follow_clock(self, mono: float, wall: int) -> None:
+        """Sweep again where a wall clock that was set leaves something to be fetched."""
+        gained = (wall - self._latest_wall) - (mono - self._latest_mono)
+        if wall < self._latest_wall:
+            # The first look, or a clock that was set back; at once, while it shows which cursors are wrong.
+            if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
+                self._sweeps.sweep_all_again()
+        elif gained > CLOCK_JUMP_S:
+            # It was behind: what was new then lay in the future, and was refused.
+            self._sweeps.sweep_all_again()
+        self._latest_wall, self._latest_mono = wall, mono
 
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.plan import PROFILE_KINDS, Subject
+from pipeline.crawl.relay_crawl import MAX_CHECK_S
 from pipeline.crawl.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
@@ -433,6 +434,20 @@ def test_what_comes_while_a_cursor_lies_in_the_future_is_had_all_the_same(error:
     sim.run_until(9_100)
     assert {each.id for each in missed} <= sim.delivered
     assert sim.wall - 200 <= sim.cursors["authors/"].complete_until <= sim.wall
+
+
+@pytest.mark.parametrize("corrected_at", [1_000, 1_070, 1_140, 1_210])
+def test_what_was_refused_as_future_is_fetched_soon_after_a_clock_that_was_behind_is_right(corrected_at: int) -> None:
+    """It was new, and so above every cursor; the next sweep by the timetable may be minutes away."""
+    sim = crawl()
+    sim.clock_error = -4 * 3_600
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(corrected_at)
+    sim.clock_error = 0
+    corrected = sim.wall
+    sim.run_until(corrected_at + MAX_CHECK_S + 5)
+    assert sim.cursors["authors/"].complete_until >= corrected
 
 
 class Story:
