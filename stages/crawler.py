@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.config import Config
-from pipeline.crawl.connection import Shared
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import Parcel
@@ -20,6 +19,7 @@ from pipeline.crawl.ranking import ranked
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.redial import dial_rate
 from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.rate import Allowance

@@ -3,19 +3,16 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.gate import Backpressure
-from pipeline.crawl.hand_over import HandOver, Parcel
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, Intake
+from pipeline.crawl.hand_over import HandOver
+from pipeline.crawl.outcomes import Outcomes
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.relay_row import RelayRow
-from pipeline.nostr.auth import auth_event
-from pipeline.nostr.event import Event
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.message import (
     EventMessage,
     InvalidEventMessage,
@@ -25,17 +22,12 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
-from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
-from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.refusals import Refusal
-from pipeline.relay.session import AuthWanted, Outcome, Session
-from pipeline.relay.subscription import LiveEnded, PageEnded
+from pipeline.relay.session import Session
 from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
@@ -49,18 +41,6 @@ TELL_S: Final = 0.2
 _FULL_CHECK_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all connections of a crawler process share. `secret`: the key to authenticate with (NIP-42), if any."""
-
-    clock: Clock
-    intake: Intake
-    parcel: Parcel
-    gate: Backpressure
-    log: RateLimited
-    secret: bytes | None = None
-
-
 class Connection:
     """Serves one relay from the handshake to the end of the connection.
 
@@ -71,7 +51,6 @@ class Connection:
         self, relay: int, address: str, crawl: RelayCrawl, limits: Limits, host: HostBackoff, metrics: RelayMetrics,
         shared: Shared,
     ) -> None:  # fmt: skip
-        self._relay = relay
         self.address = address
         self._crawl = crawl
         self._host = host
@@ -80,22 +59,18 @@ class Connection:
         self._clock = shared.clock
         self._session = Session(limits, can_authenticate=shared.secret is not None)
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = HandOver(shared.parcel.put, self._wake_up)
-        self._pending: list[Event] = []
+        self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up)
+        self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
         self._has_news = False
         self._is_held = False
         self.is_closing = False
-        # Whether events came that were not known before.
-        self.was_of_use = False
         self._invalid_frames = 0
         self._pinged_at = 0.0
         # When something is due that the relay does not bring up by itself.
         self._due_at = -math.inf
         self._tell_at = math.inf
-        self.is_full = False
-        """Whether what was read must be taken by the intake before more is."""
         self.is_asking = False
         """Whether the relay owes an answer, after which there may be more to ask."""
 
@@ -108,6 +83,16 @@ class Connection:
     def auth(self) -> AuthState:
         """How the relay and we stand on AUTH (NIP-42)."""
         return self._session.auth
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what was read must be taken up by the intake before more is."""
+        return self._hand_over.is_full
+
+    @property
+    def was_of_use(self) -> bool:
+        """Whether events came that were not known before."""
+        return self._hand_over.was_of_use
 
     @property
     def next_time(self) -> float:
@@ -145,7 +130,7 @@ class Connection:
             self._on_frame(raw, now)
         if frames:
             self._tell_at = min(self._tell_at, now + TELL_S)
-            self._flush()
+            self._hand_over.flush()
         if self._has_news or self._has_work(now):
             self._work(channel, now)
         elif now >= self._tell_at:
@@ -160,7 +145,7 @@ class Connection:
     def finish(self) -> bool:
         """Hand over what came before the end; returns whether that is done, and is to be called again until it is."""
         self._tell()
-        self._flush()
+        self._hand_over.flush()
         return self._hand_over.push()
 
     def hold(self) -> None:
@@ -178,7 +163,6 @@ class Connection:
 
     def _may_read_on(self, channel: Channel, now: float) -> bool:
         if self._hand_over.push():
-            self.is_full = False
             self._wait_anew(channel, now)
             return True
         channel.flush()
@@ -202,7 +186,7 @@ class Connection:
         self._tell()
         self._take_plans()
         for ended in self._session.expire(now):
-            self._on_outcome(ended, now)
+            self._outcomes.take(ended, now)
         self._crawl.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.may_ask(now))
         while self._session.outgoing and channel.send_by is None:
             channel.send(self._session.outgoing.popleft())
@@ -266,63 +250,11 @@ class Connection:
             self._shared.log.debug(self.address, "notice", relay=self.address, text=message.text)
             self._metrics.notice(classify_notice(message.text))
         for outcome in self._session.receive(message, now):
-            self._on_outcome(outcome, now)
+            self._outcomes.take(outcome, now)
 
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
-        self._pending.append(message.event)
-
-    def _on_outcome(self, outcome: Outcome, now: float) -> None:
-        match outcome:
-            case PageEnded():
-                cursor = self._crawl.page_ended(outcome, self._session, now)
-                progress = self._crawl.take_progress()
-                if cursor is not None or progress:
-                    # Behind the events that they cover, so that these are committed first or together.
-                    self._flush()
-                    moved = () if cursor is None else (cursor,)
-                    self._hand_over.put(Batch(self._relay, self._clock.now_ms(), cursors=moved, progress=progress))
-                self._metrics.crawled(self._crawl.counts)
-                if outcome.refusal is None:
-                    self._host.answered()
-                else:
-                    self._on_refusal(outcome.refusal, outcome.detail, now)
-            case LiveEnded():
-                self._crawl.live_ended(outcome, now)
-                self._on_refusal(outcome.refusal, outcome.detail, now)
-            case NegAnswered():
-                self._crawl.neg_answered(outcome, self._session, now)
-            case NegEnded():
-                self._crawl.neg_ended(outcome, self._session)
-                if outcome.end is NegEnd.RATE_LIMITED:
-                    self._host.limited(now)
-                self._metrics.crawled(self._crawl.counts)
-            case AuthWanted(challenge=challenge):
-                self._authenticate(challenge, now)
-
-    def _authenticate(self, challenge: str, now: float) -> None:
-        assert self._shared.secret is not None, "wanted only where it can be given"
-        wall = self._clock.now_ms() // 1000
-        self._session.authenticate(auth_event(self._shared.secret, self.address, challenge, wall), now)
-
-    def _on_refusal(self, refusal: Refusal, detail: str, now: float) -> None:
-        if refusal is Refusal.RATE_LIMITED:
-            self._host.limited(now)
-        self._metrics.refusal(refusal)
-        if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
-            detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
-        self._row.refused(refusal, detail)
-        self._shared.log.debug(f"{self.address} {refusal}", "refused", relay=self.address, reason=refusal, text=detail)
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        self.was_of_use = True
-        for first in range(0, len(self._pending), BATCH_EVENTS):
-            events = tuple(self._pending[first : first + BATCH_EVENTS])
-            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), events, taken=self._hand_over.release))
-        self._pending.clear()
-        self.is_full = not self._hand_over.push()
+        self._hand_over.add(message.event)
 
     def _count_invalid(self) -> None:
         self._invalid_frames += 1
@@ -336,5 +268,5 @@ class Connection:
             self._session.unasked = 0
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled:
-            self._hand_over.put(Batch(self._relay, self._clock.now_ms(), backfilled=backfilled))
+            self._hand_over.note(backfilled=backfilled)
         self._row.keep_up()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.connection import Connection
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
@@ -21,6 +21,7 @@ from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.serving import Dialler, begin
 from pipeline.crawl.share import Selected
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
 from pipeline.process.rate import Allowance

@@ -5,7 +5,12 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.intake import TRANSACTION_EVENTS, Batch, Intake
+from pipeline.crawl.intake import BATCH_EVENTS, TRANSACTION_EVENTS, Batch, Intake
+from pipeline.nostr.event import Event
+from pipeline.process.clock import Clock
+from pipeline.store.backfills import BackfillProgress
+from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
 
 # So that no relay starves another, and an intake that is behind stops the reader, and with it the relays.
 BATCHES_PER_RELAY: Final = 2
@@ -37,27 +42,60 @@ class Parcel:
 
 
 class HandOver:
-    """Batches on their way to `submit`, `BATCHES_PER_RELAY` with events at a time.
+    """One relay's events on their way to `submit`, `BATCHES_PER_RELAY` batches at a time, and what goes with them.
 
-    Owned by the reader's thread, but for `release`, which any thread may call. `wake` is called there once room was
-    made that `push` had found none of.
+    Owned by the reactor's thread, but for what it gives the intake to call. `wake` is called there once room was made
+    that `push` had found none of.
     """
 
-    __slots__ = ("_is_stuck", "_room", "_submit", "_waiting", "_wake")
+    __slots__ = ("_clock", "_is_stuck", "_pending", "_relay", "_room", "_submit", "_waiting", "_wake", "was_of_use")
 
-    def __init__(self, submit: Callable[[Batch], None], wake: Callable[[], object]) -> None:
+    def __init__(self, relay: int, clock: Clock, submit: Callable[[Batch], None], wake: Callable[[], object]) -> None:
+        self._relay = relay
+        self._clock = clock
         self._submit = submit
         self._wake = wake
+        self._pending: list[Event] = []
         self._waiting: deque[Batch] = deque()
         # A queue of tokens, since threading's semaphores are Python and cost several times as much.
         self._room: SimpleQueue[None] = SimpleQueue()
         for _ in range(BATCHES_PER_RELAY):
             self._room.put(None)
         self._is_stuck = False
+        self.was_of_use = False
+        """Whether there were any events."""
 
-    def put(self, batch: Batch) -> None:
-        """Hand over `batch`, behind those before it; with events, its `taken` must be `release`."""
-        self._waiting.append(batch)
+    @property
+    def is_full(self) -> bool:
+        """Whether something waits for room, so that no more should be read."""
+        return bool(self._waiting)
+
+    def add(self, event: Event) -> None:
+        """Take an event, to be handed over with the next `flush`."""
+        self._pending.append(event)
+
+    def flush(self) -> None:
+        """Hand over the events that were added."""
+        if not self._pending:
+            return
+        self.was_of_use = True
+        now_ms = self._clock.now_ms()
+        for first in range(0, len(self._pending), BATCH_EVENTS):
+            events = tuple(self._pending[first : first + BATCH_EVENTS])
+            self._waiting.append(Batch(self._relay, now_ms, events, taken=self._release))
+        self._pending.clear()
+        self.push()
+
+    def note(
+        self,
+        *,
+        cursors: tuple[Cursor, ...] = (),
+        progress: tuple[SweepProgress, ...] = (),
+        backfilled: tuple[BackfillProgress, ...] = (),
+    ) -> None:
+        """Hand over what is to be committed with or after the events that were added before."""
+        self.flush()
+        self._waiting.append(Batch(self._relay, self._clock.now_ms(), (), cursors, progress, backfilled))
         self.push()
 
     def push(self) -> bool:
@@ -68,7 +106,7 @@ class HandOver:
             self._submit(self._waiting.popleft())
         return True
 
-    def release(self) -> None:
+    def _release(self) -> None:
         """Make room for another batch: the intake has taken up one of those handed over."""
         self._room.put(None)
         if self._is_stuck:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Final
 
-from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.connection import Connection
 from pipeline.crawl.gathering import Gathering
 from pipeline.crawl.redial import Ending
+from pipeline.crawl.shared import Shared
 from pipeline.process.clock import pause
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost

@@ -33,6 +33,11 @@ class RelayRow:
         self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
         self._told = ""
 
+    @property
+    def address(self) -> str:
+        """The relay's."""
+        return self._status.address
+
     def learn(self, limits: Limits) -> None:
         """Let the session go by `limits`, which no refusal of this connection taught."""
         self._session.limits = self._learned = limits

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Protocol
 
-from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.connection import Connection
 from pipeline.crawl.redial import Ending
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import DialError, DialReason

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from pipeline.crawl.connection import Connection, Shared
+from pipeline.crawl.connection import Connection
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
@@ -21,6 +21,7 @@ from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.redial import Ending
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.event import Event
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import Logger, RateLimited

@@ -8,13 +8,14 @@ from typing import cast
 import orjson
 import pytest
 
-from pipeline.crawl.connection import GIVE_UP_AFTER_S, TELL_S, Connection, Shared
+from pipeline.crawl.connection import GIVE_UP_AFTER_S, TELL_S, Connection
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.shared import Shared
 from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited

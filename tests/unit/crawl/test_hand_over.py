@@ -1,15 +1,19 @@
 """A relay's way into the intake: in order, and so much at a time."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, HandOver, Parcel
-from pipeline.crawl.intake import TRANSACTION_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.intake import BATCH_EVENTS, TRANSACTION_EVENTS, Batch, EventLimits, Intake
+from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.store.cursors import Cursor
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event
@@ -25,53 +29,82 @@ class Wakes:
         self.count += 1
 
 
-def with_events(hand_over: HandOver) -> Batch:
-    return Batch(1, 0, (event(1, kind=1),), taken=hand_over.release)
+def hand_over_to(submit: Callable[[Batch], None], wake: Callable[[], object]) -> HandOver:
+    return HandOver(1, ManualClock(), submit, wake)
 
 
-def test_only_so_many_batches_with_events_are_under_way_and_nothing_overtakes_them() -> None:
-    taken: list[Batch] = []
+def fill(hand_over: HandOver, batches: int) -> list[Event]:
+    """Add events for so many batches and hand them over."""
+    found = [event(number, kind=1) for number in range(batches * BATCH_EVENTS)]
+    for each in found:
+        hand_over.add(each)
+    hand_over.flush()
+    return found
+
+
+def release(batch: Batch) -> None:
+    assert batch.taken is not None
+    batch.taken()
+
+
+def test_only_so_many_batches_with_events_wait_at_once_and_nothing_overtakes_them() -> None:
+    submitted: list[Batch] = []
     wakes = Wakes()
-    hand_over = HandOver(taken.append, wakes)
-    events = [with_events(hand_over) for _ in range(BATCHES_PER_RELAY + 1)]
-    cursors = [Batch(1, number) for number in range(2)]
-    hand_over.put(cursors[0])
-    for batch in events:
-        hand_over.put(batch)
-    hand_over.put(cursors[1])
-    assert taken == [cursors[0], *events[:-1]]
-    assert not hand_over.push()
+    hand_over = hand_over_to(submitted.append, wakes)
+    first, last = Cursor(1, "first", 0, 0), Cursor(1, "last", 1, 0)
+    hand_over.note(cursors=(first,))
+    found = fill(hand_over, BATCHES_PER_RELAY + 1)
+    hand_over.note(cursors=(last,))
+    assert [len(batch.events) for batch in submitted] == [0, *[BATCH_EVENTS] * BATCHES_PER_RELAY]
+    assert (hand_over.push(), hand_over.is_full) == (False, True)
     assert wakes.count == 0
-    hand_over.release()
+    release(submitted[1])
     assert wakes.count == 1
-    assert hand_over.push()
-    assert taken == [cursors[0], *events, cursors[1]]
+    assert (hand_over.push(), hand_over.is_full) == (True, False)
+    assert [each for batch in submitted for each in batch.events] == found
+    assert [batch.cursors for batch in submitted if batch.cursors] == [(first,), (last,)]
+    assert submitted[-1].cursors == (last,)
+
+
+def test_what_is_noted_comes_behind_the_events_that_were_added_before() -> None:
+    submitted: list[Batch] = []
+    hand_over = hand_over_to(submitted.append, Wakes())
+    assert not hand_over.was_of_use
+    found = event(1, kind=1)
+    hand_over.add(found)
+    assert submitted == []
+    hand_over.note(cursors=(Cursor(1, "global/", 0, 0),))
+    assert [(batch.events, len(batch.cursors)) for batch in submitted] == [((found,), 0), ((), 1)]
+    assert hand_over.was_of_use
 
 
 def test_room_that_nobody_waits_for_wakes_nobody() -> None:
+    submitted: list[Batch] = []
     wakes = Wakes()
-    hand_over = HandOver(lambda _: None, wakes)
+    hand_over = hand_over_to(submitted.append, wakes)
     for _ in range(10):
-        hand_over.put(with_events(hand_over))
-        hand_over.release()
+        fill(hand_over, 1)
+        release(submitted[-1])
     assert wakes.count == 0
 
 
 @pytest.mark.parametrize("batches", [5_000])
 def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -> None:
     """The owner sleeps until it is woken; were one missed, it would sleep for ever."""
-    awake, left = threading.Event(), threading.Semaphore(0)
-    hand_over = HandOver(lambda _: left.release(), awake.set)
+    awake = threading.Event()
+    submitted: SimpleQueue[Batch] = SimpleQueue()
+    hand_over = hand_over_to(submitted.put, awake.set)
+    note = event(1, kind=1)
 
-    def commit() -> None:
+    def take() -> None:
         for _ in range(batches):
-            left.acquire()
-            hand_over.release()
+            release(submitted.get(timeout=10))
 
-    intake = threading.Thread(target=commit)
+    intake = threading.Thread(target=take)
     intake.start()
     for _ in range(batches):
-        hand_over.put(with_events(hand_over))
+        hand_over.add(note)
+        hand_over.flush()
         while not hand_over.push():
             assert awake.wait(10)
             awake.clear()

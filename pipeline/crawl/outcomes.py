@@ -1,0 +1,76 @@
+"""What becomes of the outcomes of one relay's session."""
+
+from pipeline.crawl.hand_over import HandOver
+from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.crawl.relay_row import RelayRow
+from pipeline.crawl.shared import Shared
+from pipeline.nostr.auth import auth_event
+from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
+from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import AuthWanted, Outcome, Session
+from pipeline.relay.subscription import LiveEnded, PageEnded
+
+
+class Outcomes:
+    """Lets the crawl, the host, the relay's row and the intake know what concerns them. Owned by the connection."""
+
+    __slots__ = ("_crawl", "_hand_over", "_host", "_metrics", "_row", "_session", "_shared")
+
+    def __init__(
+        self, crawl: RelayCrawl, session: Session, host: HostBackoff, metrics: RelayMetrics, row: RelayRow,
+        hand_over: HandOver, shared: Shared,
+    ) -> None:  # fmt: skip
+        self._crawl = crawl
+        self._session = session
+        self._host = host
+        self._metrics = metrics
+        self._row = row
+        self._hand_over = hand_over
+        self._shared = shared
+
+    def take(self, outcome: Outcome, now: float) -> None:
+        """Act on one outcome."""
+        match outcome:
+            case PageEnded():
+                self._page_ended(outcome, now)
+            case LiveEnded():
+                self._crawl.live_ended(outcome, now)
+                self._refused(outcome.refusal, outcome.detail, now)
+            case NegAnswered():
+                self._crawl.neg_answered(outcome, self._session, now)
+            case NegEnded():
+                self._crawl.neg_ended(outcome, self._session)
+                if outcome.end is NegEnd.RATE_LIMITED:
+                    self._host.limited(now)
+                self._metrics.crawled(self._crawl.counts)
+            case AuthWanted(challenge=challenge):
+                self._authenticate(challenge, now)
+
+    def _page_ended(self, ended: PageEnded, now: float) -> None:
+        cursor = self._crawl.page_ended(ended, self._session, now)
+        progress = self._crawl.take_progress()
+        if cursor is not None or progress:
+            self._hand_over.note(cursors=() if cursor is None else (cursor,), progress=progress)
+        self._metrics.crawled(self._crawl.counts)
+        if ended.refusal is None:
+            self._host.answered()
+        else:
+            self._refused(ended.refusal, ended.detail, now)
+
+    def _authenticate(self, challenge: str, now: float) -> None:
+        secret = self._shared.secret
+        assert secret is not None, "wanted only where it can be given"
+        wall = self._shared.clock.now_ms() // 1000
+        self._session.authenticate(auth_event(secret, self._row.address, challenge, wall), now)
+
+    def _refused(self, refusal: Refusal, detail: str, now: float) -> None:
+        if refusal is Refusal.RATE_LIMITED:
+            self._host.limited(now)
+        self._metrics.refusal(refusal)
+        if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
+            detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
+        self._row.refused(refusal, detail)
+        relay = self._row.address
+        self._shared.log.debug(f"{relay} {refusal}", "refused", relay=relay, reason=refusal, text=detail)
