@@ -48,13 +48,13 @@ MISTAKES = (
         "cursor committed before the events that it covers",
         [
             Replacement(
-                "pipeline/crawl/connection.py",
-                "                    self._flush()\n                    moved = ",
-                "                    moved = ",
+                "pipeline/crawl/hand_over.py",
+                "        self.flush()\n        self._waiting.append(Batch(",
+                "        self._waiting.append(Batch(",
             ),
             Replacement(
                 "pipeline/crawl/connection.py",
-                "now + TELL_S)\n            self._flush()\n",
+                "now + TELL_S)\n            self._hand_over.flush()\n",
                 "now + TELL_S)\n",
             ),
         ],
