@@ -35,7 +35,7 @@ from tests.fakes.service import EventService, settings
 SEEN, USERS, FOLLOWS_EACH, QUEUED = 10_000_000, 10_000, 500, 1_000_000
 PEOPLE = 1_000_000
 """Among whom the users choose: all but a few are chosen by somebody."""
-ROWS, QUICK_SHARE = 60_000, 0.05
+ROWS, ROUNDS, QUICK_SHARE = 60_000, 4, 0.05
 # Apart from the numbers that events get from the inbox.
 _FIRST_QUEUED = 1 << 40
 _LOOKUPS = 200
@@ -46,8 +46,8 @@ _BUILDING_CACHE_KIB = 4 << 20
 
 
 @dataclass(slots=True)
-class _Saved:
-    """The runs over databases of one kind, and what the saver's process took of memory at most."""
+class _Runs:
+    """The runs over databases of one kind, and what the stage's process took of memory at most."""
 
     runs: list[Run] = field(default_factory=list)
     peak_bytes: int = 0
@@ -56,9 +56,8 @@ class _Saved:
     def per_second(self) -> float:
         return max(run.per_second for run in self.runs)
 
-    @property
-    def cpu_s(self) -> float:
-        return min(run.cpu_s("saver") for run in self.runs)
+    def cpu_s(self, stage: str) -> float:
+        return min(run.cpu_s(stage) for run in self.runs)
 
 
 @contextmanager
@@ -126,8 +125,8 @@ def key(number: int) -> bytes:
     return hashlib.sha256(f"person {number}".encode()).digest()
 
 
-def measure(share: float, rows: int, limit: float) -> PartReport:
-    """The part `growth` with databases of a share of the full size, and so many rows saved in each run."""
+def measure(share: float, rows: int, rounds: int, limit: float) -> PartReport:
+    """The part `growth` with databases of a share of the full size, and so many rows saved in each of some runs."""
     ids, users = round(SEEN * share), round(USERS * share)
     people, queued = round(PEOPLE * share), round(QUEUED * share)
     builders: dict[str, Callable[[Path], None]] = {
@@ -136,48 +135,52 @@ def measure(share: float, rows: int, limit: float) -> PartReport:
         f"{users * FOLLOWS_EACH:,} follows": lambda path: follow(path, users, people),
         f"{queued:,} rows queued": lambda path: queue(path, queued, SinkName.RELAY),
     }
-    saved = {name: _Saved() for name in builders}
-    notes = [f"{rows:,} rows a run, the better of two; {users:,} users follow {FOLLOWS_EACH} of {people:,} each"]
+    saved = {name: _Runs() for name in builders}
+    notes = [f"{rows:,} rows a run, the best of {rounds}; {users:,} users follow {FOLLOWS_EACH} of {people:,} each"]
     with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name:
         directory = Path(name)
         for number, build in enumerate(builders.values()):
             (directory / f"{number}").mkdir()
             build(directory / f"{number}" / "events.db")
         lookups = [*_lookups(directory / "2" / "events.db", people), *_requests(directory / "2", people)]
-        for _ in range(2):
+        for _ in range(rounds):
             for number, (what, found) in enumerate(saved.items()):
                 here = directory / "run"
                 shutil.copytree(directory / f"{number}", here)
                 found.runs.append(save(here, rows, lambda pid, found=found: _note_peak(found, pid)))  # type: ignore[misc]
                 notes.append(f"{what}: {found.runs[-1].usage.note()}")
                 shutil.rmtree(here)
-        forwarded = list(_forwarded(directory, rows, max(rows, queued), limit))
+        forwarded = list(_forwarded(directory, rows, max(rows, queued), rounds, limit))
     return PartReport("growth", (*_figures(saved, limit), *forwarded, *lookups), tuple(notes))
 
 
-def _forwarded(directory: Path, rows: int, queued: int, limit: float) -> Iterator[Figure]:
+def _forwarded(directory: Path, rows: int, queued: int, rounds: int, limit: float) -> Iterator[Figure]:
     """Handing on so many rows, where no more are queued and where many are."""
-    alone: Limit | None = None
-    for waiting in (rows, queued):
-        here = directory / f"forward {waiting}"
-        here.mkdir()
-        queue(here / "events.db", waiting, SinkName.PUBSUB)
-        run = forward(here, rows, 0.0)
-        alone = alone or Limit("few", run.per_second)
-        yield Figure(f"rows handed on, of {waiting:,} queued", run.per_second, "/s", alone)
-        yield Figure("  CPU per row", run.cpu_s("forwarder") * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
-        shutil.rmtree(here)
+    found = {waiting: _Runs() for waiting in (rows, queued)}
+    for waiting in found:
+        (directory / f"queued {waiting}").mkdir()
+        queue(directory / f"queued {waiting}" / "events.db", waiting, SinkName.PUBSUB)
+    here = directory / "run"
+    for _ in range(rounds):
+        for waiting, runs in found.items():
+            shutil.copytree(directory / f"queued {waiting}", here)
+            runs.runs.append(forward(here, rows, 0.0))
+            shutil.rmtree(here)
+    alone = Limit("few", found[rows].per_second)
+    for waiting, runs in found.items():
+        yield Figure(f"rows handed on, of {waiting:,} queued", runs.per_second, "/s", alone)
+        yield Figure("  CPU per row", runs.cpu_s("forwarder") * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
 
 
-def _note_peak(found: _Saved, pid: int) -> None:
+def _note_peak(found: _Runs, pid: int) -> None:
     found.peak_bytes = max(found.peak_bytes, peak_resident_bytes(pid))
 
 
-def _figures(saved: dict[str, _Saved], limit: float) -> Iterator[Figure]:
+def _figures(saved: dict[str, _Runs], limit: float) -> Iterator[Figure]:
     (_, first), *_ = saved.items()
     for name, found in saved.items():
         yield Figure(f"rows saved, {name}", found.per_second, "/s", Limit("empty", first.per_second))
-        yield Figure("  CPU per row", found.cpu_s * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
+        yield Figure("  CPU per row", found.cpu_s("saver") * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1))
         yield Figure("  memory of the saver at most", found.peak_bytes / 1e6, "MB")
 
 
@@ -222,8 +225,8 @@ def _percentiles(what: str, took: list[float]) -> list[Figure]:
 
 def run(limit: float, *, quick: bool) -> PartReport:
     """The part `growth`."""
-    return measure(QUICK_SHARE, ROWS // 3, limit) if quick else measure(1.0, ROWS, limit)
+    return measure(QUICK_SHARE, ROWS // 3, 2, limit) if quick else measure(1.0, ROWS, ROUNDS, limit)
 
 
 if __name__ == "__main__":
-    print(table(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, ROWS, v())))
+    print(table(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, ROWS, ROUNDS, v())))
