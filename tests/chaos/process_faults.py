@@ -75,7 +75,8 @@ def hang_stage(scene: Scene) -> Play:
     with scene.frozen([victim]):
         scene.allow_in_flight()
         began = time.monotonic()
-        while (left := process(victim.pid)) is not None and left.alive:
+        # Another fault that stops it too, to see what it holds, wakes it at its end.
+        while (left := process(victim.pid)) is not None and left.state in "Tt":
             if scene.clock.between(began, time.monotonic()) > _TOO_LONG_S:
                 what = f"{victim.name}-{victim.slot} stood still for {_TOO_LONG_S} s and was left alone"
                 scene.violations.append(what)
