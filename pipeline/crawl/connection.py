@@ -91,8 +91,8 @@ class Connection:
 
     @property
     def was_of_use(self) -> bool:
-        """Whether events came that were not known before."""
-        return self._hand_over.was_of_use
+        """Whether events came that were not known before, or a sweep came further."""
+        return self._hand_over.was_of_use or self._crawl.has_gained
 
     @property
     def next_time(self) -> float:

@@ -34,7 +34,7 @@ MAX_DELAY_S: Final = 2 * _DIAL_CAP_S
 class Ending:
     """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
 
-    `was_of_use`: events came that were not known before.
+    `was_of_use`: events came that were not known before, or a sweep came further.
     """
 
     reason: str

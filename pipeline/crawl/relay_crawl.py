@@ -47,7 +47,7 @@ class RelayCrawl:
 
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
-        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "named",
+        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "has_gained", "named",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class RelayCrawl:
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
+        self.has_gained = False
+        """Whether the last connection brought any sweep further but for the tails that follow each connect."""
         # Replaced by another thread; followed from the next plan on.
         self.named: Named = NOBODY
         self._coverage = coverage
@@ -83,6 +85,7 @@ class RelayCrawl:
 
     def connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
+        self.has_gained = False
         self._live.connected()
         self._sweeps.connected()
         self._lookout.connected()
@@ -252,6 +255,7 @@ class RelayCrawl:
         if not self._is_answered(ended, sweep, mono):
             return None
         self._sweeps.take(ended, sweep)
+        self.has_gained |= sweep.purpose is not Purpose.TAIL
         if sweep.window.is_done:
             self._sweeps.end(sweep)
             session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)

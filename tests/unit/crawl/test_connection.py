@@ -88,14 +88,17 @@ class Wakes:
         self.count += 1
 
 
-def made_of(intake: Intake, clock: ManualClock) -> Connection:
-    log = Logger(logging.getLogger("test"))
-    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock))
-    crawl = RelayCrawl(
+def new_crawl() -> RelayCrawl:
+    return RelayCrawl(
         coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
     )
+
+
+def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None) -> Connection:
+    log = Logger(logging.getLogger("test"))
+    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock))
     return Connection(
-        1, "wss://a.example", crawl, Limits(), HostBackoff(random.Random(1)),
+        1, "wss://a.example", crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
     )  # fmt: skip
 
@@ -160,18 +163,23 @@ def take_up(intake: Recording) -> None:
     taken()
 
 
-@pytest.mark.parametrize("has_known", [False, True])
-def test_a_connection_is_of_use_that_brings_what_was_not_known(tmp_path: Path, has_known: bool) -> None:
-    clock = ManualClock(START * 1000)
+def test_a_connection_is_of_use_that_brings_what_was_not_known_or_a_sweep_further(tmp_path: Path) -> None:
+    """A tail that follows each connect is no reason to dial a relay again soon that ends every connection."""
+    clock, crawl = ManualClock(START * 1000), new_crawl()
     intake = Recording(tmp_path / "events.db", clock)
-    found = [event(START - 10, kind=0)]
-    if has_known:
-        intake.committed.add_all(each.id for each in found)
-    relay, made = Answering(found), made_of(intake, clock)
-    made.open(Wakes())
-    turn(made, relay)
-    turn(made, relay)
-    assert made.was_of_use is not has_known
+
+    def is_of_use(found: Event) -> bool:
+        relay, made = Answering([found]), made_of(intake, clock, crawl)
+        made.open(Wakes())
+        clock.advance(1.0)
+        assert turn(made, relay) == 0
+        clock.advance(1.0)
+        assert turn(made, relay) == 2
+        return made.was_of_use
+
+    known, new = event(START - 10, kind=0), event(START - 9, kind=0)
+    intake.committed.add_all([known.id])
+    assert [is_of_use(each) for each in (known, known, new, known)] == [True, False, True, False]
 
 
 def test_a_pause_in_reading_is_no_silence_of_the_relay(tmp_path: Path) -> None:
