@@ -5,7 +5,7 @@ from typing import Final
 
 # What relays send in so long is looked at once, and goes on its way together.
 GATHER_S: Final = 0.04
-# While a relay owes an answer, the next question waits for it.
+# What comes of an answer is looked at sooner, since the next question waits for its end.
 GATHER_ASKING_S: Final = 0.01
 # So few messages in that time are looked at one by one.
 FEW_MESSAGES: Final = 8
@@ -24,7 +24,7 @@ class Gathering:
         self._before = 0
 
     def next_look(self, now: float, messages: Sequence[int], *, is_asking: bool) -> float:
-        """When to look again after a look that brought so many from each relay; `is_asking`: one owes an answer."""
+        """When to look again after a look that brought so many from each relay; `is_asking`: one has more to answer."""
         current = int(now / GATHER_S)
         if current != self._slice:
             self._before = self._count if current == self._slice + 1 else 0

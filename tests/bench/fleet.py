@@ -5,6 +5,7 @@ import statistics
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
@@ -18,7 +19,7 @@ from tests.fakes.net import pause
 from tests.fakes.procs import process
 from tests.fakes.service import EventService, settings
 
-RELAYS = 1_000
+RELAYS, FEW_RELAYS = 1_000, 10
 CRAWLERS = 2
 RATE = 100
 FLOOD_EVENTS = 200_000
@@ -28,11 +29,28 @@ _TICK_S = 0.004
 _ROWS = "SELECT seq, lower(hex(event_id)) FROM inbox WHERE seq > ?"
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was seen of so many relays: before anything was sent, and of what they sent."""
+
+    relays: int
+    connected_s: float
+    idle: Usage
+    memory: int
+    before: tuple[float, float]
+    during: tuple[float, float]
+    flood: int
+    missing: int
+
+
 def run(_: float, *, quick: bool) -> PartReport:
     """The part `fleet`. Only crawlers run, so that rows stay in the inbox to be seen."""
     relays, idle_s, half_s = (200, 10.0, 5.0) if quick else (RELAYS, 60.0, 20.0)
-    flooded = FLOOD_EVENTS // (10 if quick else 1)
-    files = [str(path) for path in events.blocks(events.BLOCK_EVENTS + flooded)]
+    files = [str(path) for path in events.blocks(events.BLOCK_EVENTS + FLOOD_EVENTS // (10 if quick else 1))]
+    return _report(_measure(FEW_RELAYS, 1.0, half_s, files), _measure(relays, idle_s, half_s, files))
+
+
+def _measure(relays: int, idle_s: float, half_s: float, files: list[str]) -> _Seen:
     authors = [author.pubkey for author in events.people()]
     with tempfile.TemporaryDirectory(prefix="event-service-bench-") as name, ExitStack() as stack:
         directory = Path(name)
@@ -63,7 +81,14 @@ def run(_: float, *, quick: bool) -> PartReport:
         idle = Usage.between(first, Moment.of(pids))
         memory = sum(found.resident_bytes for pid in pids.values() if (found := process(pid)) is not None)
         came, flood_at = _watch(services[0].database, load, flooding, half_s)
-        return _report(relays, connected_s, idle, memory, came, flood_at, directory / "sent")
+        sent = [(event_id, float(at)) for event_id, at in map(str.split, (directory / "sent").read_text().splitlines())]
+    took = [(at, 1000 * (came[event_id] - at)) for event_id, at in sent if event_id in came]
+    return _Seen(
+        relays, connected_s, idle, memory,
+        before=_percentiles([each for at, each in took if at < flood_at]),
+        during=_percentiles([each for at, each in took if at >= flood_at]),
+        flood=max(0, len(came) - len(took)), missing=len(sent) - len(took),
+    )  # fmt: skip
 
 
 def _watch(
@@ -88,30 +113,24 @@ def _watch(
     return came, flood_at
 
 
-def _report(
-    relays: int, connected_s: float, idle: Usage, memory: int, came: dict[str, float], flood_at: float, sent: Path
-) -> PartReport:
-    times = [(event_id, float(at)) for event_id, at in (line.split() for line in sent.read_text().splitlines())]
-    missing = sum(event_id not in came for event_id, _ in times)
-    took = [(at, 1000 * (came[event_id] - at)) for event_id, at in times if event_id in came]
-    before = _percentiles([each for at, each in took if at < flood_at])
-    during = _percentiles([each for at, each in took if at >= flood_at])
+def _report(few: _Seen, many: _Seen) -> PartReport:
+    idle = many.idle
     figures = (
-        Figure("connected and subscribed after", connected_s, "s"),
-        Figure("memory of both crawlers", memory / 2**20, "MiB", Limit("aim", 400)),
+        Figure("connected and subscribed after", many.connected_s, "s"),
+        Figure("memory of both crawlers", many.memory / 2**20, "MiB", Limit("aim", 400)),
         Figure(
             "CPU while idle, both", 100 * sum(idle.cpu_s.values()) / idle.elapsed_s, "% of a core", Limit("aim", 10)
         ),
-        Figure("relay to inbox, median", before[0], "ms"),
-        Figure("relay to inbox, 99 %", before[1], "ms"),
-        Figure("during a flood, median", during[0], "ms"),
-        Figure("during a flood, 99 %", during[1], "ms"),
-        Figure("the flood's delay, 99 %", during[1] - before[1], "ms", Limit("aim", 50)),
-        Figure("rows of the flood", max(0, len(came) - len(took)), "events"),
-        Figure("sent and not arrived", missing, "events"),
+        Figure("relay to inbox, median", many.before[0], "ms"),
+        Figure("relay to inbox, 99 %", many.before[1], "ms"),
+        Figure("during a flood, median", many.during[0], "ms"),
+        Figure("during a flood, 99 %", many.during[1], "ms"),
+        Figure("the flood's delay, 99 %", many.during[1] - many.before[1], "ms", Limit("aim", 50)),
+        Figure("rows of the flood", many.flood, "events", Limit(f"{few.relays} relays", few.flood)),
+        Figure("sent and not arrived", many.missing, "events"),
     )
-    notes = (f"{relays:,} relays, {CRAWLERS} crawlers; {RATE} events/s from all but the flooding one", idle.note())
-    return PartReport("fleet", figures, notes)
+    note = f"{many.relays:,} relays, {CRAWLERS} crawlers; {RATE} events/s from all but the flooding one"
+    return PartReport("fleet", figures, (note, idle.note()))
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
