@@ -1,5 +1,8 @@
 """Relay addresses: what people write into events and settings, made canonical or refused.
 
+The canonical form is a key: it is stored, compared and shown. What is dialled is the address as it was written, since a
+relay may answer at `/relay/` and not at `/relay`.
+
 An address that parses is worth storing, not safe to dial: `RelayAddress.is_private` knows literal IPs and the names of
 local networks only, so whoever connects must judge the resolved addresses again, with `pipeline.nostr.ip.is_global_ip`.
 """
@@ -13,6 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
+
+import idna
 
 from pipeline.errors import EventServiceError
 from pipeline.nostr.ip import IPAddress, is_global_ip, is_ipv4_like, parse_ipv4, parse_ipv6
@@ -71,11 +76,15 @@ class InvalidAddress(EventServiceError):
 class RelayAddress:
     """A relay's websocket address in canonical form; equal relays have equal `url`s, and only those are compared.
 
+    `spelling` is the address as it was written, with a scheme, without padding and fragment; it parses to an equal
+    address. `target` is what an HTTP request for that spelling names: path and query, beginning with "/".
     `host` is lowercase ASCII without brackets, `port` the effective one, `path` empty or beginning with "/", query
     included. `is_private`: the host is an IP outside the public Internet or a name that only a local network has.
     """
 
     url: str
+    spelling: str = field(compare=False)
+    target: str = field(compare=False)
     scheme: str = field(compare=False)
     host: str = field(compare=False)
     port: int = field(compare=False)
@@ -173,27 +182,34 @@ def _parse(text: str) -> RelayAddress:
         raise InvalidAddress(AddressFault.SCHEME)
     if word in _WEB_SCHEMES and path:
         raise InvalidAddress(AddressFault.SCHEME)
-    return _assemble(_SCHEMES[word] if word else "wss", host, ip, port, path)
+    scheme = _SCHEMES[word] if word else "wss"
+    url = _canonical_url(scheme, host, port, path)
+    spelling = f"{scheme}://{authority}{tail}"
+    if len(spelling) > MAX_LENGTH:
+        spelling, tail = url, path
+    target = _escaped(tail)
+    return RelayAddress(
+        url=url,
+        spelling=spelling,
+        target=target if target.startswith("/") else f"/{target}",
+        scheme=scheme,
+        host=host,
+        port=port or _DEFAULT_PORTS[scheme],
+        path=path,
+        network=Network.CLEARNET if ip else _OVERLAYS.get(host.rpartition(".")[2], Network.CLEARNET),
+        is_private=not is_global_ip(ip) if ip else _is_private_name(host),
+    )
 
 
-def _assemble(scheme: str, host: str, ip: IPAddress | None, port: int | None, path: str) -> RelayAddress:
-    default_port = _DEFAULT_PORTS[scheme]
+def _canonical_url(scheme: str, host: str, port: int | None, path: str) -> str:
     shown_host = f"[{host}]" if ":" in host else host
-    shown_port = "" if port in (None, default_port) else f":{port}"
+    shown_port = "" if port in (None, _DEFAULT_PORTS[scheme]) else f":{port}"
     url = f"{scheme}://{shown_host}{shown_port}{path}"
     if len(url) > MAX_LENGTH:
         raise InvalidAddress(AddressFault.LENGTH)
     if _SEPARATOR.search(url):
         raise InvalidAddress(AddressFault.JOINED)
-    return RelayAddress(
-        url=url,
-        scheme=scheme,
-        host=host,
-        port=port or default_port,
-        path=path,
-        network=Network.CLEARNET if ip else _OVERLAYS.get(host.rpartition(".")[2], Network.CLEARNET),
-        is_private=not is_global_ip(ip) if ip else _is_private_name(host),
-    )
+    return url
 
 
 def _close_up(text: str) -> str:
@@ -264,13 +280,23 @@ def _parse_port(text: str) -> int | None:
 
 def _ascii_host(name: str) -> str:
     if not name.isascii():
-        if any(len(label) > 63 for label in _DOT.split(name)):
+        labels = _DOT.split(name)
+        if any(len(label) > 63 for label in labels):
             raise InvalidAddress(AddressFault.HOST)  # preparing long labels takes long
-        try:
-            name = name.encode("idna").decode("ascii")
-        except UnicodeError:
-            raise InvalidAddress(AddressFault.HOST) from None
+        name = ".".join(label if label.isascii() else _ascii_label(label) for label in labels)
     return name.lower().removesuffix(".")
+
+
+def _ascii_label(label: str) -> str:
+    """The label as the domain name system has it: by IDNA 2008, and what that refuses, as emoji, by IDNA 2003."""
+    try:
+        return idna.encode(label, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        pass
+    try:
+        return label.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise InvalidAddress(AddressFault.HOST) from None
 
 
 def _check_name(host: str) -> None:
@@ -299,7 +325,7 @@ def _is_onion_service(label: str) -> bool:
 def _canonical_path(tail: str) -> str:
     if tail.startswith("//") and tail.strip("/"):
         raise InvalidAddress(AddressFault.NESTED)
-    tail = "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode()) for c in tail)
+    tail = _escaped(tail)
     if not _PATH_CHARACTERS.issuperset(tail) or _MALFORMED_ESCAPE.search(tail):
         raise InvalidAddress(AddressFault.CHARACTERS)
     path, _, query = _ESCAPE.sub(_canonical_escape, tail).partition("?")
@@ -311,6 +337,10 @@ def _canonical_path(tail: str) -> str:
             segments.append(segment)
     path = "/".join(("", *segments))
     return f"{path or '/'}?{query}" if query else path
+
+
+def _escaped(tail: str) -> str:
+    return "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode()) for c in tail)
 
 
 def _canonical_escape(match: re.Match[str]) -> str:

@@ -69,12 +69,14 @@ def upgrade(sock: socket.socket, address: RelayAddress, user_agent: str, attempt
     No redirect is followed, no cookie kept or sent, no compression or other extension offered.
     """
     stream = _HeadStream(sock, attempt)
-    connection = websocket.WebSocket(enable_multithread=False, skip_utf8_validation=True)
     try:
-        connection.connect(
-            address.url.replace(";", "%3B"),  # its parser would drop what follows a semicolon
-            socket=stream,
-            redirect_limit=0,
+        # Not by its `connect`, whose parser loses what follows a semicolon, and a bare question mark.
+        websocket_handshake.handshake(
+            stream,
+            f"{address.scheme}:",
+            address.host,
+            address.port,
+            address.target,
             host=host_header(address),
             suppress_origin=True,
             header=[f"User-Agent: {user_agent}"],
@@ -83,6 +85,9 @@ def upgrade(sock: socket.socket, address: RelayAddress, user_agent: str, attempt
         if stream.status is not None and stream.status != 101:
             raise refusal(stream.status) from error
         raise DialError(DialReason.HANDSHAKE, str(error), status=stream.status) from error
+    if stream.status != 101:
+        # A redirect: what it names was vetted by nobody.
+        raise refusal(stream.status)
     return stream.leftover()
 
 

@@ -163,7 +163,7 @@ def _get(sock: socket.socket, address: RelayAddress, user_agent: str, attempt: A
     connection.auto_open = 0  # it must never dial by itself
     connection.sock = stream
     try:
-        connection.request("GET", address.path or "/", headers=headers)
+        connection.request("GET", address.target, headers=headers)
         with connection.getresponse() as response:
             if response.status != 200:
                 redirected = 300 <= response.status < 400

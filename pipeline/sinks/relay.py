@@ -175,7 +175,7 @@ class RelaySink:
         challenge, now = self._login.to_answer(), self.clock.monotonic()
         if challenge is not None:
             assert self.secret is not None, "asked for only with a key"
-            event = auth_event(self.secret, self.address.url, challenge, self.clock.now_ms() // 1000)
+            event = auth_event(self.secret, self.address.spelling, challenge, self.clock.now_ms() // 1000)
             self._login.answered(event.id, now)
             transport.send(encode_auth(event))
         self._take_login(self._login.expired(now))

@@ -77,11 +77,19 @@ def test_request_says_who_we_are_and_offers_nothing() -> None:
             address = parse_address(f"ws://relay.example:{peer.port}/a;b/c;d?e=f;g")
             dial(address, policy(peer.resolver), CLOCK).close()
     for head in heads:
-        assert head.startswith(b"GET /a%3Bb/c%3Bd?e=f%3Bg HTTP/1.1\r\n")
+        assert head.startswith(b"GET /a;b/c;d?e=f;g HTTP/1.1\r\n")
         assert header(head, "Host") == f"relay.example:{peer.port}"
         assert header(head, "User-Agent") == "test/1"
         unwanted = ("Cookie", "Origin", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol")
         assert [header(head, name) for name in unwanted] == [None] * 4
+
+
+@pytest.mark.parametrize("target", ["/relay/", "//", "/a//b", "/relay?", "/?", "/a/../b", "/%7Ea;b"])
+def test_path_is_requested_as_it_was_written(target: str) -> None:
+    heads: list[bytes] = []
+    with Peer(lambda conn, _over: heads.append(accept_websocket(conn))) as peer:
+        dial(parse_address(f"ws://Relay.example:{peer.port}{target}"), policy(peer.resolver), CLOCK).close()
+    assert heads[0].split(b"\r\n")[0] == f"GET {target} HTTP/1.1".encode()
 
 
 def test_messages_behind_the_answer_are_not_lost() -> None:

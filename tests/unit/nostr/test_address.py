@@ -266,6 +266,50 @@ def test_equal_relays_are_equal_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "url", "spelling", "target"),
+    [
+        ("wss://nos.lol/relay/", "wss://nos.lol/relay", "wss://nos.lol/relay/", "/relay/"),
+        ("wss://nos.lol//", "wss://nos.lol", "wss://nos.lol//", "//"),
+        ("wss://nos.lol/a//b/../c", "wss://nos.lol/a/c", "wss://nos.lol/a//b/../c", "/a//b/../c"),
+        ("wss://nos.lol/relay?", "wss://nos.lol/relay", "wss://nos.lol/relay?", "/relay?"),
+        ("wss://nos.lol?", "wss://nos.lol", "wss://nos.lol?", "/?"),
+        ("wss://nos.lol/#about", "wss://nos.lol", "wss://nos.lol/", "/"),
+        (" WSS://Nos.LOL:443/%7Ea%20", "wss://nos.lol/~a", "wss://Nos.LOL:443/%7Ea", "/%7Ea"),
+        ("nos.lol/x/", "wss://nos.lol/x", "wss://nos.lol/x/", "/x/"),
+        ("https://nos.lol/", "wss://nos.lol", "wss://nos.lol/", "/"),
+        ("wss://nos.lol/é/", "wss://nos.lol/%C3%A9", "wss://nos.lol/é/", "/%C3%A9/"),
+        ("wss://bücher.example/", "wss://xn--bcher-kva.example", "wss://bücher.example/", "/"),
+    ],
+)
+def test_the_canonical_form_is_a_key_beside_what_was_written(text: str, url: str, spelling: str, target: str) -> None:
+    address = parse_address(text)
+    assert (address.url, address.spelling, address.target) == (url, spelling, target)
+    assert parse_address(url).spelling == url
+
+
+@pytest.mark.parametrize(
+    ("host", "ascii_host"),
+    [
+        ("straße.de", "xn--strae-oqa.de"),
+        ("STRASSE.de", "strasse.de"),
+        ("Bücher.example", "xn--bcher-kva.example"),
+        ("faß.bücher.example", "xn--fa-hia.xn--bcher-kva.example"),
+        ("💩.la", "xn--ls8h.la"),
+        ("straße.💩.la", "xn--strae-oqa.xn--ls8h.la"),
+        ("βόλος.com", "xn--nxasmm1c.com"),
+        ("\uff41bc\u3002example.com", "abc.example.com"),
+    ],
+)
+def test_names_that_are_not_ascii_follow_idna_2008_and_emoji_the_old_way(host: str, ascii_host: str) -> None:
+    assert parse_address(f"wss://{host}").host == ascii_host
+
+
+def test_ascii_names_are_taken_as_they_are() -> None:
+    """IDNA 2008 refuses underscores and a hyphen in the third and fourth place; relays use both."""
+    assert parse_address("wss://a_b.ab--cd.example").host == "a_b.ab--cd.example"
+
+
+@pytest.mark.parametrize(
     ("text", "parts"),
     [
         ("wss://nos.lol", ["wss://nos.lol"]),
@@ -318,6 +362,9 @@ def test_whatever_parses_is_canonical_and_nothing_else_is_raised(text: str) -> N
         again = parse_address(address.url)
         for name in ("url", "scheme", "host", "port", "path", "network", "is_private", "host_key", "relay_key"):
             assert getattr(again, name) == getattr(address, name)
+        written = parse_address(address.spelling)
+        assert (written, written.spelling, written.target) == (address, address.spelling, address.target)
+        assert re.fullmatch(r"/[!-~]*", address.target)
         assert split_addresses(address.url) == [address.url]
         assert re.fullmatch(r"[!-~]{1,255}", address.url)
         parts = urlsplit(address.url)
