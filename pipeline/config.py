@@ -19,6 +19,7 @@ from pipeline.settings import (
     CrawlMode,
     Environment,
     LogLevel,
+    RetractedEvents,
     SinkKind,
     SinkSetting,
     StatusPageAccess,
@@ -32,6 +33,7 @@ __all__ = [
     "Environment",
     "InvalidConfig",
     "LogLevel",
+    "RetractedEvents",
     "SinkKind",
     "SinkSetting",
     "StatusPageAccess",
@@ -62,6 +64,7 @@ class Config:
     pyroscope_basic_auth_password: str | None
     sink: SinkSetting
     pubsub_topic: str
+    retracted: RetractedEvents
     target_relay: RelayAddress | None
     bootstrap_relays: tuple[RelayAddress, ...]
     skip_relays: tuple[str, ...]

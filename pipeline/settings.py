@@ -58,6 +58,15 @@ class StatusPageAccess(StrEnum):
     OFF = "off"
 
 
+class RetractedEvents(StrEnum):
+    """What becomes of events that are known to be deleted, vanished or expired when they are saved."""
+
+    FORWARD = "forward"
+    """They go to Pub/Sub like all others, with the attribute `retracted`."""
+    SUPPRESS = "suppress"
+    """They go nowhere."""
+
+
 class SinkKind(StrEnum):
     """What takes the events of the `pubsub` outbox."""
 
@@ -272,6 +281,14 @@ SETTINGS: tuple[Setting, ...] = (
         "`pubsub`, `jsonl:PATH`, `stdout` or `none`; DEVELOPMENT defaults to a `.jsonl` beside the database",
     ),
     Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", values.topic_id, "nostr-events", "topic id"),
+    Setting(
+        "EVENTS_RETRACTED",
+        "retracted",
+        _choice(RetractedEvents),
+        "forward",
+        "events known to be deleted, vanished or expired when they are saved: `forward` them with the attribute"
+        " `retracted`, or `suppress` them",
+    ),
     Setting(
         "EVENTS_TARGET_RELAY",
         "target_relay",

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.config import SinkKind
+from pipeline.config import RetractedEvents, SinkKind
 from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
 from pipeline.process.backoff import Backoff
@@ -58,7 +58,10 @@ class _Saver:
         self._target = config.target_relay
         to_pubsub, to_relay = config.sink.kind is not SinkKind.NONE, self._target is not None
         self._decider = Decider(
-            to_pubsub=to_pubsub, to_relay=to_relay, relay_backlog=lambda: ctx.settings.target_relay_backlog
+            to_pubsub=to_pubsub,
+            to_relay=to_relay,
+            relay_backlog=lambda: ctx.settings.target_relay_backlog,
+            suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
         )
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)

@@ -14,7 +14,6 @@ from typing import Final
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
-from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock, pause
 from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
@@ -275,9 +274,6 @@ class Intake:
             return "too-many-tags"
         if event.created_at > now_s + MAX_FUTURE_S:
             return "future"
-        expires = expiration(event)
-        if expires is not None and expires <= now_s:
-            return "expired"
         try:
             verify(event)
         except InvalidEvent as error:

@@ -1,7 +1,9 @@
 """What becomes of events in the transaction that saves them: contacts, retractions, relays, outbox rows and drops."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 
 from pipeline.crawl.relevance import Relevance
@@ -9,13 +11,13 @@ from pipeline.crawl.retraction import retraction
 from pipeline.nostr.event import Event
 from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
-from pipeline.nostr.kinds import CONTACTS, RELAY_LIST
-from pipeline.nostr.tags import coordinate
+from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
+from pipeline.nostr.tags import coordinate, expiration, first_values
 from pipeline.save import backlog
 from pipeline.save.backlog import Backlog
 from pipeline.save.named import RecentlyNamed
 from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import contacts, drops, events, outbox, relay_lists, relays, retractions, wanted
+from pipeline.store import authors, contacts, drops, events, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -24,11 +26,16 @@ from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
-from pipeline.store.retractions import Identity
+from pipeline.store.retractions import Identity, Retracted
 from pipeline.store.tallies import Tally
 
 # NIP-65 asks for two to four of each; whoever names dozens is not found sooner for it.
 MAX_LISTED: Final = 10
+# A gift wrap has one recipient (NIP-59); each that is looked up costs a query under the write lock.
+MAX_RECIPIENTS: Final = 10
+# Retracting these would take back the retraction itself (NIP-09, NIP-62).
+_NOT_RETRACTABLE: Final = frozenset({DELETION, VANISH})
+_PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 
 
 class Item(NamedTuple):
@@ -64,13 +71,17 @@ class Decider:
     What it remembers of a transaction it believes only when told of its end, by `committed` or `undone`.
     """
 
-    def __init__(self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int]) -> None:
+    def __init__(
+        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int], suppress_retracted: bool = False
+    ) -> None:
         """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
 
-        `relay_backlog`: how many events may wait for the target relay; 0: any number.
+        `relay_backlog`: how many events may wait for the target relay; 0: any number. `suppress_retracted`: drop events
+        that are known to be retracted, which otherwise go to Pub/Sub and nowhere else.
         """
         self._to_pubsub = to_pubsub
         self._to_relay = to_relay
+        self._suppress_retracted = suppress_retracted
         self._authors = Authors()
         self._relevance = Relevance()
         self._committed_generation = 0
@@ -113,7 +124,7 @@ class Decider:
     def _replace_contacts(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
             follower = self._authors.intern(tx, event.pubkey)
-            if not retractions.retracted(tx, [_identity(event, follower)]):
+            if not self._retracted(tx, [(event, follower)], now // 1000):
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
                 contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
 
@@ -127,8 +138,7 @@ class Decider:
                 retractions.delete(tx, taken_back.event_ids, author, now)
                 retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
                 if taken_back.vanished_until is not None:
-                    # The request itself is as old as what it takes back, and is handed on.
-                    retractions.vanish(tx, author, taken_back.vanished_until - 1, now)
+                    retractions.vanish(tx, author, taken_back.vanished_until, now)
 
     def _hand_on(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
         relevant = []
@@ -137,11 +147,7 @@ class Decider:
                 outcome.drop(item.event.id, item.row.relay, "irrelevant")
             else:
                 relevant.append(item)
-        decided = [self._decide(tx, item, now // 1000) for item in relevant]
-        retracted = retractions.retracted(tx, (_identity(each.event, each.accepted.author) for each in decided))
-        kept = [each for each in decided if each.accepted.event_id not in retracted]
-        for gone in (each.accepted for each in decided if each.accepted.event_id in retracted):
-            outcome.drop(gone.event_id, gone.relay, "retracted")
+        kept = self._keep(tx, relevant, outcome, now // 1000)
         new = events.accept(tx, (each.accepted for each in kept), now)
         outcome.events.drop("duplicate", len(kept) - len(new))
         fresh = [each for each in kept if each.accepted.event_id in new]
@@ -152,7 +158,8 @@ class Decider:
         given_up = self._backlog.make_room(tx, len(to_relay), now)
         outbox.append(tx, SinkName.RELAY, to_relay, now)
         for each in fresh:
-            self._name_relays(tx, each, now)
+            if each.accepted.retracted is None:
+                self._name_relays(tx, each, now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.withheld.update(reason for reason in reasons if reason is not None)
@@ -160,14 +167,43 @@ class Decider:
         drops.append(tx, outcome.dropped, now)
         outcome.events.handed_on += len(new)
 
-    def _decide(self, tx: Tx, item: Item, now_s: int) -> _Decided:
+    def _keep(self, tx: Tx, relevant: Sequence[Item], outcome: Outcome, now_s: int) -> list[_Decided]:
+        """Decide where each of `relevant` goes; what is suppressed is dropped."""
+        authored = [(item.event, self._authors.intern(tx, item.event.pubkey)) for item in relevant]
+        retracted = self._retracted(tx, authored, now_s)
+        kept: list[_Decided] = []
+        for item, (event, author) in zip(relevant, authored, strict=True):
+            how = retracted.get(event.id)
+            if how is not None and self._suppress_retracted:
+                outcome.drop(event.id, item.row.relay, how.value)
+            else:
+                kept.append(self._decide(item, author, how, now_s))
+        return kept
+
+    def _retracted(self, tx: Tx, authored: Sequence[tuple[Event, int]], now_s: int) -> dict[bytes, Retracted]:
+        """Return how events, each with the number of its author, are retracted by now; those that are not are absent.
+
+        Requests to delete and to vanish never are.
+        """
+        retractable = [(event, author) for event, author in authored if event.kind not in _NOT_RETRACTABLE]
+        identities = [each for event, author in retractable for each in _identities(tx, event, author)]
+        found = retractions.retracted(tx, identities)
+        for event, _ in retractable:
+            expires = expiration(event)
+            if expires is not None and expires <= now_s:
+                found.setdefault(event.id, Retracted.EXPIRED)
+        return found
+
+    def _decide(self, item: Item, author: int, retracted: Retracted | None, now_s: int) -> _Decided:
         row, event = item
         reason = reason_to_ignore(event, len(row.raw), now_s) if self._to_relay else "off"
-        author = self._authors.intern(tx, event.pubkey)
+        if reason is None and retracted is not None:
+            reason = retracted.value
         sinks = self._to_pubsub + (reason is None)
         accepted = Accepted(
-            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks
-        )
+            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks,
+            None if retracted is None else retracted.value,
+        )  # fmt: skip
         return _Decided(event, accepted, reason)
 
     def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
@@ -197,5 +233,11 @@ def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> R
     return RelayList(decided.accepted.author, event.id, event.created_at, writes[:MAX_LISTED], reads[:MAX_LISTED])
 
 
-def _identity(event: Event, author: int) -> Identity:
-    return Identity(event.id, author, event.created_at, coordinate(event))
+def _identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:
+    """What the event can be taken back by: its author, and for a gift wrap (NIP-59) its recipient."""
+    yield Identity(event.id, author, event.created_at, coordinate(event))
+    if event.kind == GIFT_WRAP:
+        for value in islice(first_values(event, "p"), MAX_RECIPIENTS):
+            recipient = authors.find(tx, bytes.fromhex(value)) if _PUBLIC_KEY.fullmatch(value) else None
+            if recipient is not None:
+                yield Identity(event.id, recipient, event.created_at)

@@ -12,11 +12,15 @@ from pipeline.errors import EventServiceError
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event to be handed on: 32-byte id, canonical JSON, and when it was first seen (ms)."""
+    """An event to be delivered: 32-byte id, canonical JSON, and when it was first seen (ms).
+
+    `retracted`: `deleted`, `vanished` or `expired`, if it was known to be so when it was saved.
+    """
 
     event_id: bytes
     payload: bytes
     received_at: int
+    retracted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,7 @@ class Ledger:
 
 def message_of(row: OutboxRow) -> Message:
     """What a sink is given of a row."""
-    return Message(row.event_id, row.payload, row.received_at)
+    return Message(row.event_id, row.payload, row.received_at, row.retracted)
 
 
 def _tally(judged: Judged, held: int) -> Tally:

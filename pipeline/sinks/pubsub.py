@@ -162,12 +162,13 @@ def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
 def attributes(message: Message) -> dict[str, str]:
     """The attributes of a message. Its uuid comes from the event alone, and so survives whatever happens to us."""
     event: dict[str, Any] = json_text.decode(message.payload)
-    return {
+    found = {
         "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),
         "event_id": message.event_id.hex(),
         "kind": str(event["kind"]),
         "pubkey": event["pubkey"],
     }
+    return found if message.retracted is None else found | {"retracted": message.retracted}
 
 
 def _calls(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:

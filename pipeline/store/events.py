@@ -16,7 +16,9 @@ SEEN_BEFORE = """
 SELECT created_at, event_id, kind, author FROM seen WHERE created_at >= ?1 AND (created_at, event_id) < (?2, ?3)
  ORDER BY created_at DESC, event_id DESC LIMIT ?4
 """
-STORE = "INSERT INTO events (event, event_id, payload, relay, received_at, sinks) VALUES (?, ?, ?, ?, ?, ?)"
+STORE = """
+INSERT INTO events (event, event_id, payload, relay, received_at, sinks, retracted) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
 SELECT event, received_at <= ?2 AND
@@ -41,7 +43,10 @@ DELETE FROM deliveries WHERE event > ?1 AND event <= ?2 AND at < ?3
 
 
 class Accepted(NamedTuple):
-    """An event taken as relevant; `event` is its number, times but `created_at` (seconds) in ms, `author` a number."""
+    """An event taken as relevant; `event` is its number, times but `created_at` (seconds) in ms, `author` a number.
+
+    `retracted`: how it was retracted when it was saved, see `retractions.Retracted`.
+    """
 
     event: int
     event_id: bytes
@@ -52,6 +57,7 @@ class Accepted(NamedTuple):
     relay: int
     received_at: int
     sinks: int
+    retracted: str | None = None
 
 
 class Seen(NamedTuple):
@@ -97,7 +103,8 @@ def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) ->
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:
     """Keep the payloads until they are delivered."""
-    tx.executemany(STORE, ((e.event, e.event_id, e.payload, e.relay, e.received_at, e.sinks) for e in events))
+    rows = ((e.event, e.event_id, e.payload, e.relay, e.received_at, e.sinks, e.retracted) for e in events)
+    tx.executemany(STORE, rows)
 
 
 def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice[int]:

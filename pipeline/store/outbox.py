@@ -15,7 +15,7 @@ RETURNING seq, claims, failures, event
 """
 # The same from the other end.
 CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
-PAYLOAD = "SELECT event, event_id, payload, received_at FROM events WHERE event = ?"
+PAYLOAD = "SELECT event, event_id, payload, received_at, retracted FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 # Whether a wrong clock has put off any row of a sink, and what calls such rows back.
 ANY_AHEAD = """
@@ -55,7 +55,10 @@ class SinkName(StrEnum):
 
 
 class OutboxRow(NamedTuple):
-    """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for."""
+    """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for.
+
+    `retracted`: how the event was retracted when it was saved.
+    """
 
     receipt: Receipt
     failures: int
@@ -63,6 +66,7 @@ class OutboxRow(NamedTuple):
     event_id: bytes
     payload: bytes
     received_at: int
+    retracted: str | None = None
 
 
 class Delivered(NamedTuple):

@@ -1,7 +1,8 @@
-"""What authors have taken back, so that a copy that arrives later is not handed on."""
+"""What authors have taken back, so that a copy that arrives later is known to be retracted."""
 
 import hashlib
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from pipeline.store.database import Row, Tx
@@ -16,10 +17,11 @@ VANISH = """
 INSERT INTO vanished (author, until, at) VALUES (?, ?, ?)
 ON CONFLICT (author) DO UPDATE SET until = max(until, excluded.until), at = excluded.at
 """
-# The id itself where its author has deleted it or its address, or has vanished since.
+# The id itself where its author has deleted it or its address, or has vanished since, and which of these.
 RETRACTED = """
-SELECT ?1 WHERE EXISTS (SELECT 1 FROM deletions WHERE event_id IN (?1, ?4) AND author = ?2 AND until >= ?3)
-             OR EXISTS (SELECT 1 FROM vanished WHERE author = ?2 AND until >= ?3)
+SELECT ?1, 'deleted' WHERE EXISTS (SELECT 1 FROM deletions WHERE event_id IN (?1, ?4) AND author = ?2 AND until >= ?3)
+ UNION ALL
+SELECT ?1, 'vanished' WHERE EXISTS (SELECT 1 FROM vanished WHERE author = ?2 AND until >= ?3)
 """
 NEXT_DELETIONS = """
 SELECT event_id, author, at FROM deletions WHERE (event_id, author) > (?, ?) ORDER BY event_id, author LIMIT ?
@@ -37,8 +39,22 @@ FIRST_DELETION: Final = (b"", 0)
 _WHENEVER: Final = 2**63 - 1
 
 
+class Retracted(StrEnum):
+    """How an event was retracted."""
+
+    DELETED = "deleted"
+    """By a deletion request (NIP-09)."""
+    VANISHED = "vanished"
+    """By a request to vanish (NIP-62)."""
+    EXPIRED = "expired"
+    """By its own expiration (NIP-40)."""
+
+
 class Identity(NamedTuple):
-    """What an event can be taken back by; `author` as interned, `created_at` in seconds, see `tags.coordinate`."""
+    """What an event can be taken back by; `author` as interned, `created_at` in seconds, see `tags.coordinate`.
+
+    An event that several authors can take back has several.
+    """
 
     event_id: bytes
     author: int
@@ -61,13 +77,17 @@ def vanish(tx: Tx, author: int, until: int, now: int) -> None:
     tx.execute(VANISH, (author, until, now))
 
 
-def retracted(tx: Tx, events: Iterable[Identity]) -> set[bytes]:
-    """Which of `events` their authors have taken back: the ids."""
+def retracted(tx: Tx, events: Iterable[Identity]) -> dict[bytes, Retracted]:
+    """Return the ids of those `events` that were taken back, each with how; a deletion comes before vanishing."""
     rows = (
         (event_id, author, created_at, None if coordinate is None else _digest(coordinate))
         for event_id, author, created_at, coordinate in events
     )
-    return {event_id for (event_id,) in tx.executemany(RETRACTED, rows)}
+    found: dict[bytes, Retracted] = {}
+    for event_id, how in tx.executemany(RETRACTED, rows):
+        if found.get(event_id) is not Retracted.DELETED:
+            found[event_id] = Retracted(how)
+    return found
 
 
 def _digest(coordinate: str) -> bytes:

@@ -344,6 +344,9 @@ RELAY_LISTS = (
     """,
 )
 
+# How the event was retracted when it was saved; NULL where it was not.
+RETRACTED_WHEN_SAVED = ("ALTER TABLE events ADD COLUMN retracted TEXT",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -355,6 +358,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0008-tallies", TALLIES),
     Migration("0009-deleted-versions", DELETED_VERSIONS),
     Migration("0010-relay-lists", RELAY_LISTS),
+    Migration("0011-retracted-when-saved", RETRACTED_WHEN_SAVED),
 )
 
 

@@ -184,6 +184,7 @@ WRONG = {
     "EVENTS_LISTEN_ADDRESS": ["8008", "::1:80", "host:70000"],
     "EVENTS_ENVIRONMENT": ["STAGING", "PROD"],
     "EVENTS_LOG_LEVEL": ["INFO", "5"],
+    "EVENTS_RETRACTED": ["drop", "1"],
     "EVENTS_DATABASE_PATH": ["/", ".", "/var/lib/"],
     "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": ["/does/not/exist.json", "/"],
     "EVENTS_PYROSCOPE_SERVER_ADDRESS": ["pyroscope:4040", "ftp://x", "http://", "http://[x", "http://h:99999"],

@@ -36,6 +36,8 @@ class SaverModel:
     vanished: dict[str, int] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     to_pubsub: list[str] = field(default_factory=list)
+    retracted: dict[str, str] = field(default_factory=dict)
+    """How what was retracted when it was saved was so, by event id."""
     to_relay: list[str] = field(default_factory=list)
     named: dict[str, set[str]] = field(default_factory=dict)
     named_by_user: set[str] = field(default_factory=set)
@@ -62,7 +64,7 @@ class SaverModel:
         """One batch, saved in one transaction: contact lists first, then what is taken back, then what is handed on."""
         batch = list({event.id: event for event in events if event.id not in self.seen}.values())
         for event in batch:
-            if event.kind == 3 and not self._is_retracted(event):
+            if event.kind == 3 and self._retracted(event) is None:
                 self._follow(event)
         for event in batch:
             self._retract(event)
@@ -70,8 +72,6 @@ class SaverModel:
         for event in batch:
             if not self._is_relevant(event, wanted):
                 self.discarded["irrelevant"] += 1
-            elif self._is_retracted(event):
-                self.discarded["retracted"] += 1
             else:
                 self._accept(event)
 
@@ -95,16 +95,27 @@ class SaverModel:
                 self._forget_contacts(event.pubkey, event.created_at)
         elif event.kind == 62 and ("relay", "ALL_RELAYS") in event.tags:
             self._forget_contacts(event.pubkey, event.created_at)
-            self.vanished[event.pubkey] = max(self.vanished.get(event.pubkey, 0), event.created_at - 1)
+            self.vanished[event.pubkey] = max(self.vanished.get(event.pubkey, 0), event.created_at)
 
     def _forget_contacts(self, author: str, until: int) -> None:
         known = self.lists.get(author)
         if known is None or known.created_at <= until:
             self.lists[author] = ContactList(until, "0" * 64, set())
 
-    def _is_retracted(self, event: SignedEvent) -> bool:
-        until = max(self.vanished.get(event.pubkey, -1), self.deleted_until.get(_address(event), -1))
-        return (event.id, event.pubkey) in self.deleted or event.created_at <= until
+    def _retracted(self, event: SignedEvent) -> str | None:
+        if event.kind in (5, 62):
+            return None
+        who = {event.pubkey} | (event.mentioned() if event.kind == 1059 else set())
+        if event.created_at <= self.deleted_until.get(_address(event), -1):
+            return "deleted"
+        if any((event.id, each) in self.deleted for each in who):
+            return "deleted"
+        if any(event.created_at <= self.vanished.get(each, -1) for each in who):
+            return "vanished"
+        return "expired" if self._is_expired(event) else None
+
+    def _is_expired(self, event: SignedEvent) -> bool:
+        return any(int(tag[1]) <= self.now for tag in event.tags if tag[0] == "expiration")
 
     def _is_relevant(self, event: SignedEvent, wanted: dict[str, int]) -> bool:
         return event.kind in GLOBAL_KINDS or event.pubkey in wanted or bool(self.registered & event.mentioned())
@@ -112,6 +123,10 @@ class SaverModel:
     def _accept(self, event: SignedEvent) -> None:
         self.seen.add(event.id)
         self.to_pubsub.append(event.id)
+        how = self._retracted(event)
+        if how is not None:
+            self.retracted[event.id] = how
+            return
         if self._goes_to_target(event):
             self.to_relay.append(event.id)
         for address in _relays_named(event):
@@ -122,9 +137,7 @@ class SaverModel:
                 self.named_by_user.add(address)
 
     def _goes_to_target(self, event: SignedEvent) -> bool:
-        expires = [int(tag[1]) for tag in event.tags if tag[0] == "expiration"]
-        protected = any(tag[0] == "-" for tag in event.tags)
-        return event.kind in TARGET_KINDS and not protected and not any(at <= self.now for at in expires)
+        return event.kind in TARGET_KINDS and not any(tag[0] == "-" for tag in event.tags)
 
 
 def _address(event: SignedEvent) -> str:
@@ -156,6 +169,8 @@ def check(world: World, model: SaverModel) -> None:
     assert world.seen() == model.seen
     assert world.queued("pubsub") == sorted(model.to_pubsub)
     assert world.queued("relay") == sorted(model.to_relay)
+    retracted = world.query("SELECT event_id, retracted FROM events WHERE retracted IS NOT NULL")
+    assert {event_id.hex(): how for event_id, how in retracted} == model.retracted
     deleted = world.query("SELECT event_id, author FROM deletions WHERE until = ?", 2**63 - 1)
     assert {(event_id.hex(), key[author]) for event_id, author in deleted} == model.deleted
     deleted_until = world.query("SELECT event_id, until FROM deletions WHERE until < ?", 2**63 - 1)

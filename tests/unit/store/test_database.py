@@ -234,7 +234,7 @@ def test_a_full_disk_is_the_fault_of_the_database_and_leaves_it_usable(db: Datab
     pages = int(db.pragma("page_count"))
     db.pragma("max_page_count", pages)
     with pytest.raises(DatabaseFailed, match="cannot be written"), db.write() as tx:
-        tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1)")
+        tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1, NULL)")
     db.pragma("max_page_count", 2**30)
     with db.write() as tx:
         insert(tx)

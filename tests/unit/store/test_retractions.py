@@ -10,7 +10,7 @@ from pipeline.store import contacts, monitored, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database
-from pipeline.store.retractions import Identity
+from pipeline.store.retractions import Identity, Retracted
 from pipeline.store.schema import open_database
 
 USER = b"\x01" * 32
@@ -83,7 +83,7 @@ def test_only_the_author_deletes_an_event(database: Database) -> None:
     with database.write() as tx:
         retractions.delete(tx, [b"\x05" * 32], 1, 1)
         events = [Identity(b"\x05" * 32, 2, 100), Identity(b"\x06" * 32, 1, 100), Identity(b"\x05" * 32, 1, 100)]
-        assert retractions.retracted(tx, events) == {b"\x05" * 32}
+        assert retractions.retracted(tx, events) == {b"\x05" * 32: Retracted.DELETED}
         assert not retractions.retracted(tx, events[:2])
 
 
@@ -94,7 +94,7 @@ def test_an_address_is_deleted_up_to_its_time_and_never_goes_back(database: Data
         retractions.delete_versions(tx, [here], 1, 50, 2)
         identities = [(1, 100, here), (1, 101, here), (1, 100, elsewhere), (2, 100, here), (1, 100, None)]
         events = [Identity(bytes([number] * 32), *identity) for number, identity in enumerate(identities)]
-        assert retractions.retracted(tx, events) == {bytes(32)}
+        assert retractions.retracted(tx, events) == {bytes(32): Retracted.DELETED}
 
 
 def test_deletions_are_forgotten_in_slices(database: Database) -> None:
@@ -116,4 +116,6 @@ def test_vanishing_counts_up_to_its_time_and_never_goes_back(database: Database)
         retractions.vanish(tx, 1, 100, 1)
         retractions.vanish(tx, 1, 50, 2)
         events = [Identity(b"\x05" * 32, 1, 100), Identity(b"\x06" * 32, 1, 101), Identity(b"\x07" * 32, 2, 100)]
-        assert retractions.retracted(tx, events) == {b"\x05" * 32}
+        assert retractions.retracted(tx, events) == {b"\x05" * 32: Retracted.VANISHED}
+        retractions.delete(tx, [b"\x05" * 32], 1, 1)
+        assert retractions.retracted(tx, events) == {b"\x05" * 32: Retracted.DELETED}
