@@ -1,6 +1,7 @@
 """`event-service relays`: which are known and crawled, and what the operator wants of them."""
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,14 +14,14 @@ from pipeline.commands.setting_up import (
     open_configured_to_read,
     open_to_read_or_exit,
 )
-from pipeline.config import Config
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
 from pipeline.settings import CrawlMode
-from pipeline.status.gaps import gaps_by_relay, meaning
-from pipeline.store import cursors
+from pipeline.status.gaps import describe, meaning
+from pipeline.store import cursors, gaps
 from pipeline.store import relays as store
 from pipeline.store.database import Database
+from pipeline.store.gaps import OpenGap
 from pipeline.store.relays import Operator, RelayRecord
 from pipeline.values import without_user
 
@@ -85,10 +86,11 @@ def show(address: str, as_json: bool) -> None:
         record = _record(database, address)
         with database.read() as tx:
             covered = cursors.of_relay(tx, record.relay)
+            missing = gaps.of_relay(tx, record.relay)
     found = _value(record) | {
         "cursors": len(covered),
         "complete_until": _time(1000 * min((each.complete_until for each in covered), default=0)),
-        "gaps": _gaps(config, address),
+        "gaps": [_gap_value(gap) for gap in missing] if as_json else _gap_lines(missing),
     }
     if as_json:
         click.echo(json.dumps(found))
@@ -147,9 +149,22 @@ def _record(database: Database, address: str) -> RelayRecord:
     raise click.ClickException(f"{address} is not known")
 
 
-def _gaps(config: Config, address: str) -> str | None:
-    counts = gaps_by_relay(config.runtime_directory).get(address, {})
-    return "; ".join(f"{reason} ({count}): {meaning(reason)}" for reason, count in counts.items()) or None
+def _gap_lines(missing: list[OpenGap]) -> str | None:
+    """The open gaps, a line each, the largest number of one reason first."""
+    reasons = Counter(gap.reason for gap in missing)
+    lines = [f"{len(missing):,} open"] if missing else []
+    for reason, _ in reasons.most_common():
+        lines.append(f"  {reason}: {meaning(reason)}")
+        lines += [
+            f"    {describe(gap)}, open since {_time(1000 * gap.opened_at)}" for gap in missing if gap.reason == reason
+        ]
+    return "\n".join(lines) or None
+
+
+def _gap_value(gap: OpenGap) -> dict[str, Any]:
+    value = asdict(gap)
+    del value["relay"]
+    return value | {name: _time(1000 * value[name]) for name in ("since", "until", "opened_at")}
 
 
 def _line(record: RelayRecord) -> str:

@@ -63,7 +63,7 @@ def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:
         "queues": [asdict(queue) for queue in seen.queues],
         "sinks": [asdict(sink) for sink in seen.sinks],
         "relays": _states(seen),
-        "gaps": seen.gaps,
+        "gaps": [asdict(gap) for gap in seen.gaps],
         "known_addresses": seen.known_addresses,
         "registered_users": seen.registered_users,
         "database_bytes": seen.database_bytes,

@@ -269,4 +269,6 @@ class Connection:
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled:
             self._hand_over.note(backfilled=backfilled)
+        if gaps := self._crawl.gaps.take_changes():
+            self._hand_over.note(gaps=gaps)
         self._row.keep_up()

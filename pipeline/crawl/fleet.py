@@ -29,7 +29,7 @@ from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.settings import CrawlMode
-from pipeline.store import cursors, relays, sweeps
+from pipeline.store import cursors, gaps, relays, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
@@ -195,6 +195,7 @@ class Fleet:
             coverage = Coverage(
                 candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
             )
+            open_gaps = gaps.of_relay(tx, candidate.relay)
         limits = Limits.from_json(candidate.limits)
         crawl = RelayCrawl(
             coverage=coverage,
@@ -203,6 +204,7 @@ class Fleet:
             plan=plan,
             crawled_since=since // 1000,
             holdings=self.holdings,
+            gaps=open_gaps,
         )
         crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))

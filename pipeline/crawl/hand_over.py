@@ -10,6 +10,7 @@ from pipeline.nostr.event import Event
 from pipeline.process.clock import Clock
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
+from pipeline.store.gaps import GapChanges
 from pipeline.store.sweeps import SweepProgress
 
 # So that no relay starves another, and an intake that is behind stops the reader, and with it the relays.
@@ -92,10 +93,11 @@ class HandOver:
         cursors: tuple[Cursor, ...] = (),
         progress: tuple[SweepProgress, ...] = (),
         backfilled: tuple[BackfillProgress, ...] = (),
+        gaps: GapChanges | None = None,
     ) -> None:
         """Hand over what is to be committed with or after the events that were added before."""
         self.flush()
-        self._waiting.append(Batch(self._relay, self._clock.now_ms(), (), cursors, progress, backfilled))
+        self._waiting.append(Batch(self._relay, self._clock.now_ms(), (), cursors, progress, backfilled, gaps))
         self.push()
 
     def push(self) -> bool:

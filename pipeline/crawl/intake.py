@@ -15,11 +15,12 @@ from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
-from pipeline.store import backfills, cursors, drops, events, inbox, relays, sweeps
+from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
+from pipeline.store.gaps import GapChanges
 from pipeline.store.inbox import Arrival
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
@@ -76,6 +77,7 @@ class Batch:
     cursors: tuple[Cursor, ...] = ()
     progress: tuple[SweepProgress, ...] = ()
     backfilled: tuple[BackfillProgress, ...] = ()
+    gaps: GapChanges | None = None
     status: RelayStatus | None = None
     limits: str | None = None
     taken: Callable[[], None] | None = None
@@ -84,7 +86,7 @@ class Batch:
     @property
     def has_notes(self) -> bool:
         """Whether there is anything to be written but for its events."""
-        return bool(self.cursors or self.progress or self.backfilled or self.status or self.limits)
+        return bool(self.cursors or self.progress or self.backfilled or self.gaps or self.status or self.limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +219,7 @@ class Intake:
             cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
             sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
             backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
+            gaps.put(tx, (batch.gaps for batch in batches if batch.gaps is not None))
             relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:
                 if batch.limits is not None:

@@ -3,8 +3,8 @@
 from enum import Enum, auto
 from typing import Final
 
-from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.plan import ALL_KINDS, Subject
+from pipeline.crawl.open_gaps import OpenGaps
+from pipeline.crawl.plan import ALL_KINDS, GLOBAL_QUERY, Subject
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import Sweep
 from pipeline.nostr.filter import Filter
@@ -33,9 +33,10 @@ class Lookout:
     KEY: Final = "canary"
     _PAGE: Final = Filter(kinds=GLOBAL_KINDS, limit=1)
 
-    __slots__ = ("_state",)
+    __slots__ = ("_gaps", "_state")
 
-    def __init__(self) -> None:
+    def __init__(self, gaps: OpenGaps) -> None:
+        self._gaps = gaps
         self._state = _State.NOT_NEEDED
 
     def connected(self) -> None:
@@ -48,6 +49,7 @@ class Lookout:
             return
         if sweep.events:
             self._state = _State.DONE
+            self._answers()
         elif self._state is _State.NOT_NEEDED:
             self._state = _State.NEEDED
 
@@ -62,15 +64,21 @@ class Lookout:
             self._state = _State.ASKED_FOR_ANY
             session.open_page(self.KEY, Filter(kinds=_any_kinds(session.limits), limit=1), mono)
 
-    def ended(self, ended: PageEnded, counts: CrawlCounts) -> None:
+    def ended(self, ended: PageEnded) -> None:
         """Take the answer: nothing of any kind is told as a gap."""
         asked, self._state = self._state, _State.DONE
+        if ended.count:
+            self._answers()
         if ended.refusal is not None or ended.count:
             return
         if asked is _State.ASKED:
             self._state = _State.EMPTY
         elif asked is _State.ASKED_FOR_ANY:
-            counts.gap_reasons[Gap.NO_BROAD_FILTERS] += 1
+            self._gaps.open(GLOBAL_QUERY.key, 0, self._gaps.now, Gap.NO_BROAD_FILTERS)
+
+    def _answers(self) -> None:
+        """Note that the relay gives something to so broad a filter."""
+        self._gaps.close(GLOBAL_QUERY.key, 0, self._gaps.now, Gap.NO_BROAD_FILTERS)
 
 
 def _any_kinds(limits: Limits) -> frozenset[int]:

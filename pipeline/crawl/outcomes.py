@@ -51,8 +51,9 @@ class Outcomes:
     def _page_ended(self, ended: PageEnded, now: float) -> None:
         cursor = self._crawl.page_ended(ended, self._session, now)
         progress = self._crawl.take_progress()
-        if cursor is not None or progress:
-            self._hand_over.note(cursors=() if cursor is None else (cursor,), progress=progress)
+        gaps = self._crawl.gaps.take_changes()
+        if cursor is not None or progress or gaps:
+            self._hand_over.note(cursors=() if cursor is None else (cursor,), progress=progress, gaps=gaps)
         self._metrics.crawled(self._crawl.counts)
         if ended.refusal is None:
             self._host.answered()

@@ -91,6 +91,11 @@ class Query:
         return self.subject is not Subject.PROFILES
 
     @property
+    def is_planned(self) -> bool:
+        """Whether it is one of a plan's chunks, rather than of authors that an operator named."""
+        return not self.prefix.startswith("*")
+
+    @property
     def kinds(self) -> frozenset[int] | None:
         """The kinds asked for, `None` for all."""
         match self.subject:

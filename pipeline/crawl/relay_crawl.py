@@ -4,6 +4,7 @@ Live subscriptions are opened first. Sweeps then close what they leave open, pag
 `mono` is monotonic seconds, `wall` Unix seconds.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.crawl import backfill
@@ -14,6 +15,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
+from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import Plan, Subject
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.reconciler import Reconciler
@@ -29,6 +31,7 @@ from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
+from pipeline.store.gaps import OpenGap
 from pipeline.store.sweeps import SweepProgress
 
 # An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
@@ -47,17 +50,19 @@ class RelayCrawl:
 
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
-        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "has_gained", "named",
+        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "gaps", "has_gained",
+        "named",
     )  # fmt: skip
 
     def __init__(
         self, *, coverage: Coverage, limits: Limits, settings: CrawlSettings, plan: Plan, crawled_since: int,
-        holdings: Holdings | None = None,
+        holdings: Holdings | None = None, gaps: Iterable[OpenGap] = (),
     ) -> None:  # fmt: skip
-        """`holdings`: what may be compared with the relay's own; nothing is without."""
+        """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far."""
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
+        self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
         self.has_gained = False
         """Whether the last connection brought any sweep further but for the tails that follow each connect."""
         # Replaced by another thread; followed from the next plan on.
@@ -66,10 +71,10 @@ class RelayCrawl:
         self._reach = Reach(settings, crawled_since)
         self._reconciling = Reconciling(holdings, self.counts)
         self._live = LiveSubscriptions(limits)
-        self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts)
-        self._whole = Whole(plan, self.asking, self._sweeps, self.counts)
+        self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
+        self._whole = Whole(plan, self.asking, self._sweeps, self.gaps)
         self._schedule = Schedule(self._sweeps, self._live, self._whole)
-        self._lookout = Lookout()
+        self._lookout = Lookout(self.gaps)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
@@ -81,6 +86,7 @@ class RelayCrawl:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
         self._whole.wanted = plan
         self._plan = self._whole.plan
+        self.gaps.follow({query.key for query in self._plan.queries} | self._whole.swept_queries())
         self._check_at = 0.0
 
     def connected(self) -> None:
@@ -158,6 +164,7 @@ class RelayCrawl:
             # It was behind: what was new then lay in the future, and was refused.
             self._sweeps.sweep_all_again()
         self._latest_wall, self._latest_mono = wall, mono
+        self.gaps.now = wall
 
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""
@@ -214,7 +221,7 @@ class RelayCrawl:
         self._check_at = 0.0
         sweep = self._sweeps.get(ended.key)
         if ended.key == Lookout.KEY:
-            self._lookout.ended(ended, self.counts)
+            self._lookout.ended(ended)
         elif ended.key == Whole.CANARY:
             believed = self._whole.canary_ended(ended, mono)
             return None if believed is None else self._complete(believed, mono)

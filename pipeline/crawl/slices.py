@@ -26,6 +26,12 @@ class Gap(StrEnum):
     UNANSWERED = "unanswered"
 
 
+# Those found page by page, each with its span.
+PAGING_GAPS: Final = (Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR)
+# Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
+SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
+
+
 @dataclass(frozen=True, slots=True)
 class PageResult:
     """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second.

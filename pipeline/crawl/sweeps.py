@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import Query
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
-from pipeline.crawl.slices import Gap, PageResult
+from pipeline.crawl.slices import PAGING_GAPS, SWEEP_GAPS, Gap, PageResult
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
 from pipeline.crawl.windows import Window
@@ -29,6 +30,8 @@ from pipeline.store.sweeps import SweepProgress
 TOLD_FAILURES = 3
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
+# Those that go through all that a query asks for, so that what they do not miss is had.
+_FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.RESWEEP})
 # What is new here, of which some people's is to be had sooner.
 _ORDERED = frozenset({Purpose.LOOKBACK, Purpose.INITIAL})
 
@@ -37,13 +40,14 @@ class Sweeps:
     """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
 
     __slots__ = (
-        "_counts", "_failures", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept", "_under_way",
-        "coverage", "held", "known", "limits", "named", "reach",
+        "_counts", "_failures", "_gaps", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
+        "_under_way", "coverage", "held", "known", "limits", "named", "reach",
     )  # fmt: skip
 
     def __init__(
-        self, coverage: Coverage, reach: Reach, limits: Limits, reconciling: Reconciling, counts: CrawlCounts
-    ) -> None:
+        self, coverage: Coverage, reach: Reach, limits: Limits, reconciling: Reconciling, counts: CrawlCounts,
+        gaps: OpenGaps,
+    ) -> None:  # fmt: skip
         self.coverage = coverage
         self.reach = reach
         self.limits = limits
@@ -53,6 +57,7 @@ class Sweeps:
         self.held: Sweep | None = None
         self._reconciling = reconciling
         self._counts = counts
+        self._gaps = gaps
         self._under_way: dict[str, Sweep] = {}
         # By sweep: until when it may not begin, and how often in a row it failed before that.
         self._not_before: dict[str, float] = {}
@@ -143,9 +148,13 @@ class Sweeps:
         sweep.events += ended.count
         self.known.gave = self.known.gave or ended.count > 0
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        told = len(sweep.window.missing)
         sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises))
         self._counts.pages += 1
         self._counts.gap_reasons += sweep.window.gap_reasons - before
+        if sweep.query.is_planned:
+            for reason, low, high in sweep.window.missing[told:]:
+                self._gaps.open(sweep.query.key, low, high, reason, count=0)
         self._counts.dense_seconds += sweep.window.dense_seconds - dense
 
     def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
@@ -162,11 +171,16 @@ class Sweeps:
             self._failures[sweep.key] = sweep.failures + 1
             return
         if refusal.is_lasting:
-            self._counts.gap_reasons[Gap.REFUSED] += 1
+            self._miss(sweep, Gap.REFUSED)
         sweep.not_before = mono + retry_wait(refusal, sweep.failures)
         sweep.failures += 1
         if sweep.failures % TOLD_FAILURES == 0:
-            self._counts.gap_reasons[Gap.UNANSWERED] += 1
+            self._miss(sweep, Gap.UNANSWERED)
+
+    def _miss(self, sweep: Sweep, reason: Gap) -> None:
+        """Note that nothing of what is left of a sweep can be had."""
+        low, high = sweep.window.remaining or sweep.window.span
+        self._gaps.open(sweep.query.key, low, high, reason)
 
     def _begin_anew(self, sweep: Sweep) -> None:
         self.end(sweep)
@@ -200,13 +214,16 @@ class Sweeps:
         """Take note that a sweep came to its end; returns whether that completes anything."""
         self._forget_progress(sweep)
         if sweep.is_unproven:
-            self._counts.gap_reasons[Gap.NO_EOSE] += 1
+            self._miss(sweep, Gap.NO_EOSE)
             self.wait(sweep.key, mono + min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf))
             self._hopeless[sweep.key] = sweep.query.generation
             return False
         self._not_before.pop(sweep.key, None)
         self._hopeless.pop(sweep.key, None)
         self._counts.sweeps += 1
+        if sweep.purpose in _FULL:
+            self._gaps.settle(sweep.query.key, sweep.window.covered, sweep.window.missing, *PAGING_GAPS)
+            self._gaps.close(sweep.query.key, 0, sweep.window.span[1], *SWEEP_GAPS)
         return True
 
     def complete_part(self, sweep: Sweep) -> Cursor:

@@ -6,7 +6,7 @@ No I/O, no clock; `mono` is monotonic seconds, `wall` Unix seconds.
 from typing import Final
 
 from pipeline.crawl.asking import Asking, Newcomers
-from pipeline.crawl.counts import CrawlCounts
+from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import WHOLE_QUERY, Plan, Query, Subject
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import Purpose, Sweep
@@ -28,13 +28,13 @@ class Whole:
     CANARY: Final = "whole-canary"
     _CANARY_PAGE: Final = Filter(limit=1)
 
-    __slots__ = ("_asking", "_chunks_at", "_counts", "_newcomers", "_sweeps", "wanted")
+    __slots__ = ("_asking", "_chunks_at", "_gaps", "_newcomers", "_sweeps", "wanted")
 
-    def __init__(self, wanted: Plan, asking: Asking, sweeps: Sweeps, counts: CrawlCounts) -> None:
+    def __init__(self, wanted: Plan, asking: Asking, sweeps: Sweeps, gaps: OpenGaps) -> None:
         self.wanted = wanted
         self._asking = asking
         self._sweeps = sweeps
-        self._counts = counts
+        self._gaps = gaps
         # Who became wanted since the cursor for everything.
         self._newcomers: Newcomers | None = None
         self._chunks_at = 0.0
@@ -142,7 +142,7 @@ class Whole:
     def _leave(self, sweep: Sweep, mono: float) -> None:
         """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
         self._asking.cannot()
-        self._counts.gap_reasons[Gap.NO_BROAD_FILTERS] += 1
+        self._gaps.open(sweep.query.key, *sweep.window.span, Gap.NO_BROAD_FILTERS)
         self._sweeps.wait(sweep.key, mono + LASTING_RETRY_S)
 
     def is_piece(self, query: Query) -> bool:

@@ -38,7 +38,8 @@ class Window:
     __slots__ = (
         "_answers_kindless", "_behind", "_exclusive", "_flipped", "_known_gaps", "_known_newest_first",
         "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds", "_oldest_first", "_pristine",
-        "_slices", "_spans", "dense_seconds", "gap_reasons", "limit", "pages",
+        "_slices", "_spans", "covered", "dense_seconds", "gap_reasons", "limit", "missing",
+        "pages",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +52,8 @@ class Window:
         self.pages = 0
         self.dense_seconds = 0
         self.gap_reasons: Counter[Gap] = Counter()
+        self.missing: list[tuple[Gap, int, int]] = []
+        """What could not be had: why, from when and to when."""
         since = max(since, 0)
         parts = query.parts(max_members) if until >= since else []
         self._max_kinds = max_members
@@ -58,6 +61,8 @@ class Window:
             slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, max_members)
         ]
         self._known_gaps = known_gaps(query, manners)
+        self.covered: list[tuple[int, int]] = [(since, until)]
+        """The spans that are gone through."""
         self._pristine = len(self._slices) == 1
         # How many slices lie behind those that come first, as long as there are any.
         self._behind: int | None = None
@@ -108,6 +113,11 @@ class Window:
         return self.gap_reasons.total()
 
     @property
+    def span(self) -> tuple[int, int]:
+        """From when to when it goes, whatever is left out between."""
+        return min(low for low, _ in self.covered), max(high for _, high in self.covered)
+
+    @property
     def remaining(self) -> tuple[int, int] | None:
         """From when to when nothing has been had yet, `None` where that is no single span of time."""
         if len(self._slices) != 1 or not self._pristine or self._oldest_first or self._slices[0].role is not Role.PAGE:
@@ -120,6 +130,7 @@ class Window:
             return
         part = self._slices[0]
         if part.low <= low <= high < done_from <= part.high:
+            self.covered = [(low, high), (done_from, part.high)]
             self._slices = [part.between(max(part.low, low), high), part.between(done_from, part.high)]
 
     def leave_out(self, low: int, high: int) -> None:
@@ -151,8 +162,9 @@ class Window:
         """Note that the page asked for came to its EOSE."""
         self.pages += 1
         part = self._slices.pop()
-        for gap in self._known_gaps:
-            self.gap_reasons[gap] = 1
+        if self.pages == 1:
+            for gap in self._known_gaps:
+                self._miss(gap, *self.span)
         if part.is_kindless and result.returned:
             self._answers_kindless = True
         if result.falls:
@@ -257,11 +269,15 @@ class Window:
         """Whether a cap may have cut the page off."""
         return result.returned >= max(min(self._largest, self.limit), min(LEAST_CAP, self.limit))
 
+    def _miss(self, gap: Gap, low: int, high: int) -> None:
+        self.gap_reasons[gap] += 1
+        self.missing.append((gap, low, high))
+
     def _split(self, part: Slice, gap: Gap) -> None:
         parts = part.halves()
         if not parts:
             if self._last_gap != (gap, part.high):
-                self.gap_reasons[gap] += 1
+                self._miss(gap, part.low, part.high)
                 self._last_gap = (gap, part.high)
             if part.is_kindless:
                 parts = replace(part, kinds=ALL_KINDS).halves()
@@ -294,8 +310,10 @@ class Window:
 
     def _narrow_down(self, part: Slice) -> None:
         if self._spans >= (MAX_SPANS if self._answers_kindless else MAX_BLIND_SPANS):
-            # Once for each window: how much is missing cannot be known.
-            self.gap_reasons[Gap.HIDDEN_KINDS if self._answers_kindless else Gap.UNLISTED_KINDS] = 1
+            # Counted once for each window: how much is missing cannot be known.
+            gap = Gap.HIDDEN_KINDS if self._answers_kindless else Gap.UNLISTED_KINDS
+            self._miss(gap, part.low, part.high)
+            self.gap_reasons[gap] = 1
             return
         self._spans += 2
         middle = (part.low + part.high) // 2

@@ -41,6 +41,12 @@ class StoreCollector:
             "event_service_public_keys", "Public keys met, as authors or in contact lists", self.overview.keys
         )
         yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
+        gaps = GaugeMetricFamily(
+            "event_service_open_gaps", "Gaps known and not closed yet, over all relays", labels=("reason",)
+        )
+        for reason, count in self.overview.gaps.items():
+            gaps.add_metric((reason,), count)
+        yield gaps
 
     def _relays(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

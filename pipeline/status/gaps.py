@@ -1,40 +1,65 @@
-"""What relays have and do not give, by the crawlers' counters, and what each reason means."""
+"""What relays hold and do not return, in words."""
 
-from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Final
 
-from pipeline.process.counters import Counted, read_counters
+from pipeline.store.gaps import GapSummary, OpenGap
 
-COUNTER: Final = "event_service_crawl_gaps_total"
 _MEANINGS: Final = {
-    "dense-second": "it has more events of one second than it gives in one answer, so the rest cannot be had from it",
+    "dense-second": "it may hold more events of one second than it gives in one answer",
     "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
+    "no-order": "it gives full pages in no order of time, so that what they leave out cannot be asked for",
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
-    "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds nobody thought of are missing",
+    "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds of no list may be missing",
     "notes-by-author": "it gives notes by named authors only, so that strangers' notes which mention users are missing",
     "no-broad-filters": "it answers filters that name authors, and gives nothing for broader ones without a word",
-    "no-eose": "it never said that it had sent all, so that nobody can tell whether it had",
+    "no-eose": "it never said that it had sent all, so that it may hold more",
     "refused": "it refuses to be asked",
     "unanswered": "it was asked again and again and has not answered to the end",
+    "unchecked": "an empty answer could not be checked by kinds, since the relay refuses such requests",
+}
+_FORMS: Final = {
+    "global": "profiles, contact and relay lists",
+    "authors": "events by followed authors",
+    "mentions": "events that mention users",
+    "profiles": "profiles of users",
+    "whole": "all events",
+    "*": "several requests",
 }
 
 
-def gaps_by_relay(runtime_directory: Path) -> dict[str, dict[str, int]]:
-    """By address, how often a relay was found to have something that it does not give, by reason."""
-    return by_relay(read_counters(runtime_directory, (COUNTER,)))
-
-
-def by_relay(counters: Iterable[Counted]) -> dict[str, dict[str, int]]:
-    """The same out of counters that were read already, among others."""
-    found: dict[str, Counter[str]] = {}
-    for each in counters:
-        if each.name == COUNTER and each.value:
-            found.setdefault(each.labels["address"], Counter())[each.labels["reason"]] += round(each.value)
-    return {address: dict(counts.most_common()) for address, counts in found.items()}
-
-
 def meaning(reason: str) -> str:
-    """A reason in plain words."""
+    """Return a reason in plain words."""
     return _MEANINGS.get(reason, reason)
+
+
+def form_in_words(form: str) -> str:
+    """Return what was asked for, with the chunk of keys that it is about."""
+    subject, _, chunk = form.partition("/")
+    words = _FORMS.get(subject, form)
+    return f"{words} (chunk {chunk})" if chunk and words != form else words
+
+
+def span(since: int, until: int) -> str:
+    """Return a span of time (Unix seconds, both included) in words."""
+    return f"at {_time(since)}" if since == until else f"from {_time(since)} to {_time(until)}"
+
+
+def describe(gap: OpenGap | GapSummary) -> str:
+    """Return what is missing and of when."""
+    return f"{form_in_words(gap.form)} {span(gap.since, gap.until)}"
+
+
+def by_relay(gaps: Iterable[GapSummary]) -> dict[str, dict[str, int]]:
+    """Return how many gaps each relay has, by address and reason."""
+    found: dict[str, dict[str, int]] = {}
+    for gap in gaps:
+        found.setdefault(gap.address, {})[gap.reason] = gap.count
+    return found
+
+
+def _time(seconds: int) -> str:
+    if not 0 < seconds < 1 << 35:
+        return "the beginning" if seconds <= 0 else "the end of time"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

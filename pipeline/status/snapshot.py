@@ -10,11 +10,11 @@ from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition, condition_of
 from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
-from pipeline.status import gaps
-from pipeline.store import dead, overview, relays, samples
+from pipeline.store import dead, gaps, overview, relays, samples
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.disk import disk_use
+from pipeline.store.gaps import GapSummary
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Failing, QueueGauges
 from pipeline.store.relays import RelayRecord
@@ -22,8 +22,8 @@ from pipeline.store.samples import Sample
 
 MAX_RELAYS: Final = 5_000
 MAX_DEAD_SHOWN: Final = 8
+MAX_GAPS: Final = 5_000
 _COUNTERS: Final = (
-    gaps.COUNTER,
     "event_service_stage_discarded_total",
     "event_service_stage_errors_total",
     "event_service_stage_exits_total",
@@ -61,7 +61,7 @@ class Snapshot:
     relay_backlog: int
     """How many events may wait for the target relay; 0: any number."""
     relays: tuple[RelayRecord, ...]
-    gaps: Mapping[str, Mapping[str, int]]
+    gaps: tuple[GapSummary, ...]
     failing: tuple[Failing, ...]
     dead: tuple[DeadRow, ...]
     samples: tuple[Sample, ...]
@@ -91,6 +91,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         failing = overview.failing(tx, now)
         buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
         hour = samples.recent(tx)
+        open_gaps = gaps.summaries(tx, limit=MAX_GAPS)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
@@ -102,7 +103,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
         relay_backlog=config.target_relay_backlog,
         relays=tuple(records),
-        gaps=gaps.by_relay(counters),
+        gaps=tuple(open_gaps),
         failing=failing,
         dead=tuple(buried),
         samples=hour,

@@ -182,13 +182,14 @@ def _relays(seen: Snapshot) -> Iterator[Trouble]:
 
 def _gaps(seen: Snapshot) -> Iterator[Trouble]:
     reasons: dict[str, list[str]] = {}
-    for address, counts in seen.gaps.items():
-        for reason in counts:
-            reasons.setdefault(reason, []).append(address)
-    for reason, addresses in reasons.items():
+    for gap in seen.gaps:
+        more = f" and {gap.count - 1:,} more" if gap.count > 1 else ""
+        reasons.setdefault(gap.reason, []).append(f"{gap.address} ({gaps.describe(gap)}{more})")
+    for reason, found in reasons.items():
         yield Trouble(
-            Weight.NOTE, "gaps", f"{reason} at {_some(addresses)}: {gaps.meaning(reason)}",
-            "nothing here can make it; other relays that hold the same events close it",
+            Weight.NOTE, "gaps", f"{reason} at {_some(found)}: {gaps.meaning(reason)}",
+            "it closes by itself once the relay gives what it holds; other relays may hold the same events."
+            " event-service relays show ADDRESS lists all",
         )  # fmt: skip
 
 

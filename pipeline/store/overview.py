@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.store import authors, inbox, monitored, outbox, relays
+from pipeline.store import authors, gaps, inbox, monitored, outbox, relays
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
@@ -68,6 +68,8 @@ class Overview:
     registered_users: int
     keys: int
     """Public keys met."""
+    gaps: dict[str, int]
+    """Open gaps by reason."""
 
 
 def read(tx: Tx, *, max_relays: int) -> Overview:
@@ -82,6 +84,7 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
         keys=authors.met(tx),
+        gaps=gaps.by_reason(tx),
     )
 
 

@@ -346,6 +346,20 @@ RELAY_LISTS = (
 
 # How the event was retracted when it was saved; NULL where it was not.
 RETRACTED_WHEN_SAVED = ("ALTER TABLE events ADD COLUMN retracted TEXT",)
+# Spans that a relay holds and does not return; see `gaps`.
+GAPS = (
+    """
+    CREATE TABLE gaps (
+      relay INTEGER NOT NULL,
+      form TEXT NOT NULL,
+      reason TEXT NOT NULL,
+      since INTEGER NOT NULL,
+      until INTEGER NOT NULL,
+      opened_at INTEGER NOT NULL,
+      PRIMARY KEY (relay, form, reason, since)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
 
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
@@ -359,6 +373,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0009-deleted-versions", DELETED_VERSIONS),
     Migration("0010-relay-lists", RELAY_LISTS),
     Migration("0011-retracted-when-saved", RETRACTED_WHEN_SAVED),
+    Migration("0012-gaps", GAPS),
 )
 
 

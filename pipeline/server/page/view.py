@@ -15,6 +15,7 @@ from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
 from pipeline.server.page.plots import Plot, plots
 from pipeline.server.page.request import PageRequest
+from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
 from pipeline.status.troubles import Trouble, troubles
 from pipeline.store.database import Database
@@ -110,17 +111,18 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
 
 
 def _relay_rows(seen: Snapshot, runtime_directory: Path) -> list[RelayRow]:
+    found = gaps.by_relay(seen.gaps)
     behind = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
-    return [_relay_row(each, behind.get(each.address), seen.gaps.get(each.address, {})) for each in seen.relays]
+    return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in seen.relays]
 
 
-def _relay_row(record: RelayRecord, behind: float | None, gaps: Mapping[str, int]) -> RelayRow:
+def _relay_row(record: RelayRecord, behind: float | None, counts: Mapping[str, int]) -> RelayRow:
     is_live = record.state in _LIVE
     return RelayRow(
         record.address, record.state.value, record.asked if is_live else "",
         int(behind) if is_live and behind is not None else None,
-        round(record.novel), record.subscriptions, sum(gaps.values()),
-        ", ".join(f"{count} {reason}" for reason, count in sorted(gaps.items())), record.last_error,
+        round(record.novel), record.subscriptions, sum(counts.values()),
+        ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())), record.last_error,
     )  # fmt: skip
 
 

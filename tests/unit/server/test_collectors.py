@@ -107,6 +107,8 @@ event_service_public_keys 0.0
 # HELP event_service_registered_users Registered users
 # TYPE event_service_registered_users gauge
 event_service_registered_users 0.0
+# HELP event_service_open_gaps Gaps known and not closed yet, over all relays
+# TYPE event_service_open_gaps gauge
 """
 
 

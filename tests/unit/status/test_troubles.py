@@ -10,6 +10,7 @@ from pipeline.status.gaps import meaning
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.dead import DeadQueue, DeadRow
+from pipeline.store.gaps import GapSummary
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Failing
 from pipeline.store.relays import Operator, RelayRecord, RelayState
@@ -24,7 +25,7 @@ WELL = Snapshot(
     sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
     relay_backlog=1_000,
     relays=(),
-    gaps={},
+    gaps=(),
     failing=(),
     dead=(),
     samples=(),
@@ -119,8 +120,15 @@ def test_no_relay_at_all_is_a_problem_of_ours() -> None:
 
 
 def test_a_gap_is_explained() -> None:
-    found = one(replace(WELL, gaps={"wss://r1.example": {"dense-second": 4}}))
-    assert found.what.startswith("dense-second at wss://r1.example: it has more events of one second")
+    newest = GapSummary(
+        "wss://r1.example", "dense-second", 4, "authors/01", 1_700_000_000, 1_700_000_000, 1_700_000_001
+    )
+    found = one(replace(WELL, gaps=(newest,)))
+    assert found.what.startswith(
+        "dense-second at wss://r1.example (events by followed authors (chunk 01) at 2023-11-14T22:13:20Z and 3 more)"
+        ": it may hold more events of one second"
+    )
+    assert "closes by itself" in found.advice
 
 
 @pytest.mark.parametrize("gap", Gap)
