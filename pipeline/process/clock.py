@@ -53,6 +53,11 @@ class ManualClock:
         self._monotonic += seconds
 
 
+def since_boot_s() -> float:
+    """Seconds since the machine was started, sleep included; needs no look at /proc, which may be hidden."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def pause(seconds: float) -> None:
     """Block this thread for a moment; only for waits that nothing need cut short, such as for a busy database."""
     if seconds > 0:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pipeline.process import procfs
 from pipeline.process.clock import Clock
 from pipeline.process.heartbeat import HeartbeatReading
 
@@ -44,8 +43,7 @@ def condition_of(reading: HeartbeatReading, clock: Clock) -> Condition:
     elif reading.ready:
         since = _ago(reading.age_s, clock)
     else:
-        use = procfs.process_use(reading.pid) if reading.alive else None
-        since = None if use is None else utc(use.start_time_s)
+        since = utc(reading.started_s) if reading.alive else None
     return Condition(reading.slot_name, state, since, why)
 
 

@@ -17,7 +17,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from pipeline.process import procfs
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.logs import RateLimited, get_logger
@@ -114,23 +113,26 @@ class _ProcessCollector:
         age = GaugeMetricFamily("event_service_heartbeat_age_seconds", "Since the last heartbeat", labels=slot)
         cpu = CounterMetricFamily("process_cpu_seconds_total", "User and system CPU time", labels=slot)
         memory = GaugeMetricFamily("process_resident_memory_bytes", "Resident memory", labels=slot)
+        virtual = GaugeMetricFamily("process_virtual_memory_bytes", "Virtual memory", labels=slot)
         files = GaugeMetricFamily("process_open_fds", "Open file descriptors", labels=slot)
+        most_files = GaugeMetricFamily("process_max_fds", "File descriptors that may be open", labels=slot)
         threads = GaugeMetricFamily("process_threads", "Threads", labels=slot)
         start = GaugeMetricFamily("process_start_time_seconds", "Start, seconds since the epoch", labels=slot)
         for reading in self._readings:
-            use = procfs.process_use(reading.pid)
-            if use is None:
-                continue
-            name = [reading.slot_name]
+            name, use = [reading.slot_name], reading.use
             if math.isfinite(reading.age_s):
                 age.add_metric(name, reading.age_s)
+            start.add_metric(name, reading.started_s)
+            most_files.add_metric(name, reading.max_files)
+            if use is None:
+                continue
             cpu.add_metric(name, use.cpu_s)
             memory.add_metric(name, use.resident_bytes)
+            virtual.add_metric(name, use.virtual_bytes)
             threads.add_metric(name, use.threads)
-            start.add_metric(name, use.start_time_s)
             if use.open_files is not None:
                 files.add_metric(name, use.open_files)
-        return age, cpu, memory, files, threads, start
+        return age, cpu, memory, virtual, files, most_files, threads, start
 
 
 class ExpositionServer:

@@ -8,7 +8,7 @@ _PROC = Path("/proc")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Positions in /proc/PID/stat after the command's closing parenthesis; proc(5) counts them from 3.
-_UTIME, _STIME, _THREADS, _START, _RSS = 11, 12, 17, 19, 21
+_UTIME, _STIME, _THREADS, _START, _VIRTUAL, _RSS = 11, 12, 17, 19, 20, 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +17,9 @@ class ProcessUse:
 
     cpu_s: float
     resident_bytes: int
+    virtual_bytes: int
     threads: int
-    start_time_s: float
     open_files: int | None
-
-
-def start_ticks(pid: int) -> int | None:
-    """When `pid` was started, in clock ticks since boot; None when there is no such process.
-
-    A pid together with this value names one process for as long as the machine is up.
-    """
-    fields = _stat_fields(pid)
-    return None if fields is None else int(fields[_START])
 
 
 def holders(path: Path) -> list[int]:
@@ -46,17 +37,23 @@ def holders(path: Path) -> list[int]:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """What `pid` uses now; None when there is no such process."""
+    """What `pid` uses now; None when there is no such process, or it is hidden from us."""
     fields = _stat_fields(pid)
     if fields is None:
         return None
     return ProcessUse(
         cpu_s=(int(fields[_UTIME]) + int(fields[_STIME])) / _TICKS_PER_SECOND,
         resident_bytes=int(fields[_RSS]) * _PAGE_BYTES,
+        virtual_bytes=int(fields[_VIRTUAL]),
         threads=int(fields[_THREADS]),
-        start_time_s=_boot_time_s() + int(fields[_START]) / _TICKS_PER_SECOND,
         open_files=_open_files(pid),
     )
+
+
+def started_after_boot_s(pid: int) -> float | None:
+    """How many seconds after the boot of the machine `pid` was started; None when there is no such process."""
+    fields = _stat_fields(pid)
+    return None if fields is None else int(fields[_START]) / _TICKS_PER_SECOND
 
 
 def set_process_name(name: str) -> None:
@@ -67,7 +64,7 @@ def set_process_name(name: str) -> None:
 def _stat_fields(pid: int) -> list[str] | None:
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
     fields = text.rpartition(")")[2].split()
     # A zombie has ended; only its parent has not looked yet.
@@ -79,10 +76,3 @@ def _open_files(pid: int) -> int | None:
         return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return None
-
-
-def _boot_time_s() -> int:
-    for line in (_PROC / "stat").read_text().splitlines():
-        if line.startswith("btime "):
-            return int(line.split()[1])
-    return 0

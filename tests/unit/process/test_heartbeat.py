@@ -1,11 +1,13 @@
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.process.clock import ManualClock
-from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat, HeartbeatReading, read_heartbeat, read_heartbeats
+from pipeline.process.clock import ManualClock, SystemClock
+from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat, read_heartbeat, read_heartbeats
 from pipeline.process.slots import heartbeats_directory
 
 
@@ -19,9 +21,8 @@ def clock() -> ManualClock:
 def test_announced_process_has_not_beaten(runtime: Path, clock: ManualClock) -> None:
     heartbeat = Heartbeat(runtime, "saver-0", clock)
     (reading,) = read_heartbeats(runtime, clock)
-    age_s = reading.status_age_s
-    expected = HeartbeatReading("saver-0", os.getpid(), alive=True, age_s=math.inf, status="", status_age_s=age_s)
-    assert reading == expected
+    assert (reading.slot_name, reading.pid, reading.alive) == ("saver-0", os.getpid(), True)
+    assert (reading.age_s, reading.status) == (math.inf, "")
     assert not reading.ready
     heartbeat.close()
 
@@ -148,3 +149,69 @@ def test_readings_are_sorted_by_slot(runtime: Path, clock: ManualClock) -> None:
     assert [r.slot_name for r in read_heartbeats(runtime, clock)] == ["crawler-0", "crawler-1", "saver-0"]
     for heartbeat in beats:
         heartbeat.close()
+
+
+def test_what_the_process_uses_is_told_by_itself(
+    runtime: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the kernel hides processes of other users and the machine's own files, as units of systemd do."""
+    monkeypatch.setattr("pipeline.process.procfs._PROC", hidden(runtime.parent / "proc"))
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    monkeypatch.setattr("pipeline.process.procfs._PROC", runtime.parent / "nowhere")
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert reading.alive
+    assert reading.use is not None
+    assert reading.use.cpu_s > 0
+    assert reading.use.threads > 0
+    assert (reading.use.open_files or 0) > 3
+    assert reading.max_files >= 3
+    # This process began before its heartbeat, by the clock that the test sets.
+    assert reading.started_s < clock.now_ms() / 1000
+    heartbeat.close()
+
+
+def hidden(proc: Path) -> Path:
+    """A /proc of one's own process alone."""
+    proc.mkdir()
+    (proc / str(os.getpid())).symlink_to(f"/proc/{os.getpid()}")
+    return proc
+
+
+def test_a_process_that_cannot_look_at_itself_beats_all_the_same(
+    runtime: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.process.procfs._PROC", runtime.parent / "nowhere")
+    heartbeat = Heartbeat(runtime, "saver-0", clock)
+    heartbeat.beat()
+    reading = read_heartbeat(runtime, "saver-0", clock)
+    assert reading is not None
+    assert (reading.alive, reading.ready, reading.use) == (True, True, None)
+    heartbeat.close()
+
+
+def test_the_file_of_a_killed_process_tells_that_it_is_gone(runtime: Path) -> None:
+    program = (
+        "import sys, threading; from pathlib import Path; from pipeline.process.heartbeat import Heartbeat;"
+        "from pipeline.process.clock import SystemClock;"
+        "beat = Heartbeat(Path(sys.argv[1]), 'saver-0', SystemClock()); beat.beat('at work');"
+        "print('beat', flush=True);"
+        "threading.Event().wait(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(runtime)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        living = read_heartbeat(runtime, "saver-0", SystemClock())
+        process.kill()
+        process.wait()
+        dead = read_heartbeat(runtime, "saver-0", SystemClock())
+    assert living is not None
+    assert dead is not None
+    assert (living.alive, living.pid) == (True, process.pid)
+    assert (dead.alive, dead.status) == (False, "at work")
+    # A successor in the same slot is the living one, though the file is the same.
+    heartbeat = Heartbeat(runtime, "saver-0", SystemClock())
+    successor = read_heartbeat(runtime, "saver-0", SystemClock())
+    assert successor is not None
+    assert (successor.alive, successor.pid) == (True, os.getpid())
+    heartbeat.close()
