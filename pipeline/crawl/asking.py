@@ -115,7 +115,8 @@ class Asking:
 
 def room_taken(plan: Plan, limits: Limits) -> float:
     """The share of a relay's live subscriptions that `plan` takes by query; above 1 it does not fit."""
-    filters = len(plan.live) * math.ceil(MAX_MEMBERS / limits.max_members)
+    most = min(limits.max_authors, limits.max_tag_values, limits.members_that_fit)
+    filters = len(plan.live) * math.ceil(MAX_MEMBERS / most)
     size = plan.members * BYTES_PER_MEMBER + filters * BYTES_PER_FILTER
     groups = max(filters / limits.max_filters, size / limits.max_frame_bytes)
     # One subscription is kept for pages.

@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 
 from pipeline.crawl.plan import ALL_KINDS, Query, Subject
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, Limits
 
-# Five digits and a comma.
-_BYTES_PER_KIND = 6
 _BROAD = frozenset({Subject.GLOBAL, Subject.WHOLE})
 
 
@@ -105,7 +103,7 @@ class LiveGroups:
         return [
             part.filter(limit=limit, kinds=self._kinds(part))
             for query in group.queries.values()
-            for part in query.parts(self._limits.max_members)
+            for part in query.parts(query.most_members(self._limits))
         ]
 
     def _kinds(self, query: Query) -> frozenset[int] | None:
@@ -161,8 +159,8 @@ class LiveGroups:
 
     def _cost(self, query: Query) -> tuple[int, int]:
         """The filters that `query` takes, and at most how many bytes of a request."""
-        parts = len(query.parts(self._limits.max_members))
-        kinds = len(self._kinds(query) or ()) * _BYTES_PER_KIND
+        parts = len(query.parts(query.most_members(self._limits)))
+        kinds = len(self._kinds(query) or ()) * BYTES_PER_KIND
         return parts, parts * (BYTES_PER_FILTER + kinds) + len(query.members) * BYTES_PER_MEMBER
 
     def _put(self, group: _Group, query: Query) -> None:
@@ -175,8 +173,8 @@ class LiveGroups:
 def _shape(limits: Limits) -> tuple[int | bool, ...]:
     """What of the limits decides how queries are grouped and asked."""
     return (
-        limits.max_subscriptions, limits.max_filters, limits.max_members, limits.max_frame_bytes, limits.needs_kinds,
-        limits.refuses_kindless, limits.notes_by_author,
+        limits.max_subscriptions, limits.max_filters, limits.max_authors, limits.max_tag_values, limits.max_frame_bytes,
+        limits.live_kinds, limits.needs_kinds, limits.refuses_kindless, limits.notes_by_author,
     )  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
+# One of these nearly every relay has.
+_USUAL: Final = frozenset({0, 1, 3, 5, 6, 7, 9735, 10002, 30023, 1111})
+
 
 class _State(Enum):
     NOT_NEEDED = auto()
@@ -84,4 +87,5 @@ class Lookout:
 def _any_kinds(limits: Limits) -> frozenset[int]:
     """As many kinds as a relay takes, the usual ones first; without what it would refuse in words."""
     kinds = ALL_KINDS - {TEXT_NOTE} if limits.notes_by_author else ALL_KINDS
-    return frozenset(sorted(kinds)[: limits.max_members])
+    usual = sorted(kinds, key=lambda kind: (kind not in _USUAL, kind))
+    return frozenset(usual[: limits.max_kinds])

@@ -21,6 +21,7 @@ from pipeline.nostr.kinds import (
     RELAY_LIST,
     TEXT_NOTE,
 )
+from pipeline.relay.limits import Limits
 from pipeline.store.wanted import Change, Changes
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
@@ -118,6 +119,11 @@ class Query:
     def of_members(self, members: Iterable[Member]) -> "Query":
         """The same query about only some members."""
         return Query(self.subject, self.prefix, tuple(members))
+
+    def most_members(self, limits: Limits) -> int:
+        """How many members a filter for this query may name to a relay."""
+        most = limits.max_tag_values if self.subject is Subject.MENTIONS else limits.max_authors
+        return min(most, limits.members_that_fit)
 
     def parts(self, most: int) -> "list[Query]":
         """The same query cut so that none names more than `most` members."""

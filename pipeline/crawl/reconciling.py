@@ -54,7 +54,9 @@ class Reconciling:
         if limits.max_frame_bytes < _LEAST_FRAME_BYTES:
             return False
         is_long = sweep.purpose in (Purpose.TAIL, Purpose.INITIAL) and sweep.span >= LEAST_SPAN_S
-        return (is_long or sweep.purpose is Purpose.RESWEEP) and len(sweep.query.members) <= limits.max_members
+        return (is_long or sweep.purpose is Purpose.RESWEEP) and len(sweep.query.members) <= sweep.query.most_members(
+            limits
+        )
 
     def open_next(self, sweep: Sweep, session: Session, mono: float) -> bool:
         """Ask for the sweep's next step, or wait for it; returns whether it is not to be paged now."""
@@ -151,7 +153,7 @@ class Reconciling:
         limits = session.limits
         sweep.reconciler = Reconciler(
             sweep.query, held.items, low, high,
-            page=min(IDS_PER_PAGE, limits.max_members, limits.page_limit),
+            page=min(IDS_PER_PAGE, limits.max_ids, limits.members_that_fit, limits.page_limit),
             frame=limits.max_frame_bytes, is_proven=limits.reconciles,
         )  # fmt: skip
         return True

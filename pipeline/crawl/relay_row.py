@@ -67,7 +67,7 @@ class RelayRow:
         """Write what has changed since."""
         session = self._session
         if session.limits != self._learned:
-            session.limits = self._learned = session.limits.learned(self._learned, self._clock.now_ms() // 1000)
+            session.limits = self._learned = session.limits.dated(self._learned, self._clock.now_ms() // 1000)
         if session.limits != self._written:
             self._written = session.limits
             self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))

@@ -1,6 +1,5 @@
 """How a connection comes to be: dialled, and the relay asked what it allows, in a thread that may wait for both."""
 
-from dataclasses import replace
 from typing import Protocol
 
 from pipeline.crawl.connection import Connection
@@ -55,10 +54,5 @@ def _informed(dialler: Dialler, address: RelayAddress, limits: Limits, now: int)
     try:
         said = dialler.information(address).limits
     except InvalidInformation:
-        return limits.informed(now).widened(now) if limits.narrowed_at else limits.informed(now)
-    limits = (
-        limits.informed(now)
-        .widened(now)
-        .advertised(subscriptions=said.max_subscriptions, limit=said.max_limit, message_bytes=said.max_message_length)
-    )
-    return replace(limits, demands_auth=said.auth_required)
+        return limits.informed(now).widened(now)
+    return limits.informed(now).widened(now).advertised(said)

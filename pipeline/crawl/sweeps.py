@@ -138,7 +138,7 @@ class Sweeps:
     def _window(self, query: Query, since: int, until: int) -> Window:
         limits = self.limits
         return Window(
-            query, since, until, limit=limits.page_limit, max_members=limits.max_members,
+            query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
             manners=self.known.manners(limits),
         )  # fmt: skip
 

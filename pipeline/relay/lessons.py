@@ -1,22 +1,19 @@
 """What a relay's refusals and silences are about, and what they teach about its limits. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from pipeline.nostr.filter import Filter
+from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
+from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import Subscription
 
 # What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
 _LEAST_BY_SILENCE: Final = 2
-_LESSONS: Final[dict[Refusal, Callable[[Limits], Limits]]] = {
-    Refusal.TOO_MANY_FILTERS: Limits.fewer_filters,
-    Refusal.TOO_LARGE: Limits.smaller,
-    Refusal.RATE_LIMITED: Limits.fewer_pages,
-    Refusal.KINDLESS: lambda limits: replace(limits, refuses_kindless=True),
-    Refusal.AUTHORLESS: lambda limits: replace(limits, notes_by_author=True),
-}
+_LONG: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES, Dimension.IDS, Dimension.KINDS, Dimension.FILTERS)
 
 
 def meant(refusal: Refusal, asked: Sequence[Subscription]) -> Sequence[Subscription]:
@@ -52,10 +49,27 @@ def after_refusal(limits: Limits, refusal: Refusal, refused: Sequence[Subscripti
     What was asked for together is answered one by one: when the last of it is refused the others may be over, but it
     was too much beside all of them. A relay may also end an older one for the sake of the newest.
     """
-    if refusal is Refusal.TOO_MANY_SUBSCRIPTIONS:
-        return limits.fewer_subscriptions(max(still_open + 1, *(each.beside for each in refused)))
-    lesson = _LESSONS.get(refusal)
-    return limits if lesson is None else lesson(limits)
+    match refusal:
+        case Refusal.TOO_MANY_SUBSCRIPTIONS:
+            limits = limits.fewer_subscriptions(max(still_open + 1, *(each.beside for each in refused)))
+        case Refusal.TOO_MANY_FILTERS:
+            limits = limits.halved(Dimension.FILTERS, max(len(each.filters) for each in refused))
+        case Refusal.TOO_LARGE:
+            limits = _smaller(limits, max((each.filters for each in refused), key=len))
+        case Refusal.RATE_LIMITED:
+            limits = limits.fewer_pages()
+        case Refusal.KINDLESS:
+            limits = replace(limits, refuses_kindless=True)
+        case Refusal.AUTHORLESS:
+            limits = replace(limits, notes_by_author=True)
+    return limits
+
+
+def _smaller(limits: Limits, filters: Sequence[Filter]) -> Limits:
+    """After a refusal for size that does not say of what: the longest list is held to half."""
+    longest = max(_LONG, key=lambda each: size_of(filters, each))
+    size = size_of(filters, longest)
+    return limits.halved(longest, size) if size > 1 else limits
 
 
 def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Limits:
@@ -64,7 +78,7 @@ def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Li
     `proven`: how many subscriptions were surely open at once.
     """
     if len(subscription.filters) > 1:
-        return limits.fewer_filters()
+        return limits.halved(Dimension.FILTERS, len(subscription.filters), Source.SILENCE)
     again = subscription.room <= _LEAST_BY_SILENCE
     least = max(proven, 1 if again else _LEAST_BY_SILENCE)
-    return limits.fewer_subscriptions(max(subscription.beside, least + 1))
+    return limits.fewer_subscriptions(max(subscription.beside, least + 1), Source.SILENCE)

@@ -1,109 +1,198 @@
-"""What a relay allows: from its NIP-11 document, from its refusals, remembered over restarts."""
+"""What a relay allows: from its NIP-11 document, from its refusals and silences, remembered over restarts. Pure.
+
+Every quantity (`Dimension`) has a limit of its own, which no other quantity is held to. A limit is narrowed by what the
+relay says or does, to the number that it names or else by half; it is widened again by one trial, to the double, after
+`Bound.widen_after` seconds, which doubles each time that the trial fails. Limits are never widened beyond `MOST`.
+"""
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-# Defaults that every relay in wide use accepts; learned limits never go above them.
-MAX_PAGES = 3
-MAX_FILTERS = 10
-MAX_MEMBERS = 250
-PAGE_LIMIT = 500
+from pipeline.relay.advertised import AdvertisedLimits
+from pipeline.relay.dimensions import (
+    DOUBT_SILENCE_AFTER_S,
+    MAX_WIDEN_AFTER_S,
+    NEVER_TRIED,
+    WIDEN_AFTER_S,
+    Bound,
+    Dimension,
+    Source,
+)
+
+# Defaults that every relay in wide use accepts.
+MAX_PAGES: Final = 3
+MAX_FILTERS: Final = 10
+MAX_MEMBERS: Final = 250
+PAGE_LIMIT: Final = 500
+# Some stores answer a filter with more kinds as if they had nothing: it is raised only by control.
+FIRST_KINDS: Final = 10
+# More kinds than any list of ours names.
+MOST_KINDS: Final = 320
+# Longer than Nostr is old.
+MAX_SPAN_S: Final = 1 << 31
 # strfry resets the connection above 131,072 bytes.
-MAX_FRAME_BYTES = 120_000
-INFORMATION_AGE_S = 86_400
-# How long (seconds) what refusals taught is believed; doubled each time that trying more was refused again.
-WIDEN_AFTER_S = 86_400
-MAX_WIDEN_AFTER_S = 32 * 86_400
+MAX_FRAME_BYTES: Final = 120_000
+INFORMATION_AGE_S: Final = 86_400
 # A request that no relay refuses for its size alone.
-LEAST_FRAME_BYTES = 4_000
-# Subscriptions left free for whoever shares our address.
-_SPARE_SUBSCRIPTIONS = 2
-# What a filter takes in a request, at most: its own JSON with its share of the frame, and each key that it names.
-BYTES_PER_FILTER = 200
-BYTES_PER_MEMBER = 67
+LEAST_FRAME_BYTES: Final = 4_000
+# Subscriptions left free for whoever shares our address, where there are many: one in so many, so many at most.
+_SPARE_ONE_IN: Final = 4
+_MOST_SPARED: Final = 2
+# What a filter takes in a request, at most: its own JSON with its share of the frame, each key and each kind.
+BYTES_PER_FILTER: Final = 200
+BYTES_PER_MEMBER: Final = 67
+BYTES_PER_KIND: Final = 6
+# Kinds refused by name that are remembered.
+_MAX_REFUSED_KINDS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How a relay may be asked.
+    """How a relay may be asked; the first fields are those of `Dimension`.
 
-    `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest; `needs_kinds`:
-    it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
+    `bounds`: how those of them were learned that differ from the default; `refused_kinds`: kinds that it refused by
+    name. `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest;
+    `needs_kinds`: it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
     `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `zero_is_all`:
-    it takes `limit: 0` for no limit; `demands_auth`: it says or showed that it wants NIP-42 of readers; `reconciles`:
-    it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was last asked for;
-    `whole_refused_at`: when it last refused a filter for everything; `negentropy_failed_at`: when it last turned out
-    not to compare sets; `narrowed_at`: when it last refused something for its size or number; `widened_at`: when more
-    was last tried again, `widen_after` seconds after that or later (all in Unix seconds, 0 for never).
+    it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `demands_auth`: it says or showed that it
+    wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11
+    document was last asked for; `whole_refused_at`: when it last refused a filter for everything;
+    `negentropy_failed_at`: when it last turned out not to compare sets (all in Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
     max_pages: int = MAX_PAGES
     max_filters: int = MAX_FILTERS
-    max_members: int = MAX_MEMBERS
+    max_kinds: int = FIRST_KINDS
+    max_authors: int = MAX_MEMBERS
+    max_ids: int = MAX_MEMBERS
+    max_tag_values: int = MAX_MEMBERS
+    max_tag_filters: int = 3
     page_limit: int = PAGE_LIMIT
+    max_span: int = MAX_SPAN_S
     max_frame_bytes: int = MAX_FRAME_BYTES
+    max_id_length: int = 64
+    bounds: tuple[Bound, ...] = ()
+    refused_kinds: tuple[int, ...] = ()
     until_exclusive: bool = False
     oldest_first: bool = False
     needs_kinds: bool = False
     refuses_kindless: bool = False
     notes_by_author: bool = False
     zero_is_all: bool = False
+    refuses_zero: bool = False
     demands_auth: bool = False
     informed_at: int = 0
     reconciles: bool = False
     whole_refused_at: int = 0
     negentropy_failed_at: int = 0
-    narrowed_at: int = 0
-    widened_at: int = 0
-    widen_after: int = WIDEN_AFTER_S
 
-    def fewer_subscriptions(self, open_now: int) -> "Limits":
+    def of(self, dimension: Dimension) -> int:
+        """Return the limit of one dimension."""
+        value = getattr(self, dimension.value)
+        assert isinstance(value, int), "every dimension is a field with a number"
+        return value
+
+    def bound(self, dimension: Dimension) -> Bound | None:
+        """Return how the limit of one dimension was learned; `None` where it is the default."""
+        return next((each for each in self.bounds if each.dimension is dimension), None)
+
+    @property
+    def members_that_fit(self) -> int:
+        """How many keys one filter may name for its frame to be taken, beside as many kinds as are allowed."""
+        room = self.max_frame_bytes - BYTES_PER_FILTER - BYTES_PER_KIND * self.max_kinds
+        return max(1, room // BYTES_PER_MEMBER)
+
+    @property
+    def live_kinds(self) -> int:
+        """How many kinds a filter of a live subscription may name.
+
+        No stored event is searched for it, so that only what the relay says bounds it, and not a failed control.
+        """
+        known = self.bound(Dimension.KINDS)
+        return MOST_KINDS if known is None or known.source is Source.CONTROL else self.max_kinds
+
+    # Narrowing.
+
+    def narrowed(self, dimension: Dimension, to: int, source: Source = Source.REFUSAL) -> "Limits":
+        """Return these limits with one dimension held to `to`, at least 1; unchanged where it is no more already."""
+        to = max(1, to)
+        if to >= self.of(dimension) and not (dimension is Dimension.KINDS and self._is_first_refusal(to, source)):
+            return self
+        known = self.bound(dimension)
+        first = DOUBT_SILENCE_AFTER_S if source is Source.SILENCE else WIDEN_AFTER_S
+        if known is None or known.source is not source:
+            learned = Bound(dimension, source, 0, 0, first)
+        else:
+            learned = replace(known, narrowed_at=0)
+        return self._with(learned, to)
+
+    def halved(self, dimension: Dimension, asked: int, source: Source = Source.REFUSAL) -> "Limits":
+        """Return these limits with one dimension held to half of what was `asked` for."""
+        return self.narrowed(dimension, min(self.of(dimension), asked) // 2, source)
+
+    def fewer_subscriptions(self, open_now: int, source: Source = Source.REFUSAL) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""
-        most = max(1, min(self.max_subscriptions, open_now - 1))
-        return replace(self, max_subscriptions=most, max_pages=max(1, min(self.max_pages, most - 1)))
+        return self.subscriptions_up_to(max(1, open_now - 1), source)
+
+    def subscriptions_up_to(self, most: int, source: Source = Source.REFUSAL) -> "Limits":
+        """Return these limits with at most so many subscriptions, one of which is kept for live events."""
+        narrower = self.narrowed(Dimension.SUBSCRIPTIONS, most, source)
+        return narrower.narrowed(Dimension.PAGES, narrower.max_subscriptions - 1, source)
 
     def fewer_pages(self) -> "Limits":
         """After a refusal for asking too much at once."""
-        return replace(self, max_pages=max(1, self.max_pages - 1))
-
-    def fewer_filters(self) -> "Limits":
-        """After a refusal for too many filters in one request."""
-        return replace(self, max_filters=max(1, self.max_filters // 2))
-
-    def smaller(self) -> "Limits":
-        """After a refusal for the size of a request."""
-        return replace(self, max_members=max(1, self.max_members // 2), max_filters=max(1, self.max_filters // 2))
+        return self.narrowed(Dimension.PAGES, self.max_pages - 1)
 
     def below(self, request_bytes: int) -> "Limits":
         """After the connection was lost, with no answer, over a request of so many bytes."""
-        most = max(LEAST_FRAME_BYTES, min(self.max_frame_bytes, request_bytes // 2))
-        members = max(1, (most - BYTES_PER_FILTER) // BYTES_PER_MEMBER)
-        return replace(self, max_frame_bytes=most, max_members=min(self.max_members, members))
+        return self.narrowed(Dimension.FRAME_BYTES, max(LEAST_FRAME_BYTES, request_bytes // 2), Source.LOSS)
 
-    def learned(self, before: "Limits", now: int) -> "Limits":
-        """These limits, with the time noted if refusals until `now` made them narrower than `before`."""
-        if all(getattr(self, name) >= getattr(before, name) for name in _SIZES):
+    def without_kind(self, kind: int) -> "Limits":
+        """Return these limits with one more kind that the relay refuses to be asked for."""
+        known = {*self.refused_kinds, kind}
+        return self if len(known) > _MAX_REFUSED_KINDS else replace(self, refused_kinds=tuple(sorted(known)))
+
+    # Widening.
+
+    def raised(self, dimension: Dimension) -> "Limits":
+        """Return these limits with the double of one dimension, as a control event came back with as much as allowed.
+
+        Unchanged where the relay itself says how much it takes.
+        """
+        known = self.bound(dimension)
+        to = min(2 * self.of(dimension), MOST[dimension])
+        if (known is not None and known.source is not Source.CONTROL) or to <= self.of(dimension):
             return self
-        in_vain = before.widened_at > before.narrowed_at
-        patience = min(before.widen_after * 2, MAX_WIDEN_AFTER_S) if in_vain else before.widen_after
-        return replace(self, narrowed_at=now, widen_after=patience)
+        return self._with(Bound(dimension, Source.CONTROL), to)
 
     def widened(self, now: int) -> "Limits":
-        """What to try now: a step more where refusals are long past, everything where there were none.
+        """Return what to try at a look at the NIP-11 document: a step more where refusals are long past.
 
-        What a relay says of itself is to be taken into account anew, and filters that it refused are tried again.
+        What the document says is to be taken into account anew, and forms and kinds that were refused are tried again.
         """
-        if self.refuses_kindless or self.notes_by_author:
-            return replace(self, refuses_kindless=False, notes_by_author=False).widened(now)
-        if not self.narrowed_at:
-            return replace(self, **{name: getattr(_DEFAULT, name) for name in _SIZES})
-        if now - max(self.narrowed_at, self.widened_at) < self.widen_after:
+        kept = tuple(each for each in self.bounds if each.source is not Source.DOCUMENT)
+        unbound = {each.dimension for each in kept}
+        fresh: dict[str, Any] = {each.value: _DEFAULT.of(each) for each in Dimension if each not in unbound}
+        anew = replace(
+            self, **fresh, bounds=kept, refuses_kindless=False, notes_by_author=False, refuses_zero=False,
+            refused_kinds=(),
+        )  # fmt: skip
+        return anew._tried(now, frozenset(Source))
+
+    def doubted(self, now: int) -> "Limits":
+        """Return what to try of that which only silence taught, some minutes after it did."""
+        return self._tried(now, frozenset({Source.SILENCE}))
+
+    def dated(self, before: "Limits", now: int) -> "Limits":
+        """Return these limits with the time noted for what was narrowed until `now`, since they were as `before`."""
+        if all(each.narrowed_at for each in self.bounds):
             return self
-        wider = {name: min(2 * getattr(self, name), getattr(_DEFAULT, name)) for name in _SIZES}
-        return replace(self, **wider, widened_at=now)
+        return replace(self, bounds=tuple(_dated(each, before.bound(each.dimension), now) for each in self.bounds))
+
+    # The NIP-11 document.
 
     def informed(self, now: int) -> "Limits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
@@ -113,17 +202,34 @@ class Limits:
         """Whether the NIP-11 document should be looked at again."""
         return now - self.informed_at >= INFORMATION_AGE_S
 
-    def advertised(self, *, subscriptions: int | None, limit: int | None, message_bytes: int | None) -> "Limits":
-        """Narrowed to what a NIP-11 document says; documents are often wrong, so nothing is widened by it."""
-        spared = None if subscriptions is None else max(1, subscriptions - _SPARE_SUBSCRIPTIONS)
-        members = None if not message_bytes else max(1, (message_bytes - BYTES_PER_FILTER) // BYTES_PER_MEMBER)
-        return replace(
-            self,
-            max_subscriptions=_least(self.max_subscriptions, spared),
-            page_limit=_least(self.page_limit, limit),
-            max_members=_least(self.max_members, members),
-            max_frame_bytes=_least(self.max_frame_bytes, message_bytes),
-        )
+    def advertised(self, said: AdvertisedLimits) -> "Limits":
+        """Return these limits narrowed to what a NIP-11 document says.
+
+        Documents are often wrong, so they widen nothing, but for the bytes of a frame after a loss that only seemed to
+        be over its size.
+        """
+        limits = self
+        known = limits.bound(Dimension.FRAME_BYTES)
+        if said.max_message_length and known is not None and said.max_message_length > limits.max_frame_bytes:
+            limits = limits._without(Dimension.FRAME_BYTES)
+        for dimension, number in (
+            (Dimension.FILTERS, said.max_filters),
+            (Dimension.LIMIT, said.max_limit),
+            (Dimension.FRAME_BYTES, said.max_message_length),
+            (Dimension.ID_LENGTH, said.max_subid_length),
+            (Dimension.AUTHORS, said.max_authors),
+            (Dimension.IDS, said.max_ids),
+            (Dimension.KINDS, said.max_kinds),
+            (Dimension.TAG_VALUES, said.max_tag_values),
+        ):
+            if number:
+                limits = limits.narrowed(dimension, number, Source.DOCUMENT)
+        if said.max_subscriptions:
+            spared = min(_MOST_SPARED, said.max_subscriptions // _SPARE_ONE_IN)
+            limits = limits.subscriptions_up_to(said.max_subscriptions - spared, Source.DOCUMENT)
+        return replace(limits, demands_auth=said.auth_required)
+
+    # The relay's row.
 
     def to_json(self) -> str:
         """For the relay's row."""
@@ -145,12 +251,55 @@ class Limits:
             for name, value in known.items()
             if type(value) is type(getattr(default, name)) and (isinstance(value, bool) or value >= 1)
         }
+        kept["bounds"] = _bounds(stored.get("bounds"))
+        kept["refused_kinds"] = _kinds(stored.get("refused_kinds"))
         return replace(default, **kept)
 
+    def _is_first_refusal(self, to: int, source: Source) -> bool:
+        """Whether the relay names for the first time how many kinds it takes, which may be more than are asked for."""
+        known = self.bound(Dimension.KINDS)
+        return source is not Source.CONTROL and (known is None or known.source is Source.CONTROL) and to < MOST_KINDS
 
-_SIZES = ("max_subscriptions", "max_pages", "max_filters", "max_members", "page_limit", "max_frame_bytes")
+    def _tried(self, now: int, sources: frozenset[Source]) -> "Limits":
+        limits = self
+        for each in self.bounds:
+            is_due = now - max(each.narrowed_at, each.widened_at) >= each.widen_after and each.narrowed_at > 0
+            to = min(2 * self.of(each.dimension), MOST[each.dimension])
+            if not is_due or each.source not in sources or each.dimension in NEVER_TRIED:
+                continue
+            if each.source is not Source.CONTROL and to > self.of(each.dimension):
+                limits = limits._with(replace(each, widened_at=now), to)
+        return limits
+
+    def _with(self, bound: Bound, value: int) -> "Limits":
+        others = [each for each in self.bounds if each.dimension is not bound.dimension]
+        bounds = tuple(sorted((*others, bound), key=lambda each: each.dimension))
+        changed: dict[str, Any] = {bound.dimension.value: value}
+        return replace(self, bounds=bounds, **changed)
+
+    def _without(self, dimension: Dimension) -> "Limits":
+        others = tuple(each for each in self.bounds if each.dimension is not dimension)
+        changed: dict[str, Any] = {dimension.value: _DEFAULT.of(dimension)}
+        return replace(self, bounds=others, **changed)
+
+
 _DEFAULT = Limits()
+MOST: Final = {each: MOST_KINDS if each is Dimension.KINDS else _DEFAULT.of(each) for each in Dimension}
 
 
-def _least(known: int, said: int | None) -> int:
-    return known if said is None or said < 1 else min(known, said)
+def _dated(bound: Bound, before: Bound | None, now: int) -> Bound:
+    if bound.narrowed_at:
+        return bound
+    in_vain = before is not None and before.widened_at > before.narrowed_at > 0
+    patience = min(bound.widen_after * 2, MAX_WIDEN_AFTER_S) if in_vain else bound.widen_after
+    return replace(bound, narrowed_at=now, widen_after=patience)
+
+
+def _bounds(value: object) -> tuple[Bound, ...]:
+    read = [Bound.from_value(each) for each in value] if isinstance(value, list) else []
+    by_dimension = {each.dimension: each for each in read if each is not None}
+    return tuple(by_dimension[each] for each in sorted(by_dimension))
+
+
+def _kinds(value: object) -> tuple[int, ...]:
+    return tuple(sorted({each for each in value if type(each) is int})) if isinstance(value, list) else ()

@@ -2,8 +2,8 @@
 
 import http.client
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import orjson
@@ -11,6 +11,7 @@ import orjson
 from pipeline.errors import EventServiceError
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.clock import Clock
+from pipeline.relay.advertised import AdvertisedLimits, advertised_limits, is_number
 from pipeline.relay.deadline import Attempt, Deadline
 from pipeline.relay.dial import DialPolicy, connect, never
 from pipeline.relay.errors import DialError, DialReason, printable
@@ -19,8 +20,6 @@ from pipeline.relay.stream import BoundedStream
 
 MAX_DOCUMENT_BYTES = 256 << 10
 FETCH_TIMEOUT_S = 10.0
-# Numbers beyond are mistakes, and would not fit everywhere that numbers are kept.
-_MAX_NUMBER = 2**53
 _MAX_NIPS = 256
 _MAX_TEXT_LENGTH = 100
 _NEGENTROPY_NIP = 77
@@ -47,30 +46,6 @@ class InvalidInformation(EventServiceError):
         self.detail = printable(detail)
         self.status = status
         super().__init__(f"{reason}: {self.detail}")
-
-
-@dataclass(frozen=True, slots=True)
-class AdvertisedLimits:
-    """The document's `limitation`: None or False where it says nothing, or nothing sensible.
-
-    `max_message_length` counts bytes of a frame that a client may send. The bounds of `created_at` are seconds before
-    and after now.
-    """
-
-    max_message_length: int | None = None
-    max_subscriptions: int | None = None
-    max_filters: int | None = None
-    max_limit: int | None = None
-    default_limit: int | None = None
-    max_subid_length: int | None = None
-    max_event_tags: int | None = None
-    max_content_length: int | None = None
-    min_pow_difficulty: int | None = None
-    created_at_lower_limit: int | None = None
-    created_at_upper_limit: int | None = None
-    auth_required: bool = False
-    payment_required: bool = False
-    restricted_writes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,31 +91,15 @@ def parse_information(document: bytes) -> RelayInformation:
     if not isinstance(value, dict):
         raise InvalidInformation(InformationFault.SHAPE, "the document is no object")
     nips = value.get("supported_nips")
-    supported = frozenset(filter(_is_number, nips[:_MAX_NIPS])) if isinstance(nips, list) else frozenset()
-    limitation = value.get("limitation")
+    supported = frozenset(filter(is_number, nips[:_MAX_NIPS])) if isinstance(nips, list) else frozenset()
     return RelayInformation(
-        limits=_limits(limitation) if isinstance(limitation, dict) else AdvertisedLimits(),
+        limits=advertised_limits(value),
         negentropy=value.get("negentropy") == 1 or _NEGENTROPY_NIP in supported,
         name=_text(value.get("name")),
         software=_text(value.get("software")),
         version=_text(value.get("version")),
         supported_nips=supported,
     )
-
-
-def _limits(limitation: Mapping[str, object]) -> AdvertisedLimits:
-    known: dict[str, int | bool] = {}
-    for limit in fields(AdvertisedLimits):
-        value = limitation.get(limit.name)
-        if isinstance(limit.default, bool):
-            known[limit.name] = value is True
-        elif isinstance(value, int) and _is_number(value):
-            known[limit.name] = value
-    return AdvertisedLimits(**known)  # type: ignore[arg-type]  # each kind went to the fields of its kind
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER
 
 
 def _text(value: object) -> str:

@@ -116,7 +116,7 @@ def test_a_list_that_changes_gets_its_author_a_live_place_within_seconds(
 ) -> None:
     """On a relay with few of them, which had others before; a newer list gives it back."""
     one, other = pair
-    learned(world, one, Limits(max_subscriptions=3, max_filters=1, informed_at=NOW, narrowed_at=NOW))
+    learned(world, one, Limits(max_subscriptions=3, max_filters=1, informed_at=NOW))
     note = BOB.sign("live", created_at=NOW)
     with Running(world.context("saver"), saver.run):
         follow(world)

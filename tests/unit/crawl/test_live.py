@@ -36,7 +36,7 @@ class Relay:
                 continue
             assert 1 <= len(filters) <= self.limits.max_filters
             assert len(encode_req("L12345", filters)) <= self.limits.max_frame_bytes
-            assert all(len(each.authors or ()) <= self.limits.max_members for each in filters)
+            assert all(len(each.authors or ()) <= self.limits.max_authors for each in filters)
             assert all(each.limit == 0 and each.since is each.until is None for each in filters)
             self.open[name] = filters
         assert len(self.open) <= max(0, self.limits.max_subscriptions - 1), "a page must have room beside them"
@@ -124,7 +124,8 @@ def _limits(rng: random.Random) -> Limits:
     return Limits(
         max_subscriptions=rng.choice((1, 2, 3, 18)),
         max_filters=rng.choice((1, 2, 10)),
-        max_members=rng.choice((10, 125, 250)),
+        max_authors=rng.choice((10, 125, 250)),
+        max_tag_values=rng.choice((10, 125, 250)),
         max_frame_bytes=rng.choice((5_000, 20_000, 120_000)),
         needs_kinds=rng.random() < 0.3,
     )

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import RelayMessage
+from pipeline.relay.dimensions import Dimension
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from tests.unit.crawl.people import event, key
@@ -94,7 +96,7 @@ def test_what_was_learned_is_kept_over_a_restart() -> None:
 
 
 def test_a_relay_that_takes_short_lists_only_gets_kinds_in_several() -> None:
-    small = Limits(refuses_kindless=True, max_members=25)
+    small = Limits(refuses_kindless=True, max_kinds=25, max_authors=25, max_tag_values=25)
     sim = served(refusing(lambda one: one.kinds is None or len(one.kinds) > 25, closing(EMPTY, live=False)), small)
     assert sim.everything() <= sim.delivered
     assert not sim.refusals
@@ -129,7 +131,8 @@ def test_who_refuses_global_kinds_gives_all_else_live() -> None:
 
 
 def test_a_relay_that_relents_is_asked_without_kinds_again_some_day() -> None:
-    learned = Limits(refuses_kindless=True, notes_by_author=True, max_members=100, narrowed_at=START)
-    assert learned.widened(START + 1) == Limits(max_members=100, narrowed_at=START)
+    narrow = Limits().narrowed(Dimension.AUTHORS, 100).dated(Limits(), START)
+    learned = replace(narrow, refuses_kindless=True, notes_by_author=True)
+    assert learned.widened(START + 1) == narrow
     sim = served(cooperative, learned.widened(START + 1))
     assert sim.everything() <= sim.delivered

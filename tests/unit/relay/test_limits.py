@@ -1,31 +1,49 @@
 """What a relay allows: learned from refusals, tried anew after long, within reason, and remembered as JSON."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.relay.advertised import AdvertisedLimits, advertised_limits
+from pipeline.relay.dimensions import (
+    DOUBT_SILENCE_AFTER_S,
+    MAX_WIDEN_AFTER_S,
+    WIDEN_AFTER_S,
+    Bound,
+    Dimension,
+    Source,
+)
 from pipeline.relay.limits import (
     BYTES_PER_FILTER,
+    BYTES_PER_KIND,
     BYTES_PER_MEMBER,
     INFORMATION_AGE_S,
     LEAST_FRAME_BYTES,
-    MAX_WIDEN_AFTER_S,
-    WIDEN_AFTER_S,
+    MOST,
     Limits,
 )
 
-BOUNDS = ("max_subscriptions", "max_pages", "max_filters", "max_members", "page_limit", "max_frame_bytes")
+BOUNDS = tuple(each.value for each in Dimension)
+DATED = st.integers(0, 2**40)
 ANY_LIMITS = st.builds(
     Limits,
-    max_subscriptions=st.integers(1, 30),
-    max_pages=st.integers(1, 5),
-    max_filters=st.integers(1, 20),
-    max_members=st.integers(1, 400),
-    page_limit=st.integers(1, 600),
-    max_frame_bytes=st.integers(1, 200_000),
+    max_subscriptions=st.integers(1, 18),
+    max_pages=st.integers(1, 3),
+    max_filters=st.integers(1, 10),
+    max_kinds=st.integers(1, 320),
+    max_authors=st.integers(1, 250),
+    max_ids=st.integers(1, 250),
+    max_tag_values=st.integers(1, 250),
+    page_limit=st.integers(1, 500),
+    max_frame_bytes=st.integers(1, 120_000),
+    bounds=st.lists(
+        st.builds(Bound, st.sampled_from(Dimension), st.sampled_from(Source), DATED, DATED, DATED),
+        unique_by=lambda each: each.dimension,
+    ).map(lambda them: tuple(sorted(them, key=lambda each: each.dimension))),
+    refused_kinds=st.sets(st.integers(0, 65_535), max_size=5).map(lambda kinds: tuple(sorted(kinds))),
     until_exclusive=st.booleans(),
     oldest_first=st.booleans(),
     needs_kinds=st.booleans(),
@@ -39,20 +57,23 @@ def test_the_defaults_are_what_every_relay_in_wide_use_accepts() -> None:
     limits = Limits()
     assert limits.max_subscriptions <= 18
     assert limits.max_filters <= 10
-    assert (limits.max_members, limits.page_limit) == (250, 500)
+    assert limits.max_kinds <= 10
+    assert {limits.max_authors, limits.max_ids, limits.max_tag_values} == {250}
+    assert limits.page_limit == 500
     assert limits.max_frame_bytes < 131_072
     assert 1 <= limits.max_pages < limits.max_subscriptions
 
 
-@given(ANY_LIMITS, st.integers(0, 40))
-def test_every_refusal_narrows_and_none_goes_below_one(limits: Limits, open_now: int) -> None:
-    for narrowed in (
-        limits.fewer_subscriptions(open_now), limits.fewer_pages(), limits.fewer_filters(), limits.smaller(),
-        limits.advertised(subscriptions=open_now, limit=open_now, message_bytes=open_now),
-    ):  # fmt: skip
-        for name in BOUNDS:
-            assert 1 <= getattr(narrowed, name) <= getattr(limits, name), name
-        assert asdict(narrowed).items() - asdict(limits).items() <= {(name, getattr(narrowed, name)) for name in BOUNDS}
+@given(ANY_LIMITS, st.sampled_from(Dimension), st.integers(0, 600), st.sampled_from(Source))
+def test_each_dimension_is_narrowed_by_itself_and_never_below_one(
+    limits: Limits, dimension: Dimension, to: int, source: Source
+) -> None:
+    for narrowed in (limits.narrowed(dimension, to, source), limits.halved(dimension, to, source)):
+        assert narrowed.of(dimension) >= 1
+        assert narrowed.of(dimension) <= limits.of(dimension) or dimension is Dimension.KINDS
+        changed = {each for each in Dimension if narrowed.of(each) != limits.of(each)}
+        assert changed <= {dimension}
+        assert {each for each in narrowed.bounds if each.dimension is not dimension} <= set(limits.bounds)
 
 
 def test_too_many_subscriptions_leaves_one_less_than_were_open() -> None:
@@ -63,21 +84,48 @@ def test_too_many_subscriptions_leaves_one_less_than_were_open() -> None:
     assert limits.fewer_subscriptions(1).max_subscriptions == 1
 
 
+def document(**limitation: int) -> AdvertisedLimits:
+    return advertised_limits({"limitation": limitation})
+
+
 def test_what_a_document_says_narrows_and_never_widens() -> None:
-    said = Limits().advertised(subscriptions=10, limit=100, message_bytes=65_536)
-    assert (said.max_subscriptions, said.page_limit, said.max_frame_bytes) == (8, 100, 65_536)
-    assert Limits().advertised(subscriptions=50_000, limit=5_000_000, message_bytes=10**9) == Limits()
-    assert Limits().advertised(subscriptions=None, limit=None, message_bytes=None) == Limits()
-    assert Limits().advertised(subscriptions=0, limit=0, message_bytes=0).page_limit == 500
+    said = Limits().advertised(document(max_subscriptions=10, max_limit=100, max_message_length=65_536, max_filters=3))
+    assert (said.max_subscriptions, said.page_limit, said.max_frame_bytes, said.max_filters) == (8, 100, 65_536, 3)
+    assert {each.source for each in said.bounds} == {Source.DOCUMENT}
+    generous = document(max_subscriptions=50_000, max_limit=5_000_000, max_message_length=10**9, max_filters=1_000)
+    assert Limits().advertised(generous) == Limits()
+    assert Limits().advertised(AdvertisedLimits()) == Limits()
+    assert Limits().advertised(document(max_subscriptions=0, max_limit=0, max_message_length=0)) == Limits()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"limitation": {"max_filters": 3}},
+        {"limitation.max_filters": 3},
+        {"max_filters": 3},
+        {"limitation": {"max_filters": "many"}, "max_filters": 3},
+        {"limitation": {"max_filters": 3}, "max_filters": 30},
+    ],
+)
+def test_a_limit_is_found_wherever_documents_have_it(text: dict[str, object]) -> None:
+    assert Limits().advertised(advertised_limits(text)).max_filters == 3
+
+
+@pytest.mark.parametrize(("said", "used", "pages"), [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 3, 2), (20, 18, 3)])
+def test_of_few_subscriptions_none_is_spared(said: int, used: int, pages: int) -> None:
+    """One is live where there are two."""
+    limits = Limits().advertised(document(max_subscriptions=said))
+    assert (limits.max_subscriptions, limits.max_pages) == (used, pages)
 
 
 @pytest.mark.parametrize("message_bytes", [2_000, 16_384, 65_536, 131_072])
 def test_a_request_for_a_whole_chunk_fits_what_the_relay_takes(message_bytes: int) -> None:
     """16,384 bytes are advertised here and there; 250 keys of 67 bytes are more, and such a relay hangs up on them."""
-    limits = Limits().advertised(subscriptions=None, limit=None, message_bytes=message_bytes)
-    page = 200 + 67 * limits.max_members
+    limits = Limits().advertised(document(max_message_length=message_bytes))
+    page = BYTES_PER_FILTER + limits.max_kinds * BYTES_PER_KIND + BYTES_PER_MEMBER * limits.members_that_fit
     assert page <= message_bytes
-    assert limits.max_members == 250 or page > message_bytes - 67
+    assert page > message_bytes - BYTES_PER_MEMBER or limits.members_that_fit > limits.max_authors
 
 
 @given(ANY_LIMITS)
@@ -123,59 +171,129 @@ def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_ever
     for size in (100_000, 40_000, 10_000, 5_000, 4_000):
         smaller = limits.below(size)
         assert smaller.max_frame_bytes == max(LEAST_FRAME_BYTES, min(limits.max_frame_bytes, size // 2))
-        assert BYTES_PER_FILTER + smaller.max_members * BYTES_PER_MEMBER <= smaller.max_frame_bytes or (
-            smaller.max_members == limits.max_members
-        )
         limits = smaller
-    assert limits.max_members > 50
+    assert limits.members_that_fit > 50
 
 
 NOW = 1_700_000_000
+DAY = WIDEN_AFTER_S
 
 
 def sizes(limits: Limits) -> list[int]:
     return [getattr(limits, name) for name in BOUNDS]
 
 
+def refused(limits: Limits, dimension: Dimension, to: int, now: int, source: Source = Source.REFUSAL) -> Limits:
+    return limits.narrowed(dimension, to, source).dated(limits, now)
+
+
 def test_what_refusals_taught_is_doubted_after_a_day_step_by_step() -> None:
-    before = Limits()
-    limits = before.smaller().smaller().fewer_subscriptions(4).learned(before, NOW)
-    assert limits.widened(NOW + WIDEN_AFTER_S - 1) == limits
-    wider = limits.widened(NOW + WIDEN_AFTER_S)
-    assert (wider.max_members, wider.max_subscriptions) == (2 * limits.max_members, 2 * limits.max_subscriptions)
-    assert wider.widened(NOW + WIDEN_AFTER_S + 1) == wider
+    limits = refused(refused(Limits(), Dimension.AUTHORS, 60, NOW), Dimension.SUBSCRIPTIONS, 4, NOW)
+    assert limits.widened(NOW + DAY - 1) == limits
+    wider = limits.widened(NOW + DAY)
+    assert (wider.max_authors, wider.max_subscriptions) == (120, 8)
+    assert wider.widened(NOW + DAY + 1) == wider
     for day in range(2, 10):
-        wider = wider.widened(NOW + day * WIDEN_AFTER_S)
+        wider = wider.widened(NOW + day * DAY)
     assert sizes(wider) == sizes(Limits())
+
+
+def test_each_dimension_is_tried_again_in_its_own_time() -> None:
+    limits = refused(refused(Limits(), Dimension.AUTHORS, 60, NOW), Dimension.FILTERS, 2, NOW + DAY // 2)
+    wider = limits.widened(NOW + DAY)
+    assert (wider.max_authors, wider.max_filters) == (120, 2)
 
 
 def test_a_relay_that_refuses_more_each_time_is_tried_ever_more_rarely() -> None:
     """Its limits do not flap."""
-    before, now, trials = Limits(), NOW, 0
-    limits = before.smaller().learned(before, now)
-    while now < NOW + 300 * WIDEN_AFTER_S:
-        now += WIDEN_AFTER_S
+    now, trials = NOW, 0
+    limits = refused(Limits(), Dimension.AUTHORS, 125, now)
+    while now < NOW + 300 * DAY:
+        now += DAY
         tried = limits.widened(now)
         if tried != limits:
             trials += 1
-            limits = tried.smaller().learned(tried, now)
+            limits = refused(tried, Dimension.AUTHORS, 125, now)
     assert trials <= 15
-    assert limits.widen_after == MAX_WIDEN_AFTER_S
+    bound = limits.bound(Dimension.AUTHORS)
+    assert bound is not None
+    assert bound.widen_after == MAX_WIDEN_AFTER_S
+
+
+def test_what_silence_taught_is_doubted_within_minutes() -> None:
+    limits = refused(Limits(), Dimension.FILTERS, 5, NOW, Source.SILENCE)
+    assert limits.doubted(NOW + DOUBT_SILENCE_AFTER_S - 1) == limits
+    tried = limits.doubted(NOW + DOUBT_SILENCE_AFTER_S)
+    assert tried.max_filters == 10
+    again = refused(tried, Dimension.FILTERS, 5, NOW + DOUBT_SILENCE_AFTER_S, Source.SILENCE)
+    assert again.doubted(NOW + 2 * DOUBT_SILENCE_AFTER_S) == again, "each time after twice as long"
+    assert again.doubted(NOW + 3 * DOUBT_SILENCE_AFTER_S).max_filters == 10
+    in_words = refused(Limits(), Dimension.FILTERS, 5, NOW)
+    assert in_words.doubted(NOW + 10 * DAY) == in_words
+
+
+def test_more_bytes_are_never_tried() -> None:
+    """A reset takes the live subscriptions along."""
+    limits = refused(Limits(), Dimension.FRAME_BYTES, 16_384, NOW)
+    assert limits.widened(NOW + 100 * DAY).max_frame_bytes == 16_384
+    lost = Limits().below(40_000).dated(Limits(), NOW)
+    assert lost.widened(NOW + 100 * DAY).max_frame_bytes == 20_000
+    assert lost.advertised(document(max_message_length=65_536)).max_frame_bytes == 65_536, "unless the relay says so"
+    assert lost.advertised(document(max_message_length=16_384)).max_frame_bytes == 16_384
+
+
+def test_control_doubles_kinds_until_the_relay_says_how_many() -> None:
+    limits, steps = Limits(), [Limits().max_kinds]
+    while (limits := limits.raised(Dimension.KINDS)).max_kinds != steps[-1]:
+        steps.append(limits.max_kinds)
+    assert steps == [10, 20, 40, 80, 160, 320]
+    assert limits.widened(NOW).max_kinds == 320, "and is not forgotten with the day"
+    failed = limits.narrowed(Dimension.KINDS, 80, Source.CONTROL).dated(limits, NOW)
+    assert failed.widened(NOW + 50 * DAY).max_kinds == 80, "only control tries more"
+    refusing = Limits().narrowed(Dimension.KINDS, 20)
+    assert refusing.max_kinds == 20
+    assert refusing.raised(Dimension.KINDS) == refusing
+    assert refusing.narrowed(Dimension.KINDS, 3).max_kinds == 3
+
+
+def test_live_filters_name_as_many_kinds_as_no_refusal_forbids() -> None:
+    """No store is searched for them."""
+    assert Limits().live_kinds == 320
+    assert Limits().narrowed(Dimension.KINDS, 5, Source.CONTROL).live_kinds == 320
+    assert Limits().narrowed(Dimension.KINDS, 20).live_kinds == 20
+
+
+def test_a_kind_refused_by_name_is_left_out_until_the_next_day() -> None:
+    limits = Limits().without_kind(30_078).without_kind(4)
+    assert limits.refused_kinds == (4, 30_078)
+    assert sizes(limits) == sizes(Limits())
+    assert limits.widened(NOW).refused_kinds == ()
 
 
 def test_what_only_a_document_said_is_forgotten_for_the_next_one() -> None:
-    small = Limits().advertised(subscriptions=3, limit=10, message_bytes=9_000)
-    assert sizes(small.widened(NOW)) == sizes(Limits())
+    small = Limits().advertised(document(max_subscriptions=3, max_limit=10, max_message_length=9_000, max_filters=1))
+    assert small.widened(NOW) == Limits()
 
 
 @given(ANY_LIMITS, st.integers(NOW, NOW + 2**30))
 def test_nothing_is_tried_that_not_every_relay_is_asked_for(limits: Limits, now: int) -> None:
-    most = Limits()
-    for known in (limits, limits.smaller().learned(limits, NOW)):
-        assert all(getattr(known.widened(now), name) <= max(getattr(most, name), 1) for name in BOUNDS) or (
-            known.widened(now) == known
-        )
+    for known in (limits, limits.dated(Limits(), NOW)):
+        tried = known.widened(now)
+        assert all(tried.of(each) <= max(MOST[each], known.of(each)) for each in Dimension)
 
 
 def test_what_is_learned_otherwise_is_no_refusal_of_size() -> None:
-    assert replace(Limits(), needs_kinds=True).learned(Limits(), NOW).narrowed_at == 0
+    assert replace(Limits(), needs_kinds=True).dated(Limits(), NOW).bounds == ()
+
+
+def test_limits_as_stored_by_the_last_release_are_read() -> None:
+    stored = {"max_subscriptions": 4, "max_members": 125, "narrowed_at": NOW, "widen_after": DAY, "demands_auth": True}
+    limits = Limits.from_json(orjson.dumps(stored).decode())
+    assert limits == Limits(max_subscriptions=4, demands_auth=True)
+
+
+@pytest.mark.parametrize(
+    "bounds", ["x", [1], [{"dimension": "max_moons", "source": "refusal"}], [{"dimension": "max_ids"}]]
+)
+def test_bounds_that_cannot_be_read_are_none(bounds: object) -> None:
+    assert Limits.from_json(orjson.dumps({"bounds": bounds, "refused_kinds": "4"}).decode()) == Limits()

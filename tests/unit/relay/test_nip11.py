@@ -1,8 +1,8 @@
 import orjson
 import pytest
 
+from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.nip11 import (
-    AdvertisedLimits,
     InformationFault,
     InvalidInformation,
     RelayInformation,

@@ -362,18 +362,23 @@ def test_a_relay_that_ends_the_oldest_for_the_newest_has_room_for_the_others() -
     assert session.limits.max_subscriptions == 3
 
 
+MANY = Filter(authors=frozenset(bytes([n]) * 32 for n in range(100)), kinds=frozenset(range(60)), limit=500)
+
+
 @pytest.mark.parametrize(
     ("reason", "name", "value"),
     [
         ("rate-limited: no", "max_pages", 2),
-        ("Subscription rejected: Too many filters: 9", "max_filters", 5),
-        ("ERROR: bad req: total filter items too large", "max_members", 125),
+        ("Subscription rejected: Too many filters: 8", "max_filters", 4),
+        ("ERROR: bad req: total filter items too large", "max_authors", 50),
     ],
 )
 def test_other_refusals_teach_to_ask_for_less(reason: str, name: str, value: int) -> None:
     session = Session(Limits())
-    list(session.receive(closed(open_page(session), reason), 1.0))
+    session.open_live("0", [MANY] * 8, 0.0)
+    list(session.receive(closed(str(sent(session)[-1][1]), reason), 1.0))
     assert getattr(session.limits, name) == value
+    assert [each.dimension.value for each in session.limits.bounds] == [name], "and nothing else"
 
 
 MENTIONS = Filter(tags=(("p", frozenset({BOB.hex()})),), limit=500)
