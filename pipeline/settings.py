@@ -326,13 +326,13 @@ SETTINGS: tuple[Setting, ...] = (
         _true_or_false,
         live=True,
     ),
-    Setting("EVENTS_MAX_RELAYS", "max_relays", _count(1, 100_000), "1000", "most relays dialled"),
+    Setting("EVENTS_MAX_RELAYS", "max_relays", _count(1, 100_000), "1000", "most relays dialled; your own always are"),
     Setting(
         "EVENTS_MAX_RELAYS_PER_HOST",
         "max_relays_per_host",
         _count(1, 1000),
         "3",
-        "most relays dialled per host",
+        "most relays dialled per host; your own always are",
         live=True,
     ),
     Setting(

@@ -129,8 +129,8 @@ class _Crawler:
     fleet: Fleet
     intake: Intake
     gate: Backpressure
-    bootstrap: tuple[RelayAddress, ...] | None = None
-    """The bootstrap relays as this process last wrote them down."""
+    bootstrap: tuple[str, ...] | None = None
+    """The bootstrap relays, as they are written, when this process last wrote them down."""
     has_looked: bool = False
     list_change: int = 0
     """The newest change of relay lists that was followed."""
@@ -192,10 +192,11 @@ class _Crawler:
 
     def _look_at_relays(self, plan: Plan) -> None:
         config = self.ctx.settings
-        if config.bootstrap_relays != self.bootstrap:
-            self.bootstrap = config.bootstrap_relays
+        written = tuple(relay.spelling for relay in config.bootstrap_relays)
+        if written != self.bootstrap:
+            self.bootstrap = written
             with self.database.write() as tx:
-                relays.set_bootstrap(tx, (relay.url for relay in self.bootstrap), self.ctx.clock.now_ms())
+                relays.set_bootstrap(tx, written, self.ctx.clock.now_ms())
         selection = Selection(
             config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
             allow_onion=config.socks_proxy is not None,

@@ -148,7 +148,7 @@ class GoImporter:
         if author is not None and item.relays:
             number, is_user = self._authors.intern(tx, author), author.hex().encode() in self._users
             for each in item.relays:
-                relays.name(tx, each.address.url, source=each.source, author=number, is_user=is_user, now=now)
+                relays.name(tx, each.address.spelling, source=each.source, author=number, is_user=is_user, now=now)
         return imported.add_seen(tx, self._authors, [item.seen]) == 1
 
     def _add_relay(self, tx: Tx, url: str) -> bool:

@@ -34,9 +34,9 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
     name = "address"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The canonical form; fails with what is wrong."""
+        """The address as it is written, with a scheme; fails with what is wrong."""
         try:
-            return parse_address(value).url
+            return parse_address(value).spelling
         except InvalidAddress as error:
             self.fail(f"{without_user(value)!r} is no relay address: {error}", param, ctx)
 
@@ -129,7 +129,7 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
     """
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:
-            if not store.set_ask(tx, address, mode):
+            if not store.set_ask(tx, parse_address(address).url, mode):
                 raise click.ClickException(f"{address} is not known; add it first")
             click.echo(f"{address}: {mode}")
 
@@ -144,7 +144,7 @@ def _decide(addresses: tuple[str, ...], decision: Operator) -> None:
 def _record(database: Database, address: str) -> RelayRecord:
     with database.read() as tx:
         for record in store.records(tx, everything=True, limit=_MAX_LISTED):
-            if record.address == address:
+            if record.address == parse_address(address).url:
                 return record
     raise click.ClickException(f"{address} is not known")
 

@@ -13,6 +13,8 @@ from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.relay_row import RelayRow
 from pipeline.crawl.shared import Shared
+from pipeline.nostr.address import RelayAddress
+from pipeline.nostr.auth import addresses_for_auth
 from pipeline.nostr.message import (
     EventMessage,
     InvalidEventMessage,
@@ -48,16 +50,18 @@ class Connection:
     """
 
     def __init__(
-        self, relay: int, address: str, crawl: RelayCrawl, limits: Limits, host: HostBackoff, metrics: RelayMetrics,
-        shared: Shared,
+        self, relay: int, address: RelayAddress, crawl: RelayCrawl, limits: Limits, host: HostBackoff,
+        metrics: RelayMetrics, shared: Shared,
     ) -> None:  # fmt: skip
-        self.address = address
+        self.address = address.url
         self._crawl = crawl
         self._host = host
         self._metrics = metrics
         self._shared = shared
         self._clock = shared.clock
-        self._session = Session(limits, can_authenticate=shared.secret is not None)
+        self._session = Session(
+            limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address))
+        )
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
         self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)

@@ -15,7 +15,7 @@ from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.reactor import Reactor
-from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due
+from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due, is_missing
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -50,6 +50,8 @@ class _Relay:
     next_dial_at: int
     was_connected: bool = False
     is_dropped: bool = False
+    is_missing: bool = False
+    """Nothing was found at the address as it is spelled."""
     connection: Connection | None = None
     """While it is dialled or connected."""
 
@@ -133,8 +135,16 @@ class Fleet:
         for each in new:
             self._relays[each.candidate.relay] = self._add(database, each, plan, now)
         for number, each in wanted.items():
+            self._spell(self._relays[number], each, now)
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
             self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
+
+    def _spell(self, relay: _Relay, selected: Selected, now: int) -> None:
+        """Dial by the spelling of now from the next time on, which is at once where nothing was found at another."""
+        if relay.selected.address.spelling != selected.address.spelling:
+            relay.selected = selected
+            if relay.is_missing:
+                relay.is_missing, relay.next_dial_at = False, now
 
     def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
         if relay.crawl.asking.mode is not mode:
@@ -217,7 +227,7 @@ class Fleet:
         number, address = relay.selected.candidate.relay, relay.selected.address
         relay.crawl.set_plan(plan)
         relay.connection = Connection(
-            number, address.url, relay.crawl, relay.limits, relay.host, relay.metrics, self.shared
+            number, address, relay.crawl, relay.limits, relay.host, relay.metrics, self.shared
         )
         if relay.was_connected:
             relay.metrics.reconnected()
@@ -252,6 +262,7 @@ class Fleet:
             relay.limits = relay.connection.limits
         relay.connection = None
         relay.was_connected = relay.was_connected or ending.connected
+        relay.is_missing = is_missing(ending)
         relay.failures = failures_after(relay.failures, ending)
         relay.next_dial_at = now + round(delay_s(relay.failures, ending, self.rng) * 1000)
         relay.metrics.disconnected(ending.reason)
@@ -270,6 +281,8 @@ class Fleet:
             relay.next_dial_at,
             ending.detail,
             relay.crawl.asking.way,
+            relay.selected.address.spelling if relay.is_missing else "",
+            relay.is_missing,
         )
         self.shared.intake.submit(Batch(number, now, status=status))
         if relay.is_dropped:

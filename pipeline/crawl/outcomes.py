@@ -45,8 +45,8 @@ class Outcomes:
                 if outcome.end is NegEnd.RATE_LIMITED:
                     self._host.limited(now)
                 self._metrics.crawled(self._crawl.counts)
-            case AuthWanted(challenge=challenge):
-                self._authenticate(challenge, now)
+            case AuthWanted(challenge=challenge, address=address):
+                self._authenticate(self._row.auth_addresses[address], challenge, now)
 
     def _page_ended(self, ended: PageEnded, now: float) -> None:
         cursor = self._crawl.page_ended(ended, self._session, now)
@@ -60,11 +60,11 @@ class Outcomes:
         else:
             self._refused(ended.refusal, ended.detail, now)
 
-    def _authenticate(self, challenge: str, now: float) -> None:
+    def _authenticate(self, address: str, challenge: str, now: float) -> None:
         secret = self._shared.secret
         assert secret is not None, "wanted only where it can be given"
         wall = self._shared.clock.now_ms() // 1000
-        self._session.authenticate(auth_event(secret, self._row.address, challenge, wall), now)
+        self._session.authenticate(auth_event(secret, address, challenge, wall), now)
 
     def _refused(self, refusal: Refusal, detail: str, now: float) -> None:
         if refusal is Refusal.RATE_LIMITED:

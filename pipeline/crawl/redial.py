@@ -25,6 +25,8 @@ _AFTER_LOSS_S: Final = 2.0
 _OUR_FAULT_S: Final = 10.0
 _OVERLOADED_S: Final = 300.0
 _OVERLOADED_STATUS: Final = frozenset({429, 503})
+# Answers of a web server that has no relay at this path: not found, gone, elsewhere, or a page for people.
+_MISSING_STATUS: Final = frozenset({200, 301, 302, 303, 307, 308, 404, 405, 410})
 
 MAX_DELAY_S: Final = 2 * _DIAL_CAP_S
 """No redial is put off for as long: one that is was planned by a clock that was ahead, and is due."""
@@ -59,6 +61,11 @@ def failures_after(failures: int, ending: Ending) -> int:
     if ending.is_our_fault or ending.is_our_will:
         return failures
     return min(failures + 1, _MOST_IF_OF_USE if ending.was_of_use else 100)
+
+
+def is_missing(ending: Ending) -> bool:
+    """Whether there is no relay at the address as it was dialled, though perhaps at another spelling of it."""
+    return not ending.connected and ending.status in _MISSING_STATUS
 
 
 def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:

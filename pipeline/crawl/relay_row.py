@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from pipeline.crawl.intake import Batch, Intake
 from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.nostr.address import RelayAddress
+from pipeline.nostr.auth import addresses_for_auth
 from pipeline.process.clock import Clock
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
@@ -17,12 +19,25 @@ _MAX_ERROR_CHARS = 200
 class RelayRow:
     """Writes through the intake whatever differs from what was last written. Owned by the connection."""
 
-    __slots__ = ("_clock", "_crawl", "_host", "_intake", "_learned", "_session", "_status", "_told", "_written")
+    __slots__ = (
+        "_clock",
+        "_crawl",
+        "_host",
+        "_intake",
+        "_learned",
+        "_session",
+        "_status",
+        "_told",
+        "_written",
+        "auth_addresses",
+    )
 
     def __init__(
-        self, relay: int, address: str, session: Session, crawl: RelayCrawl, host: HostBackoff, intake: Intake,
+        self, relay: int, address: RelayAddress, session: Session, crawl: RelayCrawl, host: HostBackoff, intake: Intake,
         clock: Clock,
     ) -> None:  # fmt: skip
+        self.auth_addresses = addresses_for_auth(address)
+        """What the relay may want to be called in an AUTH, in the order in which they are tried."""
         self._session = session
         self._crawl = crawl
         self._host = host
@@ -30,12 +45,14 @@ class RelayRow:
         self._clock = clock
         # Limits as last written down, and as last looked at.
         self._written = self._learned = session.limits
-        self._status = RelayStatus(relay, address, RelayState.CONNECTED, 0, 0, 0, 0, 0, "")
+        self._status = RelayStatus(
+            relay, address.url, RelayState.CONNECTED, 0, 0, 0, 0, 0, "", dialled=address.spelling
+        )
         self._told = ""
 
     @property
     def address(self) -> str:
-        """The relay's."""
+        """The relay's, in canonical form."""
         return self._status.address
 
     def learn(self, limits: Limits) -> None:

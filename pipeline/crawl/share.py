@@ -28,6 +28,8 @@ class Skipped(StrEnum):
     NO_WAY = "no-way"
     """It is on a network that there is no way into; for onion relays a proxy is."""
     SKIP_LIST = "skip-list"
+    HOST = "host"
+    """As many relays of its host are dialled as may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Selected:
 def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int = 0) -> list[Selected]:
     """The relays to crawl at `now` (ms), of `candidates` in order of preference.
 
-    The operator's own are exempt from the skip list and from the bounds on networks.
+    The operator's own are all of them, whatever the skip list and the bounds say.
     """
     choice = _Choice(selection)
     allowed = [each for each in candidates if _reason_to_skip(each, selection) is None]
@@ -68,8 +70,15 @@ def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int 
 
 def passed_over(candidates: Iterable[RelayCandidate], selection: Selection) -> Counter[Skipped]:
     """How many of `candidates` may not be dialled, by reason."""
-    reasons = (_reason_to_skip(each, selection) for each in candidates)
-    return Counter(reason for reason in reasons if reason is not None)
+    found = [(each, _reason_to_skip(each, selection)) for each in candidates]
+    per_host = Counter(_host_key(each) for each, reason in found if reason is None)
+    by_operator = Counter(_host_key(each) for each, reason in found if reason is None and each.by_operator)
+    skipped = Counter(reason for _, reason in found if reason is not None)
+    bound = selection.max_per_host
+    skipped[Skipped.HOST] = sum(
+        count - max(bound, by_operator[host]) for host, count in per_host.items() if count > bound
+    )
+    return +skipped
 
 
 def tried_anew(selected: Iterable[Selected], now: int) -> list[int]:
@@ -85,12 +94,16 @@ class _Choice:
     _taken: set[str] = field(default_factory=set)
 
     def take(self, candidate: RelayCandidate, most: int, *, is_trial: bool = False) -> bool:
-        """Take a candidate that is allowed, if there are less than `most` and few enough of its host."""
-        address = _parsed(candidate.address)
-        if address is None or len(self.chosen) >= most:
+        """Take a candidate that is allowed, if there are less than `most` and few enough of its host.
+
+        One that the operator names is taken whatever there is.
+        """
+        address = _dialled(candidate)
+        if address is None:
             return False
         # ws and wss of one address are one relay; the first, better known one stands for both.
-        if self._per_host[address.host_key] >= self.selection.max_per_host or address.relay_key in self._taken:
+        is_room = len(self.chosen) < most and self._per_host[address.host_key] < self.selection.max_per_host
+        if not candidate.by_operator and (not is_room or address.relay_key in self._taken):
             return False
         self._per_host[address.host_key] += 1
         self._taken.add(address.relay_key)
@@ -105,6 +118,18 @@ def _parsed(address: str) -> RelayAddress | None:
         return parse_address(address)
     except InvalidAddress:
         return None
+
+
+def _dialled(candidate: RelayCandidate) -> RelayAddress | None:
+    """The address of a candidate as it is dialled."""
+    spelled = _parsed(candidate.spelling) if candidate.spelling else None
+    # A row of another version may hold what has another key today.
+    return spelled if spelled is not None and spelled.url == candidate.address else _parsed(candidate.address)
+
+
+def _host_key(candidate: RelayCandidate) -> str:
+    address = _parsed(candidate.address)
+    return "" if address is None else address.host_key
 
 
 def crawler_of(host_key: str, crawlers: int) -> int:

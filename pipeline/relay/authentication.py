@@ -24,15 +24,23 @@ class Verdict(Enum):
 
 
 class Authentication:
-    """One connection's AUTH: wanted once the relay demands it, then challenged, answered and judged."""
+    """One connection's AUTH: wanted once the relay demands it, then challenged, answered and judged.
 
-    __slots__ = ("_answered", "_challenge", "_deadline", "_event_id", "_is_possible", "state")
+    A relay may be known by several addresses. An AUTH that names one and is refused is followed by one that names the
+    next; only the refusal of the last is a verdict.
+    """
 
-    def __init__(self, *, is_possible: bool) -> None:
+    __slots__ = ("_addresses", "_answered", "_challenge", "_deadline", "_event_id", "_is_possible", "address", "state")
+
+    def __init__(self, *, is_possible: bool, addresses: int = 1) -> None:
+        """`addresses`: how many there are to be tried."""
         self.state = AuthState.NONE
+        self.address = 0
+        """Which of the addresses the next answer names."""
+        self._addresses = addresses
         self._is_possible = is_possible
         self._challenge: str | None = None
-        # The last challenge answered; each is answered once.
+        # The last challenge answered; each is answered once with each address.
         self._answered: str | None = None
         self._event_id: bytes | None = None
         self._deadline: float | None = None
@@ -74,8 +82,12 @@ class Authentication:
         self._deadline = now + PATIENCE_S
 
     def judged(self, event_id: bytes, *, accepted: bool) -> Verdict | None:
-        """Take an OK; `None` if it is about something else."""
+        """Take an OK; `None` if it is about something else, or if another address is to be tried."""
         if event_id != self._event_id:
+            return None
+        if not accepted and self.address + 1 < self._addresses:
+            self.address += 1
+            self._answered = self._event_id = None
             return None
         return self._settle(Verdict.ACCEPTED if accepted else Verdict.REFUSED)
 

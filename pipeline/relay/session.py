@@ -40,9 +40,13 @@ MAX_UNASKED_STORED = 500
 
 @dataclass(frozen=True, slots=True)
 class AuthWanted:
-    """The relay wants this challenge answered (NIP-42), by a call of `Session.authenticate` at once."""
+    """The relay wants this challenge answered (NIP-42), by a call of `Session.authenticate` at once.
+
+    `address`: which of the relay's addresses the answer names.
+    """
 
     challenge: str
+    address: int = 0
 
 
 Outcome = PageEnded | LiveEnded | AuthWanted | NegAnswered | NegEnded
@@ -56,10 +60,10 @@ class Session:
         "unasked",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, *, can_authenticate: bool = False) -> None:
-        """`can_authenticate`: the owner has a key to answer challenges with."""
+    def __init__(self, limits: Limits, *, can_authenticate: bool = False, auth_addresses: int = 1) -> None:
+        """`can_authenticate`: the owner has a key to answer challenges with; and so many addresses to name in it."""
         self.limits = limits
-        self._auth = Authentication(is_possible=can_authenticate)
+        self._auth = Authentication(is_possible=can_authenticate, addresses=auth_addresses)
         self.outgoing: deque[str] = deque()
         self.comparison = Comparison(self.outgoing)
         self.unasked = 0
@@ -156,6 +160,7 @@ class Session:
                 yield from self._on_challenge(challenge, now)
             case Ok(event_id=event_id, accepted=accepted, reason=reason):
                 yield from self._end_auth(self._auth.judged(event_id, accepted=accepted), reason, now)
+                yield from self._answer_challenge()
             case _:
                 pass
 
@@ -269,7 +274,7 @@ class Session:
     def _answer_challenge(self) -> Iterator[Outcome]:
         challenge = self._auth.to_answer()
         if challenge is not None:
-            yield AuthWanted(challenge)
+            yield AuthWanted(challenge, self._auth.address)
 
     def _end_auth(self, verdict: Verdict | None, reason: str, now: float) -> Iterator[Outcome]:
         """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""

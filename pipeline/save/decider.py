@@ -211,11 +211,11 @@ class Decider:
         is_user = event.pubkey in self._relevance.registered
         candidates = relay_candidates(event)
         for candidate in candidates:
-            if self._named.is_new(candidate.address.url, author, is_user=is_user):
+            if self._named.is_new(candidate.address.spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
                 seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
                 relays.name(
-                    tx, candidate.address.url, source=candidate.source, author=author, is_user=is_user, now=now,
+                    tx, candidate.address.spelling, source=candidate.source, author=author, is_user=is_user, now=now,
                     seen_up_at=seen_up_at,
                 )  # fmt: skip
         if event.kind == RELAY_LIST:

@@ -123,7 +123,7 @@ class Registrations:
         registration = parse_registration(event)
         self._require_room(registration, database)
         began = self._clock.monotonic()
-        usable = [relay.url for relay in registration.relays if self._allow_private_relays or not relay.is_private]
+        usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
         is_new = _store(database, registration, usable[:MAX_RELAYS], self._clock)
         return _Stored(is_new, max(0, len(usable) - MAX_RELAYS), self._clock.monotonic() - began)
 

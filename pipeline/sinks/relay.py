@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Final, NamedTuple
 
 from pipeline.nostr.address import RelayAddress
-from pipeline.nostr.auth import auth_event
+from pipeline.nostr.auth import addresses_for_auth, auth_event
 from pipeline.nostr.event import InvalidEvent, event_from_stored
 from pipeline.nostr.message import AuthChallenge, InvalidMessage, Notice, Ok, encode_auth, parse_relay_message
 from pipeline.nostr.tags import expiration
@@ -88,7 +88,8 @@ class RelaySink:
             if error.reason is DialReason.PRIVATE:
                 advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
             raise SinkDown(f"dial-{error.reason}", error.detail, advice) from error
-        self._login = Authentication(is_possible=self.secret is not None)
+        addresses = len(addresses_for_auth(self.address))
+        self._login = Authentication(is_possible=self.secret is not None, addresses=addresses)
         self.log.debug(self.address.url, "target relay connected", relay=self.address)
 
     def send(self, message: Message) -> None:
@@ -175,7 +176,8 @@ class RelaySink:
         challenge, now = self._login.to_answer(), self.clock.monotonic()
         if challenge is not None:
             assert self.secret is not None, "asked for only with a key"
-            event = auth_event(self.secret, self.address.spelling, challenge, self.clock.now_ms() // 1000)
+            address = addresses_for_auth(self.address)[self._login.address]
+            event = auth_event(self.secret, address, challenge, self.clock.now_ms() // 1000)
             self._login.answered(event.id, now)
             transport.send(encode_auth(event))
         self._take_login(self._login.expired(now))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from pipeline.nostr.address import parse_address
+from pipeline.store import spellings
 from pipeline.store.database import Row, Tx
 
 # Two authors make an address worth dialling; beyond this many nobody asks how many more there are.
@@ -24,6 +26,7 @@ ON CONFLICT (address) DO UPDATE SET
 ADD_BOOTSTRAP = """
 INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, 'bootstrap', ?2, ?2)
 ON CONFLICT (address) DO UPDATE SET source = 'bootstrap', last_seen = excluded.last_seen
+RETURNING id
 """
 DEMOTE_BOOTSTRAP = "UPDATE relays SET source = 'former-bootstrap' WHERE source = 'bootstrap'"
 ADD_NAMER = "INSERT INTO relay_namers (relay, author) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING relay"
@@ -49,7 +52,7 @@ FORGET_NAMERS = "DELETE FROM relay_namers WHERE relay NOT IN (SELECT id FROM rel
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
   named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
-  state IN ('connected', 'backpressured')
+  state IN ('connected', 'backpressured'), spelling
   FROM relays
  WHERE operator <> 'removed' AND (
    source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
@@ -62,15 +65,15 @@ PUT_NOVEL = "UPDATE relays SET novel = ?, novel_at = ? WHERE id = ?"
 PUT_TRIED = "UPDATE relays SET tried_at = ? WHERE id = ?"
 SET_OPERATOR = """
 INSERT INTO relays (address, source, first_seen, last_seen, operator) VALUES (?1, 'operator', ?3, ?3, ?2)
-ON CONFLICT (address) DO UPDATE SET operator = excluded.operator
+ON CONFLICT (address) DO UPDATE SET operator = excluded.operator RETURNING id
 """
 # What is added by hand is dialled at once, whatever was thought of it.
-FORGIVE = "UPDATE relays SET failures = 0, next_dial_at = 0 WHERE address = ?"
+FORGIVE = "UPDATE relays SET failures = 0, next_dial_at = 0 WHERE id = ?"
 SET_ASK = "UPDATE relays SET ask = ? WHERE address = ? RETURNING id"
 RECORDS = """
 SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_user, crawled_since, state, state_since,
   subscriptions, asked, ask, novel, novel_at, connected_ms, disconnected_ms, failures, next_dial_at, seen_up_at,
-  last_error, limits
+  last_error, limits, iif(spelling = '', address, spelling)
   FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
  ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
 """
@@ -110,7 +113,8 @@ class RelayCandidate(NamedTuple):
 
     Times in ms, `crawled_since` is `None` if it never was, `limits` is JSON. `by_operator`: named in the settings or by
     hand; `ask`: how the operator wants it asked; `novel`: events that it was the first to bring, as of `novel_at`;
-    `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up.
+    `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up;
+    `spelling`: the address as it is dialled, empty for the canonical one.
     """
 
     relay: int
@@ -130,11 +134,15 @@ class RelayCandidate(NamedTuple):
     tried_at: int = 0
     seen_up_at: int = 0
     is_connected: bool = False
+    spelling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RelayStatus:
-    """How a relay fares, as its crawler last said; times and durations in ms. `asked`: `query`, `whole` or unknown."""
+    """How a relay fares, as its crawler last said; times and durations in ms. `asked`: `query`, `whole` or unknown.
+
+    `dialled`: the spelling of the address by which it was, if that was just tried; `is_missing`: nothing is there.
+    """
 
     relay: int
     address: str
@@ -146,6 +154,8 @@ class RelayStatus:
     next_dial_at: int
     last_error: str
     asked: str = ""
+    dialled: str = ""
+    is_missing: bool = False
 
 
 class Operator(StrEnum):
@@ -183,20 +193,28 @@ class RelayRecord:
     seen_up_at: int
     last_error: str
     limits: str
+    dialled: str = ""
+    """The address as it is written where it is dialled."""
 
 
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
-    """Make `addresses` the bootstrap relays, and those that were before ordinary ones."""
+    """Make `addresses` the bootstrap relays, dialled as they are written, and those that were before ordinary ones.
+
+    Raises `InvalidAddress`.
+    """
     tx.execute(DEMOTE_BOOTSTRAP)
-    tx.executemany(ADD_BOOTSTRAP, ((address, now) for address in addresses))
+    for address in addresses:
+        relay = int(tx.execute(ADD_BOOTSTRAP, (parse_address(address).url, now)).get)
+        spellings.set_by_operator(tx, relay, address, now)
 
 
-def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: int, seen_up_at: int = 0) -> bool:
+def name(tx: Tx, spelling: str, *, source: str, author: int, is_user: bool, now: int, seen_up_at: int = 0) -> bool:
     """Note that `author` (a registered user if `is_user`) named a relay; returns whether the address is new.
 
+    `spelling`: the address as it is written; raises `InvalidAddress`.
     `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said.
     """
-    address = _preferred(tx, address)
+    address = _preferred(tx, parse_address(spelling).url)
     is_new = find(tx, address) is None
     rows: list[Row] = tx.execute(UPSERT, (address, source, now, seen_up_at)).fetchall()
     relay, namers = rows[0]
@@ -206,6 +224,7 @@ def name(tx: Tx, address: str, *, source: str, author: int, is_user: bool, now: 
             forget_beyond(tx, MAX_KNOWN)
     if namers < MAX_NAMERS and tx.execute(ADD_NAMER, (relay, author)).fetchone() is not None:
         tx.execute(COUNT_NAMER, (relay,))
+    spellings.add(tx, relay, spellings.of_scheme(spelling, address), author, now)
     if is_user:
         tx.execute(MARK_NAMED_BY_USER, (relay,))
     return is_new
@@ -222,6 +241,7 @@ def forget_beyond(tx: Tx, most: int) -> None:
     if surplus > 0:
         tx.execute(FORGET, (surplus,))
         tx.execute(FORGET_NAMERS)
+        spellings.forget_orphans(tx)
 
 
 def add_novel(tx: Tx, counts: Mapping[int, int], now: int) -> None:
@@ -249,10 +269,14 @@ def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
 
 
 def set_operator(tx: Tx, address: str, decision: Operator, now: int) -> None:
-    """Let a canonical address be dialled whoever names it, or never, until the operator decides otherwise."""
-    tx.execute(SET_OPERATOR, (address, decision.value, now))
+    """Let an address be dialled as it is written, whoever names it, or never, until the operator decides otherwise.
+
+    Raises `InvalidAddress`.
+    """
+    relay = int(tx.execute(SET_OPERATOR, (parse_address(address).url, decision.value, now)).get)
     if decision is Operator.ADDED:
-        tx.execute(FORGIVE, (address,))
+        spellings.set_by_operator(tx, relay, address, now)
+        tx.execute(FORGIVE, (relay,))
 
 
 def set_ask(tx: Tx, address: str, mode: str) -> bool:
@@ -277,9 +301,9 @@ def start_crawling(tx: Tx, numbers: Iterable[int], now: int) -> None:
 
 def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
     """Write how relays fare; `state_since` stays what it was while the state stays the same."""
-    tx.executemany(
-        PUT_STATUS,
-        (
+    for each in statuses:
+        tx.execute(
+            PUT_STATUS,
             (
                 each.relay,
                 each.state.value,
@@ -290,10 +314,12 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.next_dial_at,
                 each.last_error,
                 each.asked,
-            )
-            for each in statuses
-        ),
-    )
+            ),
+        )
+        if each.is_missing:
+            spellings.note_missing(tx, each.relay, each.dialled, each.state_since)
+        elif each.dialled:
+            spellings.note_present(tx, each.relay, each.dialled)
 
 
 def put_limits(tx: Tx, relay: int, limits: str) -> None:

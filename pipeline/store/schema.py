@@ -343,6 +343,27 @@ RELAY_LISTS = (
     ) STRICT
     """,
 )
+# Addresses as they are written (see `spellings`); `relays.spelling` is the one that is dialled, empty if canonical.
+SPELLINGS = (
+    "ALTER TABLE relays ADD COLUMN spelling TEXT NOT NULL DEFAULT ''",
+    """
+    CREATE TABLE relay_spellings (
+      id INTEGER PRIMARY KEY,
+      relay INTEGER NOT NULL,
+      spelling TEXT NOT NULL,
+      by_operator INTEGER NOT NULL DEFAULT 0,
+      authors INTEGER NOT NULL DEFAULT 0,
+      named_at INTEGER NOT NULL,
+      missing_at INTEGER NOT NULL DEFAULT 0,
+      UNIQUE (relay, spelling)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE relay_spellers (
+      spelling INTEGER NOT NULL, author INTEGER NOT NULL, PRIMARY KEY (spelling, author)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
 
 # How the event was retracted when it was saved; NULL where it was not.
 RETRACTED_WHEN_SAVED = ("ALTER TABLE events ADD COLUMN retracted TEXT",)
@@ -374,6 +395,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0010-relay-lists", RELAY_LISTS),
     Migration("0011-retracted-when-saved", RETRACTED_WHEN_SAVED),
     Migration("0012-gaps", GAPS),
+    Migration("0013-spellings", SPELLINGS),
 )
 
 

@@ -205,6 +205,7 @@ def _refusal_cases() -> Mapping[str, Case]:
             cannot=True,
         ),
         "upgrade-500": Case(Behaviour(upgrade=Upgrade(500, times=1))),
+        "only-with-slash": Case(Behaviour(only_path="/relay//", cap=60)),
         "auth": Case(Behaviour(auth=AuthDemand(), cap=60)),
         "auth-late": Case(Behaviour(auth=AuthDemand(on_connect=False), cap=60)),
         "auth-silent": Case(Behaviour(auth=AuthDemand(silent_success=True), cap=60)),

@@ -37,6 +37,11 @@ class Peer:
     beyond: int = 0
     done_at: float | None = None
 
+    @property
+    def address(self) -> str:
+        """Where the operator says that it is."""
+        return self.relay.url + (self.case.behaviour.only_path or "")
+
     def offer(self, world: World, events: Iterable[SignedEvent]) -> None:
         """Note what it holds from now on."""
         for event in events:
@@ -99,7 +104,7 @@ class Run:
         self.world = world
         self.peers = peers
         key = {"EVENTS_SECRET_KEY_PATH": str(directory / "key")}
-        self.service = EventService(directory, environment([peer.relay.url for peer in peers]) | key)
+        self.service = EventService(directory, environment([peer.address for peer in peers]) | key)
         self._gaps: dict[tuple[str, str], float] = {}
         self._have: set[str] = set()
 

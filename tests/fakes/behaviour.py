@@ -76,7 +76,8 @@ class AuthDemand:
     """NIP-42: REQs (or EVENTs) are refused until the client has authenticated.
 
     `on_connect`: the challenge is sent at once, not only with the refusal. `silent_success`: no OK follows, as with
-    nostr-rs-relay. `restricted`: the reason that REQs are refused with even after AUTH.
+    nostr-rs-relay. `restricted`: the reason that REQs are refused with even after AUTH. `relay`: what an AUTH must
+    name, to the letter.
     """
 
     reads: bool = True
@@ -84,6 +85,7 @@ class AuthDemand:
     on_connect: bool = True
     silent_success: bool = False
     restricted: str | None = None
+    relay: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class Behaviour:
     compression: bool = False
     close_every_messages: int | None = None
     upgrade: Upgrade | None = None
+    only_path: str | None = None
     # Other requests.
     nip11: Mapping[str, Any] | str | None = None
     ok_rules: tuple[OkRule, ...] = ()

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from tests.fakes.behaviour import HONEST, Behaviour
+from tests.fakes.behaviour import HONEST, Behaviour, Upgrade
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay_connection import Connection
 from tests.fakes.relay_frames import reset
@@ -246,6 +246,8 @@ class ScriptedRelay:
             response = nip11_response(request, self.behaviour)
         elif upgrade is not None and self.turn(upgrade, times=upgrade.times):
             response = refused_upgrade(upgrade)
+        elif self.behaviour.only_path not in (None, request.path):
+            response = refused_upgrade(Upgrade(404))
         else:
             return None
         headers = plain_headers(request)

@@ -51,18 +51,18 @@ class Intake:
 
     def auth(self, value: Mapping[str, Any]) -> None:
         """Take an AUTH message's event."""
-        event = _read(value)
+        event, demand = _read(value), self._relay.behaviour.auth
         valid = (
             event is not None
             and event.kind == 22242
             and ("challenge", self._challenge) in event.tags
             and any(tag[0] == "relay" for tag in event.tags)
             and is_authentic(event)
+            and (demand is None or demand.relay is None or ("relay", demand.relay) in event.tags)
         )
         self._authenticated |= valid
         pubkey = "" if event is None else event.pubkey
         self._relay.journal.add(Authenticated(at=monotonic(), connection=self._number, pubkey=pubkey, valid=valid))
-        demand = self._relay.behaviour.auth
         if event is not None and not valid:
             self._output.message("OK", event.id, False, "invalid: auth event does not answer the challenge")
         elif event is not None and (demand is None or not demand.silent_success):

@@ -22,6 +22,7 @@ from pipeline.crawl.redial import Ending
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.shared import Shared
+from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import Logger, RateLimited
@@ -82,7 +83,7 @@ class Desk:
             coverage=Coverage(relay, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
         )
         made = Connection(
-            relay, address, crawl, Limits(), HostBackoff(random.Random(1)),
+            relay, parse_address(address), crawl, Limits(), HostBackoff(random.Random(1)),
             RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,
         )  # fmt: skip
         self.reactor.adopt(made, Channel(ours, CLOCK), self.endings.put)

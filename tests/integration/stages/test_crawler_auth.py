@@ -6,6 +6,7 @@ import pytest
 
 from tests.fakes.behaviour import AuthDemand, Behaviour
 from tests.fakes.independent_relay import IndependentRelay
+from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Req
 from tests.integration.stages.support import World, wait_until
@@ -44,6 +45,21 @@ def test_stored_and_live_events_come_from_a_relay_that_demands_auth(world: World
         assert (proof.pubkey, proof.valid) == (SERVICE.pubkey, True)
         wait_until(lambda: state(world, relay)[:2] == ("connected", 1))
         wait_until(lambda: running.metric("event_service_crawl_auth_relays", state="accepted") == 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"), [("", ""), ("/", "/"), ("", "/"), ("/", ""), ("/relay/", "/relay/"), ("/relay/", "/relay")]
+)
+def test_strict_relay_gets_an_auth_that_names_it_as_it_wants(world: World, key: str, written: str, wanted: str) -> None:
+    """As the address is written, then in its canonical form, and for a bare host with a slash."""
+    port = free_port("127.0.0.1")
+    url = f"ws://127.0.0.1:{port}"
+    stored = profiles(3)
+    with (
+        ScriptedRelay(Behaviour(auth=AuthDemand(relay=url + wanted)), events=stored, port=port, address="127.0.0.1"),
+        crawling(world, url + written, EVENTS_SECRET_KEY_PATH=key),
+    ):
+        wait_arrived(world, stored)
 
 
 def test_a_relay_that_we_did_not_write_accepts_our_auth(world: World, key: str) -> None:

@@ -20,8 +20,10 @@ from pipeline.relay.resolve import SocketAddress
 from pipeline.store import relays
 from pipeline.store.relays import Operator
 from stages import crawler, saver
+from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import HttpRequest
 from tests.fakes.socks import SocksProxy, onion_host
 from tests.integration.relay.peers import make_tls
 from tests.integration.stages.support import Running, World, wait_until
@@ -69,6 +71,24 @@ def test_relays_added_and_removed_by_hand_are_dialled_and_dropped(world: World) 
                 relays.name(tx, relay.url, source="relay-list", author=author, is_user=True, now=world.clock.now_ms())
         decide(Operator.ADDED)
         wait_until(lambda: states(world)[relay.url] == "connected")
+
+
+def test_an_address_is_dialled_as_written_and_after_a_404_as_others_write_it(world: World) -> None:
+    """The operator's spelling is wrong, what most authors write too; metrics and rows keep the canonical form."""
+    event = ALICE.sign("found", kind=0, created_at=NOW)
+    with ScriptedRelay(Behaviour(only_path="/relay//"), events=[event]) as relay:
+        canonical = f"{relay.url}/relay"
+        with world.database.write() as tx:
+            for author, spelling in enumerate(("/relay?", "/relay?", "/relay//")):
+                relays.name(
+                    tx, relay.url + spelling, source="hint", author=author, is_user=False, now=world.clock.now_ms()
+                )
+        with crawling(world, EVENTS_BOOTSTRAP_RELAYS=f"{relay.url}/relay/") as running:
+            wait_until(lambda: world.inbox_size() == 1)
+            wait_until(lambda: states(world) == {canonical: "connected"})
+            assert running.metric("received_events_counter_total", address=canonical) >= 1
+        paths = [entry.path for entry in relay.journal.of(HttpRequest) if entry.status == 404]
+        assert paths[:2] == ["/relay/", "/relay?"]
 
 
 def test_how_a_relay_is_asked_is_decided_beside_the_running_crawler_and_told(world: World) -> None:

@@ -16,6 +16,7 @@ from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.shared import Shared
+from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
@@ -98,7 +99,7 @@ def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None)
     log = Logger(logging.getLogger("test"))
     shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock))
     return Connection(
-        1, "wss://a.example", crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
+        1, parse_address("wss://a.example"), crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_due
+from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_due, is_missing
 from pipeline.process.rate import Allowance
 from tests.seeds import seeds
 
@@ -133,3 +133,11 @@ def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
                 dialled += 1
         assert dialled <= DIALS.burst + second * DIALS.per_minute / 60 + 1e-6
     assert not any(left)
+
+
+@pytest.mark.parametrize(
+    ("status", "missing"), [(404, True), (301, True), (200, True), (403, False), (503, False), (None, False)]
+)
+def test_no_relay_is_where_a_web_server_answers_with_something_else(status: int | None, missing: bool) -> None:
+    assert is_missing(Ending("dial", "", status=status)) is missing
+    assert not is_missing(Ending("error", "", lived=1.0, status=status))

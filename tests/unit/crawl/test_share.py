@@ -182,3 +182,26 @@ def test_onion_relays_are_dialled_where_there_is_a_way() -> None:
     assert passed_over([candidate(onion)], without) == {Skipped.NO_WAY: 1}
     assert urls(select([candidate(onion)], without)) == []
     assert urls(select([candidate(onion)], with_proxy)) == [onion]
+
+
+def test_relays_of_the_operator_are_dialled_whatever_the_bounds() -> None:
+    addresses = [f"wss://relay.example:{port}" for port in range(1, 6)] + ["wss://other.example", "ws://other.example"]
+    assert chosen(*addresses, bootstrap=True, per_host=3, relays=2) == addresses
+    strangers = [candidate(f"wss://relay.example/{n}", number=100 + n) for n in range(4)]
+    named = [candidate(address, bootstrap=True, number=n) for n, address in enumerate(addresses[:2])]
+    assert urls(select([*named, *strangers], selection(per_host=3))) == [*addresses[:2], "wss://relay.example/0"]
+
+
+def test_relays_beyond_the_bound_per_host_are_counted_as_skipped() -> None:
+    candidates = [candidate(f"wss://relay.example/{n}", number=n) for n in range(5)]
+    assert passed_over(candidates, selection(per_host=3)) == {Skipped.HOST: 2}
+    named = [candidate(f"wss://relay.example/x{n}", bootstrap=True, number=10 + n) for n in range(4)]
+    assert passed_over([*named, *candidates], selection(per_host=3)) == {Skipped.HOST: 5}
+    assert passed_over(named, selection(per_host=3)) == {}
+
+
+def test_a_candidate_is_dialled_as_it_is_spelled_unless_that_is_another_relay() -> None:
+    plain = candidate("wss://relay.example/x")
+    spelled = [plain._replace(spelling=text) for text in ("wss://relay.example/x/", "wss://relay.example/y", "junk")]
+    dialled = [select([each], selection())[0].address.spelling for each in spelled]
+    assert dialled == ["wss://relay.example/x/", "wss://relay.example/x", "wss://relay.example/x"]

@@ -29,6 +29,7 @@ class Client:
         self.session = Session(limits or Limits(), can_authenticate=has_key)
         self.sent: list[list[object]] = []
         self.ended: list[Outcome] = []
+        self.addresses: list[int] = []
         self.now = 0.0
 
     def take(self, *messages: RelayMessage) -> None:
@@ -55,7 +56,10 @@ class Client:
     def _act(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, AuthWanted):
-                self.session.authenticate(auth_event(SECRET, "wss://a.example", outcome.challenge, 1_000), self.now)
+                self.addresses.append(outcome.address)
+                self.session.authenticate(
+                    auth_event(SECRET, "wss://a.example", outcome.challenge, 1_000 + outcome.address), self.now
+                )
             else:
                 self.ended.append(outcome)
         self._send()
@@ -88,6 +92,29 @@ def test_what_was_refused_is_asked_for_again_once_we_are_accepted(is_late: bool)
     assert client.ended == []
     client.take(Eose(again[0]), Eose(again[1]))
     assert client.ended == [PageEnded("p", None, "", 0, None, None)]
+
+
+def test_an_auth_that_is_refused_is_followed_by_one_with_the_next_address() -> None:
+    """Only the refusal of the last is a verdict; each is sent once."""
+    for accepted_at in range(4):
+        client = Client()
+        client.session = Session(Limits(), can_authenticate=True, auth_addresses=3)
+        _, page = client.ask()
+        client.take(AuthChallenge("c"), closed(page))
+        for number in range(3):
+            assert (len(client.answers()), client.addresses) == (number + 1, list(range(number + 1)))
+            if number == accepted_at:
+                break
+            assert client.session.auth is AuthState.NONE
+            client.take(Ok(client.answers()[-1].id, False, "wrong relay", ""))
+        if accepted_at < 3:
+            client.take(Ok(client.answers()[-1].id, True, "", ""))
+            assert client.session.auth is AuthState.ACCEPTED
+            assert len(client.asked()) == 3
+        else:
+            assert client.session.auth is AuthState.REFUSED
+            assert [type(each) for each in client.ended] == [PageEnded]
+            assert len(client.answers()) == 3
 
 
 def test_silence_is_taken_for_acceptance() -> None:
