@@ -21,6 +21,8 @@ from pipeline.crawl.redial import dial_rate
 from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
+from pipeline.process import procfs
+from pipeline.process.condition import utc
 from pipeline.process.logs import RateLimited
 from pipeline.process.rate import Allowance
 from pipeline.process.stage import StageContext
@@ -29,10 +31,11 @@ from pipeline.relay.channel import Channel
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
-from pipeline.store import backfills, inbox, outbox, relay_lists, relays, wanted
+from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
 from pipeline.store.database import Database, Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
+from pipeline.store.runs import Run
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
 
@@ -44,6 +47,7 @@ _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
 _LOOK_AT_LISTS_S: Final = 2.0
+_ALIVE_EVERY_S: Final = runs.ALIVE_EVERY_MS / 1000
 # A live relay's cursors move every five minutes.
 _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
 # Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
@@ -71,6 +75,7 @@ def run(ctx: StageContext) -> None:
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)
     with open_here() as database:
         counts.resume(database)
+        _begin_run(ctx, database)
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()
         reader = threading.Thread(target=holdings.run, name="holdings", daemon=True)
@@ -83,6 +88,35 @@ def run(ctx: StageContext) -> None:
             intake.finish()
             writer.join(JOIN_S)
             reader.join(JOIN_S)
+        if ctx.stop.is_set() and not writer.is_alive():
+            with database.write(durable=True) as tx:
+                runs.end(tx, ctx.slot.name, ctx.clock.now_ms())
+
+
+def _begin_run(ctx: StageContext, database: Database) -> None:
+    """Note that this process lives, and what the ones before it may have lost."""
+    run, now = _run(ctx), ctx.clock.now_ms()
+    with database.write() as tx:
+        corrected = runs.correct_first_crawls(tx, run, now)
+        doubt = runs.begin(tx, run, now)
+    if corrected:
+        ctx.log.warning(
+            "the clock was behind when relays were first crawled, they are crawled from now", relays=corrected
+        )
+    if doubt is not None:
+        ctx.log.warning(
+            "unclean end or restored database, the last days are swept again", since=utc(doubt.since / 1000)
+        )
+
+
+def _note_alive(ctx: StageContext, database: Database) -> None:
+    with database.write() as tx:
+        runs.begin(tx, _run(ctx), ctx.clock.now_ms())
+
+
+def _run(ctx: StageContext) -> Run:
+    booted_at = ctx.clock.now_ms() - round(procfs.uptime_s() * 1000)
+    return Run(ctx.slot.name, procfs.boot_id(), ctx.config.database_path.stat().st_ino, booted_at)
 
 
 def _crawl_settings(config: Config) -> CrawlSettings:
@@ -140,6 +174,7 @@ class _Crawler:
         plan = self._follow(planner, None)
         seen_version = -1
         relays_at = queues_at = lists_at = 0.0
+        alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
         while not self.ctx.stop.is_set() and writer.is_alive() and self.fleet.is_alive:
             now = self.ctx.clock.monotonic()
             version = self.database.data_version()
@@ -152,6 +187,9 @@ class _Crawler:
                 took = self.ctx.clock.monotonic() - now
                 relays_at = now + max(_LOOK_AT_RELAYS_S, min(_LOOK_SHARE * took, _MAX_LOOK_S))
                 self._tell_behind()
+            if now >= alive_at:
+                alive_at = now + _ALIVE_EVERY_S
+                _note_alive(self.ctx, self.database)
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S
                 self._look_at_queues()

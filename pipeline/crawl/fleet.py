@@ -13,7 +13,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
-from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due, is_missing
 from pipeline.crawl.relay_crawl import RelayCrawl
@@ -29,10 +29,11 @@ from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.settings import CrawlMode
-from pipeline.store import cursors, gaps, relays, sweeps
+from pipeline.store import cursors, gaps, relays, runs, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.runs import Doubt
 
 # Name look-ups and handshakes under way at once; more would only fight for the same line.
 MAX_DIALS: Final = 32
@@ -129,7 +130,7 @@ class Fleet:
             self._drop(number)
         new = [each for number, each in wanted.items() if number not in self._relays]
         now = self.shared.clock.now_ms()
-        if never := [each.candidate.relay for each in new if each.candidate.crawled_since is None]:
+        if never := [each.candidate.relay for each in selected if _crawled_since(each, now) is None]:
             with database.write() as tx:
                 relays.start_crawling(tx, never, now)
         for each in new:
@@ -200,19 +201,19 @@ class Fleet:
 
     def _add(self, database: Database, selected: Selected, plan: Plan, now: int) -> _Relay:
         candidate, address = selected.candidate, selected.address
-        since = now if candidate.crawled_since is None else candidate.crawled_since
+        since = _crawled_since(selected, now)
         with database.read() as tx:
+            doubt = runs.last_doubt(tx)
             coverage = Coverage(
                 candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
             )
             open_gaps = gaps.of_relay(tx, candidate.relay)
-        limits = Limits.from_json(candidate.limits)
+        limits = Limits.from_json(candidate.limits).as_of(now // 1000)
         crawl = RelayCrawl(
             coverage=coverage,
             limits=limits,
-            settings=self.settings,
+            reach=Reach(self.settings, (now if since is None else since) // 1000, *_seconds(doubt, now)),
             plan=plan,
-            crawled_since=since // 1000,
             holdings=self.holdings,
             gaps=open_gaps,
         )
@@ -295,6 +296,17 @@ class Fleet:
             relay.connection.close()
         else:
             del self._relays[number]
+
+
+def _crawled_since(selected: Selected, now: int) -> int | None:
+    """When (ms) it was first crawled; None if it never was, or by a clock that was ahead."""
+    since = selected.candidate.crawled_since
+    return None if since is None or since > now else since
+
+
+def _seconds(doubt: Doubt | None, now: int) -> tuple[int, int]:
+    """What `Reach` takes of a doubt, noticed at `now` (ms) at the latest."""
+    return (0, 0) if doubt is None else (doubt.since // 1000, min(doubt.noticed_at, now) // 1000)
 
 
 def _mode(selected: Selected, default: CrawlMode) -> CrawlMode:

@@ -17,7 +17,7 @@ from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
 from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import Plan, Subject
-from pipeline.crawl.reach import CrawlSettings, Reach
+from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
@@ -55,8 +55,8 @@ class RelayCrawl:
     )  # fmt: skip
 
     def __init__(
-        self, *, coverage: Coverage, limits: Limits, settings: CrawlSettings, plan: Plan, crawled_since: int,
-        holdings: Holdings | None = None, gaps: Iterable[OpenGap] = (),
+        self, *, coverage: Coverage, limits: Limits, reach: Reach, plan: Plan, holdings: Holdings | None = None,
+        gaps: Iterable[OpenGap] = (),
     ) -> None:  # fmt: skip
         """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far."""
         self.asking = Asking()
@@ -68,7 +68,7 @@ class RelayCrawl:
         # Replaced by another thread; followed from the next plan on.
         self.named: Named = NOBODY
         self._coverage = coverage
-        self._reach = Reach(settings, crawled_since)
+        self._reach = reach
         self._reconciling = Reconciling(holdings, self.counts)
         self._live = LiveSubscriptions(limits)
         self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
@@ -137,7 +137,7 @@ class RelayCrawl:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
         if mono < self._check_at:
             return
-        self._follow_clock(mono, wall)
+        self._follow_clock(session, mono, wall)
         self._choose(session, wall)
         self._sweeps.limits = session.limits
         if not may_ask:
@@ -153,11 +153,12 @@ class RelayCrawl:
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
 
-    def _follow_clock(self, mono: float, wall: int) -> None:
+    def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
         """Sweep again where a wall clock that was set leaves something to be fetched."""
         gained = (wall - self._latest_wall) - (mono - self._latest_mono)
         if wall < self._latest_wall:
-            # The first look, or a clock that was set back; at once, while it shows which cursors are wrong.
+            # The first look, or a clock that was set back; at once, while it shows which times are wrong.
+            session.limits = session.limits.as_of(wall)
             if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
                 self._sweeps.sweep_all_again()
         elif gained > CLOCK_JUMP_S:

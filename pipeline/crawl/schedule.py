@@ -61,12 +61,12 @@ class Schedule:
         # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
             if sweep_key(Purpose.INITIAL, query) not in sweeps:
-                sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query), wall, mono)
+                sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query, wall), wall, mono)
             return
         is_behind = query.generation > cursor.generation and query.members
         if is_behind and sweep_key(Purpose.LOOKBACK, query) not in sweeps:
             new = [member for member in query.members if member.generation > cursor.generation]
-            since = reach.of_lookback(query.subject, new)
+            since = reach.of_lookback(query.subject, new, wall)
             sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
         if not query.is_live:
             return
@@ -74,8 +74,9 @@ class Schedule:
         swept = sweeps.last_swept(query.key)
         if swept is None or mono - swept >= every:
             sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
-        if self._is_reswept(query) and wall - sweeps.last_resweep(query) >= reach.settings.resweep_every:
-            sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall), wall, mono)
+        last = sweeps.last_resweep(query)
+        if self._is_reswept(query) and reach.is_resweep_due(wall, last):
+            sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall, last), wall, mono)
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
@@ -83,8 +84,8 @@ class Schedule:
         if tail not in self._sweeps and swept is not None:
             yield max(swept + self._tail_every(query, plan), self._sweeps.not_before(tail))
         if resweep not in self._sweeps and not self._sweeps.waits(resweep) and self._is_reswept(query):
-            every = self._sweeps.reach.settings.resweep_every
-            yield mono + max(0, self._sweeps.last_resweep(query) + every - wall)
+            reach, last = self._sweeps.reach, self._sweeps.last_resweep(query)
+            yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
 
     def _is_reswept(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""

@@ -62,7 +62,7 @@ def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int 
     trials = int(selection.max_relays * EXPLORE) if len(allowed) > selection.max_relays else 0
     left = [each for each in allowed if not choice.take(each, selection.max_relays - trials)]
     # Those on trial stay for their time; then come those who waited longest.
-    left.sort(key=lambda each: (each.tried_at + TRIAL_MS <= now, each.tried_at))
+    left.sort(key=lambda each: (not _is_on_trial(each, now), min(each.tried_at, now)))
     for each in left if trials else ():
         choice.take(each, selection.max_relays, is_trial=True)
     return choice.chosen
@@ -83,7 +83,12 @@ def passed_over(candidates: Iterable[RelayCandidate], selection: Selection) -> C
 
 def tried_anew(selected: Iterable[Selected], now: int) -> list[int]:
     """Of `selected`, the relays whose trial begins at `now`."""
-    return [each.candidate.relay for each in selected if each.is_trial and each.candidate.tried_at + TRIAL_MS <= now]
+    return [each.candidate.relay for each in selected if each.is_trial and not _is_on_trial(each.candidate, now)]
+
+
+def _is_on_trial(candidate: RelayCandidate, now: int) -> bool:
+    """Whether its trial goes on; one that a clock that was ahead began is over."""
+    return now - TRIAL_MS < candidate.tried_at <= now
 
 
 @dataclass(slots=True)

@@ -117,7 +117,9 @@ class Sweeps:
         sweep = Sweep(query, purpose, self._window(query, since, wall + FUTURE_S), wall, wall - since)
         sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
         if resumes:
-            sweep.resume(self.coverage.progress(key))
+            progress = self.coverage.progress(key)
+            # One that a clock that was ahead began says nothing about what has come since.
+            sweep.resume(None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED:
             sweep.window.put_first({member.public_key for member in self.named.among(query)})
         if purpose in (Purpose.TAIL, Purpose.INITIAL):

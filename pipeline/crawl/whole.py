@@ -72,7 +72,7 @@ class Whole:
         if self._newcomers is None:
             self._newcomers = Newcomers.since(self.wanted, cursor.generation, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
-            since = reach.of_lookback(piece.subject, piece.members)
+            since = reach.of_lookback(piece.subject, piece.members, wall)
             self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
         if not self._newcomers.pieces:
             # Written down with the next sweep that moves this cursor.
@@ -87,8 +87,9 @@ class Whole:
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
         for query in self.wanted.live:
-            if wall - self._sweeps.last_resweep(query) >= every and self._sweeps.has_room(mono):
-                self._sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall), wall, mono)
+            last = self._sweeps.last_resweep(query)
+            if reach.is_resweep_due(wall, last) and self._sweeps.has_room(mono):
+                self._sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall, last), wall, mono)
 
     def is_reswept(self, query: Query) -> bool:
         """Whether a query of the plan is looked through for late arrivals, rather than chunks in its place."""

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.process.clock import since_boot_s
+
 _PROC = Path("/proc")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -76,3 +78,19 @@ def _open_files(pid: int) -> int | None:
         return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return None
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from every other; empty where /proc shows processes only."""
+    try:
+        return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def uptime_s() -> float:
+    """Return the seconds since the machine was booted, whatever its wall clock is set to."""
+    try:
+        return float((_PROC / "uptime").read_text().split()[0])
+    except OSError:
+        return since_boot_s()

@@ -194,6 +194,16 @@ class Limits:
 
     # The NIP-11 document.
 
+    def as_of(self, now: int) -> "Limits":
+        """These limits without times beyond `now`, which a clock that was ahead noted."""
+        late: dict[str, Any] = {name: now for name in _TIMES if getattr(self, name) > now}
+        if any(max(each.narrowed_at, each.widened_at) > now for each in self.bounds):
+            late["bounds"] = tuple(
+                replace(each, narrowed_at=min(each.narrowed_at, now), widened_at=min(each.widened_at, now))
+                for each in self.bounds
+            )
+        return replace(self, **late) if late else self
+
     def informed(self, now: int) -> "Limits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
         return replace(self, informed_at=now)
@@ -283,6 +293,7 @@ class Limits:
         return replace(self, bounds=others, **changed)
 
 
+_TIMES = ("informed_at", "whole_refused_at", "negentropy_failed_at")
 _DEFAULT = Limits()
 MOST: Final = {each: MOST_KINDS if each is Dimension.KINDS else _DEFAULT.of(each) for each in Dimension}
 

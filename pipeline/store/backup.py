@@ -8,6 +8,7 @@ from typing import Final
 
 import apsw
 
+from pipeline.store import runs
 from pipeline.store.database import Database, DatabaseFailed
 
 # 4 MiB: some milliseconds of work between two signs of progress.
@@ -61,6 +62,7 @@ def _copy(database: Database, part: Path, progress: Progress) -> None:
                     backup.step(_STEP_PAGES)
                     progress(backup.page_count - backup.remaining - done)
                     done = backup.page_count - backup.remaining
+            runs.mark_copied(destination)
         finally:
             destination.close()
     except apsw.Error as error:

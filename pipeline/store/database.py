@@ -107,15 +107,19 @@ class Database:
         return cls(path, connection)
 
     @contextmanager
-    def write(self) -> Iterator[Tx]:
+    def write(self, *, durable: bool = False) -> Iterator[Tx]:
         """A write transaction: committed on leaving, rolled back on an exception. Keep it to milliseconds.
 
+        `durable`: on the disk before this returns, with all that was committed before; else a power failure may take
+        the last commits.
         Raises `DatabaseFailed` where the database itself is at fault, and `DatabaseUnusable` where another file has
         taken its place: what was written to the old one would be lost to everybody who starts later.
         """
         connection = self._connection
         if _identity(self.path) != self._identity:
             raise DatabaseUnusable(f"the database {self.path} was moved away or replaced while it was in use")
+        if durable:
+            connection.pragma("synchronous", "full")
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -129,6 +133,9 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+        finally:
+            if durable:
+                connection.pragma("synchronous", "normal")
 
     @contextmanager
     def read(self) -> Iterator[Tx]:

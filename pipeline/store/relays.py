@@ -21,7 +21,8 @@ _LOOK_AT_BOUND_EVERY = 256
 UPSERT = """
 INSERT INTO relays (address, source, first_seen, last_seen, seen_up_at) VALUES (?1, ?2, ?3, ?3, ?4)
 ON CONFLICT (address) DO UPDATE SET
-  last_seen = excluded.last_seen, seen_up_at = max(seen_up_at, excluded.seen_up_at) RETURNING id, namers
+  last_seen = excluded.last_seen,
+  seen_up_at = iif(seen_up_at > ?3, excluded.seen_up_at, max(seen_up_at, excluded.seen_up_at)) RETURNING id, namers
 """
 ADD_BOOTSTRAP = """
 INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, 'bootstrap', ?2, ?2)
@@ -77,7 +78,9 @@ SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_us
   FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
  ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
 """
-START_CRAWLING = "UPDATE relays SET crawled_since = ? WHERE id = ? AND crawled_since IS NULL"
+START_CRAWLING = """
+UPDATE relays SET crawled_since = ?1 WHERE id = ?2 AND (crawled_since IS NULL OR crawled_since > ?1)
+"""
 # Times that are long past are halved, so that a relay can change.
 PUT_STATUS = """
 UPDATE relays SET
@@ -295,7 +298,7 @@ def records(tx: Tx, *, everything: bool, limit: int) -> list[RelayRecord]:
 
 
 def start_crawling(tx: Tx, numbers: Iterable[int], now: int) -> None:
-    """Note when relays first came to be crawled; later calls change nothing."""
+    """Note when relays first came to be crawled; later calls change only what a clock that was ahead noted."""
     tx.executemany(START_CRAWLING, ((now, relay) for relay in numbers))
 
 

@@ -382,6 +382,26 @@ GAPS = (
     """,
 )
 
+# What each crawler noted of its life, and since when commits may be lost; see `runs`.
+RUNS = (
+    """
+    CREATE TABLE runs (
+      slot TEXT PRIMARY KEY,
+      boot TEXT NOT NULL,
+      file INTEGER NOT NULL,
+      clock INTEGER NOT NULL,
+      since INTEGER NOT NULL,
+      alive_at INTEGER NOT NULL,
+      is_clean INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE doubts (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), since INTEGER NOT NULL, noticed_at INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -396,6 +416,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0011-retracted-when-saved", RETRACTED_WHEN_SAVED),
     Migration("0012-gaps", GAPS),
     Migration("0013-spellings", SPELLINGS),
+    Migration("0014-runs", RUNS),
 )
 
 

@@ -17,6 +17,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.reach import Reach
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.redial import Ending
 from pipeline.crawl.relay_crawl import RelayCrawl
@@ -79,9 +80,7 @@ class Desk:
         """A connection that is served, and the relay's end of its socket."""
         ours, theirs = socket.socketpair()
         address = f"wss://relay{relay}.example"
-        crawl = RelayCrawl(
-            coverage=Coverage(relay, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
-        )
+        crawl = RelayCrawl(coverage=Coverage(relay, ()), limits=Limits(), reach=Reach(SETTINGS, START), plan=plan_for())
         made = Connection(
             relay, parse_address(address), crawl, Limits(), HostBackoff(random.Random(1)),
             RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,

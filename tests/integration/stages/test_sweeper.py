@@ -188,9 +188,9 @@ class Timed(Database):
     held: list[float]
 
     @contextmanager
-    def write(self) -> Iterator[Tx]:
+    def write(self, *, durable: bool = False) -> Iterator[Tx]:
         began = 0.0
-        with super().write() as tx:
+        with super().write(durable=durable) as tx:
             began = self.clock.monotonic()
             yield tx
         self.held.append(self.clock.monotonic() - began)

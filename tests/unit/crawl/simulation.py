@@ -17,7 +17,7 @@ import orjson
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.plan import Member, Planner, Query, Subject
-from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.nostr.event import Event
@@ -171,6 +171,7 @@ class Simulation:
         self.users: set[bytes] = set()
         self.max_idle_turns = MAX_IDLE_TURNS_PER_HOUR
         self.crawled_since = START
+        self.doubt = (0, 0)
         self.limits = limits or Limits()
         self.cursors: dict[str, Cursor] = {}
         self.progress: dict[str, SweepProgress] = {}
@@ -217,7 +218,7 @@ class Simulation:
     def _new_crawl(self) -> RelayCrawl:
         crawl = RelayCrawl(
             coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
-            settings=self.settings, plan=self.plan, crawled_since=self.crawled_since, holdings=self.holdings,
+            reach=Reach(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
         )  # fmt: skip
         crawl.asking.mode = self.mode
         crawl.named = self.lists.at(RELAY)

@@ -13,6 +13,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.reach import Reach
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.shared import Shared
@@ -90,9 +91,7 @@ class Wakes:
 
 
 def new_crawl() -> RelayCrawl:
-    return RelayCrawl(
-        coverage=Coverage(1, ()), limits=Limits(), settings=SETTINGS, plan=plan_for(), crawled_since=START
-    )
+    return RelayCrawl(coverage=Coverage(1, ()), limits=Limits(), reach=Reach(SETTINGS, START), plan=plan_for())
 
 
 def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None) -> Connection:

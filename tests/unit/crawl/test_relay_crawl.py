@@ -230,6 +230,43 @@ def test_the_last_days_are_swept_again_at_their_time() -> None:
     assert all(abs(start - (number + 1) * every) < 120 for number, start in enumerate(starts))
 
 
+def test_relay_first_crawled_by_a_clock_ahead_is_swept_for_late_arrivals() -> None:
+    """What the clock noted then is not believed beyond now."""
+    sim = crawl()
+    sim.crawled_since = START + 300 * DAY
+    sim.restart()
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(100)
+    late = [event(START - days * DAY, ALICE) for days in (1, 2)]
+    sim.disconnect()
+    for each in late:
+        sim.relay.publish(each, sim.wall)
+    sim.connect()
+    sim.run_until(2 * SETTINGS.resweep_every + 120)
+    assert {each.id for each in late} <= sim.delivered
+
+
+def test_doubt_sweeps_the_days_before_it_again_at_once_and_once() -> None:
+    sim = crawl()
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(100)
+    lost = event(START - 10 * DAY, ALICE)
+    sim.disconnect()
+    sim.relay.publish(lost, sim.wall)
+    sim.doubt = (START - 8 * DAY, sim.wall)
+    sim.restart()
+    sim.connect()
+    sim.run_until(200)
+    assert lost.id in sim.delivered
+    assert len([cursor for cursor in sim.moved if cursor.query == "resweep:authors/"]) == 1
+    sim.restart()
+    sim.connect()
+    sim.run_until(SETTINGS.resweep_every - 60)
+    assert len([cursor for cursor in sim.moved if cursor.query == "resweep:authors/"]) == 1
+
+
 def test_no_resweep_when_it_is_off_and_no_haste_either() -> None:
     sim = crawl(settings=replace(SETTINGS, resweep_every=0))
     sim.want([ALICE])

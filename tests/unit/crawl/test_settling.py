@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import Plan
-from pipeline.crawl.reach import CrawlSettings
+from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.waits import LASTING_RETRY_S
@@ -29,7 +29,7 @@ def crawl(
     plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: Limits | None = None
 ) -> RelayCrawl:
     made = RelayCrawl(
-        coverage=Coverage(1, (), sweeps), limits=limits or Limits(), settings=SETTINGS, plan=plan, crawled_since=WALL
+        coverage=Coverage(1, (), sweeps), limits=limits or Limits(), reach=Reach(SETTINGS, WALL), plan=plan
     )
     made.connected()
     return made

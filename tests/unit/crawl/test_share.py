@@ -205,3 +205,15 @@ def test_a_candidate_is_dialled_as_it_is_spelled_unless_that_is_another_relay() 
     spelled = [plain._replace(spelling=text) for text in ("wss://relay.example/x/", "wss://relay.example/y", "junk")]
     dialled = [select([each], selection())[0].address.spelling for each in spelled]
     assert dialled == ["wss://relay.example/x/", "wss://relay.example/x", "wss://relay.example/x"]
+
+
+def test_trial_begun_by_a_clock_ahead_is_over() -> None:
+    """Else it would last until that time, and be nobody else's."""
+    now = 10 * TRIAL_MS
+    candidates = [candidate(f"wss://r{n}.example", number=n) for n in range(20)]
+    candidates[12] = candidates[12]._replace(tried_at=now + 400 * 86_400_000)
+    candidates[13] = candidates[13]._replace(tried_at=now - 1)
+    chosen_now = select(candidates, selection(relays=10), now)
+    assert [each.candidate.relay for each in chosen_now if each.is_trial] == [13]
+    candidates[12:] = [each._replace(tried_at=now + 1 if each.relay == 12 else 1) for each in candidates[12:]]
+    assert 12 not in [each.candidate.relay for each in select(candidates, selection(relays=10), now)]

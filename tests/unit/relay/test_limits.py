@@ -297,3 +297,12 @@ def test_limits_as_stored_by_the_last_release_are_read() -> None:
 )
 def test_bounds_that_cannot_be_read_are_none(bounds: object) -> None:
     assert Limits.from_json(orjson.dumps({"bounds": bounds, "refused_kinds": "4"}).decode()) == Limits()
+
+
+def test_times_beyond_now_are_taken_for_now() -> None:
+    """A clock that was ahead noted them; what was learned then stays."""
+    ahead = Limits(informed_at=9, whole_refused_at=8, negentropy_failed_at=7)
+    ahead = ahead.narrowed(Dimension.FILTERS, 2).dated(Limits(), 9)
+    expected = replace(ahead, informed_at=7, whole_refused_at=7, bounds=(replace(ahead.bounds[0], narrowed_at=7),))
+    assert ahead.as_of(7) == expected
+    assert ahead.as_of(9) is ahead
