@@ -15,6 +15,9 @@ from time import monotonic
 
 from tests.completeness import alone, crowded, independent, latency, mixed, negentropy
 from tests.completeness.catalogue import Catalogue
+from tests.completeness.foreign import options as foreign_options
+from tests.completeness.foreign import run as foreign
+from tests.completeness.foreign.result import table as foreign_table
 from tests.completeness.run import Row, table
 
 
@@ -33,7 +36,10 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave database and log there")
+    foreign_options.add_arguments(parser)
     options = parser.parse_args()
+    if options.relay:
+        return _try_relays(parser, options)
     try:
         cases = Catalogue().choose(options.behaviours, slow=not options.quick)
     except KeyError as error:
@@ -71,6 +77,22 @@ def main() -> int:
         options.json.write_text(json.dumps(value, indent=1) + "\n")
     is_good = all(row.is_good for part in rows.values() for row in part) and (saving is None or saving.is_good)
     return 0 if is_good else 1
+
+
+def _try_relays(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Crawl the relays that `--relay` names and nothing else."""
+    try:
+        plan = foreign_options.plan_of(options)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"seed {options.seed}", flush=True)
+    play = foreign.together if options.together else foreign.alone
+    results = play(options.relay, options.seed, plan, options.keep)
+    print(foreign_table(results), flush=True)
+    if options.json is not None:
+        value = {"seed": options.seed, "foreign": [asdict(result) for result in results]}
+        options.json.write_text(json.dumps(value, indent=1) + "\n")
+    return 0 if all(result.is_good for result in results) else 1
 
 
 if __name__ == "__main__":

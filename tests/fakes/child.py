@@ -82,7 +82,12 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, log: Path | None = None
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        cwd: Path = ROOT,
     ) -> None:
         self.log = log or scratch_path("child.log")
         self._lines: deque[str] = deque(maxlen=MAX_KEPT_LINES)
@@ -91,7 +96,7 @@ class Child:
         with self.log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=cwd,
                 env=None if env is None else dict(env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,0 +1,95 @@
+"""The book of a relay: which of the events that it took it really gives to a client that asks by id."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from time import monotonic
+
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from tests.fakes.net import pause
+
+_CHUNK = 100
+_SMALL_CHUNK = 10
+_CONNECTION_REQS = 300
+_ANSWER_S = 20.0
+_MOST_TRIES = 4
+_BREATH_S = 1.0
+
+
+def take_book(url: str, ids: Sequence[str]) -> set[str]:
+    """Return those of `ids` that the relay gives; raises `TimeoutError` when it does not answer at all.
+
+    What a chunk leaves out is asked again in small ones. An answer may end in EOSE, in CLOSED or in neither: some
+    relays close every REQ by `ids`.
+    """
+    with _Reader(url) as reader:
+        given = reader.read(ids, _CHUNK)
+        lacking = [event_id for event_id in ids if event_id not in given]
+        return given | reader.read(lacking, _SMALL_CHUNK)
+
+
+class _Reader:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._open = ExitStack()
+        self._socket: ClientConnection | None = None
+        self._number = 0
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hang_up()
+
+    def read(self, ids: Sequence[str], chunk: int) -> set[str]:
+        given: set[str] = set()
+        for start in range(0, len(ids), chunk):
+            given |= self._ask(ids[start : start + chunk])
+        return given
+
+    def _ask(self, ids: Sequence[str]) -> set[str]:
+        """Ask for one chunk, once more where the connection was lost or the relay asks for patience."""
+        for _ in range(_MOST_TRIES):
+            given: set[str] = set()
+            try:
+                if self._ask_once(ids, given):
+                    return given
+            except (OSError, WebSocketException):
+                self._hang_up()
+            pause(_BREATH_S)
+        raise TimeoutError(f"{self._url} does not answer a REQ for {len(ids)} ids")
+
+    def _ask_once(self, ids: Sequence[str], given: set[str]) -> bool:
+        self._number += 1
+        name = f"book{self._number}"
+        with self._subscribed(name, ids) as socket:
+            deadline = monotonic() + _ANSWER_S
+            while len(given) < len(ids):
+                match json.loads(socket.recv(timeout=max(deadline - monotonic(), 0.0))):
+                    case ["EVENT", str(subscription), {"id": str(event_id)}] if subscription == name:
+                        given.add(event_id)
+                    case ["EOSE", str(subscription), *_] if subscription == name:
+                        return True
+                    case ["CLOSED", str(subscription), *reason] if subscription == name:
+                        return not str(reason).startswith("['rate-limited")
+                    case _:
+                        continue
+        return True
+
+    @contextmanager
+    def _subscribed(self, name: str, ids: Sequence[str]) -> Iterator[ClientConnection]:
+        if self._number % _CONNECTION_REQS == 0:
+            self._hang_up()
+        if self._socket is None:
+            connection = connect(self._url, max_size=None, compression=None, proxy=None)
+            self._socket = self._open.enter_context(connection)
+        socket = self._socket
+        socket.send(json.dumps(["REQ", name, {"ids": list(ids), "limit": len(ids)}]))
+        yield socket
+        socket.send(json.dumps(["CLOSE", name]))
+
+    def _hang_up(self) -> None:
+        self._socket = None
+        self._open.close()

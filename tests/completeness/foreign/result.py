@@ -1,0 +1,84 @@
+"""What came of a trial, for a reader and as values."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_MISSING_SHOWN = 3
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a phase took: bytes on the wire as the service saw them, its messages by type, and CPU seconds.
+
+    CPU is that of the whole trial: relays that are tried together share it.
+    """
+
+    sent: int
+    received: int
+    messages: Mapping[str, int]
+    crawler_cpu_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase at one relay. `missing` describes each event that was due and did not come."""
+
+    name: str
+    due: int
+    missing: Sequence[str]
+    gaps: Mapping[str, int]
+    seconds: float
+    cost: Cost
+
+    @property
+    def got(self) -> int:
+        """How many of those due came."""
+        return self.due - len(self.missing)
+
+    @property
+    def is_good(self) -> bool:
+        """Everything came, or the service reports a gap at this relay."""
+        return not self.missing or sum(self.gaps.values()) > 0
+
+
+@dataclass(slots=True)
+class Result:
+    """One relay through all phases; `refused`: how often it said what of events that it did not take."""
+
+    name: str
+    phases: list[Phase] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every phase was."""
+        return all(phase.is_good for phase in self.phases)
+
+
+def table(results: Sequence[Result]) -> str:
+    """All phases for a reader."""
+    width = max([len(result.name) for result in results], default=0)
+    lines = [
+        f"{'relay':<{width}} {'phase':<14} {'due':>6} {'got':>6} {'recall':>7} {'s':>6} {'REQs':>5} {'NEG':>4} "
+        f"{'MB in':>6} {'MB out':>6} {'CPU s':>6} {'crawler':>7}  reported"
+    ]
+    for result in results:
+        lines += [_line(result.name, width, phase) for phase in result.phases]
+        lines += [f"    refused {count}: {reason}" for reason, count in result.refused.most_common(_MISSING_SHOWN)]
+    return "\n".join(lines)
+
+
+def _line(name: str, width: int, phase: Phase) -> str:
+    cost = phase.cost
+    gaps = ", ".join(f"{reason} {count}" for reason, count in phase.gaps.items()) or "-"
+    recall = phase.got / phase.due if phase.due else 1.0
+    line = (
+        f"{name:<{width}} {phase.name:<14} {phase.due:>6} {phase.got:>6} {recall:>7.4f} {phase.seconds:>6.1f} "
+        f"{cost.messages.get('REQ', 0):>5} {cost.messages.get('NEG-MSG', 0) + cost.messages.get('NEG-OPEN', 0):>4} "
+        f"{cost.received / _MEGABYTE:>6.2f} {cost.sent / _MEGABYTE:>6.2f} {cost.cpu_s:>6.1f} {cost.crawler_cpu_s:>7.1f}"
+        f"  {'' if phase.is_good else 'BAD '}{gaps}"
+    )
+    return "\n".join([line, *(f"    missing: {each}" for each in phase.missing[:_MISSING_SHOWN])])

@@ -1,0 +1,209 @@
+"""One trial: the service on foreign relays through backfill, live, the relays' death and its own."""
+
+import signal
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from tests.completeness.foreign.result import Cost, Phase, Result
+from tests.completeness.foreign.shape import Shape, late, streamed
+from tests.completeness.foreign.subject import Subject
+from tests.completeness.run import AUTH_KEY, GAPS, register
+from tests.completeness.world import World
+from tests.fakes.net import pause
+from tests.fakes.procs import kill_session
+from tests.fakes.proxy import Traffic
+from tests.fakes.service import EventService, settings
+from tests.world.events import SignedEvent
+
+_LOOK_EVERY_S = 0.5
+_HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
+_AWAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long things take: events a second and seconds of a stream, and the longest wait for what is missing.
+
+    A wait ends early when nothing new has come for `patience_s`.
+    """
+
+    rate: float = 30.0
+    stream_s: float = 10.0
+    timeout_s: float = 240.0
+    patience_s: float = 60.0
+
+
+PHASES = ("backfill", "live", "relay killed", "service killed")
+
+
+class Trial:
+    """The service on some relays; `run` plays the phases and returns what came of each at each relay."""
+
+    def __init__(
+        self, directory: Path, world: World, shape: Shape, pace: Pace, subjects: Sequence[Subject],
+        extra_settings: dict[str, str],
+    ) -> None:  # fmt: skip
+        self._world = world
+        self._pace = pace
+        self._subjects = subjects
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "key").write_text(AUTH_KEY)
+        reach = f"{shape.reach_s}s"
+        self._service = EventService(
+            directory,
+            settings(
+                relays=[subject.url for subject in subjects],
+                EVENTS_BACKFILL=reach,
+                EVENTS_NEW_AUTHOR_LOOKBACK=reach,
+                EVENTS_CRAWLERS="1",
+                EVENTS_LOG_LEVEL="DEBUG",
+                EVENTS_SECRET_KEY_PATH=str(directory / "key"),
+            )
+            | extra_settings,
+        )
+
+    def run(self, phases: Sequence[str]) -> list[Result]:
+        """Play `phases` in their order; backfill is always the first."""
+        register(self._service.database, self._world)
+        steps: dict[str, Callable[[], None]] = {
+            "live": self._stream, "relay killed": self._kill_relays, "service killed": self._kill_service,
+        }  # fmt: skip
+        results = [Result(subject.name) for subject in self._subjects]
+        try:
+            with self._measured("backfill", results):
+                self._service.start()
+            for name in PHASES[1:]:
+                if name in phases:
+                    with self._measured(name, results):
+                        steps[name]()
+        finally:
+            self._service.close()
+        return results
+
+    @contextmanager
+    def _measured(self, phase: str, results: Sequence[Result]) -> Iterator[None]:
+        """Play the block, wait until everything due has come, and add a row to each result."""
+        known = [set() if phase == "backfill" else set(subject.accepted) for subject in self._subjects]
+        traffic = [subject.proxy.traffic for subject in self._subjects]
+        cpu = self._cpu()
+        began = monotonic()
+        yield
+        due = [
+            {event_id for event_id in subject.book(subject.accepted.keys() - before) if self._is_due(subject, event_id)}
+            for subject, before in zip(self._subjects, known, strict=True)
+        ]
+        done_at, have = self._wait(due)
+        gaps = self._gaps()
+        spent = [self._cost(earlier, subject, cpu) for earlier, subject in zip(traffic, self._subjects, strict=True)]
+        for subject, ids, cost, result in zip(self._subjects, due, spent, results, strict=True):
+            missing = [subject.accepted[event_id] for event_id in sorted(ids - have)]
+            result.phases.append(
+                Phase(
+                    name=phase, due=len(ids), missing=tuple(self._described(event) for event in missing),
+                    gaps=gaps.get(subject.url, {}), seconds=done_at - began, cost=cost,
+                )
+            )  # fmt: skip
+            result.refused = Counter(subject.refused.values())
+
+    def _is_due(self, subject: Subject, event_id: str) -> bool:
+        return self._world.is_wanted(subject.accepted[event_id])
+
+    def _described(self, event: SignedEvent) -> str:
+        why = "by a wanted author" if self._world.is_by_wanted_author(event) else "a mention"
+        if not self._world.is_by_wanted(event):
+            why = "of its kind"
+        return f"kind {event.kind}, {why}, at {event.created_at}: {event.id}"
+
+    def _wait(self, due: Sequence[set[str]]) -> tuple[float, set[str]]:
+        """Until all is there, nothing new comes for a while, or the time is up; when the last that came was seen."""
+        wanted: set[str] = set().union(*due)
+        began = last = monotonic()
+        count = -1
+        while True:
+            have = self._have() & wanted
+            now = monotonic()
+            if len(have) != count:
+                count, last = len(have), now
+            if count == len(wanted) or now > last + self._pace.patience_s or now > began + self._pace.timeout_s:
+                return last, have
+            pause(_LOOK_EVERY_S)
+
+    def _have(self) -> set[str]:
+        with closing(sqlite3.connect(f"file:{self._service.database}?mode=ro", uri=True)) as database:
+            return {event_id for (event_id,) in database.execute(_HAVE)}
+
+    def _gaps(self) -> dict[str, dict[str, int]]:
+        """What the service reports, by relay and reason."""
+        gaps: dict[str, dict[str, int]] = {}
+        for sample in self._service.scrape().samples(GAPS):
+            if sample.value:
+                gaps.setdefault(sample.labels["address"], {})[sample.labels["reason"]] = int(sample.value)
+        return gaps
+
+    def _cpu(self) -> tuple[float, float]:
+        """CPU seconds of the crawler and of all processes of the service."""
+        if not self._service.running:
+            return 0.0, 0.0
+        crawlers = {stage.pid for stage in self._service.stages("crawler")}
+        processes = self._service.processes()
+        return sum(p.cpu_s for p in processes if p.pid in crawlers), sum(p.cpu_s for p in processes)
+
+    def _cost(self, earlier: Traffic, subject: Subject, cpu: tuple[float, float]) -> Cost:
+        spent = subject.proxy.traffic.since(earlier)
+        crawler, everything = self._cpu()
+        return Cost(
+            sent=spent.sent, received=spent.received, messages=spent.messages,
+            crawler_cpu_s=_spent(crawler, cpu[0]), cpu_s=_spent(everything, cpu[1]),
+        )  # fmt: skip
+
+    def _stream(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """Publish events of now to every relay at the rate; `meanwhile` is done in the middle of it."""
+        count = int(self._pace.rate * self._pace.stream_s)
+        streams = [[streamed(self._world) for _ in range(count)] for _ in self._subjects]
+        threads = [
+            threading.Thread(target=self._publish, args=(subject, events), daemon=True)
+            for subject, events in zip(self._subjects, streams, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        if meanwhile is not None:
+            pause(self._pace.stream_s / 2)
+            meanwhile()
+        for thread in threads:
+            thread.join()
+
+    def _publish(self, subject: Subject, events: Sequence[SignedEvent]) -> None:
+        began = monotonic()
+        with subject.publisher() as publisher:
+            publisher.publish(events, lambda number: pause(began + number / self._pace.rate - monotonic()))
+            subject.note(publisher, events)
+
+    def _kill_relays(self) -> None:
+        self._stream(self._restart_relays)
+
+    def _restart_relays(self) -> None:
+        for subject in self._subjects:
+            subject.restart()
+
+    def _kill_service(self) -> None:
+        """All processes of the service at once; while it is away, events arrive that are dated up to two days back."""
+
+        def kill() -> None:
+            self._service.child.signal(signal.SIGKILL)
+            kill_session(self._service.child.pid)
+            for subject in self._subjects:
+                subject.load([late(self._world) for _ in range(int(self._pace.rate * _AWAY_S))])
+            self._service.start()
+
+        self._stream(kill)
+
+
+def _spent(now: float, before: float) -> float:
+    """Processes that were started anew have nothing behind them."""
+    return now - before if now >= before else now

@@ -1,0 +1,70 @@
+"""A relay by its command line is started, killed and started again; events get to it whatever it does meanwhile."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.completeness.foreign.book import take_book
+from tests.completeness.foreign.subject import RelayCommand, Subject
+from tests.fakes.behaviour import Behaviour, How, Interruption
+from tests.fakes.child import ChildFailed
+from tests.fakes.command_relay import CommandRelay
+from tests.fakes.publisher import PatientPublisher
+from tests.fakes.relay import ScriptedRelay
+from tests.world.events import Author, SignedEvent
+
+FORGETFUL = "env PYTHONPATH={root} {python} -m tests.fakes.relay_process --addr {address} --port {port}"
+LASTING = (
+    "env PYTHONPATH={root} {python} -m tests.fakes.independent_relay --addr {address} --port {port} --lmdb {folder}/db"
+)
+ALICE = Author.from_seed(1, 1)
+
+
+def notes(count: int) -> list[SignedEvent]:
+    return [ALICE.sign(f"{number}", created_at=1_700_000_000 + number) for number in range(count)]
+
+
+@pytest.mark.parametrize(("command", "forgotten"), [(FORGETFUL, 30), (LASTING, 0)], ids=["forgetful", "lasting"])
+def test_killed_relay_holds_the_same_events_after_its_restart(command: str, forgotten: int, tmp_path: Path) -> None:
+    events = notes(30)
+    with Subject(RelayCommand("it", command), tmp_path / "relay") as subject:
+        subject.load(events)
+        assert subject.restart() == forgotten
+        assert subject.book() == {event.id for event in events}
+
+
+def test_command_that_ends_is_reported_with_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match="no such flag"):
+        CommandRelay("sh -c 'echo no such flag; exit 1'", tmp_path).start()
+
+
+def test_proxy_counts_what_the_client_asked(tmp_path: Path) -> None:
+    with Subject(RelayCommand("it", FORGETFUL), tmp_path / "relay", delay_s=0.05) as subject:
+        subject.load(notes(5))
+        before = subject.proxy.traffic
+        held = {event.id for event in notes(5)}
+        assert take_book(subject.url, sorted(held)) == held
+        spent = subject.proxy.traffic.since(before)
+        assert spent.messages["REQ"] == 1
+        assert spent.received > 5 * 300
+        assert 0 < spent.sent < spent.received
+
+
+def drop(relay: ScriptedRelay) -> None:
+    relay.drop()
+
+
+def test_publisher_sends_what_a_lost_connection_left_unanswered_again() -> None:
+    events = notes(60)
+    with ScriptedRelay() as relay:
+        with PatientPublisher(relay.url) as publisher:
+            publisher.publish(events, lambda number: drop(relay) if number in (20, 40) else None)
+        assert publisher.answers.accepted == {event.id for event in events}
+        assert {event.id for event in relay.stored()} == publisher.answers.accepted
+
+
+def test_book_has_only_what_is_given() -> None:
+    events = notes(250)
+    cut = Behaviour(cap=100, interruption=Interruption(20, How.RESET, times=2))
+    with ScriptedRelay(cut, events=events[:230]) as relay:
+        assert take_book(relay.url, [event.id for event in events]) == {event.id for event in events[:230]}
