@@ -74,6 +74,7 @@ class Config:
     allow_private_relays: bool
     crawl_mode: CrawlMode
     crawlers: int
+    relay_compression: bool
     backfill: int
     resweep_window: int
     resweep_every: int

@@ -353,6 +353,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("EVENTS_CRAWLERS", "crawlers", _count(1, 64), None, "crawler processes; default: cores, at least 2"),
     Setting(
+        "EVENTS_RELAY_COMPRESSION",
+        "relay_compression",
+        values.boolean,
+        "true",
+        "offer compression to relays: fewer bytes, more CPU",
+    ),
+    Setting(
         "EVENTS_BACKFILL",
         "backfill",
         values.duration_ms,

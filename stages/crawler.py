@@ -28,7 +28,7 @@ from pipeline.process.rate import Allowance
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
-from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.dial import Compression, DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
@@ -67,8 +67,9 @@ def run(ctx: StageContext) -> None:
     secret = read_secret_key(config.secret_key_path)
     shared = Shared(ctx.clock, intake, Parcel(intake), gate, RateLimited(ctx.log, ctx.clock), secret)
     policy = DialPolicy(
-        allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy
-    )
+        allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
+        compression=Compression() if config.relay_compression else None,
+    )  # fmt: skip
     _raise_file_limit(ctx)
     holdings = StoredHoldings(open_here, ctx.clock, shared.log)
     dials = Allowance(dial_rate(config.crawlers), ctx.clock.monotonic())

@@ -27,16 +27,20 @@ from pipeline.nostr.message import (
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost, LossReason
+from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.session import Session
+from pipeline.relay.sighting import sighting
 from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
 PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
-# Frames that are no messages: this many in one connection, and the relay is no relay.
+# Frames that are no messages: this many in a row, and the relay is no relay.
 MAX_INVALID_FRAMES: Final = 1000
+# How fast messages that are too long are read past; the line is for those that can be used.
+SKIPPED_BYTES_PER_S: Final = 4 << 20
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
 TELL_S: Final = 0.2
 # How often a connection that may not read on looks whether the relay takes what is being sent.
@@ -71,6 +75,8 @@ class Connection:
         self._is_held = False
         self.is_closing = False
         self._invalid_frames = 0
+        # Until when nothing is read, for what was read past; 0 while that is not so.
+        self._slowed_until = 0.0
         self._pinged_at = 0.0
         # When something is due that the relay does not bring up by itself.
         self._due_at = -math.inf
@@ -90,8 +96,8 @@ class Connection:
 
     @property
     def is_full(self) -> bool:
-        """Whether what was read must be taken up by the intake before more is."""
-        return self._hand_over.is_full
+        """Whether nothing more may be read for now: the intake must take up what was, or the relay is slowed."""
+        return self._hand_over.is_full or self._slowed_until > 0
 
     @property
     def was_of_use(self) -> bool:
@@ -131,7 +137,10 @@ class Connection:
             return 0
         frames = channel.receive()
         for raw in frames:
-            self._on_frame(raw, now)
+            if isinstance(raw, SkippedMessage):
+                self._on_skipped(raw, now)
+            else:
+                self._on_frame(raw, now)
         if frames:
             self._tell_at = min(self._tell_at, now + TELL_S)
             self._hand_over.flush()
@@ -166,12 +175,13 @@ class Connection:
             self._row.put(RelayState.CONNECTED)
 
     def _may_read_on(self, channel: Channel, now: float) -> bool:
-        if self._hand_over.push():
+        if now >= self._slowed_until and self._hand_over.push():
+            self._slowed_until = 0.0
             self._wait_anew(channel, now)
             return True
         channel.flush()
         self._tell()
-        self._due_at = now + _FULL_CHECK_S
+        self._due_at = self._slowed_until if self._slowed_until > now else now + _FULL_CHECK_S
         return False
 
     def _wait_anew(self, channel: Channel, now: float) -> None:
@@ -242,6 +252,7 @@ class Connection:
             self._metrics.invalid_message(error.reason)
             self._count_invalid()
             return
+        self._invalid_frames = 0
         self._metrics.message(message)
         if isinstance(message, KnownEvent):
             self._session.note_time(message.subscription, message.created_at, now, message.id)
@@ -259,6 +270,25 @@ class Connection:
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
         self._hand_over.add(message.event)
+
+    def _on_skipped(self, message: SkippedMessage, now: float) -> None:
+        """Count what was too long to be read where it belongs, and tell that it is missing."""
+        self._slowed_until = max(self._slowed_until, now) + message.size / SKIPPED_BYTES_PER_S
+        event = sighting(message)
+        if event is None:
+            self._metrics.skipped_message()
+            return
+        if event.event_id is not None and event.event_id in self._shared.intake.committed:
+            self._metrics.duplicate()
+            if event.subscription is not None:
+                self._session.note_time(event.subscription, event.created_at, now, event.event_id)
+            return
+        self._metrics.skipped_event()
+        live = self._session.note_skipped(event, now)
+        if live is not None:
+            wall = self._clock.now_ms() // 1000
+            self._crawl.live_skipped(live, wall if event.created_at is None else event.created_at)
+            self._metrics.crawled(self._crawl.counts)
 
     def _count_invalid(self) -> None:
         self._invalid_frames += 1

@@ -15,7 +15,7 @@ from pipeline.crawl.intake import Batch
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.reactor import Reactor
-from pipeline.crawl.redial import Ending, delay_s, failures_after, is_due, is_missing
+from pipeline.crawl.redial import Ending, delay_s, failures_after, is_missing, resumed_at
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -48,7 +48,8 @@ class _Relay:
     metrics: RelayMetrics
     limits: Limits
     failures: int
-    next_dial_at: int
+    next_dial_at: float
+    """By the monotonic clock, which nobody sets."""
     was_connected: bool = False
     is_dropped: bool = False
     is_missing: bool = False
@@ -136,16 +137,16 @@ class Fleet:
         for each in new:
             self._relays[each.candidate.relay] = self._add(database, each, plan, now)
         for number, each in wanted.items():
-            self._spell(self._relays[number], each, now)
+            self._spell(self._relays[number], each)
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
             self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
 
-    def _spell(self, relay: _Relay, selected: Selected, now: int) -> None:
+    def _spell(self, relay: _Relay, selected: Selected) -> None:
         """Dial by the spelling of now from the next time on, which is at once where nothing was found at another."""
         if relay.selected.address.spelling != selected.address.spelling:
             relay.selected = selected
             if relay.is_missing:
-                relay.is_missing, relay.next_dial_at = False, now
+                relay.is_missing, relay.next_dial_at = False, self.shared.clock.monotonic()
 
     def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
         if relay.crawl.asking.mode is not mode:
@@ -179,8 +180,8 @@ class Fleet:
     def turn(self, plan: Plan) -> None:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
-        now, mono = self.shared.clock.now_ms(), self.shared.clock.monotonic()
-        due = [relay for relay in self._relays.values() if relay.connection is None and is_due(relay.next_dial_at, now)]
+        mono = self.shared.clock.monotonic()
+        due = [relay for relay in self._relays.values() if relay.connection is None and relay.next_dial_at <= mono]
         self.waiting = len(due)
         for relay in sorted(due, key=lambda relay: relay.next_dial_at):
             if len(self._dialling) >= MAX_DIALS or not self.dials.take(mono):
@@ -219,9 +220,10 @@ class Fleet:
         )
         crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
+        wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now
         return _Relay(
             selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.set_aside), limits,
-            candidate.failures, candidate.next_dial_at,
+            candidate.failures, self.shared.clock.monotonic() + wait_ms / 1000,
         )  # fmt: skip
 
     def _start(self, relay: _Relay, plan: Plan) -> None:
@@ -265,11 +267,12 @@ class Fleet:
         relay.was_connected = relay.was_connected or ending.connected
         relay.is_missing = is_missing(ending)
         relay.failures = failures_after(relay.failures, ending)
-        relay.next_dial_at = now + round(delay_s(relay.failures, ending, self.rng) * 1000)
+        wait_s = delay_s(relay.failures, ending, self.rng)
+        relay.next_dial_at = self.shared.clock.monotonic() + wait_s
         relay.metrics.disconnected(ending.reason)
         self.shared.log.debug(
             address, "relay disconnected", relay=address, reason=ending.reason, detail=ending.detail,
-            redial_in_s=(relay.next_dial_at - now) // 1000,
+            redial_in_s=int(wait_s),
         )  # fmt: skip
         status = RelayStatus(
             number,
@@ -279,7 +282,7 @@ class Fleet:
             0,
             0,
             relay.failures,
-            relay.next_dial_at,
+            now + round(wait_s * 1000),
             ending.detail,
             relay.crawl.asking.way,
             relay.selected.address.spelling if relay.is_missing else "",

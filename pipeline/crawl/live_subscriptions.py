@@ -36,6 +36,10 @@ class LiveSubscriptions:
         """Whether the query of this key has a place in some subscription."""
         return self._groups.has(query)
 
+    def queries_of(self, key: str) -> tuple[str, ...]:
+        """The keys of the queries in subscription `key`."""
+        return self._groups.queries_of(key)
+
     def connected(self) -> None:
         """A new connection stands, on which nothing is open."""
         self._groups.reopen()

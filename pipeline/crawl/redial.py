@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.process.rate import Rate
+from pipeline.relay.retry_after import MAX_RETRY_AFTER_S
 
 DIALS: Final = Rate(burst=200, per_minute=600)
 """Dials of all crawler processes together: a thousand relays are dialled within a minute and a half of the start.
@@ -28,15 +29,16 @@ _OVERLOADED_STATUS: Final = frozenset({429, 503})
 # Answers of a web server that has no relay at this path: not found, gone, elsewhere, or a page for people.
 _MISSING_STATUS: Final = frozenset({200, 301, 302, 303, 307, 308, 404, 405, 410})
 
-MAX_DELAY_S: Final = 2 * _DIAL_CAP_S
-"""No redial is put off for as long: one that is was planned by a clock that was ahead, and is due."""
+MAX_DELAY_S: Final = 1.25 * MAX_RETRY_AFTER_S
+"""No redial is put off for longer: one that is was planned by a clock that was ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
 
-    `was_of_use`: events came that were not known before, or a sweep came further.
+    `was_of_use`: events came that were not known before, or a sweep came further. `retry_after_s`: for how long a relay
+    that answered with `status` asked to be left alone.
     """
 
     reason: str
@@ -44,6 +46,7 @@ class Ending:
     lived: float = 0.0
     was_of_use: bool = False
     status: int | None = None
+    retry_after_s: int | None = None
     permanent: bool = False
     is_our_fault: bool = False
     is_our_will: bool = False
@@ -81,13 +84,21 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     else:
         base = min(_DIAL_BASE_S * _DIAL_FACTOR ** (min(failures, 8) - 1), _DIAL_CAP_S)
     if ending.status in _OVERLOADED_STATUS:
-        base = max(base, _OVERLOADED_S)
+        if ending.retry_after_s is not None and ending.retry_after_s >= base:
+            # Later than it says, never earlier.
+            return ending.retry_after_s * rng.uniform(1.0, 1.25)
+        if ending.retry_after_s is None:
+            base = max(base, _OVERLOADED_S)
     return base * rng.uniform(0.75, 1.25)
 
 
-def is_due(next_dial_at: int, now: int) -> bool:
-    """Whether it is time for a dial (both in ms); one that is planned too far ahead was planned by a wrong clock."""
-    return not now < next_dial_at <= now + round(MAX_DELAY_S * 1000)
+def resumed_at(next_dial_at: int, planned_at: int, now: int) -> int:
+    """Return when a dial is due that an earlier process planned for `next_dial_at`, at `planned_at` (all in ms).
+
+    One that was planned by a clock which was ahead is due now.
+    """
+    is_wrong = planned_at > now or next_dial_at - planned_at > MAX_DELAY_S * 1000
+    return min(next_dial_at, now) if is_wrong else next_dial_at
 
 
 def dial_rate(crawlers: int) -> Rate:

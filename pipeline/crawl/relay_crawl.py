@@ -15,13 +15,14 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
-from pipeline.crawl.open_gaps import OpenGaps
+from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.plan import Plan, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.schedule import Schedule
+from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.whole import Whole
@@ -231,6 +232,14 @@ class RelayCrawl:
         elif sweep is not None:
             return self._end_page(ended, sweep, session, mono)
         return None
+
+    def live_skipped(self, key: str, at: int) -> None:
+        """Tell that the live subscription `key` brought an event of `at` (Unix seconds) that was too long to be read.
+
+        By the first of its queries: the next tail sweeps find out which of them it is about.
+        """
+        form = next(iter(self._live.queries_of(key)), MANY_FORMS)
+        self.gaps.open(form, at, at, Gap.OVERSIZED)
 
     def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""

@@ -98,6 +98,14 @@ class RelayMetrics:
         self._message_counter("unknown", _Result.ERROR).inc()
         self._metrics.stage_errors.labels(_STAGE, f"message-{reason}").inc()
 
+    def skipped_event(self) -> None:
+        """Count an event that was too long to be read."""
+        self._set_aside("too-large", 1)
+
+    def skipped_message(self) -> None:
+        """Count another message that was too long to be read."""
+        self._metrics.stage_errors.labels(_STAGE, "message-too-large").inc()
+
     def notice(self, kind: NoticeType) -> None:
         """Count a NOTICE by what it is about."""
         self._metrics.notices.labels(self._address, kind.value).inc()

@@ -36,7 +36,7 @@ def begin(
     except DialError as error:
         metrics.not_dialled(error.reason)
         return Ending(
-            "dial", str(error), status=error.status, permanent=error.permanent,
+            "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
             is_our_fault=error.reason is DialReason.LOCAL,
         )  # fmt: skip
     except Exception as error:

@@ -24,10 +24,13 @@ class Gap(StrEnum):
     NO_EOSE = "no-eose"
     REFUSED = "refused"
     UNANSWERED = "unanswered"
+    OVERSIZED = "oversized"
 
 
 # Those found page by page, each with its span.
-PAGING_GAPS: Final = (Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR)
+PAGING_GAPS: Final = (
+    Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR, Gap.OVERSIZED,
+)  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
 
@@ -36,7 +39,8 @@ SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
 class PageResult:
     """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second.
 
-    `newer` and `older` count those that match but for their time; `rises`: some came after an older one.
+    `newer` and `older` count those that match but for their time; `rises`: some came after an older one; `skipped`: the
+    spans in which lies what was too long to be read; `undated`: how many of those show no time.
     """
 
     count: int
@@ -45,6 +49,8 @@ class PageResult:
     newer: int = 0
     older: int = 0
     rises: bool = False
+    skipped: tuple[tuple[int, int], ...] = ()
+    undated: int = 0
 
     @property
     def returned(self) -> int:

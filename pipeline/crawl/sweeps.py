@@ -151,7 +151,12 @@ class Sweeps:
         self.known.gave = self.known.gave or ended.count > 0
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
         told = len(sweep.window.missing)
-        sweep.window.take(PageResult(ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises))
+        sweep.window.take(
+            PageResult(
+                ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises, ended.skipped,
+                ended.undated,
+            )
+        )  # fmt: skip
         self._counts.pages += 1
         self._counts.gap_reasons += sweep.window.gap_reasons - before
         if sweep.query.is_planned:

@@ -160,16 +160,15 @@ class Window:
 
     def take(self, result: PageResult) -> None:
         """Note that the page asked for came to its EOSE."""
-        self.pages += 1
         part = self._slices.pop()
-        if self.pages == 1:
-            for gap in self._known_gaps:
-                self._miss(gap, *self.span)
+        self._begin_page(result)
         if part.is_kindless and result.returned:
             self._answers_kindless = True
         if result.falls:
             self._oldest_first = False
-        if result.newer and result.newer >= result.count:
+        if result.undated and result.oldest is None:
+            self._bisect(part)
+        elif result.newer and result.newer >= result.count:
             self._leave_timeless(part, result)
         elif self._oldest_first and part.role is Role.LOWER:
             self._take_lower(part, result)
@@ -181,6 +180,15 @@ class Window:
             self._descend(part, result)
         self._largest = max(self._largest, result.returned)
         self._prune()
+
+    def _begin_page(self, result: PageResult) -> None:
+        """Count a page, and note what it shows to be missing whatever else it brought."""
+        self.pages += 1
+        if self.pages == 1:
+            for gap in self._known_gaps:
+                self._miss(gap, *self.span)
+        for low, high in result.skipped:
+            self._miss(Gap.OVERSIZED, low, high)
 
     def _flips(self, part: Slice, result: PageResult) -> bool:
         """Whether the page shows that `until` is read otherwise than it was thought, and must be asked for again."""
@@ -268,6 +276,12 @@ class Window:
     def _may_be_full(self, result: PageResult) -> bool:
         """Whether a cap may have cut the page off."""
         return result.returned >= max(min(self._largest, self.limit), min(LEAST_CAP, self.limit))
+
+    def _bisect(self, part: Slice) -> None:
+        """The page showed no time at all: halve the time, since what it left out may lie anywhere."""
+        if part.low < part.high:
+            middle = (part.low + part.high) // 2
+            self._slices += (part.between(part.low, middle), part.between(middle + 1, part.high))
 
     def _miss(self, gap: Gap, low: int, high: int) -> None:
         self.gap_reasons[gap] += 1

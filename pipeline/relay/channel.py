@@ -9,7 +9,7 @@ from websocket import ABNF
 
 from pipeline.process.clock import Clock
 from pipeline.relay.errors import ConnectionLost, LossReason
-from pipeline.relay.frames import MAX_BATCH_MESSAGES, MAX_MESSAGE_BYTES, FrameReader
+from pipeline.relay.frames import MAX_BATCH_MESSAGES, MAX_MESSAGE_BYTES, FrameReader, Received
 
 # A relay that does not read for as long is of no use; our largest frame passes any usable line in less.
 SEND_TIMEOUT_S = 10.0
@@ -25,6 +25,8 @@ _WORTH_A_GOODBYE = (LossReason.LOCAL, LossReason.CLOSED, LossReason.PROTOCOL, Lo
 
 class Channel:
     """A websocket over `sock`, which it owns; `initial` are bytes that were read from it already. For one thread.
+
+    `inflates`: compression was agreed on (RFC 7692, without context takeover).
 
     Its owner waits for `events` on `fileno()`, or not at all while `has_more`, and then calls `receive`, which also
     sends what waits to be sent. Nothing is checked or decoded beyond the framing. After `ConnectionLost` only `close`
@@ -47,6 +49,7 @@ class Channel:
         *,
         initial: bytes = b"",
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        inflates: bool = False,
         send_timeout_s: float = SEND_TIMEOUT_S,
     ) -> None:
         sock.setblocking(False)
@@ -54,7 +57,7 @@ class Channel:
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._clock = clock
         self._send_timeout_s = send_timeout_s
-        self._reader = FrameReader(max_message_bytes)
+        self._reader = FrameReader(max_message_bytes, inflates=inflates)
         self._reader.feed(initial)
         self._unsent = memoryview(b"")  # what is left of what was sent
         self._send_by: float | None = None  # when that must have left
@@ -91,13 +94,8 @@ class Channel:
         """When what is being sent must have left (monotonic); `None` once all has."""
         return self._send_by
 
-    @property
-    def binary_ignored(self) -> int:
-        """How many binary messages came; Nostr has none, so they are dropped."""
-        return self._reader.binary_ignored
-
-    def receive(self) -> list[bytes]:
-        """The complete text messages that are there, in order, at most `MAX_BATCH_MESSAGES`.
+    def receive(self) -> list[Received]:
+        """The complete messages that are there, in order, at most `MAX_BATCH_MESSAGES`.
 
         Raises `ConnectionLost` after the last one. Takes up to `READ_BYTES` from the network. Pings are
         answered on the way, the newest if many came.

@@ -14,7 +14,7 @@ from pipeline.relay.channel import Channel
 from pipeline.relay.deadline import Attempt, Deadline
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
-from pipeline.relay.handshake import upgrade
+from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
 from pipeline.relay.resolve import Endpoint, Resolver, endpoints, system_resolver
 from pipeline.relay.socks import connect_through
 from pipeline.relay.stream import wait_for
@@ -22,10 +22,34 @@ from pipeline.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
 DIAL_TIMEOUT_S = 15.0
+# More than are crawled; to be asked twice costs a relay little.
+MAX_REFUSING_RELAYS = 65_536
 
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
 # When several addresses fail, the error that says most is reported: the last of these.
 _TELLING = (DialReason.UNREACHABLE, DialReason.REFUSED, DialReason.TIMEOUT, DialReason.TLS)
+
+
+class Compression:
+    """To which relays compression is offered: to all but those that answered the offer with terms of their own.
+
+    May be shared by threads that dial.
+    """
+
+    __slots__ = ("_refused",)
+
+    def __init__(self) -> None:
+        self._refused: set[str] = set()
+
+    def is_offered_to(self, address: RelayAddress) -> bool:
+        """Return True if the next dial of `address` offers it."""
+        return address.url not in self._refused
+
+    def refused_by(self, address: RelayAddress) -> None:
+        """Offer it to this relay no more while the process lives."""
+        if len(self._refused) >= MAX_REFUSING_RELAYS:
+            self._refused.clear()
+        self._refused.add(address.url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +58,7 @@ class DialPolicy:
 
     `allow_private`: addresses outside the public Internet may be dialled. `socks_proxy`: for onion relays, which are
     refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
-    largest message that the channel takes.
+    largest message that the channel takes; it skips others. `compression`: None means that it is offered to no relay.
     """
 
     allow_private: bool = False
@@ -44,6 +68,7 @@ class DialPolicy:
     resolver: Resolver = system_resolver
     tls_context: ssl.SSLContext | None = None
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    compression: Compression | None = None
 
 
 def never() -> bool:
@@ -57,13 +82,35 @@ def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Cal
     `cancelled` is asked at least every quarter of a second, from this thread; once true, the dial ends.
     """
     attempt = Attempt(Deadline(clock, policy.timeout_s), cancelled)
+    compression = policy.compression
+    if compression is not None and compression.is_offered_to(address):
+        try:
+            return _websocket(address, policy, clock, attempt, offers_compression=True)
+        except CompressionRefused:
+            compression.refused_by(address)
+    return _websocket(address, policy, clock, attempt)
+
+
+def _websocket(
+    address: RelayAddress, policy: DialPolicy, clock: Clock, attempt: Attempt, *, offers_compression: bool = False
+) -> Channel:
     sock = connect(address, policy, attempt)
     try:
-        initial = upgrade(sock, address, policy.user_agent, attempt)
-        return Channel(sock, clock, initial=initial, max_message_bytes=policy.max_message_bytes)
+        upgraded = upgrade(
+            sock, address, policy.user_agent, attempt,
+            now_s=clock.now_ms() // 1000, offers_compression=offers_compression,
+        )  # fmt: skip
+        return _channel(sock, upgraded, policy, clock)
     except BaseException:
         sock.close()
         raise
+
+
+def _channel(sock: socket.socket, upgraded: Upgraded, policy: DialPolicy, clock: Clock) -> Channel:
+    return Channel(
+        sock, clock,
+        initial=upgraded.initial, max_message_bytes=policy.max_message_bytes, inflates=upgraded.inflates,
+    )  # fmt: skip
 
 
 def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> socket.socket:

@@ -34,14 +34,24 @@ class DialReason(StrEnum):
 class DialError(EventServiceError):
     """No connection was made.
 
-    `status` is the HTTP status that the relay answered with, where it answered; `permanent` is a hint that dialling
-    again soon is hopeless (unknown name, bad certificate, address refused by policy).
+    `status` is the HTTP status that the relay answered with, where it answered; `retry_after_s` for how long it then
+    asked to be left alone; `permanent` is a hint that dialling again soon is hopeless (unknown name, bad certificate,
+    address refused by policy).
     """
 
-    def __init__(self, reason: DialReason, detail: str, *, status: int | None = None, permanent: bool = False) -> None:
+    def __init__(
+        self,
+        reason: DialReason,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after_s: int | None = None,
+        permanent: bool = False,
+    ) -> None:
         self.reason = reason
         self.detail = printable(detail)
         self.status = status
+        self.retry_after_s = retry_after_s
         self.permanent = permanent
         super().__init__(f"{reason}: {self.detail}")
 

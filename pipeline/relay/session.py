@@ -32,6 +32,7 @@ from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
 from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal, classify
+from pipeline.relay.sighting import Sighting
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
@@ -141,6 +142,24 @@ class Session:
         else:
             subscription.note_time(created_at, now, event_id)
             self._note_stored(subscription)
+
+    def note_skipped(self, event: Sighting, now: float) -> str | None:
+        """Count an event that was too long to be read towards the page that it came in.
+
+        Where it does not show which, it belongs to the page that was answered last. Returns the key of the live
+        subscription if it came in one instead; "" if in none that is open.
+        """
+        pages = [each for each in self._ids.values() if each.is_page]
+        if event.subscription is not None:
+            pages = [each for each in pages if each.id == event.subscription]
+        if pages:
+            max(pages, key=lambda page: page.last_at).note_skipped(event.created_at, now, event.event_id)
+            return None
+        live = self._ids.get(event.subscription or "")
+        if live is None:
+            return ""
+        live.hear(now)
+        return live.key
 
     def receive(self, message: RelayMessage, now: float) -> Iterator[Outcome]:
         """Take a message other than EVENT and yield what it means for the owner."""

@@ -71,6 +71,16 @@ class BoundedStream:
             data += part
         return data
 
+    def read_line(self) -> bytes:
+        """Everything up to and with the next line feed; a stream that ends before is an error."""
+        line = b""
+        while not line.endswith(b"\n"):
+            part = self.recv(1)
+            if not part:
+                raise DialError(self._reason, f"{self._doing}: closed by the other side")
+            line += part
+        return line
+
     def send(self, data: bytes) -> int:
         """Send all of `data`; returns its length."""
         rest = memoryview(data)

@@ -11,6 +11,10 @@ from pipeline.relay.refusals import Refusal
 # A relay may search long before its first event, but not pause as long between two.
 FIRST_ANSWER_S = 30.0
 NEXT_ANSWER_S = 10.0
+# Spans of one page that are told apart.
+MAX_SKIPPED_SPANS = 64
+# Later than any time that an event has.
+_NO_TIME = 1 << 62
 LIVE_PREFIX = "L"
 PAGE_PREFIX = "P"
 
@@ -33,6 +37,10 @@ class PageEnded:
     rises: bool = False
     ids: frozenset[bytes] = frozenset()
     """Which of the ids came that were asked for, where the page was one by ids."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """From when to when (Unix seconds) lies what was too long to be read; counted like the rest."""
+    undated: int = 0
+    """How many of those have a time that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,11 @@ class Subscription:
     hold: Hold | None = None
     was_held: bool = False
     ids: set[bytes] = field(default_factory=set)
+    undated: int = 0
+    skipped: list[tuple[int, int]] = field(default_factory=list)
     _last: int | None = None
+    _undated: int | None = None
+    """The time before which something without a known one was skipped, until the time behind it is known."""
 
     @property
     def is_page(self) -> bool:
@@ -126,12 +138,27 @@ class Subscription:
         else:
             self.hear(now)
 
+    def note_skipped(self, created_at: int | None, now: float, event_id: bytes | None = None) -> None:
+        """Count an event that was too long to be read; where its time is not known it lies between its neighbours."""
+        if created_at is not None:
+            self.note_time(created_at, now, event_id)
+            self._skip(created_at, created_at)
+            return
+        self.hear(now)
+        self.count += 1
+        self.undated += 1
+        if self._undated is None:
+            self._undated = self._latest_possible
+
     def refused(self, refusal: Refusal, detail: str) -> PageEnded | LiveEnded:
         """Its end by the relay, or by our patience."""
         return self.ended(refusal, detail) if self.is_page else LiveEnded(self.key, refusal, detail)
 
     def ended(self, refusal: Refusal | None = None, detail: str = "") -> PageEnded:
         """Its end as a page."""
+        if self._undated is not None:
+            since = self.filters[0].since or 0
+            self._skip(min(since, self._undated), self._undated)
         return PageEnded(
             self.key,
             refusal,
@@ -143,7 +170,25 @@ class Subscription:
             self.older,
             self.rises,
             frozenset(self.ids),
+            tuple(self.skipped),
+            self.undated,
         )
+
+    @property
+    def _latest_possible(self) -> int:
+        """The latest time that what comes next may have in an answer that falls."""
+        if self._last is not None:
+            return self._last
+        until = self.filters[0].until
+        return _NO_TIME if until is None else until
+
+    def _skip(self, since: int, until: int) -> None:
+        if len(self.skipped) < MAX_SKIPPED_SPANS:
+            self.skipped.append((since, until))
+        else:
+            # One for all that are too many.
+            first, last = self.skipped[-1]
+            self.skipped[-1] = (min(first, since), max(last, until))
 
     def _note_id(self, event_id: bytes) -> None:
         wanted = self.filters[0].ids
@@ -153,6 +198,9 @@ class Subscription:
     def _note(self, created_at: int, now: float) -> None:
         self.hear(now)
         self.count += 1
+        if self._undated is not None:
+            self._skip(min(created_at, self._undated), max(created_at, self._undated))
+            self._undated = None
         self.rises = self.rises or (self._last is not None and created_at > self._last)
         self._last = created_at
         if self.oldest is None or created_at < self.oldest:

@@ -5,16 +5,19 @@ import select
 from pipeline.process.clock import Clock
 from pipeline.relay.channel import Channel
 from pipeline.relay.deadline import Deadline
+from pipeline.relay.frames import SkippedMessage
 
 
 class Transport:
     """Waits for `channel`, which it owns. For one thread; after `ConnectionLost` only `close` is of use."""
 
-    __slots__ = ("_channel", "_clock")
+    __slots__ = ("_channel", "_clock", "skipped")
 
     def __init__(self, channel: Channel, clock: Clock) -> None:
         self._channel = channel
         self._clock = clock
+        self.skipped = 0
+        """How many messages were too long to be taken."""
 
     @property
     def last_received(self) -> float:
@@ -22,13 +25,15 @@ class Transport:
         return self._channel.last_received
 
     def receive(self, timeout_s: float) -> list[bytes]:
-        """The next complete text messages in order; [] once `timeout_s` have passed.
+        """The next complete messages in order; [] once `timeout_s` have passed.
 
         Raises `ConnectionLost` after the last one. Pings are answered on the way.
         """
         deadline = Deadline(self._clock, timeout_s)
         while True:
-            messages = self._channel.receive()
+            received = self._channel.receive()
+            messages = [each for each in received if not isinstance(each, SkippedMessage)]
+            self.skipped += len(received) - len(messages)
             if messages or deadline.expired:
                 return messages
             if not self._channel.has_more:

@@ -17,6 +17,7 @@ _MEANINGS: Final = {
     "no-eose": "it never said that it had sent all, so that it may hold more",
     "refused": "it refuses to be asked",
     "unanswered": "it was asked again and again and has not answered to the end",
+    "oversized": "it holds events that are too long to be read, which are skipped",
     "unchecked": "an empty answer could not be checked by kinds, since the relay refuses such requests",
 }
 _FORMS: Final = {

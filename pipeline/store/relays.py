@@ -53,7 +53,7 @@ FORGET_NAMERS = "DELETE FROM relay_namers WHERE relay NOT IN (SELECT id FROM rel
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
   named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
-  state IN ('connected', 'backpressured'), spelling
+  state IN ('connected', 'backpressured'), spelling, state_since
   FROM relays
  WHERE operator <> 'removed' AND (
    source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
@@ -117,7 +117,8 @@ class RelayCandidate(NamedTuple):
     Times in ms, `crawled_since` is `None` if it never was, `limits` is JSON. `by_operator`: named in the settings or by
     hand; `ask`: how the operator wants it asked; `novel`: events that it was the first to bring, as of `novel_at`;
     `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up;
-    `spelling`: the address as it is dialled, empty for the canonical one.
+    `spelling`: the address as it is dialled, empty for the canonical one;
+    `state_since`: when its state was written, and with it `next_dial_at`.
     """
 
     relay: int
@@ -138,6 +139,7 @@ class RelayCandidate(NamedTuple):
     seen_up_at: int = 0
     is_connected: bool = False
     spelling: str = ""
+    state_since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 from pipeline.crawl.plan import ALL_KINDS
+from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from tests.completeness.world import World
 from tests.fakes.behaviour import (
     HONEST,
@@ -19,6 +22,8 @@ from tests.fakes.behaviour import (
     Upgrade,
 )
 from tests.world.events import SignedEvent, forge_content, forge_signature
+
+_IN_EIGHT_SECONDS = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
 
 Given = Callable[[World, SignedEvent], bool]
 Extra = Callable[[World], list[SignedEvent]]
@@ -103,6 +108,18 @@ def _solitary_second(world: World) -> list[SignedEvent]:
     return world.one_second(60, world.now - 1800, author=world.followees[0])
 
 
+def _is_readable(_: World, event: SignedEvent) -> bool:
+    return len(event.raw) <= MAX_MESSAGE_BYTES
+
+
+def _oversized(world: World) -> list[SignedEvent]:
+    """Events of 5 MiB among the others; one of them is all of a second."""
+    return [
+        world.wanted_author().sign("long", created_at=world.now - 600 - 600 * number, size=5 << 20)
+        for number in range(3)
+    ]
+
+
 def _presets() -> Mapping[str, Case]:
     cases = {name: Case(behaviour) for name, behaviour in PRESETS.items()}
     # With its rate limit at full length a run would take an hour.
@@ -150,6 +167,9 @@ def _answer_cases() -> Mapping[str, Case]:
         "garbage": Case(Behaviour(garbage=("no json", '["EVENT"]', '["EVENT","P1",{}]', "[]", "{}"), cap=60)),
         "fragments": Case(Behaviour(fragment_bytes=100)),
         "compression": Case(Behaviour(compression=True)),
+        "binary": Case(Behaviour(binary=True, compression=True, cap=60)),
+        "oversized": Case(Behaviour(cap=60), _is_readable, _oversized, cannot=True),
+        "oversized-compressed": Case(Behaviour(cap=60, compression=True), _is_readable, _oversized, cannot=True),
         "cut-reset": Case(Behaviour(cap=100, interruption=Interruption(20, How.RESET, times=3))),
         "cut-close": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSE, "bye", times=2))),
         "cut-closed": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSED, "error: busy", times=3))),
@@ -206,6 +226,9 @@ def _refusal_cases() -> Mapping[str, Case]:
         ),
         "upgrade-500": Case(Behaviour(upgrade=Upgrade(500, times=1))),
         "only-with-slash": Case(Behaviour(only_path="/relay//", cap=60)),
+        "upgrade-503": Case(Behaviour(upgrade=Upgrade(503, (("Retry-After", "8"),), times=1))),
+        "upgrade-429": Case(Behaviour(upgrade=Upgrade(429, (("Retry-After", _IN_EIGHT_SECONDS),), times=1))),
+        "early-answers": Case(Behaviour(early_answers=3)),
         "auth": Case(Behaviour(auth=AuthDemand(), cap=60)),
         "auth-late": Case(Behaviour(auth=AuthDemand(on_connect=False), cap=60)),
         "auth-silent": Case(Behaviour(auth=AuthDemand(silent_success=True), cap=60)),

@@ -66,11 +66,11 @@ class World:
 
     def block(self, count: int, kind: int, *, newest: int) -> list[SignedEvent]:
         """Events of one kind by wanted authors, a second apart, down from `newest`."""
-        return [self.event(newest - number, kind=kind, author=self._wanted_author()) for number in range(count)]
+        return [self.event(newest - number, kind=kind, author=self.wanted_author()) for number in range(count)]
 
     def one_second(self, count: int, at: int, *, author: Author | None = None) -> list[SignedEvent]:
         """Notes that share a second, by many wanted authors or by one."""
-        return [self.event(at, kind=1, author=author or self._wanted_author()) for _ in range(count)]
+        return [self.event(at, kind=1, author=author or self.wanted_author()) for _ in range(count)]
 
     def event(self, created_at: int, *, kind: int | None = None, author: Author | None = None) -> SignedEvent:
         """One event, of which two in three are wanted."""
@@ -91,7 +91,8 @@ class World:
     def _wanted_authors(self) -> tuple[Author, ...]:
         return (*self.users, *self.followees)
 
-    def _wanted_author(self) -> Author:
+    def wanted_author(self) -> Author:
+        """One of those whose events are wanted."""
         return self.rng.choice(self._wanted_authors())
 
     def _any_time(self) -> int:

@@ -146,6 +146,8 @@ class Behaviour:
     event_delay_s: float = 0.0
     eose_delay_s: float = 0.0
     fragment_bytes: int | None = None
+    binary: bool = False
+    """Messages come in binary frames."""
     # Refusals.
     refusals: tuple[Refusal, ...] = ()
     max_subscriptions: int | None = None
@@ -169,6 +171,8 @@ class Behaviour:
     deaf: bool = False
     ignore_pings: bool = False
     compression: bool = False
+    early_answers: int = 0
+    """Answers with status 103 before the one that the handshake waits for."""
     close_every_messages: int | None = None
     upgrade: Upgrade | None = None
     only_path: str | None = None

@@ -25,7 +25,7 @@ from tests.fakes.behaviour import HONEST, Behaviour, Upgrade
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay_connection import Connection
 from tests.fakes.relay_frames import reset
-from tests.fakes.relay_http import nip11_response, plain_headers, refused_upgrade, wants_websocket
+from tests.fakes.relay_http import EARLY_ANSWER, nip11_response, plain_headers, refused_upgrade, wants_websocket
 from tests.fakes.relay_journal import (
     DEFAULT_TIMEOUT_S,
     Answered,
@@ -239,9 +239,11 @@ class ScriptedRelay:
             del self._connections[number]
             self.journal.add(Gone(at=monotonic(), connection=number, code=socket.close_code or 1006))
 
-    def _process_request(self, _: ServerConnection, request: Request) -> Response | None:
+    def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP and refused handshakes; `None` lets the handshake go on."""
         upgrade = self.behaviour.upgrade
+        if wants_websocket(request):
+            socket.transport.write(EARLY_ANSWER * self.behaviour.early_answers)
         if not wants_websocket(request):
             response = nip11_response(request, self.behaviour)
         elif upgrade is not None and self.turn(upgrade, times=upgrade.times):

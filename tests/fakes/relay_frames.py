@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import zlib
 
 from websockets.asyncio.server import ServerConnection
 
@@ -9,24 +10,32 @@ MAX_UNREAD_BYTES = 32 * 1024 * 1024
 """A client that lets more pile up is disconnected, as strfry does."""
 LINGER_RESET = struct.pack("ii", 1, 0)
 """`SO_LINGER` that turns the next close into a reset."""
-_FIN_TEXT = 0x81
+FIN_TEXT = 0x81
+FIN_BINARY = 0x82
+COMPRESSED = 0x40
 _TEXT = 0x01
 _CONTINUATION = 0x00
 _FIN_CONTINUATION = 0x80
 
 
-def frame(payload: bytes, first_byte: int = _FIN_TEXT) -> bytes:
+def frame(payload: bytes, first_byte: int = FIN_TEXT) -> bytes:
     """One unmasked frame, by default a whole text message."""
     return frame_header(len(payload), first_byte) + payload
 
 
-def frame_header(length: int, first_byte: int = _FIN_TEXT) -> bytes:
+def frame_header(length: int, first_byte: int = FIN_TEXT) -> bytes:
     """The header of an unmasked frame that announces `length` bytes."""
     if length < 126:
         return bytes((first_byte, length))
     if length < 1 << 16:
         return struct.pack("!BBH", first_byte, 126, length)
     return struct.pack("!BBQ", first_byte, 127, length)
+
+
+def deflated(payload: bytes) -> bytes:
+    """The payload of a message compressed by itself (RFC 7692 section 7.2.1)."""
+    encoder = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return (encoder.compress(payload) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 def fragments(payload: bytes, size: int) -> bytes:

@@ -8,6 +8,8 @@ from websockets.http11 import Request, Response
 
 from tests.fakes.behaviour import Behaviour, Upgrade
 
+EARLY_ANSWER = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+
 
 def plain_headers(request: Request) -> dict[str, str]:
     """Headers by lowercase name."""

@@ -8,7 +8,18 @@ from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
 
 from tests.fakes.behaviour import Behaviour, How
-from tests.fakes.relay_frames import endless_fragment, fragments, frame, frame_header, reset, write
+from tests.fakes.relay_frames import (
+    COMPRESSED,
+    FIN_BINARY,
+    FIN_TEXT,
+    deflated,
+    endless_fragment,
+    fragments,
+    frame,
+    frame_header,
+    reset,
+    write,
+)
 from tests.world.events import SignedEvent
 
 _WRITE_CHUNK = 64
@@ -58,12 +69,18 @@ class Output:
         """Send whole messages at once."""
         behaviour = self._behaviour()
         size = behaviour.fragment_bytes
-        framed = map(frame, payloads) if size is None else (fragments(payload, size) for payload in payloads)
+        framed = map(self._frame, payloads) if size is None else (fragments(payload, size) for payload in payloads)
         write(self._socket, b"".join(framed))
         self._sent += len(payloads)
         if behaviour.close_every_messages is not None and self._sent >= behaviour.close_every_messages:
             self._sent = 0
             self._socket.transport.close()
+
+    def _frame(self, payload: bytes) -> bytes:
+        first = FIN_BINARY if self._behaviour().binary else FIN_TEXT
+        if self._socket.protocol.extensions:
+            return frame(deflated(payload), first | COMPRESSED)
+        return frame(payload, first)
 
     async def events(self, subscription: str, events: Sequence[SignedEvent]) -> None:
         """Send stored events as fast as the script and the client allow."""

@@ -11,7 +11,8 @@ TIMEOUT_S = 45.0
 BEHAVIOURS = (
     "strfry-withholding,nostr-relay,node-relay,nostr-rs,khatru,cap-20,shuffled,oldest-first,until-exclusive,"
     "ignores-since,ignores-until,zero-is-all,dense-second,dense-author,withheld,withheld-unlisted,forged-content,garbage,"
-    "cut-reset,cut-close,cut-closed,closed-rate,subs-closed,subs-one,filters-one,no-live,lossy-live,auth,auth-silent,auth-restricted"
+    "cut-reset,cut-close,cut-closed,closed-rate,subs-closed,subs-one,filters-one,no-live,lossy-live,"
+    "compression,binary,oversized,oversized-compressed,upgrade-503,early-answers,auth,auth-silent,auth-restricted"
 )
 
 

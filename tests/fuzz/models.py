@@ -1,9 +1,13 @@
-"""What the parsers must agree with, written anew from NIP-01 in the plainest way, by the standard library alone."""
+"""What the parsers must agree with: written anew from NIP-01 in the plainest way, or another library's work."""
 
 import hashlib
 import json
 import re
 from typing import Any
+
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame, Opcode
 
 
 class Everything:
@@ -62,3 +66,13 @@ def _is_hex(item: Any, length: int) -> bool:
 
 def _is_integer(item: Any, most: int) -> bool:
     return isinstance(item, int) and not isinstance(item, bool) and 0 <= item <= most
+
+
+def inflated(message: bytes, most: int) -> bytes | None:
+    """A compressed message as websockets reads it; `None` where it objects, or leaves off at the sender's own end."""
+    extension = PerMessageDeflate(False, False, 15, 15)
+    try:
+        data = bytes(extension.decode(Frame(Opcode.TEXT, message, rsv1=True), max_size=most + 1).data)
+    except (PayloadTooBig, ProtocolError):
+        return None
+    return None if extension.decoder.eof or len(data) > most else data

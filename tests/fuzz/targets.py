@@ -46,14 +46,18 @@ from pipeline.nostr.nip19 import InvalidEncoding, decode_note, decode_npub, deco
 from pipeline.nostr.notices import PREFIXES
 from pipeline.nostr.registration import InvalidRegistration, parse_registration
 from pipeline.nostr.tags import expiration
-from pipeline.relay.frames import MAX_BATCH_MESSAGES, FrameReader
+from pipeline.relay.deflate import inflate, inflate_head
+from pipeline.relay.frames import MAX_BATCH_MESSAGES, SKIPPED_END_BYTES, FrameReader, Received, SkippedMessage
 from pipeline.relay.nip11 import InvalidInformation, parse_information
+from pipeline.relay.sighting import sighting
 from tests.fuzz import models
 
 _EVENT = sign(bytes(31) + b"\x03", created_at=1_700_000_000, kind=1, tags=[["p", "ab" * 32], ["-"]], content="né\n\x7f")
 _JSON = _EVENT.to_json()
 _FILTER = Filter(kinds=frozenset({1}), tags=(("p", frozenset({"ab" * 32})),))
 _MAX_MESSAGE = 4096
+# "Hello", as RFC 7692 section 7.2.3.1 compresses it.
+_PACKED = b"\xf2H\xcd\xc9\xc9\x07\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,21 +238,40 @@ def _information(data: bytes) -> None:
 
 
 def _frames(data: bytes) -> None:
-    """What comes out of a stream does not depend on how it was cut; the first byte is the size of the pieces."""
-    size, data = max(1, data[0]) if data else 1, data[1:]
-    assert _messages([data]) == _messages([data[at : at + size] for at in range(0, len(data), size)])
+    """What comes out of a stream does not depend on how it was cut; the first byte is the size of the pieces.
+
+    Its highest bit: messages may be compressed.
+    """
+    first, data = data[0] if data else 1, data[1:]
+    size, inflates = max(1, first & 0x7F), bool(first & 0x80)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    assert _messages([data], inflates=inflates) == _messages(pieces, inflates=inflates)
 
 
-def _messages(parts: Sequence[bytes]) -> tuple[list[bytes], object, int]:
-    reader = FrameReader(_MAX_MESSAGE)
-    messages: list[bytes] = []
+def _messages(parts: Sequence[bytes], *, inflates: bool) -> tuple[list[Received], object]:
+    reader = FrameReader(_MAX_MESSAGE, inflates=inflates)
+    messages: list[Received] = []
     for part in parts:
         reader.feed(part)
         while taken := reader.take():
             assert len(taken) <= MAX_BATCH_MESSAGES
             messages += taken
-    assert all(len(message) <= _MAX_MESSAGE for message in messages)
-    return messages, reader.ended, reader.binary_ignored
+    for message in messages:
+        if isinstance(message, SkippedMessage):
+            assert max(len(message.head), len(message.tail)) <= SKIPPED_END_BYTES
+            sighting(message)
+        else:
+            assert len(message) <= _MAX_MESSAGE
+    return messages, reader.ended
+
+
+def _deflate(data: bytes) -> None:
+    """A compressed message: what comes of it is what websockets' own extension makes of it."""
+    inflated = inflate(data, _MAX_MESSAGE)
+    assert inflated is None or len(inflated) <= _MAX_MESSAGE
+    inflate_head(data, SKIPPED_END_BYTES)
+    if (expected := models.inflated(data, _MAX_MESSAGE)) is not None:
+        assert inflated == expected
 
 
 def _env(data: bytes) -> None:
@@ -288,7 +311,11 @@ def _seed_frames() -> list[bytes]:
         b"\x88\x02\x03\xe8",
         b"\x81\x7e\x00\x80",
     ]
-    return [bytes([size]) + frame for size in (1, 3) for frame in frames]
+    packed = [
+        bytes([0x83]) + frame
+        for frame in (b"\xc1\x07\xf2H\xcd\xc9\xc9\x07\x00", b"A\x03\xf2H\xcd\x80\x04\xc9\xc9\x07\x00")
+    ]
+    return [*packed, *(bytes([size]) + frame for size in (1, 3) for frame in frames)]
 
 
 def _seed_reconciliation() -> bytes:
@@ -309,6 +336,7 @@ TARGETS: Mapping[str, Target] = {
     "negentropy": Target(_negentropy, [_seed_reconciliation(), b"\0\5" + bytes.fromhex("6100000200")]),
     "information": Target(_information, [b'{"name":"x","supported_nips":[1,77],"limitation":{"max_limit":500}}']),
     "frames": Target(_frames, _seed_frames()),
+    "deflate": Target(_deflate, [_PACKED, b"\xf3" + _PACKED[1:] + b"\x00", b"\x00\x05\x00\xfa\xffHello\x00"]),
     "env": Target(_env, [b"# c\nA=1\nB=\"x \\\" y\"'z'\\\nmore\n"]),
     "json": Target(_json, [b'{"a":[1,2.5,"\\ud800x",null]}', base64.b64encode(_JSON), b"[" * 100]),
 }  # fmt: skip

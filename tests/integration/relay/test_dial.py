@@ -5,14 +5,15 @@ import itertools
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.nostr.address import parse_address
 from pipeline.relay import resolve
-from pipeline.relay.dial import dial
-from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
+from pipeline.relay.dial import Compression, dial
+from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
 from pipeline.relay.transport import Transport
 from tests.integration.relay.peers import (
@@ -326,12 +327,120 @@ def test_port_that_speaks_no_tls(tls: Tls, noise: bytes) -> None:
 
 
 def test_message_limit_of_the_policy_holds() -> None:
-    with Peer(greet) as peer:
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        accept_websocket(conn, then=frame(TEXT, b"hello") + frame(TEXT, b"ho"))
+        over.wait(PATIENCE_S)
+
+    with Peer(script) as peer:
         transport = Transport(dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK), CLOCK)
-        with pytest.raises(ConnectionLost) as lost:
-            transport.receive(PATIENCE_S)
-        assert lost.value.reason is LossReason.TOO_LARGE
+        assert transport.receive(PATIENCE_S) == [b"ho"]
+        assert transport.skipped == 1
         transport.close()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param(b"", id="nothing else"),
+        pytest.param(b"Connection: keep-alive\r\n", id="Connection in two lines"),
+        pytest.param(b"connection: keep-alive, Upgrade\r\n", id="Connection as a list"),
+        pytest.param(b"Sec-WebSocket-Protocol: nostr\r\n", id="a protocol that nobody asked for"),
+    ],
+)
+@pytest.mark.parametrize(
+    "before", [b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"]
+)
+def test_answers_of_proxies_are_understood(extra: bytes, before: bytes) -> None:
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        conn.sendall(before * 2)
+        accept_websocket(conn, extra, then=frame(TEXT, b"hello"))
+        over.wait(PATIENCE_S)
+
+    with Peer(script) as peer:
+        transport = Transport(dial(peer.address, policy(), CLOCK), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+
+
+def test_endless_answers_before_the_real_one_meet_the_budget() -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        while True:
+            conn.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    with Peer(script) as peer:
+        assert failure(peer.address, policy()).reason is DialReason.TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "wait_s"),
+    [
+        (429, b"Retry-After: 17", 17),
+        (503, b"Date: Wed, 21 Oct 2026 07:28:00 GMT\r\nRetry-After: Wed, 21 Oct 2026 08:28:00 GMT", 3600),
+        (503, b"X: y", None),
+        (404, b"Retry-After: 17", None),
+    ],
+)
+def test_overloaded_relay_says_for_how_long(status: int, said: bytes, wait_s: int | None) -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        read_head(conn)
+        conn.sendall(b"HTTP/1.1 %d No\r\n%s\r\n\r\n" % (status, said))
+
+    with Peer(script) as peer:
+        error = failure(peer.address, policy())
+    assert (error.status, error.retry_after_s) == (status, wait_s)
+
+
+def deflated(text: bytes) -> bytes:
+    """A whole compressed text message."""
+    encoder = zlib.compressobj(wbits=-15)
+    payload = (encoder.compress(text) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return bytes([0xC1, len(payload)]) + payload
+
+
+@pytest.mark.parametrize("more", ["", "; client_no_context_takeover", "; server_max_window_bits=12"])
+def test_compression_is_offered_and_taken_up(more: str) -> None:
+    heads: list[bytes] = []
+
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        agreed = f"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover{more}\r\n"
+        heads.append(accept_websocket(conn, agreed.encode(), then=deflated(b"hello") + frame(TEXT, b"plain")))
+        over.wait(PATIENCE_S)
+
+    with Peer(script) as peer:
+        how = dataclasses.replace(policy(), compression=Compression())
+        transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello", b"plain"]
+        transport.close()
+    assert header(heads[0], "Sec-WebSocket-Extensions") == "permessage-deflate; server_no_context_takeover"
+
+
+@pytest.mark.parametrize(
+    "answer", ["permessage-deflate", "x-webkit-deflate-frame", "permessage-deflate; server_no_context_takeover; y"]
+)
+def test_relay_with_other_terms_of_compression_is_offered_none_any_more(answer: str) -> None:
+    offers: list[str | None] = []
+
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        extra = f"Sec-WebSocket-Extensions: {answer}\r\n".encode() if peer.connections == 1 else b""
+        offers.append(header(accept_websocket(conn, extra, then=frame(TEXT, b"hello")), "Sec-WebSocket-Extensions"))
+        over.wait(PATIENCE_S)
+
+    with Peer(script) as peer:
+        how = dataclasses.replace(policy(), compression=Compression())
+        for _ in range(2):
+            transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+            assert transport.receive(PATIENCE_S) == [b"hello"]
+            transport.close()
+    assert sorted(offer is not None for offer in offers) == [False, False, True]
+
+
+def test_relay_without_compression_is_read_all_the_same() -> None:
+    with Peer(greet) as peer:
+        how = dataclasses.replace(policy(), compression=Compression())
+        transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+        assert peer.connections == 1
 
 
 def test_running_out_of_files_is_no_fault_of_the_relay(monkeypatch: pytest.MonkeyPatch) -> None:

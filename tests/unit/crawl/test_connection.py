@@ -8,7 +8,13 @@ from typing import cast
 import orjson
 import pytest
 
-from pipeline.crawl.connection import GIVE_UP_AFTER_S, TELL_S, Connection
+from pipeline.crawl.connection import (
+    GIVE_UP_AFTER_S,
+    MAX_INVALID_FRAMES,
+    SKIPPED_BYTES_PER_S,
+    TELL_S,
+    Connection,
+)
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
@@ -25,6 +31,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost
+from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.store.schema import open_database
@@ -206,3 +213,53 @@ def test_messages_are_counted_within_the_time_that_they_may_wait(tmp_path: Path)
     began = clock.monotonic()
     assert turn(made, relay) == 1
     assert made.next_time <= began + TELL_S
+
+
+class Sending(Answering):
+    """In the place of a channel: brings what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.next: list[bytes | SkippedMessage] = []
+        self.reads = 0
+
+    def receive(self) -> list[bytes | SkippedMessage]:  # type: ignore[override]
+        self.reads += 1
+        messages, self.next = self.next, []
+        return messages
+
+    def send(self, frame: str) -> None:
+        """Answer nothing."""
+
+
+def test_relay_whose_message_was_skipped_is_slowed_and_not_cut_off(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    intake = Recording(tmp_path / "events.db", clock)
+    crawl = new_crawl()
+    made, relay = made_of(intake, clock, crawl), Sending()
+    made.open(lambda: None)
+    turn(made, relay)
+    relay.next = [SkippedMessage(b'["EVENT","L1",{"created_at":5,', b"", 2 * SKIPPED_BYTES_PER_S)]
+    turn(made, relay)
+    assert [(gap.reason, gap.since, gap.until) for gap in crawl.gaps] == [("oversized", 5, 5)]
+    reads = relay.reads
+    clock.advance(1.0)
+    assert is_full(made)
+    turn(made, relay)
+    assert (relay.reads, made.next_time) == (reads, 2.0)
+    clock.advance(1.0)
+    turn(made, relay)
+    assert relay.reads == reads + 1
+    assert not is_full(made)
+
+
+def test_text_that_is_no_message_ends_a_connection_only_where_nothing_else_comes(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    made, relay = made_of(Recording(tmp_path / "events.db", clock), clock), Sending()
+    made.open(lambda: None)
+    for _ in range(3):
+        relay.next = [*[b"no JSON"] * MAX_INVALID_FRAMES, b'["NOTICE","still here"]']
+        turn(made, relay)
+    relay.next = [b"no JSON"] * (MAX_INVALID_FRAMES + 1)
+    with pytest.raises(ConnectionLost):
+        turn(made, relay)

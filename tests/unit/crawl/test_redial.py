@@ -4,11 +4,12 @@ import random
 
 import pytest
 
-from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_due, is_missing
+from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_missing, resumed_at
 from pipeline.process.rate import Allowance
 from tests.seeds import seeds
 
 JITTER = 0.25
+NOW = 10**12
 
 
 class Middle(random.Random):
@@ -111,14 +112,35 @@ def test_any_number_of_failures_has_a_delay(failures: int) -> None:
     assert failures_after(failures, REFUSED) <= 10**6
 
 
-def test_a_dial_that_a_wrong_clock_planned_is_due() -> None:
-    now = 10**12
-    assert is_due(now - 1, now)
-    assert is_due(now, now)
-    longest = round(1800 * (1 + JITTER) * 1000)
-    assert not is_due(now + 1, now)
-    assert not is_due(now + longest, now)
-    assert is_due(now + 3 * 3_600_000, now)
+@pytest.mark.parametrize("status", [429, 503])
+def test_relay_that_says_for_how_long_is_left_alone_so_long(status: int) -> None:
+    """Never shorter than any relay that does not answer, which it may hide."""
+    assert delays([Ending("dial", "busy", status=status, retry_after_s=86_400)]) == [86_400 * (1 + JITTER / 2)]
+    assert delays([Ending("dial", "busy", status=status, retry_after_s=40)]) == [40 * (1 + JITTER / 2)]
+    assert delays([Ending("dial", "busy", status=status, retry_after_s=0)] * 3) == [5, 25, 125]
+    rng = random.Random(1)
+    assert all(delay_s(1, Ending("", "", status=status, retry_after_s=600), rng) >= 600 for _ in range(100))
+
+
+def test_wait_of_another_status_is_no_order() -> None:
+    assert delays([Ending("dial", "no", status=500, retry_after_s=600)]) == [5]
+
+
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("next_dial_at", "planned_at", "expected"),
+    [
+        pytest.param(0, 0, 0, id="never planned"),
+        pytest.param(NOW - 1, NOW - 5000, NOW - 1, id="due"),
+        pytest.param(NOW + DAY_MS, NOW - 1, NOW + DAY_MS, id="a day, as the relay asked"),
+        pytest.param(NOW + 10_000, NOW + 5_000, NOW, id="by a clock that was ahead"),
+        pytest.param(NOW + 30 * DAY_MS, NOW - 1, NOW, id="longer than any wait"),
+    ],
+)
+def test_dial_that_an_earlier_process_planned(next_dial_at: int, planned_at: int, expected: int) -> None:
+    assert resumed_at(next_dial_at, planned_at, NOW) == expected
 
 
 @pytest.mark.parametrize("crawlers", [1, 2, 3, 8, 64])

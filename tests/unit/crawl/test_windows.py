@@ -271,3 +271,21 @@ def test_few_others_come_along_with_those_put_first() -> None:
     other = Window(query(Subject.AUTHORS, people), SINCE, UNTIL)
     other.put_first({key(10_000)})
     assert not other.is_first
+
+
+def test_page_of_skipped_events_that_show_no_time_is_halved_down_to_their_seconds() -> None:
+    """Else everything older than a full page of them would be taken for had."""
+    at, cap = 1_234, 3
+    window, asked = Window(GLOBAL_QUERY, SINCE, UNTIL), set()
+    while not window.is_done:
+        page = window.page()
+        assert page.since is not None
+        assert page.until is not None
+        asked.add((page.since, page.until))
+        if page.since <= at <= page.until:
+            window.take(PageResult(cap, skipped=((page.since, page.until),), undated=cap))
+        else:
+            window.take(PageResult(0))
+    assert (at, at) in asked
+    assert window.pages < 60
+    assert (slices.Gap.OVERSIZED, at, at) in window.missing

@@ -1,13 +1,22 @@
 import itertools
 import random
 import time
+import tracemalloc
 from collections.abc import Iterable, Iterator
 
 import pytest
 import websocket
 
 from pipeline.relay.errors import LossReason
-from pipeline.relay.frames import MAX_BATCH_MESSAGES, MAX_FRAGMENTS, FrameReader
+from pipeline.relay.frames import (
+    MAX_BATCH_MESSAGES,
+    MAX_FRAGMENTS,
+    MAX_SKIPPED_BYTES,
+    SKIPPED_END_BYTES,
+    FrameReader,
+    Received,
+    SkippedMessage,
+)
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -22,8 +31,8 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, reserved: int 
     return first + b"\x7f" + len(payload).to_bytes(8, "big") + payload
 
 
-def read_all(reader: FrameReader, pieces: Iterable[bytes]) -> list[bytes]:
-    messages: list[bytes] = []
+def read_all(reader: FrameReader, pieces: Iterable[bytes]) -> list[Received]:
+    messages: list[Received] = []
     for piece in pieces:
         reader.feed(piece)
         while batch := reader.take():
@@ -58,7 +67,7 @@ class StreamOfBytes:
 
 
 def read_with_websocket_client(data: bytes) -> tuple[list[bytes], bool]:
-    """The text messages that the library finds in `data`, and whether it objected to something."""
+    """The messages that the library finds in `data`, and whether it objected to something."""
     connection = websocket.WebSocket(skip_utf8_validation=True)
     connection.sock = StreamOfBytes(data)
     messages: list[bytes] = []
@@ -67,7 +76,7 @@ def read_with_websocket_client(data: bytes) -> tuple[list[bytes], bool]:
             opcode, message = connection.recv_data()
             if opcode == CLOSE:
                 return messages, False
-            if opcode == TEXT:
+            if opcode in (TEXT, BINARY):
                 messages.append(message)
     except websocket.WebSocketConnectionClosedException:
         return messages, False
@@ -141,16 +150,15 @@ def test_frames_may_be_split_anywhere() -> None:
         + frame(PING)
         + frame(CONTINUATION, b"gin", fin=False)
         + frame(CONTINUATION, b"")
-        + frame(BINARY, b"dropped")
+        + frame(BINARY, b"read as text")
         + frame(TEXT, b"y" * 66_000)
         + frame(TEXT, b"last")
     )
-    expected = [b"first", b"x" * 130, b"begin", b"y" * 66_000, b"last"]
+    expected = [b"first", b"x" * 130, b"begin", b"read as text", b"y" * 66_000, b"last"]
     boundaries = itertools.chain(range(200), range(len(stream) - 100, len(stream)))
     for boundary in boundaries:
         reader = FrameReader()
         assert read_all(reader, [stream[:boundary], stream[boundary:]]) == expected
-        assert reader.binary_ignored == 1
     assert read_all(FrameReader(), (stream[at : at + 1] for at in range(len(stream)))) == expected
 
 
@@ -197,18 +205,64 @@ def test_close_frame_ends_the_stream_with_its_code_and_text(payload: bytes, deta
     assert reader.ended == (LossReason.CLOSED, detail)
 
 
-@pytest.mark.parametrize("announced", [10 << 30, 1 << 63, (1 << 64) - 1, 101])
-def test_frame_beyond_the_limit_is_refused_by_its_header(announced: int) -> None:
+@pytest.mark.parametrize("announced", [10 << 30, 1 << 63, (1 << 64) - 1, MAX_SKIPPED_BYTES + 1])
+def test_frame_far_beyond_the_limit_is_refused_by_its_header(announced: int) -> None:
     reader = FrameReader(max_message_bytes=100)
     assert read_all(reader, [frame(TEXT, b"x" * 100) + b"\x81\x7f" + announced.to_bytes(8, "big")]) == [b"x" * 100]
     assert end_of(reader) is LossReason.TOO_LARGE
 
 
-def test_limit_holds_for_short_lengths_and_for_whole_messages() -> None:
-    for broken in (frame(TEXT, b"x" * 101), frame(TEXT, b"x" * 60, fin=False) + frame(CONTINUATION, b"x" * 41)):
+def test_fragments_far_beyond_the_limit_count_as_a_whole() -> None:
+    reader = FrameReader(max_message_bytes=100)
+    first = frame(TEXT, b"x" * 60, fin=False)
+    rest = b"\x80\x7f" + (MAX_SKIPPED_BYTES - 59).to_bytes(8, "big")
+    assert read_all(reader, [first + rest]) == []
+    assert end_of(reader) is LossReason.TOO_LARGE
+
+
+LONG = b"<" + b"x" * 2000 + b">"
+LONG_SKIPPED = SkippedMessage(LONG[:SKIPPED_END_BYTES], LONG[-SKIPPED_END_BYTES:], len(LONG))
+
+
+@pytest.mark.parametrize(
+    ("stream", "skipped"),
+    [
+        pytest.param(frame(TEXT, b"x" * 101), SkippedMessage(b"x" * 101, b"x" * 101, 101), id="a byte too long"),
+        pytest.param(frame(TEXT, LONG), LONG_SKIPPED, id="one frame"),
+        pytest.param(frame(BINARY, LONG), LONG_SKIPPED, id="binary"),
+        pytest.param(
+            frame(TEXT, LONG[:60], fin=False) + frame(PING, b"!") + frame(CONTINUATION, LONG[60:]),
+            LONG_SKIPPED,
+            id="the second fragment is too long",
+        ),
+        pytest.param(
+            frame(TEXT, LONG[:1000], fin=False) + frame(CONTINUATION, LONG[1000:], fin=False) + frame(CONTINUATION),
+            LONG_SKIPPED,
+            id="the first fragment is too long",
+        ),
+    ],
+)
+def test_message_beyond_the_limit_is_skipped_among_the_others(
+    stream: bytes, skipped: SkippedMessage, random_source: random.Random
+) -> None:
+    whole = frame(TEXT, b"before") + stream + frame(TEXT, b"behind") + stream + frame(TEXT, b"last")
+    for pieces in ([whole], cut(whole, random_source), (whole[at : at + 1] for at in range(len(whole)))):
         reader = FrameReader(max_message_bytes=100)
-        assert read_all(reader, [broken]) == []
-        assert end_of(reader) is LossReason.TOO_LARGE
+        assert read_all(reader, pieces) == [b"before", skipped, b"behind", skipped, b"last"]
+        assert end_of(reader) is None
+
+
+def test_skipped_message_is_not_held() -> None:
+    reader = FrameReader(max_message_bytes=1000)
+    size = 48 << 20
+    tracemalloc.start()
+    pieces = itertools.chain([b"\x81\x7f" + size.to_bytes(8, "big")], itertools.repeat(b"x" * 65_536, size >> 16))
+    (skipped,) = read_all(reader, pieces)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert isinstance(skipped, SkippedMessage)
+    assert skipped.size == size
+    assert peak < 1 << 20
 
 
 def test_message_of_the_very_limit_passes_with_a_ping_inside() -> None:
@@ -248,5 +302,6 @@ def test_work_is_linear_in_the_bytes() -> None:
         *(frame(CONTINUATION if index else TEXT, b"y" * 4096, fin=index == 1023) for index in range(1024)),
     ]
     started = time.process_time()
-    assert [len(message) for message in read_all(FrameReader(), pieces)] == [size, size]
+    messages = read_all(FrameReader(), pieces)
+    assert [len(message) for message in messages if isinstance(message, bytes)] == [size, size]
     assert time.process_time() - started < 5.0

@@ -1,5 +1,4 @@
 import pytest
-import websocket._handshake
 
 from pipeline.nostr.address import parse_address
 from pipeline.relay.handshake import host_header
@@ -19,11 +18,3 @@ from pipeline.relay.handshake import host_header
 )
 def test_host_header_names_the_port_only_where_it_is_unusual(url: str, header: str) -> None:
     assert host_header(parse_address(url)) == header
-
-
-def test_no_cookie_is_kept() -> None:
-    """The library's jar is one for the process; a release that keeps it elsewhere must fail here."""
-    websocket._handshake.handshake_response(101, {"set-cookie": "a=b; domain=relay.example"}, None)
-    headers, _ = websocket._handshake._get_handshake_headers("/", "ws://relay.example", "relay.example", 80, {})
-    assert headers[0] == "GET / HTTP/1.1"
-    assert not [header for header in headers if header.lower().startswith("cookie")]

@@ -13,7 +13,8 @@ from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
-from pipeline.relay.subscription import FIRST_ANSWER_S, NEXT_ANSWER_S, LiveEnded, PageEnded
+from pipeline.relay.sighting import Sighting
+from pipeline.relay.subscription import FIRST_ANSWER_S, MAX_SKIPPED_SPANS, NEXT_ANSWER_S, LiveEnded, PageEnded
 from tests.seeds import seeds
 
 ALICE, BOB = b"a" * 32, b"b" * 32
@@ -487,3 +488,64 @@ def test_whatever_a_relay_says_each_page_ends_once_and_completes_by_its_eose_alo
     for _ in range(600):
         machine.step()
     assert machine.asked > 10
+
+
+def open_page_of(session: Session, since: int | None, until: int | None) -> str:
+    session.open_page("p", Filter(kinds=frozenset({1}), since=since, until=until), 0.0)
+    return str(sent(session)[-1][1])
+
+
+def test_skipped_event_takes_a_place_in_the_page_at_its_time() -> None:
+    session = Session(Limits())
+    page = open_page_of(session, 100, 200)
+    session.note_event(page, event(180), 1.0)
+    assert session.note_skipped(Sighting(page, None, 150), 1.0) is None
+    ended = complete("p", 2, 150, 180, skipped=((150, 150),))  # type: ignore[arg-type]
+    assert list(session.receive(Eose(page), 2.0)) == [ended]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "span"),
+    [((180,), (140,), (140, 180)), ((), (140,), (140, 200)), ((180,), (), (100, 180)), ((), (), (100, 200))],
+)
+def test_skipped_event_without_a_time_lies_between_its_neighbours(
+    before: tuple[int, ...], after: tuple[int, ...], span: tuple[int, int]
+) -> None:
+    session = Session(Limits())
+    page = open_page_of(session, 100, 200)
+    for created_at in before:
+        session.note_event(page, event(created_at), 1.0)
+    session.note_skipped(Sighting(page, None, None), 1.0)
+    for created_at in after:
+        session.note_event(page, event(created_at), 1.0)
+    (ended,) = session.receive(Eose(page), 2.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.count, ended.skipped, ended.undated) == (len(before) + len(after) + 1, (span,), 1)
+
+
+def test_skipped_event_that_shows_nothing_belongs_to_the_page_answered_last() -> None:
+    session = Session(Limits())
+    for key, at in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
+        session.open_page(key, PAGE, 0.0)
+        session.note_event(str(sent(session)[-1][1]), event(150), at)
+    assert session.note_skipped(Sighting(None, None, None), 4.0) is None
+    counts = [ended.count for number in (1, 2, 3) for ended in session.receive(Eose(f"P{number}"), 5.0)]  # type: ignore[union-attr]
+    assert counts == [1, 2, 1]
+
+
+def test_skipped_event_of_a_live_subscription_is_told_by_its_key() -> None:
+    session = Session(Limits())
+    live = open_live(session)
+    assert session.note_skipped(Sighting(live, None, 5), 1.0) == "0"
+    assert session.note_skipped(Sighting("other", None, 5), 1.0) == ""
+
+
+def test_spans_of_one_page_are_bounded() -> None:
+    session = Session(Limits())
+    page = open_page_of(session, 0, 10_000)
+    for created_at in range(5_000, 0, -1):
+        session.note_skipped(Sighting(page, None, created_at), 1.0)
+    (ended,) = session.receive(Eose(page), 2.0)
+    assert isinstance(ended, PageEnded)
+    assert len(ended.skipped) == MAX_SKIPPED_SPANS
+    assert (min(low for low, _ in ended.skipped), max(high for _, high in ended.skipped)) == (1, 5_000)
