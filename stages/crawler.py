@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.config import Config
+from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import Parcel
@@ -17,7 +18,7 @@ from pipeline.crawl.intake import Batch, EventLimits, Intake
 from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.ranking import ranked
 from pipeline.crawl.reach import CrawlSettings
-from pipeline.crawl.redial import dial_rate
+from pipeline.crawl.redial import dial_rate, fast_dial_rate
 from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
@@ -72,7 +73,8 @@ def run(ctx: StageContext) -> None:
     )  # fmt: skip
     _raise_file_limit(ctx)
     holdings = StoredHoldings(open_here, ctx.clock, shared.log)
-    dials = Allowance(dial_rate(config.crawlers), ctx.clock.monotonic())
+    now = ctx.clock.monotonic()
+    dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)
     with open_here() as database:
         counts.resume(database)

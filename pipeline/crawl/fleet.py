@@ -10,8 +10,10 @@ from typing import Final
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.dial_queue import DialBounds, DialQueue, DueRelay
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.intake import Batch
+from pipeline.crawl.lost_relays import LostRelays
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.reactor import Reactor
@@ -24,7 +26,6 @@ from pipeline.crawl.share import Selected
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
-from pipeline.process.rate import Allowance
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
@@ -35,8 +36,6 @@ from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.runs import Doubt
 
-# Name look-ups and handshakes under way at once; more would only fight for the same line.
-MAX_DIALS: Final = 32
 JOIN_S: Final = 5.0
 
 
@@ -52,6 +51,8 @@ class _Relay:
     """By the monotonic clock, which nobody sets."""
     was_connected: bool = False
     is_dropped: bool = False
+    rank: int = 0
+    """Its place among those that are crawled, 0 for the best."""
     is_missing: bool = False
     """Nothing was found at the address as it is spelled."""
     connection: Connection | None = None
@@ -72,8 +73,7 @@ class Fleet:
     shared: Shared
     metrics: Metrics
     settings: CrawlSettings
-    dials: Allowance
-    """How many dials may be begun, however many are due."""
+    dials: DialBounds
     holdings: Holdings | None = None
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
@@ -88,10 +88,16 @@ class Fleet:
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
     _dialling: set[int] = field(default_factory=set)
+    _lost: LostRelays = field(init=False)
+    _queue: DialQueue = field(init=False)
+    _reached: bool = False
+    """A relay was connected to since the last look; set by the threads that dial."""
     _reactor: Reactor = field(init=False)
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
+        self._lost = LostRelays(self.rng)
+        self._queue = DialQueue(self.dials, self._lost)
         self._reactor = Reactor(self.shared)
         self._thread = threading.Thread(target=self._reactor.run, name="reactor", daemon=True)
         self._thread.start()
@@ -136,7 +142,8 @@ class Fleet:
                 relays.start_crawling(tx, never, now)
         for each in new:
             self._relays[each.candidate.relay] = self._add(database, each, plan, now)
-        for number, each in wanted.items():
+        for rank, (number, each) in enumerate(wanted.items()):
+            self._relays[number].rank = rank
             self._spell(self._relays[number], each)
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
             self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
@@ -183,10 +190,8 @@ class Fleet:
         mono = self.shared.clock.monotonic()
         due = [relay for relay in self._relays.values() if relay.connection is None and relay.next_dial_at <= mono]
         self.waiting = len(due)
-        for relay in sorted(due, key=lambda relay: relay.next_dial_at):
-            if len(self._dialling) >= MAX_DIALS or not self.dials.take(mono):
-                return
-            self._start(relay, plan)
+        for number in self._queue.take(map(_due, due), self._dialling, self.connected, mono):
+            self._start(self._relays[number], plan)
             self.waiting -= 1
 
     @property
@@ -246,9 +251,13 @@ class Fleet:
         if isinstance(channel, Ending):
             self._ended.put(_Ended(number, channel))
         else:
+            self._reached = True
             self._reactor.adopt(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
 
     def _reap(self) -> None:
+        if self._reached:
+            self._reached = False
+            self._lost.on_connected(self.shared.clock.monotonic())
         while True:
             try:
                 ended = self._ended.get_nowait()
@@ -266,9 +275,15 @@ class Fleet:
         relay.connection = None
         relay.was_connected = relay.was_connected or ending.connected
         relay.is_missing = is_missing(ending)
-        relay.failures = failures_after(relay.failures, ending)
-        wait_s = delay_s(relay.failures, ending, self.rng)
-        relay.next_dial_at = self.shared.clock.monotonic() + wait_s
+        mono = self.shared.clock.monotonic()
+        wait_s = self._lost.on_ending(number, ending, mono)
+        is_told = wait_s is not None and not ending.connected
+        if wait_s is None:
+            relay.failures = failures_after(relay.failures, ending)
+            wait_s = delay_s(relay.failures, ending, self.rng)
+        elif ending.connected:
+            relay.failures = 0
+        relay.next_dial_at = mono + wait_s
         relay.metrics.disconnected(ending.reason)
         self.shared.log.debug(
             address, "relay disconnected", relay=address, reason=ending.reason, detail=ending.detail,
@@ -288,9 +303,10 @@ class Fleet:
             relay.selected.address.spelling if relay.is_missing else "",
             relay.is_missing,
         )
-        self.shared.intake.submit(Batch(number, now, status=status))
+        if not is_told:
+            self.shared.intake.submit(Batch(number, now, status=status))
         if relay.is_dropped:
-            del self._relays[number]
+            self._forget(number)
 
     def _drop(self, number: int) -> None:
         relay = self._relays[number]
@@ -298,7 +314,16 @@ class Fleet:
         if relay.connection is not None:
             relay.connection.close()
         else:
-            del self._relays[number]
+            self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        del self._relays[number]
+        self._lost.forget(number)
+
+
+def _due(relay: _Relay) -> DueRelay:
+    candidate = relay.selected.candidate
+    return DueRelay(candidate.relay, relay.next_dial_at, relay.rank, candidate.by_operator)
 
 
 def _crawled_since(selected: Selected, now: int) -> int | None:

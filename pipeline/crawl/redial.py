@@ -37,14 +37,16 @@ MAX_DELAY_S: Final = 1.25 * MAX_RETRY_AFTER_S
 class Ending:
     """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
 
-    `was_of_use`: events came that were not known before, or a sweep came further. `retry_after_s`: for how long a relay
-    that answered with `status` asked to be left alone.
+    `was_of_use`: events came that were not known before, or a sweep came further. `answered`: something on the other
+    side said yes or no, so that the line works. `retry_after_s`: for how long a relay that answered with `status` asked
+    to be left alone.
     """
 
     reason: str
     detail: str
     lived: float = 0.0
     was_of_use: bool = False
+    answered: bool = False
     status: int | None = None
     retry_after_s: int | None = None
     permanent: bool = False
@@ -104,3 +106,9 @@ def resumed_at(next_dial_at: int, planned_at: int, now: int) -> int:
 def dial_rate(crawlers: int) -> Rate:
     """The part of `DIALS` that each of so many crawler processes has; relays are shared out about evenly."""
     return Rate(max(1, DIALS.burst // crawlers), DIALS.per_minute / crawlers)
+
+
+def fast_dial_rate(crawlers: int) -> Rate:
+    """The part of `dial_rate` that may go to relays that were just lost: half, so that all others have the rest."""
+    rate = dial_rate(crawlers)
+    return Rate(max(1, rate.burst // 2), rate.per_minute / 2)

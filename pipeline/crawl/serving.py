@@ -1,6 +1,6 @@
 """How a connection comes to be: dialled, and the relay asked what it allows, in a thread that may wait for both."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.redial import Ending
@@ -11,6 +11,9 @@ from pipeline.relay.channel import Channel
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
+
+# What a relay's host answers itself, though not as it should.
+_ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
 
 
 class Dialler(Protocol):
@@ -37,7 +40,7 @@ def begin(
         metrics.not_dialled(error.reason)
         return Ending(
             "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
-            is_our_fault=error.reason is DialReason.LOCAL,
+            is_our_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
         )  # fmt: skip
     except Exception as error:
         shared.log.exception(type(error).__name__, "relay failed", relay=address.url)

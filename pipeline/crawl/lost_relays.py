@@ -1,0 +1,103 @@
+"""Which relays are tried again within seconds of their loss, so that a restart of theirs costs little. Pure.
+
+| state | event | next state |
+|---|---|---|
+| steady | loss of a connection that was productive and lasted `HEALTHY_S` | lost |
+| lost | a dial without an HTTP answer, or with 502 or 504 from a proxy | lost: the next follows in seconds |
+| lost | a dial that this machine could not make | lost: the next follows by the common schedule |
+| lost | a connection; any other HTTP answer; a permanent error; an hour | steady |
+
+Steady relays follow the common schedule (`redial.py`). When most relays are lost at once, our own network is at fault,
+more likely than all of theirs: only probes are tried then, until one of them answers. Times are monotonic seconds.
+"""
+
+import math
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.crawl.redial import HEALTHY_S, Ending
+
+FAST_S: Final = 300.0
+"""For so long from the loss the intervals are the short ones."""
+FORGOTTEN_S: Final = 3600.0
+_SOON_S: Final = (1.0, 2.6)
+_LATER_S: Final = (10.0, 20.0)
+# Losses within so long of each other are at once; a broken line shows itself to all pings within about as long.
+_AT_ONCE_S: Final = 120.0
+# Fewer relays say nothing about the line.
+_LEAST_CROWD: Final = 4
+# A proxy answers for a relay that is not up yet.
+_PROXY_STATUS: Final = frozenset({502, 504})
+
+
+@dataclass(slots=True)
+class _Lost:
+    at: float
+    tries: int = 0
+
+
+class LostRelays:
+    """The lost relays of one crawler process, by number."""
+
+    __slots__ = ("_answered_at", "_lost", "_rng")
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._lost: dict[int, _Lost] = {}
+        self._answered_at = -math.inf
+
+    def __contains__(self, relay: int) -> bool:
+        return relay in self._lost
+
+    def on_ending(self, relay: int, ending: Ending, now: float) -> float | None:
+        """Take the end of a connection or dial.
+
+        Returns the seconds until the next dial where it follows soon, None where the common schedule decides.
+        """
+        if ending.answered or ending.status is not None:
+            self._answered_at = now
+        if ending.connected and ending.lived >= HEALTHY_S and ending.was_of_use and not ending.is_our_will:
+            self._lost[relay] = _Lost(now)
+        lost = self._lost.get(relay)
+        if lost is None or (ending.is_our_fault and not ending.connected):
+            return None
+        if not self._stays_lost(lost, ending, now):
+            del self._lost[relay]
+            return None
+        lost.tries += not ending.connected
+        return self._rng.uniform(*(_SOON_S if now - lost.at < FAST_S else _LATER_S))
+
+    def on_connected(self, now: float) -> None:
+        """Some relay was reached: the line works."""
+        self._answered_at = now
+
+    def forget(self, relay: int) -> None:
+        """It is crawled no more."""
+        self._lost.pop(relay, None)
+
+    def tries(self, relay: int) -> int:
+        """Return how often it was dialled since its loss."""
+        return self._lost[relay].tries
+
+    def is_line_down(self, connected: int, now: float) -> bool:
+        """Return True if most relays were lost at once and none answered since; `connected` are left."""
+        recent = [lost.at for lost in self._lost.values() if now - lost.at < _AT_ONCE_S]
+        if len(recent) < _LEAST_CROWD or len(recent) <= connected:
+            return False
+        return self._answered_at < max(recent)
+
+    def probes(self, due: Iterable[tuple[int, bool]]) -> set[int]:
+        """Return which of these relays, the best first, are tried while the line is down; True: it is the operator's.
+
+        Where the operator named none of them, the best stands for all.
+        """
+        lost = [(relay, is_operators) for relay, is_operators in due if relay in self._lost]
+        return {relay for relay, is_operators in lost if is_operators} or {relay for relay, _ in lost[:1]}
+
+    def _stays_lost(self, lost: _Lost, ending: Ending, now: float) -> bool:
+        if ending.connected:
+            return lost.at == now
+        is_silent = ending.status is None or ending.status in _PROXY_STATUS
+        return is_silent and not ending.permanent and now - lost.at < FORGOTTEN_S

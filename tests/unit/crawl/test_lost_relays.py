@@ -1,0 +1,151 @@
+"""How soon lost relays are tried again, and which first."""
+
+import random
+
+import pytest
+
+from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, DialQueue, DueRelay
+from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
+from pipeline.crawl.redial import HEALTHY_S, Ending, fast_dial_rate
+from pipeline.process.rate import Allowance, Rate
+
+LOSS = Ending("eof", "gone", lived=HEALTHY_S, was_of_use=True)
+SILENCE = Ending("dial", "timeout")
+REFUSED = Ending("dial", "refused", answered=True)
+
+
+def lost_relays(*relays: int, now: float = 0.0) -> LostRelays:
+    made = LostRelays(random.Random(1))
+    for relay in relays:
+        assert made.on_ending(relay, LOSS, now) is not None
+    return made
+
+
+def waits(made: LostRelays, relay: int, until: float) -> list[tuple[float, float]]:
+    """When the relay is dialled in vain, and how long is waited after each."""
+    found, now = [], 0.0
+    while now < until and (wait := made.on_ending(relay, SILENCE, now)) is not None:
+        found.append((now, wait))
+        now += wait
+    return found
+
+
+def test_lost_relay_is_tried_in_seconds_for_five_minutes_then_slower_for_an_hour() -> None:
+    found = waits(lost_relays(1), 1, 2 * FORGOTTEN_S)
+    assert all(1 <= wait <= 3 for at, wait in found if at < FAST_S)
+    assert all(10 <= wait <= 20 for at, wait in found if at >= FAST_S)
+    assert FORGOTTEN_S - 20 < found[-1][0] < FORGOTTEN_S
+    assert len({wait for _, wait in found}) > len(found) / 2, "without jitter"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(Ending("eof", "", lived=HEALTHY_S), id="it brought nothing"),
+        pytest.param(Ending("eof", "", lived=HEALTHY_S - 1, was_of_use=True), id="it did not last"),
+        pytest.param(Ending("closed", "", lived=HEALTHY_S, was_of_use=True, is_our_will=True), id="we ended it"),
+        pytest.param(SILENCE, id="it never was"),
+    ],
+)
+def test_other_relays_follow_the_common_schedule(loss: Ending) -> None:
+    made = LostRelays(random.Random(1))
+    assert made.on_ending(1, loss, 0.0) is None
+    assert made.on_ending(1, SILENCE, 1.0) is None
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_proxy_before_a_relay_that_is_not_up_yet_does_not_count_as_its_answer(status: int) -> None:
+    made = lost_relays(1)
+    assert made.on_ending(1, Ending("dial", "", status=status), 2.0) is not None
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        *(Ending("dial", "", status=status) for status in (429, 503, 200, 301, 403, 404, 500)),
+        Ending("dial", "unknown name", permanent=True),
+        Ending("eof", "", lived=5.0, was_of_use=True),
+    ],
+)
+def test_any_other_answer_ends_the_haste(ending: Ending) -> None:
+    made = lost_relays(1)
+    assert made.on_ending(1, ending, 2.0) is None
+    assert made.on_ending(1, SILENCE, 4.0) is None
+
+
+def test_what_this_machine_lacked_ends_no_haste() -> None:
+    made = lost_relays(1)
+    assert made.on_ending(1, Ending("dial", "too many open files", is_our_fault=True), 1.0) is None
+    assert made.on_ending(1, SILENCE, 2.0) is not None
+
+
+def due(*relays: int, operators: tuple[int, ...] = ()) -> list[DueRelay]:
+    return [DueRelay(relay, 0.0, rank, relay in operators) for rank, relay in enumerate(relays)]
+
+
+def queue(lost: LostRelays, *, burst: int = 1000, fast: int = 1000) -> DialQueue:
+    return DialQueue(DialBounds(Allowance(Rate(burst, 0.0), 0.0), Allowance(Rate(fast, 0.0), 0.0)), lost)
+
+
+def dialled(made: DialQueue, relays: list[DueRelay], *, connected: int = 1000, now: float = 3.0) -> list[int]:
+    under_way: set[int] = set()
+    found = []
+    for relay in made.take(relays, under_way, connected, now):
+        under_way.add(relay)
+        found.append(relay)
+    return found
+
+
+def test_lost_relays_come_first_the_best_before_the_others() -> None:
+    assert dialled(queue(lost_relays(3, 4)), due(1, 4, 2, 3)) == [4, 3, 1, 2]
+
+
+def test_each_lost_relay_has_its_turn_before_the_best_has_another() -> None:
+    lost = lost_relays(1, 2, 3)
+    lost.on_ending(1, REFUSED, 1.0)
+    assert dialled(queue(lost), due(1, 2, 3)) == [2, 3, 1]
+
+
+def test_lost_relays_take_half_of_the_slots_and_of_the_dials_at_most() -> None:
+    lost = lost_relays(*range(100))
+    lost.on_connected(1.0)
+    relays = due(*range(200))
+    taken = dialled(queue(lost), relays)
+    assert (len(taken), sum(relay < 100 for relay in taken)) == (MAX_DIALS, MAX_FAST_DIALS)
+    taken = dialled(queue(lost, fast=3), relays)
+    assert (len(taken), sum(relay < 100 for relay in taken)) == (MAX_DIALS, 3)
+    assert len(dialled(queue(lost, burst=5), relays)) == 5
+    assert (fast_dial_rate(1), fast_dial_rate(64).burst) == (Rate(100, 300), 1)
+
+
+def test_while_the_line_is_down_only_the_operators_relays_are_tried() -> None:
+    lost = lost_relays(*range(10))
+    relays = due(*range(10), operators=(7, 8))
+    assert dialled(queue(lost), relays, connected=3) == [7, 8]
+    lost.on_ending(7, SILENCE, 2.0)
+    assert dialled(queue(lost), relays, connected=3) == [8, 7]
+    lost.on_ending(8, REFUSED, 2.5)
+    assert dialled(queue(lost), relays, connected=3) == [0, 1, 2, 3, 4, 5, 6, 9, 7, 8]
+
+
+def test_best_relay_stands_for_all_where_the_operator_named_none() -> None:
+    assert dialled(queue(lost_relays(*range(10))), due(5, *range(5), *range(6, 10)), connected=3) == [5]
+
+
+@pytest.mark.parametrize(("lost", "connected"), [(3, 0), (10, 10), (10, 500)])
+def test_few_losses_say_nothing_about_the_line(lost: int, connected: int) -> None:
+    made = queue(lost_relays(*range(lost)))
+    assert dialled(made, due(*range(lost)), connected=connected) == list(range(lost))
+
+
+def test_connection_shows_that_the_line_works() -> None:
+    lost = lost_relays(*range(10))
+    lost.on_connected(1.0)
+    assert len(dialled(queue(lost), due(*range(10)), connected=0)) == 10
+
+
+def test_relay_that_is_crawled_no_more_is_forgotten() -> None:
+    lost = lost_relays(1)
+    lost.forget(1)
+    lost.forget(2)
+    assert 1 not in lost
