@@ -24,6 +24,7 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
+from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost, LossReason
@@ -70,6 +71,7 @@ class Connection:
         self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
         self._plans: SimpleQueue[Plan] = SimpleQueue()
+        self._information: SimpleQueue[AdvertisedLimits | None] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
         self._has_news = False
         self._is_held = False
@@ -109,9 +111,11 @@ class Connection:
         """When `turn` must be called again at the latest (monotonic)."""
         return min(self._due_at, self._tell_at)
 
-    def learn(self, limits: Limits) -> None:
-        """Go by `limits` from the start; only before `open`."""
-        self._row.learn(limits)
+    def post_information(self, said: AdvertisedLimits | None) -> None:
+        """Let the connection go by the relay's own word, None where it has none; safe in every thread."""
+        self._information.put(said)
+        self._has_news = True
+        self._wake_up()
 
     def post_plan(self, plan: Plan) -> None:
         """Let the connection follow `plan`; safe in every thread."""
@@ -199,6 +203,7 @@ class Connection:
         self._has_news = False
         self._tell()
         self._take_plans()
+        self._take_information()
         for ended in self._session.expire(now):
             self._outcomes.take(ended, now)
         self._crawl.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.may_ask(now))
@@ -240,6 +245,15 @@ class Connection:
                 plan = self._plans.get_nowait()
         if plan is not None:
             self._crawl.set_plan(plan)
+
+    def _take_information(self) -> None:
+        """Widen what refusals taught by a step, as is due once a day, and narrow it by the relay's own word."""
+        with suppress(Empty):
+            said = self._information.get_nowait()
+            self._row.keep_up()
+            now = self._clock.now_ms() // 1000
+            limits = self.limits.informed(now).widened(now)
+            self._row.learn(limits if said is None else limits.advertised(said))
 
     def _on_frame(self, raw: bytes, now: float) -> None:
         try:

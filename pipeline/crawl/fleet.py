@@ -21,7 +21,7 @@ from pipeline.crawl.redial import Ending, delay_s, failures_after, is_missing, r
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.serving import Dialler, begin
+from pipeline.crawl.serving import Dialler, begin, inform
 from pipeline.crawl.share import Selected
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
@@ -188,7 +188,11 @@ class Fleet:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
         mono = self.shared.clock.monotonic()
-        due = [relay for relay in self._relays.values() if relay.connection is None and relay.next_dial_at <= mono]
+        due = [
+            relay
+            for number, relay in self._relays.items()
+            if relay.connection is None and relay.next_dial_at <= mono and number not in self._dialling
+        ]
         self.waiting = len(due)
         for number in self._queue.take(map(_due, due), self._dialling, self.connected, mono):
             self._start(self._relays[number], plan)
@@ -246,13 +250,14 @@ class Fleet:
         ).start()  # fmt: skip
 
     def _dial(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
-        channel = begin(self.dialler, address, connection, metrics, self.shared)
-        self._dialling.discard(number)
+        channel = begin(self.dialler, address, metrics, self.shared)
         if isinstance(channel, Ending):
             self._ended.put(_Ended(number, channel))
         else:
             self._reached = True
             self._reactor.adopt(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
+            inform(self.dialler, address, connection, self.shared)
+        self._dialling.discard(number)
 
     def _reap(self) -> None:
         if self._reached:

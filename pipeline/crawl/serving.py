@@ -1,4 +1,4 @@
-"""How a connection comes to be: dialled, and the relay asked what it allows, in a thread that may wait for both."""
+"""How a connection comes to be: dialled, then asked what the relay allows, in a thread that may wait for both."""
 
 from typing import Final, Protocol
 
@@ -9,7 +9,6 @@ from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import DialError, DialReason
-from pipeline.relay.limits import Limits
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 
 # What a relay's host answers itself, though not as it should.
@@ -28,14 +27,10 @@ class Dialler(Protocol):
         ...
 
 
-def begin(
-    dialler: Dialler, address: RelayAddress, connection: Connection, metrics: RelayMetrics, shared: Shared
-) -> Channel | Ending:
-    """The open websocket, of which `connection` knows what it allows; or why there is none."""
-    channel: Channel | None = None
+def begin(dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, shared: Shared) -> Channel | Ending:
+    """Return the open websocket, or why there is none."""
     try:
-        channel = dialler.dial(address)
-        connection.learn(_informed(dialler, address, connection.limits, shared.clock.now_ms() // 1000))
+        return dialler.dial(address)
     except DialError as error:
         metrics.not_dialled(error.reason)
         return Ending(
@@ -44,18 +39,18 @@ def begin(
         )  # fmt: skip
     except Exception as error:
         shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
-        if channel is not None:
-            channel.close()
         return Ending("unknown", type(error).__name__)
-    return channel
 
 
-def _informed(dialler: Dialler, address: RelayAddress, limits: Limits, now: int) -> Limits:
-    """`limits`, once a day a step wider than refusals made them, and narrowed by the relay's own word, if any."""
-    if not limits.is_stale(now):
-        return limits
+def inform(dialler: Dialler, address: RelayAddress, connection: Connection, shared: Shared) -> None:
+    """Let `connection`, which is being served already, know what the relay says of itself, once a day."""
+    if not connection.limits.is_stale(shared.clock.now_ms() // 1000):
+        return
     try:
         said = dialler.information(address).limits
     except InvalidInformation:
-        return limits.informed(now).widened(now)
-    return limits.informed(now).widened(now).advertised(said)
+        said = None
+    except Exception as error:
+        shared.log.exception(type(error).__name__, "information failed", relay=address.url)
+        return
+    connection.post_information(said)

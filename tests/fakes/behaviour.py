@@ -178,6 +178,7 @@ class Behaviour:
     only_path: str | None = None
     # Other requests.
     nip11: Mapping[str, Any] | str | None = None
+    nip11_delay_s: float = 0.0
     ok_rules: tuple[OkRule, ...] = ()
     counts: bool = False
     negentropy_notice: str | None = "ERROR: bad msg: negentropy disabled"

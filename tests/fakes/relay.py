@@ -239,12 +239,13 @@ class ScriptedRelay:
             del self._connections[number]
             self.journal.add(Gone(at=monotonic(), connection=number, code=socket.close_code or 1006))
 
-    def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
+    async def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP and refused handshakes; `None` lets the handshake go on."""
         upgrade = self.behaviour.upgrade
         if wants_websocket(request):
             socket.transport.write(EARLY_ANSWER * self.behaviour.early_answers)
         if not wants_websocket(request):
+            await asyncio.sleep(self.behaviour.nip11_delay_s)
             response = nip11_response(request, self.behaviour)
         elif upgrade is not None and self.turn(upgrade, times=upgrade.times):
             response = refused_upgrade(upgrade)

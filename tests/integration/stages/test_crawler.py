@@ -467,6 +467,19 @@ def test_the_document_of_a_relay_is_read_once_a_day(world: World) -> None:
     assert limits["informed_at"] >= NOW
 
 
+def test_document_that_takes_its_time_holds_nothing_up(world: World) -> None:
+    """It is fetched beside the first requests, and followed as soon as it is there."""
+    document = {"limitation": {"max_limit": 7}}
+    with ScriptedRelay(Behaviour(nip11=document, nip11_delay_s=1.0), events=profiles(120)) as relay:
+        with crawling(world, relay.url):
+            first = relay.wait_for_req()
+            wait_arrived(world, profiles(120))
+            wait_until(lambda: "page_limit" in world.query("SELECT limits FROM relays")[0][0])
+        (asked,) = relay.journal.of(HttpRequest)
+    assert first.at < asked.at
+    assert json.loads(world.query("SELECT limits FROM relays")[0][0])["page_limit"] == 7
+
+
 @pytest.mark.parametrize("how", [How.ENDLESS_FRAME, How.ENDLESS_MESSAGE, How.RESET, How.CLOSE])
 def test_relays_that_break_in_strange_ways_harm_nobody_else(world: World, relay: ScriptedRelay, how: How) -> None:
     events = profiles(40)
