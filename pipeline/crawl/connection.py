@@ -65,8 +65,9 @@ class Connection:
         self._shared = shared
         self._clock = shared.clock
         self._session = Session(
-            limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address))
-        )
+            limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address)),
+            silences=crawl.silences,
+        )  # fmt: skip
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
         self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
@@ -206,6 +207,8 @@ class Connection:
         self._take_information()
         for ended in self._session.expire(now):
             self._outcomes.take(ended, now)
+        if self._session.wants_another_connection:
+            raise ConnectionLost(LossReason.LOCAL, "a page stays unanswered: asked for on another connection")
         self._crawl.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.may_ask(now))
         while self._session.outgoing and channel.send_by is None:
             channel.send(self._session.outgoing.popleft())

@@ -99,18 +99,27 @@ class LiveGroups:
         if group is None:
             return None
         # `limit: 0`: nothing stored; no `since`, which relays would apply to back-dated arrivals too.
-        limit = 1 if self._limits.zero_is_all else 0
+        limit = 1 if self._limits.zero_is_all or self._limits.refuses_zero else 0
         return [
-            part.filter(limit=limit, kinds=self._kinds(part))
+            part.filter(limit=limit, kinds=kinds)
             for query in group.queries.values()
             for part in query.parts(query.most_members(self._limits))
+            for kinds in self._kinds(part)
         ]
 
-    def _kinds(self, query: Query) -> frozenset[int] | None:
+    def _kinds(self, query: Query) -> list[frozenset[int] | None]:
+        """The lists of kinds that a query is asked for with, each in a filter of its own; `None` for all kinds."""
         limits = self._limits
+        named = query.kinds
         if limits.refuses_kindless or limits.notes_by_author:
-            return query.named_kinds(kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author)
-        return ALL_KINDS if query.kinds is None and limits.needs_kinds else None
+            named = query.named_kinds(kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author) or named
+        elif named is None and limits.needs_kinds:
+            named = ALL_KINDS
+        if named is None:
+            return [None]
+        ordered = sorted(named.difference(limits.refused_kinds))
+        most = limits.live_kinds
+        return [frozenset(ordered[first : first + most]) for first in range(0, len(ordered), most)]
 
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
@@ -159,9 +168,10 @@ class LiveGroups:
 
     def _cost(self, query: Query) -> tuple[int, int]:
         """The filters that `query` takes, and at most how many bytes of a request."""
-        parts = len(query.parts(query.most_members(self._limits)))
-        kinds = len(self._kinds(query) or ()) * BYTES_PER_KIND
-        return parts, parts * (BYTES_PER_FILTER + kinds) + len(query.members) * BYTES_PER_MEMBER
+        parts, lists = len(query.parts(query.most_members(self._limits))), self._kinds(query)
+        kinds = sum(len(each or ()) for each in lists) * BYTES_PER_KIND
+        members = len(query.members) * len(lists) * BYTES_PER_MEMBER
+        return parts * len(lists), parts * (BYTES_PER_FILTER * len(lists) + kinds) + members
 
     def _put(self, group: _Group, query: Query) -> None:
         parts, size = self._cost(query)
@@ -170,11 +180,12 @@ class LiveGroups:
         group.queries[query.key] = query
 
 
-def _shape(limits: Limits) -> tuple[int | bool, ...]:
+def _shape(limits: Limits) -> tuple[int | bool | tuple[int, ...], ...]:
     """What of the limits decides how queries are grouped and asked."""
     return (
         limits.max_subscriptions, limits.max_filters, limits.max_authors, limits.max_tag_values, limits.max_frame_bytes,
-        limits.live_kinds, limits.needs_kinds, limits.refuses_kindless, limits.notes_by_author,
+        limits.live_kinds, limits.refused_kinds, limits.refuses_zero, limits.needs_kinds, limits.refuses_kindless,
+        limits.notes_by_author,
     )  # fmt: skip
 
 

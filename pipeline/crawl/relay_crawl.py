@@ -30,6 +30,7 @@ from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
+from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.gaps import OpenGap
@@ -52,7 +53,7 @@ class RelayCrawl:
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
         "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "gaps", "has_gained",
-        "named",
+        "named", "silences",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,7 @@ class RelayCrawl:
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
+        self.silences = Silences()
         self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
         self.has_gained = False
         """Whether the last connection brought any sweep further but for the tails that follow each connect."""
@@ -140,6 +142,7 @@ class RelayCrawl:
             return
         self._follow_clock(session, mono, wall)
         self._choose(session, wall)
+        session.limits = session.limits.doubted(wall)
         self._sweeps.limits = session.limits
         if not may_ask:
             self._check_at = mono + 1.0

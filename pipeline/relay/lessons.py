@@ -1,84 +1,173 @@
 """What a relay's refusals and silences are about, and what they teach about its limits. Pure."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import Complaint, Refusal
 from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import Subscription
 
+# What may be too long where a relay does not say what is.
+_LONG: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES, Dimension.IDS, Dimension.KINDS, Dimension.FILTERS)
+# What is learned of a form that is refused, whatever its size.
+_FORMS: Final[dict[Refusal, dict[str, Any]]] = {
+    Refusal.KINDLESS: {"refuses_kindless": True},
+    Refusal.AUTHORLESS: {"notes_by_author": True},
+    Refusal.ZERO_LIMIT: {"refuses_zero": True},
+}
+_MEMBERS: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES)
+_ID: Final = re.compile(r"\b[LP]\d{1,12}\b")
 # What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
 _LEAST_BY_SILENCE: Final = 2
-_LONG: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES, Dimension.IDS, Dimension.KINDS, Dimension.FILTERS)
 
 
-def meant(refusal: Refusal, asked: Sequence[Subscription]) -> Sequence[Subscription]:
-    """Which of the subscriptions asked for, the newest last, a NOTICE with this sense must be about."""
-    pages = [each for each in asked if each.is_page]
-    unanswered = [each for each in asked if not each.answered]
-    match refusal:
-        case Refusal.TOO_MANY_SUBSCRIPTIONS | Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
-            # These answer the newest request at once, and no CLOSED follows.
-            return asked[-1:]
-        case Refusal.RATE_LIMITED:
-            # The request was dropped; any that has had no answer may be the one.
-            return [each for each in asked if each.is_page or not each.answered]
-        case Refusal.KINDLESS if kindless := [each for each in unanswered if each.is_kindless]:
-            return kindless
-        case Refusal.AUTHORLESS if authorless := [each for each in unanswered if each.is_authorless]:
-            return authorless
-        case _:
-            return pages if len(pages) == 1 else []
+def meant(complaint: Complaint, text: str, asked: Sequence[Subscription]) -> Sequence[Subscription]:
+    """Which of the subscriptions asked for, the newest last, a NOTICE with this sense must be about.
+
+    A relay says in the order of the requests what it thinks of each, so that the oldest of those with the form that it
+    complains of is the one. Where no form is named only pages are meant, and only where there is one.
+    """
+    named = set(_ID.findall(text))
+    if by_id := [each for each in asked if each.id in named]:
+        return by_id
+    find = _MEANT.get(complaint.refusal)
+    found = None if find is None else find(complaint, asked)
+    if found is not None:
+        return found
+    pages = [each for each in asked if each.is_page and not each.is_complete]
+    return pages if len(pages) == 1 else []
+
+
+def _subscriptions(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    return _unanswered(asked)[-1:] or asked[-1:]
+
+
+def _rate_limited(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    """The request was dropped; any that has had no answer may be the one."""
+    return [each for each in asked if each.is_page or not each.answered]
+
+
+def _kind_refused(complaint: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    return [each for each in _unanswered(asked) if each.names_kind(complaint.kinds)][:1]
+
+
+def _zero_limit(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    return [each for each in _unanswered(asked) if not each.is_page]
+
+
+def _kindless(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    return [each for each in _unanswered(asked) if each.is_kindless] or None
+
+
+def _authorless(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    return [each for each in _unanswered(asked) if each.is_authorless] or None
+
+
+def _unanswered(asked: Sequence[Subscription]) -> list[Subscription]:
+    return [each for each in asked if not each.answered and not each.is_complete]
+
+
+def _too_large(complaint: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
+    """The oldest that asks for more than is allowed, else for the most; the newest where nothing is named."""
+    return _largest(complaint, [each for each in asked if not each.is_complete]) or asked[-1:]
+
+
+def _largest(complaint: Complaint, waiting: Sequence[Subscription]) -> list[Subscription]:
+    dimension = complaint.dimension
+    if dimension is None:
+        return []
+    sizes = [(each, size_of(_pointed_at(complaint, each.filters), dimension)) for each in waiting]
+    if complaint.asked is not None and (same := [each for each, size in sizes if size == complaint.asked]):
+        return same[:1]
+    if complaint.most is not None:
+        return [each for each, size in sizes if size > complaint.most][:1]
+    largest = max((size for _, size in sizes), default=0)
+    return [each for each, size in sizes if size == largest > 1][:1]
+
+
+def _pointed_at(complaint: Complaint, filters: Sequence[Filter]) -> Sequence[Filter]:
+    """The filter of a request that a path names, else all."""
+    return filters if complaint.filter is None else filters[complaint.filter : complaint.filter + 1]
+
+
+_MEANT: Final[dict[Refusal, Callable[[Complaint, Sequence[Subscription]], Sequence[Subscription] | None]]] = {
+    Refusal.TOO_MANY_SUBSCRIPTIONS: _subscriptions,
+    Refusal.TOO_MANY_FILTERS: _too_large,
+    Refusal.TOO_LARGE: _too_large,
+    Refusal.RATE_LIMITED: _rate_limited,
+    Refusal.KIND_REFUSED: _kind_refused,
+    Refusal.ZERO_LIMIT: _zero_limit,
+    Refusal.KINDLESS: _kindless,
+    Refusal.AUTHORLESS: _authorless,
+}
 
 
 def taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
     """The refusal, where its text asks for a filter of another form; a lasting one where no other is to be had."""
-    hopeless = (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused)) or (
-        refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused)
+    hopeless = (
+        (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused))
+        or (refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused))
+        or (refusal is Refusal.ZERO_LIMIT and all(each.is_page for each in refused))
     )
     return Refusal.RESTRICTED if hopeless else refusal
 
 
-def after_refusal(limits: Limits, refusal: Refusal, refused: Sequence[Subscription], still_open: int) -> Limits:
+def after_refusal(limits: Limits, complaint: Complaint, refused: Sequence[Subscription], still_open: int) -> Limits:
     """`limits` of a relay that has just refused these, with so many other subscriptions open by now.
 
     What was asked for together is answered one by one: when the last of it is refused the others may be over, but it
     was too much beside all of them. A relay may also end an older one for the sake of the newest.
     """
-    match refusal:
+    match complaint.refusal:
         case Refusal.TOO_MANY_SUBSCRIPTIONS:
-            limits = limits.fewer_subscriptions(max(still_open + 1, *(each.beside for each in refused)))
-        case Refusal.TOO_MANY_FILTERS:
-            limits = limits.halved(Dimension.FILTERS, max(len(each.filters) for each in refused))
-        case Refusal.TOO_LARGE:
-            limits = _smaller(limits, max((each.filters for each in refused), key=len))
+            open_then = max(still_open + 1, *(each.beside for each in refused))
+            limits = limits.subscriptions_up_to(complaint.most or max(1, open_then - 1))
+        case Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
+            for each in refused:
+                limits = _smaller(limits, complaint, each)
         case Refusal.RATE_LIMITED:
             limits = limits.fewer_pages()
-        case Refusal.KINDLESS:
-            limits = replace(limits, refuses_kindless=True)
-        case Refusal.AUTHORLESS:
-            limits = replace(limits, notes_by_author=True)
+        case Refusal.KIND_REFUSED:
+            for kind in complaint.kinds:
+                limits = limits.without_kind(kind)
+        case _:
+            limits = replace(limits, **_FORMS.get(complaint.refusal, {}))
     return limits
 
 
-def _smaller(limits: Limits, filters: Sequence[Filter]) -> Limits:
-    """After a refusal for size that does not say of what: the longest list is held to half."""
-    longest = max(_LONG, key=lambda each: size_of(filters, each))
-    size = size_of(filters, longest)
-    return limits.halved(longest, size) if size > 1 else limits
+def _smaller(limits: Limits, complaint: Complaint, refused: Subscription) -> Limits:
+    """After a refusal for size: held to what is allowed, else to half of what was asked for."""
+    dimension, filters = complaint.dimension, refused.filters
+    if dimension is Dimension.FRAME_BYTES:
+        return limits.narrowed(dimension, complaint.most or refused.size // 2)
+    if dimension is Dimension.ID_LENGTH:
+        return limits.narrowed(dimension, complaint.most or len(refused.id) // 2)
+    if dimension in _MEMBERS and not size_of(filters, dimension):
+        # A relay that wants one author, or one value of a tag, says so in one breath.
+        dimension = max(_MEMBERS, key=lambda each: size_of(filters, each))
+    if dimension is None:
+        dimension = max(_LONG, key=lambda each: size_of(filters, each))
+    size = size_of(filters, dimension)
+    if complaint.most is not None and (complaint.most < size or size == 0):
+        return limits.narrowed(dimension, complaint.most)
+    return limits.halved(dimension, size) if size > 1 else limits
 
 
 def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Limits:
-    """`limits` of a relay that answers others, but this one not: some drop without a word what is too much for them.
+    """`limits` of a relay that answers others, but not this page, and did so on another connection before.
 
     `proven`: how many subscriptions were surely open at once.
     """
-    if len(subscription.filters) > 1:
-        return limits.halved(Dimension.FILTERS, len(subscription.filters), Source.SILENCE)
+    if subscription.beside <= proven:
+        filters = subscription.filters
+        longest = max(_LONG, key=lambda each: size_of(filters, each))
+        size = size_of(filters, longest)
+        return limits.halved(longest, size, Source.SILENCE) if size > 1 else limits
     again = subscription.room <= _LEAST_BY_SILENCE
     least = max(proven, 1 if again else _LEAST_BY_SILENCE)
     return limits.fewer_subscriptions(max(subscription.beside, least + 1), Source.SILENCE)

@@ -26,13 +26,15 @@ from pipeline.nostr.message import (
     encode_close,
     encode_req,
 )
-from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.authentication import Authentication, AuthState, Verdict
 from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
+from pipeline.relay.dimensions import Dimension, Source
+from pipeline.relay.doubts import Doubts
 from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal, classify
+from pipeline.relay.refusals import Refusal, read
 from pipeline.relay.sighting import Sighting
+from pipeline.relay.silence import Outset, Silences
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
@@ -57,12 +59,18 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_auth", "_ids", "_next_id", "answers", "comparison", "largest_request", "limits", "outgoing", "proven",
-        "unasked",
+        "_auth", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered", "_requests",
+        "_silences", "answers", "comparison", "largest_request", "limits", "outgoing", "proven",
+        "unasked", "wants_another_connection",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, *, can_authenticate: bool = False, auth_addresses: int = 1) -> None:
-        """`can_authenticate`: the owner has a key to answer challenges with; and so many addresses to name in it."""
+    def __init__(
+        self, limits: Limits, *, can_authenticate: bool = False, auth_addresses: int = 1,
+        silences: Silences | None = None,
+    ) -> None:  # fmt: skip
+        """`can_authenticate`: the owner has a key to answer challenges with, and so many addresses to name in it;
+        `silences`: those of the relay on former connections.
+        """
         self.limits = limits
         self._auth = Authentication(is_possible=can_authenticate, addresses=auth_addresses)
         self.outgoing: deque[str] = deque()
@@ -72,8 +80,16 @@ class Session:
         # Subscriptions that were surely open at once.
         self.proven = 1
         self.largest_request = 0
+        self.wants_another_connection = False
+        """Whether a silence may be a limit, which only another connection shows."""
         self._ids: dict[str, Subscription] = {}
         self._next_id = 0
+        self._outset = Outset()
+        self._silences = silences or Silences()
+        # The number of the newest request that came to its end, and how many pages did.
+        self._latest_answered = self._requests = 0
+        self._pages_answered = 0
+        self._doubts = Doubts()
 
     @property
     def subscriptions(self) -> int:
@@ -100,7 +116,8 @@ class Session:
 
     def has_room_for_page(self) -> bool:
         """Whether another page may be asked for now."""
-        return self.has_room() and self.pages + self.comparison.is_open < self.limits.max_pages
+        most = 1 if self._doubts.alone else self.limits.max_pages
+        return self.has_room() and self.pages + self.comparison.is_open < most
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
         """Subscribe to what is new under `key`; an open subscription of that key is replaced without a gap."""
@@ -130,7 +147,7 @@ class Session:
         if subscription is None or not subscription.note_event(event, now):
             self.unasked += 1
         else:
-            self._note_stored(subscription)
+            self._on_event(subscription, now)
 
     def note_time(
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
@@ -141,7 +158,7 @@ class Session:
             self.unasked += 1
         else:
             subscription.note_time(created_at, now, event_id)
-            self._note_stored(subscription)
+            self._on_event(subscription, now)
 
     def note_skipped(self, event: Sighting, now: float) -> str | None:
         """Count an event that was too long to be read towards the page that it came in.
@@ -174,7 +191,7 @@ class Session:
                 yield from _if_any(self.comparison.refused(subscription_id, reason))
                 yield from self._on_closed(subscription_id, reason, prefix, now)
             case Notice(text=text):
-                yield from self._on_notice(text)
+                yield from self._on_notice(text, now)
             case AuthChallenge(challenge=challenge):
                 yield from self._on_challenge(challenge, now)
             case Ok(event_id=event_id, accepted=accepted, reason=reason):
@@ -184,18 +201,25 @@ class Session:
                 pass
 
     def expire(self, now: float) -> Iterator[Outcome]:
-        """End pages whose relay has fallen silent, and live subscriptions that it never opened."""
-        for each in [each for each in self._awaited() if each.deadline <= now]:
+        """End pages whose relay has fallen silent, and repeat what it may not have heard."""
+        self._repeat_one(now)
+        for each in self._doubts.take_due(self._asked(), now):
             self._close(each)
-            if self.answers and not each.answered:
-                self.limits = after_silence(self.limits, each, self.proven)
+            yield each.refused(Refusal.ERROR, self._doubts.text)
+        for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
+            self._close(each)
+            self._doubts.on_page_ended()
+            self._learn_from_silence(each, now)
             yield each.refused(Refusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.expired(now))
         yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
 
     def next_deadline(self) -> float | None:
         """When `expire` will have something to do; `None` while no answer is due."""
-        times = [self._auth.deadline, self.comparison.deadline, *(each.deadline for each in self._awaited())]
+        times = [
+            self._auth.deadline, self.comparison.deadline, self._outset.repeat_at, self._doubts.until,
+            *(each.deadline for each in self._asked() if each.is_page),
+        ]  # fmt: skip
         return min((at for at in times if at is not None), default=None)
 
     @property
@@ -208,16 +232,14 @@ class Session:
         self._auth.answered(event.id, now)
         self.outgoing.append(encode_auth(event))
 
-    def _awaited(self) -> list[Subscription]:
-        # A relay that never sends an EOSE may have opened a live subscription all the same.
-        return [each for each in self._asked() if each.is_page or (not each.answered and self.answers)]
-
     def _asked(self) -> list[Subscription]:
         """The subscriptions that the relay has been asked for, the newest last."""
         return [each for each in self._ids.values() if each.hold is None]
 
-    def _note_stored(self, subscription: Subscription) -> None:
-        """Find out whether the relay takes `limit: 0` for no limit."""
+    def _on_event(self, subscription: Subscription, now: float) -> None:
+        """Take an event for an answer, and find out whether the relay takes `limit: 0` for no limit."""
+        if not self._outset.is_over:
+            self._on_answer(subscription, now)
         if subscription.is_page or subscription.is_complete or self.limits.zero_is_all:
             return
         if subscription.count > MAX_UNASKED_STORED:
@@ -229,10 +251,13 @@ class Session:
             each.last_at = max(each.last_at, now)
         self._auth.postpone(now)
         self.comparison.postpone(now)
+        self._outset.postpone(now)
 
     def _new_id(self, prefix: str) -> str:
         self._next_id += 1
-        return f"{prefix}{self._next_id}"
+        number = str(self._next_id)
+        # A relay that takes short ids only gets the first ones again; few are open at once.
+        return prefix + number[-max(1, self.limits.max_id_length - len(prefix)) :]
 
     def _open(
         self, subscription_id: str, key: str, filters: Sequence[Filter], now: float, patience: float = 1.0
@@ -240,10 +265,13 @@ class Session:
         # Anew also when it is replaced, so that the newest request comes last.
         self._ids.pop(subscription_id, None)
         beside = len(self._ids) + 1
-        self._ids[subscription_id] = Subscription(
-            subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience
-        )
         request = encode_req(subscription_id, filters)
+        self._requests += 1
+        self._ids[subscription_id] = Subscription(
+            subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience,
+            size=len(request), number=self._requests, is_early=not self._outset.is_over,
+        )  # fmt: skip
+        self._outset.on_request(now)
         self.largest_request = max(self.largest_request, len(request))
         self.outgoing.append(request)
 
@@ -257,20 +285,26 @@ class Session:
         if subscription is None or subscription.hold is not None:
             return
         self.answers += 1
+        self._latest_answered = max(self._latest_answered, subscription.number)
+        self._pages_answered += subscription.is_page
         subscription.is_complete = True
         subscription.hear(now)
+        self._on_answer(subscription, now)
         self.proven = max(self.proven, sum(each.answered for each in self._ids.values()))
         if subscription.is_page and self._auth.is_under_way and not subscription.was_held:
             subscription.hold = Hold.ENDED
         elif subscription.is_page:
             self._close(subscription)
+            self._doubts.on_page_ended()
             yield subscription.ended()
 
     def _on_closed(self, subscription_id: str, reason: str, prefix: str, now: float) -> Iterator[Outcome]:
         subscription = self._ids.get(subscription_id)
         if subscription is None or subscription.hold is not None:
             return
-        refusal = classify(reason, prefix)
+        complaint = read(reason, prefix)
+        refusal = complaint.refusal
+        self._on_answer(subscription, now)
         if refusal is Refusal.AUTH_REQUIRED:
             self.limits = replace(self.limits, demands_auth=True)
             if not subscription.was_held and self._auth.demanded(now):
@@ -281,7 +315,10 @@ class Session:
             refusal = Refusal.FORBIDDEN
         refusal = taken_for(refusal, (subscription,))
         del self._ids[subscription_id]
-        self.limits = after_refusal(self.limits, refusal, (subscription,), len(self._ids))
+        complaint = replace(complaint, refusal=refusal)
+        self.limits = after_refusal(self.limits, complaint, (subscription,), len(self._ids))
+        if subscription.is_page:
+            self._doubts.on_page_ended()
         yield subscription.refused(refusal, reason)
 
     def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
@@ -309,23 +346,65 @@ class Session:
             self._open(again, each.key, each.filters, now, each.patience)
             self._ids[again].was_held = True
 
-    def _on_notice(self, text: str) -> Iterator[Outcome]:
-        """A NOTICE names no subscription: it is a refusal only where it can be told whose."""
-        refusal = classify(text, reason_prefix(text))
+    def _on_notice(self, text: str, now: float) -> Iterator[Outcome]:
+        """A NOTICE names no subscription: it is a refusal only where it can be told whose.
+
+        An EOSE that follows it for that one is no answer: it is closed by then.
+        """
+        complaint = read(text)
+        refusal = complaint.refusal
         ended = self.comparison.noticed(text)
         yield from _if_any(ended)
         if ended is not None and refusal is not Refusal.RATE_LIMITED:
             return
         if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
-        dead = meant(refusal, self._asked())
+        self._outset.on_refusal()
+        dead = meant(complaint, text, self._asked())
+        if not dead and refusal.may_be_of_size:
+            self._doubts.begin([each for each in self._asked() if each.is_page and not each.answered], text, now)
+        if not dead:
+            return
         refusal = taken_for(refusal, dead)
         for each in dead:
             self._close(each)
-        if dead:
-            self.limits = after_refusal(self.limits, refusal, dead, len(self._ids))
+        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
         for each in dead:
             yield each.refused(refusal, text)
+
+    # Silence.
+
+    def _on_answer(self, subscription: Subscription, now: float) -> None:
+        """Repeat what was sent before the relay heard anything, once that is known."""
+        if not self._outset.on_answer(subscription):
+            return
+        for each in [each for each in self._asked() if each.number < subscription.number and not each.answered]:
+            self._repeat(each, now)
+
+    def _repeat_one(self, now: float) -> None:
+        if self._outset.repeat_at is None or now < self._outset.repeat_at:
+            return
+        page = next((each for each in self._asked() if each.is_page and not each.answered), None)
+        self._outset.on_repeated(None if page is None else self._repeat(page, now))
+
+    def _repeat(self, unheard: Subscription, now: float) -> Subscription:
+        self._close(unheard)
+        again = self._new_id(PAGE_PREFIX if unheard.is_page else LIVE_PREFIX)
+        self._open(again, unheard.key, unheard.filters, now, unheard.patience)
+        self._ids[again].was_held = unheard.was_held
+        return self._ids[again]
+
+    def _learn_from_silence(self, silent: Subscription, now: float) -> None:
+        """A page stayed without any answer: slow down, or learn, once another connection has shown the same."""
+        if silent.answered or silent.is_early or not self.answers:
+            return
+        if self._latest_answered < silent.number and self._pages_answered:
+            # Some relays let each request wait for its turn, and nothing passes by.
+            self.limits = self.limits.narrowed(Dimension.PAGES, self.limits.max_pages - 1, Source.SILENCE)
+        elif self._silences.repeats(self, now):
+            self.limits = after_silence(self.limits, silent, self.proven)
+        else:
+            self.wants_another_connection = True
 
 
 def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:

@@ -1,5 +1,6 @@
 """One subscription of a session: what it asks for, what came of it, and how it ended."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -62,7 +63,10 @@ class Hold(Enum):
 
 @dataclass(slots=True)
 class Subscription:
-    """What is asked for under one id. `beside`: how many were open with it then, of `room` allowed."""
+    """What is asked for under one id, in a request of `size` bytes, the `number`th of the connection.
+
+    `beside`: how many were open with it then, of `room` allowed; `is_early`: the relay had answered nothing before.
+    """
 
     id: str
     key: str
@@ -81,6 +85,9 @@ class Subscription:
     rises: bool = False
     hold: Hold | None = None
     was_held: bool = False
+    size: int = 0
+    number: int = 0
+    is_early: bool = False
     ids: set[bytes] = field(default_factory=set)
     undated: int = 0
     skipped: list[tuple[int, int]] = field(default_factory=list)
@@ -105,6 +112,10 @@ class Subscription:
             each.tags and each.authors is None and (each.kinds is None or TEXT_NOTE in each.kinds)
             for each in self.filters
         )
+
+    def names_kind(self, kinds: Collection[int]) -> bool:
+        """Whether it asks for any of these kinds by name."""
+        return any(each.kinds is not None and not each.kinds.isdisjoint(kinds) for each in self.filters)
 
     @property
     def deadline(self) -> float:

@@ -201,7 +201,7 @@ class Simulation:
     # What happens to the service.
 
     def connect(self) -> None:
-        self.session = Session(self.limits)
+        self.session = Session(self.limits, silences=self.crawl.silences)
         self.crawl.connected()
 
     def disconnect(self) -> None:
@@ -285,6 +285,11 @@ class Simulation:
             return False
         for ended in list(session.expire(self.mono)):
             self._on_outcome(session, ended)
+        if session.wants_another_connection:
+            self.crawl.lost(session)
+            self.disconnect()
+            self.connect()
+            return True
         self.crawl.advance(session, self.mono, self.wall, may_ask=self.host.may_ask(self.mono))
         said = bool(session.outgoing)
         while session.outgoing:

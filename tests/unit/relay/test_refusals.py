@@ -68,7 +68,7 @@ def test_a_word_about_authors_asks_for_no_authentication(text: str) -> None:
 
 @pytest.mark.parametrize("refusal", Refusal)
 def test_asking_again_soon_helps_unless_the_relay_will_not_serve_us(refusal: Refusal) -> None:
-    lasting = {R.AUTH_REQUIRED, R.RESTRICTED, R.FORBIDDEN, R.SEARCH_ONLY, R.UNSUPPORTED}
+    lasting = {R.AUTH_REQUIRED, R.RESTRICTED, R.FORBIDDEN, R.SEARCH_ONLY, R.PAYMENT, R.UNSUPPORTED}
     assert refusal.is_lasting is (refusal in lasting)
 
 
