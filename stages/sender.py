@@ -3,8 +3,10 @@
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.nip11 import fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.transport import Transport
+from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.ledger import Ledger, take_back
 from pipeline.sinks.outage import Outage
 from pipeline.sinks.rate import RateBound
@@ -42,6 +44,7 @@ def run(ctx: StageContext) -> None:
         ctx.metrics,
         log,
         RateBound(lambda: ctx.settings.target_relay_rate),
+        FrameLimit(lambda: fetch_information(target, policy, ctx.clock, ctx.stop.is_set), ctx.clock),
     )
     counts = StageCounts(ctx.slot, ctx.metrics)
     ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)

@@ -20,6 +20,7 @@ from pipeline.relay.authentication import Verdict as LoginVerdict
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
+from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import RateBound
 
 # Relays drop clients that have much more under way.
@@ -31,6 +32,11 @@ _AUTH_REQUIRED: Final = Retry("auth-required")
 _TIMEOUT: Final = Retry("timeout")
 # It was not when it was queued, but the relay was away, or the bound on events a minute held it up.
 _EXPIRED: Final = Refused("expired")
+_TOO_LARGE: Final = Refused("too-large")
+
+_BEFORE: Final = b'["EVENT",'
+_BEHIND: Final = b"]"
+_ENVELOPE_BYTES: Final = len(_BEFORE) + len(_BEHIND)
 
 # Answers that asking again would not change.
 FINAL_PREFIXES: Final = frozenset(
@@ -55,6 +61,8 @@ class RelaySink:
     metrics: Metrics
     log: RateLimited
     rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
+    frame_limit: FrameLimit | None = None
+    """What the relay says of the largest message that it takes."""
     _transport: Transport | None = None
     _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
     _logins: int = 0
@@ -88,6 +96,8 @@ class RelaySink:
             if error.reason is DialReason.PRIVATE:
                 advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
             raise SinkDown(f"dial-{error.reason}", error.detail, advice) from error
+        if self.frame_limit is not None:
+            self.frame_limit.refresh()
         addresses = len(addresses_for_auth(self.address))
         self._login = Authentication(is_possible=self.secret is not None, addresses=addresses)
         self.log.debug(self.address.url, "target relay connected", relay=self.address)
@@ -97,6 +107,9 @@ class RelaySink:
         assert self._transport is not None, "opened before"
         if _has_expired(message, self.clock.now_ms() // 1000):
             self._answers.append((message.event_id, _EXPIRED))
+            return
+        if self._is_too_large(message):
+            self._answers.append((message.event_id, _TOO_LARGE))
             return
         try:
             self._put(self._transport, message)
@@ -109,6 +122,7 @@ class RelaySink:
             try:
                 for raw in self._transport.receive(0.0 if self._answers else timeout_s):
                     self._take(raw)
+                self._count_skipped(self._transport)
                 self._authenticate(self._transport)
                 self._send_again(self._transport)
                 self._look_for_life(self._transport)
@@ -125,6 +139,10 @@ class RelaySink:
         """See `StreamSink.close`."""
         self._disconnect()
 
+    def _is_too_large(self, message: Message) -> bool:
+        most = None if self.frame_limit is None else self.frame_limit.most
+        return most is not None and len(message.payload) + _ENVELOPE_BYTES > most
+
     def _disconnect(self) -> None:
         if self._transport is not None:
             self._transport.close()
@@ -134,7 +152,7 @@ class RelaySink:
         now = self.clock.monotonic()
         self.rate.note(now)
         self._waiting[message.event_id] = _Sent(message, now, self._logins)
-        transport.send(b'["EVENT",' + message.payload + b"]")
+        transport.send(_BEFORE + message.payload + _BEHIND)
 
     def _lose(self, error: ConnectionLost) -> SinkDown:
         """Forget what was under way with the connection that broke."""
@@ -158,6 +176,11 @@ class RelaySink:
                 self._login.challenged(challenge)
             case Notice(text):
                 self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
+
+    def _count_skipped(self, transport: Transport) -> None:
+        if transport.skipped:
+            self.metrics.stage_errors.labels("sender", "message-too-large").inc(transport.skipped)
+            transport.skipped = 0
 
     def _settle(self, answer: Ok) -> None:
         sent = self._waiting.pop(answer.event_id, None)
@@ -227,7 +250,7 @@ def _outcome(verdict: Verdict) -> tuple[str, str]:
         case Delivered():
             return ("send", "success")
         case Refused():
-            return ("ignore", "success") if verdict is _EXPIRED else ("send", "ignoreError")
+            return ("ignore", "success") if verdict in (_EXPIRED, _TOO_LARGE) else ("send", "ignoreError")
         case Retry():
             return ("send", "error")
 

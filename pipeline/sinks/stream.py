@@ -2,7 +2,8 @@
 
 Rows are sent as there is room, each is settled by its own answer whenever that comes, and what takes its time takes it
 alone. While the sink is down the rows are held and sent again, blamed for nothing; but those that were under way when
-it broke go one by one afterwards, and who is under way alone when it breaks again is put off.
+it broke go one by one afterwards, and who is under way alone when it breaks again is put off; the second time it is
+refused, where only its size can be the cause.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 
 from pipeline.process.metrics import Observations
 from pipeline.sinks.base import Delivered, Refused, Retry, SinkDown, StreamSink, Verdict
+from pipeline.sinks.breakers import Breakers
 from pipeline.sinks.ledger import CLAIM_STEP, LEASE_MS, message_of
 from pipeline.sinks.loop import SinkLoop
 from pipeline.sinks.suspects import TOGETHER, most_together
@@ -30,6 +32,9 @@ _SENDING_S: Final = 1.0
 LAST_ANSWERS_S: Final = 3.0
 # How long put-off rows that are due may wait for somebody to look.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
+
+
+_TOO_LARGE: Final = Refused("too-large")
 
 
 class _Sent(NamedTuple):
@@ -54,6 +59,7 @@ class Stream(SinkLoop):
     """Answered, and to be written down."""
     _suspects: set[bytes] = field(default_factory=set)
     """What was under way when the sink broke, until it is answered."""
+    _breakers: Breakers = field(default_factory=Breakers)
     _restricted: set[bytes] = field(default_factory=set)
     """What is under way and may be together with few others only."""
     _is_quiet: bool = True
@@ -114,6 +120,9 @@ class Stream(SinkLoop):
                     self.outage.called(self.now())
                 self.sink.open()
                 row = self._ready.popleft()
+                if self._breakers.is_too_large(len(row.payload), self.now()):
+                    self._settled.append(_Settled(row, _TOO_LARGE))
+                    continue
                 self._begin(row)
                 try:
                     self.sink.send(message_of(row))
@@ -152,7 +161,7 @@ class Stream(SinkLoop):
         return len(beside) < min([most, *map(self._most_together, beside)])
 
     def _most_together(self, row: OutboxRow) -> int:
-        return 1 if row.event_id in self._suspects else most_together(row)
+        return 1 if row.event_id in self._suspects or row.event_id in self._breakers else most_together(row)
 
     def _collect(self, timeout_s: float) -> None:
         """Wait for answers, and take those that come right after as well; raises `SinkDown`."""
@@ -178,6 +187,9 @@ class Stream(SinkLoop):
             Observations(self.ledger.metrics.sink_call.labels(self.ledger.name)).record(took_s)
             if any(isinstance(verdict, Delivered | Refused) for _, verdict in answers):
                 self.outage.worked(now)
+        for event_id, verdict in answers:
+            if isinstance(verdict, Delivered):
+                self._breakers.on_delivered(event_id, len(self._under_way[event_id].row.payload))
         # Backwards, so that what is to be sent again keeps its order.
         for event_id, verdict in reversed(answers):
             self._end(event_id, verdict)
@@ -202,9 +214,10 @@ class Stream(SinkLoop):
 
     def _go_down(self, database: Database, down: SinkDown) -> None:
         """Hold the rows until the sink is worth another try."""
-        again = [event_id for event_id in self._under_way if event_id not in self._suspects]
+        alone = {event_id for event_id in self._under_way if event_id in self._suspects or event_id in self._breakers}
+        again = [event_id for event_id in self._under_way if event_id not in alone]
         for event_id in reversed(list(self._under_way)):
-            self._end(event_id, Retry("disconnected") if event_id in self._suspects else None)
+            self._end(event_id, self._verdict_on_breaker(event_id) if event_id in alone else None)
         self._suspects.update(again)
         self._show_under_way()
         self.ledger.note_retries(Counter({down.reason: len(self._ready)}))
@@ -216,6 +229,11 @@ class Stream(SinkLoop):
             self.leave_alone(wait_s)
         else:
             self._let_go(database, self._take_ready())
+
+    def _verdict_on_breaker(self, event_id: bytes) -> Verdict:
+        payload = self._under_way[event_id].row.payload
+        is_too_large = self._breakers.on_broken(event_id, len(payload), self.now())
+        return _TOO_LARGE if is_too_large else Retry("disconnected")
 
     def _finish(self, database: Database) -> None:
         until = self.now() + LAST_ANSWERS_S

@@ -12,17 +12,20 @@ from pipeline.nostr.address import parse_address
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay import authentication
+from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.nip11 import RelayInformation
 from pipeline.relay.transport import Transport
 from pipeline.sinks import relay as relay_sink
 from pipeline.sinks import stream
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
+from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refusal
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Authenticated, Published
+from tests.fakes.relay_journal import Authenticated, Opened, Published
 from tests.integration.sinks.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
 from tests.world.events import Author
 from tests.world.workload import Workload
@@ -158,17 +161,35 @@ def test_a_connection_that_drops_in_the_middle(relay: ScriptedRelay, sink: Relay
 def test_an_event_that_the_relay_cannot_bear(
     box: Outbox, relay: ScriptedRelay, sink: RelaySink, no_waits: None
 ) -> None:
-    """Such as one that is larger than its frames: it is found, and does not stand in the way of the others."""
+    """Such as one that is larger than its frames: it is sent alone, twice, and those as large not at all afterwards."""
     box.sink = SinkName.RELAY
     large, *others = [*notes(1, kind=0, size=20_000), *notes(30, kind=0, first=1)]
+    larger = notes(1, kind=3, size=30_000)[0]
     relay.behave(Behaviour(max_frame_bytes=10_000))
-    box.put([large, *others])
+    box.put([large, *others[:20]])
     with Loop(box, sink, "sender") as loop:
-        wait_until(lambda: len(box.outcomes()) == 30)
-    assert [event for event, *_ in box.rows()] == [box.numbers[large.id]]
-    assert box.rows()[0][2] >= 1
+        wait_until(lambda: len(box.outcomes()) >= 20)
+        box.put(others[20:])
+        wait_until(lambda: len(box.outcomes()) == 31)
+        connections = len(relay.journal.of(Opened))
+        box.put([larger])
+        box.wait_empty()
+    assert {box.outcomes()[box.numbers[event.id]] for event in (large, larger)} == {"refused: too-large"}
+    assert {box.outcomes()[box.numbers[event.id]] for event in others} == {"delivered"}
     assert loop.metric("event_service_stage_errors_total", stage="sender", kind="disconnected") >= 1
+    assert len(relay.journal.of(Opened)) <= connections + 1
     assert box.dead() == {}
+
+
+def test_what_the_relay_says_is_too_large_is_not_sent(relay: ScriptedRelay, sink: RelaySink) -> None:
+    sink.frame_limit = limit = FrameLimit(
+        lambda: RelayInformation(limits=AdvertisedLimits(max_message_length=10_000)), sink.clock
+    )
+    limit.refresh()
+    wait_until(lambda: limit.most == 10_000)
+    large, small = notes(1, size=20_000)[0], notes(1, first=1)[0]
+    assert exchange(sink, messages([large, small])) == [Refused("too-large"), DELIVERED]
+    assert [entry.event_id for entry in relay.journal.of(Published)] == [small.id]
 
 
 def test_nobody_listens_and_then_somebody_does(relay: ScriptedRelay, sink: RelaySink) -> None:

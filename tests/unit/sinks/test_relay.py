@@ -65,6 +65,7 @@ class Wire:
         self.closed = False
         self.pings = 0
         self.answers_pings = True
+        self.skipped = 0
         self.last_received = clock.monotonic()
 
     def send(self, text: str | bytes) -> None:
