@@ -1,23 +1,29 @@
 """Stable names for the processes of one deployment, and the runtime directory in which they find each other.
 
 The runtime directory holds `slots/` (one lock file per slot, never deleted), `heartbeats/`, `metrics/` and
-`supervisor.lock`. A slot belongs to the process that holds its flock, so a killed process frees it at once.
+`supervisor.lock`. The same locks lie beside the database: two deployments on one database share no name, since what
+is leased under a name would be the other's too. A slot belongs to the process that holds its flocks, so that a killed
+process frees it at once.
 """
 
 import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CannotStart
+from pipeline.process.clock import pause
+from pipeline.process.locks import FileLock, lock_holder, locks_directory, owner_of
 from pipeline.process.stop import Stop
 
 # More than the largest number of processes of one stage that the settings allow.
 MAX_SLOTS = 128
 # How often a slot that is about to be freed is tried again.
 _RETRY_S = 0.1
+_SUPERVISOR_LOCK = "supervisor.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,48 +43,20 @@ class SlotTaken(CannotStart):
     """Another process holds the slot, or all slots of the stage."""
 
 
-class FileLock:
-    """An exclusive flock on a file that says who holds it; given up by `release` or at the end of the process."""
-
-    __slots__ = ("_descriptor", "path")
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor: int | None = descriptor
-
-    @classmethod
-    def take(cls, path: Path) -> "FileLock | None":
-        """Lock `path`, made when missing; None when another process or object holds it."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
-        return cls(path, descriptor)
-
-    def release(self) -> None:
-        """Give the lock up; harmless when repeated."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
 class HeldSlot:
     """A slot of this process, held until `release` or the end of the process."""
 
-    __slots__ = ("_directory_lock", "_lock", "slot")
+    __slots__ = ("_directory_lock", "_locks", "slot")
 
-    def __init__(self, slot: Slot, lock: FileLock, directory_lock: int) -> None:
+    def __init__(self, slot: Slot, locks: Sequence[FileLock], directory_lock: int) -> None:
         self.slot = slot
-        self._lock = lock
+        self._locks = locks
         self._directory_lock: int | None = directory_lock
 
     def release(self) -> None:
         """Let another process have the slot; harmless when repeated."""
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
         if self._directory_lock is not None:
             os.close(self._directory_lock)
             self._directory_lock = None
@@ -121,44 +99,87 @@ def metrics_directory(runtime_directory: Path) -> Path:
 
 
 def acquire_slot(
-    runtime_directory: Path, stage: str, index: int | None, *, wait_s: float = 0.0, stop: Stop | None = None
+    runtime_directory: Path,
+    stage: str,
+    index: int | None,
+    *,
+    database: Path | None = None,
+    wait_s: float = 0.0,
+    stop: Stop | None = None,
 ) -> HeldSlot:
     """Take slot `index` of `stage`, or the first free one; the runtime directory is made when missing.
 
-    A taken slot is waited for at most about `wait_s` seconds, and not once `stop` is set; then raises `SlotTaken`.
+    It is free when nobody has it in the runtime directory nor on `database`. A taken slot is waited for at most about
+    `wait_s` seconds, and not once `stop` is set; then raises `SlotTaken`.
     """
     prepare_runtime_directory(runtime_directory)
     stop = stop or Stop()
+    holder = ""
     for _ in range(1 + int(wait_s / _RETRY_S)):
         for candidate in range(MAX_SLOTS) if index is None else (index,):
             slot = Slot(stage, candidate)
-            lock = FileLock.take(_lock_path(runtime_directory, slot))
-            if lock is not None:
-                return HeldSlot(slot, lock, _share_directory(runtime_directory))
+            taken = _take_all(_slot_locks(runtime_directory, slot, database), database)
+            if not isinstance(taken, str):
+                return HeldSlot(slot, taken, _share_directory(runtime_directory))
+            holder = taken
         if wait_s and stop.wait(_RETRY_S):
             break
     if index is None:
         raise SlotTaken(f"all {MAX_SLOTS} slots of stage {stage} are taken")
-    slot = Slot(stage, index)
-    raise SlotTaken(f"slot {slot.name} is held by process {lock_holder(_lock_path(runtime_directory, slot))}")
+    raise SlotTaken(f"slot {Slot(stage, index).name} is held by {holder}")
 
 
-def acquire_supervisor_lock(runtime_directory: Path) -> FileLock:
-    """Become the only supervisor of `runtime_directory`, which is made when missing; else raises `CannotStart`."""
+class SupervisorLocks:
+    """What makes a process the only supervisor of a runtime directory and of a database, until `release`."""
+
+    __slots__ = ("_locks",)
+
+    def __init__(self, locks: Sequence[FileLock]) -> None:
+        self._locks = locks
+
+    def release(self) -> None:
+        """Let another process supervise; harmless when repeated."""
+        for lock in self._locks:
+            lock.release()
+
+
+def acquire_supervisor_lock(
+    runtime_directory: Path, database: Path | None = None, *, wait_s: float = 0.0
+) -> SupervisorLocks:
+    """Become the only supervisor of `runtime_directory`, which is made when missing, and of `database`.
+
+    One that is about to end is waited for at most about `wait_s` seconds; then raises `CannotStart`.
+    """
     prepare_runtime_directory(runtime_directory)
-    path = runtime_directory / "supervisor.lock"
-    lock = FileLock.take(path)
-    if lock is None:
-        raise CannotStart(f"another supervisor, process {lock_holder(path)}, runs on {runtime_directory}")
-    return lock
+    paths = [runtime_directory / _SUPERVISOR_LOCK]
+    paths += [] if database is None else [locks_directory(database) / _SUPERVISOR_LOCK]
+    for _ in range(1 + int(wait_s / _RETRY_S)):
+        taken = _take_all(paths, database)
+        if not isinstance(taken, str):
+            return SupervisorLocks(taken)
+        if wait_s:
+            pause(_RETRY_S)
+    where = runtime_directory if database is None else database
+    raise CannotStart(f"another supervisor, {taken}, runs on {where}")
 
 
-def lock_holder(path: Path) -> str:
-    """The process that last took the lock at `path`, as text for an operator."""
-    try:
-        return path.read_text().strip() or "unknown"
-    except OSError:
-        return "unknown"
+def _slot_locks(runtime_directory: Path, slot: Slot, database: Path | None) -> list[Path]:
+    beside = [] if database is None else [locks_directory(database) / f"{slot.name}.lock"]
+    return [_lock_path(runtime_directory, slot), *beside]
+
+
+def _take_all(paths: Sequence[Path], database: Path | None) -> list[FileLock] | str:
+    """All locks, or who holds one of them; then none is kept. The first is of the runtime directory."""
+    like = None if database is None else owner_of(database)
+    taken: list[FileLock] = []
+    for path in paths:
+        lock = FileLock.take(path, like if taken else None)
+        if lock is None:
+            for each in taken:
+                each.release()
+            return lock_holder(path)
+        taken.append(lock)
+    return taken
 
 
 def wipe_free_slots(runtime_directory: Path) -> None:

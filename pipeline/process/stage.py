@@ -37,7 +37,7 @@ _log = get_logger("stage")
 # How long a stage may take to end after its supervisor is gone, when nobody is left to kill it.
 ORPHAN_GRACE_S = 20.0
 # A supervisor that was killed leaves stages that hold their slots for as long as that.
-_SLOT_WAIT_S = ORPHAN_GRACE_S + 5.0
+SLOT_WAIT_S = ORPHAN_GRACE_S + 5.0
 _STDIN = 0
 
 
@@ -95,8 +95,9 @@ def run_stage(
     failure = _stop_when_threads_fail(stop)
     try:
         held = acquire_slot(
-            config.runtime_directory, stage, index, wait_s=_SLOT_WAIT_S if supervised else 0.0, stop=stop
-        )
+            config.runtime_directory, stage, index, database=config.database_path,
+            wait_s=SLOT_WAIT_S if supervised else 0.0, stop=stop,
+        )  # fmt: skip
         try:
             with _in_slot(held.slot, config, clock, failure, supervised=supervised) as heartbeat:
                 _log.info("stage started", pid=os.getpid())

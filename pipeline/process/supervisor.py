@@ -21,7 +21,7 @@ from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopWishes, Wish
 from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
-from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED, EXIT_OK, HEARTBEAT_LIMIT_S
+from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED, EXIT_OK, HEARTBEAT_LIMIT_S, SLOT_WAIT_S
 from pipeline.process.stop import Stop
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Times:
     """Between two looks at the heartbeats."""
     starting_check_s: float = 0.1
     """The same until all stages have beaten once."""
+    lock_wait_s: float = SLOT_WAIT_S
+    """For another supervisor to end, as one does that is being restarted."""
     stall_s: float = 5.0
     """A look that comes later than this says that the machine stood still, not that the stages hang."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
@@ -280,13 +282,14 @@ def supervise(
     """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
 
     `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, as `command` must tell them.
-    One supervisor per runtime directory; files that free slots left there are deleted first. Called once per process.
+    One supervisor per database and runtime directory; files that free slots left there are deleted first. Called once
+    per process.
     """
     clock = SystemClock()
     logs.configure(config.log_level, SLOT_NAME)
     directory = config.runtime_directory
     try:
-        lock = acquire_supervisor_lock(directory)
+        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(times or Times()).lock_wait_s)
     except CannotStart as error:
         _log.error("cannot start", error=str(error))
         return EXIT_CANNOT_START

@@ -1,5 +1,6 @@
 """A copy of the database of a running service, as of one moment."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable
@@ -28,13 +29,17 @@ def back_up(database: Database, target: Path, progress: Progress) -> None:
     does. Nobody waits for us meanwhile, but the write-ahead log cannot be reset. Raises `DatabaseFailed`.
     """
     part = target.with_name(target.name + ".part")
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, database.path.stat().st_mode & 0o777)
+    owner = database.path.stat()
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, owner.st_mode & 0o777)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DatabaseFailed(f"another backup writes {part}") from None
         os.ftruncate(descriptor, 0)
+        # Made by root, it must be of use to the service's own user when it is put back.
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         try:
             _copy(database, part, progress)
             os.fsync(descriptor)

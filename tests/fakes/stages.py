@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
         return supervise(specs(), partial(command, options), config, os.environ, times=times(), live=live)
     supervised = "--supervised" in arguments
     stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
-    stage._SLOT_WAIT_S = float(os.environ.get("FAKE_SLOT_WAIT", stage._SLOT_WAIT_S))
+    stage.SLOT_WAIT_S = float(os.environ.get("FAKE_SLOT_WAIT", stage.SLOT_WAIT_S))
     name, *index = [argument for argument in arguments[1:] if not argument.startswith("--")]
     return run_stage(name, int(index[0]) if index else None, config, run, supervised=supervised, live=live)
 

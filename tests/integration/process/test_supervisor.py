@@ -198,11 +198,23 @@ def test_stop_before_the_stages_have_started(programs: Programs) -> None:
 def test_only_one_supervisor(programs: Programs) -> None:
     first = supervise(programs)
     programs.journal.expect("ready", *SLOTS)
-    second = supervise(programs)
+    second = supervise(programs, FAKE_TIMES=times(lock_wait_s=0.3))
     assert second.wait() == 3
     assert f"another supervisor, process {first.process.pid}" in second.log
     first.signal(signal.SIGTERM)
     assert first.wait() == 0
+
+
+def test_supervisor_that_ends_is_waited_for(programs: Programs) -> None:
+    """As when a service is started again while the one before still drains."""
+    first = supervise(programs)
+    programs.journal.expect("ready", *SLOTS)
+    second = supervise(programs)
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+    programs.journal.expect("ready", *SLOTS)
+    second.signal(signal.SIGTERM)
+    assert second.wait() == 0
 
 
 def test_free_slots_of_an_earlier_run_are_forgotten(programs: Programs) -> None:

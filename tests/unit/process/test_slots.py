@@ -154,3 +154,44 @@ def test_only_free_slots_are_wiped(runtime: Path) -> None:
     assert left == ["counter_crawler-0.db", "gauge_livesum_crawler-0.db", "histogram_crawler-0.db"]
     held.release()
     acquire_slot(runtime, "crawler", 10).release()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir(mode=0o750)
+    path = tmp_path / "data" / "events.db"
+    path.touch(0o640)
+    return path
+
+
+def test_two_runtime_directories_on_one_database_share_no_slot(tmp_path: Path, database: Path) -> None:
+    """A root shell lacks systemd's RUNTIME_DIRECTORY; a link to the database is the same database."""
+    link = tmp_path / "link.db"
+    link.symlink_to(database)
+    first = acquire_slot(tmp_path / "one", "forwarder", 0, database=database)
+    with pytest.raises(SlotTaken, match=f"forwarder-0 is held by process {os.getpid()}"):
+        acquire_slot(tmp_path / "two", "forwarder", 0, database=link)
+    second = acquire_slot(tmp_path / "two", "forwarder", None, database=link)
+    assert second.slot == Slot("forwarder", 1)
+    elsewhere = acquire_slot(tmp_path / "three", "forwarder", None, database=tmp_path / "other.db")
+    assert elsewhere.slot == Slot("forwarder", 0)
+    first.release()
+    acquire_slot(tmp_path / "two", "forwarder", 0, database=link).release()
+    second.release()
+    elsewhere.release()
+
+
+def test_two_runtime_directories_on_one_database_share_no_supervisor(tmp_path: Path, database: Path) -> None:
+    first = acquire_supervisor_lock(tmp_path / "one", database)
+    with pytest.raises(CannotStart, match=f"another supervisor, process {os.getpid()}, runs on {database}"):
+        acquire_supervisor_lock(tmp_path / "two", database, wait_s=0.2)
+    first.release()
+    acquire_supervisor_lock(tmp_path / "two", database).release()
+
+
+def test_refused_slot_is_left_free_in_the_runtime_directory(tmp_path: Path, database: Path) -> None:
+    first = acquire_slot(tmp_path / "one", "saver", 0, database=database)
+    with pytest.raises(SlotTaken):
+        acquire_slot(tmp_path / "two", "saver", 0, database=database)
+    acquire_slot(tmp_path / "two", "saver", 0, database=tmp_path / "other.db").release()
+    first.release()
