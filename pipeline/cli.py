@@ -20,6 +20,29 @@ STAGES = ("crawler", "saver", "forwarder", "sender", "server", "sweeper")
 _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
 
 
+def _load(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    """Take the settings of an environment file into this process's environment, for a command that looks once."""
+    if path is not None:
+        from pipeline.commands.setting_up import load_env_file_or_exit  # noqa: PLC0415
+
+        load_env_file_or_exit(path)
+
+
+def _with_env_file(command: click.Command) -> click.Command:
+    """The command, and all commands below it, with the option that takes settings from a file."""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _with_env_file(each)
+    elif not any(option.name == "env_file" for option in command.params):
+        command.params.append(
+            click.Option(
+                ["--env-file"], type=click.Path(path_type=Path), metavar="FILE", is_eager=True, expose_value=False,
+                callback=_load, help="NAME=value lines that win over the environment.",
+            )
+        )  # fmt: skip
+    return command
+
+
 class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
@@ -44,17 +67,24 @@ class _Commands(click.Group):
         module = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"pipeline.commands.{module}"), module)
         assert isinstance(command, click.Command), "a command module defines the command that it is named for"
-        return command
+        return _with_env_file(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        here = {name: command.get_short_help_str(80) for name, command in self.commands.items()}
+        here = {name: command.get_short_help_str(200) for name, command in self.commands.items()}
         with formatter.section("Commands"):
             formatter.write_dl(sorted((here | self._ELSEWHERE).items()))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="event-service")
-def main() -> None:
+@click.option(
+    "--env-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="NAME=value lines that win over the environment; may also be given to each command.",
+)
+@click.pass_context
+def main(ctx: click.Context, env_file: Path | None) -> None:
     """Crawl Nostr relays and hand on every event that matters to registered users.
 
     Settings come from the environment; `event-service check` shows them. Every command works beside a running service.
@@ -70,6 +100,12 @@ def main() -> None:
 
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help).
     """
+    if env_file is not None:
+        # Those that follow a file take it as their own; the others look at it once.
+        if ctx.invoked_subcommand in ("supervise", "stage", "check"):
+            ctx.default_map = {ctx.invoked_subcommand: {"env_file": env_file}}
+        else:
+            _load(ctx, ctx.command.params[0], env_file)
 
 
 _env_file = click.option(
@@ -87,7 +123,11 @@ def supervise(env_file: Path | None) -> None:
 
     Example: EVENTS_ENVIRONMENT=DEVELOPMENT EVENTS_DATABASE_PATH=/tmp/events.db event-service supervise
     """
-    from pipeline.commands.setting_up import live_settings_or_exit, open_or_exit  # noqa: PLC0415
+    from pipeline.commands.setting_up import (  # noqa: PLC0415
+        announce_runtime_directory,
+        live_settings_or_exit,
+        open_or_exit,
+    )
     from pipeline.process.supervisor import SETTINGS_FILE  # noqa: PLC0415
     from pipeline.process.supervisor import supervise as run_supervisor  # noqa: PLC0415
 
@@ -97,7 +137,8 @@ def supervise(env_file: Path | None) -> None:
     open_or_exit(config).close()
     options = () if env_file is None else ("--env-file", str(config.runtime_directory / SETTINGS_FILE))
     command = partial(_stage_command, options)
-    sys.exit(run_supervisor(_specs(config), command, config, os.environ, live=live))
+    started = partial(announce_runtime_directory, config)
+    sys.exit(run_supervisor(_specs(config), command, config, os.environ, live=live, started=started))
 
 
 @main.command()
@@ -112,10 +153,12 @@ def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) 
 
     Example: event-service stage forwarder
     """
-    from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
+    from pipeline.commands.setting_up import announce_runtime_directory, live_settings_or_exit  # noqa: PLC0415
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
+    if not supervised:
+        announce_runtime_directory(live.config, unless_known=True)
     run = importlib.import_module(f"stages.{name}").run
     sys.exit(run_stage(name, slot, live.config, run, supervised=supervised, live=live))
 
@@ -136,9 +179,12 @@ def check(online: bool, env_file: Path | None) -> None:
     """
     from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
 
-    config = live_settings_or_exit(env_file).config
+    live = live_settings_or_exit(env_file)
+    config = live.config
     for name, value in config.effective():
         click.echo(f"{name}={value}")
+    for unknown in live.unknown():
+        click.echo(f"warning: {unknown}", err=True)
     if online:
         from pipeline.commands.preflight import preflight  # noqa: PLC0415
 

@@ -40,6 +40,12 @@ __all__ = [
 ]
 
 
+# Settings that name a secret file, and what systemd's credential for it is named in the shipped units.
+_CREDENTIALS = {"google_pubsub_credentials_json_path": "pubsub.json", "secret_key_path": "nostr.key"}
+
+_NO_CREDENTIAL = b"none"
+
+
 class InvalidConfig(CannotStart):
     """One or more settings are wrong; the text is one line that names each of them."""
 
@@ -101,8 +107,11 @@ class Config:
     status_page: StatusPageAccess
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> "Config":
-        """Read the settings from `env`; raises `InvalidConfig` that names every wrong or missing variable."""
+    def from_env(cls, env: Mapping[str, str], *, runs: bool = True) -> "Config":
+        """Read the settings from `env`; raises `InvalidConfig` that names every wrong or missing variable.
+
+        `runs`: a stage is to be run, which needs all that its sink needs; other commands look at the database alone.
+        """
         read: dict[str, Any] = {}
         problems: dict[str, str] = {}
         for setting in SETTINGS:
@@ -111,7 +120,8 @@ class Config:
             except InvalidValue as error:
                 problems[setting.name] = str(error)
         _fill_dependent_defaults(read, env)
-        problems |= {name: why for name, why in _contradictions(read, env).items() if name not in problems}
+        found = _contradictions(read, env) if runs else _missing_database(read)
+        problems |= {name: why for name, why in found.items() if name not in problems}
         if problems:
             raise InvalidConfig(problems)
         return cls(**read)
@@ -130,12 +140,24 @@ def _default_runtime_directory(env: Mapping[str, str], database: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"event-service-{os.getuid()}-{digest}"
 
 
+def _credential(env: Mapping[str, str], name: str) -> Path | None:
+    """The file that systemd's `LoadCredential=` made of this name; the units let one that is missing read as `none`."""
+    directory = env.get("CREDENTIALS_DIRECTORY", "")
+    path = Path(directory) / name
+    if not directory or not path.is_file() or path.read_bytes().strip() == _NO_CREDENTIAL:
+        return None
+    return path
+
+
 def _fill_dependent_defaults(read: dict[str, Any], env: Mapping[str, str]) -> None:
     development = read.get("environment") is Environment.DEVELOPMENT
     database: Path | None = read.get("database_path")
     if read.get("sink", ...) is None:
         beside = (database or Path("events")).with_suffix(".jsonl")
         read["sink"] = SinkSetting(SinkKind.JSONL, beside) if development else SinkSetting(SinkKind.PUBSUB)
+    for name, credential in _CREDENTIALS.items():
+        if read.get(name, ...) is None:
+            read[name] = _credential(env, credential)
     if "EVENTS_TARGET_RELAY" not in env and development:
         read["target_relay"] = None
     if read.get("runtime_directory", ...) is None and database is not None:
@@ -144,10 +166,14 @@ def _fill_dependent_defaults(read: dict[str, Any], env: Mapping[str, str]) -> No
         read["crawlers"] = max(2, os.cpu_count() or 2)
 
 
+def _missing_database(read: Mapping[str, Any]) -> dict[str, str]:
+    if read.get("database_path", ...) is not None:
+        return {}
+    return {"EVENTS_DATABASE_PATH": "is required: the full path of the database file"}
+
+
 def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    problems: dict[str, str] = {}
-    if read.get("database_path", ...) is None:
-        problems["EVENTS_DATABASE_PATH"] = "is required: the full path of the database file"
+    problems = _missing_database(read)
     sink: SinkSetting | None = read.get("sink")
     if sink is not None and sink.kind is SinkKind.PUBSUB:
         if read.get("environment") is Environment.DEVELOPMENT:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +11,8 @@ import click
 from pipeline.config import Config
 from pipeline.errors import CannotStart
 from pipeline.process.clock import SystemClock
-from pipeline.process.reload import LiveSettings
+from pipeline.process.reload import LiveSettings, read_settings_file
+from pipeline.store import runtime_directory
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database, open_to_read
 
@@ -27,12 +29,42 @@ def live_settings_or_exit(env_file: Path | None) -> LiveSettings:
     return live
 
 
-def config_or_exit() -> Config:
-    """The settings of the environment; ends the program if they are wrong."""
+def load_env_file_or_exit(path: Path) -> None:
+    """Put what the file says into the environment; ends the program if it cannot be read."""
     try:
-        return Config.from_env(os.environ)
+        os.environ.update(read_settings_file(path))
     except CannotStart as error:
         cannot_start(error)
+
+
+def config_or_exit() -> Config:
+    """The settings of the environment, as far as a command needs them that runs no stage; ends the program if wrong."""
+    try:
+        return Config.from_env(os.environ, runs=False)
+    except CannotStart as error:
+        cannot_start(error)
+
+
+def of_running_service(config: Config, database: Database) -> Config:
+    """`config` with the runtime directory of the service that runs on `database`, unless the operator names one."""
+    if os.environ.get("EVENTS_RUNTIME_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY"):
+        return config
+    with database.read() as tx:
+        directory = runtime_directory.recorded(tx)
+    return config if directory is None else replace(config, runtime_directory=directory)
+
+
+def announce_runtime_directory(config: Config, *, unless_known: bool = False) -> None:
+    """Let commands find the heartbeats and metrics of what runs.
+
+    `unless_known`: leave alone the record of a directory that exists.
+    """
+    with open_or_exit(config) as database:
+        with database.read() as tx:
+            known = runtime_directory.recorded(tx)
+        if known is None or not (unless_known and known.exists()):
+            with database.write() as tx:
+                runtime_directory.record(tx, config.runtime_directory)
 
 
 def open_configured_database() -> Database:

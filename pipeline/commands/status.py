@@ -1,17 +1,19 @@
 """`event-service status`: what the service does right now, and what is wrong with it."""
 
 import json
+import os
 from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final
 
 import click
 
-from pipeline.commands.setting_up import config_or_exit, open_to_read_or_exit
+from pipeline.commands.setting_up import config_or_exit, of_running_service, open_to_read_or_exit
 from pipeline.config import Config
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import Condition
 from pipeline.process.stop import Stop
+from pipeline.setting_names import unknown_settings
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.database import Database
@@ -37,6 +39,7 @@ def status(as_json: bool, watch: bool) -> None:
     """
     config, clock = config_or_exit(), SystemClock()
     with open_to_read_or_exit(config) as database:
+        config = of_running_service(config, database)
         show(config, database, clock, as_json=as_json)
         stop = Stop()
         while watch:
@@ -51,8 +54,15 @@ def status(as_json: bool, watch: bool) -> None:
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> None:
     """Print the status once."""
     seen = read_snapshot(config, database, clock)
-    found = troubles(seen, config.max_queue_age)
+    found = [*troubles(seen, config.max_queue_age), *_unknown_settings()]
     click.echo(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
+
+
+def _unknown_settings() -> list[Trouble]:
+    return [
+        Trouble(Weight.NOTE, "settings", str(each), "Correct or remove it; it is passed over.")
+        for each in unknown_settings(os.environ)
+    ]
 
 
 def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:

@@ -31,6 +31,11 @@ class Notifier:
         wanted = microseconds.isdecimal() and int(microseconds) > 0 and pid in ("", str(os.getpid()))
         return cls(address, int(microseconds) / 1e6 if wanted else None)
 
+    @property
+    def listens(self) -> bool:
+        """Whether systemd named a socket."""
+        return self._address is not None
+
     def ready(self, status: str) -> None:
         """The service has started."""
         self._send(f"READY=1\nSTATUS={_line(status)}")

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.env_file import format_env, read_env_file
+from pipeline.env_file import InvalidEnvFile, format_env, read_env_file
 from pipeline.errors import CannotStart
 from pipeline.process import logs
 from pipeline.process.logs import get_logger
+from pipeline.setting_names import Unknown, unknown_settings
 from pipeline.settings import SETTINGS
 
 _log = get_logger("settings")
@@ -74,6 +75,15 @@ class LiveSettings:
             _log.warning("settings changed that need a restart", settings=",".join(done.pending))
         return True
 
+    def unknown(self) -> list[Unknown]:
+        """Variables of environment and file that look like settings and are none."""
+        return unknown_settings(self._env | self.file)
+
+    def warn_of_unknown(self) -> None:
+        """Log them, in one line, if there are any."""
+        if unknown := self.unknown():
+            _log.warning("variables that are no settings", variables="; ".join(map(str, unknown)))
+
     def publish(self, path: Path) -> None:
         """Write every live setting to `path`, in one step, for stages to follow as their own file."""
         values = {each.name: each.show(getattr(self._config, each.field)) for each in SETTINGS if each.live}
@@ -87,4 +97,16 @@ class LiveSettings:
         os.environ.update(self.file)
 
     def _read(self) -> dict[str, str]:
-        return {} if self.path is None else read_env_file(self.path)
+        return {} if self.path is None else read_settings_file(self.path)
+
+
+def read_settings_file(path: Path) -> dict[str, str]:
+    """The assignments in `path`; raises `InvalidEnvFile` if it cannot be read, or if one looks like a misspelt setting.
+
+    A setting under a wrong name would be passed over without a word, and its default would hold.
+    """
+    found = read_env_file(path)
+    misspelt = [f"{each.name} (did you mean {each.meant}?)" for each in unknown_settings(found) if each.meant]
+    if misspelt:
+        raise InvalidEnvFile(f"{path} has settings that do not exist: {', '.join(misspelt)}")
+    return found

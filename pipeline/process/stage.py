@@ -17,9 +17,11 @@ from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_
 from pipeline.process.heartbeat import Heartbeat, read_heartbeat
 from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
+from pipeline.process.notify import Notifier
 from pipeline.process.signals import StageSignals
 from pipeline.process.slots import Slot, SlotTaken, acquire_slot
 from pipeline.process.stop import Stop
+from pipeline.process.watchdog import StageWatchdog
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -101,6 +103,8 @@ def run_stage(
         try:
             with _in_slot(held.slot, config, clock, failure, supervised=supervised) as heartbeat:
                 _log.info("stage started", pid=os.getpid())
+                if live is not None and not supervised:
+                    live.warn_of_unknown()
                 log, counted = get_logger(stage), Metrics(config.max_address_labels)
                 run(StageContext(config, clock, stop, held.slot, counted, heartbeat, log, live))
                 _log.info("stage ended", reason=stop.reason or "nothing left to do")
@@ -128,14 +132,18 @@ def _in_slot(
     metrics.install(config.runtime_directory, slot.name)
     profiling.start(config, slot.stage, slot.name)
     heartbeat = Heartbeat(config.runtime_directory, slot.name, clock)
-    server = None
+    server = watchdog = None
     try:
-        server = None if supervised else _expose(config, slot, clock)
+        if not supervised:
+            server = _expose(config, slot, clock)
+            watchdog = StageWatchdog(config.runtime_directory, slot.name, Notifier.from_env(os.environ), clock)
         yield heartbeat
     except Exception as error:
         heartbeat.fail(_last_words(failure[0] if failure else error))
         raise
     finally:
+        if watchdog is not None:
+            watchdog.close()
         if server is not None:
             server.close()
         if failure:

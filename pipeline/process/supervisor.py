@@ -278,12 +278,13 @@ def supervise(
     *,
     times: Times | None = None,
     live: "LiveSettings | None" = None,
+    started: Callable[[], None] = lambda: None,
 ) -> int:
     """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
 
     `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, as `command` must tell them.
-    One supervisor per database and runtime directory; files that free slots left there are deleted first. Called once
-    per process.
+    One supervisor per database and runtime directory; files that free slots left there are deleted first. `started` is
+    called once this is the one. Called once per process.
     """
     clock = SystemClock()
     logs.configure(config.log_level, SLOT_NAME)
@@ -303,6 +304,9 @@ def supervise(
             directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times(),
             reload=_reloading(live, directory / SETTINGS_FILE),
         )  # fmt: skip
+        started()
+        if live is not None:
+            live.warn_of_unknown()
         _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
         code = Supervisor(specs, launcher(command, env, directory), around).run()
         _log.info("supervisor ended", code=code)

@@ -17,6 +17,7 @@ import apsw
 
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import pause
+from pipeline.store.ownership import create_for_folder_owner, describe_owner
 
 # 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint, which is what we do.
 OLDEST_SQLITE = (3, 51, 3)
@@ -93,6 +94,7 @@ class Database:
         _require_sqlite()
         if path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP).exists():
             raise DatabaseUnusable(f"an import at {path} was interrupted; event-service import-go --in-place ends it")
+        create_for_folder_owner(path)
         try:
             connection = apsw.Connection(str(path))
             try:
@@ -103,7 +105,7 @@ class Database:
         except apsw.BusyError as error:
             raise DatabaseBusy(_stayed_locked(path)) from error
         except apsw.Error as error:
-            raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error)}") from error
+            raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error, path)}") from error
         return cls(path, connection)
 
     @contextmanager
@@ -129,7 +131,7 @@ class Database:
             raise DatabaseBusy(_stayed_locked(self.path)) from error
         except _ENVIRONMENT_ERRORS as error:
             self._roll_back()
-            raise DatabaseFailed(f"the database {self.path} cannot be written: {_reason(error)}") from error
+            raise DatabaseFailed(f"the database {self.path} cannot be written: {_reason(error, self.path)}") from error
         except BaseException:
             self._roll_back()
             raise
@@ -148,7 +150,7 @@ class Database:
         try:
             yield connection
         except _ENVIRONMENT_ERRORS as error:
-            raise DatabaseFailed(f"the database {self.path} cannot be read: {_reason(error)}") from error
+            raise DatabaseFailed(f"the database {self.path} cannot be read: {_reason(error, self.path)}") from error
         finally:
             self._roll_back()
 
@@ -228,7 +230,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     _require_ours(connection, path)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     if connection.readonly("main"):
-        raise DatabaseUnusable(f"cannot use the database {path}: it cannot be written")
+        raise DatabaseUnusable(f"cannot use the database {path}: {_cannot_write(path)}")
     _switch_to_wal(connection)
     connection.pragma("synchronous", "normal")
     connection.pragma("foreign_keys", False)
@@ -273,14 +275,20 @@ def _stayed_locked(path: Path) -> str:
     return f"the database {path} stayed locked for {BUSY_TIMEOUT_S:.0f} s"
 
 
-def _reason(error: apsw.Error) -> str:
+def _cannot_write(path: Path) -> str:
+    whose = describe_owner(path)
+    return f"it cannot be written; {whose}" if whose else "it cannot be written"
+
+
+def _reason(error: apsw.Error, path: Path) -> str:
     match error:
         case apsw.NotADBError():
             return "the file is no SQLite database"
         case apsw.CantOpenError():
-            return "the file cannot be opened or created there"
+            whose = describe_owner(path)
+            return f"the file cannot be opened or created there{f'; {whose}' if whose else ''}"
         case apsw.ReadOnlyError():
-            return "it cannot be written"
+            return _cannot_write(path)
         case _:
             return str(error)
 

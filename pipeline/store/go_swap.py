@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.store.database import APPLICATION_ID, INTERRUPTED_SWAP
 from pipeline.store.go_files import SIDE_FILES, SourceUnusable
+from pipeline.store.ownership import give_as
 
 _APPLICATION_ID_AT = slice(68, 72)  # https://sqlite.org/fileformat.html
 
@@ -73,6 +74,8 @@ class Swap:
             return False
         if self.path.exists() and self.backup.exists():
             raise SourceUnusable(f"both {self.path} and {self.backup} are there; the old database can be only one")
+        # Root imports for the user of the service, who opens the new one as the old one.
+        give_as(self.finished, self.path if self.path.exists() else self.backup)
         # The log goes first: SQLite deletes one whose database is missing, and applies it to any that takes its place.
         for suffix in (*SIDE_FILES, ""):
             if _beside(self.path, suffix).exists():

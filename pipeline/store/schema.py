@@ -381,6 +381,9 @@ GAPS = (
     ) STRICT, WITHOUT ROWID
     """,
 )
+RUNTIME_DIRECTORY = (
+    "CREATE TABLE runtime_directory (only INTEGER PRIMARY KEY CHECK (only = 1), path TEXT NOT NULL) STRICT",
+)
 
 # What each crawler noted of its life, and since when commits may be lost; see `runs`.
 RUNS = (
@@ -417,6 +420,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0012-gaps", GAPS),
     Migration("0013-spellings", SPELLINGS),
     Migration("0014-runs", RUNS),
+    Migration("0015-runtime-directory", RUNTIME_DIRECTORY),
 )
 
 

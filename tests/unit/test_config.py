@@ -319,3 +319,26 @@ def test_what_is_shown_reads_back_as_it_was_and_secrets_are_hidden(env: Env, tmp
     assert "somebody" not in str(shown)
     hidden = {setting.name: env[setting.name] for setting in SETTINGS if setting.secret}
     assert Config.from_env(shown | hidden) == config
+
+
+def test_credentials_that_systemd_loads_are_defaults(env: Env, tmp_path: Path) -> None:
+    """The units let a file that is missing read as `none`; what a setting names wins."""
+    folder = tmp_path / "loaded"
+    folder.mkdir()
+    key = Path(env.pop("EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH")).read_text()
+    for name, text in (("pubsub.json", key), ("nostr.key", "none\n")):
+        (folder / name).write_text(text)
+    config = Config.from_env(env | {"CREDENTIALS_DIRECTORY": str(folder)})
+    assert (config.google_pubsub_credentials_json_path, config.secret_key_path) == (folder / "pubsub.json", None)
+    (folder / "nostr.key").write_text("11" * 32)
+    (folder / "pubsub.json").write_text("none")
+    named = {"EVENTS_SECRET_KEY_PATH": str(folder / "pubsub.json"), "PUBSUB_EMULATOR_HOST": "127.0.0.1:1"}
+    config = Config.from_env(env | {"CREDENTIALS_DIRECTORY": str(folder)} | named)
+    assert (config.google_pubsub_credentials_json_path, config.secret_key_path) == (None, folder / "pubsub.json")
+
+
+def test_a_command_that_runs_no_stage_needs_the_database_alone(tmp_path: Path) -> None:
+    config = Config.from_env({"EVENTS_DATABASE_PATH": str(tmp_path / "events.db")}, runs=False)
+    assert config.google_pubsub_project_id is None
+    with pytest.raises(InvalidConfig, match="EVENTS_DATABASE_PATH: is required"):
+        Config.from_env({}, runs=False)

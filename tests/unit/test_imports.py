@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 # What each package may import of the project; itself always. `process` knows nobody, and everybody may know it.
 LEAVES = {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.config", "pipeline.version"}
-SHARED = LEAVES | {"pipeline.process", "pipeline.env_file"}
+SHARED = LEAVES | {"pipeline.process", "pipeline.env_file", "pipeline.setting_names"}
 ALLOWED = {
     "pipeline.errors": set[str](),
     "pipeline.version": set[str](),
@@ -23,6 +23,7 @@ ALLOWED = {
     "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address"},
     "pipeline.config": {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.nostr.address"},
     "pipeline.env_file": LEAVES,
+    "pipeline.setting_names": {"pipeline.settings"},
     "pipeline.process": SHARED,
     "pipeline.nostr": {"pipeline.errors"},
     "pipeline.relay": SHARED | {"pipeline.nostr"},

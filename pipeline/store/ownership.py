@@ -1,0 +1,52 @@
+"""Whose files these are: what root makes or replaces here must stay usable for the service's own user."""
+
+import contextlib
+import os
+import pwd
+import stat
+from pathlib import Path
+
+_ROOT = 0
+_MODE = 0o600
+
+
+def create_for_folder_owner(path: Path) -> None:
+    """As root, make the missing file at `path` for whoever owns its folder; for others this does nothing.
+
+    A command of an operator may be what first opens the database of a service that has a user of its own.
+    """
+    if os.geteuid() != _ROOT or path.exists():
+        return
+    # What cannot be made is told by who opens it.
+    with contextlib.suppress(OSError):
+        owner = path.parent.stat()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        try:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(descriptor)
+
+
+def give_as(path: Path, model: Path) -> None:
+    """Let the file at `path` have the owner and mode of `model`, as far as this user may."""
+    found = model.stat()
+    if os.geteuid() == _ROOT:
+        os.chown(path, found.st_uid, found.st_gid)
+    path.chmod(stat.S_IMODE(found.st_mode))
+
+
+def describe_owner(path: Path) -> str:
+    """Whose file it is and who asks, in words for an operator; empty where that cannot be known."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    mode = stat.S_IMODE(found.st_mode)
+    return f"it belongs to {_user(found.st_uid)} with mode {mode:04o}, and this is {_user(os.geteuid())}"
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,72 @@
+"""What root makes here stays usable for the service's own user."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import SystemClock
+from pipeline.store.database import Database, DatabaseUnusable
+from pipeline.store.ownership import describe_owner, give_as
+from pipeline.store.schema import open_database
+
+SERVICE = 64_123
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@needs_root
+def test_a_database_that_root_makes_first_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+    """Its log and index too, which SQLite makes beside it."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    os.chown(folder, SERVICE, SERVICE)
+    with open_database(folder / "events.db", SystemClock()) as database, database.write() as tx:
+        tx.execute("UPDATE generations SET latest = latest")
+        owners = {path.name: path.stat().st_uid for path in folder.iterdir()}
+    assert owners == dict.fromkeys(("events.db", "events.db-wal", "events.db-shm"), SERVICE)
+    assert stat.S_IMODE((folder / "events.db").stat().st_mode) == 0o600
+
+
+@needs_root
+def test_a_replaced_file_keeps_owner_and_mode(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.touch()
+    new.touch()
+    os.chown(old, SERVICE, SERVICE + 1)
+    old.chmod(0o640)
+    give_as(new, old)
+    found = new.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (SERVICE, SERVICE + 1, 0o640)
+
+
+def test_the_owner_is_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    path.touch()
+    path.chmod(0o604)
+    assert "belongs to user " in describe_owner(path)
+    assert "with mode 0604" in describe_owner(path)
+    assert describe_owner(tmp_path / "missing") == ""
+
+
+@needs_root
+def test_a_database_that_cannot_be_written_names_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    open_database(path, SystemClock()).close()
+    os.chown(path, SERVICE, SERVICE)
+    path.chmod(0o644)
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents:
+        if folder.owner() == "root" and folder.name.startswith("pytest"):
+            folder.chmod(0o755)
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover  (another process)
+        os.setuid(SERVICE + 1)
+        try:
+            Database.open(path)
+        except DatabaseUnusable as error:
+            said = str(error)
+            os._exit(0 if f"it belongs to user {SERVICE}" in said and f"this is user {SERVICE + 1}" in said else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
