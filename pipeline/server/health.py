@@ -1,4 +1,4 @@
-"""The answer to `/_health`.
+"""The answers to `/_health`, `/_live` and `/_ready`.
 
 Healthy is the JSON text "ok", as it ever was, so that no probe that compares it must be changed. Anything else is an
 object whose `problems` name a stage or part each, since when, and why.
@@ -16,9 +16,10 @@ import apsw
 from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.condition import Condition, condition_of, utc
+from pipeline.process.condition import Condition, StageState, condition_of, utc
 from pipeline.process.exposition import Health
 from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
 from pipeline.status.snapshot import sinks_of
 from pipeline.status.troubles import troubled
@@ -31,6 +32,7 @@ DATABASE_TIMEOUT_S: Final = 5.0
 """A question of microseconds that is not answered by then finds the disk or the thread stuck."""
 MIN_FREE_BYTES: Final = 64 << 20
 """Left on the database's disk: as much as the write-ahead log alone may take."""
+_BEYOND_SELF_HELP: Final = frozenset({StageState.HANGS, StageState.GONE})
 _EMPTIED_BY: Final = {None: "saver", SinkName.PUBSUB: "forwarder", SinkName.RELAY: "sender"}
 
 
@@ -82,11 +84,34 @@ class HealthCheck:
         }
         return Health(False, json.dumps(body).encode())
 
+    async def live(self) -> Health:
+        """Return whether a restart of the whole service would help nothing: its supervisor, if it has one, is at work.
+
+        Stages that hang or end are the supervisor's; a sink, a disk or a database that is away comes back by itself.
+        """
+        stuck = [stage for stage in self._conditions() if stage.slot == SUPERVISOR and stage.state in _BEYOND_SELF_HELP]
+        return _verdict("not live", [Problem(stage.slot, stage.since, stage.why) for stage in stuck])
+
+    async def ready(self) -> Health:
+        """Return whether the service works: each process has sent a heartbeat, none hangs, and the database answers."""
+        problems = [
+            Problem(stage.slot, stage.since, stage.why)
+            for stage in troubled(self._conditions())
+            if stage.state is not StageState.FAILING or stage.slot == SUPERVISOR
+        ]
+        database, _ = await self._ask_database()
+        if database != "ok":
+            problems.append(Problem("database", None, database))
+        return _verdict("not ready", problems)
+
+    def _conditions(self) -> list[Condition]:
+        directory = self._settings().runtime_directory
+        return [condition_of(reading, self._clock) for reading in read_heartbeats(directory, self._clock)]
+
     async def look(self) -> Report:
         """How every process stands, and all that is wrong."""
         database, found = await self._ask_database()
-        runtime_directory = self._settings().runtime_directory
-        stages = [condition_of(reading, self._clock) for reading in read_heartbeats(runtime_directory, self._clock)]
+        stages = self._conditions()
         problems = [Problem(stage.slot, stage.since, stage.why) for stage in troubled(stages)]
         here = {"database": database} if database != "ok" else {}
         if found is not None:
@@ -120,6 +145,13 @@ class HealthCheck:
         now = utc(self._clock.now_ms() / 1000)
         self._first_seen = {part: self._first_seen.get(part, now) for part in problems}
         return [Problem(part, self._first_seen[part], why) for part, why in problems.items()]
+
+
+def _verdict(status: str, problems: Sequence[Problem]) -> Health:
+    if not problems:
+        return Health(True, HEALTHY)
+    body = {"status": status, "problems": [asdict(problem) for problem in problems]}
+    return Health(False, json.dumps(body).encode())
 
 
 def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:

@@ -16,7 +16,7 @@ from websockets.http11 import Request, Response
 from pipeline.config import StatusPageAccess
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.exposition import CONTENT_TYPE
+from pipeline.process.exposition import CONTENT_TYPE, Health
 from pipeline.process.metrics import Metrics
 from pipeline.server.connection import GuardedConnection
 from pipeline.server.errors import ErrorLog
@@ -35,6 +35,7 @@ INVALID_PUBLIC_KEY: Final = b'{"statusCode":400,"message":"invalid hex public ke
 
 _FORWARDING: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
 _PUBLIC_KEYS: Final = "/public-keys/"
+_CHECKS: Final = {"/_health": HealthCheck.check, "/_live": HealthCheck.live, "/_ready": HealthCheck.ready}
 _HEX_KEY: Final = re.compile("[0-9a-fA-F]{64}")
 
 
@@ -146,8 +147,8 @@ class Web:
     def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
         if path == "/metrics":
             return self._metrics
-        if path == "/_health":
-            return self._healthy
+        if path in _CHECKS:
+            return partial(self._checked, _CHECKS[path])
         key = path.removeprefix(_PUBLIC_KEYS)
         if key and key != path and "/" not in key:
             return partial(self._public_keys.answer, key)
@@ -156,8 +157,8 @@ class Web:
     async def _metrics(self) -> Response:
         return response(HTTPStatus.OK, CONTENT_TYPE, await self._scrape.text())
 
-    async def _healthy(self) -> Response:
-        health = await self._health.check()
+    async def _checked(self, check: Callable[[HealthCheck], Awaitable[Health]]) -> Response:
+        health = await check(self._health)
         return response(HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE, JSON, health.body)
 
 

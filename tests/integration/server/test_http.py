@@ -185,6 +185,32 @@ def test_health_tells_what_a_stage_complains_of_and_since_when(server: Running) 
     heartbeat.close()
 
 
+def verdicts(server: Running) -> dict[str, int]:
+    return {path: server.get(path).status for path in ("/_health", "/_live", "/_ready")}
+
+
+def test_liveness_falls_only_where_a_restart_helps(server: Running) -> None:
+    """Not with Google, and not for a stage that the supervisor restarts by itself."""
+    directory, clock = server.config.runtime_directory, server.clock
+    assert verdicts(server) == {"/_health": 200, "/_live": 200, "/_ready": 200}
+    forwarder = Heartbeat(directory, "forwarder-0", clock)
+    assert verdicts(server) == {"/_health": 503, "/_live": 200, "/_ready": 503}, "it starts"
+    forwarder.beat("sink pubsub is down: UNAVAILABLE")
+    assert verdicts(server) == {"/_health": 503, "/_live": 200, "/_ready": 200}, "its sink is down"
+    saver = Heartbeat(directory, "saver-0", Behind(server, HEARTBEAT_LIMIT_S))
+    saver.beat()
+    assert verdicts(server) == {"/_health": 503, "/_live": 200, "/_ready": 503}, "the supervisor kills what hangs"
+    saver.close()
+    supervisor = Heartbeat(directory, "supervisor", Behind(server, HEARTBEAT_LIMIT_S))
+    supervisor.beat()
+    assert verdicts(server) == {"/_health": 503, "/_live": 503, "/_ready": 503}, "nobody watches the stages"
+    (problem,) = server.get("/_live").json()["problems"]
+    assert problem["stage"] == "supervisor"
+    assert "has not beaten for" in problem["why"]
+    supervisor.close()
+    forwarder.close()
+
+
 AGED_MS = 20 * 60_000
 
 
@@ -192,7 +218,7 @@ def queue(server: Running, received_at: int, *, failures: int = 0) -> None:
     """Put an event into the outbox of the JSONL file that nobody delivers."""
     with server.database() as database, database.write() as tx:
         tx.execute(
-            "INSERT INTO events VALUES (?1, ?2, x'7b7d', 1, ?1, 1)", (received_at, received_at.to_bytes(32, "big"))
+            "INSERT INTO events VALUES (?1, ?2, x'7b7d', 1, ?1, 1, NULL)", (received_at, received_at.to_bytes(32, "big"))
         )
         tx.execute(
             "INSERT INTO outbox (event, sink, ready_at, failures) VALUES (?, 'pubsub', 0, ?)", (received_at, failures)

@@ -43,7 +43,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put_event(world: World, number: int, *, sinks: int, received_at: int = NOW_MS - 9 * DAY, **delivered: int) -> None:
     """An event that owes `sinks` deliveries, some of them made at a time."""
-    world.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?)", number, received_at, sinks)
+    world.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", number, received_at, sinks)
     for sink, at in delivered.items():
         world.execute("INSERT INTO deliveries VALUES (?, ?, 'delivered', ?)", number, sink, at)
 
@@ -170,7 +170,7 @@ def test_random_tables_against_a_naive_reading(world: World, eager: None, seed: 
             sinks = rng.randint(1, 2)
             made = rng.sample(["pubsub", "relay"], rng.randint(0, sinks))
             at = [min(NOW_MS, received_at + rng.choice([0, 1000, HOUR])) for _ in made]
-            tx.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?)", (number, received_at, sinks))
+            tx.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", (number, received_at, sinks))
             tx.executemany(
                 "INSERT INTO deliveries VALUES (?, ?, 'x', ?)", [(number, *one) for one in zip(made, at, strict=True)]
             )
@@ -228,7 +228,7 @@ def fill(world: World, rows: int, *, received_at: int, delivered_at: int | None)
     """So many events of 700 bytes, their ids and maybe their deliveries."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
     world.execute(
-        f"{numbers} INSERT INTO events SELECT i, randomblob(32), randomblob(700), 1, ?, 1 FROM n", received_at
+        f"{numbers} INSERT INTO events SELECT i, randomblob(32), randomblob(700), 1, ?, 1, NULL FROM n", received_at
     )
     world.execute(f"{numbers} INSERT INTO seen SELECT randomblob(32), i, ?, 5, 0, 1 FROM n", received_at)
     if delivered_at is not None:
