@@ -20,7 +20,7 @@ class _Group:
 class LiveGroups:
     """The grouping of queries into live subscriptions, stable over plan changes. Does no I/O."""
 
-    __slots__ = ("_changed", "_groups", "_is_parted", "_left_out", "_limits", "_queries", "left_out")
+    __slots__ = ("_changed", "_groups", "_is_parted", "_left_out", "_limits", "_most_filters", "_queries", "left_out")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -28,6 +28,8 @@ class LiveGroups:
         self._groups: dict[str, _Group] = {}
         self._changed: set[str] = set()
         self._is_parted = False
+        # Less than the limit where more filters together were refused for no reason that was named.
+        self._most_filters: int | None = None
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
@@ -61,6 +63,7 @@ class LiveGroups:
         """Whether there were room for all of `queries` if they were arranged anew."""
         anew = LiveGroups(limits)
         anew._is_parted = self._is_parted
+        anew._most_filters = self._most_filters
         anew.arrange(queries, limits)
         return not anew.left_out
 
@@ -84,11 +87,20 @@ class LiveGroups:
         self._changed.update(self._groups if key is None else (key,))
 
     def part(self, key: str) -> bool:
-        """From now on ask for each subject apart, as one was refused together; whether subscription `key` had more."""
+        """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
+
+        For each subject apart at first, then for half as many filters; once a single one is refused, for all again.
+        """
         group = self._groups.get(key)
-        if self._is_parted or group is None or len({query.subject for query in group.queries.values()}) < 2:
+        if group is None:
             return False
-        self._is_parted = True
+        if not self._is_parted and len({query.subject for query in group.queries.values()}) > 1:
+            self._is_parted = True
+        elif group.filters > 1:
+            self._most_filters = group.filters // 2
+        else:
+            self._most_filters = None
+            return False
         self.clear()
         self._queries = ()
         return True
@@ -164,7 +176,10 @@ class LiveGroups:
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
         parts, size = self._cost(query)
-        return group.filters + parts <= self._limits.max_filters and group.bytes + size <= self._limits.max_frame_bytes
+        most = min(self._limits.max_filters, self._most_filters or self._limits.max_filters)
+        # What takes more filters by itself cannot be asked for in fewer, as long as nothing says that it must.
+        fits = group.filters + parts <= most or (not group.filters and parts <= self._limits.max_filters)
+        return fits and group.bytes + size <= self._limits.max_frame_bytes
 
     def _cost(self, query: Query) -> tuple[int, int]:
         """The filters that `query` takes, and at most how many bytes of a request."""

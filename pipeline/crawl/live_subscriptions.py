@@ -61,6 +61,9 @@ class LiveSubscriptions:
 
     def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
         if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
+            if not self._groups.goes_by(limits):
+                # What was refused is asked for otherwise from now on.
+                self._not_before.clear()
             self._queries, self._named = queries, named
             first = () if self._groups.would_hold(queries, limits) else named.alone(queries)
             if {query.key for query in first} != {query.key for query in self._first}:

@@ -22,9 +22,11 @@ from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.schedule import Schedule
+from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
+from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.whole import Whole
 from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
@@ -53,7 +55,7 @@ class RelayCrawl:
     __slots__ = (
         "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
         "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "gaps", "has_gained",
-        "named", "silences",
+        "named", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,7 @@ class RelayCrawl:
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
         self.silences = Silences()
+        self.trials = SizeTrials()
         self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
         self.has_gained = False
         """Whether the last connection brought any sweep further but for the tails that follow each connect."""
@@ -98,6 +101,7 @@ class RelayCrawl:
         self._live.connected()
         self._sweeps.connected()
         self._lookout.connected()
+        self.trials.on_connected()
         self._check_at = 0.0
 
     def lost(self, session: Session) -> None:
@@ -193,6 +197,7 @@ class RelayCrawl:
 
     def _open_pages(self, session: Session, mono: float) -> None:
         self._whole.open_canary(session, mono)
+        self.trials.open_next(session, mono)
         if self._sweeps.known.gave:
             self._lookout.open(session, mono)
         for sweep in self._sweeps.in_order():
@@ -225,7 +230,9 @@ class RelayCrawl:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
         self._check_at = 0.0
         sweep = self._sweeps.get(ended.key)
-        if ended.key == Lookout.KEY:
+        if ended.key == SizeTrials.KEY:
+            self._end_trial(self.trials.on_page_ended(ended, session.limits), session, mono)
+        elif ended.key == Lookout.KEY:
             self._lookout.ended(ended)
         elif ended.key == Whole.CANARY:
             believed = self._whole.canary_ended(ended, mono)
@@ -302,7 +309,26 @@ class RelayCrawl:
         sweep.is_unproven = True
         return True
 
+    def _end_trial(self, trial: Trial | None, session: Session, mono: float) -> None:
+        """Ask for what was refused within what is allowed, or believe the refusal."""
+        if trial is None:
+            return
+        session.limits = self._sweeps.limits = trial.limits
+        sweep = self._sweeps.get(trial.sweep)
+        if sweep is not None:
+            refusal = Refusal.TOO_LARGE if trial.verdict is Verdict.LEARNED else trial.refusal
+            self._sweeps.put_off(sweep, refusal, mono)
+        for key in self.trials.take_waiting():
+            waiting = self._sweeps.get(key)
+            if waiting is not None and trial.verdict is Verdict.LEARNED:
+                self._sweeps.put_off(waiting, Refusal.TOO_LARGE, mono)
+            elif waiting is not None:
+                waiting.not_before = mono
+
     def _put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+        if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
+            sweep.not_before = mono + LASTING_RETRY_S
+            return
         if not self.backfilling.gives_up(sweep, self._sweeps):
             self._sweeps.put_off(sweep, refusal, mono)
 

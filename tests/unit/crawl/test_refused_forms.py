@@ -123,7 +123,12 @@ def test_who_gives_notes_by_author_only_is_asked_for_other_mentions() -> None:
 
 
 def test_who_refuses_global_kinds_gives_all_else_live() -> None:
-    sim = served(refusing(lambda one: one.kinds == GLOBAL_KINDS, closing("blocked: too broad")))
+    sim = served(
+        refusing(
+            lambda one: (one.kinds or frozenset({-1})) <= GLOBAL_KINDS and not one.authors,
+            closing("blocked: too broad"),
+        )
+    )
     note, profile, reaction, mention = arrive(sim)
     assert {note.id, reaction.id, mention.id} <= sim.delivered
     assert profile.id not in sim.delivered

@@ -8,6 +8,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.size_trials import SizeTrials
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.filter import Filter
@@ -131,7 +132,7 @@ def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
     opened = session.pages
     made.advance(session, 1.1, WALL, may_ask=True)
     assert session.pages == opened
-    made.advance(session, 4.0, WALL, may_ask=True)
+    made.advance(session, 1.3, WALL, may_ask=True)
     assert session.pages == opened + 1
 
 
@@ -139,6 +140,10 @@ def test_a_refusal_that_lasts_is_told() -> None:
     made, session = crawl(), Session(Limits())
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(ended(Refusal.RESTRICTED), session, 1.0)
+    assert made.counts.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
+    session.cancel_page("initial:global/")
+    made.advance(session, 1.5, WALL, may_ask=True)
+    made.page_ended(PageEnded(SizeTrials.KEY, Refusal.RESTRICTED, "no", 0, None, None), session, 2.0)
     assert made.counts.gap_reasons[Gap.REFUSED] == 1
 
 

@@ -1,0 +1,136 @@
+"""Refusals that name no limit: what is learned of them before they are believed, and at what cost."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from pipeline.crawl.size_trials import MAX_TRIALS_A_DAY, SizeTrials, Trial, Verdict
+from pipeline.nostr.filter import Filter
+from pipeline.relay.dimensions import Dimension
+from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import Session
+from pipeline.relay.sizes import size_of
+from pipeline.relay.subscription import PageEnded
+
+PAGE = Filter(
+    authors=frozenset(bytes([n]) * 32 for n in range(200)), kinds=frozenset(range(160)), since=0, until=9_000, limit=500
+)
+REFUSED = PageEnded(SizeTrials.KEY, Refusal.UNSUPPORTED, "no", 0, None, None)
+ANSWERED = PageEnded(SizeTrials.KEY, None, "", 0, None, None)
+
+
+@dataclass
+class Relay:
+    """Refuses, without saying why, what is more than its bounds."""
+
+    bounds: dict[Dimension, int]
+    trials: SizeTrials = field(default_factory=SizeTrials)
+    session: Session = field(default_factory=lambda: Session(Limits()))
+    asked: int = 0
+
+    def refuses(self, page: Filter) -> bool:
+        return any(size_of((page,), dimension) > most for dimension, most in self.bounds.items())
+
+    def run(self, page: Filter = PAGE, mono: float = 0.0) -> Trial | None:
+        """Refuse `page`, and answer what is tried until a verdict is there."""
+        assert self.refuses(page)
+        if not self.trials.on_refused("sweep", page, Refusal.UNSUPPORTED, mono):
+            return None
+        while True:
+            self.trials.open_next(self.session, mono)
+            tried = [each for each in self.session._ids.values() if each.key == SizeTrials.KEY]
+            if not tried:
+                return None
+            self.asked += 1
+            self.session.cancel_page(SizeTrials.KEY)
+            ended = REFUSED if self.refuses(tried[0].filters[0]) else ANSWERED
+            trial = self.trials.on_page_ended(ended, self.session.limits)
+            if trial is not None:
+                self.session.limits = trial.limits
+                return trial
+
+
+@pytest.mark.parametrize(
+    ("dimension", "most", "learned"),
+    [
+        (Dimension.KINDS, 20, 20),
+        (Dimension.KINDS, 3, 2),
+        (Dimension.KINDS, 1, 1),
+        (Dimension.AUTHORS, 20, 12),
+        (Dimension.AUTHORS, 1, 1),
+        (Dimension.LIMIT, 100, 62),
+        (Dimension.SPAN, 7_200, 4_500),
+    ],
+)
+def test_what_is_allowed_is_found_by_halves_and_nothing_else_learned(
+    dimension: Dimension, most: int, learned: int
+) -> None:
+    relay = Relay({dimension: most})
+    trial = relay.run()
+    assert trial is not None
+    assert trial.verdict is Verdict.LEARNED
+    assert trial.limits == Limits().narrowed(dimension, learned)
+    assert learned <= most
+    assert relay.asked <= 12
+
+
+def test_two_bounds_are_found_one_after_the_other() -> None:
+    relay = Relay({Dimension.KINDS: 20, Dimension.AUTHORS: 20})
+    relay.run()
+    kinds = frozenset(range(relay.session.limits.max_kinds))
+    relay.run(Filter(authors=PAGE.authors, kinds=kinds, since=0, until=9_000, limit=500))
+    assert relay.session.limits == Limits().narrowed(Dimension.KINDS, 20).narrowed(Dimension.AUTHORS, 12)
+    assert relay.asked <= MAX_TRIALS_A_DAY
+
+
+def test_a_refusal_for_another_reason_costs_one_request() -> None:
+    relay = Relay({Dimension.KINDS: 0})
+    trial = relay.run()
+    assert trial is not None
+    assert (trial.verdict, trial.refusal, trial.limits) == (Verdict.BELIEVED, Refusal.UNSUPPORTED, Limits())
+    assert relay.asked == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [Refusal.AUTH_REQUIRED, Refusal.FORBIDDEN, Refusal.PAYMENT, Refusal.SEARCH_ONLY, Refusal.ERROR]
+)
+def test_nothing_is_tried_after_a_refusal_that_says_why(refusal: Refusal) -> None:
+    assert not SizeTrials().on_refused("sweep", PAGE, refusal, 0.0)
+
+
+def test_nothing_is_tried_of_a_filter_without_lists() -> None:
+    assert not SizeTrials().on_refused("sweep", Filter(since=0, until=10**6, limit=500), Refusal.RESTRICTED, 0.0)
+
+
+def test_no_more_than_so_many_are_tried_a_day() -> None:
+    relay = Relay({Dimension.KINDS: 0})
+    for n in range(3 * MAX_TRIALS_A_DAY):
+        relay.run(mono=float(n))
+    assert relay.asked == MAX_TRIALS_A_DAY
+    relay.run(mono=86_400.0)
+    assert relay.asked == MAX_TRIALS_A_DAY + 1
+
+
+def test_what_is_refused_meanwhile_waits() -> None:
+    trials = SizeTrials()
+    assert trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
+    assert trials.on_refused("two", PAGE, Refusal.RESTRICTED, 0.0)
+    session = Session(Limits())
+    trials.open_next(session, 0.0)
+    trials.open_next(session, 0.0)
+    assert session.pages == 1
+    trial = trials.on_page_ended(REFUSED, Limits())
+    assert trial is not None
+    assert trial.sweep == "one"
+    assert [set(trials.take_waiting()) for _ in range(2)] == [{"two"}, set()]
+
+
+@pytest.mark.parametrize("refusal", [Refusal.TIMEOUT, Refusal.RATE_LIMITED, Refusal.AUTH_REQUIRED])
+def test_an_answer_about_something_else_proves_nothing(refusal: Refusal) -> None:
+    trials = SizeTrials()
+    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
+    trials.open_next(Session(Limits()), 0.0)
+    trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits())
+    assert trial is not None
+    assert (trial.verdict, trial.limits) == (Verdict.GIVEN_UP, Limits())
