@@ -11,16 +11,19 @@ from pipeline.crawl.plan import Query
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.negentropy import DEFAULT_FRAME_LIMIT, ItemSet, NegentropyFault, Reconciliation
 from pipeline.relay.comparison import NegEnd
-from pipeline.relay.limits import MAX_FRAME_BYTES
+from pipeline.relay.limits import MAX_FRAME_BYTES, Limits
 
-# Ids in one request; all of them fit the cap of any relay in wide use.
-IDS_PER_PAGE: Final = 250
+# Ids in one filter, which fit the cap of any relay in wide use, and in one request, some megabyte of events.
+IDS_PER_FILTER: Final = 250
+IDS_PER_PAGE: Final = 1_500
 # So few come even from a relay with the smallest cap; fewer than this were asked for in vain.
 LEAST_PAGE: Final = 5
 # Ids to fetch from one span, some 2 MB; where there are more, half a span is the better question.
 MAX_NEED: Final = 20_000
 # Comparisons made of one sweep until paging is the quicker way.
 MAX_COMPARISONS: Final = 64
+# Comparisons that the relay forgot on the way until it is let be.
+MAX_DROPPED: Final = 3
 
 # Items kept back from a relay that has yet to prove itself.
 WITHHELD: Final = 16
@@ -35,17 +38,15 @@ class Reconciler:
     """Compares `items`, which we have of `query`, from `low` to `high` (seconds, both included)."""
 
     __slots__ = (
-        "_comparison", "_frame", "_items", "_need", "_page", "_query", "_size", "_spans", "_withheld", "comparisons",
-        "is_proven", "needed",
+        "_comparison", "_dropped", "_frame", "_items", "_need", "_page", "_query", "_size", "_spans", "_withheld",
+        "comparisons", "is_proven", "needed",
     )  # fmt: skip
 
     def __init__(
         self, query: Query, items: ItemSet, low: int, high: int, *,
-        page: int = IDS_PER_PAGE, frame: int = MAX_FRAME_BYTES, is_proven: bool = False,
+        frame: int = MAX_FRAME_BYTES, is_proven: bool = False,
     ) -> None:  # fmt: skip
-        """`page`: how many ids the relay may be asked for at once; `frame`: how many bytes may be said at once;
-        `is_proven`: it was seen to compare rightly.
-        """
+        """`frame`: how many bytes may be said at once; `is_proven`: the relay was seen to compare rightly."""
         self.is_proven = is_proven
         self.comparisons = 0
         self.needed = 0
@@ -56,10 +57,11 @@ class Reconciler:
         # Items that we have and keep back, to see whether the relay names them.
         self._withheld: set[bytes] = set()
         self._need: list[bytes] | None = None
+        self._dropped = 0
         self._page: list[bytes] = []
         # Hexadecimal takes two bytes each.
         self._frame = min(DEFAULT_FRAME_LIMIT, frame // 2 - _ENVELOPE)
-        self._size = min(page, IDS_PER_PAGE)
+        self._size = IDS_PER_PAGE
 
     @property
     def is_done(self) -> bool:
@@ -99,6 +101,9 @@ class Reconciler:
     def ended(self, why: NegEnd | NegentropyFault) -> bool:
         """The comparison broke off: cut the span in two if that may help; returns whether it is worth going on."""
         self._comparison = None
+        if why is NegEnd.DROPPED:
+            self._dropped += 1
+            return self._dropped <= MAX_DROPPED
         low, high = self._spans[-1]
         too_much = why in (NegEnd.TOO_MANY, NegentropyFault.IDS, NegentropyFault.ROUNDS, NegentropyFault.LENGTH)
         if not too_much or low == high or self.comparisons >= MAX_COMPARISONS:
@@ -107,11 +112,23 @@ class Reconciler:
         self._spans[-1:] = [(low, middle), (middle + 1, high)]
         return True
 
-    def page(self) -> Filter | None:
-        """The ids to ask for now, `None` if there are none left to be had of this span."""
+    def page(self, limits: Limits) -> list[Filter]:
+        """The ids to ask for now, none if there are none left to be had of this span.
+
+        Several filters in one request: each has a cap of its own at the relays that compare sets.
+        """
         assert self._need is not None, "compared before it is fetched"
-        self._page = self._need[-self._size :]
-        return Filter(ids=frozenset(self._page), limit=len(self._page)) if self._page else None
+        each = min(IDS_PER_FILTER, limits.max_ids, limits.members_that_fit, limits.page_limit)
+        most = min(self._size, each * limits.max_filters, limits.members_that_fit)
+        self._page = self._need[-most:]
+        parts = [self._page[first : first + each] for first in range(0, len(self._page), each)]
+        return [Filter(ids=frozenset(part), limit=len(part)) for part in parts]
+
+    def refused(self) -> bool:
+        """Such a page is too much for the relay: ask for half as many; returns whether fewer can be asked for."""
+        is_least = self._size <= LEAST_PAGE
+        self._size = max(min(self._size, len(self._page)) // 2, LEAST_PAGE)
+        return not is_least
 
     def take(self, came: frozenset[bytes]) -> None:
         """A page came to its EOSE with these of the ids; the others are asked for again unless none came at all."""

@@ -1,5 +1,11 @@
 """Which of one relay's sweeps are made by comparing sets (NIP-77) rather than by pages, and what comes of it.
 
+It pays where much of what the relay has is held already. A page costs some 600 bytes an event, had or not. To compare
+costs some 35 bytes an event where a tenth is missing here and there, and hardly any where nothing is; an event that is
+missing costs 670, its id included. So what is swept for the first time, or after an absence, is compared if it reaches
+back an hour and we hold something of it, and so is every resweep; what we hold nothing of is paged. Mentions cannot be
+compared, since no tags are stored, nor can everything that a relay has, of which most is unwanted.
+
 A relay is believed only once it named something that we had held back from it, or gave something that we had not: one
 that always agrees would otherwise hide everything. What cannot be compared is paged, as if nothing had been tried.
 """
@@ -10,7 +16,7 @@ from typing import Final
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.holdings import Held, Holdings, NotHeld
 from pipeline.crawl.plan import Subject
-from pipeline.crawl.reconciler import IDS_PER_PAGE, Reconciler
+from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.sweep import Purpose, Sweep
 from pipeline.nostr.negentropy import InvalidNegentropy
 from pipeline.relay.comparison import NegEnd
@@ -71,8 +77,8 @@ class Reconciling:
         reconciler = sweep.reconciler
         assert reconciler is not None, "begun"
         while reconciler.is_fetching:
-            page = reconciler.page()
-            if page is not None:
+            page = reconciler.page(session.limits)
+            if page:
                 sweep.is_open = True
                 session.open_page(sweep.key, page, mono)
                 return True
@@ -118,7 +124,7 @@ class Reconciling:
         if sweep.reconciler.ended(end):
             return
         self._leave(sweep, end)
-        if end not in (NegEnd.AUTH_REQUIRED, NegEnd.RATE_LIMITED, NegEnd.TOO_MANY):
+        if end not in (NegEnd.AUTH_REQUIRED, NegEnd.RATE_LIMITED, NegEnd.TOO_MANY, NegEnd.DROPPED):
             self._judge(session, wall)
 
     def abandon(self, sweep: Sweep) -> None:
@@ -153,7 +159,6 @@ class Reconciling:
         limits = session.limits
         sweep.reconciler = Reconciler(
             sweep.query, held.items, low, high,
-            page=min(IDS_PER_PAGE, limits.max_ids, limits.members_that_fit, limits.page_limit),
             frame=limits.max_frame_bytes, is_proven=limits.reconciles,
         )  # fmt: skip
         return True

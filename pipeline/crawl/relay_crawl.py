@@ -272,6 +272,8 @@ class RelayCrawl:
             reconciler.take(ended.ids)
             return
         self.counts.incomplete_pages += 1
+        if ended.refusal in (Refusal.TOO_MANY_FILTERS, Refusal.TOO_LARGE) and reconciler.refused():
+            return
         if ended.refusal is Refusal.TIMEOUT or ended.refusal.is_lasting:
             self._reconciling.abandon(sweep)
             return

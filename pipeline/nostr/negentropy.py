@@ -33,7 +33,11 @@ MAX_NEED: Final = 250_000  # ids; some 25 MB, beyond which a shorter window is t
 MAX_ROUNDS: Final = 1_000  # answers; the need above, in frames of 60,000 bytes, takes some 150
 
 _FANOUT: Final = 16
-_FEW: Final = 32  # fewer items than this are listed rather than fingerprinted
+_FEW: Final = 32  # fewer items than this are listed in the first message
+# Of a range that differs and where we have fewer items than this, so many make one fingerprint. It costs some 22 bytes,
+# and each item that the relay lists in answer 32, so that no more than need be are listed; ours never are.
+_MANY: Final = 256
+_FINE: Final = 3
 _SUM_STEP: Final = 64  # items per stored sum: one for each item would double the memory
 _RESERVE: Final = 200  # room for the two ranges that end a full message
 
@@ -158,7 +162,10 @@ class Reconciliation:
     def open(self) -> bytes:
         """The message for NEG-OPEN."""
         writer = Writer()
-        self._split(writer, 0, len(self._items), INFINITY)
+        if len(self._items) < _FEW:
+            writer.id_list(INFINITY, self._items.ids(0, len(self._items)))
+        else:
+            self._split(writer, 0, len(self._items), INFINITY, _FANOUT)
         return bytes(writer.data)
 
     def receive(self, message: bytes) -> bytes | None:
@@ -197,7 +204,7 @@ class Reconciliation:
     def _split_if_room(self, writer: Writer, lower: int, upper: int, bound: bytes) -> bool:
         """Ask about a range that differs; where that makes the message too long, about all from `lower` on instead."""
         mark = writer.mark()
-        self._split(writer, lower, upper, bound)
+        self._ask(writer, lower, upper, bound)
         if self._max_output is None or len(writer.data) <= self._max_output:
             return True
         writer.reset(mark)
@@ -208,13 +215,17 @@ class Reconciliation:
             writer.fingerprint(INFINITY, self._items.fingerprint(lower, len(self._items)))
         return False
 
-    def _split(self, writer: Writer, lower: int, upper: int, bound: bytes) -> None:
+    def _ask(self, writer: Writer, lower: int, upper: int, bound: bytes) -> None:
+        """Ask about a range that differs; of where we have nothing, for all that the relay has."""
         count = upper - lower
-        if count < _FEW:
-            writer.id_list(bound, self._items.ids(lower, upper))
-            return
-        size, larger = divmod(count, _FANOUT)
-        for bucket in range(_FANOUT):
+        if count == 0:
+            writer.id_list(bound, [])
+        else:
+            self._split(writer, lower, upper, bound, _FANOUT if count >= _MANY else -(-count // _FINE))
+
+    def _split(self, writer: Writer, lower: int, upper: int, bound: bytes, buckets: int) -> None:
+        size, larger = divmod(upper - lower, buckets)
+        for bucket in range(buckets):
             end = lower + size + (bucket < larger)
             inner = bound if end == upper else _shortest_bound(self._items.key(end - 1), self._items.key(end))
             writer.fingerprint(inner, self._items.fingerprint(lower, end))

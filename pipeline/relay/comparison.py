@@ -14,6 +14,7 @@ from pipeline.relay.refusals import Refusal, classify
 ANSWER_S: Final = 10.0
 NEG_PREFIX: Final = "N"
 _TOO_MANY = re.compile(r"too many (query )?(results|items|records|events|negentropy)|too big|too large")
+_DROPPED = re.compile(r"unknown subscription|^closed:")
 
 
 class NegEnd(StrEnum):
@@ -23,6 +24,8 @@ class NegEnd(StrEnum):
     """The relay has more events there than it compares at once."""
     UNSUPPORTED = "unsupported"
     REFUSED = "refused"
+    DROPPED = "dropped"
+    """The relay has forgotten the exchange, as after a pause that was too long for it; it may be begun again."""
     RATE_LIMITED = "rate-limited"
     AUTH_REQUIRED = "auth-required"
     TIMEOUT = "timeout"
@@ -148,8 +151,9 @@ class Comparison:
 
 
 def _end_of(reason: str) -> NegEnd:
-    if _TOO_MANY.search(reason.lower()):
-        return NegEnd.TOO_MANY
+    for pattern, end in ((_TOO_MANY, NegEnd.TOO_MANY), (_DROPPED, NegEnd.DROPPED)):
+        if pattern.search(reason.lower()):
+            return end
     match classify(reason, reason_prefix(reason)):
         case Refusal.RATE_LIMITED:
             return NegEnd.RATE_LIMITED

@@ -129,12 +129,15 @@ class Session:
         for each in [each for each in self._ids.values() if not each.is_page and each.key == key]:
             self._close(each)
 
-    def open_page(self, key: str, page: Filter, now: float, *, patience: float = 1.0) -> None:
+    def open_page(self, key: str, page: Filter | Sequence[Filter], now: float, *, patience: float = 1.0) -> None:
         """Ask for stored events; ends in one `PageEnded` with this `key`. A key has one page open at most.
+
+        Several filters are for ids only: of others nobody can tell which of them a page was cut by.
 
         `patience` multiplies how long is waited for an answer.
         """
-        self._open(self._new_id(PAGE_PREFIX), key, (page,), now, patience)
+        filters = (page,) if isinstance(page, Filter) else page
+        self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience)
 
     def cancel_page(self, key: str) -> None:
         """Give up the page of `key` without an outcome."""

@@ -202,8 +202,7 @@ class Subscription:
             self.skipped[-1] = (min(first, since), max(last, until))
 
     def _note_id(self, event_id: bytes) -> None:
-        wanted = self.filters[0].ids
-        if wanted is not None and event_id in wanted:
+        if any(each.ids is not None and event_id in each.ids for each in self.filters):
             self.ids.add(event_id)
 
     def _note(self, created_at: int, now: float) -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+import orjson
 import pytest
 
 from pipeline.crawl import reconciling
@@ -70,7 +71,7 @@ def history(count: int, *, seed: int = 1, span: int = 20 * 3600, newest: int = S
 
 
 def id_pages(sim: Simulation) -> list[Filter]:
-    return [filters[0] for _, filters in sim.relay.requests if filters[0].ids is not None]
+    return [each for _, filters in sim.relay.requests for each in filters if each.ids is not None]
 
 
 def come_in(sim: Simulation, late: Event) -> None:
@@ -138,6 +139,9 @@ FAILURES: dict[str, Callable[[str], list[RelayMessage]]] = {
     "blocked": lambda name: [neg_error(name, "blocked: not for you")],
     "garbage": lambda name: [NegMessage(name, b"\x61\xff\xff")],
     "other-version": lambda name: [NegMessage(name, b"\x62")],
+    "older-version": lambda name: [NegMessage(name, b"\x60")],
+    "negentropy-error": lambda _: [Notice("ERROR: negentropy error: unexpected protocol version")],
+    "protocol-error": lambda name: [neg_error(name, "PROTOCOL-ERROR")],
 }
 
 
@@ -224,6 +228,71 @@ def test_ids_that_are_refused_are_had_by_pages() -> None:
     assert sim.crawl.counts.comparisons["refused"] == 1
 
 
+def test_a_comparison_that_the_relay_forgot_is_begun_again() -> None:
+    sim = crawl()
+    known, late = stored(sim, history(2_000)), history(300, seed=2)
+    hits: list[str] = []
+
+    def forget(kind: str, name: str) -> list[RelayMessage] | None:
+        if kind == "NEG-MSG" and len(hits) < 2:
+            hits.append(name)
+            return [neg_error(name, "closed: unknown subscription handle")]
+        return None
+
+    sim.relay.neg_mood = forget
+    run_through_a_resweep(sim, late)
+    assert len(set(hits)) == 2
+    assert have_all(sim, known, late)
+    assert sim.crawl.counts.comparisons == {"complete": 1}
+
+
+def test_a_relay_that_forgets_every_comparison_is_paged_and_tried_again() -> None:
+    sim = crawl()
+    known, late = stored(sim, history(2_000)), history(300, seed=2)
+    sim.relay.neg_mood = lambda kind, name: (
+        [neg_error(name, "closed: unknown subscription handle")] if kind == "NEG-MSG" else None
+    )
+    run_through_a_resweep(sim, late)
+    assert have_all(sim, known, late)
+    assert sim.crawl.counts.comparisons == {"dropped": 1}
+    assert sim.session is not None
+    assert not sim.session.limits.negentropy_failed_at
+
+
+def test_a_relay_that_takes_five_seconds_to_answer_is_waited_for() -> None:
+    sim = crawl()
+    known, late = stored(sim, history(2_000)), history(300, seed=2)
+    delayed: list[str] = []
+
+    def delay(kind: str, name: str) -> list[RelayMessage] | None:
+        if kind != "NEG-OPEN" or name in delayed:
+            return None
+        delayed.append(name)
+        frame = orjson.dumps(sim.relay.compared.pop()).decode()
+        sim.at(sim.mono - 100.0 + 5, partial(sim.relay.hear, frame))
+        return []
+
+    sim.relay.neg_mood = delay
+    run_through_a_resweep(sim, late)
+    assert len(delayed) == 1
+    assert have_all(sim, known, late)
+    assert sim.crawl.counts.comparisons == {"complete": 1}
+
+
+def test_ids_are_asked_for_in_several_filters_of_one_request_and_fewer_where_that_is_refused() -> None:
+    sim = crawl()
+    known, late = stored(sim, history(1_500)), history(1_400, seed=2)
+    sim.relay.mood = lambda name, filters: (
+        [Closed(name, "ERROR: bad req: too many filters", "")] if len(filters) > 3 and filters[0].ids else None
+    )
+    run_through_a_resweep(sim, late)
+    assert have_all(sim, known, late)
+    asked = [filters for _, filters in sim.relay.requests if filters[0].ids is not None]
+    assert len(asked[0]) > 3 >= max(len(filters) for filters in asked[1:])
+    assert len(asked) <= 6
+    assert sim.crawl.counts.comparisons == {"complete": 1}
+
+
 @pytest.mark.parametrize("at", ["NEG-OPEN", "NEG-MSG", "NEG-CLOSE"])
 def test_a_connection_lost_on_the_way_costs_nothing(at: str) -> None:
     """Before the first answer it is taken for the answer; later it is gone on with."""
@@ -292,7 +361,7 @@ def test_whatever_the_relay_does_the_last_days_are_complete_in_the_end(seed: int
 def test_a_sweep_whose_relay_failed_in_another_meanwhile_is_paged() -> None:
     """Its comparison waits for a turn that never comes: what its pages bring is not for that to take."""
     query = Query(Subject.AUTHORS, "")
-    reconciler = Reconciler(query, ItemSet([]), 100, 200, page=10, frame=40_000, is_proven=False)
+    reconciler = Reconciler(query, ItemSet([]), 100, 200, frame=40_000, is_proven=False)
     window = Window(query, 100, 200)
     sweep = Sweep(query, Purpose.RESWEEP, window, 200, span=100, compares=True, reconciler=reconciler)
     session = Session(Limits(negentropy_failed_at=300))

@@ -18,7 +18,7 @@ from pipeline.nostr.negentropy import (
     NegentropyFault,
     Reconciliation,
 )
-from pipeline.nostr.negentropy_wire import MAX_MESSAGE_LENGTH, MAX_RANGES, encode_varint
+from pipeline.nostr.negentropy_wire import MAX_MESSAGE_LENGTH, MAX_RANGES, START, Mode, Reader, encode_varint
 
 Item = tuple[int, bytes]
 INFINITY: Item = (2**64 - 1, b"")
@@ -173,9 +173,37 @@ def test_first_message_with_many_items_fingerprints_them() -> None:
 
 
 @pytest.mark.parametrize(("count", "mode"), [(31, "02"), (32, "01")])
-def test_fewer_than_32_items_are_listed(count: int, mode: str) -> None:
+def test_fewer_than_32_items_are_listed_at_first(count: int, mode: str) -> None:
     message = Reconciliation(ItemSet((n, make_id(n)) for n in range(count))).open()
     assert message[:4].hex() == ("610000" if mode == "02" else "610300") + mode
+
+
+@pytest.mark.parametrize(("count", "fingerprints"), [(1, 1), (3, 1), (4, 2), (31, 11), (255, 85), (256, 16)])
+def test_a_range_that_differs_is_asked_about_finely_and_never_by_a_list_of_ours(count: int, fingerprints: int) -> None:
+    items = [(n, make_id(n)) for n in range(count)]
+    answer = Reconciliation(ItemSet(items)).receive(bytes.fromhex("61" + "000001" + "00" * 16))
+    assert answer is not None
+    reader, modes, bound = Reader(answer), [], START
+    while not reader.at_end:
+        bound, mode = reader.range_head(bound)
+        modes.append(mode)
+        reader.fingerprint()
+    assert modes == [Mode.FINGERPRINT] * fingerprints
+    assert sum(event_id in answer for _, event_id in items) == 0
+
+
+def test_a_tenth_that_is_missing_costs_less_than_all_ids_of_the_relay() -> None:
+    """Spread evenly, in sets of thousands; what was listed both ways before cost more than twice as much."""
+    theirs = [(n, make_id(n)) for n in range(5_000)]
+    relay, ours = Relay(theirs), Reconciliation(ItemSet(item for n, item in enumerate(theirs) if n % 10))
+    message: bytes | None = ours.open()
+    said = 0
+    while message is not None:
+        reply = relay.answer(message)
+        said += len(message) + len(reply)
+        message = ours.receive(reply)
+    assert len(ours.need) == 500
+    assert said < 0.75 * 32 * len(theirs)
 
 
 def test_one_skip_stands_before_ranges_that_differ_and_none_between() -> None:
@@ -307,8 +335,8 @@ def test_a_full_message_ends_with_the_fingerprint_of_all_that_was_left_out() -> 
     assert MIN_FRAME_LIMIT - 400 < len(answer) <= MIN_FRAME_LIMIT
     assert answer[-19:-16].hex() == "000001"
     rests = [Relay(items[start:]).fingerprint(0, 1_000 - start) for start in range(1_000)]
-    listed = rests.index(answer[-16:])
-    assert sum(event_id in answer for _, event_id in items) == listed > 50
+    asked = rests.index(answer[-16:])
+    assert sum(Relay([item]).fingerprint(0, 1) in answer for item in items) == asked > 50
 
 
 def test_a_full_message_past_our_last_item_lists_none_rather_than_the_fingerprint_of_none() -> None:
