@@ -163,6 +163,7 @@ def test_the_protocol_does_no_input_or_output() -> None:
     "name",
     [
         "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.lessons",
+        "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.size_trials",
         "pipeline.crawl.windows",
         "pipeline.crawl.plan", "pipeline.crawl.coverage", "pipeline.crawl.live", "pipeline.crawl.relay_crawl",
         "pipeline.crawl.sweeps", "pipeline.crawl.schedule", "pipeline.crawl.whole", "pipeline.crawl.backfill",

@@ -170,7 +170,9 @@ def test_random_tables_against_a_naive_reading(world: World, eager: None, seed: 
             sinks = rng.randint(1, 2)
             made = rng.sample(["pubsub", "relay"], rng.randint(0, sinks))
             at = [min(NOW_MS, received_at + rng.choice([0, 1000, HOUR])) for _ in made]
-            tx.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", (number, received_at, sinks))
+            tx.execute(
+                "INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", (number, received_at, sinks)
+            )
             tx.executemany(
                 "INSERT INTO deliveries VALUES (?, ?, 'x', ?)", [(number, *one) for one in zip(made, at, strict=True)]
             )

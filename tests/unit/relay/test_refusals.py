@@ -1,11 +1,15 @@
 """The texts that relays refuse with, as nostr-facts §5 lists them, and what each is taken for."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline
 from pipeline.nostr.notices import reason_prefix
-from pipeline.relay.refusals import Refusal, classify
+from pipeline.relay.refusals import Refusal, classify, read
 
 R = Refusal
 TEXTS = [
@@ -70,6 +74,46 @@ def test_a_word_about_authors_asks_for_no_authentication(text: str) -> None:
 def test_asking_again_soon_helps_unless_the_relay_will_not_serve_us(refusal: Refusal) -> None:
     lasting = {R.AUTH_REQUIRED, R.RESTRICTED, R.FORBIDDEN, R.SEARCH_ONLY, R.PAYMENT, R.UNSUPPORTED}
     assert refusal.is_lasting is (refusal in lasting)
+
+
+DOCUMENT = Path(pipeline.__file__).parent / "docs" / "nostr-relays.md"
+ROW = re.compile(r"\| `(.+)` \| .+ \| ([a-z].*) \|")
+
+
+def documented() -> list[tuple[str, str]]:
+    """Every text of the documents, with what it is said to be taken for."""
+    section = DOCUMENT.read_text().split("## Texts")[1].split("\n## ")[0]
+    return [(row[1], row[2]) for row in map(ROW.fullmatch, section.splitlines()) if row is not None]
+
+
+def test_the_documents_list_texts() -> None:
+    assert len(documented()) > 70
+
+
+@pytest.mark.parametrize(("text", "taken_for"), documented())
+def test_a_text_is_taken_for_what_the_documents_say(text: str, taken_for: str) -> None:
+    assert str(read(text)) == taken_for
+    assert str(read(text.upper())) == str(read(text.lower())) == taken_for
+
+
+@pytest.mark.parametrize(
+    ("text", "filter_", "asked"),
+    [
+        ('invalid: must be less than or equal to 20 kinds at "[2].kinds"', 0, None),
+        ('invalid: must be less than or equal to 1000 authors at "[4].authors"', 2, None),
+        ("message too large (40763 > 16384)", None, 40_763),
+        ("ERROR: bad req: filter validation failed: too many kinds in filter: 181", None, 181),
+    ],
+)
+def test_a_text_tells_which_filter_it_is_about_and_how_much_there_was(
+    text: str, filter_: int | None, asked: int | None
+) -> None:
+    assert (read(text).filter, read(text).asked) == (filter_, asked)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "too many kinds: " + "9" * 10**5, "limit " * 10**5, "at most " * 10**5])
+def test_a_long_text_is_read_no_further_than_it_says_something(text: str) -> None:
+    assert read(text).refusal in Refusal
 
 
 @given(st.text(), st.text())
