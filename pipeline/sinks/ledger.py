@@ -100,7 +100,7 @@ class Ledger:
         """Make `rows` ready for anybody at once, without blame."""
         with database.write() as tx:
             now = self.clock.now_ms()
-            outbox.queue.snooze(tx, [Postponed(row.receipt, now) for row in rows])
+            outbox.queue.release(tx, [Postponed(row.receipt, now) for row in rows])
 
     def settle(self, database: Database, judged: Judged, took_s: float) -> None:
         """Write down the verdicts that the sink took `took_s` for."""
@@ -182,4 +182,4 @@ def _tally(judged: Judged, held: int) -> Tally:
 def _reason_to_bury(row: OutboxRow) -> str | None:
     if not row.payload:
         return "payload missing"
-    return "too many claims" if row.receipt.claims > MAX_CLAIMS else None
+    return "too many claims" if row.receipt.claims - row.returned > MAX_CLAIMS else None

@@ -11,12 +11,12 @@ TOGETHER: Final = (1024, 256, 64, 16, 4, 1)
 
 def is_suspect(row: OutboxRow) -> bool:
     """Whether the row was claimed before and neither settled nor put off."""
-    return row.receipt.claims - row.failures > 1
+    return row.lost_claims > 1
 
 
 def most_together(row: OutboxRow) -> int:
     """How many rows, itself among them, may be with the sink while `row` is."""
-    return TOGETHER[max(0, min(row.receipt.claims - row.failures, len(TOGETHER)) - 1)]
+    return TOGETHER[max(0, min(row.lost_claims, len(TOGETHER)) - 1)]
 
 
 def next_batch(rows: list[OutboxRow]) -> list[OutboxRow]:

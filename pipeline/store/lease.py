@@ -53,6 +53,7 @@ class QueueStatements:
     nack: str
     forgive: str
     snooze: str
+    release: str
     extend: str
     free: str
     bury: str
@@ -68,9 +69,11 @@ class QueueStatements:
             " WHERE seq = ? AND claims = ?",
             forgive=f"UPDATE {table} SET failures = failures - 1 WHERE seq = ? AND claims = ? AND failures > 0",  # noqa: S608
             snooze=f"UPDATE {table} SET ready_at = ?, holder = NULL WHERE seq = ? AND claims = ?",  # noqa: S608
+            release=f"UPDATE {table} SET ready_at = ?, holder = NULL, returned = returned + 1"  # noqa: S608
+            " WHERE seq = ? AND claims = ?",
             extend=f"UPDATE {table} SET ready_at = ? WHERE seq = ? AND claims = ?",  # noqa: S608
             free=f"UPDATE {table} SET ready_at = min(ready_at, ?), holder = NULL"  # noqa: S608
-            " WHERE holder = ? AND claims - failures < ?",
+            " WHERE holder = ? AND claims - failures - returned < ?",
             bury=f"INSERT INTO {table}_dead (seq, {columns}, claims, failures, reason, buried_at)"  # noqa: S608
             f" SELECT seq, {columns}, claims, failures, ?, ? FROM {table} WHERE seq = ? AND claims = ?",
             # Under a new number: no receipt of the first life fits the second, whose claims begin anew.
@@ -101,8 +104,12 @@ class LeaseQueue:
         return _each(tx, self._statements.forgive, receipts)
 
     def snooze(self, tx: Tx, rows: Iterable[Postponed]) -> int:
-        """Give rows back without blame, as when a sink is down or the stage stops."""
+        """Put rows off without blame."""
         return _postpone(tx, self._statements.snooze, rows)
+
+    def release(self, tx: Tx, rows: Iterable[Postponed]) -> int:
+        """Give rows back that nothing was wrong with, as when the stage stops; the claim counts for nothing."""
+        return _postpone(tx, self._statements.release, rows)
 
     def extend(self, tx: Tx, receipts: Iterable[Receipt], until: int) -> int:
         """Hold rows until a later time; returns how many receipts still held."""

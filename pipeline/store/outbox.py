@@ -11,7 +11,7 @@ APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
 CLAIM = """
 UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
  WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
-RETURNING seq, claims, failures, event
+RETURNING seq, claims, failures, event, returned
 """
 # The same from the other end.
 CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
@@ -57,7 +57,8 @@ class SinkName(StrEnum):
 class OutboxRow(NamedTuple):
     """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for.
 
-    `retracted`: how the event was retracted when it was saved.
+    `retracted`: how the event was retracted when it was saved. `returned`: how often it was claimed and given back with
+    nothing wrong.
     """
 
     receipt: Receipt
@@ -67,6 +68,12 @@ class OutboxRow(NamedTuple):
     payload: bytes
     received_at: int
     retracted: str | None = None
+    returned: int = 0
+
+    @property
+    def lost_claims(self) -> int:
+        """How often it was claimed, this time included, without a word of what became of it."""
+        return self.receipt.claims - self.failures - self.returned
 
 
 class Delivered(NamedTuple):
@@ -100,10 +107,10 @@ def claim(
         CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
     ).fetchall()
     claimed.sort()
-    payloads = {row[0]: row for row in tx.executemany(PAYLOAD, ((event,) for *_, event in claimed))}
+    payloads: dict[int, Row] = {row[0]: row for row in tx.executemany(PAYLOAD, ((event,) for *_, event, _ in claimed))}
     return [
-        OutboxRow(Receipt(seq, claims), failures, *payloads.get(event, (event, b"", b"", now)))
-        for seq, claims, failures, event in claimed
+        OutboxRow._make((Receipt(seq, claims), failures, *payloads.get(event, (event, b"", b"", now, None)), returned))
+        for seq, claims, failures, event, returned in claimed
     ]
 
 

@@ -405,6 +405,9 @@ RUNS = (
     """,
 )
 
+# How often a row was claimed and given back with nothing wrong, as by a stage that stops.
+RETURNED = tuple(f"ALTER TABLE {table} ADD COLUMN returned INTEGER NOT NULL DEFAULT 0" for table in ("inbox", "outbox"))
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -421,6 +424,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0013-spellings", SPELLINGS),
     Migration("0014-runs", RUNS),
     Migration("0015-runtime-directory", RUNTIME_DIRECTORY),
+    Migration("0016-returned", RETURNED),
 )
 
 

@@ -432,6 +432,21 @@ def test_a_row_claimed_too_often_is_buried(box: Outbox, claims: int) -> None:
     assert loop.metric("event_service_stage_out_total", stage="forwarder") == 2
 
 
+def test_clean_restarts_during_an_outage_bury_nothing(box: Outbox) -> None:
+    """What a process gives back when it stops counts against no row, nor makes it suspect."""
+    box.put(notes(20))
+    for _ in range(MAX_CLAIMS + 5):
+        sink = Told([down()] * 3)
+        with Loop(box, sink):
+            wait_until(lambda sink=sink: len(sink.batches) > 0)  # type: ignore[misc]
+    assert box.dead() == {}
+    sink = Told()
+    with Loop(box, sink):
+        box.wait_empty()
+    assert [len(batch) for batch in sink.batches] == [20], "together, as nobody is suspect"
+    assert len(box.outcomes()) == 20
+
+
 def test_a_row_without_its_payload_is_buried(box: Outbox) -> None:
     box.put(notes(1))
     box.put(notes(2, first=1), payloads=False)

@@ -253,6 +253,12 @@ class Machine:
         rows = [Postponed(receipt, ready_at) for receipt in receipts]
         assert self.table.queue.snooze(tx, rows) == self.model.postpone(receipts, ready_at, failed=False)
 
+    def step_release(self, tx: Tx) -> None:
+        receipts, ready_at = self.some_receipts(), self.clock.now_ms()
+        self.release(receipts)
+        rows = [Postponed(receipt, ready_at) for receipt in receipts]
+        assert self.table.queue.release(tx, rows) == self.model.postpone(receipts, ready_at, failed=False)
+
     def step_extend(self, tx: Tx) -> None:
         receipts, until = self.some_receipts(), self.clock.now_ms() + 20_000
         for receipt in receipts:
@@ -277,8 +283,8 @@ class Machine:
         assert self.table.queue.forget_dead(tx, seqs) == self.model.forget(seqs)
 
     STEPS = (
-        step_append, step_append, step_claim, step_claim, step_claim, step_ack, step_nack, step_snooze, step_extend,
-        step_bury, step_revive, step_forget,
+        step_append, step_append, step_claim, step_claim, step_claim, step_ack, step_nack, step_snooze, step_release,
+        step_extend, step_bury, step_revive, step_forget,
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         *(statements.ack for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.nack for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.snooze for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.release for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.bury for statements in (inbox.queue._statements, outbox.queue._statements)),
         events.SEEN,
         events.DONE_AMONG,
