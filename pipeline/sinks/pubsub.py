@@ -5,6 +5,7 @@ Imported by the forwarder only, since the client costs 60 MB and must never cros
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,8 @@ from google.pubsub_v1.types import PublishRequest
 from pipeline.errors import CannotStart
 from pipeline.nostr import json_text
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown, Verdict, Verdicts
+from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
+from pipeline.sinks.doubts import Doubts
 from pipeline.sinks.ulid import ulid
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
@@ -36,8 +38,10 @@ CALL_TIMEOUT_S: Final = 20.0
 MAX_CALLS: Final = 24
 # No call is begun later than this after the first, so that the last is over well inside the lease too.
 _BATCH_LIMIT_S: Final = 40.0
-# Before the topic has taken anything, this many messages refused each on its own say that it is not the messages.
-_MAX_DOUBTS: Final = 3
+# Of a batch whose first messages are all refused so many others are tried alone before the topic counts as down.
+_MAX_PROBES: Final = 3
+_REFUSED: Final = "INVALID_ARGUMENT"
+_BURIED: Final = Refused(_REFUSED, bury=True)
 
 # Left to itself a channel waits ever longer before it connects again, up to two minutes: whoever calls meanwhile is
 # told that nobody is there, long after somebody is.
@@ -70,14 +74,13 @@ class PubsubSettings:
 class PubsubSink:
     """Publishes to one topic. Safe in several threads at once; make it after the last fork."""
 
-    __slots__ = ("_client", "_clock", "_path", "_works")
+    __slots__ = ("_client", "_clock", "_doubts", "_path")
 
     def __init__(self, settings: PubsubSettings, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._client = _client(settings)
         self._path = settings.path
-        # Whether this topic has ever taken anything: only then can the messages be what it does not like.
-        self._works = False
+        self._doubts = Doubts()
 
     @property
     def max_messages(self) -> int:
@@ -86,28 +89,21 @@ class PubsubSink:
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
         """See `Sink.deliver`; more than one call is made when the batch is too large for one, or has a bad message."""
-        verdicts: list[Verdict] = []
-        parts = list(_calls(messages))[::-1]
+        batch = _Batch(messages, self._doubts)
         until = self._clock.monotonic() + _BATCH_LIMIT_S
         for _ in range(MAX_CALLS):
-            if not parts or self._clock.monotonic() >= until:
+            part = batch.next_part()
+            if part is None or self._clock.monotonic() >= until:
                 break
-            part = parts.pop()
             status, detail = self._publish(part)
             if status is None:
-                self._works = True
-                verdicts += [DELIVERED] * len(part)
-            elif status != "INVALID_ARGUMENT":
-                raise SinkDown(status, detail, _ADVICE.get(status, ""), verdicts if self._works else ())
-            elif len(part) > 1:
-                # One bad message fails the call for all: halve until it stands alone.
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-            else:
-                verdicts.append(Refused(status, bury=True))
-                if not self._works and len(verdicts) == min(_MAX_DOUBTS, len(messages)):
-                    raise SinkDown(status, detail, _ADVICE[status])
-        return [*verdicts, *[None] * sum(map(len, parts))]
+                batch.on_success()
+            elif status != _REFUSED:
+                raise SinkDown(status, detail, _ADVICE.get(status, ""), batch.settled)
+            elif batch.on_refusal():
+                raise SinkDown(status, detail, _ADVICE[status], batch.settled)
+        batch.end()
+        return batch.verdicts
 
     def keep_alive(self) -> None:
         """See `Sink.keep_alive`; the client looks after its channel itself."""
@@ -171,16 +167,88 @@ def attributes(message: Message) -> dict[str, str]:
     return found if message.retracted is None else found | {"retracted": message.retracted}
 
 
-def _calls(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+class _Batch:
+    """One batch on its way: its parts that are to be offered, and the verdicts so far."""
+
+    __slots__ = ("_doubted", "_doubts", "_messages", "_part", "_parts", "_probes", "_worked", "verdicts")
+
+    def __init__(self, messages: Sequence[Message], doubts: Doubts) -> None:
+        self.verdicts: list[Verdict | None] = [None] * len(messages)
+        self._messages = messages
+        self._doubts = doubts
+        # The next one last.
+        self._parts = deque(reversed(list(_calls(messages))))
+        self._part = range(0)
+        self._doubted: list[int] = []
+        self._worked = False
+        self._probes = 0
+
+    @property
+    def settled(self) -> Verdicts:
+        """The verdicts so far, up to the last one."""
+        last = max((index for index, verdict in enumerate(self.verdicts) if verdict is not None), default=-1)
+        return self.verdicts[: last + 1]
+
+    def next_part(self) -> Sequence[Message] | None:
+        """What to offer in one call; None when there is nothing left."""
+        if not self._parts:
+            return None
+        if self._doubts.is_down(len(self._messages)) and self._doubted:
+            # Whether the topic takes anything is asked with one message from the other end.
+            part = self._parts.popleft()
+            self._part = part[-1:]
+            if part[:-1]:
+                self._parts.appendleft(part[:-1])
+            self._probes += 1
+        else:
+            self._part = self._parts.pop()
+        return [self._messages[index] for index in self._part]
+
+    def on_success(self) -> None:
+        """The topic took the part: whatever it refused before is at fault itself."""
+        self._doubts.on_success()
+        self._worked = True
+        for index in self._part:
+            self.verdicts[index] = DELIVERED
+        self._blame()
+
+    def on_refusal(self) -> bool:
+        """The topic refused the part; returns whether it refuses everything."""
+        if len(self._part) > 1:
+            # One bad message fails the call for all: halve until it stands alone.
+            middle = len(self._part) // 2
+            self._parts += [self._part[middle:], self._part[:middle]]
+            return False
+        (index,) = self._part
+        self._doubted.append(index)
+        if self._doubts.on_refusal(self._messages[index].event_id):
+            self.verdicts[index] = _BURIED
+            self._doubted.pop()
+        return self._doubts.is_down(len(self._messages)) and (self._probes >= _MAX_PROBES or not self._parts)
+
+    def end(self) -> None:
+        """No more is offered: what was refused last is at fault, or is tried again where nothing else was taken."""
+        if self._worked:
+            self._blame()
+        for index in self._doubted:
+            self.verdicts[index] = Retry(_REFUSED)
+
+    def _blame(self) -> None:
+        for index in self._doubted:
+            self.verdicts[index] = _BURIED
+        self._doubted.clear()
+
+
+def _calls(messages: Sequence[Message]) -> Iterator[range]:
     begin = size = 0
     for index, message in enumerate(messages):
         cost = len(message.payload) + _MESSAGE_OVERHEAD
         if index > begin and (size + cost > MAX_CALL_BYTES or index - begin == MAX_MESSAGES):
-            yield messages[begin:index]
+            yield range(begin, index)
             begin, size = index, 0
         size += cost
     if begin < len(messages):
-        yield messages[begin:]
+        yield range(begin, len(messages))
 
 
 def _client(settings: PubsubSettings) -> PublisherClient:

@@ -1,6 +1,7 @@
 """The Pub/Sub sink: the real client against the fake server, and against Google's emulator where it is installed."""
 
 import base64
+import contextlib
 import json
 import re
 import threading
@@ -17,7 +18,7 @@ from google.auth.exceptions import TransportError
 from pipeline.errors import CannotStart
 from pipeline.process.clock import ManualClock
 from pipeline.sinks import ledger, pubsub
-from pipeline.sinks.base import DELIVERED, Message, Refused, SinkDown
+from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
 from tests.fakes.credentials import write_key_file
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
@@ -216,17 +217,65 @@ def test_only_the_guilty_messages_are_refused(server: FakePubSub, sink: PubsubSi
     assert rounds <= len(bad), "at most one round for each of them"
 
 
-def test_a_batch_costs_a_bounded_number_of_calls(server: FakePubSub, sink: PubsubSink) -> None:
-    """All of them bad: the thread comes back soon, to say that it lives and to stop when told to."""
+@pytest.mark.parametrize("count", [3, 500, 1000])
+def test_topic_that_refuses_everything_after_it_worked_is_down(
+    server: FakePubSub, sink: PubsubSink, count: int
+) -> None:
+    """Another schema: no message is to blame; each attempt costs a few calls, and all is delivered in the end."""
     works(sink)
-    calls = len(server.calls())
+    batch = messages(notes(count))
     server.set_rules(Rule(status="INVALID_ARGUMENT"))
-    verdicts = sink.deliver(messages(notes(500)))
-    assert len(server.calls()) - calls == MAX_CALLS
-    settled = [verdict for verdict in verdicts if verdict is not None]
-    assert settled == [BURIED] * len(settled)
-    assert len(settled) > 5
-    assert len(verdicts) == 500
+    for _ in range(20):
+        calls = len(server.calls())
+        with pytest.raises(SinkDown, match="schema") as down:
+            sink.deliver(batch)
+        assert all(verdict is None for verdict in down.value.verdicts)
+        assert len(server.calls()) - calls <= MAX_CALLS
+    server.set_rules()
+    assert sink.deliver(batch) == [DELIVERED] * count
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_messages_refused_alone_are_tried_again_until_another_is_taken(
+    server: FakePubSub, sink: PubsubSink, count: int
+) -> None:
+    works(sink)
+    bad = messages(notes(count))
+    server.set_rules(*(Rule(status="INVALID_ARGUMENT", containing=each.event_id.hex()) for each in bad))
+    for _ in range(5):
+        assert sink.deliver(bad) == [Retry("INVALID_ARGUMENT")] * count
+    assert sink.deliver(messages(notes(1, first=100))) == [DELIVERED]
+    assert sink.deliver(bad) == [BURIED] * count
+
+
+def test_many_bad_messages_before_good_ones_are_to_blame(server: FakePubSub, sink: PubsubSink) -> None:
+    works(sink)
+    batch = messages(notes(300))
+    bad = set(range(12)) | {100, 200}
+    server.set_rules(*(Rule(status="INVALID_ARGUMENT", containing=batch[index].event_id.hex()) for index in bad))
+    settled: dict[int, Verdict] = {}
+    while rest := [index for index in range(300) if index not in settled]:
+        verdicts = sink.deliver([batch[index] for index in rest])
+        settled |= {index: verdict for index, verdict in zip(rest, verdicts, strict=True) if verdict is not None}
+    assert {index for index, verdict in settled.items() if verdict == BURIED} == bad
+
+
+def test_bad_messages_alone_in_a_batch_are_to_blame_once_another_thread_delivers(
+    server: FakePubSub, sink: PubsubSink
+) -> None:
+    works(sink)
+    bad = messages(notes(5))
+    server.set_rules(*(Rule(status="INVALID_ARGUMENT", containing=each.event_id.hex()) for each in bad))
+    with pytest.raises(SinkDown):
+        sink.deliver(bad)
+    sink.deliver(messages(notes(1, first=100)))
+    settled: set[int] = set()
+    for _ in range(4):
+        with contextlib.suppress(SinkDown):
+            verdicts = sink.deliver(bad)
+            settled |= {index for index, verdict in enumerate(verdicts) if verdict == BURIED}
+        sink.deliver(messages(notes(1, first=101)))
+    assert settled == set(range(5))
 
 
 def test_a_batch_of_slow_calls_is_over_before_its_lease(server: FakePubSub, monkeypatch: pytest.MonkeyPatch) -> None:
