@@ -317,6 +317,9 @@ class Connection:
         if self._session.unasked:
             self._metrics.unasked(self._session.unasked)
             self._session.unasked = 0
+        if self._session.late:
+            self._metrics.late(self._session.late)
+            self._session.late = 0
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled:
             self._hand_over.note(backfilled=backfilled)

@@ -52,7 +52,7 @@ class LiveSubscriptions:
         self._arrange(queries, named, session.limits)
         for key, filters in self._groups.take_changed().items():
             if filters is None:
-                session.close_live(key)
+                session.close_live(key, mono)
             elif self._not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
                 self._groups.reopen(key)
             else:

@@ -142,6 +142,7 @@ class RelayCrawl:
 
     def advance(self, session: Session, mono: float, wall: int, *, may_ask: bool) -> None:
         """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
+        self._sweep_torn(session)
         if mono < self._check_at:
             return
         self._follow_clock(session, mono, wall)
@@ -153,6 +154,7 @@ class RelayCrawl:
             return
         named = self.named
         self._live.open_due(self._plan.queries, named, session, mono)
+        self._sweep_torn(session)
         self._drop_unwanted()
         self._sweeps.follow(named)
         self._schedule.begin_due(self._plan, mono, wall)
@@ -160,6 +162,13 @@ class RelayCrawl:
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
+
+    def _sweep_torn(self, session: Session) -> None:
+        """Sweep what a live subscription missed that was closed before its successor was open."""
+        for key in session.take_torn():
+            self._check_at = 0.0
+            for query in self._live.queries_of(key):
+                self._sweeps.sweep_again(query)
 
     def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
         """Sweep again where a wall clock that was set leaves something to be fetched."""

@@ -135,6 +135,10 @@ class RelayMetrics:
         """Count events that belong to no request, or do not match it."""
         self._metrics.stage_errors.labels(_STAGE, "unasked-event").inc(events)
 
+    def late(self, events: int) -> None:
+        """Count events that came under ids that had long been closed."""
+        self._metrics.stage_errors.labels(_STAGE, "late-event").inc(events)
+
     def not_dialled(self, reason: DialReason) -> None:
         """Count a dial that led to no connection by what was wrong."""
         self._metrics.dial_failures.labels(reason.value).inc()

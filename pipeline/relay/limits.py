@@ -55,7 +55,8 @@ class Limits:
     `bounds`: how those of them were learned that differ from the default; `refused_kinds`: kinds that it refused by
     name. `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest;
     `needs_kinds`: it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
-    `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `zero_is_all`:
+    `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `adds_requests`:
+    a REQ under an open id adds to it; `zero_is_all`:
     it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `demands_auth`: it says or showed that it
     wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11
     document was last asked for; `whole_refused_at`: when it last refused a filter for everything;
@@ -82,6 +83,7 @@ class Limits:
     refuses_kindless: bool = False
     notes_by_author: bool = False
     zero_is_all: bool = False
+    adds_requests: bool = False
     refuses_zero: bool = False
     demands_auth: bool = False
     informed_at: int = 0

@@ -36,6 +36,7 @@ from pipeline.relay.refusals import Refusal, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
+from pipeline.relay.succession import ClosedIds, RecentIds, Succession
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
@@ -59,9 +60,9 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_auth", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered", "_requests",
-        "_silences", "answers", "comparison", "largest_request", "limits", "outgoing", "proven",
-        "unasked", "wants_another_connection",
+        "_auth", "_closed", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered",
+        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "largest_request", "late", "limits",
+        "outgoing", "proven", "unasked", "wants_another_connection",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,8 @@ class Session:
         self.outgoing: deque[str] = deque()
         self.comparison = Comparison(self.outgoing)
         self.unasked = 0
+        self.late = 0
+        """Events that came under ids that had long been closed."""
         self.answers = 0
         # Subscriptions that were surely open at once.
         self.proven = 1
@@ -90,6 +93,9 @@ class Session:
         self._latest_answered = self._requests = 0
         self._pages_answered = 0
         self._doubts = Doubts()
+        self._succession = Succession()
+        self._closed = ClosedIds()
+        self._torn: list[str] = []
 
     @property
     def subscriptions(self) -> int:
@@ -120,14 +126,42 @@ class Session:
         return self.has_room() and self.pages + self.comparison.is_open < most
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
-        """Subscribe to what is new under `key`; an open subscription of that key is replaced without a gap."""
-        current = next((each for each in self._ids.values() if not each.is_page and each.key == key), None)
-        self._open(current.id if current else self._new_id(LIVE_PREFIX), key, filters, now)
+        """Subscribe to what is new under `key`; an open subscription of that key is replaced.
 
-    def close_live(self, key: str) -> None:
+        Nothing falls between, or `take_torn` tells of it.
+        """
+        current = self._current_live(key)
+        if current is None:
+            self._open(self._new_id(LIVE_PREFIX), key, filters, now)
+        elif self.limits.adds_requests:
+            self._succeed(current, filters, now)
+        else:
+            self._open(current.id, key, filters, now)
+            self._ids[current.id].copies = RecentIds()
+
+    def close_live(self, key: str, now: float) -> None:
         """End the live subscription of `key`, if it is open."""
         for each in [each for each in self._ids.values() if not each.is_page and each.key == key]:
-            self._close(each)
+            self._close(each, now)
+
+    def take_torn(self) -> list[str]:
+        """Return the keys of the live subscriptions that were closed before their successors were asked for."""
+        torn, self._torn = self._torn, []
+        return torn
+
+    def _current_live(self, key: str) -> Subscription | None:
+        live = (each for each in self._ids.values() if not each.is_page and each.key == key)
+        return next((each for each in live if each.id not in self._succession), None)
+
+    def _succeed(self, old: Subscription, filters: Sequence[Filter], now: float) -> None:
+        """Ask for `filters` under a new id, beside the old one as long as there is room."""
+        if not self.has_room():
+            self._close(old, now)
+            self._torn.append(old.key)
+        successor = self._new_id(LIVE_PREFIX)
+        self._open(successor, old.key, filters, now)
+        if old.id in self._ids:
+            self._succession.retire(old.id, successor, now)
 
     def open_page(self, key: str, page: Filter | Sequence[Filter], now: float, *, patience: float = 1.0) -> None:
         """Ask for stored events; ends in one `PageEnded` with this `key`. A key has one page open at most.
@@ -139,18 +173,20 @@ class Session:
         filters = (page,) if isinstance(page, Filter) else page
         self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience)
 
-    def cancel_page(self, key: str) -> None:
+    def cancel_page(self, key: str, now: float) -> None:
         """Give up the page of `key` without an outcome."""
         for each in [each for each in self._ids.values() if each.is_page and each.key == key]:
-            self._close(each)
+            self._close(each, now)
 
     def note_event(self, subscription_id: str, event: Event, now: float) -> None:
         """Count an event, of whatever validity, towards the subscription that it names."""
         subscription = self._ids.get(subscription_id)
-        if subscription is None or not subscription.note_event(event, now):
+        if subscription is None:
+            self._on_stray(subscription_id, now)
+        elif not subscription.note_event(event, now):
             self.unasked += 1
         else:
-            self._on_event(subscription, now)
+            self._on_event(subscription, event.id, now)
 
     def note_time(
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
@@ -158,10 +194,10 @@ class Session:
         """Count an event of which no more is known than its time and id, if that: one known before, or malformed."""
         subscription = self._ids.get(subscription_id)
         if subscription is None:
-            self.unasked += 1
+            self._on_stray(subscription_id, now)
         else:
             subscription.note_time(created_at, now, event_id)
-            self._on_event(subscription, now)
+            self._on_event(subscription, event_id, now)
 
     def note_skipped(self, event: Sighting, now: float) -> str | None:
         """Count an event that was too long to be read towards the page that it came in.
@@ -206,11 +242,13 @@ class Session:
     def expire(self, now: float) -> Iterator[Outcome]:
         """End pages whose relay has fallen silent, and repeat what it may not have heard."""
         self._repeat_one(now)
+        for old in self._succession.overdue(now):
+            self._close(self._ids[old], now)
         for each in self._doubts.take_due(self._asked(), now):
-            self._close(each)
+            self._close(each, now)
             yield each.refused(Refusal.ERROR, self._doubts.text)
         for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
-            self._close(each)
+            self._close(each, now)
             self._doubts.on_page_ended()
             self._learn_from_silence(each, now)
             yield each.refused(Refusal.TIMEOUT, "no answer")
@@ -221,6 +259,7 @@ class Session:
         """When `expire` will have something to do; `None` while no answer is due."""
         times = [
             self._auth.deadline, self.comparison.deadline, self._outset.repeat_at, self._doubts.until,
+            self._succession.deadline,
             *(each.deadline for each in self._asked() if each.is_page),
         ]  # fmt: skip
         return min((at for at in times if at is not None), default=None)
@@ -239,8 +278,18 @@ class Session:
         """The subscriptions that the relay has been asked for, the newest last."""
         return [each for each in self._ids.values() if each.hold is None]
 
-    def _on_event(self, subscription: Subscription, now: float) -> None:
+    def _on_stray(self, subscription_id: str, now: float) -> None:
+        if self._closed.is_late(subscription_id, now):
+            self.late += 1
+        else:
+            self.unasked += 1
+
+    def _on_event(self, subscription: Subscription, event_id: bytes | None, now: float) -> None:
         """Take an event for an answer, and find out whether the relay takes `limit: 0` for no limit."""
+        if subscription.copies is not None and event_id is not None and subscription.copies.is_copy(event_id):
+            self.limits = replace(self.limits, adds_requests=True)
+            subscription.copies = None
+            self._succeed(subscription, subscription.filters, now)
         if not self._outset.is_over:
             self._on_answer(subscription, now)
         if subscription.is_page or subscription.is_complete or self.limits.zero_is_all:
@@ -278,8 +327,10 @@ class Session:
         self.largest_request = max(self.largest_request, len(request))
         self.outgoing.append(request)
 
-    def _close(self, subscription: Subscription) -> None:
+    def _close(self, subscription: Subscription, now: float) -> None:
         del self._ids[subscription.id]
+        self._succession.on_closed(subscription.id)
+        self._closed.on_closed(subscription.id, now)
         if subscription.hold is not Hold.REFUSED:
             self.outgoing.append(encode_close(subscription.id))
 
@@ -293,11 +344,13 @@ class Session:
         subscription.is_complete = True
         subscription.hear(now)
         self._on_answer(subscription, now)
+        for old in self._succession.on_open(subscription_id):
+            self._close(self._ids[old], now)
         self.proven = max(self.proven, sum(each.answered for each in self._ids.values()))
         if subscription.is_page and self._auth.is_under_way and not subscription.was_held:
             subscription.hold = Hold.ENDED
         elif subscription.is_page:
-            self._close(subscription)
+            self._close(subscription, now)
             self._doubts.on_page_ended()
             yield subscription.ended()
 
@@ -316,6 +369,11 @@ class Session:
                 return
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
+        is_retiring = subscription_id in self._succession
+        self._succession.on_closed(subscription_id)
+        if is_retiring:
+            del self._ids[subscription_id]
+            return
         refusal = taken_for(refusal, (subscription,))
         del self._ids[subscription_id]
         complaint = replace(complaint, refusal=refusal)
@@ -344,7 +402,10 @@ class Session:
                 del self._ids[each.id]
                 yield each.refused(Refusal.AUTH_REQUIRED, reason)
                 continue
-            self._close(each)
+            is_retiring = each.id in self._succession
+            self._close(each, now)
+            if is_retiring:
+                continue
             again = self._new_id(PAGE_PREFIX if each.is_page else LIVE_PREFIX)
             self._open(again, each.key, each.filters, now, each.patience)
             self._ids[again].was_held = True
@@ -370,7 +431,7 @@ class Session:
             return
         refusal = taken_for(refusal, dead)
         for each in dead:
-            self._close(each)
+            self._close(each, now)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
         for each in dead:
             yield each.refused(refusal, text)
@@ -391,7 +452,7 @@ class Session:
         self._outset.on_repeated(None if page is None else self._repeat(page, now))
 
     def _repeat(self, unheard: Subscription, now: float) -> Subscription:
-        self._close(unheard)
+        self._close(unheard, now)
         again = self._new_id(PAGE_PREFIX if unheard.is_page else LIVE_PREFIX)
         self._open(again, unheard.key, unheard.filters, now, unheard.patience)
         self._ids[again].was_held = unheard.was_held

@@ -8,6 +8,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import TEXT_NOTE
 from pipeline.relay.refusals import Refusal
+from pipeline.relay.succession import RecentIds
 
 # A relay may search long before its first event, but not pause as long between two.
 FIRST_ANSWER_S = 30.0
@@ -90,6 +91,8 @@ class Subscription:
     is_early: bool = False
     ids: set[bytes] = field(default_factory=set)
     undated: int = 0
+    copies: RecentIds | None = None
+    """What came lately, where it replaced another under its id."""
     skipped: list[tuple[int, int]] = field(default_factory=list)
     _last: int | None = None
     _undated: int | None = None

@@ -207,6 +207,7 @@ def _refusal_cases() -> Mapping[str, Case]:
         "items-50": Case(Behaviour(max_items=50, cap=60)),
         "frame-6000": Case(Behaviour(max_frame_bytes=6_000, cap=60), slow=True),
         "no-live": Case(Behaviour(live=False)),
+        "adds-requests": Case(Behaviour(adds_requests=True, cap=60)),
         "lossy-live": Case(Behaviour(live_loses_every=3)),
         "kinds-demanded": Case(
             Behaviour(cap=60, refusals=(Refusal(reason="blocked: can't handle empty filters", when=_kindless),)),

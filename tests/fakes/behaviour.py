@@ -162,6 +162,8 @@ class Behaviour:
     rate: RateLimit | None = None
     auth: AuthDemand | None = None
     repeated_req_ignored: bool = False
+    adds_requests: bool = False
+    """A REQ under an open id adds to it, and each of them brings an event by itself."""
     # Live events.
     live: bool = True
     live_ignores_times: bool = False

@@ -27,6 +27,7 @@ class Connection:
         self.output = Output(socket, lambda: relay.behaviour)
         self._intake = Intake(relay, self.output, number)
         self.subscriptions: dict[str, Sequence[Query]] = {}
+        self._requests: dict[str, list[Sequence[Query]]] = {}
         self._raw_filters: dict[str, Any] = {}
         self._pages: dict[str, asyncio.Task[None]] = {}
         self._live = 0
@@ -115,6 +116,7 @@ class Connection:
 
     def _end(self, subscription: str) -> None:
         self.subscriptions.pop(subscription, None)
+        self._requests.pop(subscription, None)
         self._raw_filters.pop(subscription, None)
         task = self._pages.pop(subscription, None)
         if task is not None:
@@ -137,8 +139,10 @@ class Connection:
         if refusal is not None:
             await self._refuse(refusal, subscription)
             return
+        before = self._requests.get(subscription, []) if behaviour.adds_requests else []
         self._end(subscription)
-        self.subscriptions[subscription] = queries
+        self._requests[subscription] = [*before, queries]
+        self.subscriptions[subscription] = [query for each in self._requests[subscription] for query in each]
         self._raw_filters[subscription] = filters
         page = self._relay.store.page(queries, behaviour)
         self._pages[subscription] = asyncio.create_task(self._page(subscription, page))
@@ -208,7 +212,8 @@ class Connection:
             return 0
         frames: list[bytes] = []
         reached = 0
-        for subscription, queries in self.subscriptions.items():
+        requests = [(subscription, each) for subscription, all_ in self._requests.items() for each in all_]
+        for subscription, queries in requests:
             if not any(query.matches(event, ignore_times=behaviour.live_ignores_times) for query in queries):
                 continue
             self._live += 1

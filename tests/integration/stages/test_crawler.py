@@ -1,5 +1,6 @@
 """The crawler stage against scripted relays: dialling, reading, and all that goes wrong with connections."""
 
+import functools
 import itertools
 import json
 import socket
@@ -17,7 +18,7 @@ from pipeline.store import relays as relay_table
 from stages import crawler
 from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Gone, HttpRequest, Opened, Req
+from tests.fakes.relay_journal import Answered, Close, Gone, HttpRequest, Opened, Req
 from tests.integration.stages.support import PATIENCE_S, Running, World, wait_until
 from tests.world.events import Author, SignedEvent, assemble, authors
 
@@ -465,6 +466,28 @@ def test_the_document_of_a_relay_is_read_once_a_day(world: World) -> None:
     assert limits["page_limit"] == 50
     assert limits["max_subscriptions"] <= 7
     assert limits["informed_at"] >= NOW
+
+
+def is_asked_for(relay: ScriptedRelay, author: Author) -> bool:
+    """Whether the live subscriptions have come to `author`, and every request was answered."""
+    live = relay.journal.of(Req, is_live)
+    return any(map(asks_for(author), live)) and len(relay.journal.of(Answered)) >= len(relay.journal.of(Req))
+
+
+def test_changes_of_what_is_wanted_do_not_multiply_events_where_requests_add(world: World) -> None:
+    """Once an event has come twice, each change closes what came before it."""
+    people, copies = authors(52, 6), []
+    with ScriptedRelay(Behaviour(adds_requests=True)) as relay, crawling(world, relay.url):
+        wait_live(relay)
+        for number, author in enumerate(people):
+            world.register(author.pubkey)
+            wait_until(functools.partial(is_asked_for, relay, author))
+            event = people[0].sign(f"live {number}", created_at=NOW, kind=1)
+            copies.append(relay.publish(event))
+            wait_arrived(world, [event])
+        closed = {close.subscription for close in relay.journal.of(Close)}
+        assert closed & {req.subscription for req in relay.journal.of(Req, is_live)}
+    assert max(copies) <= 2, copies
 
 
 def test_document_that_takes_its_time_holds_nothing_up(world: World) -> None:

@@ -92,11 +92,11 @@ def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into(of_any_kin
     made.advance(session, 2.0, WALL, may_ask=True)
     assert lookouts(session) == [Filter(kinds=GLOBAL_KINDS, limit=1)]
     made.page_ended(PageEnded("canary", None, "", 0, None, None), session, 3.0)
-    session.cancel_page("canary")
+    session.cancel_page("canary", 0.0)
     made.advance(session, 4.0, WALL, may_ask=True)
     assert lookouts(session) == [Filter(kinds=frozenset({0, 1, 3, 5, 6, 7, 1111, 9735, 10002, 30023}), limit=1)]
     made.page_ended(PageEnded("canary", None, "", of_any_kind, None, None), session, 5.0)
-    session.cancel_page("canary")
+    session.cancel_page("canary", 0.0)
     made.advance(session, 6.0, WALL, may_ask=True)
     assert lookouts(session) == []
     assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == 1 - of_any_kind
@@ -141,7 +141,7 @@ def test_a_refusal_that_lasts_is_told() -> None:
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(ended(Refusal.RESTRICTED), session, 1.0)
     assert made.counts.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
-    session.cancel_page("initial:global/")
+    session.cancel_page("initial:global/", 0.0)
     made.advance(session, 1.5, WALL, may_ask=True)
     made.page_ended(PageEnded(SizeTrials.KEY, Refusal.RESTRICTED, "no", 0, None, None), session, 2.0)
     assert made.counts.gap_reasons[Gap.REFUSED] == 1

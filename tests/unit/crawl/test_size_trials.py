@@ -43,7 +43,7 @@ class Relay:
             if not tried:
                 return None
             self.asked += 1
-            self.session.cancel_page(SizeTrials.KEY)
+            self.session.cancel_page(SizeTrials.KEY, 0.0)
             ended = REFUSED if self.refuses(tried[0].filters[0]) else ANSWERED
             trial = self.trials.on_page_ended(ended, self.session.limits)
             if trial is not None:

@@ -74,7 +74,7 @@ def test_every_page_has_an_id_that_was_never_used_before() -> None:
     ids = []
     for _ in range(3):
         ids.append(open_page(session))
-        session.cancel_page("p")
+        session.cancel_page("p", 0.0)
         assert sent(session) == [["CLOSE", ids[-1]]]
     assert len(set(ids)) == 3
     fresh = open_page(session)
@@ -199,8 +199,8 @@ def test_a_live_subscription_is_replaced_under_its_own_id() -> None:
     session.note_event(first, event(150), 1.0)
     session.note_event(first, event(10**6), 1.0)
     assert session.unasked == 0
-    session.close_live("0")
-    session.close_live("0")
+    session.close_live("0", 0.0)
+    session.close_live("0", 0.0)
     assert sent(session) == [["CLOSE", first]]
     assert open_live(session, "0") not in (first, other)
 
@@ -307,7 +307,7 @@ def test_another_complaint_by_notice_is_about_the_only_page_or_nobody_knows_what
     open_page(session, "p")
     open_page(session, "q")
     assert list(session.receive(Notice(text), 1.0)) == []
-    session.cancel_page("q")
+    session.cancel_page("q", 0.0)
     (ended,) = session.receive(Notice(text), 1.0)
     assert isinstance(ended, PageEnded)
     assert (ended.key, ended.refusal is not None, ended.detail) == ("p", True, text)
@@ -343,7 +343,7 @@ def test_too_many_subscriptions_teaches_how_many_there_may_be() -> None:
     assert session.has_room_for_live("a")
     assert not session.has_room_for_live("e")
     assert not session.has_room_for_page()
-    session.close_live("a")
+    session.close_live("a", 0.0)
     assert session.has_room_for_live("e")
     assert session.has_room_for_page()
 
@@ -555,3 +555,112 @@ def test_spans_of_one_page_are_bounded() -> None:
     assert isinstance(ended, PageEnded)
     assert len(ended.skipped) == MAX_SKIPPED_SPANS
     assert (min(low for low, _ in ended.skipped), max(high for _, high in ended.skipped)) == (1, 5_000)
+
+
+def live_ids(session: Session) -> list[tuple[str, str]]:
+    """What was sent of live subscriptions since."""
+    return [(str(kind), str(name)) for kind, name in sent(session)]
+
+
+def adding(max_subscriptions: int = 18) -> Session:
+    """A session of a relay that is known to add, with one live subscription that is open."""
+    session = Session(replace(Limits(max_subscriptions=max_subscriptions), adds_requests=True))
+    live = open_live(session)
+    list(session.receive(Eose(live), 0.0))
+    return session
+
+
+def adds(session: Session) -> bool:
+    return session.limits.adds_requests
+
+
+def test_events_that_come_twice_under_a_replaced_id_show_that_requests_add() -> None:
+    session = Session(Limits())
+    live = open_live(session)
+    twice = event(150)
+    session.note_event(live, twice, 1.0)
+    session.note_event(live, twice, 1.0)
+    assert not adds(session), "it may send a copy for each filter"
+    open_live(session)
+    session.note_event(live, event(151), 2.0)
+    assert not adds(session)
+    session.note_time(live, 151, 2.0, event(151).id)
+    assert adds(session)
+    assert live_ids(session) == [("REQ", "L2")]
+    list(session.receive(Eose("L2"), 3.0))
+    assert live_ids(session) == [("CLOSE", live)]
+
+
+def test_successor_is_open_before_the_old_one_is_closed() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    assert live_ids(session) == [("REQ", "L2")]
+    session.note_event("L1", event(150), 10.5)
+    assert (session.unasked, session.live_subscriptions) == (0, 2)
+    list(session.receive(Eose("L2"), 11.0))
+    assert live_ids(session) == [("CLOSE", "L1")]
+    assert (session.live_subscriptions, session.take_torn()) == (1, [])
+
+
+def test_old_one_is_closed_in_the_end_though_no_eose_comes() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    sent(session)
+    assert session.next_deadline() == 15.0
+    assert list(session.expire(14.9)) == []
+    assert sent(session) == []
+    list(session.expire(15.0))
+    assert live_ids(session) == [("CLOSE", "L1")]
+
+
+def test_without_room_the_old_one_is_closed_first_and_that_is_told() -> None:
+    session = adding(max_subscriptions=1)
+    session.open_live("0", [LIVE], 10.0)
+    assert live_ids(session) == [("CLOSE", "L1"), ("REQ", "L2")]
+    assert session.take_torn() == ["0"]
+    assert session.take_torn() == []
+
+
+def test_old_one_stays_where_its_successor_is_refused() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    sent(session)
+    assert [type(each) for each in session.receive(closed("L2", "error: busy"), 11.0)] == [LiveEnded]
+    assert session.live_subscriptions == 1
+    list(session.expire(100.0))
+    assert sent(session) == []
+    session.open_live("0", [LIVE], 101.0)
+    list(session.receive(Eose("L3"), 102.0))
+    assert live_ids(session) == [("REQ", "L3"), ("CLOSE", "L1")]
+
+
+def test_end_of_an_old_one_by_the_relay_is_no_loss() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    assert list(session.receive(closed("L1", "error: busy"), 11.0)) == []
+    list(session.receive(Eose("L2"), 12.0))
+    list(session.expire(100.0))
+    assert live_ids(session) == [("REQ", "L2")]
+
+
+def test_second_replacement_in_a_row_retires_both_before_it() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    session.open_live("0", [LIVE], 11.0)
+    list(session.receive(Eose("L2"), 12.0))
+    list(session.receive(Eose("L3"), 12.0))
+    assert live_ids(session) == [("REQ", "L2"), ("REQ", "L3"), ("CLOSE", "L1"), ("CLOSE", "L2")]
+    session.close_live("0", 13.0)
+    assert session.subscriptions == 0
+
+
+def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
+    session = Session(Limits())
+    live = open_live(session)
+    session.close_live("0", 10.0)
+    session.note_event(live, event(150), 12.0)
+    session.note_time("never", 150, 100.0)
+    assert (session.unasked, session.late) == (2, 0)
+    session.note_event(live, event(150), 21.0)
+    session.note_time(live, 150, 21.0)
+    assert (session.unasked, session.late) == (2, 2)
