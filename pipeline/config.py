@@ -23,7 +23,7 @@ from pipeline.settings import (
     SinkKind,
     SinkSetting,
     StatusPageAccess,
-    key_file_problem,
+    credentials_problem,
 )
 from pipeline.values import HostPort, InvalidValue
 
@@ -182,7 +182,7 @@ def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str
             problems["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"] = "is required for EVENTS_SINK=pubsub"
         if not env.get("PUBSUB_EMULATOR_HOST") and "google_pubsub_credentials_json_path" in read:
             credentials: Path | None = read["google_pubsub_credentials_json_path"]
-            problem = "is required for EVENTS_SINK=pubsub" if credentials is None else key_file_problem(credentials)
+            problem = None if credentials is None else credentials_problem(credentials)
             if problem is not None:
                 problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = problem
     if sink is not None and sink.path is not None and sink.path == read.get("database_path"):

@@ -18,7 +18,15 @@ BOOTSTRAP_RELAYS = (
 )
 SKIP_RELAYS = "relay.nos.social,127.0.0.1,localhost,nostr.band,nostrja-kari-nip50.heguro.com,nostr.sebastix.social"
 _HIDDEN = "(hidden)"
-_KEY_FIELDS = ("client_email", "private_key", "token_uri")
+# By the type of a credentials file, what Google's library needs of it.
+_CREDENTIAL_FIELDS = {
+    "service_account": ("client_email", "private_key", "token_uri"),
+    "authorized_user": ("client_id", "client_secret", "refresh_token"),
+    "external_account": ("audience", "subject_token_type", "token_url"),
+    "external_account_authorized_user": (),
+    "impersonated_service_account": ("service_account_impersonation_url",),
+    "gdch_service_account": (),
+}
 _MAX_KEY_FILE_BYTES = 1 << 20
 
 
@@ -184,18 +192,22 @@ def _readable_file(text: str) -> Path:
     return path
 
 
-def key_file_problem(path: Path) -> str | None:
-    """Why the file at `path` cannot be a Google service account's key, as far as its shape tells; `None` if it may be.
+def credentials_problem(path: Path) -> str | None:
+    """Why Google's library cannot take the file at `path`, as far as its shape tells; `None` if it may.
 
     Never quotes what is in it.
     """
     try:
         with path.open("rb") as file:
-            key = json.loads(file.read(_MAX_KEY_FILE_BYTES))
+            found = json.loads(file.read(_MAX_KEY_FILE_BYTES))
     except (OSError, ValueError, RecursionError):
-        return f"{path} is no service account key file: it is not JSON"
-    missing = [name for name in _KEY_FIELDS if not isinstance(key, dict) or not isinstance(key.get(name), str)]
-    return f"{path} is no service account key file: it lacks {', '.join(missing)}" if missing else None
+        return f"{path} is no credentials file: it is not JSON"
+    fields: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = fields.get("type", "service_account")
+    if not isinstance(kind, str) or kind not in _CREDENTIAL_FIELDS:
+        return f"{path} is no credentials file: its type is none of {', '.join(_CREDENTIAL_FIELDS)}"
+    missing = [name for name in _CREDENTIAL_FIELDS[kind] if not isinstance(fields.get(name), str)]
+    return f"{path} is no {kind} credentials file: it lacks {', '.join(missing)}" if missing else None
 
 
 def _proxy(text: str) -> HostPort:
@@ -247,7 +259,7 @@ SETTINGS: tuple[Setting, ...] = (
         "google_pubsub_credentials_json_path",
         _readable_file,
         None,
-        "credentials file; required for sink `pubsub` unless `PUBSUB_EMULATOR_HOST` is set",
+        "credentials file of any type that Google's library reads; default: application default credentials",
     ),
     Setting(
         "EVENTS_PYROSCOPE_APPLICATION_NAME",

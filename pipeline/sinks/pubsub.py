@@ -4,7 +4,9 @@ The generated client is used directly: the one around it batches on its own, whi
 Imported by the forwarder only, since the client costs 60 MB and must never cross a fork.
 """
 
+import json
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import google.auth
 import grpc
 from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError, TransportError
 from google.iam.v1.iam_policy_pb2 import TestIamPermissionsRequest
+from google.oauth2 import service_account
 from google.pubsub_v1 import PublisherClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.types import PublishRequest
@@ -48,6 +53,7 @@ _BURIED: Final = Refused(_REFUSED, bury=True)
 _RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 1_000), ("grpc.max_reconnect_backoff_ms", 5_000))
 
 _PUBLISH: Final = "pubsub.topics.publish"
+_SCOPES: Final = ("https://www.googleapis.com/auth/pubsub",)
 
 _ADVICE: Final = {
     "INVALID_ARGUMENT": "check EVENTS_GOOGLE_PUBSUB_PROJECT_ID, EVENTS_PUBSUB_TOPIC and the schema of the topic",
@@ -256,14 +262,28 @@ def _client(settings: PubsubSettings) -> PublisherClient:
     if emulator:
         channel = grpc.insecure_channel(emulator, options=_RECONNECT)
         return PublisherClient(transport=PublisherGrpcTransport(channel=channel))
-    if settings.credentials is None:
-        raise CannotStart("EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH is required without an emulator")
+    transport = partial(PublisherGrpcTransport, channel=_channel)
+    return PublisherClient(credentials=_credentials(settings.credentials), transport=transport)
+
+
+def _credentials(path: Path | None) -> Credentials:
+    """What the file at `path` holds, of whatever type, or the machine's own (application default credentials)."""
     try:
-        transport = partial(PublisherGrpcTransport, channel=_channel)
-        return PublisherClient.from_service_account_file(str(settings.credentials), transport=transport)
-    except (ValueError, OSError, AttributeError, TypeError, KeyError) as error:
+        if path is None:
+            found, _ = google.auth.default(scopes=_SCOPES)
+            return found
+        info = json.loads(path.read_bytes())
+        if "type" not in info:
+            return service_account.Credentials.from_service_account_info(info, scopes=_SCOPES)
+        with warnings.catch_warnings():
+            # It warns of files from strangers; this one is the operator's.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found, _ = google.auth.load_credentials_from_dict(info, scopes=_SCOPES)
+        return found
+    except (GoogleAuthError, ValueError, OSError, AttributeError, TypeError, KeyError) as error:
         # JSON of another shape ends in whatever the library trips over; the text of any error may quote the key.
-        raise CannotStart(f"{settings.credentials} is no service account key file ({type(error).__name__})") from None
+        what = "none is set and the machine has none of its own" if path is None else f"{path} cannot be used"
+        raise CannotStart(f"EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH: {what} ({type(error).__name__})") from None
 
 
 def _channel(*arguments: Any, options: Sequence[tuple[str, Any]] = (), **named: Any) -> grpc.Channel:

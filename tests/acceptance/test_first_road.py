@@ -147,7 +147,7 @@ def _wrong_settings(_: Path) -> dict[str, str]:
         (_no_directory, "cannot be opened"),
         (_no_database, "no SQLite database"),
         (_unreadable_credentials, "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"),
-        (_broken_credentials, "no service account key file"),
+        (_broken_credentials, "is no"),
         (_wrong_settings, "EVENTS_BACKFILL"),
     ],
 )

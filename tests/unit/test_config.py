@@ -1,5 +1,6 @@
 """Settings: every default, every wrong value named, and all mistakes in one message."""
 
+import json
 import os
 import re
 import tempfile
@@ -136,9 +137,7 @@ def test_an_empty_list_or_target_means_none(env: Env, development: Env, blank: s
 
 
 def test_an_empty_required_variable_is_missing(env: Env) -> None:
-    required = (
-        "EVENTS_DATABASE_PATH", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID", "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"
-    )  # fmt: skip
+    required = ("EVENTS_DATABASE_PATH", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID")
     for blank in ("", " "):
         for name in required:
             assert set(problems(env | {name: blank})) == {name}
@@ -151,10 +150,28 @@ def test_what_pubsub_needs_is_not_asked_for_without_it(env: Env) -> None:
         assert str(Config.from_env(path | {"EVENTS_SINK": sink}).sink) == sink
 
 
-def test_an_emulator_needs_no_credentials(env: Env) -> None:
+@pytest.mark.parametrize("emulator", ["", "127.0.0.1:1"])
+def test_no_credentials_file_means_those_of_the_machine(env: Env, emulator: str) -> None:
     del env["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"]
-    assert Config.from_env(env | {"PUBSUB_EMULATOR_HOST": "127.0.0.1:1"}).google_pubsub_credentials_json_path is None
-    assert set(problems(env | {"PUBSUB_EMULATOR_HOST": ""})) == {"EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"}
+    assert Config.from_env(env | {"PUBSUB_EMULATOR_HOST": emulator}).google_pubsub_credentials_json_path is None
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"type": "authorized_user", "client_id": "i", "client_secret": "s", "refresh_token": "r"},
+        {"type": "external_account", "audience": "a", "subject_token_type": "t", "token_url": "u"},
+        {"type": "impersonated_service_account", "service_account_impersonation_url": "u", "source_credentials": {}},
+        {"type": "service_account", "client_email": "e", "private_key": "k", "token_uri": "u"},
+    ],
+)
+def test_every_type_of_credentials_is_taken(env: Env, found: dict[str, object]) -> None:
+    """As long as it has what its type needs."""
+    path = Path(env["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"])
+    path.write_text(json.dumps(found))
+    assert Config.from_env(env).google_pubsub_credentials_json_path == path
+    path.write_text(json.dumps({"type": found["type"]}))
+    assert "lacks" in problems(env)["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +181,8 @@ def test_an_emulator_needs_no_credentials(env: Env) -> None:
         ("", "not JSON"),
         ("{}", "lacks client_email, private_key, token_uri"),
         ("[]", "lacks"),
+        ('{"type": "secret"}', "its type is none of"),
+        ('{"type": ["secret"]}', "its type is none of"),
         ('{"client_email": "a@b", "private_key": 1, "token_uri": "t"}', "lacks private_key"),
         ("[" * 100_000, "not JSON"),
     ],

@@ -480,7 +480,10 @@ SECRET = base64.b64encode(b"the private key that nobody may see").decode()
                 "private_key": f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n",
             }
         ),
-        json.dumps({"type": "authorized_user", "client_id": "x", "client_secret": SECRET, "refresh_token": SECRET}),
+        json.dumps({"type": "authorized_user", "client_id": "x", "client_secret": SECRET}),
+        json.dumps({"type": "external_account", "audience": SECRET}),
+        json.dumps({"type": "impersonated_service_account", "source_credentials": {"type": SECRET}}),
+        json.dumps({"type": SECRET}),
         "\udcff\udcfe",
     ],
 )
@@ -498,11 +501,63 @@ def test_a_credentials_file_that_is_none_stops_the_stage(
     assert error.value.__suppress_context__, "the traceback must not show it either"
 
 
-@pytest.mark.parametrize("path", [None, Path("/nonexistent/key.json"), Path("/")])
-def test_no_credentials_file(monkeypatch: pytest.MonkeyPatch, path: Path | None) -> None:
+@pytest.mark.parametrize("path", [Path("/nonexistent/key.json"), Path("/")])
+def test_no_credentials_file(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     with pytest.raises(CannotStart):
         PubsubSink(PubsubSettings("p", "t", path))
+
+
+@pytest.fixture
+def no_machine_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is found by the way, and nobody is asked for it over the network."""
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+
+
+def test_no_credentials_at_all_name_the_variable(no_machine_credentials: None) -> None:
+    with pytest.raises(CannotStart, match="EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH: none is set"):
+        PubsubSink(PubsubSettings("p", "t", None))
+
+
+def _source() -> dict[str, object]:
+    return {"type": "authorized_user", "client_id": "x", "client_secret": SECRET, "refresh_token": SECRET}
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        (_source(), "google.oauth2.credentials"),
+        (
+            {
+                "type": "external_account", "audience": "//iam/x", "token_url": "https://sts.googleapis.com/v1/token",
+                "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+                "credential_source": {"file": "/var/run/token"},
+            },
+            "google.auth.identity_pool",
+        ),
+        (
+            {
+                "type": "impersonated_service_account", "source_credentials": _source(),
+                "service_account_impersonation_url":
+                    "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/a@b:generateAccessToken",
+            },
+            "google.auth.impersonated_credentials",
+        ),
+    ],
+)  # fmt: skip
+def test_every_type_of_credentials_makes_a_client(
+    no_machine_credentials: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: dict[str, object], kind: str
+) -> None:
+    """By the setting, and as the machine's own."""
+    path = tmp_path / "credentials.json"
+    path.write_text(json.dumps(found))
+    assert type(pubsub._credentials(path)).__module__ == kind
+    PubsubSink(PubsubSettings("p", "t", path)).close()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    assert type(pubsub._credentials(None)).__module__ == kind
 
 
 def test_the_emulator_takes_what_we_send(emulator: PubSubEmulator, connect: Connect) -> None:
