@@ -1,5 +1,6 @@
 """What every command begins with: the settings and the database, or one clear line and exit code 3."""
 
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import click
 from pipeline.config import Config
 from pipeline.errors import CannotStart
 from pipeline.process.clock import SystemClock
+from pipeline.process.logs import is_journal, journal_priority
 from pipeline.process.reload import LiveSettings, read_settings_file
 from pipeline.store import runtime_directory
 from pipeline.store.database import Database
@@ -95,5 +97,6 @@ def open_to_read_or_exit(config: Config) -> Database:
 
 def cannot_start(error: CannotStart) -> NoReturn:
     """Say why, in one line, and end the program."""
-    click.echo(f"event-service: cannot start: {error}", err=True)
+    priority = journal_priority(logging.ERROR) if is_journal(sys.stderr) else ""
+    click.echo(f"{priority}event-service: cannot start: {error}", err=True)
     sys.exit(EXIT_CANNOT_START)

@@ -1,4 +1,4 @@
-"""Logs: one line each on standard error, readable on a terminal and JSON elsewhere.
+"""Logs: one line each on standard error, readable on a terminal and JSON elsewhere, with its priority in the journal.
 
 Messages are constant texts; what varies goes into named fields, which are escaped and cut, so that nothing a stranger
 sends can forge or flood a line. `RateLimited` bounds how many lines a stranger can cause.
@@ -7,6 +7,7 @@ sends can forge or flood a line. `RateLimited` bounds how many lines a stranger 
 import json
 import logging
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ _THRESHOLDS: Mapping[str, int] = {
     "ERROR": logging.ERROR,
     "DISABLED": logging.CRITICAL + 1,
 }
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+_DEBUG_PRIORITY = 7
 _FIELDS = "event_service_fields"
 _PLAIN_PUNCTUATION = frozenset("._-:/@%+,[]{}()<>*#?&=!~^;|")
 
@@ -157,13 +160,31 @@ def configure(level: "LogLevel", slot: str, *, as_json: bool | None = None, stre
         as_json = not stream.isatty()
     logging.addLevelName(TRACE, "TRACE")
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_JsonFormatter(slot) if as_json else _TextFormatter(slot))
+    if as_json and is_journal(stream):
+        handler.setFormatter(_JournalFormatter(slot))
+    else:
+        handler.setFormatter(_JsonFormatter(slot) if as_json else _TextFormatter(slot))
     handler.addFilter(_LibraryBound())
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old.formatter, _JsonFormatter | _TextFormatter)]:
         root.removeHandler(old)
     root.addHandler(handler)
     set_level(level)
+
+
+def is_journal(stream: TextIO) -> bool:
+    """Return True if what is written to `stream` goes to systemd's journal by itself, as systemd.exec(5) tells it."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def journal_priority(level: int) -> str:
+    """The mark before a line by which the journal knows its priority (sd-daemon(3))."""
+    number = next((number for least, number in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
+    return f"<{number}>"
 
 
 def set_level(level: "LogLevel") -> None:
@@ -231,6 +252,13 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)[:_MAX_TRACEBACK_CHARS]
         return json.dumps(line)
+
+
+class _JournalFormatter(_JsonFormatter):
+    """JSON with the priority that `journalctl -p` goes by."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return journal_priority(record.levelno) + super().format(record)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -1,10 +1,12 @@
 import io
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -233,3 +235,22 @@ def test_what_a_library_says_over_and_over_is_bounded(out: io.StringIO, monkeypa
         "WARNING crawler-0 another: odd frame",
         "WARNING crawler-0 library: odd frame suppressed=80",
     ]
+
+
+def test_lines_for_the_journal_carry_their_priority(
+    out: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `journalctl -p err` finds errors; other files named by the environment are not the journal."""
+    with (tmp_path / "journal").open("w+") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.configure(LogLevel.TRACE, "crawler-0", stream=journal)
+        for write in (LOG.error, LOG.warning, LOG.info, LOG.debug, LOG.trace):
+            write("said")
+        journal.seek(0)
+        lines = journal.read().splitlines()
+    assert [line[:4] for line in lines] == ["<3>{", "<4>{", "<6>{", "<7>{", "<7>{"]
+    assert json.loads(lines[0][3:])["message"] == "said"
+    configure(out, as_json=True)
+    LOG.error("said")
+    assert out.getvalue().startswith("{")
