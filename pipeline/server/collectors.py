@@ -36,7 +36,8 @@ class StoreCollector:
         yield from self._queues()
         yield _single("event_service_database_bytes", "Size of the database file", self.disk.database)
         yield _single("event_service_wal_bytes", "Size of the write-ahead log", self.disk.wal)
-        yield _single("event_service_disk_free_bytes", "Left on the disk of the database", self.disk.free)
+        yield _single("event_service_disk_free_bytes", "Bytes left on the disk of the database", self.disk.free)
+        yield _single("event_service_disk_size_bytes", "Size of the disk of the database", self.disk.size)
         yield _single(
             "event_service_public_keys", "Public keys met, as authors or in contact lists", self.overview.keys
         )

@@ -35,7 +35,7 @@ def rendered(database: Database, sinks: tuple[SinkName, ...] = BOTH, max_relays:
     with database.read() as tx:
         state = overview.read(tx, max_relays=max_relays)
     registry = CollectorRegistry()
-    registry.register(StoreCollector(state, sinks, DiskUse(8192, 4096, 1 << 20), now))
+    registry.register(StoreCollector(state, sinks, DiskUse(8192, 4096, 1 << 20, 1 << 30), now))
     return generate_latest(registry).decode()
 
 
