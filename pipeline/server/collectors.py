@@ -14,6 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from pipeline.store.disk import DiskUse
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Overview, QueueGauges, RelayGauges
+from pipeline.store.relays import NOVEL_HALF_LIFE_MS
 
 TOPIC: Final = "eventSaved"
 MAX_RELAYS: Final = 5_000
@@ -56,16 +57,23 @@ class StoreCollector:
         subscriptions = GaugeMetricFamily(
             "relay_connection_subscriptions_gauge", "Open subscriptions", labels=("address",)
         )
+        first_seen = GaugeMetricFamily(
+            "event_service_relay_first_seen_events",
+            "Events that this relay brought first, halved every three days",
+            labels=("address",),
+        )
         for relay in self.overview.relays:
             state.add_metric((relay.address, relay.state.value), 1)
             subscriptions.add_metric((relay.address,), relay.subscriptions)
+            age = max(0, self.now - relay.novel_at)
+            first_seen.add_metric((relay.address,), relay.novel * 0.5 ** (age / NOVEL_HALF_LIFE_MS))
         backoff = GaugeMetricFamily(
             "relay_rate_limit_backoff_ms_gauge", "Rate limit backoff left, in milliseconds", labels=("address",)
         )
         for host, milliseconds in self._backoffs().items():
             backoff.add_metric((host,), milliseconds)
         addresses = _single("stored_relay_addresses_gauge", "Relay addresses known", self.overview.known_addresses)
-        return state, subscriptions, backoff, addresses
+        return state, subscriptions, first_seen, backoff, addresses
 
     def _backoffs(self) -> dict[str, int]:
         """What is left now of each host's backoff."""

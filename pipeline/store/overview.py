@@ -9,8 +9,8 @@ from pipeline.store.relays import RelayState
 
 # Those that are connected come first, then those whose state changed last.
 RELAYS = """
-SELECT address, state, state_since, subscriptions, rate_limit_backoff FROM relays WHERE crawled_since IS NOT NULL
- ORDER BY state = 'disconnected', state_since DESC LIMIT ?
+SELECT address, state, state_since, subscriptions, rate_limit_backoff, novel, novel_at FROM relays
+ WHERE crawled_since IS NOT NULL ORDER BY state = 'disconnected', state_since DESC LIMIT ?
 """
 
 # What is put off longest has failed most; leased rows are among these too, and are few.
@@ -38,13 +38,18 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class RelayGauges:
-    """How a relay fares; `backoff` (ms) is what was left of its host's at `state_since`, the row's time in ms."""
+    """How a relay fares; `backoff` (ms) is what was left of its host's at `state_since`, the row's time in ms.
+
+    `novel`: events that it brought first, as of `novel_at` (ms); they count for less as they age.
+    """
 
     address: str
     state: RelayState
     state_since: int
     subscriptions: int
     backoff: int
+    novel: float
+    novel_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,8 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
     """The overview of one snapshot, with `max_relays` of the relays that are or were crawled."""
     return Overview(
         relays=tuple(
-            RelayGauges(address, RelayState(state), since, subscriptions, backoff)
-            for address, state, since, subscriptions, backoff in tx.execute(RELAYS, (max_relays,))
+            RelayGauges(address, RelayState(state), since, subscriptions, backoff, novel, novel_at)
+            for address, state, since, subscriptions, backoff, novel, novel_at in tx.execute(RELAYS, (max_relays,))
         ),
         known_addresses=relays.count(tx),
         inbox=QueueGauges(None, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),

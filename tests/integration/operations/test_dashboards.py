@@ -37,6 +37,8 @@ CONTRACT_NAMES = {
     "stored_relay_addresses_gauge",
     "version",
 }
+# Prometheus itself adds them to all that it scrapes.
+PROMETHEUS_LABELS = {"job", "instance"}
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'')
 _GROUPING = re.compile(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)")
 _SELECTOR = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?:\{([^}]*)\})?(?=\s*(\()?)")
@@ -63,7 +65,7 @@ def selectors(expression: str) -> Iterator[tuple[str, set[str]]]:
     """The metrics of an expression with the labels that are asked of them."""
     plain = _STRING.sub("0", expression)
     grouped = {name.strip() for group in _GROUPING.findall(plain) for name in group.split(",") if name.strip()}
-    for match in _SELECTOR.finditer(_GROUPING.sub(" ", re.sub(r"\[[^]]*\]", "", plain))):
+    for match in _SELECTOR.finditer(_GROUPING.sub(" ", re.sub(r"\[[^]]*\]|\boffset \w+", "", plain))):
         name, matchers, call = match.groups()
         if call or name in _WORDS:
             continue
@@ -111,7 +113,7 @@ def test_every_metric_and_label_is_shown(expression: str, scrape: Scrape) -> Non
     for name, labels in found:
         samples = scrape.samples(name)
         assert samples, f"{name} is not shown"
-        assert labels <= set(samples[0].labels), (name, samples[0].labels)
+        assert labels - PROMETHEUS_LABELS <= set(samples[0].labels), (name, samples[0].labels)
 
 
 def test_label_values_that_alerts_ask_for_are_real(scrape: Scrape) -> None:
@@ -130,6 +132,12 @@ def test_legends_name_labels_that_are_shown(scrape: Scrape) -> None:
             # What is grouped by shows only that.
             shown = grouped if " by (" in target["expr"] else set(scrape.samples(name)[0].labels)
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= shown, target
+
+
+def test_the_dashboard_shows_the_chosen_instances_alone() -> None:
+    for expression in dashboard_expressions():
+        for name, labels in selectors(expression):
+            assert labels >= PROMETHEUS_LABELS, (expression, name)
 
 
 @promtool

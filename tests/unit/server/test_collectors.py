@@ -66,6 +66,8 @@ EMPTY = """\
 # TYPE relay_connection_state_gauge gauge
 # HELP relay_connection_subscriptions_gauge Open subscriptions
 # TYPE relay_connection_subscriptions_gauge gauge
+# HELP event_service_relay_first_seen_events Events that this relay brought first, halved every three days
+# TYPE event_service_relay_first_seen_events gauge
 # HELP relay_rate_limit_backoff_ms_gauge Rate limit backoff left, in milliseconds
 # TYPE relay_rate_limit_backoff_ms_gauge gauge
 # HELP stored_relay_addresses_gauge Relay addresses known
@@ -98,9 +100,12 @@ event_service_database_bytes 8192.0
 # HELP event_service_wal_bytes Size of the write-ahead log
 # TYPE event_service_wal_bytes gauge
 event_service_wal_bytes 4096.0
-# HELP event_service_disk_free_bytes Left on the disk of the database
+# HELP event_service_disk_free_bytes Bytes left on the disk of the database
 # TYPE event_service_disk_free_bytes gauge
 event_service_disk_free_bytes 1.048576e+06
+# HELP event_service_disk_size_bytes Size of the disk of the database
+# TYPE event_service_disk_size_bytes gauge
+event_service_disk_size_bytes 1.073741824e+09
 # HELP event_service_public_keys Public keys met, as authors or in contact lists
 # TYPE event_service_public_keys gauge
 event_service_public_keys 0.0
@@ -124,7 +129,9 @@ def test_only_the_current_state_of_a_crawled_relay_has_a_series(database: Databa
         crawl(tx, "wss://c.example.com", RelayState.DISCONNECTED)
         relays.name(tx, "wss://never.example.com", source="test", author=1, is_user=False, now=NOW)
     found = {
-        name: value for name, value in samples(rendered(database)).items() if "relay" in name and "outbox" not in name
+        name: value
+        for name, value in samples(rendered(database)).items()
+        if "relay" in name and "outbox" not in name and "first_seen" not in name
     }
     assert found == {
         'relay_connection_state_gauge{address="wss://a.example.com",state="connected"}': 1,
@@ -138,6 +145,17 @@ def test_only_the_current_state_of_a_crawled_relay_has_a_series(database: Databa
         'relay_rate_limit_backoff_ms_gauge{address="c.example.com"}': 0,
         "stored_relay_addresses_gauge": 4,
     }
+
+
+def test_events_that_a_relay_brought_first_count_for_less_as_they_age(database: Database) -> None:
+    with database.write() as tx:
+        crawl(tx, "wss://a.example.com", RelayState.CONNECTED)
+        number = relays.find(tx, "wss://a.example.com")
+        assert number is not None
+        relays.add_novel(tx, {number: 100}, NOW)
+    name = 'event_service_relay_first_seen_events{address="wss://a.example.com"}'
+    assert samples(rendered(database))[name] == 100
+    assert samples(rendered(database, now=NOW + relays.NOVEL_HALF_LIFE_MS))[name] == 50
 
 
 def test_a_hosts_backoff_is_the_longest_of_its_relays_and_runs_down(database: Database) -> None:
