@@ -16,13 +16,19 @@ _CONNECTION_REQS = 300
 _ANSWER_S = 20.0
 _MOST_TRIES = 4
 _BREATH_S = 1.0
+_PATIENCE = ("rate-limited", "error")
+"""How a CLOSED begins that speaks of the moment and not of the request."""
+
+
+class _Refused(Exception):
+    """The relay does not answer a REQ of this size."""
 
 
 def take_book(url: str, ids: Sequence[str]) -> set[str]:
     """Return those of `ids` that the relay gives; raises `TimeoutError` when it does not answer at all.
 
-    What a chunk leaves out is asked again in small ones. An answer may end in EOSE, in CLOSED or in neither: some
-    relays close every REQ by `ids`.
+    What a chunk leaves out is asked again in small ones, and what is refused in smaller ones. An answer may end in EOSE
+    or in CLOSED without a reason: some relays close every REQ by `ids`.
     """
     with _Reader(url) as reader:
         given = reader.read(ids, _CHUNK)
@@ -45,12 +51,19 @@ class _Reader:
 
     def read(self, ids: Sequence[str], chunk: int) -> set[str]:
         given: set[str] = set()
-        for start in range(0, len(ids), chunk):
-            given |= self._ask(ids[start : start + chunk])
+        at = 0
+        while at < len(ids):
+            try:
+                given |= self._ask(ids[at : at + chunk])
+                at += chunk
+            except _Refused:
+                if chunk == 1:
+                    raise TimeoutError(f"{self._url} refuses a REQ for one id") from None
+                chunk = (chunk + 1) // 2
         return given
 
     def _ask(self, ids: Sequence[str]) -> set[str]:
-        """Ask for one chunk, once more where the connection was lost or the relay asks for patience."""
+        """Ask for one chunk, again where the connection was lost or the relay asks for patience."""
         for _ in range(_MOST_TRIES):
             given: set[str] = set()
             try:
@@ -62,6 +75,7 @@ class _Reader:
         raise TimeoutError(f"{self._url} does not answer a REQ for {len(ids)} ids")
 
     def _ask_once(self, ids: Sequence[str], given: set[str]) -> bool:
+        """Fill `given`; whether the answer was one. Raises `_Refused`."""
         self._number += 1
         name = f"book{self._number}"
         with self._subscribed(name, ids) as socket:
@@ -72,8 +86,14 @@ class _Reader:
                         given.add(event_id)
                     case ["EOSE", str(subscription), *_] if subscription == name:
                         return True
-                    case ["CLOSED", str(subscription), *reason] if subscription == name:
-                        return not str(reason).startswith("['rate-limited")
+                    case ["CLOSED", str(subscription), str(reason), *_] if subscription == name and reason:
+                        if reason.lower().startswith(_PATIENCE):
+                            return False
+                        raise _Refused
+                    case ["CLOSED", str(subscription), *_] if subscription == name:
+                        return True
+                    case ["NOTICE", *_] if not given:
+                        raise _Refused
                     case _:
                         continue
         return True

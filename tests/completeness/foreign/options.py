@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 
+from tests.completeness.foreign.registry import RELAYS
 from tests.completeness.foreign.run import Plan
 from tests.completeness.foreign.shape import Order, Shape
 from tests.completeness.foreign.subject import RelayCommand
@@ -19,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shape, pace = Shape(), Pace()
     group.add_argument("--relay", action="append", default=[], type=_relay, metavar="NAME=COMMAND", help="repeatable")
+    group.add_argument(
+        "--peers", default="", metavar="A,B", help=f"of --parts foreign only these: {', '.join(r.name for r in RELAYS)}"
+    )
     group.add_argument("--together", action="store_true", help="one service on all of them; default: each by itself")
     group.add_argument("--events", type=int, default=shape.events, help="events held at the start (%(default)s)")
     group.add_argument("--users", type=int, default=shape.users, help="registered users (%(default)s)")
@@ -38,18 +42,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--patience", type=float, default=pace.patience_s, metavar="S", help="wait without news, at most"
     )
+    group.add_argument("--resweep", type=int, default=pace.resweep_s, metavar="S", help="looks for late arrivals every")
     group.add_argument("--delay-ms", type=float, default=0.0, help="added to each round trip")
     group.add_argument("--phases", default=",".join(PHASES), metavar="A,B", help="of: %(default)s")
+    group.add_argument("--beside", action="store_true", help="let nostr-fetch and nostr-sdk ask the same relays first")
     group.add_argument(
         "--setting", action="append", default=[], metavar="NAME=VALUE", help="setting of the service, repeatable"
     )
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
-    """What the options ask for; raises `ValueError` for a phase that is not known."""
+def plan_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
+    """Return what the options ask for; a mistake in them ends the program."""
     phases = [name.strip() for name in options.phases.split(",")]
     if unknown := set(phases) - set(PHASES):
-        raise ValueError(f"no such phase: {', '.join(sorted(unknown))}")
+        parser.error(f"no such phase: {', '.join(sorted(unknown))}")
     shape = replace(
         Shape(),
         events=options.events,
@@ -62,9 +68,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
         dense_author=options.dense_author,
         order=options.order,
     )
-    pace = Pace(options.rate, options.stream, options.timeout, options.patience)
+    pace = Pace(options.rate, options.stream, options.timeout, options.patience, options.resweep)
     settings = dict(each.split("=", 1) for each in options.setting)
-    return Plan(shape, pace, phases, options.delay_ms / 1000, settings)
+    return Plan(shape, pace, phases, options.delay_ms / 1000, options.beside, settings)
 
 
 def _relay(text: str) -> RelayCommand:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 _MISSING_SHOWN = 3
 _MEGABYTE = 1_000_000
@@ -23,12 +23,26 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """An event that was due and did not come.
+
+    `is_told`: an open gap of the service at that relay spans its date, and no other client got it.
+    """
+
+    id: str
+    kind: int
+    created_at: int
+    why: str
+    is_told: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase at one relay. `missing` describes each event that was due and did not come."""
+    """One phase at one relay. `gaps` counts the open ones by reason."""
 
     name: str
     due: int
-    missing: Sequence[str]
+    missing: Sequence[Missing]
     gaps: Mapping[str, int]
     seconds: float
     cost: Cost
@@ -39,31 +53,40 @@ class Phase:
         return self.due - len(self.missing)
 
     @property
-    def is_good(self) -> bool:
-        """Everything came, or the service reports a gap at this relay."""
-        return not self.missing or sum(self.gaps.values()) > 0
+    def untold(self) -> Sequence[Missing]:
+        """What is missing without a word of the service."""
+        return [each for each in self.missing if not each.is_told]
 
 
 @dataclass(slots=True)
 class Result:
-    """One relay through all phases; `refused`: how often it said what of events that it did not take."""
+    """One relay through all phases.
+
+    `refused`: how often it said what of events that it did not take. `had_by_others`: ids that another client got.
+    """
 
     name: str
     phases: list[Phase] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
+    had_by_others: set[str] = field(default_factory=set)
 
     @property
     def is_good(self) -> bool:
-        """Whether every phase was."""
-        return all(phase.is_good for phase in self.phases)
+        """Whether everything came, or the service says that it did not."""
+        return not any(phase.untold for phase in self.phases)
+
+
+def as_value(result: Result) -> dict[str, object]:
+    """Everything but the ids that others got, for JSON."""
+    return {name: value for name, value in asdict(result).items() if name != "had_by_others"}
 
 
 def table(results: Sequence[Result]) -> str:
     """All phases for a reader."""
     width = max([len(result.name) for result in results], default=0)
     lines = [
-        f"{'relay':<{width}} {'phase':<14} {'due':>6} {'got':>6} {'recall':>7} {'s':>6} {'REQs':>5} {'NEG':>4} "
-        f"{'MB in':>6} {'MB out':>6} {'CPU s':>6} {'crawler':>7}  reported"
+        f"{'relay':<{width}} {'phase':<14} {'due':>6} {'got':>6} {'recall':>7} {'untold':>6} {'s':>6} "
+        f"{'REQs':>5} {'NEG':>4} {'MB in':>6} {'MB out':>6} {'CPU s':>6} {'crawler':>7}  open gaps"
     ]
     for result in results:
         lines += [_line(result.name, width, phase) for phase in result.phases]
@@ -76,9 +99,14 @@ def _line(name: str, width: int, phase: Phase) -> str:
     gaps = ", ".join(f"{reason} {count}" for reason, count in phase.gaps.items()) or "-"
     recall = phase.got / phase.due if phase.due else 1.0
     line = (
-        f"{name:<{width}} {phase.name:<14} {phase.due:>6} {phase.got:>6} {recall:>7.4f} {phase.seconds:>6.1f} "
+        f"{name:<{width}} {phase.name:<14} {phase.due:>6} {phase.got:>6} {recall:>7.4f} {len(phase.untold) or '-':>6} "
+        f"{phase.seconds:>6.1f} "
         f"{cost.messages.get('REQ', 0):>5} {cost.messages.get('NEG-MSG', 0) + cost.messages.get('NEG-OPEN', 0):>4} "
         f"{cost.received / _MEGABYTE:>6.2f} {cost.sent / _MEGABYTE:>6.2f} {cost.cpu_s:>6.1f} {cost.crawler_cpu_s:>7.1f}"
-        f"  {'' if phase.is_good else 'BAD '}{gaps}"
+        f"  {gaps}"
     )
-    return "\n".join([line, *(f"    missing: {each}" for each in phase.missing[:_MISSING_SHOWN])])
+    return "\n".join([line, *(_missing(each) for each in phase.untold[:_MISSING_SHOWN])])
+
+
+def _missing(event: Missing) -> str:
+    return f"    untold: kind {event.kind}, {event.why}, of {event.created_at}: {event.id}"

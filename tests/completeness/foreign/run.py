@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from tests.completeness.foreign.clients import CLIENTS, fetch
 from tests.completeness.foreign.result import Result
 from tests.completeness.foreign.shape import Shape
 from tests.completeness.foreign.subject import RelayCommand, Subject
 from tests.completeness.foreign.trial import PHASES, Pace, Trial
+from tests.completeness.world import World
 from tests.world.events import SignedEvent
 
 _MOST_HOLDERS = 3
@@ -19,12 +21,16 @@ _MOST_HOLDERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How relays are tried: the world, the pace, the phases, a delay of each round trip, settings of the service."""
+    """How relays are tried: the world, the pace, the phases, a delay of each round trip, settings of the service.
+
+    `beside`: clients of others ask the same relays first, and what they get is no gap of the service's.
+    """
 
     shape: Shape = field(default_factory=Shape)
     pace: Pace = field(default_factory=Pace)
     phases: Sequence[str] = PHASES
     delay_s: float = 0.0
+    beside: bool = False
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -50,7 +56,20 @@ def together(commands: Sequence[RelayCommand], seed: int, plan: Plan, keep: Path
                 f"{subject.name}: took {len(subject.accepted):,} of {len(part):,} in {monotonic() - began:.0f} s",
                 flush=True,
             )
-        return Trial(directory, world, plan.shape, plan.pace, subjects, plan.settings).run(plan.phases)
+        results = [Result(subject.name) for subject in subjects]
+        if plan.beside:
+            for subject, result in zip(subjects, results, strict=True):
+                _fetch_beside(subject, result, world, plan.shape)
+        Trial(directory, world, plan.shape, plan.pace, subjects, plan.settings).run(plan.phases, results)
+        return results
+
+
+def _fetch_beside(subject: Subject, result: Result, world: World, shape: Shape) -> None:
+    for client in CLIENTS:
+        if client.is_installed:
+            phase, got = fetch(client, subject, world, shape.reach_s, subject.folder)
+            result.phases.append(phase)
+            result.had_by_others |= got
 
 
 def _parts(events: Sequence[SignedEvent], count: int, rng: random.Random) -> list[list[SignedEvent]]:

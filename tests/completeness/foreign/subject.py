@@ -27,6 +27,7 @@ class Subject:
 
     def __init__(self, what: RelayCommand, folder: Path, *, delay_s: float = 0.0) -> None:
         self.name = what.name
+        self.folder = folder
         self.accepted: dict[str, SignedEvent] = {}
         self.refused: dict[str, str] = {}
         self._relay = CommandRelay(what.command, folder, env=what.env)
@@ -46,6 +47,11 @@ class Subject:
     def url(self) -> str:
         """Where the service finds it."""
         return self.proxy.url
+
+    @property
+    def target(self) -> tuple[str, int]:
+        """Address and port of the relay itself."""
+        return self._relay.address, self._relay.port
 
     def publisher(self) -> PatientPublisher:
         """A client that talks to it without the proxy."""

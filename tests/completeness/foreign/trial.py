@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from tests.completeness.foreign.result import Cost, Phase, Result
+from tests.completeness.foreign.result import Cost, Missing, Phase, Result
 from tests.completeness.foreign.shape import Shape, late, streamed
 from tests.completeness.foreign.subject import Subject
-from tests.completeness.run import AUTH_KEY, GAPS, register
+from tests.completeness.run import AUTH_KEY, register
 from tests.completeness.world import World
 from tests.fakes.net import pause
 from tests.fakes.procs import kill_session
@@ -23,6 +23,7 @@ from tests.world.events import SignedEvent
 
 _LOOK_EVERY_S = 0.5
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
+_GAPS = "SELECT relays.address, reason, since, until FROM gaps JOIN relays ON relays.id = gaps.relay"
 _AWAY_S = 2.0
 
 
@@ -30,20 +31,30 @@ _AWAY_S = 2.0
 class Pace:
     """How long things take: events a second and seconds of a stream, and the longest wait for what is missing.
 
-    A wait ends early when nothing new has come for `patience_s`.
+    A wait ends early when nothing new has come for `patience_s`. Late arrivals are looked for every `resweep_s`.
     """
 
     rate: float = 30.0
     stream_s: float = 10.0
     timeout_s: float = 240.0
     patience_s: float = 60.0
+    resweep_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A span that the service says it did not get whole; Unix seconds, both included."""
+
+    reason: str
+    since: int
+    until: int
 
 
 PHASES = ("backfill", "live", "relay killed", "service killed")
 
 
 class Trial:
-    """The service on some relays; `run` plays the phases and returns what came of each at each relay."""
+    """The service on some relays; `run` plays the phases and adds what came of each to the result of each relay."""
 
     def __init__(
         self, directory: Path, world: World, shape: Shape, pace: Pace, subjects: Sequence[Subject],
@@ -61,6 +72,8 @@ class Trial:
                 relays=[subject.url for subject in subjects],
                 EVENTS_BACKFILL=reach,
                 EVENTS_NEW_AUTHOR_LOOKBACK=reach,
+                EVENTS_RESWEEP_WINDOW=reach,
+                EVENTS_RESWEEP_EVERY=f"{pace.resweep_s}s",
                 EVENTS_CRAWLERS="1",
                 EVENTS_LOG_LEVEL="DEBUG",
                 EVENTS_SECRET_KEY_PATH=str(directory / "key"),
@@ -68,13 +81,12 @@ class Trial:
             | extra_settings,
         )
 
-    def run(self, phases: Sequence[str]) -> list[Result]:
+    def run(self, phases: Sequence[str], results: Sequence[Result]) -> None:
         """Play `phases` in their order; backfill is always the first."""
         register(self._service.database, self._world)
         steps: dict[str, Callable[[], None]] = {
             "live": self._stream, "relay killed": self._kill_relays, "service killed": self._kill_service,
         }  # fmt: skip
-        results = [Result(subject.name) for subject in self._subjects]
         try:
             with self._measured("backfill", results):
                 self._service.start()
@@ -84,7 +96,6 @@ class Trial:
                         steps[name]()
         finally:
             self._service.close()
-        return results
 
     @contextmanager
     def _measured(self, phase: str, results: Sequence[Result]) -> Iterator[None]:
@@ -99,26 +110,27 @@ class Trial:
             for subject, before in zip(self._subjects, known, strict=True)
         ]
         done_at, have = self._wait(due)
-        gaps = self._gaps()
+        gaps = self._open_gaps()
         spent = [self._cost(earlier, subject, cpu) for earlier, subject in zip(traffic, self._subjects, strict=True)]
         for subject, ids, cost, result in zip(self._subjects, due, spent, results, strict=True):
-            missing = [subject.accepted[event_id] for event_id in sorted(ids - have)]
+            told = gaps.get(subject.url, ())
+            missing = [self._missing(subject.accepted[each], told, result) for each in sorted(ids - have)]
             result.phases.append(
-                Phase(
-                    name=phase, due=len(ids), missing=tuple(self._described(event) for event in missing),
-                    gaps=gaps.get(subject.url, {}), seconds=done_at - began, cost=cost,
-                )
-            )  # fmt: skip
+                Phase(phase, len(ids), missing, Counter(gap.reason for gap in told), done_at - began, cost)
+            )
             result.refused = Counter(subject.refused.values())
 
     def _is_due(self, subject: Subject, event_id: str) -> bool:
         return self._world.is_wanted(subject.accepted[event_id])
 
-    def _described(self, event: SignedEvent) -> str:
+    def _missing(self, event: SignedEvent, told: Sequence[Gap], result: Result) -> Missing:
         why = "by a wanted author" if self._world.is_by_wanted_author(event) else "a mention"
         if not self._world.is_by_wanted(event):
             why = "of its kind"
-        return f"kind {event.kind}, {why}, at {event.created_at}: {event.id}"
+        is_told = event.id not in result.had_by_others and any(
+            gap.since <= event.created_at <= gap.until for gap in told
+        )
+        return Missing(event.id, event.kind, event.created_at, why, is_told)
 
     def _wait(self, due: Sequence[set[str]]) -> tuple[float, set[str]]:
         """Until all is there, nothing new comes for a while, or the time is up; when the last that came was seen."""
@@ -138,12 +150,12 @@ class Trial:
         with closing(sqlite3.connect(f"file:{self._service.database}?mode=ro", uri=True)) as database:
             return {event_id for (event_id,) in database.execute(_HAVE)}
 
-    def _gaps(self) -> dict[str, dict[str, int]]:
-        """What the service reports, by relay and reason."""
-        gaps: dict[str, dict[str, int]] = {}
-        for sample in self._service.scrape().samples(GAPS):
-            if sample.value:
-                gaps.setdefault(sample.labels["address"], {})[sample.labels["reason"]] = int(sample.value)
+    def _open_gaps(self) -> dict[str, list[Gap]]:
+        """What the service reports as missing, by relay."""
+        gaps: dict[str, list[Gap]] = {}
+        with closing(sqlite3.connect(f"file:{self._service.database}?mode=ro", uri=True)) as database:
+            for address, reason, since, until in database.execute(_GAPS):
+                gaps.setdefault(address, []).append(Gap(reason, since, until))
         return gaps
 
     def _cpu(self) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""How programs that others wrote are started for tests; `bin/peers` installs them."""
