@@ -34,6 +34,7 @@ class Acquaintance:
             self._largest_page,
             limits.refuses_kindless,
             limits.notes_by_author,
+            limits.max_kinds,
         )
 
     def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:

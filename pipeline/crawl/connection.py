@@ -274,6 +274,8 @@ class Connection:
         if isinstance(message, KnownEvent):
             self._session.note_time(message.subscription, message.created_at, now, message.id)
             self._metrics.duplicate()
+            if self._crawl.audit.is_searching:
+                self._note_known(raw)
             return
         if isinstance(message, EventMessage):
             self._on_event(message, now)
@@ -286,7 +288,15 @@ class Connection:
 
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
-        self._hand_over.add(message.event)
+        if self._crawl.takes(message, self._session):
+            self._hand_over.add(message.event)
+
+    def _note_known(self, raw: bytes) -> None:
+        """Read an event to its end that was recognised by its id, since a control is sought."""
+        with suppress(InvalidMessage):
+            message = parse_relay_message(raw)
+            if isinstance(message, EventMessage):
+                self._crawl.takes(message, self._session)
 
     def _on_skipped(self, message: SkippedMessage, now: float) -> None:
         """Count what was too long to be read where it belongs, and tell that it is missing."""

@@ -85,6 +85,12 @@ class Coverage:
         self._found.clear()
         return bool(wrong)
 
+    def take_back(self, subject: Subject) -> None:
+        """Forget what is complete about `subject`: it was asked for in a form that leaves events out."""
+        self._cursors = {key: each for key, each in self._cursors.items() if not key.startswith(f"{subject}/")}
+        self._progress = {key: each for key, each in self._progress.items() if f":{subject}/" not in key}
+        self._found.clear()
+
     def progress(self, sweep: str) -> SweepProgress | None:
         """How far a former process came with a sweep; told once."""
         return self._progress.pop(sweep, None)

@@ -30,7 +30,7 @@ from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.settings import CrawlMode
-from pipeline.store import cursors, gaps, relays, runs, sweeps
+from pipeline.store import cursors, gaps, relay_forms, relays, runs, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
@@ -218,6 +218,7 @@ class Fleet:
                 candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
             )
             open_gaps = gaps.of_relay(tx, candidate.relay)
+            checks = relay_forms.of_relay(tx, candidate.relay)
         limits = Limits.from_json(candidate.limits).as_of(now // 1000)
         crawl = RelayCrawl(
             coverage=coverage,
@@ -227,6 +228,7 @@ class Fleet:
             holdings=self.holdings,
             gaps=open_gaps,
         )
+        crawl.audit.knowledge.recall(checks)
         crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now

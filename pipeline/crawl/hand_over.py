@@ -11,6 +11,7 @@ from pipeline.process.clock import Clock
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
 from pipeline.store.gaps import GapChanges
+from pipeline.store.relay_forms import FormChanges
 from pipeline.store.sweeps import SweepProgress
 
 # So that no relay starves another, and an intake that is behind stops the reader, and with it the relays.
@@ -94,10 +95,12 @@ class HandOver:
         progress: tuple[SweepProgress, ...] = (),
         backfilled: tuple[BackfillProgress, ...] = (),
         gaps: GapChanges | None = None,
+        forms: FormChanges | None = None,
     ) -> None:
         """Hand over what is to be committed with or after the events that were added before."""
         self.flush()
-        self._waiting.append(Batch(self._relay, self._clock.now_ms(), (), cursors, progress, backfilled, gaps))
+        now_ms = self._clock.now_ms()
+        self._waiting.append(Batch(self._relay, now_ms, (), cursors, progress, backfilled, gaps, forms))
         self.push()
 
     def push(self) -> bool:

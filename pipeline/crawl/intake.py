@@ -15,13 +15,14 @@ from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
-from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relays, sweeps
+from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
 from pipeline.store.gaps import GapChanges
 from pipeline.store.inbox import Arrival
+from pipeline.store.relay_forms import FormChanges
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.tallies import StageCounts, Tally
@@ -78,6 +79,7 @@ class Batch:
     progress: tuple[SweepProgress, ...] = ()
     backfilled: tuple[BackfillProgress, ...] = ()
     gaps: GapChanges | None = None
+    forms: FormChanges | None = None
     status: RelayStatus | None = None
     limits: str | None = None
     taken: Callable[[], None] | None = None
@@ -86,7 +88,8 @@ class Batch:
     @property
     def has_notes(self) -> bool:
         """Whether there is anything to be written but for its events."""
-        return bool(self.cursors or self.progress or self.backfilled or self.gaps or self.status or self.limits)
+        notes = (self.cursors, self.progress, self.backfilled, self.gaps, self.forms, self.status, self.limits)
+        return any(map(bool, notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +223,9 @@ class Intake:
             sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
             backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
             gaps.put(tx, (batch.gaps for batch in batches if batch.gaps is not None))
+            for batch in batches:
+                if batch.forms:
+                    relay_forms.put(tx, batch.relay, batch.forms)
             relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:
                 if batch.limits is not None:

@@ -1,7 +1,4 @@
-"""Asking by named kinds what a relay does not give, or not all of, to filters without. Pure.
-
-A relay takes as many kinds in a filter as it takes authors.
-"""
+"""Asking by named kinds what a relay does not give, or not all of, to filters without. Pure."""
 
 from dataclasses import replace
 from typing import Final
@@ -9,8 +6,8 @@ from typing import Final
 from pipeline.crawl.plan import HIDDEN_KINDS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, Role, Slice
 
-# Pages spent on asking by kinds for what was empty without, where a relay takes only short lists.
-MAX_CHECKS: Final = 8
+# Pages spent on asking by kinds for what was empty without: enough for all of them where no more than ten are taken.
+MAX_CHECKS: Final = 20
 
 
 def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
@@ -18,11 +15,12 @@ def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
 
     Kinds that may be counted and hidden go apart, as they make a page look full.
     """
-    kinds = part.query.named_kinds(kindless=manners.refuses_kindless, notes_by_author=manners.notes_by_author)
-    if kinds is None:
-        return [part]
-    lists = (*_lists(kinds & HIDDEN_KINDS, most), *_lists(kinds - HIDDEN_KINDS, most))
-    return [replace(part, kinds=each) for each in lists]
+    kinds = _named(part.query, manners)
+    without = [part] if kinds is None else []
+    if kinds is None and manners.asks_both:
+        kinds = part.query.named_kinds(kindless=True, notes_by_author=False)
+    lists = () if kinds is None else (*_lists(kinds & HIDDEN_KINDS, most), *_lists(kinds - HIDDEN_KINDS, most))
+    return [*(replace(part, kinds=each) for each in lists), *without]
 
 
 def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[Slice]:
@@ -34,11 +32,17 @@ def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[
 
 def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     """What is missing from the start, as only named kinds are given."""
-    kindless, by_author = manners.refuses_kindless, manners.notes_by_author
-    if query.named_kinds(kindless=kindless, notes_by_author=by_author) is None:
+    if _named(query, manners) is None:
         return ()
-    misses_notes = by_author and query.subject is Subject.MENTIONS
-    return (Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR) if misses_notes else (Gap.UNLISTED_KINDS,)
+    unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
+    misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
+    return (unlisted, Gap.NOTES_BY_AUTHOR) if misses_notes else (unlisted,)
+
+
+def _named(query: Query, manners: Manners) -> frozenset[int] | None:
+    """The kinds to name, `None` to ask for all without."""
+    kindless = manners.refuses_kindless or manners.has_holes
+    return query.named_kinds(kindless=kindless, notes_by_author=manners.notes_by_author)
 
 
 def _lists(kinds: frozenset[int], most: int) -> list[frozenset[int]]:

@@ -1,5 +1,6 @@
 """What becomes of the outcomes of one relay's session."""
 
+from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.hand_over import HandOver
 from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -52,12 +53,15 @@ class Outcomes:
         cursor = self._crawl.page_ended(ended, self._session, now)
         progress = self._crawl.take_progress()
         gaps = self._crawl.gaps.take_changes()
-        if cursor is not None or progress or gaps:
-            self._hand_over.note(cursors=() if cursor is None else (cursor,), progress=progress, gaps=gaps)
+        forms = self._crawl.take_form_changes(self._session.limits)
+        if cursor is not None or progress or gaps or forms:
+            moved = () if cursor is None else (cursor,)
+            self._hand_over.note(cursors=moved, progress=progress, gaps=gaps, forms=forms)
         self._metrics.crawled(self._crawl.counts)
         if ended.refusal is None:
             self._host.answered()
-        else:
+        elif ended.key != FormAudit.KEY or ended.refusal is Refusal.RATE_LIMITED:
+            # A refused control keeps nothing from us.
             self._refused(ended.refusal, ended.detail, now)
 
     def _authenticate(self, address: str, challenge: str, now: float) -> None:

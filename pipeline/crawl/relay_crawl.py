@@ -12,6 +12,7 @@ from pipeline.crawl.asking import Asking
 from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
@@ -28,6 +29,7 @@ from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.whole import Whole
+from pipeline.nostr.message import EventMessage
 from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
@@ -36,6 +38,7 @@ from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.gaps import OpenGap
+from pipeline.store.relay_forms import FormChanges
 from pipeline.store.sweeps import SweepProgress
 
 # An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
@@ -53,9 +56,9 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_plan", "_reach",
-        "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "backfilling", "counts", "gaps", "has_gained",
-        "named", "silences", "trials",
+        "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_owed", "_plan",
+        "_reach", "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "audit", "backfilling", "counts", "gaps",
+        "has_gained", "named", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +81,9 @@ class RelayCrawl:
         self._reconciling = Reconciling(holdings, self.counts)
         self._live = LiveSubscriptions(limits)
         self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
+        self.audit = FormAudit(self._sweeps.forms)
+        # Subjects of which cursors were taken back that are stored yet.
+        self._owed: list[Subject] = []
         self._whole = Whole(plan, self.asking, self._sweeps, self.gaps)
         self._schedule = Schedule(self._sweeps, self._live, self._whole)
         self._lookout = Lookout(self.gaps)
@@ -102,6 +108,7 @@ class RelayCrawl:
         self._sweeps.connected()
         self._lookout.connected()
         self.trials.on_connected()
+        self.audit.on_connected()
         self._check_at = 0.0
 
     def lost(self, session: Session) -> None:
@@ -119,6 +126,12 @@ class RelayCrawl:
     def take_progress(self) -> tuple[SweepProgress, ...]:
         """How far sweeps are, to be committed with or after the events before it."""
         return self._sweeps.take_progress()
+
+    def take_form_changes(self, limits: Limits) -> FormChanges:
+        """Return what the audit of forms found, to be committed with or after the events before it."""
+        checks, owed = self._sweeps.forms.take_changes(), tuple(subject.value for subject in self._owed)
+        self._owed.clear()
+        return FormChanges(checks, owed, limits.to_json() if owed else "")
 
     def next_time(self) -> float:
         """When `advance` wants to be called again at the latest (monotonic seconds)."""
@@ -157,6 +170,8 @@ class RelayCrawl:
         self._sweep_torn(session)
         self._drop_unwanted()
         self._sweeps.follow(named)
+        self.audit.open_next(self._whole.wanted, session, mono, wall)
+        self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
         self._whole.begin_due(mono, wall)
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
@@ -220,7 +235,8 @@ class RelayCrawl:
 
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
-        times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._schedule.due_times(self._plan, mono, wall)]
+        times = [mono + MAX_CHECK_S, *self.audit.due_times(), *self._live.due_after(mono)]
+        times += self._schedule.due_times(self._plan, mono, wall)
         if session.has_room_for_page():
             times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)
         return max(min(times), mono + MIN_CHECK_S)
@@ -239,7 +255,9 @@ class RelayCrawl:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
         self._check_at = 0.0
         sweep = self._sweeps.get(ended.key)
-        if ended.key == SizeTrials.KEY:
+        if ended.key == FormAudit.KEY:
+            self._on_control_ended(ended, session, mono)
+        elif ended.key == SizeTrials.KEY:
             self._end_trial(self.trials.on_page_ended(ended, session.limits), session, mono)
         elif ended.key == Lookout.KEY:
             self._lookout.ended(ended)
@@ -259,6 +277,26 @@ class RelayCrawl:
         """
         form = next(iter(self._live.queries_of(key)), MANY_FORMS)
         self.gaps.open(form, at, at, Gap.OVERSIZED)
+
+    def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
+        """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
+        audited = self.audit.on_page_ended(ended, session.limits, mono, self._latest_wall)
+        session.limits = self._sweeps.limits = audited.limits
+        if self._sweeps.forms.has_holes(Subject.WHOLE):
+            self.asking.cannot()
+        if audited.owed is not None:
+            self._owed.append(audited.owed)
+            self._sweeps.owe(audited.owed, session, mono)
+
+    def takes(self, message: EventMessage, session: Session) -> bool:
+        """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""
+        audit = self.audit
+        if audit.is_searching and session.key_of(message.subscription) == FormAudit.KEY:
+            audit.note_event(message.event)
+            return False
+        if audit.wants_events:
+            audit.note_event(message.event)
+        return True
 
     def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""
@@ -298,8 +336,7 @@ class RelayCrawl:
             self._sweeps.end(sweep)
             session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
             return self._end_sweep(sweep, mono)
-        if sweep.purpose is Purpose.BACKFILL:
-            sweep.not_before = mono + backfill.PAUSE_S
+        sweep.not_before = mono + (backfill.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
         self._sweeps.note_progress(sweep, mono)
         return None
 

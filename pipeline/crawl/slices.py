@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import MAX_MEMBERS, Query
 
 # So few others come along with those who are asked for first: a request for them alone would cost more.
 MAX_COMPANIONS: Final = 50
@@ -19,6 +19,7 @@ class Gap(StrEnum):
     IGNORES_TIMES = "ignores-times"
     HIDDEN_KINDS = "hidden-kinds"
     UNLISTED_KINDS = "unlisted-kinds"
+    HOLES = "holes"
     NOTES_BY_AUTHOR = "notes-by-author"
     NO_BROAD_FILTERS = "no-broad-filters"
     NO_EOSE = "no-eose"
@@ -29,7 +30,8 @@ class Gap(StrEnum):
 
 # Those found page by page, each with its span.
 PAGING_GAPS: Final = (
-    Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR, Gap.OVERSIZED,
+    Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.NOTES_BY_AUTHOR,
+    Gap.OVERSIZED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
@@ -153,3 +155,12 @@ class Manners:
     largest_page: int = 0
     refuses_kindless: bool = False
     notes_by_author: bool = False
+    max_kinds: int = MAX_MEMBERS
+    has_holes: bool = False
+    """Without kinds it leaves out events of this query."""
+    asks_both: bool = False
+    """It is not known whether it does, so that what names kinds is asked for as well."""
+    finds_first_only: bool = False
+    """Of several members it finds what the first one selects only."""
+    believes_empty: bool = False
+    """An empty answer is not checked by kinds."""

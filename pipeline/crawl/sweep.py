@@ -46,6 +46,8 @@ class Sweep:
     compares: bool = False
     """Whether it is made by comparing sets (NIP-77), as far as that goes, before what is left is paged."""
     reconciler: Reconciler | None = None
+    pause_s: float = 0.0
+    """Seconds between two of its pages."""
     turns: int = 0
     """How often it waited for what it is compared with."""
     _saved: tuple[int, int] | None = field(default=None)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.forms import FormKnowledge
 from pipeline.crawl.open_gaps import OpenGaps
-from pipeline.crawl.plan import Query
+from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
@@ -22,12 +23,15 @@ from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
 from pipeline.crawl.windows import Window
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 
 # A page that failed so often in a row, and each time so often again, is told as missing.
 TOLD_FAILURES = 3
+# Between two pages of what is asked for member by member (seconds).
+SINGLE_PAUSE_S = 0.25
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
 # Those that go through all that a query asks for, so that what they do not miss is had.
@@ -41,7 +45,7 @@ class Sweeps:
 
     __slots__ = (
         "_counts", "_failures", "_gaps", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
-        "_under_way", "coverage", "held", "known", "limits", "named", "reach",
+        "_under_way", "coverage", "forms", "held", "known", "limits", "named", "postponed", "reach",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +56,9 @@ class Sweeps:
         self.reach = reach
         self.limits = limits
         self.known = Acquaintance()
+        self.forms = FormKnowledge()
+        # What is not begun until it is known in which form to ask for it.
+        self.postponed: frozenset[Subject] = frozenset()
         self.named: Named = NOBODY
         # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
         self.held: Sweep | None = None
@@ -104,7 +111,7 @@ class Sweeps:
         key = sweep_key(purpose, query)
         if key in self._under_way or (purpose is not Purpose.LOOKBACK and not self.has_room(mono)):
             return
-        if self.held is not None and self.held.key == key:
+        if query.subject in self.postponed or (self.held is not None and self.held.key == key):
             return
         is_old = self._hopeless.get(key, query.generation) == query.generation
         if is_old and self.not_before(key) > mono:
@@ -114,7 +121,8 @@ class Sweeps:
             since = max(since, wall - self.reach.span)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
-        sweep = Sweep(query, purpose, self._window(query, since, wall + FUTURE_S), wall, wall - since)
+        window = self._window(query, since, wall + FUTURE_S, is_tail=purpose is Purpose.TAIL)
+        sweep = Sweep(query, purpose, window, wall, wall - since)
         sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
         if resumes:
             progress = self.coverage.progress(key)
@@ -135,13 +143,18 @@ class Sweeps:
 
     def _add(self, sweep: Sweep) -> None:
         sweep.failures = self._failures.pop(sweep.key, 0)
+        if self.forms.finds_first_only(sweep.query.subject):
+            sweep.pause_s = SINGLE_PAUSE_S
         self._under_way[sweep.key] = sweep
 
-    def _window(self, query: Query, since: int, until: int) -> Window:
+    def _window(self, query: Query, since: int, until: int, *, is_tail: bool = False) -> Window:
         limits = self.limits
+        is_routine = is_tail and query.key in self._swept
+        known = self.known.manners(limits)
+        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
-            manners=self.known.manners(limits),
+            manners=manners,
         )  # fmt: skip
 
     def take(self, ended: PageEnded, sweep: Sweep) -> None:
@@ -203,6 +216,15 @@ class Sweeps:
             if not sweep.is_open and not is_wanted(sweep):
                 self.end(sweep)
                 self._forget_progress(sweep)
+
+    def owe(self, subject: Subject, session: Session, mono: float) -> None:
+        """Forget what is complete about `subject`, to be asked for once more in another form."""
+        self.coverage.take_back(subject)
+        for sweep in [each for each in self._under_way.values() if each.query.subject is subject]:
+            if sweep.reconciler is not None and sweep.is_open:
+                session.comparison.close()
+            session.cancel_page(sweep.key, mono)
+            self._begin_anew(sweep)
 
     def clear(self) -> None:
         """End all, to be begun anew."""

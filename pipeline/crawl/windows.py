@@ -36,10 +36,10 @@ class Window:
     """Pages through one query from `since` to `until`, both included."""
 
     __slots__ = (
-        "_answers_kindless", "_behind", "_exclusive", "_flipped", "_known_gaps", "_known_newest_first",
-        "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds", "_oldest_first", "_pristine",
-        "_slices", "_spans", "covered", "dense_seconds", "gap_reasons", "limit", "missing",
-        "pages",
+        "_answers_kindless", "_behind", "_believes_empty", "_exclusive", "_flipped", "_known_gaps",
+        "_known_newest_first", "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds",
+        "_oldest_first", "_pristine", "_slices", "_spans", "covered", "dense_seconds", "gap_reasons", "limit",
+        "missing", "pages",
     )  # fmt: skip
 
     def __init__(
@@ -55,10 +55,11 @@ class Window:
         self.missing: list[tuple[Gap, int, int]] = []
         """What could not be had: why, from when and to when."""
         since = max(since, 0)
-        parts = query.parts(max_members) if until >= since else []
-        self._max_kinds = max_members
+        parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
+        self._max_kinds = manners.max_kinds
+        self._believes_empty = manners.believes_empty
         self._slices = [
-            slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, max_members)
+            slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, manners.max_kinds)
         ]
         self._known_gaps = known_gaps(query, manners)
         self.covered: list[tuple[int, int]] = [(since, until)]
@@ -299,7 +300,7 @@ class Window:
 
     def _leave_empty(self, part: Slice, result: PageResult) -> None:
         """Believe that there is nothing, unless the relay may have had other reasons to say so."""
-        if result.older or self._shows_all(part):
+        if result.older or self._believes_empty or self._shows_all(part):
             return
         if part.role is Role.SPAN:
             self._narrow_down(part)

@@ -1,16 +1,19 @@
 """Subscription filters (NIP-01): what to ask a relay for, and whether an event is what was asked for."""
 
 import re
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from pipeline.errors import EventServiceError
 from pipeline.nostr import json_text
 from pipeline.nostr.event import MAX_CREATED_AT, MAX_KIND, Event
 
 TagConditions: TypeAlias = tuple[tuple[str, frozenset[str]], ...]
+
+_Value = TypeVar("_Value", str, int)
 
 _HEX64: Final = re.compile("[0-9a-f]{64}")
 _TAG_MEMBER: Final = re.compile("#[A-Za-z]")
@@ -36,6 +39,8 @@ class Filter:
     since: int | None = None
     until: int | None = None
     limit: int | None = None
+    last: tuple[str | int, ...] = ()
+    """Values, as in JSON, that stand behind all others in their lists; a list's order means nothing to NIP-01."""
 
     def __post_init__(self) -> None:
         if len(self.tags) > 1:
@@ -60,14 +65,17 @@ class Filter:
         if self.ids is not None:
             value["ids"] = sorted(item.hex() for item in self.ids)
         if self.authors is not None:
-            value["authors"] = sorted(item.hex() for item in self.authors)
+            value["authors"] = self._in_order(item.hex() for item in self.authors)
         if self.kinds is not None:
-            value["kinds"] = sorted(self.kinds)
-        value.update((f"#{name}", sorted(values)) for name, values in self.tags)
+            value["kinds"] = self._in_order(self.kinds)
+        value.update((f"#{name}", self._in_order(values)) for name, values in self.tags)
         for member in ("since", "until", "limit"):
             if (number := getattr(self, member)) is not None:
                 value[member] = number
         return value
+
+    def _in_order(self, values: Iterable[_Value]) -> list[_Value]:
+        return sorted(values, key=lambda value: (value in self.last, value))
 
     def encode(self) -> bytes:
         """The filter as JSON; equal filters give equal bytes."""

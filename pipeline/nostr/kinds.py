@@ -24,6 +24,7 @@ DIRECT_MESSAGE_RELAYS: Final = 10050
 AUTH: Final = 22242
 RELAY_SET: Final = 30002
 RELAY_DISCOVERY: Final = 30166
+FIRST_ADDRESSABLE: Final = 30_000
 
 GLOBAL_KINDS: Final = frozenset({METADATA, RECOMMENDED_RELAY, CONTACTS, RELAY_LIST})
 """Kinds that are replicated whoever wrote them."""
@@ -41,7 +42,7 @@ def is_ephemeral(kind: int) -> bool:
 
 def is_addressable(kind: int) -> bool:
     """Whether only an author's newest event of this kind and `d` tag counts."""
-    return 30_000 <= kind < 40_000
+    return FIRST_ADDRESSABLE <= kind < 40_000
 
 
 def is_regular(kind: int) -> bool:

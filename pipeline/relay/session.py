@@ -112,6 +112,11 @@ class Session:
         """How many of them are live."""
         return len(self._ids) - self.pages
 
+    def key_of(self, subscription_id: str) -> str | None:
+        """Return under which key a subscription was opened, `None` if it is not open."""
+        subscription = self._ids.get(subscription_id)
+        return None if subscription is None else subscription.key
+
     def has_room(self) -> bool:
         """Whether the relay's limit leaves room for another subscription."""
         return len(self._ids) + self.comparison.is_open < self.limits.max_subscriptions
@@ -163,15 +168,18 @@ class Session:
         if old.id in self._ids:
             self._succession.retire(old.id, successor, now)
 
-    def open_page(self, key: str, page: Filter | Sequence[Filter], now: float, *, patience: float = 1.0) -> None:
+    def open_page(
+        self, key: str, page: Filter | Sequence[Filter], now: float, *, patience: float = 1.0,
+        watched: frozenset[bytes] = frozenset(),
+    ) -> None:  # fmt: skip
         """Ask for stored events; ends in one `PageEnded` with this `key`. A key has one page open at most.
 
         Several filters are for ids only: of others nobody can tell which of them a page was cut by.
 
-        `patience` multiplies how long is waited for an answer.
+        `patience` multiplies how long is waited for an answer; `watched`: ids that the outcome names if they come.
         """
         filters = (page,) if isinstance(page, Filter) else page
-        self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience)
+        self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience, watched)
 
     def cancel_page(self, key: str, now: float) -> None:
         """Give up the page of `key` without an outcome."""
@@ -312,8 +320,9 @@ class Session:
         return prefix + number[-max(1, self.limits.max_id_length - len(prefix)) :]
 
     def _open(
-        self, subscription_id: str, key: str, filters: Sequence[Filter], now: float, patience: float = 1.0
-    ) -> None:
+        self, subscription_id: str, key: str, filters: Sequence[Filter], now: float, patience: float = 1.0,
+        watched: frozenset[bytes] = frozenset(),
+    ) -> None:  # fmt: skip
         # Anew also when it is replaced, so that the newest request comes last.
         self._ids.pop(subscription_id, None)
         beside = len(self._ids) + 1
@@ -321,7 +330,7 @@ class Session:
         self._requests += 1
         self._ids[subscription_id] = Subscription(
             subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience,
-            size=len(request), number=self._requests, is_early=not self._outset.is_over,
+            watched=watched, size=len(request), number=self._requests, is_early=not self._outset.is_over,
         )  # fmt: skip
         self._outset.on_request(now)
         self.largest_request = max(self.largest_request, len(request))
@@ -407,7 +416,7 @@ class Session:
             if is_retiring:
                 continue
             again = self._new_id(PAGE_PREFIX if each.is_page else LIVE_PREFIX)
-            self._open(again, each.key, each.filters, now, each.patience)
+            self._open(again, each.key, each.filters, now, each.patience, each.watched)
             self._ids[again].was_held = True
 
     def _on_notice(self, text: str, now: float) -> Iterator[Outcome]:
@@ -454,7 +463,7 @@ class Session:
     def _repeat(self, unheard: Subscription, now: float) -> Subscription:
         self._close(unheard, now)
         again = self._new_id(PAGE_PREFIX if unheard.is_page else LIVE_PREFIX)
-        self._open(again, unheard.key, unheard.filters, now, unheard.patience)
+        self._open(again, unheard.key, unheard.filters, now, unheard.patience, unheard.watched)
         self._ids[again].was_held = unheard.was_held
         return self._ids[again]
 

@@ -38,7 +38,7 @@ class PageEnded:
     older: int = 0
     rises: bool = False
     ids: frozenset[bytes] = frozenset()
-    """Which of the ids came that were asked for, where the page was one by ids."""
+    """Which ids came of those asked for, where the page was one by ids, and of those watched for."""
     skipped: tuple[tuple[int, int], ...] = ()
     """From when to when (Unix seconds) lies what was too long to be read; counted like the rest."""
     undated: int = 0
@@ -94,6 +94,7 @@ class Subscription:
     copies: RecentIds | None = None
     """What came lately, where it replaced another under its id."""
     skipped: list[tuple[int, int]] = field(default_factory=list)
+    watched: frozenset[bytes] = frozenset()
     _last: int | None = None
     _undated: int | None = None
     """The time before which something without a known one was skipped, until the time behind it is known."""
@@ -205,7 +206,8 @@ class Subscription:
             self.skipped[-1] = (min(first, since), max(last, until))
 
     def _note_id(self, event_id: bytes) -> None:
-        if any(each.ids is not None and event_id in each.ids for each in self.filters):
+        is_asked = any(each.ids is not None and event_id in each.ids for each in self.filters)
+        if is_asked or event_id in self.watched:
             self.ids.add(event_id)
 
     def _note(self, created_at: int, now: float) -> None:

@@ -408,6 +408,20 @@ RUNS = (
 # How often a row was claimed and given back with nothing wrong, as by a stage that stops.
 RETURNED = tuple(f"ALTER TABLE {table} ADD COLUMN returned INTEGER NOT NULL DEFAULT 0" for table in ("inbox", "outbox"))
 
+# What controls showed of the forms of filters that a relay is asked by; see `relay_forms`.
+RELAY_FORMS = (
+    """
+    CREATE TABLE relay_forms (
+      relay INTEGER NOT NULL,
+      form TEXT NOT NULL,
+      verdict TEXT NOT NULL,
+      checked_at INTEGER NOT NULL,
+      requests INTEGER NOT NULL,
+      PRIMARY KEY (relay, form)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -425,6 +439,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0014-runs", RUNS),
     Migration("0015-runtime-directory", RUNTIME_DIRECTORY),
     Migration("0016-returned", RETURNED),
+    Migration("0017-relay-forms", RELAY_FORMS),
 )
 
 

@@ -3,8 +3,10 @@
 import random
 from collections.abc import Iterable
 
+from pipeline.crawl.forms import FORMS, Reach, Verdict
 from pipeline.crawl.plan import Member, Plan, Planner, Query, Subject
 from pipeline.nostr.event import Event
+from pipeline.store.relay_forms import FormCheck
 from pipeline.store.wanted import Change, Changes
 
 
@@ -32,6 +34,12 @@ def event(
 
 def changes(generation: int, authors: Iterable[Change] = (), registered: Iterable[Change] = ()) -> Changes:
     return Changes(generation, tuple(authors), tuple(registered))
+
+
+def audited(wall: int) -> list[FormCheck]:
+    """What is stored of a relay whose forms were all found whole, and searched for controls, at `wall`."""
+    names = [*(form.name for form in FORMS), *(f"search/{reach}" for reach in Reach)]
+    return [FormCheck(name, Verdict.WHOLE, wall, 0) for name in names]
 
 
 def plan_for(

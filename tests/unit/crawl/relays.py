@@ -1,13 +1,13 @@
 """Relays that answer a filter out of a list, with the habits of real ones (nostr-facts §3); no sockets, no clock."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.crawl.slices import PageResult
 from pipeline.crawl.windows import Window
 from pipeline.nostr.event import Event
-from pipeline.nostr.filter import Filter
+from pipeline.nostr.filter import Filter, parse_filter
 
 
 @dataclass
@@ -58,3 +58,58 @@ def fetch(relay: StoredEvents, window: Window, most_pages: int) -> set[bytes]:
         got.update(event.id for event in page)
         window.take(result_of(page))
     return got
+
+
+@dataclass
+class KindFirstEvents(StoredEvents):
+    """A store that keeps mentions by kind, then time, and reads them as if by time alone where no kinds are named.
+
+    With `until` it begins at a kind made of it, and does not apply it; with `since` a value ends at its first event
+    that is older.
+    """
+
+    def page(self, wanted: Filter) -> list[Event]:
+        if not wanted.tags or wanted.kinds is not None or wanted.ids is not None:
+            return StoredEvents.page(self, wanted)
+        found: dict[bytes, Event] = {}
+        for name, values in wanted.tags:
+            for value in values:
+                found |= {event.id: event for event in self._walk(name, value, wanted)}
+        newest = sorted(found.values(), key=lambda event: (-event.created_at, event.id))
+        return newest[: min(wanted.limit or 0, self.cap)]
+
+    def _walk(self, name: str, value: str, wanted: Filter) -> Iterator[Event]:
+        selected = Filter(tags=((name, frozenset({value})),))
+        ordered = sorted(filter(selected.matches, self.events), key=lambda event: (-event.kind, -event.created_at))
+        for event in ordered:
+            if wanted.until is not None and event.kind > wanted.until >> 16:
+                continue
+            if wanted.since is not None and event.created_at < wanted.since:
+                return
+            yield event
+
+
+@dataclass
+class ShortListEvents(StoredEvents):
+    """A store that gives nothing at all to filters with longer lists than these."""
+
+    most_kinds: int = 10
+    most_values: int = 100
+    most_authors: int = 500
+
+    def page(self, wanted: Filter) -> list[Event]:
+        is_long = (
+            len(wanted.kinds or ()) > self.most_kinds
+            or len(wanted.authors or ()) > self.most_authors
+            or any(len(values) > self.most_values for _, values in wanted.tags)
+        )
+        return [] if is_long else StoredEvents.page(self, wanted)
+
+
+@dataclass
+class FirstValueEvents(StoredEvents):
+    """A store that searches only the first value of a tag condition."""
+
+    def page(self, wanted: Filter) -> list[Event]:
+        first = {name: value[:1] if name.startswith("#") else value for name, value in wanted.to_value().items()}
+        return StoredEvents.page(self, parse_filter(first))

@@ -28,18 +28,19 @@ from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.nostr.tags import public_keys
 from pipeline.relay.comparison import NegAnswered, NegEnded
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import MOST_KINDS, Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.settings import CrawlMode
 from pipeline.store.cursors import Cursor
+from pipeline.store.relay_forms import FormChanges, FormCheck
 from pipeline.store.relay_lists import Listed
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted import Change
 from tests.fakes import negentropy
-from tests.unit.crawl.people import changes
+from tests.unit.crawl.people import audited, changes
 from tests.unit.crawl.relays import StoredEvents
 
 RELAY = 1
@@ -158,10 +159,20 @@ class TalkingRelay:
 class Simulation:
     """A crawl, its relay, what is wanted, and what came of it."""
 
-    def __init__(self, rng: random.Random, *, settings: CrawlSettings = SETTINGS, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        *,
+        settings: CrawlSettings = SETTINGS,
+        limits: Limits | None = None,
+        audits: bool = False,
+    ) -> None:
         self.rng = rng
         self.settings = settings
         self.mode = CrawlMode.AUTO
+        # Whether forms are still to be audited; else all were found whole, with kinds in one list.
+        self.audits = audits
+        self.forms: dict[str, FormCheck] = {} if audits else {each.form: each for each in audited(START)}
         self.mono = 100.0
         self.clock_error = 0
         self.relay = TalkingRelay(StoredEvents(rng))
@@ -172,7 +183,7 @@ class Simulation:
         self.max_idle_turns = MAX_IDLE_TURNS_PER_HOUR
         self.crawled_since = START
         self.doubt = (0, 0)
-        self.limits = limits or Limits()
+        self.limits = limits or (Limits() if audits else Limits(max_kinds=MOST_KINDS))
         self.cursors: dict[str, Cursor] = {}
         self.progress: dict[str, SweepProgress] = {}
         self.delivered: set[bytes] = set()
@@ -185,6 +196,7 @@ class Simulation:
         self.holdings: Holdings | None = None
         self.lists = RelayLists()
         self.moved: list[Cursor] = []
+        self.owed: list[str] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self.crawl = self._new_crawl()
@@ -220,6 +232,7 @@ class Simulation:
             coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
             reach=Reach(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
         )  # fmt: skip
+        crawl.audit.knowledge.recall(self.forms.values())
         crawl.asking.mode = self.mode
         crawl.named = self.lists.at(RELAY)
         return crawl
@@ -306,7 +319,7 @@ class Simulation:
 
     def _on_event(self, session: Session, message: EventMessage) -> None:
         session.note_event(message.subscription, message.event, self.mono)
-        if self.is_wanted(message.event):
+        if self.crawl.takes(message, session) and self.is_wanted(message.event):
             self.delivered.add(message.event.id)
 
     def _on_outcome(self, session: Session, outcome: object) -> None:
@@ -314,6 +327,7 @@ class Simulation:
             cursor = self.crawl.page_ended(outcome, session, self.mono)
             if cursor is not None:
                 self._commit(cursor)
+            self._store(self.crawl.take_form_changes(session.limits))
             for progress in self.crawl.take_progress():
                 if progress.is_over:
                     self.progress.pop(progress.sweep, None)
@@ -327,6 +341,12 @@ class Simulation:
             self.crawl.neg_answered(outcome, session, self.mono)
         elif isinstance(outcome, NegEnded):
             self.crawl.neg_ended(outcome, session)
+
+    def _store(self, changes: FormChanges) -> None:
+        self.forms |= {each.form: each for each in changes.checks}
+        for subject in changes.owed:
+            self.owed.append(subject)
+            self.cursors = {key: each for key, each in self.cursors.items() if not key.startswith(f"{subject}/")}
 
     def _on_refusal(self, refusal: Refusal | None) -> None:
         if refusal is not None:

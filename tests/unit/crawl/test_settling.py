@@ -20,7 +20,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.sweeps import SweepProgress
-from tests.unit.crawl.people import event, key, plan_for
+from tests.unit.crawl.people import audited, event, key, plan_for
 
 WALL = 1_000_000
 SETTINGS = CrawlSettings(backfill=1_000, lookback=1_000, resweep_window=10_000, resweep_every=100_000)
@@ -33,6 +33,7 @@ def crawl(
     made = RelayCrawl(
         coverage=Coverage(1, (), sweeps), limits=limits or Limits(), reach=Reach(SETTINGS, WALL), plan=plan
     )
+    made.audit.knowledge.recall(audited(WALL))
     made.connected()
     return made
 

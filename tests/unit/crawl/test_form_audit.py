@@ -1,0 +1,221 @@
+"""The audit of forms against stores that leave events out: what it finds, what it asks, what it makes owed."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import orjson
+import pytest
+
+from pipeline.crawl.form_audit import MAX_REQUESTS, FormAudit
+from pipeline.crawl.forms import FORMS, Form, FormKnowledge, Reach, Verdict
+from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter, parse_filter
+from pipeline.nostr.message import Closed, Eose
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import PageEnded
+from pipeline.store.relay_forms import FormCheck
+from tests.unit.crawl.people import event, key, plan_for
+from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
+
+NOW = 1_700_000_000
+USERS = [key(n) for n in range(1, 151)]
+AUTHORS = [key(1000 + n) for n in range(300)]
+MENTIONS_LOW = Form(Subject.MENTIONS, False, Reach.LOW)
+SHOWN_KINDS = len(ALL_KINDS - HIDDEN_KINDS)
+
+
+def world(seed: int = 1) -> list[Event]:
+    """Two hundred events by authors, most of which mention users, of low and of high kinds."""
+    rng = random.Random(seed)
+    kinds = (1, 1, 1, 7, 9735, 3, 30023, 30000)
+    return [
+        event(NOW - rng.randrange(60, 86_400), rng.choice(AUTHORS), rng.choice(kinds), n, [rng.choice(USERS)])
+        for n in range(200)
+    ]
+
+
+@dataclass
+class Bench:
+    """An audit, a session and a store that answers it."""
+
+    store: StoredEvents
+    plan: Plan = field(default_factory=lambda: plan_for(AUTHORS, USERS))
+    knowledge: FormKnowledge = field(default_factory=FormKnowledge)
+    session: Session = field(default_factory=lambda: Session(Limits()))
+    wall: int = NOW
+    mono: float = 0.0
+    requests: list[Filter] = field(default_factory=list)
+    owed: list[Subject] = field(default_factory=list)
+    refusal: str = ""
+
+    def __post_init__(self) -> None:
+        self.audit = FormAudit(self.knowledge)
+
+    def run(self) -> "Bench":
+        """Let the audit ask until it has nothing to ask."""
+        while True:
+            self.audit.open_next(self.plan, self.session, self.mono, self.wall)
+            if not self.session.outgoing:
+                if any(at > self.mono for at in self.audit.due_times()):
+                    self.mono = min(self.audit.due_times())
+                    continue
+                return self
+            while self.session.outgoing:
+                self._answer(self.session.outgoing.popleft())
+
+    def _answer(self, frame: str) -> None:
+        kind, subscription, *values = orjson.loads(frame)
+        if kind != "REQ":
+            return
+        self.requests.append(asked := parse_filter(values[0]))
+        # In the order of its lists, as a store reads them.
+        listed = Filter(
+            asked.ids, asked.authors, asked.kinds, asked.tags, asked.since, asked.until, asked.limit,
+            last=tuple(value for name in ("authors", "kinds", "#p") for value in values[0].get(name, ())[-1:]),
+        )  # fmt: skip
+        answer = Closed(subscription, self.refusal, "") if self.refusal else Eose(subscription)
+        for each in [] if self.refusal else self.store.page(listed):
+            self.session.note_event(subscription, each, self.mono)
+            if self.audit.is_searching:
+                self.audit.note_event(each)
+        for outcome in list(self.session.receive(answer, self.mono)):
+            assert isinstance(outcome, PageEnded)
+            audited = self.audit.on_page_ended(outcome, self.session.limits, self.mono, self.wall)
+            self.session.limits = audited.limits
+            self.owed += [] if audited.owed is None else [audited.owed]
+
+
+def recalled(checks: Iterable[FormCheck]) -> FormKnowledge:
+    knowledge = FormKnowledge()
+    knowledge.recall(checks)
+    return knowledge
+
+
+def store(kind: type[StoredEvents] = StoredEvents, seed: int = 1) -> StoredEvents:
+    return kind(random.Random(seed), world(seed))
+
+
+def test_whole_store_is_audited_with_few_requests_and_owes_nothing() -> None:
+    bench = Bench(store()).run()
+    verdicts = {form.name: bench.knowledge.verdict(form) for form in FORMS if form.subject is not Subject.WHOLE}
+    assert set(verdicts.values()) == {Verdict.WHOLE}
+    assert bench.knowledge.is_audited(Subject.MENTIONS)
+    assert not bench.owed
+    assert len(bench.requests) <= 20
+    assert bench.session.limits.max_kinds >= SHOWN_KINDS
+
+
+def test_control_stands_last_in_lists_of_full_size_over_its_second() -> None:
+    bench = Bench(store()).run()
+    by_id = {each.id: each for each in bench.store.events}
+    full = [each for each in bench.requests if each.tags and len(each.tags[0][1]) > 1]
+    assert all(len(each.tags[0][1]) == len(USERS) for each in full)
+    assert {len(each.kinds or ()) for each in full} == {0, 10, 20, 40, 80, 160, SHOWN_KINDS}
+    for each in full:
+        assert each.since is not None
+        assert each.until == each.since + 2
+        assert any(each.matches(control) for control in by_id.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_store_that_reads_kinds_as_times_is_found_out_and_owes_mentions(seed: int) -> None:
+    bench = Bench(store(KindFirstEvents, seed)).run()
+    assert bench.knowledge.has_holes(Subject.MENTIONS)
+    assert not bench.knowledge.has_holes(Subject.MENTIONS, names_kinds=True)
+    assert not bench.knowledge.has_holes(Subject.AUTHORS)
+    assert bench.owed == [Subject.MENTIONS]
+    assert len(bench.requests) <= MAX_REQUESTS
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_low_kinds_alone_find_out_a_store_that_reads_kinds_as_times(seed: int) -> None:
+    """No event of a high kind is there to be asked for."""
+    rng = random.Random(seed)
+    events = [
+        event(NOW - 60 - n * 97, rng.choice(AUTHORS), rng.choice((1, 7, 9735)), n, [rng.choice(USERS[:4])])
+        for n in range(60)
+    ]
+    bench = Bench(KindFirstEvents(rng, events)).run()
+    assert bench.knowledge.has_holes(Subject.MENTIONS)
+
+
+def test_silent_limits_of_lists_are_halved_until_the_control_comes_back() -> None:
+    bench = Bench(store(ShortListEvents)).run()
+    assert not bench.knowledge.has_holes(Subject.MENTIONS)
+    assert bench.session.limits.max_tag_values == 75
+    assert bench.session.limits.max_kinds == 10
+    assert Subject.MENTIONS in bench.owed
+    assert len(bench.requests) <= MAX_REQUESTS
+
+
+def test_shorter_lists_than_ever_asked_are_found_by_halving() -> None:
+    narrow = ShortListEvents(random.Random(1), world(), most_kinds=3, most_values=2, most_authors=20)
+    bench = Bench(narrow)
+    for each in narrow.events:
+        bench.audit.note_event(each)
+    for _ in range(4):
+        bench.run()
+        bench.wall += 86_400
+    limits = bench.session.limits
+    assert (limits.max_kinds, limits.max_tag_values) == (2, 2)
+    assert 9 <= limits.max_authors <= 20
+
+
+def test_store_that_searches_the_first_value_only_is_found_out() -> None:
+    bench = Bench(store(FirstValueEvents)).run()
+    assert bench.knowledge.finds_first_only(Subject.MENTIONS)
+    assert not bench.knowledge.has_holes(Subject.MENTIONS)
+    assert bench.session.limits.max_tag_values == 250
+    assert bench.owed[0] is Subject.MENTIONS
+
+
+def test_forms_are_checked_once_a_day_and_known_after_a_restart() -> None:
+    first = Bench(store()).run()
+    checks = first.knowledge.take_changes()
+    again = Bench(store(), knowledge=recalled(checks), wall=NOW + 86_000).run()
+    assert not again.requests
+    assert again.knowledge.is_audited(Subject.MENTIONS)
+    again.session.limits = first.session.limits
+    again.wall = NOW + 86_500
+    assert 0 < len(again.run().requests) < len(first.requests)
+
+
+def test_event_that_is_gone_proves_nothing() -> None:
+    bench = Bench(store())
+    for each in bench.store.events:
+        bench.audit.note_event(each)
+    bench.store.events = []
+    bench.run()
+    assert not any(bench.knowledge.has_holes(subject) for subject in Subject)
+    assert not bench.owed
+    assert len(bench.requests) <= MAX_REQUESTS
+
+
+def test_relay_that_gives_nothing_is_asked_for_events_twice_and_no_more() -> None:
+    bench = Bench(StoredEvents(random.Random(1)))
+    bench.run().run()
+    assert len(bench.requests) == 2
+    assert not bench.audit.precedes_mentions
+
+
+@pytest.mark.parametrize("refusal", ["error: busy", "restricted: members only"])
+def test_refused_controls_end_without_a_verdict_against_the_form(refusal: str) -> None:
+    bench = Bench(store())
+    for each in bench.store.events:
+        bench.audit.note_event(each)
+    bench.refusal = refusal
+    bench.run()
+    assert not bench.owed
+    assert not bench.audit.precedes_mentions
+    assert len(bench.requests) <= MAX_REQUESTS + 2
+
+
+def test_crowded_second_proves_nothing() -> None:
+    """The relay gives five events at once, and more share the second of every control."""
+    events = [event(NOW - 100, author, 1, number, [USERS[0]]) for number, author in enumerate(AUTHORS)]
+    bench = Bench(StoredEvents(random.Random(1), events, cap=5)).run()
+    assert not any(bench.knowledge.has_holes(subject) for subject in Subject)
+    assert not bench.owed
