@@ -60,7 +60,8 @@ RELAYS = (
     Listed("LocalRelay", _LOCAL, None, OUR_ENVIRONMENT, "--max-limit {cap}", "--max-limit 100"),
     Listed(
         "core-validator", _CORE, PEERS / "node/node_modules/@nostr-relay/core", NODE_ENVIRONMENT,
-        "defaultLimit={tenth}", "defaultLimit=10 maxFilterKindsLength=5 maxFilterAuthorsLength=50 maxFilterIdsLength=50 "
+        "defaultLimit={tenth}",
+        "defaultLimit=10 maxFilterKindsLength=5 maxFilterAuthorsLength=50 maxFilterIdsLength=50 "
         "maxFilterGenericTagsLength=16 maxSubscriptionIdLength=32",
     ),
     Listed("relays", _RELAYS, PEERS / "node/node_modules/relays", NODE_ENVIRONMENT | {"NOSTR_DISABLE_SIG": "true"}),
