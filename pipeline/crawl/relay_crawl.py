@@ -16,6 +16,7 @@ from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
+from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.plan import Plan, Subject
 from pipeline.crawl.reach import Reach
@@ -44,8 +45,6 @@ from pipeline.store.sweeps import SweepProgress
 # An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
-# Connections in a row that were lost with no answer at all until requests are made smaller.
-MAX_FRUITLESS = 2
 # A wall clock that gains so much on the monotonic one was set.
 CLOCK_JUMP_S = 60.0
 # Later than any time that a clock shows.
@@ -56,7 +55,7 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_check_at", "_coverage", "_fruitless", "_latest_mono", "_latest_wall", "_live", "_lookout", "_owed", "_plan",
+        "_check_at", "_coverage", "_latest_mono", "_latest_wall", "_live", "_lookout", "_losses", "_owed", "_plan",
         "_reach", "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "audit", "backfilling", "counts", "gaps",
         "has_gained", "named", "silences", "trials",
     )  # fmt: skip
@@ -92,7 +91,7 @@ class RelayCrawl:
         self._check_at = 0.0
         self._latest_wall = _NEVER
         self._latest_mono = 0.0
-        self._fruitless = 0
+        self._losses = Losses()
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
@@ -114,14 +113,14 @@ class RelayCrawl:
     def lost(self, session: Session) -> None:
         """The connection of `session` was lost: learn from it if it was over a request too large for the relay."""
         self._reconciling.lost(session, self._latest_wall)
-        if session.answers or not session.largest_request:
-            self._fruitless = 0
-            return
-        self._fruitless += 1
-        if self._fruitless >= MAX_FRUITLESS:
-            session.limits = session.limits.below(session.largest_request)
-            # Begun anew with smaller parts, as after a refusal for size.
-            self._sweeps.clear()
+        match self._losses.on_lost(session):
+            case Lesson.SMALLER_REQUESTS:
+                # Begun anew with smaller parts, as after a refusal for size.
+                self._sweeps.clear()
+            case Lesson.SMALLER_PAGES:
+                self._sweeps.shrink_pages(session.limits.page_limit)
+            case Lesson.NONE:
+                pass
 
     def take_progress(self) -> tuple[SweepProgress, ...]:
         """How far sweeps are, to be committed with or after the events before it."""
@@ -330,6 +329,7 @@ class RelayCrawl:
         sweep.is_open = False
         if not self._is_answered(ended, sweep, mono):
             return None
+        self._losses.on_page(ended.count, sweep.window.limit)
         self._sweeps.take(ended, sweep)
         self.has_gained |= sweep.purpose is not Purpose.TAIL
         if sweep.window.is_done:

@@ -230,6 +230,11 @@ class Sweeps:
         """End all, to be begun anew."""
         self._under_way.clear()
 
+    def shrink_pages(self, limit: int) -> None:
+        """Ask for at most `limit` events at once from now on, also in what is under way."""
+        for sweep in self._under_way.values():
+            sweep.window.limit = min(sweep.window.limit, limit)
+
     def connected(self) -> None:
         """A new connection stands, on which no page is open: every query has a gap behind it."""
         self.sweep_all_again()

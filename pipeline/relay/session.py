@@ -117,6 +117,11 @@ class Session:
         subscription = self._ids.get(subscription_id)
         return None if subscription is None else subscription.key
 
+    @property
+    def cut_page(self) -> int:
+        """How many events came of the largest page that is open: those that a loss would cut off."""
+        return max((each.count for each in self._ids.values() if each.is_page and not each.is_complete), default=0)
+
     def has_room(self) -> bool:
         """Whether the relay's limit leaves room for another subscription."""
         return len(self._ids) + self.comparison.is_open < self.limits.max_subscriptions

@@ -174,6 +174,7 @@ def _answer_cases() -> Mapping[str, Case]:
         "cut-close": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSE, "bye", times=2))),
         "cut-closed": Case(Behaviour(cap=100, interruption=Interruption(20, How.CLOSED, "error: busy", times=3))),
         "cut-notice": Case(Behaviour(cap=100, interruption=Interruption(20, How.NOTICE, "error: busy", times=3))),
+        "cut-large": Case(Behaviour(interruption=Interruption(200, How.RESET, times=None)), stored=900, slow=True),
         "cut-silent": Case(Behaviour(cap=100, interruption=Interruption(20, How.SILENT, times=2)), slow=True),
         "endless-frame": Case(Behaviour(cap=100, interruption=Interruption(20, How.ENDLESS_FRAME, times=1)), slow=True),
         "gone-every-150": Case(Behaviour(cap=60, close_every_messages=150), stored=200, slow=True),

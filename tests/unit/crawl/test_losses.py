@@ -1,0 +1,61 @@
+"""What the losses of connections teach."""
+
+import pytest
+
+from pipeline.crawl.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import Eose
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from tests.unit.crawl.people import event
+
+PAGE = Filter(kinds=frozenset({1}), since=100, until=200)
+
+
+def session(limits: Limits, *, events: int = 0, answered: bool = False) -> Session:
+    """A connection that is lost after so many events of a page, or without any answer."""
+    made = Session(limits)
+    if answered:
+        made.open_page("whole", PAGE, 0.0)
+        list(made.receive(Eose("P1"), 0.0))
+    made.open_page("cut", PAGE, 0.0)
+    for _ in range(events):
+        made.note_event(f"P{2 if answered else 1}", event(150), 0.0)
+    return made
+
+
+def test_pages_shrink_when_connections_are_lost_in_the_middle_of_them() -> None:
+    losses, limits, lessons = Losses(), Limits(), []
+    for _ in range(40):
+        lost = session(limits, events=1, answered=True)
+        lessons.append(losses.on_lost(lost))
+        limits = lost.limits
+    assert lessons[: 2 * MAX_CUT] == [Lesson.NONE, Lesson.SMALLER_PAGES] * MAX_CUT
+    assert limits.page_limit == LEAST_PAGE
+    assert lessons[-1] is Lesson.NONE
+
+
+def test_page_of_that_size_that_ends_well_shows_that_it_was_something_else() -> None:
+    losses = Losses()
+    for _ in range(10):
+        assert losses.on_lost(session(Limits(), events=1)) is Lesson.NONE
+        losses.on_page(400, 500)
+
+
+def test_small_pages_that_end_well_show_nothing() -> None:
+    losses = Losses()
+    losses.on_lost(session(Limits(), events=1))
+    losses.on_page(10, 500)
+    assert losses.on_lost(session(Limits(), events=1)) is Lesson.SMALLER_PAGES
+
+
+def test_requests_shrink_when_connections_are_lost_with_no_answer_at_all() -> None:
+    losses = Losses()
+    lessons = [losses.on_lost(session(Limits())) for _ in range(MAX_FRUITLESS)]
+    assert lessons == [Lesson.NONE] * (MAX_FRUITLESS - 1) + [Lesson.SMALLER_REQUESTS]
+
+
+@pytest.mark.parametrize("lost", [session(Limits(), answered=True), Session(Limits())])
+def test_other_losses_teach_nothing(lost: Session) -> None:
+    losses = Losses()
+    assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}
