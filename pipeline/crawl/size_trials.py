@@ -90,6 +90,11 @@ class SizeTrials:
         # Sweeps that were refused meanwhile.
         self._waiting: set[str] = set()
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a refusal is being looked into."""
+        return self._trial is not None
+
     def on_refused(self, sweep: str, page: Filter, refusal: Refusal, mono: float) -> bool:
         """Return True if the refusal of `page` is to be looked into, or waits until another was."""
         long = [each for each, least in _LEAST.items() if size_of((page,), each) > least]

@@ -58,6 +58,11 @@ class Refusal(StrEnum):
         return self in _OTHER_FORM
 
     @property
+    def asks_for_less(self) -> bool:
+        """Whether the same may be had at once by smaller or fewer requests."""
+        return self in (Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS, Refusal.TOO_MANY_SUBSCRIPTIONS)
+
+    @property
     def may_be_of_size(self) -> bool:
         """Whether a request that is refused so for good may be answered when it asks for less."""
         return self in (Refusal.RESTRICTED, Refusal.UNSUPPORTED)

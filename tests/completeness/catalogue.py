@@ -1,5 +1,6 @@
 """Every way in which a relay may differ from the specification, each as a case with the events that bring it out."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -238,12 +239,68 @@ def _refusal_cases() -> Mapping[str, Case]:
     }
 
 
+def _more(member: str, most: int) -> Callable[[Filters], bool]:
+    """Whether a list of some filter is longer than so much."""
+    return lambda filters: any(len(each.get(member, ())) > most for each in filters)
+
+
+def _zero(filters: Filters) -> bool:
+    return any(each.get("limit") == 0 for each in filters)
+
+
+def _bytes(most: int) -> Callable[[Filters], bool]:
+    return lambda filters: len(json.dumps(filters)) > most
+
+
+def _limit_cases() -> Mapping[str, Case]:
+    """Relays that bound one quantity each, and the ways in which they say so, or do not."""
+    path = 'invalid: must be less than or equal to 20 kinds at "[2].kinds"'
+    kinds = "ERROR: bad req: filter validation failed: too many kinds in filter: 4"
+    few = "blocked: No more than 3 subscriptions are allowed at any one time"
+    big = "ERROR: bad req: arr too big"
+    many = "ERROR: bad req: filter validation failed: invalid number of filters: 4"
+    return {
+        "kinds-path": _refusing(Refusal(How.NOTICE, path, when=_more("kinds", 20))),
+        "kinds-closed": Case(
+            Behaviour(
+                refusals=(Refusal(reason=kinds, when=_more("kinds", 3)),), max_filters=3,
+                filters_refusal=Refusal(reason=many),
+                cap=60,
+            )
+        ),
+        "authors-unnamed": _refusing(Refusal(How.NOTICE, "REQ filters are not accepted", when=_more("authors", 20))),
+        "authors-expensive": _refusing(Refusal(reason="blocked: query too expensive", when=_more("authors", 50))),
+        "values-notice-eose": _refusing(Refusal(How.NOTICE_EOSE, "too many tag values", when=_more("#p", 2))),
+        "authors-notice-eose": _refusing(Refusal(How.NOTICE_EOSE, "too many authors", when=_more("authors", 25))),
+        "bytes-named": _refusing(Refusal(How.NOTICE, "message too large (40763 > 4096)", when=_bytes(4_096))),
+        "subs-named": Case(
+            Behaviour(max_subscriptions=3, subscriptions_refusal=Refusal(How.CLOSED, few), cap=60)
+        ),
+        "filters-big": Case(Behaviour(max_filters=2, filters_refusal=Refusal(How.CLOSED, big), cap=60)),
+        "filters-nip11": Case(
+            Behaviour(
+                max_filters=3, filters_refusal=Refusal(How.SILENT), nip11={"limitation": {"max_filters": 3}}, cap=60
+            )
+        ),
+        "zero-refused": _refusing(
+            Refusal(How.NOTICE, 'invalid: "limit" must be greater than or equal to 1', when=_zero)
+        ),
+        "live-without-eose": Case(Behaviour(live_eose=False, cap=60)),
+        "deaf-at-first": Case(Behaviour(deaf_s=0.3, cap=60)),
+        "paced": Case(Behaviour(pace_s=1.0, cap=60), stored=100, slow=True),
+    }  # fmt: skip
+
+
+def _refusing(refusal: Refusal) -> Case:
+    return Case(Behaviour(refusals=(refusal,), cap=60))
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """The cases by name."""
 
     cases: Mapping[str, Case] = field(
-        default_factory=lambda: {**_presets(), **_page_cases(), **_answer_cases(), **_refusal_cases()}
+        default_factory=lambda: {**_presets(), **_page_cases(), **_answer_cases(), **_refusal_cases(), **_limit_cases()}
     )
 
     def choose(self, names: str | None, *, slow: bool) -> dict[str, Case]:

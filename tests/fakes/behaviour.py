@@ -30,6 +30,7 @@ class How(StrEnum):
     CLOSED = "closed"
     NOTICE = "notice"
     EOSE = "eose"
+    NOTICE_EOSE = "notice, then eose"
     SILENT = "silent"
     CLOSE = "close"
     """The websocket is closed with a close frame, and the reason as its text."""
@@ -167,10 +168,13 @@ class Behaviour:
     # Live events.
     live: bool = True
     live_ignores_times: bool = False
+    live_eose: bool = True
     live_loses_every: int | None = None
     # The connection.
     hello: tuple[str, ...] = ()
     deaf: bool = False
+    deaf_s: float = 0.0
+    pace_s: float = 0.0
     ignore_pings: bool = False
     compression: bool = False
     early_answers: int = 0

@@ -33,6 +33,7 @@ class Connection:
         self._live = 0
         self._tokens = 0.0
         self._refilled_at: float | None = None
+        self._opened_at = monotonic()
 
     @property
     def behaviour(self) -> Behaviour:
@@ -59,6 +60,9 @@ class Connection:
         self._relay.journal.add(entry(at=monotonic(), connection=self.number, **members))
 
     async def _take(self, raw: bytes) -> None:
+        if monotonic() - self._opened_at < self.behaviour.deaf_s:
+            return
+        await asyncio.sleep(self.behaviour.pace_s)
         limit = self.behaviour.max_frame_bytes
         if limit is not None and len(raw) > limit:
             self._note(Refused, subscription="", how=How.RESET, reason="frame too large")
@@ -192,7 +196,8 @@ class Connection:
         except ConnectionClosed:
             return
         self._note(Answered, subscription=subscription, events=len(page.events))
-        if behaviour.eose:
+        is_live = all(query.limit == 0 for query in self.subscriptions.get(subscription, ()))
+        if behaviour.eose and (behaviour.live_eose or not is_live):
             hints = [["finish" if page.complete else "more"]] if behaviour.eose_hint else []
             self.output.message("EOSE", subscription, *hints)
 

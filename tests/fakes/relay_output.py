@@ -105,6 +105,9 @@ class Output:
                 self.message("CLOSED", subscription, reason)
             case How.NOTICE:
                 self.message("NOTICE", reason)
+            case How.NOTICE_EOSE:
+                self.message("NOTICE", reason)
+                self.message("EOSE", subscription)
             case How.EOSE:
                 self.message("EOSE", subscription)
             case How.CLOSE:
