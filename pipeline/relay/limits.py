@@ -133,7 +133,7 @@ class Limits:
 
     def halved(self, dimension: Dimension, asked: int, source: Source = Source.REFUSAL) -> "Limits":
         """Return these limits with one dimension held to half of what was `asked` for."""
-        return self.narrowed(dimension, min(self.of(dimension), asked) // 2, source)
+        return self.narrowed(dimension, min(self.of(dimension), asked // 2), source)
 
     def fewer_subscriptions(self, open_now: int, source: Source = Source.REFUSAL) -> "Limits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""
