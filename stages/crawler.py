@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pipeline.config import Config
+from pipeline.config import Config, SinkKind
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
@@ -297,6 +297,9 @@ class _Crawler:
         config = self.ctx.settings
         most = config.backpressure_high + 1
         with self.database.read() as tx:
-            waiting = inbox.waiting(tx, most) + outbox.waiting(tx, SinkName.PUBSUB, most)
+            waiting = inbox.waiting(tx, most)
+            if config.sink.kind is not SinkKind.NONE:
+                # What is kept for a sink that is off waits for nobody.
+                waiting += outbox.waiting(tx, SinkName.PUBSUB, most)
         self.gate.set_marks(config.backpressure_high, config.backpressure_low)
         self.gate.update(waiting)

@@ -6,9 +6,11 @@ It also calls back what a wrong clock has put off, and notes how it all goes.
 from collections.abc import Callable
 from typing import Final
 
+from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
 from pipeline.store import events, inbox, outbox, retractions, samples
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
+from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
 _TURN_S: Final = 0.1
@@ -36,6 +38,10 @@ def run(ctx: StageContext) -> None:
             _Walk(ctx, database, "delivery", _Deliveries(ctx).step),
             _Walk(ctx, database, "deletion", _Deletions(ctx).step, pace_s=_SEEN_PACE_S),
             _Walk(ctx, database, "vanished", _Vanished(ctx).step, pace_s=_SEEN_PACE_S),
+            *(
+                _Walk(ctx, database, f"outbox-{sink}", _Backlog(ctx, sink).step, pace_s=_SEEN_PACE_S)
+                for sink in _sinks_off(ctx.config)
+            ),
         ]
         log = _WriteAheadLog(ctx, database)
         late = _CallingBack(ctx, database)
@@ -162,6 +168,27 @@ class _Vanished:
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last
         return done.dropped, at_end
+
+
+def _sinks_off(config: Config) -> list[SinkName]:
+    is_off = {SinkName.PUBSUB: config.sink.kind is SinkKind.NONE, SinkName.RELAY: config.target_relay is None}
+    return [sink for sink in SinkName if is_off[sink]]
+
+
+class _Backlog:
+    """What a sink was owed when it was switched off, for as long as an id is remembered."""
+
+    def __init__(self, ctx: StageContext, sink: SinkName) -> None:
+        self._ctx = ctx
+        self._sink = sink
+
+    def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
+        now = self._ctx.clock.now_ms()
+        before = now - self._ctx.config.seen_retention
+        dropped = outbox.drop_old(
+            tx, self._sink, received_before=before, limit=rows, outcome="dropped: sink off", now=now
+        )
+        return dropped, dropped < rows
 
 
 class _Sampler:

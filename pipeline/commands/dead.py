@@ -8,11 +8,14 @@ from typing import Any, Final
 import click
 
 from pipeline import values
-from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
+from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
 from pipeline.process.clock import SystemClock
+from pipeline.status.snapshot import sinks_of
 from pipeline.store import dead as store
+from pipeline.store import outbox
 from pipeline.store.database import Tx
 from pipeline.store.dead import DeadFilter, DeadQueue, DeadRow
+from pipeline.store.outbox import SinkName
 from pipeline.values import InvalidValue
 
 # Rows changed in one transaction, so that a running service waits for no more than milliseconds.
@@ -34,6 +37,7 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs on
 
 
 _QUEUE = click.Choice([queue.value for queue in DeadQueue])
+_SINK = click.Choice([sink.value for sink in SinkName])
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,13 +108,39 @@ def retry(queues: tuple[str, ...], reason: str, older: int) -> None:
 
 @dead.command()
 @_selecting
+@click.option("--sink", type=_SINK, help="Instead: everything that is kept for this sink, which must be off.")
 @click.confirmation_option(prompt="Drop these rows for good?")
-def drop(queues: tuple[str, ...], reason: str, older: int) -> None:
-    """Forget buried rows for good.
+def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> None:
+    """Forget buried rows for good, or what is kept for a sink that is off.
 
-    Example: event-service dead drop --queue inbox --older 30d --yes
+    \b
+    Examples:
+      event-service dead drop --queue inbox --older 30d --yes
+      event-service dead drop --sink relay --yes
     """
-    click.echo(f"{_change(store.drop, queues, reason, older)} rows dropped")
+    if sink is None:
+        dropped = _change(store.drop, queues, reason, older)
+    elif queues or reason:
+        raise click.UsageError("--sink goes with --older alone")
+    else:
+        dropped = _drop_backlog(SinkName(sink), older)
+    click.echo(f"{dropped} rows dropped")
+
+
+def _drop_backlog(sink: SinkName, older: int) -> int:
+    config = config_or_exit()
+    if sink in sinks_of(config):
+        raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
+    dropped, now = 0, SystemClock().now_ms()
+    with open_or_exit(config) as database:
+        while True:
+            with database.write() as tx:
+                step = outbox.drop_old(
+                    tx, sink, received_before=now - older + 1, limit=_SLICE, outcome="dropped", now=now
+                )
+            dropped += step
+            if step < _SLICE:
+                return dropped
 
 
 def _change(

@@ -101,7 +101,8 @@ class StoreCollector:
         for queue in (self.overview.inbox, *self.overview.outboxes):
             name = ("inbox" if queue.sink is None else f"outbox-{queue.sink}",)
             length.add_metric(name, queue.waiting)
-            age.add_metric(name, self._age_s(queue))
+            # What is kept for a sink that is off is nothing to be woken for.
+            age.add_metric(name, self._age_s(queue) if queue.sink is None or queue.sink in self.sinks else 0.0)
             dead.add_metric(name, queue.dead)
         return length, age, dead
 

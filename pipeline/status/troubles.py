@@ -51,6 +51,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_disk(seen),
         *_queues(seen, max_queue_age),
         *_backlog(seen),
+        *_kept(seen),
         *_dead(seen),
         *_failing(seen),
         *_restarts(seen),
@@ -104,19 +105,36 @@ def _disk(seen: Snapshot) -> Iterator[Trouble]:
 
 
 def _queues(seen: Snapshot, max_age: int) -> Iterator[Trouble]:
+    off = _off(seen)
     for queue in seen.queues:
-        if max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
+        if queue.name not in off and max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
             what = f"{queue.waiting:,} wait, the oldest for {rough(queue.oldest_ms)}"
             yield Trouble(Weight.PROBLEM, queue.name, what, "see what the stage that empties it says")
 
 
 def _backlog(seen: Snapshot) -> Iterator[Trouble]:
     waiting = next((queue.waiting for queue in seen.queues if queue.name == _RELAY_QUEUE), 0)
-    if seen.relay_backlog and waiting >= seen.relay_backlog:
+    if seen.relay_backlog and waiting >= seen.relay_backlog and _RELAY_QUEUE not in _off(seen):
         yield Trouble(
             Weight.PROBLEM, _RELAY_QUEUE, f"{waiting:,} wait, as many as may: the oldest are given up for what is new",
             "see what the sender says; more may wait with a larger EVENTS_TARGET_RELAY_BACKLOG",
         )  # fmt: skip
+
+
+def _kept(seen: Snapshot) -> Iterator[Trouble]:
+    for queue in seen.queues:
+        if queue.name in (off := _off(seen)) and queue.waiting:
+            yield Trouble(
+                Weight.NOTE, queue.name, f"{_count(queue.waiting, 'event')} kept for a sink that is off",
+                "switch it on to deliver them, or drop them: "
+                f"event-service dead drop --sink {off[queue.name]}",
+            )  # fmt: skip
+
+
+def _off(seen: Snapshot) -> dict[str, SinkName]:
+    """The queues of sinks that are off."""
+    on = {sink.name for sink in seen.sinks}
+    return {f"outbox-{sink}": sink for sink in SinkName if sink not in on}
 
 
 def _dead(seen: Snapshot) -> Iterator[Trouble]:

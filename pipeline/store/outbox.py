@@ -40,6 +40,12 @@ SELECT received_at FROM events
 # In the order of the table, as above; what a sender holds is its own.
 OLDEST_FREE = "SELECT seq, event FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
 GIVE_UP = "DELETE FROM outbox WHERE seq = ?"
+# Among the oldest rows of a sink, those of events first seen before a time.
+OLD_AMONG = """
+SELECT old.seq, old.event, coalesce(events.received_at, 0) < ?3
+  FROM (SELECT seq, event FROM outbox WHERE +sink = ?1 ORDER BY seq LIMIT ?2) AS old
+  LEFT JOIN events ON events.event = old.event ORDER BY old.seq
+"""
 DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 # The first outcome stands: a redelivery does not change when the event was handed on.
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
@@ -126,6 +132,18 @@ def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -
     tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in rows))
     tx.executemany(GIVE_UP, ((seq,) for seq, _ in rows))
     return len(rows)
+
+
+def drop_old(tx: Tx, sink: SinkName, *, received_before: int, limit: int, outcome: str, now: int) -> int:
+    """Remove rows of a sink that is off, whose events were first seen before a time (ms); returns how many they were.
+
+    Looks at up to `limit`, the oldest; whoever holds one from before the sink was switched off loses it.
+    """
+    rows: list[Row] = tx.execute(OLD_AMONG, (sink.value, limit, received_before)).fetchall()
+    old = [(seq, event) for seq, event, is_old in rows if is_old]
+    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in old))
+    tx.executemany(GIVE_UP, ((seq,) for seq, _ in old))
+    return len(old)
 
 
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:

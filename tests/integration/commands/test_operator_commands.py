@@ -143,3 +143,24 @@ def test_check_online_finds_what_cannot_be_reached(run: Run) -> None:
         bad = run("check", "--online", EVENTS_TARGET_RELAY=closed, EVENTS_BOOTSTRAP_RELAYS=relay.url)
     assert bad.returncode == 1
     assert f"FAILED target relay {closed}: refused" in bad.stdout
+
+
+@pytest.mark.parametrize("sink", list(SinkName))
+def test_backlog_of_a_sink_that_is_off_is_dropped_on_demand(run: Run, database: Database, sink: SinkName) -> None:
+    """And of no sink that is on; payloads may go then, as every delivery has its end."""
+    now = SystemClock().now_ms()
+    with database.write() as tx:
+        for number in range(1, 1201):
+            event_id = number.to_bytes(32, "big")
+            events.store(tx, [Accepted(number, event_id, 1, 1, 1, b"{}", 1, now - 10_000, 1)])
+            outbox.append(tx, sink, [number], now)
+    on = {"EVENTS_SINK": "stdout", "EVENTS_TARGET_RELAY": "ws://127.0.0.9:9"}
+    off = {"EVENTS_SINK": "none", "EVENTS_TARGET_RELAY": ""}
+    refused = run("dead", "drop", "--sink", sink, "--yes", **on)
+    assert refused.returncode == 2
+    assert "is on" in refused.stderr
+    assert run("dead", "drop", "--sink", sink, "--older", "1h", "--yes", **off).stdout == "0 rows dropped\n"
+    assert run("dead", "drop", "--sink", sink, "--yes", **off).stdout == "1200 rows dropped\n"
+    with database.read() as tx:
+        assert outbox.waiting(tx, sink) == 0
+        assert tx.execute("SELECT DISTINCT outcome FROM deliveries").fetchall() == [("dropped",)]

@@ -277,6 +277,16 @@ def test_the_outbox_counts_for_backpressure_too(world: World, relay: ScriptedRel
         wait_until(lambda: state(world, relay)[0] == "connected")
 
 
+def test_backlog_of_a_sink_that_is_off_stops_nothing(world: World, relay: ScriptedRelay) -> None:
+    with world.database.write() as tx:
+        tx.executemany("INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'pubsub', 0)", ((n,) for n in range(400)))
+    settings = {"EVENTS_BACKPRESSURE_HIGH": "300", "EVENTS_BACKPRESSURE_LOW": "100", "EVENTS_SINK": "none"}
+    relay.hold(profiles(3))
+    with crawling(world, relay.url, **settings):
+        wait_arrived(world, profiles(3))
+        assert state(world, relay)[0] == "connected"
+
+
 def test_a_rate_limit_pauses_everything_of_its_host(world: World) -> None:
     """Refused, no address of that host is asked for a while; all is fetched in the end."""
     limited = Refusal(How.CLOSED, "rate-limited: slow down", times=2)

@@ -99,6 +99,17 @@ def test_the_payload_of_a_buried_row_stays_for_whoever_puts_it_back(world: World
     assert stored(world) == set()
 
 
+def test_backlog_of_a_sink_that_is_off_goes_with_the_ids(world: World, eager: None) -> None:
+    """Here the target relay's; Pub/Sub's, which is on, waits for ever. Payloads are pinned no longer."""
+    for number, age in ((1, 31), (2, 29), (3, 31)):
+        put_event(world, number, sinks=1, received_at=NOW_MS - age * DAY)
+        sink = "pubsub" if number == 3 else "relay"
+        world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, 0)", number, sink)
+    sweep(world)
+    assert world.query("SELECT event, sink FROM outbox ORDER BY event") == [(2, "relay"), (3, "pubsub")]
+    assert world.query("SELECT event, outcome FROM deliveries") == [(1, "dropped: sink off")]
+
+
 def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: None) -> None:
     for number in range(1, 61):
         at = NOW_MS - number * DAY
@@ -412,6 +423,7 @@ def test_an_idle_sweeper_rests(world: World) -> None:
 @pytest.mark.usefixtures("eager")
 def test_rows_that_a_wrong_clock_put_off_are_called_back(world: World) -> None:
     """Queued, leased or backing off while the clock was ahead; a true lease or backoff, however long, is kept."""
+    world.env["EVENTS_TARGET_RELAY"] = "ws://127.0.0.9:9"
     rows = (
         (NOW_MS, 0, NOW_MS),
         (NOW_MS + 200_000, 0, NOW_MS + 200_000),

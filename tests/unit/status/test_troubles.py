@@ -40,6 +40,15 @@ WELL = Snapshot(
 )
 
 
+def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
+    """Whatever its age and size; it is said how to get rid of it."""
+    queues = (*QUEUES[:2], QueueStatus("outbox-relay", 9_000, 10**10, 0))
+    (found,) = troubles(replace(WELL, queues=queues), 1_000)
+    assert (found.weight, found.subject) == (Weight.NOTE, "outbox-relay")
+    assert found.what == "9,000 events kept for a sink that is off"
+    assert "dead drop --sink relay" in found.advice
+
+
 def relay(state: RelayState, last_error: str = "", failures: int = 0, number: int = 1) -> RelayRecord:
     return RelayRecord(
         number, f"wss://r{number}.example", "bootstrap", Operator.NOTHING, 0, 0, 0, False, 1, state, 0, 0, "query",
@@ -90,7 +99,8 @@ def test_what_a_sink_said_of_failing_rows_is_told() -> None:
 
 def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     """From the row on from which others are given up for it; without a bound there is none."""
-    full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)))
+    sinks = (*WELL.sinks, SinkStatus(SinkName.RELAY, "wss://target.example", {}))
+    full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)), sinks=sinks)
     found = one(full)
     assert (found.weight, found.subject) == (Weight.PROBLEM, "outbox-relay")
     assert found.what == "1,000 wait, as many as may: the oldest are given up for what is new"
