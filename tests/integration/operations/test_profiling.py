@@ -82,10 +82,10 @@ def test_every_process_is_profiled_under_its_stage(tmp_path: Path) -> None:
     assert uploads.credentials == {"Basic " + base64.b64encode(b"user:pass").decode()}
 
 
-@pytest.mark.skipif(installed, reason="pyroscope-io is installed")
 def test_without_the_profiler_it_cannot_start(tmp_path: Path) -> None:
-    env = settings(EVENTS_PYROSCOPE_SERVER_ADDRESS="http://127.0.0.1:1")
-    service = EventService(tmp_path, env)
+    (tmp_path / "pyroscope.py").write_text('raise ImportError("as if it were not installed")')
+    env = settings(EVENTS_PYROSCOPE_SERVER_ADDRESS="http://127.0.0.1:1", PYTHONPATH=str(tmp_path))
+    service = EventService(tmp_path / "service", env)
     with closing(service):
         service.start(wait=False)
         assert service.wait_exit() == 3
