@@ -87,7 +87,9 @@ def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Cal
         try:
             return _websocket(address, policy, clock, attempt, offers_compression=True)
         except CompressionRefused:
+            channel = _websocket(address, policy, clock, attempt)
             compression.refused_by(address)
+            return channel
     return _websocket(address, policy, clock, attempt)
 
 

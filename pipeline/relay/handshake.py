@@ -20,6 +20,8 @@ MAX_HEAD_BYTES: Final = 16 << 10
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OVERLOADED: Final = frozenset({429, 503})
 _SWITCHING: Final = 101
+# How servers answer an offer that they do not take, where they should only leave it out of their answer.
+_MAY_BE_THE_OFFER: Final = frozenset({400, 500, 501})
 # RFC 6455 section 1.3.
 _ACCEPT_SALT: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -28,7 +30,7 @@ _Headers = Mapping[str, Sequence[str]]
 
 
 class CompressionRefused(DialError):
-    """The relay answered the offer of compression with terms of its own; without the offer it may be dialled again."""
+    """The relay refuses the offer of compression, or has terms of its own; without it the dial may be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ def upgrade(
     stream.sendall(_request(address, user_agent, key, offers_compression=offers_compression))
     answer = _read_answer(stream)
     if answer.status != _SWITCHING:
-        raise _refusal(answer, now_s)
+        refusal = _refusal(answer, now_s)
+        if offers_compression and answer.status in _MAY_BE_THE_OFFER:
+            raise CompressionRefused(refusal.reason, refusal.detail, status=answer.status)
+        raise refusal
     _check(answer, key)
     try:
         inflates = offers_compression and is_agreed(answer.headers.get("sec-websocket-extensions", ()))

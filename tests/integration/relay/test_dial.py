@@ -434,6 +434,39 @@ def test_relay_with_other_terms_of_compression_is_offered_none_any_more(answer: 
     assert sorted(offer is not None for offer in offers) == [False, False, True]
 
 
+@pytest.mark.parametrize("status", [400, 500, 501])
+def test_relay_that_fails_over_the_offer_is_offered_none_any_more(status: int) -> None:
+    """As Node's ws does where it must keep its context."""
+    offers: list[str | None] = []
+
+    def script(conn: socket.socket, over: threading.Event) -> None:
+        if peer.connections == 1:
+            offers.append(header(read_head(conn), "Sec-WebSocket-Extensions"))
+            conn.sendall(b"HTTP/1.1 %d No\r\n\r\n" % status)
+            return
+        offers.append(header(accept_websocket(conn, then=frame(TEXT, b"hello")), "Sec-WebSocket-Extensions"))
+        over.wait(PATIENCE_S)
+
+    with Peer(script) as peer:
+        how = dataclasses.replace(policy(), compression=Compression())
+        for _ in range(2):
+            transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+            assert transport.receive(PATIENCE_S) == [b"hello"]
+            transport.close()
+    assert sorted(offer is not None for offer in offers) == [False, False, True]
+
+
+def test_failure_that_is_not_over_the_offer_keeps_its_status() -> None:
+    def script(conn: socket.socket, _over: threading.Event) -> None:
+        read_head(conn)
+        conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with Peer(script) as peer:
+        compression = Compression()
+        assert failure(peer.address, dataclasses.replace(policy(), compression=compression)).status == 400
+        assert compression.is_offered_to(peer.address)
+
+
 def test_relay_without_compression_is_read_all_the_same() -> None:
     with Peer(greet) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
