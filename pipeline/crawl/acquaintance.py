@@ -35,6 +35,7 @@ class Acquaintance:
             limits.refuses_kindless,
             limits.notes_by_author,
             limits.max_kinds,
+            frozenset(limits.refused_kinds),
         )
 
     def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:

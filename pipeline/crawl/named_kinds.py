@@ -17,9 +17,13 @@ def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
     """
     kinds = _named(part.query, manners)
     without = [part] if kinds is None else []
+    own = part.query.kinds
+    if kinds is None and own is not None and (len(own) > most or not own.isdisjoint(manners.refused_kinds)):
+        kinds, without = own, []
     if kinds is None and manners.asks_both:
         kinds = part.query.named_kinds(kindless=True, notes_by_author=False)
-    lists = () if kinds is None else (*_lists(kinds & HIDDEN_KINDS, most), *_lists(kinds - HIDDEN_KINDS, most))
+    kinds = (kinds or frozenset()) - manners.refused_kinds
+    lists = (*_lists(kinds & HIDDEN_KINDS, most), *_lists(kinds - HIDDEN_KINDS, most))
     return [*(replace(part, kinds=each) for each in lists), *without]
 
 
@@ -33,7 +37,7 @@ def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[
 def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     """What is missing from the start, as only named kinds are given."""
     if _named(query, manners) is None:
-        return ()
+        return () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.REFUSED,)
     unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
     misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
     return (unlisted, Gap.NOTES_BY_AUTHOR) if misses_notes else (unlisted,)

@@ -156,6 +156,8 @@ class Manners:
     refuses_kindless: bool = False
     notes_by_author: bool = False
     max_kinds: int = MAX_MEMBERS
+    refused_kinds: frozenset[int] = frozenset()
+    """Kinds that it refuses by name; they are left out."""
     has_holes: bool = False
     """Without kinds it leaves out events of this query."""
     asks_both: bool = False

@@ -38,8 +38,8 @@ class Window:
     __slots__ = (
         "_answers_kindless", "_behind", "_believes_empty", "_exclusive", "_flipped", "_known_gaps",
         "_known_newest_first", "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds",
-        "_oldest_first", "_pristine", "_slices", "_spans", "covered", "dense_seconds", "gap_reasons", "limit",
-        "missing", "pages",
+        "_oldest_first", "_pristine", "_refused", "_slices", "_spans", "covered", "dense_seconds", "gap_reasons",
+        "limit", "missing", "pages",
     )  # fmt: skip
 
     def __init__(
@@ -57,6 +57,7 @@ class Window:
         since = max(since, 0)
         parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
         self._max_kinds = manners.max_kinds
+        self._refused = manners.refused_kinds
         self._believes_empty = manners.believes_empty
         self._slices = [
             slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, manners.max_kinds)
@@ -305,7 +306,7 @@ class Window:
         if part.role is Role.SPAN:
             self._narrow_down(part)
         else:
-            self._slices += by_kinds(part, LISTED_KINDS, Role.CHECK, self._max_kinds)
+            self._slices += by_kinds(part, LISTED_KINDS - self._refused, Role.CHECK, self._max_kinds)
 
     def _is_whole(self, part: Slice, result: PageResult) -> bool:
         """Whether the page is too small to have been cut off."""
@@ -319,7 +320,7 @@ class Window:
     def _suspect(self, part: Slice) -> None:
         """There was nothing without kinds, and there is something by kinds: look where else it was left out."""
         if not self._answers_kindless and not self._needs_kinds:
-            self._slices += by_kinds(part, HIDDEN_KINDS, Role.PAGE, self._max_kinds)
+            self._slices += by_kinds(part, HIDDEN_KINDS - self._refused, Role.PAGE, self._max_kinds)
         self._needs_kinds = True
         self._narrow_down(Slice(part.query, None, part.low, part.high))
 

@@ -10,7 +10,7 @@ from pipeline.crawl.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
-from pipeline.nostr.message import RelayMessage
+from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.dimensions import Dimension
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
@@ -141,3 +141,41 @@ def test_a_relay_that_relents_is_asked_without_kinds_again_some_day() -> None:
     assert learned.widened(START + 1) == narrow
     sim = served(cooperative, learned.widened(START + 1))
     assert sim.everything() <= sim.delivered
+
+
+def test_kinds_that_are_refused_by_name_are_left_out_alone_and_told() -> None:
+    """strfry with `allowedKinds` names one at a time."""
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        named = sorted(kind for each in filters for kind in each.kinds or () if kind in (2, 10002, 30078))
+        if not named:
+            return None
+        reason = f"ERROR: bad req: filter validation failed: kind not allowed: {named[0]}"
+        return [Closed(subscription, reason, "")]
+
+    sim = served(mood)
+    assert sim.everything() <= sim.delivered
+    assert {event.id for event in arrive(sim)} <= sim.delivered
+    assert sim.session is not None
+    assert {2, 10002} <= set(sim.session.limits.refused_kinds) <= {2, 10002, 30078}
+    assert sim.session.limits.max_kinds >= Limits().max_kinds
+    assert sim.crawl.counts.gap_reasons[Gap.REFUSED] > 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_relay_that_takes_few_kinds_and_filters_gives_everything_all_the_same(most: int) -> None:
+    """strfry with `filterValidation`."""
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        kinds = max(len(each.kinds or ()) for each in filters)
+        text = ""
+        if len(filters) > most:
+            text = f"ERROR: bad req: filter validation failed: invalid number of filters: {len(filters)}"
+        elif kinds > most:
+            text = f"ERROR: bad req: filter validation failed: too many kinds in filter: {kinds}"
+        return [Closed(subscription, text, "")] if text else None
+
+    sim = served(mood)
+    assert sim.everything() <= sim.delivered
+    assert {event.id for event in arrive(sim)} <= sim.delivered
+    assert sum(sim.refusals.values()) < 30
