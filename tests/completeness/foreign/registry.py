@@ -52,7 +52,7 @@ class Listed:
         return RelayCommand(name, command, self.env)
 
 
-RELAYS = (
+QUICK = (
     Listed(
         "nostr-relay", _PYTHON, PEERS / "python/bin/nostr-relay", {}, "max_limit={cap}",
         "max_limit=100 subscription_limit=4",
@@ -65,6 +65,11 @@ RELAYS = (
         "maxFilterGenericTagsLength=16 maxSubscriptionIdLength=32",
     ),
     Listed("relays", _RELAYS, PEERS / "node/node_modules/relays", NODE_ENVIRONMENT | {"NOSTR_DISABLE_SIG": "true"}),
+)  # fmt: skip
+"""Those that install in a minute or two."""
+
+RELAYS = (
+    *QUICK,
     *(
         Listed(
             f"khatru-{store}", f"{_KHATRU} --store {store}", PEERS / "bin/khatru", {}, "--limit {cap}",

@@ -1,0 +1,29 @@
+"""The crawler on relays that others wrote, through everything: `bin/completeness --parts foreign` in short."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.completeness.foreign.registry import QUICK
+from tests.completeness.foreign.result import table
+from tests.completeness.foreign.run import Plan, together
+from tests.completeness.foreign.shape import Order, Shape
+from tests.completeness.foreign.trial import Pace
+from tests.seeds import seeds
+
+LACKING = [relay.name for relay in QUICK if not relay.is_installed]
+PACE = Pace(rate=20.0, stream_s=4.0, timeout_s=60.0, patience_s=45.0, resweep_s=10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(bool(LACKING), reason=f"{', '.join(LACKING)}: not installed")
+def test_foreign_relays_are_had_whole_or_their_gaps_reported(tmp_path: Path) -> None:
+    seed = seeds(1)[0]
+    print(f"seed {seed}")
+    order = random.Random(seed).choice(list(Order))
+    shape = Shape(events=600, dense=40, strangers=60, order=order)
+    results = together([relay.variant() for relay in QUICK], seed, Plan(shape, PACE), tmp_path)
+    print(table(results))
+    assert [result.name for result in results if not result.is_good] == []
