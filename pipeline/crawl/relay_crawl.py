@@ -257,7 +257,7 @@ class RelayCrawl:
         if ended.key == FormAudit.KEY:
             self._on_control_ended(ended, session, mono)
         elif ended.key == SizeTrials.KEY:
-            self._end_trial(self.trials.on_page_ended(ended, session.limits), session, mono)
+            self._end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
         elif ended.key == Lookout.KEY:
             self._lookout.ended(ended)
         elif ended.key == Whole.CANARY:

@@ -82,13 +82,15 @@ class SizeTrials:
 
     KEY: Final = "size-trial"
 
-    __slots__ = ("_asked", "_trial", "_waiting")
+    __slots__ = ("_asked", "_believed", "_trial", "_waiting")
 
     def __init__(self) -> None:
         self._asked: deque[float] = deque(maxlen=MAX_TRIALS_A_DAY)
         self._trial: _UnderWay | None = None
         # Sweeps that were refused meanwhile.
         self._waiting: set[str] = set()
+        # By what filters ask for, when a refusal of such was last believed.
+        self._believed: dict[frozenset[str], float] = {}
 
     @property
     def is_under_way(self) -> bool:
@@ -99,6 +101,8 @@ class SizeTrials:
         """Return True if the refusal of `page` is to be looked into, or waits until another was."""
         long = [each for each, least in _LEAST.items() if size_of((page,), each) > least]
         if not refusal.may_be_of_size or not {*long} - {Dimension.LIMIT, Dimension.SPAN} or not self._may_ask(mono):
+            return False
+        if mono - self._believed.get(_form(page), -_DAY_S) < _DAY_S:
             return False
         if self._trial is None:
             self._trial = _UnderWay(sweep, refusal, page, long)
@@ -114,13 +118,17 @@ class SizeTrials:
     def open_next(self, session: Session, mono: float) -> None:
         """Ask for the next part of a trial, if one is under way and there is room."""
         trial = self._trial
-        if trial is None or trial.is_open or not session.has_room_for_page() or not self._may_ask(mono):
+        if trial is None or trial.is_open or not session.has_room_for_page():
+            return
+        if not self._may_ask(mono):
+            # What is left of it begins with the next refusal on another day.
+            self._trial = None
             return
         trial.is_open = True
         self._asked.append(mono)
         session.open_page(self.KEY, _part(trial), mono)
 
-    def on_page_ended(self, ended: PageEnded, limits: Limits) -> Trial | None:
+    def on_page_ended(self, ended: PageEnded, limits: Limits, mono: float) -> Trial | None:
         """Take the answer; returns what the trial has come to, once it has."""
         trial = self._trial
         if trial is None:
@@ -131,6 +139,7 @@ class SizeTrials:
         if not ended.refusal.may_be_of_size:
             return self._end(Verdict.GIVEN_UP, limits)
         if trial.size is None:
+            self._believed[_form(trial.filter)] = mono
             return self._end(Verdict.BELIEVED, limits)
         trial.size = max(_LEAST[trial.left[0]], trial.size // 2)
         if trial.size > _LEAST[trial.left[0]]:
@@ -184,6 +193,14 @@ _CUTS: Final[Mapping[Dimension, Callable[[Filter, int], Filter]]] = {
     Dimension.LIMIT: lambda each, size: replace(each, limit=size),
     Dimension.SPAN: lambda each, size: replace(each, since=(each.until or 0) - size),
 }
+
+
+def _form(page: Filter) -> frozenset[str]:
+    """What a filter asks for, however much of it."""
+    lists = {"kinds": page.kinds, "authors": page.authors, "ids": page.ids}
+    return frozenset(
+        {name for name, values in lists.items() if values is not None} | {f"#{name}" for name, _ in page.tags}
+    )
 
 
 def _part(trial: _UnderWay) -> Filter:

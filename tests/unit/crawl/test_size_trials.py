@@ -45,7 +45,7 @@ class Relay:
             self.asked += 1
             self.session.cancel_page(SizeTrials.KEY, 0.0)
             ended = REFUSED if self.refuses(tried[0].filters[0]) else ANSWERED
-            trial = self.trials.on_page_ended(ended, self.session.limits)
+            trial = self.trials.on_page_ended(ended, self.session.limits, mono)
             if trial is not None:
                 self.session.limits = trial.limits
                 return trial
@@ -104,12 +104,24 @@ def test_nothing_is_tried_of_a_filter_without_lists() -> None:
 
 
 def test_no_more_than_so_many_are_tried_a_day() -> None:
-    relay = Relay({Dimension.KINDS: 0})
+    """The limits that were learned are forgotten each time."""
+    relay = Relay({Dimension.KINDS: 1})
     for n in range(3 * MAX_TRIALS_A_DAY):
+        relay.session.limits = Limits()
         relay.run(mono=float(n))
     assert relay.asked == MAX_TRIALS_A_DAY
+    assert not relay.trials.is_under_way
+    relay.run(mono=2 * 86_400.0)
+    assert relay.asked > MAX_TRIALS_A_DAY
+
+
+def test_what_was_believed_is_looked_into_again_after_a_day() -> None:
+    relay = Relay({Dimension.KINDS: 0})
+    for mono in (0.0, 600.0, 86_000.0):
+        relay.run(mono=mono)
+    assert relay.asked == 1
     relay.run(mono=86_400.0)
-    assert relay.asked == MAX_TRIALS_A_DAY + 1
+    assert relay.asked == 2
 
 
 def test_what_is_refused_meanwhile_waits() -> None:
@@ -120,7 +132,7 @@ def test_what_is_refused_meanwhile_waits() -> None:
     trials.open_next(session, 0.0)
     trials.open_next(session, 0.0)
     assert session.pages == 1
-    trial = trials.on_page_ended(REFUSED, Limits())
+    trial = trials.on_page_ended(REFUSED, Limits(), 0.0)
     assert trial is not None
     assert trial.sweep == "one"
     assert [set(trials.take_waiting()) for _ in range(2)] == [{"two"}, set()]
@@ -131,6 +143,6 @@ def test_an_answer_about_something_else_proves_nothing(refusal: Refusal) -> None
     trials = SizeTrials()
     trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
     trials.open_next(Session(Limits()), 0.0)
-    trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits())
+    trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits(), 0.0)
     assert trial is not None
     assert (trial.verdict, trial.limits) == (Verdict.GIVEN_UP, Limits())
