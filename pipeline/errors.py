@@ -7,3 +7,7 @@ class EventServiceError(Exception):
 
 class CannotStart(EventServiceError):
     """A stage or the supervisor cannot run as configured; restarting it would not help (exit code 3)."""
+
+
+class NoRoom(EventServiceError):
+    """A disk is full: the work can go on by itself once there is room."""

@@ -10,12 +10,12 @@ from typing import NoReturn
 import click
 
 from pipeline.config import Config
-from pipeline.errors import CannotStart
+from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import is_journal, journal_priority
 from pipeline.process.reload import LiveSettings, read_settings_file
 from pipeline.store import runtime_directory
-from pipeline.store.database import Database
+from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database, open_to_read
 
 EXIT_CANNOT_START = 3
@@ -78,7 +78,7 @@ def open_or_exit(config: Config) -> Database:
     """The database of `config`; ends the program if it cannot be used."""
     try:
         return open_database(config.database_path, SystemClock())
-    except CannotStart as error:
+    except (CannotStart, DatabaseFailed) as error:
         cannot_start(error)
 
 
@@ -91,11 +91,11 @@ def open_to_read_or_exit(config: Config) -> Database:
     """The database of `config`, its schema left alone; ends the program if it cannot be used."""
     try:
         return open_to_read(config.database_path, SystemClock())
-    except CannotStart as error:
+    except (CannotStart, DatabaseFailed) as error:
         cannot_start(error)
 
 
-def cannot_start(error: CannotStart) -> NoReturn:
+def cannot_start(error: EventServiceError) -> NoReturn:
     """Say why, in one line, and end the program."""
     priority = journal_priority(logging.ERROR) if is_journal(sys.stderr) else ""
     click.echo(f"{priority}event-service: cannot start: {error}", err=True)

@@ -60,6 +60,8 @@ class Child:
         """Whether the process was killed for its silence."""
         self.reload_due = False
         """Whether the process is to be told that its settings have changed."""
+        self.lacks_room = False
+        """Whether the last process ended since a disk was full."""
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._alive_s = 0.0
@@ -74,6 +76,11 @@ class Child:
     def running(self) -> bool:
         """Whether there is a process that has not been reaped."""
         return self._process is not None
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there ever was a process."""
+        return self._started_s > 0.0
 
     @property
     def ready(self) -> bool:
@@ -97,7 +104,7 @@ class Child:
     def start(self, launch: Launch, now_s: float) -> None:
         """Start the process; raises `OSError` when that cannot be done."""
         self._started_s = self._alive_s = now_s
-        self._beaten = self.hung = self.reload_due = False
+        self._beaten = self.hung = self.reload_due = self.lacks_room = False
         self._process = launch(self.slot)
         self.restart_at_s = None
 

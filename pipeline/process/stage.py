@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CannotStart
+from pipeline.errors import CannotStart, NoRoom
 from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_of
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_CANNOT_START = 3
-"""Restarting would not help; the supervisor stops everything."""
+"""Restarting would not help; the supervisor stops everything, unless all ran before."""
+EXIT_NO_ROOM = 4
+"""A disk is full; restarting helps once there is room."""
 
 __all__ = ["HEARTBEAT_LIMIT_S", "StageContext", "run_stage", "stage_health"]
 
@@ -83,9 +85,10 @@ def run_stage(
 ) -> int:
     """Be the process of `stage` in slot `index` (None: the first free one) until `run` returns; gives the exit code.
 
-    0: `run` returned; 3: `CannotStart`; 1: any other error, in `run` or in a thread, or that the slot of a supervised
-    stage stays taken. Called once per process, in its main thread. `supervised` says that standard input is a lifeline:
-    its end means that the supervisor is gone. `live` with a file is followed at SIGHUP, which ends the process without.
+    0: `run` returned; 3: `CannotStart`; 4: a disk is full; 1: any other error, in `run` or in a thread, or that the
+    slot of a supervised stage stays taken. Called once per process, in its main thread. `supervised` says that standard
+    input is a lifeline: its end means that the supervisor is gone. `live` with a file is followed at SIGHUP, which ends
+    the process without.
     """
     faulthandler.enable()
     clock, stop = SystemClock(), Stop()
@@ -116,10 +119,17 @@ def run_stage(
             return EXIT_OK
         # Whoever holds the slot, begun by hand while it was free, does the work; a supervisor tries again.
         return EXIT_FAILED if supervised and isinstance(error, SlotTaken) else EXIT_CANNOT_START
-    except Exception:
-        _log.exception("stage failed")
-        return EXIT_FAILED
-    return EXIT_FAILED if failure else EXIT_OK
+    except Exception as error:
+        return _exit_code(failure[0] if failure else error)
+    return _exit_code(failure[0]) if failure else EXIT_OK
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, NoRoom):
+        _log.error("disk is full", error=str(error))
+        return EXIT_NO_ROOM
+    _log.exception("stage failed", cause=error)
+    return EXIT_FAILED
 
 
 @contextmanager

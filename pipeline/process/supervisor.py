@@ -6,6 +6,7 @@ import selectors
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,14 @@ from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopWishes, Wish
 from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
-from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED, EXIT_OK, HEARTBEAT_LIMIT_S, SLOT_WAIT_S
+from pipeline.process.stage import (
+    EXIT_CANNOT_START,
+    EXIT_FAILED,
+    EXIT_NO_ROOM,
+    EXIT_OK,
+    HEARTBEAT_LIMIT_S,
+    SLOT_WAIT_S,
+)
 from pipeline.process.stop import Stop
 
 if TYPE_CHECKING:
@@ -30,6 +38,10 @@ if TYPE_CHECKING:
 
 SLOT_NAME = "supervisor"
 """The name of the supervisor's own process in logs, metrics and files."""
+NO_ROOM = "disk is full"
+"""What the supervisor says of itself begins with this while stages wait for room."""
+ROOM_BYTES = 16 << 20
+"""A stage that ended over a full disk is started again with so much left beside the database."""
 SETTINGS_FILE = "settings"
 """The file in the runtime directory that supervised stages follow, if the supervisor follows one."""
 
@@ -62,6 +74,8 @@ class Times:
     """For another supervisor to end, as one does that is being restarted."""
     stall_s: float = 5.0
     """A look that comes later than this says that the machine stood still, not that the stages hang."""
+    room_check_s: float = 5.0
+    """Between two looks whether a full disk has room again."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
 
 
@@ -78,6 +92,10 @@ class Surroundings:
     heartbeat: Heartbeat
     rng: random.Random = field(default_factory=random.SystemRandom)
     times: Times = field(default_factory=Times)
+    has_moved: Callable[[], bool] = lambda: False
+    """Whether another file, or none, is where the database was."""
+    has_room: Callable[[], bool] = lambda: True
+    """Whether the disk of the database has room for what a stage writes."""
     reload: Callable[[], bool] | None = None
     """What SIGHUP does before stages that still run are told; returns whether to tell them. None: it ends all."""
 
@@ -102,7 +120,8 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code.
 
-        0: all stages were ended and none had to be killed; 3: a stage cannot start; 1: anything else.
+        0: all stages were ended and none had to be killed; 3: a stage cannot start and not all have run before, which
+        would be an accident; 1: anything else.
         """
         signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD), hangup_ends=self._around.reload is None)
         selector = selectors.DefaultSelector()
@@ -175,6 +194,14 @@ class Supervisor:
         for child in self._children:
             if child.restart_at_s is None or child.restart_at_s > now_s:
                 continue
+            if child.has_run and self._around.has_moved():
+                _log.error("the database was moved away or replaced, ending all", stage=child.name)
+                self._exit_code = EXIT_CANNOT_START
+                self._around.stop.set("the database was moved away or replaced")
+                return
+            if child.lacks_room and not self._around.has_room():
+                child.restart_at_s = now_s + self._times.room_check_s
+                continue
             try:
                 child.start(self._launch, now_s)
             except OSError as error:
@@ -196,9 +223,9 @@ class Supervisor:
             if code not in (EXIT_OK, -signal.SIGTERM) and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED
             return
-        reason = "hung" if child.hung else "signal" if code < 0 else "exit"
+        reason = "hung" if child.hung else "signal" if code < 0 else "no-room" if code == EXIT_NO_ROOM else "exit"
         self._around.metrics.stage_exits.labels(child.name, reason).inc()
-        if code == EXIT_CANNOT_START:
+        if code == EXIT_CANNOT_START and not self._ready:
             _log.error("stage cannot start, ending all", stage=child.name, pid=pid)
             self._exit_code = EXIT_CANNOT_START
             self._around.stop.set(f"{child.name} cannot start")
@@ -206,6 +233,11 @@ class Supervisor:
         now_s = self._clock.monotonic()
         # Health is told at once, or would miss that a stage is away for a moment.
         self._check_at_s = now_s
+        if code == EXIT_NO_ROOM:
+            # An accident of the disk, not of the stage: it waits for room, however often.
+            child.lacks_room, child.restart_at_s = True, now_s + self._times.room_check_s
+            _log.error("disk is full, stage waits for room", stage=child.name, pid=pid)
+            return
         delay_s = self._plan_restart(child, now_s)
         _log.error("stage ended unasked", stage=child.name, pid=pid, how=_how(code), restart_in_s=round(delay_s, 1))
 
@@ -251,10 +283,16 @@ class Supervisor:
         """Tell systemd of readiness, and of the state when it has changed; returns what is wrong."""
         ready = sum(child.ready for child in self._children)
         status = f"{ready} of {len(self._children)} stages run"
-        looping = [child.name for child in self._children if child.is_looping(self._times.restart.healthy_s)]
+        looping = [
+            child.name
+            for child in self._children
+            if child.is_looping(self._times.restart.healthy_s) and not child.lacks_room
+        ]
         missing = [child.name for child in self._children if not child.ready]
-        waited_for = [name for name in missing if name not in looping]
-        trouble = [f"waiting for {', '.join(waited_for)}"] if waited_for else []
+        lacking = [child.name for child in self._children if child.lacks_room]
+        waited_for = [name for name in missing if name not in looping and name not in lacking]
+        trouble = [f"{NO_ROOM}: {', '.join(lacking)} wait for room"] if lacking else []
+        trouble += [f"waiting for {', '.join(waited_for)}"] if waited_for else []
         trouble += [f"{name} ends again and again" for name in looping]
         if self._drain is not None:
             status = f"stopping, {sum(child.running for child in self._children)} stages left"
@@ -302,6 +340,8 @@ def supervise(
         profiling.start(config, SLOT_NAME, SLOT_NAME)
         around = Surroundings(
             directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times(),
+            has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
+            has_room=partial(_has_room, config.database_path.parent),
             reload=_reloading(live, directory / SETTINGS_FILE),
         )  # fmt: skip
         started()
@@ -320,6 +360,26 @@ def supervise(
     finally:
         heartbeat.close()
         lock.release()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
+
+
+def _has_moved(path: Path, inode: int | None) -> bool:
+    return inode is not None and path.parent.exists() and _inode(path) != inode
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        # The stage itself says best what is wrong.
+        return True
+    return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
 
 
 def _reloading(live: "LiveSettings | None", published: Path) -> Callable[[], bool] | None:

@@ -19,6 +19,7 @@ from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition, StageState, condition_of, utc
 from pipeline.process.exposition import Health
 from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
 from pipeline.status.snapshot import sinks_of
@@ -117,7 +118,9 @@ class HealthCheck:
         if found is not None:
             problems += self._queue_problems(found)
             if found.free_bytes < MIN_FREE_BYTES:
-                here["disk"] = f"disk full: {found.free_bytes >> 20} MiB left beside the database"
+                here["disk"] = f"disk is full: {found.free_bytes >> 20} MiB left beside the database"
+                # One problem is told once: stages that wait for room say the same.
+                problems = [problem for problem in problems if not problem.why.startswith(NO_ROOM)]
         problems += self._lasting(here)
         return Report(tuple(problems), tuple(stages), database)
 

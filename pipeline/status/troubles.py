@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from pipeline.process.condition import HEARTBEAT_LIMIT_S, Condition, StageState
+from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, counted
@@ -81,6 +82,9 @@ def _stages(seen: Snapshot) -> Iterator[Trouble]:
     if not seen.stages:
         yield Trouble(Weight.PROBLEM, "service", "no stage runs", "start it: event-service supervise")
     for stage in troubled(seen.stages):
+        if stage.why.startswith(NO_ROOM) and seen.free_bytes < _MIN_FREE_BYTES:
+            # Told once, of the disk.
+            continue
         since = "" if stage.since is None else f" since {stage.since}"
         weight = Weight.NOTE if stage.state is StageState.STARTING else Weight.PROBLEM
         yield Trouble(weight, stage.slot, f"{stage.state}{since}: {stage.why}", _stage_advice(stage))
@@ -100,7 +104,7 @@ def _stage_advice(stage: Condition) -> str:
 
 def _disk(seen: Snapshot) -> Iterator[Trouble]:
     if seen.free_bytes < _MIN_FREE_BYTES:
-        what = f"{seen.free_bytes >> 20} MiB are left beside the database"
+        what = f"{NO_ROOM}: {seen.free_bytes >> 20} MiB are left beside the database"
         yield Trouble(Weight.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
 
 
@@ -165,6 +169,8 @@ def _failing(seen: Snapshot) -> Iterator[Trouble]:
 
 def _restarts(seen: Snapshot) -> Iterator[Trouble]:
     for (slot, reason), count in seen.exits.items():
+        if reason == "no-room":
+            continue
         what = f"ended unasked {_count(count, 'time')} and was started anew: {reason}"
         yield Trouble(Weight.NOTE, slot, what, "the log has why")
 

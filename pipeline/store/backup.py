@@ -1,6 +1,7 @@
 """A copy of the database of a running service, as of one moment."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Final
 
 import apsw
 
+from pipeline.errors import EventServiceError
 from pipeline.store import runs
 from pipeline.store.database import Database, DatabaseFailed
 
@@ -22,11 +24,19 @@ Progress = Callable[[int], None]
 """Called with how many more pages are done."""
 
 
+class BackupDiskFull(EventServiceError):
+    """The disk that the backup is written to is full; nothing is wrong with the database."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"the disk of {folder}, where the backup goes, is full")
+
+
 def back_up(database: Database, target: Path, progress: Progress) -> None:
     """Copy everything committed by now to `target`, which appears complete or not at all and replaces what was there.
 
     All steps share one snapshot: without it SQLite begins anew whenever somebody writes, which a busy service always
-    does. Nobody waits for us meanwhile, but the write-ahead log cannot be reset. Raises `DatabaseFailed`.
+    does. Nobody waits for us meanwhile, but the write-ahead log cannot be reset. Raises `DatabaseFailed`, or
+    `BackupDiskFull`.
     """
     part = target.with_name(target.name + ".part")
     owner = database.path.stat()
@@ -44,8 +54,10 @@ def back_up(database: Database, target: Path, progress: Progress) -> None:
             _copy(database, part, progress)
             os.fsync(descriptor)
             part.replace(target)
-        except BaseException:
+        except BaseException as error:
             part.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BackupDiskFull(part.parent) from error
             raise
         _sync_directory(target.parent)
     finally:
@@ -64,7 +76,7 @@ def _copy(database: Database, part: Path, progress: Progress) -> None:
                 tx.execute(TAKE_SNAPSHOT).fetchall()
                 done = 0
                 while not backup.done:
-                    backup.step(_STEP_PAGES)
+                    _step(backup, part)
                     progress(backup.page_count - backup.remaining - done)
                     done = backup.page_count - backup.remaining
             runs.mark_copied(destination)
@@ -72,6 +84,14 @@ def _copy(database: Database, part: Path, progress: Progress) -> None:
             destination.close()
     except apsw.Error as error:
         raise DatabaseFailed(f"the backup failed: {error}") from error
+
+
+def _step(backup: apsw.Backup, part: Path) -> None:
+    try:
+        backup.step(_STEP_PAGES)
+    except apsw.FullError as error:
+        # Caught here, since it is no fault of the database that is read meanwhile.
+        raise BackupDiskFull(part.parent) from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -4,7 +4,6 @@ Every write runs in `BEGIN IMMEDIATE`: a deferred transaction that reads first a
 another process wrote in between, whatever the busy time-out.
 """
 
-import contextlib
 import os
 import random
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import apsw
 
-from pipeline.errors import CannotStart, EventServiceError
+from pipeline.errors import CannotStart, EventServiceError, NoRoom
 from pipeline.process.clock import pause
 from pipeline.store.ownership import create_for_folder_owner, describe_owner
 
@@ -55,6 +54,10 @@ class DatabaseFailed(EventServiceError):
     """The database could not do its work, whatever the work was: a full disk, a broken file, a lock held for ever."""
 
 
+class DiskFull(DatabaseFailed, NoRoom):
+    """The disk of the database is full; nothing was written."""
+
+
 class DatabaseBusy(DatabaseFailed):
     """Another program held the write lock for longer than `BUSY_TIMEOUT_S`."""
 
@@ -75,6 +78,10 @@ _ENVIRONMENT_ERRORS = (
 )
 
 
+# What may pass by itself.
+_TRANSIENT_ERRORS = (apsw.CantOpenError, apsw.FullError, apsw.IOError)
+
+
 class Database:
     """One connection, to be used only by the thread that opened it, never across a fork."""
 
@@ -89,7 +96,8 @@ class Database:
     def open(cls, path: Path) -> "Database":
         """Open `path`, creating it if it is missing. The schema is not looked at.
 
-        Raises `DatabaseUnusable`, or `DatabaseBusy` where it stays locked, which says nothing about the file.
+        Raises `DatabaseUnusable`, or `DatabaseFailed` where that says nothing about the file: it stays locked, its disk
+        is full or fails, or its folder is away.
         """
         _require_sqlite()
         if path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP).exists():
@@ -104,6 +112,8 @@ class Database:
                 raise
         except apsw.BusyError as error:
             raise DatabaseBusy(_stayed_locked(path)) from error
+        except _TRANSIENT_ERRORS as error:
+            raise _failure(path, "opened", error) from error
         except apsw.Error as error:
             raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error, path)}") from error
         return cls(path, connection)
@@ -131,7 +141,7 @@ class Database:
             raise DatabaseBusy(_stayed_locked(self.path)) from error
         except _ENVIRONMENT_ERRORS as error:
             self._roll_back()
-            raise DatabaseFailed(f"the database {self.path} cannot be written: {_reason(error, self.path)}") from error
+            raise _failure(self.path, "written", error) from error
         except BaseException:
             self._roll_back()
             raise
@@ -150,7 +160,7 @@ class Database:
         try:
             yield connection
         except _ENVIRONMENT_ERRORS as error:
-            raise DatabaseFailed(f"the database {self.path} cannot be read: {_reason(error, self.path)}") from error
+            raise _failure(self.path, "read", error) from error
         finally:
             self._roll_back()
 
@@ -165,8 +175,12 @@ class Database:
 
     def checkpoint(self) -> None:
         """Move what readers allow out of the write-ahead log; holds up nobody, and leaves it to whoever is at it."""
-        with contextlib.suppress(apsw.BusyError):
+        try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.BusyError:
+            return
+        except _ENVIRONMENT_ERRORS as error:
+            raise _failure(self.path, "written", error) from error
 
     def restart_log(self) -> bool:
         """Move everything out of the write-ahead log and let it begin anew; writers wait meanwhile.
@@ -178,6 +192,8 @@ class Database:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
         except apsw.BusyError:
             return False
+        except _ENVIRONMENT_ERRORS as error:
+            raise _failure(self.path, "written", error) from error
         finally:
             self._connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
         return True
@@ -278,6 +294,26 @@ def _stayed_locked(path: Path) -> str:
 def _cannot_write(path: Path) -> str:
     whose = describe_owner(path)
     return f"it cannot be written; {whose}" if whose else "it cannot be written"
+
+
+# A disk with less room than a few pages of the log is full, whatever SQLite calls it.
+_NO_ROOM_BYTES = 256 << 10
+
+
+def _failure(path: Path, what: str, error: apsw.Error) -> DatabaseFailed:
+    """What to raise for an error of the database's surroundings."""
+    is_full = isinstance(error, apsw.FullError)
+    if is_full or (isinstance(error, apsw.IOError) and _free_bytes(path) < _NO_ROOM_BYTES):
+        return DiskFull(f"disk is full: the database {path} cannot be {what}")
+    return DatabaseFailed(f"the database {path} cannot be {what}: {_reason(error, path)}")
+
+
+def _free_bytes(path: Path) -> int:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return _NO_ROOM_BYTES
+    return disk.f_bavail * disk.f_frsize
 
 
 def _reason(error: apsw.Error, path: Path) -> str:

@@ -6,6 +6,7 @@
 FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behaviour,…`, see BEHAVIOURS; the default is
 `steady`. FAKE_TIMES: JSON, fields of `Times` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE: `ORPHAN_GRACE_S`.
 FAKE_SLOT_WAIT: how long a supervised stage waits for its slot, in seconds.
+FAKE_FAULT: see `faulty`.
 FAKE_JOURNAL: a FIFO that gets one line `EVENT SLOT PID` for everything a stage does.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import CannotStart
+from pipeline.errors import CannotStart, EventServiceError, NoRoom
 from pipeline.process import stage
 from pipeline.process.backoff import Backoff
 from pipeline.process.reload import LiveSettings
@@ -87,6 +88,23 @@ def cannot_start(ctx: StageContext) -> None:
     raise CannotStart("the database is of stone")
 
 
+def faulty(ctx: StageContext) -> None:
+    """Works for as long as there is no file FAKE_FAULT, and else raises what is written in it."""
+    fault = Path(os.environ["FAKE_FAULT"])
+    _raise_what_is_in(fault)
+    ctx.heartbeat.beat()
+    note("ready", ctx)
+    while not ctx.stop.wait(BEAT_EVERY_S):
+        _raise_what_is_in(fault)
+        ctx.heartbeat.beat()
+
+
+def _raise_what_is_in(path: Path) -> None:
+    if path.exists():
+        errors: dict[str, type[EventServiceError]] = {"NoRoom": NoRoom, "CannotStart": CannotStart}
+        raise errors[path.read_text()]("for now")
+
+
 def following(ctx: StageContext) -> None:
     """Notes every change of the log level and of the number of crawlers."""
     ctx.heartbeat.beat()
@@ -102,7 +120,7 @@ def following(ctx: StageContext) -> None:
 
 BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
     one.__name__: one
-    for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, following)
+    for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, faulty, following)
 }
 
 

@@ -1,9 +1,12 @@
 """`event-service backup PATH`: one moment of a service at work, complete or not there."""
 
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -143,3 +146,26 @@ def test_a_killed_backup_leaves_nothing_by_its_name_and_the_next_one_works(
     operator.succeed("backup", str(target))
     assert rows_in(target) == 60_000
     assert not target.with_name("backup.db.part").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB."""
+    path = tmp_path / "small"
+    path.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path))
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield path
+    subprocess.run(("umount", "--lazy", str(path)), check=True)
+
+
+def test_full_disk_is_said_to_be_the_backups(path: Path, operator: Operator, small_disk: Path) -> None:
+    """Not the database's, which is well."""
+    fill(path, rows=3000)
+    done = operator.run("backup", str(small_disk / "copy.db"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"event-service: no backup: the disk of {small_disk}, where the backup goes, is full"
+    )
+    assert list(small_disk.iterdir()) == []

@@ -124,6 +124,50 @@ def test_stage_that_cannot_start_ends_everything(programs: Programs) -> None:
     wait_for_end([entry.pid for entry in programs.journal.entries])
 
 
+def test_stage_that_cannot_start_again_is_restarted(programs: Programs, tmp_path: Path) -> None:
+    """It did before, so that it is an accident: a folder that vanished, a port that is taken for a moment."""
+    fault = tmp_path / "fault"
+    supervisor = supervise(programs, "forwarder=faulty", FAKE_FAULT=str(fault))
+    programs.journal.expect("ready", *SLOTS)
+    fault.write_text("CannotStart")
+    for _ in range(3):
+        programs.journal.expect("started", "forwarder-0")
+    fault.unlink()
+    programs.journal.expect("ready", "forwarder-0")
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
+def test_stage_without_room_waits_and_is_not_crash_looping(programs: Programs, tmp_path: Path) -> None:
+    fault = tmp_path / "fault"
+    given = times(room_check_s=0.1, check_s=0.05, restart_base_s=30)
+    supervisor = supervise(programs, "forwarder=faulty", FAKE_FAULT=str(fault), FAKE_TIMES=given)
+    programs.journal.expect("ready", *SLOTS)
+    fault.write_text("NoRoom")
+    for _ in range(5):
+        programs.journal.expect("started", "forwarder-0")
+    deadline = time.monotonic() + PATIENCE_S
+    while health(programs) != "disk is full: forwarder-0 wait for room":
+        assert time.monotonic() < deadline
+    fault.unlink()
+    programs.journal.expect("ready", "forwarder-0")
+    assert exits(programs, "forwarder-0", "no-room") in render(programs.runtime)
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
+def test_database_that_was_moved_away_ends_everything(programs: Programs, tmp_path: Path) -> None:
+    """Else a stage that is restarted would begin with an empty one."""
+    path = tmp_path / "moved.db"
+    path.touch()
+    supervisor = supervise(programs, EVENTS_DATABASE_PATH=str(path))
+    saver = programs.journal.expect("ready", *SLOTS)["saver-0"]
+    path.unlink()
+    os.kill(saver.pid, signal.SIGKILL)
+    assert supervisor.wait() == 3
+    assert lines(supervisor, "the database was moved away or replaced, ending all")
+
+
 def test_second_signal_kills_all_at_once(programs: Programs) -> None:
     supervisor = supervise(programs, "crawler=stubborn")
     pids = [entry.pid for entry in programs.journal.expect("ready", *SLOTS).values()]

@@ -257,7 +257,9 @@ def test_health_fails_when_the_disk_is_full(server: Running, monkeypatch: pytest
     full = os.statvfs_result((4096, 4096, 1 << 20, 1 << 14, (MIN_FREE_BYTES >> 12) - 1, 0, 0, 0, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: full)
     first = problems(server)
-    assert [(each["stage"], each["why"]) for each in first] == [("disk", "disk full: 63 MiB left beside the database")]
+    assert [(each["stage"], each["why"]) for each in first] == [
+        ("disk", "disk is full: 63 MiB left beside the database")
+    ]
     assert problems(server) == first
     monkeypatch.undo()
     assert problems(server) == []

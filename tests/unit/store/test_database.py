@@ -1,5 +1,6 @@
 """Opening the file, refusing what is not ours without touching it, and what transactions promise."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pipeline.store.database import (
     DatabaseBusy,
     DatabaseFailed,
     DatabaseUnusable,
+    DiskFull,
     Tx,
     wal_bytes,
 )
@@ -425,3 +427,41 @@ def test_nothing_more_is_written_to_a_file_whose_place_another_has_taken(
         tx.execute("INSERT INTO authors (public_key) VALUES (randomblob(32))")
     assert str(path) in str(error.value)
     assert authors(db) == 1
+
+
+def test_full_disk_is_told_as_such_wherever_it_is_met(db: Database) -> None:
+    """By checkpoints too, which nobody expects to fail."""
+    pages = int(db.pragma("page_count"))
+    db.pragma("max_page_count", pages)
+    with pytest.raises(DiskFull, match="disk is full"), db.write() as tx:
+        tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1, NULL)")
+
+
+def fill(db: Database) -> None:
+    """Write until there is no room."""
+    while True:
+        with db.write() as tx:
+            tx.execute("INSERT INTO drops (event_id, reason, relay, at) VALUES (zeroblob(9000), '', 1, 1)")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
+def test_disk_that_is_full_leaves_every_step_with_one_error(tmp_path: Path, clock: ManualClock) -> None:
+    """A real one, down to its last byte: opening, writing, checkpoints and a log that begins again."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)), check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        with open_database(path / "events.db", clock) as db:
+            with pytest.raises(DiskFull):
+                fill(db)
+            with contextlib.suppress(OSError), (path / "rest").open("wb", buffering=0) as rest:
+                while True:
+                    rest.write(b"x")
+            for step in (db.checkpoint, db.restart_log):
+                with contextlib.suppress(DiskFull):
+                    step()
+            with db.read() as tx:
+                tx.execute("SELECT count(*) FROM drops").fetchall()
+    finally:
+        subprocess.run(("umount", "--lazy", str(path)), check=True)
