@@ -16,6 +16,7 @@ _LOCAL = (
     "{python} -m tests.fakes.independent_relay --addr {address} --port {port} --lmdb {folder}/lmdb --max-reqs 100000"
 )
 _KHATRU = "{root}/.peers/bin/khatru --address {address}:{port} --folder {folder}"
+_RUST = "{python} {root}/tests/peers/rust_relay.py {root}/.peers/cargo/bin/PROGRAM {address} {port} {folder}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,5 +77,13 @@ RELAYS = (
             "--strict --kinds 10",
         )
         for store in ("lmdb", "badger", "sqlite3", "slice")
+    ),
+    Listed(
+        "rnostr", _RUST.replace("PROGRAM", "rnostr"), PEERS / "cargo/bin/rnostr", {}, "limitation.max_limit={cap}",
+        "limitation.max_limit=100 limitation.max_filters=2 limitation.max_subscriptions=4",
+    ),
+    Listed(
+        "nostr-rs-relay", _RUST.replace("PROGRAM", "nostr-rs-relay"), PEERS / "cargo/bin/nostr-rs-relay", {},
+        strict="limits.limit_scrapers=true",
     ),
 )  # fmt: skip
