@@ -10,29 +10,36 @@ DOUBT_S: Final = 2.0
 
 
 class Doubts:
-    """The pages of one connection of which one was refused; `alone`: how many more are asked for one at a time."""
+    """The pages of one connection of which some were refused; `alone`: how many more are asked for one at a time."""
 
-    __slots__ = ("_ids", "alone", "text", "until")
+    __slots__ = ("_until", "alone", "text")
 
     def __init__(self) -> None:
         self.text = ""
-        self.until: float | None = None
         self.alone = 0
-        self._ids: frozenset[str] = frozenset()
+        # By id, until when a page may show that it was not refused.
+        self._until: dict[str, float] = {}
+
+    @property
+    def until(self) -> float | None:
+        """When `take_due` will have something to do."""
+        return min(self._until.values(), default=None)
 
     def begin(self, pages: Iterable[Subscription], text: str, now: float) -> None:
-        """A refusal with this text is of one of these pages; one that is in doubt already is looked at first."""
-        ids = frozenset(each.id for each in pages)
-        if ids and self.until is None:
-            self._ids, self.text, self.until = ids, text, now + DOUBT_S
+        """A refusal with this text is of one of these pages."""
+        self.text = text
+        for each in pages:
+            self._until.setdefault(each.id, now + DOUBT_S)
 
     def take_due(self, asked: Iterable[Subscription], now: float) -> list[Subscription]:
         """Return those that stayed without an answer, once their time is over; they are asked for alone next."""
-        if self.until is None or now < self.until:
+        due = {name for name, until in self._until.items() if until <= now}
+        if not due:
             return []
-        unanswered = [each for each in asked if each.id in self._ids and not each.answered]
-        self.until = None
-        self.alone = len(unanswered)
+        for name in due:
+            del self._until[name]
+        unanswered = [each for each in asked if each.id in due and not each.answered]
+        self.alone += len(unanswered)
         return unanswered
 
     def on_page_ended(self) -> None:

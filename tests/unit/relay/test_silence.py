@@ -214,3 +214,17 @@ def test_limit_zero_that_is_refused_is_asked_with_another_limit_and_blamed_on_no
     assert not isinstance(ended, PageEnded)
     assert client.session.pages == 1
     assert client.session.limits == Limits(refuses_zero=True)
+
+
+def test_another_refusal_puts_those_in_doubt_that_were_asked_for_since() -> None:
+    client = Client()
+    client.answer(client.subscribe("0"), 0.1)
+    first = client.ask("a", 1.0)
+    client.ask("b", 1.0)
+    list(client.session.receive(Notice("REQ filters are not accepted"), 1.1))
+    client.answer(first, 1.2)
+    client.ask("c", 2.0)
+    list(client.session.receive(Notice("REQ filters are not accepted"), 2.1))
+    assert client.expired(3.1) == ["b"]
+    assert client.session.next_deadline() == 4.1
+    assert client.expired(4.1) == ["c"]
