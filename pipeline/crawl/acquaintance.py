@@ -36,6 +36,7 @@ class Acquaintance:
             limits.notes_by_author,
             limits.max_kinds,
             frozenset(limits.refused_kinds),
+            withholds=limits.withholds,
         )
 
     def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:

@@ -98,7 +98,7 @@ class Asking:
         if self.mode is not CrawlMode.AUTO:
             return self.mode is CrawlMode.WHOLE
         refused = limits.whole_refused_at and wall - limits.whole_refused_at < RETRY_WHOLE_S
-        is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author
+        is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
         if refused or is_narrow or len(plan.live) <= FEW_QUERIES or wall < self._costly_until:
             return False
         if self.is_whole and self._is_costly(plan):

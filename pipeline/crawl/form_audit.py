@@ -15,7 +15,12 @@ the form is at fault or the size. An empty answer proves nothing unless the even
 | HALF | half as many kinds, then values | whole up to that size | HALF of that |
 
 Full answers of other events prove nothing: FULL with another event. A refusal ends a check without a verdict, unless it
-made the relay's limits smaller, by which the step is asked again. `wall` is Unix seconds, `mono` monotonic seconds.
+made the relay's limits smaller, by which the step is asked again.
+
+Before all that, each kind of messages is asked for alone: a relay that leaves them out of other answers without a word
+then demands AUTH (NIP-42). They are withheld if that is not enough, or nothing comes even then.
+
+`wall` is Unix seconds, `mono` monotonic seconds.
 """
 
 from collections.abc import Callable
@@ -36,11 +41,12 @@ from pipeline.crawl.form_filters import (
     proven,
     wanted_size,
 )
-from pipeline.crawl.forms import FORMS, Form, FormKnowledge, Reach, Verdict
-from pipeline.crawl.plan import Plan, Subject
+from pipeline.crawl.forms import FORMS, Form, FormKnowledge, Reach, Verdict, withheld_name
+from pipeline.crawl.plan import HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
@@ -51,6 +57,7 @@ CROWD: Final = 5
 # Events that are tried as control of one form, and times that one step is asked.
 MAX_CONTROLS: Final = 3
 MAX_TRIES: Final = 2
+_WITHHELD: Final = frozenset({Refusal.AUTH_REQUIRED, Refusal.RESTRICTED, Refusal.FORBIDDEN, Refusal.KIND_REFUSED})
 # What was not answered is asked again after this (seconds).
 _PAUSE_S: Final = 5.0
 
@@ -109,6 +116,18 @@ class _Search:
 
 
 @dataclass(frozen=True, slots=True)
+class _Showing:
+    """A request for one kind of messages alone."""
+
+    kind: int
+
+    @property
+    def name(self) -> str:
+        """The name under which its result is stored."""
+        return withheld_name(self.kind)
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
     came: bool
     timeless: bool
@@ -119,10 +138,10 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What an answer means for the crawl: the relay's limits, and what was asked for in a form with holes."""
+    """What an answer means for the crawl: the relay's limits, and what was asked for in vain and is owed again."""
 
     limits: Limits
-    owed: Subject | None = None
+    owed: tuple[Subject, ...] = ()
 
 
 class FormAudit:
@@ -131,7 +150,7 @@ class FormAudit:
     KEY: Final = "form-control"
 
     __slots__ = (
-        "_controls", "_is_open", "_not_before", "_task", "knowledge", "precedes_mentions", "wants_events",
+        "_controls", "_is_open", "_not_before", "_shown", "_task", "knowledge", "precedes_mentions", "wants_events",
     )  # fmt: skip
 
     def __init__(self, knowledge: FormKnowledge) -> None:
@@ -141,7 +160,9 @@ class FormAudit:
         self.wants_events = True
         """Whether events are of use that the relay gives for other reasons."""
         self._controls = Controls()
-        self._task: _Check | _Search | None = None
+        self._task: _Check | _Search | _Showing | None = None
+        # Kinds of messages that were asked for on this connection.
+        self._shown: set[int] = set()
         self._is_open = False
         self._not_before = 0.0
 
@@ -158,6 +179,7 @@ class FormAudit:
         """Take note that a new connection stands, on which nothing was asked."""
         self._is_open = False
         self._not_before = 0.0
+        self._shown.clear()
 
     def open_next(self, plan: Plan, session: Session, mono: float, wall: int) -> None:
         """Ask for the next control, if one is due and there is room."""
@@ -172,8 +194,9 @@ class FormAudit:
         if task is None or mono < self._not_before or not session.has_room_for_page():
             return
         self._is_open = True
-        if isinstance(task, _Search):
-            session.open_page(self.KEY, search(task.reach), mono)
+        if not isinstance(task, _Check):
+            page = search(task.reach) if isinstance(task, _Search) else Filter(kinds=frozenset({task.kind}), limit=1)
+            session.open_page(self.KEY, page, mono)
             return
         task.requests += 1
         task.tries += 1
@@ -187,6 +210,8 @@ class FormAudit:
     def on_page_ended(self, ended: PageEnded, limits: Limits, mono: float, wall: int) -> Audited:
         """Take the answer to the last request."""
         task, self._is_open = self._task, False
+        if isinstance(task, _Showing):
+            return self._on_shown(task, ended, limits, wall)
         if isinstance(task, _Search):
             self.knowledge.note(task.name, Verdict.UNKNOWN, wall, 1)
             self._task = None
@@ -209,9 +234,12 @@ class FormAudit:
         if check.tries >= MAX_TRIES or (check.requests and spent >= MAX_REQUESTS):
             self._end(check, check.verdict, wall)
 
-    def _next_task(self, plan: Plan, limits: Limits, wall: int) -> _Check | _Search | None:
+    def _next_task(self, plan: Plan, limits: Limits, wall: int) -> _Check | _Search | _Showing | None:
         """Return the most important check that is due, or the search for events that it lacks."""
         self.wants_events = False
+        for kind in sorted(HIDDEN_KINDS - self._shown):
+            if self.knowledge.is_due(withheld_name(kind), wall) or self.knowledge.shows_after_auth(kind):
+                return _Showing(kind)
         if self.knowledge.requests(wall) >= MAX_REQUESTS:
             return None
         for form in FORMS:
@@ -231,13 +259,15 @@ class FormAudit:
     def _is_asked(self, form: Form, plan: Plan, limits: Limits) -> bool:
         """Return True if the service uses filters of this form with the relay."""
         if form.subject in DIMENSIONS and not form.names_kinds:
-            is_refused = limits.refuses_kindless or avoids_notes(form, limits)
+            is_refused = limits.refuses_kindless or limits.withholds or avoids_notes(form, limits)
             is_left = self.knowledge.has_holes(form.subject) and self.knowledge.verdict(form) is not Verdict.HOLES
             if is_refused or is_left:
                 return False
         return form.subject is Subject.GLOBAL or any(query.subject is form.subject for query in plan.queries)
 
-    def _has_judged_mentions(self, task: _Check | _Search) -> bool:
+    def _has_judged_mentions(self, task: _Check | _Search | _Showing) -> bool:
+        if isinstance(task, _Showing):
+            return False
         if self.knowledge.verdict(FORMS[0]) is not None and self.knowledge.is_audited(Subject.MENTIONS):
             return True
         return isinstance(task, _Check) and task.form.subject is not Subject.MENTIONS
@@ -253,6 +283,21 @@ class FormAudit:
             self._end(check, check.verdict, wall)
         else:
             self._not_before = mono + _PAUSE_S
+
+    def _on_shown(self, task: _Showing, ended: PageEnded, limits: Limits, wall: int) -> Audited:
+        self._task = None
+        self._shown.add(task.kind)
+        before = self.knowledge.shows_after_auth(task.kind)
+        if ended.refusal in _WITHHELD or (ended.is_after_auth and not ended.count and ended.refusal is None):
+            verdict = Verdict.WITHHELD
+        elif ended.refusal is not None:
+            verdict = Verdict.UNKNOWN
+        else:
+            verdict = Verdict.AUTH if ended.is_after_auth else Verdict.WHOLE
+        # That it is asked for on each connection is not a check.
+        self.knowledge.note(task.name, verdict, wall, 0 if before else 1)
+        owes = verdict is Verdict.AUTH and not before
+        return Audited(limits, (Subject.MENTIONS, Subject.AUTHORS) if owes else ())
 
     def _on_full(self, check: _Check, answer: _Answer) -> Audited:
         if not answer.came and check.proven is None:
@@ -320,7 +365,7 @@ class FormAudit:
         elif verdict is Verdict.FIRST_VALUE:
             owes = not known.finds_first_only(form.subject)
         self._end(check, verdict, wall)
-        return Audited(limits, form.subject if owes else None)
+        return Audited(limits, (form.subject,) if owes else ())
 
     def _end(self, check: _Check, verdict: Verdict, wall: int) -> None:
         self.knowledge.note(check.form.name, verdict, wall, check.requests)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from pipeline.crawl.plan import LISTED_KINDS, Subject
+from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Subject
 from pipeline.crawl.slices import Manners
 from pipeline.nostr.kinds import FIRST_ADDRESSABLE
 from pipeline.store.relay_forms import FormCheck
@@ -31,6 +31,11 @@ class Verdict(StrEnum):
     """Only what the first value of a list selects came back."""
     UNKNOWN = "unknown"
     """The relay refused the control, or its answer proves nothing."""
+
+    WITHHELD = "withheld"
+    """Events of the kind are not shown to us."""
+    AUTH = "auth"
+    """They are shown once we authenticate (NIP-42), on each connection anew."""
 
 
 class Reach(StrEnum):
@@ -76,6 +81,11 @@ FORMS: Final = (
     Form(Subject.WHOLE, False, Reach.LOW),
     Form(Subject.AUTHORS, True, Reach.HIGH),
 )
+
+
+def withheld_name(kind: int) -> str:
+    """Return the name of the check whether a kind is shown to us."""
+    return f"shown/{kind}"
 
 
 class FormKnowledge:
@@ -149,8 +159,20 @@ class FormKnowledge:
             has_holes=self.has_holes(subject),
             asks_both=is_mentions and not is_routine and not self.is_audited(subject),
             finds_first_only=first_only,
+            withheld=self.withheld,
             believes_empty=believes,
         )
+
+    def shows_after_auth(self, kind: int) -> bool:
+        """Return True if a kind was shown once we had authenticated, and not before."""
+        check = self._checks.get(withheld_name(kind))
+        return check is not None and check.verdict == Verdict.AUTH
+
+    @property
+    def withheld(self) -> frozenset[int]:
+        """The kinds that are not shown to us."""
+        checks = {kind: self._checks.get(withheld_name(kind)) for kind in HIDDEN_KINDS}
+        return frozenset(kind for kind, check in checks.items() if check and check.verdict == Verdict.WITHHELD)
 
     def _any(self, subject: Subject, verdict: Verdict, names_kinds: bool) -> bool:
         return any(

@@ -123,8 +123,11 @@ class LiveGroups:
         """The lists of kinds that a query is asked for with, each in a filter of its own; `None` for all kinds."""
         limits = self._limits
         named = query.kinds
-        if limits.refuses_kindless or limits.notes_by_author:
-            named = query.named_kinds(kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author) or named
+        if limits.refuses_kindless or limits.notes_by_author or limits.withholds:
+            found = query.named_kinds(
+                kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author, shown_only=limits.withholds
+            )
+            named = found or named
         elif named is None and limits.needs_kinds:
             named = ALL_KINDS
         if named is None:
@@ -200,6 +203,7 @@ def _shape(limits: Limits) -> tuple[int | bool | tuple[int, ...], ...]:
     return (
         limits.max_subscriptions, limits.max_filters, limits.max_authors, limits.max_tag_values, limits.max_frame_bytes,
         limits.live_kinds, limits.refused_kinds, limits.refuses_zero, limits.needs_kinds, limits.refuses_kindless,
+        limits.withholds,
         limits.notes_by_author,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
     if kinds is None and manners.asks_both:
         kinds = part.query.named_kinds(kindless=True, notes_by_author=False)
     kinds = (kinds or frozenset()) - manners.refused_kinds
-    lists = (*_lists(kinds & HIDDEN_KINDS, most), *_lists(kinds - HIDDEN_KINDS, most))
+    lists = (*_lists(kinds & HIDDEN_KINDS - manners.withheld, most), *_lists(kinds - HIDDEN_KINDS, most))
     return [*(replace(part, kinds=each) for each in lists), *without]
 
 
@@ -36,17 +36,21 @@ def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[
 
 def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     """What is missing from the start, as only named kinds are given."""
+    is_kindless = query.kinds is None
+    withheld = (Gap.WITHHELD,) if is_kindless and (manners.withholds or manners.withheld) else ()
     if _named(query, manners) is None:
-        return () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.REFUSED,)
+        refused = () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.REFUSED,)
+        return withheld or refused
     unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
     misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
-    return (unlisted, Gap.NOTES_BY_AUTHOR) if misses_notes else (unlisted,)
+    return (*withheld, unlisted, *((Gap.NOTES_BY_AUTHOR,) if misses_notes else ()))
 
 
 def _named(query: Query, manners: Manners) -> frozenset[int] | None:
     """The kinds to name, `None` to ask for all without."""
     kindless = manners.refuses_kindless or manners.has_holes
-    return query.named_kinds(kindless=kindless, notes_by_author=manners.notes_by_author)
+    by_author = manners.notes_by_author
+    return query.named_kinds(kindless=kindless, notes_by_author=by_author, shown_only=manners.withholds)
 
 
 def _lists(kinds: frozenset[int], most: int) -> list[frozenset[int]]:

@@ -13,9 +13,8 @@ from enum import StrEnum
 
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (
+    CONFIDENTIAL_KINDS,
     CONTACTS,
-    ENCRYPTED_DIRECT_MESSAGE,
-    GIFT_WRAP,
     GLOBAL_KINDS,
     METADATA,
     RELAY_LIST,
@@ -28,7 +27,7 @@ from pipeline.store.wanted import Change, Changes
 MAX_MEMBERS = 250
 PROFILE_KINDS = frozenset({METADATA, CONTACTS, RELAY_LIST})
 # Kinds that some relays show to those involved only, but count to a page's limit all the same.
-HIDDEN_KINDS = frozenset({ENCRYPTED_DIRECT_MESSAGE, GIFT_WRAP})
+HIDDEN_KINDS = CONFIDENTIAL_KINDS
 # The other kinds that the NIPs define and relays store, for relays that answer to named kinds only.
 LISTED_KINDS = frozenset(
     {
@@ -107,14 +106,15 @@ class Query:
             case _:
                 return None
 
-    def named_kinds(self, *, kindless: bool, notes_by_author: bool) -> frozenset[int] | None:
+    def named_kinds(self, *, kindless: bool, notes_by_author: bool, shown_only: bool = False) -> frozenset[int] | None:
         """The kinds to name to a relay that refuses filters without kinds, or notes without authors; `None`: its own.
 
-        Not all that there are: what is missing must be told.
+        `shown_only`: without those that are shown to some only. Not all that there are: what is missing must be told.
         """
+        kinds = LISTED_KINDS if shown_only else ALL_KINDS
         if self.subject is Subject.MENTIONS and notes_by_author:
-            return ALL_KINDS - {TEXT_NOTE}
-        return ALL_KINDS if kindless and self.kinds is None else None
+            return kinds - {TEXT_NOTE}
+        return kinds if (kindless or shown_only) and self.kinds is None else None
 
     def of_members(self, members: Iterable[Member]) -> "Query":
         """The same query about only some members."""

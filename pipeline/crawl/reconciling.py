@@ -55,7 +55,7 @@ class Reconciling:
             return False
         if sweep.query.subject not in (Subject.GLOBAL, Subject.AUTHORS) or limits.until_exclusive:
             return False
-        if limits.needs_kinds or limits.refuses_kindless:
+        if limits.needs_kinds or limits.refuses_kindless or limits.withholds:
             return False
         if limits.max_frame_bytes < _LEAST_FRAME_BYTES:
             return False

@@ -283,9 +283,9 @@ class RelayCrawl:
         session.limits = self._sweeps.limits = audited.limits
         if self._sweeps.forms.has_holes(Subject.WHOLE):
             self.asking.cannot()
-        if audited.owed is not None:
-            self._owed.append(audited.owed)
-            self._sweeps.owe(audited.owed, session, mono)
+        for subject in audited.owed:
+            self._owed.append(subject)
+            self._sweeps.owe(subject, session, mono)
 
     def takes(self, message: EventMessage, session: Session) -> bool:
         """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""
@@ -351,6 +351,9 @@ class RelayCrawl:
         self.counts.incomplete_pages += 1
         if is_whole:
             self.asking.failed(ended.refusal)
+        is_broken = ended.refusal is Refusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
+        if is_broken and (ended.count or sweep.window.breaks_off) and self._sweeps.take(ended, sweep, is_broken=True):
+            return False
         if not known.settles_for(ended, failures=sweep.failures, events=sweep.events):
             self._put_off(sweep, ended.refusal, mono)
             return False

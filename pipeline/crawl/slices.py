@@ -20,6 +20,7 @@ class Gap(StrEnum):
     HIDDEN_KINDS = "hidden-kinds"
     UNLISTED_KINDS = "unlisted-kinds"
     HOLES = "holes"
+    WITHHELD = "withheld"
     NOTES_BY_AUTHOR = "notes-by-author"
     NO_BROAD_FILTERS = "no-broad-filters"
     NO_EOSE = "no-eose"
@@ -30,8 +31,8 @@ class Gap(StrEnum):
 
 # Those found page by page, each with its span.
 PAGING_GAPS: Final = (
-    Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.NOTES_BY_AUTHOR,
-    Gap.OVERSIZED,
+    Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.WITHHELD,
+    Gap.NOTES_BY_AUTHOR, Gap.OVERSIZED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
@@ -164,5 +165,9 @@ class Manners:
     """It is not known whether it does, so that what names kinds is asked for as well."""
     finds_first_only: bool = False
     """Of several members it finds what the first one selects only."""
+    withholds: bool = False
+    """It refuses filters that select messages among other kinds."""
+    withheld: frozenset[int] = frozenset()
+    """Kinds that it was seen not to show us, so that they are not asked for."""
     believes_empty: bool = False
     """An empty answer is not checked by kinds."""

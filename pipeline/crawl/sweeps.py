@@ -157,25 +157,31 @@ class Sweeps:
             manners=manners,
         )  # fmt: skip
 
-    def take(self, ended: PageEnded, sweep: Sweep) -> None:
-        """Take a page that ended, as far as it ever will."""
+    def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
+        """Take a page that ended, as far as it ever will; `is_broken`: it broke off, as it does each time.
+
+        Returns False if it is to be asked for as it was.
+        """
+        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        told = len(sweep.window.missing)
+        result = PageResult(
+            ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises, ended.skipped,
+            ended.undated,
+        )  # fmt: skip
+        if not is_broken:
+            sweep.window.take(result)
+        elif not sweep.window.break_off(result):
+            return False
         sweep.failures = 0
         sweep.events += ended.count
         self.known.gave = self.known.gave or ended.count > 0
-        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
-        told = len(sweep.window.missing)
-        sweep.window.take(
-            PageResult(
-                ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises, ended.skipped,
-                ended.undated,
-            )
-        )  # fmt: skip
         self._counts.pages += 1
         self._counts.gap_reasons += sweep.window.gap_reasons - before
         if sweep.query.is_planned:
             for reason, low, high in sweep.window.missing[told:]:
                 self._gaps.open(sweep.query.key, low, high, reason, count=0)
         self._counts.dense_seconds += sweep.window.dense_seconds - dense
+        return True
 
     def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
         """Ask for a page again later that was refused."""

@@ -36,10 +36,10 @@ class Window:
     """Pages through one query from `since` to `until`, both included."""
 
     __slots__ = (
-        "_answers_kindless", "_behind", "_believes_empty", "_exclusive", "_flipped", "_known_gaps",
+        "_answers_kindless", "_behind", "_believes_empty", "_exclusive", "_flipped", "_hidden", "_known_gaps",
         "_known_newest_first", "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds",
-        "_oldest_first", "_pristine", "_refused", "_slices", "_spans", "covered", "dense_seconds", "gap_reasons",
-        "limit", "missing", "pages",
+        "_oldest_first", "_pristine", "_refused", "_slices", "_spans", "breaks_off", "covered", "dense_seconds",
+        "gap_reasons", "limit", "missing", "pages",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,8 @@ class Window:
         manners = manners or Manners()
         self.limit = limit
         self.pages = 0
+        self.breaks_off = False
+        """Whether pages were seen to break off."""
         self.dense_seconds = 0
         self.gap_reasons: Counter[Gap] = Counter()
         self.missing: list[tuple[Gap, int, int]] = []
@@ -58,6 +60,7 @@ class Window:
         parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
         self._max_kinds = manners.max_kinds
         self._refused = manners.refused_kinds
+        self._hidden = HIDDEN_KINDS - manners.withheld
         self._believes_empty = manners.believes_empty
         self._slices = [
             slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, manners.max_kinds)
@@ -182,6 +185,28 @@ class Window:
             self._descend(part, result)
         self._largest = max(self._largest, result.returned)
         self._prune()
+
+    def break_off(self, result: PageResult) -> bool:
+        """Note that the page asked for broke off, as it does each time; returns False if it cannot be made smaller.
+
+        What came bounds how much is asked for from now on. What is left is known only where the answer falls in time;
+        else the time is halved.
+        """
+        part = self._slices[-1]
+        falls = result.falls and result.oldest is not None and part.low <= result.oldest < part.high
+        if not falls and (part.low == part.high or (not result.count and self._spans >= MAX_SPANS)):
+            return False
+        self._begin_page(result)
+        self._slices.pop()
+        self.breaks_off = True
+        if falls and result.oldest is not None:
+            self.limit = min(self.limit, result.returned)
+            self._slices.append(part.between(part.low, result.oldest))
+        else:
+            self._spans += not result.count
+            self._bisect(part)
+        self._prune()
+        return True
 
     def _begin_page(self, result: PageResult) -> None:
         """Count a page, and note what it shows to be missing whatever else it brought."""
@@ -320,7 +345,7 @@ class Window:
     def _suspect(self, part: Slice) -> None:
         """There was nothing without kinds, and there is something by kinds: look where else it was left out."""
         if not self._answers_kindless and not self._needs_kinds:
-            self._slices += by_kinds(part, HIDDEN_KINDS - self._refused, Role.PAGE, self._max_kinds)
+            self._slices += by_kinds(part, self._hidden - self._refused, Role.PAGE, self._max_kinds)
         self._needs_kinds = True
         self._narrow_down(Slice(part.query, None, part.low, part.high))
 

@@ -19,6 +19,7 @@ _FORMS: Final[dict[Refusal, dict[str, Any]]] = {
     Refusal.KINDLESS: {"refuses_kindless": True},
     Refusal.AUTHORLESS: {"notes_by_author": True},
     Refusal.ZERO_LIMIT: {"refuses_zero": True},
+    Refusal.WITHHELD: {"withholds": True},
 }
 _MEMBERS: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES)
 _ID: Final = re.compile(r"\b[LP]\d{1,12}\b")
@@ -112,6 +113,7 @@ def taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
     hopeless = (
         (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused))
         or (refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused))
+        or (refusal is Refusal.WITHHELD and not any(each.selects_confidential for each in refused))
         or (refusal is Refusal.ZERO_LIMIT and all(each.is_page for each in refused))
     )
     return Refusal.RESTRICTED if hopeless else refusal

@@ -57,10 +57,11 @@ class Limits:
     `needs_kinds`: it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
     `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `adds_requests`:
     a REQ under an open id adds to it; `zero_is_all`:
-    it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `demands_auth`: it says or showed that it
-    wants NIP-42 of readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11
-    document was last asked for; `whole_refused_at`: when it last refused a filter for everything;
-    `negentropy_failed_at`: when it last turned out not to compare sets (all in Unix seconds, 0 for never).
+    it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `withholds`: it refuses filters that select
+    messages which it does not show us, among other kinds; `demands_auth`: it says or showed that it wants NIP-42 of
+    readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was
+    last asked for; `whole_refused_at`: when it last refused a filter for everything; `negentropy_failed_at`: when it
+    last turned out not to compare sets (all in Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -85,6 +86,7 @@ class Limits:
     zero_is_all: bool = False
     adds_requests: bool = False
     refuses_zero: bool = False
+    withholds: bool = False
     demands_auth: bool = False
     informed_at: int = 0
     reconciles: bool = False
@@ -180,7 +182,7 @@ class Limits:
         fresh: dict[str, Any] = {each.value: _DEFAULT.of(each) for each in Dimension if each not in unbound}
         anew = replace(
             self, **fresh, bounds=kept, refuses_kindless=False, notes_by_author=False, refuses_zero=False,
-            refused_kinds=(),
+            withholds=False, refused_kinds=(),
         )  # fmt: skip
         return anew._tried(now, frozenset(Source))
 

@@ -40,6 +40,8 @@ class Refusal(StrEnum):
     """Some filter named no kinds; with kinds it may be answered."""
     AUTHORLESS = "authorless"
     """Some filter asked for notes without naming authors; for other kinds it may be answered."""
+    WITHHELD = "withheld"
+    """Some filter selects messages that are not for us; for other kinds it may be answered."""
     SEARCH_ONLY = "search-only"
     PAYMENT = "payment"
     UNSUPPORTED = "unsupported"
@@ -78,7 +80,9 @@ _LASTING: Final = frozenset(
         Refusal.UNSUPPORTED,
     }
 )
-_OTHER_FORM: Final = frozenset({Refusal.KINDLESS, Refusal.AUTHORLESS, Refusal.KIND_REFUSED, Refusal.ZERO_LIMIT})
+_OTHER_FORM: Final = frozenset(
+    {Refusal.KINDLESS, Refusal.AUTHORLESS, Refusal.KIND_REFUSED, Refusal.ZERO_LIMIT, Refusal.WITHHELD}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,8 @@ _KINDLESS: Final = re.compile(r"empty filters?\b|(?:without|must (?:have|name|sp
 _AUTHORLESS: Final = re.compile(r"author must be specified|must specify an author")
 _SEARCH_ONLY: Final = re.compile(r"only filter with search is supported")
 _PAYMENT: Final = re.compile(r"\bpay(?:ment)?\b|\bpaid\b|\bnot admitted\b|insufficient balance")
+# chorus, of a filter that selects direct messages among others.
+_WITHHELD: Final = re.compile(r"matching event requires auth|dm kinds were included")
 # A word about authors asks for no authentication.
 _AUTH: Final = re.compile(r"auth(?!ors?\b)")
 _NOT_ACCEPTED: Final = re.compile(r"filters? (?:are|is) not accepted|filter validation failed|invalid filter|bad req\b")
@@ -203,6 +209,11 @@ def read(text: str, prefix: str | None = None) -> Complaint:
     index = int(path[1]) - 2 if path is not None and int(path[1]) >= 2 else None
     complaint = _of_form(lowered) or _of_size(lowered) or Complaint(_by_prefix(lowered, prefix))
     return replace(complaint, filter=index)
+
+
+def is_withheld(text: str) -> bool:
+    """Return True if `text` asks for AUTH for the sake of some of the events that were asked for."""
+    return _WITHHELD.search(text[:_MAX_TEXT].lower()) is not None
 
 
 def _by_prefix(lowered: str, prefix: str) -> Refusal:

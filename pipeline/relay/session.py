@@ -32,7 +32,7 @@ from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import Doubts
 from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal, read
+from pipeline.relay.refusals import Refusal, is_withheld, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
@@ -372,6 +372,10 @@ class Session:
         subscription = self._ids.get(subscription_id)
         if subscription is None or subscription.hold is not None:
             return
+        if not reason and subscription.is_page and subscription.filters[0].ids is not None:
+            # chorus ends each request by ids so.
+            yield from self._on_eose(subscription_id, now)
+            return
         complaint = read(reason, prefix)
         refusal = complaint.refusal
         self._on_answer(subscription, now)
@@ -381,6 +385,8 @@ class Session:
                 subscription.hold = Hold.REFUSED
                 yield from self._answer_challenge()
                 return
+            if subscription.selects_confidential and (subscription.count or is_withheld(reason)):
+                refusal = Refusal.WITHHELD
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
         is_retiring = subscription_id in self._succession

@@ -6,7 +6,7 @@ from enum import Enum
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.kinds import TEXT_NOTE
+from pipeline.nostr.kinds import CONFIDENTIAL_KINDS, TEXT_NOTE
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.succession import RecentIds
 
@@ -43,6 +43,8 @@ class PageEnded:
     """From when to when (Unix seconds) lies what was too long to be read; counted like the rest."""
     undated: int = 0
     """How many of those have a time that is not known."""
+    is_after_auth: bool = False
+    """Whether it was refused before we authenticated, and asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,15 @@ class Subscription:
     def is_kindless(self) -> bool:
         """Whether it asks for all kinds of some authors, or of what mentions somebody."""
         return any(each.kinds is None and (each.authors or each.tags) for each in self.filters)
+
+    @property
+    def selects_confidential(self) -> bool:
+        """Whether it asks for direct messages among other kinds."""
+        return any(
+            each.ids is None and (each.kinds is None or not each.kinds.isdisjoint(CONFIDENTIAL_KINDS))
+            for each in self.filters
+            if each.kinds is None or not each.kinds <= CONFIDENTIAL_KINDS
+        )
 
     @property
     def is_authorless(self) -> bool:
@@ -187,6 +198,7 @@ class Subscription:
             frozenset(self.ids),
             tuple(self.skipped),
             self.undated,
+            self.was_held,
         )
 
     @property

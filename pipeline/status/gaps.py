@@ -12,6 +12,7 @@ _MEANINGS: Final = {
     "no-order": "it gives full pages in no order of time, so that what they leave out cannot be asked for",
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
     "holes": "it leaves events out where no kinds are named: it is asked by kinds, and those of no list may be missing",
+    "withheld": "it shows direct messages and gift wraps (kinds 4, 1059) to those only whom they concern (NIP-42)",
     "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds of no list may be missing",
     "notes-by-author": "it gives notes by named authors only, so that strangers' notes which mention users are missing",
     "no-broad-filters": "it answers filters that name authors, and gives nothing for broader ones without a word",

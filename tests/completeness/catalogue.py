@@ -30,6 +30,10 @@ Given = Callable[[World, SignedEvent], bool]
 Extra = Callable[[World], list[SignedEvent]]
 
 
+_AUTH_ALONE = "ERROR: auth-required: requested filter requires authentication"
+_AUTH_MATCHING = "auth-required: At least one matching event requires AUTH"
+
+
 def _all(_: World, __: SignedEvent) -> bool:
     return True
 
@@ -97,6 +101,28 @@ def _withheld_block(world: World) -> list[SignedEvent]:
     ]
 
 
+def _only_messages(filters: Filters) -> bool:
+    return all(each.get("kinds") and set(each["kinds"]) <= {4, 1059} for each in filters)
+
+
+def _shown_and_listed(world: World, event: SignedEvent) -> bool:
+    return event.kind not in (4, 1059) and _listed(world, event)
+
+
+def _high_mentions(world: World) -> list[SignedEvent]:
+    """What mentions users, of kinds above and below 30000, as old as two hours."""
+    kinds = (1, 7, 9735, 30000, 30023, 30311)
+    return [
+        world.strangers[n % len(world.strangers)].sign(
+            f"{n}",
+            kind=kinds[n % 6],
+            created_at=world.now - 150 - 29 * n,
+            tags=[("p", world.users[n % len(world.users)].pubkey), ("d", f"{n}")],
+        )
+        for n in range(200)
+    ]
+
+
 def _unlisted_kinds(world: World) -> list[SignedEvent]:
     return [world.event(world.now - 100 * n - 7, kind=1_700 + n, author=world.users[0]) for n in range(10)]
 
@@ -151,6 +177,27 @@ def _page_cases() -> Mapping[str, Case]:
             _without(4, 1059),
             lambda world: [*_withheld_block(world), *_unlisted_kinds(world)],
         ),
+        "kinds-for-times": Case(Behaviour(kinds_for_times=True), _listed, _high_mentions),
+        "short-lists": Case(Behaviour(most_kinds=10, most_tag_values=5), extra=_high_mentions),
+        "first-value": Case(Behaviour(first_value_only=True), extra=_high_mentions),
+        "withheld-alone": Case(
+            Behaviour(
+                cap=60,
+                withheld_kinds=frozenset({4, 1059}),
+                refusals=(Refusal(reason=_AUTH_ALONE, when=_only_messages),),
+            ),
+            _without(4, 1059),
+            _withheld_block,
+            cannot=True,
+        ),
+        "withheld-closed": Case(
+            Behaviour(cap=60, withheld_kinds=frozenset({4, 1059}), closes_withheld=_AUTH_MATCHING),
+            _shown_and_listed,
+            _withheld_block,
+            cannot=True,
+        ),
+        "ids-closed": Case(Behaviour(cap=60, closes_ids=True)),
+        "scan-timeout": Case(Behaviour(breaks_off_after=25)),
         "silent-refusal": Case(Behaviour(min_filter_score=2), _narrow_only, cannot=True),
     }
 

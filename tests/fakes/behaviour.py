@@ -134,6 +134,19 @@ class Behaviour:
     oldest_without_limit: bool = False
     empty_filter_matches_nothing: bool = False
     withheld_kinds: frozenset[int] = frozenset()
+    kinds_for_times: bool = False
+    """Mentions lie by kind, then time, and are read as if by time alone where a filter names no kinds."""
+    most_kinds: int | None = None
+    most_tag_values: int | None = None
+    """More in a list, and the relay answers as if it had nothing."""
+    closes_withheld: str | None = None
+    """What closes a page instead of its EOSE, where it or a live subscription selects anything withheld."""
+    closes_ids: bool = False
+    """A request by ids is closed without a reason, after its events."""
+    breaks_off_after: int | None = None
+    """A longer page is closed with an error after so many events, each time."""
+    first_value_only: bool = False
+    """Of a tag's values only the first is searched for what is stored."""
     min_filter_score: int = 0
     # What is sent beside or instead of the page.
     eose: bool = True

@@ -9,7 +9,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.fakes.behaviour import Behaviour, How, Refusal
+from tests.fakes.behaviour import Behaviour, How, Interruption, Refusal
 from tests.fakes.relay_intake import Intake, Relay
 from tests.fakes.relay_journal import Answered, Close, Entry, Other, Refused, Req
 from tests.fakes.relay_output import Output, event_frame
@@ -195,14 +195,32 @@ class Connection:
             await asyncio.sleep(behaviour.eose_delay_s)
         except ConnectionClosed:
             return
+        if await self._closed(subscription, page):
+            return
         self._note(Answered, subscription=subscription, events=len(page.events))
         is_live = all(query.limit == 0 for query in self.subscriptions.get(subscription, ()))
         if behaviour.eose and (behaviour.live_eose or not is_live):
             hints = [["finish" if page.complete else "more"]] if behaviour.eose_hint else []
             self.output.message("EOSE", subscription, *hints)
 
+    async def _closed(self, subscription: str, page: Page) -> bool:
+        """Whether the page ends by a CLOSED although nothing was wrong with it."""
+        behaviour, queries = self.behaviour, self.subscriptions.get(subscription, [])
+        reason = None
+        if behaviour.closes_ids and any(query.ids is not None for query in queries):
+            reason = ""
+        elif behaviour.closes_withheld is not None and self._relay.store.selects_withheld(queries, behaviour):
+            reason = behaviour.closes_withheld
+        if reason is None:
+            return False
+        await self._refuse(Refusal(How.CLOSED, reason), subscription)
+        return True
+
     async def _interrupted(self, subscription: str, events: Sequence[SignedEvent], behaviour: Behaviour) -> bool:
+        most = behaviour.breaks_off_after
         cut = behaviour.interruption
+        if most is not None and len(events) > most:
+            cut = Interruption(most, How.CLOSED, "get event error: Scan timeout")
         if cut is None or len(events) < cut.after_events or not self._relay.turn(cut, times=cut.times):
             return False
         await self.output.events(subscription, events[: cut.after_events])

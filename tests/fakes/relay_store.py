@@ -4,7 +4,7 @@ import random
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.fakes.behaviour import Behaviour, Filters, Order
@@ -27,6 +27,8 @@ class Query:
     since: int
     until: int
     limit: int | None
+    orders: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """The values of the tag conditions as they were sent."""
 
     @classmethod
     def read(cls, value: Mapping[str, Any]) -> "Query":
@@ -45,6 +47,7 @@ class Query:
             since=0 if since is None else since,
             until=1 << 62 if until is None else until,
             limit=limit,
+            orders=tuple((name[1:], tuple(members)) for name, members in value.items() if name.startswith("#")),
         )
 
     @property
@@ -73,6 +76,15 @@ class Query:
     def matches(self, event: SignedEvent, *, ignore_times: bool = False) -> bool:
         """Whether a live event goes to a subscription with this filter."""
         return (ignore_times or self.since <= event.created_at <= self.until) and self.selects(event)
+
+
+def _is_too_long(query: Query, behaviour: Behaviour) -> bool:
+    """Whether the relay gives nothing to a filter since it names too many kinds or values."""
+    most_values, most_kinds = behaviour.most_tag_values, behaviour.most_kinds
+    values = max((len(members) for _, members in query.tags), default=0)
+    return (most_values is not None and values > most_values) or (
+        most_kinds is not None and len(query.kinds or ()) > most_kinds
+    )
 
 
 def _text_set(members: Any) -> frozenset[str]:
@@ -191,6 +203,12 @@ class MemoryStore:
             return []
         if query.unconditional and behaviour.empty_filter_matches_nothing:
             return []
+        if _is_too_long(query, behaviour):
+            return []
+        if behaviour.first_value_only:
+            query = replace(query, tags=tuple((name, frozenset(order[:1])) for name, order in query.orders))
+        if behaviour.kinds_for_times and query.kinds is None and query.tags:
+            return sorted(self._by_kind(query), key=_rank)[: None if limit is None else limit + 1]
         until = query.until - 1 if behaviour.until_exclusive else query.until
         candidates = self._candidates(
             query,
@@ -205,6 +223,27 @@ class MemoryStore:
                 if limit is not None and len(selected) > limit:
                     break
         return selected
+
+    def selects_withheld(self, queries: Sequence[Query], behaviour: Behaviour) -> bool:
+        """Whether any of these filters selects what is withheld, whatever the limit."""
+        withheld = [event for event in self._ordered if event.kind in behaviour.withheld_kinds]
+        return any(query.matches(event) for query in queries for event in withheld)
+
+    def _by_kind(self, query: Query) -> Iterable[SignedEvent]:
+        """What a walk down kinds finds that takes the time asked for as the kind to begin at."""
+        found: dict[str, SignedEvent] = {}
+        for name, order in query.orders:
+            for value in order:
+                one = replace(query, tags=((name, frozenset({value})),))
+                for event in sorted(
+                    filter(one.selects, self._ordered), key=lambda each: (-each.kind, -each.created_at)
+                ):
+                    if event.kind > query.until >> 16:
+                        continue
+                    if event.created_at < query.since:
+                        break
+                    found[event.id] = event
+        return found.values()
 
     def _candidates(self, query: Query, *, since: int, until: int) -> Sequence[SignedEvent]:
         """Every event within the times that may match, newest first."""

@@ -184,6 +184,7 @@ class Simulation:
         self.crawled_since = START
         self.doubt = (0, 0)
         self.limits = limits or (Limits() if audits else Limits(max_kinds=MOST_KINDS))
+        self.started_with = self.limits
         self.cursors: dict[str, Cursor] = {}
         self.progress: dict[str, SweepProgress] = {}
         self.delivered: set[bytes] = set()

@@ -1,17 +1,19 @@
 """A crawl of relays that leave events out: the audit of forms comes first, and what was asked wrongly is had again."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import orjson
 import pytest
 
 from pipeline.crawl.form_audit import MAX_REQUESTS
 from pipeline.crawl.plan import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import Closed, RelayMessage
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
-from tests.unit.crawl.simulation import START, Simulation
+from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
 
 USERS = [key(n) for n in range(1, 121)]
 FOLLOWEES = [key(1000 + n) for n in range(150)]
@@ -114,3 +116,94 @@ def test_live_subscriptions_name_no_kinds_though_stored_mentions_must() -> None:
     live = [each for filters in sim.relay.open.values() for each in filters if each.limit == 0 and each.tags]
     assert live
     assert all(each.kinds is None for each in live)
+
+
+MESSAGES = frozenset({4, 1059})
+
+
+def with_messages(seed: int) -> Simulation:
+    """Mentions of users, one in four of which is a message."""
+    sim = simulation(StoredEvents, seed)
+    rng = random.Random(seed)
+    for number in range(100):
+        kind = rng.choice((4, 1059))
+        sim.relay.publish(event(START - 60 - 300 * number, rng.choice(STRANGERS), kind, number, USERS[:1]), START - 10)
+    sim.beyond = {each.id for each in sim.relay.store.events if each.kind in MESSAGES}
+    return sim
+
+
+def reasons(sim: Simulation) -> set[str]:
+    return {str(gap.reason) for gap in sim.crawl.gaps}
+
+
+def test_messages_withheld_in_silence_are_found_out_and_reported_once() -> None:
+    """Asked for alone they are refused; from then on they are not asked for by name."""
+    sim = with_messages(1)
+    sim.relay.store.hidden_kinds = MESSAGES
+
+    def alone(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        if all(each.kinds and each.kinds <= MESSAGES for each in filters):
+            return [Closed(subscription, "ERROR: auth-required: requested filter requires authentication", "")]
+        return None
+
+    sim.relay.mood = alone
+    sim.connect()
+    sim.run_until(3_000)
+    asked = [each for _, filters in sim.relay.requests for each in filters if each.kinds and each.kinds <= MESSAGES]
+    assert [each.kinds for each in asked] == [frozenset({4}), frozenset({1059})]
+    assert sim.everything() - sim.beyond <= sim.delivered
+    assert "withheld" in reasons(sim)
+
+
+def test_relay_that_shows_messages_has_no_gap_for_them() -> None:
+    sim = with_messages(2)
+    sim.connect()
+    sim.run_until(900)
+    assert sim.everything() <= sim.delivered
+    assert "withheld" not in reasons(sim)
+
+
+@dataclass
+class GuardedRelay(TalkingRelay):
+    """Closes whatever selects a message, after all else that it selects; live subscriptions as well."""
+
+    def hear(self, frame: str) -> None:
+        TalkingRelay.hear(self, frame)
+        kind, subscription, *_ = orjson.loads(frame)
+        messages = [each for each in self.store.events if each.kind in MESSAGES]
+        filters = self.open.get(subscription, [])
+        if kind == "REQ" and any(replace(each, limit=None).matches(one) for each in filters for one in messages):
+            del self.open[subscription]
+            reason = "auth-required: At least one matching event requires AUTH"
+            self.outbox[-1] = Closed(subscription, reason, "auth-required")
+
+
+def test_what_selects_messages_is_asked_for_by_other_kinds_live_too() -> None:
+    sim = with_messages(3)
+    sim.relay.store.hidden_kinds = MESSAGES
+    sim.relay = GuardedRelay(sim.relay.store, stored_at=sim.relay.stored_at)
+    sim.connect()
+    sim.run_until(900)
+    assert sim.everything() - sim.beyond <= sim.delivered
+    live = [each for filters in sim.relay.open.values() for each in filters if each.limit == 0]
+    assert any(each.tags for each in live)
+    assert all(each.kinds and MESSAGES.isdisjoint(each.kinds) for each in live if each.tags)
+    assert "withheld" in reasons(sim)
+
+
+def test_page_that_breaks_off_each_time_is_asked_for_in_smaller_ones() -> None:
+    sim = simulation(StoredEvents, 4)
+
+    class Breaking(TalkingRelay):
+        def hear(self, frame: str) -> None:
+            before = len(self.outbox)
+            TalkingRelay.hear(self, frame)
+            sent = self.outbox[before:]
+            if len(sent) > 25:
+                closed = Closed(orjson.loads(frame)[1], "error: get event error: Scan timeout", "error")
+                self.outbox[before:] = [*sent[:25], closed]
+
+    sim.relay = Breaking(sim.relay.store, stored_at=sim.relay.stored_at)
+    sim.connect()
+    sim.run_until(900)
+    assert sim.everything() <= sim.delivered
