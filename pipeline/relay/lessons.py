@@ -41,6 +41,9 @@ def meant(complaint: Complaint, text: str, asked: Sequence[Subscription]) -> Seq
     if found is not None:
         return found
     pages = [each for each in asked if each.is_page and not each.is_complete]
+    if complaint.refusal.may_be_of_size and any(not each.is_page for each in _unanswered(asked)):
+        # It may be about a live one, of which nothing is to be learned.
+        return []
     return pages if len(pages) == 1 else []
 
 

@@ -257,9 +257,9 @@ class Session:
         self._repeat_one(now)
         for old in self._succession.overdue(now):
             self._close(self._ids[old], now)
-        for each in self._doubts.take_due(self._asked(), now):
+        for each, refusal, text in self._doubts.take_due(self._asked(), now):
             self._close(each, now)
-            yield each.refused(Refusal.ERROR, self._doubts.text)
+            yield each.refused(refusal, text)
         for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
             self._close(each, now)
             self._doubts.on_page_ended()
@@ -446,7 +446,8 @@ class Session:
         self._outset.on_refusal()
         dead = meant(complaint, text, self._asked())
         if not dead and refusal.may_be_of_size:
-            self._doubts.begin([each for each in self._asked() if each.is_page and not each.answered], text, now)
+            pages = [each for each in self._asked() if each.is_page and not each.answered]
+            self._doubts.begin(pages, refusal, text, now)
         if not dead:
             return
         refusal = taken_for(refusal, dead)

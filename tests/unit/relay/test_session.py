@@ -308,6 +308,7 @@ def test_another_complaint_by_notice_is_about_the_only_page_or_nobody_knows_what
     open_page(session, "q")
     assert list(session.receive(Notice(text), 1.0)) == []
     session.cancel_page("q", 0.0)
+    list(session.receive(Eose("L1"), 1.0))
     (ended,) = session.receive(Notice(text), 1.0)
     assert isinstance(ended, PageEnded)
     assert (ended.key, ended.refusal is not None, ended.detail) == ("p", True, text)

@@ -228,3 +228,19 @@ def test_another_refusal_puts_those_in_doubt_that_were_asked_for_since() -> None
     assert client.expired(3.1) == ["b"]
     assert client.session.next_deadline() == 4.1
     assert client.expired(4.1) == ["c"]
+
+
+def test_a_refusal_that_may_be_of_a_live_one_is_believed_of_a_page_that_stays_unanswered() -> None:
+    client = Client()
+    client.answer(client.ask("first"), 0.1)
+    client.subscribe("0", 1.0)
+    name = client.ask("a", 1.0)
+    assert list(client.session.receive(Notice("REQ filters are not accepted"), 1.1)) == []
+    client.answer(name, 1.2)
+    assert client.expired(3.1) == [], "the live one was meant"
+    client.ask("b", 4.0)
+    assert list(client.session.receive(Notice("REQ filters are not accepted"), 4.1)) == []
+    (ended,) = client.session.expire(6.1)
+    assert isinstance(ended, PageEnded)
+    assert (ended.key, str(ended.refusal)) == ("b", "unsupported")
+    assert client.session.live_subscriptions == 1
