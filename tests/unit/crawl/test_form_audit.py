@@ -220,3 +220,32 @@ def test_crowded_second_proves_nothing() -> None:
     bench = Bench(StoredEvents(random.Random(1), events, cap=5)).run()
     assert not any(bench.knowledge.has_holes(subject) for subject in Subject)
     assert not bench.owed
+
+
+def shown(audit: FormAudit, session: Session, *, count: int = 0, after_auth: bool = False) -> tuple[Subject, ...]:
+    """Answer a request for one kind of messages."""
+    audit.open_next(plan_for(AUTHORS, USERS), session, 0.0, NOW)
+    kind, subscription, asked = orjson.loads(session.outgoing.pop())
+    assert (kind, len(asked["kinds"]), asked["limit"]) == ("REQ", 1, 1)
+    session.cancel_page(FormAudit.KEY, 0.0)
+    session.outgoing.clear()
+    ended = PageEnded(FormAudit.KEY, None, "", count, None, None, is_after_auth=after_auth)
+    return audit.on_page_ended(ended, session.limits, 1.0, NOW).owed
+
+
+def test_messages_shown_after_auth_are_owed_once_and_asked_for_on_each_connection() -> None:
+    audit, session = FormAudit(FormKnowledge()), Session(Limits())
+    assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
+    assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
+    assert not audit.knowledge.withheld
+    audit.on_connected()
+    again = Session(Limits())
+    assert shown(audit, again, count=1, after_auth=True) == ()
+    assert shown(audit, again, count=1, after_auth=True) == ()
+
+
+def test_messages_hidden_even_after_auth_are_withheld() -> None:
+    audit, session = FormAudit(FormKnowledge()), Session(Limits())
+    assert shown(audit, session, after_auth=True) == ()
+    assert shown(audit, session) == ()
+    assert audit.knowledge.withheld == {4}

@@ -231,8 +231,6 @@ def test_from_silence_on_a_live_subscription_nothing_is_learned_and_nothing_clos
     ("reason", "refusal"),
     [
         ("rate-limited: slow down, please", Refusal.RATE_LIMITED),
-        ("auth-required: members only", Refusal.AUTH_REQUIRED),
-        ("ERROR: auth-required: members only", Refusal.AUTH_REQUIRED),
         ("restricted: no", Refusal.RESTRICTED),
         ("blocked: can't handle empty filters", Refusal.KINDLESS),
         ("Subscription rejected: Too many filters: 11", Refusal.TOO_MANY_FILTERS),
@@ -665,3 +663,38 @@ def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
     session.note_event(live, event(150), 21.0)
     session.note_time(live, 150, 21.0)
     assert (session.unasked, session.late) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("page", "count", "reason", "refusal"),
+    [
+        (PAGE, 1, "auth-required: members only", Refusal.WITHHELD),
+        (PAGE, 0, "auth-required: members only", Refusal.AUTH_REQUIRED),
+        (PAGE, 0, "auth-required: At least one matching event requires AUTH", Refusal.WITHHELD),
+        (replace(PAGE, kinds=frozenset({1, 4})), 0, "auth-required: DM kinds were included", Refusal.WITHHELD),
+        (replace(PAGE, kinds=frozenset({4, 1059})), 0, "auth-required: DM kinds were included", Refusal.AUTH_REQUIRED),
+        (replace(PAGE, kinds=frozenset({1})), 1, "auth-required: members only", Refusal.AUTH_REQUIRED),
+    ],
+)
+def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
+    page: Filter, count: int, reason: str, refusal: Refusal
+) -> None:
+    session = Session(Limits())
+    session.open_page("k", page, 0.0)
+    for number in range(count):
+        session.note_event("P1", replace(event(150 + number), pubkey=next(iter(page.authors or ()))), 0.5)
+    (ended,) = session.receive(Closed("P1", reason, reason_prefix(reason)), 1.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.refusal, session.limits.withholds) == (refusal, refusal is Refusal.WITHHELD)
+
+
+def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
+    session = Session(Limits())
+    session.open_page("ids", Filter(ids=frozenset({event(150).id})), 0.0)
+    (ended,) = session.receive(Closed("P1", "", ""), 1.0)
+    assert isinstance(ended, PageEnded)
+    assert ended.refusal is None
+    session.open_page("k", PAGE, 1.0)
+    (ended,) = session.receive(Closed("P2", "", ""), 2.0)
+    assert isinstance(ended, PageEnded)
+    assert ended.refusal is Refusal.ERROR

@@ -91,7 +91,7 @@ def test_what_was_refused_is_asked_for_again_once_we_are_accepted(is_late: bool)
     assert not {live, page} & set(again)
     assert client.ended == []
     client.take(Eose(again[0]), Eose(again[1]))
-    assert client.ended == [PageEnded("p", None, "", 0, None, None)]
+    assert client.ended == [PageEnded("p", None, "", 0, None, None, is_after_auth=True)]
 
 
 def test_an_auth_that_is_refused_is_followed_by_one_with_the_next_address() -> None:
@@ -135,7 +135,7 @@ def test_a_page_that_ends_while_an_auth_is_under_way_is_asked_for_again() -> Non
     assert client.ended == []
     client.take(Ok(client.answers()[0].id, True, "", ""))
     client.take(Eose(client.asked()[-1]))
-    assert client.ended == [PageEnded("p", None, "", 0, None, None)]
+    assert client.ended == [PageEnded("p", None, "", 0, None, None, is_after_auth=True)]
 
 
 def test_a_refused_auth_ends_what_was_refused_before_and_asks_again_for_what_was_not() -> None:
@@ -146,7 +146,7 @@ def test_a_refused_auth_ends_what_was_refused_before_and_asks_again_for_what_was
     assert client.session.auth is AuthState.REFUSED
     assert client.ended == [LiveEnded("0", Refusal.AUTH_REQUIRED, "restricted: who are you")]
     client.take(Eose(client.asked()[-1]))
-    assert client.ended[1:] == [PageEnded("p", None, "", 0, None, None)]
+    assert client.ended[1:] == [PageEnded("p", None, "", 0, None, None, is_after_auth=True)]
 
 
 def test_restricted_after_an_auth_is_final() -> None:
@@ -155,7 +155,9 @@ def test_restricted_after_an_auth_is_final() -> None:
     client.take(AuthChallenge("c"), closed(page), Ok(b"\1" * 32, True, "", ""))
     client.take(Ok(client.answers()[0].id, True, "", ""))
     client.take(closed(client.asked()[-1], "restricted: members only"))
-    assert client.ended == [PageEnded("p", Refusal.FORBIDDEN, "restricted: members only", 0, None, None)]
+    assert client.ended == [
+        PageEnded("p", Refusal.FORBIDDEN, "restricted: members only", 0, None, None, is_after_auth=True)
+    ]
 
 
 def test_a_challenge_is_answered_once_however_often_it_is_demanded() -> None:
