@@ -288,6 +288,7 @@ class Connection:
 
     def _on_event(self, message: EventMessage, now: float) -> None:
         self._session.note_event(message.subscription, message.event, now)
+        self._crawl.identity.note(message.event)
         if self._crawl.takes(message, self._session):
             self._hand_over.add(message.event)
 

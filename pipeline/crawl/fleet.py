@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from pipeline.crawl.absences import Places
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.dial_queue import DialBounds, DialQueue, DueRelay
@@ -87,6 +88,7 @@ class Fleet:
     _relays: dict[int, _Relay] = field(default_factory=dict)
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
+    _places: Places = field(default_factory=Places)
     _dialling: set[int] = field(default_factory=set)
     _lost: LostRelays = field(init=False)
     _queue: DialQueue = field(init=False)
@@ -227,6 +229,7 @@ class Fleet:
             plan=plan,
             holdings=self.holdings,
             gaps=open_gaps,
+            places=self._places,
         )
         crawl.audit.knowledge.recall(checks)
         crawl.named = self.lists.at(candidate.relay)
@@ -309,6 +312,7 @@ class Fleet:
             relay.crawl.asking.way,
             relay.selected.address.spelling if relay.is_missing else "",
             relay.is_missing,
+            relay.crawl.absences.since,
         )
         if not is_told:
             self.shared.intake.submit(Batch(number, now, status=status))

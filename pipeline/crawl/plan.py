@@ -15,6 +15,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (
     CONFIDENTIAL_KINDS,
     CONTACTS,
+    GIFT_WRAP,
     GLOBAL_KINDS,
     METADATA,
     RELAY_LIST,
@@ -54,9 +55,15 @@ class Subject(StrEnum):
     GLOBAL = "global"
     AUTHORS = "authors"
     MENTIONS = "mentions"
+    GIFT_WRAPS = "gift-wraps"
+    """Those mentions that are dated long before they are published."""
     PROFILES = "profiles"
     WHOLE = "whole"
     """Everything that a relay has; what is wanted of it is found here."""
+
+
+# Subjects that name whom events mention.
+BY_TAG = frozenset({Subject.MENTIONS, Subject.GIFT_WRAPS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +94,8 @@ class Query:
 
     @property
     def is_live(self) -> bool:
-        """Whether the query is subscribed to and kept complete; profiles are only looked back for."""
-        return self.subject is not Subject.PROFILES
+        """Whether the query is subscribed to and kept complete; others are only looked back for."""
+        return self.subject not in (Subject.PROFILES, Subject.GIFT_WRAPS)
 
     @property
     def is_planned(self) -> bool:
@@ -103,6 +110,8 @@ class Query:
                 return GLOBAL_KINDS
             case Subject.PROFILES:
                 return PROFILE_KINDS
+            case Subject.GIFT_WRAPS:
+                return frozenset({GIFT_WRAP})
             case _:
                 return None
 
@@ -122,7 +131,7 @@ class Query:
 
     def most_members(self, limits: Limits) -> int:
         """How many members a filter for this query may name to a relay."""
-        most = limits.max_tag_values if self.subject is Subject.MENTIONS else limits.max_authors
+        most = limits.max_tag_values if self.subject in BY_TAG else limits.max_authors
         return min(most, limits.members_that_fit)
 
     def parts(self, most: int) -> "list[Query]":
@@ -141,7 +150,7 @@ class Query:
     ) -> Filter:
         """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
         keys = frozenset(member.public_key for member in self.members)
-        mentions = self.subject is Subject.MENTIONS
+        mentions = self.subject in BY_TAG
         by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES)
         return Filter(
             authors=keys if by_author else None,

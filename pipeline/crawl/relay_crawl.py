@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.crawl import backfill
+from pipeline.crawl.absences import Absences, Places, StoreIdentity
 from pipeline.crawl.asking import Asking
 from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.counts import CrawlCounts
@@ -23,6 +24,7 @@ from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
+from pipeline.crawl.resweeps import Resweeps, wraps_of
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
 from pipeline.crawl.slices import Gap
@@ -55,16 +57,20 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_check_at", "_coverage", "_latest_mono", "_latest_wall", "_live", "_lookout", "_losses", "_owed", "_plan",
-        "_reach", "_reconciling", "_schedule", "_sweeps", "_whole", "asking", "audit", "backfilling", "counts", "gaps",
-        "has_gained", "named", "silences", "trials",
+        "_away_since", "_check_at", "_coverage", "_is_back", "_latest_mono", "_latest_wall", "_live", "_lookout",
+        "_losses", "_owed", "_plan", "_reach", "_reconciling", "_resweeps", "_schedule", "_sweeps", "_whole",
+        "absences", "asking", "audit", "backfilling", "counts", "gaps", "has_gained", "identity", "named", "silences",
+        "trials",
     )  # fmt: skip
 
     def __init__(
         self, *, coverage: Coverage, limits: Limits, reach: Reach, plan: Plan, holdings: Holdings | None = None,
-        gaps: Iterable[OpenGap] = (),
+        gaps: Iterable[OpenGap] = (), places: Places | None = None,
     ) -> None:  # fmt: skip
-        """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far."""
+        """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
+
+        `places`: shared by all relays of the process, all for itself without.
+        """
         self.asking = Asking()
         self.backfilling = Backfilling(coverage.relay)
         self.counts = CrawlCounts()
@@ -83,8 +89,14 @@ class RelayCrawl:
         self.audit = FormAudit(self._sweeps.forms)
         # Subjects of which cursors were taken back that are stored yet.
         self._owed: list[Subject] = []
-        self._whole = Whole(plan, self.asking, self._sweeps, self.gaps)
-        self._schedule = Schedule(self._sweeps, self._live, self._whole)
+        self.absences = Absences(coverage.relay, places or Places())
+        self.identity = StoreIdentity()
+        self._resweeps = Resweeps(self._sweeps, self.absences)
+        self._whole = Whole(plan, self.asking, self._sweeps, self.gaps, self._resweeps)
+        self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps)
+        # Until when it was surely connected, as long as it is not known when it came back.
+        self._away_since: int | None = None
+        self._is_back = False
         self._lookout = Lookout(self.gaps)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
@@ -103,6 +115,10 @@ class RelayCrawl:
     def connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
         self.has_gained = False
+        self.absences.on_lost()
+        self.identity.on_connected()
+        self._is_back = True
+        self._away_since = None if self._latest_wall == _NEVER else self._latest_wall
         self._live.connected()
         self._sweeps.connected()
         self._lookout.connected()
@@ -112,6 +128,7 @@ class RelayCrawl:
 
     def lost(self, session: Session) -> None:
         """The connection of `session` was lost: learn from it if it was over a request too large for the relay."""
+        self.absences.on_lost()
         self._reconciling.lost(session, self._latest_wall)
         match self._losses.on_lost(session):
             case Lesson.SMALLER_REQUESTS:
@@ -150,6 +167,11 @@ class RelayCrawl:
         """How many queries this relay has no room for as live subscriptions."""
         return len(self._live.left_out)
 
+    @property
+    def is_resweeping(self) -> bool:
+        """Whether late arrivals are being looked for since the relay was away."""
+        return self.absences.since > 0 and self._resweeps.is_under_way
+
     # What to ask.
 
     def advance(self, session: Session, mono: float, wall: int, *, may_ask: bool) -> None:
@@ -164,6 +186,7 @@ class RelayCrawl:
         if not may_ask:
             self._check_at = mono + 1.0
             return
+        self._note_absence(wall)
         named = self.named
         self._live.open_due(self._plan.queries, named, session, mono)
         self._sweep_torn(session)
@@ -173,6 +196,8 @@ class RelayCrawl:
         self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
         self._whole.begin_due(mono, wall)
+        self._resweeps.begin_wraps(self._whole.wanted, mono, wall)
+        self._resweeps.settle(self._whole.reswept, wall)
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
@@ -198,6 +223,17 @@ class RelayCrawl:
         self._latest_wall, self._latest_mono = wall, mono
         self.gaps.now = wall
 
+    def _note_absence(self, wall: int) -> None:
+        """Note for how long the relay was away, once it is back; one that is new here was not."""
+        if not self._is_back:
+            return
+        self._is_back, since = False, self._away_since
+        if since is None:
+            cursors = [cursor for query in self._plan.live if (cursor := self._coverage.of(query)) is not None]
+            since = min((cursor.complete_until for cursor in cursors), default=None)
+        if since is not None:
+            self.absences.on_back(since, wall)
+
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""
         if self.asking.take_refusal():
@@ -210,7 +246,8 @@ class RelayCrawl:
 
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer."""
-        wanted = {query.key for query in self._plan.queries} | self._whole.swept_queries()
+        wanted = {query.key for query in (*self._plan.queries, *wraps_of(self._whole.wanted))}
+        wanted |= self._whole.swept_queries()
         backfilled = self.backfilling
         self._sweeps.drop(
             lambda sweep: (
@@ -221,6 +258,7 @@ class RelayCrawl:
     def _open_pages(self, session: Session, mono: float) -> None:
         self._whole.open_canary(session, mono)
         self.trials.open_next(session, mono)
+        self.identity.open(session, mono)
         if self._sweeps.known.gave:
             self._lookout.open(session, mono)
         for sweep in self._sweeps.in_order():
@@ -260,6 +298,9 @@ class RelayCrawl:
             self._end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
         elif ended.key == Lookout.KEY:
             self._lookout.ended(ended)
+        elif ended.key == StoreIdentity.KEY:
+            if self.identity.is_other(ended):
+                self.absences.on_back(self._latest_wall - self._reach.span, self._latest_wall)
         elif ended.key == Whole.CANARY:
             believed = self._whole.canary_ended(ended, mono)
             return None if believed is None else self._complete(believed, mono)
@@ -331,7 +372,7 @@ class RelayCrawl:
             return None
         self._losses.on_page(ended.count, sweep.window.limit)
         self._sweeps.take(ended, sweep)
-        self.has_gained |= sweep.purpose is not Purpose.TAIL
+        self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
         if sweep.window.is_done:
             self._sweeps.end(sweep)
             session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
@@ -396,4 +437,4 @@ class RelayCrawl:
         self._lookout.completed(sweep)
         if self._whole.is_piece(sweep.query):
             return self._whole.piece_completed(sweep.query)
-        return self._sweeps.moved_cursor(sweep, self._latest_wall)
+        return None if sweep.purpose is Purpose.WRAPS else self._sweeps.moved_cursor(sweep, self._latest_wall)

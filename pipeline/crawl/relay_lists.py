@@ -6,7 +6,7 @@ It decides about order only: a list may be old, wrong or missing, and everybody 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from pipeline.crawl.plan import Member, Query, Subject, chunks
+from pipeline.crawl.plan import BY_TAG, Member, Query, Subject, chunks
 from pipeline.store.relay_lists import Listed
 
 # No chunk of the plan has it in its name.
@@ -55,7 +55,7 @@ class Named:
 
     def among(self, query: Query) -> list[Member]:
         """The members of `query` who are to be found here by what it asks for; nobody, if it is about all the world."""
-        use = _reading(self._relay) if query.subject is Subject.MENTIONS else _writing(self._relay)
+        use = _reading(self._relay) if query.subject in BY_TAG else _writing(self._relay)
         return [member for member in query.members if use in self._lists.get(member.public_key, ())]
 
     def alone(self, queries: Sequence[Query]) -> tuple[Query, ...]:

@@ -75,6 +75,8 @@ class RelayRow:
             state_since=now,
             subscriptions=self._session.live_subscriptions,
             asked=self._crawl.asking.way,
+            owed_since=self._crawl.absences.since,
+            is_resweeping=self._crawl.is_resweeping,
             rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
         )
         self._told = self._status.last_error
@@ -88,6 +90,8 @@ class RelayRow:
         if session.limits != self._written:
             self._written = session.limits
             self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
-        told = (self._status.subscriptions, self._status.asked, self._told)
-        if (session.live_subscriptions, self._crawl.asking.way, self._status.last_error) != told:
+        crawl, status = self._crawl, self._status
+        told = (status.subscriptions, status.asked, self._told, status.owed_since, status.is_resweeping)
+        now = (session.live_subscriptions, crawl.asking.way, status.last_error, crawl.absences.since)
+        if (*now, crawl.is_resweeping) != told:
             self.put(self._status.state)

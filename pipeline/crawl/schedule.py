@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pipeline.crawl.asking import FEW_QUERIES
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.plan import Plan, Query
+from pipeline.crawl.resweeps import Resweeps
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, sweep_key
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.whole import Whole
@@ -24,10 +25,11 @@ _EMPTY_TURN_S = 20.0
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_live", "_sweeps", "_turn", "_whole")
+    __slots__ = ("_live", "_resweeps", "_sweeps", "_turn", "_whole")
 
-    def __init__(self, sweeps: Sweeps, live: LiveSubscriptions, whole: Whole) -> None:
+    def __init__(self, sweeps: Sweeps, live: LiveSubscriptions, whole: Whole, resweeps: Resweeps) -> None:
         self._sweeps = sweeps
+        self._resweeps = resweeps
         self._live = live
         self._whole = whole
         # Where the turn of queries is.
@@ -50,6 +52,7 @@ class Schedule:
     def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
         yield from self._sweeps.due_after(mono)
+        yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
         for query in plan.queries:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
             if query.is_live and self._sweeps.coverage.of(query) is not None:
@@ -74,9 +77,8 @@ class Schedule:
         swept = sweeps.last_swept(query.key)
         if swept is None or mono - swept >= every:
             sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
-        last = sweeps.last_resweep(query)
-        if self._is_reswept(query) and reach.is_resweep_due(wall, last):
-            sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall, last), wall, mono)
+        if self._is_reswept(query):
+            self._resweeps.begin_due(query, mono, wall)
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)

@@ -14,7 +14,7 @@ OVERLAP_S = 900
 # Progress is worth a row once so much (monotonic seconds) would have to be done again.
 SAVE_EVERY_S = 5.0
 # What is about certain people; of these, some are to be found at one relay rather than others.
-_ABOUT_PEOPLE = frozenset({Subject.AUTHORS, Subject.MENTIONS})
+_ABOUT_PEOPLE = frozenset({Subject.AUTHORS, Subject.MENTIONS, Subject.GIFT_WRAPS})
 
 
 class Purpose(IntEnum):
@@ -23,8 +23,9 @@ class Purpose(IntEnum):
     LOOKBACK = 0
     INITIAL = 1
     TAIL = 2
-    RESWEEP = 3
-    BACKFILL = 4
+    WRAPS = 3
+    RESWEEP = 4
+    BACKFILL = 5
 
 
 @dataclass(slots=True)

@@ -35,7 +35,9 @@ SINGLE_PAUSE_S = 0.25
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
 # Those that go through all that a query asks for, so that what they do not miss is had.
-_FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.RESWEEP})
+_FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
+# Few pages that must not wait.
+_AT_ONCE = frozenset({Purpose.LOOKBACK, Purpose.WRAPS})
 # What is new here, of which some people's is to be had sooner.
 _ORDERED = frozenset({Purpose.LOOKBACK, Purpose.INITIAL})
 
@@ -109,7 +111,7 @@ class Sweeps:
         `resumes`: what a former process has had of it is left out.
         """
         key = sweep_key(purpose, query)
-        if key in self._under_way or (purpose is not Purpose.LOOKBACK and not self.has_room(mono)):
+        if key in self._under_way or (purpose not in _AT_ONCE and not self.has_room(mono)):
             return
         if query.subject in self.postponed or (self.held is not None and self.held.key == key):
             return

@@ -3,11 +3,13 @@
 No I/O, no clock; `mono` is monotonic seconds, `wall` Unix seconds.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from pipeline.crawl.asking import Asking, Newcomers
 from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import WHOLE_QUERY, Plan, Query, Subject
+from pipeline.crawl.resweeps import Resweeps
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
@@ -28,10 +30,11 @@ class Whole:
     CANARY: Final = "whole-canary"
     _CANARY_PAGE: Final = Filter(limit=1)
 
-    __slots__ = ("_asking", "_chunks_at", "_gaps", "_newcomers", "_sweeps", "wanted")
+    __slots__ = ("_asking", "_chunks_at", "_gaps", "_newcomers", "_resweeps", "_sweeps", "wanted")
 
-    def __init__(self, wanted: Plan, asking: Asking, sweeps: Sweeps, gaps: OpenGaps) -> None:
+    def __init__(self, wanted: Plan, asking: Asking, sweeps: Sweeps, gaps: OpenGaps, resweeps: Resweeps) -> None:
         self.wanted = wanted
+        self._resweeps = resweeps
         self._asking = asking
         self._sweeps = sweeps
         self._gaps = gaps
@@ -87,9 +90,14 @@ class Whole:
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
         for query in self.wanted.live:
-            last = self._sweeps.last_resweep(query)
-            if reach.is_resweep_due(wall, last) and self._sweeps.has_room(mono):
-                self._sweeps.begin(query, Purpose.RESWEEP, reach.of_resweep(wall, last), wall, mono)
+            if self._sweeps.has_room(mono):
+                self._resweeps.begin_due(query, mono, wall)
+
+    @property
+    def reswept(self) -> Iterator[Query]:
+        """What is looked through for late arrivals: the queries of the plan, or chunks in place of everything."""
+        by_chunk = self._asking.is_whole and not self._resweeps_whole()
+        yield from self.wanted.live if by_chunk else self.plan.live
 
     def is_reswept(self, query: Query) -> bool:
         """Whether a query of the plan is looked through for late arrivals, rather than chunks in its place."""

@@ -58,6 +58,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_restarts(seen),
         *_relays(seen),
         *_gaps(seen),
+        *_absences(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
 
@@ -173,6 +174,22 @@ def _restarts(seen: Snapshot) -> Iterator[Trouble]:
             continue
         what = f"ended unasked {_count(count, 'time')} and was started anew: {reason}"
         yield Trouble(Weight.NOTE, slot, what, "the log has why")
+
+
+def _absences(seen: Snapshot) -> Iterator[Trouble]:
+    """What is made up for, since relays were away: longest first."""
+    owed = sorted((relay for relay in seen.relays if relay.owed_since), key=lambda relay: relay.owed_since)
+    for relays, what in (
+        ([relay for relay in owed if relay.is_resweeping], "being swept for what came while we were away"),
+        ([relay for relay in owed if not relay.is_resweeping], "still to be swept for what came while we were away"),
+    ):
+        if relays:
+            since = rough(max(0, seen.now - 1000 * relays[0].owed_since))
+            yield Trouble(
+                Weight.NOTE,
+                "relays",
+                f"{_count(len(relays), 'relay')} {what}, the oldest for {since}: {_named(relays)}",
+            )
 
 
 def _relays(seen: Snapshot) -> Iterator[Trouble]:

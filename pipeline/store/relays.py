@@ -74,7 +74,7 @@ SET_ASK = "UPDATE relays SET ask = ? WHERE address = ? RETURNING id"
 RECORDS = """
 SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_user, crawled_since, state, state_since,
   subscriptions, asked, ask, novel, novel_at, connected_ms, disconnected_ms, failures, next_dial_at, seen_up_at,
-  last_error, limits, iif(spelling = '', address, spelling)
+  last_error, limits, iif(spelling = '', address, spelling), owed_since, resweeping
   FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
  ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
 """
@@ -91,7 +91,8 @@ UPDATE relays SET
     state = 'disconnected' AND state <> ?2, max(0, ?3 - state_since), 0
   )) / iif(connected_ms + disconnected_ms > 2592000000, 2, 1),
   state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
-  rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9 WHERE id = ?1
+  rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9,
+  owed_since = ?10, resweeping = ?11 WHERE id = ?1
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
 STATUSES = """
@@ -161,6 +162,10 @@ class RelayStatus:
     asked: str = ""
     dialled: str = ""
     is_missing: bool = False
+    owed_since: int = 0
+    """From when on (Unix seconds) what came late is still owed for absences, 0 for nothing."""
+    is_resweeping: bool = False
+    """Whether that is being made up for."""
 
 
 class Operator(StrEnum):
@@ -200,6 +205,8 @@ class RelayRecord:
     limits: str
     dialled: str = ""
     """The address as it is written where it is dialled."""
+    owed_since: int = 0
+    is_resweeping: bool = False
 
 
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
@@ -319,6 +326,8 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.next_dial_at,
                 each.last_error,
                 each.asked,
+                each.owed_since,
+                each.is_resweeping,
             ),
         )
         if each.is_missing:

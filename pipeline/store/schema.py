@@ -407,6 +407,11 @@ RUNS = (
 
 # How often a row was claimed and given back with nothing wrong, as by a stage that stops.
 RETURNED = tuple(f"ALTER TABLE {table} ADD COLUMN returned INTEGER NOT NULL DEFAULT 0" for table in ("inbox", "outbox"))
+# What is owed for a relay's absences: since when (Unix seconds, 0 for nothing), and whether that is being swept.
+ABSENCES = (
+    "ALTER TABLE relays ADD COLUMN owed_since INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN resweeping INTEGER NOT NULL DEFAULT 0",
+)
 
 # What controls showed of the forms of filters that a relay is asked by; see `relay_forms`.
 RELAY_FORMS = (
@@ -440,6 +445,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0015-runtime-directory", RUNTIME_DIRECTORY),
     Migration("0016-returned", RETURNED),
     Migration("0017-relay-forms", RELAY_FORMS),
+    Migration("0018-absences", ABSENCES),
 )
 
 

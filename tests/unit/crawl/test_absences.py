@@ -1,0 +1,211 @@
+"""What is made up for after absences: when, in which order, and what is still owed. Most of it in simulated time."""
+
+import random
+from functools import partial
+
+import pytest
+
+from pipeline.crawl.absences import RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places, StoreIdentity
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import GIFT_WRAP
+from pipeline.relay.limits import Limits
+from pipeline.relay.subscription import PageEnded
+from tests.unit.crawl.people import event, key
+from tests.unit.crawl.simulation import START, Simulation
+
+ALICE, BOB, CAROL = key(1), key(2), key(3)
+HOUR, DAY = 3_600, 86_400
+
+
+def crawl(*, limits: Limits | None = None) -> Simulation:
+    sim = Simulation(random.Random(1), limits=limits)
+    sim.want([ALICE, BOB], [CAROL])
+    return sim
+
+
+def come_in(sim: Simulation, late: Event) -> None:
+    """An event comes to the relay while we are away."""
+    sim.relay.store.events.append(late)
+    sim.relay.stored_at[late.id] = sim.wall
+
+
+def away(sim: Simulation, at: float, seconds: float, *late: Event) -> None:
+    """The relay is away from `at` on, and takes these events in."""
+    sim.at(at, sim.disconnect)
+    for each in late:
+        sim.at(at + seconds / 2, partial(come_in, sim, each))
+    sim.at(at + seconds, sim.connect)
+
+
+def wrap_pages(sim: Simulation) -> list[Filter]:
+    return [page for _, (page, *_) in sim.relay.requests if page.kinds == frozenset({GIFT_WRAP})]
+
+
+def reswept_from(sim: Simulation) -> list[int]:
+    """From when on, before the start, pages for authors reach that are no tails."""
+    return [
+        START - page.since
+        for _, (page, *_) in sim.relay.requests
+        if page.authors and page.limit and page.since is not None and page.since < START - DAY
+    ]
+
+
+def test_what_came_while_we_were_away_is_had_however_it_is_dated() -> None:
+    sim = crawl()
+    sim.connect()
+    late = [event(START - age, ALICE, number=age) for age in (HOUR, 10 * HOUR, 2 * DAY)]
+    away(sim, 2 * HOUR, 8, *late)
+    sim.run_until(2 * HOUR + 8 + 120)
+    assert {each.id for each in late} <= sim.delivered
+
+
+def test_gift_wraps_are_asked_for_at_once_from_two_days_before_and_not_again_for_ten_minutes() -> None:
+    sim = crawl()
+    sim.connect()
+    sim.run_until(HOUR)
+    sim.relay.requests.clear()
+    wrap = event(START - 40 * HOUR, key(9), kind=GIFT_WRAP, mentions=[CAROL])
+    away(sim, 2 * HOUR, 8, wrap)
+    for number in range(5):
+        away(sim, 2 * HOUR + 60 * (number + 1), 8)
+    sim.run_until(2 * HOUR + 10)
+    assert wrap.id in sim.delivered
+    (first,) = wrap_pages(sim)
+    assert first.tags == (("p", frozenset({CAROL.hex()})),)
+    assert first.since is not None
+    assert abs(first.since - (START + 2 * HOUR - WRAPS_DATED_BACK_S)) <= 60
+    sim.run_until(2 * HOUR + WRAPS_EVERY_S - 10)
+    assert len(wrap_pages(sim)) == 1
+    sim.run_until(2 * HOUR + WRAPS_EVERY_S + 60)
+    assert len(wrap_pages(sim)) == 2
+
+
+def test_gift_wraps_are_not_asked_for_where_that_is_refused() -> None:
+    sim = crawl(limits=Limits(refused_kinds=(GIFT_WRAP,)))
+    sim.connect()
+    away(sim, 2 * HOUR, 8)
+    sim.run_until(2 * HOUR + 60)
+    assert wrap_pages(sim) == []
+
+
+def test_the_last_days_are_swept_once_an_hour_however_often_the_relay_is_lost() -> None:
+    sim = crawl()
+    sim.connect()
+    sim.run_until(2 * HOUR)
+    sim.relay.requests.clear()
+    for number in range(40):
+        away(sim, 2 * HOUR + 90 * number, 8)
+    sim.run_until(3 * HOUR - 60)
+    assert len(set(reswept_from(sim))) == 1
+    assert sim.crawl.absences.since, "what came after its beginning is owed"
+    late = event(START - 20 * HOUR, ALICE, number=7)
+    come_in(sim, late)
+    sim.disconnect()
+    sim.connect()
+    sim.run_until(3 * HOUR + 300)
+    assert late.id in sim.delivered
+    assert len(set(reswept_from(sim))) == 2
+    assert not sim.crawl.absences.since
+
+
+def test_a_first_connection_is_no_absence_and_a_new_process_is_one() -> None:
+    sim = crawl()
+    sim.connect()
+    sim.run_until(HOUR)
+    assert not sim.crawl.absences.since
+    assert wrap_pages(sim) == []
+    sim.disconnect()
+    late = event(START - 30 * HOUR, BOB, number=3)
+    come_in(sim, late)
+    sim.restart()
+    sim.want([ALICE, BOB], [CAROL])
+    sim.connect()
+    sim.run_until(HOUR + 120)
+    assert late.id in sim.delivered
+    assert len(wrap_pages(sim)) == 1
+
+
+def test_an_absence_of_weeks_is_made_up_for_from_days_before_it() -> None:
+    sim = crawl()
+    sim.connect()
+    late = event(START - 2 * DAY, ALICE, number=1)
+    away(sim, 2 * HOUR, 20 * DAY, late)
+    sim.run_until(2 * HOUR + 20 * DAY + 120)
+    assert late.id in sim.delivered
+
+
+def test_a_relay_with_another_store_is_swept_again() -> None:
+    """Told by twenty events that it gave and does not have any more."""
+    identity = StoreIdentity()
+    given = [event(START - n, ALICE, number=n) for n in range(StoreIdentity.SAMPLE)]
+    for each in given[:-1]:
+        identity.note(each)
+    identity.note(event(START, ALICE, kind=0))
+    sim = crawl()
+    sim.connect()
+    identity.on_connected()
+    assert sim.session is not None
+    identity.open(sim.session, 0.0)
+    assert not sim.session.outgoing, "nineteen say too little, and replaceable events nothing"
+    identity.note(given[-1])
+    identity.on_connected()
+    identity.open(sim.session, 0.0)
+    assert len(sim.session.outgoing) == 1
+
+    def ended(came: int) -> PageEnded:
+        return PageEnded(StoreIdentity.KEY, None, "", came, None, None, ids=frozenset(each.id for each in given[:came]))
+
+    assert not identity.is_other(ended(20))
+    assert not identity.is_other(ended(10))
+    assert identity.is_other(ended(9))
+    assert not identity.is_other(ended(0)), "it is told once"
+
+
+def test_places_go_to_the_longest_absent_first_and_are_never_more() -> None:
+    places = Places(2)
+    assert places.take(1, 100)
+    assert places.take(2, 100)
+    assert not places.take(3, 100)
+    assert not places.take(4, 50)
+    places.leave(1)
+    assert not places.take(3, 100), "one waits that was away for longer"
+    assert places.take(4, 50)
+    assert places.take(2, 100), "whoever has one keeps it"
+    places.leave(2)
+    assert places.take(3, 100)
+    places.leave(9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_thousand_absences_at_once_take_no_more_than_their_places(seed: int) -> None:
+    rng, places = random.Random(seed), Places()
+    waiting, held = {number: rng.randrange(1_000) for number in range(1_000)}, set[int]()
+    while waiting:
+        for number, since in list(waiting.items()):
+            if places.take(number, since):
+                del waiting[number]
+                held.add(number)
+        assert 0 < len(held) <= 32
+        done = rng.sample(sorted(held), rng.randint(1, len(held)))
+        for number in done:
+            held.discard(number)
+            places.leave(number)
+
+
+def test_a_query_is_owed_until_a_resweep_that_began_after_the_last_absence_is_complete() -> None:
+    absences = Absences(1, Places())
+    assert not absences.is_owed(None)
+    absences.on_back(11_000, 12_000)
+    assert absences.is_owed(None)
+    assert absences.is_owed(11_999)
+    assert not absences.is_owed(12_000)
+    absences.on_begun("authors/", 12_010)
+    absences.on_back(12_020, 12_030)
+    assert absences.is_owed(12_010), "what the one under way has passed"
+    assert absences.wait_s("authors/", 12_010, 12_030) == RESWEEP_EVERY_S - 20
+    assert absences.wait_s("authors/", 99_999, 12_030) == 0, "a clock was wrong"
+    assert absences.wait_s("mentions/", None, 12_030) == 0
+    assert (absences.since, absences.back_at) == (11_000, 12_030)
+    absences.settle()
+    assert not absences.is_owed(None)
