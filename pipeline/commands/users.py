@@ -41,7 +41,7 @@ def add(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with open_configured_database() as database, database.write() as tx:
+    with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
             is_new = monitored.register(tx, key, SystemClock().now_ms())
             click.echo(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
@@ -54,7 +54,7 @@ def remove(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with open_configured_database() as database, database.write() as tx:
+    with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
             was = monitored.remove(tx, key, SystemClock().now_ms())
             click.echo(f"{key.hex()} {'removed' if was else 'was not registered'}")

@@ -140,7 +140,8 @@ class Registrations:
 
 
 def _store(database: Database, registration: Registration, addresses: list[str], clock: Clock) -> bool:
-    with database.write() as tx:
+    # The client is told that it is kept, and does not come again.
+    with database.write(durable=True) as tx:
         now = clock.now_ms()
         is_new = monitored.register(tx, registration.public_key, now)
         author = authors.find(tx, registration.public_key)

@@ -9,6 +9,7 @@ import pytest
 import websocket
 
 from pipeline.store import authors, monitored, relays, wanted
+from pipeline.store.database import Tx
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
 from tests.world.events import Author, SignedEvent, assemble, forge_content, forge_signature
 from tests.world.events import authors as make_authors
@@ -65,6 +66,19 @@ def test_an_author_becomes_a_user_and_their_relays_are_known(server: Running) ->
     assert samples['application_handler_calls_total{handlerName="addPublicKeyToMonitor",result="success"}'] == 1
     assert samples['event_service_stage_out_total{stage="server"}'] == 1
     assert samples["event_service_registered_users"] == 1
+
+
+def test_registration_is_on_the_disk_before_its_ok(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    register, synchronous = monitored.register, list[object]()
+
+    def watched(tx: Tx, public_key: bytes, now: int) -> bool:
+        synchronous.append(tx.pragma("synchronous"))
+        return register(tx, public_key, now)
+
+    monkeypatch.setattr(monitored, "register", watched)
+    event = ALICE.registration(NOW, [])
+    assert server.publish(event.raw) == ["OK", event.id, True, ""]
+    assert synchronous == [2], "FULL"
 
 
 def test_the_answer_is_exactly_one_compact_text(server: Running) -> None:
