@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -134,7 +134,7 @@ def supervise(env_file: Path | None) -> None:
     live = live_settings_or_exit(env_file)
     config = live.config
     # Once before the stages race for it, and to say in one line what may be wrong with the file.
-    open_or_exit(config).close()
+    open_or_exit(config, _extending_start()).close()
     options = () if env_file is None else ("--env-file", str(config.runtime_directory / SETTINGS_FILE))
     command = partial(_stage_command, options)
     started = partial(announce_runtime_directory, config)
@@ -192,6 +192,23 @@ def check(online: bool, env_file: Path | None) -> None:
         for finding in findings:
             click.echo(f"{'ok    ' if finding.is_ok else 'FAILED'} {finding.subject}: {finding.text}")
         sys.exit(0 if all(finding.is_ok for finding in findings) else 1)
+
+
+def _extending_start() -> "Callable[[], None]":
+    """What tells systemd, at most every few seconds, that the service is at its start."""
+    from pipeline.process.clock import SystemClock  # noqa: PLC0415
+    from pipeline.process.notify import Notifier  # noqa: PLC0415
+    from pipeline.process.supervisor import EXTEND_EVERY_S, EXTEND_S  # noqa: PLC0415
+
+    notifier, clock, last_s = Notifier.from_env(os.environ), SystemClock(), [-EXTEND_EVERY_S]
+
+    def extend() -> None:
+        if (now_s := clock.monotonic()) - last_s[0] >= EXTEND_EVERY_S:
+            last_s[0] = now_s
+            notifier.extend(EXTEND_S)
+            notifier.status("bringing the database up to date")
+
+    return extend
 
 
 def _specs(config: "Config") -> "list[StageSpec]":

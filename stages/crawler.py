@@ -48,6 +48,9 @@ _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
 _LOOK_AT_LISTS_S: Final = 2.0
+# A thread that turns every second or two and has not for so long stands still; sorting a million items takes longer.
+_THREAD_LIMIT_S: Final = 8.0
+_SLOW_THREAD_LIMIT_S: Final = 60.0
 _ALIVE_EVERY_S: Final = runs.ALIVE_EVERY_MS / 1000
 # A live relay's cursors move every five minutes.
 _BEHIND_BOUNDS_S: Final = (60.0, 600.0, 3600.0, 86_400.0, math.inf)
@@ -61,18 +64,22 @@ _MAX_LOOK_S: Final = 30.0
 def run(ctx: StageContext) -> None:
     """Crawl until stopped; what was handed over by then is committed before this returns."""
     config = ctx.config
-    open_here = functools.partial(open_database, config.database_path, ctx.clock)
+    open_here = functools.partial(open_database, config.database_path, ctx.clock, ctx.on_locked)
     counts = StageCounts(ctx.slot, ctx.metrics)
-    intake = Intake(open_here, EventLimits(config.max_event_bytes, config.max_event_tags), ctx.clock, counts)
+    limits = EventLimits(config.max_event_bytes, config.max_event_tags)
+    watch = ctx.heartbeat.watch
+    intake = Intake(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
     gate = Backpressure(config.backpressure_high, config.backpressure_low)
     secret = read_secret_key(config.secret_key_path)
-    shared = Shared(ctx.clock, intake, Parcel(intake), gate, RateLimited(ctx.log, ctx.clock), secret)
+    log = RateLimited(ctx.log, ctx.clock)
+    turn = watch("reactor", _THREAD_LIMIT_S).turn
+    shared = Shared(ctx.clock, intake, Parcel(intake), gate, log, secret, turn)
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
         compression=Compression() if config.relay_compression else None,
     )  # fmt: skip
     _raise_file_limit(ctx)
-    holdings = StoredHoldings(open_here, ctx.clock, shared.log)
+    holdings = StoredHoldings(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
     now = ctx.clock.monotonic()
     dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)

@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> None:
         return
     sink = _sink(ctx.config)
     counts = StageCounts(ctx.slot, ctx.metrics)
-    with open_database(ctx.config.database_path, ctx.clock) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         counts.resume(database)
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
@@ -71,7 +71,7 @@ def _delivery(
 
 
 def _work(ctx: StageContext, delivery: Delivery) -> None:
-    with open_database(ctx.config.database_path, ctx.clock) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         ctx.heartbeat.beat()
         delivery.run(database)
 

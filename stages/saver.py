@@ -42,7 +42,7 @@ _STAGE: Final = "saver"
 
 def run(ctx: StageContext) -> None:
     """Save until stopped."""
-    with open_database(ctx.config.database_path, ctx.clock) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         _Saver(ctx, database).run()
 
 

@@ -50,7 +50,7 @@ def run(ctx: StageContext) -> None:
     ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
     loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
     try:
-        with open_database(config.database_path, ctx.clock) as database:
+        with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
             counts.resume(database)
             take_back(database, ctx.slot.name, ctx.clock.now_ms())
             loop.run(database)

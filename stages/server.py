@@ -76,7 +76,7 @@ class _Threads:
     """A thread per kind of work, so that a slow scrape or a busy writer keeps nobody else waiting."""
 
     def __init__(self, ctx: StageContext) -> None:
-        open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock)
+        open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked)
         self.scrape = DatabaseThread("scrape", open_here)
         self.health = DatabaseThread("health", open_here)
         self.lookup = DatabaseThread("lookup", open_here)

@@ -31,7 +31,7 @@ _STAGE: Final = "sweeper"
 
 def run(ctx: StageContext) -> None:
     """Sweep until stopped."""
-    with open_database(ctx.config.database_path, ctx.clock) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         walks = [
             _Walk(ctx, database, "event", _Events(ctx).step),
             _Walk(ctx, database, "seen", _Seen(ctx).step, pace_s=_SEEN_PACE_S),

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -74,10 +75,10 @@ def open_configured_database() -> Database:
     return open_or_exit(config_or_exit())
 
 
-def open_or_exit(config: Config) -> Database:
-    """The database of `config`; ends the program if it cannot be used."""
+def open_or_exit(config: Config, on_progress: Callable[[], None] | None = None) -> Database:
+    """The database of `config`; ends the program if it cannot be used. `on_progress`: see `open_database`."""
     try:
-        return open_database(config.database_path, SystemClock())
+        return open_database(config.database_path, SystemClock(), on_progress=on_progress)
     except (CannotStart, DatabaseFailed) as error:
         cannot_start(error)
 

@@ -74,10 +74,18 @@ class StoredHoldings:
     """Holdings from the database; `run` belongs in a thread."""
 
     def __init__(
-        self, open_database: Callable[[], Database], clock: Clock, log: RateLimited, *, max_items: int = MAX_ITEMS
+        self,
+        open_database: Callable[[], Database],
+        clock: Clock,
+        log: RateLimited,
+        *,
+        max_items: int = MAX_ITEMS,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_turn` is called by the thread in `run` about every second."""
         self._log = log
         self._open_database = open_database
+        self._on_turn = on_turn
         self._clock = clock
         self._max_items = max_items
         self._queue: SimpleQueue[tuple[Query, int] | None] = SimpleQueue()
@@ -105,6 +113,7 @@ class StoredHoldings:
         """Build what is asked for, until `finish`."""
         with self._open_database() as database:
             while True:
+                self._on_turn()
                 try:
                     item = self._queue.get(timeout=_TURN_S)
                 except Empty:
@@ -151,6 +160,7 @@ class StoredHoldings:
         before, kept = (until, _KEY_AFTER_ALL), 0
         reached = since
         while True:
+            self._on_turn()
             with database.read() as tx:
                 rows = events.seen_before(tx, since=since, before=before, limit=_ROWS_AT_ONCE)
             for row in rows:

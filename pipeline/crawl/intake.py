@@ -111,10 +111,17 @@ class Intake:
     """The one thread of a crawler process that verifies events and writes to the database."""
 
     def __init__(
-        self, open_database: Callable[[], Database], limits: EventLimits, clock: Clock, counts: StageCounts
+        self,
+        open_database: Callable[[], Database],
+        limits: EventLimits,
+        clock: Clock,
+        counts: StageCounts,
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_turn` is called by the thread in `run` about every second, whether there is work or not."""
         self.committed = CommittedIds()
         self._open_database = open_database
+        self._on_turn = on_turn
         self._limits = limits
         self._clock = clock
         self._counts = counts
@@ -154,6 +161,7 @@ class Intake:
         with self._open_database() as database:
             finished = False
             while not finished:
+                self._on_turn()
                 work, finished = self._gather()
                 if work.batches or self._aside:
                     self._commit(database, work.batches)

@@ -23,7 +23,7 @@ from pipeline.process.clock import pause
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost
 
-_MAX_WAIT_S: Final = 30.0
+_MAX_WAIT_S: Final = 2.0
 # How often it is looked whether the backpressure is over, or somebody wants something in spite of it.
 _HOLD_CHECK_S: Final = 0.25
 
@@ -81,6 +81,7 @@ class Reactor:
         # Each ring is an edge, so that none needs to be read.
         self._poll.register(self._bell, select.EPOLLIN | select.EPOLLET)
         while not self._is_finishing:
+            self.shared.on_turn()
             if self.shared.gate.is_open:
                 self._round()
             else:
@@ -163,6 +164,7 @@ class Reactor:
     def _hold(self) -> None:
         """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
         while not self._is_finishing:
+            self.shared.on_turn()
             self._answer_calls()
             for served in list(self._served.values()):
                 if served.connection.is_closing:

@@ -1,5 +1,6 @@
 """What all connections of a crawler process share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.crawl.gate import Backpressure
@@ -11,7 +12,10 @@ from pipeline.process.logs import RateLimited
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """`secret`: the key to authenticate with (NIP-42), if any; `parcel` is for the reactor's thread alone."""
+    """`secret`: the key to authenticate with (NIP-42), if any; `parcel` is for the reactor's thread alone.
+
+    `on_turn` is called by the reactor's thread at every turn.
+    """
 
     clock: Clock
     intake: Intake
@@ -19,3 +23,4 @@ class Shared:
     gate: Backpressure
     log: RateLimited
     secret: bytes | None = None
+    on_turn: Callable[[], None] = lambda: None

@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pipeline.process import procfs
 from pipeline.process.clock import Clock
 from pipeline.process.heartbeat import read_heartbeat
+from pipeline.process.procfs import ProcessUse
 from pipeline.process.slots import Slot
 
 Launch = Callable[[Slot], "subprocess.Popen[bytes]"]
@@ -26,6 +28,8 @@ _NOT_FOR_STAGES = (
 CRASH_LOOP_FAILURES = 3
 # A killed process is gone within moments, unless the kernel itself holds it; then nobody can help it.
 KILL_GRACE_S = 5.0
+# So many times the first bound is the most processor time that a start may take: 16 minutes.
+_MOST_DOUBLED = 16
 
 
 def launcher(command: Callable[[str, int], Sequence[str]], env: Mapping[str, str], runtime_directory: Path) -> Launch:
@@ -62,6 +66,10 @@ class Child:
         """Whether the process is to be told that its settings have changed."""
         self.lacks_room = False
         """Whether the last process ended since a disk was full."""
+        self._failed_starts = 0
+        """Processes in a row that ended without a beat."""
+        self._cpu_s = 0.0
+        self._grown_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._alive_s = 0.0
@@ -103,7 +111,9 @@ class Child:
 
     def start(self, launch: Launch, now_s: float) -> None:
         """Start the process; raises `OSError` when that cannot be done."""
-        self._started_s = self._alive_s = now_s
+        self._failed_starts = 0 if self._beaten else self._failed_starts + self.has_run
+        self._started_s = self._alive_s = self._grown_s = now_s
+        self._cpu_s = 0.0
         self._beaten = self.hung = self.reload_due = self.lacks_room = False
         self._process = launch(self.slot)
         self.restart_at_s = None
@@ -125,15 +135,28 @@ class Child:
         if reading is not None and reading.ready and reading.pid == self.pid:
             self._beaten = True
             self._alive_s = max(self._alive_s, clock.monotonic() - reading.age_s)
+        elif not self._beaten and self.pid is not None:
+            self._note_progress(procfs.process_use(self.pid), clock.monotonic())
+
+    def _note_progress(self, use: ProcessUse | None, now_s: float) -> None:
+        """Take note that the process, which has not beaten yet, gets on with its start."""
+        if use is not None and use.cpu_s > self._cpu_s:
+            self._cpu_s, self._grown_s = use.cpu_s, now_s
 
     def forgive(self, now_s: float) -> None:
         """Count its silence from `now_s`, as after a time in which nobody could beat or listen."""
-        self._alive_s = now_s
+        self._alive_s = self._grown_s = now_s
 
     def is_silent(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:
-        """Whether a running process has been silent for longer than it may."""
-        limit_s = beat_limit_s if self._beaten else first_beat_limit_s
-        return self.running and now_s - self._alive_s > limit_s
+        """Whether a running process has been silent for longer than it may.
+
+        Before its first beat it may be as long as it takes on a busy machine: it hangs when its processor time does not
+        grow for `first_beat_limit_s`, or has come to that, and twice that with each failed start before.
+        """
+        if self._beaten or not self.running:
+            return self.running and now_s - self._alive_s > beat_limit_s
+        most_cpu_s = min(first_beat_limit_s * 2**self._failed_starts, first_beat_limit_s * _MOST_DOUBLED)
+        return now_s - self._grown_s > first_beat_limit_s or self._cpu_s > most_cpu_s
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""

@@ -60,12 +60,32 @@ class HeartbeatReading:
         return math.isfinite(self.age_s)
 
 
+class Pulse:
+    """The sign of life of one thread that must turn, which `turn` renews; made by `Heartbeat.watch`."""
+
+    __slots__ = ("_clock", "at", "limit_s", "name")
+
+    def __init__(self, name: str, limit_s: float, clock: Clock) -> None:
+        self.name = name
+        self.limit_s = limit_s
+        self._clock = clock
+        self.at = clock.monotonic()
+
+    def turn(self) -> None:
+        """The thread goes on; takes some hundred nanoseconds."""
+        self.at = self._clock.monotonic()
+
+
 class Heartbeat:
-    """The writer's end. Beat from the loop whose standing still would mean that the stage hangs."""
+    """The writer's end. Beat from the loop whose standing still would mean that the stage hangs.
+
+    A thread that stands still is a stage that stands still: of those that are watched, one that does not turn keeps
+    every beat from being written.
+    """
 
     __slots__ = (
-        "_clock", "_descriptor", "_last_s", "_look_at_s", "_max_files", "_started_ms", "_status", "_status_ns", "_use",
-        "path",
+        "_clock", "_complaint", "_descriptor", "_last_s", "_look_at_s", "_max_files", "_pulses", "_started_ms",
+        "_status", "_status_ns", "_use", "path",
     )  # fmt: skip
 
     def __init__(self, runtime_directory: Path, slot_name: str, clock: Clock) -> None:
@@ -81,6 +101,9 @@ class Heartbeat:
         self._last_s = -math.inf
         self._status = ""
         self._status_ns = 0
+        self._pulses: list[Pulse] = []
+        # What any thread has to say, and until when it holds (monotonic s).
+        self._complaint: tuple[str, float] = ("", -math.inf)
         self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Another process that holds it still ends, having freed the slot; its end frees the lock.
         with contextlib.suppress(BlockingIOError):
@@ -93,11 +116,32 @@ class Heartbeat:
         Takes some microseconds.
         """
         now_s = self._clock.monotonic()
+        if not status and now_s < self._complaint[1]:
+            status = self._complaint[0]
         if now_s - self._last_s < _MIN_INTERVAL_S and status == self._status:
+            return
+        if any(now_s - pulse.at > pulse.limit_s for pulse in self._pulses):
             return
         self._last_s = now_s
         self._set_status(status, now_s)
         self._write(max(1, round(now_s * 1e9)))
+
+    def watch(self, name: str, limit_s: float) -> Pulse:
+        """Watch a thread of this process, which must turn at least every `limit_s` from now on."""
+        pulse = Pulse(name, limit_s, self._clock)
+        self._pulses.append(pulse)
+        return pulse
+
+    def complain(self, status: str, for_s: float) -> None:
+        """Let beats for so long say what is wrong, if they say nothing else; from any thread.
+
+        Threads that are watched count as turning: who complains knows why they stand.
+        """
+        now_s = self._clock.monotonic()
+        self._complaint = (status, now_s + for_s)
+        for pulse in self._pulses:
+            pulse.turn()
+        self.beat(status)
 
     def fail(self, why: str) -> None:
         """Say no more and leave the file with the reason, as a process does that ends for it; no beat."""

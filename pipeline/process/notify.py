@@ -49,6 +49,10 @@ class Notifier:
         if self.watchdog_interval_s is not None:
             self._send("WATCHDOG=1")
 
+    def extend(self, seconds: float) -> None:
+        """The service still starts, and is at it: systemd is to wait so much longer from now on."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
     def stopping(self) -> None:
         """The service has begun to stop."""
         self._send("STOPPING=1")

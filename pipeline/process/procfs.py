@@ -1,5 +1,6 @@
 """What the kernel tells about a process; the only module that reads /proc."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,31 @@ def _open_files(pid: int) -> int | None:
         return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
     except OSError:
         return None
+
+
+def lock_owner(path: Path, byte: int) -> str:
+    """Return the process that holds a write lock on a byte of `path`, as text for an operator; empty if unknown."""
+    try:
+        inode = path.stat().st_ino
+        lines = (_PROC / "locks").read_text().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        # `1: POSIX  ADVISORY  WRITE 4711 00:2f:6402 120 120`; who waits for a lock has an arrow before its line.
+        fields = line.split()
+        if len(fields) != 8 or fields[3] != "WRITE" or fields[5].rpartition(":")[2] != str(inode):
+            continue
+        last = math.inf if fields[7] == "EOF" else int(fields[7])
+        if int(fields[6]) <= byte <= last and int(fields[4]) > 0:
+            return f"process {fields[4]}{_command_of(fields[4])}"
+    return ""
+
+
+def _command_of(pid: str) -> str:
+    try:
+        return f" ({(_PROC / pid / 'comm').read_text().strip()})"
+    except OSError:
+        return ""
 
 
 def boot_id() -> str:

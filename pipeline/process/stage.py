@@ -43,6 +43,10 @@ ORPHAN_GRACE_S = 20.0
 # A supervisor that was killed leaves stages that hold their slots for as long as that.
 SLOT_WAIT_S = ORPHAN_GRACE_S + 5.0
 _STDIN = 0
+# Whoever waits for the lock says so every second.
+_LOCKED_S = 3.0
+# Where SQLite keeps the lock of whoever writes, in the file beside a database with a write-ahead log.
+WRITE_LOCK_BYTE = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,12 @@ class StageContext:
     heartbeat: Heartbeat
     log: Logger
     live: "LiveSettings | None" = None
+
+    def on_locked(self, _: float) -> bool:
+        """Say that the database is locked, and by whom; returns whether to wait on. See `Database.open`."""
+        holder = procfs.lock_owner(shared_memory(self.config.database_path), WRITE_LOCK_BYTE)
+        self.heartbeat.complain(f"the database is locked{holder and f' by {holder}'}", _LOCKED_S)
+        return not self.stop.is_set()
 
     @property
     def settings(self) -> "Config":
@@ -159,6 +169,12 @@ def _in_slot(
         if failure:
             heartbeat.fail(_last_words(failure[0]))
         heartbeat.close()
+
+
+def shared_memory(database: Path) -> Path:
+    """The file by whose locks processes that use `database` keep out of each other's way."""
+    database = database.resolve()
+    return database.with_name(database.name + "-shm")
 
 
 def _last_words(error: BaseException) -> str:

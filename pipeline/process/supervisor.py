@@ -40,6 +40,9 @@ SLOT_NAME = "supervisor"
 """The name of the supervisor's own process in logs, metrics and files."""
 NO_ROOM = "disk is full"
 """What the supervisor says of itself begins with this while stages wait for room."""
+EXTEND_S = 90.0
+"""How much longer systemd is asked to wait while the service starts, and is at it: longer than a hang is noticed in."""
+EXTEND_EVERY_S = 10.0
 ROOM_BYTES = 16 << 20
 """A stage that ended over a full disk is started again with so much left beside the database."""
 SETTINGS_FILE = "settings"
@@ -115,7 +118,7 @@ class Supervisor:
         self._exit_code = EXIT_OK
         self._ready = False
         self._status = ""
-        self._checked_s = self._check_at_s = 0.0
+        self._checked_s = self._check_at_s = self._extend_at_s = 0.0
 
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code.
@@ -265,6 +268,9 @@ class Supervisor:
         # A restart is under way wherever a stage is missing; what a watchdog must end is silence that kills cannot end.
         if not silent:
             self._notifier.watchdog()
+            if not self._ready and self._drain is None and now_s >= self._extend_at_s:
+                self._extend_at_s = now_s + EXTEND_EVERY_S
+                self._notifier.extend(EXTEND_S)
         self._check_at_s = now_s + self._check_interval_s()
 
     def _check_interval_s(self) -> float:

@@ -6,7 +6,7 @@ another process wrote in between, whatever the busy time-out.
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -22,6 +22,10 @@ from pipeline.store.ownership import create_for_folder_owner, describe_owner
 OLDEST_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x65767376
 BUSY_TIMEOUT_S = 60.0
+TELL_LOCKED_S = 3.0
+"""Longer than any transaction of ours: whoever holds a lock for so long is not one of us."""
+# Some tenths of a second of SQLite's work.
+_PROGRESS_STEPS = 10_000_000
 # Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.
 RESTART_PATIENCE_S = 0.05
 # Above this the sweeper makes the log begin anew, which cuts the file back to it: lower than the size at which whoever
@@ -34,6 +38,9 @@ _AUTOCHECKPOINT_PAGES = 16_384
 
 Tx = apsw.Connection
 """A connection inside a transaction; what the functions of this package take."""
+
+OnLocked = Callable[[float], bool]
+"""Called about every second while a lock is waited for, with the seconds so far; returns whether to wait on."""
 
 Row = tuple[Any, ...]
 """A row as SQLite gives it; the statement beside it says what its columns hold."""
@@ -85,17 +92,20 @@ _TRANSIENT_ERRORS = (apsw.CantOpenError, apsw.FullError, apsw.IOError)
 class Database:
     """One connection, to be used only by the thread that opened it, never across a fork."""
 
-    __slots__ = ("_connection", "_identity", "path")
+    __slots__ = ("_busy", "_connection", "_identity", "path")
 
-    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+    def __init__(self, path: Path, connection: apsw.Connection, busy: "_JitteredBusyHandler | None" = None) -> None:
         self.path = path
         self._connection = connection
+        self._busy = busy or _JitteredBusyHandler(BUSY_TIMEOUT_S)
         self._identity = _identity(path)
 
     @classmethod
-    def open(cls, path: Path) -> "Database":
+    def open(cls, path: Path, on_locked: OnLocked | None = None) -> "Database":
         """Open `path`, creating it if it is missing. The schema is not looked at.
 
+        `on_locked`: called while another process holds a lock for more than `TELL_LOCKED_S`, and decides how long that
+        is waited for; without, it is `BUSY_TIMEOUT_S`.
         Raises `DatabaseUnusable`, or `DatabaseFailed` where that says nothing about the file: it stays locked, its disk
         is full or fails, or its folder is away.
         """
@@ -106,7 +116,8 @@ class Database:
         try:
             connection = apsw.Connection(str(path))
             try:
-                _prepare(connection, path)
+                busy = _JitteredBusyHandler(BUSY_TIMEOUT_S, on_locked)
+                _prepare(connection, path, busy)
             except BaseException:
                 connection.close()
                 raise
@@ -116,7 +127,7 @@ class Database:
             raise _failure(path, "opened", error) from error
         except apsw.Error as error:
             raise DatabaseUnusable(f"cannot use the database {path}: {_reason(error, path)}") from error
-        return cls(path, connection)
+        return cls(path, connection, busy)
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Tx]:
@@ -195,8 +206,25 @@ class Database:
         except _ENVIRONMENT_ERRORS as error:
             raise _failure(self.path, "written", error) from error
         finally:
-            self._connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
+            self._connection.set_busy_handler(self._busy)
         return True
+
+    @contextmanager
+    def progress(self, on_progress: Callable[[], None] | None) -> Iterator[None]:
+        """Call `on_progress` again and again while a statement takes its time."""
+        if on_progress is None:
+            yield
+            return
+
+        def step() -> bool:
+            on_progress()
+            return False
+
+        self._connection.set_progress_handler(step, _PROGRESS_STEPS)
+        try:
+            yield
+        finally:
+            self._connection.set_progress_handler(None)
 
     def pragma(self, name: str, value: Any = ...) -> Any:
         """Read or set a pragma of this connection."""
@@ -239,8 +267,8 @@ def _require_sqlite() -> None:
         )
 
 
-def _prepare(connection: apsw.Connection, path: Path) -> None:
-    connection.set_busy_handler(_JitteredBusyHandler(BUSY_TIMEOUT_S))
+def _prepare(connection: apsw.Connection, path: Path, busy: "_JitteredBusyHandler") -> None:
+    connection.set_busy_handler(busy)
     # Closing a file that is not ours must not move its owner's write-ahead log into it.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     _require_ours(connection, path)
@@ -332,18 +360,25 @@ def _reason(error: apsw.Error, path: Path) -> str:
 class _JitteredBusyHandler:
     """Waits random moments for a lock: SQLite's own handler lets one of several writers starve for seconds."""
 
-    __slots__ = ("_random", "_timeout_s", "_waited")
+    __slots__ = ("_on_locked", "_random", "_tell_at", "_timeout_s", "_waited")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, on_locked: OnLocked | None = None) -> None:
         self._random = random.Random()
         self._timeout_s = timeout_s
+        self._on_locked = on_locked
         self._waited = 0.0
+        self._tell_at = TELL_LOCKED_S
 
     def __call__(self, calls: int) -> bool:
         if calls == 0:
-            self._waited = 0.0
-        if self._waited >= self._timeout_s:
-            return False
+            self._waited, self._tell_at = 0.0, TELL_LOCKED_S
+        if self._on_locked is None:
+            if self._waited >= self._timeout_s:
+                return False
+        elif self._waited >= self._tell_at:
+            self._tell_at = self._waited + 1.0
+            if not self._on_locked(self._waited):
+                return False
         moment = self._random.uniform(0.0005, 0.003)
         pause(moment)
         self._waited += moment

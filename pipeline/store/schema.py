@@ -4,12 +4,12 @@ A migration is never edited once released; a change is a new one at the end. All
 stages that start at once wait for each other and a crash leaves the old schema.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.process.clock import Clock
-from pipeline.store.database import APPLICATION_ID, TABLES, Database, DatabaseUnusable, Tx
+from pipeline.store.database import APPLICATION_ID, TABLES, Database, DatabaseUnusable, OnLocked, Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,11 +460,18 @@ def migrate(database: Database, clock: Clock, migrations: Sequence[Migration] = 
     return [migration.name for migration in pending]
 
 
-def open_database(path: Path, clock: Clock) -> Database:
-    """Open `path` with an up-to-date schema; raises `DatabaseUnusable`."""
-    database = Database.open(path)
+def open_database(
+    path: Path, clock: Clock, on_locked: OnLocked | None = None, on_progress: Callable[[], None] | None = None
+) -> Database:
+    """Open `path` with an up-to-date schema; raises `DatabaseUnusable`, or `DatabaseFailed` where that may pass.
+
+    `on_locked`: see `Database.open`. `on_progress` is called again and again while the schema is brought up to date,
+    which takes long for a large database.
+    """
+    database = Database.open(path, on_locked)
     try:
-        migrate(database, clock)
+        with database.progress(on_progress):
+            migrate(database, clock)
     except BaseException:
         database.close()
         raise

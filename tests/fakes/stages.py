@@ -99,6 +99,12 @@ def faulty(ctx: StageContext) -> None:
         ctx.heartbeat.beat()
 
 
+def sleeping_thread(ctx: StageContext) -> None:
+    """Beats, while a thread that must turn stands still."""
+    ctx.heartbeat.watch("reader", 0.5)
+    beat_until_stop(ctx)
+
+
 def _raise_what_is_in(path: Path) -> None:
     if path.exists():
         errors: dict[str, type[EventServiceError]] = {"NoRoom": NoRoom, "CannotStart": CannotStart}
@@ -120,7 +126,19 @@ def following(ctx: StageContext) -> None:
 
 BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
     one.__name__: one
-    for one in (steady, stubborn, silent, mute, returning, crash, thread_crash, cannot_start, faulty, following)
+    for one in (
+        steady,
+        stubborn,
+        silent,
+        mute,
+        returning,
+        crash,
+        thread_crash,
+        cannot_start,
+        faulty,
+        sleeping_thread,
+        following,
+    )
 }
 
 

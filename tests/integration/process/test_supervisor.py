@@ -124,6 +124,32 @@ def test_stage_that_cannot_start_ends_everything(programs: Programs) -> None:
     wait_for_end([entry.pid for entry in programs.journal.entries])
 
 
+def test_stage_with_a_thread_that_stands_still_is_killed(programs: Programs) -> None:
+    """Though its main loop turns."""
+    supervise(programs, "saver=sleeping_thread", FAKE_TIMES=times(beat_limit_s=2, check_s=0.1))
+    programs.journal.expect("ready", "saver-0")
+    programs.journal.expect("started", "saver-0")
+    assert exits(programs, "saver-0", "hung") in render(programs.runtime)
+
+
+def test_starved_start_comes_up_in_the_end(programs: Programs) -> None:
+    """With a few hundredths of a core, by SIGSTOP and SIGCONT; systemd is asked to wait meanwhile."""
+    given = times(first_beat_limit_s=1.5, check_s=0.1, stall_s=60)
+    supervisor = supervise(programs, specs="saver:1:0", FAKE_TIMES=given)
+    deadline = time.monotonic() + PATIENCE_S
+    while not (started := lines(supervisor, "stage launched")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    pid = int(str(started[0]["pid"]))
+    while time.monotonic() < deadline and not lines(supervisor, "all stages run"):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.03)
+    assert lines(supervisor, "all stages run")
+    assert not lines(supervisor, "stage hangs, killing it")
+
+
 def test_stage_that_cannot_start_again_is_restarted(programs: Programs, tmp_path: Path) -> None:
     """It did before, so that it is an accident: a folder that vanished, a port that is taken for a moment."""
     fault = tmp_path / "fault"

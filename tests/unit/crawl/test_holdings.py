@@ -58,7 +58,7 @@ class Store:
 
     @contextmanager
     def holdings(self, **options: int) -> Iterator[StoredHoldings]:
-        made = StoredHoldings(self.open, self.clock, RateLimited(Logger(logging.getLogger("t")), self.clock), **options)
+        made = StoredHoldings(self.open, self.clock, RateLimited(Logger(logging.getLogger("t")), self.clock), **options)  # type: ignore[arg-type]
         thread = threading.Thread(target=made.run)
         thread.start()
         try:

@@ -215,3 +215,50 @@ def test_the_file_of_a_killed_process_tells_that_it_is_gone(runtime: Path) -> No
     assert successor is not None
     assert (successor.alive, successor.pid) == (True, os.getpid())
     heartbeat.close()
+
+
+def test_thread_that_stands_still_keeps_beats_from_being_written(runtime: Path, clock: ManualClock) -> None:
+    """However often the main loop turns; it is well again with the next turn."""
+    heartbeat = Heartbeat(runtime, "crawler-0", clock)
+    reactor, intake = heartbeat.watch("reactor", 8.0), heartbeat.watch("intake", 60.0)
+
+    def age_s() -> float:
+        reading = read_heartbeat(runtime, "crawler-0", clock)
+        assert reading is not None
+        return reading.age_s
+
+    for _ in range(20):
+        heartbeat.beat()
+        clock.advance(1)
+    assert age_s() == 12
+    reactor.turn()
+    heartbeat.beat()
+    assert age_s() == 0
+    clock.advance(45)
+    reactor.turn()
+    heartbeat.beat()
+    assert age_s() == 45, "now the other one"
+    intake.turn()
+    heartbeat.beat()
+    assert age_s() == 0
+    heartbeat.close()
+
+
+def test_complaint_of_any_thread_stays_for_its_time_and_counts_as_turning(runtime: Path, clock: ManualClock) -> None:
+    heartbeat = Heartbeat(runtime, "crawler-0", clock)
+    heartbeat.watch("intake", 8.0)
+
+    def status() -> str:
+        heartbeat.beat()
+        reading = read_heartbeat(runtime, "crawler-0", clock)
+        assert reading is not None
+        assert reading.age_s == 0
+        return reading.status
+
+    for _ in range(40):
+        heartbeat.complain("locked", 3.0)
+        clock.advance(1)
+        assert status() == "locked"
+    clock.advance(3)
+    assert status() == ""
+    heartbeat.close()

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any, ClassVar
 
 import apsw
 import pytest
 
+from pipeline.process import procfs
 from pipeline.process.clock import ManualClock
+from pipeline.process.stage import WRITE_LOCK_BYTE, shared_memory
 from pipeline.store import database
 from pipeline.store.database import (
     APPLICATION_ID,
@@ -465,3 +468,96 @@ def test_disk_that_is_full_leaves_every_step_with_one_error(tmp_path: Path, cloc
                 tx.execute("SELECT count(*) FROM drops").fetchall()
     finally:
         subprocess.run(("umount", "--lazy", str(path)), check=True)
+
+
+class _CountingFile(apsw.VFSFile):
+    synced: ClassVar[list[str]] = []
+
+    def __init__(self, name: Any, flags: list[int]) -> None:
+        super().__init__("unix", name, flags)
+        self._name = str(name.filename() if isinstance(name, apsw.URIFilename) else name)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802  (apsw's name)
+        self.synced.append(self._name.rpartition("-")[2])
+        super().xSync(flags)
+
+
+class _CountingVFS(apsw.VFS):
+    def __init__(self) -> None:
+        super().__init__("counting", "unix", makedefault=True)
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        return _CountingFile(name, flags) if flags[0] & apsw.SQLITE_OPEN_WAL else apsw.VFSFile("unix", name, flags)
+
+
+@pytest.fixture
+def synced() -> Iterator[list[str]]:
+    """The write-ahead logs that were synced, each time."""
+    vfs = _CountingVFS()
+    _CountingFile.synced.clear()
+    yield _CountingFile.synced
+    vfs.unregister()
+
+
+def test_durable_transaction_is_synced_and_others_are_not(synced: list[str], path: Path, clock: ManualClock) -> None:
+    with open_database(path, clock) as db:
+        for durable in (False, True, False):
+            synced.clear()
+            with db.write(durable=durable) as tx:
+                tx.execute("INSERT INTO drops (event_id, reason, relay, at) VALUES (x'00', '', 1, 1)")
+            assert synced == ["wal"] * durable
+        with pytest.raises(ZeroDivisionError), db.write(durable=True):
+            raise ZeroDivisionError
+        assert db.pragma("synchronous") == 1
+
+
+def test_lock_held_by_another_is_told_and_waited_for_as_long_as_wanted(
+    db: Database, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the time-out that holds for who tells nobody."""
+    monkeypatch.setattr(database, "TELL_LOCKED_S", 0.05)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    told: list[float] = []
+
+    def on_locked(waited_s: float) -> bool:
+        told.append(waited_s)
+        return len(told) < 2
+
+    patient = Database.open(path, on_locked)
+    with patient, db.write() as tx:
+        tx.execute("INSERT INTO drops (event_id, reason, relay, at) VALUES (x'00', '', 1, 1)")
+        with pytest.raises(DatabaseBusy), patient.write():
+            pass
+    assert len(told) == 2
+    assert told[1] > 1.0
+
+
+def test_holder_of_the_write_lock_is_known_to_the_kernel(db: Database, path: Path) -> None:
+    """An operator's sqlite3, by its process and name."""
+    code = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); input()"
+    )
+    assert procfs.lock_owner(shared_memory(path), WRITE_LOCK_BYTE) == ""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        owner = procfs.lock_owner(shared_memory(path), WRITE_LOCK_BYTE)
+        holder.kill()
+    assert owner.startswith(f"process {holder.pid} (python")
+
+
+def test_progress_is_told_of_while_a_statement_takes_its_time(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_PROGRESS_STEPS", 1000)
+    told: list[None] = []
+    with open_database(path, clock, on_progress=lambda: told.append(None)) as db:
+        after = len(told)
+        assert after > 0
+        with db.read() as tx:
+            count = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x < 9999) SELECT max(x) FROM n"
+            assert tx.execute(count).fetchall() == [(9999,)]
+        assert len(told) == after, "no longer than the migration"
