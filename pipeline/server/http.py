@@ -34,6 +34,14 @@ TEXT: Final = "text/plain; charset=utf-8"
 INVALID_PUBLIC_KEY: Final = b'{"statusCode":400,"message":"invalid hex public key"}'
 
 _FORWARDING: Final = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+_WELCOME: Final = b"""event-service
+
+websocket /                registrations: Nostr events of kind 6666
+GET /metrics               Prometheus
+GET /_health               "ok", or what is wrong
+GET /public-keys/{hex}     followers and followees of a public key
+GET / with a browser       the status page, from this machine or as EVENTS_STATUS_PAGE says
+"""
 _PUBLIC_KEYS: Final = "/public-keys/"
 _CHECKS: Final = {"/_health": HealthCheck.check, "/_live": HealthCheck.live, "/_ready": HealthCheck.ready}
 _HEX_KEY: Final = re.compile("[0-9a-fA-F]{64}")
@@ -116,6 +124,8 @@ class Web:
         if path == "/":
             if self._wants_page(connection, request, method):
                 return await self._page.answer(parse_request(request.path))
+            if method in ("GET", "HEAD") and "Upgrade" not in request.headers:
+                return response(HTTPStatus.OK, TEXT, _WELCOME)
             connection.open_session()
             return None
         route = self._route(path)

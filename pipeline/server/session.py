@@ -7,15 +7,27 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from pipeline.nostr.client_message import OtherMessage, encode_ok, parse_client_message
+from pipeline.nostr.client_message import (
+    InvalidPublish,
+    OtherMessage,
+    PublishMessage,
+    RequestMessage,
+    encode_closed,
+    encode_notice,
+    encode_ok,
+    parse_client_message,
+)
 from pipeline.nostr.event import Event
-from pipeline.nostr.frame import InvalidEventMessage, InvalidMessage, MessageFault
+from pipeline.nostr.frame import InvalidMessage
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance
 from pipeline.server.connection import GuardedConnection
 from pipeline.server.limits import Allowances, Limits, Refusal, Refuse
 from pipeline.server.registrations import Registrations, Verdict
 
+UNSUPPORTED: Final = "unsupported: this is not a relay, it takes registrations (kind 6666) only"
+# Nothing is open that could be closed, and nobody is asked to authenticate.
+_IGNORED: Final = ("CLOSE", "AUTH")
 TOO_FAST: Final = Verdict(False, "rate-limited: too many registrations, try again in a minute")
 
 
@@ -62,14 +74,20 @@ class Sessions:
         """The answer to a message, if it wants one; raises `InvalidMessage`."""
         try:
             message = parse_client_message(raw)
-        except InvalidEventMessage as error:
-            if error.id is None:
-                # Nobody could tell which event an answer is about.
-                raise InvalidMessage(MessageFault.ID) from None
-            return _ok(error.id, self._registrations.refuse_malformed(str(error)))
-        if isinstance(message, OtherMessage):
-            return None
-        return _ok(message.event.id, await self._verdict(client, message.event))
+        except InvalidPublish as error:
+            verdict = self._registrations.refuse_malformed(str(error))
+            if error.id_text is None:
+                # Nobody could tell which event an OK is about.
+                return encode_notice(verdict.reason)
+            return encode_ok(error.id_text, verdict.accepted, verdict.reason)
+        match message:
+            case PublishMessage(event):
+                verdict = await self._verdict(client, event)
+                return encode_ok(event.id.hex(), verdict.accepted, verdict.reason)
+            case RequestMessage(_, subscription):
+                return encode_closed(subscription, UNSUPPORTED)
+            case OtherMessage(label):
+                return None if label in _IGNORED else encode_notice(UNSUPPORTED)
 
     async def _verdict(self, client: str, event: Event) -> Verdict:
         if not self._rates.take(client, self._clock.monotonic()):
@@ -80,7 +98,3 @@ class Sessions:
     async def _close(self, connection: GuardedConnection, refusal: Refusal, code: CloseCode, why: str) -> None:
         self._refuse(refusal)
         await connection.close(code, why)
-
-
-def _ok(event_id: bytes, verdict: Verdict) -> str:
-    return encode_ok(event_id.hex(), verdict.accepted, verdict.reason)

@@ -343,8 +343,10 @@ def test_other_methods_are_refused(server: Running, method: str) -> None:
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_the_root_wants_a_websocket(server: Running) -> None:
-    assert server.get("/").status == 426
+def test_the_root_says_what_there_is_to_whoever_wants_no_websocket(server: Running) -> None:
+    answer = server.get("/")
+    assert answer.status == 200
+    assert b"kind 6666" in answer.body
 
 
 def test_an_http_1_0_probe_is_answered(server: Running) -> None:

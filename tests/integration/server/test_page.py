@@ -81,15 +81,16 @@ def test_nothing_but_our_own_script_and_style_may_run(server: Running) -> None:
     ],
 )  # fmt: skip
 def test_nobody_else_gets_it(server: Running, headers: dict[str, str]) -> None:
-    """They are answered as before there was a page: what does not become a websocket must upgrade."""
-    assert page(server, **headers).status == 426
+    """They are told what else there is."""
+    answer = page(server, **headers)
+    assert (answer.status, b"kind 6666" in answer.body) == (200, True)
 
 
 def test_it_can_be_opened_to_everyone_or_closed(tmp_path: Path) -> None:
     with running(tmp_path, EVENTS_STATUS_PAGE="everyone") as server:
         assert page(server, Host="events.example", **{"X-Forwarded-For": "8.8.8.8"}).status == 200
     with running(tmp_path, EVENTS_STATUS_PAGE="off") as server:
-        assert page(server).status == 426
+        assert b"kind 6666" in page(server).body
 
 
 def test_a_websocket_on_the_same_path_is_a_websocket(server: Running) -> None:

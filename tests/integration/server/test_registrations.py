@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import websocket
 
+from pipeline.server import session
 from pipeline.store import authors, monitored, relays, wanted
 from pipeline.store.database import Tx
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
@@ -230,12 +231,56 @@ OTHER: list[list[Any]] = [
 ]
 
 
-def test_other_messages_are_ignored(server: Running) -> None:
+def test_close_and_auth_are_ignored(server: Running) -> None:
     event = ALICE.registration(NOW)
     with server.websocket() as client:
-        for message in OTHER:
+        for message in (["CLOSE", "a"], ["AUTH", json.loads(event.raw)], ["AUTH"], ["CLOSE"]):
             client.send(json.dumps(message))
         assert ask(client, f'["EVENT",{event.raw}]') == ["OK", event.id, True, ""]
+
+
+@pytest.mark.parametrize("label", ["REQ", "COUNT"])
+def test_requests_are_closed_as_unsupported(server: Running, label: str) -> None:
+    """So that a client waits for nothing (NIP-01); one without a subscription gets a notice."""
+    with server.websocket() as client:
+        assert ask(client, json.dumps([label, "a", {"kinds": [0]}])) == ["CLOSED", "a", session.UNSUPPORTED]
+        assert session.UNSUPPORTED.startswith("unsupported: ")
+        assert ask(client, json.dumps([label, 5])) == ["NOTICE", session.UNSUPPORTED]
+
+
+@pytest.mark.parametrize("message", [["NEG-OPEN", "a", {}, "61"], ["SOMETHING"], ["event", {}]])
+def test_unknown_labels_get_a_notice(server: Running, message: list[object]) -> None:
+    with server.websocket() as client:
+        assert ask(client, json.dumps(message)) == ["NOTICE", session.UNSUPPORTED]
+
+
+@pytest.mark.parametrize("text", ["", "x", "é" * 128, "AB" * 32])
+def test_wrong_event_is_refused_by_what_it_calls_its_id(server: Running, text: str) -> None:
+    """And the connection goes on."""
+    event = ALICE.registration(NOW)
+    with server.websocket() as client:
+        label, answered, accepted, why = ask(client, json.dumps(["EVENT", {"id": text}]))
+        assert (label, answered, accepted) == ("OK", text, False)
+        assert why.startswith("invalid: ")
+        assert ask(client, f'["EVENT",{event.raw}]') == ["OK", event.id, True, ""]
+
+
+@pytest.mark.parametrize("frame", ['["EVENT"]', '["EVENT",5]', '["EVENT",{}]', '["EVENT",{"id":5}]'])
+def test_wrong_event_without_an_id_gets_a_notice(server: Running, frame: str) -> None:
+    event = ALICE.registration(NOW)
+    with server.websocket() as client:
+        label, why = ask(client, frame)
+        assert label == "NOTICE"
+        assert why.startswith("invalid: ")
+        assert ask(client, f'["EVENT",{event.raw}]') == ["OK", event.id, True, ""]
+
+
+def test_event_behind_a_subscription_registers(server: Running) -> None:
+    """As the Go service's message parser took it."""
+    event = ALICE.registration(NOW)
+    with server.websocket() as client:
+        assert ask(client, f'["EVENT","sub",{event.raw}]') == ["OK", event.id, True, ""]
+    assert registered(server) == {ALICE.pubkey}
 
 
 NO_MESSAGES = [
@@ -245,10 +290,6 @@ NO_MESSAGES = [
     "[]",
     "[1]",
     "null",
-    '["EVENT"]',
-    '["EVENT",5]',
-    '["EVENT",{}]',
-    '["EVENT",{"id":"x"}]',
     "[" * 5000,
 ]
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.nostr.client_message import (
+    InvalidPublish,
     OtherMessage,
     PublishMessage,
+    RequestMessage,
     encode_auth,
     encode_close,
     encode_count,
@@ -22,7 +24,7 @@ from pipeline.nostr.client_message import (
     encode_req,
     parse_client_message,
 )
-from pipeline.nostr.event import Event, Reason
+from pipeline.nostr.event import Event, Reason, event_from_json
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.frame import InvalidEventMessage, InvalidMessage
 from pipeline.nostr.message import Notice, Ok, parse_relay_message
@@ -36,6 +38,7 @@ from tests.unit.nostr.strategies import (
     unsigned_events,
     value_of,
 )
+from tests.world.events import Author
 
 KINDS = Filter(kinds=frozenset({3, 0}), limit=0)
 
@@ -99,7 +102,46 @@ def test_answers_arrive(event_id: bytes, accepted: bool, reason: str) -> None:
     assert parse_relay_message(encode_notice(reason).encode()) == Notice(reason)
 
 
-@pytest.mark.parametrize("label", ["REQ", "CLOSE", "COUNT", "AUTH", "NEG-OPEN", "", "event", "FOO"])
+@pytest.mark.parametrize("label", ["REQ", "COUNT"])
+def test_requests_are_named_with_their_subscription(label: str) -> None:
+    for subscription in ("", "x", "\u2028", "y" * 128):
+        assert parse_client_message(json.dumps([label, subscription, {}]).encode()) == RequestMessage(
+            label, subscription
+        )
+    for unusable in ("y" * 129, 5, None, "\ud800"):
+        assert parse_client_message(json.dumps([label, unusable]).encode()) == OtherMessage(label)
+
+
+def test_event_may_come_as_go_clients_write_it() -> None:
+    """With a subscription, with null for no tags, with digits in capitals; the parser of go-nostr took these."""
+    event = event_from_json(Author.from_seed(5, 5).sign("", created_at=5).raw.encode())
+    value = value_of(event)
+    assert value["tags"] == []
+    written = [
+        value | {"tags": None},
+        value | {"sig": value["sig"].upper()},
+        {k: value[k] for k in value if k != "tags"},
+    ]
+    for each in (value, *written):
+        for message in (["EVENT", each], ["EVENT", "sub", each], ["EVENT", None, each], ["EVENT", {}, each]):
+            assert parse_client_message(json.dumps(message).encode()) == PublishMessage(event)
+
+
+@pytest.mark.parametrize("text", ["", "xyz", "AB" * 32, "é" * 128])
+def test_what_a_wrong_event_calls_its_id_is_kept(text: str) -> None:
+    with pytest.raises(InvalidPublish) as error:
+        parse_client_message(json.dumps(["EVENT", {"id": text}]).encode())
+    assert error.value.id_text == text
+
+
+@pytest.mark.parametrize("value", [5, None, "x" * 129, "\udfff", ["x"]])
+def test_what_cannot_be_sent_back_is_no_id(value: object) -> None:
+    with pytest.raises(InvalidPublish) as error:
+        parse_client_message(json.dumps(["EVENT", {"id": value}]).encode())
+    assert error.value.id_text is None
+
+
+@pytest.mark.parametrize("label", ["CLOSE", "AUTH", "NEG-OPEN", "", "event", "FOO"])
 def test_other_messages_are_named(label: str) -> None:
     assert parse_client_message(json.dumps([label, 1, {}]).encode()) == OtherMessage(label)
 
@@ -118,7 +160,8 @@ def test_what_is_no_message(raw: bytes) -> None:
     ("raw", "reason", "event_id"),
     [
         (b'["EVENT"]', Reason.SHAPE, None),
-        (b'["EVENT","sub",{}]', Reason.SHAPE, None),
+        (b'["EVENT","sub",{}]', Reason.ID, None),
+        (b'["EVENT","sub",5]', Reason.SHAPE, None),
         (b'["EVENT",{}]', Reason.ID, None),
         (b'["EVENT",{"id":"' + b"ab" * 32 + b'"}]', Reason.PUBKEY, b"\xab" * 32),
     ],
