@@ -1,18 +1,32 @@
-# Builds a wheel with its dependencies, then an image that holds nothing else and runs as nobody in particular.
-FROM python:3.12-slim AS build
+# Builds a virtual environment, then an image that holds nothing else and runs as nobody in particular.
+# By tag, so that a build takes the newest patch; give a digest to build the very same again:
+# --build-arg PYTHON_IMAGE=python@sha256:…
+ARG PYTHON_IMAGE=python:3.12-slim
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 RUN python -m venv /opt/event-service
+# A layer of its own: it changes with the lock file only. Each file is what its hash says.
+COPY pipeline/deploy/requirements.lock requirements.lock
+RUN /opt/event-service/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
 COPY setup.cfg pyproject.toml README.md ./
 COPY pipeline pipeline
 COPY stages stages
 # For the metric `version`: --build-arg VCS_REVISION=$(git rev-parse HEAD) --build-arg VCS_TIME=$(git log -1 --format=%cI)
 ARG VCS_REVISION VCS_TIME
-RUN /opt/event-service/bin/pip install --no-cache-dir .
+RUN /opt/event-service/bin/pip install --no-cache-dir --no-compile --no-deps .
+# The image is read-only where it runs: what is not compiled now is compiled at every start.
+RUN /opt/event-service/bin/python -m compileall -q /opt/event-service/lib
 
-FROM python:3.12-slim
+FROM ${PYTHON_IMAGE}
+ARG VCS_REVISION VCS_TIME
+LABEL org.opencontainers.image.title="event-service" \
+      org.opencontainers.image.description="Nostr relays to Google Cloud Pub/Sub and a target relay" \
+      org.opencontainers.image.revision="${VCS_REVISION}" \
+      org.opencontainers.image.created="${VCS_TIME}"
 COPY --from=build /opt/event-service /opt/event-service
 RUN useradd --system --uid 10001 --home-dir /var/lib/event-service --create-home event-service
-USER event-service
+# A number, so that an orchestrator can see that it is not root.
+USER 10001
 ENV PATH=/opt/event-service/bin:$PATH \
     EVENTS_DATABASE_PATH=/var/lib/event-service/events.db \
     EVENTS_RUNTIME_DIRECTORY=/dev/shm/event-service

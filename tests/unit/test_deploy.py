@@ -1,14 +1,23 @@
-"""The unit files are what systemd takes, and hardened."""
+"""The unit files are what systemd takes, and hardened; lock file, compose and Kubernetes agree with the rest."""
 
+import configparser
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
-DEPLOY = Path(__file__).resolve().parents[2] / "pipeline" / "deploy"
+from pipeline.env_file import read_env_file
+from pipeline.process.supervisor import Times
+from pipeline.settings import SETTINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "pipeline" / "deploy"
 UNITS = ("event-service.service", "event-service@.service")
 MAX_EXPOSURE = 1.5
 
@@ -44,8 +53,6 @@ def test_the_exposure_is_low(unit: Path) -> None:
 
 def test_the_supervisor_has_time_to_drain() -> None:
     """systemd must wait longer than the supervisor gives its stages."""
-    from pipeline.process.supervisor import Times
-
     stop = re.search(r"^TimeoutStopSec=(\d+)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE)
     assert stop is not None
     assert int(stop[1]) > Times().drain_s
@@ -63,3 +70,68 @@ def test_the_readme_makes_the_file_that_the_units_read() -> None:
     """Readable for the service, which reads it under a user of its own."""
     readme = (DEPLOY.parents[1] / "README.md").read_text()
     assert "install -D -m 0644 /dev/stdin /etc/event-service/environment" in readme
+
+
+def locked() -> dict[str, tuple[str, int]]:
+    """By name, the version that the lock file has, and how many files may be it."""
+    text = (DEPLOY / "requirements.lock").read_text().replace("\\\n", " ")
+    found = re.findall(r"^([a-z0-9.-]+)==(\S+)(.*)$", text, re.MULTILINE)
+    return {name: (version, rest.count("--hash=sha256:")) for name, version, rest in found}
+
+
+def test_the_lock_file_has_all_that_is_required_and_each_by_its_hash() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].splitlines()
+    required = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    found = locked()
+    for each in required:
+        version, _ = found[each.name]
+        assert each.specifier.contains(version), f"{each} is locked at {version}: run bin/lock"
+    assert all(hashes for _, hashes in found.values())
+    text = (DEPLOY / "requirements.lock").read_text()
+    assert text.count("==") == len(found)
+    assert not re.search(r"^--|/", text, re.MULTILINE), "no index and no path of the machine that made it"
+
+
+def services() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return found
+
+
+def test_what_compose_mounts_and_sets_is_there() -> None:
+    compose = services()
+    for name, service in compose["services"].items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or (DEPLOY / source).is_file(), (name, source)
+        assert {each["source"] for each in service.get("configs", [])} <= set(compose["configs"])
+    ours = compose["services"]["event-service"]
+    names = {setting.name for setting in SETTINGS} | {"PUBSUB_EMULATOR_HOST"}
+    given = set(read_env_file(DEPLOY / "compose-pubsub.env"))
+    assert set(ours["environment"]) <= names
+    assert given <= set(ours["environment"])
+    assert (ROOT / "pipeline" / "deploy" / ours["build"]["context"] / "Dockerfile").is_file()
+    assert int(ours["stop_grace_period"].removesuffix("s")) > Times().drain_s
+
+
+def test_kubernetes_probes_ask_what_is_served_and_wait_for_the_stages() -> None:
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    (workload,) = [each for each in documents if each["kind"] == "StatefulSet"]
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/_ready", "liveness": "/_live", "readiness": "/_ready"}
+    assert pod["terminationGracePeriodSeconds"] > Times().drain_s
+    assert pod["securityContext"]["runAsUser"] == 10001
+    given = {entry["name"] for entry in container["env"]} | set(documents[1]["data"])
+    assert given <= {setting.name for setting in SETTINGS}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_takes_the_configuration_that_compose_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text(services()["configs"]["prometheus"]["content"])
+    shutil.copy(DEPLOY / "alerts.yml", tmp_path)
+    command = ["promtool", "check", "config", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -46,10 +46,20 @@ def test_the_health_check_finds_every_form_of_address(tmp_path: Path, host: str)
 
 def test_everything_that_is_built_from_is_copied() -> None:
     copied = {word for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
-    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages"}
+    assert copied == {
+        "setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages", "pipeline/deploy/requirements.lock"
+    }  # fmt: skip
     assert all((ROOT / name).exists() for name in copied)
 
 
 def test_it_runs_as_nobody_in_particular() -> None:
-    (user,) = re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert re.search(rf"useradd .*--uid 10001 .* {user}$", DOCKERFILE, re.MULTILINE)
+    (user,) = re.findall(r"^USER (\d+)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(rf"useradd .*--uid {user} ", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_builder_is_sent_what_is_copied_and_nothing_else() -> None:
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    assert {line[1:] for line in lines if line.startswith("!")} == {
+        "setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages"
+    }  # fmt: skip

@@ -9,13 +9,20 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from time import time
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from tests.fakes.behaviour import Behaviour, OkRule
+from tests.fakes.child import Child
+from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
+from tests.integration.operations.support import until
 from tests.world.events import authors
 
 DEPLOY = Path(__file__).resolve().parents[3] / "pipeline" / "deploy"
@@ -165,6 +172,39 @@ def test_prometheus_finds_nothing_odd_but_the_contracts_own_names(scrape: Scrape
     assert done.returncode in (0, 3), done.stderr
     findings = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert [line for line in findings if line.split()[0] not in CONTRACT_NAMES] == []
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
+def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) -> None:
+    """With the configuration that compose gives it."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    address = loopback_address()
+    listen = f"{address}:{free_port(address)}"
+    shutil.copy(ALERTS, tmp_path)
+    with EventService(tmp_path / "service", settings()) as service:
+        text = compose["configs"]["prometheus"]["content"].replace(
+            "event-service:8008", f"{service.host}:{service.port}"
+        )
+        (tmp_path / "prometheus.yml").write_text(text.replace("15s", "1s"))
+        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
+        with Child([*command, f"--web.listen-address={listen}"]):
+            wait_listening(address, int(listen.rpartition(":")[2]), 30.0)
+            until(lambda: [each["health"] for each in asked(listen, "targets")["activeTargets"]] == ["up"], str)
+            rules = [rule for group in asked(listen, "rules")["groups"] for rule in group["rules"]]
+            assert len(rules) == ALERTS.read_text().count("- alert:")
+            assert {rule.get("lastError", "") for rule in rules} == {""}
+            for expression in dashboard_expressions():
+                chosen = expression.replace("$job", "event-service").replace("$instance", ".*")
+                assert asked(listen, f"query?query={quote(chosen)}")["resultType"] in ("vector", "scalar")
+
+
+def asked(listen: str, what: str) -> dict[str, Any]:
+    """What Prometheus answers; fails if it has an error."""
+    with urlopen(f"http://{listen}/api/v1/{what}", timeout=30) as answer:
+        said = json.loads(answer.read())
+    assert said["status"] == "success", said
+    found: dict[str, Any] = said["data"]
+    return found
 
 
 @promtool
