@@ -225,7 +225,7 @@ def test_crowded_second_proves_nothing() -> None:
 def shown(audit: FormAudit, session: Session, *, count: int = 0, after_auth: bool = False) -> tuple[Subject, ...]:
     """Answer a request for one kind of messages."""
     audit.open_next(plan_for(AUTHORS, USERS), session, 0.0, NOW)
-    kind, subscription, asked = orjson.loads(session.outgoing.pop())
+    kind, _subscription, asked = orjson.loads(session.outgoing.pop())
     assert (kind, len(asked["kinds"]), asked["limit"]) == ("REQ", 1, 1)
     session.cancel_page(FormAudit.KEY, 0.0)
     session.outgoing.clear()
