@@ -469,7 +469,8 @@ class Machine:
             case 6:
                 texts = ("rate limited", "ERROR: too many concurrent REQs", "hello", "some error")
                 self.tell(Notice(self.rng.choice(texts)))
-        assert (self.session.pages, self.session.live_subscriptions) == (len(self.pages), len(self.live))
+        live = {each.key for each in self.session._ids.values() if not each.is_page}
+        assert (self.session.pages, live) == (len(self.pages), set(self.live))
         self.session.outgoing.clear()
         if self.rng.random() < 0.05:
             self.session.limits = Limits()
