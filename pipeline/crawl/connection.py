@@ -283,6 +283,8 @@ class Connection:
         if isinstance(message, Notice):
             self._shared.log.debug(self.address, "notice", relay=self.address, text=message.text)
             self._metrics.notice(classify_notice(message.text))
+            # It may bring forward when something is due.
+            self._due_at = now
         for outcome in self._session.receive(message, now):
             self._outcomes.take(outcome, now)
 
