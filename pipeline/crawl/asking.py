@@ -38,7 +38,7 @@ MAX_FAILURES: Final = 3
 _REFUSED_AT_ONCE: Final = frozenset(
     {Refusal.RESTRICTED, Refusal.UNSUPPORTED, Refusal.SEARCH_ONLY, Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS}
 )
-_REFUSED_IN_THE_END: Final = frozenset({Refusal.ERROR, Refusal.TIMEOUT})
+_REFUSED_IN_THE_END: Final = frozenset({Refusal.ERROR, Refusal.UNCLEAR, Refusal.TIMEOUT})
 
 
 @dataclass(slots=True)

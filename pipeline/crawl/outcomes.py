@@ -77,7 +77,7 @@ class Outcomes:
         if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
             detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
         is_looked_into = refusal.may_be_of_size and self._crawl.trials.is_under_way
-        if not refusal.asks_for_less and not is_looked_into:
+        if not refusal.asks_for_less and refusal is not Refusal.UNCLEAR and not is_looked_into:
             # What is had by asking for less is no trouble of the operator's.
             self._row.refused(refusal, detail)
         relay = self._row.address

@@ -192,6 +192,7 @@ class RelayCrawl:
         self._sweep_torn(session)
         self._drop_unwanted()
         self._sweeps.follow(named)
+        self.trials.open_next(session, mono)
         self.audit.open_next(self._whole.wanted, session, mono, wall)
         self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
@@ -257,7 +258,6 @@ class RelayCrawl:
 
     def _open_pages(self, session: Session, mono: float) -> None:
         self._whole.open_canary(session, mono)
-        self.trials.open_next(session, mono)
         self.identity.open(session, mono)
         if self._sweeps.known.gave:
             self._lookout.open(session, mono)

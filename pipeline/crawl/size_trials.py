@@ -10,10 +10,12 @@ shortest  refused   believed: the refusal has another reason
 shortest  answered  the first long list, whole
 a list    answered  learned so much of it; the next list, whole; after the last one over
 a list    refused   half of it; at one it is learned, as the shortest was answered
+any       an error  the same again, `MAX_ERRORS` times
 any       else      given up: no answer, or one about something else
 ```
 
-One trial is under way at a time, with one request after the other, and no more than `MAX_TRIALS_A_DAY` requests.
+One trial is under way at a time, with one request after the other and no page beside it, and no more than
+`MAX_TRIALS_A_DAY` requests.
 """
 
 from collections import deque
@@ -31,6 +33,8 @@ from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import PageEnded
 
 MAX_TRIALS_A_DAY: Final = 20
+# Answers of one trial that say nothing about it, after each of which the same is asked for again.
+MAX_ERRORS: Final = 3
 _DAY_S: Final = 86_400.0
 # What a relay hardly ever refuses: so few events, and so short a time.
 _FEW_EVENTS: Final = 10
@@ -74,6 +78,7 @@ class _UnderWay:
     left: list[Dimension]
     size: int | None = None
     is_open: bool = False
+    errors: int = 0
     has_learned: bool = False
 
 
@@ -116,13 +121,13 @@ class SizeTrials:
             self._trial.is_open = False
 
     def open_next(self, session: Session, mono: float) -> None:
-        """Ask for the next part of a trial, if one is under way and there is room."""
-        trial = self._trial
-        if trial is None or trial.is_open or not session.has_room_for_page():
-            return
-        if not self._may_ask(mono):
+        """Ask for the next part of a trial, if one is under way. All other pages wait: a refusal may name none."""
+        if self._trial is not None and not self._trial.is_open and not self._may_ask(mono):
             # What is left of it begins with the next refusal on another day.
             self._trial = None
+        trial = self._trial
+        session.holds_pages = trial is not None
+        if trial is None or trial.is_open or session.pages or not session.has_room():
             return
         trial.is_open = True
         self._asked.append(mono)
@@ -136,11 +141,14 @@ class SizeTrials:
         trial.is_open = False
         if ended.refusal is None:
             return self._on_answered(trial, limits)
-        if not ended.refusal.may_be_of_size:
-            return self._end(Verdict.GIVEN_UP, limits)
-        if trial.size is None:
-            self._believed[_form(trial.filter)] = mono
-            return self._end(Verdict.BELIEVED, limits)
+        if ended.refusal in (Refusal.ERROR, Refusal.UNCLEAR) and trial.errors < MAX_ERRORS:
+            trial.errors += 1
+            return None
+        if not ended.refusal.may_be_of_size or trial.size is None:
+            is_believed = ended.refusal.may_be_of_size
+            if is_believed:
+                self._believed[_form(trial.filter)] = mono
+            return self._end(Verdict.BELIEVED if is_believed else Verdict.GIVEN_UP, limits)
         trial.size = max(_LEAST[trial.left[0]], trial.size // 2)
         if trial.size > _LEAST[trial.left[0]]:
             return None

@@ -37,20 +37,20 @@ class Doubts:
     def begin(self, pages: Sequence[Subscription], refusal: Refusal, text: str, now: float) -> None:
         """A refusal with this text is of one of these pages, if it is of any page."""
         if len(pages) > 1:
-            refusal = Refusal.ERROR
+            refusal = Refusal.UNCLEAR
         for each in pages:
             self._doubts.setdefault(each.id, _Doubt(refusal, text, now + DOUBT_S))
 
     def take_due(self, asked: Iterable[Subscription], now: float) -> list[tuple[Subscription, Refusal, str]]:
         """Return those that stayed without an answer, once their time is over, each with its refusal and the text.
 
-        Where several may have been meant it is an error for each, and they are asked for alone next.
+        Where several may have been meant it is unclear of each, and they are asked for alone next.
         """
         due = {name: doubt for name, doubt in self._doubts.items() if doubt.until <= now}
         for name in due:
             del self._doubts[name]
         found = [(each, due[each.id]) for each in asked if each.id in due and not each.answered]
-        self.alone += sum(doubt.refusal is Refusal.ERROR for _, doubt in found)
+        self.alone += sum(doubt.refusal is Refusal.UNCLEAR for _, doubt in found)
         return [(each, doubt.refusal, doubt.text) for each, doubt in found]
 
     def on_page_ended(self) -> None:

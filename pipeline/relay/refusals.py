@@ -45,6 +45,8 @@ class Refusal(StrEnum):
     SEARCH_ONLY = "search-only"
     PAYMENT = "payment"
     UNSUPPORTED = "unsupported"
+    UNCLEAR = "unclear"
+    """Of several requests one was refused, and it was not said which: this one may not be meant."""
     ERROR = "error"
     TIMEOUT = "timeout"
     DISCONNECTED = "disconnected"

@@ -61,8 +61,8 @@ class Session:
 
     __slots__ = (
         "_auth", "_closed", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered",
-        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "largest_request", "late", "limits",
-        "outgoing", "proven", "unasked", "wants_another_connection",
+        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "holds_pages", "largest_request", "late",
+        "limits", "outgoing", "proven", "unasked", "wants_another_connection",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,8 @@ class Session:
         # Subscriptions that were surely open at once.
         self.proven = 1
         self.largest_request = 0
+        self.holds_pages = False
+        """Whether no page may be asked for but one that is to have no other beside it."""
         self.wants_another_connection = False
         """Whether a silence may be a limit, which only another connection shows."""
         self._ids: dict[str, Subscription] = {}
@@ -133,7 +135,7 @@ class Session:
     def has_room_for_page(self) -> bool:
         """Whether another page may be asked for now."""
         most = 1 if self._doubts.alone else self.limits.max_pages
-        return self.has_room() and self.pages + self.comparison.is_open < most
+        return not self.holds_pages and self.has_room() and self.pages + self.comparison.is_open < most
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
         """Subscribe to what is new under `key`; an open subscription of that key is replaced.

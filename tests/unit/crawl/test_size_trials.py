@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.crawl.size_trials import MAX_TRIALS_A_DAY, SizeTrials, Trial, Verdict
+from pipeline.crawl.size_trials import MAX_ERRORS, MAX_TRIALS_A_DAY, SizeTrials, Trial, Verdict
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension
 from pipeline.relay.limits import Limits
@@ -146,3 +146,32 @@ def test_an_answer_about_something_else_proves_nothing(refusal: Refusal) -> None
     trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits(), 0.0)
     assert trial is not None
     assert (trial.verdict, trial.limits) == (Verdict.GIVEN_UP, Limits())
+
+
+def test_a_trial_has_no_page_beside_it() -> None:
+    trials, session = SizeTrials(), Session(Limits())
+    session.open_page("other", PAGE, 0.0)
+    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
+    trials.open_next(session, 0.0)
+    assert (session.pages, session.has_room_for_page()) == (1, False)
+    session.cancel_page("other", 1.0)
+    trials.open_next(session, 1.0)
+    assert (session.pages, session.has_room_for_page()) == (1, False)
+    session.cancel_page(SizeTrials.KEY, 2.0)
+    assert trials.on_page_ended(REFUSED, Limits(), 2.0) is not None
+    trials.open_next(session, 2.0)
+    assert (session.pages, session.has_room_for_page()) == (0, True)
+
+
+def test_an_error_is_no_answer_to_a_trial() -> None:
+    trials, session = SizeTrials(), Session(Limits())
+    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
+    failed = PageEnded(SizeTrials.KEY, Refusal.ERROR, "busy", 0, None, None)
+    for _ in range(MAX_ERRORS):
+        trials.open_next(session, 0.0)
+        session.cancel_page(SizeTrials.KEY, 0.0)
+        assert trials.on_page_ended(failed, Limits(), 0.0) is None
+    trials.open_next(session, 0.0)
+    trial = trials.on_page_ended(failed, Limits(), 0.0)
+    assert trial is not None
+    assert trial.verdict is Verdict.GIVEN_UP
