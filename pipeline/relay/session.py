@@ -61,8 +61,8 @@ class Session:
 
     __slots__ = (
         "_auth", "_closed", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered",
-        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "holds_pages", "largest_request", "late",
-        "limits", "outgoing", "proven", "unasked", "wants_another_connection",
+        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "holds_pages", "largest_request",
+        "late", "limits", "outgoing", "proven", "unasked", "wants_another_connection",
     )  # fmt: skip
 
     def __init__(
