@@ -12,6 +12,8 @@ from pipeline.sinks.outage import Outage
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
 from pipeline.sinks.stream import Stream
+from pipeline.store import sent
+from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -36,23 +38,38 @@ def run(ctx: StageContext) -> None:
         beat()
         return ctx.stop.is_set()
 
-    sink = RelaySink(
-        target,
-        lambda: Transport(dial(target, policy, ctx.clock, cancelled), ctx.clock),
-        read_secret_key(config.secret_key_path),
-        ctx.clock,
-        ctx.metrics,
-        log,
-        RateBound(lambda: ctx.settings.target_relay_rate),
-        FrameLimit(lambda: fetch_information(target, policy, ctx.clock, ctx.stop.is_set), ctx.clock),
-    )
     counts = StageCounts(ctx.slot, ctx.metrics)
-    ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
-    loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
-    try:
-        with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
-            counts.resume(database)
-            take_back(database, ctx.slot.name, ctx.clock.now_ms())
+    with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
+        sink = RelaySink(
+            target,
+            lambda: Transport(dial(target, policy, ctx.clock, cancelled), ctx.clock),
+            read_secret_key(config.secret_key_path),
+            ctx.clock,
+            ctx.metrics,
+            log,
+            _rate(ctx, database),
+            FrameLimit(lambda: fetch_information(target, policy, ctx.clock, ctx.stop.is_set), ctx.clock),
+        )
+        ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+        loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
+        counts.resume(database)
+        take_back(database, ctx.slot.name, ctx.clock.now_ms())
+        try:
             loop.run(database)
-    finally:
-        sink.close()
+        finally:
+            sink.rate.flush(ctx.clock.monotonic())
+            sink.close()
+
+
+def _rate(ctx: StageContext, database: Database) -> RateBound:
+    """The bound of the settings, with what the process before this one has sent within the last minute."""
+    with database.read() as tx:
+        now, mono = ctx.clock.now_ms(), ctx.clock.monotonic()
+        before = sent.recent(tx, SinkName.RELAY, now)
+
+    def write(count: int) -> None:
+        with database.write() as tx:
+            sent.note(tx, SinkName.RELAY, count, ctx.clock.now_ms())
+
+    done = [mono - (now - at) / 1000 for at, count in before for _ in range(count)]
+    return RateBound(lambda: ctx.settings.target_relay_rate, done, write)

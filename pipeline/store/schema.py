@@ -427,6 +427,9 @@ RELAY_FORMS = (
     """,
 )
 
+# What was sent to a sink within the last minute; see `sent`.
+SENT = ("CREATE TABLE sent (sink TEXT NOT NULL, at INTEGER NOT NULL, count INTEGER NOT NULL) STRICT",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -446,6 +449,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0016-returned", RETURNED),
     Migration("0017-relay-forms", RELAY_FORMS),
     Migration("0018-absences", ABSENCES),
+    Migration("0019-sent", SENT),
 )
 
 

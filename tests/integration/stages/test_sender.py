@@ -347,3 +347,25 @@ def test_a_key_file_without_a_key_stops_the_stage(
     assert isinstance(error, CannotStart)
     assert "EVENTS_SECRET_KEY_PATH" in str(error)
     assert not text.strip() or text not in str(error)
+
+
+def test_bound_on_what_is_sent_holds_over_restarts(world: World, relay: ScriptedRelay) -> None:
+    """A relay that bans for days does not know that this is another process."""
+    events = profiles(60)
+    save(world, events, relay)
+    settings = {"EVENTS_TARGET_RELAY": relay.url, "EVENTS_TARGET_RELAY_RATE": "10"}
+
+    def sent() -> int:
+        return len(relay.journal.of(Published))
+
+    for number in range(5):
+        with Running(world.context("sender", settings), sender.run) as running:
+            wait_until(lambda: sent() >= 10)
+            if number:
+                wait_until(lambda running=running: read_heartbeat(world.runtime, "sender-0", world.clock) is not None)  # type: ignore[misc]
+                running.ctx.stop.wait(0.3)
+    assert sent() == 10
+    world.execute("UPDATE sent SET at = at - 60000")
+    with Running(world.context("sender", settings), sender.run):
+        wait_until(lambda: sent() >= 20)
+    assert sent() == 20

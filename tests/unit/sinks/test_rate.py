@@ -51,3 +51,34 @@ def test_the_bound_may_change() -> None:
     assert bound.room(130.0, 9) == 9
     most = 1
     assert bound.room(131.0, 9) == 1
+
+
+def test_what_was_done_before_counts() -> None:
+    bound = RateBound(lambda: 3, done=[50.0, 90.0])
+    assert bound.room(100.0, 5) == 1
+    assert bound.room(110.0, 5) == 2
+
+
+def test_each_of_few_is_written_before_it_is_done_and_many_together() -> None:
+    written: list[int] = []
+    few = RateBound(lambda: 600, write=written.append)
+    for _ in range(5):
+        few.note(1.0)
+    assert written == [1] * 5
+    written.clear()
+    many = RateBound(lambda: 601, write=written.append)
+    for number in range(1000):
+        now = 1.0 + number / 1000
+        if many.room(now, 1):
+            many.note(now)
+    many.flush(2.0)
+    assert sum(written) == 601
+    assert len(written) <= 6
+
+
+def test_without_a_bound_nothing_is_written() -> None:
+    written: list[int] = []
+    bound = RateBound(lambda: 0, write=written.append)
+    bound.note(1.0)
+    bound.flush(2.0)
+    assert written == []
