@@ -17,8 +17,9 @@ from pipeline.commands.setting_up import (
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
 from pipeline.settings import CrawlMode
+from pipeline.status.forms import form_lines
 from pipeline.status.gaps import describe, meaning
-from pipeline.store import cursors, gaps
+from pipeline.store import cursors, gaps, relay_forms
 from pipeline.store import relays as store
 from pipeline.store.database import Database
 from pipeline.store.gaps import OpenGap
@@ -77,7 +78,7 @@ def list_relays(everything: bool, as_json: bool) -> None:
 @click.argument("address", type=Address())
 @_as_json
 def show(address: str, as_json: bool) -> None:
-    """Print all that is known of one relay: also its last error, and what it has and does not give.
+    """Print all that is known of one relay: also its last error, which filters it answers whole, and its gaps.
 
     Example: event-service relays show wss://relay.example.com
     """
@@ -87,9 +88,11 @@ def show(address: str, as_json: bool) -> None:
         with database.read() as tx:
             covered = cursors.of_relay(tx, record.relay)
             missing = gaps.of_relay(tx, record.relay)
+            checks = relay_forms.of_relay(tx, record.relay)
     found = _value(record) | {
         "cursors": len(covered),
         "complete_until": _time(1000 * min((each.complete_until for each in covered), default=0)),
+        "forms": [asdict(check) for check in checks] if as_json else form_lines(checks),
         "gaps": [_gap_value(gap) for gap in missing] if as_json else _gap_lines(missing),
     }
     if as_json:

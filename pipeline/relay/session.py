@@ -32,7 +32,7 @@ from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import Doubts
 from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal, is_withheld, read
+from pipeline.relay.refusals import Complaint, Refusal, is_withheld, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
@@ -383,11 +383,13 @@ class Session:
         self._on_answer(subscription, now)
         if refusal is Refusal.AUTH_REQUIRED:
             self.limits = replace(self.limits, demands_auth=True)
+            is_for_some = bool(subscription.count) or is_withheld(reason)
+            subscription.is_withheld = subscription.selects_confidential and is_for_some
             if not subscription.was_held and self._auth.demanded(now):
                 subscription.hold = Hold.REFUSED
                 yield from self._answer_challenge()
                 return
-            if subscription.selects_confidential and (subscription.count or is_withheld(reason)):
+            if subscription.is_withheld:
                 refusal = Refusal.WITHHELD
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
@@ -422,7 +424,9 @@ class Session:
         for each in [each for each in self._ids.values() if each.hold is not None]:
             if verdict is Verdict.REFUSED and each.hold is Hold.REFUSED:
                 del self._ids[each.id]
-                yield each.refused(Refusal.AUTH_REQUIRED, reason)
+                refusal = Refusal.WITHHELD if each.is_withheld else Refusal.AUTH_REQUIRED
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
+                yield each.refused(refusal, reason)
                 continue
             is_retiring = each.id in self._succession
             self._close(each, now)

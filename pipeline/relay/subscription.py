@@ -88,6 +88,8 @@ class Subscription:
     rises: bool = False
     hold: Hold | None = None
     was_held: bool = False
+    is_withheld: bool = False
+    """The relay demanded AUTH for the sake of some of the events that it selects."""
     size: int = 0
     number: int = 0
     is_early: bool = False

@@ -689,6 +689,18 @@ def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
     assert (ended.refusal, session.limits.withholds) == (refusal, refusal is Refusal.WITHHELD)
 
 
+def test_auth_that_cannot_be_given_for_some_events_of_many_asks_for_other_kinds() -> None:
+    """The relay has sent no challenge to answer."""
+    session = Session(Limits(), can_authenticate=True)
+    session.open_page("k", PAGE, 0.0)
+    assert not list(
+        session.receive(Closed("P1", "auth-required: At least one matching event requires AUTH", "auth-required"), 1.0)
+    )
+    (ended,) = session.expire(10.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.refusal, session.limits.withholds) == (Refusal.WITHHELD, True)
+
+
 def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
     session = Session(Limits())
     session.open_page("ids", Filter(ids=frozenset({event(150).id})), 0.0)
