@@ -15,7 +15,7 @@ the form is at fault or the size. An empty answer proves nothing unless the even
 | HALF | half as many kinds, then values | whole up to that size | HALF of that |
 
 Full answers of other events prove nothing: FULL with another event. A refusal ends a check without a verdict, unless it
-made the relay's limits smaller, by which the step is asked again.
+made the relay's limits smaller, by which the step is asked again. Silence ends the audit for an hour.
 
 Before all that, each kind of messages is asked for alone: a relay that leaves them out of other answers without a word
 then demands AUTH (NIP-42). They are withheld if that is not enough, or nothing comes even then.
@@ -58,8 +58,9 @@ CROWD: Final = 5
 MAX_CONTROLS: Final = 3
 MAX_TRIES: Final = 2
 _WITHHELD: Final = frozenset({Refusal.AUTH_REQUIRED, Refusal.RESTRICTED, Refusal.FORBIDDEN, Refusal.KIND_REFUSED})
-# What was not answered is asked again after this (seconds).
+# What was refused is asked again after this (seconds), and what was not answered at all: it keeps others waiting.
 _PAUSE_S: Final = 5.0
+_SILENT_PAUSE_S: Final = 3_600.0
 
 
 class _Step(Enum):
@@ -190,7 +191,8 @@ class FormAudit:
         if self._task is None:
             self._task = self._next_task(plan, session.limits, wall)
         task = self._task
-        self.precedes_mentions = task is not None and not self._has_judged_mentions(task)
+        is_silent = mono < self._not_before - _PAUSE_S
+        self.precedes_mentions = task is not None and not is_silent and not self._has_judged_mentions(task)
         if task is None or mono < self._not_before or not session.has_room_for_page():
             return
         self._is_open = True
@@ -210,13 +212,16 @@ class FormAudit:
     def on_page_ended(self, ended: PageEnded, limits: Limits, mono: float, wall: int) -> Audited:
         """Take the answer to the last request."""
         task, self._is_open = self._task, False
+        if ended.refusal is Refusal.TIMEOUT:
+            self._task, self._not_before = None, mono + _SILENT_PAUSE_S
+            return Audited(limits)
         if isinstance(task, _Showing):
             return self._on_shown(task, ended, limits, wall)
         if isinstance(task, _Search):
             self.knowledge.note(task.name, Verdict.UNKNOWN, wall, 1)
             self._task = None
         elif task is not None and ended.refusal is not None:
-            self._on_refused(task, limits, mono, wall, is_lasting=ended.refusal.is_lasting)
+            self._on_refused(task, ended.refusal, limits, mono, wall)
         elif task is not None:
             task.tries = 0
             came = task.control.id in ended.ids
@@ -274,14 +279,16 @@ class FormAudit:
 
     # What the answer means.
 
-    def _on_refused(self, check: _Check, limits: Limits, mono: float, wall: int, *, is_lasting: bool) -> None:
+    def _on_refused(self, check: _Check, refusal: Refusal, limits: Limits, mono: float, wall: int) -> None:
         allowed = allowed_size(check.form, limits)
         smaller = check.size.within(allowed)
         if smaller != check.size:
             check.size, check.full, check.tries = smaller, check.full.within(allowed), 0
-        elif is_lasting or check.tries >= MAX_TRIES:
+        elif refusal.is_lasting or (refusal is not Refusal.RATE_LIMITED and check.tries >= MAX_TRIES):
             self._end(check, check.verdict, wall)
         else:
+            # Too many requests at once say nothing of this one.
+            check.tries -= refusal is Refusal.RATE_LIMITED
             self._not_before = mono + _PAUSE_S
 
     def _on_shown(self, task: _Showing, ended: PageEnded, limits: Limits, wall: int) -> Audited:

@@ -272,9 +272,10 @@ class RelayCrawl:
 
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
-        times = [mono + MAX_CHECK_S, *self.audit.due_times(), *self._live.due_after(mono)]
+        times = [mono + MAX_CHECK_S, *self._live.due_after(mono)]
         times += self._schedule.due_times(self._plan, mono, wall)
         if session.has_room_for_page():
+            times += self.audit.due_times()
             times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)
         return max(min(times), mono + MIN_CHECK_S)
 

@@ -14,6 +14,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose
 from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
@@ -212,6 +213,36 @@ def test_refused_controls_end_without_a_verdict_against_the_form(refusal: str) -
     assert not bench.owed
     assert not bench.audit.precedes_mentions
     assert len(bench.requests) <= MAX_REQUESTS + 2
+
+
+def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
+    audit, session, plan = FormAudit(FormKnowledge()), Session(Limits()), plan_for(AUTHORS, USERS)
+    audit.open_next(plan, session, 0.0, NOW)
+    assert audit.precedes_mentions
+    silent = PageEnded(FormAudit.KEY, Refusal.TIMEOUT, "no answer", 0, None, None)
+    audit.on_page_ended(silent, session.limits, 30.0, NOW)
+    session.cancel_page(FormAudit.KEY, 30.0)
+    session.outgoing.clear()
+    audit.open_next(plan, session, 30.0, NOW)
+    assert (audit.precedes_mentions, len(session.outgoing)) == (False, 0)
+    assert audit.due_times() == [3_630.0]
+    audit.open_next(plan, session, 3_630.0, NOW)
+    assert (audit.precedes_mentions, len(session.outgoing)) == (True, 1)
+
+
+def test_rate_limited_controls_are_asked_again_without_a_verdict() -> None:
+    bench = Bench(store(), refusal="rate-limited: slow down")
+    for each in bench.store.events:
+        bench.audit.note_event(each)
+    for _ in range(4):
+        bench.audit.open_next(bench.plan, bench.session, bench.mono, bench.wall)
+        while bench.session.outgoing:
+            bench._answer(bench.session.outgoing.popleft())
+        bench.mono += 10
+    assert not any(bench.knowledge.verdict(form) for form in FORMS)
+    bench.refusal = ""
+    bench.run()
+    assert bench.knowledge.is_audited(Subject.MENTIONS)
 
 
 def test_crowded_second_proves_nothing() -> None:
