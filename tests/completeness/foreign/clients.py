@@ -67,7 +67,7 @@ def fetch(client: Client, subject: Subject, world: World, reach_s: int, folder: 
     due = {event_id for event_id in subject.book() if world.is_wanted(subject.accepted[event_id])}
     got = due & set(output.read_text().split())
     missing = [Missing(event_id, 0, 0, "", is_told=True) for event_id in due - got]
-    cost = Cost(traffic.sent, traffic.received, traffic.messages, cpu_s, cpu_s)
+    cost = Cost(traffic.sent, traffic.received, dict(traffic.messages), cpu_s, cpu_s)
     return Phase(client.name, len(due), missing, {}, seconds, cost), got
 
 

@@ -54,7 +54,7 @@ class Phase:
 
     @property
     def untold(self) -> Sequence[Missing]:
-        """What is missing without a word of the service."""
+        """What is missing outside of every gap that the service reports."""
         return [each for each in self.missing if not each.is_told]
 
 
@@ -62,12 +62,14 @@ class Phase:
 class Result:
     """One relay through all phases.
 
-    `refused`: how often it said what of events that it did not take. `had_by_others`: ids that another client got.
+    `refused`: how often it said what of events that it did not take. `hidden`: relevant events that it took and gives
+    to nobody who asks by id. `had_by_others`: ids that another client got.
     """
 
     name: str
     phases: list[Phase] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: dict[str, int] = field(default_factory=dict)
+    hidden: int = 0
     had_by_others: set[str] = field(default_factory=set)
 
     @property
@@ -90,7 +92,11 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         lines += [_line(result.name, width, phase) for phase in result.phases]
-        lines += [f"    refused {count}: {reason}" for reason, count in result.refused.most_common(_MISSING_SHOWN)]
+        if result.hidden:
+            lines.append(f"    taken and not given by id: {result.hidden} relevant events")
+        lines += [
+            f"    refused {count}: {reason}" for reason, count in Counter(result.refused).most_common(_MISSING_SHOWN)
+        ]
     return "\n".join(lines)
 
 

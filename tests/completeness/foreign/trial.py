@@ -4,7 +4,7 @@ import signal
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.fakes.procs import kill_session
 from tests.fakes.proxy import Traffic
 from tests.fakes.service import EventService, settings
 from tests.world.events import SignedEvent
+from tests.world.workload import newest_versions
 
 _LOOK_EVERY_S = 0.5
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
@@ -94,6 +95,7 @@ class Trial:
                 if name in phases:
                     with self._measured(name, results):
                         steps[name]()
+            self._sum_up(results)
         finally:
             self._service.close()
 
@@ -106,22 +108,36 @@ class Trial:
         began = monotonic()
         yield
         due = [
-            {event_id for event_id in subject.book(subject.accepted.keys() - before) if self._is_due(subject, event_id)}
+            self._due(subject, subject.accepted.keys() - before)
             for subject, before in zip(self._subjects, known, strict=True)
         ]
         done_at, have = self._wait(due)
-        gaps = self._open_gaps()
-        spent = [self._cost(earlier, subject, cpu) for earlier, subject in zip(traffic, self._subjects, strict=True)]
-        for subject, ids, cost, result in zip(self._subjects, due, spent, results, strict=True):
-            told = gaps.get(subject.url, ())
-            missing = [self._missing(subject.accepted[each], told, result) for each in sorted(ids - have)]
-            result.phases.append(
-                Phase(phase, len(ids), missing, Counter(gap.reason for gap in told), done_at - began, cost)
-            )
-            result.refused = Counter(subject.refused.values())
+        costs = [self._cost(earlier, subject, cpu) for earlier, subject in zip(traffic, self._subjects, strict=True)]
+        self._add(phase, results, due, have, done_at - began, costs)
 
-    def _is_due(self, subject: Subject, event_id: str) -> bool:
-        return self._world.is_wanted(subject.accepted[event_id])
+    def _sum_up(self, results: Sequence[Result]) -> None:
+        """Add what there is in the end of all that the relays give then."""
+        due = [self._due(subject, subject.accepted.keys()) for subject in self._subjects]
+        self._add("in the end", results, due, self._have(), 0.0, [Cost(0, 0, {}, 0.0, 0.0)] * len(due))
+        for subject, ids, result in zip(self._subjects, due, results, strict=True):
+            held = [event for event in newest_versions(subject.accepted.values()) if self._world.is_wanted(event)]
+            result.hidden = len({event.id for event in held} - ids)
+            result.refused = dict(Counter(subject.refused.values()))
+
+    def _due(self, subject: Subject, ids: Iterable[str]) -> set[str]:
+        """Those of `ids` that the relay gives and the service wants."""
+        return {event_id for event_id in subject.book(ids) if self._world.is_wanted(subject.accepted[event_id])}
+
+    def _add(
+        self, phase: str, results: Sequence[Result], due: Sequence[set[str]], have: set[str],
+        seconds: float, costs: Sequence[Cost],
+    ) -> None:  # fmt: skip
+        gaps = self._open_gaps()
+        for subject, ids, cost, result in zip(self._subjects, due, costs, results, strict=True):
+            told = gaps.get(subject.url, [])
+            missing = [self._missing(subject.accepted[each], told, result) for each in sorted(ids - have)]
+            reasons = dict(Counter(gap.reason for gap in told))
+            result.phases.append(Phase(phase, len(ids), missing, reasons, seconds, cost))
 
     def _missing(self, event: SignedEvent, told: Sequence[Gap], result: Result) -> Missing:
         why = "by a wanted author" if self._world.is_by_wanted_author(event) else "a mention"
@@ -170,7 +186,7 @@ class Trial:
         spent = subject.proxy.traffic.since(earlier)
         crawler, everything = self._cpu()
         return Cost(
-            sent=spent.sent, received=spent.received, messages=spent.messages,
+            sent=spent.sent, received=spent.received, messages=dict(spent.messages),
             crawler_cpu_s=_spent(crawler, cpu[0]), cpu_s=_spent(everything, cpu[1]),
         )  # fmt: skip
 

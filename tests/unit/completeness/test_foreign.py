@@ -1,6 +1,7 @@
 """The world, the scenarios and the verdicts of trials of relays that others wrote."""
 
 import argparse
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.completeness.foreign import options
 from tests.completeness.foreign.registry import RELAYS
-from tests.completeness.foreign.result import Cost, Missing, Phase, Result, table
+from tests.completeness.foreign.result import Cost, Missing, Phase, Result, as_value, table
 from tests.completeness.foreign.run import Plan
 from tests.completeness.foreign.shape import Order, Shape, late, mention
 from tests.completeness.foreign.suite import CAPS, scenarios
@@ -74,7 +75,7 @@ def test_bound_that_a_relay_does_not_have_is_refused() -> None:
 
 
 def test_missing_event_is_good_only_where_it_was_reported() -> None:
-    cost = Cost(0, 0, {}, 0.0, 0.0)
+    cost = Cost(0, 0, {"REQ": 3}, 0.0, 0.0)
     reported = Missing("aa", 1, 5, "a mention", is_told=True)
     silent = Missing("bb", 7, 6, "a mention", is_told=False)
     good = Result("it", [Phase("backfill", 10, [reported], {"dense-second": 1}, 1.0, cost)])
@@ -83,6 +84,7 @@ def test_missing_event_is_good_only_where_it_was_reported() -> None:
     assert not bad.is_good
     assert "0.8000" in table([bad])
     assert "kind 7, a mention, of 6: bb" in table([bad])
+    assert json.loads(json.dumps(as_value(bad)))["phases"][0]["cost"]["messages"] == {"REQ": 3}
 
 
 def test_relay_option_takes_a_name_and_a_command() -> None:
