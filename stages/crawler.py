@@ -5,10 +5,11 @@ import math
 import resource
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipeline.config import Config, SinkKind
+from pipeline.crawl.crew import Crew, Share
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.fleet import JOIN_S, Fleet
 from pipeline.crawl.gate import Backpressure
@@ -25,7 +26,9 @@ from pipeline.nostr.address import RelayAddress
 from pipeline.process import procfs
 from pipeline.process.condition import utc
 from pipeline.process.logs import RateLimited
+from pipeline.process.metrics import LEFT
 from pipeline.process.rate import Allowance
+from pipeline.process.slots import held_indexes, is_supervised
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
@@ -84,7 +87,7 @@ def run(ctx: StageContext) -> None:
     dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
     fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)
     with open_here() as database:
-        counts.resume(database)
+        counts.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
         writer = threading.Thread(target=intake.run, name="intake", daemon=True)
         writer.start()
@@ -175,9 +178,16 @@ class _Crawler:
     gate: Backpressure
     bootstrap: tuple[str, ...] | None = None
     """The bootstrap relays, as they are written, when this process last wrote them down."""
+    crew: Crew = field(init=False)
+    share: Share | None = None
     has_looked: bool = False
+    told_behind: set[str] = field(default_factory=set)
+    """The labels of relays that are said to be behind."""
     list_change: int = 0
     """The newest change of relay lists that was followed."""
+
+    def __post_init__(self) -> None:
+        self.crew = Crew(self.ctx.index)
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
@@ -245,6 +255,7 @@ class _Crawler:
             self.bootstrap = written
             with self.database.write() as tx:
                 relays.set_bootstrap(tx, written, self.ctx.clock.now_ms())
+        share = self._share()
         selection = Selection(
             config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
             allow_onion=config.socks_proxy is not None,
@@ -254,24 +265,40 @@ class _Crawler:
             found = relays.candidates(
                 tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
             )
-        if self.ctx.index == 0:
+        if share is not None and share.index == 0:
             # All processes come to the same; one tells it.
             skipped = passed_over(found, selection)
             for reason in Skipped:
                 self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
-        mine = share_of(select(ranked(found, now), selection, now), self.ctx.index, config.crawlers)
+        selected = select(ranked(found, now), selection, now)
+        mine = [] if share is None else share_of(selected, share.index, share.count)
         if tried := tried_anew(mine, now):
             with self.database.write() as tx:
                 relays.note_tried(tx, tried, now)
         if not self.has_looked:
             self.has_looked = True
-            self._correct_states({each.candidate.relay for each in mine})
+            self._correct_states({each.candidate.relay for each in mine}, share)
         with self.database.read() as tx:
             self.fleet.backfills = backfills.still_open(tx)
         self.fleet.mode = config.crawl_mode
         self.fleet.set_relays(self.database, mine, plan)
 
-    def _correct_states(self, mine: Collection[int]) -> None:
+    def _share(self) -> Share | None:
+        """The share of the relays that this process takes now; says when that changes."""
+        path, most = self.ctx.config.database_path, self.ctx.settings.crawlers
+        held = held_indexes(path, self.ctx.slot.stage)
+        # Where nobody holds a slot, as in a test, the settings are all there is.
+        supervised = most if not held or is_supervised(path) else None
+        share = self.crew.share(held, supervised, self.ctx.clock.monotonic())
+        if share != self.share or not self.has_looked:
+            self.share = share
+            if share is None:
+                self.ctx.log.warning("idle, the supervised crawlers take all relays", supervised=most)
+            else:
+                self.ctx.log.info("crawls a share of the relays", index=share.index, of=share.count)
+        return share
+
+    def _correct_states(self, mine: Collection[int], share: Share | None) -> None:
         """Take back what a process that was killed last said of relays that nobody crawls any more."""
         with self.database.read() as tx:
             stale = [
@@ -279,7 +306,8 @@ class _Crawler:
                 for each in relays.statuses(tx)
                 if each.state is not RelayState.DISCONNECTED
                 and each.relay not in mine
-                and is_share_of(each.address, self.ctx.index, self.ctx.settings.crawlers)
+                and share is not None
+                and is_share_of(each.address, share.index, share.count)
             ]
         now = self.ctx.clock.now_ms()
         for each in stale:
@@ -288,10 +316,16 @@ class _Crawler:
 
     def _tell_behind(self) -> None:
         metrics = self.ctx.metrics
-        behind = self.fleet.seconds_behind(self.ctx.clock.now_ms() // 1000)
-        metrics.crawl_behind.set(max(behind.values(), default=0))
-        for address, seconds in behind.items():
-            metrics.crawl_relay_behind.labels(metrics.address_labels.label(address)).set(seconds)
+        wall = self.ctx.clock.now_ms() // 1000
+        behind = self.fleet.seconds_behind(wall)
+        # With no relay connected, all are as far behind as the best of them.
+        metrics.crawl_behind.set(max(behind.values()) if behind else self.fleet.least_behind(wall))
+        told = {metrics.address_labels.label(address): seconds for address, seconds in behind.items()}
+        for label in self.told_behind - told.keys():
+            metrics.crawl_relay_behind.labels(label).set(LEFT)
+        for label, seconds in told.items():
+            metrics.crawl_relay_behind.labels(label).set(seconds)
+        self.told_behind = set(told)
         for bound in _BEHIND_BOUNDS_S:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind.values()))
         metrics.crawl_left_out.set(self.fleet.left_out)

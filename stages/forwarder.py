@@ -29,7 +29,7 @@ def run(ctx: StageContext) -> None:
     sink = _sink(ctx.config)
     counts = StageCounts(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
-        counts.resume(database)
+        counts.resume(database, ctx.is_abandoned)
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
     workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * workers

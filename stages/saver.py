@@ -71,7 +71,7 @@ class _Saver:
 
     def run(self) -> None:
         watch = CommitWatch(self._database)
-        self._counts.resume(self._database)
+        self._counts.resume(self._database, self._ctx.is_abandoned)
         with self._database.write() as tx:
             # Who had this slot before is gone, and what it had in hand need not wait for the end of its lease.
             inbox.queue.free(tx, self._ctx.slot.name, self._ctx.clock.now_ms())

@@ -52,7 +52,7 @@ def run(ctx: StageContext) -> None:
         )
         ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
         loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
-        counts.resume(database)
+        counts.resume(database, ctx.is_abandoned)
         take_back(database, ctx.slot.name, ctx.clock.now_ms())
         try:
             loop.run(database)

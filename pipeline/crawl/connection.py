@@ -93,6 +93,11 @@ class Connection:
         return self._session.limits
 
     @property
+    def newest_live(self) -> int:
+        """The latest time (Unix seconds) of any event that came live over this connection."""
+        return self._session.newest_live
+
+    @property
     def auth(self) -> AuthState:
         """How the relay and we stand on AUTH (NIP-42)."""
         return self._session.auth

@@ -112,10 +112,14 @@ class Fleet:
     def seconds_behind(self, wall: int) -> dict[str, int]:
         """For the address of each relay that is connected, how old the oldest of its cursors is at `wall` (seconds)."""
         return {
-            relay.selected.address.url: relay.crawl.seconds_behind(wall)
+            relay.selected.address.url: relay.crawl.seconds_behind(wall, relay.connection.newest_live)
             for relay in self._relays.values()
             if relay.connection is not None
         }
+
+    def least_behind(self, wall: int) -> int:
+        """How old the cursors of the relay are that got furthest, connected or not; 0 where there is no relay."""
+        return min((relay.crawl.seconds_behind(wall) for relay in self._relays.values()), default=0)
 
     @property
     def asked_whole(self) -> int:

@@ -19,7 +19,7 @@ from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.lookout import Lookout
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
-from pipeline.crawl.plan import Plan, Subject
+from pipeline.crawl.plan import Plan, Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
@@ -57,10 +57,10 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_away_since", "_check_at", "_coverage", "_is_back", "_latest_mono", "_latest_wall", "_live", "_lookout",
-        "_losses", "_owed", "_plan", "_reach", "_reconciling", "_resweeps", "_schedule", "_sweeps", "_whole",
-        "absences", "asking", "audit", "backfilling", "counts", "gaps", "has_gained", "identity", "named", "silences",
-        "trials",
+        "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall", "_live",
+        "_lookout", "_losses", "_owed", "_plan", "_reach", "_reconciling", "_resweeps", "_schedule", "_sweeps",
+        "_whole", "absences", "asking", "audit", "backfilling", "counts", "gaps", "has_gained", "identity", "named",
+        "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +102,8 @@ class RelayCrawl:
         self._plan = plan
         self._check_at = 0.0
         self._latest_wall = _NEVER
+        # When (Unix seconds) the connection came to be asked.
+        self._connected_wall: int | None = None
         self._latest_mono = 0.0
         self._losses = Losses()
 
@@ -115,6 +117,7 @@ class RelayCrawl:
     def connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
         self.has_gained = False
+        self._connected_wall = None
         self.absences.on_lost()
         self.identity.on_connected()
         self._is_back = True
@@ -153,14 +156,23 @@ class RelayCrawl:
         """When `advance` wants to be called again at the latest (monotonic seconds)."""
         return self._check_at
 
-    def seconds_behind(self, wall: int) -> int:
-        """How old the oldest cursor of a live query is; counted from the first crawl where there is none."""
-        times = [
-            cursor.complete_until if (cursor := self._coverage.of(query)) else self._reach.crawled_since
-            for query in self._plan.queries
-            if query.is_live
-        ]
+    def seconds_behind(self, wall: int, newest_live: int = 0) -> int:
+        """How far the worst live query is behind: the age of its cursor, or of its first crawl where there is none.
+
+        A query whose gap was closed since the connection stands, and that is subscribed to, is as far as
+        `newest_live`, the time of the latest event that came live.
+        """
+        times = [self._complete_until(query, min(newest_live, wall)) for query in self._plan.queries if query.is_live]
         return max(0, wall - min(times, default=wall))
+
+    def _complete_until(self, query: Query, newest_live: int) -> int:
+        cursor = self._coverage.of(query)
+        if cursor is None:
+            return self._reach.crawled_since
+        is_closed = self._connected_wall is not None and cursor.complete_until >= self._connected_wall
+        if is_closed and self._live.has(query.key):
+            return max(cursor.complete_until, newest_live)
+        return cursor.complete_until
 
     @property
     def left_out(self) -> int:
@@ -222,6 +234,8 @@ class RelayCrawl:
             # It was behind: what was new then lay in the future, and was refused.
             self._sweeps.sweep_all_again()
         self._latest_wall, self._latest_mono = wall, mono
+        if self._connected_wall is None:
+            self._connected_wall = wall
         self.gaps.now = wall
 
     def _note_absence(self, wall: int) -> None:

@@ -78,6 +78,21 @@ def _give(descriptor: int, like: os.stat_result, mode: int) -> None:
         os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
+def is_held(path: Path) -> bool:
+    """Return True if some process holds the lock at `path`; False where there is none or it cannot be looked at."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def lock_holder(path: Path) -> str:
     """The process that holds the lock at `path`, as text for an operator."""
     try:

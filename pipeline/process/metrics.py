@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 
@@ -112,6 +113,10 @@ class HandlerCalls:
         if count:
             self._calls.inc(count)
             self._duration.repeat(seconds / count, count)
+
+
+LEFT: Final = -1.0
+"""The value of a gauge of something that is not there any more; such series are not exposed."""
 
 
 class Metrics:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.errors import CannotStart
 from pipeline.process.clock import pause
-from pipeline.process.locks import FileLock, lock_holder, locks_directory, owner_of
+from pipeline.process.locks import FileLock, is_held, lock_holder, locks_directory, owner_of
 from pipeline.process.stop import Stop
 
 # More than the largest number of processes of one stage that the settings allow.
@@ -180,6 +180,31 @@ def _take_all(paths: Sequence[Path], database: Path | None) -> list[FileLock] | 
             return lock_holder(path)
         taken.append(lock)
     return taken
+
+
+def is_supervised(database: Path) -> bool:
+    """Return True if a supervisor runs on `database`."""
+    return is_held(locks_directory(database) / _SUPERVISOR_LOCK)
+
+
+def held_indexes(database: Path, stage: str) -> tuple[int, ...]:
+    """The slots of `stage` on `database` that some process holds, in order."""
+    found = [path for path in locks_directory(database).glob(f"{stage}-*.lock") if is_held(path)]
+    numbers = [path.stem.removeprefix(f"{stage}-") for path in found]
+    return tuple(sorted(int(number) for number in numbers if number.isdecimal()))
+
+
+def is_abandoned(runtime_directory: Path, database: Path, slot_name: str) -> bool:
+    """Return True if nobody holds a slot, of `runtime_directory` or elsewhere on `database`, and none left metrics."""
+    if any(path.stem.rpartition("_")[2] == slot_name for path in metrics_directory(runtime_directory).glob("*.db")):
+        return False
+    paths = [slots_directory(runtime_directory) / f"{slot_name}.lock", locks_directory(database) / f"{slot_name}.lock"]
+    taken = _take_all(paths, database)
+    if isinstance(taken, str):
+        return False
+    for lock in taken:
+        lock.release()
+    return True
 
 
 def wipe_free_slots(runtime_directory: Path) -> None:

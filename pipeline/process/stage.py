@@ -19,7 +19,7 @@ from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.signals import StageSignals
-from pipeline.process.slots import Slot, SlotTaken, acquire_slot
+from pipeline.process.slots import Slot, SlotTaken, acquire_slot, is_abandoned
 from pipeline.process.stop import Stop
 from pipeline.process.watchdog import StageWatchdog
 
@@ -72,6 +72,10 @@ class StageContext:
         holder = procfs.lock_owner(shared_memory(self.config.database_path), WRITE_LOCK_BYTE)
         self.heartbeat.complain(f"the database is locked{holder and f' by {holder}'}", _LOCKED_S)
         return not self.stop.is_set()
+
+    def is_abandoned(self, slot_name: str) -> bool:
+        """Return True if the slot of that name belongs to nobody any more; see `slots.is_abandoned`."""
+        return is_abandoned(self.config.runtime_directory, self.config.database_path, slot_name)
 
     @property
     def settings(self) -> "Config":

@@ -60,9 +60,29 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_auth", "_closed", "_doubts", "_ids", "_latest_answered", "_next_id", "_outset", "_pages_answered",
-        "_requests", "_silences", "_succession", "_torn", "answers", "comparison", "holds_pages", "largest_request",
-        "late", "limits", "outgoing", "proven", "unasked", "wants_another_connection",
+        "_auth",
+        "_closed",
+        "_doubts",
+        "_ids",
+        "_latest_answered",
+        "_next_id",
+        "_outset",
+        "_pages_answered",
+        "_requests",
+        "_silences",
+        "_succession",
+        "_torn",
+        "answers",
+        "comparison",
+        "holds_pages",
+        "largest_request",
+        "late",
+        "limits",
+        "newest_live",
+        "outgoing",
+        "proven",
+        "unasked",
+        "wants_another_connection",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +107,8 @@ class Session:
         """Whether no page may be asked for but one that is to have no other beside it."""
         self.wants_another_connection = False
         """Whether a silence may be a limit, which only another connection shows."""
+        self.newest_live = 0
+        """The latest time (Unix seconds) of any event that came in a live subscription."""
         self._ids: dict[str, Subscription] = {}
         self._next_id = 0
         self._outset = Outset()
@@ -201,7 +223,12 @@ class Session:
         elif not subscription.note_event(event, now):
             self.unasked += 1
         else:
+            self._note_live(subscription, event.created_at)
             self._on_event(subscription, event.id, now)
+
+    def _note_live(self, subscription: Subscription, created_at: int | None) -> None:
+        if not subscription.is_page and created_at is not None:
+            self.newest_live = max(self.newest_live, created_at)
 
     def note_time(
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
@@ -212,6 +239,7 @@ class Session:
             self._on_stray(subscription_id, now)
         else:
             subscription.note_time(created_at, now, event_id)
+            self._note_live(subscription, created_at)
             self._on_event(subscription, event_id, now)
 
     def note_skipped(self, event: Sighting, now: float) -> str | None:

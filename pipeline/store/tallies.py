@@ -5,7 +5,7 @@ count. These are not, so for each stage what it took is what it handed on and dr
 """
 
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -21,6 +21,12 @@ INSERT INTO tallies (slot, what, reason, count) VALUES (?, ?, ?, ?)
 ON CONFLICT (slot, what, reason) DO UPDATE SET count = count + excluded.count
 """
 OF_SLOT = "SELECT what, reason, count FROM tallies WHERE slot = ?"
+SLOTS = "SELECT DISTINCT slot FROM tallies WHERE slot <> ?1 AND substr(slot, 1, length(?2)) = ?2"
+ADOPT = """
+INSERT INTO tallies (slot, what, reason, count) SELECT ?1, what, reason, count FROM tallies WHERE slot = ?2
+ON CONFLICT (slot, what, reason) DO UPDATE SET count = count + excluded.count
+"""
+FORGET = "DELETE FROM tallies WHERE slot = ?"
 
 
 class What(StrEnum):
@@ -81,12 +87,14 @@ class StageCounts:
         # The series by what they count: looking a child up by its labels costs several times as much as counting.
         self._children: dict[tuple[What, str], Counter] = {}
 
-    def resume(self, database: Database) -> None:
+    def resume(self, database: Database, is_abandoned: Callable[[str], bool] = lambda _: False) -> None:
         """Let database and metrics agree, on the larger number of each; for a stage that starts, which owns its slot.
 
-        The metrics have less after a kill or a reboot, the database after it was restored or made anew.
+        The metrics have less after a kill or a reboot, the database after it was restored or made anew. What was
+        counted in slots of the same stage that `is_abandoned` is counted on in this one, so that sums never fall.
         """
         with database.write() as tx:
+            self._adopt(tx, is_abandoned)
             rows: list[Row] = tx.execute(OF_SLOT, (self._slot.name,)).fetchall()
             committed = {(What.TAKEN, ""): 0, (What.HANDED_ON, ""): 0}
             committed |= {(What(what), reason): count for what, reason, count in rows}
@@ -94,6 +102,13 @@ class StageCounts:
             tx.executemany(ADD, [(self._slot.name, *key, more) for key, more in ahead.items() if more > 0])
         for key, more in ahead.items():
             self._series(*key).inc(max(0, -more))
+
+    def _adopt(self, tx: Tx, is_abandoned: Callable[[str], bool]) -> None:
+        others: list[Row] = tx.execute(SLOTS, (self._slot.name, f"{self._slot.stage}-")).fetchall()
+        for (slot,) in others:
+            if is_abandoned(slot):
+                tx.execute(ADOPT, (self._slot.name, slot))
+                tx.execute(FORGET, (slot,))
 
     def write(self, tx: Tx, tally: Tally) -> None:
         """Count `tally` with whatever else the transaction does."""

@@ -13,6 +13,7 @@ from pipeline.config import Config, SinkKind
 from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
+from pipeline.process.metrics import LEFT
 from pipeline.server.page.plots import Plot, plots
 from pipeline.server.page.request import PageRequest
 from pipeline.status import gaps
@@ -112,7 +113,8 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
 
 def _relay_rows(seen: Snapshot, runtime_directory: Path) -> list[RelayRow]:
     found = gaps.by_relay(seen.gaps)
-    behind = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
+    told = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
+    behind = {address: seconds for address, seconds in told.items() if seconds != LEFT}
     return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in seen.relays]
 
 

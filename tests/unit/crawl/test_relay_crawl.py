@@ -418,6 +418,25 @@ def test_how_far_behind_it_is() -> None:
     assert sim.crawl.seconds_behind(START - 100) == 0
 
 
+def test_live_relay_is_not_behind_while_its_events_arrive() -> None:
+    """Though its cursor moves every five minutes; without events it is as old as its cursor."""
+    sim = crawl()
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(30)
+    cursor = max(each.complete_until for each in sim.moved)
+    assert sim.crawl.seconds_behind(sim.wall + 200, sim.wall + 199) == 1
+    assert sim.crawl.seconds_behind(sim.wall + 200, sim.wall + 900) == 0, "no event proves more than now"
+    assert (
+        sim.crawl.seconds_behind(sim.wall + 200, 0)
+        == sim.wall + 200 - min(each.complete_until for each in sim.moved)
+        >= sim.wall + 200 - cursor
+    )
+    sim.disconnect()
+    sim.connect()
+    assert sim.crawl.seconds_behind(sim.wall + 200, sim.wall + 199) > 150, "its gap is not closed yet"
+
+
 def test_a_sweep_of_what_is_no_longer_wanted_is_not_asked_for_for_ever() -> None:
     sim = crawl()
     sim.want([ALICE, BOB], [CAROL])

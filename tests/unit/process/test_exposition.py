@@ -1,5 +1,7 @@
 import http.client
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -165,3 +167,22 @@ def test_taken_address_is_an_error(server: ExpositionServer, answers: Answers) -
     with pytest.raises(OSError, match="in use"):
         ExpositionServer(HostPort("127.0.0.1", server.port), answers.render, answers.health)
     assert open_files() == before
+
+
+def test_relay_that_left_is_no_longer_said_to_be_behind(runtime: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.process import metrics; from pipeline.process.clock import"
+        " SystemClock; from pipeline.process.heartbeat import Heartbeat; runtime = Path(sys.argv[1]);"
+        "metrics.install(runtime, 'crawler-0'); made = metrics.Metrics();"
+        "Heartbeat(runtime, 'crawler-0', SystemClock()).beat();"
+        "made.crawl_relay_behind.labels('wss://left').set(metrics.LEFT);"
+        "made.crawl_relay_behind.labels('wss://stays').set(5); print('done', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(runtime)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        text = render(runtime)
+        process.kill()
+    assert b'event_service_crawl_relay_seconds_behind{address="wss://stays"} 5.0' in text
+    assert b"wss://left" not in text

@@ -14,6 +14,9 @@ from pipeline.process.slots import (
     acquire_slot,
     acquire_supervisor_lock,
     heartbeats_directory,
+    held_indexes,
+    is_abandoned,
+    is_supervised,
     metrics_directory,
     prepare_runtime_directory,
     wipe_free_slots,
@@ -195,3 +198,30 @@ def test_refused_slot_is_left_free_in_the_runtime_directory(tmp_path: Path, data
         acquire_slot(tmp_path / "two", "saver", 0, database=database)
     acquire_slot(tmp_path / "two", "saver", 0, database=tmp_path / "other.db").release()
     first.release()
+
+
+def test_slots_that_are_held_are_known_by_their_locks(tmp_path: Path, database: Path) -> None:
+    """Of whatever runtime directory; looking takes nothing from anybody."""
+    held = [acquire_slot(tmp_path / name, "crawler", index, database=database) for name, index in (("a", 3), ("b", 0))]
+    other = acquire_slot(tmp_path / "a", "crawlers", None, database=database)
+    acquire_slot(tmp_path / "a", "crawler", 1, database=database).release()
+    assert held_indexes(database, "crawler") == (0, 3)
+    assert not is_supervised(database)
+    lock = acquire_supervisor_lock(tmp_path / "a", database)
+    assert is_supervised(database)
+    lock.release()
+    for each in [*held, other]:
+        each.release()
+    assert held_indexes(database, "crawler") == ()
+
+
+def test_slot_is_abandoned_without_a_holder_and_metrics(tmp_path: Path, database: Path) -> None:
+    runtime = tmp_path / "a"
+    held = acquire_slot(tmp_path / "b", "crawler", 2, database=database)
+    prepare_runtime_directory(runtime)
+    assert not is_abandoned(runtime, database, "crawler-2")
+    held.release()
+    assert is_abandoned(runtime, database, "crawler-2")
+    (metrics_directory(runtime) / "counter_crawler-2.db").touch()
+    assert not is_abandoned(runtime, database, "crawler-2")
+    assert is_abandoned(runtime, database, "crawler-22")

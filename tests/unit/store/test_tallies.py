@@ -117,3 +117,24 @@ def test_slots_count_apart(database: Database) -> None:
         StageCounts(Slot("crawler", index), metrics).resume(database)
     assert shown(first, "crawler") == {"in_total": 7, "out_total": 7}
     assert shown(second, "crawler") == {"in_total": 1, "out_total": 0, "unwanted": 1}
+
+
+def test_counts_of_slots_that_nobody_has_any_more_are_counted_on(database: Database) -> None:
+    """Two crawlers in place of four: what the others counted is in the sum, once, whoever starts first."""
+    for index, taken in enumerate((1, 20, 300, 4000)):
+        counts = StageCounts(Slot("crawler", index), Metrics())
+        commit(database, counts, tally(taken, taken - 1, duplicate=1))
+    commit(database, StageCounts(SAVER, Metrics()), tally(7, 7))
+    gone = {"crawler-2", "crawler-3"}
+    found = []
+    for index in (1, 0):
+        metrics = Metrics()
+        StageCounts(Slot("crawler", index), metrics).resume(database, gone.__contains__)
+        found.append(shown(metrics, "crawler"))
+    assert found == [
+        {"in_total": 4320, "out_total": 4317, "duplicate": 3},
+        {"in_total": 1, "out_total": 0, "duplicate": 1},
+    ]
+    metrics = Metrics()
+    StageCounts(Slot("crawler", 2), metrics).resume(database, set().__contains__)
+    assert shown(metrics, "crawler") == {"in_total": 0, "out_total": 0}, "one that comes back begins with nothing"
