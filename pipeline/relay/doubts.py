@@ -38,6 +38,9 @@ class Doubts:
         """A refusal with this text is of one of these pages, if it is of any page."""
         if len(pages) > 1:
             refusal = Refusal.UNCLEAR
+        elif not refusal.is_lasting:
+            # It may be of size, though nothing of that size was asked for.
+            refusal = Refusal.UNSUPPORTED
         for each in pages:
             self._doubts.setdefault(each.id, _Doubt(refusal, text, now + DOUBT_S))
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Complaint, Refusal
@@ -23,8 +22,6 @@ _FORMS: Final[dict[Refusal, dict[str, Any]]] = {
 }
 _MEMBERS: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES)
 _ID: Final = re.compile(r"\b[LP]\d{1,12}\b")
-# What a relay drops without a word is taken for a limit on subscriptions; for one of this only once that was learned.
-_LEAST_BY_SILENCE: Final = 2
 
 
 def meant(complaint: Complaint, text: str, asked: Sequence[Subscription]) -> Sequence[Subscription]:
@@ -77,26 +74,26 @@ def _unanswered(asked: Sequence[Subscription]) -> list[Subscription]:
 
 
 def _too_large(complaint: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
-    """The oldest that asks for more than is allowed, else for the most; the newest where nothing is named."""
-    return _largest(complaint, [each for each in asked if not each.is_complete]) or asked[-1:]
+    """The oldest that asks for more than is allowed, else for the most; the newest where nothing is named.
 
-
-def _largest(complaint: Complaint, waiting: Sequence[Subscription]) -> list[Subscription]:
-    dimension = complaint.dimension
-    if dimension is None:
-        return []
-    sizes = [(each, size_of(_pointed_at(complaint, each.filters), dimension)) for each in waiting]
+    Nobody, where there is none that could ask for less.
+    """
+    waiting = [each for each in asked if not each.is_complete and _can_shrink(complaint, each)]
+    if complaint.dimension is None:
+        return waiting[-1:]
+    sizes = [(each, _pointed_at(complaint, each)) for each in waiting]
     if complaint.asked is not None and (same := [each for each, size in sizes if size == complaint.asked]):
         return same[:1]
-    if complaint.most is not None:
-        return [each for each, size in sizes if size > complaint.most][:1]
     largest = max((size for _, size in sizes), default=0)
-    return [each for each, size in sizes if size == largest > 1][:1]
+    return [each for each, size in sizes if size == largest or complaint.most is not None][:1]
 
 
-def _pointed_at(complaint: Complaint, filters: Sequence[Filter]) -> Sequence[Filter]:
-    """The filter of a request that a path names, else all."""
-    return filters if complaint.filter is None else filters[complaint.filter : complaint.filter + 1]
+def _pointed_at(complaint: Complaint, asked: Subscription) -> int:
+    """How much there is of what is complained of, in the filter that a path names if one does."""
+    dimension = _blamed(complaint, asked)
+    if complaint.filter is None:
+        return _size(asked, dimension)
+    return size_of(asked.filters[complaint.filter : complaint.filter + 1], dimension)
 
 
 _MEANT: Final[dict[Refusal, Callable[[Complaint, Sequence[Subscription]], Sequence[Subscription] | None]]] = {
@@ -111,10 +108,13 @@ _MEANT: Final[dict[Refusal, Callable[[Complaint, Sequence[Subscription]], Sequen
 }
 
 
-def taken_for(refusal: Refusal, refused: Sequence[Subscription]) -> Refusal:
-    """The refusal, where its text asks for a filter of another form; a lasting one where no other is to be had."""
+def taken_for(complaint: Complaint, refused: Sequence[Subscription]) -> Refusal:
+    """The refusal, where its text asks for a filter of another form or size; a lasting one where none is to be had."""
+    refusal = complaint.refusal
+    is_of_size = refusal in (Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS)
     hopeless = (
-        (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused))
+        (is_of_size and not any(_can_shrink(complaint, each) for each in refused))
+        or (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused))
         or (refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused))
         or (refusal is Refusal.WITHHELD and not any(each.selects_confidential for each in refused))
         or (refusal is Refusal.ZERO_LIMIT and all(each.is_page for each in refused))
@@ -147,20 +147,34 @@ def after_refusal(limits: Limits, complaint: Complaint, refused: Sequence[Subscr
 
 def _smaller(limits: Limits, complaint: Complaint, refused: Subscription) -> Limits:
     """After a refusal for size: held to what is allowed, else to half of what was asked for."""
-    dimension, filters = complaint.dimension, refused.filters
-    if dimension is Dimension.FRAME_BYTES:
-        return limits.narrowed(dimension, complaint.most or refused.size // 2)
-    if dimension is Dimension.ID_LENGTH:
-        return limits.narrowed(dimension, complaint.most or len(refused.id) // 2)
-    if dimension in _MEMBERS and not size_of(filters, dimension):
-        # A relay that wants one author, or one value of a tag, says so in one breath.
-        dimension = max(_MEMBERS, key=lambda each: size_of(filters, each))
-    if dimension is None:
-        dimension = max(_LONG, key=lambda each: size_of(filters, each))
-    size = size_of(filters, dimension)
+    dimension = _blamed(complaint, refused)
+    size = _size(refused, dimension)
     if complaint.most is not None and (complaint.most < size or size == 0):
         return limits.narrowed(dimension, complaint.most)
     return limits.halved(dimension, size) if size > 1 else limits
+
+
+def _can_shrink(complaint: Complaint, refused: Subscription) -> bool:
+    """Whether there is less to ask for than was refused, or less than is said to be allowed."""
+    size = _size(refused, _blamed(complaint, refused))
+    return size > 1 and (complaint.most is None or complaint.most < size)
+
+
+def _blamed(complaint: Complaint, refused: Subscription) -> Dimension:
+    """The dimension that is complained of; the longest list where none is named."""
+    filters, dimension = refused.filters, complaint.dimension
+    if dimension is None:
+        return max(_LONG, key=lambda each: size_of(filters, each))
+    if dimension in _MEMBERS and not size_of(filters, dimension):
+        # A relay that wants one author, or one value of a tag, says so in one breath.
+        return max(_MEMBERS, key=lambda each: size_of(filters, each))
+    return dimension
+
+
+def _size(refused: Subscription, dimension: Dimension) -> int:
+    if dimension is Dimension.FRAME_BYTES:
+        return refused.size
+    return len(refused.id) if dimension is Dimension.ID_LENGTH else size_of(refused.filters, dimension)
 
 
 def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Limits:
@@ -173,6 +187,4 @@ def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Li
         longest = max(_LONG, key=lambda each: size_of(filters, each))
         size = size_of(filters, longest)
         return limits.halved(longest, size, Source.SILENCE) if size > 1 else limits
-    again = subscription.room <= _LEAST_BY_SILENCE
-    least = max(proven, 1 if again else _LEAST_BY_SILENCE)
-    return limits.fewer_subscriptions(max(subscription.beside, least + 1), Source.SILENCE)
+    return limits.fewer_subscriptions(max(subscription.beside, proven + 1), Source.SILENCE)

@@ -364,7 +364,7 @@ class Session:
         request = encode_req(subscription_id, filters)
         self._requests += 1
         self._ids[subscription_id] = Subscription(
-            subscription_id, key, tuple(filters), now, beside, self.limits.max_subscriptions, patience,
+            subscription_id, key, tuple(filters), now, beside, patience,
             watched=watched, size=len(request), number=self._requests, is_early=not self._outset.is_over,
         )  # fmt: skip
         self._outset.on_request(now)
@@ -426,7 +426,7 @@ class Session:
         if is_retiring:
             del self._ids[subscription_id]
             return
-        refusal = taken_for(refusal, (subscription,))
+        refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
         del self._ids[subscription_id]
         complaint = replace(complaint, refusal=refusal)
         self.limits = after_refusal(self.limits, complaint, (subscription,), len(self._ids))
@@ -479,12 +479,12 @@ class Session:
             return
         self._outset.on_refusal()
         dead = meant(complaint, text, self._asked())
-        if not dead and refusal.may_be_of_size:
+        if not dead and (refusal.may_be_of_size or refusal.asks_for_less):
             pages = [each for each in self._asked() if each.is_page and not each.answered]
             self._doubts.begin(pages, refusal, text, now)
         if not dead:
             return
-        refusal = taken_for(refusal, dead)
+        refusal = taken_for(complaint, dead)
         for each in dead:
             self._close(each, now)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))

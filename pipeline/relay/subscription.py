@@ -68,7 +68,7 @@ class Hold(Enum):
 class Subscription:
     """What is asked for under one id, in a request of `size` bytes, the `number`th of the connection.
 
-    `beside`: how many were open with it then, of `room` allowed; `is_early`: the relay had answered nothing before.
+    `beside`: how many were open with it then; `is_early`: the relay had answered nothing before.
     """
 
     id: str
@@ -76,7 +76,6 @@ class Subscription:
     filters: tuple[Filter, ...]
     last_at: float
     beside: int = 0
-    room: int = 0
     patience: float = 1.0
     answered: bool = False
     is_complete: bool = False

@@ -20,6 +20,7 @@ from tests.seeds import seeds
 ALICE, BOB = b"a" * 32, b"b" * 32
 PAGE = Filter(authors=frozenset({ALICE}), since=100, until=200, limit=500)
 LIVE = Filter(authors=frozenset({ALICE}), limit=0)
+MANY = Filter(authors=frozenset(bytes([n]) * 32 for n in range(100)), kinds=frozenset(range(60)), limit=500)
 
 
 def event(created_at: int, author: bytes = ALICE, kind: int = 1) -> Event:
@@ -241,9 +242,12 @@ def test_from_silence_on_a_live_subscription_nothing_is_learned_and_nothing_clos
 )
 def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: str, refusal: Refusal) -> None:
     session = Session(Limits())
-    page, live = open_page(session), open_live(session)
+    page = open_page(session)
+    session.open_live("0", [replace(MANY, limit=0), LIVE], 0.0)
+    live = str(sent(session)[-1][1])
     session.note_event(page, event(150), 1.0)
-    assert list(session.receive(closed(page, reason), 1.0)) == [PageEnded("p", refusal, reason, 1, 150, 150)]
+    of_page = Refusal.RESTRICTED if refusal.asks_for_less else refusal
+    assert list(session.receive(closed(page, reason), 1.0)) == [PageEnded("p", of_page, reason, 1, 150, 150)]
     assert list(session.receive(closed(live, reason), 1.0)) == [LiveEnded("0", refusal, reason)]
     assert list(session.receive(closed(live, reason), 1.0)) == []
     assert list(session.receive(Eose(page), 2.0)) == []
@@ -251,22 +255,18 @@ def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: st
     assert sent(session) == [], "the relay has closed them already"
 
 
+@pytest.mark.parametrize("newest_is_live", [True, False])
 @pytest.mark.parametrize(
-    ("text", "refusal"),
+    "text",
     [
-        ("ERROR: too many concurrent REQs", Refusal.TOO_MANY_SUBSCRIPTIONS),
-        ("Subscription error: Maximum concurrent subscription count reached", Refusal.TOO_MANY_SUBSCRIPTIONS),
-        ("Subscription rejected: Too many subscriptions: 11 > 10", Refusal.TOO_MANY_SUBSCRIPTIONS),
-        ("Subscription rejected: Too many filters: 11 > 10", Refusal.TOO_MANY_FILTERS),
-        ("could not parse command", Refusal.TOO_LARGE),
-        ("message too large (140012 > 131072)", Refusal.TOO_LARGE),
-        ("event exceeded max size", Refusal.TOO_LARGE),
+        "ERROR: too many concurrent REQs",
+        "Subscription error: Maximum concurrent subscription count reached",
+        "Subscription rejected: Too many subscriptions: 11 > 10",
     ],
 )
-@pytest.mark.parametrize("newest_is_live", [True, False])
-def test_a_notice_that_refuses_a_request_is_about_the_newest(text: str, refusal: Refusal, newest_is_live: bool) -> None:
+def test_a_notice_against_one_subscription_more_is_about_the_newest(text: str, newest_is_live: bool) -> None:
     """No CLOSED follows these; all were asked for in the same moment, or a live one was replaced after the pages."""
-    session = Session(Limits())
+    session, refusal = Session(Limits()), Refusal.TOO_MANY_SUBSCRIPTIONS
     open_live(session, "0")
     open_page(session, "old")
     if newest_is_live:
@@ -276,6 +276,31 @@ def test_a_notice_that_refuses_a_request_is_about_the_newest(text: str, refusal:
     ended = LiveEnded("0", refusal, text) if newest_is_live else PageEnded("new", refusal, text, 0, None, None)
     assert list(session.receive(Notice(text), 0.0)) == [ended]
     assert session.pages == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("Subscription rejected: Too many filters: 8 > 7", "live"),
+        ("could not parse command", "live"),
+        ("event exceeded max size", "live"),
+        ("message too large (140012 > 9000)", "live"),
+        ("ERROR: too many kinds", "large"),
+        ('invalid: must be less than or equal to 50 authors at "[2].authors"', "large"),
+        ('invalid: must be less than or equal to 20 kinds at "[2].kinds"', "large"),
+        ('invalid: must be less than or equal to 200 kinds at "[2].kinds"', None),
+        ("message too large (140012 > 131072)", None),
+    ],
+)
+def test_a_notice_against_size_is_about_who_asks_for_so_much(text: str, ended: str | None) -> None:
+    session = Session(Limits())
+    open_page(session, "small")
+    session.open_page("large", MANY, 0.0)
+    session.open_live("live", [replace(MANY, kinds=frozenset({1, 2}), authors=frozenset({ALICE}))] * 70, 0.0)
+    session.open_live("live", [replace(MANY, kinds=None)] * 8, 0.0)
+    assert [each.key for each in session.receive(Notice(text), 0.0) if isinstance(each, PageEnded | LiveEnded)] == (
+        [] if ended is None else [ended]
+    )
 
 
 def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
@@ -366,9 +391,6 @@ def test_a_relay_that_ends_the_oldest_for_the_newest_has_room_for_the_others() -
     oldest, *_ = (open_live(session, key) for key in "abcd")
     list(session.receive(closed(oldest, "error: too many subscriptions"), 1.0))
     assert session.limits.max_subscriptions == 3
-
-
-MANY = Filter(authors=frozenset(bytes([n]) * 32 for n in range(100)), kinds=frozenset(range(60)), limit=500)
 
 
 @pytest.mark.parametrize(
@@ -711,3 +733,22 @@ def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
     (ended,) = session.receive(Closed("P2", "", ""), 2.0)
     assert isinstance(ended, PageEnded)
     assert ended.refusal is Refusal.ERROR
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ERROR: bad req: filter validation failed: filter must have exactly one author, p tag, or e tag",
+        "ERROR: bad req: filter validation failed: too many kinds in filter: 1",
+        "ERROR: bad req: filter validation failed: invalid number of filters: 1",
+        "ERROR: bad req: total filter items too large",
+        "invalid: limitation.max_filters 10",
+    ],
+)
+def test_too_much_of_what_cannot_be_less_is_refused_for_good(text: str) -> None:
+    session = Session(Limits())
+    session.open_page("p", Filter(kinds=frozenset({1}), limit=500), 0.0)
+    (ended,) = session.receive(closed(str(sent(session)[-1][1]), text), 1.0)
+    assert isinstance(ended, PageEnded)
+    assert ended.refusal is Refusal.RESTRICTED
+    assert session.limits == Limits()
