@@ -275,14 +275,24 @@ class RelayCrawl:
         self.identity.open(session, mono)
         if self._sweeps.known.gave:
             self._lookout.open(session, mono)
-        for sweep in self._sweeps.in_order():
+        ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
+        for sweep in self._with_strands(ready, session.room_for_pages(), mono):
             if not session.has_room_for_page():
                 return
-            if sweep.is_open or sweep.not_before > mono:
-                continue
             if not self._reconciling.open_next(sweep, session, mono):
                 sweep.is_open = True
                 session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.known.patience)
+
+    def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
+        """Return `ready`, and where there is room for more pages, strands of those that are long."""
+        strands: list[Sweep] = []
+        for sweep in ready:
+            while (left := room - len(ready) - len(strands)) > 0:
+                strand = self._sweeps.split(sweep, left, mono)
+                if strand is None:
+                    break
+                strands.append(strand)
+        return [*ready, *strands]
 
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
@@ -389,9 +399,12 @@ class RelayCrawl:
         self._sweeps.take(ended, sweep)
         self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
         if sweep.window.is_done:
-            self._sweeps.end(sweep)
             session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
-            return self._end_sweep(sweep, mono)
+            whole = self._sweeps.join(sweep, mono)
+            if whole is None:
+                return None
+            self._sweeps.end(whole)
+            return self._end_sweep(whole, mono)
         sweep.not_before = mono + (backfill.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
         self._sweeps.note_progress(sweep, mono)
         return None

@@ -51,15 +51,19 @@ class Sweep:
     """Seconds between two of its pages."""
     turns: int = 0
     """How often it waited for what it is compared with."""
+    parent: "Sweep | None" = None
+    """The sweep of which it is a strand."""
+    strands: list["Sweep"] = field(default_factory=list)
+    """The lower parts of its span that are asked for beside it."""
     _saved: tuple[int, int] | None = field(default=None)
     _saved_at: float | None = field(default=None)
 
-    def resume(self, progress: SweepProgress | None) -> None:
-        """Leave out what a former process has had, if it asked the same."""
+    def resume(self, progress: SweepProgress | None) -> bool:
+        """Leave out what a former process has had, if it asked the same; returns whether anything is."""
         if progress is None or progress.generation != self.query.generation:
-            return
-        self.window.resume(progress.since, progress.until, progress.started - OVERLAP_S)
+            return False
         self._saved = (progress.since, progress.until)
+        return self.window.resume(progress.since, progress.until, progress.started - OVERLAP_S)
 
     def progress(self, relay: int, mono: float) -> SweepProgress | None:
         """What is worth being remembered now, if anything."""
@@ -70,6 +74,12 @@ class Sweep:
             return None
         self._saved, self._saved_at = remaining, mono
         return SweepProgress(relay, self.key, *remaining, self.started, self.query.generation)
+
+    def mark(self, relay: int, mono: float) -> SweepProgress:
+        """Return what is left of it, to be remembered at once; of what is done its lowest second."""
+        low = self.window.span[0]
+        self._saved, self._saved_at = self.window.remaining or (low, low), mono
+        return SweepProgress(relay, self.key, *self._saved, self.started, self.query.generation)
 
     def over(self, relay: int) -> SweepProgress | None:
         """What forgets the progress, if any was remembered."""
@@ -85,7 +95,19 @@ class Sweep:
     @property
     def is_untouched(self) -> bool:
         """Whether nothing has been asked of it yet."""
-        return not (self.is_open or self.window.pages or self.failures or self.reconciler)
+        return not (self.is_open or self.window.pages or self.failures or self.reconciler or self.parent)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a page of it or of one of its strands is open."""
+        return self.is_open or any(strand.is_open for strand in self.strands)
+
+    def absorb(self, strand: "Sweep") -> None:
+        """Take what came of a strand that is done."""
+        self.strands.remove(strand)
+        self.window.absorb(strand.window)
+        self.events += strand.events
+        self.is_unproven |= strand.is_unproven
 
     @property
     def key(self) -> str:

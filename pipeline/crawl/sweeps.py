@@ -7,6 +7,7 @@ seconds.
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.counts import CrawlCounts
@@ -18,6 +19,7 @@ from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.slices import PAGING_GAPS, SWEEP_GAPS, Gap, PageResult
+from pipeline.crawl.strands import BORDER_S, border, free_names, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
 from pipeline.crawl.windows import Window
@@ -85,8 +87,9 @@ class Sweeps:
         return self._under_way.get(key)
 
     def in_order(self) -> list[Sweep]:
-        """Those under way, first whose pages come first."""
-        return sorted(self._under_way.values(), key=lambda sweep: sweep.rank)
+        """Those under way that have something to ask, first whose pages come first."""
+        asking = (sweep for sweep in self._under_way.values() if not (sweep.strands and sweep.window.is_done))
+        return sorted(asking, key=lambda sweep: sweep.rank)
 
     def follow(self, named: Named) -> None:
         """Ask first for those who are `named` at the relay; what has not been begun yet is ordered anew."""
@@ -129,7 +132,7 @@ class Sweeps:
         if resumes:
             progress = self.coverage.progress(key)
             # One that a clock that was ahead began says nothing about what has come since.
-            sweep.resume(None if progress is None or progress.started > wall + OVERLAP_S else progress)
+            self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED:
             sweep.window.put_first({member.public_key for member in self.named.among(query)})
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
@@ -185,15 +188,63 @@ class Sweeps:
         self._counts.dense_seconds += sweep.window.dense_seconds - dense
         return True
 
+    # A sweep and its strands.
+
+    def split(self, sweep: Sweep, pages: int, mono: float) -> Sweep | None:
+        """Give the lowest part of what a long sweep has left to a strand; returns that, None if it is to stay whole.
+
+        `pages`: how many more there is room for.
+        """
+        whole = sweep.parent or sweep
+        names, left = free_names(whole), sweep.window.remaining
+        end = border(sweep, min(len(names), pages) + 1)
+        if end is None or not names or left is None:
+            return None
+        window = sweep.window.lower_part(left[0], end + BORDER_S)
+        sweep.window.give_up_below(end - BORDER_S)
+        strand = self._add_strand(whole, names[0], window)
+        # Together: without its row, what the strand is for would count as had.
+        self._progress += [each.mark(self.coverage.relay, mono) for each in (strand, sweep)]
+        return strand
+
+    def join(self, sweep: Sweep, mono: float) -> Sweep | None:
+        """Take note that the window of a sweep is done; returns the whole that is over with it, if it is."""
+        whole = sweep.parent or sweep
+        if sweep.parent is not None:
+            del self._under_way[sweep.key]
+            whole.absorb(sweep)
+            self._forget_progress(sweep)
+        elif sweep.strands:
+            self._progress.append(sweep.mark(self.coverage.relay, mono))
+        return whole if whole.window.is_done and not whole.strands else None
+
+    def _resume(self, sweep: Sweep, progress: SweepProgress | None) -> None:
+        """Leave out what a former process has had of a sweep and of its strands."""
+        rows = [(name, row) for name in strand_names(sweep) if (row := self.coverage.progress(name)) is not None]
+        is_resumed = sweep.resume(progress)
+        for name, row in rows:
+            if is_resumed and progress is not None and row.started == progress.started:
+                strand = self._add_strand(sweep, name, sweep.window.lower_part(row.since, row.until))
+                strand.mark(self.coverage.relay, 0.0)
+            else:
+                self._progress.append(replace(row, since=0, until=-1))
+
+    def _add_strand(self, parent: Sweep, name: str, window: Window) -> Sweep:
+        strand = Sweep(parent.query, parent.purpose, window, parent.started, name=name, parent=parent)
+        parent.strands.append(strand)
+        self._under_way[strand.key] = strand
+        return strand
+
     def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
         """Ask for a page again later that was refused."""
         if refusal is Refusal.TOO_LARGE or refusal.asks_for_change:
+            sweep = sweep.parent or sweep
             # Begun anew: the window's own parts are too large for this relay, or of a form that it refuses.
             self._begin_anew(sweep)
             if refusal.asks_for_change:
                 # Those that wait would be refused alike.
-                for each in [each for each in self._under_way.values() if not each.is_open]:
-                    if each.query.subject is sweep.query.subject:
+                for each in [each for each in self._under_way.values() if not each.is_under_way]:
+                    if each.query.subject is sweep.query.subject and each.parent is None:
                         self._begin_anew(each)
             self.wait(sweep.key, mono + retry_wait(refusal, sweep.failures))
             self._failures[sweep.key] = sweep.failures + 1
@@ -215,13 +266,16 @@ class Sweeps:
         self.sweep_again(sweep.query.key)
 
     def end(self, sweep: Sweep) -> None:
-        """It is no longer under way."""
+        """It is no longer under way, nor are its strands."""
         del self._under_way[sweep.key]
+        for strand in sweep.strands:
+            del self._under_way[strand.key]
+            self._forget_progress(strand)
 
     def drop(self, is_wanted: Callable[[Sweep], bool]) -> None:
         """End those that nobody wants any more; a relay that refuses them would be asked for ever."""
         for sweep in list(self._under_way.values()):
-            if not sweep.is_open and not is_wanted(sweep):
+            if sweep.parent is None and not sweep.is_under_way and not is_wanted(sweep):
                 self.end(sweep)
                 self._forget_progress(sweep)
 
@@ -232,7 +286,8 @@ class Sweeps:
             if sweep.reconciler is not None and sweep.is_open:
                 session.comparison.close()
             session.cancel_page(sweep.key, mono)
-            self._begin_anew(sweep)
+            if sweep.parent is None:
+                self._begin_anew(sweep)
 
     def clear(self) -> None:
         """End all, to be begun anew."""

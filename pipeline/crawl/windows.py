@@ -10,6 +10,7 @@ knows no clock.
 
 from collections import Counter
 from collections.abc import Set as AbstractSet
+from copy import copy
 from dataclasses import replace
 
 from pipeline.crawl.named_kinds import begun, by_kinds, known_gaps
@@ -129,14 +130,37 @@ class Window:
             return None
         return self._slices[0].low, self._slices[0].high
 
-    def resume(self, low: int, high: int, done_from: int) -> None:
-        """Leave out what an earlier window of this query has had: all between `high` and `done_from`."""
+    def resume(self, low: int, high: int, done_from: int) -> bool:
+        """Leave out what an earlier window of this query has had: all between `high` and `done_from`.
+
+        Returns False if it must be asked for after all.
+        """
         if not self._pristine or len(self._slices) != 1:
-            return
+            return False
         part = self._slices[0]
-        if part.low <= low <= high < done_from <= part.high:
+        is_within = part.low <= low <= high < done_from <= part.high
+        if is_within:
             self.covered = [(low, high), (done_from, part.high)]
             self._slices = [part.between(max(part.low, low), high), part.between(done_from, part.high)]
+        return is_within
+
+    def lower_part(self, low: int, high: int) -> "Window":
+        """Return a window of its own for a part of this one's time, with all that is known of the relay."""
+        lower = copy(self)
+        lower._slices = [self._slices[0].between(low, high)]
+        lower.covered, lower.missing, lower.gap_reasons = [(low, high)], [], Counter()
+        lower.pages = lower.dense_seconds = 0
+        return lower
+
+    def give_up_below(self, low: int) -> None:
+        """Leave what is `remaining` below `low` to another window."""
+        (part,) = self._slices
+        self._slices = [replace(part, low=low)]
+
+    def absorb(self, other: "Window") -> None:
+        """Take what another window found to be missing in a part of this one's span."""
+        self.missing += other.missing
+        self._largest = max(self._largest, other.largest_page)
 
     def leave_out(self, low: int, high: int) -> None:
         """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""

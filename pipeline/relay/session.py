@@ -156,8 +156,15 @@ class Session:
 
     def has_room_for_page(self) -> bool:
         """Whether another page may be asked for now."""
+        return self.room_for_pages() > 0
+
+    def room_for_pages(self) -> int:
+        """Return how many more pages may be asked for now."""
         most = 1 if self._doubts.alone else self.limits.max_pages
-        return not self.holds_pages and self.has_room() and self.pages + self.comparison.is_open < most
+        if self.holds_pages:
+            return 0
+        beside = self.comparison.is_open
+        return max(0, min(self.limits.max_subscriptions - len(self._ids), most - self.pages) - beside)
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
         """Subscribe to what is new under `key`; an open subscription of that key is replaced.

@@ -1,0 +1,114 @@
+"""Long sweeps whose pages are asked for side by side."""
+
+import random
+
+import pytest
+
+from pipeline.crawl import sweep
+from pipeline.crawl.strands import MAX_STRANDS
+from pipeline.nostr.event import Event
+from tests.seeds import seeds
+from tests.unit.crawl.people import event, key
+from tests.unit.crawl.simulation import START, Simulation
+
+ALICE = key(1)
+DAY = 86_400
+
+
+def history(rng: random.Random, count: int) -> list[Event]:
+    """Notes of the last day, as far as a new author is looked back for."""
+    return [event(START - 1 - rng.randrange(DAY - 60), ALICE, 1, number) for number in range(count)]
+
+
+def crawl(seed: int, *, count: int = 900, trait: str = "") -> tuple[Simulation, set[bytes]]:
+    rng = random.Random(seed)
+    sim = Simulation(rng)
+    sim.relay.store.cap = 20
+    if trait:
+        assert hasattr(sim.relay.store, trait)
+        setattr(sim.relay.store, trait, True)
+    notes = history(rng, count)
+    for each in notes:
+        sim.relay.publish(each, 0)
+    sim.want([ALICE])
+    return sim, {each.id for each in notes}
+
+
+def author_pages(sim: Simulation) -> int:
+    """How many pages of the long sweep, or of a strand, were asked for."""
+    return sum(name.startswith("P") and filters[0].authors is not None for name, filters in sim.relay.requests)
+
+
+def test_pages_of_one_long_sweep_are_open_side_by_side() -> None:
+    sim, wanted = crawl(1, count=2_000)
+    sim.connect()
+    together: list[int] = []
+    at = 0.0
+    while not wanted <= sim.delivered:
+        before, at = author_pages(sim), at + 0.05
+        sim.run_until(at)
+        together.append(author_pages(sim) - before)
+    long = together[together.index(3) :]
+    assert len(long) >= 10
+    assert sum(long) / len(long) >= 2.7
+    sim.run_until(600)
+    assert {"authors/", "mentions/"} & set(sim.cursors) == {"authors/"} & set(sim.cursors)
+    assert sim.cursors["authors/"].complete_until >= START
+    assert sim.progress == {}, "what is complete has no progress"
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+@pytest.mark.parametrize("trait", ["", "exclusive_until", "shuffled"])
+def test_restarts_in_the_middle_lose_nothing(seed: int, trait: str) -> None:
+    """What was saved of the whole and of its strands is left out, and nothing else is."""
+    sim, wanted = crawl(seed, trait=trait)
+    rng = random.Random(seed)
+    at = 0.0
+    for _ in range(6):
+        sim.connect()
+        at += rng.uniform(0.5, 8.0)
+        sim.run_until(at)
+        sim.restart() if rng.random() < 0.7 else sim.disconnect()
+    sim.connect()
+    sim.run_until(at + 900)
+    assert wanted <= sim.delivered
+    assert sim.cursors["authors/"].complete_until >= START
+    assert sim.progress == {}
+
+
+def test_restart_goes_on_where_every_strand_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SAVE_EVERY_S", 0.1)
+    sim, wanted = crawl(3)
+    sim.connect()
+    at = 0.0
+    while len(sim.delivered) < 0.6 * len(wanted):
+        at += 0.05
+        sim.run_until(at)
+    names = {name for name in sim.progress if "|" in name}
+    assert 0 < len(names) <= MAX_STRANDS
+    sim.restart()
+    left = [(row.since, row.until) for row in sim.progress.values()]
+    before = len(sim.relay.requests)
+    sim.connect()
+    while "authors/" not in sim.cursors:
+        at += 0.05
+        sim.run_until(at)
+    assert wanted <= sim.delivered
+    asked = [filters[0] for name, filters in sim.relay.requests[before:] if name.startswith("P") and filters[0].authors]
+    spans = [(page.since, page.until) for page in asked if page.since and page.since < START - 900 and page.until]
+    assert spans
+    assert all(any(low <= since and until <= high for low, high in left) for since, until in spans)
+
+
+def test_what_is_no_longer_wanted_ends_with_its_strands() -> None:
+    sim, wanted = crawl(4)
+    sim.connect()
+    at = 0.0
+    while len(sim.delivered) < 0.3 * len(wanted):
+        at += 0.05
+        sim.run_until(at)
+    sim.want(gone=[ALICE])
+    sim.run_until(at + 120)
+    assert sim.session is not None
+    assert sim.session.pages == 0
+    assert "lookback:authors/" not in sim.progress
