@@ -181,7 +181,7 @@ def test_a_connection_is_of_use_that_brings_what_was_not_known_or_a_sweep_furthe
         clock.advance(1.0)
         assert turn(made, relay) == 0
         clock.advance(1.0)
-        assert turn(made, relay) == 2
+        assert turn(made, relay) >= 2
         return made.was_of_use
 
     known, new = event(START - 10, kind=0), event(START - 9, kind=0)
