@@ -86,6 +86,7 @@ class Config:
     resweep_every: int
     event_retention: int
     seen_retention: int
+    seen_retention_max: int
     max_event_bytes: int
     max_event_tags: int
     backpressure_high: int
@@ -93,6 +94,7 @@ class Config:
     runtime_directory: Path
     stage_listen_address: HostPort | None
     new_author_lookback: int
+    new_author_lookback_max: int
     socks_proxy: HostPort | None
     secret_key_path: Path | None
     target_relay_rate: int

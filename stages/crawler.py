@@ -20,7 +20,16 @@ from pipeline.crawl.plan import Plan, Planner
 from pipeline.crawl.ranking import ranked
 from pipeline.crawl.reach import CrawlSettings
 from pipeline.crawl.redial import dial_rate, fast_dial_rate
-from pipeline.crawl.share import Selection, Skipped, is_share_of, passed_over, select, share_of, tried_anew
+from pipeline.crawl.share import (
+    Selection,
+    Skipped,
+    fetching_lists,
+    is_share_of,
+    passed_over,
+    select,
+    share_of,
+    tried_anew,
+)
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.process import procfs
@@ -178,6 +187,8 @@ class _Crawler:
     gate: Backpressure
     bootstrap: tuple[str, ...] | None = None
     """The bootstrap relays, as they are written, when this process last wrote them down."""
+    list_relays: frozenset[int] = frozenset()
+    """Which relays, besides the operator's, are asked for relay lists."""
     crew: Crew = field(init=False)
     share: Share | None = None
     has_looked: bool = False
@@ -271,6 +282,7 @@ class _Crawler:
             for reason in Skipped:
                 self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
         selected = select(ranked(found, now), selection, now)
+        self.list_relays = fetching_lists(selected, self.list_relays)
         mine = [] if share is None else share_of(selected, share.index, share.count)
         if tried := tried_anew(mine, now):
             with self.database.write() as tx:
@@ -281,6 +293,7 @@ class _Crawler:
         with self.database.read() as tx:
             self.fleet.backfills = backfills.still_open(tx)
         self.fleet.mode = config.crawl_mode
+        self.fleet.list_relays = self.list_relays
         self.fleet.set_relays(self.database, mine, plan)
 
     def _share(self) -> Share | None:

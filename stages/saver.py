@@ -62,6 +62,8 @@ class _Saver:
             to_relay=to_relay,
             relay_backlog=lambda: ctx.settings.target_relay_backlog,
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
+            ids_kept_ms=max(config.seen_retention, config.seen_retention_max),
+            followed_ago_ms=max(0, config.new_author_lookback_max - config.new_author_lookback),
         )
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)
@@ -184,6 +186,7 @@ class _Saver:
 
     def _count(self, outcome: Outcome) -> None:
         self._counts.show(outcome.events)
+        self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         given_up = outcome.events.withheld[backlog.REASON]
         if self._target is not None:
             ignored = outcome.events.withheld.total() - given_up

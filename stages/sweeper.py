@@ -3,6 +3,7 @@
 It also calls back what a wrong clock has put off, and notes how it all goes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -10,6 +11,7 @@ from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
 from pipeline.store import events, inbox, outbox, retractions, samples
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
+from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
@@ -22,6 +24,8 @@ _MAX_SLICE_ROWS: Final = 2_000
 _REST_S: Final = 10.0
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 _SEEN_PACE_S: Final = 0.5
+# Relays come and go by the day.
+_HORIZON_EVERY_S: Final = 60.0
 _CHECKPOINT_EVERY_S: Final = 2.0
 _SAMPLE_EVERY_S: Final = 10.0
 # Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
@@ -32,11 +36,12 @@ _STAGE: Final = "sweeper"
 def run(ctx: StageContext) -> None:
     """Sweep until stopped."""
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
+        horizon = _Horizon(ctx, database)
         walks = [
             _Walk(ctx, database, "event", _Events(ctx).step),
-            _Walk(ctx, database, "seen", _Seen(ctx).step, pace_s=_SEEN_PACE_S),
+            _Walk(ctx, database, "seen", _Seen(horizon).step, pace_s=_SEEN_PACE_S),
             _Walk(ctx, database, "delivery", _Deliveries(ctx).step),
-            _Walk(ctx, database, "deletion", _Deletions(ctx).step, pace_s=_SEEN_PACE_S),
+            _Walk(ctx, database, "deletion", _Deletions(horizon).step, pace_s=_SEEN_PACE_S),
             _Walk(ctx, database, "vanished", _Vanished(ctx).step, pace_s=_SEEN_PACE_S),
             *(
                 _Walk(ctx, database, f"outbox-{sink}", _Backlog(ctx, sink).step, pace_s=_SEEN_PACE_S)
@@ -49,6 +54,7 @@ def run(ctx: StageContext) -> None:
         handled = ctx.metrics.handler("cleanupProcessedEvents")
         while not ctx.stop.wait(_TURN_S):
             began = ctx.clock.monotonic()
+            horizon.turn()
             busy = [walk.turn() for walk in walks]
             log.turn()
             late.turn()
@@ -110,16 +116,38 @@ class _Events:
         return done.dropped, at_end
 
 
-class _Seen:
-    """Ids that were accepted longer ago than `EVENTS_SEEN_RETENTION`."""
+class _Horizon:
+    """How far back ids are kept, found out once in a while."""
 
-    def __init__(self, ctx: StageContext) -> None:
+    def __init__(self, ctx: StageContext, database: Database) -> None:
         self._ctx = ctx
+        self._database = database
+        self._next_at = -math.inf
+        self.seen_before = 0
+        """In ms."""
+
+    def turn(self) -> None:
+        """Find it out anew if it is time."""
+        if self._ctx.clock.monotonic() < self._next_at:
+            return
+        self._next_at = self._ctx.clock.monotonic() + _HORIZON_EVERY_S
+        config = self._ctx.config
+        with self._database.read() as tx:
+            self.seen_before = seen_before(
+                tx, self._ctx.clock.now_ms(), retention=config.seen_retention, most=config.seen_retention_max,
+                resweep_window=config.resweep_window,
+            )  # fmt: skip
+
+
+class _Seen:
+    """Ids that were accepted before the horizon."""
+
+    def __init__(self, horizon: _Horizon) -> None:
+        self._horizon = horizon
         self._after = events.FIRST_SEEN
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
-        seen_before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
-        done = events.forget_seen(tx, after=self._after, seen_before=seen_before, limit=rows)
+        done = events.forget_seen(tx, after=self._after, seen_before=self._horizon.seen_before, limit=rows)
         at_end = done.looked_at < rows
         self._after = events.FIRST_SEEN if at_end else done.last
         return done.dropped, at_end
@@ -143,13 +171,12 @@ class _Deliveries:
 class _Deletions:
     """What was deleted, for as long after that as an id is remembered."""
 
-    def __init__(self, ctx: StageContext) -> None:
-        self._ctx = ctx
+    def __init__(self, horizon: _Horizon) -> None:
+        self._horizon = horizon
         self._after = retractions.FIRST_DELETION
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
-        before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
-        done = retractions.forget_deletions(tx, after=self._after, before=before, limit=rows)
+        done = retractions.forget_deletions(tx, after=self._after, before=self._horizon.seen_before, limit=rows)
         at_end = done.looked_at < rows
         self._after = retractions.FIRST_DELETION if at_end else done.last
         return done.dropped, at_end

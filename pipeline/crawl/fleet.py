@@ -3,7 +3,7 @@
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -78,6 +78,8 @@ class Fleet:
     holdings: Holdings | None = None
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
+    list_relays: Collection[int] = ()
+    """Which relays, besides the operator's, are asked for the relay lists of all wanted authors."""
     backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
     """By relay, what the operator ordered and it has not come to the end of."""
     lists: RelayLists = field(default_factory=RelayLists)
@@ -152,6 +154,7 @@ class Fleet:
             self._relays[number].rank = rank
             self._spell(self._relays[number], each)
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
+            self._set_lists(self._relays[number], each.candidate.by_operator or number in self.list_relays, plan)
             self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
 
     def _spell(self, relay: _Relay, selected: Selected) -> None:
@@ -160,6 +163,12 @@ class Fleet:
             relay.selected = selected
             if relay.is_missing:
                 relay.is_missing, relay.next_dial_at = False, self.shared.clock.monotonic()
+
+    def _set_lists(self, relay: _Relay, fetches_lists: bool, plan: Plan) -> None:
+        if relay.crawl.fetches_lists is not fetches_lists:
+            relay.crawl.fetches_lists = fetches_lists
+            if relay.connection is not None:
+                relay.connection.post_plan(plan)
 
     def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
         if relay.crawl.asking.mode is not mode:

@@ -58,6 +58,8 @@ class Subject(StrEnum):
     GIFT_WRAPS = "gift-wraps"
     """Those mentions that are dated long before they are published."""
     PROFILES = "profiles"
+    RELAY_LISTS = "relay-lists"
+    """Where wanted authors are to be found, however long ago they said so; asked of few relays, once."""
     WHOLE = "whole"
     """Everything that a relay has; what is wanted of it is found here."""
 
@@ -95,7 +97,7 @@ class Query:
     @property
     def is_live(self) -> bool:
         """Whether the query is subscribed to and kept complete; others are only looked back for."""
-        return self.subject not in (Subject.PROFILES, Subject.GIFT_WRAPS)
+        return self.subject not in (Subject.PROFILES, Subject.RELAY_LISTS, Subject.GIFT_WRAPS)
 
     @property
     def is_planned(self) -> bool:
@@ -110,6 +112,8 @@ class Query:
                 return GLOBAL_KINDS
             case Subject.PROFILES:
                 return PROFILE_KINDS
+            case Subject.RELAY_LISTS:
+                return frozenset({RELAY_LIST})
             case Subject.GIFT_WRAPS:
                 return frozenset({GIFT_WRAP})
             case _:
@@ -151,7 +155,7 @@ class Query:
         """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
         keys = frozenset(member.public_key for member in self.members)
         mentions = self.subject in BY_TAG
-        by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES)
+        by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES, Subject.RELAY_LISTS)
         return Filter(
             authors=keys if by_author else None,
             tags=(("p", frozenset(key.hex() for key in keys)),) if mentions else (),
@@ -168,6 +172,8 @@ class Plan:
 
     generation: int
     queries: tuple[Query, ...]
+    lists: tuple[Query, ...] = ()
+    """The queries for relay lists, of which `with_lists` makes a part."""
     live: tuple[Query, ...] = field(init=False, compare=False)
     """Those that are subscribed to and kept complete."""
     members: int = field(init=False, compare=False)
@@ -176,6 +182,11 @@ class Plan:
     def __post_init__(self) -> None:
         object.__setattr__(self, "live", tuple(query for query in self.queries if query.is_live))
         object.__setattr__(self, "members", sum(len(query.members) for query in self.live))
+
+    @property
+    def with_lists(self) -> "Plan":
+        """The same for a relay that is also asked for relay lists, after all else."""
+        return Plan(self.generation, (*self.queries, *self.lists))
 
     @property
     def whole(self) -> "Plan":
@@ -213,8 +224,10 @@ class Planner:
             *(self._query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in registered),
             *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in chunks(self._authors)),
         ]
-        self._queries = {query.key: query for query in found}
-        return Plan(self.generation, tuple(found))
+        authors = [query for query in found if query.subject is Subject.AUTHORS]
+        lists = [self._query(Subject.RELAY_LISTS, query.prefix, query.members) for query in authors]
+        self._queries = {query.key: query for query in (*found, *lists)}
+        return Plan(self.generation, tuple(found), tuple(lists))
 
     def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
         known = self._queries.get(f"{subject}/{prefix}")

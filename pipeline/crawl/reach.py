@@ -44,7 +44,7 @@ class Reach:
 
     def of_lookback(self, subject: Subject, members: Sequence[Member], wall: int) -> int:
         """Where a sweep for what `members` wrote before they were wanted begins."""
-        if subject is Subject.PROFILES:
+        if subject in (Subject.PROFILES, Subject.RELAY_LISTS):
             return 0
         if subject is Subject.WHOLE:
             return min(self.crawled_since, wall) - self.settings.lookback

@@ -59,8 +59,8 @@ class RelayCrawl:
     __slots__ = (
         "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall", "_live",
         "_lookout", "_losses", "_owed", "_plan", "_reach", "_reconciling", "_resweeps", "_schedule", "_sweeps",
-        "_whole", "absences", "asking", "audit", "backfilling", "counts", "gaps", "has_gained", "identity", "named",
-        "silences", "trials",
+        "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "has_gained",
+        "identity", "named", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +79,9 @@ class RelayCrawl:
         self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
         self.has_gained = False
         """Whether the last connection brought any sweep further but for the tails that follow each connect."""
-        # Replaced by another thread; followed from the next plan on.
+        # Both replaced by another thread; followed from the next plan on.
+        self.fetches_lists = False
+        """Whether the relay is also asked for the relay lists of all wanted authors."""
         self.named: Named = NOBODY
         self._coverage = coverage
         self._reach = reach
@@ -109,7 +111,7 @@ class RelayCrawl:
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
-        self._whole.wanted = plan
+        self._whole.wanted = plan.with_lists if self.fetches_lists else plan
         self._plan = self._whole.plan
         self.gaps.follow({query.key for query in self._plan.queries} | self._whole.swept_queries())
         self._check_at = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.crawl.asking import FEW_QUERIES
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
-from pipeline.crawl.plan import Plan, Query
+from pipeline.crawl.plan import Plan, Query, Subject
 from pipeline.crawl.resweeps import Resweeps
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, sweep_key
 from pipeline.crawl.sweeps import Sweeps
@@ -20,6 +20,8 @@ POLL_EVERY_S = 60.0
 # Between two requests of chunks that take turns; longer where nothing was ever had.
 _TURN_S = 2.0
 _EMPTY_TURN_S = 20.0
+# Chunks of which relay lists are fetched at once, so that thousands of them take no room from the rest.
+_LISTS_AT_ONCE = 2
 
 
 class Schedule:
@@ -60,6 +62,8 @@ class Schedule:
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
         sweeps, reach = self._sweeps, self._sweeps.reach
+        if query.subject is Subject.RELAY_LISTS and sweeps.count(query.subject) >= _LISTS_AT_ONCE:
+            return
         cursor = sweeps.coverage.of(query)
         # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:

@@ -6,7 +6,7 @@ in turn, so that whoever is better than their record can show it.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -18,6 +18,8 @@ from pipeline.store.relays import RelayCandidate
 # The share of the places that is for trying out, and for how long (ms).
 EXPLORE: Final = 0.1
 TRIAL_MS: Final = 3_600_000
+# Relays besides the operator's that are asked for relay lists; such lists are published to many.
+LIST_RELAYS: Final = 20
 
 
 class Skipped(StrEnum):
@@ -79,6 +81,16 @@ def passed_over(candidates: Iterable[RelayCandidate], selection: Selection) -> C
         count - max(bound, by_operator[host]) for host, count in per_host.items() if count > bound
     )
     return +skipped
+
+
+def fetching_lists(selected: Sequence[Selected], before: Set[int]) -> frozenset[int]:
+    """Which relays, besides the operator's, are asked for the relay lists of all wanted authors: few, the best known.
+
+    Those that were `before` stay while they are selected, so that a change of order makes no others begin.
+    """
+    others = [each.candidate.relay for each in selected if not (each.candidate.by_operator or each.is_trial)]
+    kept = [number for number in others if number in before]
+    return frozenset((kept + [number for number in others if number not in before])[:LIST_RELAYS])
 
 
 def tried_anew(selected: Iterable[Selected], now: int) -> list[int]:

@@ -90,7 +90,9 @@ class Sweep:
     @property
     def rank(self) -> tuple[Purpose, bool]:
         """The lowest first when there is room for one only: of one purpose, those last who are found elsewhere."""
-        return self.purpose, self.query.subject in _ABOUT_PEOPLE and not self.window.is_first
+        # What is fetched once from the beginning of time can wait.
+        purpose = Purpose.BACKFILL if self.query.subject is Subject.RELAY_LISTS else self.purpose
+        return purpose, self.query.subject in _ABOUT_PEOPLE and not self.window.is_first
 
     @property
     def is_untouched(self) -> bool:

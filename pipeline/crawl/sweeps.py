@@ -86,6 +86,10 @@ class Sweeps:
         """The sweep of this key, if it is under way."""
         return self._under_way.get(key)
 
+    def count(self, subject: Subject) -> int:
+        """How many sweeps of this subject are under way."""
+        return sum(sweep.query.subject is subject for sweep in self._under_way.values())
+
     def in_order(self) -> list[Sweep]:
         """Those under way that have something to ask, first whose pages come first."""
         asking = (sweep for sweep in self._under_way.values() if not (sweep.strands and sweep.window.is_done))

@@ -176,6 +176,10 @@ class Metrics:
         self.stage_discarded = self._counter(
             "event_service_stage_discarded_total", "Items dropped", ("stage", "reason")
         )
+        self.beyond_retention = self._counter(
+            "event_service_events_beyond_retention_total",
+            "Events handed on whose ids would be forgotten if they had been handed on in their time",
+        )
         self._handing_on()
         self.crawl_gaps = self._counter(
             "event_service_crawl_gaps_total", "Things a relay has and does not give", ("address", "reason")

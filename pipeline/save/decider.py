@@ -51,6 +51,8 @@ class Outcome:
 
     events: Tally = field(default_factory=Tally)
     dropped: list[Drop] = field(default_factory=list)
+    beyond_retention: int = 0
+    """Events that are taken for new, though their ids would be forgotten if they had been seen in their time."""
 
     def drop(self, event_id: bytes, relay: int, reason: str) -> None:
         """The event goes no further."""
@@ -72,16 +74,20 @@ class Decider:
     """
 
     def __init__(
-        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int], suppress_retracted: bool = False
-    ) -> None:
+        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int], suppress_retracted: bool = False,
+        followed_ago_ms: int = 0, ids_kept_ms: int = 0,
+    ) -> None:  # fmt: skip
         """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
 
         `relay_backlog`: how many events may wait for the target relay; 0: any number. `suppress_retracted`: drop events
-        that are known to be retracted, which otherwise go to Pub/Sub and nowhere else.
+        that are known to be retracted, which otherwise go to Pub/Sub and nowhere else. `followed_ago_ms`: how long ago
+        at most a contact list counts as having been written. `ids_kept_ms`: for how long ids are kept at most; 0: ever.
         """
         self._to_pubsub = to_pubsub
         self._to_relay = to_relay
         self._suppress_retracted = suppress_retracted
+        self._followed_ago_ms = followed_ago_ms
+        self._ids_kept_ms = ids_kept_ms
         self._authors = Authors()
         self._relevance = Relevance()
         self._committed_generation = 0
@@ -126,7 +132,8 @@ class Decider:
             follower = self._authors.intern(tx, event.pubkey)
             if not self._retracted(tx, [(event, follower)], now // 1000):
                 followees = frozenset(self._authors.intern_all(tx, contacts_of(event)))
-                contacts.replace(tx, ContactList(follower, event.id, event.created_at, followees), now)
+                newest = ContactList(follower, event.id, event.created_at, followees)
+                contacts.replace(tx, newest, now, most_ago=self._followed_ago_ms)
 
     def _retract(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for item in items:
@@ -166,6 +173,9 @@ class Decider:
             outcome.events.withhold(backlog.REASON, given_up)
         drops.append(tx, outcome.dropped, now)
         outcome.events.handed_on += len(new)
+        if self._ids_kept_ms:
+            known_from = (now - self._ids_kept_ms) // 1000
+            outcome.beyond_retention += sum(each.accepted.created_at < known_from for each in fresh)
 
     def _keep(self, tx: Tx, relevant: Sequence[Item], outcome: Outcome, now_s: int) -> list[_Decided]:
         """Decide where each of `relevant` goes; what is suppressed is dropped."""

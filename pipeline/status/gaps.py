@@ -26,6 +26,7 @@ _FORMS: Final = {
     "global": "profiles, contact and relay lists",
     "authors": "events by followed authors",
     "mentions": "events that mention users",
+    "relay-lists": "relay lists of followed authors",
     "gift-wraps": "gift wraps for users",
     "profiles": "profiles of users",
     "whole": "all events",

@@ -40,13 +40,16 @@ class Counts:
     followees: int
 
 
-def replace(tx: Tx, contacts: ContactList, now: int) -> bool:
-    """Take `contacts` if it is newer than what is known, writing only the difference; returns whether it was."""
+def replace(tx: Tx, contacts: ContactList, now: int, *, most_ago: int = 0) -> bool:
+    """Take `contacts` if it is newer than what is known, writing only the difference; returns whether it was.
+
+    Whom it adds is wanted since the list was written, `most_ago` (ms) before `now` at most.
+    """
     known = tx.execute(LIST_OF, (contacts.follower,)).fetchone()
     if known is not None and not _supersedes(contacts, known[0], known[1]):
         return False
     tx.execute(PUT_LIST, (contacts.follower, contacts.event_id, contacts.created_at))
-    _put(tx, contacts, now)
+    _put(tx, contacts, min(now, max(1000 * contacts.created_at, now - most_ago)))
     return True
 
 
@@ -64,15 +67,15 @@ def retract(tx: Tx, follower: int, event_ids: AbstractSet[bytes], until: int | N
     _put(tx, ContactList(follower, b"", 0, frozenset()), now)
 
 
-def _put(tx: Tx, contacts: ContactList, now: int) -> None:
-    """Make the followees those of `contacts`, writing only the difference."""
+def _put(tx: Tx, contacts: ContactList, since: int) -> None:
+    """Make the followees those of `contacts`, the new ones wanted since `since` (ms), writing only the difference."""
     before = followees(tx, contacts.follower)
     added, removed = contacts.followees - before, before - contacts.followees
     tx.executemany(ADD, ((contacts.follower, followee) for followee in added))
     tx.executemany(REMOVE, ((contacts.follower, followee) for followee in removed))
     if monitored.is_registered(tx, contacts.follower):
         # A user who follows themselves is wanted for being registered, whatever the list says.
-        wanted.acquire(tx, added - {contacts.follower}, now)
+        wanted.acquire(tx, added - {contacts.follower}, since)
         wanted.release(tx, removed - {contacts.follower})
 
 

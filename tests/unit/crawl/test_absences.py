@@ -8,7 +8,7 @@ import pytest
 from pipeline.crawl.absences import RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places, StoreIdentity
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.kinds import GIFT_WRAP
+from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
 from pipeline.relay.limits import Limits
 from pipeline.relay.subscription import PageEnded
 from tests.unit.crawl.people import event, key
@@ -209,3 +209,28 @@ def test_a_query_is_owed_until_a_resweep_that_began_after_the_last_absence_is_co
     assert (absences.since, absences.back_at) == (11_000, 12_030)
     absences.settle()
     assert not absences.is_owed(None)
+
+
+def test_relay_lists_are_fetched_once_however_old_where_that_is_wanted() -> None:
+    """All else comes first, and those who are wanted later are fetched alone."""
+    sim = crawl()
+    old = event(START - 900 * DAY, ALICE, kind=RELAY_LIST)
+    come_in(sim, old)
+    come_in(sim, event(START - 800 * DAY, ALICE, kind=1))
+    sim.connect()
+    sim.run_until(HOUR)
+    assert old.id not in sim.delivered, "this relay is not asked for lists"
+    sim.crawl.fetches_lists = True
+    sim.want([ALICE, BOB], [CAROL])
+    sim.run_until(2 * HOUR)
+    assert old.id in sim.delivered
+
+    def asked() -> list[Filter]:
+        return [page for _, (page, *_) in sim.relay.requests if page.kinds == frozenset({RELAY_LIST}) and page.authors]
+
+    before = len(asked())
+    assert asked()[0].since == 0
+    sim.disconnect()
+    sim.connect()
+    sim.run_until(30 * HOUR)
+    assert len(asked()) == before

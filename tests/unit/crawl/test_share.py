@@ -12,6 +12,7 @@ from pipeline.crawl.share import (
     Selection,
     Skipped,
     crawler_of,
+    fetching_lists,
     is_share_of,
     passed_over,
     select,
@@ -217,3 +218,14 @@ def test_trial_begun_by_a_clock_ahead_is_over() -> None:
     assert [each.candidate.relay for each in chosen_now if each.is_trial] == [13]
     candidates[12:] = [each._replace(tried_at=now + 1 if each.relay == 12 else 1) for each in candidates[12:]]
     assert 12 not in [each.candidate.relay for each in select(candidates, selection(relays=10), now)]
+
+
+def test_relay_lists_are_asked_of_twenty_relays_besides_the_operators_and_of_the_same_ones() -> None:
+    mine = [candidate(f"wss://mine{n}.example", bootstrap=True, number=n) for n in range(3)]
+    others = [candidate(f"wss://r{n}.example", number=100 + n) for n in range(40)]
+    first = fetching_lists(select([*mine, *others], selection()), frozenset())
+    assert first == set(range(100, 120))
+    turned = fetching_lists(select([*mine, *reversed(others)], selection()), first)
+    assert turned == first
+    gone = fetching_lists(select([*mine, *others[5:]], selection()), first)
+    assert gone == set(range(105, 125))

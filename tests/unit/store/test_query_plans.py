@@ -9,7 +9,7 @@ from pipeline.store.database import Database
 
 
 def plan(db: Database, statement: str) -> list[str]:
-    numbered = [int(number) for number in re.findall(r"\?(\d)", statement)]
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", statement)]
     bindings = (1,) * (max(numbered) if numbered else statement.count("?"))
     with db.read() as tx:
         return [str(row[3]) for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)]

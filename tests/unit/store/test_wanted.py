@@ -279,3 +279,22 @@ def test_numbers_of_a_transaction_that_failed_are_not_remembered(db: Database) -
         assert authors.intern(tx, key(3)) == known + 1
         assert authors.intern(tx, key(2)) == known + 2
         assert authors.intern_all(tx, [key(1), key(1), key(3)]) == {known, known + 1}
+
+
+def test_new_followees_are_wanted_since_the_list_was_written_and_not_before_the_bound(db: Database) -> None:
+    day = 86_400_000
+    with db.write() as tx:
+        monitored.register(tx, key(1), NOW)
+
+        def since(followee: int, written_ago: int, most_ago: int) -> int:
+            listed = list_of(tx, 1, [followee], at=(NOW - written_ago) // 1000, event_id=bytes([followee]) * 32)
+            contacts.retract(tx, listed.follower, {bytes([followee - 1]) * 32}, None, NOW)
+            tx.execute("DELETE FROM contact_lists")
+            assert contacts.replace(tx, listed, NOW, most_ago=most_ago)
+            changes = wanted.changes_since(tx, 0).authors
+            return next(NOW - each.since for each in changes if each.public_key == key(followee))
+
+        assert since(2, 3 * day, 6 * day) == 3 * day
+        assert since(3, 90 * day, 6 * day) == 6 * day
+        assert since(4, 3 * day, 0) == 0
+        assert since(5, -3 * day, 6 * day) == 0, "a list of a time to come was written now"
