@@ -1,6 +1,7 @@
 """What one relay's crawl has found out about how it answers, over all its connections."""
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipeline.crawl.slices import Manners
@@ -23,19 +24,26 @@ class Acquaintance:
     gave: bool = False
     patience: float = 1.0
     _answers_kindless: bool = False
-    _largest_page: int = 0
+    _includes_since: bool = False
+    _controls: int = 0
+    _largest_pages: Counter[str] = field(default_factory=Counter)
+    _checked: frozenset[str] = frozenset()
 
-    def manners(self, limits: Limits) -> Manners:
+    def manners(self, limits: Limits, *, compares: bool = False) -> Manners:
         """What a new window should know."""
         return Manners(
-            limits.until_exclusive,
-            limits.oldest_first,
-            self._answers_kindless,
-            self._largest_page,
-            limits.refuses_kindless,
-            limits.notes_by_author,
-            limits.max_kinds,
-            frozenset(limits.refused_kinds),
+            excludes_until=limits.until_exclusive,
+            excludes_since=limits.since_exclusive,
+            includes_since=self._includes_since,
+            controls=self._controls,
+            answers_kindless=self._answers_kindless,
+            largest_pages=dict(self._largest_pages),
+            checked=self._checked,
+            max_kinds=limits.max_kinds,
+            compares=compares,
+            refuses_kindless=limits.refuses_kindless,
+            notes_by_author=limits.notes_by_author,
+            refused_kinds=frozenset(limits.refused_kinds),
             withholds=limits.withholds,
         )
 
@@ -60,8 +68,14 @@ class Acquaintance:
     def learn(self, window: Window, limits: Limits, *, by_query: bool) -> Limits:
         """Take over what a finished window found out; returns `limits` with what later processes should know too."""
         self._answers_kindless = self._answers_kindless or window.answers_kindless
-        self._largest_page = max(self._largest_page, window.largest_page)
+        self._includes_since = window.borders.includes_since
+        self._controls = window.controls
+        self._largest_pages |= Counter(window.largest_pages)
+        self._checked |= window.checked
         needs_kinds = (limits.needs_kinds or (window.needs_kinds and by_query)) and not self._answers_kindless
         return replace(
-            limits, until_exclusive=window.excludes_until, oldest_first=window.oldest_first, needs_kinds=needs_kinds
+            limits,
+            until_exclusive=window.borders.excludes_until,
+            since_exclusive=window.borders.excludes_since,
+            needs_kinds=needs_kinds,
         )

@@ -341,6 +341,7 @@ class Connection:
         backfilled = self._crawl.backfilling.take_untold()
         if backfilled:
             self._hand_over.note(backfilled=backfilled)
-        if gaps := self._crawl.gaps.take_changes():
-            self._hand_over.note(gaps=gaps)
+        moved, progress, gaps = self._crawl.take_moved(), self._crawl.take_progress(), self._crawl.gaps.take_changes()
+        if moved or progress or gaps:
+            self._hand_over.note(cursors=moved, progress=progress, gaps=gaps)
         self._row.keep_up()

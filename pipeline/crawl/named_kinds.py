@@ -6,18 +6,20 @@ from typing import Final
 from pipeline.crawl.plan import HIDDEN_KINDS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, Role, Slice
 
-# Pages spent on asking by kinds for what was empty without: enough for all of them where no more than ten are taken.
+# Pages spent on one check of what was empty without kinds: enough for all of them where no more than ten are taken.
 MAX_CHECKS: Final = 20
+# One of these nearly everybody writes.
+USUAL_KINDS: Final = frozenset({0, 1, 3, 5, 6, 7, 1111, 9735, 10002, 30023})
 
 
-def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
-    """What to ask for first, at most `most` kinds at once.
+def begun(part: Slice, manners: Manners) -> list[Slice]:
+    """What to ask for first, in lists of kinds that the relay takes.
 
     Kinds that may be counted and hidden go apart, as they make a page look full.
     """
+    most, own = manners.max_kinds, part.query.kinds
     kinds = _named(part.query, manners)
     without = [part] if kinds is None else []
-    own = part.query.kinds
     if kinds is None and own is not None and (len(own) > most or not own.isdisjoint(manners.refused_kinds)):
         kinds, without = own, []
     if kinds is None and manners.asks_both:
@@ -28,10 +30,9 @@ def begun(part: Slice, manners: Manners, most: int) -> list[Slice]:
 
 
 def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[Slice]:
-    """`part` by these kinds; nothing for a relay that takes so few at once that it would be asked all day."""
-    if len(kinds) > MAX_CHECKS * most:
-        return []
-    return [replace(part, kinds=each, role=role, repeats=False) for each in _lists(kinds, most)]
+    """`part` by these kinds, at most `most` at once, the usual ones last so that they are asked for first."""
+    lists = (*_lists(kinds - USUAL_KINDS, most), *_lists(kinds & USUAL_KINDS, most))
+    return [replace(part, kinds=each, role=role, begins=False, ends=False) for each in lists]
 
 
 def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:

@@ -39,7 +39,7 @@ class Reconciler:
 
     __slots__ = (
         "_comparison", "_dropped", "_frame", "_items", "_need", "_page", "_query", "_size", "_spans", "_withheld",
-        "comparisons", "is_proven", "needed",
+        "comparisons", "is_proven", "kinds", "needed",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,8 @@ class Reconciler:
         self.comparisons = 0
         self.needed = 0
         self._query = query
+        self.kinds: frozenset[int] | None = None
+        """Some of those of the query, if not all of them."""
         self._items = items
         self._spans: list[Span] = [(low, high)] if low <= high else []
         self._comparison: Reconciliation | None = None
@@ -82,7 +84,7 @@ class Reconciler:
         if not self.is_proven:
             items, self._withheld = items.holding_back(WITHHELD)
         self._comparison = Reconciliation(items, frame_limit=self._frame, max_need=MAX_NEED)
-        return self._query.filter(since=low, until=high), self._comparison.open()
+        return self._query.filter(kinds=self.kinds, since=low, until=high), self._comparison.open()
 
     def answered(self, payload: bytes) -> bytes | None:
         """Take the relay's message; returns the next one, `None` once the comparison is at its end.

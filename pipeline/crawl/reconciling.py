@@ -10,6 +10,7 @@ A relay is believed only once it named something that we had held back from it, 
 that always agrees would otherwise hide everything. What cannot be compared is paged, as if nothing had been tried.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -18,7 +19,8 @@ from pipeline.crawl.holdings import Held, Holdings, NotHeld
 from pipeline.crawl.plan import Subject
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.sweep import Purpose, Sweep
-from pipeline.nostr.negentropy import InvalidNegentropy
+from pipeline.crawl.windows import Stuck
+from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet
 from pipeline.relay.comparison import NegEnd
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
@@ -42,11 +44,18 @@ _PROTOCOL: Final = "protocol"
 class Reconciling:
     """The comparisons of one relay's crawl. No I/O of its own, no clock; `mono` is monotonic seconds."""
 
-    __slots__ = ("_counts", "_holdings")
+    __slots__ = ("_counts", "_give_up", "_holdings")
 
-    def __init__(self, holdings: Holdings | None, counts: CrawlCounts) -> None:
+    def __init__(self, holdings: Holdings | None, counts: CrawlCounts, give_up: Callable[[Sweep, Stuck], None]) -> None:
+        """`give_up` is told what of a sweep can be had neither by pages nor by comparing."""
         self._holdings = holdings
         self._counts = counts
+        self._give_up = give_up
+
+    def may_compare(self, limits: Limits, wall: int) -> bool:
+        """Whether the relay may be asked to compare what pages do not divide."""
+        failed_at = limits.negentropy_failed_at
+        return not (failed_at and wall - failed_at < RETRY_S) and limits.max_frame_bytes >= _LEAST_FRAME_BYTES
 
     def suits(self, sweep: Sweep, limits: Limits, wall: int) -> bool:
         """Whether a sweep should be tried by comparing."""
@@ -68,9 +77,10 @@ class Reconciling:
         """Ask for the sweep's next step, or wait for it; returns whether it is not to be paged now."""
         if session.limits.negentropy_failed_at >= sweep.started:
             # Found out by another sweep meanwhile; from here on its pages are those of its window.
-            sweep.compares = False
-            sweep.reconciler = None
-        if not sweep.compares:
+            self._stop(sweep)
+        if not sweep.compares and sweep.stuck is None and sweep.window.stuck:
+            self._begin_stuck(sweep, sweep.window.stuck[0], session)
+        if not sweep.compares and sweep.stuck is None:
             return False
         if sweep.reconciler is None and not self._begin(sweep, session, mono):
             return sweep.compares
@@ -136,6 +146,23 @@ class Reconciling:
         if session.comparison.is_probing:
             self._judge(session, wall)
 
+    def _begin_stuck(self, sweep: Sweep, stuck: Stuck, session: Session) -> None:
+        """Compare with nothing what pages do not divide: the relay names all that it has of it."""
+        limits, part = session.limits, stuck.part
+        sweep.stuck = stuck
+        sweep.reconciler = Reconciler(
+            part.query, ItemSet(()), *sweep.window.borders.span(part),
+            frame=limits.max_frame_bytes, is_proven=limits.reconciles,
+        )  # fmt: skip
+        sweep.reconciler.kinds = part.kinds
+
+    def _stop(self, sweep: Sweep) -> None:
+        """Page the sweep from here on; what pages do not divide is missing."""
+        sweep.compares = sweep.window.compares = False
+        sweep.reconciler = sweep.stuck = None
+        for stuck in list(sweep.window.stuck):
+            self._give_up(sweep, stuck)
+
     def _judge(self, session: Session, wall: int) -> None:
         """Let a relay be for long that failed before it ever succeeded; one that succeeded is tried again each time."""
         if not session.limits.reconciles:
@@ -166,17 +193,26 @@ class Reconciling:
     def _settle(self, sweep: Sweep, reconciler: Reconciler, session: Session) -> None:
         span = reconciler.settle()
         if reconciler.is_proven:
-            sweep.window.leave_out(*span)
+            if sweep.stuck is None:
+                sweep.window.leave_out(*span)
             if not session.limits.reconciles:
                 session.limits = replace(session.limits, reconciles=True, negentropy_failed_at=0)
 
     def _leave(self, sweep: Sweep, result: str) -> None:
         """Whatever is not settled is paged from here on."""
         self._counts.comparisons[str(result)] += 1
-        if sweep.reconciler is not None:
-            self._counts.needed += sweep.reconciler.needed
+        reconciler, stuck = sweep.reconciler, sweep.stuck
         sweep.compares = False
-        sweep.reconciler = None
+        sweep.reconciler = sweep.stuck = None
+        if reconciler is not None:
+            self._counts.needed += reconciler.needed
+        if stuck is None or reconciler is None:
+            return
+        # It gave more before than it names now: not to be believed.
+        if result == _COMPLETE and reconciler.needed >= stuck.returned:
+            sweep.window.had(stuck)
+        else:
+            self._give_up(sweep, stuck)
 
     def _count_bytes(self, session: Session) -> None:
         self._counts.compared_bytes += session.comparison.take_bytes()

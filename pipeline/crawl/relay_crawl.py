@@ -32,6 +32,7 @@ from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.whole import Whole
+from pipeline.crawl.windows import Stuck
 from pipeline.nostr.message import EventMessage
 from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
@@ -57,10 +58,10 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall", "_live",
-        "_lookout", "_losses", "_owed", "_plan", "_reach", "_reconciling", "_resweeps", "_schedule", "_sweeps",
-        "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "has_gained",
-        "identity", "named", "silences", "trials",
+        "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
+        "_live", "_lookout", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
+        "_schedule", "_sweeps", "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists",
+        "gaps", "has_gained", "identity", "named", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +86,7 @@ class RelayCrawl:
         self.named: Named = NOBODY
         self._coverage = coverage
         self._reach = reach
-        self._reconciling = Reconciling(holdings, self.counts)
+        self._reconciling = Reconciling(holdings, self.counts, self._give_up)
         self._live = LiveSubscriptions(limits)
         self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
         self.audit = FormAudit(self._sweeps.forms)
@@ -108,6 +109,7 @@ class RelayCrawl:
         self._connected_wall: int | None = None
         self._latest_mono = 0.0
         self._losses = Losses()
+        self._moved: list[Cursor] = []
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
@@ -137,8 +139,7 @@ class RelayCrawl:
         self._reconciling.lost(session, self._latest_wall)
         match self._losses.on_lost(session):
             case Lesson.SMALLER_REQUESTS:
-                # Begun anew with smaller parts, as after a refusal for size.
-                self._sweeps.clear()
+                self._sweeps.reform_all()
             case Lesson.SMALLER_PAGES:
                 self._sweeps.shrink_pages(session.limits.page_limit)
             case Lesson.NONE:
@@ -153,6 +154,12 @@ class RelayCrawl:
         checks, owed = self._sweeps.forms.take_changes(), tuple(subject.value for subject in self._owed)
         self._owed.clear()
         return FormChanges(checks, owed, limits.to_json() if owed else "")
+
+    def take_moved(self) -> tuple[Cursor, ...]:
+        """The cursors that `advance` moved, to be committed with or after the events before it."""
+        taken = tuple(self._moved)
+        self._moved.clear()
+        return taken
 
     def next_time(self) -> float:
         """When `advance` wants to be called again at the latest (monotonic seconds)."""
@@ -281,7 +288,14 @@ class RelayCrawl:
         for sweep in self._with_strands(ready, session.room_for_pages(), mono):
             if not session.has_room_for_page():
                 return
-            if not self._reconciling.open_next(sweep, session, mono):
+            if sweep.is_outdated:
+                self._sweeps.reform(sweep)
+            if self._reconciling.open_next(sweep, session, mono):
+                continue
+            if sweep.window.is_done:
+                cursor = self._finish(sweep, session, mono)
+                self._moved += [] if cursor is None else [cursor]
+            else:
                 sweep.is_open = True
                 session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.known.patience)
 
@@ -401,15 +415,22 @@ class RelayCrawl:
         self._sweeps.take(ended, sweep)
         self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
         if sweep.window.is_done:
-            session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
-            whole = self._sweeps.join(sweep, mono)
-            if whole is None:
-                return None
-            self._sweeps.end(whole)
-            return self._end_sweep(whole, mono)
+            return self._finish(sweep, session, mono)
         sweep.not_before = mono + (backfill.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
         self._sweeps.note_progress(sweep, mono)
         return None
+
+    def _give_up(self, sweep: Sweep, stuck: Stuck) -> None:
+        self._sweeps.give_up(sweep, stuck)
+
+    def _finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
+        """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
+        session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
+        whole = self._sweeps.join(sweep, mono)
+        if whole is None:
+            return None
+        self._sweeps.end(whole)
+        return self._end_sweep(whole, mono)
 
     def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
         """Whether a page was answered, or as far as it will ever be; if not it is put off."""
@@ -448,6 +469,8 @@ class RelayCrawl:
                 waiting.not_before = mono
 
     def _put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+        if sweep.reconciler is None and self._sweeps.drops(sweep, refusal):
+            return
         if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
             sweep.not_before = mono + LASTING_RETRY_S
             return

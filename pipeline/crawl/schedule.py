@@ -67,11 +67,11 @@ class Schedule:
         cursor = sweeps.coverage.of(query)
         # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
-            if sweep_key(Purpose.INITIAL, query) not in sweeps:
+            if not sweeps.is_under_way(sweep_key(Purpose.INITIAL, query), query.generation):
                 sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query, wall), wall, mono)
             return
         is_behind = query.generation > cursor.generation and query.members
-        if is_behind and sweep_key(Purpose.LOOKBACK, query) not in sweeps:
+        if is_behind and not sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, query), query.generation):
             new = [member for member in query.members if member.generation > cursor.generation]
             since = reach.of_lookback(query.subject, new, wall)
             sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)

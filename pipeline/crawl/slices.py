@@ -1,9 +1,10 @@
 """The parts of a window, and what a page of one brought."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
+from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.plan import MAX_MEMBERS, Query
@@ -26,13 +27,14 @@ class Gap(StrEnum):
     NO_EOSE = "no-eose"
     REFUSED = "refused"
     UNANSWERED = "unanswered"
+    UNCHECKED = "unchecked"
     OVERSIZED = "oversized"
 
 
 # Those found page by page, each with its span.
 PAGING_GAPS: Final = (
     Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.WITHHELD,
-    Gap.NOTES_BY_AUTHOR, Gap.OVERSIZED,
+    Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
@@ -42,8 +44,9 @@ SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
 class PageResult:
     """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second.
 
-    `newer` and `older` count those that match but for their time; `rises`: some came after an older one; `skipped`: the
-    spans in which lies what was too long to be read; `undated`: how many of those show no time.
+    `newer` and `older` count those that match but for their time; `times` are those of all of them as they came, as
+    far as they were noted; `skipped`: the spans in which lies what was too long to be read; `undated`: how many of
+    those show no time.
     """
 
     count: int
@@ -51,7 +54,7 @@ class PageResult:
     newest: int | None = None
     newer: int = 0
     older: int = 0
-    rises: bool = False
+    times: tuple[int, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
     undated: int = 0
 
@@ -60,31 +63,35 @@ class PageResult:
         """Everything that the relay's cap counts."""
         return self.count + self.newer + self.older
 
-    @property
-    def falls(self) -> bool:
-        """Whether it surely came newest first."""
-        return not self.rises and self.oldest != self.newest
+    def falls(self, settled: int) -> bool:
+        """Whether it came newest first, but for what is newer than `settled` and may have arrived while it was sent."""
+        return all(later <= earlier for earlier, later in pairwise(at for at in self.times if at <= settled))
+
+    def within(self, low: int, high: int) -> list[int]:
+        """The times from `low` to `high` in order."""
+        known = self.times or tuple(at for at in (self.oldest, self.newest) if at is not None)
+        return sorted(at for at in known if low <= at <= high)
 
 
 class Role(IntEnum):
-    """Why a slice is asked for."""
+    """Why a slice is asked for. Only a `PAGE` is required; of the others only what they show is lost with them."""
 
     PAGE = 0
-    UPPER = 1
-    """Whether events newer than a page's newest were left out, as by a relay that begins with the oldest."""
+    CONTROL = 1
+    """Whether a part of the time that a page covers holds more than the page had of it."""
     CHECK = 2
     """By kinds, what was empty without."""
     SPAN = 3
     """Without kinds, a part of what was wrongly empty."""
-    LOWER = 4
-    """Whether events older than a page's oldest were left out after all, by a relay said to begin with the oldest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
     """A part of a window still to be fetched: some members, maybe some of the kinds, from `low` to `high` (seconds).
 
-    `repeats`: an event dated `high` was seen and must come again.
+    `begins`, `ends`: an event dated `low`, `high` was seen and must come again. `most`: the largest page of the spans
+    that it was cut from, where these were cut since their pages could not be believed. `expected`: of a control, how
+    many events the page had.
     """
 
     query: Query
@@ -92,17 +99,30 @@ class Slice:
     low: int
     high: int
     role: Role = Role.PAGE
-    repeats: bool = False
+    begins: bool = False
+    ends: bool = False
+    most: int = 0
+    expected: int = 0
 
     @property
     def is_kindless(self) -> bool:
         """Whether it asks for all kinds."""
         return self.kinds is None and self.query.kinds is None
 
-    def between(self, low: int, high: int, *, role: Role | None = None, repeats: bool = False) -> "Slice":
+    @property
+    def is_second(self) -> bool:
+        """Whether time divides it no further."""
+        return self.low == self.high
+
+    @property
+    def form(self) -> str:
+        """The shape of its filter: relays bound what they return differently by it."""
+        return f"{self.query.subject}:{'any' if self.is_kindless else 'kinds'}"
+
+    def between(self, low: int, high: int, *, begins: bool = False, ends: bool = False) -> "Slice":
         """The same over another time; what was a part of something wrongly empty stays so."""
         kept = Role.SPAN if self.role is Role.SPAN else Role.PAGE
-        return Slice(self.query, self.kinds, low, high, kept if role is None else role, repeats)
+        return Slice(self.query, self.kinds, low, high, kept, begins, ends, self.most)
 
     def outside(self, low: int, high: int) -> tuple["Slice", ...]:
         """What lies outside a span of time, the newest last."""
@@ -128,6 +148,33 @@ class Slice:
             )
         return ()
 
+    def divided(self, result: PageResult) -> tuple["Slice", ...]:
+        """The slice cut by time where its page had events, what is to be asked first at the end; empty for a second.
+
+        Each piece had fewer of them than the whole, so that a page which has fewer than the relay returns is whole.
+        Neighbours share a second where they can, in which an event was seen: a relay that leaves out the second named
+        by `since` or `until` shows it there and loses nothing.
+        """
+        if self.is_second:
+            return ()
+        part = replace(self, role=Role.PAGE, most=max(self.most, result.returned))
+        seen = result.within(self.low, self.high)
+        if not seen:
+            middle = (self.low + self.high) // 2
+            return part.between(self.low, middle), part.between(middle + 1, self.high)
+        first, last = seen[0], seen[-1]
+        inner = [at for at in seen if first < at < last]
+        if inner:
+            at = inner[len(inner) // 2]
+            return part.between(self.low, at, ends=True), part.between(at, self.high, begins=True)
+        # The second comes first: it shows how the relay reads both borders.
+        pieces = (self.low, first - 1), (first + 1, self.high), (first, first)
+        return tuple(
+            part.between(low, high, begins=low == high == first, ends=low == high == first)
+            for low, high in pieces
+            if low <= high
+        )
+
 
 def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Slice], list[Slice]]:
     """The same, cut by members: what does not name any of `first`, and what does, with few others at most."""
@@ -148,15 +195,24 @@ def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Sli
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """What is known of how a relay answers pages; learned by one window and passed on to the next."""
+    """What is known of how a relay answers pages; learned by one window and passed on to the next.
+
+    `includes_since`: it was seen to return the second named by `since`; `controls`: how often it was seen to leave out
+    nothing of the time that a page covers; `largest_pages`: by form; `checked`: the forms of which an empty page was
+    checked by every listed kind; `compares`: it may be asked to compare sets (NIP-77).
+    """
 
     excludes_until: bool = False
-    oldest_first: bool = False
+    excludes_since: bool = False
+    includes_since: bool = False
+    controls: int = 0
     answers_kindless: bool = False
-    largest_page: int = 0
+    largest_pages: Mapping[str, int] = field(default_factory=dict)
+    checked: frozenset[str] = frozenset()
+    max_kinds: int = MAX_MEMBERS
+    compares: bool = False
     refuses_kindless: bool = False
     notes_by_author: bool = False
-    max_kinds: int = MAX_MEMBERS
     refused_kinds: frozenset[int] = frozenset()
     """Kinds that it refuses by name; they are left out."""
     has_holes: bool = False

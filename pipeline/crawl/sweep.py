@@ -5,7 +5,7 @@ from enum import IntEnum
 
 from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reconciler import Reconciler
-from pipeline.crawl.windows import Window
+from pipeline.crawl.windows import Stuck, Window
 from pipeline.store.sweeps import SweepProgress
 
 # Events may be dated up to this far ahead, and relays may have taken them in out of order by as much.
@@ -43,12 +43,18 @@ class Sweep:
     events: int = 0
     is_open: bool = False
     is_unproven: bool = False
+    was_refused: bool = False
+    """Whether it is asked for in vain, so that a newer one may take its place."""
+    is_outdated: bool = False
+    """Whether what is left of it is to be cut anew, as the relay takes less than was thought."""
     name: str = ""
     compares: bool = False
     """Whether it is made by comparing sets (NIP-77), as far as that goes, before what is left is paged."""
     reconciler: Reconciler | None = None
     pause_s: float = 0.0
     """Seconds between two of its pages."""
+    stuck: Stuck | None = None
+    """What it is compared for now, since pages do not divide it; `None` where it is compared as a whole."""
     turns: int = 0
     """How often it waited for what it is compared with."""
     parent: "Sweep | None" = None
@@ -86,6 +92,12 @@ class Sweep:
         if self._saved is None:
             return None
         return SweepProgress(relay, self.key, 0, -1, self.started, self.query.generation)
+
+    def take_over(self, stuck: "Sweep") -> None:
+        """Go on where an older sweep of fewer members was, which was refused."""
+        self.window.take_over([stuck.window, *(each.window for each in stuck.strands)], set(stuck.query.members))
+        self._saved, self.failures, self.events = stuck._saved, stuck.failures, stuck.events
+        self.not_before = stuck.not_before
 
     @property
     def rank(self) -> tuple[Purpose, bool]:

@@ -22,7 +22,7 @@ from pipeline.crawl.slices import PAGING_GAPS, SWEEP_GAPS, Gap, PageResult
 from pipeline.crawl.strands import BORDER_S, border, free_names, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
-from pipeline.crawl.windows import Window
+from pipeline.crawl.windows import Stuck, Window
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
@@ -32,10 +32,16 @@ from pipeline.store.sweeps import SweepProgress
 
 # A page that failed so often in a row, and each time so often again, is told as missing.
 TOLD_FAILURES = 3
+# What is older (seconds) hardly arrives between two pages.
+SETTLED_S = 120
+# A check that was not answered so often is dropped.
+MAX_OPTIONAL_FAILURES = 2
 # Between two pages of what is asked for member by member (seconds).
 SINGLE_PAUSE_S = 0.25
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
+# What may be had in smaller requests.
+_TOO_MUCH = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS})
 # Those that go through all that a query asks for, so that what they do not miss is had.
 _FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
 # Few pages that must not wait.
@@ -48,7 +54,7 @@ class Sweeps:
     """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
 
     __slots__ = (
-        "_counts", "_failures", "_gaps", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
+        "_counts", "_gaps", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
         "_under_way", "coverage", "forms", "held", "known", "limits", "named", "postponed", "reach",
     )  # fmt: skip
 
@@ -70,9 +76,8 @@ class Sweeps:
         self._counts = counts
         self._gaps = gaps
         self._under_way: dict[str, Sweep] = {}
-        # By sweep: until when it may not begin, and how often in a row it failed before that.
+        # By sweep: until when it may not begin.
         self._not_before: dict[str, float] = {}
-        self._failures: dict[str, int] = {}
         # By sweep, the newest change among the members of one that nothing could complete.
         self._hopeless: dict[str, int] = {}
         # By query, when it was last swept from its cursor on.
@@ -118,7 +123,10 @@ class Sweeps:
         `resumes`: what a former process has had of it is left out.
         """
         key = sweep_key(purpose, query)
-        if key in self._under_way or (purpose not in _AT_ONCE and not self.has_room(mono)):
+        stuck = self._under_way.get(key)
+        if self.is_under_way(key, query.generation):
+            return
+        if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono):
             return
         if query.subject in self.postponed or (self.held is not None and self.held.key == key):
             return
@@ -130,40 +138,50 @@ class Sweeps:
             since = max(since, wall - self.reach.span)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
-        window = self._window(query, since, wall + FUTURE_S, is_tail=purpose is Purpose.TAIL)
+        window = self._window(query, since, wall + FUTURE_S, wall, is_tail=purpose is Purpose.TAIL)
         sweep = Sweep(query, purpose, window, wall, wall - since)
         sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
-        if resumes:
+        if stuck is not None:
+            sweep.take_over(stuck)
+            self.end(stuck)
+        elif resumes:
             progress = self.coverage.progress(key)
             # One that a clock that was ahead began says nothing about what has come since.
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
-        if purpose in _ORDERED:
+        if purpose in _ORDERED and stuck is None:
             sweep.window.put_first({member.public_key for member in self.named.among(query)})
         if purpose in (Purpose.TAIL, Purpose.INITIAL):
             self._swept[query.key] = mono
         self._add(sweep)
+
+    def is_under_way(self, key: str, generation: int) -> bool:
+        """Return True if a sweep of this key is under way; not if it was refused and is of an older generation."""
+        sweep = self._under_way.get(key)
+        if sweep is None:
+            return False
+        is_stuck = any(each.was_refused for each in (sweep, *sweep.strands))
+        return sweep.is_under_way or not is_stuck or sweep.query.generation >= generation
 
     def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
         """Sweep a span (both ends included) that an operator ordered, under a name of its own."""
         left = self.coverage.progress(name)
         if left is not None and left.generation == query.generation:
             since, until = max(since, left.since), min(until, left.until)
-        self._add(Sweep(query, Purpose.BACKFILL, self._window(query, since, until), wall, name=name))
+        self._add(Sweep(query, Purpose.BACKFILL, self._window(query, since, until, wall), wall, name=name))
 
     def _add(self, sweep: Sweep) -> None:
-        sweep.failures = self._failures.pop(sweep.key, 0)
         if self.forms.finds_first_only(sweep.query.subject):
             sweep.pause_s = SINGLE_PAUSE_S
         self._under_way[sweep.key] = sweep
 
-    def _window(self, query: Query, since: int, until: int, *, is_tail: bool = False) -> Window:
+    def _window(self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False) -> Window:
         limits = self.limits
         is_routine = is_tail and query.key in self._swept
-        known = self.known.manners(limits)
+        known = self.known.manners(limits, compares=self._reconciling.may_compare(limits, wall))
         manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
-            manners=manners,
+            manners=manners, settled=wall - SETTLED_S,
         )  # fmt: skip
 
     def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
@@ -172,9 +190,8 @@ class Sweeps:
         Returns False if it is to be asked for as it was.
         """
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
-        told = len(sweep.window.missing)
         result = PageResult(
-            ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.rises, ended.skipped,
+            ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
             ended.undated,
         )  # fmt: skip
         if not is_broken:
@@ -185,10 +202,7 @@ class Sweeps:
         sweep.events += ended.count
         self.known.gave = self.known.gave or ended.count > 0
         self._counts.pages += 1
-        self._counts.gap_reasons += sweep.window.gap_reasons - before
-        if sweep.query.is_planned:
-            for reason, low, high in sweep.window.missing[told:]:
-                self._gaps.open(sweep.query.key, low, high, reason, count=0)
+        self._note_missing(sweep, before)
         self._counts.dense_seconds += sweep.window.dense_seconds - dense
         return True
 
@@ -239,26 +253,58 @@ class Sweeps:
         self._under_way[strand.key] = strand
         return strand
 
+    def give_up(self, sweep: Sweep, stuck: Stuck) -> None:
+        """Take note that what pages do not divide cannot be had in another way either."""
+        before = Counter(sweep.window.gap_reasons)
+        sweep.window.give_up(stuck)
+        self._note_missing(sweep, before)
+
+    def _note_missing(self, sweep: Sweep, before: Counter[Gap]) -> None:
+        self._counts.gap_reasons += sweep.window.gap_reasons - before
+        for missing in sweep.window.take_missing():
+            if sweep.query.is_planned:
+                self._gaps.open(sweep.query.key, missing.low, missing.high, missing.gap, count=0)
+
+    def drops(self, sweep: Sweep, refusal: Refusal) -> bool:
+        """Drop a page that was refused if it is an optional one; returns whether it was."""
+        is_for_long = refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH
+        if not sweep.window.is_optional or not (is_for_long or sweep.failures >= MAX_OPTIONAL_FAILURES):
+            return False
+        before = Counter(sweep.window.gap_reasons)
+        sweep.window.drop_optional()
+        sweep.failures = 0
+        self._note_missing(sweep, before)
+        return True
+
     def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
-        """Ask for a page again later that was refused."""
-        if refusal is Refusal.TOO_LARGE or refusal.asks_for_change:
-            sweep = sweep.parent or sweep
-            # Begun anew: the window's own parts are too large for this relay, or of a form that it refuses.
-            self._begin_anew(sweep)
-            if refusal.asks_for_change:
-                # Those that wait would be refused alike.
-                for each in [each for each in self._under_way.values() if not each.is_under_way]:
-                    if each.query.subject is sweep.query.subject and each.parent is None:
-                        self._begin_anew(each)
-            self.wait(sweep.key, mono + retry_wait(refusal, sweep.failures))
-            self._failures[sweep.key] = sweep.failures + 1
-            return
+        """Ask for a page again later that was refused, in the form that the relay takes by then."""
+        if refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH:
+            sweep.was_refused = sweep.is_outdated = True
+        if refusal.asks_for_change:
+            # Those that wait would be refused alike.
+            for each in self._under_way.values():
+                each.is_outdated |= each.query.subject is sweep.query.subject
         if refusal.is_lasting:
             self._miss(sweep, Gap.REFUSED)
         sweep.not_before = mono + retry_wait(refusal, sweep.failures)
         sweep.failures += 1
         if sweep.failures % TOLD_FAILURES == 0:
+            sweep.was_refused = True
             self._miss(sweep, Gap.UNANSWERED)
+
+    def reform(self, sweep: Sweep) -> None:
+        """Cut what is left of a sweep as the relay takes it now."""
+        before, limits, query = Counter(sweep.window.gap_reasons), self.limits, sweep.query
+        sweep.is_outdated = False
+        known, is_tail = self.known.manners(limits), sweep.purpose is Purpose.TAIL
+        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=False)
+        sweep.window.reform(manners, query.most_members(limits))
+        self._note_missing(sweep, before)
+
+    def reform_all(self) -> None:
+        """Let every sweep be cut anew, as the relay takes less than was thought."""
+        for sweep in self._under_way.values():
+            sweep.is_outdated = True
 
     def _miss(self, sweep: Sweep, reason: Gap) -> None:
         """Note that nothing of what is left of a sweep can be had."""
@@ -293,10 +339,6 @@ class Sweeps:
             if sweep.parent is None:
                 self._begin_anew(sweep)
 
-    def clear(self) -> None:
-        """End all, to be begun anew."""
-        self._under_way.clear()
-
     def shrink_pages(self, limit: int) -> None:
         """Ask for at most `limit` events at once from now on, also in what is under way."""
         for sweep in self._under_way.values():
@@ -323,7 +365,8 @@ class Sweeps:
         self._hopeless.pop(sweep.key, None)
         self._counts.sweeps += 1
         if sweep.purpose in _FULL:
-            self._gaps.settle(sweep.query.key, sweep.window.covered, sweep.window.missing, *PAGING_GAPS)
+            found = ((each.gap, each.low, each.high) for each in sweep.window.missing)
+            self._gaps.settle(sweep.query.key, sweep.window.covered, found, *PAGING_GAPS)
             self._gaps.close(sweep.query.key, 0, sweep.window.span[1], *SWEEP_GAPS)
         return True
 

@@ -1,20 +1,43 @@
-"""Fetching everything between two times from a relay that returns at most so many events of those asked for.
+"""The pager: everything between two times from a relay that returns at most so many events of those asked for.
 
-`Window` decides which page to ask for next and when everything has been had (relays cap pages silently, so a page
-that is not full proves nothing). It steps down by the oldest event seen and asks for that second again, since others
-may share it; that second is also the proof that the relay's `until` includes its own second: some relays exclude it,
-and are then asked for one second more. It finds out by itself when a relay returns the oldest events first, goes by
-no times, or answers nothing to filters that name no kinds. What it cannot get is told in `gaps`. It does no I/O and
-knows no clock.
+A relay keeps its caps to itself, and they differ by the form of the filter: a page that is not full proves nothing, and
+neither does a full one whose events are in no order. What can be relied on:
+
+- Newest first: what a relay leaves out of a page is older than what it returns. Then the next page ends with the oldest
+  second of the last, which others may share, and all is had once nothing older comes. That a page fell from newest to
+  oldest does not show it by itself (the events may be sorted after they were chosen), so that some
+  pages are followed by a control: the time that it covers, asked for alone, must not hold more than it had of it.
+- Any order: a page with fewer events than the relay returned for more time of the same filter was not cut off. So the
+  time is divided where the page had events, until each piece has fewer than what it was cut from.
+- A second that is full is divided by kinds, then by members; what nothing divides is `stuck`: it is compared with the
+  relay (NIP-77) by whoever drives the window, and if that fails it is a gap.
+
+The slices to ask for are a stack. A page of the slice on top is taken in this order:
+
+| the page | is followed by |
+|---|---|
+| lacks an event seen at a border of the slice | the same slice with the border read otherwise (`borders`) |
+| answers a control with more than the page had | everything from the start, in any order |
+| is newer than asked for, or older and does not fall | if it may be full, the slice by kinds or members |
+| shows no time at all, as all of it was too long to be read | halves of its time |
+| is empty | nothing; a long slice without kinds: checks by kinds, then halves of its time |
+| rises, or is of a divided slice | its time divided, unless it has fewer events than what the slice was cut from |
+| lies in the newest second of the slice | the rest of the slice; if it may be full, the second by kinds or members |
+| falls | the slice up to its oldest second; the first times, and now and then, a control |
+
+Checks and controls are optional: one that is refused is dropped and told (`drop_optional`). It does no I/O and knows no
+clock.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pipeline.crawl.named_kinds import begun, by_kinds, known_gaps
-from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Query, Subject
+from pipeline.crawl.borders import Borders
+from pipeline.crawl.named_kinds import MAX_CHECKS, USUAL_KINDS, begun, by_kinds, known_gaps
+from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Member, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice, parted
 from pipeline.nostr.filter import Filter
 
@@ -29,24 +52,51 @@ TRUSTED_MENTIONS_S = 600
 MAX_SPANS = 64
 # The same for a relay that never gave anything for all kinds: enough to find out whether it ever does.
 MAX_BLIND_SPANS = 4
+# Pages of a relay that are controlled before its order is trusted, and from then on one of so many.
+CONTROLS = 3
+CONTROL_EVERY = 16
 # No relay returns so few events for a larger limit.
 LEAST_CAP = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What could not be had: why, from when to when, and how many events the page that shows it had."""
+
+    gap: Gap
+    low: int
+    high: int
+    form: str = ""
+    returned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A slice that pages do not divide, and how many events its page had."""
+
+    part: Slice
+    gap: Gap
+    returned: int
+
+
 class Window:
-    """Pages through one query from `since` to `until`, both included."""
+    """Pages through one query from `since` to `until`, both included.
+
+    `settled`: what is dated later may still arrive between two pages. Of a relay that compares sets, what is `stuck`
+    waits for `had` or `give_up`, rather than being a gap at once.
+    """
 
     __slots__ = (
-        "_answers_kindless", "_behind", "_believes_empty", "_exclusive", "_flipped", "_hidden", "_known_gaps",
-        "_known_newest_first", "_known_oldest_first", "_largest", "_last_gap", "_max_kinds", "_needs_kinds",
-        "_oldest_first", "_pristine", "_refused", "_slices", "_spans", "breaks_off", "covered", "dense_seconds",
-        "gap_reasons", "limit", "missing", "pages",
+        "_all", "_answers_kindless", "_behind", "_believes_empty", "_borders", "_controlled", "_controls",
+        "_hidden", "_known_gaps", "_largest", "_last_gap", "_max_kinds", "_missing", "_needs_kinds", "_new_missing",
+        "_pristine", "_refused", "_slices", "_spans", "_trusts_order", "breaks_off", "checked", "compares",
+        "covered", "dense_seconds", "gap_reasons", "limit", "pages", "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
         self, query: Query, since: int, until: int, *,
-        limit: int = PAGE_LIMIT, exclusive: bool = False, max_members: int = MAX_MEMBERS,
-        manners: Manners | None = None,
+        limit: int = PAGE_LIMIT, max_members: int = MAX_MEMBERS, manners: Manners | None = None,
+        settled: int | None = None,
     ) -> None:  # fmt: skip
         manners = manners or Manners()
         self.limit = limit
@@ -55,48 +105,59 @@ class Window:
         """Whether pages were seen to break off."""
         self.dense_seconds = 0
         self.gap_reasons: Counter[Gap] = Counter()
-        self.missing: list[tuple[Gap, int, int]] = []
-        """What could not be had: why, from when and to when."""
+        self.compares = manners.compares
+        self.stuck: list[Stuck] = []
         since = max(since, 0)
-        parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
-        self._max_kinds = manners.max_kinds
-        self._refused = manners.refused_kinds
-        self._hidden = HIDDEN_KINDS - manners.withheld
-        self._believes_empty = manners.believes_empty
-        self._slices = [
-            slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners, manners.max_kinds)
-        ]
-        self._known_gaps = known_gaps(query, manners)
         self.covered: list[tuple[int, int]] = [(since, until)]
         """The spans that are gone through."""
+        parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
+        self._max_kinds = manners.max_kinds
+        self._believes_empty = manners.believes_empty
+        self._refused = manners.refused_kinds
+        self._hidden = HIDDEN_KINDS - manners.withheld
+        self._slices = [slice_ for part in parts for slice_ in begun(Slice(part, None, since, until), manners)]
+        self._all: tuple[Slice, ...] = ()
+        self._known_gaps = known_gaps(query, manners)
+        self._missing: list[Missing] = []
+        self._new_missing: list[Missing] = []
         self._pristine = len(self._slices) == 1
+        self.settled = until if settled is None else settled
         # How many slices lie behind those that come first, as long as there are any.
         self._behind: int | None = None
-        self._exclusive = exclusive or manners.excludes_until
-        self._flipped = False
-        self._oldest_first = manners.oldest_first
-        self._known_newest_first = False
-        self._known_oldest_first = False
+        self._borders = Borders(manners)
+        self._controls = manners.controls
+        # The oldest second of a page whose control came back with nothing new, until it shows that the page was cut.
+        self._controlled: int | None = None
+        self._trusts_order = True
         self._answers_kindless = manners.answers_kindless
         self._needs_kinds = False
+        self.checked = set(manners.checked)
+        """The forms that were asked for by every listed kind, as they brought nothing without."""
         self._spans = 0
         self._last_gap: tuple[Gap, int] | None = None
-        self._largest = manners.largest_page
+        self._largest = dict(manners.largest_pages)
+
+    # What is known.
 
     @property
     def is_done(self) -> bool:
         """Whether every page has been had."""
-        return not self._slices
+        return not self._slices and not self.stuck
 
     @property
-    def excludes_until(self) -> bool:
-        """Whether this relay was seen to leave out the second named by `until`."""
-        return self._exclusive
+    def has_page(self) -> bool:
+        """Whether there is a page to ask for."""
+        return bool(self._slices)
 
     @property
-    def oldest_first(self) -> bool:
-        """Whether this relay was seen to begin with the oldest events."""
-        return self._oldest_first
+    def borders(self) -> Borders:
+        """What was seen of how the relay reads `since` and `until`."""
+        return self._borders
+
+    @property
+    def controls(self) -> int:
+        """How often this relay was seen to leave out only what is older than its page."""
+        return self._controls
 
     @property
     def answers_kindless(self) -> bool:
@@ -104,8 +165,8 @@ class Window:
         return self._answers_kindless
 
     @property
-    def largest_page(self) -> int:
-        """The most events that this relay was seen to return at once."""
+    def largest_pages(self) -> dict[str, int]:
+        """The most events that this relay was seen to return at once, by form."""
         return self._largest
 
     @property
@@ -119,6 +180,16 @@ class Window:
         return self.gap_reasons.total()
 
     @property
+    def missing(self) -> list[Missing]:
+        """What could not be had; not what fewer events show than a page of the same form had since."""
+        return [each for each in self._missing if not each.form or self._may_be_full(each.form, each.returned)]
+
+    def take_missing(self) -> list[Missing]:
+        """Return what was found missing since the last call."""
+        taken, self._new_missing = self._new_missing, []
+        return taken
+
+    @property
     def span(self) -> tuple[int, int]:
         """From when to when it goes, whatever is left out between."""
         return min(low for low, _ in self.covered), max(high for _, high in self.covered)
@@ -126,9 +197,25 @@ class Window:
     @property
     def remaining(self) -> tuple[int, int] | None:
         """From when to when nothing has been had yet, `None` where that is no single span of time."""
-        if len(self._slices) != 1 or not self._pristine or self._oldest_first or self._slices[0].role is not Role.PAGE:
+        if len(self._slices) != 1 or self.stuck or not self._pristine or self._slices[0].role is not Role.PAGE:
             return None
         return self._slices[0].low, self._slices[0].high
+
+    @property
+    def _left(self) -> list[Slice]:
+        return [*self._slices, *(stuck.part for stuck in self.stuck)]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the next page is about members who were put first."""
+        return self._behind is not None
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether the next page only checks what others showed."""
+        return bool(self._slices) and self._slices[-1].role is not Role.PAGE
+
+    # What is asked for.
 
     def resume(self, low: int, high: int, done_from: int) -> bool:
         """Leave out what an earlier window of this query has had: all between `high` and `done_from`.
@@ -147,8 +234,9 @@ class Window:
     def lower_part(self, low: int, high: int) -> "Window":
         """Return a window of its own for a part of this one's time, with all that is known of the relay."""
         lower = copy(self)
-        lower._slices = [self._slices[0].between(low, high)]
-        lower.covered, lower.missing, lower.gap_reasons = [(low, high)], [], Counter()
+        lower._slices, lower.covered = [self._slices[0].between(low, high)], [(low, high)]
+        lower._missing, lower._new_missing, lower.stuck, lower.gap_reasons = [], [], [], Counter()
+        lower._largest, lower.checked = dict(self._largest), set(self.checked)
         lower.pages = lower.dense_seconds = 0
         return lower
 
@@ -159,8 +247,9 @@ class Window:
 
     def absorb(self, other: "Window") -> None:
         """Take what another window found to be missing in a part of this one's span."""
-        self.missing += other.missing
-        self._largest = max(self._largest, other.largest_page)
+        self._missing += other._missing
+        for form, most in other._largest.items():
+            self._largest[form] = max(self._largest.get(form, 0), most)
 
     def leave_out(self, low: int, high: int) -> None:
         """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""
@@ -176,39 +265,52 @@ class Window:
         self._slices = [*behind, *before]
         self._behind = len(behind) if before else None
 
-    @property
-    def is_first(self) -> bool:
-        """Whether the next page is about members who were put first."""
-        return self._behind is not None
+    def take_over(self, others: Sequence["Window"], members: AbstractSet[Member]) -> None:
+        """Go on where others were, the first of them over all of their time, which were refused for these members.
+
+        Whoever became wanted anew since is asked for anew: what came meanwhile was dropped.
+        """
+        low, high = others[0].span
+        slices: list[Slice] = []
+        for part in self._slices:
+            known = [each for each in part.query.members if each in members]
+            fresh = [each for each in part.query.members if each not in members]
+            if fresh:
+                slices.append(replace(part, query=part.query.of_members(fresh)))
+            if known:
+                slices += replace(part, query=part.query.of_members(known)).outside(low, min(high, others[0].settled))
+        wanted = {each for part in self._slices for each in part.query.members}
+        for part in (part for other in others for part in other._left):
+            left = [each for each in part.query.members if each in wanted]
+            if left and part.role is not Role.CONTROL:
+                slices.append(replace(part, query=part.query.of_members(left)))
+        self._slices, self._behind, self._pristine = slices, None, False
 
     def page(self) -> Filter:
-        """The filter of the page to ask for now; the same until its result is told. Not for a window that is done."""
+        """The filter of the page to ask for now; the same until its result is told. Only while `has_page`."""
         part = self._slices[-1]
-        until = part.high + 1 if self._exclusive else part.high
-        return part.query.filter(kinds=part.kinds, since=part.low, until=until, limit=self.limit)
+        since, until = self._borders.span(part)
+        return part.query.filter(kinds=part.kinds, since=since, until=until, limit=self.limit)
+
+    # What comes of it.
 
     def take(self, result: PageResult) -> None:
         """Note that the page asked for came to its EOSE."""
-        part = self._slices.pop()
         self._begin_page(result)
+        part = self._slices.pop()
         if part.is_kindless and result.returned:
             self._answers_kindless = True
-        if result.falls:
-            self._oldest_first = False
-        if result.undated and result.oldest is None:
-            self._bisect(part)
-        elif result.newer and result.newer >= result.count:
-            self._leave_timeless(part, result)
-        elif self._oldest_first and part.role is Role.LOWER:
-            self._take_lower(part, result)
-        elif self._oldest_first:
-            self._climb(part, result)
-        elif part.role is Role.UPPER:
-            self._take_upper(part, result)
-        elif not self._flips(part, result):
-            self._descend(part, result)
-        self._largest = max(self._largest, result.returned)
-        self._prune()
+        falls = self._is_by_time(part, result)
+        is_whole = result.returned < max(part.most, self._least_cap)
+        again = self._borders.asked_again(part, result, is_whole=is_whole, falls=falls)
+        if again is not None:
+            self._slices.append(again)
+        elif part.role is Role.CONTROL:
+            self._take_control(part, result)
+        else:
+            self._take_page(part, result, falls=falls)
+        self._largest[part.form] = max(self._largest.get(part.form, 0), result.returned)
+        self._see_whether_first()
 
     def break_off(self, result: PageResult) -> bool:
         """Note that the page asked for broke off, as it does each time; returns False if it cannot be made smaller.
@@ -216,137 +318,186 @@ class Window:
         What came bounds how much is asked for from now on. What is left is known only where the answer falls in time;
         else the time is halved.
         """
-        part = self._slices[-1]
-        falls = result.falls and result.oldest is not None and part.low <= result.oldest < part.high
-        if not falls and (part.low == part.high or (not result.count and self._spans >= MAX_SPANS)):
+        part, oldest = self._slices[-1], result.oldest
+        falls = self._is_by_time(part, result) and oldest is not None and part.low <= oldest < part.high
+        if not falls and (part.is_second or (not result.count and self._spans >= MAX_SPANS)):
             return False
         self._begin_page(result)
         self._slices.pop()
         self.breaks_off = True
-        if falls and result.oldest is not None:
+        if falls and oldest is not None:
             self.limit = min(self.limit, result.returned)
-            self._slices.append(part.between(part.low, result.oldest))
+            self._slices.append(part.between(part.low, oldest))
         else:
             self._spans += not result.count
-            self._bisect(part)
-        self._prune()
+            self._halve(part)
+        self._see_whether_first()
         return True
+
+    def drop_optional(self) -> None:
+        """Leave the page asked for unasked, as it was refused, and with it the others of the same check."""
+        part = self._slices.pop()
+        assert part.role is not Role.PAGE, "required work is never dropped"
+        while self._slices and self._slices[-1].role is part.role and self._is_beside(self._slices[-1], part):
+            self._slices.pop()
+        self._miss(Missing(Gap.UNCHECKED, part.low, part.high))
+        self._see_whether_first()
+
+    def reform(self, manners: Manners, max_members: int) -> None:
+        """Cut what is left as the relay takes it now, after it refused something."""
+        self._max_kinds = manners.max_kinds
+        slices: list[Slice] = []
+        self._slices = [part for part in self._slices if part.role is not Role.CONTROL]
+        for number, part in enumerate(self._slices):
+            if number == self._behind:
+                self._behind = len(slices)
+            kept = part if part.kinds is not None and len(part.kinds) <= manners.max_kinds else None
+            for query in part.query.parts(max_members):
+                cut = replace(part, query=query)
+                slices += [cut] if kept is not None else _reformed(cut, manners)
+        known = {each.gap for each in self._missing}
+        for gap in known_gaps(self._slices[0].query, manners) if self._slices else ():
+            if self.pages and gap not in known:
+                self._miss(Missing(gap, *self.span))
+        self._pristine = self._pristine and len(slices) == len(self._slices)
+        self._slices = slices
+
+    def had(self, stuck: Stuck) -> None:
+        """Note that what was stuck was had in another way."""
+        self.stuck.remove(stuck)
+
+    def give_up(self, stuck: Stuck) -> None:
+        """Note that what is stuck cannot be had; of all kinds, those that are listed are asked for alone."""
+        self.stuck.remove(stuck)
+        self._leave_gap(stuck)
 
     def _begin_page(self, result: PageResult) -> None:
         """Count a page, and note what it shows to be missing whatever else it brought."""
-        self.pages += 1
-        if self.pages == 1:
+        if not self.pages:
+            self._all = tuple(self._slices)
             for gap in self._known_gaps:
-                self._miss(gap, *self.span)
+                self._miss(Missing(gap, *self.span))
+        self.pages += 1
         for low, high in result.skipped:
-            self._miss(Gap.OVERSIZED, low, high)
+            self._miss(Missing(Gap.OVERSIZED, low, high))
 
-    def _flips(self, part: Slice, result: PageResult) -> bool:
-        """Whether the page shows that `until` is read otherwise than it was thought, and must be asked for again."""
-        returns = result.newest is not None and result.newest >= part.high
-        if part.repeats and not self._exclusive and not returns:
-            # The second asked for again must hold the event that named it.
-            self._exclusive = self._flipped = True
-        elif part.repeats and self._flipped and not returns:
-            # It does not even so: others hide it, and the relay is as it was.
-            self._exclusive = self._flipped = False
-            part = replace(part, repeats=False)
-        elif result.oldest is not None and result.oldest > part.high:
-            # Only the extra second came back, full: this relay does not exclude it after all.
-            self._exclusive = False
-            part = replace(part, repeats=False)
+    def _is_by_time(self, part: Slice, result: PageResult) -> bool:
+        """Whether what a page left out is taken to be older than what it had."""
+        return self._trusts_order and not part.most and result.falls(self.settled)
+
+    def _take_control(self, part: Slice, result: PageResult) -> None:
+        if len(result.within(part.low, part.high)) <= part.expected:
+            self._controlled = part.low - 1
+            return
+        # Sorted, but not chosen by time: whatever was had so far proves nothing.
+        self._trusts_order, self._controls = False, 0
+        self._slices = [replace(each, most=0) for each in self._all]
+        self._pristine = self._pristine and len(self._slices) == 1
+
+    def _take_page(self, part: Slice, result: PageResult, *, falls: bool) -> None:
+        if (result.newer and result.newer >= result.count) or (result.older and not falls):
+            self._leave_timeless(part, result)
+        elif result.undated and result.oldest is None:
+            self._halve(part)
+        elif not result.count:
+            self._leave_empty(part, result)
         else:
-            self._flipped = False
-            return False
-        self._slices.append(part)
-        return True
+            if part.role is Role.CHECK:
+                self._suspect(part)
+            if falls:
+                self._descend(part, result)
+            elif result.returned >= max(part.most, self._least_cap):
+                self._divide(part, result)
 
     def _descend(self, part: Slice, result: PageResult) -> None:
-        if result.oldest is None or result.newest is None:
-            self._leave_empty(part, result)
-            return
-        if part.role is Role.CHECK:
-            self._suspect(part)
-        if self._is_whole(part, result):
+        assert result.oldest is not None, "there are some"
+        if result.returned < self._least_cap and self._shows_all(part):
             return
         if result.oldest >= part.high:
-            if part.low < part.high:
+            if not part.is_second:
                 self._slices.append(part.between(part.low, part.high - 1))
-            self._leave_second(part.between(part.high, part.high), result, alone=part.low == part.high)
+            self._leave_second(part, result)
             return
-        if part.repeats:
-            self._known_newest_first = True
-        elif result.rises and not self._known_newest_first and result.newest < part.high:
-            self._slices.append(part.between(result.newest, part.high, role=Role.UPPER))
-        if not result.older:
-            self._slices.append(part.between(part.low, max(result.oldest, part.low), repeats=True))
+        if not result.older and result.oldest >= part.low:
+            self._slices.append(part.between(part.low, result.oldest, ends=True))
+            self._control(part, result, result.oldest)
 
-    def _take_upper(self, part: Slice, result: PageResult) -> None:
-        if result.newest is not None and result.newest > part.low:
-            self._oldest_first = self._known_oldest_first = True
-            self._climb(part, result)
-
-    def _take_lower(self, part: Slice, result: PageResult) -> None:
-        """Stop climbing where a page did not begin with the oldest: the relay has changed, or was misunderstood.
-
-        Events that arrive between two pages make one that shuffles look as if it had kept them back.
-        """
-        if result.oldest is None or result.oldest >= part.high:
-            self._known_oldest_first = True
+    def _control(self, part: Slice, result: PageResult, oldest: int) -> None:
+        """Ask now and then for the time that a page covers but its oldest second, which may be cut off."""
+        if self._controlled == part.high and oldest < part.high:
+            self._controls += 1
+        self._controlled = None
+        high = min(part.high, self.settled)
+        is_known = self._controls >= CONTROLS and self.pages % CONTROL_EVERY
+        if is_known or result.returned < self._least_cap or oldest >= high or not result.times:
             return
-        self._oldest_first = False
-        self._descend(part.between(part.low, part.high), result)
+        expected = len(result.within(oldest + 1, high))
+        self._slices.append(replace(part.between(oldest + 1, high), role=Role.CONTROL, expected=expected))
 
-    def _climb(self, part: Slice, result: PageResult) -> None:
-        """The same walk for a relay that begins with the oldest: upwards."""
-        if result.newest is None:
-            self._leave_empty(part, result)
-            return
-        if part.role is Role.CHECK:
-            self._suspect(part)
-        if result.newest > part.low:
-            self._slices.append(part.between(min(result.newest, part.high), part.high))
-            if result.oldest is not None and part.low < result.oldest < part.high and not self._known_oldest_first:
-                self._slices.append(part.between(part.low, result.oldest, role=Role.LOWER))
-            return
-        if part.low < part.high:
-            self._slices.append(part.between(part.low + 1, part.high))
-        self._leave_second(part.between(part.low, part.low), result, alone=part.low == part.high)
+    def _divide(self, part: Slice, result: PageResult) -> None:
+        pieces = part.divided(result)
+        if pieces:
+            self._slices += pieces
+        else:
+            self.dense_seconds += 1
+            self._leave_second(part, result)
 
-    def _leave_second(self, second: Slice, result: PageResult, *, alone: bool) -> None:
-        """All of the page lay in one second: leave it, unless the cap may have hidden others there."""
-        if self._may_be_full(result):
-            self.dense_seconds += not alone
-            self._split(second, Gap.DENSE_SECOND)
-
-    def _leave_timeless(self, part: Slice, result: PageResult) -> None:
-        """The relay returns what is newer than asked for: a full page hides what lies within, a smaller does not."""
-        if self._may_be_full(result):
-            self._split(part, Gap.IGNORES_TIMES)
-
-    def _may_be_full(self, result: PageResult) -> bool:
-        """Whether a cap may have cut the page off."""
-        return result.returned >= max(min(self._largest, self.limit), min(LEAST_CAP, self.limit))
-
-    def _bisect(self, part: Slice) -> None:
-        """The page showed no time at all: halve the time, since what it left out may lie anywhere."""
-        if part.low < part.high:
+    def _halve(self, part: Slice) -> None:
+        """The page showed no time at all: what it left out may lie anywhere."""
+        if not part.is_second:
             middle = (part.low + part.high) // 2
             self._slices += (part.between(part.low, middle), part.between(middle + 1, part.high))
 
-    def _miss(self, gap: Gap, low: int, high: int) -> None:
-        self.gap_reasons[gap] += 1
-        self.missing.append((gap, low, high))
+    def _leave_second(self, part: Slice, result: PageResult) -> None:
+        """All of the page lay in the newest second: leave it, unless the cap may have hidden others there."""
+        if not self._may_be_full(part.form, result.returned):
+            return
+        self.dense_seconds += not part.is_second
+        second = replace(part.between(part.high, part.high, begins=True, ends=True), most=0)
+        if part.is_second or self._borders.knows_since:
+            self._split(second, Gap.DENSE_SECOND, result.returned)
+        else:
+            # By itself first: it shows whether the relay leaves out the second named by `since`.
+            self._slices.append(second)
 
-    def _split(self, part: Slice, gap: Gap) -> None:
+    def _leave_timeless(self, part: Slice, result: PageResult) -> None:
+        """The relay returns what was not asked for: a full page hides what lies within, a smaller does not."""
+        if self._may_be_full(part.form, result.returned):
+            self._split(part, Gap.IGNORES_TIMES, result.returned)
+
+    @property
+    def _least_cap(self) -> int:
+        return min(LEAST_CAP, self.limit)
+
+    def _may_be_full(self, form: str, returned: int) -> bool:
+        """Whether a cap may have cut off a page with so many events."""
+        return returned >= max(min(self._largest.get(form, 0), self.limit), self._least_cap)
+
+    def _split(self, part: Slice, gap: Gap, returned: int) -> None:
         parts = part.halves()
-        if not parts:
-            if self._last_gap != (gap, part.high):
-                self._miss(gap, part.low, part.high)
-                self._last_gap = (gap, part.high)
-            if part.is_kindless:
-                parts = replace(part, kinds=ALL_KINDS).halves()
-        self._slices.extend(parts)
+        if parts:
+            self._slices += parts
+            return
+        stuck = Stuck(part, gap, returned)
+        if self.compares:
+            self.stuck.append(stuck)
+        else:
+            self._leave_gap(stuck)
+
+    def _leave_gap(self, stuck: Stuck) -> None:
+        part = stuck.part
+        self._miss(Missing(stuck.gap, part.low, part.high, part.form, stuck.returned))
+        if part.is_kindless:
+            self._slices += replace(part, kinds=ALL_KINDS).halves()
+
+    def _miss(self, missing: Missing) -> None:
+        self._missing.append(missing)
+        self._new_missing.append(missing)
+        if self._last_gap != (missing.gap, missing.high):
+            self.gap_reasons[missing.gap] += 1
+            self._last_gap = (missing.gap, missing.high)
+
+    # What was empty.
 
     def _leave_empty(self, part: Slice, result: PageResult) -> None:
         """Believe that there is nothing, unless the relay may have had other reasons to say so."""
@@ -354,12 +505,14 @@ class Window:
             return
         if part.role is Role.SPAN:
             self._narrow_down(part)
-        else:
-            self._slices += by_kinds(part, LISTED_KINDS - self._refused, Role.CHECK, self._max_kinds)
-
-    def _is_whole(self, part: Slice, result: PageResult) -> bool:
-        """Whether the page is too small to have been cut off."""
-        return result.returned < min(LEAST_CAP, self.limit) and self._shows_all(part)
+            return
+        kinds = LISTED_KINDS - self._refused
+        if part.form in self.checked or len(kinds) > MAX_CHECKS * self._max_kinds:
+            if part.form not in self.checked:
+                self._miss(Missing(Gap.UNCHECKED, part.low, part.high))
+            kinds = USUAL_KINDS - self._refused
+        self.checked.add(part.form)
+        self._slices += by_kinds(part, kinds, Role.CHECK, self._max_kinds)
 
     def _shows_all(self, part: Slice) -> bool:
         """Whether nothing that the relay may count and hide is likely to lie in a slice."""
@@ -377,21 +530,25 @@ class Window:
         if self._spans >= (MAX_SPANS if self._answers_kindless else MAX_BLIND_SPANS):
             # Counted once for each window: how much is missing cannot be known.
             gap = Gap.HIDDEN_KINDS if self._answers_kindless else Gap.UNLISTED_KINDS
-            self._miss(gap, part.low, part.high)
+            self._miss(Missing(gap, part.low, part.high))
             self.gap_reasons[gap] = 1
             return
         self._spans += 2
         middle = (part.low + part.high) // 2
-        self._slices += (
-            part.between(part.low, middle, role=Role.SPAN), part.between(middle + 1, part.high, role=Role.SPAN)
-        )  # fmt: skip
+        lower, upper = part.between(part.low, middle), part.between(middle + 1, part.high)
+        self._slices += (replace(lower, role=Role.SPAN), replace(upper, role=Role.SPAN))
 
-    def _prune(self) -> None:
-        """Drop checks whose question has been answered."""
-        while self._slices and self._slices[-1].role is Role.UPPER and (self._known_newest_first or self._oldest_first):
-            self._slices.pop()
-        self._see_whether_first()
+    @staticmethod
+    def _is_beside(part: Slice, other: Slice) -> bool:
+        return (part.query, part.low, part.high) == (other.query, other.low, other.high)
 
     def _see_whether_first(self) -> None:
         if self._behind is not None and len(self._slices) <= self._behind:
             self._behind = None
+
+
+def _reformed(part: Slice, manners: Manners) -> Iterable[Slice]:
+    """A slice as the relay takes it now."""
+    if part.kinds is not None:
+        return by_kinds(part, part.kinds, part.role, manners.max_kinds)
+    return begun(part, replace(manners, asks_both=False))

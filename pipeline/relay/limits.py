@@ -53,7 +53,7 @@ class Limits:
     """How a relay may be asked; the first fields are those of `Dimension`.
 
     `bounds`: how those of them were learned that differ from the default; `refused_kinds`: kinds that it refused by
-    name. `until_exclusive`: its `until` leaves out its own second; `oldest_first`: a limit keeps the oldest;
+    name. `until_exclusive`, `since_exclusive`: its `until` or `since` leaves out its own second;
     `needs_kinds`: it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
     `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `adds_requests`:
     a REQ under an open id adds to it; `zero_is_all`:
@@ -79,7 +79,7 @@ class Limits:
     bounds: tuple[Bound, ...] = ()
     refused_kinds: tuple[int, ...] = ()
     until_exclusive: bool = False
-    oldest_first: bool = False
+    since_exclusive: bool = False
     needs_kinds: bool = False
     refuses_kindless: bool = False
     notes_by_author: bool = False

@@ -13,6 +13,8 @@ from pipeline.relay.succession import RecentIds
 # A relay may search long before its first event, but not pause as long between two.
 FIRST_ANSWER_S = 30.0
 NEXT_ANSWER_S = 10.0
+# Times of a page that are kept, in the order in which they came; no relay seen returns as many at once.
+MAX_TIMES = 5_000
 # Spans of one page that are told apart.
 MAX_SKIPPED_SPANS = 64
 # Later than any time that an event has.
@@ -25,7 +27,7 @@ PAGE_PREFIX = "P"
 class PageEnded:
     """A page is over; `refusal` is `None` when it is complete. Counts and times are of the events that match it.
 
-    `newer` and `older` count those that match but for their time; `rises`: some event came after an older one.
+    `newer` and `older` count those that match but for their time; `times` are those of all of them as they came.
     """
 
     key: str
@@ -36,7 +38,7 @@ class PageEnded:
     newest: int | None
     newer: int = 0
     older: int = 0
-    rises: bool = False
+    times: tuple[int, ...] = field(default=(), compare=False)
     ids: frozenset[bytes] = frozenset()
     """Which ids came of those asked for, where the page was one by ids, and of those watched for."""
     skipped: tuple[tuple[int, int], ...] = ()
@@ -84,7 +86,6 @@ class Subscription:
     newest: int | None = None
     newer: int = 0
     older: int = 0
-    rises: bool = False
     hold: Hold | None = None
     was_held: bool = False
     is_withheld: bool = False
@@ -99,6 +100,7 @@ class Subscription:
     skipped: list[tuple[int, int]] = field(default_factory=list)
     watched: frozenset[bytes] = frozenset()
     _last: int | None = None
+    _times: list[int] = field(default_factory=list)
     _undated: int | None = None
     """The time before which something without a known one was skipped, until the time behind it is known."""
 
@@ -195,7 +197,7 @@ class Subscription:
             self.newest,
             self.newer,
             self.older,
-            self.rises,
+            tuple(self._times),
             frozenset(self.ids),
             tuple(self.skipped),
             self.undated,
@@ -229,8 +231,8 @@ class Subscription:
         if self._undated is not None:
             self._skip(min(created_at, self._undated), max(created_at, self._undated))
             self._undated = None
-        self.rises = self.rises or (self._last is not None and created_at > self._last)
         self._last = created_at
+        self._note_order(created_at)
         if self.oldest is None or created_at < self.oldest:
             self.oldest = created_at
         if self.newest is None or created_at > self.newest:
@@ -239,11 +241,16 @@ class Subscription:
     def _note_outside(self, created_at: int, now: float) -> None:
         """Count an event that matches a page but for its time."""
         self.hear(now)
+        self._note_order(created_at)
         until = self.filters[0].until
         if until is not None and created_at > until:
             self.newer += 1
         else:
             self.older += 1
+
+    def _note_order(self, created_at: int) -> None:
+        if self.is_page and len(self._times) < MAX_TIMES:
+            self._times.append(created_at)
 
 
 def _spans(wanted: Filter, created_at: int) -> bool:

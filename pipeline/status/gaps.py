@@ -9,7 +9,6 @@ from pipeline.store.gaps import GapSummary, OpenGap
 _MEANINGS: Final = {
     "dense-second": "it may hold more events of one second than it gives in one answer",
     "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
-    "no-order": "it gives full pages in no order of time, so that what they leave out cannot be asked for",
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
     "holes": "it leaves events out where no kinds are named: it is asked by kinds, and those of no list may be missing",
     "withheld": "it shows direct messages and gift wraps (kinds 4, 1059) to those only whom they concern (NIP-42)",
@@ -20,7 +19,7 @@ _MEANINGS: Final = {
     "refused": "it refuses to be asked",
     "unanswered": "it was asked again and again and has not answered to the end",
     "oversized": "it holds events that are too long to be read, which are skipped",
-    "unchecked": "an empty answer could not be checked by kinds, since the relay refuses such requests",
+    "unchecked": "it refused to be asked by kinds for what it had nothing of without, or takes too few kinds at once",
 }
 _FORMS: Final = {
     "global": "profiles, contact and relay lists",

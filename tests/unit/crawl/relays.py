@@ -42,8 +42,8 @@ class StoredEvents:
 
 
 def result_of(page: Iterable[Event]) -> PageResult:
-    times = [event.created_at for event in page]
-    return PageResult(len(times), min(times, default=None), max(times, default=None))
+    times = tuple(event.created_at for event in page)
+    return PageResult(len(times), min(times, default=None), max(times, default=None), times=times)
 
 
 def fetch(relay: StoredEvents, window: Window, most_pages: int) -> set[bytes]:

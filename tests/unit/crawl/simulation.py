@@ -305,6 +305,8 @@ class Simulation:
             self.connect()
             return True
         self.crawl.advance(session, self.mono, self.wall, may_ask=self.host.may_ask(self.mono))
+        for cursor in self.crawl.take_moved():
+            self._commit(cursor)
         said = bool(session.outgoing)
         while session.outgoing:
             self.relay.hear(session.outgoing.popleft())

@@ -1,6 +1,5 @@
 """Windows against relays that hide, ignore or begin at the wrong end: found out, worked around, or counted."""
 
-import itertools
 import random
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from pipeline.crawl.slices import Gap, Manners, PageResult
 from pipeline.crawl.windows import Window
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
+from tests.unit.crawl.naive_relay import fetch, result_of
 from tests.unit.crawl.people import event, key, query
 
 SINCE, UNTIL = 100_000, 110_000
@@ -29,85 +29,104 @@ def matching(events: list[Event], page: Filter) -> list[Event]:
     return sorted((each for each in events if page.matches(each)), key=lambda each: (-each.created_at, each.id))
 
 
-def fetch(window: Window, answer: Answer, most_pages: int) -> set[bytes]:
-    got: set[bytes] = set()
-    while not window.is_done:
-        assert window.pages < most_pages, "too many pages"
-        asked = window.page()
-        page = answer(asked)
-        inside = [each.created_at for each in page if asked.matches(each)]
-        outside = [each.created_at for each in page if not asked.matches(each)]
-        assert asked.since is not None
-        assert asked.until is not None
-        window.take(
-            PageResult(
-                len(inside), min(inside, default=None), max(inside, default=None),
-                newer=sum(at > asked.until for at in outside), older=sum(at < asked.since for at in outside),
-                rises=any(b > a for a, b in itertools.pairwise(inside)),
-            )
-        )  # fmt: skip
-        got.update(each.id for each in page if asked.matches(each))
-    return got
-
-
-def test_a_relay_that_begins_with_the_oldest_is_found_out_and_walked_upwards() -> None:
+def test_a_relay_that_begins_with_the_oldest_is_divided_by_time() -> None:
     events = notes(200)
     window = Window(ASKED, SINCE, UNTIL)
-    got = fetch(window, lambda page: matching(events, page)[::-1][:30], 40)
-    assert got == {each.id for each in events}
-    assert window.oldest_first
-    again = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=True))
-    assert fetch(again, lambda page: matching(events, page)[::-1][:30], 15) == got
+    assert fetch(window, lambda page: matching(events, page)[::-1][:30], 40) == {each.id for each in events}
+    assert window.gaps == 0
 
 
-def test_shuffled_pages_of_the_newest_are_not_mistaken_for_the_oldest() -> None:
+def test_events_in_order_of_arrival_are_divided_by_time() -> None:
+    """The npm package `relays` answers so, cut off at the limit; a late arrival stands at the end of the store."""
+    events = sorted(notes(200), key=lambda each: each.created_at)
+    late = event(events[20].created_at, AUTHORS[0], 1, 1000)
+    window = Window(ASKED, SINCE, UNTIL)
+    got = fetch(window, lambda page: [each for each in [*events, late] if page.matches(each)][:30], 60)
+    assert got == {each.id for each in [*events, late]}
+    assert window.gaps == 0
+
+
+def test_shuffled_pages_are_divided_by_time() -> None:
     rng = random.Random(5)
     events = notes(200)
+    rng.shuffle(events)
 
     def shuffled(page: Filter) -> list[Event]:
-        found = matching(events, page)[:30]
-        rng.shuffle(found)
-        return found
+        return rng.sample(found, len(found)) if (found := [each for each in events if page.matches(each)][:30]) else []
 
     window = Window(ASKED, SINCE, UNTIL)
-    assert fetch(window, shuffled, 25) == {each.id for each in events}
-    assert not window.oldest_first
+    assert fetch(window, shuffled, 60) == {each.id for each in events}
+    assert window.gaps == 0
 
 
-@pytest.mark.parametrize("is_shuffled", [False, True], ids=["newest first", "shuffled"])
-def test_a_relay_wrongly_taken_for_one_that_begins_with_the_oldest_is_walked_downwards(is_shuffled: bool) -> None:
+def test_pages_that_were_sorted_after_they_were_cut_off_are_found_out_by_control() -> None:
     rng = random.Random(6)
     events = notes(200)
+    rng.shuffle(events)
 
-    def newest(page: Filter) -> list[Event]:
-        found = matching(events, page)[:30]
-        if is_shuffled:
-            rng.shuffle(found)
-        return found
-
-    window = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=True))
-    assert fetch(window, newest, 25) == {each.id for each in events}
-    assert not window.oldest_first
-
-
-def test_what_arrives_between_two_shuffled_pages_spoils_no_later_window() -> None:
-    """The first window sees a late arrival where a relay that begins with the oldest would have more."""
-    rng = random.Random(7)
-    events = [event(SINCE + 100 + number, AUTHORS[0], 1, number) for number in range(20)]
-    arrivals = iter(notes(300, seed=8))
-
-    def shuffled(page: Filter) -> list[Event]:
-        found = matching(events, page)[:30]
-        rng.shuffle(found)
-        events.append(event(UNTIL - 100 + len(events) % 90, AUTHORS[1], 1, 1000 + len(events)))
-        return found
+    def sorted_late(page: Filter) -> list[Event]:
+        return sorted([each for each in events if page.matches(each)][:30], key=lambda each: -each.created_at)
 
     window = Window(ASKED, SINCE, UNTIL)
-    fetch(window, shuffled, 25)
-    events += arrivals
+    assert fetch(window, sorted_late, 60) == {each.id for each in events}
+    assert window.controls == 0
+
+
+def test_what_arrives_between_a_page_and_its_control_is_no_disorder() -> None:
+    events = notes(200)
+
+    def growing(page: Filter) -> list[Event]:
+        events.append(event(UNTIL - 20 + len(events) % 20, AUTHORS[1], 1, 1_000 + len(events)))
+        return matching(events, page)[:30]
+
+    window = Window(ASKED, SINCE, UNTIL, settled=UNTIL - 50)
     due = {each.id for each in events}
-    later = Window(ASKED, SINCE, UNTIL, manners=Manners(oldest_first=window.oldest_first))
-    assert due <= fetch(later, shuffled, 60)
+    assert due <= fetch(window, growing, 25)
+    assert window.controls > 0
+
+
+def test_a_relay_without_since_that_begins_with_the_oldest_is_divided_by_members_and_kinds() -> None:
+    """Its pages are full of what is older, whatever is asked for."""
+    events = notes(100) + [event(SINCE - number, AUTHORS[number % 8], 1, 1_000 + number) for number in range(1, 100)]
+
+    def since_ignored(page: Filter) -> list[Event]:
+        alike = Filter(authors=page.authors, kinds=page.kinds, until=page.until)
+        return matching(events, alike)[::-1][:40]
+
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, since_ignored, 60) == {each.id for each in events if each.created_at >= SINCE}
+    assert window.gaps == 0
+
+
+def exclusive(events: list[Event], cap: int, *, until: bool = False) -> Answer:
+    """A store that leaves out the second named by `since`, maybe the one named by `until` too."""
+
+    def answer(page: Filter) -> list[Event]:
+        found = [each for each in matching(events, page) if each.created_at != page.since]
+        return [each for each in found if not until or each.created_at != page.until][:cap]
+
+    return answer
+
+
+@pytest.mark.parametrize("until", [False, True], ids=["since", "since and until"])
+def test_a_relay_that_excludes_since_gives_a_dense_second_all_the_same(until: bool) -> None:
+    dense = [event(SINCE + 500, AUTHORS[number % 8], 1, 1_000 + number) for number in range(100)]
+    events = [*notes(50), *dense]
+    window = Window(ASKED, SINCE, UNTIL)
+    assert fetch(window, exclusive(events, 30, until=until), 60) == {each.id for each in events}
+    assert (window.borders.excludes_since, window.borders.excludes_until, window.gaps) == (True, until, 0)
+    again = Window(ASKED, SINCE, UNTIL, manners=Manners(excludes_since=True, excludes_until=until))
+    assert fetch(again, exclusive(events, 30, until=until), 60) == {each.id for each in events}
+
+
+def test_a_few_events_of_the_oldest_second_are_no_gap_once_the_relay_gave_more() -> None:
+    """They equal the largest page seen so far, and are told until a larger one of the same form comes."""
+    last = [event(UNTIL - 5, AUTHORS[0], 1, number) for number in range(10)]
+    window = Window(ASKED, SINCE, UNTIL)
+    answers = iter(([*last], [], [*last], last[:0], [*last], [*last]))
+    while not window.is_done and (page := next(answers, None)) is not None:
+        window.take(result_of(window.page(), [each for each in page if window.page().matches(each)]))
+    assert not window.missing or window.missing[0].returned == 10
 
 
 def test_a_relay_that_ignores_until_is_asked_for_less_at_a_time() -> None:
@@ -179,7 +198,7 @@ def test_lists_of_kinds_are_as_short_as_the_relay_wants_them() -> None:
         lists.append(len(page.kinds or ()))
         return []
 
-    fetch(Window(query(Subject.AUTHORS, AUTHORS[:3]), SINCE, UNTIL, max_members=50), answer, 20)
+    fetch(Window(query(Subject.AUTHORS, AUTHORS[:3]), SINCE, UNTIL, manners=Manners(max_kinds=50)), answer, 20)
     assert max(lists) == 50
     assert sum(lists) == len(LISTED_KINDS)
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.crawl import slices
 from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
-from pipeline.crawl.slices import PageResult
-from pipeline.crawl.windows import PAGE_LIMIT, Window
+from pipeline.crawl.slices import Manners, PageResult
+from pipeline.crawl.windows import CONTROLS, PAGE_LIMIT, Window
 from pipeline.nostr.event import Event
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key, query
@@ -77,7 +77,7 @@ def test_every_event_is_had_or_a_gap_is_counted(seed: int, monkeypatch: pytest.M
             SINCE,
             UNTIL,
             limit=limit,
-            exclusive=relay.exclusive_until and rng.random() < 0.5,
+            manners=Manners(excludes_until=relay.exclusive_until and rng.random() < 0.5),
             max_members=members,
         )
         if rng.random() < 0.5:
@@ -87,7 +87,7 @@ def test_every_event_is_had_or_a_gap_is_counted(seed: int, monkeypatch: pytest.M
         # The second `until` itself is beyond what an exclusive relay gives before it is known for one.
         missed = wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
         assert not missed or window.gaps, (name, limit, relay)
-        assert not window.excludes_until or relay.exclusive_until
+        assert not window.borders.excludes_until or relay.exclusive_until
 
 
 @pytest.mark.parametrize("seed", seeds(10))
@@ -146,8 +146,8 @@ def test_an_exclusive_relay_is_found_out_by_the_second_that_it_leaves_out() -> N
     relay = StoredEvents(rng, [event(at, AUTHORS[0]) for at in range(1_100, 1_130)], cap=10, exclusive_until=True)
     window = Window(QUERIES["authors"], SINCE, UNTIL)
     assert len(fetch(relay, window, 20)) == 30
-    assert window.excludes_until
-    again = Window(QUERIES["authors"], SINCE, UNTIL, exclusive=True)
+    assert window.borders.excludes_until
+    again = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(excludes_until=True))
     assert len(fetch(relay, again, 20)) == 30
     assert again.pages < window.pages
 
@@ -155,9 +155,9 @@ def test_an_exclusive_relay_is_found_out_by_the_second_that_it_leaves_out() -> N
 def test_few_events_take_few_pages() -> None:
     """A tail over an idle quarter of an hour is one page when nothing happened, and two when something did."""
     rng = random.Random(1)
-    for count, most in ((0, 1), (1, 2), (40, 2)):
+    for count, controls, most in ((0, 0, 1), (1, 0, 2), (40, 0, 3), (40, CONTROLS, 2)):
         events = [event(1_100 + 7 * n, AUTHORS[n % 12]) for n in range(count)]
-        window = Window(QUERIES["authors"], SINCE, UNTIL)
+        window = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(controls=controls))
         assert len(fetch(StoredEvents(rng, events), window, 10)) == count
         assert window.pages <= most
         assert (window.gaps, window.dense_seconds) == (0, 0)
@@ -168,7 +168,7 @@ def test_many_events_take_hardly_more_pages_than_they_fill() -> None:
     events = [event(rng.randrange(SINCE, SINCE + 100_000), rng.choice(AUTHORS), 1, n) for n in range(10_000)]
     window = Window(QUERIES["authors"], SINCE, SINCE + 100_000)
     assert len(fetch(StoredEvents(rng, events), window, 50)) == 10_000
-    assert window.pages <= 23
+    assert window.pages <= 27
     assert window.gaps == 0
 
 
@@ -288,4 +288,4 @@ def test_page_of_skipped_events_that_show_no_time_is_halved_down_to_their_second
             window.take(PageResult(0))
     assert (at, at) in asked
     assert window.pages < 60
-    assert (slices.Gap.OVERSIZED, at, at) in window.missing
+    assert (slices.Gap.OVERSIZED, at, at) in [(each.gap, each.low, each.high) for each in window.missing]

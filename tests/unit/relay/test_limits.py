@@ -45,7 +45,7 @@ ANY_LIMITS = st.builds(
     ).map(lambda them: tuple(sorted(them, key=lambda each: each.dimension))),
     refused_kinds=st.sets(st.integers(0, 65_535), max_size=5).map(lambda kinds: tuple(sorted(kinds))),
     until_exclusive=st.booleans(),
-    oldest_first=st.booleans(),
+    since_exclusive=st.booleans(),
     needs_kinds=st.booleans(),
     zero_is_all=st.booleans(),
     informed_at=st.integers(0, 2**40),
