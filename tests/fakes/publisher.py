@@ -20,6 +20,8 @@ CONNECTION_EVENTS = 5000
 """Events sent over one connection; nostr-sdk's relay drops one after 6,000 messages in a minute."""
 _MOST_TRIES = 4
 """How often one event is sent to a relay that lost the connection or was too busy for it."""
+_MOST_LOSSES = 30
+"""Connections lost or refused one after another, without any answer between, before the relay counts as gone."""
 _BREATH_S = 1.0
 _ANSWER_S = 20.0
 
@@ -73,6 +75,8 @@ def _note(answers: Answers, frame: str | bytes) -> str | None:
 class PatientPublisher:
     """Publishes to a relay that may cut connections, be away or ask for less, until each event is answered for good.
 
+    Raises what the connection raised once the relay counts as gone.
+
     `answers` holds what became of each event: refused are those that the relay does not want and those that it did not
     answer in so many tries. A context manager; one connection at a time.
     """
@@ -84,6 +88,7 @@ class PatientPublisher:
         self._open = ExitStack()
         self._socket: ClientConnection | None = None
         self._left = 0
+        self._losses = 0
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +118,9 @@ class PatientPublisher:
                     self._hang_up()
             except (OSError, WebSocketException):
                 self._hang_up()
+                self._losses += 1
+                if self._losses == _MOST_LOSSES:
+                    raise
                 self._again(unanswered, waiting)
 
     def _take_answer(
@@ -120,6 +128,7 @@ class PatientPublisher:
     ) -> None:
         event_id = _note(self.answers, self._connected().recv(timeout=_ANSWER_S))
         sent = unanswered.pop(event_id, None) if event_id else None
+        self._losses = 0
         if sent is None or event_id not in self.answers.refused:
             return
         reason = self.answers.refused[event_id]

@@ -63,13 +63,14 @@ class Result:
     """One relay through all phases.
 
     `refused`: how often it said what of events that it did not take. `hidden`: relevant events that it took and gives
-    to nobody who asks by id. `had_by_others`: ids that another client got.
+    to nobody who asks by id. `crashes`: how often it ended by itself. `had_by_others`: ids that another client got.
     """
 
     name: str
     phases: list[Phase] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     hidden: int = 0
+    crashes: int = 0
     had_by_others: set[str] = field(default_factory=set)
 
     @property
@@ -92,6 +93,8 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         lines += [_line(result.name, width, phase) for phase in result.phases]
+        if result.crashes:
+            lines.append(f"    ended by itself {result.crashes} times and was started again")
         if result.hidden:
             lines.append(f"    taken and not given by id: {result.hidden} relevant events")
         lines += [

@@ -1,12 +1,16 @@
 """One relay of a trial: its process, the proxy before it, what it was given, and what it holds."""
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from websockets.exceptions import WebSocketException
+
 from tests.completeness.foreign.book import take_book
+from tests.fakes.child import Child
 from tests.fakes.command_relay import CommandRelay
 from tests.fakes.proxy import CountingProxy
 from tests.fakes.publisher import PatientPublisher
@@ -30,6 +34,7 @@ class Subject:
         self.folder = folder
         self.accepted: dict[str, SignedEvent] = {}
         self.refused: dict[str, str] = {}
+        self.crashes = 0
         self._relay = CommandRelay(what.command, folder, env=what.env)
         self._delay_s = delay_s
         self._stack = ExitStack()
@@ -47,6 +52,11 @@ class Subject:
     def url(self) -> str:
         """Where the service finds it."""
         return self.proxy.url
+
+    @property
+    def child(self) -> Child:
+        """Its process."""
+        return self._relay.child
 
     @property
     def target(self) -> tuple[str, int]:
@@ -72,6 +82,20 @@ class Subject:
     def book(self, ids: Iterable[str] | None = None) -> set[str]:
         """Which of the events that it accepted it gives to a client that asks for them by id."""
         return take_book(self._relay.url, list(self.accepted if ids is None else ids))
+
+    def stream(self, events: Sequence[SignedEvent], before: Callable[[int], None]) -> None:
+        """Give it events one after another, each when `before` returns; those that it dies of are left out."""
+        with self.publisher() as publisher, contextlib.suppress(OSError, WebSocketException):
+            publisher.publish(events, before)
+        self.note(publisher, events)
+
+    def revive(self) -> None:
+        """Start it again if it ended by itself, with all that it ever accepted."""
+        if not self.child.running:
+            self.crashes += 1
+            self._relay.kill()
+            self._relay.start()
+            self.load(list(self.accepted.values()))
 
     def restart(self) -> int:
         """Kill it, start it again and give it once more what it forgot; returns how many events that were."""

@@ -107,6 +107,8 @@ class Trial:
         cpu = self._cpu()
         began = monotonic()
         yield
+        for subject in self._subjects:
+            subject.revive()
         due = [
             self._due(subject, subject.accepted.keys() - before)
             for subject, before in zip(self._subjects, known, strict=True)
@@ -122,6 +124,7 @@ class Trial:
         for subject, ids, result in zip(self._subjects, due, results, strict=True):
             held = [event for event in newest_versions(subject.accepted.values()) if self._world.is_wanted(event)]
             result.hidden = len({event.id for event in held} - ids)
+            result.crashes = subject.crashes
             result.refused = dict(Counter(subject.refused.values()))
 
     def _due(self, subject: Subject, ids: Iterable[str]) -> set[str]:
@@ -208,15 +211,14 @@ class Trial:
 
     def _publish(self, subject: Subject, events: Sequence[SignedEvent]) -> None:
         began = monotonic()
-        with subject.publisher() as publisher:
-            publisher.publish(events, lambda number: pause(began + number / self._pace.rate - monotonic()))
-            subject.note(publisher, events)
+        subject.stream(events, lambda number: pause(began + number / self._pace.rate - monotonic()))
 
     def _kill_relays(self) -> None:
         self._stream(self._restart_relays)
 
     def _restart_relays(self) -> None:
         for subject in self._subjects:
+            subject.revive()
             subject.restart()
 
     def _kill_service(self) -> None:
@@ -226,6 +228,7 @@ class Trial:
             self._service.child.signal(signal.SIGKILL)
             kill_session(self._service.child.pid)
             for subject in self._subjects:
+                subject.revive()
                 subject.load([late(self._world) for _ in range(int(self._pace.rate * _AWAY_S))])
             self._service.start()
 

@@ -9,6 +9,7 @@ from tests.completeness.foreign.subject import RelayCommand, Subject
 from tests.fakes.behaviour import Behaviour, How, Interruption
 from tests.fakes.child import ChildFailed
 from tests.fakes.command_relay import CommandRelay
+from tests.fakes.net import free_port
 from tests.fakes.publisher import PatientPublisher
 from tests.fakes.relay import ScriptedRelay
 from tests.world.events import Author, SignedEvent
@@ -31,6 +32,24 @@ def test_killed_relay_holds_the_same_events_after_its_restart(command: str, forg
         subject.load(events)
         assert subject.restart() == forgotten
         assert subject.book() == {event.id for event in events}
+
+
+def test_relay_that_ended_by_itself_is_started_again_with_its_events(tmp_path: Path) -> None:
+    events = notes(20)
+    with Subject(RelayCommand("it", FORGETFUL), tmp_path / "relay") as subject:
+        subject.load(events)
+        subject.revive()
+        assert subject.crashes == 0
+        subject.child.kill()
+        subject.revive()
+        assert subject.crashes == 1
+        assert subject.book() == {event.id for event in events}
+
+
+def test_publisher_gives_up_on_a_relay_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fakes.publisher._BREATH_S", 0.0)
+    with PatientPublisher(f"ws://127.0.0.1:{free_port()}") as publisher, pytest.raises(ConnectionRefusedError):
+        publisher.publish(notes(20))
 
 
 def test_command_that_ends_is_reported_with_what_it_said(tmp_path: Path) -> None:
