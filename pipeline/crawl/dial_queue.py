@@ -16,9 +16,9 @@ MAX_FAST_DIALS: Final = MAX_DIALS // 2
 
 @dataclass(frozen=True, slots=True)
 class DialBounds:
-    """How many dials may be begun, however many are due. `fast`: those among them of relays that were just lost."""
+    """How many dials may be begun, however many are due. `fast`: of relays that were just lost; `common`: of others."""
 
-    all: Allowance
+    common: Allowance
     fast: Allowance
 
 
@@ -48,19 +48,15 @@ class DialQueue:
         """
         due = list(due)
         for each in self._lost_in_order(due, connected, now):
-            if sum(relay in self._lost for relay in dialling) >= MAX_FAST_DIALS or not self._bounds.fast.take(now):
+            under_way = sum(relay in self._lost for relay in dialling)
+            if len(dialling) >= MAX_DIALS or under_way >= MAX_FAST_DIALS or not self._bounds.fast.take(now):
                 break
-            if not self._has_room(dialling, now):
-                return
             yield each.relay
         for each in sorted(due, key=lambda each: each.at):
             if each.relay not in self._lost:
-                if not self._has_room(dialling, now):
+                if len(dialling) >= MAX_DIALS or not self._bounds.common.take(now):
                     return
                 yield each.relay
-
-    def _has_room(self, dialling: AbstractSet[int], now: float) -> bool:
-        return len(dialling) < MAX_DIALS and self._bounds.all.take(now)
 
     def _lost_in_order(self, due: Sequence[DueRelay], connected: int, now: float) -> list[DueRelay]:
         """Those that were just lost, each in its turn, of one turn the best first."""

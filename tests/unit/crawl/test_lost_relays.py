@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, DialQueue, DueRelay
 from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
-from pipeline.crawl.redial import HEALTHY_S, Ending, fast_dial_rate
+from pipeline.crawl.redial import FAST_DIALS, HEALTHY_S, Ending, dial_rate, fast_dial_rate
 from pipeline.process.rate import Allowance, Rate
 
 LOSS = Ending("eof", "gone", lived=HEALTHY_S, was_of_use=True)
@@ -114,8 +114,8 @@ def test_lost_relays_take_half_of_the_slots_and_of_the_dials_at_most() -> None:
     assert (len(taken), sum(relay < 100 for relay in taken)) == (MAX_DIALS, MAX_FAST_DIALS)
     taken = dialled(queue(lost, fast=3), relays)
     assert (len(taken), sum(relay < 100 for relay in taken)) == (MAX_DIALS, 3)
-    assert len(dialled(queue(lost, burst=5), relays)) == 5
-    assert (fast_dial_rate(1), fast_dial_rate(64).burst) == (Rate(100, 300), 1)
+    assert len(dialled(queue(lost, burst=5), relays)) == MAX_FAST_DIALS + 5
+    assert (fast_dial_rate(1), fast_dial_rate(64).burst) == (FAST_DIALS, 1)
 
 
 def test_while_the_line_is_down_only_the_operators_relays_are_tried() -> None:
@@ -149,3 +149,28 @@ def test_relay_that_is_crawled_no_more_is_forgotten() -> None:
     lost.forget(1)
     lost.forget(2)
     assert 1 not in lost
+
+
+@pytest.mark.parametrize("away_s", [8, 60, 280])
+def test_fifty_lost_relays_are_back_within_three_seconds_of_answering(away_s: int) -> None:
+    """Turn by turn as a crawler's main loop goes, where each dial in vain is refused at once."""
+    rng, relays = random.Random(1), range(50)
+    lost = LostRelays(rng)
+    bounds = DialBounds(Allowance(dial_rate(1), 0.0), Allowance(fast_dial_rate(1), 0.0))
+    made = DialQueue(bounds, lost)
+    due_at = {relay: wait for relay in relays if (wait := lost.on_ending(relay, LOSS, 0.0)) is not None}
+    back: dict[int, float] = {}
+    now = 0.0
+    while len(back) < 50 and now < away_s + 60:
+        now += 0.1
+        ready = [DueRelay(relay, at, relay, False) for relay, at in due_at.items() if at <= now]
+        for relay in list(made.take(ready, set(), 1000, now)):
+            if now >= away_s:
+                back[relay] = now - away_s
+                del due_at[relay]
+                continue
+            wait = lost.on_ending(relay, REFUSED, now)
+            assert wait is not None
+            due_at[relay] = now + wait
+    assert len(back) == 50
+    assert max(back.values()) <= 3.0
