@@ -21,6 +21,36 @@ class Line:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """One of the newest events: hexadecimal id, kind, author as npub, why it is relevant, and when it came (ms).
+
+    `delay_ms`: until the sink had it; None while it waits.
+    """
+
+    event_id: str
+    kind: int
+    author: str
+    why: str
+    received_at: int
+    delay_ms: int | None
+
+
+def newest(tx: Tx, limit: int) -> list[Recent]:
+    """The newest events that were saved, the very newest first."""
+    return [recent for each in fate.newest(tx, limit) if (recent := _recent(tx, each)) is not None]
+
+
+def _recent(tx: Tx, found: fate.Newest) -> Recent | None:
+    try:
+        event = event_from_json(found.payload)
+    except InvalidEvent:
+        return None
+    delay = None if found.delivered_at is None else max(0, found.delivered_at - found.received_at)
+    why = _rule(tx, event.kind, event.pubkey, event)
+    return Recent(found.event_id.hex(), event.kind, encode_npub(event.pubkey), why, found.received_at, delay)
+
+
 def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> list[Line]:
     """The story of the event of this id (32 bytes), as far as the database remembers it.
 

@@ -26,6 +26,12 @@ DELIVERIES = "SELECT sink, outcome, at FROM deliveries WHERE event = ?"
 OWED = "SELECT sink, ready_at, claims, failures FROM outbox WHERE event = ?"
 REFUSED = "SELECT seq, sink, reason, buried_at FROM outbox_dead WHERE event = ?"
 ADDRESS = "SELECT address FROM relays WHERE id = ?"
+# Numbers grow with time, and payloads are kept for a while after delivery.
+NEWEST = """
+SELECT event_id, payload, received_at,
+  (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event AND sink = 'pubsub')
+  FROM events ORDER BY event DESC LIMIT ?
+"""
 PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
 IS_WANTED = "SELECT 1 FROM wanted WHERE author = ? AND refs > 0"
 
@@ -73,6 +79,21 @@ class Fate:
     failures: int = 0
     ready_at: int | None = None
     """When what waits to be saved may be tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """One of the newest events saved; times in ms, `delivered_at` is None while it waits for the sink."""
+
+    event_id: bytes
+    payload: bytes
+    received_at: int
+    delivered_at: int | None
+
+
+def newest(tx: Tx, limit: int) -> list[Newest]:
+    """The newest events whose payloads are still there, the very newest first."""
+    return [Newest(*row) for row in tx.execute(NEWEST, (limit,))]
 
 
 def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> Fate:

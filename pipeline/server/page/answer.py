@@ -17,7 +17,7 @@ from pipeline.process.condition import Condition
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import response
 from pipeline.server.page.request import COLUMNS, PageRequest
-from pipeline.server.page.view import MAX_SHOWN, View, age, gather
+from pipeline.server.page.view import View, age, gather
 from pipeline.server.worker import DatabaseThread
 from pipeline.status.troubles import Weight
 from pipeline.version import read_version
@@ -54,7 +54,7 @@ def render(view: View, stages: Sequence[Condition], request: PageRequest) -> byt
     """The page's bytes; everything that a stranger may have chosen is escaped."""
     problems = sum(trouble.weight is Weight.PROBLEM for trouble in view.troubles)
     text = _template().render(
-        view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, max_shown=MAX_SHOWN, age=age,
+        view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, age=age,
         revision=read_version().revision, style=_part("page.css"), script=_part("page.js"),
     )  # fmt: skip
     return text.encode("utf-8", "backslashreplace")

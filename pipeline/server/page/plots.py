@@ -30,30 +30,34 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A small image of `WIDTH` by `HEIGHT`; `top` is what its upper edge stands for, `since` its left one."""
+    """A small image of `WIDTH` by `HEIGHT`; `ticks` are what its upper edge, middle and lower edge stand for.
+
+    `unit` is that of the ticks where they do not name it, `since` what its left edge stands for.
+    """
 
     title: str
-    top: str
+    unit: str
+    ticks: tuple[str, str, str]
     since: str
     lines: tuple[Line, ...]
 
 
 def plots(samples: Sequence[Sample], now: int) -> tuple[Plot, ...]:
-    """Throughput, latency and what waits, up to `now` (ms), over an hour at most."""
-    rates = {"arrived": _rates(samples, lambda each: each.arrived), "handed on": _rates(samples, _handed_on)}
+    """Throughput, latency and pending events, up to `now` (ms), over an hour at most."""
+    rates = {"arrived": _rates(samples, lambda each: each.arrived), "delivered": _rates(samples, _delivered)}
     delays: dict[str, list[Point]] = {
         "median": [(each.at, each.median) for each in samples],
-        "99 of 100": [(each.at, each.slowest) for each in samples],
+        "99th percentile": [(each.at, each.slowest) for each in samples],
     }
-    waiting: dict[str, list[Point]] = {"waiting": [(each.at, float(each.waiting)) for each in samples]}
+    waiting: dict[str, list[Point]] = {"pending": [(each.at, float(each.waiting)) for each in samples]}
     return (
-        _plot("Events per second", rates, now, _number),
-        _plot("From first seen to handed on", delays, now, _milliseconds),
-        _plot("Events that wait", waiting, now, _number),
+        _plot("Events per second", "events/s", rates, now, _number),
+        _plot("From first seen to delivered", "time", delays, now, milliseconds),
+        _plot("Pending events", "events", waiting, now, _number),
     )
 
 
-def _handed_on(sample: Sample) -> int:
+def _delivered(sample: Sample) -> int:
     return sample.handed_on
 
 
@@ -66,7 +70,7 @@ def _rates(samples: Sequence[Sample], count: Callable[[Sample], int]) -> list[Po
     return points
 
 
-def _plot(title: str, series: dict[str, list[Point]], now: int, text: Callable[[float], str]) -> Plot:
+def _plot(title: str, unit: str, series: dict[str, list[Point]], now: int, text: Callable[[float], str]) -> Plot:
     values = [value for points in series.values() for _, value in points if value is not None]
     top = _round_up(max(values, default=0.0))
     age = now - min((at for points in series.values() for at, _ in points), default=now)
@@ -74,7 +78,7 @@ def _plot(title: str, series: dict[str, list[Point]], now: int, text: Callable[[
     lines = tuple(
         Line(name, _latest(points, text), " ".join(_path(points, now, top, span))) for name, points in series.items()
     )
-    return Plot(title, text(top), since, lines)
+    return Plot(title, unit, (text(top), text(top / 2), text(0.0)), since, lines)
 
 
 def _latest(points: Sequence[Point], text: Callable[[float], str]) -> str:
@@ -109,7 +113,8 @@ def _number(value: float) -> str:
     return f"{value:,.1f}" if 0 < value < 10 and value != int(value) else f"{value:,.0f}"
 
 
-def _milliseconds(value: float) -> str:
+def milliseconds(value: float) -> str:
+    """A duration in the unit that shows it best."""
     if value < 1000:
         return f"{value:.0f} ms"
     return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.0f} min"

@@ -2,22 +2,30 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
 
+
+class Heading(NamedTuple):
+    """A column's heading, and what it holds in words."""
+
+    text: str
+    explanation: str
+
+
 COLUMNS: Final = {
-    "address": "Relay",
-    "state": "State",
-    "asked": "Asked",
-    "behind": "Behind",
-    "novel": "Novel",
-    "subscriptions": "Subs",
-    "gaps": "Gaps",
-    "error": "Last error",
+    "address": Heading("Relay", "Address"),
+    "state": Heading("State", "How the connection stands"),
+    "asked": Heading("Asked", "By author (query), or for everything (whole)"),
+    "behind": Heading("Behind", "Age of the oldest time up to which everything wanted is known to be fetched"),
+    "novel": Heading("First seen", "Events that this relay brought before any other; they count for less as they age"),
+    "subscriptions": Heading("Subs", "Open live subscriptions"),
+    "gaps": Heading("Gaps", "Events that the relay holds but does not return, by reason"),
+    "error": Heading("Last error", "What the relay or the connection said last"),
 }
-"""Sortable columns of the table of relays and their headings."""
+"""Sortable columns of the table of relays."""
 _MOST_FIRST: Final = frozenset({"behind", "novel", "subscriptions", "gaps"})
 _MAX_TEXT: Final = 1_000
 
@@ -31,6 +39,8 @@ class PageRequest:
     descending: bool = True
     event: str = ""
     event_id: bytes | None = None
+    page: int = 1
+    """Which page of the table of relays, from 1 on."""
 
     def finds(self, *texts: str) -> bool:
         """Whether every word searched for stands in one of `texts`."""
@@ -40,7 +50,14 @@ class PageRequest:
     def sorted_by(self, column: str) -> str:
         """The link that sorts by `column`, the other way round if it does so already."""
         descending = not self.descending if column == self.sort else column in _MOST_FIRST
-        query = {"q": self.search, "sort": f"{'-' if descending else ''}{column}", "event": self.event}
+        return self._link(f"{'-' if descending else ''}{column}", 1)
+
+    def at_page(self, page: int) -> str:
+        """The link to another page of the table."""
+        return self._link(self.order, page)
+
+    def _link(self, order: str, page: int) -> str:
+        query = {"q": self.search, "sort": order, "event": self.event, "page": "" if page == 1 else str(page)}
         return "?" + urlencode({name: value for name, value in query.items() if value})
 
     @property
@@ -65,7 +82,9 @@ def parse_request(target: str) -> PageRequest:
         event_id = parse_event_id(event) if event else None
     except InvalidEncoding:
         event_id = None
-    return PageRequest(text.get("q", ""), sort, order.startswith("-"), event, event_id)
+    page = text.get("page", "")
+    number = int(page) if page.isascii() and page.isdecimal() and len(page) < 7 else 1
+    return PageRequest(text.get("q", ""), sort, order.startswith("-"), event, event_id, max(1, number))
 
 
 def is_local(peer: str, host: str) -> bool:

@@ -1,5 +1,6 @@
 """What the page shows, gathered from the database, the heartbeats and the metrics files."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,19 @@ from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
 from pipeline.process.metrics import LEFT
-from pipeline.server.page.plots import Plot, plots
+from pipeline.server.page.plots import Plot, milliseconds, plots
 from pipeline.server.page.request import PageRequest
 from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
-from pipeline.status.troubles import Trouble, troubles
+from pipeline.status.troubles import Trouble, rough, troubles
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow
 from pipeline.store.relays import RelayRecord, RelayState
 
-MAX_SHOWN: Final = 300
-"""Rows of the table; a search finds the others."""
+MAX_NEWEST: Final = 12
+"""Events that are listed for who wants to trace one."""
+MAX_SHOWN: Final = 100
+"""Rows on one page of the table of relays."""
 _LIVE: Final = frozenset({RelayState.CONNECTED, RelayState.BACKPRESSURED})
 
 
@@ -66,6 +69,18 @@ class DeadLine:
 
 
 @dataclass(frozen=True, slots=True)
+class NewestLine:
+    """One of the newest events; `age` and `delay` in words, `delay` empty while it waits for the sink."""
+
+    event_id: str
+    kind: int
+    author: str
+    why: str
+    age: str
+    delay: str
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """Everything but stages and problems, which health knows."""
 
@@ -75,23 +90,29 @@ class View:
     queues: tuple[QueueRow, ...]
     relays: tuple[RelayRow, ...]
     relays_found: int
+    page: int
+    pages: int
     relays_by_state: dict[str, int]
     known_addresses: int
     users: int
     wal_mib: float
     dead: tuple[DeadLine, ...]
     story: tuple[story.Line, ...]
+    newest: tuple[NewestLine, ...]
 
 
 def gather(database: Database, config: Config, clock: Clock, request: PageRequest) -> View:
     """Look at everything; some milliseconds, and a tenth of a second with thousands of relays."""
     seen = read_snapshot(config, database, clock)
     told: tuple[story.Line, ...] = ()
-    if request.event_id is not None:
-        with database.read() as tx:
+    with database.read() as tx:
+        newest = story.newest(tx, MAX_NEWEST)
+        if request.event_id is not None:
             told = tuple(story.of_event(tx, request.event_id))
     rows = _relay_rows(seen, config.runtime_directory)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
+    pages = max(1, math.ceil(len(found) / MAX_SHOWN))
+    page = min(request.page, pages)
     states: dict[str, int] = defaultdict(int)
     for record in seen.relays:
         states[record.state.value] += 1
@@ -100,14 +121,24 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         troubles=tuple(troubles(seen, config.max_queue_age)),
         plots=plots(seen.samples, seen.now),
         queues=tuple(_queue_rows(seen, config)),
-        relays=tuple(_sorted(found, request)[:MAX_SHOWN]),
+        relays=tuple(_sorted(found, request)[(page - 1) * MAX_SHOWN : page * MAX_SHOWN]),
         relays_found=len(found),
+        page=page,
+        pages=pages,
         relays_by_state=dict(states),
         known_addresses=seen.known_addresses,
         users=seen.registered_users,
         wal_mib=seen.wal_bytes / (1 << 20),
         dead=tuple(_dead_line(row) for row in sorted(seen.dead, key=attrgetter("buried_at"), reverse=True)),
         story=told,
+        newest=tuple(_newest_line(each, seen.now) for each in newest),
+    )
+
+
+def _newest_line(found: story.Recent, now: int) -> NewestLine:
+    delay = "" if found.delay_ms is None else milliseconds(found.delay_ms)
+    return NewestLine(
+        found.event_id, found.kind, found.author, found.why, rough(max(0, now - found.received_at)), delay
     )
 
 

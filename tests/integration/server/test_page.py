@@ -1,21 +1,28 @@
 """The status page: who gets it, what it shows, and that a stranger's text stays text."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.nostr.event import event_from_json
 from pipeline.store import drops, inbox, monitored, relays, samples
+from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
+from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Burial
 from pipeline.store.relays import RelayState, RelayStatus
 from tests.fakes.browser import Browser, is_installed
 from tests.integration.server.harness import Answer, Running, running
+from tests.world.events import SignedEvent, authors
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 HOSTILE = "<script>document.title='stolen'</script><img src=http://127.0.0.9/x onerror=alert(1)>\"'"
 EVENT = "ab" * 32
+
+AXE = Path(__file__).resolve().parents[3] / ".peers" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 
 needs_browser = pytest.mark.skipif(not is_installed(), reason="chromium and chromium-driver are not installed")
 
@@ -54,7 +61,14 @@ def test_a_browser_here_gets_the_page(server: Running) -> None:
     answer = page(server)
     text = answer.body.decode()
     assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    for shown in ("wss://r1.example", "backpressured", "server-0", "outbox-pubsub", "1 registered users", "Given up"):
+    for shown in (
+        "wss://r1.example",
+        "backpressured",
+        "server-0",
+        "outbox-pubsub",
+        "1 registered users",
+        "Dead letters",
+    ):
         assert shown in text
 
 
@@ -141,7 +155,7 @@ def test_a_browser_shows_it_and_keeps_it_fresh(server: Running, browser: Browser
 def test_a_click_on_a_heading_sorts(server: Running, browser: Browser) -> None:
     fill(server)
     browser.open(server.url.replace("ws://", "http://"))
-    first = "return document.querySelector('.relays td.address').textContent"
+    first = "return document.querySelector('.relays tbody th.address').textContent"
     assert browser.run(first) == "wss://r2.example"
     browser.click(".relays th:first-child a")
     browser.wait(first, lambda address: address == "wss://r1.example")
@@ -157,3 +171,89 @@ def test_a_phone_need_not_be_scrolled_sideways(server: Running) -> None:
         ground = phone.run("return getComputedStyle(document.body).backgroundColor")
     assert width <= inner
     assert ground == "rgb(23, 22, 21)"
+
+
+def crowd(server: Running, count: int) -> None:
+    with server.database() as database, database.write() as tx:
+        for number in range(1, count + 1):
+            relays.name(tx, f"wss://r{number:04}.example", source="relay-list", author=1, is_user=True, now=1)
+            relays.start_crawling(tx, [number], 1)
+
+
+def save(server: Running, *events: SignedEvent) -> None:
+    """Events as the saver stores them, the first of which the sink had after 40 ms."""
+    now = server.clock.now_ms()
+    with server.database() as database, database.write() as tx:
+        for number, event in enumerate(events, 1):
+            event_id, raw = bytes.fromhex(event.id), event_from_json(event.raw.encode()).to_json()
+            stored = Accepted(number, event_id, event.created_at, event.kind, 1, raw, 1, now, 1)
+            store_events.store(tx, [stored])
+        tx.execute("INSERT INTO deliveries VALUES (1, 'pubsub', 'delivered', ?)", (now + 40,))
+
+
+def test_a_thousand_relays_come_by_pages(server: Running) -> None:
+    crowd(server, 1000)
+    shown: list[str] = []
+    for number in range(1, 11):
+        text = page(server, f"/?sort=address&page={number}").body.decode()
+        assert f"page {number} of 10" in text
+        shown += re.findall(r'<th scope="row" class="address">([^<]+)', text)
+    assert shown == [f"wss://r{number:04}.example" for number in range(1, 1001)]
+    assert "page 10 of 10" in page(server, "/?page=99").body.decode()
+    assert "page 1 of" not in page(server, "/?q=r0001").body.decode()
+
+
+def test_the_newest_events_can_be_traced_from_the_first_minute(server: Running) -> None:
+    author, other = authors(81, 2)
+    with server.database() as database, database.write() as tx:
+        monitored.register(tx, bytes.fromhex(author.pubkey), 1)
+    events = [author.sign("hello", created_at=1_700_000_000), other.sign("{}", kind=0, created_at=1_700_000_001)]
+    save(server, *events)
+    text = page(server).body.decode()
+    assert text.index(events[1].id[:16]) < text.index(events[0].id[:16]), "the newest first"
+    for shown in ("40 ms", "pending", "its author is a registered user", "kind 0 is wanted from anybody"):
+        assert shown in text
+    assert "its author is a registered user" in page(server, f"/?event={events[0].id}").body.decode()
+
+
+@needs_browser
+def test_a_refresh_keeps_focus_selection_and_scroll(server: Running, browser: Browser) -> None:
+    fill(server)
+    browser.open(server.url.replace("ws://", "http://"))
+    browser.run("document.querySelector('.relays th:nth-child(3) a').focus()")
+    browser.run("window.marked = document.getElementById('queues'); getSelection().selectAllChildren(marked)")
+    with server.database() as database, database.write() as tx:
+        relays.name(tx, "wss://r4.example", source="relay-list", author=1, is_user=True, now=1)
+        relays.start_crawling(tx, [4], 1)
+        monitored.register(tx, b"\4" * 32, 1)
+    browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 4)
+    assert "sort=" in browser.run("return document.activeElement.getAttribute('href')")
+    assert browser.run("return marked.isConnected && getSelection().toString().includes('outbox-pubsub')")
+    browser.run("getSelection().removeAllRanges()")
+    browser.wait("return document.getElementById('queues').textContent.includes('2 registered users')")
+
+
+@needs_browser
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("relay_count", [0, 3, 1000])
+def test_nothing_bars_anybody_from_reading_it(server: Running, relay_count: int, dark: bool) -> None:
+    """By axe-core's rules: nothing serious, on a desk and on a phone."""
+    if relay_count == 3:
+        fill(server)
+    else:
+        crowd(server, relay_count)
+    for width in (1280, 390):
+        with Browser(width=width, dark=dark) as opened:
+            opened.open(server.url.replace("ws://", "http://"))
+            opened.run(AXE.read_text())
+            opened.run("axe.run().then((found) => { window.found = found; })")
+            rules = opened.wait("return window.found && window.found.passes.length", lambda passed: passed is not None)
+            assert rules > 10
+            violations = opened.run("return window.found.violations")
+            serious = [
+                (each["id"], [node["html"] for node in each["nodes"]])
+                for each in violations
+                if each["impact"] in ("serious", "critical")
+            ]
+            assert serious == []

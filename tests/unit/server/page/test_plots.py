@@ -23,7 +23,7 @@ def points(plot: Plot, line: int = 0) -> list[tuple[str, float, float]]:
 
 def test_rates_are_per_second_and_reach_from_then_till_now() -> None:
     rates, _, _ = plots([sample(20, 100), sample(10, 150), sample(0, 250, handed_on=5)], NOW)
-    assert rates.top == "10"
+    assert rates.ticks == ("10", "5", "0")
     assert [line.latest for line in rates.lines] == ["10", "0.5"]
     assert points(rates) == [
         ("M", pytest.approx(WIDTH * (1 - 10_000 / 300_000), abs=0.1), HEIGHT / 2), ("L", WIDTH, 0.0),
@@ -38,7 +38,7 @@ def test_a_gap_is_no_line_and_a_count_that_falls_no_rate() -> None:
 
 def test_delays_are_told_in_words_and_left_out_where_nothing_was_delivered() -> None:
     _, delays, _ = plots([sample(30, median=900), sample(20), sample(10, median=90_000)], NOW)
-    assert delays.top == "2 min"
+    assert delays.ticks[0] == "2 min"
     assert delays.lines[0].latest == "2 min"
     assert len(points(delays)) == 2
     _, delays, _ = plots([sample(30, median=900), sample(20)], NOW)
