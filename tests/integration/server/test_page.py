@@ -66,7 +66,7 @@ def test_a_browser_here_gets_the_page(server: Running) -> None:
         "backpressured",
         "server-0",
         "outbox-pubsub",
-        "1 registered users",
+        "1 registered user ",
         "Dead letters",
     ):
         assert shown in text
