@@ -1,5 +1,6 @@
 """`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
 
+from pipeline.nostr.address import RelayAddress
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
@@ -12,9 +13,10 @@ from pipeline.sinks.outage import Outage
 from pipeline.sinks.rate import RateBound
 from pipeline.sinks.relay import RelaySink
 from pipeline.sinks.stream import Stream
-from pipeline.store import sent
+from pipeline.store import sent, target_relay
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
+from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
 
@@ -49,7 +51,9 @@ def run(ctx: StageContext) -> None:
             log,
             _rate(ctx, database),
             FrameLimit(lambda: fetch_information(target, policy, ctx.clock, ctx.stop.is_set), ctx.clock),
+            lambda state: _note_state(ctx, database, target, state),
         )
+        _note_state(ctx, database, target, RelayState.INITIALIZING)
         ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
         loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
         counts.resume(database, ctx.is_abandoned)
@@ -59,6 +63,11 @@ def run(ctx: StageContext) -> None:
         finally:
             sink.rate.flush(ctx.clock.monotonic())
             sink.close()
+
+
+def _note_state(ctx: StageContext, database: Database, target: RelayAddress, state: RelayState) -> None:
+    with database.write() as tx:
+        target_relay.put(tx, target.url, state, ctx.clock.now_ms())
 
 
 def _rate(ctx: StageContext, database: Database) -> RateBound:

@@ -67,6 +67,11 @@ class StoreCollector:
             subscriptions.add_metric((relay.address,), relay.subscriptions)
             age = max(0, self.now - relay.novel_at)
             first_seen.add_metric((relay.address,), relay.novel * 0.5 ** (age / NOVEL_HALF_LIFE_MS))
+        target = self.overview.target
+        is_crawled = target is not None and any(relay.address == target.address for relay in self.overview.relays)
+        if target is not None and SinkName.RELAY in self.sinks and not is_crawled:
+            state.add_metric((target.address, target.state.value), 1)
+            subscriptions.add_metric((target.address,), 0)
         backoff = GaugeMetricFamily(
             "relay_rate_limit_backoff_ms_gauge", "Rate limit backoff left, in milliseconds", labels=("address",)
         )

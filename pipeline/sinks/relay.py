@@ -10,7 +10,16 @@ from typing import Final, NamedTuple
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth, auth_event
 from pipeline.nostr.event import InvalidEvent, event_from_stored
-from pipeline.nostr.message import AuthChallenge, InvalidMessage, Notice, Ok, encode_auth, parse_relay_message
+from pipeline.nostr.message import (
+    AuthChallenge,
+    Closed,
+    Eose,
+    InvalidMessage,
+    Notice,
+    Ok,
+    encode_auth,
+    parse_relay_message,
+)
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
@@ -22,6 +31,7 @@ from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import RateBound
+from pipeline.store.relays import RelayState
 
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100
@@ -30,6 +40,7 @@ ANSWER_TIMEOUT_S: Final = 30.0
 _QUIET_S: Final = 2.0
 _AUTH_REQUIRED: Final = Retry("auth-required")
 _TIMEOUT: Final = Retry("timeout")
+_TYPES: Final[dict[type, str]] = {Ok: "ok", Notice: "notice", AuthChallenge: "auth", Eose: "eose", Closed: "close"}
 # It was not when it was queued, but the relay was away, or the bound on events a minute held it up.
 _EXPIRED: Final = Refused("expired")
 _TOO_LARGE: Final = Refused("too-large")
@@ -63,6 +74,9 @@ class RelaySink:
     rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
     frame_limit: FrameLimit | None = None
     """What the relay says of the largest message that it takes."""
+    on_state: Callable[[RelayState], None] = lambda _: None
+    """Told of each change of the state of the connection."""
+    _state: RelayState | None = None
     _transport: Transport | None = None
     _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
     _logins: int = 0
@@ -92,6 +106,8 @@ class RelaySink:
         try:
             self._transport = self.dial()
         except DialError as error:
+            self._note_state(RelayState.DISCONNECTED)
+            self.metrics.disconnections.labels(self.address.url, "dial").inc()
             advice = "check EVENTS_TARGET_RELAY" if error.permanent else ""
             if error.reason is DialReason.PRIVATE:
                 advice += ", or set EVENTS_ALLOW_PRIVATE_RELAYS"
@@ -100,6 +116,7 @@ class RelaySink:
             self.frame_limit.refresh()
         addresses = len(addresses_for_auth(self.address))
         self._login = Authentication(is_possible=self.secret is not None, addresses=addresses)
+        self._note_state(RelayState.CONNECTED)
         self.log.debug(self.address.url, "target relay connected", relay=self.address)
 
     def send(self, message: Message) -> None:
@@ -147,6 +164,7 @@ class RelaySink:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
+            self._note_state(RelayState.DISCONNECTED)
 
     def _put(self, transport: Transport, message: Message) -> None:
         now = self.clock.monotonic()
@@ -166,9 +184,11 @@ class RelaySink:
         try:
             message = parse_relay_message(raw)
         except (InvalidMessage, InvalidEvent) as error:
+            self._received("unknown", "error")
             self.metrics.stage_errors.labels("sender", "invalid-message").inc()
             self.log.debug(type(error).__name__, "invalid message", relay=self.address, reason=error)
             return
+        self._received(_TYPES.get(type(message), "unknown"), "success")
         match message:
             case Ok():
                 self._settle(message)
@@ -176,6 +196,14 @@ class RelaySink:
                 self._login.challenged(challenge)
             case Notice(text):
                 self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
+
+    def _received(self, kind: str, result: str) -> None:
+        self.metrics.received_messages.labels(self.address.url, kind, result).inc()
+
+    def _note_state(self, state: RelayState) -> None:
+        if state is not self._state:
+            self._state = state
+            self.on_state(state)
 
     def _count_skipped(self, transport: Transport) -> None:
         if transport.skipped:

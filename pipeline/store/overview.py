@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipeline.store import authors, gaps, inbox, monitored, outbox, relays
+from pipeline.store import authors, gaps, inbox, monitored, outbox, relays, target_relay
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
+from pipeline.store.target_relay import TargetRelay
 
 # Those that are connected come first, then those whose state changed last.
 RELAYS = """
@@ -75,6 +76,7 @@ class Overview:
     """Public keys met."""
     gaps: dict[str, int]
     """Open gaps by reason."""
+    target: TargetRelay | None = None
 
 
 def read(tx: Tx, *, max_relays: int) -> Overview:
@@ -84,12 +86,13 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
             RelayGauges(address, RelayState(state), since, subscriptions, backoff, novel, novel_at)
             for address, state, since, subscriptions, backoff, novel, novel_at in tx.execute(RELAYS, (max_relays,))
         ),
-        known_addresses=relays.count(tx),
+        known_addresses=relays.found(tx),
         inbox=QueueGauges(None, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
         keys=authors.met(tx),
         gaps=gaps.by_reason(tx),
+        target=target_relay.read(tx),
     )
 
 

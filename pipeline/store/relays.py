@@ -100,6 +100,10 @@ SELECT id, address, state, state_since, subscriptions, rate_limit_backoff, failu
   asked FROM relays WHERE crawled_since IS NOT NULL
 """
 COUNT = "SELECT count(*) FROM relays"
+# Those that only the settings or the operator name were not found.
+FOUND = """
+SELECT count(*) FROM relays WHERE namers > 0 OR source NOT IN ('bootstrap', 'former-bootstrap', 'operator')
+"""
 FIND = "SELECT id FROM relays WHERE address = ?"
 
 
@@ -351,6 +355,11 @@ def statuses(tx: Tx) -> list[RelayStatus]:
 def count(tx: Tx) -> int:
     """How many addresses are known."""
     return int(tx.execute(COUNT).get)
+
+
+def found(tx: Tx) -> int:
+    """How many addresses were found in events and registrations, or imported."""
+    return int(tx.execute(FOUND).get)
 
 
 def find(tx: Tx, address: str) -> int | None:

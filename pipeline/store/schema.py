@@ -430,6 +430,17 @@ RELAY_FORMS = (
 # What was sent to a sink within the last minute; see `sent`.
 SENT = ("CREATE TABLE sent (sink TEXT NOT NULL, at INTEGER NOT NULL, count INTEGER NOT NULL) STRICT",)
 
+TARGET_RELAY = (
+    """
+    CREATE TABLE target_relay (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+      address TEXT NOT NULL,
+      state TEXT NOT NULL,
+      state_since INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -450,6 +461,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0017-relay-forms", RELAY_FORMS),
     Migration("0018-absences", ABSENCES),
     Migration("0019-sent", SENT),
+    Migration("0020-target-relay", TARGET_RELAY),
 )
 
 

@@ -369,3 +369,18 @@ def test_bound_on_what_is_sent_holds_over_restarts(world: World, relay: Scripted
     with Running(world.context("sender", settings), sender.run):
         wait_until(lambda: sent() >= 20)
     assert sent() == 20
+
+
+def test_connection_to_the_target_relay_is_shown_as_any_other(world: World, relay: ScriptedRelay) -> None:
+    """Its state, and what it answers by type, as in the Go service."""
+    save(world, profiles(3), relay)
+
+    def state() -> str:
+        return str(world.query("SELECT state FROM target_relay")[0][0])
+
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+        wait_delivered(world, 3)
+        assert state() == "connected"
+        labels = {"address": relay.url, "messageType": "ok", "result": "success"}
+        assert running.metric("relay_connection_received_messages_counter_total", **labels) == 3
+    assert state() == "disconnected"

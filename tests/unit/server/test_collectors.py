@@ -11,7 +11,7 @@ from pipeline.config import Config
 from pipeline.process.clock import SystemClock
 from pipeline.server.collectors import StoreCollector
 from pipeline.status.snapshot import sinks_of
-from pipeline.store import events, inbox, monitored, outbox, overview, relays
+from pipeline.store import events, inbox, monitored, outbox, overview, relays, target_relay
 from pipeline.store.database import Database, Tx
 from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
@@ -251,3 +251,14 @@ def test_the_settings_say_which_sinks_are_in_use(
 ) -> None:
     config = Config.from_env({"EVENTS_DATABASE_PATH": str(tmp_path / "events.db"), **env})
     assert sinks_of(config) == sinks
+
+
+def test_target_relay_is_among_the_relays_while_it_is_a_sink(database: Database) -> None:
+    """The Go service's dashboards show its state too; it is none of those that are crawled."""
+    with database.write() as tx:
+        target_relay.put(tx, "wss://target.example", RelayState.CONNECTED, NOW)
+    state = 'relay_connection_state_gauge{address="wss://target.example",state="connected"}'
+    found = samples(rendered(database, BOTH))
+    assert found[state] == 1
+    assert found['relay_connection_subscriptions_gauge{address="wss://target.example"}'] == 0
+    assert state not in samples(rendered(database, (SinkName.PUBSUB,)))

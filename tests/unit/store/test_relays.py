@@ -67,6 +67,7 @@ def test_a_former_bootstrap_relay_must_be_named_like_any_other(db: Database) -> 
         relays.set_bootstrap(tx, [], NOW + 2)
         assert addresses(tx, discovered=False) == []
         assert relays.count(tx) == 3
+        assert relays.found(tx) == 1, "the others are only configured"
 
 
 def test_namers_are_counted_once_each_and_no_further_than_needed(db: Database) -> None:
