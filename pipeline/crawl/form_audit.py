@@ -197,7 +197,7 @@ class FormAudit:
             return
         self._is_open = True
         if not isinstance(task, _Check):
-            page = search(task.reach) if isinstance(task, _Search) else Filter(kinds=frozenset({task.kind}), limit=1)
+            page = search(task.reach) if isinstance(task, _Search) else _alone(task.kind, plan)
             session.open_page(self.KEY, page, mono)
             return
         task.requests += 1
@@ -273,8 +273,11 @@ class FormAudit:
     def _has_judged_mentions(self, task: _Check | _Search | _Showing) -> bool:
         if isinstance(task, _Showing):
             return False
-        if self.knowledge.verdict(FORMS[0]) is not None and self.knowledge.is_audited(Subject.MENTIONS):
-            return True
+        known = self.knowledge
+        if known.verdict(FORMS[0]) is not None and known.is_audited(Subject.MENTIONS):
+            # What must be asked for by kinds waits until it is known how many a filter may name.
+            by_kinds = Form(Subject.MENTIONS, True, Reach.LOW)
+            return not known.has_holes(Subject.MENTIONS) or known.verdict(by_kinds) is not None
         return isinstance(task, _Check) and task.form.subject is not Subject.MENTIONS
 
     # What the answer means.
@@ -377,6 +380,13 @@ class FormAudit:
     def _end(self, check: _Check, verdict: Verdict, wall: int) -> None:
         self.knowledge.note(check.form.name, verdict, wall, check.requests)
         self._task = None
+
+
+def _alone(kind: int, plan: Plan) -> Filter:
+    """Return the filter for one kind of messages, to one user if there is any: some relays demand a name."""
+    users = (member for query in plan.queries if query.subject is Subject.MENTIONS for member in query.members)
+    user = next((member.public_key.hex() for member in users), None)
+    return Filter(kinds=frozenset({kind}), tags=() if user is None else (("p", frozenset({user})),), limit=1)
 
 
 _HANDLERS: Final[dict[_Step, Callable[[FormAudit, _Check, _Answer], Audited]]] = {

@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Subject
 from pipeline.crawl.slices import Manners
+from pipeline.nostr.event import MAX_KIND
 from pipeline.nostr.kinds import FIRST_ADDRESSABLE
 from pipeline.store.relay_forms import FormCheck
 
@@ -18,6 +19,8 @@ CHECK_EVERY_S: Final = 86_400
 CHECK_HOLES_EVERY_S: Final = 7 * CHECK_EVERY_S
 # Lists of kinds that an empty answer is checked with each time.
 _FEW_LISTS: Final = 4
+# Lists of kinds in which all that there may be are asked for, once for a span.
+_MOST_LISTS: Final = 210
 
 
 class Verdict(StrEnum):
@@ -144,19 +147,26 @@ class FormKnowledge:
         known = (Verdict.WHOLE, Verdict.FIRST_VALUE)
         return low in known and (mixed in known or high in known)
 
-    def manners(self, manners: Manners, subject: Subject, *, is_tail: bool, is_routine: bool) -> Manners:
+    def manners(
+        self, manners: Manners, subject: Subject, *, is_tail: bool, is_routine: bool, is_few: bool = False
+    ) -> Manners:
         """Return `manners` with what concerns queries about `subject`.
 
         `is_tail`: the latest events are asked for; `is_routine`: what was also subscribed to meanwhile, so that a form
-        that is not audited will do.
+        that is not audited will do; `is_few`: there are few queries about it, so that each may take many requests.
         """
         is_mentions = subject is Subject.MENTIONS
         first_only = self.finds_first_only(subject)
         # One request for each member is enough; and so is one each time where all kinds take a dozen more.
         believes = first_only or (is_tail and manners.max_kinds * _FEW_LISTS < len(LISTED_KINDS))
+        has_holes = self.has_holes(subject)
+        is_exact_by_kinds = not self.has_holes(subject, names_kinds=True) and not manners.notes_by_author
+        takes_many = manners.max_kinds * _MOST_LISTS >= MAX_KIND
         return replace(
             manners,
-            has_holes=self.has_holes(subject),
+            has_holes=has_holes,
+            names_all=has_holes and is_few and not is_tail and is_exact_by_kinds and takes_many,
+            is_live=is_routine,
             asks_both=is_mentions and not is_routine and not self.is_audited(subject),
             finds_first_only=first_only,
             withheld=self.withheld,

@@ -5,11 +5,15 @@ from typing import Final
 
 from pipeline.crawl.plan import HIDDEN_KINDS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, Role, Slice
+from pipeline.nostr.event import MAX_KIND
+from pipeline.nostr.kinds import is_ephemeral
 
 # Pages spent on one check of what was empty without kinds: enough for all of them where no more than ten are taken.
 MAX_CHECKS: Final = 20
 # One of these nearly everybody writes.
 USUAL_KINDS: Final = frozenset({0, 1, 3, 5, 6, 7, 1111, 9735, 10002, 30023})
+# All that an event may have but those that no relay stores.
+STORED_KINDS: Final = frozenset(kind for kind in range(MAX_KIND + 1) if not is_ephemeral(kind))
 
 
 def begun(part: Slice, manners: Manners) -> list[Slice]:
@@ -42,6 +46,8 @@ def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     if _named(query, manners) is None:
         refused = () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.REFUSED,)
         return withheld or refused
+    if manners.has_holes and (manners.names_all or manners.is_live):
+        return withheld
     unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
     misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
     return (*withheld, unlisted, *((Gap.NOTES_BY_AUTHOR,) if misses_notes else ()))
@@ -49,6 +55,8 @@ def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
 
 def _named(query: Query, manners: Manners) -> frozenset[int] | None:
     """The kinds to name, `None` to ask for all without."""
+    if manners.has_holes and manners.names_all and query.kinds is None:
+        return STORED_KINDS
     kindless = manners.refuses_kindless or manners.has_holes
     by_author = manners.notes_by_author
     return query.named_kinds(kindless=kindless, notes_by_author=by_author, shown_only=manners.withholds)

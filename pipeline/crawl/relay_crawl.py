@@ -214,7 +214,8 @@ class RelayCrawl:
         self._drop_unwanted()
         self._sweeps.follow(named)
         self.trials.open_next(session, mono)
-        self.audit.open_next(self._whole.wanted, session, mono, wall)
+        if not self.trials.is_under_way:
+            self.audit.open_next(self._whole.wanted, session, mono, wall)
         self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
         self._whole.begin_due(mono, wall)

@@ -217,6 +217,10 @@ class Manners:
     """Kinds that it refuses by name; they are left out."""
     has_holes: bool = False
     """Without kinds it leaves out events of this query."""
+    names_all: bool = False
+    """Such kinds as no list names are asked for by name as well, some hundred requests for one span."""
+    is_live: bool = False
+    """Live subscriptions bring what no list names."""
     asks_both: bool = False
     """It is not known whether it does, so that what names kinds is asked for as well."""
     finds_first_only: bool = False

@@ -178,7 +178,8 @@ class Sweeps:
         limits = self.limits
         is_routine = is_tail and query.key in self._swept
         known = self.known.manners(limits, compares=self._reconciling.may_compare(limits, wall))
-        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine)
+        is_few = len(query.prefix) <= 1
+        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, is_few=is_few)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
             manners=manners, settled=wall - SETTLED_S,

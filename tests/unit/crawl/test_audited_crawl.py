@@ -65,7 +65,7 @@ def test_audit_precedes_the_pages_for_mentions() -> None:
     sim = simulation(StoredEvents, 1)
     sim.connect()
     sim.run_until(60)
-    pages = [asked for _, (asked, *_) in sim.relay.requests if asked.tags and asked.limit]
+    pages = [asked for _, (asked, *_) in sim.relay.requests if asked.tags and asked.limit and asked.since]
     is_control = [asked.since is not None and asked.until == asked.since + 2 for asked in pages]
     assert is_control[:2] == [True, True], "low kinds, high kinds"
     assert not all(is_control)
@@ -107,6 +107,16 @@ def test_restart_asks_in_the_form_that_was_found_right() -> None:
     later = [asked for _, filters in sim.relay.requests[asked_before:] for asked in filters if asked.limit]
     assert any(asked.tags for asked in later)
     assert all(asked.kinds is not None for asked in later if asked.tags)
+
+
+def test_kinds_of_no_list_are_had_from_a_store_that_must_be_asked_by_kinds() -> None:
+    sim = simulation(KindFirstEvents, 6)
+    for number, kind in enumerate((27, 31_337, 40_000, 65_535) * 3):
+        sim.relay.publish(event(START - 5_000 * number - 9, STRANGERS[0], kind, number, [USERS[number]]), START - 10)
+    sim.connect()
+    sim.run_until(900)
+    assert sim.everything() <= sim.delivered
+    assert "holes" not in reasons(sim)
 
 
 def test_live_subscriptions_name_no_kinds_though_stored_mentions_must() -> None:
