@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.crawl.plan import ALL_KINDS, Query, Subject
+from pipeline.crawl.plan import ALL_KINDS, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, Limits
 
+# A key with its share of a filter that has few of them.
+_MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
 _BROAD = frozenset({Subject.GLOBAL, Subject.WHOLE})
 
 
@@ -20,7 +22,17 @@ class _Group:
 class LiveGroups:
     """The grouping of queries into live subscriptions, stable over plan changes. Does no I/O."""
 
-    __slots__ = ("_changed", "_groups", "_is_parted", "_left_out", "_limits", "_most_filters", "_queries", "left_out")
+    __slots__ = (
+        "_changed",
+        "_groups",
+        "_is_parted",
+        "_left_out",
+        "_limits",
+        "_most_filters",
+        "_origins",
+        "_queries",
+        "left_out",
+    )
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -30,6 +42,8 @@ class LiveGroups:
         self._is_parted = False
         # Less than the limit where more filters together were refused for no reason that was named.
         self._most_filters: int | None = None
+        # By the key of a piece, that of its query.
+        self._origins: dict[str, str] = {}
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
@@ -43,15 +57,17 @@ class LiveGroups:
             self._limits = limits
             return False
         self._queries = queries
-        wanted = {query.key: query for query in queries if query.is_live}
         if _shape(limits) != _shape(self._limits):
             self.clear()
         self._limits = limits
+        self._origins = {piece.key: query.key for query in queries if query.is_live for piece in self._pieces(query)}
+        wanted = {piece.key: piece for query in queries if query.is_live for piece in self._pieces(query)}
         grouped: set[str] = set()
         for key, group in list(self._groups.items()):
             self._refresh(key, group, wanted)
             grouped.update(group.queries)
-        self.left_out = tuple(key for key, query in wanted.items() if key not in grouped and not self._place(query))
+        homeless = [key for key, piece in wanted.items() if key not in grouped and not self._place(piece)]
+        self.left_out = tuple(dict.fromkeys(self._origins[key] for key in homeless))
         self._left_out = frozenset(self.left_out)
         return True
 
@@ -89,17 +105,16 @@ class LiveGroups:
     def part(self, key: str) -> bool:
         """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
 
-        For each subject apart at first, then for half as many filters; once a single one is refused, for all again.
+        For each subject apart at first, then for half as many filters, down to a single query.
         """
         group = self._groups.get(key)
         if group is None:
             return False
         if not self._is_parted and len({query.subject for query in group.queries.values()}) > 1:
             self._is_parted = True
-        elif group.filters > 1:
-            self._most_filters = group.filters // 2
+        elif len(group.queries) > 1:
+            self._most_filters = max(1, group.filters // 2)
         else:
-            self._most_filters = None
             return False
         self.clear()
         self._queries = ()
@@ -139,7 +154,18 @@ class LiveGroups:
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
         group = self._groups.get(key)
-        return () if group is None else tuple(group.queries)
+        return () if group is None else tuple(dict.fromkeys(self._origins[name] for name in group.queries))
+
+    def _pieces(self, query: Query) -> list[Query]:
+        """The query, cut by its members so that each piece fits into one subscription."""
+        lists = len(self._kinds(query))
+        limits = self._limits
+        in_filters = limits.max_filters // lists * query.most_members(limits)
+        most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
+        if len(query.members) <= most:
+            return [query]
+        members = {member.public_key: member for member in query.members}
+        return [Query(query.subject, f"{query.prefix}+{bits}", piece) for bits, piece in chunks(members, most)]
 
     def _refresh(self, key: str, group: _Group, wanted: Mapping[str, Query]) -> None:
         current = {name: wanted[name] for name in group.queries if name in wanted}

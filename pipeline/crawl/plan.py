@@ -234,24 +234,24 @@ class Planner:
         return known if known is not None and known.members == members else Query(subject, prefix, members)
 
 
-def chunks(members: Mapping[bytes, Member]) -> Iterator[tuple[str, tuple[Member, ...]]]:
-    """Cut `members` into chunks of at most `MAX_MEMBERS`, each with the bits that its keys begin with."""
+def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator[tuple[str, tuple[Member, ...]]]:
+    """Cut `members` into chunks of at most `most`, each with the bits that its keys begin with."""
     keys = sorted(members)
     if keys:
-        for prefix, low, high in _split(keys, 0, len(keys), ""):
+        for prefix, low, high in _split(keys, 0, len(keys), "", most):
             yield prefix, tuple(map(members.__getitem__, keys[low:high]))
 
 
-def _split(keys: list[bytes], low: int, high: int, prefix: str) -> Iterator[tuple[str, int, int]]:
+def _split(keys: list[bytes], low: int, high: int, prefix: str, most: int) -> Iterator[tuple[str, int, int]]:
     """Prefixes and where the keys (in order) that begin with them lie."""
-    if high - low <= MAX_MEMBERS:
+    if high - low <= most:
         yield prefix, low, high
         return
     middle = bisect_left(keys, _first_key(prefix + "1"), low, high)
     if low < middle:
-        yield from _split(keys, low, middle, prefix + "0")
+        yield from _split(keys, low, middle, prefix + "0", most)
     if middle < high:
-        yield from _split(keys, middle, high, prefix + "1")
+        yield from _split(keys, middle, high, prefix + "1", most)
 
 
 def _first_key(prefix: str) -> bytes:

@@ -113,8 +113,11 @@ def test_queries_are_subscribed_to_once_or_left_out_whatever_the_limits_and_chan
         left_out = set(relay.groups.left_out)
         grouped = {name for key in relay.open for name in relay.groups.queries_of(key)}
         assert grouped | left_out == {each.key for each in queries}
-        assert not grouped & left_out
-        assert relay.covered([each for each in queries if each.key in grouped]) == grouped
+        whole = grouped - left_out
+        assert relay.covered([each for each in queries if each.key in whole]) == whole
+        most = relay.limits.max_filters * min(relay.limits.max_authors, relay.limits.max_tag_values)
+        in_part = [each for each in queries if each.key in grouped & left_out]
+        assert all(len(each.members) > most or relay.limits.max_frame_bytes < 120_000 for each in in_part)
         before = relay.sent
         relay.arrange(queries)
         assert relay.sent == before, "nothing changed"
@@ -192,3 +195,28 @@ def test_reopening_marks_one_or_all() -> None:
     assert groups.queries_of("never was") == ()
     groups.arrange([], Limits())
     assert groups.take_changed() == dict.fromkeys(names)
+
+
+@pytest.mark.parametrize(("filters", "members"), [(3, 20), (1, 10), (4, 1)])
+def test_a_query_with_more_filters_than_a_request_may_have_takes_several_subscriptions(
+    filters: int, members: int
+) -> None:
+    relay = Relay(replace(Limits(), max_filters=filters, max_authors=members, max_tag_values=members))
+    queries = [GLOBAL_QUERY, chunk(1, 40)]
+    relay.arrange(queries)
+    assert relay.covered(queries) == {each.key for each in queries}
+    assert relay.groups.left_out == ()
+    relay.arrange([GLOBAL_QUERY, chunk(1, 41)])
+    assert relay.sent <= 2 + len(relay.open), "what is new moves its own piece only"
+
+
+def test_what_is_refused_for_good_is_parted_to_single_queries_and_no_further() -> None:
+    relay = Relay(Limits())
+    relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
+    for _ in range(10):
+        key = next(iter(relay.open))
+        if not relay.groups.part(key):
+            break
+        relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
+    assert not relay.groups.part(key)
+    assert len(relay.groups.queries_of(key)) == 1
