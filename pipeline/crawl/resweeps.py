@@ -50,7 +50,8 @@ class Resweeps:
     def begin_wraps(self, plan: Plan, mono: float, wall: int) -> None:
         """Ask for gift wraps after an absence, unless the relay does not give them."""
         since = self._absences.take_wraps(wall)
-        if since is None or GIFT_WRAP in self._sweeps.limits.refused_kinds:
+        sweeps = self._sweeps
+        if since is None or GIFT_WRAP in (sweeps.forms.withheld | set(sweeps.limits.refused_kinds)):
             return
         for query in wraps_of(plan):
             self._sweeps.begin(query, Purpose.WRAPS, since, wall, mono, resumes=False)

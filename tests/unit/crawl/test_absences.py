@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from pipeline.crawl.absences import RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places, StoreIdentity
+from pipeline.crawl.forms import Verdict, withheld_name
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
@@ -83,6 +84,15 @@ def test_gift_wraps_are_asked_for_at_once_from_two_days_before_and_not_again_for
 
 def test_gift_wraps_are_not_asked_for_where_that_is_refused() -> None:
     sim = crawl(limits=Limits(refused_kinds=(GIFT_WRAP,)))
+    sim.connect()
+    away(sim, 2 * HOUR, 8)
+    sim.run_until(2 * HOUR + 60)
+    assert wrap_pages(sim) == []
+
+
+def test_gift_wraps_are_not_asked_for_where_they_are_withheld() -> None:
+    sim = crawl()
+    sim.crawl.audit.knowledge.note(withheld_name(GIFT_WRAP), Verdict.WITHHELD, START, 1)
     sim.connect()
     away(sim, 2 * HOUR, 8)
     sim.run_until(2 * HOUR + 60)
