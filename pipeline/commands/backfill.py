@@ -1,5 +1,6 @@
 """`event-service backfill`: has a running service fetch a span of the past, and shows how far it is."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from typing import Final
 
 import click
 
+from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
 from pipeline.commands.setting_up import config_or_exit, of_running_service, open_or_exit, open_to_read_or_exit
 from pipeline.commands.users import PublicKey
@@ -24,6 +26,7 @@ from pipeline.values import InvalidValue, duration_ms
 
 _LOOK_EVERY_S: Final = 0.5
 _SAY_EVERY_S: Final = 5.0
+_BAR_CHARS: Final = 20
 # A relay that is away for so long while all others are done is waited for no longer.
 _AWAY_S: Final = 60.0
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
@@ -70,6 +73,11 @@ class _View:
         shares = (1.0 if each.is_over else each.done / each.parts if each.parts else 0.0 for each in self.progress)
         return int(100 * sum(shares) / max(len(self.progress), 1))
 
+    def short_text(self) -> str:
+        """What fits beside the bar in 80 columns."""
+        over, events = sum(each.is_over for each in self.progress), sum(each.events for each in self.progress)
+        return f"{over}/{len(self.progress)} relays, {events:,} events"
+
     def text(self) -> str:
         over = sum(each.is_over for each in self.progress)
         done, parts = sum(each.done for each in self.progress), sum(each.parts for each in self.progress)
@@ -86,9 +94,10 @@ class _View:
 @click.option("--attach", type=int, metavar="JOB", help="Show how far an ordered one is.")
 @click.option("--cancel", type=int, metavar="JOB", help="End one.")
 @click.option("--list", "do_list", is_flag=True, help="Print all that were ordered.")
+@click.option("--json", "as_json", is_flag=True, help="With --list: one JSON object a line instead of text.")
 def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     since: int | None, until: int | None, addresses: tuple[str, ...], keys: tuple[bytes, ...],
-    no_wait: bool, attach: int | None, cancel: int | None, do_list: bool,
+    no_wait: bool, attach: int | None, cancel: int | None, do_list: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Have the crawlers of a running service fetch what is wanted of a span of the past, behind all else they do.
 
@@ -102,7 +111,7 @@ def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     with (open_to_read_or_exit if only_looks else open_or_exit)(config) as database:
         config = of_running_service(config, database)
         if do_list:
-            _list(database)
+            _list(database, as_json=as_json)
         elif cancel is not None:
             _cancel(database, cancel)
         else:
@@ -128,10 +137,10 @@ def _order(
             progress = backfills.progress(tx, known.job)
             same = same and (not addresses or {each.relay for each in progress} == set(chosen))
             if same and not known.is_cancelled and not all(each.is_over for each in progress):
-                click.echo(f"job {known.job} is under way", err=True)
+                say(f"job {known.job} is under way", err=True)
                 return known
         number = backfills.add(tx, since, end, wanted, chosen, now)
-    click.echo(f"job {number}: {len(chosen)} relays", err=True)
+    say(f"job {number}: {len(chosen)} relays", err=True)
     return _job(database, number)
 
 
@@ -158,7 +167,7 @@ def _job(database: Database, number: int) -> Backfill:
 
 def _show(config: Config, database: Database, job: Backfill) -> None:
     if not any(reading.slot_name.startswith("crawler") and reading.alive for reading in _heartbeats(config)):
-        click.echo("no crawler runs; the job waits for one", err=True)
+        say("no crawler runs; the job waits for one", err=True)
     clock, stop = SystemClock(), Stop()
     away_since: float | None = None
     with _bar(job) as update:
@@ -172,7 +181,7 @@ def _show(config: Config, database: Database, job: Backfill) -> None:
                     break
                 stop.wait(_LOOK_EVERY_S)
         except KeyboardInterrupt:
-            click.echo(f"\njob {job.job} goes on; see --attach {job.job} and --cancel {job.job}", err=True)
+            say(f"\njob {job.job} goes on; see --attach {job.job} and --cancel {job.job}", err=True)
             return
     _summarize(database, job, view)
 
@@ -182,14 +191,12 @@ def _summarize(database: Database, job: Backfill, view: _View) -> None:
         numbers = [number for key in job.authors if (number := authors.find(tx, key)) is not None]
         new = backfills.count_new(tx, job, numbers)
         names = {record.relay: record.address for record in relays.records(tx, everything=True, limit=1_000_000)}
-    click.echo(f"{view.text()}; {new:,} events of that time are new since the job was ordered")
+    say(f"{view.text()}; {new:,} events of that time are new since the job was ordered")
     for each in view.progress:
         if not each.is_over:
-            click.echo(f"{names.get(each.relay, '?')}: not there; the job waits for it")
+            say(f"{names.get(each.relay, '?')}: not there; the job waits for it")
         elif each.incomplete:
-            click.echo(
-                f"{names.get(each.relay, '?')}: {each.incomplete} of {each.parts} requests were not served whole"
-            )
+            say(f"{names.get(each.relay, '?')}: {each.incomplete} of {each.parts} requests were not served whole")
 
 
 def _view(database: Database, job: Backfill) -> _View:
@@ -199,20 +206,24 @@ def _view(database: Database, job: Backfill) -> _View:
     return _View(progress, frozenset(each.relay for each in progress if each.relay not in there and not each.is_over))
 
 
-def _list(database: Database) -> None:
+def _list(database: Database, *, as_json: bool) -> None:
     with database.read() as tx:
         for job in backfills.every(tx):
             view = _View(backfills.progress(tx, job.job), frozenset())
             state = "cancelled" if job.is_cancelled else "done" if view.is_over else "under way"
-            about = f", {len(job.authors)} authors" if job.authors else ""
-            click.echo(f"{job.job} {state}: {_date(job.since)} to {_date(job.until)}{about}; {view.text()}")
+            if as_json:
+                value = {"job": job.job, "state": state, "since": _date(job.since), "until": _date(job.until)}
+                say(json.dumps(value | {"authors": [key.hex() for key in job.authors], "percent": view.percent}))
+                continue
+            about = f", {number_of(len(job.authors), 'author')}" if job.authors else ""
+            say(f"{job.job} {state}: {_date(job.since)} to {_date(job.until)}{about}; {view.text()}")
 
 
 def _cancel(database: Database, number: int) -> None:
     with database.write() as tx:
         if not backfills.cancel(tx, number, SystemClock().now_ms()):
             raise click.ClickException(f"there is no job {number} to be cancelled")
-    click.echo(f"job {number} cancelled")
+    say(f"job {number} cancelled")
 
 
 def _heartbeats(config: Config) -> list[HeartbeatReading]:
@@ -223,23 +234,25 @@ def _heartbeats(config: Config) -> list[HeartbeatReading]:
 def _bar(job: Backfill) -> Iterator[Callable[[_View], None]]:
     """A bar on a terminal, a line now and then otherwise; on standard error."""
     if sys.stderr.isatty():
-        with click.progressbar(length=100, label=f"job {job.job}", file=sys.stderr, item_show_func=_shown) as bar:
+        with click.progressbar(
+            length=100, label=f"job {job.job}", file=sys.stderr, item_show_func=_shown, width=_BAR_CHARS
+        ) as bar:
             yield lambda view: bar.update(view.percent - bar.pos, view)
         return
     clock = SystemClock()
     said_at = clock.monotonic()
 
-    def say(view: _View) -> None:
+    def show_at_times(view: _View) -> None:
         nonlocal said_at
         if clock.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = clock.monotonic()
-            click.echo(f"job {job.job}: {view.text()}", err=True)
+            say(f"job {job.job}: {view.text()}", err=True)
 
-    yield say
+    yield show_at_times
 
 
 def _shown(view: "_View | None") -> str | None:
-    return None if view is None else view.text()
+    return None if view is None else view.short_text()
 
 
 def _date(seconds: int) -> str:

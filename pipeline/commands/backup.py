@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
 from pipeline.commands.setting_up import cannot_start, config_or_exit
 from pipeline.errors import CannotStart, EventServiceError
@@ -28,7 +29,7 @@ def backup(path: Path, force: bool) -> None:
     except CannotStart as error:
         cannot_start(error)
     except (EventServiceError, OSError) as error:
-        click.echo(f"event-service: no backup: {error}", err=True)
+        say(f"event-service: no backup: {error}", err=True)
         sys.exit(1)
 
 
@@ -48,4 +49,4 @@ def _back_up(target: Path, *, force: bool) -> None:
         Progress(SystemClock()).step("pages copied", database.pragma("page_count")) as advance,
     ):
         back_up(database, target, advance)
-    click.echo(f"{target}: {target.stat().st_size:,} bytes")
+    say(f"{target}: {target.stat().st_size:,} bytes")

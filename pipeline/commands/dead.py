@@ -1,5 +1,6 @@
 """`event-service dead`: rows that were given up, and what becomes of them."""
 
+import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,6 +9,7 @@ from typing import Any, Final
 import click
 
 from pipeline import values
+from pipeline.commands.output import number_of, say
 from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
 from pipeline.process.clock import SystemClock
 from pipeline.status.snapshot import sinks_of
@@ -66,7 +68,8 @@ def dead() -> None:
 @dead.command(name="list")
 @_selecting
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most rows shown per queue.")
-def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int, as_json: bool) -> None:
     """Print buried rows: queue, number, event id, claims, failures, when, why.
 
     Example: event-service dead list --queue pubsub --older 1d
@@ -74,7 +77,7 @@ def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int) -> N
     with open_configured_to_read() as database, database.read() as tx:
         for each in _filters(queues, reason, older):
             for row in store.find(tx, each, limit):
-                click.echo(_line(row))
+                say(json.dumps(_value(row)) if as_json else _line(row))
 
 
 @dead.command()
@@ -88,11 +91,11 @@ def show(queue: str, number: int) -> None:
     with open_configured_to_read() as database, database.read() as tx:
         for row in _matching(tx, _filters((queue,), "", 0)):
             if row.seq == number:
-                click.echo(_line(row))
+                say(_line(row))
                 payload = store.payload(tx, row)
-                click.echo("the payload is gone" if payload is None else payload.decode(errors="replace"))
+                say("the payload is gone" if payload is None else payload.decode(errors="replace"))
                 return
-    click.echo(f"event-service: no row {number} is buried in {queue}", err=True)
+    say(f"event-service: no row {number} is buried in {queue}", err=True)
     sys.exit(1)
 
 
@@ -103,7 +106,7 @@ def retry(queues: tuple[str, ...], reason: str, older: int) -> None:
 
     Example: event-service dead retry --queue relay --reason timeout
     """
-    click.echo(f"{_change(store.retry, queues, reason, older)} rows put back")
+    say(f"{number_of(_change(store.retry, queues, reason, older), 'row')} put back")
 
 
 @dead.command()
@@ -124,7 +127,7 @@ def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> 
         raise click.UsageError("--sink goes with --older alone")
     else:
         dropped = _drop_backlog(SinkName(sink), older)
-    click.echo(f"{dropped} rows dropped")
+    say(f"{number_of(dropped, 'row')} dropped")
 
 
 def _drop_backlog(sink: SinkName, older: int) -> int:
@@ -165,6 +168,15 @@ def _filters(queues: tuple[str, ...], reason: str, older: int) -> list[DeadFilte
 
 def _matching(tx: Tx, filters: list[DeadFilter]) -> list[DeadRow]:
     return [row for each in filters for row in store.find(tx, each, _EVERYTHING)]
+
+
+def _value(row: DeadRow) -> dict[str, object]:
+    """The row for scripts."""
+    buried = datetime.fromtimestamp(row.buried_at / 1000, UTC)
+    return {
+        "queue": row.queue.value, "number": row.seq, "event": row.event_id.hex(), "claims": row.claims,
+        "failures": row.failures, "buried_at": f"{buried:%Y-%m-%dT%H:%M:%SZ}", "reason": row.reason,
+    }  # fmt: skip
 
 
 def _line(row: DeadRow) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline import story
+from pipeline.commands.output import say
 from pipeline.commands.setting_up import open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
 
@@ -46,8 +47,8 @@ def explain(event_id: bytes, created_at: int | None, as_json: bool) -> None:
     with open_configured_to_read() as database, database.read() as tx:
         lines = story.of_event(tx, event_id, created_at)
     if as_json:
-        click.echo(json.dumps([[line.subject, line.text] for line in lines]))
+        say(json.dumps([[line.subject, line.text] for line in lines]))
     else:
         for line in lines:
-            click.echo(f"{line.subject:<15} {line.text}")
+            say(f"{line.subject:<15} {line.text}")
     sys.exit(1 if lines[-1].subject == "never accepted" else 0)

@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 from pipeline.commands.go_importer import GoImporter, Tally
+from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
 from pipeline.commands.setting_up import cannot_start, config_or_exit, open_configured_database
 from pipeline.errors import CannotStart, EventServiceError
@@ -47,7 +48,7 @@ def import_go(path: Path | None, in_place: bool) -> None:
     except CannotStart as error:
         cannot_start(error)
     except (EventServiceError, OSError) as error:
-        click.echo(f"event-service: cannot import: {error}", err=True)
+        say(f"event-service: cannot import: {error}", err=True)
         sys.exit(1)
 
 
@@ -63,13 +64,13 @@ def _import_in_place(path: Path, clock: Clock) -> None:
     swap = Swap(path)
     if not swap.finish():
         if swap.is_ours():
-            click.echo(f"{path} is a database of this service already; there is nothing to import")
+            say(f"{path} is a database of this service already; there is nothing to import")
             return
         swap.require_room()
         _fill(swap, clock)
         swap.complete()
         swap.finish()
-    click.echo(f"{path} is ready; the old database is kept as {swap.backup}")
+    say(f"{path} is ready; the old database is kept as {swap.backup}")
 
 
 def _fill(swap: Swap, clock: Clock) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from pipeline.commands.output import say
 from pipeline.commands.setting_up import (
     config_or_exit,
     open_configured_database,
@@ -71,7 +72,7 @@ def list_relays(everything: bool, as_json: bool) -> None:
     """
     with open_configured_to_read() as database, database.read() as tx:
         for record in store.records(tx, everything=everything, limit=_MAX_LISTED):
-            click.echo(json.dumps(_value(record)) if as_json else _line(record))
+            say(json.dumps(_value(record)) if as_json else _line(record))
 
 
 @relays.command()
@@ -96,10 +97,10 @@ def show(address: str, as_json: bool) -> None:
         "gaps": [_gap_value(gap) for gap in missing] if as_json else _gap_lines(missing),
     }
     if as_json:
-        click.echo(json.dumps(found))
+        say(json.dumps(found))
     else:
         for name, value in found.items():
-            click.echo(f"{name:<16} {'' if value is None else value}".rstrip())
+            say(f"{name:<16} {'' if value is None else value}".rstrip())
 
 
 @relays.command()
@@ -134,14 +135,14 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
         for address in addresses:
             if not store.set_ask(tx, parse_address(address).url, mode):
                 raise click.ClickException(f"{address} is not known; add it first")
-            click.echo(f"{address}: {mode}")
+            say(f"{address}: {mode}")
 
 
 def _decide(addresses: tuple[str, ...], decision: Operator) -> None:
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:
             store.set_operator(tx, address, decision, SystemClock().now_ms())
-            click.echo(f"{address} {decision}")
+            say(f"{address} {decision}")
 
 
 def _record(database: Database, address: str) -> RelayRecord:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 import click
 
+from pipeline.commands.output import say
 from pipeline.commands.setting_up import config_or_exit, of_running_service, open_to_read_or_exit
 from pipeline.config import Config
 from pipeline.process.clock import Clock, SystemClock
@@ -17,6 +20,7 @@ from pipeline.setting_names import unknown_settings
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.database import Database
+from pipeline.store.samples import Sample
 
 _EVERY_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
@@ -29,7 +33,8 @@ def status(as_json: bool, watch: bool) -> None:
     """Print what is wrong and what to do, then stages, queues and relays of a running service.
 
     A line that begins with ! is a problem: something stands still or was given up. One with ~ is a note: the service
-    copes, and others make it incomplete or late. Exit code 0 either way; for probes there is /_health.
+    copes, and others make it incomplete or late. Exit code 1 while there is a problem, else 0; with --watch that of
+    what was seen last.
 
     \b
     Examples:
@@ -40,22 +45,25 @@ def status(as_json: bool, watch: bool) -> None:
     config, clock = config_or_exit(), SystemClock()
     with open_to_read_or_exit(config) as database:
         config = of_running_service(config, database)
-        show(config, database, clock, as_json=as_json)
+        is_well = show(config, database, clock, as_json=as_json)
         stop = Stop()
         while watch:
             try:
                 stop.wait(_EVERY_S)
-                click.echo("" if as_json else _CLEAR, nl=False)
-                show(config, database, clock, as_json=as_json)
+                if sys.stdout.isatty() and not as_json:
+                    click.echo(_CLEAR, nl=False)
+                is_well = show(config, database, clock, as_json=as_json)
             except KeyboardInterrupt:
-                return
+                break
+    sys.exit(0 if is_well else 1)
 
 
-def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> None:
-    """Print the status once."""
+def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:
+    """Print the status once; returns whether there is no problem."""
     seen = read_snapshot(config, database, clock)
     found = [*troubles(seen, config.max_queue_age), *_unknown_settings()]
-    click.echo(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
+    say(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
+    return not any(trouble.weight is Weight.PROBLEM for trouble in found)
 
 
 def _unknown_settings() -> list[Trouble]:
@@ -92,15 +100,30 @@ def as_text(seen: Snapshot, found: list[Trouble]) -> str:
     for sink in seen.sinks:
         retries = f"; tried again: {counted(sink.retries)}" if sink.retries else ""
         lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
+    if rates := _rates(seen.samples):
+        lines.append(f"{'rates':<14} {rates}")
     relays = ", ".join(f"{count} {state}" for state, count in _states(seen).items()) or "none yet"
     lines += [
         "",
-        f"relays         {relays}; {seen.known_addresses} addresses known",
+        f"relays         {relays}; {seen.known_addresses:,} known",
         f"users          {seen.registered_users} registered",
         f"database       {seen.database_bytes >> 20} MiB, write-ahead log {seen.wal_bytes >> 20} MiB, "
         f"{seen.free_bytes >> 20} MiB free",
     ]
     return "\n".join(lines)
+
+
+def _rates(samples: Sequence[Sample]) -> str:
+    """Throughput between the last two samples, and latency in the last; empty before there are two."""
+    if len(samples) < 2:
+        return ""
+    before, last = samples[-2:]
+    seconds = max(1, last.at - before.at) / 1000
+    arrived, delivered = (last.arrived - before.arrived) / seconds, (last.handed_on - before.handed_on) / seconds
+    text = f"{max(0.0, arrived):,.1f} arrived/s, {max(0.0, delivered):,.1f} delivered/s"
+    if last.median is None or last.slowest is None:
+        return text
+    return f"{text}; first seen to delivered: median {last.median:,} ms, 99th percentile {last.slowest:,} ms"
 
 
 def _trouble(trouble: Trouble) -> list[str]:

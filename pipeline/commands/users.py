@@ -1,9 +1,11 @@
 """`event-service users`: who is registered."""
 
+import json
 from datetime import UTC, datetime
 
 import click
 
+from pipeline.commands.output import say
 from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
@@ -44,7 +46,7 @@ def add(keys: tuple[bytes, ...]) -> None:
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
             is_new = monitored.register(tx, key, SystemClock().now_ms())
-            click.echo(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
+            say(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
 
 
 @users.command()
@@ -57,16 +59,19 @@ def remove(keys: tuple[bytes, ...]) -> None:
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
             was = monitored.remove(tx, key, SystemClock().now_ms())
-            click.echo(f"{key.hex()} {'removed' if was else 'was not registered'}")
+            say(f"{key.hex()} {'removed' if was else 'was not registered'}")
 
 
 @users.command(name="list")
-def list_users() -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+def list_users(as_json: bool) -> None:
     """Print each registered user: hex key, npub, and when the registration was last renewed.
 
     Example: event-service users list
     """
     with open_configured_to_read() as database, database.read() as tx:
         for user in monitored.registered(tx):
-            renewed = datetime.fromtimestamp(user.updated_at / 1000, UTC)
-            click.echo(f"{user.public_key.hex()} {encode_npub(user.public_key)} {renewed:%Y-%m-%dT%H:%M:%SZ}")
+            renewed = f"{datetime.fromtimestamp(user.updated_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+            key, npub = user.public_key.hex(), encode_npub(user.public_key)
+            value = {"public_key": key, "npub": npub, "updated_at": renewed}
+            say(json.dumps(value) if as_json else f"{key} {npub} {renewed}")

@@ -12,12 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each package may import of the project; itself always. `process` knows nobody, and everybody may know it.
-LEAVES = {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.config", "pipeline.version"}
+LEAVES = {
+    "pipeline.errors",
+    "pipeline.values",
+    "pipeline.printable",
+    "pipeline.settings",
+    "pipeline.config",
+    "pipeline.version",
+}
 SHARED = LEAVES | {"pipeline.process", "pipeline.env_file", "pipeline.setting_names"}
 ALLOWED = {
     "pipeline.errors": set[str](),
     "pipeline.version": set[str](),
     "pipeline.build": set[str](),
+    "pipeline.printable": set[str](),
     "pipeline.values": {"pipeline.errors"},
     # An address is read by the protocol's own rules; that is all that settings know of it.
     "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address"},

@@ -12,6 +12,7 @@ import jinja2
 from websockets.http11 import Response
 
 from pipeline.config import Config
+from pipeline.printable import printable
 from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition
 from pipeline.server.health import HealthCheck
@@ -64,9 +65,15 @@ def render(view: View, stages: Sequence[Condition], request: PageRequest) -> byt
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(_HERE)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+    )  # fmt: skip
     return environment.get_template("page.html")
+
+
+def _visible(value: object) -> object:
+    """Text without what a browser obeys unseen, such as an override of the writing direction; markup as it is."""
+    return printable(value) if type(value) is str else value
 
 
 @cache

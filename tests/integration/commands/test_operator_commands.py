@@ -98,7 +98,7 @@ def test_dead_rows_are_listed_shown_and_put_back(run: Run, database: Database) -
     assert '"content":"poison"' in run("dead", "show", "inbox", "1").stdout
     assert run("dead", "show", "inbox", "2").returncode == 1
     assert run("dead", "retry", "--reason", "other").stdout == "0 rows put back\n"
-    assert run("dead", "retry", "--reason", "IT HURTS").stdout == "1 rows put back\n"
+    assert run("dead", "retry", "--reason", "IT HURTS").stdout == "1 row put back\n"
     assert run("dead", "list").stdout == ""
     with database.read() as tx:
         assert inbox.waiting(tx) == 1
@@ -109,7 +109,7 @@ def test_dead_rows_are_dropped_only_when_meant(run: Run, database: Database) -> 
     assert event_id.hex() in run("dead", "list", "--queue", "pubsub").stdout
     assert run("dead", "list", "--queue", "relay").stdout == ""
     assert run("dead", "drop").returncode == 1, "without --yes it asks"
-    assert run("dead", "drop", "--queue", "pubsub", "--yes").stdout == "1 rows dropped\n"
+    assert run("dead", "drop", "--queue", "pubsub", "--yes").stdout == "1 row dropped\n"
     with database.write() as tx:
         now = SystemClock().now_ms()
         assert outbox.dead(tx, SinkName.PUBSUB) == 0
@@ -160,7 +160,7 @@ def test_backlog_of_a_sink_that_is_off_is_dropped_on_demand(run: Run, database: 
     assert refused.returncode == 2
     assert "is on" in refused.stderr
     assert run("dead", "drop", "--sink", sink, "--older", "1h", "--yes", **off).stdout == "0 rows dropped\n"
-    assert run("dead", "drop", "--sink", sink, "--yes", **off).stdout == "1200 rows dropped\n"
+    assert run("dead", "drop", "--sink", sink, "--yes", **off).stdout == "1,200 rows dropped\n"
     with database.read() as tx:
         assert outbox.waiting(tx, sink) == 0
         assert tx.execute("SELECT DISTINCT outcome FROM deliveries").fetchall() == [("dropped",)]

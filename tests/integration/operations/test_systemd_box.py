@@ -127,7 +127,7 @@ def commands_find_the_running_service(installed: Installed) -> None:
     """As root, with nothing set but what the installation set."""
     box = installed.box
     npub = "npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9"
-    status = json.loads(box.run("event-service status --json"))
+    status = json.loads(box.run("event-service status --json || true"))
     assert {stage["slot"]: stage["state"] for stage in status["stages"]} == dict.fromkeys(STAGES, "ok")
     assert "registered" in box.run(f"event-service users add {npub}")
     assert len(box.run("event-service users list").splitlines()) == 1
