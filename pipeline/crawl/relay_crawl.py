@@ -364,6 +364,8 @@ class RelayCrawl:
         """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
         audited = self.audit.on_page_ended(ended, session.limits, mono, self._latest_wall)
         session.limits = self._sweeps.limits = audited.limits
+        for sweep in self._sweeps.in_order():
+            sweep.window.allow_kinds(audited.limits.max_kinds)
         if self._sweeps.forms.has_holes(Subject.WHOLE):
             self.asking.cannot()
         for subject in audited.owed:

@@ -251,6 +251,10 @@ class Window:
         for form, most in other._largest.items():
             self._largest[form] = max(self._largest.get(form, 0), most)
 
+    def allow_kinds(self, most: int) -> None:
+        """Name up to `most` kinds in a filter from now on, as the relay was meanwhile seen to take."""
+        self._max_kinds = max(self._max_kinds, most)
+
     def leave_out(self, low: int, high: int) -> None:
         """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""
         parts = [part.outside(low, high) for part in self._slices]

@@ -227,6 +227,18 @@ def test_an_empty_page_without_kinds_may_hide_older_events() -> None:
     assert mention.id in fetch(relay, window, 100) or window.gaps
 
 
+def test_checks_name_as_many_kinds_as_the_relay_takes_by_then() -> None:
+    """It may be seen to take more while a window is gone through, and is not asked by ten kinds for ever."""
+
+    def checks(allowed: int) -> int:
+        window = Window(QUERIES["authors"], SINCE, UNTIL + 10_000, manners=Manners(max_kinds=10))
+        window.allow_kinds(allowed)
+        fetch(StoredEvents(random.Random(1), []), window, 99)
+        return window.pages
+
+    assert checks(200) < checks(10) == checks(0)
+
+
 def test_those_put_first_are_asked_for_first_and_the_others_afterwards() -> None:
     people = [key(n) for n in range(100)]
     window = Window(query(Subject.AUTHORS, people), SINCE, UNTIL)
