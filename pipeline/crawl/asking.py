@@ -48,6 +48,8 @@ class Asking:
     mode: CrawlMode = CrawlMode.AUTO
     is_whole: bool = False
     rate: float | None = None
+    needs_whole: bool = False
+    """By query it leaves out what mentions users, with kinds named and without."""
     _seen_s: float = 0.0
     _failures: int = 0
     _refused: bool = False
@@ -99,13 +101,14 @@ class Asking:
             return self.mode is CrawlMode.WHOLE
         refused = limits.whole_refused_at and wall - limits.whole_refused_at < RETRY_WHOLE_S
         is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
-        if refused or is_narrow or len(plan.live) <= FEW_QUERIES or wall < self._costly_until:
+        is_few = len(plan.live) <= FEW_QUERIES and not self.needs_whole
+        if refused or is_narrow or is_few or wall < self._costly_until:
             return False
         if self.is_whole and self._is_costly(plan):
             self._costly_until = wall + RETRY_WHOLE_S
             self.rate, self._seen_s = None, 0.0
             return False
-        return room_taken(plan, limits) > (_ROOMY if self.is_whole else _FULL)
+        return self.needs_whole or room_taken(plan, limits) > (_ROOMY if self.is_whole else _FULL)
 
     def _is_costly(self, plan: Plan) -> bool:
         if self.rate is None or self._seen_s < _JUDGED_SPAN_S:

@@ -261,6 +261,8 @@ class RelayCrawl:
 
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""
+        forms, mentions = self._sweeps.forms, Subject.MENTIONS
+        self.asking.needs_whole = forms.has_holes(mentions) and forms.has_holes(mentions, names_kinds=True)
         if self.asking.take_refusal():
             session.limits = replace(session.limits, whole_refused_at=wall)
         if self.asking.decide(self._whole.wanted, session.limits, wall):

@@ -119,6 +119,22 @@ def test_kinds_of_no_list_are_had_from_a_store_that_must_be_asked_by_kinds() -> 
     assert "holes" not in reasons(sim)
 
 
+@dataclass
+class NoTagEvents(StoredEvents):
+    """A store that finds nothing by tags."""
+
+    def page(self, wanted: Filter) -> list[Event]:
+        return [] if wanted.tags else StoredEvents.page(self, wanted)
+
+
+def test_relay_that_finds_nothing_by_tags_is_asked_for_everything() -> None:
+    sim = simulation(NoTagEvents, 7)
+    sim.connect()
+    sim.run_until(900)
+    assert sim.crawl.asking.is_whole
+    assert sim.everything() <= sim.delivered
+
+
 def test_live_subscriptions_name_no_kinds_though_stored_mentions_must() -> None:
     sim = simulation(KindFirstEvents, 5)
     sim.connect()
