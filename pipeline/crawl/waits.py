@@ -11,7 +11,7 @@ LASTING_RETRY_S: Final = 600.0
 # What a relay takes less of is asked for again at once, but with a breath between where it takes ever less.
 SMALLER_RETRY_S: Final = 0.2
 MAX_SMALLER: Final = 16
-_SMALLER: Final = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS, Refusal.KIND_REFUSED})
+_SMALLER: Final = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS, Refusal.KIND_REFUSED, Refusal.UNCLEAR})
 FINAL_RETRY_S: Final = 86_400.0
 
 

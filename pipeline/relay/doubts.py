@@ -9,6 +9,8 @@ from pipeline.relay.subscription import Subscription
 
 # How long pages may still be answered after a refusal that could be of any of them.
 DOUBT_S: Final = 2.0
+# How long others wait for a page that is to be asked for alone; it may be wanted no more.
+ALONE_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +23,24 @@ class _Doubt:
 
 
 class Doubts:
-    """The pages of one connection of which some were refused; `alone`: how many more are asked for one at a time."""
+    """The pages of one connection of which some were refused."""
 
-    __slots__ = ("_doubts", "alone")
+    __slots__ = ("_alone", "_doubts")
 
     def __init__(self) -> None:
-        self.alone = 0
+        # By the key of a page that may have been refused, until when it is waited for to be asked for alone.
+        self._alone: dict[str, float] = {}
         self._doubts: dict[str, _Doubt] = {}
+
+    @property
+    def asks_alone(self) -> bool:
+        """Whether pages are asked for one at a time, so that a refusal is surely theirs."""
+        return bool(self._alone)
 
     @property
     def until(self) -> float | None:
         """When `take_due` will have something to do."""
-        return min((each.until for each in self._doubts.values()), default=None)
+        return min((*(each.until for each in self._doubts.values()), *self._alone.values()), default=None)
 
     def begin(self, pages: Sequence[Subscription], refusal: Refusal, text: str, now: float) -> None:
         """A refusal with this text is of one of these pages, if it is of any page."""
@@ -49,13 +57,18 @@ class Doubts:
 
         Where several may have been meant it is unclear of each, and they are asked for alone next.
         """
+        self._alone = {key: until for key, until in self._alone.items() if until > now}
         due = {name: doubt for name, doubt in self._doubts.items() if doubt.until <= now}
         for name in due:
             del self._doubts[name]
         found = [(each, due[each.id]) for each in asked if each.id in due and not each.answered]
-        self.alone += sum(doubt.refusal is Refusal.UNCLEAR for _, doubt in found)
+        for each, doubt in found:
+            if doubt.refusal is Refusal.UNCLEAR:
+                self._alone[each.key] = now + ALONE_S
+            else:
+                self.on_page_ended(each.key)
         return [(each, doubt.refusal, doubt.text) for each, doubt in found]
 
-    def on_page_ended(self) -> None:
-        """Note the end of a page that was asked for."""
-        self.alone = max(0, self.alone - 1)
+    def on_page_ended(self, key: str) -> None:
+        """Note how the page of this key ended for itself: answered, or surely refused."""
+        self._alone.pop(key, None)

@@ -160,7 +160,7 @@ class Session:
 
     def room_for_pages(self) -> int:
         """Return how many more pages may be asked for now."""
-        most = 1 if self._doubts.alone else self.limits.max_pages
+        most = 1 if self._doubts.asks_alone else self.limits.max_pages
         if self.holds_pages:
             return 0
         beside = self.comparison.is_open
@@ -299,7 +299,7 @@ class Session:
             yield each.refused(refusal, text)
         for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
             self._close(each, now)
-            self._doubts.on_page_ended()
+            self._doubts.on_page_ended(each.key)
             self._learn_from_silence(each, now)
             yield each.refused(Refusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.expired(now))
@@ -402,7 +402,7 @@ class Session:
             subscription.hold = Hold.ENDED
         elif subscription.is_page:
             self._close(subscription, now)
-            self._doubts.on_page_ended()
+            self._doubts.on_page_ended(subscription.key)
             yield subscription.ended()
 
     def _on_closed(self, subscription_id: str, reason: str, prefix: str, now: float) -> Iterator[Outcome]:
@@ -437,8 +437,7 @@ class Session:
         del self._ids[subscription_id]
         complaint = replace(complaint, refusal=refusal)
         self.limits = after_refusal(self.limits, complaint, (subscription,), len(self._ids))
-        if subscription.is_page:
-            self._doubts.on_page_ended()
+        self._doubts.on_page_ended(subscription.key)
         yield subscription.refused(refusal, reason)
 
     def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
@@ -494,6 +493,7 @@ class Session:
         refusal = taken_for(complaint, dead)
         for each in dead:
             self._close(each, now)
+            self._doubts.on_page_ended(each.key)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
         for each in dead:
             yield each.refused(refusal, text)
