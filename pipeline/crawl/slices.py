@@ -46,7 +46,7 @@ class PageResult:
 
     `newer` and `older` count those that match but for their time; `times` are those of all of them as they came, as
     far as they were noted; `skipped`: the spans in which lies what was too long to be read; `undated`: how many of
-    those show no time.
+    those show no time; `strangers`: how many came that do not match.
     """
 
     count: int
@@ -57,11 +57,12 @@ class PageResult:
     times: tuple[int, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
     undated: int = 0
+    strangers: int = 0
 
     @property
     def returned(self) -> int:
         """Everything that the relay's cap counts."""
-        return self.count + self.newer + self.older
+        return self.count + self.newer + self.older + self.strangers
 
     def falls(self, settled: int) -> bool:
         """Whether it came newest first, but for what is newer than `settled` and may have arrived while it was sent."""

@@ -193,7 +193,7 @@ class Sweeps:
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
         result = PageResult(
             ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
-            ended.undated,
+            ended.undated, ended.strangers,
         )  # fmt: skip
         if not is_broken:
             sweep.window.take(result)

@@ -20,6 +20,7 @@ The slices to ask for are a stack. A page of the slice on top is taken in this o
 | answers a control with more than the page had | everything from the start, in any order |
 | is newer than asked for, or older and does not fall | if it may be full, the slice by kinds or members |
 | shows no time at all, as all of it was too long to be read | halves of its time |
+| is full of what does not match | its time divided |
 | is empty | nothing; a long slice without kinds: checks by kinds, then halves of its time |
 | rises, or is of a divided slice | its time divided, unless it has fewer events than what the slice was cut from |
 | lies in the newest second of the slice | the rest of the slice; if it may be full, the second by kinds or members |
@@ -403,6 +404,8 @@ class Window:
             self._leave_timeless(part, result)
         elif result.undated and result.oldest is None:
             self._halve(part)
+        elif result.strangers and not result.count and result.returned >= max(part.most, self._least_cap):
+            self._divide(part, result)
         elif not result.count:
             self._leave_empty(part, result)
         else:

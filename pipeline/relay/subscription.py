@@ -45,6 +45,8 @@ class PageEnded:
     """From when to when (Unix seconds) lies what was too long to be read; counted like the rest."""
     undated: int = 0
     """How many of those have a time that is not known."""
+    strangers: int = 0
+    """How many events came that do not match the page, whatever their time; the relay counts them to its limit."""
     is_after_auth: bool = False
     """Whether it was refused before we authenticated, and asked for again."""
 
@@ -94,6 +96,7 @@ class Subscription:
     number: int = 0
     is_early: bool = False
     ids: set[bytes] = field(default_factory=set)
+    strangers: int = 0
     undated: int = 0
     copies: RecentIds | None = None
     """What came lately, where it replaced another under its id."""
@@ -153,6 +156,8 @@ class Subscription:
         elif self.is_page and replace(self.filters[0], since=None, until=None).matches(event):
             self._note_outside(event.created_at, now)
         else:
+            if self.is_page:
+                self.strangers += 1
             return False
         return True
 
@@ -201,6 +206,7 @@ class Subscription:
             frozenset(self.ids),
             tuple(self.skipped),
             self.undated,
+            self.strangers,
             self.was_held,
         )
 

@@ -164,6 +164,12 @@ def _page_cases() -> Mapping[str, Case]:
         "cap-quarter": Case(Behaviour(cap=80, quarter_above_cap=True)),
         "shuffled": Case(Behaviour(cap=60, order=Order.SHUFFLED)),
         "oldest-first": Case(Behaviour(cap=60, order=Order.OLDEST)),
+        "arrival-order": Case(Behaviour(cap=60, order=Order.ARRIVAL), extra=_busy_second),
+        "since-exclusive": Case(Behaviour(cap=30, since_exclusive=True), extra=_busy_second),
+        "since-and-until-exclusive": Case(
+            Behaviour(cap=30, since_exclusive=True, until_exclusive=True), extra=_busy_second
+        ),
+        "ignores-since-oldest-first": Case(Behaviour(cap=60, ignores_since=True, order=Order.OLDEST), loses=True),
         "until-exclusive": Case(Behaviour(cap=30, until_exclusive=True), extra=_busy_second),
         "ignores-since": Case(Behaviour(cap=60, ignores_since=True)),
         "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150),

@@ -20,6 +20,8 @@ class Order(StrEnum):
     NEWEST = "newest"
     OLDEST = "oldest"
     """The limit keeps the oldest, sent oldest first."""
+    ARRIVAL = "arrival"
+    """The limit keeps what came in first, sent in the order of arrival."""
     SHUFFLED = "shuffled"
     """The limit keeps the newest, sent in any order."""
 
@@ -128,6 +130,7 @@ class Behaviour:
     shared_limit: bool = False
     zero_limit_is_unlimited: bool = False
     until_exclusive: bool = False
+    since_exclusive: bool = False
     ignores_since: bool = False
     ignores_until: bool = False
     order: Order = Order.NEWEST

@@ -212,9 +212,12 @@ class MemoryStore:
         until = query.until - 1 if behaviour.until_exclusive else query.until
         candidates = self._candidates(
             query,
-            since=0 if behaviour.ignores_since else query.since,
+            since=0 if behaviour.ignores_since else query.since + behaviour.since_exclusive,
             until=1 << 62 if behaviour.ignores_until else until,
         )
+        if behaviour.order is Order.ARRIVAL:
+            within = set(candidates)
+            candidates = [event for event in self._by_id.values() if event in within]
         oldest = behaviour.order is Order.OLDEST or (behaviour.oldest_without_limit and query.limit is None)
         selected = []
         for event in reversed(candidates) if oldest else candidates:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -95,6 +96,25 @@ def test_a_relay_without_since_that_begins_with_the_oldest_is_divided_by_members
 
     window = Window(ASKED, SINCE, UNTIL)
     assert fetch(window, since_ignored, 60) == {each.id for each in events if each.created_at >= SINCE}
+    assert window.gaps == 0
+
+
+def test_strangers_that_fill_whole_pages_hide_nothing_older() -> None:
+    """Stores that look for a tag's value anywhere in the tags return what names a user in another tag, too."""
+    strangers = [event(UNTIL - 1 - number, key(1_000 + number), 1, 1_000 + number) for number in range(500)]
+    events = notes(60)
+    window, got = Window(ASKED, SINCE, UNTIL), set[bytes]()
+    while not window.is_done:
+        assert window.pages < 120
+        page = window.page()
+        assert page.since is not None
+        assert page.until is not None
+        found = [each for each in strangers if page.since <= each.created_at <= page.until] + matching(events, page)
+        sent = sorted(found, key=lambda each: -each.created_at)[:40]
+        own = [each for each in sent if page.matches(each)]
+        got.update(each.id for each in own)
+        window.take(replace(result_of(page, own), strangers=len(sent) - len(own)))
+    assert got == {each.id for each in events}
     assert window.gaps == 0
 
 

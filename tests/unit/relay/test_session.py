@@ -104,8 +104,8 @@ def test_only_eose_completes() -> None:
     assert list(session.receive(Eose(page), 1.0)) == []
 
 
-def test_events_that_were_not_asked_for_count_for_nothing() -> None:
-    """Nor do they keep a silent relay's page alive."""
+def test_events_that_were_not_asked_for_count_to_the_limit_only() -> None:
+    """They do not keep a silent relay's page alive."""
     session = Session(Limits())
     list(session.receive(Eose(open_page(session, "first")), 0.0))
     page = open_page(session)
@@ -113,7 +113,9 @@ def test_events_that_were_not_asked_for_count_for_nothing() -> None:
         session.note_event(page, stray, FIRST_ANSWER_S - 1)
     session.note_event("nobody's", event(150), FIRST_ANSWER_S - 1)
     assert session.unasked == 3
-    assert list(session.expire(FIRST_ANSWER_S)) == [PageEnded("p", Refusal.TIMEOUT, "no answer", 0, None, None)]
+    assert list(session.expire(FIRST_ANSWER_S)) == [
+        PageEnded("p", Refusal.TIMEOUT, "no answer", 0, None, None, strangers=2)
+    ]
 
 
 def test_events_of_other_times_are_told_apart_from_those_of_the_page() -> None:
