@@ -33,7 +33,7 @@ clock.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 
 from pipeline.crawl.borders import Borders
@@ -238,6 +238,8 @@ class Window:
         lower._slices, lower.covered = [self._slices[0].between(low, high)], [(low, high)]
         lower._missing, lower._new_missing, lower.stuck, lower.gap_reasons = [], [], [], Counter()
         lower._largest, lower.checked = dict(self._largest), set(self.checked)
+        # What is tried out at the border of one slice says nothing about those of another.
+        lower._borders = deepcopy(self._borders)
         lower.pages = lower.dense_seconds = 0
         return lower
 

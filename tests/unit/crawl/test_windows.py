@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl import slices
+from pipeline.crawl.borders import Borders
 from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.slices import Manners, PageResult
 from pipeline.crawl.windows import CONTROLS, PAGE_LIMIT, Window
@@ -301,3 +302,16 @@ def test_page_of_skipped_events_that_show_no_time_is_halved_down_to_their_second
     assert (at, at) in asked
     assert window.pages < 60
     assert (slices.Gap.OVERSIZED, at, at) in [(each.gap, each.low, each.high) for each in window.missing]
+
+
+def test_part_of_a_window_shares_nothing_that_changes() -> None:
+    """Their pages come in any order."""
+    window = Window(GLOBAL_QUERY, SINCE, UNTIL)
+    lower = window.lower_part(SINCE, SINCE + 100)
+    mutable = (list, dict, set, Counter, Borders)
+    shared = [
+        name
+        for name in Window.__slots__
+        if isinstance(getattr(window, name), mutable) and getattr(window, name) is getattr(lower, name)
+    ]
+    assert set(shared) <= {"_known_gaps"}
