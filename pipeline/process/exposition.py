@@ -18,7 +18,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
+from pipeline.process.heartbeat import DATABASE_LOCKED, HeartbeatReading, read_heartbeats
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.slots import metrics_directory
 from pipeline.values import HostPort
@@ -120,8 +120,15 @@ class _ProcessCollector:
         most_files = GaugeMetricFamily("process_max_fds", "File descriptors that may be open", labels=slot)
         threads = GaugeMetricFamily("process_threads", "Threads", labels=slot)
         start = GaugeMetricFamily("process_start_time_seconds", "Start, seconds since the epoch", labels=slot)
+        failing = GaugeMetricFamily("event_service_stage_failing", "1 while a process reports a problem", labels=slot)
+        locked = any(reading.status.startswith(DATABASE_LOCKED) for reading in self._readings)
+        yield GaugeMetricFamily(
+            "event_service_database_locked", "1 while a process waits for a database that another holds locked",
+            value=locked,
+        )  # fmt: skip
         for reading in self._readings:
             name, use = [reading.slot_name], reading.use
+            failing.add_metric(name, bool(reading.status))
             if math.isfinite(reading.age_s):
                 age.add_metric(name, reading.age_s)
             start.add_metric(name, reading.started_s)
@@ -134,7 +141,7 @@ class _ProcessCollector:
             threads.add_metric(name, use.threads)
             if use.open_files is not None:
                 files.add_metric(name, use.open_files)
-        return age, cpu, memory, virtual, files, most_files, threads, start
+        yield from (age, failing, cpu, memory, virtual, files, most_files, threads, start)
 
 
 class ExpositionServer:

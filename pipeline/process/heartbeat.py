@@ -20,6 +20,8 @@ from pipeline.process.slots import heartbeats_directory
 
 _MAGIC = b"beat0003"
 MAX_STATUS_BYTES = 216
+DATABASE_LOCKED = "the database is locked"
+"""How the status of a process begins that waits for a lock that another program holds."""
 # Mark, pid, start (ms since the epoch), times of the last beat (0: none yet) and of the status in ns of
 # CLOCK_MONOTONIC, which is one for all processes of a machine, so that a reader can tell ages; then what the process
 # uses: CPU seconds, resident and virtual bytes, threads, open files (-1: unknown) and how many it may open; status.

@@ -14,7 +14,7 @@ from pipeline.errors import CannotStart, NoRoom
 from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_of
-from pipeline.process.heartbeat import Heartbeat, read_heartbeat
+from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat, read_heartbeat
 from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
@@ -70,7 +70,7 @@ class StageContext:
     def on_locked(self, _: float) -> bool:
         """Say that the database is locked, and by whom; returns whether to wait on. See `Database.open`."""
         holder = procfs.lock_owner(shared_memory(self.config.database_path), WRITE_LOCK_BYTE)
-        self.heartbeat.complain(f"the database is locked{holder and f' by {holder}'}", _LOCKED_S)
+        self.heartbeat.complain(f"{DATABASE_LOCKED}{holder and f' by {holder}'}", _LOCKED_S)
         return not self.stop.is_set()
 
     def is_abandoned(self, slot_name: str) -> bool:

@@ -77,6 +77,13 @@ def relays() -> Iterator[list[ScriptedRelay]]:
         yield [first, second, third]
 
 
+def new_events(said: str) -> int:
+    """How many were new; the audit of a relay's filter forms may have had a few before the job was ordered."""
+    found = re.search(r"(\d+) events of that time are new", said)
+    assert found is not None, said
+    return int(found[1])
+
+
 @pytest.mark.long
 def test_a_span_of_the_past_is_fetched_and_summed_up(tmp_path: Path, relays: list[ScriptedRelay]) -> None:
     """From two relays, first by one author from one of them, then all."""
@@ -84,14 +91,11 @@ def test_a_span_of_the_past_is_fetched_and_summed_up(tmp_path: Path, relays: lis
     with running(tmp_path, [first, second]) as service:
         said = service.command("--since", "60d", "--until", "30d", "--relay", first.url, "--author", ALICE.pubkey)
         assert "1 of 1 relays, 1 of 1 requests" in said
-        new = re.search(r"(\d+) events of that time are new", said)
-        assert new is not None
-        # The audit of the relay's filter forms may have had a few of them before the job was ordered.
-        assert 240 <= int(new[1]) <= 250
+        assert 240 <= new_events(said) <= 250
         wait_until(lambda: {each.id for each in notes(ALICE, 250, 40)} <= service.seen())
         said = service.command("--since", f"{NOW - 60 * DAY}", "--until", f"{NOW - 30 * DAY}")
         assert "2 of 2 relays" in said
-        assert "30 events of that time are new" in said
+        assert 20 <= new_events(said) <= 30
         wait_until(lambda: {each.id for each in notes(BOB, 30, 50)} <= service.seen())
         listed = service.command("--list").splitlines()
         assert [line.split(":")[0] for line in listed] == ["1 done", "2 done"]

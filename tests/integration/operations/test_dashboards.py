@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import time
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -189,6 +190,7 @@ def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) 
         command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
         with Child([*command, f"--web.listen-address={listen}"]):
             wait_listening(address, int(listen.rpartition(":")[2]), 30.0)
+            until(lambda: is_ready(listen), str)
             until(lambda: [each["health"] for each in asked(listen, "targets")["activeTargets"]] == ["up"], str)
             rules = [rule for group in asked(listen, "rules")["groups"] for rule in group["rules"]]
             assert len(rules) == ALERTS.read_text().count("- alert:")
@@ -196,6 +198,15 @@ def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) 
             for expression in dashboard_expressions():
                 chosen = expression.replace("$job", "event-service").replace("$instance", ".*")
                 assert asked(listen, f"query?query={quote(chosen)}")["resultType"] in ("vector", "scalar")
+
+
+def is_ready(listen: str) -> bool:
+    """Whether Prometheus has read what it keeps."""
+    try:
+        with urlopen(f"http://{listen}/-/ready", timeout=30) as answer:
+            return bool(answer.status == 200)
+    except HTTPError:
+        return False
 
 
 def asked(listen: str, what: str) -> dict[str, Any]:

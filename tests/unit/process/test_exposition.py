@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.process import exposition
 from pipeline.process.clock import SystemClock
 from pipeline.process.exposition import CONTENT_TYPE, ExpositionServer, Health, render
-from pipeline.process.heartbeat import Heartbeat
+from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import metrics_directory
 from pipeline.values import HostPort
@@ -186,3 +186,13 @@ def test_relay_that_left_is_no_longer_said_to_be_behind(runtime: Path) -> None:
         process.kill()
     assert b'event_service_crawl_relay_seconds_behind{address="wss://stays"} 5.0' in text
     assert b"wss://left" not in text
+
+
+def test_what_a_process_complains_of_is_a_gauge(runtime: Path) -> None:
+    heartbeat = Heartbeat(runtime, "saver-0", SystemClock())
+    for status, failing, locked in (("", 0, 0), ("sink is down", 1, 0), (f"{DATABASE_LOCKED} by process 7", 1, 1)):
+        heartbeat.beat(status)
+        text = render(runtime).decode()
+        assert f'event_service_stage_failing{{slot="saver-0"}} {failing}.0' in text
+        assert f"event_service_database_locked {locked}.0" in text
+    heartbeat.close()
