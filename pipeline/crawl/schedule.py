@@ -20,7 +20,7 @@ POLL_EVERY_S = 60.0
 # Between two requests of chunks that take turns; longer where nothing was ever had.
 _TURN_S = 2.0
 _EMPTY_TURN_S = 20.0
-# Chunks of which relay lists are fetched at once, so that thousands of them take no room from the rest.
+# Chunks of which relay lists are fetched at once, while nothing else is to be fetched.
 _LISTS_AT_ONCE = 2
 
 
@@ -62,7 +62,7 @@ class Schedule:
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
         sweeps, reach = self._sweeps, self._sweeps.reach
-        if query.subject is Subject.RELAY_LISTS and sweeps.count(query.subject) >= _LISTS_AT_ONCE:
+        if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
             return
         cursor = sweeps.coverage.of(query)
         # What is under way is not thought about again: going through its members costs the most of all this.

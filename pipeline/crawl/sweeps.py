@@ -91,9 +91,10 @@ class Sweeps:
         """The sweep of this key, if it is under way."""
         return self._under_way.get(key)
 
-    def count(self, subject: Subject) -> int:
-        """How many sweeps of this subject are under way."""
-        return sum(sweep.query.subject is subject for sweep in self._under_way.values())
+    def is_idle_but_for(self, subject: Subject, most: int, mono: float) -> bool:
+        """Return True if fewer than `most` sweeps are under way, all of `subject`, but for those that have to wait."""
+        busy = [sweep for sweep in self._under_way.values() if sweep.is_open or sweep.not_before <= mono]
+        return len(busy) < most and all(sweep.query.subject is subject for sweep in busy)
 
     def in_order(self) -> list[Sweep]:
         """Those under way that have something to ask, first whose pages come first."""
