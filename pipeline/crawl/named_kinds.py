@@ -44,7 +44,7 @@ def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     is_kindless = query.kinds is None
     withheld = (Gap.WITHHELD,) if is_kindless and (manners.withholds or manners.withheld) else ()
     if _named(query, manners) is None:
-        refused = () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.REFUSED,)
+        refused = () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.KINDS_REFUSED,)
         return withheld or refused
     if manners.has_holes and (manners.names_all or manners.is_live):
         return withheld

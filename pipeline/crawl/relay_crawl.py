@@ -203,6 +203,8 @@ class RelayCrawl:
         self._follow_clock(session, mono, wall)
         self._choose(session, wall)
         session.limits = session.limits.doubted(wall)
+        if session.limits.takes_less_than(self._sweeps.limits):
+            self._sweeps.reform_all()
         self._sweeps.limits = session.limits
         if not may_ask:
             self._check_at = mono + 1.0
@@ -461,7 +463,7 @@ class RelayCrawl:
         """Ask for what was refused within what is allowed, or believe the refusal."""
         if trial is None:
             return
-        session.limits = self._sweeps.limits = trial.limits
+        session.limits = trial.limits
         sweep = self._sweeps.get(trial.sweep)
         if sweep is not None:
             refusal = Refusal.TOO_LARGE if trial.verdict is Verdict.LEARNED else trial.refusal

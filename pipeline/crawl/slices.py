@@ -26,6 +26,7 @@ class Gap(StrEnum):
     NO_BROAD_FILTERS = "no-broad-filters"
     NO_EOSE = "no-eose"
     REFUSED = "refused"
+    KINDS_REFUSED = "kinds-refused"
     UNANSWERED = "unanswered"
     UNCHECKED = "unchecked"
     OVERSIZED = "oversized"
@@ -34,7 +35,7 @@ class Gap(StrEnum):
 # Those found page by page, each with its span.
 PAGING_GAPS: Final = (
     Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.WITHHELD,
-    Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED,
+    Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED, Gap.KINDS_REFUSED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)

@@ -13,6 +13,7 @@ import orjson
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.dimensions import (
     DOUBT_SILENCE_AFTER_S,
+    LISTS,
     MAX_WIDEN_AFTER_S,
     NEVER_TRIED,
     WIDEN_AFTER_S,
@@ -117,6 +118,12 @@ class Limits:
         """
         known = self.bound(Dimension.KINDS)
         return MOST_KINDS if known is None or known.source is Source.CONTROL else self.max_kinds
+
+    def takes_less_than(self, before: "Limits") -> bool:
+        """Whether what was cut for `before` may be refused now."""
+        return self.refused_kinds != before.refused_kinds or any(
+            self.of(each) < before.of(each) for each in (*LISTS, Dimension.LIMIT, Dimension.FRAME_BYTES)
+        )
 
     # Narrowing.
 

@@ -17,6 +17,7 @@ _MEANINGS: Final = {
     "no-broad-filters": "it answers filters that name authors, and gives nothing for broader ones without a word",
     "no-eose": "it never said that it had sent all, so that it may hold more",
     "refused": "it refuses to be asked",
+    "kinds-refused": "it refuses to be asked for some kinds, which are left out",
     "unanswered": "it was asked again and again and has not answered to the end",
     "oversized": "it holds events that are too long to be read, which are skipped",
     "unchecked": "it refused to be asked by kinds for what it had nothing of without, or takes too few kinds at once",

@@ -159,7 +159,7 @@ def test_kinds_that_are_refused_by_name_are_left_out_alone_and_told() -> None:
     assert sim.session is not None
     assert {2, 10002} <= set(sim.session.limits.refused_kinds) <= {2, 10002, 30078}
     assert sim.session.limits.max_kinds >= Limits().max_kinds
-    assert sim.crawl.counts.gap_reasons[Gap.REFUSED] > 0
+    assert sim.crawl.counts.gap_reasons[Gap.KINDS_REFUSED] > 0
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
