@@ -277,20 +277,24 @@ class Window:
 
         Whoever became wanted anew since is asked for anew: what came meanwhile was dropped.
         """
+        if not any(other.pages for other in others):
+            # Nothing was had: all are asked for together.
+            return
         low, high = others[0].span
-        slices: list[Slice] = []
-        for part in self._slices:
-            known = [each for each in part.query.members if each in members]
-            fresh = [each for each in part.query.members if each not in members]
-            if fresh:
-                slices.append(replace(part, query=part.query.of_members(fresh)))
-            if known:
-                slices += replace(part, query=part.query.of_members(known)).outside(low, min(high, others[0].settled))
         wanted = {each for part in self._slices for each in part.query.members}
+        slices: list[Slice] = []
         for part in (part for other in others for part in other._left):
             left = [each for each in part.query.members if each in wanted]
             if left and part.role is not Role.CONTROL:
                 slices.append(replace(part, query=part.query.of_members(left)))
+        # What is new comes first: it may be answered.
+        for part in self._slices:
+            known = [each for each in part.query.members if each in members]
+            fresh = [each for each in part.query.members if each not in members]
+            if known:
+                slices += replace(part, query=part.query.of_members(known)).outside(low, min(high, others[0].settled))
+            if fresh:
+                slices.append(replace(part, query=part.query.of_members(fresh)))
         self._slices, self._behind, self._pristine = slices, None, False
 
     def page(self) -> Filter:

@@ -169,7 +169,7 @@ def _page_cases() -> Mapping[str, Case]:
         "since-and-until-exclusive": Case(
             Behaviour(cap=30, since_exclusive=True, until_exclusive=True), extra=_busy_second
         ),
-        "ignores-since-oldest-first": Case(Behaviour(cap=60, ignores_since=True, order=Order.OLDEST), loses=True),
+        "ignores-since-oldest-first": Case(Behaviour(cap=60, ignores_since=True, order=Order.OLDEST)),
         "until-exclusive": Case(Behaviour(cap=30, until_exclusive=True), extra=_busy_second),
         "ignores-since": Case(Behaviour(cap=60, ignores_since=True)),
         "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150),

@@ -1,0 +1,59 @@
+"""Sweeps that a relay refuses: checks are dropped and told, and a newer sweep takes over from one that is stuck."""
+
+import random
+
+from pipeline.crawl.slices import Gap
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.nostr.message import Closed, RelayMessage
+from tests.unit.crawl.people import event, key
+from tests.unit.crawl.simulation import START, Simulation
+
+ALICE, BOB = key(1), key(2)
+
+
+def put(sim: Simulation, *authors: bytes) -> set[bytes]:
+    """Events of these authors that the relay has had for long, none of them within the last hours."""
+    made = [event(START - 600 - number, author, 1, number) for number, author in enumerate(authors)]
+    sim.relay.store.events += made
+    sim.relay.stored_at |= {each.id: START - 500 for each in made}
+    return {each.id for each in made}
+
+
+def test_refused_check_of_an_empty_page_is_dropped_and_reported() -> None:
+    sim = Simulation(random.Random(1))
+
+    def refuses_kinds(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        asked = filters[0]
+        if asked.limit and asked.authors and asked.kinds is not None and not asked.kinds <= GLOBAL_KINDS:
+            return [Closed(subscription, "blocked: no such lists", "blocked")]
+        return None
+
+    sim.relay.mood = refuses_kinds
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(300)
+    assert "authors/" in sim.cursors, "nothing that is required was refused"
+    assert Gap.REFUSED not in sim.crawl.counts.gap_reasons
+    assert any(gap.reason == Gap.UNCHECKED and gap.form == "authors/" for gap in sim.crawl.gaps)
+
+
+def test_newer_sweep_takes_over_from_one_that_is_refused() -> None:
+    """The first is refused for ever; what it asks for is in the second, in another form."""
+    sim = Simulation(random.Random(1))
+    due = put(sim, ALICE, BOB, ALICE)
+
+    def refuses_one(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        is_alone = any(each.limit and each.authors == frozenset({ALICE}) for each in filters)
+        return [Closed(subscription, "restricted: more authors", "restricted")] if is_alone else None
+
+    sim.relay.mood = refuses_one
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(60)
+    assert not due & sim.delivered
+    assert [gap.reason for gap in sim.crawl.gaps if gap.form == "authors/"] == [Gap.REFUSED]
+    sim.want([BOB])
+    sim.run_until(2_000)
+    assert due <= sim.delivered
+    assert not [gap for gap in sim.crawl.gaps if gap.reason == Gap.REFUSED], "it is closed with the sweep"
