@@ -80,7 +80,18 @@ def open_or_exit(config: Config, on_progress: Callable[[], None] | None = None) 
     try:
         return open_database(config.database_path, SystemClock(), on_progress=on_progress)
     except (CannotStart, DatabaseFailed) as error:
-        cannot_start(error)
+        cannot_start(CannotStart(f"{error}{_state_directory_hint(config.database_path)}"))
+
+
+def _state_directory_hint(database: Path) -> str:
+    """What to do about a database that a unit of systemd may not write; empty where that is not the reason."""
+    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if not state or database.resolve().is_relative_to(Path(state).resolve()):
+        return ""
+    return (
+        f"; under systemd only what is below {state} can be written:"
+        f" leave EVENTS_DATABASE_PATH out or set it to {state}/events.db, and take {database} over with import-go"
+    )
 
 
 def open_configured_to_read() -> Database:

@@ -116,6 +116,7 @@ def test_the_service_that_the_readme_installs(tmp_path: Path) -> None:
         a_reload_takes_what_is_right_and_refuses_what_is_wrong(installed)
         key_files_are_optional(installed, tmp_path)
         a_go_database_is_taken_over_in_place(installed, tmp_path)
+        the_go_service_s_own_path_is_explained(installed)
         an_update_keeps_everything(installed)
         box.run(f"systemctl stop {SERVICE} {LONE}")
         assert installed.get("/_health")[0] == 0
@@ -217,6 +218,19 @@ def a_go_database_is_taken_over_in_place(installed: Installed, tmp_path: Path) -
     box.run(f"systemctl start {SERVICE}")
     installed.wait_healthy()
     assert alice.pubkey in box.run("event-service users list")
+
+
+def the_go_service_s_own_path_is_explained(installed: Installed) -> None:
+    """Its environment file names a database that the unit may not write."""
+    box = installed.box
+    installed.set_environment(EVENTS_DATABASE_PATH="/var/lib/nos-event-service/events.db")
+    box.run(f"mkdir -p /var/lib/nos-event-service; systemctl restart {SERVICE} || true")
+    said = box.run(f"journalctl --no-pager -o cat -p err -n 20 -u {SERVICE}")
+    assert "leave EVENTS_DATABASE_PATH out" in said
+    assert "import-go" in said
+    installed.set_environment()
+    box.run(f"systemctl reset-failed {SERVICE}; systemctl start {SERVICE}")
+    installed.wait_healthy()
 
 
 def an_update_keeps_everything(installed: Installed) -> None:
