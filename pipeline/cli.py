@@ -98,7 +98,8 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
       event-service status --watch           what is wrong, and how does it go?
       event-service explain note1…           what became of this event?
 
-    Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help).
+    Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
+    4 a disk is full (a stage; it can go on once there is room).
     """
     if env_file is not None:
         # Those that follow a file take it as their own; the others look at it once.

@@ -16,6 +16,8 @@ _DEEDS = (
     ("profile", 3.0),
     ("relay list", 3.0),
     ("contacts", 2.0),
+    # Deleted before anybody has seen it, as when the deletion travels faster.
+    ("deleted", 2.0),
 )
 
 
@@ -31,7 +33,11 @@ class People:
     rng: random.Random
     late_s: int
     follows: dict[str, list[Author]] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    """Ids of what is deleted, which some relays refuse."""
     _number: int = 0
+    _to_come: SignedEvent | None = None
+    """What was deleted already, and comes next."""
     _dates: dict[tuple[str, int], int] = field(default_factory=dict)
 
     @property
@@ -47,6 +53,9 @@ class People:
     def event(self, now: int | None = None) -> SignedEvent:
         """The next thing that somebody does."""
         at = int(time.time()) if now is None else now
+        if self._to_come is not None:
+            event, self._to_come = self._to_come, None
+            return event
         deeds, weights = zip(*_DEEDS, strict=True)
         deed = self.rng.choices(deeds, weights)[0]
         anybody, user = self.rng.choice(self.authors), self.rng.choice(self.users)
@@ -65,6 +74,11 @@ class People:
                 event = self.rng.choice(followees).sign(text, created_at=at - back)
             case "profile":
                 event = anybody.sign(text, kind=0, created_at=self._later(anybody, 0, at))
+            case "deleted":
+                self._to_come = self.rng.choice(followees).sign(text, created_at=at)
+                self.deleted.add(self._to_come.id)
+                author = next(each for each in followees if each.pubkey == self._to_come.pubkey)
+                event = author.sign("", kind=5, created_at=at, tags=[("e", self._to_come.id)])
             case "relay list":
                 tags = [("r", f"wss://relay-{self._number % 50}.example")]
                 event = anybody.sign(text, kind=10002, created_at=self._later(anybody, 10002, at), tags=tags)

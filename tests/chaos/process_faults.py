@@ -8,9 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.chaos import hooks
 from tests.chaos.faults import Play, fault
+from tests.chaos.queues import PUBSUB
+from tests.chaos.refusals import CANNOT_START
 from tests.chaos.scene import EXPECTED, Scene
+from tests.chaos.sink_truth import Standing
 from tests.fakes.procs import process
+from tests.fakes.pubsub_rules import Rule
 from tests.fakes.service import EventService
 
 SERVICE = "service"
@@ -19,6 +24,10 @@ STAGES = sorted({name for name, _ in EXPECTED})
 # Longer than a stage may be silent, so that its supervisor has to kill it.
 _TOO_LONG_S = 36.0
 _STEP_S = 0.5
+# A second supervisor waits for the first to end, as one does that is restarted.
+_REFUSED_WITHIN_S = 60.0
+# Eight seconds until the thread counts as asleep, thirty without a beat, and some to spare.
+_FROZEN_THREAD_S = 60.0
 _SPARE_BYTES = 8 << 20
 
 
@@ -121,6 +130,61 @@ def restart(scene: Scene) -> Play:
         scene.allow_in_flight()
     yield scene.rng.uniform(0.0, 1.0)
     scene.start_again()
+    scene.doubts -= 1
+
+
+@fault("restarts-in-outage", SERVICE, least_minutes=1.5)
+def restarts_in_outage(scene: Scene) -> Play:
+    """Orderly restarts while Pub/Sub is away, each of which gives back what is held; that counts against no event."""
+    if not scene.is_alone:
+        return
+    scene.doubts += 1
+    with scene.sink_is(PUBSUB, Standing.DOWN):
+        scene.world.pubsub.set_rules(Rule(status="UNAVAILABLE"))
+        for _ in range(3):
+            if scene.end_in_order() != 0:
+                scene.allow_in_flight()
+            scene.start_again()
+            yield scene.rng.uniform(1.0, 2.0)
+        scene.world.pubsub.set_rules()
+    scene.doubts -= 1
+
+
+@fault("second-supervisor", SERVICE, least_minutes=1.5)
+def second_supervisor(scene: Scene) -> Play:
+    """Another one on the same database, from a shell without the runtime directory, is refused with one clear line."""
+    directory = scene.service.directory / "second"
+    directory.mkdir(exist_ok=True)
+    second = EventService(directory, scene.service.env)
+    second.env |= {"EVENTS_RUNTIME_DIRECTORY": str(directory / "runtime")}
+    second.start(wait=False)
+    began = time.monotonic()
+    while second.running and time.monotonic() - began < _REFUSED_WITHIN_S:
+        yield _STEP_S
+    if second.running:
+        scene.violations.append("two supervisors run on one database")
+        second.kill()
+    elif second.wait_exit() != CANNOT_START or "another supervisor" not in second.log_text():
+        scene.violations.append(f"a second supervisor was refused thus: {second.log_text()[-500:]}")
+    second.close()
+
+
+@fault("freeze-reactor", SERVICE, least_minutes=1.5)
+def freeze_reactor(scene: Scene) -> Play:
+    """The thread that reads all relays stands still, while the main loop of its crawler turns."""
+    scene.doubts += 1
+    before = {one.pid for one in scene.service.stages("crawler")}
+    scene.victims.update(before)
+    asleep = hooks.asleep_in(scene.hooks)
+    asleep.touch()
+    began = time.monotonic()
+    while before & {one.pid for one in scene.service.stages("crawler")}:
+        if scene.clock.between(began, time.monotonic()) > _FROZEN_THREAD_S:
+            scene.violations.append(f"a crawler whose reactor stood still for {_FROZEN_THREAD_S} s was left alone")
+            break
+        yield _STEP_S
+    asleep.unlink()
+    yield 1.0
     scene.doubts -= 1
 
 

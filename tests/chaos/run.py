@@ -16,7 +16,8 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.invariants import Watcher
 from tests.chaos.refusals import refusals
 from tests.chaos.report import Report
-from tests.chaos.scene import Scene
+from tests.chaos.scene import MAX_CLOCK_ERROR_S, Scene
+from tests.chaos.store_faults import LEAST_CLOCK_ERROR_S, set_clock_right
 from tests.chaos.tree import Tree
 from tests.chaos.world import World
 from tests.fakes.child import ROOT
@@ -37,6 +38,8 @@ _POLL_S = 1.0
 _MAX_WAITS = 4
 _FLUSH_LIMIT_S = 600.0
 
+FIRST_WRONG_S = 8.0
+"""For how long a clock that is wrong at the first start stays so."""
 MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults)
 """Imported for the faults that they enter."""
 
@@ -62,6 +65,12 @@ class Options:
     def resweeps(self) -> bool:
         """Whether the service resweeps."""
         return random.Random(f"resweep {self.seed}").random() < 0.5 if self.resweep is None else self.resweep
+
+    @property
+    def wrong_s(self) -> float:
+        """By how many seconds the clock is wrong when the service is started for the first time; 0 in a third."""
+        chance = random.Random(f"first clock {self.seed}")
+        return chance.choice((-1, 0, 1)) * chance.uniform(LEAST_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S)
 
     def faults(self) -> Sequence[Fault]:
         """The kinds to inject; raises `KeyError` for an unknown name."""
@@ -93,7 +102,10 @@ def _with_world(options: Options, world: World, directory: Path, report: Report,
         options.damage(tree)
     rng = random.Random(f"faults {options.seed}")
     with small_disk(directory / "service" / "disk") as mounted:
-        scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps)
+        wrong_s = options.wrong_s
+        scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s)
+        if wrong_s:
+            say(f"the clock is wrong by {wrong_s / 3600:+.1f} h at the first start")
         scene.has_small_disk = mounted
         try:
             _play(options, scene, report, say)
@@ -113,6 +125,8 @@ def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], N
     report.violations = scene.violations
     watcher.start()
     try:
+        if options.wrong_s:
+            set_clock_right(scene, FIRST_WRONG_S)
         conductor.run(options.minutes * 60)
         scene.stop_by_hand()
         scene.world.settle(_FLUSH_LIMIT_S)

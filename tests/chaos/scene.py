@@ -4,6 +4,7 @@ import math
 import os
 import random
 import signal
+import struct
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -149,10 +150,13 @@ class Scene:
             self.sinks[sink] = SinkState(Standing.WELL, time.monotonic())
 
     @classmethod
-    def start(cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool) -> "Scene":
+    def start(
+        cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool, wrong_s: float = 0.0
+    ) -> "Scene":
         """Start the service on `world`, PRODUCTION, with everything that it needs to find all of it.
 
         Its database is in `directory/disk`, which may be a disk of its own.
+        `wrong_s`: by how much its clock is wrong, until somebody sets it.
         `resweep`: it sweeps the whole horizon again and again, and so finds what came late while it was not looking.
         """
         secrets = Secrets.make(directory, rng)
@@ -171,6 +175,7 @@ class Scene:
             **tree.env(),
         )
         hooks.prepare(directory / "hooks")
+        hooks.clock_in(directory / "hooks").write_bytes(struct.pack("=q", round(wrong_s * 1e9)))
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"

@@ -72,6 +72,12 @@ def pubsub_refusing(scene: Scene) -> Play:
     yield from _misbehave(scene, [rule], _outage_s(scene), Standing.DOWN if is_down else Standing.ODD)
 
 
+@fault("pubsub-refusing-everything", PUBSUB_SUBJECT)
+def pubsub_refusing_everything(scene: Scene) -> Play:
+    """A schema that fits no event: each is refused as if it were at fault, and none is buried for it."""
+    yield from _misbehave(scene, [Rule(status="INVALID_ARGUMENT")], _outage_s(scene), Standing.DOWN)
+
+
 @fault("pubsub-lying", PUBSUB_SUBJECT)
 def pubsub_lying(scene: Scene) -> Play:
     """Messages are taken, and refused."""

@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from tests.chaos.process_faults import SERVICE
 from tests.chaos.queues import PUBSUB, RELAY
 from tests.chaos.refusals import CANNOT_START
 from tests.chaos.scene import MAX_CLOCK_ERROR_S, Scene
+from tests.fakes.net import pause
 
 _BUSY_MS = 20_000
 # Some rows fit in what is left here and there, so that the disk is full for some and not yet for others.
@@ -27,7 +31,7 @@ _STEP_S = 0.05
 # Who cannot start says so within so much.
 _ENDS_AFTER_S = 3.0
 _ENDS_ALL = "stage cannot start, ending all"
-_LEAST_CLOCK_ERROR_S = 1800
+LEAST_CLOCK_ERROR_S = 1800
 # Rows that were put off by a wrong clock are made ready within so much of its end.
 _RELEASE_S = 15.0
 
@@ -93,6 +97,60 @@ def _fill(path: Path, left: int) -> None:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
+
+
+@fault("disk-full-at-restart", SERVICE)
+def disk_full_at_restart(scene: Scene) -> Play:
+    """A stage is started while there is no room; it waits for some, and ends nothing for good."""
+    if not scene.has_small_disk:
+        return
+    scene.doubts += 1
+    began = time.time()
+    scene.allow_in_flight()
+    filler = scene.service.database.with_name("filler")
+    with scene.stalled():
+        _fill(filler, 0)
+        victim = scene.some_stage()
+        if victim is not None:
+            scene.kill_stages([victim])
+        yield scene.rng.uniform(4.0, 8.0)
+        filler.unlink()
+    yield _ENDS_AFTER_S
+    if not scene.service.running:
+        scene.violations.append(f"a full disk ended the service: {scene.service.log_text()[-500:]}")
+        scene.start_again()
+    scene.allowance.lies += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]
+    scene.doubts -= 1
+
+
+@fault("backup-restored", SERVICE)
+def backup_restored(scene: Scene) -> Play:
+    """The database of some seconds ago is put back; users register again, deliveries since may repeat."""
+    copy = scene.service.directory / "backup.db"
+    command = [sys.executable, "-m", "pipeline.cli", "backup", "--force", str(copy)]
+    done = subprocess.run(command, env=os.environ | scene.service.env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        # Its disk or lock is another fault's.
+        return
+    yield scene.rng.uniform(2.0, 6.0)
+    scene.doubts += 1
+    if scene.end_in_order() != 0:
+        scene.allow_in_flight()
+    with scene.queues.alone():
+        before = scene.queues.delivered()
+    database = scene.service.database
+    for suffix in ("", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(copy, database)
+    with scene.queues.alone():
+        after = scene.queues.delivered()
+    for sink, event_id in before - after:
+        scene.allowance.add(sink, [event_id])
+    scene.start_again()
+    if "unclean end or restored database" not in scene.service.log_text():
+        scene.violations.append("a restored backup was not noticed")
+    scene.world.register_again(scene.service)
+    scene.doubts -= 1
 
 
 @fault("disk-read-only", SERVICE)
@@ -175,7 +233,7 @@ def _lose_power(scene: Scene) -> Play:
 @fault("clock-jumps", "clock")
 def clock_jumps(scene: Scene) -> Play:
     """The time of day is wrong by hours, forward or back, for some seconds."""
-    hours = scene.rng.choice((-1, 1)) * scene.rng.uniform(_LEAST_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S)
+    hours = scene.rng.choice((-1, 1)) * scene.rng.uniform(LEAST_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S)
     began = time.time()
     scene.allow_in_flight()
     _overwrite(hooks.clock_in(scene.hooks), struct.pack("=q", round(hours * 1e9)))
@@ -184,3 +242,12 @@ def clock_jumps(scene: Scene) -> Play:
     _overwrite(hooks.clock_in(scene.hooks), bytes(8))
     # Leases end too early, or not for hours; those are set free, whoever holds them.
     scene.allowance.lies += [(sink, began, time.time() + _RELEASE_S) for sink in (PUBSUB, RELAY)]
+
+
+def set_clock_right(scene: Scene, after_s: float) -> None:
+    """Let a clock that is wrong since the start stay so for a while, and then be right."""
+    began = time.time()
+    pause(after_s)
+    scene.allow_in_flight()
+    _overwrite(hooks.clock_in(scene.hooks), bytes(8))
+    scene.allowance.lies += [(sink, began - after_s, time.time() + _RELEASE_S) for sink in (PUBSUB, RELAY)]

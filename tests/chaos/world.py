@@ -100,12 +100,14 @@ class World:
         """One to three relays, at least one of which offers it to everybody for ever."""
         sources: list[Peer] = [peer for peer in self.scripted if peer.is_source]
         others: list[Peer] = [peer for peer in self.scripted if not peer.is_source]
-        if replaceable_key(event) is None and self._rng.random() < 0.25:
+        # The independent one deletes what it is asked to, and takes it no more.
+        is_everywhere = event.id not in self.people.deleted
+        if replaceable_key(event) is None and self._rng.random() < 0.25 and is_everywhere:
             return [self.independent, *self._rng.sample(sources, self._rng.choice((0, 0, 1)))]
         places = self._rng.sample(sources, self._rng.choice((1, 1, 2, 3)))
         if self._rng.random() < 0.2:
             places.append(self._rng.choice(others))
-        if self._rng.random() < 0.1:
+        if self._rng.random() < 0.1 and is_everywhere:
             places.append(self.independent)
         return places
 
@@ -192,7 +194,7 @@ class World:
 
     def ledger(self) -> Ledger:
         """What must, may and must not have come through."""
-        ledger = Ledger(Horizon(since=self.began - REACH_S))
+        ledger = Ledger(Horizon(since=self.began - REACH_S, deleted_due=True))
         for peer in self.peers:
             peer.book(ledger, self.began)
         ledger.hold(HOLDER, self._left_behind, available_at=self.began)

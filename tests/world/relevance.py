@@ -51,6 +51,8 @@ class Horizon:
     wanted_since: int | None = None
     max_event_bytes: int = 1_048_576
     max_event_tags: int = 20_000
+    deleted_due: bool = False
+    """Whether what its author deleted is due too, since every relay has and gives it."""
 
 
 class Relevance:
@@ -131,6 +133,8 @@ class Relevance:
             return True
         if any(tag[0] == "expiration" for tag in event.tags if tag):
             return True
+        if self.horizon.deleted_due:
+            return False
         key = replaceable_key(event)
         address = "" if key is None else f"{event.kind}:{event.pubkey}:{key[2]}"
         return bool({(event.pubkey, event.id), (event.pubkey, address)} & self._deleted)

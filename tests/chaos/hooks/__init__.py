@@ -27,6 +27,11 @@ def disk_in(folder: Path) -> Path:
     return folder / "disk"
 
 
+def asleep_in(folder: Path) -> Path:
+    """The file that lets the reactor of every crawler stand still while it is there."""
+    return folder / "asleep"
+
+
 def unsynced_in(folder: Path) -> Path:
     """The file with what the database's file held where it was written to since it was last synced; see `disk`."""
     return folder / "unsynced"

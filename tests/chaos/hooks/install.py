@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from . import FOLDER, clock, conduct, disk, points
+from . import FOLDER, clock, conduct, disk, points, threads
 
 if FOLDER in os.environ:
     _folder = Path(os.environ[FOLDER])
@@ -11,3 +11,4 @@ if FOLDER in os.environ:
     conduct.install(_folder)
     points.install(_folder)
     disk.install(_folder)
+    threads.install(_folder)

@@ -6,6 +6,7 @@ from itertools import permutations
 import pytest
 
 from stages import forwarder, saver
+from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import FakePubSub
 from tests.integration.stages.support import NOW, Running, World, wait_until
 from tests.world.events import SignedEvent, authors, from_raw
@@ -14,6 +15,8 @@ ALICE, BOB, WRAPPER = authors(59, 3)
 TARGET = {"EVENTS_TARGET_RELAY": "ws://127.0.0.9:9"}
 PUBSUB = {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test"}
 
+emulator = pubsub_emulator
+"""The fixture, as pytest finds it."""
 POST = ALICE.sign("post", created_at=NOW)
 DELETION = ALICE.sign("", kind=5, created_at=NOW + 1, tags=[["e", POST.id]])
 
@@ -53,6 +56,17 @@ def test_consumer_gets_post_and_deletion_whichever_is_first(
         wait_until(lambda: world.value("SELECT count(*) FROM deliveries WHERE sink = 'pubsub'") == 2)
     found = {from_raw(each.data).id: (each.attributes or {}).get("retracted") for each in server.deliveries()}
     assert found == {POST.id: mark, DELETION.id: None}
+
+
+@pytest.mark.timeout(300)
+def test_emulator_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch, emulator: PubSubEmulator) -> None:
+    """Google's own: an attribute more, and the same data."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", emulator.address)
+    save(world, [DELETION], [POST])
+    with Running(world.context("forwarder", PUBSUB), forwarder.run):
+        found = emulator.drain_count(2)
+    marks_taken = {from_raw(each.data).id: (each.attributes or {}).get("retracted") for each in found}
+    assert marks_taken == {POST.id: "deleted", DELETION.id: None}
 
 
 def test_mark_stays_as_it_was_when_saved(world: World) -> None:
