@@ -1,57 +1,58 @@
 """Whether it is the messages that a topic refuses one by one, or the topic that refuses everything. Pure.
 
-A refusal says "invalid argument" of a bad message and of a topic whose schema fits none, or whose name is wrong. It is
-put down to the message only once the topic has taken another one since.
+A refusal says "invalid argument" of a bad message and of a topic whose schema fits none, or whose name is wrong. A
+topic may begin and cease to refuse everything at any moment, so that a message is at fault only where the topic took
+another one between two refusals of it that lie close together.
 
-    refused alone      the message is doubted; after `MAX_DOUBTED` without a success between, the topic is
-    taken              nothing is doubted any more; what was refused before is the fault of those messages
+    refused alone, first           the message is doubted
+    refused alone, again           at fault if another was taken since, and that is `WITHIN_S` ago at most; else doubted
+    `MAX_DOUBTED` messages are doubted and nothing was taken since: the topic is down
+    taken                          nothing is doubted any more
 """
 
+import math
 import threading
 from typing import Final
 
 MAX_DOUBTED: Final = 3
 """So many messages refused in a row, each alone, say that it is not the messages."""
-# A message is remembered until it was refused again after a success; what nobody offers again is forgotten all at once.
+WITHIN_S: Final = 3.0
+"""A topic that works again and fails again takes longer."""
+# What nobody offers again is forgotten all at once.
 _MOST_REMEMBERED: Final = 10_000
 
 
 class Doubts:
-    """What the refusals of one topic mean; for several threads."""
+    """What the refusals of one topic mean; for several threads. Times are monotonic seconds."""
 
-    __slots__ = ("_doubted", "_first_refused", "_lock", "_successes")
+    __slots__ = ("_doubted", "_lock", "_refused_at", "_taken_at")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._successes = 0
+        self._taken_at: float | None = None
         self._doubted: set[bytes] = set()
-        # By message, how many successes there had been when it was first refused.
-        self._first_refused: dict[bytes, int] = {}
+        self._refused_at: dict[bytes, float] = {}
 
-    @property
-    def has_worked(self) -> bool:
-        """Whether the topic has ever taken anything."""
-        return self._successes > 0
-
-    def on_success(self) -> None:
+    def on_success(self, now: float) -> None:
         """The topic took something."""
         with self._lock:
-            self._successes += 1
+            self._taken_at = now
             self._doubted.clear()
 
-    def on_refusal(self, event_id: bytes) -> bool:
-        """A message was refused alone; returns whether it is at fault, since the topic took others meanwhile."""
+    def on_refusal(self, event_id: bytes, now: float) -> bool:
+        """A message was refused alone; returns whether it is at fault."""
         with self._lock:
-            if len(self._first_refused) >= _MOST_REMEMBERED:
-                self._first_refused.clear()
-            first = self._first_refused.setdefault(event_id, self._successes)
-            if self._successes > first:
-                del self._first_refused[event_id]
+            if len(self._refused_at) >= _MOST_REMEMBERED:
+                self._refused_at.clear()
+            before = self._refused_at.get(event_id, -math.inf)
+            if self._taken_at is not None and before <= self._taken_at and now - before <= WITHIN_S:
+                del self._refused_at[event_id]
                 return True
+            self._refused_at[event_id] = now
             self._doubted.add(event_id)
             return False
 
     def is_down(self, offered: int) -> bool:
         """Return True if the topic is to be doubted; `offered`: how many messages it was offered together."""
         with self._lock:
-            return len(self._doubted) >= (MAX_DOUBTED if self._successes else min(MAX_DOUBTED, offered))
+            return len(self._doubted) >= (MAX_DOUBTED if self._taken_at is not None else min(MAX_DOUBTED, offered))

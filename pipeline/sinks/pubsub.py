@@ -95,7 +95,7 @@ class PubsubSink:
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
         """See `Sink.deliver`; more than one call is made when the batch is too large for one, or has a bad message."""
-        batch = _Batch(messages, self._doubts)
+        batch = _Batch(messages, self._doubts, self._clock)
         until = self._clock.monotonic() + _BATCH_LIMIT_S
         for _ in range(MAX_CALLS):
             part = batch.next_part()
@@ -176,9 +176,10 @@ def attributes(message: Message) -> dict[str, str]:
 class _Batch:
     """One batch on its way: its parts that are to be offered, and the verdicts so far."""
 
-    __slots__ = ("_doubted", "_doubts", "_messages", "_part", "_parts", "_probes", "_worked", "verdicts")
+    __slots__ = ("_clock", "_doubted", "_doubts", "_messages", "_part", "_parts", "_probes", "verdicts")
 
-    def __init__(self, messages: Sequence[Message], doubts: Doubts) -> None:
+    def __init__(self, messages: Sequence[Message], doubts: Doubts, clock: Clock) -> None:
+        self._clock = clock
         self.verdicts: list[Verdict | None] = [None] * len(messages)
         self._messages = messages
         self._doubts = doubts
@@ -186,7 +187,6 @@ class _Batch:
         self._parts = deque(reversed(list(_calls(messages))))
         self._part = range(0)
         self._doubted: list[int] = []
-        self._worked = False
         self._probes = 0
 
     @property
@@ -211,12 +211,12 @@ class _Batch:
         return [self._messages[index] for index in self._part]
 
     def on_success(self) -> None:
-        """The topic took the part: whatever it refused before is at fault itself."""
-        self._doubts.on_success()
-        self._worked = True
+        """The topic took the part: whatever it refused before is offered once more, which tells whose fault it is."""
+        self._doubts.on_success(self._clock.monotonic())
         for index in self._part:
             self.verdicts[index] = DELIVERED
-        self._blame()
+        self._parts += [range(index, index + 1) for index in self._doubted]
+        self._doubted.clear()
 
     def on_refusal(self) -> bool:
         """The topic refused the part; returns whether it refuses everything."""
@@ -226,23 +226,16 @@ class _Batch:
             self._parts += [self._part[middle:], self._part[:middle]]
             return False
         (index,) = self._part
-        self._doubted.append(index)
-        if self._doubts.on_refusal(self._messages[index].event_id):
+        if self._doubts.on_refusal(self._messages[index].event_id, self._clock.monotonic()):
             self.verdicts[index] = _BURIED
-            self._doubted.pop()
+        else:
+            self._doubted.append(index)
         return self._doubts.is_down(len(self._messages)) and (self._probes >= _MAX_PROBES or not self._parts)
 
     def end(self) -> None:
-        """No more is offered: what was refused last is at fault, or is tried again where nothing else was taken."""
-        if self._worked:
-            self._blame()
+        """No more is offered: what was refused last is tried again another time."""
         for index in self._doubted:
             self.verdicts[index] = Retry(_REFUSED)
-
-    def _blame(self) -> None:
-        for index in self._doubted:
-            self.verdicts[index] = _BURIED
-        self._doubted.clear()
 
 
 def _calls(messages: Sequence[Message]) -> Iterator[range]:
