@@ -208,8 +208,8 @@ class Reconciling:
             self._counts.needed += reconciler.needed
         if stuck is None or reconciler is None:
             return
-        # It gave more before than it names now: not to be believed.
-        if result == _COMPLETE and reconciler.needed >= stuck.returned:
+        # Some relays compare no more than a page holds: one that names as many as came before shows nothing.
+        if result == _COMPLETE and reconciler.needed > stuck.returned:
             sweep.window.had(stuck)
         else:
             self._give_up(sweep, stuck)
