@@ -4,14 +4,15 @@ A refusal says "invalid argument" of a bad message and of a topic whose schema f
 topic may begin and cease to refuse everything at any moment, so that a message is at fault only where the topic took
 another one between two refusals of it that lie close together.
 
-    refused alone, first           the message is doubted
-    refused alone, again           at fault if another was taken since, and that is `WITHIN_S` ago at most; else doubted
+    refused, first                 alone it is doubted; with others any of them may be at fault
+    refused alone, again           at fault if another was taken between, `WITHIN_S` before at most; else doubted
     `MAX_DOUBTED` messages are doubted and nothing was taken since: the topic is down
     taken                          nothing is doubted any more
 """
 
 import math
 import threading
+from collections.abc import Iterable
 from typing import Final
 
 MAX_DOUBTED: Final = 3
@@ -19,7 +20,7 @@ MAX_DOUBTED: Final = 3
 WITHIN_S: Final = 3.0
 """A topic that works again and fails again takes longer."""
 # What nobody offers again is forgotten all at once.
-_MOST_REMEMBERED: Final = 10_000
+_MOST_REMEMBERED: Final = 50_000
 
 
 class Doubts:
@@ -39,16 +40,27 @@ class Doubts:
             self._taken_at = now
             self._doubted.clear()
 
-    def on_refusal(self, event_id: bytes, now: float) -> bool:
-        """A message was refused alone; returns whether it is at fault."""
+    def on_refusal_together(self, event_ids: Iterable[bytes], now: float) -> None:
+        """Messages were refused in one call: any of them may be at fault."""
         with self._lock:
             if len(self._refused_at) >= _MOST_REMEMBERED:
                 self._refused_at.clear()
+            for event_id in event_ids:
+                self._note(event_id, now)
+
+    def _note(self, event_id: bytes, now: float) -> None:
+        """Remember the earliest refusal that still counts."""
+        if now - self._refused_at.get(event_id, -math.inf) > WITHIN_S:
+            self._refused_at[event_id] = now
+
+    def on_refusal(self, event_id: bytes, now: float) -> bool:
+        """A message was refused alone; returns whether it is at fault."""
+        with self._lock:
             before = self._refused_at.get(event_id, -math.inf)
             if self._taken_at is not None and before <= self._taken_at and now - before <= WITHIN_S:
                 del self._refused_at[event_id]
                 return True
-            self._refused_at[event_id] = now
+            self._note(event_id, now)
             self._doubted.add(event_id)
             return False
 

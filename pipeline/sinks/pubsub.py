@@ -222,6 +222,8 @@ class _Batch:
         """The topic refused the part; returns whether it refuses everything."""
         if len(self._part) > 1:
             # One bad message fails the call for all: halve until it stands alone.
+            together = (self._messages[index].event_id for index in self._part)
+            self._doubts.on_refusal_together(together, self._clock.monotonic())
             middle = len(self._part) // 2
             self._parts += [self._part[middle:], self._part[:middle]]
             return False
