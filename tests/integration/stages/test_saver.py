@@ -350,7 +350,7 @@ def test_only_what_kills_the_process_is_buried(world: World, monkeypatch: pytest
 def full_after(pages: int) -> Callable[..., Database]:
     """Opens databases that may grow by so many pages only."""
 
-    def opener(path: Path, clock: Any) -> Database:
+    def opener(path: Path, clock: Any, *_: object) -> Database:
         database = open_database(path, clock)
         database.pragma("max_page_count", database.pragma("page_count") + pages)
         return database

@@ -109,7 +109,7 @@ class MortalSaver:
             finally:
                 context.heartbeat.close()
 
-    def _open(self, path: Path, clock: Clock) -> Database:
+    def _open(self, path: Path, clock: Clock, *_: object) -> Database:
         database = open_database(path, clock)
         connection = database._connection
         left = self._rng.randrange(1, 2 * STATEMENTS_BETWEEN_DEATHS)

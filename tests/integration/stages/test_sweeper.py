@@ -221,7 +221,7 @@ def machine_of(steps_per_s: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """
     clock, times = ManualClock(NOW_MS), list[float]()
 
-    def opener(path: Path, clock_: Clock) -> Database:
+    def opener(path: Path, clock_: Clock, *_: object) -> Database:
         plain = open_database(path, clock_)
         timed = Timed(plain.path, plain._connection)
         timed.clock, timed.held = clock, times
