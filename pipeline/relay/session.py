@@ -197,6 +197,9 @@ class Session:
     def _succeed(self, old: Subscription, filters: Sequence[Filter], now: float) -> None:
         """Ask for `filters` under a new id, beside the old one as long as there is room."""
         if not self.has_room():
+            for older in self._succession.on_open(old.id):
+                self._close(self._ids[older], now)
+        if not self.has_room():
             self._close(old, now)
             self._torn.append(old.key)
         successor = self._new_id(LIVE_PREFIX)
@@ -385,6 +388,28 @@ class Session:
         if subscription.hold is not Hold.REFUSED:
             self.outgoing.append(encode_close(subscription.id))
 
+    def _ask_again(self, old: Subscription, now: float) -> Subscription | None:
+        """Ask for the same under another id; None if a successor asks for it already."""
+        is_retiring = old.id in self._succession
+        again = self._new_id(PAGE_PREFIX if old.is_page else LIVE_PREFIX)
+        self._succession.replace(old.id, again)
+        self._close(old, now)
+        if is_retiring:
+            return None
+        self._open(again, old.key, old.filters, now, old.patience, old.watched)
+        self._ids[again].was_held = old.was_held
+        return self._ids[again]
+
+    def _end(self, ended: Subscription, now: float) -> bool:
+        """Take what the relay ended for closed; returns False if a successor has its place, so that nothing is lost."""
+        del self._ids[ended.id]
+        if ended.id in self._succession:
+            self._succession.on_closed(ended.id)
+            return False
+        for old in self._succession.on_refused(ended.id):
+            self._close(self._ids[old], now)
+        return True
+
     def _on_eose(self, subscription_id: str, now: float) -> Iterator[Outcome]:
         subscription = self._ids.get(subscription_id)
         if subscription is None or subscription.hold is not None:
@@ -428,13 +453,9 @@ class Session:
                 refusal = Refusal.WITHHELD
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
-        is_retiring = subscription_id in self._succession
-        self._succession.on_closed(subscription_id)
-        if is_retiring:
-            del self._ids[subscription_id]
+        if not self._end(subscription, now):
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
-        del self._ids[subscription_id]
         complaint = replace(complaint, refusal=refusal)
         self.limits = after_refusal(self.limits, complaint, (subscription,), len(self._ids))
         self._doubts.on_page_ended(subscription.key)
@@ -457,18 +478,14 @@ class Session:
             return
         for each in [each for each in self._ids.values() if each.hold is not None]:
             if verdict is Verdict.REFUSED and each.hold is Hold.REFUSED:
-                del self._ids[each.id]
+                if not self._end(each, now):
+                    continue
                 refusal = Refusal.WITHHELD if each.is_withheld else Refusal.AUTH_REQUIRED
                 self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
                 yield each.refused(refusal, reason)
                 continue
-            is_retiring = each.id in self._succession
-            self._close(each, now)
-            if is_retiring:
-                continue
-            again = self._new_id(PAGE_PREFIX if each.is_page else LIVE_PREFIX)
-            self._open(again, each.key, each.filters, now, each.patience, each.watched)
-            self._ids[again].was_held = True
+            if (again := self._ask_again(each, now)) is not None:
+                again.was_held = True
 
     def _on_notice(self, text: str, now: float) -> Iterator[Outcome]:
         """A NOTICE names no subscription: it is a refusal only where it can be told whose.
@@ -491,11 +508,15 @@ class Session:
         if not dead:
             return
         refusal = taken_for(complaint, dead)
+        told = []
         for each in dead:
-            self._close(each, now)
+            self.outgoing.append(encode_close(each.id))
+            self._closed.on_closed(each.id, now)
+            if self._end(each, now):
+                told.append(each)
             self._doubts.on_page_ended(each.key)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
-        for each in dead:
+        for each in told:
             yield each.refused(refusal, text)
 
     # Silence.
@@ -505,20 +526,13 @@ class Session:
         if not self._outset.on_answer(subscription):
             return
         for each in [each for each in self._asked() if each.number < subscription.number and not each.answered]:
-            self._repeat(each, now)
+            self._ask_again(each, now)
 
     def _repeat_one(self, now: float) -> None:
         if self._outset.repeat_at is None or now < self._outset.repeat_at:
             return
         page = next((each for each in self._asked() if each.is_page and not each.answered), None)
-        self._outset.on_repeated(None if page is None else self._repeat(page, now))
-
-    def _repeat(self, unheard: Subscription, now: float) -> Subscription:
-        self._close(unheard, now)
-        again = self._new_id(PAGE_PREFIX if unheard.is_page else LIVE_PREFIX)
-        self._open(again, unheard.key, unheard.filters, now, unheard.patience, unheard.watched)
-        self._ids[again].was_held = unheard.was_held
-        return self._ids[again]
+        self._outset.on_repeated(None if page is None else self._ask_again(page, now))
 
     def _learn_from_silence(self, silent: Subscription, now: float) -> None:
         """A page stayed without any answer: slow down, or learn, once another connection has shown the same."""

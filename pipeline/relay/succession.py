@@ -8,7 +8,9 @@ id of its own:
 |---|---|---|
 | open | its successor is asked for | retiring: both bring events, so that none falls between |
 | retiring | the successor's EOSE, or `OVERLAP_S` | closed |
-| retiring | the successor is refused or closed | open |
+| retiring | the successor is asked for again under another id, or gets a successor itself | retiring, for that one |
+| retiring | the successor is refused, and this is the newest of those that it follows | open |
+| retiring | the successor is refused, and this is not the newest | closed |
 
 Times are monotonic seconds.
 """
@@ -56,20 +58,30 @@ class Succession:
         return old in self._retiring
 
     def retire(self, old: str, successor: str, now: float) -> None:
-        """Keep `old` until `successor` is open."""
+        """Keep `old` until `successor` is open; what `old` itself followed waits for `successor` too."""
+        self.replace(old, successor)
         self._retiring[old] = (successor, now + OVERLAP_S)
+
+    def replace(self, successor: str, again: str) -> None:
+        """`successor` is asked for as `again` from now on."""
+        self._retiring = {
+            old: (again if name == successor else name, until) for old, (name, until) in self._retiring.items()
+        }
 
     def on_open(self, subscription: str) -> list[str]:
         """The relay answered `subscription`; returns the old ones whose place it took, to be closed."""
         return [old for old, (successor, _) in self._retiring.items() if successor == subscription]
 
-    def on_closed(self, subscription: str) -> None:
-        """`subscription` is over: as an old one it retires no more, as a successor its old one stays."""
-        self._retiring = {
-            old: (successor, until)
-            for old, (successor, until) in self._retiring.items()
-            if subscription not in (old, successor)
-        }
+    def on_closed(self, old: str) -> None:
+        """`old` is over."""
+        self._retiring.pop(old, None)
+
+    def on_refused(self, subscription: str) -> list[str]:
+        """`subscription` is over: the newest that it follows stays open. Returns the others, to be closed."""
+        followed = self.on_open(subscription)
+        if followed:
+            del self._retiring[followed.pop()]
+        return followed
 
     def overdue(self, now: float) -> list[str]:
         """Return the old ones that have waited long enough."""

@@ -463,13 +463,17 @@ def test_no_more_pages_are_open_than_allowed() -> None:
 class Machine:
     """Random requests and answers, against a plain account of what is open."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, limits: Limits | None = None) -> None:
         self.rng = rng
-        self.session = Session(Limits())
+        self.limits = limits or Limits()
+        self.session = Session(self.limits)
         self.now = 0.0
         self.asked = 0
         self.pages: dict[str, str] = {}
         self.live: dict[str, str] = {}
+        # Those whose successor was refused.
+        self.kept: set[str] = set()
+        self.has_added = False
 
     def step(self) -> None:
         self.now += self.rng.choice((0.0, 0.1, 4.0))
@@ -484,6 +488,7 @@ class Machine:
                 key = str(self.rng.randrange(4))
                 if self.session.has_room_for_live(key):
                     self.live[key] = open_live(self.session, key, self.now)
+                    self.kept.discard(key)
             case 2 | 3:
                 self.session.note_event(target, event(self.rng.randrange(90, 210)), self.now)
             case 4:
@@ -493,11 +498,21 @@ class Machine:
             case 6:
                 texts = ("rate limited", "ERROR: too many concurrent REQs", "hello", "some error")
                 self.tell(Notice(self.rng.choice(texts)))
-        live = {each.key for each in self.session._ids.values() if not each.is_page}
-        assert (self.session.pages, live) == (len(self.pages), set(self.live))
+        self.check()
         self.session.outgoing.clear()
         if self.rng.random() < 0.05:
-            self.session.limits = Limits()
+            self.session.limits = self.limits
+
+    def check(self) -> None:
+        """Each page is open; of each live subscription one is, and what retires only beside it."""
+        self.has_added |= self.session.limits.adds_requests
+        live = [each for each in self.session._ids.values() if not each.is_page]
+        retiring = self.session._succession
+        lasting = [each.key for each in live if each.id not in retiring]
+        self.kept.intersection_update(lasting)
+        assert (self.session.pages, sorted(lasting)) == (len(self.pages), sorted({*self.live, *self.kept}))
+        assert {each.key for each in live} == set(lasting)
+        assert len(retiring._retiring) == len(live) - len(lasting)
 
     def tell(self, message: RelayMessage, eosed: str | None = None) -> None:
         for outcome in list(self.session.receive(message, self.now)):
@@ -508,7 +523,12 @@ class Machine:
             assert (outcome.refusal is None) == (self.pages.pop(outcome.key) == eosed)
         else:
             assert isinstance(outcome, LiveEnded)
+            if outcome.key in self.kept:
+                self.kept.remove(outcome.key)
+                return
             del self.live[outcome.key]
+            if self.has_added:
+                self.kept.add(outcome.key)
 
 
 @pytest.mark.parametrize("seed", seeds(5))
@@ -518,6 +538,17 @@ def test_whatever_a_relay_says_each_page_ends_once_and_completes_by_its_eose_alo
     for _ in range(600):
         machine.step()
     assert machine.asked > 10
+
+
+@pytest.mark.parametrize("seed", [82_500_948, 1_000_991_625, *seeds(5)])
+def test_live_subscription_is_open_once_where_requests_add(seed: int) -> None:
+    print(f"seed {seed}")
+    machine = Machine(random.Random(seed), replace(Limits(), adds_requests=True))
+    for _ in range(600):
+        machine.step()
+    for key in {*machine.live, *machine.kept}:
+        machine.session.close_live(key, machine.now)
+    assert machine.session.live_subscriptions == 0
 
 
 def open_page_of(session: Session, since: int | None, until: int | None) -> str:
@@ -676,6 +707,33 @@ def test_second_replacement_in_a_row_retires_both_before_it() -> None:
     assert live_ids(session) == [("REQ", "L2"), ("REQ", "L3"), ("CLOSE", "L1"), ("CLOSE", "L2")]
     session.close_live("0", 13.0)
     assert session.subscriptions == 0
+
+
+def test_successor_that_is_replaced_takes_those_before_it_along() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    session.open_live("0", [LIVE], 11.0)
+    list(session.receive(Eose("L3"), 12.0))
+    assert live_ids(session) == [("REQ", "L2"), ("REQ", "L3"), ("CLOSE", "L1"), ("CLOSE", "L2")]
+    list(session.receive(Eose("L2"), 12.0))
+    assert session.live_subscriptions == 1
+
+
+def test_refused_successor_leaves_one_open_of_those_before_it() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    session.open_live("0", [LIVE], 11.0)
+    assert [type(each) for each in session.receive(closed("L3", "error: busy"), 12.0)] == [LiveEnded]
+    assert live_ids(session) == [("REQ", "L2"), ("REQ", "L3"), ("CLOSE", "L1")]
+    assert session.live_subscriptions == 1
+
+
+def test_old_one_that_a_notice_ends_is_no_loss() -> None:
+    session = adding()
+    session.open_live("0", [LIVE], 10.0)
+    assert list(session.receive(Notice("error: busy: L1"), 11.0)) == []
+    assert live_ids(session) == [("REQ", "L2"), ("CLOSE", "L1")]
+    assert session.live_subscriptions == 1
 
 
 def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
