@@ -105,7 +105,8 @@ def _provoke(service: EventService, relay: ScriptedRelay) -> None:
     service.wait_metric(
         "application_handler_calls_total", lambda value: value >= 1, handlerName="cleanupProcessedEvents"
     )
-    service.wait_metric("relay_connection_state_gauge", lambda value: value == 1, state="connected")
+    # The relay that is crawled, and the one that events are sent to.
+    service.wait_metric("relay_connection_state_gauge", lambda value: value == 2, state="connected")
 
 
 @pytest.fixture
@@ -201,9 +202,11 @@ def test_other_messages_are_ignored_and_junk_closes(scene: Scene) -> None:
     # The library forgets its socket when the other side closes first.
     with closing(client.sock):
         event = Author.from_seed(99, 2).registration(int(time()))
-        client.send(json.dumps(["REQ", "x", {}]))
+        client.send(json.dumps(["CLOSE", "x"]))
         client.send(f'["EVENT",{event.raw}]')
         assert json.loads(client.recv()) == ["OK", event.id, True, ""]
+        client.send(json.dumps(["REQ", "x", {}]))
+        assert json.loads(client.recv())[:2] == ["CLOSED", "x"]
         client.send("junk")
         assert client.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
 

@@ -22,7 +22,17 @@ from tests.world.events import Author
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ("README.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")
-PROGRAMS = {"sudo", "export", "mkdir", "tail", "bin/event-service", "bin/test", "event-service"}
+PROGRAMS = {
+    "sudo",
+    "export",
+    "mkdir",
+    "tail",
+    "bin/completeness",
+    "bin/event-service",
+    "bin/peers",
+    "bin/test",
+    "event-service",
+}
 ENDLESS = {"supervise", "stage", "demo"}
 
 
@@ -102,7 +112,8 @@ def test_the_operators_commands_run_in_their_order(tmp_path: Path) -> None:
                 [sys.executable, "-m", "pipeline.cli", *real],
                 env=env, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
             )  # fmt: skip
-            assert done.returncode == 0, (real, done.stdout, done.stderr)
+            # There is a problem to tell: no stage runs.
+            assert done.returncode == (real[0] == "status"), (real, done.stdout, done.stderr)
 
 
 def _put(word: str, places: dict[str, str]) -> str:
