@@ -25,7 +25,7 @@ from pipeline.settings import (
     StatusPageAccess,
     credentials_problem,
 )
-from pipeline.values import HostPort, InvalidValue
+from pipeline.values import HostPort, InvalidValue, IPNetwork
 
 __all__ = [
     "Config",
@@ -107,6 +107,7 @@ class Config:
     max_address_labels: int
     max_queue_age: int
     status_page: StatusPageAccess
+    trusted_proxies: tuple[IPNetwork, ...]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], *, runs: bool = True) -> "Config":

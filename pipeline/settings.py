@@ -221,10 +221,6 @@ def _true_or_false(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _join(items: tuple[object, ...]) -> str:
-    return ",".join(map(str, items))
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.lower().rstrip(".") for name in values.text_list(text))
 
@@ -315,7 +311,7 @@ SETTINGS: tuple[Setting, ...] = (
         _relays,
         BOOTSTRAP_RELAYS,
         "relays to begin with",
-        format=_join,
+        format=values.format_list,
         empty_means_none=True,
         live=True,
     ),
@@ -325,7 +321,7 @@ SETTINGS: tuple[Setting, ...] = (
         _names,
         SKIP_RELAYS,
         "host suffixes of discovered relays that are never dialled",
-        format=_join,
+        format=values.format_list,
         empty_means_none=True,
         live=True,
     ),
@@ -531,5 +527,14 @@ SETTINGS: tuple[Setting, ...] = (
         "local",
         "who sees the status page: `local` (browsers on this machine), `everyone` or `off`",
         live=True,
+    ),
+    Setting(
+        "EVENTS_TRUSTED_PROXIES",
+        "trusted_proxies",
+        values.networks,
+        "",
+        "addresses or networks of your reverse proxies, whose `X-Forwarded-For` is believed; empty: nobody's is",
+        values.format_list,
+        empty_means_none=True,
     ),
 )

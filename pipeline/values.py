@@ -2,9 +2,12 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.errors import EventServiceError
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _DURATION = re.compile(r"0*(\d+)(ms|s|m|h|d)", re.ASCII)
 _TOPIC_ID = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
@@ -93,6 +96,19 @@ def integer(text: str, *, least: int, most: int) -> int:
 def text_list(text: str) -> tuple[str, ...]:
     """Read a comma-separated list; blanks around items and empty items are dropped."""
     return tuple(item for item in (part.strip() for part in text.split(",")) if item)
+
+
+def networks(text: str) -> tuple[IPNetwork, ...]:
+    """Read a comma-separated list of IP addresses and networks, such as `127.0.0.1,10.0.0.0/8`."""
+    try:
+        return tuple(ipaddress.ip_network(item) for item in text_list(text))
+    except ValueError as error:
+        raise InvalidValue(f"must be IP addresses or networks, such as 127.0.0.1,10.0.0.0/8: {error}") from None
+
+
+def format_list(items: Iterable[object]) -> str:
+    """The text that lists are read from."""
+    return ",".join(map(str, items))
 
 
 def host_port(text: str) -> HostPort:

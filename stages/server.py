@@ -13,11 +13,12 @@ from websockets.asyncio.server import Server, serve
 
 from pipeline.errors import CannotStart
 from pipeline.process.logs import RateLimited
+from pipeline.process.page_token import make_page_token
 from pipeline.process.stage import StageContext
 from pipeline.server.connection import Guard
 from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
-from pipeline.server.http import PublicKeys, Web
+from pipeline.server.http import PageAccess, PublicKeys, Web
 from pipeline.server.limits import Limits, Refusal, limits_of
 from pipeline.server.page.answer import StatusPage
 from pipeline.server.registrations import Registrations, UserBounds
@@ -105,7 +106,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         ctx.metrics.stage_discarded.labels(STAGE, refusal.value).inc()
         log.debug(refusal.value, "client refused", reason=refusal.value)
 
-    guard = Guard(limits, ctx.clock, refuse)
+    guard = Guard(limits, ctx.clock, refuse, ctx.config.trusted_proxies)
     registrations = Registrations(
         threads.registration,
         ctx.clock,
@@ -120,7 +121,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         health,
         PublicKeys(threads.lookup, ctx.clock, ctx.metrics),
         StatusPage(threads.page, health, lambda: ctx.settings, ctx.clock),
-        lambda: ctx.settings.status_page,
+        PageAccess(lambda: ctx.settings.status_page, make_page_token(ctx.config.runtime_directory)),
         refuse,
         errors,
     )

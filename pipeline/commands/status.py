@@ -12,16 +12,19 @@ import click
 
 from pipeline.commands.output import say
 from pipeline.commands.setting_up import config_or_exit, of_running_service, open_to_read_or_exit
-from pipeline.config import Config
+from pipeline.config import Config, StatusPageAccess
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import Condition
+from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
 from pipeline.setting_names import unknown_settings
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.database import Database
 from pipeline.store.samples import Sample
+from pipeline.values import HostPort
 
+_EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not listened on
 _EVERY_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -29,7 +32,8 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
-def status(as_json: bool, watch: bool) -> None:
+@click.option("--url", "only_url", is_flag=True, help="Print the address that opens the status page, and nothing else.")
+def status(as_json: bool, watch: bool, only_url: bool) -> None:
     """Print what is wrong and what to do, then stages, queues and relays of a running service.
 
     A line that begins with ! is a problem: something stands still or was given up. One with ~ is a note: the service
@@ -40,11 +44,14 @@ def status(as_json: bool, watch: bool) -> None:
     Examples:
       event-service status
       event-service status --watch
+      event-service status --url
       event-service status --json | jq '.troubles[].what'
     """
     config, clock = config_or_exit(), SystemClock()
     with open_to_read_or_exit(config) as database:
         config = of_running_service(config, database)
+        if only_url:
+            return say(page_url(config))
         is_well = show(config, database, clock, as_json=as_json)
         stop = Stop()
         while watch:
@@ -56,6 +63,20 @@ def status(as_json: bool, watch: bool) -> None:
             except KeyboardInterrupt:
                 break
     sys.exit(0 if is_well else 1)
+
+
+def page_url(config: Config) -> str:
+    """Return the address of the status page, with what opens it; ends the program where there is none."""
+    host, port = config.listen_address.host, config.listen_address.port
+    address = f"http://{HostPort('localhost' if host in _EVERY_ADDRESS else host, port)}/"
+    if config.status_page is StatusPageAccess.EVERYONE:
+        return address
+    token = read_page_token(config.runtime_directory)
+    if config.status_page is StatusPageAccess.OFF or token is None:
+        is_off = config.status_page is StatusPageAccess.OFF
+        why = "EVENTS_STATUS_PAGE is off" if is_off else "no web server runs; start event-service supervise"
+        raise click.ClickException(f"there is no status page: {why}")
+    return f"{address}?token={token}"
 
 
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:

@@ -21,6 +21,7 @@ from pipeline.demo.service import HOST, DemoFailed, running, settings
 from pipeline.nostr.event import Event
 from pipeline.nostr.message import encode_event
 from pipeline.process.clock import SystemClock
+from pipeline.process.page_token import read_page_token
 
 _EVENTS_PER_S: Final = 8.0
 _LOOK_EVERY_S: Final = 0.02
@@ -91,7 +92,8 @@ class Show:
         self._say(f"Starting the service on {address}, a relay where {len(people.users)} users live …")
         async with running(settings(os.environ, folder, address, port), folder, self._stop) as service:
             await self._register(people, port)
-            self._say(f"Status page   http://localhost:{port}/")
+            token = read_page_token(folder / "run")
+            self._say(f"Status page   http://localhost:{port}/?token={token}")
             self._say(f"Handed on to  {folder / 'events.jsonl'}")
             self._say("Ctrl-C ends it and leaves nothing behind.")
             await self._live(people, _Tail(folder / "events.jsonl"), service, seconds)

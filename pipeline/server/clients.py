@@ -2,11 +2,13 @@
 
 import ipaddress
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.ip import IPAddress, is_global_ip
 from pipeline.server.limits import Limits, Refusal, Refused
+from pipeline.values import IPNetwork
 
 _MAX_FORWARDED_LENGTH: Final = 64  # an IPv6 address with a port has at most 54 characters
 _UNKNOWN: Final = "unknown"
@@ -16,27 +18,36 @@ _UNKNOWN: Final = "unknown"
 class Peer:
     """The other end of a connection; `client` is the name that bounds count it under.
 
-    One `is_near` comes from this machine or a private network: it may be a reverse proxy that speaks for others.
+    One `is_near` comes from this machine or a private network: it may be a proxy that nobody named, and the bounds for
+    one client would then bound all of its visitors together. One `is_proxy` is among `EVENTS_TRUSTED_PROXIES`.
     """
 
     client: str
     is_near: bool
+    is_proxy: bool = False
 
 
-def peer_of(socket_address: object) -> Peer:
+def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> Peer:
     """The peer at a socket's remote address, as asyncio gives it (`None` when the peer has gone already)."""
     host = socket_address[0] if isinstance(socket_address, tuple) and socket_address else ""
     ip = _parse_ip(str(host))
-    return Peer(_UNKNOWN, False) if ip is None else Peer(_client_name(ip), not is_global_ip(ip))
+    if ip is None:
+        return Peer(_UNKNOWN, False)
+    return Peer(_client_name(ip), not is_global_ip(ip), _is_among(ip, proxies))
 
 
-def client_behind(peer: Peer, forwarded_for: str | None) -> str:
-    """Who sent a request with that `X-Forwarded-For`: only a near peer is believed, and only its own, last entry."""
-    if not peer.is_near or forwarded_for is None:
-        return peer.client
-    last = forwarded_for.rpartition(",")[2].strip()
-    ip = _parse_ip(last)
-    return peer.client if ip is None else _client_name(ip)
+def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> str | None:
+    """Return whom a trusted proxy speaks for by its `X-Forwarded-For`; None if it names nobody.
+
+    It is the last entry that is not a trusted proxy itself: what stands before it, the visitor may have written.
+    """
+    for entry in reversed((forwarded_for or "").split(",")):
+        ip = _parse_ip(entry.strip())
+        if ip is None:
+            return None
+        if not _is_among(ip, proxies):
+            return _client_name(ip)
+    return None
 
 
 class Place:
@@ -53,28 +64,37 @@ class Place:
 class Gate:
     """Hands out places for connections and websocket sessions; used by the event loop alone."""
 
-    __slots__ = ("_by_client", "_connections", "_limits", "_sessions")
+    __slots__ = ("_by_client", "_connections", "_limits", "_proxies", "_sessions")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, proxies: Sequence[IPNetwork] = ()) -> None:
+        """`proxies`: those whose word about their visitors is believed."""
         self._limits = limits
+        self._proxies = proxies
         self._connections = 0
         self._sessions = 0
         self._by_client: Counter[str] = Counter()
 
     def enter(self, peer: Peer) -> Place:
-        """A place for a new connection; raises `Refused`. A near peer counts under whom it speaks for, once known."""
+        """A place for a new connection; raises `Refused`.
+
+        A proxy's counts under whom it speaks for, once known, a near peer's under nobody.
+        """
         if self._connections >= self._limits.connections:
             raise Refused(Refusal.CONNECTIONS)
         place = Place(peer)
-        if not peer.is_near:
+        if not (peer.is_near or peer.is_proxy):
             self._count(place, peer.client)
         self._connections += 1
         return place
 
     def identify(self, place: Place, forwarded_for: str | None) -> None:
-        """Count a near peer's connection under the client it speaks for; raises `Refused`."""
-        if place.client is None:
-            self._count(place, client_behind(place.peer, forwarded_for))
+        """Count a proxy's connection under the client it speaks for; raises `Refused`."""
+        if place.client is None and place.peer.is_proxy:
+            client = client_behind(forwarded_for, self._proxies)
+            if client is not None:
+                self._count(place, client)
+            elif not place.peer.is_near:
+                self._count(place, place.peer.client)
 
     def open_session(self, place: Place) -> None:
         """Let the connection become a websocket; raises `Refused`."""
@@ -107,6 +127,10 @@ def _parse_ip(text: str) -> IPAddress | None:
     except ValueError:
         return None
     return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def _is_among(ip: IPAddress, networks: Sequence[IPNetwork]) -> bool:
+    return any(ip in network for network in networks)
 
 
 def _without_port(text: str) -> str:

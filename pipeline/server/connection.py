@@ -1,6 +1,7 @@
 """One connection of the web server, with the bounds that the library leaves to its user."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -8,8 +9,9 @@ from websockets.http11 import Request
 
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance
-from pipeline.server.clients import Gate, Place, peer_of
+from pipeline.server.clients import Gate, Peer, Place, peer_of
 from pipeline.server.limits import Limits, Refusal, Refuse, Refused
+from pipeline.values import IPNetwork
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
 _SLICE_BYTES = 4 << 10
@@ -19,11 +21,12 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Lengt
 class Guard:
     """What all connections of a server share; used by the event loop alone."""
 
-    def __init__(self, limits: Limits, clock: Clock, refuse: Refuse) -> None:
+    def __init__(self, limits: Limits, clock: Clock, refuse: Refuse, proxies: Sequence[IPNetwork] = ()) -> None:
         self.limits = limits
         self.clock = clock
         self.refuse = refuse
-        self.gate = Gate(limits)
+        self.proxies = proxies
+        self.gate = Gate(limits, proxies)
         self.connections: set[GuardedConnection] = set()
 
     def connection_class(self) -> "type[GuardedConnection]":
@@ -60,10 +63,14 @@ class GuardedConnection(ServerConnection):
         self._is_cut = False
 
     @property
-    def client(self) -> str:
-        """The name that the client's bounds count under."""
-        place = self.place
-        return "" if place is None else place.client or place.peer.client
+    def client(self) -> str | None:
+        """The name that the client's own bounds count under; None if only the bounds for all are its."""
+        return None if self.place is None else self.place.client
+
+    @property
+    def peer(self) -> Peer | None:
+        """The other end; None when it has gone."""
+        return None if self.place is None else self.place.peer
 
     def identify(self, forwarded_for: str | None) -> None:
         """Count the connection under the client that it is made for; raises `Refused`."""
@@ -79,7 +86,7 @@ class GuardedConnection(ServerConnection):
         """Take a place, or say that there is none and close."""
         super().connection_made(transport)
         try:
-            self.place = self.guard.gate.enter(peer_of(transport.get_extra_info("peername")))
+            self.place = self.guard.gate.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
         except Refused as error:
             self.guard.refuse(error.reason)
             # The library learns that the connection is lost before it has read anything.

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
@@ -18,11 +19,12 @@ from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
 from pipeline.process.exposition import CONTENT_TYPE, Health
 from pipeline.process.metrics import Metrics
+from pipeline.process.page_token import is_page_token
 from pipeline.server.connection import GuardedConnection
 from pipeline.server.errors import ErrorLog
 from pipeline.server.health import HealthCheck
-from pipeline.server.limits import Refuse, Refused
-from pipeline.server.page.request import PageRequest, is_local, parse_request
+from pipeline.server.limits import Refusal, Refuse, Refused
+from pipeline.server.page.request import TOKEN_COOKIE, PageRequest, cookie_of, is_local, parse_request
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
 from pipeline.store import contacts
@@ -40,7 +42,7 @@ websocket /                registrations: Nostr events of kind 6666
 GET /metrics               Prometheus
 GET /_health               "ok", or what is wrong
 GET /public-keys/{hex}     followers and followees of a public key
-GET / with a browser       the status page, from this machine or as EVENTS_STATUS_PAGE says
+GET / with a browser       the status page: event-service status --url
 """
 _PUBLIC_KEYS: Final = "/public-keys/"
 _CHECKS: Final = {"/_health": HealthCheck.check, "/_live": HealthCheck.live, "/_ready": HealthCheck.ready}
@@ -71,6 +73,31 @@ class PublicKeys:
         return response(HTTPStatus.OK, JSON, json.dumps(body, separators=(",", ":")).encode())
 
 
+class PageAccess:
+    """Decides who is shown the status page."""
+
+    def __init__(self, shown_to: Callable[[], StatusPageAccess], token: str) -> None:
+        self._shown_to = shown_to
+        self._token = token
+
+    def admit(self, connection: GuardedConnection, request: Request) -> PageRequest | None:
+        """Return what a browser asks of the page; None if it may not see it.
+
+        Being local needs the token as well: what a proxy on this machine forwards comes from this machine too. A
+        query's token that is not ours is left out.
+        """
+        asked = parse_request(request.path)
+        access = self._shown_to()
+        if access is StatusPageAccess.EVERYONE:
+            return replace(asked, token="")
+        if access is StatusPageAccess.OFF or not _is_from_here(connection, request):
+            return None
+        if is_page_token(self._token, asked.token):
+            return replace(asked, token=self._token)
+        kept = cookie_of(request.headers.get_all("Cookie"))
+        return replace(asked, token="") if is_page_token(self._token, kept) else None
+
+
 class Page(Protocol):
     """What a browser is shown at `/`."""
 
@@ -88,7 +115,7 @@ class Web:
         health: HealthCheck,
         public_keys: PublicKeys,
         page: Page,
-        shown_to: Callable[[], StatusPageAccess],
+        access: PageAccess,
         refuse: Refuse,
         errors: ErrorLog,
     ) -> None:
@@ -96,7 +123,7 @@ class Web:
         self._health = health
         self._public_keys = public_keys
         self._page = page
-        self._shown_to = shown_to
+        self._access = access
         self._refuse = refuse
         self._errors = errors
 
@@ -120,10 +147,14 @@ class Web:
         return answer
 
     async def _answer(self, connection: GuardedConnection, request: Request, method: str, path: str) -> Response | None:
+        self._note_unnamed_proxy(connection, request)
         connection.identify(_forwarded_for(request))
         if path == "/":
-            if self._wants_page(connection, request, method):
-                return await self._page.answer(parse_request(request.path))
+            if _is_browser(request, method) and (asked := self._access.admit(connection, request)) is not None:
+                answer = await self._page.answer(asked)
+                if asked.token:
+                    answer.headers["Set-Cookie"] = f"{TOKEN_COOKIE}={asked.token}; Path=/; HttpOnly; SameSite=Strict"
+                return answer
             if method in ("GET", "HEAD") and "Upgrade" not in request.headers:
                 return response(HTTPStatus.OK, TEXT, _WELCOME)
             connection.open_session()
@@ -137,22 +168,16 @@ class Web:
             return answer
         return await route()
 
-    def _wants_page(self, connection: GuardedConnection, request: Request, method: str) -> bool:
-        """Whether a browser asks that may see the status page."""
-        if method not in ("GET", "HEAD") or "Upgrade" in request.headers:
-            return False
-        if not any("text/html" in value for value in request.headers.get_all("Accept")):
-            return False
-        match self._shown_to():
-            case StatusPageAccess.EVERYONE:
-                return True
-            case StatusPageAccess.LOCAL:
-                # Whoever speaks for others, as a proxy on this machine does, is no local browser.
-                is_direct = not any(name in request.headers for name in _FORWARDING)
-                host = request.headers.get_all("Host")
-                return is_direct and len(host) == 1 and is_local(str(connection.remote_address[0]), host[0])
-            case StatusPageAccess.OFF:
-                return False
+    def _note_unnamed_proxy(self, connection: GuardedConnection, request: Request) -> None:
+        """Count what says that it was forwarded, from a peer that `EVENTS_TRUSTED_PROXIES` does not name.
+
+        Where proxies are named, a far peer's header is only a visitor's.
+        """
+        peer = connection.peer
+        if peer is None or peer.is_proxy or not any(name in request.headers for name in _FORWARDING):
+            return
+        if peer.is_near or not connection.guard.proxies:
+            self._refuse(Refusal.UNNAMED_PROXY)
 
     def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
         if path == "/metrics":
@@ -170,6 +195,19 @@ class Web:
     async def _checked(self, check: Callable[[HealthCheck], Awaitable[Health]]) -> Response:
         health = await check(self._health)
         return response(HTTPStatus.OK if health.ok else HTTPStatus.SERVICE_UNAVAILABLE, JSON, health.body)
+
+
+def _is_browser(request: Request, method: str) -> bool:
+    if method not in ("GET", "HEAD") or "Upgrade" in request.headers:
+        return False
+    return any("text/html" in value for value in request.headers.get_all("Accept"))
+
+
+def _is_from_here(connection: GuardedConnection, request: Request) -> bool:
+    """Return True if a browser on this machine asks for this machine, and no trusted proxy for somebody else."""
+    peer, host = connection.peer, request.headers.get_all("Host")
+    is_forwarded = peer is None or (peer.is_proxy and any(name in request.headers for name in _FORWARDING))
+    return not is_forwarded and len(host) == 1 and is_local(str(connection.remote_address[0]), host[0])
 
 
 def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:

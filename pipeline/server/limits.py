@@ -75,6 +75,8 @@ class Refusal(StrEnum):
     SLOW = "slow"
     IDLE = "idle"
     BUSY = "busy"
+    UNNAMED_PROXY = "unnamed-proxy"
+    """Not the request, but what it says of whom it was forwarded for."""
     NO_MESSAGE = "no-message"
     INVALID_EVENT = "invalid-event"
     INVALID_REGISTRATION = "invalid-registration"

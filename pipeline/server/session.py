@@ -70,7 +70,7 @@ class Sessions:
             if answer is not None:
                 await connection.send(answer)
 
-    async def _answer(self, client: str, raw: bytes) -> str | None:
+    async def _answer(self, client: str | None, raw: bytes) -> str | None:
         """The answer to a message, if it wants one; raises `InvalidMessage`."""
         try:
             message = parse_client_message(raw)
@@ -89,8 +89,8 @@ class Sessions:
             case OtherMessage(label):
                 return None if label in _IGNORED else encode_notice(UNSUPPORTED)
 
-    async def _verdict(self, client: str, event: Event) -> Verdict:
-        if not self._rates.take(client, self._clock.monotonic()):
+    async def _verdict(self, client: str | None, event: Event) -> Verdict:
+        if client is not None and not self._rates.take(client, self._clock.monotonic()):
             self._refuse(Refusal.REGISTRATIONS)
             return TOO_FAST
         return await self._registrations.take(event)

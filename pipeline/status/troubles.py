@@ -59,6 +59,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_relays(seen),
         *_gaps(seen),
         *_absences(seen),
+        *_proxies(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
 
@@ -231,6 +232,15 @@ def _gaps(seen: Snapshot) -> Iterator[Trouble]:
             Weight.NOTE, "gaps", f"{reason} at {_some(found)}: {gaps.meaning(reason)}",
             "it closes by itself once the relay gives what it holds; other relays may hold the same events."
             " event-service relays show ADDRESS lists all",
+        )  # fmt: skip
+
+
+def _proxies(seen: Snapshot) -> Iterator[Trouble]:
+    if seen.discarded.get(("server", "unnamed-proxy")):
+        yield Trouble(
+            Weight.NOTE, "web server", "forwarded requests arrive from an address that EVENTS_TRUSTED_PROXIES does not "
+            "name: their X-Forwarded-For is ignored", "if a reverse proxy of yours sends them, set "
+            "EVENTS_TRUSTED_PROXIES to its address and restart, so that clients are bounded one by one",
         )  # fmt: skip
 
 

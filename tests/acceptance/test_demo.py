@@ -22,9 +22,9 @@ def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, 
     port = free_port("127.0.0.1")
     env = os.environ | {"TMPDIR": str(tmp_path), "EVENTS_DATABASE_PATH": "/nowhere/else", "PYTHONUNBUFFERED": "1"}
     with Child.module("pipeline.cli", "demo", "--port", str(port), env=env) as demo:
-        demo.wait_line(rf"^Status page +http://localhost:{port}/$", START_TIMEOUT_S)
+        shown = demo.wait_line(rf"^Status page +(http://localhost:{port}/\?token=[\w-]+)$", START_TIMEOUT_S)
         demo.wait_line(r"[1-9]\d* of concern and handed on · the last within \d+ ms", START_TIMEOUT_S)
-        request = urllib.request.Request(f"http://localhost:{port}/", headers={"Accept": "text/html"})
+        request = urllib.request.Request(shown[1], headers={"Accept": "text/html"})
         with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
             assert "All is well" in answer.read().decode()
         (folder,) = tmp_path.glob("event-service-demo-*")

@@ -58,7 +58,8 @@ def run(service: EventService, *arguments: str) -> str:
 
 def shown(service: EventService) -> str:
     """The page's text, as a browser would have it."""
-    status, body = service.get("/", {"Accept": "text/html"})
+    path = "/" + run(service, "status", "--url").strip().rpartition("/")[2]
+    status, body = service.get(path, {"Accept": "text/html"})
     assert status == 200
     body = re.sub(r"<(style|script)>.*?</\1>", "", body, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())

@@ -218,6 +218,7 @@ WRONG = {
     "EVENTS_CRAWL_MODE": ["both", "chunks"],
     "EVENTS_RELAY_COMPRESSION": ["gzip"],
     "EVENTS_STATUS_PAGE": ["public", "true"],
+    "EVENTS_TRUSTED_PROXIES": ["proxy", "10.0.0.1/8", "127.0.0.1:80"],
     "EVENTS_CRAWLERS": ["0", "65"],
     "EVENTS_BACKFILL": ["16", "ages"],
     "EVENTS_RESWEEP_WINDOW": ["72", "3 d"],

@@ -1,6 +1,7 @@
 """What a browser asks the status page for: its query, and whether it may see the page at all."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
@@ -28,6 +29,7 @@ COLUMNS: Final = {
 """Sortable columns of the table of relays."""
 _MOST_FIRST: Final = frozenset({"behind", "novel", "subscriptions", "gaps"})
 _MAX_TEXT: Final = 1_000
+TOKEN_COOKIE: Final = "event-service-token"  # noqa: S105  # its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class PageRequest:
     event_id: bytes | None = None
     page: int = 1
     """Which page of the table of relays, from 1 on."""
+    token: str = ""
+    """What opens the page, where it is not open to everyone."""
 
     def finds(self, *texts: str) -> bool:
         """Whether every word searched for stands in one of `texts`."""
@@ -84,7 +88,20 @@ def parse_request(target: str) -> PageRequest:
         event_id = None
     page = text.get("page", "")
     number = int(page) if page.isascii() and page.isdecimal() and len(page) < 7 else 1
-    return PageRequest(text.get("q", ""), sort, order.startswith("-"), event, event_id, max(1, number))
+    return PageRequest(
+        search=text.get("q", ""), sort=sort, descending=order.startswith("-"), event=event, event_id=event_id,
+        page=max(1, number), token=text.get("token", ""),
+    )  # fmt: skip
+
+
+def cookie_of(values: Sequence[str]) -> str:
+    """Return the token that a browser kept of its first visit; empty if it has none."""
+    for value in values:
+        for part in value.split(";"):
+            name, _, content = part.strip().partition("=")
+            if name == TOKEN_COOKIE:
+                return content
+    return ""
 
 
 def is_local(peer: str, host: str) -> bool:

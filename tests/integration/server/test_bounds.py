@@ -58,15 +58,27 @@ def test_connections_in_all_are_bounded(tmp_path: Path) -> None:
 
 
 def test_connections_of_a_client_are_bounded(tmp_path: Path) -> None:
-    with running(tmp_path, replace(DEFAULT_LIMITS, connections_per_client=2)) as server:
-        with server.websocket(), server.websocket():
-            assert refused_status(server) == 503
-            # Another client has places of its own: by address, or by what a proxy on this machine says.
-            assert server.get("/_health", {"X-Forwarded-For": "evil, 8.8.8.8"}).status == 200
-            assert server.get("/_health", {"X-Forwarded-For": "8.8.8.8, rubbish"}).status == 503
+    limits = replace(DEFAULT_LIMITS, connections_per_client=2)
+    with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server:
+        visitor = [f"X-Forwarded-For: {server.host}, 8.8.8.8"]
+        with server.websocket(header=visitor), server.websocket(header=visitor):
+            assert refused_status(server, header=visitor) == 503
+            # Another client has places of its own, and so has the proxy.
+            assert server.get("/_health", {"X-Forwarded-For": "8.8.8.8, 9.9.9.9"}).status == 200
+            assert server.get("/_health").status == 200
         wait_until_free(server)
-        assert server.discarded("client-connections") >= 2
+        assert server.discarded("client-connections") == 1
+        assert server.discarded("unnamed-proxy") == 0
         assert_alive(server)
+
+
+def test_near_peers_have_no_bound_of_their_own(tmp_path: Path) -> None:
+    """One may be a proxy that nobody named: its visitors would be bounded together, by headers that they write."""
+    with running(tmp_path, EVENTS_MAX_CONNECTIONS_PER_CLIENT="1", EVENTS_MAX_REGISTRATIONS_PER_MINUTE="1") as server:
+        visitor = ["X-Forwarded-For: 8.8.8.8"]
+        with server.websocket(header=visitor) as client, server.websocket(header=visitor):
+            assert all(ask(client, EVENT)[2] for _ in range(12))
+        assert server.discarded("unnamed-proxy") == 2
 
 
 def test_an_operator_sets_the_bounds(tmp_path: Path) -> None:
@@ -75,10 +87,12 @@ def test_an_operator_sets_the_bounds(tmp_path: Path) -> None:
         EVENTS_MAX_CONNECTIONS="2",
         EVENTS_MAX_CONNECTIONS_PER_CLIENT="1",
         EVENTS_MAX_REGISTRATIONS_PER_MINUTE="1",
+        EVENTS_TRUSTED_PROXIES="127.0.0.0/8",
     ) as server:
-        with server.websocket() as client:
+        visitor = ["X-Forwarded-For: 8.8.8.8"]
+        with server.websocket(header=visitor) as client:
             answers = [ask(client, EVENT) for _ in range(11)]
-            assert refused_status(server) == 503
+            assert refused_status(server, header=visitor) == 503
             with server.socket(), server.socket() as surplus:
                 assert read_to_end(surplus).startswith(b"HTTP/1.1 503 ")
         assert [answer[2] for answer in answers] == [True] * 10 + [False]
@@ -136,8 +150,9 @@ def test_a_frame_that_announces_too_much_is_refused_before_it_comes(server: Runn
 def test_messages_of_a_connection_are_bounded(tmp_path: Path) -> None:
     with running(tmp_path, replace(DEFAULT_LIMITS, messages=Rate(3, 1))) as server:
         with server.websocket() as client:
-            for _ in range(4):
-                client.send('["REQ","x",{}]')
+            for _ in range(3):
+                assert ask(client, '["REQ","x",{}]')[:2] == ["CLOSED", "x"]
+            client.send('["REQ","x",{}]')
             assert closing_code(client) == 1008
         assert server.discarded("messages") == 1
         assert_alive(server)
@@ -188,11 +203,12 @@ def test_a_flood_of_empty_fragments_ends_the_connection(tmp_path: Path) -> None:
 
 
 def test_registrations_of_a_client_are_bounded_over_all_its_connections(tmp_path: Path) -> None:
-    with running(tmp_path, replace(DEFAULT_LIMITS, registrations=Rate(2, 1))) as server:
+    limits, visitor = replace(DEFAULT_LIMITS, registrations=Rate(2, 1)), ["X-Forwarded-For: 9.9.9.9"]
+    with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server:
         for _ in range(2):
-            with server.websocket() as client:
+            with server.websocket(header=visitor) as client:
                 assert ask(client, EVENT) == OK
-        with server.websocket() as client:
+        with server.websocket(header=visitor) as client:
             label, event_id, accepted, why = ask(client, EVENT)
             assert (label, event_id, accepted) == ("OK", OK[1], False)
             assert why.startswith("rate-limited: ")

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.status import page_url
 from pipeline.nostr.event import event_from_json
+from pipeline.process.page_token import read_page_token
 from pipeline.store import drops, inbox, monitored, relays, samples
 from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
@@ -53,7 +55,15 @@ def fill(server: Running) -> None:
 
 
 def page(server: Running, path: str = "/", **headers: str) -> Answer:
-    return server.get(path, {**HTML, "Host": f"{server.host}:{server.port}", **headers})
+    """What a browser gets that was opened by `status --url` before."""
+    token = read_page_token(server.config.runtime_directory)
+    kept = {"Cookie": f"other=1; event-service-token={token}"}
+    return server.get(path, {**HTML, **kept, "Host": f"{server.host}:{server.port}", **headers})
+
+
+def opened(server: Running) -> str:
+    """What `status --url` prints."""
+    return page_url(server.config)
 
 
 def test_a_browser_here_gets_the_page(server: Running) -> None:
@@ -90,14 +100,42 @@ def test_nothing_but_our_own_script_and_style_may_run(server: Running) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Accept": "*/*"}, {"Host": "rebound.example"}, {"X-Forwarded-For": "8.8.8.8"}, {"Via": "1.1 proxy"},
-        {"Forwarded": "for=8.8.8.8"},
+        {"Accept": "*/*"}, {"Host": "rebound.example"}, {"Cookie": ""}, {"Cookie": "event-service-token="},
+        {"Cookie": "event-service-token=guessed"},
     ],
 )  # fmt: skip
 def test_nobody_else_gets_it(server: Running, headers: dict[str, str]) -> None:
     """They are told what else there is."""
     answer = page(server, **headers)
     assert (answer.status, b"kind 6666" in answer.body) == (200, True)
+
+
+def test_token_opens_the_page_once_and_a_cookie_from_then_on(server: Running) -> None:
+    query = "/" + opened(server).rpartition("/")[2]
+    assert page(server, "/?token=guessed", Cookie="").headers.get("set-cookie") is None
+    first = page(server, query, Cookie="")
+    assert b"Dead letters" in first.body
+    cookie, _, attributes = first.headers["set-cookie"].partition(";")
+    assert attributes.split() == ["Path=/;", "HttpOnly;", "SameSite=Strict"]
+    assert b"Dead letters" in page(server, Cookie=cookie).body
+
+
+def test_token_is_readable_by_the_service_user_only_and_stays(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        before, path = opened(server), server.config.runtime_directory / "page-token"
+        assert path.stat().st_mode & 0o777 == 0o600
+    with running(tmp_path) as server:
+        assert opened(server).partition("?")[2] == before.partition("?")[2]
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+def test_visitor_through_a_trusted_proxy_is_not_local(tmp_path: Path, header: str) -> None:
+    """Without the setting such headers count for nothing: the token alone decides."""
+    with running(tmp_path, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server:
+        assert b"Dead letters" not in page(server, **{header: "8.8.8.8"}).body
+        assert b"Dead letters" in page(server).body
+    with running(tmp_path) as server:
+        assert b"Dead letters" in page(server, **{header: "8.8.8.8"}).body
 
 
 def test_it_can_be_opened_to_everyone_or_closed(tmp_path: Path) -> None:
@@ -139,7 +177,7 @@ def browser() -> Iterator[Browser]:
 def test_a_browser_shows_it_and_keeps_it_fresh(server: Running, browser: Browser) -> None:
     """What is typed stays and keeps the focus while the page follows; nothing is fetched, refused or stolen."""
     fill(server)
-    browser.open(server.url.replace("ws://", "http://"))
+    browser.open(opened(server))
     browser.type_into("#q", "r2")
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 1)
     with server.database() as database, database.write() as tx:
@@ -154,7 +192,7 @@ def test_a_browser_shows_it_and_keeps_it_fresh(server: Running, browser: Browser
 @needs_browser
 def test_a_click_on_a_heading_sorts(server: Running, browser: Browser) -> None:
     fill(server)
-    browser.open(server.url.replace("ws://", "http://"))
+    browser.open(opened(server))
     first = "return document.querySelector('.relays tbody th.address').textContent"
     assert browser.run(first) == "wss://r2.example"
     browser.click(".relays th:first-child a")
@@ -166,7 +204,7 @@ def test_a_phone_need_not_be_scrolled_sideways(server: Running) -> None:
     """Only the wide tables scroll, each in its own place."""
     fill(server)
     with Browser(width=390, height=800, dark=True) as phone:
-        phone.open(server.url.replace("ws://", "http://"))
+        phone.open(opened(server))
         width, inner = phone.run("return [document.documentElement.scrollWidth, window.innerWidth]")
         ground = phone.run("return getComputedStyle(document.body).backgroundColor")
     assert width <= inner
@@ -219,7 +257,7 @@ def test_the_newest_events_can_be_traced_from_the_first_minute(server: Running) 
 @needs_browser
 def test_a_refresh_keeps_focus_selection_and_scroll(server: Running, browser: Browser) -> None:
     fill(server)
-    browser.open(server.url.replace("ws://", "http://"))
+    browser.open(opened(server))
     browser.run("document.querySelector('.relays th:nth-child(3) a').focus()")
     browser.run("window.marked = document.getElementById('queues'); getSelection().selectAllChildren(marked)")
     with server.database() as database, database.write() as tx:
@@ -244,13 +282,13 @@ def test_nothing_bars_anybody_from_reading_it(server: Running, relay_count: int,
     else:
         crowd(server, relay_count)
     for width in (1280, 390):
-        with Browser(width=width, dark=dark) as opened:
-            opened.open(server.url.replace("ws://", "http://"))
-            opened.run(AXE.read_text())
-            opened.run("axe.run().then((found) => { window.found = found; })")
-            rules = opened.wait("return window.found && window.found.passes.length", lambda passed: passed is not None)
+        with Browser(width=width, dark=dark) as reader:
+            reader.open(opened(server))
+            reader.run(AXE.read_text())
+            reader.run("axe.run().then((found) => { window.found = found; })")
+            rules = reader.wait("return window.found && window.found.passes.length", lambda passed: passed is not None)
             assert rules > 10
-            violations = opened.run("return window.found.violations")
+            violations = reader.run("return window.found.violations")
             serious = [
                 (each["id"], [node["html"] for node in each["nodes"]])
                 for each in violations

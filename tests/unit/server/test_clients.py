@@ -6,9 +6,12 @@ import pytest
 
 from pipeline.server.clients import Gate, Peer, client_behind, peer_of
 from pipeline.server.limits import Limits, Refusal, Refused
+from pipeline.values import networks
 
 FAR = Peer("8.8.8.8", False)
 NEAR = Peer("127.0.0.1", True)
+PROXY = Peer("10.0.0.7", True, is_proxy=True)
+PROXIES = networks("10.0.0.0/8")
 LIMITS = Limits(connections=10, connections_per_client=2, sessions=1)
 
 
@@ -35,24 +38,40 @@ def test_a_peer_is_named_by_its_address(address: object, peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("header", "client"),
     [
-        (None, "127.0.0.1"),
-        ("", "127.0.0.1"),
+        (None, None),
+        ("", None),
         ("8.8.8.8", "8.8.8.8"),
         ("1.1.1.1, 8.8.8.8", "8.8.8.8"),
         ("8.8.8.8:4711", "8.8.8.8"),
         ("2606:4700:1:2::1", "2606:4700:1:2::/64"),
         ("[2606:4700:1:2::1]:4711", "2606:4700:1:2::/64"),
-        ("unknown", "127.0.0.1"),
-        ("8.8.8.8,", "127.0.0.1"),
-        ("1" * 100_000, "127.0.0.1"),
+        ("unknown", None),
+        ("8.8.8.8,", None),
+        ("1" * 100_000, None),
+        ("1.1.1.1, 8.8.8.8, 10.0.0.7", "8.8.8.8"),
+        ("8.8.8.8, rubbish, 10.0.0.7", None),
+        ("10.0.0.7, 10.0.0.8", None),
+        ("192.168.1.2", "192.168.1.2"),
     ],
 )
-def test_a_proxy_names_its_client_by_the_last_entry(header: str | None, client: str) -> None:
-    assert client_behind(NEAR, header) == client
+def test_proxy_names_its_client_by_the_last_entry_that_is_no_proxy(header: str | None, client: str | None) -> None:
+    assert client_behind(header, PROXIES) == client
 
 
-def test_nobody_far_away_speaks_for_another() -> None:
-    assert client_behind(FAR, "1.1.1.1") == "8.8.8.8"
+def test_peer_is_a_proxy_by_the_setting_alone() -> None:
+    assert peer_of(("10.0.0.7", 1), PROXIES).is_proxy
+    assert peer_of(("::ffff:10.0.0.7", 1, 0, 0), PROXIES).is_proxy
+    assert not peer_of(("127.0.0.1", 1), PROXIES).is_proxy
+    assert not peer_of(("10.0.0.7", 1)).is_proxy
+
+
+def test_far_proxy_counts_under_its_clients_or_itself() -> None:
+    gate, proxy = Gate(LIMITS, PROXIES), Peer("8.8.4.4", False, is_proxy=True)
+    for header in ("1.1.1.1", "1.1.1.1", None, "rubbish"):
+        gate.identify(gate.enter(proxy), header)
+    for header in ("1.1.1.1", None):
+        with pytest.raises(Refused):
+            gate.identify(gate.enter(proxy), header)
 
 
 def refused(gate: Gate, peer: Peer) -> Refusal:
@@ -70,18 +89,24 @@ def test_a_far_client_is_bounded_as_it_connects() -> None:
     gate.enter(FAR)
 
 
-def test_a_near_peer_is_bounded_by_whom_it_speaks_for() -> None:
-    gate = Gate(LIMITS)
-    places = [gate.enter(NEAR) for _ in range(7)]
-    for place, header in zip(places, ["8.8.8.8", "8.8.8.8", "9.9.9.9", None, None], strict=False):
+def test_a_proxy_is_bounded_by_whom_it_speaks_for() -> None:
+    gate = Gate(LIMITS, PROXIES)
+    places = [gate.enter(PROXY) for _ in range(7)]
+    for place, header in zip(places, ["8.8.8.8", "8.8.8.8", "9.9.9.9", None, None, None], strict=False):
         gate.identify(place, header)
-    for place, header in zip(places[5:], ["8.8.8.8", None], strict=True):
-        with pytest.raises(Refused):
-            gate.identify(place, header)
+    with pytest.raises(Refused):
+        gate.identify(places[6], "8.8.8.8")
     for place in places:
         gate.leave(place)
-    for header in ("8.8.8.8", "8.8.8.8", None, None):
-        gate.identify(gate.enter(NEAR), header)
+    for header in ("8.8.8.8", "8.8.8.8"):
+        gate.identify(gate.enter(PROXY), header)
+
+
+def test_a_near_peer_is_bounded_with_all_others_only() -> None:
+    gate = Gate(LIMITS)
+    for _ in range(LIMITS.connections):
+        gate.identify(gate.enter(NEAR), "8.8.8.8")
+    assert refused(gate, NEAR) is Refusal.CONNECTIONS
 
 
 def test_a_client_is_counted_once_however_often_it_is_identified() -> None:

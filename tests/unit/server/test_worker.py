@@ -11,7 +11,7 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.server.limits import Refused
 from pipeline.server.worker import DatabaseThread
-from pipeline.store.database import Database, DatabaseUnusable
+from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database
 
 PATIENCE_S = 10.0
@@ -66,7 +66,7 @@ def test_errors_come_back_and_the_thread_goes_on(worker: DatabaseThread) -> None
 
 def test_an_unusable_database_is_told_at_the_start(tmp_path: Path) -> None:
     thread = DatabaseThread("test", functools.partial(open_database, tmp_path / "no" / "x.db", SystemClock()))
-    with pytest.raises(DatabaseUnusable):
+    with pytest.raises(DatabaseFailed):
         asyncio.run(thread.start())
     thread.close()
 

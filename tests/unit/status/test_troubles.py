@@ -40,6 +40,12 @@ WELL = Snapshot(
 )
 
 
+def test_unnamed_proxy_is_told_with_the_setting() -> None:
+    (found,) = troubles(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
+    assert (found.weight, found.subject) == (Weight.NOTE, "web server")
+    assert "EVENTS_TRUSTED_PROXIES" in found.what
+
+
 def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
     """Whatever its age and size; it is said how to get rid of it."""
     queues = (*QUEUES[:2], QueueStatus("outbox-relay", 9_000, 10**10, 0))
