@@ -39,7 +39,7 @@ class Acquaintance:
             answers_kindless=self._answers_kindless,
             largest_pages=dict(self._largest_pages),
             checked=self._checked,
-            max_kinds=limits.max_kinds,
+            max_kinds=limits.kinds_that_fit,
             compares=compares,
             refuses_kindless=limits.refuses_kindless,
             notes_by_author=limits.notes_by_author,

@@ -160,10 +160,11 @@ class Connection:
             self._tell()
         return len(frames)
 
-    def lost(self) -> None:
-        """Take note that the connection was lost, but for its end by us."""
-        self._crawl.lost(self._session)
+    def lost(self) -> bool:
+        """Take note that the connection was lost, but not by us; returns whether that taught to ask for less."""
+        has_taught = self._crawl.lost(self._session)
         self._report()
+        return has_taught
 
     def finish(self) -> bool:
         """Hand over what came before the end; returns whether that is done, and is to be called again until it is."""

@@ -36,6 +36,7 @@ from pipeline.crawl.form_filters import (
     around,
     avoids_notes,
     by_id,
+    fitted,
     larger_size,
     narrowed,
     proven,
@@ -202,6 +203,7 @@ class FormAudit:
             return
         task.requests += 1
         task.tries += 1
+        task.size, task.full = fitted(task.size, session.limits), fitted(task.full, session.limits)
         watched = frozenset({task.control.id})
         session.open_page(self.KEY, task.page(plan, session.limits), mono, watched=watched)
 

@@ -9,7 +9,7 @@ from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE
 from pipeline.relay.dimensions import Dimension, Source
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import MOST_KINDS, Limits
 
 # By what a form selects beside kinds.
 DIMENSIONS: Final = {Subject.AUTHORS: Dimension.AUTHORS, Subject.MENTIONS: Dimension.TAG_VALUES}
@@ -56,6 +56,12 @@ def allowed_size(form: Form, limits: Limits) -> Size:
     """Return the largest size that the relay is thought to take."""
     dimension = DIMENSIONS.get(form.subject)
     return Size(0 if dimension is None else limits.of(dimension), limits.max_kinds)
+
+
+def fitted(size: Size, limits: Limits) -> Size:
+    """Return the size cut to what the relay takes in one frame."""
+    kinds = min(size.kinds, replace(limits, max_kinds=MOST_KINDS).kinds_that_fit)
+    return Size(min(size.values, limits.members_beside(kinds)), kinds)
 
 
 def larger_size(form: Form, size: Size, wanted: Size, limits: Limits) -> Size | None:

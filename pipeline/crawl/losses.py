@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.session import Session
 
-# Connections in a row that were lost with no answer at all until requests are made smaller.
+# Connections in a row that were lost while their largest request was unanswered until requests are made smaller.
 MAX_FRUITLESS: Final = 2
 # Connections in a row that were lost in the middle of a page until pages are made smaller.
 MAX_CUT: Final = 2
@@ -25,13 +25,17 @@ class Lesson(Enum):
 class Losses:
     """The losses in a row. Some relays reset a connection over a request that is too large, and some end those who read
     slower than a page is sent.
+
+    Smaller requests may have been answered on the same connection: what counts is whether the largest was.
     """
 
-    __slots__ = ("_cut", "_fruitless")
+    __slots__ = ("_cut", "_fruitless", "_largest_answered")
 
     def __init__(self) -> None:
         self._fruitless = 0
         self._cut = 0
+        # The bytes of the largest request that was answered on any connection.
+        self._largest_answered = 0
 
     def on_page(self, count: int, limit: int) -> None:
         """A page of `count` events came to its end, of at most `limit`."""
@@ -40,17 +44,18 @@ class Losses:
 
     def on_lost(self, session: Session) -> Lesson:
         """Take the loss of the connection of `session`, whose limits are narrowed if it teaches something."""
+        self._largest_answered = max(self._largest_answered, session.largest_answered)
         if session.cut_page:
             self._cut += 1
-            self._fruitless = 0
             return self._take_cut(session)
-        if session.answers or not session.largest_request:
+        if not session.suspect:
             self._fruitless = 0
             return Lesson.NONE
         self._fruitless += 1
-        if self._fruitless < MAX_FRUITLESS:
+        smaller = session.limits.below(session.suspect, self._largest_answered)
+        if self._fruitless < MAX_FRUITLESS or smaller == session.limits:
             return Lesson.NONE
-        session.limits = session.limits.below(session.largest_request)
+        session.limits = smaller
         return Lesson.SMALLER_REQUESTS
 
     def _take_cut(self, session: Session) -> Lesson:

@@ -228,8 +228,7 @@ def _turned(served: _Served) -> int | Ending:
     try:
         return connection.turn(served.channel)
     except ConnectionLost as error:
-        connection.lost()
-        return Ending(error.reason, error.detail)
+        return Ending(error.reason, error.detail, has_taught=connection.lost())
 
 
 def _closed_by_us() -> Ending:

@@ -41,14 +41,15 @@ class Ending:
     """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
 
     `was_of_use`: events came that were not known before, or a sweep came further. `answered`: something on the other
-    side said yes or no, so that the line works. `retry_after_s`: for how long a relay that answered with `status` asked
-    to be left alone.
+    side said yes or no, so that the line works. `has_taught`: the loss showed how to ask for less in one request.
+    `retry_after_s`: for how long a relay that answered with `status` asked to be left alone.
     """
 
     reason: str
     detail: str
     lived: float = 0.0
     was_of_use: bool = False
+    has_taught: bool = False
     answered: bool = False
     status: int | None = None
     retry_after_s: int | None = None
@@ -66,7 +67,7 @@ def failures_after(failures: int, ending: Ending) -> int:
     """The number of failures in a row, after `ending`; what this machine lacked or wanted is none of the relay's."""
     if ending.lived >= HEALTHY_S:
         return 0
-    if ending.is_our_fault or ending.is_our_will:
+    if ending.is_our_fault or ending.is_our_will or ending.has_taught:
         return failures
     return min(failures + 1, _MOST_IF_OF_USE if ending.was_of_use else 100)
 
@@ -83,7 +84,8 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     if ending.is_our_fault:
         base = _OUR_FAULT_S
     elif ending.connected:
-        base = _AFTER_LOSS_S if failures <= 1 else min(_DIAL_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)
+        is_soon = failures <= 1 or ending.has_taught
+        base = _AFTER_LOSS_S if is_soon else min(_DIAL_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)
     elif ending.permanent:
         base = _DIAL_CAP_S
     else:

@@ -133,17 +133,19 @@ class RelayCrawl:
         self.audit.on_connected()
         self._check_at = 0.0
 
-    def lost(self, session: Session) -> None:
-        """The connection of `session` was lost: learn from it if it was over a request too large for the relay."""
+    def lost(self, session: Session) -> bool:
+        """The connection of `session` was lost; returns whether that taught how to ask for less from now on."""
         self.absences.on_lost()
         self._reconciling.lost(session, self._latest_wall)
-        match self._losses.on_lost(session):
+        lesson = self._losses.on_lost(session)
+        match lesson:
             case Lesson.SMALLER_REQUESTS:
                 self._sweeps.reform_all()
             case Lesson.SMALLER_PAGES:
                 self._sweeps.shrink_pages(session.limits.page_limit)
             case Lesson.NONE:
                 pass
+        return lesson is not Lesson.NONE
 
     def take_progress(self) -> tuple[SweepProgress, ...]:
         """How far sweeps are, to be committed with or after the events before it."""
@@ -369,7 +371,7 @@ class RelayCrawl:
         audited = self.audit.on_page_ended(ended, session.limits, mono, self._latest_wall)
         session.limits = self._sweeps.limits = audited.limits
         for sweep in self._sweeps.in_order():
-            sweep.window.allow_kinds(audited.limits.max_kinds)
+            sweep.window.allow_kinds(audited.limits.kinds_that_fit)
         if self._sweeps.forms.has_holes(Subject.WHOLE):
             self.asking.cannot()
         for subject in audited.owed:

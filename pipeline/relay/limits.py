@@ -36,8 +36,9 @@ MAX_SPAN_S: Final = 1 << 31
 # strfry resets the connection above 131,072 bytes.
 MAX_FRAME_BYTES: Final = 120_000
 INFORMATION_AGE_S: Final = 86_400
-# A request that no relay refuses for its size alone.
+# A request that hardly any relay refuses for its size alone, and one that none does.
 LEAST_FRAME_BYTES: Final = 4_000
+LEAST_SEEN_BYTES: Final = 1_000
 # Subscriptions left free for whoever shares our address, where there are many: one in so many, so many at most.
 _SPARE_ONE_IN: Final = 4
 _MOST_SPARED: Final = 2
@@ -107,8 +108,17 @@ class Limits:
     @property
     def members_that_fit(self) -> int:
         """How many keys one filter may name for its frame to be taken, beside as many kinds as are allowed."""
-        room = self.max_frame_bytes - BYTES_PER_FILTER - BYTES_PER_KIND * self.max_kinds
-        return max(1, room // BYTES_PER_MEMBER)
+        return self.members_beside(self.kinds_that_fit)
+
+    def members_beside(self, kinds: int) -> int:
+        """How many keys one filter may name beside so many kinds for its frame to be taken."""
+        return max(1, (self.max_frame_bytes - BYTES_PER_FILTER - BYTES_PER_KIND * kinds) // BYTES_PER_MEMBER)
+
+    @property
+    def kinds_that_fit(self) -> int:
+        """How many kinds one filter may name for its frame to be taken, beside one key at least."""
+        room = self.max_frame_bytes - BYTES_PER_FILTER - BYTES_PER_MEMBER
+        return max(1, min(self.max_kinds, room // BYTES_PER_KIND))
 
     @property
     def live_kinds(self) -> int:
@@ -157,9 +167,14 @@ class Limits:
         """After a refusal for asking too much at once."""
         return self.narrowed(Dimension.PAGES, self.max_pages - 1)
 
-    def below(self, request_bytes: int) -> "Limits":
-        """After the connection was lost, with no answer, over a request of so many bytes."""
-        return self.narrowed(Dimension.FRAME_BYTES, max(LEAST_FRAME_BYTES, request_bytes // 2), Source.LOSS)
+    def below(self, request_bytes: int, answered: int = 0) -> "Limits":
+        """After the connection was lost over a request of so many bytes, which was not answered.
+
+        `answered`: the largest that ever was. Only where smaller ones were is size likely to be the matter, so that
+        requests are made as small as it takes.
+        """
+        least = max(answered, LEAST_SEEN_BYTES) if 0 < answered < request_bytes else LEAST_FRAME_BYTES
+        return self.narrowed(Dimension.FRAME_BYTES, max(least, request_bytes // 2), Source.LOSS)
 
     def without_kind(self, kind: int) -> "Limits":
         """Return these limits with one more kind that the relay refuses to be asked for."""

@@ -64,6 +64,7 @@ class Session:
         "_closed",
         "_doubts",
         "_ids",
+        "_largest_ended",
         "_latest_answered",
         "_next_id",
         "_outset",
@@ -75,7 +76,6 @@ class Session:
         "answers",
         "comparison",
         "holds_pages",
-        "largest_request",
         "late",
         "limits",
         "newest_live",
@@ -102,7 +102,6 @@ class Session:
         self.answers = 0
         # Subscriptions that were surely open at once.
         self.proven = 1
-        self.largest_request = 0
         self.holds_pages = False
         """Whether no page may be asked for but one that is to have no other beside it."""
         self.wants_another_connection = False
@@ -116,6 +115,8 @@ class Session:
         # The number of the newest request that came to its end, and how many pages did.
         self._latest_answered = self._requests = 0
         self._pages_answered = 0
+        # The bytes of the largest request that was answered or refused, and is over.
+        self._largest_ended = 0
         self._doubts = Doubts()
         self._succession = Succession()
         self._closed = ClosedIds()
@@ -140,6 +141,17 @@ class Session:
         """Return under which key a subscription was opened, `None` if it is not open."""
         subscription = self._ids.get(subscription_id)
         return None if subscription is None else subscription.key
+
+    @property
+    def largest_answered(self) -> int:
+        """The bytes of the largest request that was answered."""
+        return max([self._largest_ended, *(each.size for each in self._ids.values() if each.answered)])
+
+    @property
+    def suspect(self) -> int:
+        """The bytes of the largest request that waits for an answer, 0 if one as large was answered."""
+        waiting = max((each.size for each in self._asked() if not each.answered), default=0)
+        return waiting if waiting > self.largest_answered else 0
 
     @property
     def cut_page(self) -> int:
@@ -378,11 +390,12 @@ class Session:
             watched=watched, size=len(request), number=self._requests, is_early=not self._outset.is_over,
         )  # fmt: skip
         self._outset.on_request(now)
-        self.largest_request = max(self.largest_request, len(request))
         self.outgoing.append(request)
 
     def _close(self, subscription: Subscription, now: float) -> None:
         del self._ids[subscription.id]
+        if subscription.answered:
+            self._largest_ended = max(self._largest_ended, subscription.size)
         self._succession.on_closed(subscription.id)
         self._closed.on_closed(subscription.id, now)
         if subscription.hold is not Hold.REFUSED:
@@ -438,6 +451,7 @@ class Session:
             # chorus ends each request by ids so.
             yield from self._on_eose(subscription_id, now)
             return
+        self._largest_ended = max(self._largest_ended, subscription.size)
         complaint = read(reason, prefix)
         refusal = complaint.refusal
         self._on_answer(subscription, now)

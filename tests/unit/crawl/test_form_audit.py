@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import pytest
@@ -12,7 +12,7 @@ from pipeline.crawl.forms import FORMS, Form, FormKnowledge, Reach, Verdict
 from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
-from pipeline.nostr.message import Closed, Eose
+from pipeline.nostr.message import Closed, Eose, encode_req
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
@@ -280,3 +280,29 @@ def test_messages_hidden_even_after_auth_are_withheld() -> None:
     assert shown(audit, session, after_auth=True) == ()
     assert shown(audit, session) == ()
     assert audit.knowledge.withheld == {4}
+
+
+@pytest.mark.parametrize("frame", [1_000, 2_000, 5_000])
+def test_controls_fit_the_frame_however_many_kinds_they_name(frame: int) -> None:
+    bench = Bench(store(), session=Session(Limits(max_frame_bytes=frame))).run()
+    assert all(len(encode_req("P1234", [each])) <= frame for each in bench.requests)
+    assert bench.knowledge.is_audited(Subject.MENTIONS)
+
+
+def test_control_under_way_is_cut_once_the_frame_is_smaller() -> None:
+    bench = Bench(store())
+    size = 0
+    while size <= 3_000:
+        bench.audit.open_next(bench.plan, bench.session, bench.mono, bench.wall)
+        assert bench.session.outgoing, "some control is large"
+        size = max(map(len, bench.session.outgoing))
+        if size <= 3_000:
+            while bench.session.outgoing:
+                bench._answer(bench.session.outgoing.popleft())
+    # The connection is lost over it.
+    bench.session = Session(replace(bench.session.limits, max_frame_bytes=3_000))
+    bench.audit.on_connected()
+    bench.requests.clear()
+    bench.run()
+    assert bench.requests
+    assert all(len(encode_req("P1234", [each])) <= 3_000 for each in bench.requests)

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.crawl.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.message import Eose
+from pipeline.nostr.message import Closed, Eose, encode_req
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
 from tests.unit.crawl.people import event
@@ -53,6 +53,51 @@ def test_requests_shrink_when_connections_are_lost_with_no_answer_at_all() -> No
     losses = Losses()
     lessons = [losses.on_lost(session(Limits())) for _ in range(MAX_FRUITLESS)]
     assert lessons == [Lesson.NONE] * (MAX_FRUITLESS - 1) + [Lesson.SMALLER_REQUESTS]
+
+
+def lost_over(limits: Limits, largest: int, *, takes: int) -> Session:
+    """A connection to a relay that answers up to so many bytes, and ends the connection over the first larger one.
+
+    Up to `largest` keys are asked for, as far as `limits` allow that.
+    """
+    made = Session(limits)
+    for number, keys in enumerate((1, min(largest, limits.members_that_fit)), 1):
+        page = Filter(authors=frozenset(key.to_bytes(32) for key in range(keys)), since=100, until=200)
+        made.open_page(f"page {number}", page, 0.0)
+        if len(encode_req(f"P{number}", [page])) <= takes:
+            list(made.receive(Eose(f"P{number}"), 0.0))
+    return made
+
+
+@pytest.mark.parametrize("takes", [1_500, 3_000, 8_000])
+def test_requests_shrink_until_they_are_taken_where_smaller_ones_are_answered(takes: int) -> None:
+    losses, limits = Losses(), Limits()
+    for _ in range(MAX_FRUITLESS + 4):
+        lost = lost_over(limits, 250, takes=takes)
+        losses.on_lost(lost)
+        limits = lost.limits
+    assert takes / 4 < limits.max_frame_bytes <= takes
+    assert losses.on_lost(lost_over(limits, 250, takes=takes)) is Lesson.NONE, "all is answered"
+    assert lost.limits == limits
+
+
+def test_requests_are_never_made_smaller_than_one_that_was_answered() -> None:
+    losses, limits = Losses(), Limits()
+    for _ in range(20):
+        lost = Session(limits)
+        lost.open_page("small", Filter(authors=frozenset(key.to_bytes(32) for key in range(40))), 0.0)
+        answered = len(lost.outgoing[-1])
+        list(lost.receive(Eose("P1"), 0.0))
+        lost.open_page("large", Filter(authors=frozenset(key.to_bytes(32) for key in range(70))), 0.0)
+        losses.on_lost(lost)
+        limits = lost.limits
+    assert limits.max_frame_bytes == answered
+
+
+def test_what_was_refused_was_taken() -> None:
+    losses, lost = Losses(), session(Limits())
+    list(lost.receive(Closed("P1", "error: no", "error"), 0.0))
+    assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}
 
 
 @pytest.mark.parametrize("lost", [session(Limits(), answered=True), Session(Limits())])

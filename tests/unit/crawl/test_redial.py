@@ -61,6 +61,12 @@ def test_a_relay_that_cuts_every_connection_but_brings_something_new_each_time_i
     assert delays([OF_USE] * 12 + [LOST] * 7)[-1] > 600
 
 
+def test_a_loss_that_taught_to_ask_for_less_is_followed_by_a_dial_at_once() -> None:
+    taught = Ending("eof", "gone", lived=5.0, has_taught=True)
+    assert delays([LOST, LOST, taught, taught, LOST])[2:4] == [2, 2]
+    assert failures_after(3, taught) == 3
+
+
 def test_a_permanent_error_waits_as_long_as_any() -> None:
     assert delays([Ending("dial", "no such host", permanent=True)]) == [1800]
 

@@ -22,6 +22,7 @@ from pipeline.relay.limits import (
     BYTES_PER_MEMBER,
     INFORMATION_AGE_S,
     LEAST_FRAME_BYTES,
+    LEAST_SEEN_BYTES,
     MOST,
     Limits,
 )
@@ -173,6 +174,13 @@ def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_ever
         assert smaller.max_frame_bytes == max(LEAST_FRAME_BYTES, min(limits.max_frame_bytes, size // 2))
         limits = smaller
     assert limits.members_that_fit > 50
+
+
+def test_where_smaller_ones_were_answered_requests_become_as_small_as_it_takes() -> None:
+    limits = Limits().below(6_000, answered=500)
+    assert limits.max_frame_bytes == 3_000
+    assert limits.below(3_000, answered=500).below(1_500, answered=500).max_frame_bytes == LEAST_SEEN_BYTES
+    assert limits.below(3_000, answered=2_500).max_frame_bytes == 2_500
 
 
 NOW = 1_700_000_000
