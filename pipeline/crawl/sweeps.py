@@ -243,7 +243,8 @@ class Sweeps:
         rows = [(name, row) for name in strand_names(sweep) if (row := self.coverage.progress(name)) is not None]
         is_resumed = sweep.resume(progress)
         for name, row in rows:
-            if is_resumed and progress is not None and row.started == progress.started:
+            # Whenever it began: what a strand has left is left of no other.
+            if is_resumed:
                 strand = self._add_strand(sweep, name, sweep.window.lower_part(row.since, row.until))
                 strand.mark(self.coverage.relay, 0.0)
             else:

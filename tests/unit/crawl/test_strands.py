@@ -1,6 +1,7 @@
 """Long sweeps whose pages are asked for side by side."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -112,3 +113,19 @@ def test_what_is_no_longer_wanted_ends_with_its_strands() -> None:
     assert sim.session is not None
     assert sim.session.pages == 0
     assert "lookback:authors/" not in sim.progress
+
+
+def test_second_restart_before_the_whole_is_saved_again_keeps_what_strands_have_left() -> None:
+    """Strands that were resumed are saved as of the second process, the whole still as of the first."""
+    sim, wanted = crawl(3)
+    sim.connect()
+    at = 0.0
+    while not {"initial:authors/", "initial:authors/|1"} <= sim.progress.keys():
+        at += 0.05
+        sim.run_until(at)
+    sim.progress = {name: replace(row, started=row.started + 2 * ("|" in name)) for name, row in sim.progress.items()}
+    sim.restart()
+    sim.connect()
+    sim.run_until(at + 900)
+    assert wanted <= sim.delivered
+    assert sim.progress == {}
