@@ -1,4 +1,4 @@
-"""A refusal that names no page: those that stay unanswered may be meant, and are asked for again one by one. Pure."""
+"""A refusal that names no subscription: those that stay unanswered may be meant. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -51,6 +51,12 @@ class Doubts:
             refusal = Refusal.UNSUPPORTED
         for each in pages:
             self._doubts.setdefault(each.id, _Doubt(refusal, text, now + DOUBT_S))
+
+    def begin_live(self, live: Sequence[Subscription], text: str, now: float) -> None:
+        """A refusal with this text may be of one of these live subscriptions, for their `limit: 0`."""
+        for each in live:
+            if not each.answered:
+                self._doubts.setdefault(each.id, _Doubt(Refusal.ZERO_LIMIT, text, now + DOUBT_S))
 
     def take_due(self, asked: Iterable[Subscription], now: float) -> list[tuple[Subscription, Refusal, str]]:
         """Return those that stayed without an answer, once their time is over, each with its refusal and the text.

@@ -40,6 +40,8 @@ from pipeline.relay.succession import ClosedIds, RecentIds, Succession
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
+# Later than the number of any request.
+_NONE_ANSWERED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Session:
         "_auth",
         "_closed",
         "_doubts",
+        "_first_answered",
         "_ids",
         "_largest_ended",
         "_latest_answered",
@@ -114,6 +117,8 @@ class Session:
         self._silences = silences or Silences()
         # The number of the newest request that came to its end, and how many pages did.
         self._latest_answered = self._requests = 0
+        # The smallest number of those that did; what was sent after it was heard.
+        self._first_answered = _NONE_ANSWERED
         self._pages_answered = 0
         # The bytes of the largest request that was answered or refused, and is over.
         self._largest_ended = 0
@@ -230,6 +235,9 @@ class Session:
         `patience` multiplies how long is waited for an answer; `watched`: ids that the outcome names if they come.
         """
         filters = (page,) if isinstance(page, Filter) else page
+        if self._silences.awaits(self, now):
+            # A former connection was waited for with patience.
+            patience = 1.0
         self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience, watched)
 
     def cancel_page(self, key: str, now: float) -> None:
@@ -310,8 +318,9 @@ class Session:
         for old in self._succession.overdue(now):
             self._close(self._ids[old], now)
         for each, refusal, text in self._doubts.take_due(self._asked(), now):
-            self._close(each, now)
-            yield each.refused(refusal, text)
+            if self._end_by_us(each, now):
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
+                yield each.refused(refusal, text)
         for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
             self._close(each, now)
             self._doubts.on_page_ended(each.key)
@@ -413,6 +422,12 @@ class Session:
         self._ids[again].was_held = old.was_held
         return self._ids[again]
 
+    def _end_by_us(self, refused: Subscription, now: float) -> bool:
+        """Close what the relay refused without ending it; returns what `_end` does."""
+        self.outgoing.append(encode_close(refused.id))
+        self._closed.on_closed(refused.id, now)
+        return self._end(refused, now)
+
     def _end(self, ended: Subscription, now: float) -> bool:
         """Take what the relay ended for closed; returns False if a successor has its place, so that nothing is lost."""
         del self._ids[ended.id]
@@ -429,6 +444,7 @@ class Session:
             return
         self.answers += 1
         self._latest_answered = max(self._latest_answered, subscription.number)
+        self._first_answered = min(self._first_answered, subscription.number)
         self._pages_answered += subscription.is_page
         subscription.is_complete = True
         subscription.hear(now)
@@ -467,6 +483,8 @@ class Session:
                 refusal = Refusal.WITHHELD
         elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
             refusal = Refusal.FORBIDDEN
+        if subscription.asks_for_none and not subscription.answered and refusal is Refusal.UNSUPPORTED:
+            refusal = Refusal.ZERO_LIMIT
         if not self._end(subscription, now):
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
@@ -519,14 +537,14 @@ class Session:
         if not dead and (refusal.may_be_of_size or refusal.asks_for_less):
             pages = [each for each in self._asked() if each.is_page and not each.answered]
             self._doubts.begin(pages, refusal, text, now)
+        if not dead and refusal is Refusal.UNSUPPORTED:
+            self._doubts.begin_live([each for each in self._asked() if each.asks_for_none], text, now)
         if not dead:
             return
         refusal = taken_for(complaint, dead)
         told = []
         for each in dead:
-            self.outgoing.append(encode_close(each.id))
-            self._closed.on_closed(each.id, now)
-            if self._end(each, now):
+            if self._end_by_us(each, now):
                 told.append(each)
             self._doubts.on_page_ended(each.key)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
@@ -550,12 +568,18 @@ class Session:
 
     def _learn_from_silence(self, silent: Subscription, now: float) -> None:
         """A page stayed without any answer: slow down, or learn, once another connection has shown the same."""
-        if silent.answered or silent.is_early or not self.answers:
+        is_unheard = silent.is_early and silent.number < self._first_answered
+        # The page beside it may have taught the reason a moment ago.
+        is_explained = silent.beside > self.limits.max_subscriptions
+        if silent.answered or is_unheard or is_explained or not self.answers:
             return
         if self._latest_answered < silent.number and self._pages_answered:
             # Some relays let each request wait for its turn, and nothing passes by.
             self.limits = self.limits.narrowed(Dimension.PAGES, self.limits.max_pages - 1, Source.SILENCE)
         elif self._silences.repeats(self, now):
+            if not self._pages_answered:
+                # Not one has a place beside what is open.
+                silent.beside = min(silent.beside, self.proven + 1)
             self.limits = after_silence(self.limits, silent, self.proven)
         else:
             self.wants_another_connection = True

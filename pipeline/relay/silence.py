@@ -73,10 +73,14 @@ class Silences:
         self._at = 0.0
         self._connection: object | None = None
 
+    def awaits(self, connection: object, now: float) -> bool:
+        """Return True if `connection` is to show whether what happened on another happens again."""
+        is_other = self._connection is not None and self._connection is not connection
+        return is_other and now - self._at < _MEMORY_S
+
     def repeats(self, connection: object, now: float) -> bool:
         """Note a page without an answer; returns whether the same happened on another connection before."""
-        same = self._connection is not None and now - self._at < _MEMORY_S
-        if same and self._connection is not connection:
+        if self.awaits(connection, now):
             self._connection = None
             return True
         self._at, self._connection = now, connection

@@ -113,6 +113,11 @@ class Subscription:
         return self.id.startswith(PAGE_PREFIX)
 
     @property
+    def asks_for_none(self) -> bool:
+        """Whether it asks for no stored event, by `limit: 0`."""
+        return not self.is_page and any(each.limit == 0 for each in self.filters)
+
+    @property
     def is_kindless(self) -> bool:
         """Whether it asks for all kinds of some authors, or of what mentions somebody."""
         return any(each.kinds is None and (each.authors or each.tags) for each in self.filters)

@@ -338,6 +338,10 @@ def _limit_cases() -> Mapping[str, Case]:
         "zero-refused": _refusing(
             Refusal(How.NOTICE, 'invalid: "limit" must be greater than or equal to 1', when=_zero)
         ),
+        "zero-notice": _refusing(Refusal(How.NOTICE, "invalid: bad filter", when=_zero)),
+        "zero-closed": _refusing(Refusal(How.CLOSED, "invalid: bad filter", when=_zero)),
+        "zero-eose": _refusing(Refusal(How.EOSE, when=_zero)),
+        "zero-silent": _refusing(Refusal(How.SILENT, when=_zero)),
         "live-without-eose": Case(Behaviour(live_eose=False, cap=60)),
         "deaf-at-first": Case(Behaviour(deaf_s=0.3, cap=60)),
         "paced": Case(Behaviour(pace_s=1.0, cap=60), stored=100, slow=True),

@@ -1,16 +1,19 @@
 """Relays that hear nothing at first, that let requests wait, and that never answer what is too much for them."""
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.message import Eose, Notice
+from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import ALONE_S
 from pipeline.relay.limits import Limits
+from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import REPEAT_AFTER_S, Silences
-from pipeline.relay.subscription import FIRST_ANSWER_S, PageEnded
+from pipeline.relay.subscription import FIRST_ANSWER_S, LiveEnded, PageEnded
 
 LIVE = Filter(kinds=frozenset({1}), limit=0)
 
@@ -27,8 +30,8 @@ class Client:
         self.session.open_page(key, page(members), now)
         return self.sent()[-1][1]
 
-    def subscribe(self, key: str, now: float = 0.0) -> str:
-        self.session.open_live(key, [LIVE], now)
+    def subscribe(self, key: str, now: float = 0.0, limit: int = 0) -> str:
+        self.session.open_live(key, [replace(LIVE, limit=limit)], now)
         return self.sent()[-1][1]
 
     def answer(self, name: str, now: float) -> list[object]:
@@ -121,6 +124,38 @@ def test_silence_beyond_what_was_ever_open_at_once_teaches_the_number_of_subscri
         client.ask("dropped", 1.0)
         assert client.expired(1.0 + FIRST_ANSWER_S) == ["dropped"]
     assert client.session.limits.max_subscriptions == 3
+
+
+def all_pages_dropped(client: Client) -> None:
+    """One live subscription takes the only place, and whatever is asked for with it is dropped."""
+    live = client.subscribe("0")
+    for key in "ab":
+        client.session.open_page(key, page(), 0.0, patience=4.0)
+    client.answer(live, 0.1)
+
+
+def test_pages_that_are_all_dropped_beside_a_live_subscription_leave_one_place() -> None:
+    silences = Silences()
+    first = Client(silences)
+    all_pages_dropped(first)
+    assert first.expired(4 * FIRST_ANSWER_S) == ["a", "b"]
+    assert (first.session.limits, first.session.wants_another_connection) == (Limits(), True)
+    second = Client(silences)
+    all_pages_dropped(second)
+    assert second.expired(FIRST_ANSWER_S) == ["a", "b"], "the second time is waited for no longer than usual"
+    assert (second.session.limits.max_subscriptions, second.session.wants_another_connection) == (1, False)
+
+
+def test_a_live_subscription_without_an_eose_beside_pages_that_are_answered_teaches_nothing() -> None:
+    """nostr-rs-relay."""
+    silences = Silences()
+    for _ in range(2):
+        client = Client(silences)
+        client.subscribe("0")
+        for number in range(20):
+            assert client.answer(client.ask(str(number), 100.0 * number), 100.0 * number + 1)
+        assert client.expired(10_000.0) == []
+        assert (client.session.limits, client.session.live_subscriptions) == (Limits(), 1)
 
 
 def test_a_relay_that_lets_each_request_wait_for_its_turn_is_asked_for_less_at_once() -> None:
@@ -217,6 +252,30 @@ def test_limit_zero_that_is_refused_is_asked_with_another_limit_and_blamed_on_no
     assert client.session.limits == Limits(refuses_zero=True)
 
 
+@pytest.mark.parametrize("limit", [0, 1])
+def test_closed_without_a_reason_that_names_limit_zero_is_taken_for_it_once(limit: int) -> None:
+    client = Client()
+    live = client.subscribe("0", limit=limit)
+    (ended,) = client.session.receive(Closed(live, "invalid: bad filter", "invalid"), 0.1)
+    assert isinstance(ended, LiveEnded)
+    assert ended.refusal is (Refusal.UNSUPPORTED if limit else Refusal.ZERO_LIMIT)
+    assert client.session.limits == Limits(refuses_zero=not limit)
+
+
+def test_notice_that_names_nothing_is_about_limit_zero_where_pages_are_answered() -> None:
+    client = Client()
+    live = client.subscribe("0")
+    page = client.ask("a")
+    assert list(client.session.receive(Notice("invalid: bad filter"), 0.1)) == []
+    assert client.answer(page, 0.2), "no page is blamed"
+    deadline = client.session.next_deadline()
+    assert deadline is not None
+    (ended,) = client.session.expire(deadline)
+    assert isinstance(ended, LiveEnded)
+    assert (ended.refusal, client.session.limits) == (Refusal.ZERO_LIMIT, Limits(refuses_zero=True))
+    assert client.sent() == [["CLOSE", page], ["CLOSE", live]]
+
+
 def test_another_refusal_puts_those_in_doubt_that_were_asked_for_since() -> None:
     client = Client()
     client.answer(client.subscribe("0"), 0.1)
@@ -236,7 +295,7 @@ def test_another_refusal_puts_those_in_doubt_that_were_asked_for_since() -> None
 def test_a_refusal_that_may_be_of_a_live_one_is_believed_of_a_page_that_stays_unanswered() -> None:
     client = Client()
     client.answer(client.ask("first"), 0.1)
-    client.subscribe("0", 1.0)
+    client.subscribe("0", 1.0, limit=1)
     name = client.ask("a", 1.0)
     assert list(client.session.receive(Notice("REQ filters are not accepted"), 1.1)) == []
     client.answer(name, 1.2)
