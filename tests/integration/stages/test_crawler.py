@@ -5,7 +5,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from time import monotonic, time
 from typing import Any
@@ -287,9 +287,14 @@ def test_backlog_of_a_sink_that_is_off_stops_nothing(world: World, relay: Script
         assert state(world, relay)[0] == "connected"
 
 
+def is_page(filters: Sequence[Mapping[str, Any]]) -> bool:
+    return any("since" in wanted for wanted in filters)
+
+
 def test_a_rate_limit_pauses_everything_of_its_host(world: World) -> None:
     """Refused, no address of that host is asked for a while; all is fetched in the end."""
-    limited = Refusal(How.CLOSED, "rate-limited: slow down", times=2)
+    # Of pages only: what else is asked meanwhile must not use it up.
+    limited = Refusal(How.CLOSED, "rate-limited: slow down", times=2, when=is_page)
     with ScriptedRelay(Behaviour(refusals=(limited,))) as first, ScriptedRelay(address=first.address) as second:
         events, others = profiles(20), profiles(20, first=100)
         first.hold(events)

@@ -65,7 +65,12 @@ def whom(req: Req) -> set[str]:
 
 
 def is_page(req: Req) -> bool:
-    return any(wanted.get("limit") for wanted in req.filters)
+    """Whether it asks for stored events of some span; a control of filter forms asks for a second or two."""
+    return any(wanted.get("limit") and wanted.get("until", NOW) - wanted.get("since", 0) > 60 for wanted in req.filters)
+
+
+def is_live(req: Req) -> bool:
+    return not any(wanted.get("limit") for wanted in req.filters)
 
 
 def asked_at(relay: ScriptedRelay, author: Author | str) -> int:
@@ -76,7 +81,7 @@ def asked_at(relay: ScriptedRelay, author: Author | str) -> int:
 
 
 def live_about(author: Author, *, is_so: bool = True) -> Callable[[Req], bool]:
-    return lambda req: bool(whom(req)) and not is_page(req) and (author.pubkey in whom(req)) == is_so
+    return lambda req: bool(whom(req)) and is_live(req) and (author.pubkey in whom(req)) == is_so
 
 
 def test_each_relay_is_asked_first_for_those_who_write_to_it(
