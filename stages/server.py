@@ -19,7 +19,7 @@ from pipeline.server.connection import Guard
 from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PageAccess, PublicKeys, Web
-from pipeline.server.limits import Limits, Refusal, limits_of
+from pipeline.server.limits import Limits, Refusal, RequestRates, limits_of
 from pipeline.server.page.answer import StatusPage
 from pipeline.server.registrations import Registrations, UserBounds
 from pipeline.server.scrape import Scrape
@@ -122,8 +122,8 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         PublicKeys(threads.lookup, ctx.clock, ctx.metrics),
         StatusPage(threads.page, health, lambda: ctx.settings, ctx.clock),
         PageAccess(lambda: ctx.settings.status_page, make_page_token(ctx.config.runtime_directory)),
-        refuse,
         errors,
+        RequestRates(limits, ctx.clock),
     )
     server = await serve(
         Sessions(registrations, limits, ctx.clock, refuse).serve,

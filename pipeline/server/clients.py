@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.ip import IPAddress, is_global_ip
-from pipeline.server.limits import Limits, Refusal, Refused
+from pipeline.server.limits import PREFIX_FACTORS, Limits, Refusal, Refused, prefixes_of
 from pipeline.values import IPNetwork
 
 _MAX_FORWARDED_LENGTH: Final = 64  # an IPv6 address with a port has at most 54 characters
@@ -25,6 +25,13 @@ class Peer:
     client: str
     is_near: bool
     is_proxy: bool = False
+    is_here: bool = False
+    """On this machine."""
+
+    @property
+    def reach(self) -> int:
+        """Return how many of the reserves its connections may take: 0 for strangers, 1 for neighbours, else 2."""
+        return 2 if self.is_here or self.is_proxy else int(self.is_near)
 
 
 def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> Peer:
@@ -33,7 +40,7 @@ def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> Peer:
     ip = _parse_ip(str(host))
     if ip is None:
         return Peer(_UNKNOWN, False)
-    return Peer(_client_name(ip), not is_global_ip(ip), _is_among(ip, proxies))
+    return Peer(_client_name(ip), not is_global_ip(ip), _is_among(ip, proxies), ip.is_loopback)
 
 
 def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> str | None:
@@ -53,24 +60,31 @@ def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> st
 class Place:
     """What one connection has been given; `Gate.leave` takes it all back."""
 
-    __slots__ = ("client", "in_session", "peer")
+    __slots__ = ("client", "in_request", "in_session", "peer")
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.client: str | None = None
+        self.in_request = False
         self.in_session = False
+
+    @property
+    def reach(self) -> int:
+        """Return how many of the reserves it may be of; one for a proxy's visitor is a stranger's."""
+        return 0 if self.client is not None else self.peer.reach
 
 
 class Gate:
     """Hands out places for connections and websocket sessions; used by the event loop alone."""
 
-    __slots__ = ("_by_client", "_connections", "_limits", "_proxies", "_sessions")
+    __slots__ = ("_by_client", "_connections", "_limits", "_proxies", "_requests", "_sessions")
 
     def __init__(self, limits: Limits, proxies: Sequence[IPNetwork] = ()) -> None:
         """`proxies`: those whose word about their visitors is believed."""
         self._limits = limits
         self._proxies = proxies
         self._connections = 0
+        self._requests = 0
         self._sessions = 0
         self._by_client: Counter[str] = Counter()
 
@@ -79,7 +93,7 @@ class Gate:
 
         A proxy's counts under whom it speaks for, once known, a near peer's under nobody.
         """
-        if self._connections >= self._limits.connections:
+        if self._connections >= self._open_to(peer.reach):
             raise Refused(Refusal.CONNECTIONS)
         place = Place(peer)
         if not (peer.is_near or peer.is_proxy):
@@ -92,9 +106,20 @@ class Gate:
         if place.client is None and place.peer.is_proxy:
             client = client_behind(forwarded_for, self._proxies)
             if client is not None:
+                if self._connections > self._open_to(0):
+                    raise Refused(Refusal.CONNECTIONS)
                 self._count(place, client)
             elif not place.peer.is_near:
                 self._count(place, place.peer.client)
+
+    def open_request(self, place: Place) -> None:
+        """Let the connection have an answer over HTTP; raises `Refused`. Neighbours always may."""
+        if place.reach or place.in_request:
+            return
+        if self._requests >= self._limits.requests:
+            raise Refused(Refusal.CONNECTIONS)
+        self._requests += 1
+        place.in_request = True
 
     def open_session(self, place: Place) -> None:
         """Let the connection become a websocket; raises `Refused`."""
@@ -106,16 +131,23 @@ class Gate:
     def leave(self, place: Place) -> None:
         """Take the place of an ended connection back; once per place."""
         self._connections -= 1
+        self._requests -= place.in_request
         self._sessions -= place.in_session
-        if place.client is not None:
-            self._by_client[place.client] -= 1
-            if not self._by_client[place.client]:
-                del self._by_client[place.client]
+        for name in () if place.client is None else prefixes_of(place.client):
+            self._by_client[name] -= 1
+            if not self._by_client[name]:
+                del self._by_client[name]
+
+    def _open_to(self, reach: int) -> int:
+        """How many places there are for those who may take so many of the reserves."""
+        return self._limits.connections - self._limits.reserved * (2 - reach)
 
     def _count(self, place: Place, client: str) -> None:
-        if self._by_client[client] >= self._limits.connections_per_client:
-            raise Refused(Refusal.CLIENT_CONNECTIONS)
-        self._by_client[client] += 1
+        names = prefixes_of(client)
+        for name, factor in zip(names, PREFIX_FACTORS, strict=False):
+            if self._by_client[name] >= self._limits.connections_per_client * factor:
+                raise Refused(Refusal.CLIENT_CONNECTIONS)
+        self._by_client.update(names)
         place.client = client
 
 

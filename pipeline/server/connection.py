@@ -27,7 +27,8 @@ class Guard:
         self.refuse = refuse
         self.proxies = proxies
         self.gate = Gate(limits, proxies)
-        self.connections: set[GuardedConnection] = set()
+        # In the order in which they came.
+        self.connections: dict[GuardedConnection, None] = {}
 
     def connection_class(self) -> "type[GuardedConnection]":
         """The class whose connections answer to this guard."""
@@ -36,6 +37,37 @@ class Guard:
             guard = self
 
         return Connection
+
+    def enter(self, peer: Peer) -> Place:
+        """Return a place for a new connection; when all are taken a silent one yields; raises `Refused`."""
+        try:
+            return self.gate.enter(peer)
+        except Refused as refused:
+            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(peer.reach, sessions_only=False):
+                raise
+            return self.gate.enter(peer)
+
+    def open_session(self, place: Place) -> None:
+        """Take a place among the websockets; when all are taken a silent one yields; raises `Refused`."""
+        try:
+            self.gate.open_session(place)
+        except Refused:
+            if not self._make_room(place.reach, sessions_only=True):
+                raise
+            self.gate.open_session(place)
+
+    def _make_room(self, reach: int, *, sessions_only: bool) -> bool:
+        """End the oldest silent connection of those with no more `reach`; return whether there was one."""
+        latest = self.clock.monotonic() - self.limits.silent_s
+        for connection in self.connections:
+            place = connection.place
+            if place is None or place.reach > reach or (sessions_only and not place.in_session):
+                continue
+            if connection.is_silent_since(latest):
+                connection.cut(Refusal.SILENT)
+                connection.give_back()
+                return True
+        return False
 
     def abort_all(self) -> None:
         """End what is left of every connection at once."""
@@ -61,6 +93,12 @@ class GuardedConnection(ServerConnection):
         self._frames = Allowance(self.guard.limits.frames, self.guard.clock.monotonic())
         self._unread: asyncio.TimerHandle | None = None
         self._is_cut = False
+        self.waiting_since: float | None = None
+        """Since when a websocket waits for its client's next message (monotonic s); None while it does not."""
+
+    def is_silent_since(self, latest: float) -> bool:
+        """Return True if no request has come yet, or no message to a websocket since `latest`."""
+        return self.request is None or (self.waiting_since is not None and self.waiting_since < latest)
 
     @property
     def client(self) -> str | None:
@@ -80,28 +118,37 @@ class GuardedConnection(ServerConnection):
     def open_session(self) -> None:
         """Take a place among the websockets, held until the connection ends; raises `Refused`."""
         if self.place is not None:
-            self.guard.gate.open_session(self.place)
+            self.guard.open_session(self.place)
+
+    def open_request(self) -> None:
+        """Take a place among the requests that are answered, held until the connection ends; raises `Refused`."""
+        if self.place is not None:
+            self.guard.gate.open_request(self.place)
+
+    def give_back(self) -> None:
+        """Give the place back; may be repeated."""
+        if self.place is not None:
+            self.guard.connections.pop(self, None)
+            self.guard.gate.leave(self.place)
+            self.place = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, or say that there is none and close."""
         super().connection_made(transport)
         try:
-            self.place = self.guard.gate.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
+            self.place = self.guard.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
         except Refused as error:
             self.guard.refuse(error.reason)
             # The library learns that the connection is lost before it has read anything.
             self.transport.write(_FULL)
             self.transport.close()
             return
-        self.guard.connections.add(self)
+        self.guard.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._forget_unread()
-        if self.place is not None:
-            self.guard.connections.discard(self)
-            self.guard.gate.leave(self.place)
-            self.place = None
+        self.give_back()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -23,7 +23,7 @@ from pipeline.process.page_token import is_page_token
 from pipeline.server.connection import GuardedConnection
 from pipeline.server.errors import ErrorLog
 from pipeline.server.health import HealthCheck
-from pipeline.server.limits import Refusal, Refuse, Refused
+from pipeline.server.limits import Refusal, Refused, RequestRates
 from pipeline.server.page.request import TOKEN_COOKIE, PageRequest, cookie_of, is_local, parse_request
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
@@ -116,16 +116,16 @@ class Web:
         public_keys: PublicKeys,
         page: Page,
         access: PageAccess,
-        refuse: Refuse,
         errors: ErrorLog,
+        rates: RequestRates,
     ) -> None:
         self._scrape = scrape
         self._health = health
         self._public_keys = public_keys
         self._page = page
         self._access = access
-        self._refuse = refuse
         self._errors = errors
+        self._rates = rates
 
     async def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """The answer to a request, `None` if it may become a websocket."""
@@ -136,8 +136,8 @@ class Web:
         try:
             answer = await self._answer(connection, request, method, path)
         except Refused as error:
-            self._refuse(error.reason)
-            answer = response(HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"too many requests at once\n")
+            connection.guard.refuse(error.reason)
+            answer = _refused(error.reason)
         except Exception as error:
             # Whatever is wrong with one answer, the server goes on.
             self._errors.unexpected("http", "a request failed", error, path=path)
@@ -151,6 +151,8 @@ class Web:
         connection.identify(_forwarded_for(request))
         if path == "/":
             if _is_browser(request, method) and (asked := self._access.admit(connection, request)) is not None:
+                connection.open_request()
+                self._rates.render(connection.client)
                 answer = await self._page.answer(asked)
                 if asked.token:
                     answer.headers["Set-Cookie"] = f"{TOKEN_COOKIE}={asked.token}; Path=/; HttpOnly; SameSite=Strict"
@@ -159,6 +161,7 @@ class Web:
                 return response(HTTPStatus.OK, TEXT, _WELCOME)
             connection.open_session()
             return None
+        connection.open_request()
         route = self._route(path)
         if route is None:
             return response(HTTPStatus.NOT_FOUND, TEXT, b"404 page not found\n")
@@ -166,6 +169,10 @@ class Web:
             answer = response(HTTPStatus.METHOD_NOT_ALLOWED, TEXT, b"method not allowed\n")
             answer.headers["Allow"] = "GET, HEAD"
             return answer
+        if path == "/metrics":
+            self._rates.render(connection.client)
+        elif path not in _CHECKS:
+            self._rates.look_up(connection.client)
         return await route()
 
     def _note_unnamed_proxy(self, connection: GuardedConnection, request: Request) -> None:
@@ -177,7 +184,7 @@ class Web:
         if peer is None or peer.is_proxy or not any(name in request.headers for name in _FORWARDING):
             return
         if peer.is_near or not connection.guard.proxies:
-            self._refuse(Refusal.UNNAMED_PROXY)
+            connection.guard.refuse(Refusal.UNNAMED_PROXY)
 
     def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
         if path == "/metrics":
@@ -221,6 +228,14 @@ def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
         ]
     )
     return Response(status.value, status.phrase, headers, body)
+
+
+def _refused(reason: Refusal) -> Response:
+    if reason is not Refusal.REQUESTS:
+        return response(HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"too many requests at once\n")
+    answer = response(HTTPStatus.TOO_MANY_REQUESTS, TEXT, b"too many requests, try again in a minute\n")
+    answer.headers["Retry-After"] = "60"
+    return answer
 
 
 def _forwarded_for(request: Request) -> str | None:

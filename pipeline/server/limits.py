@@ -1,5 +1,6 @@
 """What strangers may take of the web server, and how it is counted."""
 
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -7,6 +8,7 @@ from typing import Final
 
 from pipeline.config import Config
 from pipeline.errors import EventServiceError
+from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance, Rate
 
 
@@ -19,7 +21,11 @@ class Limits:
     connections_per_client: int = 32
     """So that one client cannot take every place; a household behind one address needs a few."""
     sessions: int = 128
-    """Websockets: each may hold three of the largest messages in memory. The other places stay for scrapes."""
+    """Websockets: each may hold three of the largest messages in memory. They are places of registrations alone."""
+    reserved: int = 64
+    """Places that only neighbours may take, and as many more that only this machine and named proxies may."""
+    silent_s: float = 10.0
+    """A websocket that says nothing for so long yields its place when all are taken."""
     request_bytes: int = 32 << 10
     """Request line and headers together; browsers and proxies send some 2 KiB. The library alone would take 1 MiB."""
     request_s: float = 20.0
@@ -38,6 +44,15 @@ class Limits:
     """Messages of a connection: enough for a proxy that registers many users over one."""
     registrations: Rate = Rate(200, 20)
     """EVENT messages of a client. Each costs a verification and a write, and each new user is crawled for ever."""
+    lookups: Rate = Rate(600, 600)
+    """`/public-keys` of a client: each is a read of milliseconds."""
+    renderings: Rate = Rate(120, 60)
+    """`/metrics` and the page of a client, which take tenths of a second; an open page asks for twelve a minute."""
+
+    @property
+    def requests(self) -> int:
+        """Requests of strangers that may be answered at once, so that registrations have places of their own."""
+        return max(self.connections - self.sessions, self.connections // 2)
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -52,11 +67,15 @@ def limits_of(config: Config) -> Limits:
     return replace(
         DEFAULT_LIMITS,
         connections=config.max_connections,
+        reserved=min(DEFAULT_LIMITS.reserved, config.max_connections // 8),
         connections_per_client=config.max_connections_per_client,
         registrations=Rate(_REGISTRATION_BURST_MIN * rate, rate),
     )
 
 
+PREFIX_FACTORS: Final = (1, 2, 4)
+"""How many times a client's bounds the /64, /56 and /48 of IPv6 have: one customer often holds a whole /48."""
+_WIDER_PREFIXES: Final = (56, 48)
 MAX_RATED_CLIENTS: Final = 10_000
 """Clients whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
 
@@ -72,7 +91,9 @@ class Refusal(StrEnum):
     FRAMES = "frames"
     MESSAGES = "messages"
     REGISTRATIONS = "registrations"
+    REQUESTS = "requests"
     SLOW = "slow"
+    SILENT = "silent"
     IDLE = "idle"
     BUSY = "busy"
     UNNAMED_PROXY = "unnamed-proxy"
@@ -124,3 +145,52 @@ class Allowances:
         # Room for many at once, since looking through all of them for each newcomer would be slow.
         surplus = len(kept) - self._max_clients * 3 // 4
         self._clients = dict(list(kept.items())[max(0, surplus) :])
+
+
+class ClientRates:
+    """Bounds how often each client may do something; of IPv6, also each /56 and /48 that clients share."""
+
+    __slots__ = ("_allowances",)
+
+    def __init__(self, rate: Rate) -> None:
+        rates = (Rate(rate.burst * factor, rate.per_minute * factor) for factor in PREFIX_FACTORS)
+        self._allowances = tuple(Allowances(each) for each in rates)
+
+    def take(self, client: str | None, now: float) -> bool:
+        """Use one of `client`'s and return True if there was one left; None has no bound of its own."""
+        if client is None:
+            return True
+        return all(
+            allowances.take(name, now) for allowances, name in zip(self._allowances, prefixes_of(client), strict=False)
+        )
+
+
+class RequestRates:
+    """Bounds how often each client may ask for what costs; used by the event loop alone."""
+
+    __slots__ = ("_clock", "_lookups", "_renderings")
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._clock = clock
+        self._lookups = ClientRates(limits.lookups)
+        self._renderings = ClientRates(limits.renderings)
+
+    def render(self, client: str | None) -> None:
+        """Use one rendering of metrics or page; raises `Refused`."""
+        self._take(self._renderings, client)
+
+    def look_up(self, client: str | None) -> None:
+        """Use one read of the database; raises `Refused`."""
+        self._take(self._lookups, client)
+
+    def _take(self, rates: ClientRates, client: str | None) -> None:
+        if not rates.take(client, self._clock.monotonic()):
+            raise Refused(Refusal.REQUESTS)
+
+
+def prefixes_of(client: str) -> tuple[str, ...]:
+    """Return the names that a client counts under: of IPv6 its /64, /56 and /48, else itself alone."""
+    if not client.endswith("/64"):
+        return (client,)
+    network = ipaddress.IPv6Network(client)
+    return (client, *(str(network.supernet(new_prefix=length)) for length in _WIDER_PREFIXES))

@@ -22,7 +22,7 @@ from pipeline.nostr.frame import InvalidMessage
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance
 from pipeline.server.connection import GuardedConnection
-from pipeline.server.limits import Allowances, Limits, Refusal, Refuse
+from pipeline.server.limits import ClientRates, Limits, Refusal, Refuse
 from pipeline.server.registrations import Registrations, Verdict
 
 UNSUPPORTED: Final = "unsupported: this is not a relay, it takes registrations (kind 6666) only"
@@ -39,7 +39,7 @@ class Sessions:
         self._limits = limits
         self._clock = clock
         self._refuse = refuse
-        self._rates = Allowances(limits.registrations)
+        self._rates = ClientRates(limits.registrations)
 
     async def serve(self, connection: ServerConnection) -> None:
         """Answer a client until one side ends the connection or a bound is reached."""
@@ -54,11 +54,13 @@ class Sessions:
         client = connection.client
         allowance = Allowance(self._limits.messages, self._clock.monotonic())
         while True:
+            connection.waiting_since = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._limits.idle_s):
                     raw = await connection.recv(decode=False)
             except TimeoutError:
                 return await self._close(connection, Refusal.IDLE, CloseCode.NORMAL_CLOSURE, "idle for too long")
+            connection.waiting_since = None
             if not allowance.take(self._clock.monotonic()):
                 return await self._close(
                     connection, Refusal.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
@@ -90,7 +92,7 @@ class Sessions:
                 return None if label in _IGNORED else encode_notice(UNSUPPORTED)
 
     async def _verdict(self, client: str | None, event: Event) -> Verdict:
-        if client is not None and not self._rates.take(client, self._clock.monotonic()):
+        if not self._rates.take(client, self._clock.monotonic()):
             self._refuse(Refusal.REGISTRATIONS)
             return TOO_FAST
         return await self._registrations.take(event)

@@ -93,9 +93,46 @@ def test_an_operator_sets_the_bounds(tmp_path: Path) -> None:
         with server.websocket(header=visitor) as client:
             answers = [ask(client, EVENT) for _ in range(11)]
             assert refused_status(server, header=visitor) == 503
-            with server.socket(), server.socket() as surplus:
-                assert read_to_end(surplus).startswith(b"HTTP/1.1 503 ")
+            # The one that has said nothing yields to the next.
+            with server.socket() as silent, server.socket():
+                assert read_to_end(silent) == b""
         assert [answer[2] for answer in answers] == [True] * 10 + [False]
+
+
+def test_silent_websocket_yields_when_all_are_taken(tmp_path: Path) -> None:
+    """The oldest that says nothing; one that does goes on."""
+    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2, silent_s=0.0)) as server:
+        with server.websocket() as oldest, server.websocket() as second:
+            assert ask(second, EVENT) == OK
+            with server.websocket() as newest:
+                assert closing_code(oldest) is None
+                assert ask(newest, EVENT) == OK
+                assert ask(second, EVENT) == OK
+        assert server.discarded("silent") == 1
+
+
+def test_silent_strangers_keep_out_neither_neighbours_nor_registrations(tmp_path: Path) -> None:
+    limits = replace(DEFAULT_LIMITS, connections=8, reserved=0, sessions=4)
+    with running(tmp_path, limits) as server, contextlib.ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(server.socket())
+        assert_alive(server)
+        assert server.discarded("silent") >= 12
+
+
+def test_requests_of_a_client_are_bounded_by_rate(tmp_path: Path) -> None:
+    limits = replace(DEFAULT_LIMITS, renderings=Rate(2, 0), lookups=Rate(1, 0))
+    with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8", EVENTS_STATUS_PAGE="everyone") as server:
+        visitor = {"X-Forwarded-For": "8.8.8.8"}
+        statuses = [
+            server.get(path, {**visitor, "Accept": "text/html"}).status
+            for path in ("/metrics", "/", "/metrics", "/", f"/public-keys/{'0' * 64}", f"/public-keys/{'0' * 64}")
+        ]
+        assert statuses == [200, 200, 429, 429, 200, 429]
+        assert server.get("/_health", visitor).status == 200
+        assert server.get("/metrics", {"X-Forwarded-For": "9.9.9.9"}).status == 200
+        assert all(server.get("/metrics").status == 200 for _ in range(3))
+        assert server.discarded("requests") == 3
 
 
 def test_websockets_leave_places_for_scrapes(tmp_path: Path) -> None:

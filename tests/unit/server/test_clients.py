@@ -1,5 +1,6 @@
 """Who counts as one client, and how many places there are."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -9,21 +10,22 @@ from pipeline.server.limits import Limits, Refusal, Refused
 from pipeline.values import networks
 
 FAR = Peer("8.8.8.8", False)
-NEAR = Peer("127.0.0.1", True)
+NEAR = Peer("10.1.1.1", True)
+HERE = Peer("127.0.0.1", True, is_here=True)
 PROXY = Peer("10.0.0.7", True, is_proxy=True)
 PROXIES = networks("10.0.0.0/8")
-LIMITS = Limits(connections=10, connections_per_client=2, sessions=1)
+LIMITS = Limits(connections=10, connections_per_client=2, sessions=1, reserved=0)
 
 
 @pytest.mark.parametrize(
     ("address", "peer"),
     [
         (("8.8.8.8", 1), FAR),
-        (("127.0.0.1", 1), NEAR),
+        (("127.0.0.1", 1), HERE),
         (("192.168.1.2", 1), Peer("192.168.1.2", True)),
         (("::ffff:8.8.8.8", 1, 0, 0), FAR),
-        (("::ffff:127.0.0.1", 1, 0, 0), NEAR),
-        (("::1", 1, 0, 0), Peer("::/64", True)),
+        (("::ffff:127.0.0.1", 1, 0, 0), HERE),
+        (("::1", 1, 0, 0), Peer("::/64", True, is_here=True)),
         (("fe80::1%eth0", 1, 0, 2), Peer("fe80::/64", True)),
         (("2606:4700:1:2:3:4:5:6", 1, 0, 0), Peer("2606:4700:1:2::/64", False)),
         (None, Peer("unknown", False)),
@@ -128,3 +130,54 @@ def test_all_places_together_are_bounded_and_come_back() -> None:
     assert error.value.reason is Refusal.SESSIONS
     gate.leave(places[0])
     gate.open_session(gate.enter(NEAR))
+
+
+def test_places_are_reserved_for_neighbours_and_more_for_this_machine() -> None:
+    gate = Gate(replace(LIMITS, reserved=2, connections_per_client=100), PROXIES)
+    for _ in range(6):
+        gate.enter(FAR)
+    assert refused(gate, FAR) is Refusal.CONNECTIONS
+    for _ in range(2):
+        gate.enter(NEAR)
+    assert refused(gate, NEAR) is Refusal.CONNECTIONS
+    proxied = gate.enter(PROXY)
+    with pytest.raises(Refused):
+        gate.identify(proxied, "8.8.8.8")
+    gate.enter(HERE)
+    assert refused(gate, HERE) is Refusal.CONNECTIONS
+
+
+def test_one_network_of_ipv6_does_not_take_all_places() -> None:
+    """A customer has a /56 or a /48, and so 256 or 65,536 clients."""
+    gate = Gate(replace(LIMITS, connections=1000))
+
+    def entered(networks: list[str]) -> int:
+        count = 0
+        for network in networks:
+            with contextlib.suppress(Refused):
+                gate.enter(peer_of((f"{network}::1", 1, 0, 0)))
+                count += 1
+        return count
+
+    assert entered([f"2606:4700:1:{number:x}" for number in range(16)]) == 2 * LIMITS.connections_per_client
+    assert entered([f"2606:4700:1:{number:x}00" for number in range(1, 16)]) == 2 * LIMITS.connections_per_client
+    assert entered(["2606:4700:2:1"]) == 1
+
+
+def test_places_of_one_network_come_back() -> None:
+    gate = Gate(replace(LIMITS, connections_per_client=1))
+    for number in range(20):
+        gate.leave(gate.enter(peer_of((f"2606:4700:1:{number:x}::1", 1, 0, 0))))
+
+
+def test_requests_of_strangers_leave_places_for_registrations() -> None:
+    gate = Gate(replace(LIMITS, connections_per_client=100, sessions=4))
+    places = [gate.enter(FAR) for _ in range(7)]
+    for place in places[:6]:
+        gate.open_request(place)
+    with pytest.raises(Refused):
+        gate.open_request(places[6])
+    gate.open_session(places[6])
+    gate.open_request(gate.enter(HERE))
+    gate.leave(places[0])
+    gate.open_request(gate.enter(FAR))

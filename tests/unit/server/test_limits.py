@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.process.rate import Rate
-from pipeline.server.limits import DEFAULT_LIMITS, Allowances, Limits, limits_of
+from pipeline.server.limits import DEFAULT_LIMITS, Allowances, ClientRates, Limits, limits_of
 
 
 def test_clients_have_allowances_of_their_own() -> None:
@@ -40,3 +40,12 @@ def test_the_settings_default_to_the_defaults() -> None:
 def test_the_defaults_leave_room_for_others(kept: str) -> None:
     limits = Limits()
     assert getattr(limits, kept) * 4 <= limits.connections
+
+
+def test_rates_of_one_network_of_ipv6_are_bounded_together() -> None:
+    rates = ClientRates(Rate(3, 0))
+    taken = [rates.take(f"2606:4700:1:{number:x}::/64", 0.0) for number in range(10)]
+    assert taken.count(True) == 6
+    assert rates.take("2606:4700:1:100::/64", 0.0), "another /56"
+    assert [rates.take("8.8.8.8", 0.0) for _ in range(4)] == [True, True, True, False]
+    assert rates.take(None, 0.0)
