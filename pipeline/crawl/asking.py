@@ -33,6 +33,8 @@ _COSTLY: Final = 4.0
 _JUDGED_SPAN_S: Final = 3_600
 # The newest sweep counts this much.
 _NEWEST: Final = 0.3
+# More pieces of a look-back than these are put together where half as many would do: refused ones wait side by side.
+_MAX_PIECES: Final = 8
 # Failures in a row that stand for a refusal.
 MAX_FAILURES: Final = 3
 _REFUSED_AT_ONCE: Final = frozenset(
@@ -130,22 +132,45 @@ def room_taken(plan: Plan, limits: Limits) -> float:
 class Newcomers:
     """Those who became wanted since the cursor for everything, looked back for by query, all chunks together.
 
-    Once every piece is had the cursor covers everybody up to `generation`.
+    Once every piece is had the cursor covers everybody up to `generation`. Who becomes wanted meanwhile is in pieces
+    beside those that are left, which may be refused for long.
     """
 
     generation: int
     pieces: dict[str, Query] = field(default_factory=dict)
+    _named: int = 0
+    """How many pieces there have been; a name is not used again."""
 
     @classmethod
     def since(cls, plan: Plan, generation: int, named: Named) -> "Newcomers":
         """Everybody in `plan` who became wanted after `generation`, first those who are `named` at the relay."""
-        queries = [query for query in plan.live if query.generation > generation]
-        pieces = [
-            piece
-            for subject in (Subject.MENTIONS, Subject.AUTHORS)
-            for piece in _pieces(subject, _newer(queries, subject, generation, named))
-        ]
-        return cls(plan.generation, {piece.key: piece for piece in pieces})
+        newcomers = cls(generation)
+        newcomers.follow(plan, named)
+        return newcomers
+
+    def follow(self, plan: Plan, named: Named) -> None:
+        """Add those in `plan` who became wanted since it was last followed."""
+        if plan.generation <= self.generation:
+            return
+        queries = [query for query in plan.live if query.generation > self.generation]
+        for subject in (Subject.MENTIONS, Subject.AUTHORS):
+            newer = _newer(queries, subject, self.generation, named)
+            if newer:
+                self._add(subject, newer)
+        self.generation = plan.generation
+
+    def _add(self, subject: Subject, newer: list[Member]) -> None:
+        old = [piece for piece in self.pieces.values() if piece.subject is subject]
+        members = [member for piece in old for member in piece.members]
+        if len(old) > _MAX_PIECES and 2 * len(members) < MAX_MEMBERS * len(old):
+            for piece in old:
+                del self.pieces[piece.key]
+            newer = [*newer, *members]
+        for first in range(0, len(newer), MAX_MEMBERS):
+            # No chunk has a plus in its name: what is known of it says nothing about a piece.
+            piece = Query(subject, f"+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
+            self.pieces[piece.key] = piece
+            self._named += 1
 
     def done(self, key: str) -> bool:
         """Note that the piece `key` is had; returns whether it was the last."""
@@ -163,11 +188,3 @@ def _newer(queries: Iterable[Query], subject: Subject, generation: int, named: N
                 if member.generation > generation:
                     (here if member.public_key in found else elsewhere).append(member)
     return here + elsewhere
-
-
-def _pieces(subject: Subject, members: list[Member]) -> list[Query]:
-    # No chunk has a plus in its name: what is known of it says nothing about a piece.
-    return [
-        Query(subject, f"+{first // MAX_MEMBERS}", tuple(members[first : first + MAX_MEMBERS]))
-        for first in range(0, len(members), MAX_MEMBERS)
-    ]

@@ -74,6 +74,7 @@ class Whole:
             return
         if self._newcomers is None:
             self._newcomers = Newcomers.since(self.wanted, cursor.generation, self._sweeps.named)
+        self._newcomers.follow(self.wanted, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
             since = reach.of_lookback(piece.subject, piece.members, wall)
             self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)

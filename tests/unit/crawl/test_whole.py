@@ -1,20 +1,22 @@
 """A relay that is asked for everything: nothing wanted is lost, whenever the way of asking changes."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from pipeline.crawl.asking import RETRY_WHOLE_S, Newcomers
-from pipeline.crawl.plan import MAX_MEMBERS, WHOLE_QUERY, Subject
+from pipeline.crawl.plan import MAX_MEMBERS, WHOLE_QUERY, Plan, Planner, Subject
 from pipeline.crawl.relay_lists import NOBODY
+from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, RelayMessage
 from pipeline.relay.limits import Limits
 from pipeline.settings import CrawlMode
+from pipeline.store.wanted import Change
 from tests.seeds import seeds
-from tests.unit.crawl.people import event, key, plan_for
+from tests.unit.crawl.people import changes, event, key, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START, Mood, Simulation, closing, cooperative
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
@@ -279,3 +281,60 @@ def test_newcomers_are_those_after_the_cursor_in_pieces_of_a_request_each() -> N
     *first, last = list(newcomers.pieces)
     assert not any(newcomers.done(name) for name in first)
     assert newcomers.done(last)
+
+
+def plan_of(authors: Iterable[tuple[bytes, int]]) -> Plan:
+    """The plan when everybody became wanted by the change of that number."""
+    planner, known = Planner(), list(authors)
+    planner.apply(changes(max(number for _, number in known), [Change(each, True, 0, n) for each, n in known]))
+    return planner.plan()
+
+
+def test_who_becomes_wanted_later_is_added_beside_what_is_left_of_those_before() -> None:
+    first, both = [key(n) for n in range(5)], [key(n) for n in range(7)]
+    newcomers = Newcomers.since(plan_for(first, generation=1), 0, NOBODY)
+    (old,) = newcomers.pieces.values()
+    grown = plan_of([*((each, 1) for each in first), *((each, 2) for each in both[5:])])
+    newcomers.follow(grown, NOBODY)
+    newcomers.follow(grown, NOBODY)
+    assert next(iter(newcomers.pieces.values())) == old
+    (_, fresh) = newcomers.pieces.values()
+    assert {member.public_key for member in fresh.members} == set(both[5:])
+    assert newcomers.generation == 2
+    assert not newcomers.done(old.key)
+    assert newcomers.done(fresh.key)
+
+
+def test_small_pieces_that_are_left_are_put_together_and_name_everybody_once() -> None:
+    newcomers = Newcomers(0)
+    names: set[str] = set()
+    for number in range(1, 60):
+        newcomers.follow(plan_of([(key(n), n) for n in range(1, number + 1)]), NOBODY)
+        assert len(newcomers.pieces) <= 10
+        names |= newcomers.pieces.keys()
+        members = [member.public_key for piece in newcomers.pieces.values() for member in piece.members]
+        assert sorted(members) == sorted(key(n) for n in range(1, number + 1))
+    assert len(names) == 59, "no name is used again"
+
+
+def test_newcomers_do_not_wait_for_those_before_them_who_are_refused() -> None:
+    sim = crawl()
+    sim.ask(CrawlMode.WHOLE)
+    put(sim, event(START - 60, ALICE), event(START - HOUR, BOB), event(START - HOUR, CAROL))
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(60)
+    refuse = closing("restricted: not them")
+    sim.relay.mood = lambda subscription, filters: (
+        refuse(subscription, filters) if any(BOB in (each.authors or ()) for each in filters) else None
+    )
+    sim.want([BOB])
+    sim.run_until(120)
+    sim.want([CAROL])
+    sim.run_until(180)
+    assert {each.pubkey for each in sim.relay.store.events if each.id in sim.delivered} == {ALICE, CAROL}
+    assert sim.cursors[WHOLE_QUERY.key].generation < 2, "Bob is owed"
+    sim.relay.mood = cooperative
+    sim.run_until(180 + LASTING_RETRY_S + HOUR)
+    assert sim.delivered == sim.everything()
+    assert sim.cursors[WHOLE_QUERY.key].generation == 3
