@@ -187,6 +187,8 @@ class _Saver:
     def _count(self, outcome: Outcome) -> None:
         self._counts.show(outcome.events)
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
+        if outcome.surplus_relays:
+            self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)
         given_up = outcome.events.withheld[backlog.REASON]
         if self._target is not None:
             ignored = outcome.events.withheld.total() - given_up

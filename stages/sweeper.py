@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
-from pipeline.store import events, inbox, outbox, retractions, samples
+from pipeline.store import events, inbox, outbox, relay_pruning, retractions, samples
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
@@ -26,6 +26,8 @@ _REST_S: Final = 10.0
 _SEEN_PACE_S: Final = 0.5
 # Relays come and go by the day.
 _HORIZON_EVERY_S: Final = 60.0
+# Forgetting an address takes some 50 µs.
+_RELAYS_PER_SLICE: Final = 400
 _CHECKPOINT_EVERY_S: Final = 2.0
 _SAMPLE_EVERY_S: Final = 10.0
 # Anybody can vanish under any number of keys; who does should be forgotten, and yet not come back by an old copy.
@@ -50,6 +52,7 @@ def run(ctx: StageContext) -> None:
         ]
         log = _WriteAheadLog(ctx, database)
         late = _CallingBack(ctx, database)
+        relays = _Relays(ctx, database)
         sampler = _Sampler(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
         while not ctx.stop.wait(_TURN_S):
@@ -58,6 +61,7 @@ def run(ctx: StageContext) -> None:
             busy = [walk.turn() for walk in walks]
             log.turn()
             late.turn()
+            relays.turn()
             sampler.turn()
             if any(busy):
                 handled.record(ctx.clock.monotonic() - began)
@@ -256,6 +260,37 @@ class _CallingBack:
         with self._database.write() as tx:
             rows = inbox.call_back(tx, now) + outbox.call_back(tx, now)
         self._ctx.log.warning("rows of a time to come made ready, the clock was set back", rows=rows)
+
+
+class _Relays:
+    """Forgets addresses of relays, and who named them, beyond the bounds of `relay_pruning`."""
+
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        self._clock = ctx.clock
+        self._database = database
+        self._next = 0.0
+        self._unanswered = ctx.metrics.stage_discarded.labels(_STAGE, "unanswered-relay")
+        self._surplus = ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relay-naming")
+
+    def turn(self) -> None:
+        """Forget one slice if it is time; the counting is done outside of the write lock."""
+        if (now := self._clock.monotonic()) < self._next:
+            return
+        with self._database.read() as tx:
+            crowded = relay_pruning.crowded(tx)
+            unanswered = relay_pruning.unanswered_surplus(tx)
+        if not crowded and not unanswered:
+            self._next = now + _REST_S
+            return
+        with self._database.write() as tx:
+            namings = 0
+            for author in crowded:
+                namings += relay_pruning.forget_namings(tx, author, _RELAYS_PER_SLICE - namings)
+            forgotten = relay_pruning.forget_unanswered(tx, min(unanswered, _RELAYS_PER_SLICE - namings))
+        self._surplus.inc(namings)
+        self._unanswered.inc(forgotten)
+        if not namings and not forgotten:
+            self._next = now + _REST_S
 
 
 class _WriteAheadLog:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from pipeline.store.relays import MAX_NAMERS, NOVEL_HALF_LIFE_MS, RelayCandidate
+from pipeline.store.relay_pruning import MAX_NAMERS
+from pipeline.store.relays import NOVEL_HALF_LIFE_MS, RelayCandidate
 
 _HOUR_MS: Final = 3_600_000
 # A monitor's word (NIP-66) is worth something for this long.

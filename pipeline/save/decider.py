@@ -54,6 +54,9 @@ class Outcome:
     beyond_retention: int = 0
     """Events that are taken for new, though their ids would be forgotten if they had been seen in their time."""
 
+    surplus_relays: int = 0
+    """Addresses not stored, as their author names too many."""
+
     def drop(self, event_id: bytes, relay: int, reason: str) -> None:
         """The event goes no further."""
         self.events.drop(reason)
@@ -166,7 +169,7 @@ class Decider:
         outbox.append(tx, SinkName.RELAY, to_relay, now)
         for each in fresh:
             if each.accepted.retracted is None:
-                self._name_relays(tx, each, now)
+                self._name_relays(tx, each, outcome, now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.withheld.update(reason for reason in reasons if reason is not None)
@@ -216,18 +219,21 @@ class Decider:
         )  # fmt: skip
         return _Decided(event, accepted, reason)
 
-    def _name_relays(self, tx: Tx, decided: _Decided, now: int) -> None:
+    def _name_relays(self, tx: Tx, decided: _Decided, outcome: Outcome, now: int) -> None:
         event, author = decided.event, decided.accepted.author
         is_user = event.pubkey in self._relevance.registered
         candidates = relay_candidates(event)
         for candidate in candidates:
-            if self._named.is_new(candidate.address.spelling, author, is_user=is_user):
+            spelling, source = candidate.address.spelling, candidate.source
+            if self._named.is_new(spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
-                seen_up_at = min(event.created_at * 1000, now) if candidate.source is Source.MONITOR else 0
-                relays.name(
-                    tx, candidate.address.spelling, source=candidate.source, author=author, is_user=is_user, now=now,
-                    seen_up_at=seen_up_at,
-                )  # fmt: skip
+                seen_up_at = min(event.created_at * 1000, now) if source is Source.MONITOR else 0
+                naming = relays.name(
+                    tx, spelling, source=source, author=author, is_user=is_user, now=now, seen_up_at=seen_up_at
+                )
+                if naming is relays.Naming.REFUSED:
+                    self._named.discard(spelling, author, is_user=is_user)
+                    outcome.surplus_relays += 1
         if event.kind == RELAY_LIST:
             relay_lists.replace(tx, _relay_list(tx, decided, candidates))
 

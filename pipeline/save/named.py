@@ -21,6 +21,10 @@ class RecentlyNamed:
         self._said.add(said)
         return True
 
+    def discard(self, address: str, author: int, *, is_user: bool) -> None:
+        """Forget that this was said, as it was refused."""
+        self._said.discard((address, author, is_user))
+
     def forget(self) -> None:
         """Take nothing for said."""
         self._said.clear()

@@ -124,8 +124,9 @@ class Registrations:
         self._require_room(registration, database)
         began = self._clock.monotonic()
         usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
-        is_new = _store(database, registration, usable[:MAX_RELAYS], self._clock)
-        return _Stored(is_new, max(0, len(usable) - MAX_RELAYS), self._clock.monotonic() - began)
+        is_new, refused = _store(database, registration, usable[:MAX_RELAYS], self._clock)
+        surplus = max(0, len(usable) - MAX_RELAYS) + refused
+        return _Stored(is_new, surplus, self._clock.monotonic() - began)
 
     def _require_room(self, registration: Registration, database: Database) -> None:
         """Raise `Refused` for a new user beyond the bounds; who is registered may always renew."""
@@ -139,13 +140,15 @@ class Registrations:
                 raise Refused(Refusal.WANTED_AUTHORS)
 
 
-def _store(database: Database, registration: Registration, addresses: list[str], clock: Clock) -> bool:
+def _store(database: Database, registration: Registration, addresses: list[str], clock: Clock) -> tuple[bool, int]:
+    """Store a registration; return whether the user is new, and how many of the relays were refused."""
     # The client is told that it is kept, and does not come again.
     with database.write(durable=True) as tx:
         now = clock.now_ms()
         is_new = monitored.register(tx, registration.public_key, now)
         author = authors.find(tx, registration.public_key)
         assert author is not None
-        for address in addresses:
-            relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now)
-    return is_new
+        namings = [
+            relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now) for address in addresses
+        ]
+    return is_new, namings.count(relays.Naming.REFUSED)

@@ -2,21 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import NamedTuple
 
 from pipeline.nostr.address import parse_address
-from pipeline.store import spellings
+from pipeline.nostr.extract import Source
+from pipeline.store import relay_pruning, spellings
 from pipeline.store.database import Row, Tx
+from pipeline.store.relay_pruning import MAX_NAMERS
 
-# Two authors make an address worth dialling; beyond this many nobody asks how many more there are.
-MAX_NAMERS = 16
-# Addresses that are remembered: the whole network is some thousands, junk is without end.
-MAX_KNOWN = 50_000
 # How soon a novel event counts only half.
 NOVEL_HALF_LIFE_MS = 3 * 86_400_000
-# The bound is looked at once for so many new addresses.
-_LOOK_AT_BOUND_EVERY = 256
 
 UPSERT = """
 INSERT INTO relays (address, source, first_seen, last_seen, seen_up_at) VALUES (?1, ?2, ?3, ?3, ?4)
@@ -30,26 +26,23 @@ ON CONFLICT (address) DO UPDATE SET source = 'bootstrap', last_seen = excluded.l
 RETURNING id
 """
 DEMOTE_BOOTSTRAP = "UPDATE relays SET source = 'former-bootstrap' WHERE source = 'bootstrap'"
-ADD_NAMER = "INSERT INTO relay_namers (relay, author) VALUES (?, ?) ON CONFLICT DO NOTHING RETURNING relay"
+HAS_NAMED = "SELECT 1 FROM relay_namers WHERE relay = ? AND author = ?"
+ADD_NAMER = "INSERT INTO relay_namers (relay, author, as_monitor) VALUES (?, ?, ?)"
 COUNT_NAMER = "UPDATE relays SET namers = namers + 1 WHERE id = ?"
 MARK_NAMED_BY_USER = "UPDATE relays SET named_by_user = 1 WHERE id = ? AND named_by_user = 0"
-MARK_NAMED_BY = "UPDATE relays SET named_by_user = 1 WHERE id IN (SELECT relay FROM relay_namers WHERE author = ?)"
+MARK_NAMED_BY = """
+UPDATE relays SET named_by_user = 1
+ WHERE id IN (SELECT relay FROM relay_namers WHERE author = ? AND as_monitor = 0)
+"""
 # Whoever named an address with ws named the relay that the same address with wss is.
-COPY_NAMERS = "INSERT INTO relay_namers (relay, author) SELECT ?2, author FROM relay_namers WHERE relay = ?1"
+COPY_NAMERS = """
+INSERT INTO relay_namers (relay, author, as_monitor)
+SELECT ?2, author, as_monitor FROM relay_namers WHERE relay = ?1
+"""
 TAKE_OVER = """
 UPDATE relays SET namers = twin.namers, named_by_user = twin.named_by_user
   FROM (SELECT namers, named_by_user FROM relays WHERE id = ?1) AS twin WHERE id = ?2
 """
-# What nobody relies on, has never been crawled and was named longest ago.
-FORGET = """
-DELETE FROM relays WHERE id IN (
-  SELECT id FROM relays
-   WHERE crawled_since IS NULL AND namers < 2 AND NOT named_by_user AND operator = ''
-     AND source NOT IN ('bootstrap', 'go-import')
-   ORDER BY last_seen LIMIT ?
-)
-"""
-FORGET_NAMERS = "DELETE FROM relay_namers WHERE relay NOT IN (SELECT id FROM relays)"
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
   named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
@@ -92,7 +85,7 @@ UPDATE relays SET
   )) / iif(connected_ms + disconnected_ms > 2592000000, 2, 1),
   state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
   rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9,
-  owed_since = ?10, resweeping = ?11 WHERE id = ?1
+  owed_since = ?10, resweeping = ?11 WHERE id = ?1 RETURNING id
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
 STATUSES = """
@@ -105,6 +98,15 @@ FOUND = """
 SELECT count(*) FROM relays WHERE namers > 0 OR source NOT IN ('bootstrap', 'former-bootstrap', 'operator')
 """
 FIND = "SELECT id FROM relays WHERE address = ?"
+
+
+class Naming(Enum):
+    """What became of the naming of an address."""
+
+    NEW = auto()
+    KNOWN = auto()
+    REFUSED = auto()
+    """Its author named too many; no more than renewed if it was known."""
 
 
 class RelayState(StrEnum):
@@ -224,40 +226,39 @@ def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
         spellings.set_by_operator(tx, relay, address, now)
 
 
-def name(tx: Tx, spelling: str, *, source: str, author: int, is_user: bool, now: int, seen_up_at: int = 0) -> bool:
-    """Note that `author` (a registered user if `is_user`) named a relay; returns whether the address is new.
+def name(tx: Tx, spelling: str, *, source: str, author: int, is_user: bool, now: int, seen_up_at: int = 0) -> Naming:
+    """Note that `author` (a registered user if `is_user`) named a relay; refused beyond the bounds of `relay_pruning`.
 
     `spelling`: the address as it is written; raises `InvalidAddress`.
-    `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said.
+    `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said. The reports of a monitor have a
+    bound of their own and make no relay a user's.
     """
+    as_monitor = source == Source.MONITOR
     address = _preferred(tx, parse_address(spelling).url)
-    is_new = find(tx, address) is None
+    known = find(tx, address)
+    has_named = known is not None and tx.execute(HAS_NAMED, (known, author)).fetchone() is not None
+    may_name = has_named or relay_pruning.may_name(tx, author, as_monitor=as_monitor)
+    if known is None and not may_name:
+        return Naming.REFUSED
     rows: list[Row] = tx.execute(UPSERT, (address, source, now, seen_up_at)).fetchall()
     relay, namers = rows[0]
-    if is_new:
+    if known is None:
         namers = _take_over_twin(tx, relay, address) or namers
-        if relay % _LOOK_AT_BOUND_EVERY == 0:
-            forget_beyond(tx, MAX_KNOWN)
-    if namers < MAX_NAMERS and tx.execute(ADD_NAMER, (relay, author)).fetchone() is not None:
+        has_named = tx.execute(HAS_NAMED, (relay, author)).fetchone() is not None
+    if not may_name:
+        return Naming.REFUSED
+    if namers < MAX_NAMERS and not has_named:
+        tx.execute(ADD_NAMER, (relay, author, as_monitor))
         tx.execute(COUNT_NAMER, (relay,))
     spellings.add(tx, relay, spellings.of_scheme(spelling, address), author, now)
-    if is_user:
+    if is_user and not as_monitor:
         tx.execute(MARK_NAMED_BY_USER, (relay,))
-    return is_new
+    return Naming.NEW if known is None else Naming.KNOWN
 
 
 def mark_named_by(tx: Tx, author: int) -> None:
     """Make the relays that `author` named a registered user's."""
     tx.execute(MARK_NAMED_BY, (author,))
-
-
-def forget_beyond(tx: Tx, most: int) -> None:
-    """Forget addresses beyond `most`, those first that a single author named longest ago; what was crawled stays."""
-    surplus = count(tx) - most
-    if surplus > 0:
-        tx.execute(FORGET, (surplus,))
-        tx.execute(FORGET_NAMERS)
-        spellings.forget_orphans(tx)
 
 
 def add_novel(tx: Tx, counts: Mapping[int, int], now: int) -> None:
@@ -316,9 +317,9 @@ def start_crawling(tx: Tx, numbers: Iterable[int], now: int) -> None:
 
 
 def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
-    """Write how relays fare; `state_since` stays what it was while the state stays the same."""
+    """Write how relays fare, but for those forgotten; `state_since` stays while the state stays the same."""
     for each in statuses:
-        tx.execute(
+        found = tx.execute(
             PUT_STATUS,
             (
                 each.relay,
@@ -333,7 +334,9 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.owed_since,
                 each.is_resweeping,
             ),
-        )
+        ).fetchone()
+        if found is None:
+            continue
         if each.is_missing:
             spellings.note_missing(tx, each.relay, each.dialled, each.state_since)
         elif each.dialled:

@@ -441,6 +441,18 @@ TARGET_RELAY = (
     """,
 )
 
+# Who names how many addresses, and the addresses that may be forgotten; see `relay_pruning`.
+RELAY_NAMING = (
+    "ALTER TABLE relay_namers ADD COLUMN as_monitor INTEGER NOT NULL DEFAULT 0",
+    "DROP INDEX relay_namers_author",
+    "CREATE INDEX relay_namers_author ON relay_namers (author, as_monitor)",
+    """
+    CREATE INDEX relays_unanswered ON relays (last_seen)
+     WHERE connected_ms = 0 AND state NOT IN ('connected', 'backpressured') AND novel = 0 AND operator = ''
+       AND source NOT IN ('bootstrap', 'go-import')
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -462,6 +474,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0018-absences", ABSENCES),
     Migration("0019-sent", SENT),
     Migration("0020-target-relay", TARGET_RELAY),
+    Migration("0021-relay-naming", RELAY_NAMING),
 )
 
 

@@ -38,10 +38,6 @@ SELECT spelling FROM relay_spellings WHERE relay = ?
 """
 ADDRESS = "SELECT address FROM relays WHERE id = ?"
 PUT = "UPDATE relays SET spelling = ?2 WHERE id = ?1 AND spelling <> ?2"
-FORGET_ORPHANS = (
-    "DELETE FROM relay_spellings WHERE relay NOT IN (SELECT id FROM relays)",
-    "DELETE FROM relay_spellers WHERE spelling NOT IN (SELECT id FROM relay_spellings)",
-)
 
 
 def add(tx: Tx, relay: int, spelling: str, author: int, now: int) -> None:
@@ -70,12 +66,6 @@ def note_present(tx: Tx, relay: int, spelling: str) -> None:
     """Note that the relay answered at this spelling."""
     if tx.execute(MARK_PRESENT, (relay, spelling)).fetchone() is not None:
         _settle(tx, relay)
-
-
-def forget_orphans(tx: Tx) -> None:
-    """Forget the spellings of relays that were forgotten."""
-    for statement in FORGET_ORPHANS:
-        tx.execute(statement)
 
 
 def of_scheme(spelling: str, address: str) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
-from pipeline.store import retractions, wanted
+from pipeline.store import relay_pruning, relays, retractions, wanted
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
@@ -451,3 +451,29 @@ def test_rows_that_a_wrong_clock_put_off_are_called_back(world: World) -> None:
     for sink in ("pubsub", "relay"):
         found = world.query("SELECT ready_at FROM outbox WHERE sink = ? ORDER BY seq", sink)
         assert [ready_at for (ready_at,) in found] == expected
+
+
+def test_relay_addresses_beyond_the_bounds_are_forgotten(
+    world: World, eager: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slice by slice: one author's surplus, and what never answered."""
+    monkeypatch.setattr(sweeper, "_RELAYS_PER_SLICE", 70)
+    monkeypatch.setattr(relay_pruning, "MAX_UNANSWERED", 100)
+    surplus, others = 150, 60
+    with world.database.write() as tx:
+        for number in range(relay_pruning.MAX_NAMED + surplus):
+            relays.name(tx, f"wss://r{number}.example", source="hint", author=1, is_user=True, now=NOW_MS)
+        for author in range(2, 2 + others):
+            relays.name(tx, f"wss://a{author}.example", source="hint", author=author, is_user=False, now=NOW_MS + 1)
+    discarded = "event_service_stage_discarded_total"
+    unanswered = relay_pruning.MAX_NAMED + others - 100
+    with Running(world.context("sweeper"), sweeper.run) as running:
+        wait_until(
+            lambda: (
+                running.metric(discarded, stage="sweeper", reason="surplus-relay-naming") == surplus
+                and running.metric(discarded, stage="sweeper", reason="unanswered-relay") == unanswered
+            )
+        )
+    with world.database.read() as tx:
+        assert relays.count(tx) == 100
+        assert all(relays.find(tx, f"wss://a{author}.example") is not None for author in range(2, 2 + others))

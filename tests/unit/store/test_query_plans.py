@@ -4,7 +4,20 @@ import re
 
 import pytest
 
-from pipeline.store import contacts, cursors, events, inbox, monitored, outbox, relay_lists, relays, retractions, wanted
+from pipeline.store import (
+    contacts,
+    cursors,
+    events,
+    inbox,
+    monitored,
+    outbox,
+    relay_lists,
+    relay_pruning,
+    relays,
+    retractions,
+    spellings,
+    wanted,
+)
 from pipeline.store.database import Database
 
 
@@ -91,6 +104,19 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         cursors.OF_RELAY,
         relays.FIND,
         relays.PUT_STATUS,
+        relays.UPSERT,
+        relays.HAS_NAMED,
+        relays.ADD_NAMER,
+        relays.COUNT_NAMER,
+        relays.MARK_NAMED_BY_USER,
+        relays.COPY_NAMERS,
+        spellings.FIND,
+        spellings.COUNT,
+        spellings.ADD_SPELLER,
+        spellings.COUNT_SPELLER,
+        relay_pruning.FORGET_NAMING,
+        relay_pruning.UNCOUNT_NAMER,
+        *relay_pruning.FORGET,
     ],
 )
 def test_nothing_is_sorted_and_no_table_walked(db: Database, statement: str) -> None:
@@ -136,3 +162,17 @@ def test_a_claim_costs_the_same_however_much_others_wait_for(db: Database, ready
             tx.set_progress_handler(None)
             steps.append(counted[0])
     assert steps[1] < 2 * steps[0]
+
+
+def test_whether_an_author_may_name_more_reads_only_an_index_of_their_own(db: Database) -> None:
+    assert "SEARCH relay_namers USING COVERING INDEX relay_namers_author (author=? AND as_monitor=?)" in plan(
+        db, relay_pruning.NAMED_BY
+    )
+
+
+def test_addresses_that_never_answered_are_counted_and_forgotten_off_their_index(db: Database) -> None:
+    """Of that index, the oldest are the first."""
+    for statement in (relay_pruning.COUNT_UNANSWERED, relay_pruning.OLDEST_UNANSWERED):
+        steps = plan(db, statement)
+        assert re.fullmatch("SCAN relays USING (COVERING )?INDEX relays_unanswered", steps[0])
+        assert not any("TEMP B-TREE" in step for step in steps)

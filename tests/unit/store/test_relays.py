@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from pipeline.store import relays
 from pipeline.store.database import Database, Tx
+from pipeline.store.relay_pruning import MAX_NAMERS
 from pipeline.store.relays import (
-    MAX_NAMERS,
     NOVEL_HALF_LIFE_MS,
+    Naming,
     Operator,
     RelayCandidate,
     RelayState,
@@ -16,7 +17,7 @@ from pipeline.store.relays import (
 NOW = 1_700_000_000_000
 
 
-def name(tx: Tx, address: str, author: int, *, is_user: bool = False, now: int = NOW) -> bool:
+def name(tx: Tx, address: str, author: int, *, is_user: bool = False, now: int = NOW) -> Naming:
     return relays.name(tx, address, source="relay-list", author=author, is_user=is_user, now=now)
 
 
@@ -85,10 +86,10 @@ def test_whether_an_address_is_new_is_told_truly(db: Database) -> None:
     """Also of one that has been a bootstrap relay all along without anybody naming it."""
     with db.write() as tx:
         relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
-        assert name(tx, "wss://new.example", 1) is True
-        assert name(tx, "wss://new.example", 1) is False
-        assert name(tx, "wss://new.example", 2) is False
-        assert name(tx, "wss://boot.example", 1) is False
+        assert name(tx, "wss://new.example", 1) is Naming.NEW
+        assert name(tx, "wss://new.example", 1) is Naming.KNOWN
+        assert name(tx, "wss://new.example", 2) is Naming.KNOWN
+        assert name(tx, "wss://boot.example", 1) is Naming.KNOWN
 
 
 def test_the_first_source_and_time_stay_and_the_last_time_moves(db: Database) -> None:
@@ -148,26 +149,6 @@ def test_ws_and_wss_of_one_host_share_their_namers(db: Database) -> None:
         name(tx, "ws://b.example:8080", 1)
         name(tx, "wss://b.example:8080", 2)
         assert namers(tx, "ws://b.example:8080") == namers(tx, "wss://b.example:8080") == 1
-
-
-def test_what_one_author_named_longest_ago_is_forgotten_beyond_the_bound(db: Database) -> None:
-    """What was crawled, is trusted, or the operator's, stays."""
-    with db.write() as tx:
-        relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
-        for number in range(20):
-            name(tx, f"wss://r{number}.example", 1, now=NOW + number)
-        name(tx, "wss://r0.example", 2)
-        name(tx, "wss://r1.example", 1, is_user=True)
-        relays.set_operator(tx, "wss://r2.example", Operator.REMOVED, NOW)
-        crawled = relays.find(tx, "wss://r3.example")
-        assert crawled is not None
-        relays.start_crawling(tx, [crawled], NOW)
-        relays.forget_beyond(tx, 7)
-        left = {each.address for each in relays.records(tx, everything=True, limit=100)}
-        assert left == {"wss://boot.example", *(f"wss://r{n}.example" for n in (0, 1, 2, 3, 18, 19))}
-        relays.forget_beyond(tx, 1)
-        assert relays.count(tx) == 5
-        assert tx.execute("SELECT count(*) FROM relay_namers").get == 5
 
 
 def test_what_a_user_named_before_registering_is_a_users(db: Database) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.nostr.address import InvalidAddress
-from pipeline.store import relays
+from pipeline.store import relay_pruning, relays
 from pipeline.store.database import Database, Tx
 from pipeline.store.relays import Operator, RelayState, RelayStatus
 from pipeline.store.spellings import MAX_SPELLERS, MAX_SPELLINGS
@@ -97,9 +97,10 @@ def test_strangers_cannot_make_many_rows_nor_drive_out_what_is_in_use(db: Databa
 def test_spellings_go_with_their_relay(db: Database) -> None:
     with db.write() as tx:
         relays.name(tx, SLASH, source="hint", author=1, is_user=False, now=NOW)
-        relays.forget_beyond(tx, 0)
-        assert tx.execute("SELECT count(*) FROM relay_spellings").get == 0
-        assert tx.execute("SELECT count(*) FROM relay_spellers").get == 0
+        relays.name(tx, "wss://newer.example", source="hint", author=2, is_user=False, now=NOW)
+        assert relay_pruning.forget_unanswered(tx, 10) == 1
+        assert tx.execute("SELECT spelling FROM relay_spellings").fetchall() == [("wss://newer.example",)]
+        assert tx.execute("SELECT author FROM relay_spellers").fetchall() == [(2,)]
 
 
 def test_a_spelling_with_ws_counts_for_the_wss_address_that_stands_for_both(db: Database) -> None:
