@@ -27,9 +27,10 @@ from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.resweeps import Resweeps, wraps_of
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.slices import SWEEP_GAPS, Gap
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
+from pipeline.crawl.unfinished import TELL_EVERY_S, UNFINISHED_AFTER_S, unfinished
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.whole import Whole
 from pipeline.crawl.windows import Stuck
@@ -60,8 +61,8 @@ class RelayCrawl:
     __slots__ = (
         "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
         "_live", "_lookout", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
-        "_schedule", "_sweeps", "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists",
-        "gaps", "has_gained", "identity", "named", "silences", "trials",
+        "_schedule", "_sweeps", "_tell_at", "_whole", "absences", "asking", "audit", "backfilling", "counts",
+        "fetches_lists", "gaps", "has_gained", "identity", "named", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +105,7 @@ class RelayCrawl:
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
+        self._tell_at = 0.0
         self._latest_wall = _NEVER
         # When (Unix seconds) the connection came to be asked.
         self._connected_wall: int | None = None
@@ -208,6 +210,7 @@ class RelayCrawl:
         if session.limits.takes_less_than(self._sweeps.limits):
             self._sweeps.reform_all()
         self._sweeps.limits = session.limits
+        self._tell_unfinished(mono, wall)
         if not may_ask:
             self._check_at = mono + 1.0
             return
@@ -228,6 +231,17 @@ class RelayCrawl:
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
+
+    def _tell_unfinished(self, mono: float, wall: int) -> None:
+        """Open a gap for what is not had for the first time yet, where that takes long."""
+        connected_at = self._connected_wall
+        if connected_at is None or wall - connected_at < UNFINISHED_AFTER_S or mono < self._tell_at:
+            return
+        self._tell_at = mono + TELL_EVERY_S
+        told = {gap.form for gap in self.gaps if gap.reason in SWEEP_GAPS}
+        for key, low, high in unfinished(self._plan.live, self._sweeps, connected_at):
+            if key not in told:
+                self.gaps.open(key, low, high, Gap.UNFINISHED, count=0)
 
     def _sweep_torn(self, session: Session) -> None:
         """Sweep what a live subscription missed that was closed before its successor was open."""

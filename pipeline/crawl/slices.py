@@ -29,6 +29,7 @@ class Gap(StrEnum):
     KINDS_REFUSED = "kinds-refused"
     UNANSWERED = "unanswered"
     UNCHECKED = "unchecked"
+    UNFINISHED = "unfinished"
     OVERSIZED = "oversized"
 
 
@@ -38,7 +39,7 @@ PAGING_GAPS: Final = (
     Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED, Gap.KINDS_REFUSED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
-SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED)
+SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED, Gap.UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True)

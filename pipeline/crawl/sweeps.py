@@ -271,7 +271,9 @@ class Sweeps:
     def drops(self, sweep: Sweep, refusal: Refusal) -> bool:
         """Drop a page that was refused if it is an optional one; returns whether it was."""
         is_for_long = refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH
-        if not sweep.window.is_optional or not (is_for_long or sweep.failures >= MAX_OPTIONAL_FAILURES):
+        # Too many requests at once say nothing of this one.
+        is_vain = sweep.failures >= MAX_OPTIONAL_FAILURES and refusal is not Refusal.RATE_LIMITED
+        if not sweep.window.is_optional or not (is_for_long or is_vain):
             return False
         before = Counter(sweep.window.gap_reasons)
         sweep.window.drop_optional()

@@ -245,3 +245,28 @@ def test_silence_never_takes_back_what_was_seen_to_work() -> None:
         session.open_page("q", Filter(limit=1), 0.0)
         list(session.expire(31.0))
         assert session.limits.max_subscriptions >= 2
+
+
+def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
+    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    assert not len(made.gaps)
+    made.advance(session, 100.0, WALL + 100, may_ask=False)
+    told = {gap.form: gap for gap in made.gaps}
+    assert {gap.reason for gap in told.values()} == {Gap.UNFINISHED}
+    assert told.keys() == {query.key for query in plan_for([key(1)]).live}
+    assert told["global/"].since <= WALL - 1_000
+    for number in range(20):
+        for each in [each.key for each in session._ids.values() if each.is_page]:
+            session.cancel_page(each, 101.0)
+            made.page_ended(PageEnded(each, None, "", 0, None, None), session, 101.0 + number)
+        made.advance(session, 101.0 + number, WALL + 101 + number, may_ask=True)
+    assert not {gap.reason for gap in made.gaps} & {Gap.UNFINISHED}
+
+
+def test_what_is_refused_is_told_once() -> None:
+    made, session = crawl(), Session(Limits())
+    made.advance(session, 0.0, WALL, may_ask=True)
+    made.gaps.open("global/", WALL - 1_000, WALL, Gap.REFUSED)
+    made.advance(session, 100.0, WALL + 100, may_ask=True)
+    assert [gap.reason for gap in made.gaps if gap.form == "global/"] == [Gap.REFUSED]
