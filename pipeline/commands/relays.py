@@ -187,7 +187,8 @@ def _value(record: RelayRecord) -> dict[str, Any]:
     times = ("first_seen", "last_seen", "crawled_since", "state_since", "novel_at", "next_dial_at", "seen_up_at")
     value = asdict(record)
     del value["relay"]
-    return value | {name: _time(value[name]) for name in times} | {"novel": round(record.novel, 1)}
+    value |= {name: _time(value[name]) for name in times}
+    return value | {"novel": round(record.novel, 1), "live_missed_at": _time(1000 * record.live_missed_at)}
 
 
 def _uptime(record: RelayRecord) -> str:

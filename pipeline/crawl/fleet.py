@@ -133,6 +133,12 @@ class Fleet:
         """How many queries in all go without a live subscription since their relay has no room for it."""
         return sum(relay.crawl.left_out for relay in self._relays.values() if relay.connection is not None)
 
+    @property
+    def polled_for_misses(self) -> int:
+        """How many of the relays that are being served left out events of their live subscriptions."""
+        connections = [relay.connection for relay in self._relays.values()]
+        return sum(each.limits.live_missed_at > 0 for each in connections if each is not None)
+
     def auth_states(self) -> Counter[AuthState]:
         """How many of the relays that are being served stand how on AUTH (NIP-42)."""
         connections = [relay.connection for relay in self._relays.values()]

@@ -156,11 +156,15 @@ class LiveGroups:
         group = self._groups.get(key)
         return () if group is None else tuple(dict.fromkeys(self._origins[name] for name in group.queries))
 
+    def keys_of(self, query: str) -> list[str]:
+        """Return the subscriptions that have the query of this key, or pieces of it."""
+        return [key for key in self._groups if query in self.queries_of(key)]
+
     def _pieces(self, query: Query) -> list[Query]:
         """The query, cut by its members so that each piece fits into one subscription."""
         lists = len(self._kinds(query))
         limits = self._limits
-        in_filters = limits.max_filters // lists * query.most_members(limits)
+        in_filters = limits.live_filters // lists * query.most_members(limits)
         most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
         if len(query.members) <= most:
             return [query]
@@ -205,9 +209,9 @@ class LiveGroups:
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
         parts, size = self._cost(query)
-        most = min(self._limits.max_filters, self._most_filters or self._limits.max_filters)
+        most = min(self._limits.live_filters, self._most_filters or self._limits.live_filters)
         # What takes more filters by itself cannot be asked for in fewer, as long as nothing says that it must.
-        fits = group.filters + parts <= most or (not group.filters and parts <= self._limits.max_filters)
+        fits = group.filters + parts <= most or (not group.filters and parts <= self._limits.live_filters)
         return fits and group.bytes + size <= self._limits.max_frame_bytes
 
     def _cost(self, query: Query) -> tuple[int, int]:
@@ -227,7 +231,8 @@ class LiveGroups:
 def _shape(limits: Limits) -> tuple[int | bool | tuple[int, ...], ...]:
     """What of the limits decides how queries are grouped and asked."""
     return (
-        limits.max_subscriptions, limits.max_filters, limits.max_authors, limits.max_tag_values, limits.max_frame_bytes,
+        limits.max_subscriptions, limits.live_filters, limits.max_authors, limits.max_tag_values,
+        limits.max_frame_bytes,
         limits.live_kinds, limits.refused_kinds, limits.refuses_zero, limits.needs_kinds, limits.refuses_kindless,
         limits.withholds,
         limits.notes_by_author,

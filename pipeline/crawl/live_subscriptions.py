@@ -17,7 +17,8 @@ class LiveSubscriptions:
     """
 
     __slots__ = (
-        "_asked", "_failures", "_first", "_groups", "_named", "_not_before", "_opened", "_queries", "left_out",
+        "_asked", "_ended", "_failures", "_first", "_groups", "_named", "_not_before", "_opened", "_queries",
+        "left_out",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -31,10 +32,18 @@ class LiveSubscriptions:
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._opened: dict[str, float] = {}
+        # The queries of those that were refused, until they are asked for again.
+        self._ended: dict[str, tuple[str, ...]] = {}
 
     def has(self, query: str) -> bool:
-        """Whether the query of this key has a place in some subscription."""
-        return self._groups.has(query)
+        """Return True if the query of this key has a place in some subscription, and none of them was refused."""
+        return self._groups.has(query) and not any(query in queries for queries in self._ended.values())
+
+    def answered_at(self, query: str, session: Session) -> float | None:
+        """Return since when (monotonic) the query is subscribed to, by the relay's answers; None if it is not."""
+        times = [session.live_answered_at(key) for key in self._groups.keys_of(query)]
+        known = [at for at in times if at is not None]
+        return max(known) if known and len(known) == len(times) else None
 
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
@@ -46,17 +55,20 @@ class LiveSubscriptions:
         self._not_before.clear()
         self._failures.clear()
         self._opened.clear()
+        self._ended.clear()
 
     def open_due(self, queries: tuple[Query, ...], named: Named, session: Session, mono: float) -> None:
         """Open, replace and close what must be for these queries, as far as its time has come and there is room."""
         self._arrange(queries, named, session.limits)
         for key, filters in self._groups.take_changed().items():
             if filters is None:
+                self._ended.pop(key, None)
                 session.close_live(key, mono)
             elif self._not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
                 self._groups.reopen(key)
             else:
                 self._opened[key] = mono
+                self._ended.pop(key, None)
                 session.open_live(key, filters, mono)
 
     def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
@@ -88,6 +100,7 @@ class LiveSubscriptions:
         failures = 0 if lived >= MAX_RETRY_S else self._failures.get(ended.key, 0)
         self._failures[ended.key] = failures + 1
         self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures)
+        self._ended[ended.key] = queries
         self._groups.reopen(ended.key)
         return queries
 

@@ -16,6 +16,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
+from pipeline.crawl.live_trust import LiveTrust
 from pipeline.crawl.lookout import Lookout
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
@@ -40,7 +41,7 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
-from pipeline.relay.subscription import LiveEnded, PageEnded
+from pipeline.relay.subscription import LIVE_PREFIX, LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.gaps import OpenGap
 from pipeline.store.relay_forms import FormChanges
@@ -61,7 +62,7 @@ class RelayCrawl:
     __slots__ = (
         "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
         "_live", "_lookout", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
-        "_schedule", "_sweeps", "_tell_at", "_whole", "absences", "asking", "audit", "backfilling", "counts",
+        "_schedule", "_sweeps", "_tell_at", "_trust", "_whole", "absences", "asking", "audit", "backfilling", "counts",
         "fetches_lists", "gaps", "has_gained", "identity", "named", "silences", "trials",
     )  # fmt: skip
 
@@ -111,6 +112,7 @@ class RelayCrawl:
         self._connected_wall: int | None = None
         self._latest_mono = 0.0
         self._losses = Losses()
+        self._trust = LiveTrust()
         self._moved: list[Cursor] = []
 
     def set_plan(self, plan: Plan) -> None:
@@ -129,6 +131,7 @@ class RelayCrawl:
         self._is_back = True
         self._away_since = None if self._latest_wall == _NEVER else self._latest_wall
         self._live.connected()
+        self._trust.on_connected()
         self._sweeps.connected()
         self._lookout.connected()
         self.trials.on_connected()
@@ -206,7 +209,8 @@ class RelayCrawl:
             return
         self._follow_clock(session, mono, wall)
         self._choose(session, wall)
-        session.limits = session.limits.doubted(wall)
+        session.limits = self._trust.judged(session.limits.doubted(wall), wall)
+        self._schedule.polls = session.limits.live_missed_at > 0 or self._trust.is_suspect(wall)
         if session.limits.takes_less_than(self._sweeps.limits):
             self._sweeps.reform_all()
         self._sweeps.limits = session.limits
@@ -391,6 +395,23 @@ class RelayCrawl:
         for subject in audited.owed:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
+
+    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
+        """Compare what comes live with what a tail sweep brings, whether it is known or new."""
+        key = session.key_of(subscription)
+        if key is None:
+            return
+        if subscription.startswith(LIVE_PREFIX):
+            self._trust.on_live(event_id, created_at, self._latest_wall)
+            return
+        sweep = self._sweeps.get(key)
+        if sweep is None or sweep.purpose is not Purpose.TAIL:
+            return
+        if not self._trust.may_be_missed(event_id, created_at, sweep.started):
+            return
+        answered_at = self._live.answered_at(sweep.query.key, session)
+        if answered_at is not None and created_at > self._latest_wall - (mono - answered_at):
+            self._trust.on_missed(event_id, self._latest_wall)
 
     def takes(self, message: EventMessage, session: Session) -> bool:
         """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""

@@ -27,13 +27,15 @@ _LISTS_AT_ONCE = 2
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_live", "_resweeps", "_sweeps", "_turn", "_whole")
+    __slots__ = ("_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
 
     def __init__(self, sweeps: Sweeps, live: LiveSubscriptions, whole: Whole, resweeps: Resweeps) -> None:
         self._sweeps = sweeps
         self._resweeps = resweeps
         self._live = live
         self._whole = whole
+        self.polls = False
+        """Whether queries are polled though they are subscribed to, as what comes live is not trusted."""
         # Where the turn of queries is.
         self._turn = 0
 
@@ -101,5 +103,7 @@ class Schedule:
         every, taking_turns = TAIL_EVERY_S, len(plan.live)
         if not self._live.has(query.key):
             every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
+        elif self.polls:
+            every = POLL_EVERY_S
         is_empty = taking_turns > FEW_QUERIES and not self._sweeps.known.gave
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))

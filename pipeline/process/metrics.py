@@ -203,6 +203,9 @@ class Metrics:
         self.crawl_left_out = self._gauge(
             "event_service_crawl_left_out_queries", "Queries that relays have no room for as live subscriptions"
         )
+        self.crawl_live_missed = self._gauge(
+            "event_service_crawl_live_missed_relays", "Connected relays polled as their live subscriptions omit events"
+        )
         self.relays_skipped = self._gauge(
             "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
         )

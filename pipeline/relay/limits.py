@@ -63,7 +63,8 @@ class Limits:
     messages which it does not show us, among other kinds; `demands_auth`: it says or showed that it wants NIP-42 of
     readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was
     last asked for; `whole_refused_at`: when it last refused a filter for everything; `negentropy_failed_at`: when it
-    last turned out not to compare sets (all in Unix seconds, 0 for never).
+    last turned out not to compare sets; `live_missed_at`: when its live subscriptions turned out to leave out events
+    (all in Unix seconds, 0 for never).
     """
 
     max_subscriptions: int = 18
@@ -94,6 +95,7 @@ class Limits:
     reconciles: bool = False
     whole_refused_at: int = 0
     negentropy_failed_at: int = 0
+    live_missed_at: int = 0
 
     def of(self, dimension: Dimension) -> int:
         """Return the limit of one dimension."""
@@ -134,6 +136,17 @@ class Limits:
         return self.refused_kinds != before.refused_kinds or any(
             self.of(each) < before.of(each) for each in (*LISTS, Dimension.LIMIT, Dimension.FRAME_BYTES)
         )
+
+    @property
+    def live_filters(self) -> int:
+        """How many filters a live subscription may have: one where it left out events, as of all but the first."""
+        return 1 if self.live_missed_at else self.max_filters
+
+    def without_trust_in_live(self, now: int) -> "Limits":
+        """After live subscriptions left out events: ask for one stored event too, or else one filter at a time."""
+        if not (self.refuses_zero or self.zero_is_all):
+            return replace(self, refuses_zero=True)
+        return replace(self, live_missed_at=now)
 
     # Narrowing.
 
@@ -204,7 +217,7 @@ class Limits:
         fresh: dict[str, Any] = {each.value: _DEFAULT.of(each) for each in Dimension if each not in unbound}
         anew = replace(
             self, **fresh, bounds=kept, refuses_kindless=False, notes_by_author=False, refuses_zero=False,
-            withholds=False, refused_kinds=(),
+            withholds=False, refused_kinds=(), live_missed_at=0,
         )  # fmt: skip
         return anew._tried(now, frozenset(Source))
 
@@ -319,7 +332,7 @@ class Limits:
         return replace(self, bounds=others, **changed)
 
 
-_TIMES = ("informed_at", "whole_refused_at", "negentropy_failed_at")
+_TIMES = ("informed_at", "whole_refused_at", "negentropy_failed_at", "live_missed_at")
 _DEFAULT = Limits()
 MOST: Final = {each: MOST_KINDS if each is Dimension.KINDS else _DEFAULT.of(each) for each in Dimension}
 

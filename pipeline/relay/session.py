@@ -197,6 +197,11 @@ class Session:
             self._open(current.id, key, filters, now)
             self._ids[current.id].copies = RecentIds()
 
+    def live_answered_at(self, key: str) -> float | None:
+        """Return when the live subscription `key` was answered first; None if it was not, or is not open."""
+        live = self._current_live(key)
+        return None if live is None else live.answered_at
+
     def close_live(self, key: str, now: float) -> None:
         """End the live subscription of `key`, if it is open."""
         for each in [each for each in self._ids.values() if not each.is_page and each.key == key]:
@@ -245,16 +250,18 @@ class Session:
         for each in [each for each in self._ids.values() if each.is_page and each.key == key]:
             self._close(each, now)
 
-    def note_event(self, subscription_id: str, event: Event, now: float) -> None:
-        """Count an event, of whatever validity, towards the subscription that it names."""
+    def note_event(self, subscription_id: str, event: Event, now: float) -> bool:
+        """Count an event, of whatever validity, towards the subscription that it names; returns if that asks for it."""
         subscription = self._ids.get(subscription_id)
         if subscription is None:
             self._on_stray(subscription_id, now)
-        elif not subscription.note_event(event, now):
+            return False
+        if not subscription.note_event(event, now):
             self.unasked += 1
-        else:
-            self._note_live(subscription, event.created_at)
-            self._on_event(subscription, event.id, now)
+            return False
+        self._note_live(subscription, event.created_at)
+        self._on_event(subscription, event.id, now)
+        return True
 
     def _note_live(self, subscription: Subscription, created_at: int | None) -> None:
         if not subscription.is_page and created_at is not None:
@@ -321,6 +328,7 @@ class Session:
             if self._end_by_us(each, now):
                 self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
                 yield each.refused(refusal, text)
+        self._ask_for_one(now)
         for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
             self._close(each, now)
             self._doubts.on_page_ended(each.key)
@@ -565,6 +573,18 @@ class Session:
             return
         page = next((each for each in self._asked() if each.is_page and not each.answered), None)
         self._outset.on_repeated(None if page is None else self._ask_again(page, now))
+
+    def _ask_for_one(self, now: float) -> None:
+        """Let live subscriptions ask for a stored event where `limit: 0` has no answer, while later pages have one.
+
+        Some relays send no EOSE then, and others do not subscribe. Which it is does not show, so nothing is learned.
+        """
+        if not self._pages_answered:
+            return
+        silent = [each for each in self._asked() if each.asks_for_none and not each.answered and each.deadline <= now]
+        for each in silent:
+            if each.number < self._latest_answered and each.id not in self._succession:
+                self.open_live(each.key, [replace(one, limit=1) for one in each.filters], now)
 
     def _learn_from_silence(self, silent: Subscription, now: float) -> None:
         """A page stayed without any answer: slow down, or learn, once another connection has shown the same."""

@@ -82,6 +82,8 @@ class Subscription:
     beside: int = 0
     patience: float = 1.0
     answered: bool = False
+    answered_at: float | None = None
+    """When the relay said something about it first."""
     is_complete: bool = False
     count: int = 0
     oldest: int | None = None
@@ -151,7 +153,8 @@ class Subscription:
     def hear(self, now: float) -> None:
         """Note that the relay says something about it."""
         self.last_at = now
-        self.answered = True
+        if not self.answered:
+            self.answered, self.answered_at = True, now
 
     def note_event(self, event: Event, now: float) -> bool:
         """Count an event; returns whether it was asked for."""

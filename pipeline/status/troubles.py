@@ -59,6 +59,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_relays(seen),
         *_gaps(seen),
         *_absences(seen),
+        *_live(seen),
         *_proxies(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
@@ -191,6 +192,18 @@ def _absences(seen: Snapshot) -> Iterator[Trouble]:
                 "relays",
                 f"{_count(len(relays), 'relay')} {what}, the oldest for {since}: {_named(relays)}",
             )
+
+
+def _live(seen: Snapshot) -> Iterator[Trouble]:
+    """Relays that are polled since their live subscriptions left out events."""
+    polled = [relay for relay in seen.relays if relay.crawled_since is not None and relay.live_missed_at]
+    if polled:
+        yield Trouble(
+            Weight.NOTE,
+            "relays",
+            f"{_count(len(polled), 'relay')} left out events of live subscriptions: polled. {_named(polled)}",
+            "nothing: they are trusted again after a day",
+        )
 
 
 def _relays(seen: Snapshot) -> Iterator[Trouble]:

@@ -67,7 +67,8 @@ SET_ASK = "UPDATE relays SET ask = ? WHERE address = ? RETURNING id"
 RECORDS = """
 SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_user, crawled_since, state, state_since,
   subscriptions, asked, ask, novel, novel_at, connected_ms, disconnected_ms, failures, next_dial_at, seen_up_at,
-  last_error, limits, iif(spelling = '', address, spelling), owed_since, resweeping
+  last_error, limits, iif(spelling = '', address, spelling), owed_since, resweeping,
+  iif(json_valid(limits), coalesce(json_extract(limits, '$.live_missed_at'), 0), 0)
   FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
  ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
 """
@@ -213,6 +214,8 @@ class RelayRecord:
     """The address as it is written where it is dialled."""
     owed_since: int = 0
     is_resweeping: bool = False
+    live_missed_at: int = 0
+    """When (Unix seconds) its live subscriptions turned out to leave out events, so that it is polled; 0 for never."""
 
 
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:

@@ -264,6 +264,7 @@ def _refusal_cases() -> Mapping[str, Case]:
         "no-live": Case(Behaviour(live=False)),
         "adds-requests": Case(Behaviour(adds_requests=True, cap=60)),
         "lossy-live": Case(Behaviour(live_loses_every=3)),
+        "first-filter-live": Case(Behaviour(live_first_filter=True, cap=60)),
         "kinds-demanded": Case(
             Behaviour(cap=60, refusals=(Refusal(reason="blocked: can't handle empty filters", when=_kindless),)),
             _listed,

@@ -186,6 +186,8 @@ class Behaviour:
     live_ignores_times: bool = False
     live_eose: bool = True
     live_loses_every: int | None = None
+    live_first_filter: bool = False
+    """Only the first filter of a request brings live events."""
     # The connection.
     hello: tuple[str, ...] = ()
     deaf: bool = False

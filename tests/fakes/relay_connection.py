@@ -237,7 +237,8 @@ class Connection:
         reached = 0
         requests = [(subscription, each) for subscription, all_ in self._requests.items() for each in all_]
         for subscription, queries in requests:
-            if not any(query.matches(event, ignore_times=behaviour.live_ignores_times) for query in queries):
+            served = queries[:1] if behaviour.live_first_filter else queries
+            if not any(query.matches(event, ignore_times=behaviour.live_ignores_times) for query in served):
                 continue
             self._live += 1
             if behaviour.live_loses_every is not None and self._live % behaviour.live_loses_every == 0:

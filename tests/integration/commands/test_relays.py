@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
+from pipeline.relay.limits import Limits
 from pipeline.store import relays
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
@@ -26,6 +27,7 @@ def operator(tmp_path: Path) -> Operator:
         relays.add_novel(tx, {1: 70}, NOW)
         status = RelayStatus(1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole")
         relays.put_statuses(tx, [status])
+        relays.put_limits(tx, 1, Limits(live_missed_at=NOW // 1000).to_json())
     return Operator(path)
 
 
@@ -44,7 +46,7 @@ def test_relays_are_listed_the_best_first(operator: Operator) -> None:
 def test_one_is_shown_whichever_way_its_address_is_written(operator: Operator) -> None:
     shown = json.loads(operator.succeed("relays", "show", "GOOD.example/", "--json"))
     assert (shown["address"], shown["state"], shown["subscriptions"]) == ("wss://good.example", "connected", 4)
-    assert shown["crawled_since"] == "2023-11-14T22:13:20Z"
+    assert shown["crawled_since"] == shown["live_missed_at"] == "2023-11-14T22:13:20Z"
     assert "namers           3" in operator.succeed("relays", "show", "wss://good.example").splitlines()
     assert "not known" in operator.fail("relays", "show", "wss://nobody.example")
 

@@ -321,7 +321,9 @@ class Simulation:
         return said or bool(messages)
 
     def _on_event(self, session: Session, message: EventMessage) -> None:
-        session.note_event(message.subscription, message.event, self.mono)
+        event = message.event
+        if session.note_event(message.subscription, event, self.mono):
+            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session, self.mono)
         if self.crawl.takes(message, session) and self.is_wanted(message.event):
             self.delivered.add(message.event.id)
 

@@ -352,6 +352,13 @@ def test_live_events_can_get_lost(relay: ScriptedRelay) -> None:
         assert relay.publish(BOB.sign("nobody hears", created_at=NOW)) == 0
 
 
+def test_first_filter_alone_can_bring_live_events(relay: ScriptedRelay) -> None:
+    relay.behave(Behaviour(live_first_filter=True))
+    with NaiveClient(relay.url) as client:
+        client.page({"limit": 0, "kinds": [1]}, {"limit": 0, "kinds": [7]})
+        assert [relay.publish(BOB.sign("x", created_at=NOW, kind=kind)) for kind in (1, 7)] == [1, 0]
+
+
 def test_nip11_is_served_when_configured(relay: ScriptedRelay) -> None:
     """Only for the exact Accept header, and only when there is a document."""
 

@@ -146,15 +146,24 @@ def test_pages_that_are_all_dropped_beside_a_live_subscription_leave_one_place()
     assert (second.session.limits.max_subscriptions, second.session.wants_another_connection) == (1, False)
 
 
-def test_a_live_subscription_without_an_eose_beside_pages_that_are_answered_teaches_nothing() -> None:
-    """nostr-rs-relay."""
+def test_live_subscription_without_an_answer_beside_pages_asks_for_one_event_and_teaches_nothing() -> None:
+    """nostr-rs-relay subscribes to `limit: 0` without an EOSE; other relays do not subscribe."""
     silences = Silences()
     for _ in range(2):
         client = Client(silences)
-        client.subscribe("0")
+        live = client.subscribe("0")
+        client.answer(client.ask("a", 1.0), 2.0)
+        assert client.expired(FIRST_ANSWER_S - 1) == []
+        assert client.sent() == [["CLOSE", "P2"]]
+        assert client.expired(FIRST_ANSWER_S) == []
+        (frame,) = client.session.outgoing
+        kind, name, *filters = orjson.loads(frame)
+        assert (kind, name, [each["limit"] for each in filters]) == ("REQ", live, [1])
+        client.sent()
         for number in range(20):
-            assert client.answer(client.ask(str(number), 100.0 * number), 100.0 * number + 1)
-        assert client.expired(10_000.0) == []
+            client.answer(client.ask("b", 100.0 * number), 100.0 * number + 1)
+            assert client.expired(100.0 * number + 90) == []
+            assert {kind for kind, name in client.sent() if name == live} == set(), "once"
         assert (client.session.limits, client.session.live_subscriptions) == (Limits(), 1)
 
 

@@ -67,6 +67,13 @@ def one(seen: Snapshot) -> Trouble:
     return found
 
 
+def test_relay_that_left_out_live_events_is_told() -> None:
+    found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), live_missed_at=1_800_000_000),)))
+    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    assert "1 relay left out events of live subscriptions" in found.what
+    assert "wss://r1.example" in found.what
+
+
 def test_a_service_that_is_well_has_no_troubles() -> None:
     assert troubles(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
 

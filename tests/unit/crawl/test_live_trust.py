@@ -1,0 +1,164 @@
+"""Live subscriptions that do not bring what they should, as tail sweeps show."""
+
+import random
+
+import pytest
+
+from pipeline.crawl.live_trust import MARGIN_S, MAX_IDS, MISSES, SUSPECT_S, LiveTrust
+from pipeline.nostr.event import Event
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
+from pipeline.relay.limits import Limits
+from tests.unit.crawl.people import event, key
+from tests.unit.crawl.simulation import START, Mood, Simulation
+
+ALICE, BOB = key(1), key(2)
+
+
+def crawl(mood: Mood | None = None) -> Simulation:
+    """A crawl of a relay that is connected."""
+    sim = Simulation(random.Random(3))
+    if mood is not None:
+        sim.relay.mood = mood
+    sim.want(authors=[ALICE], registered=[BOB])
+    sim.connect()
+    return sim
+
+
+def stream(sim: Simulation, since: int, until: int, every: int = 20, *, is_live: bool = True) -> list[Event]:
+    """Events that the relay takes in, each at its date."""
+    events = [event(START + at, ALICE, number=at) for at in range(since, until, every)]
+    for at, each in zip(range(since, until, every), events, strict=True):
+
+        def arrive(each: Event = each) -> None:
+            if is_live:
+                sim.relay.publish(each, sim.wall)
+            else:
+                sim.relay.store.events.append(each)
+                sim.relay.stored_at[each.id] = sim.wall
+
+        sim.at(at, arrive)
+    return events
+
+
+def limits(sim: Simulation) -> Limits:
+    assert sim.session is not None
+    return sim.session.limits
+
+
+def zero(how: str) -> Mood:
+    """What a relay says to `limit: 0` instead of subscribing."""
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        if all(each.limit != 0 for each in filters):
+            return None
+        return {
+            "eose": [Eose(subscription)],
+            "nothing": [],
+            "closed": [Closed(subscription, "invalid: bad filter", "invalid")],
+            "notice": [Notice("invalid: bad filter")],
+        }[how]  # type: ignore[return-value]
+
+    return mood
+
+
+@pytest.mark.parametrize(("how", "within"), [("eose", 400), ("nothing", 60), ("closed", 5), ("notice", 10)])
+def test_relay_that_does_not_subscribe_at_limit_zero_is_asked_with_limit_one(how: str, within: int) -> None:
+    sim = crawl(zero(how))
+    stream(sim, 10, within)
+    late = stream(sim, within, within + 600)
+    for number, each in enumerate(late):
+        sim.run_until(within + 20 * number + 2)
+        assert each.id in sim.delivered, f"{number}"
+    assert limits(sim).refuses_zero == (how != "nothing"), "silence teaches nothing"
+    assert (limits(sim).live_missed_at, limits(sim).max_subscriptions) == (0, Limits().max_subscriptions)
+
+
+def test_relay_that_sends_nothing_live_is_polled_and_that_is_told() -> None:
+    sim = crawl()
+    sim.max_idle_turns = 10_000
+    stream(sim, 10, 1_000, is_live=False)
+    sim.run_until(1_000)
+    assert limits(sim).live_missed_at > START
+    for at in range(1_000, 3_000, 200):
+        (late,) = stream(sim, at, at + 1, is_live=False)
+        sim.run_until(at + 65)
+        assert late.id in sim.delivered
+    sim.restart()
+    sim.connect()
+    assert limits(sim).live_missed_at > START, "a later process goes by it"
+    assert limits(sim).widened(sim.wall).live_missed_at == 0
+
+
+def test_relay_that_serves_the_first_filter_alone_gets_one_filter_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = crawl()
+    sim.max_idle_turns = 10_000
+
+    def publish(event: Event, now: int) -> None:
+        sim.relay.store.events.append(event)
+        sim.relay.stored_at[event.id] = now
+        for subscription, filters in sim.relay.open.items():
+            if filters[0].matches(event):
+                sim.relay.outbox.append(EventMessage(subscription, event))
+
+    monkeypatch.setattr(sim.relay, "publish", publish)
+    stream(sim, 10, 1_500)
+    late = stream(sim, 1_500, 2_000)
+    for number, each in enumerate(late):
+        sim.run_until(1_500 + 20 * number + 2)
+        assert each.id in sim.delivered
+    live = [filters for subscription, filters in sim.relay.open.items() if subscription.startswith("L")]
+    assert {len(filters) for filters in live} == {1}
+
+
+def test_relay_that_sends_all_live_is_trusted() -> None:
+    sim = crawl()
+    sim.max_idle_turns = 10_000
+    stream(sim, 10, 3_000)
+    late = [event(START - 500 + n, ALICE, number=n) for n in range(50)]
+    for number, each in enumerate(late):
+        sim.at(100 + 10 * number, lambda each=each: sim.relay.publish(each, sim.wall))  # type: ignore[misc]
+    sim.run_until(4_000)
+    assert (limits(sim).refuses_zero, limits(sim).live_missed_at) == (False, 0)
+
+
+def test_refused_live_queries_are_polled() -> None:
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        is_live = subscription.startswith("L")
+        return [Closed(subscription, "restricted: members only", "restricted")] if is_live else None
+
+    sim = crawl(mood)
+    sim.max_idle_turns = 10_000
+    for at in range(1_000, 2_000, 200):
+        (late,) = stream(sim, at, at + 1)
+        sim.run_until(at + 65)
+        assert late.id in sim.delivered
+
+
+def test_what_may_be_forgotten_or_on_its_way_is_not_missed() -> None:
+    trust = LiveTrust()
+    ids = [number.to_bytes(32) for number in range(MAX_IDS + 10)]
+    for number, each in enumerate(ids):
+        trust.on_live(each, number, number)
+    swept_at = MAX_IDS + 100 + MARGIN_S
+    assert not trust.may_be_missed(b"x" * 32, 9, swept_at), "the ids of that time are forgotten"
+    assert trust.may_be_missed(b"x" * 32, 10, swept_at)
+    assert not trust.may_be_missed(ids[-1], MAX_IDS, swept_at), "it came"
+    assert not trust.may_be_missed(b"x" * 32, swept_at - MARGIN_S + 1, swept_at), "it may be on its way"
+
+
+def test_one_event_that_was_missed_changes_nothing_and_more_change_one_thing_at_a_time() -> None:
+    trust, now = LiveTrust(), 1_000_000
+    assert not trust.is_suspect(now)
+    for number in range(MISSES - 1):
+        trust.on_missed(bytes([number]), now)
+    trust.on_missed(bytes([0]), now)
+    assert trust.judged(Limits(), now) == Limits()
+    assert trust.is_suspect(now)
+    trust.on_missed(b"another", now)
+    assert trust.judged(Limits(), now) == Limits(refuses_zero=True)
+    assert trust.judged(Limits(refuses_zero=True), now) == Limits(refuses_zero=True)
+    assert not trust.is_suspect(now + SUSPECT_S)
+    for number in range(MISSES):
+        trust.on_missed(bytes([number]), now)
+    assert trust.judged(Limits(refuses_zero=True), now) == Limits(refuses_zero=True, live_missed_at=now)
