@@ -162,3 +162,20 @@ def test_one_event_that_was_missed_changes_nothing_and_more_change_one_thing_at_
     for number in range(MISSES):
         trust.on_missed(bytes([number]), now)
     assert trust.judged(Limits(refuses_zero=True), now) == Limits(refuses_zero=True, live_missed_at=now)
+
+
+def test_part_of_a_live_request_that_is_refused_takes_no_other_along() -> None:
+    """strfry that demands an author or a tag of each filter."""
+    text = "ERROR: bad req: filter validation failed: filter must have exactly one author, p tag, or e tag"
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        is_broad = any(each.authors is None and not each.tags and each.ids is None for each in filters)
+        return [Closed(subscription, text, "")] if is_broad else None
+
+    sim = crawl(mood)
+    late = stream(sim, 3, 600)
+    for number, each in enumerate(late):
+        sim.run_until(3 + 20 * number + 1)
+        assert each.id in sim.delivered, f"{number}"
+    refused = [filters for subscription, filters in sim.relay.requests if subscription.startswith("L")]
+    assert len(refused) < 10
