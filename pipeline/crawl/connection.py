@@ -279,7 +279,7 @@ class Connection:
         self._metrics.message(message)
         if isinstance(message, KnownEvent):
             self._session.note_time(message.subscription, message.created_at, now, message.id)
-            self._crawl.note_arrival(message.id, message.created_at, message.subscription, self._session, now)
+            self._crawl.note_arrival(message.id, message.created_at, message.subscription, self._session)
             self._metrics.duplicate()
             if self._crawl.audit.is_searching:
                 self._note_known(raw)
@@ -298,7 +298,7 @@ class Connection:
     def _on_event(self, message: EventMessage, now: float) -> None:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
-            self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session, now)
+            self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session)
         self._crawl.identity.note(message.event)
         if self._crawl.takes(message, self._session):
             self._hand_over.add(message.event)

@@ -21,7 +21,7 @@ from pipeline.relay.limits import Limits
 MAX_IDS: Final = 4_096
 """What came live is remembered by so many ids; what may have been forgotten is not judged."""
 MARGIN_S: Final = 30
-"""What is dated so shortly before a tail sweep may still be on its way, live."""
+"""What is dated so shortly before a tail sweep may still be on its way; so shortly after the answer, before it."""
 MISSES: Final = 2
 """One event may have reached the relay by another way, as from a copy of its store."""
 SUSPECT_S: Final = 600

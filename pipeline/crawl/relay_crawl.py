@@ -16,7 +16,7 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
-from pipeline.crawl.live_trust import LiveTrust
+from pipeline.crawl.live_trust import MARGIN_S, LiveTrust
 from pipeline.crawl.lookout import Lookout
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
@@ -396,7 +396,7 @@ class RelayCrawl:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
 
-    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
+    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session) -> None:
         """Compare what comes live with what a tail sweep brings, whether it is known or new."""
         key = session.key_of(subscription)
         if key is None:
@@ -410,7 +410,11 @@ class RelayCrawl:
         if not self._trust.may_be_missed(event_id, created_at, sweep.started):
             return
         answered_at = self._live.answered_at(sweep.query.key, session)
-        if answered_at is not None and created_at > self._latest_wall - (mono - answered_at):
+        if answered_at is None:
+            return
+        # Authors' clocks may be ahead a little: what is dated just after the answer may have been stored before it.
+        since = self._latest_wall - (self._latest_mono - answered_at) + MARGIN_S
+        if created_at > since:
             self._trust.on_missed(event_id, self._latest_wall)
 
     def takes(self, message: EventMessage, session: Session) -> bool:

@@ -323,7 +323,7 @@ class Simulation:
     def _on_event(self, session: Session, message: EventMessage) -> None:
         event = message.event
         if session.note_event(message.subscription, event, self.mono):
-            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session, self.mono)
+            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session)
         if self.crawl.takes(message, session) and self.is_wanted(message.event):
             self.delivered.add(message.event.id)
 
