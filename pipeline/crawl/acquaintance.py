@@ -40,6 +40,7 @@ class Acquaintance:
             largest_pages=dict(self._largest_pages),
             checked=self._checked,
             max_kinds=limits.kinds_that_fit,
+            max_span=limits.max_span,
             compares=compares,
             refuses_kindless=limits.refuses_kindless,
             notes_by_author=limits.notes_by_author,

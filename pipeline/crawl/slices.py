@@ -8,9 +8,14 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.plan import MAX_MEMBERS, Query
+from pipeline.relay.limits import MAX_SPAN_S
 
 # So few others come along with those who are asked for first: a request for them alone would cost more.
 MAX_COMPANIONS: Final = 50
+
+# A relay that takes no more seconds than these between `since` and `until` is asked for so many all the same.
+_LEAST_SPAN_S: Final = 60
+_BORDER_S: Final = 1
 
 
 class Gap(StrEnum):
@@ -134,6 +139,18 @@ class Slice:
         pieces = ((self.low, low - 1), (high + 1, self.high))
         return tuple(self.between(first, last) for first, last in pieces if first <= last)
 
+    def spans(self, most: int) -> tuple["Slice", ...]:
+        """The slice, or if it is longer than what may be asked for at once, its newest part behind the rest.
+
+        Both have the seconds at their border: some relays leave out the second of `since`, or of `until`.
+        """
+        most = max(most - 2 * _BORDER_S, _LEAST_SPAN_S)
+        if self.high - self.low <= most:
+            return (self,)
+        cut = self.high - most
+        older = replace(self, high=min(cut + 2 * _BORDER_S, self.high), ends=False)
+        return older, replace(self, low=cut, begins=False)
+
     def halves(self) -> tuple["Slice", ...]:
         """The slice cut by kinds, else by members; empty when it cannot be cut any further."""
         kinds = sorted(self.kinds if self.kinds is not None else self.query.kinds or ())
@@ -213,6 +230,8 @@ class Manners:
     largest_pages: Mapping[str, int] = field(default_factory=dict)
     checked: frozenset[str] = frozenset()
     max_kinds: int = MAX_MEMBERS
+    max_span: int = MAX_SPAN_S
+    """Seconds between `since` and `until`."""
     compares: bool = False
     refuses_kindless: bool = False
     notes_by_author: bool = False

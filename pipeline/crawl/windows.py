@@ -89,9 +89,10 @@ class Window:
 
     __slots__ = (
         "_all", "_answers_kindless", "_behind", "_believes_empty", "_borders", "_controlled", "_controls",
-        "_hidden", "_known_gaps", "_largest", "_last_gap", "_max_kinds", "_missing", "_needs_kinds", "_new_missing",
-        "_pristine", "_refused", "_slices", "_spans", "_trusts_order", "breaks_off", "checked", "compares",
-        "covered", "dense_seconds", "gap_reasons", "limit", "pages", "settled", "stuck",
+        "_hidden", "_known_gaps", "_largest", "_last_gap", "_max_kinds", "_max_span", "_missing",
+        "_needs_kinds", "_new_missing", "_pristine", "_refused", "_slices", "_spans", "_trusts_order",
+        "breaks_off", "checked", "compares", "covered", "dense_seconds", "gap_reasons", "limit", "pages",
+        "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +114,7 @@ class Window:
         """The spans that are gone through."""
         parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
         self._max_kinds = manners.max_kinds
+        self._max_span = manners.max_span
         self._believes_empty = manners.believes_empty
         self._refused = manners.refused_kinds
         self._hidden = HIDDEN_KINDS - manners.withheld
@@ -299,6 +301,7 @@ class Window:
 
     def page(self) -> Filter:
         """The filter of the page to ask for now; the same until its result is told. Only while `has_page`."""
+        self._slices += self._slices.pop().spans(self._max_span)
         part = self._slices[-1]
         since, until = self._borders.span(part)
         return part.query.filter(kinds=part.kinds, since=since, until=until, limit=self.limit)
@@ -356,7 +359,7 @@ class Window:
 
     def reform(self, manners: Manners, max_members: int) -> None:
         """Cut what is left as the relay takes it now, after it refused something."""
-        self._max_kinds = manners.max_kinds
+        self._max_kinds, self._max_span = manners.max_kinds, manners.max_span
         slices: list[Slice] = []
         self._slices = [part for part in self._slices if part.role is not Role.CONTROL]
         for number, part in enumerate(self._slices):

@@ -134,7 +134,7 @@ class Limits:
     def takes_less_than(self, before: "Limits") -> bool:
         """Whether what was cut for `before` may be refused now."""
         return self.refused_kinds != before.refused_kinds or any(
-            self.of(each) < before.of(each) for each in (*LISTS, Dimension.LIMIT, Dimension.FRAME_BYTES)
+            self.of(each) < before.of(each) for each in (*LISTS, Dimension.LIMIT, Dimension.SPAN, Dimension.FRAME_BYTES)
         )
 
     @property

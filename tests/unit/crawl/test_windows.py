@@ -103,6 +103,39 @@ def test_with_a_page_limit_of_one_nothing_is_lost_silently(seed: int) -> None:
         assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
 
 
+@pytest.mark.parametrize("seed", seeds(20))
+def test_spans_are_no_longer_than_the_relay_takes_and_nothing_is_lost_silently(seed: int) -> None:
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for asked in QUERIES.values():
+        relay = random_relay(rng)
+        most = rng.choice((70, 500, (UNTIL - SINCE) // 3))
+        window = Window(asked, SINCE, UNTIL, manners=Manners(max_span=most))
+        got: set[bytes] = set()
+        while not window.is_done:
+            assert window.pages < bound(relay, asked) + 4 * (UNTIL - SINCE) // most
+            page = window.page()
+            assert page == window.page(), "the same until its result is told"
+            assert page.since is not None
+            assert page.until is not None
+            assert page.until - page.since <= most
+            found = relay.page(page)
+            got |= {each.id for each in found}
+            window.take(result_of(found))
+        assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
+
+
+def test_progress_of_a_relay_that_takes_short_spans_is_known_between_two_of_them() -> None:
+    window = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(max_span=200, believes_empty=True))
+    left: list[tuple[int, int] | None] = []
+    while not window.is_done:
+        window.page()
+        window.take(result_of([]))
+        left.append(window.remaining)
+    assert None not in left[:-1]
+    assert len(left) >= (UNTIL - SINCE) // 200
+
+
 @pytest.mark.parametrize("seed", seeds(10))
 def test_events_that_are_deleted_or_come_in_between_pages_do_no_harm(seed: int) -> None:
     """What was there all the time is had; the relay may be taken for an exclusive one, which costs a second more."""
