@@ -416,7 +416,13 @@ SETTINGS: tuple[Setting, ...] = (
         values.format_duration,
     ),
     Setting("EVENTS_MAX_EVENT_BYTES", "max_event_bytes", _count(1024, 8 << 20), "1048576", "largest event saved"),
-    Setting("EVENTS_MAX_EVENT_TAGS", "max_event_tags", _count(1, 1_000_000), "20000", "most tags of an event saved"),
+    Setting(
+        "EVENTS_MAX_EVENT_TAGS",
+        "max_event_tags",
+        _count(1, 1_000_000),
+        "20000",
+        "most tags of an event saved, with 16 values each on average",
+    ),
     Setting(
         "EVENTS_BACKPRESSURE_HIGH",
         "backpressure_high",

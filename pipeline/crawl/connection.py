@@ -15,11 +15,13 @@ from pipeline.crawl.relay_row import RelayRow
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth
+from pipeline.nostr.frame_bounds import Excess
 from pipeline.nostr.message import (
     EventMessage,
     InvalidEventMessage,
     InvalidMessage,
     KnownEvent,
+    MessageFault,
     Notice,
     classify_notice,
     parse_relay_message,
@@ -265,6 +267,9 @@ class Connection:
             self._row.learn(limits if said is None else limits.advertised(said))
 
     def _on_frame(self, raw: bytes, now: float) -> None:
+        if (excess := self._shared.bounds.excess(raw)) is not None:
+            self._on_excess(raw, excess, now)
+            return
         try:
             message = parse_relay_message(raw, self._shared.intake.committed)
         except InvalidEventMessage as error:
@@ -294,6 +299,16 @@ class Connection:
             self._due_at = now
         for outcome in self._session.receive(message, now):
             self._outcomes.take(outcome, now)
+
+    def _on_excess(self, raw: bytes, excess: Excess, now: float) -> None:
+        """Count a frame that is too costly to be parsed, an event towards the subscription that it came in."""
+        event = sighting(SkippedMessage(raw, b"", len(raw)))
+        if event is None:
+            self._metrics.invalid_message(MessageFault.SHAPE)
+            self._count_invalid()
+            return
+        self._metrics.excessive_event(excess)
+        self._session.note_time(event.subscription or "", event.created_at, now, event.event_id)
 
     def _on_event(self, message: EventMessage, now: float) -> None:
         event = message.event

@@ -8,6 +8,7 @@ from prometheus_client import Counter
 
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.nostr.event import Reason
+from pipeline.nostr.frame_bounds import Excess
 from pipeline.nostr.message import (
     AuthChallenge,
     Closed,
@@ -92,6 +93,11 @@ class RelayMetrics:
         """Count an EVENT frame whose event is malformed."""
         self._message_counter("event", _Result.ERROR).inc()
         self._set_aside(f"invalid-{reason}", 1)
+
+    def excessive_event(self, excess: Excess) -> None:
+        """Count an EVENT frame whose event cannot be one that is saved."""
+        self._message_counter("event", _Result.ERROR).inc()
+        self._set_aside(excess.value, 1)
 
     def invalid_message(self, reason: MessageFault) -> None:
         """Count a frame that is no message."""

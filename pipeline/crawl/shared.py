@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pipeline.crawl.gate import Backpressure
 from pipeline.crawl.hand_over import Parcel
 from pipeline.crawl.intake import Intake
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """`secret`: the key to authenticate with (NIP-42), if any; `parcel` is for the reactor's thread alone.
+    """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
 
-    `on_turn` is called by the reactor's thread at every turn.
+    `parcel` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
     """
 
     clock: Clock
@@ -22,5 +23,6 @@ class Shared:
     parcel: Parcel
     gate: Backpressure
     log: RateLimited
+    bounds: FrameBounds
     secret: bytes | None = None
     on_turn: Callable[[], None] = lambda: None

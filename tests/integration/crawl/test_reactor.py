@@ -25,6 +25,7 @@ from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
@@ -98,7 +99,7 @@ class Desk:
 def working(path: Path) -> Iterator[Desk]:
     intake, gate = Taking(path), Backpressure(10, 5)
     log = RateLimited(Logger(logging.getLogger("test")), CLOCK)
-    reactor = Reactor(Shared(CLOCK, intake, Parcel(intake), gate, log))
+    reactor = Reactor(Shared(CLOCK, intake, Parcel(intake), gate, log, FrameBounds(10**6, 100)))
     thread = threading.Thread(target=reactor.run, daemon=True)
     thread.start()
     desk = Desk(intake, gate, reactor, thread, SimpleQueue())

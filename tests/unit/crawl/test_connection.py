@@ -25,6 +25,7 @@ from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
@@ -67,6 +68,9 @@ class Answering:
         raise AssertionError("it has just spoken")
 
 
+BOUNDS = FrameBounds(10**5, 100)
+
+
 class Recording(Intake):
     """An intake that is too busy to take anything while the process stops."""
 
@@ -103,7 +107,7 @@ def new_crawl() -> RelayCrawl:
 
 def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None) -> Connection:
     log = Logger(logging.getLogger("test"))
-    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock))
+    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock), BOUNDS)
     return Connection(
         1, parse_address("wss://a.example"), crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
@@ -162,6 +166,24 @@ def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
     take_up(intake)
     assert made.finish()
     assert events_of(intake) == {each.id for each in found}
+
+
+def test_event_that_is_too_costly_to_parse_is_counted_and_the_page_still_ends(tmp_path: Path) -> None:
+    """Of an allowed length in bytes, but for its tags, and beyond it; what is no event is no message."""
+    clock = ManualClock(START * 1000)
+    intake = Recording(tmp_path / "events.db", clock)
+    long = Event(b"l" * 32, bytes(32), START - 20, 0, [], "x" * 700_000, bytes(64))
+    tagged = Event(b"t" * 32, bytes(32), START - 30, 0, [["", ""]] * 200, "", bytes(64))
+    small = event(START - 10 * SETTINGS.backfill, kind=0)
+    relay, made = Answering([long, tagged, small]), made_of(intake, clock)
+    made.open(Wakes())
+    turn(made, relay)
+    relay.answers.append(b'["NOTICE",' + b"[]," * 1_000 + b"[]]")
+    turn(made, relay)
+    assert dict(intake._aside) == {"too-large": 1, "too-many-tags": 1}
+    assert events_of(intake) == {small.id}
+    take_up(intake)
+    assert any(batch.cursors for batch in intake.batches)
 
 
 def take_up(intake: Recording) -> None:
