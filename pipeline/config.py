@@ -108,6 +108,8 @@ class Config:
     max_queue_age: int
     status_page: StatusPageAccess
     trusted_proxies: tuple[IPNetwork, ...]
+    public_url: RelayAddress | None
+    allowed_origins: tuple[str, ...]
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], *, runs: bool = True) -> "Config":

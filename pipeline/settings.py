@@ -543,4 +543,21 @@ SETTINGS: tuple[Setting, ...] = (
         values.format_list,
         empty_means_none=True,
     ),
+    Setting(
+        "EVENTS_PUBLIC_URL",
+        "public_url",
+        _relay,
+        None,
+        "address at which users reach the web server, as in `wss://events.example.com`; "
+        "a request to vanish from it ends a registration",
+    ),
+    Setting(
+        "EVENTS_ALLOWED_ORIGINS",
+        "allowed_origins",
+        values.text_list,
+        "",
+        "web pages whose scripts may register, as in `https://example.com`; empty: all",
+        values.format_list,
+        empty_means_none=True,
+    ),
 )

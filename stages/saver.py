@@ -63,6 +63,7 @@ class _Saver:
             relay_backlog=lambda: ctx.settings.target_relay_backlog,
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
             ids_kept_ms=max(config.seen_retention, config.seen_retention_max),
+            public_url=config.public_url,
             followed_ago_ms=max(0, config.new_author_lookback_max - config.new_author_lookback),
         )
         # Which events cannot be saved is up to those who make them.

@@ -106,7 +106,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         ctx.metrics.stage_discarded.labels(STAGE, refusal.value).inc()
         log.debug(refusal.value, "client refused", reason=refusal.value)
 
-    guard = Guard(limits, ctx.clock, refuse, ctx.config.trusted_proxies)
+    guard = Guard(limits, ctx.clock, refuse, ctx.config.trusted_proxies, ctx.config.allowed_origins)
     registrations = Registrations(
         threads.registration,
         ctx.clock,
@@ -114,6 +114,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         log,
         bounds=UserBounds(ctx.config.max_users, ctx.config.max_wanted_authors),
         allow_private_relays=ctx.config.allow_private_relays,
+        public_url=ctx.config.public_url,
     )
     health = HealthCheck(threads.health, lambda: ctx.settings, ctx.clock)
     web = Web(

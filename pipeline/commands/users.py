@@ -39,12 +39,13 @@ def users() -> None:
 @users.command()
 @click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
 def add(keys: tuple[bytes, ...]) -> None:
-    """Register users by hex key or npub. A running service follows within seconds.
+    """Register users by hex key or npub; a block of theirs ends. A running service follows within seconds.
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
+            monitored.unblock(tx, key)
             is_new = monitored.register(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
 
@@ -60,6 +61,19 @@ def remove(keys: tuple[bytes, ...]) -> None:
         for key in keys:
             was = monitored.remove(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
+
+
+@users.command()
+@click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
+def block(keys: tuple[bytes, ...]) -> None:
+    """End registrations by hex key or npub and refuse new ones of these keys, until they are added.
+
+    Example: event-service users block npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
+    """
+    with open_configured_database() as database, database.write(durable=True) as tx:
+        for key in keys:
+            was = monitored.block(tx, key, SystemClock().now_ms())
+            say(f"{key.hex()} blocked{', was registered' if was else ''}")
 
 
 @users.command(name="list")

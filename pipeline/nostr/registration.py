@@ -2,14 +2,21 @@
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 from pipeline.errors import EventServiceError
 from pipeline.nostr import json_text
 from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
 from pipeline.nostr.event import Event
-from pipeline.nostr.kinds import REGISTRATION
+from pipeline.nostr.kinds import DELETION, REGISTRATION, VANISH
+from pipeline.nostr.tags import first_values
 
+ALL_RELAYS: Final = "ALL_RELAYS"
+MAX_AHEAD_S: Final = 900
+"""How far ahead of our clock a registration may be dated, as relays allow (NIP-22)."""
+_MAX_RELAY_TAGS: Final = 1_000
+_EVENT_ID: Final = re.compile("[0-9a-f]{64}")
 _WEBSOCKET: Final = re.compile(r"\s*wss?://", re.IGNORECASE)
 
 
@@ -23,6 +30,41 @@ class Registration:
 
     public_key: bytes
     relays: tuple[RelayAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A user's wish to be registered no longer: by deletion (NIP-09) of the event, or by vanishing (NIP-62)."""
+
+    public_key: bytes
+    created_at: int
+    event_ids: frozenset[bytes] = frozenset()
+    names_kind: bool = False
+    """Deletes events of kind 6666; this counts where no id is known."""
+    vanishes: bool = False
+
+
+def parse_departure(event: Event, public_url: RelayAddress | None) -> Departure | None:
+    """Return what a verified event takes back of registrations; None if it takes back none.
+
+    `public_url`: the address by which users know this service.
+    """
+    if event.kind == VANISH:
+        relays = tuple(islice(first_values(event, "relay"), _MAX_RELAY_TAGS))
+        is_ours = ALL_RELAYS in relays or (public_url is not None and any(_is(url, public_url) for url in relays))
+        return Departure(event.pubkey, event.created_at, vanishes=True) if is_ours else None
+    if event.kind != DELETION:
+        return None
+    ids = frozenset(bytes.fromhex(value) for value in first_values(event, "e") if _EVENT_ID.fullmatch(value))
+    names_kind = str(REGISTRATION) in first_values(event, "k")
+    return Departure(event.pubkey, event.created_at, ids, names_kind) if ids or names_kind else None
+
+
+def _is(text: str, address: RelayAddress) -> bool:
+    try:
+        return parse_address(text).url == address.url
+    except InvalidAddress:
+        return False
 
 
 def parse_registration(event: Event) -> Registration:

@@ -8,16 +8,18 @@ from typing import Final, NamedTuple
 
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.retraction import retraction
+from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event
 from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
+from pipeline.nostr.registration import parse_departure
 from pipeline.nostr.tags import coordinate, expiration, first_values
 from pipeline.save import backlog
 from pipeline.save.backlog import Backlog
 from pipeline.save.named import RecentlyNamed
 from pipeline.sinks.forwarding import reason_to_ignore
-from pipeline.store import authors, contacts, drops, events, outbox, relay_lists, relays, retractions, wanted
+from pipeline.store import authors, contacts, drops, events, monitored, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -78,19 +80,21 @@ class Decider:
 
     def __init__(
         self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int], suppress_retracted: bool = False,
-        followed_ago_ms: int = 0, ids_kept_ms: int = 0,
+        followed_ago_ms: int = 0, ids_kept_ms: int = 0, public_url: RelayAddress | None = None,
     ) -> None:  # fmt: skip
         """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
 
         `relay_backlog`: how many events may wait for the target relay; 0: any number. `suppress_retracted`: drop events
         that are known to be retracted, which otherwise go to Pub/Sub and nowhere else. `followed_ago_ms`: how long ago
         at most a contact list counts as having been written. `ids_kept_ms`: for how long ids are kept at most; 0: ever.
+        `public_url`: the address by which users know this service; a request to vanish from it ends a registration.
         """
         self._to_pubsub = to_pubsub
         self._to_relay = to_relay
         self._suppress_retracted = suppress_retracted
         self._followed_ago_ms = followed_ago_ms
         self._ids_kept_ms = ids_kept_ms
+        self._public_url = public_url
         self._authors = Authors()
         self._relevance = Relevance()
         self._committed_generation = 0
@@ -111,6 +115,8 @@ class Decider:
         self._retract(tx, items, now)
         self._follow(tx)
         self._hand_on(tx, items, outcome, now)
+        # Last, so that the events that take registrations back are handed on themselves.
+        self._end_registrations(tx, items, now)
         return outcome
 
     def committed(self) -> None:
@@ -149,6 +155,13 @@ class Decider:
                 retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
                 if taken_back.vanished_until is not None:
                     retractions.vanish(tx, author, taken_back.vanished_until, now)
+
+    def _end_registrations(self, tx: Tx, items: Sequence[Item], now: int) -> None:
+        for event in (item.event for item in items):
+            if event.kind in (DELETION, VANISH) and event.pubkey in self._relevance.registered:
+                departure = parse_departure(event, self._public_url)
+                if departure is not None:
+                    monitored.leave(tx, departure, now)
 
     def _hand_on(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
         relevant = []

@@ -21,7 +21,16 @@ _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Lengt
 class Guard:
     """What all connections of a server share; used by the event loop alone."""
 
-    def __init__(self, limits: Limits, clock: Clock, refuse: Refuse, proxies: Sequence[IPNetwork] = ()) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        refuse: Refuse,
+        proxies: Sequence[IPNetwork] = (),
+        origins: Sequence[str] = (),
+    ) -> None:
+        """`origins`: the web pages that may open websockets; empty: all, and programs always."""
+        self._origins = frozenset(origin.lower().rstrip("/") for origin in origins)
         self.limits = limits
         self.clock = clock
         self.refuse = refuse
@@ -46,6 +55,11 @@ class Guard:
             if refused.reason is not Refusal.CONNECTIONS or not self._make_room(peer.reach, sessions_only=False):
                 raise
             return self.gate.enter(peer)
+
+    def require_origin(self, origins: Sequence[str]) -> None:
+        """Raise `Refused` for a page that the setting does not name."""
+        if self._origins and not self._origins.issuperset(origin.lower() for origin in origins):
+            raise Refused(Refusal.ORIGIN)
 
     def open_session(self, place: Place) -> None:
         """Take a place among the websockets; when all are taken a silent one yields; raises `Refused`."""

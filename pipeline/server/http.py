@@ -159,6 +159,7 @@ class Web:
                 return answer
             if method in ("GET", "HEAD") and "Upgrade" not in request.headers:
                 return response(HTTPStatus.OK, TEXT, _WELCOME)
+            connection.guard.require_origin(request.headers.get_all("Origin"))
             connection.open_session()
             return None
         connection.open_request()
@@ -231,6 +232,8 @@ def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
 
 
 def _refused(reason: Refusal) -> Response:
+    if reason is Refusal.ORIGIN:
+        return response(HTTPStatus.FORBIDDEN, TEXT, b"this origin is not allowed\n")
     if reason is not Refusal.REQUESTS:
         return response(HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"too many requests at once\n")
     answer = response(HTTPStatus.TOO_MANY_REQUESTS, TEXT, b"too many requests, try again in a minute\n")

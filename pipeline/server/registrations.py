@@ -7,15 +7,25 @@ from typing import Final
 import apsw
 
 from pipeline.errors import EventServiceError
+from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event, InvalidEvent, verify
-from pipeline.nostr.registration import InvalidRegistration, Registration, parse_registration
+from pipeline.nostr.kinds import DELETION, REGISTRATION, VANISH
+from pipeline.nostr.registration import (
+    MAX_AHEAD_S,
+    InvalidRegistration,
+    Registration,
+    parse_departure,
+    parse_registration,
+)
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.server.limits import Refusal, Refused
 from pipeline.server.worker import DatabaseThread
 from pipeline.store import authors, monitored, relays, wanted
+from pipeline.store.authors import Authors
 from pipeline.store.database import Database
+from pipeline.store.monitored import Signed, Standing
 
 SOURCE: Final = "registration"
 MAX_RELAYS: Final = 100
@@ -35,6 +45,9 @@ class Verdict:
 ACCEPTED: Final = Verdict(True, "")
 _EXPLAINED: Final = {
     Refusal.BUSY: "error: too many registrations wait, try again later",
+    Refusal.AHEAD: f"invalid: dated more than {MAX_AHEAD_S} seconds ahead",
+    Refusal.OUTDATED: "invalid: not newer than your last registration or its removal",
+    Refusal.BLOCKED: "blocked: the operator does not accept this key",
     Refusal.USERS: "restricted: no more users are taken",
     Refusal.WANTED_AUTHORS: "restricted: no more users are taken",
 }
@@ -67,8 +80,13 @@ class Registrations:
         *,
         bounds: UserBounds,
         allow_private_relays: bool,
+        public_url: RelayAddress | None = None,
     ) -> None:
-        """Private relays are stored only where `allow_private_relays` lets crawlers dial them."""
+        """Private relays are stored only where `allow_private_relays` lets crawlers dial them.
+
+        `public_url`: the address by which users know this service; a request to vanish from it is one to leave.
+        """
+        self._public_url = public_url
         self._bounds = bounds
         self._thread = thread
         self._clock = clock
@@ -98,8 +116,11 @@ class Registrations:
             self._errors.inc()
             self._log.error("registration", "a registration could not be stored", error=error)
             return Verdict(False, "error: the registration could not be stored, try again later")
-        self._succeeded.record(stored.seconds)
         self._stored.inc()
+        if event.kind != REGISTRATION:
+            self._log.debug("left", "user left", public_key=event.pubkey)
+            return ACCEPTED
+        self._succeeded.record(stored.seconds)
         self._discard(Refusal.SURPLUS_RELAYS, stored.surplus_relays)
         self._log.debug("registered", "user registered", public_key=event.pubkey, new=stored.is_new_user)
         return ACCEPTED
@@ -120,19 +141,44 @@ class Registrations:
 
     def _register(self, event: Event, database: Database) -> _Stored:
         verify(event)
+        if event.kind in (DELETION, VANISH):
+            return self._leave(event, database)
         registration = parse_registration(event)
-        self._require_room(registration, database)
+        if event.created_at > self._clock.now_ms() // 1000 + MAX_AHEAD_S:
+            raise Refused(Refusal.AHEAD)
+        signed = Signed(event.id, event.created_at)
+        self._require_room(registration, signed, database)
         began = self._clock.monotonic()
         usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
-        is_new, refused = _store(database, registration, usable[:MAX_RELAYS], self._clock)
+        is_new, refused = _store(database, registration, signed, usable[:MAX_RELAYS], self._clock)
         surplus = max(0, len(usable) - MAX_RELAYS) + refused
         return _Stored(is_new, surplus, self._clock.monotonic() - began)
 
-    def _require_room(self, registration: Registration, database: Database) -> None:
-        """Raise `Refused` for a new user beyond the bounds; who is registered may always renew."""
+    def _leave(self, event: Event, database: Database) -> _Stored:
+        """End the registration that the event takes back; who is not registered has left already."""
+        began = self._clock.monotonic()
+        departure = parse_departure(event, self._public_url)
+        if departure is None:
+            raise InvalidRegistration("it takes no registration back")
+        with database.read() as tx:
+            author = authors.find(tx, departure.public_key)
+            is_registered = author is not None and monitored.is_registered(tx, author)
+        if is_registered:
+            with database.write(durable=True) as tx:
+                if not monitored.leave(tx, departure, self._clock.now_ms()):
+                    raise InvalidRegistration("it does not name your registration, or is older")
+        return _Stored(False, 0, self._clock.monotonic() - began)
+
+    def _require_room(self, registration: Registration, signed: Signed, database: Database) -> None:
+        """Raise `Refused` for an event that registers nobody and for a new user beyond the bounds.
+
+        Who is registered may always renew.
+        """
         with database.read() as tx:
             author = authors.find(tx, registration.public_key)
-            if author is not None and monitored.is_registered(tx, author):
+            held = Standing() if author is None else monitored.standing(tx, author)
+            _require_admission(held, signed)
+            if held.is_registered:
                 return
             if monitored.count(tx) >= self._bounds.users:
                 raise Refused(Refusal.USERS)
@@ -140,14 +186,24 @@ class Registrations:
                 raise Refused(Refusal.WANTED_AUTHORS)
 
 
-def _store(database: Database, registration: Registration, addresses: list[str], clock: Clock) -> tuple[bool, int]:
+def _require_admission(held: Standing, signed: Signed) -> None:
+    if held.is_blocked:
+        raise Refused(Refusal.BLOCKED)
+    if not held.admits(signed):
+        raise Refused(Refusal.OUTDATED)
+
+
+def _store(
+    database: Database, registration: Registration, signed: Signed, addresses: list[str], clock: Clock
+) -> tuple[bool, int]:
     """Store a registration; return whether the user is new, and how many of the relays were refused."""
     # The client is told that it is kept, and does not come again.
     with database.write(durable=True) as tx:
         now = clock.now_ms()
-        is_new = monitored.register(tx, registration.public_key, now)
-        author = authors.find(tx, registration.public_key)
-        assert author is not None
+        author = Authors().intern(tx, registration.public_key)
+        # Looked at again: a removal may have come meanwhile.
+        _require_admission(monitored.standing(tx, author), signed)
+        is_new = monitored.register_signed(tx, registration.public_key, signed, now)
         namings = [
             relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now) for address in addresses
         ]

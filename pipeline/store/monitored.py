@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.nostr.registration import Departure
 from pipeline.store import relays, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
@@ -11,10 +12,25 @@ REGISTER = """
 INSERT INTO monitored (author, created_at, updated_at, removed_at, generation) VALUES (?1, ?2, ?2, NULL, ?3)
 ON CONFLICT (author) DO UPDATE SET
   created_at = excluded.created_at, updated_at = excluded.updated_at, removed_at = NULL,
-  generation = excluded.generation
+  generation = excluded.generation, event_id = NULL
 """
+# Rows that were removed before removals were dated have no `revoked_at`.
+STANDING = """
+SELECT removed_at IS NULL, event_id,
+       max(signed_at, iif(revoked_at = 0, ifnull(removed_at / 1000, -1), revoked_at)), updated_at,
+       blocked_at IS NOT NULL
+  FROM monitored WHERE author = ?
+"""
+SIGN = "UPDATE monitored SET event_id = ?2, signed_at = ?3 WHERE author = ?1"
+REVOKE = "UPDATE monitored SET event_id = NULL, revoked_at = ?2 WHERE author = ?1"
+BLOCK = """
+INSERT INTO monitored (author, created_at, updated_at, removed_at, generation, blocked_at)
+VALUES (?1, ?2, ?2, ?2, ?3, ?2)
+ON CONFLICT (author) DO UPDATE SET blocked_at = excluded.blocked_at
+"""
+UNBLOCK = "UPDATE monitored SET blocked_at = NULL WHERE author = ? AND blocked_at IS NOT NULL"
 RENEW = "UPDATE monitored SET updated_at = ? WHERE author = ?"
-REMOVE = "UPDATE monitored SET removed_at = ?, generation = ? WHERE author = ?"
+REMOVE = "UPDATE monitored SET removed_at = ?1, revoked_at = ?1 / 1000, generation = ?2 WHERE author = ?3"
 # One more reason to want the author and everybody that the author follows.
 SELF_AND_FOLLOWEES = "SELECT ?1 UNION SELECT followee FROM contacts WHERE follower = ?1"
 ALL = """
@@ -31,6 +47,41 @@ class User:
     public_key: bytes
     created_at: int
     updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The event that a user registers by: its id and `created_at` (s)."""
+
+    event_id: bytes
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a key stands: an event registers it if it is newer than `latest` (s), or `event_id` itself."""
+
+    is_registered: bool = False
+    event_id: bytes | None = None
+    latest: int = -1
+    renewed_at: int = 0
+    """When the registration was last renewed (ms)."""
+    is_blocked: bool = False
+
+    def admits(self, signed: Signed) -> bool:
+        """Return True if the event registers the key, or did so already."""
+        if self.is_registered and self.event_id == signed.event_id:
+            return True
+        return signed.created_at > self.latest
+
+
+def standing(tx: Tx, author: int) -> Standing:
+    """Return how the author stands."""
+    row = tx.execute(STANDING, (author,)).fetchone()
+    if row is None:
+        return Standing()
+    is_registered, event_id, latest, renewed_at, is_blocked = row
+    return Standing(bool(is_registered), event_id, latest, renewed_at, bool(is_blocked))
 
 
 def is_registered(tx: Tx, author: int) -> bool:
@@ -52,6 +103,47 @@ def register(tx: Tx, public_key: bytes, now: int) -> bool:
     wanted.acquire(tx, _self_and_followees(tx, author), now)
     relays.mark_named_by(tx, author)
     return True
+
+
+def register_signed(tx: Tx, public_key: bytes, signed: Signed, now: int) -> bool:
+    """Register by an event that the key's standing admits; returns whether the user is new."""
+    is_new = register(tx, public_key, now)
+    tx.execute(SIGN, (Authors().intern(tx, public_key), signed.event_id, signed.created_at))
+    return is_new
+
+
+def leave(tx: Tx, departure: Departure, now: int) -> bool:
+    """End the registration that a user's own event takes back; returns whether it did.
+
+    An event older than the registration takes nothing back, except by its id.
+    """
+    author = Authors().intern(tx, departure.public_key)
+    held = standing(tx, author)
+    if not held.is_registered:
+        return False
+    if held.event_id is None:
+        is_meant = departure.names_kind or departure.vanishes
+        is_meant = is_meant and departure.created_at >= held.renewed_at // 1000
+    else:
+        vanishes = departure.vanishes and departure.created_at >= held.latest
+        is_meant = vanishes or held.event_id in departure.event_ids
+    if is_meant:
+        remove(tx, departure.public_key, now)
+        # One dated far ahead must not keep its author out for as long.
+        tx.execute(REVOKE, (author, max(held.latest, min(departure.created_at, now // 1000))))
+    return is_meant
+
+
+def block(tx: Tx, public_key: bytes, now: int) -> bool:
+    """End a key's registration and refuse all to come; returns whether it was registered."""
+    was = remove(tx, public_key, now)
+    tx.execute(BLOCK, (Authors().intern(tx, public_key), now, wanted.next_generation(tx)))
+    return was
+
+
+def unblock(tx: Tx, public_key: bytes) -> None:
+    """Let the key register again."""
+    tx.execute(UNBLOCK, (Authors().intern(tx, public_key),))
 
 
 def remove(tx: Tx, public_key: bytes, now: int) -> bool:

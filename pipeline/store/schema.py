@@ -453,6 +453,15 @@ RELAY_NAMING = (
     """,
 )
 
+# The signed event that a user registered by last (its time in seconds, kept after a removal), the time of the removal's
+# own event, and since when the operator refuses the key (ms).
+SIGNED_REGISTRATIONS = (
+    "ALTER TABLE monitored ADD COLUMN event_id BLOB",
+    "ALTER TABLE monitored ADD COLUMN signed_at INTEGER NOT NULL DEFAULT -1",
+    "ALTER TABLE monitored ADD COLUMN revoked_at INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE monitored ADD COLUMN blocked_at INTEGER",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -475,6 +484,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0019-sent", SENT),
     Migration("0020-target-relay", TARGET_RELAY),
     Migration("0021-relay-naming", RELAY_NAMING),
+    Migration("0022-signed-registrations", SIGNED_REGISTRATIONS),
 )
 
 

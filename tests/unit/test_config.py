@@ -218,6 +218,7 @@ WRONG = {
     "EVENTS_CRAWL_MODE": ["both", "chunks"],
     "EVENTS_RELAY_COMPRESSION": ["gzip"],
     "EVENTS_STATUS_PAGE": ["public", "true"],
+    "EVENTS_PUBLIC_URL": ["wss://", "no address at all"],
     "EVENTS_TRUSTED_PROXIES": ["proxy", "10.0.0.1/8", "127.0.0.1:80"],
     "EVENTS_CRAWLERS": ["0", "65"],
     "EVENTS_BACKFILL": ["16", "ages"],
@@ -249,7 +250,7 @@ def test_all_mistakes_come_in_one_message(env: Env) -> None:
 def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
     free = {
         "EVENTS_GOOGLE_PUBSUB_PROJECT_ID", "EVENTS_PYROSCOPE_APPLICATION_NAME", "EVENTS_PYROSCOPE_BASIC_AUTH_USER",
-        "EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD", "EVENTS_PUBSUB_TOPIC", "EVENTS_SKIP_RELAYS",
+        "EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD", "EVENTS_PUBSUB_TOPIC", "EVENTS_SKIP_RELAYS", "EVENTS_ALLOWED_ORIGINS",
         "EVENTS_RUNTIME_DIRECTORY",
     }  # fmt: skip
     unknown = {setting.name for setting in SETTINGS} - free - set(WRONG)

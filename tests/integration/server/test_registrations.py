@@ -115,10 +115,117 @@ def test_registering_again_only_renews_the_time(server: Running) -> None:
     assert stored_relays(server) == {"wss://relay.example.com": ("registration", 1, True)}
 
 
-@pytest.mark.parametrize("created_at", [0, NOW, 2**40])
-def test_the_time_of_a_registration_does_not_matter(server: Running, created_at: int) -> None:
+@pytest.mark.parametrize("created_at", [0, NOW])
+def test_first_registration_may_be_of_any_age(server: Running, created_at: int) -> None:
     event = ALICE.registration(created_at)
     assert server.publish(event.raw) == ["OK", event.id, True, ""]
+
+
+def test_registration_dated_far_ahead_is_refused(server: Running) -> None:
+    now = server.clock.now_ms() // 1000
+    assert "900 seconds ahead" in refusal(server, ALICE.registration(now + 960))
+    assert server.publish(ALICE.registration(now + 840).raw)[2] is True
+
+
+def test_older_registration_is_refused_and_the_same_renews(server: Running) -> None:
+    newest, older, as_old = (
+        ALICE.registration(at, [f"wss://r{number}.example.com"]) for number, at in enumerate((NOW, NOW - 1, NOW))
+    )
+    for event, accepted in ((newest, True), (older, False), (as_old, False), (newest, True)):
+        assert server.publish(event.raw)[2] is accepted
+    assert set(stored_relays(server)) == {"wss://r0.example.com"}
+    assert server.discarded("outdated") == 2
+
+
+def left_by(server: Running, event: SignedEvent) -> list[Any]:
+    """The answer to `event`, by which ALICE has left."""
+    answer = server.publish(event.raw)
+    assert registered(server) == set()
+    return list(answer)
+
+
+def departure(kind: int, tags: list[list[str]], created_at: int = NOW + 1, author: Author = ALICE) -> SignedEvent:
+    return author.sign(kind=kind, tags=tags, created_at=created_at)
+
+
+REGISTRATION = ALICE.registration(NOW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags"),
+    [
+        (5, [["e", REGISTRATION.id]]),
+        (62, [["relay", "ALL_RELAYS"]]),
+        (62, [["relay", "wss://other.example"], ["relay", "wss://Events.example.com/"]]),
+    ],
+)
+def test_user_leaves_and_an_old_registration_does_not_bring_them_back(
+    tmp_path: Path, kind: int, tags: list[list[str]]
+) -> None:
+    with running(tmp_path, EVENTS_PUBLIC_URL="wss://events.example.com") as server:
+        assert server.publish(REGISTRATION.raw)[2] is True
+        event = departure(kind, tags)
+        for _ in range(2):
+            assert left_by(server, event) == ["OK", event.id, True, ""]
+        for old in (REGISTRATION, ALICE.registration(NOW, ["wss://x.example.com"]), ALICE.registration(NOW + 1)):
+            assert server.publish(old.raw)[2:] == [
+                False, "invalid: not newer than your last registration or its removal"
+            ]  # fmt: skip
+        assert server.publish(ALICE.registration(NOW + 2).raw)[2] is True
+        assert registered(server) == {ALICE.pubkey}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        departure(5, [["e", "0" * 64]]),
+        departure(5, [["k", "6666"]]),
+        departure(5, [["e", REGISTRATION.id]], author=BOB),
+        departure(62, [["relay", "wss://other.example"]]),
+        departure(62, [["relay", "ALL_RELAYS"]], NOW - 1),
+        departure(62, [["relay", "ALL_RELAYS"]], author=BOB),
+    ],
+    ids=range(6),
+)
+def test_nothing_else_ends_a_registration(server: Running, event: SignedEvent) -> None:
+    assert server.publish(REGISTRATION.raw)[2] is True
+    server.publish(event.raw)
+    assert registered(server) == {ALICE.pubkey}
+
+
+def test_user_without_a_stored_event_leaves_by_its_kind(server: Running) -> None:
+    """As one does who was registered by hand, or before events were stored."""
+    now = server.clock.now_ms()
+    with server.database() as database, database.write() as tx:
+        monitored.register(tx, bytes.fromhex(ALICE.pubkey), now)
+    server.publish(departure(5, [["k", "6666"]], now // 1000 - 60).raw)
+    assert registered(server) == {ALICE.pubkey}, "older than the registration"
+    left_by(server, departure(5, [["k", "6666"]], now // 1000 + 1))
+
+
+def test_blocked_key_is_refused_until_it_is_added(server: Running) -> None:
+    key = bytes.fromhex(ALICE.pubkey)
+    assert server.publish(REGISTRATION.raw)[2] is True
+    with server.database() as database, database.write() as tx:
+        assert monitored.block(tx, key, server.clock.now_ms())
+    newer = ALICE.registration(server.clock.now_ms() // 1000 + 60)
+    assert refusal(server, newer).startswith("blocked: ")
+    with server.database() as database, database.write() as tx:
+        monitored.unblock(tx, key)
+    assert server.publish(newer.raw)[2] is True
+
+
+def test_origin_counts_only_where_the_operator_says_so(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.websocket(origin="https://any.example") as client:
+        assert client.connected
+    with running(tmp_path, EVENTS_ALLOWED_ORIGINS="https://good.example") as server:
+        for options in ({"origin": "https://good.example"}, {"suppress_origin": True}):
+            with server.websocket(**options) as client:
+                assert client.connected
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            websocket.create_connection(server.url, timeout=PATIENCE_S, origin="https://evil.example")
+        assert refused.value.status_code == 403
+        assert server.discarded("origin") == 1
 
 
 def test_another_kind_is_refused(server: Running) -> None:

@@ -16,7 +16,9 @@ from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
 from pipeline.save import decider
+from pipeline.store import monitored
 from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.monitored import Signed
 from pipeline.store.schema import open_database
 from stages import saver
 from tests.fakes.service import EventService
@@ -51,6 +53,25 @@ def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseExcept
         return relay_candidates(event)
 
     monkeypatch.setattr(decider, "relay_candidates", candidates)
+
+
+@pytest.mark.parametrize("kind", [5, 62])
+def test_departure_found_on_a_relay_ends_the_registration_and_is_handed_on(world: World, kind: int) -> None:
+    """The followees are wanted no longer."""
+    key, signed = bytes.fromhex(ALICE.pubkey), Signed(b"\1" * 32, NOW)
+    with world.database.write() as tx:
+        monitored.register_signed(tx, key, signed, NOW * 1000)
+    tags = [["e", "01" * 32]] if kind == 5 else [["relay", "ALL_RELAYS"]]
+    event = ALICE.sign(kind=kind, tags=tags, created_at=NOW + 1)
+    with Running(world.context("saver", {"EVENTS_TARGET_RELAY": TARGET}), saver.run):
+        world.put([ALICE.contact_list([BOB, CAROL], NOW)])
+        world.wait_saved()
+        assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 3
+        world.put([event])
+        world.wait_saved()
+        assert world.value("SELECT count(*) FROM monitored WHERE removed_at IS NULL") == 0
+        assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 0
+        assert event.id in {each.hex() for (each,) in world.query("SELECT event_id FROM events")}
 
 
 def test_a_relevant_event_reaches_both_outboxes_and_an_irrelevant_one_nothing(world: World) -> None:
