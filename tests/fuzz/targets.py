@@ -14,6 +14,7 @@ from itertools import pairwise
 from pipeline.env_file import InvalidEnvFile, format_env, parse_env
 from pipeline.nostr import json_text
 from pipeline.nostr.address import InvalidAddress, parse_address, split_addresses
+from pipeline.nostr.client_message import RequestMessage
 from pipeline.nostr.event import (
     Event,
     InvalidEvent,
@@ -137,7 +138,7 @@ def _client_message(data: bytes) -> None:
     if isinstance(message, PublishMessage):
         assert parse_client_message(encode_event(message.event).encode()) == message
     else:
-        assert isinstance(message, OtherMessage)
+        assert isinstance(message, OtherMessage | RequestMessage)
         assert len(message.label) <= 32
 
 
