@@ -132,6 +132,11 @@ class Slice:
         kept = Role.SPAN if self.role is Role.SPAN else Role.PAGE
         return Slice(self.query, self.kinds, low, high, kept, begins, ends, self.most)
 
+    def piece(self, low: int, high: int, *, begins: bool = False, ends: bool = False) -> "Slice":
+        """A part of it that keeps what was seen at the borders that both have."""
+        begins |= self.begins and low == self.low
+        return self.between(low, high, begins=begins, ends=ends or (self.ends and high == self.high))
+
     def outside(self, low: int, high: int) -> tuple["Slice", ...]:
         """What lies outside a span of time, the newest last."""
         if high < self.low or self.high < low:
@@ -181,16 +186,16 @@ class Slice:
         seen = result.within(self.low, self.high)
         if not seen:
             middle = (self.low + self.high) // 2
-            return part.between(self.low, middle), part.between(middle + 1, self.high)
+            return part.piece(self.low, middle), part.piece(middle + 1, self.high)
         first, last = seen[0], seen[-1]
         inner = [at for at in seen if first < at < last]
         if inner:
             at = inner[len(inner) // 2]
-            return part.between(self.low, at, ends=True), part.between(at, self.high, begins=True)
+            return part.piece(self.low, at, ends=True), part.piece(at, self.high, begins=True)
         # The second comes first: it shows how the relay reads both borders.
         pieces = (self.low, first - 1), (first + 1, self.high), (first, first)
         return tuple(
-            part.between(low, high, begins=low == high == first, ends=low == high == first)
+            part.piece(low, high, begins=low == high == first, ends=low == high == first)
             for low, high in pieces
             if low <= high
         )

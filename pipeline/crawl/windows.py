@@ -462,7 +462,7 @@ class Window:
         """The page showed no time at all: what it left out may lie anywhere."""
         if not part.is_second:
             middle = (part.low + part.high) // 2
-            self._slices += (part.between(part.low, middle), part.between(middle + 1, part.high))
+            self._slices += (part.piece(part.low, middle), part.piece(middle + 1, part.high))
 
     def _leave_second(self, part: Slice, result: PageResult) -> None:
         """All of the page lay in the newest second: leave it, unless the cap may have hidden others there."""

@@ -103,6 +103,20 @@ def test_with_a_page_limit_of_one_nothing_is_lost_silently(seed: int) -> None:
         assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
 
 
+def test_second_at_the_border_of_what_is_divided_is_asked_for_again_where_until_is_left_out() -> None:
+    """A full page of one second falls whatever the order is; what follows it shows that the order is none."""
+    rng = random.Random(1)
+    relay = StoredEvents(rng, exclusive_until=True, shuffled=True, cap=5)
+    relay.events = [event(1_937, AUTHORS[number], 1, number) for number in range(7)]
+    relay.events += [event(1_100 + 20 * number, AUTHORS[0], 1, 100 + number) for number in range(30)]
+    first = [each for each in relay.events if each.created_at == 1_937][:5]
+    window = Window(QUERIES["authors"], SINCE, UNTIL, limit=5)
+    window.page()
+    window.take(result_of(first))
+    got = {each.id for each in first} | fetch(relay, window, bound(relay, QUERIES["authors"]))
+    assert window.gaps or not wanted_of(relay, QUERIES["authors"], SINCE, UNTIL - 1) - got
+
+
 @pytest.mark.parametrize("seed", seeds(20))
 def test_spans_are_no_longer_than_the_relay_takes_and_nothing_is_lost_silently(seed: int) -> None:
     print(f"seed {seed}")
