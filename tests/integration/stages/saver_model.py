@@ -74,6 +74,10 @@ class SaverModel:
                 self.discarded["irrelevant"] += 1
             else:
                 self._accept(event)
+        for event in batch:
+            # Users here are registered without an event, at a time that stands still.
+            if event.kind == 62 and ("relay", "ALL_RELAYS") in event.tags and event.created_at >= self.now:
+                self.registered.discard(event.pubkey)
 
     def _follow(self, event: SignedEvent) -> None:
         known = self.lists.get(event.pubkey)
