@@ -79,6 +79,9 @@ def test_users_come_and_go(run: Run, database: Database) -> None:
         assert monitored.count(tx) == 1
     assert run("users", "remove", npub).stdout == f"{key} removed\n"
     assert run("users", "remove", npub).stdout == f"{key} was not registered\n"
+    assert run("users", "add", npub).stdout == f"{key} registered\n"
+    assert run("users", "block", npub).stdout == f"{key} blocked, was registered\n"
+    assert run("users", "block", npub).stdout == f"{key} blocked\n"
     assert run("users", "list").stdout == ""
 
 
