@@ -31,6 +31,7 @@ def test_the_numbers_of_the_kinds() -> None:
     """As the NIPs assign them, and 6666 as this service does."""
     numbers = {name: value for name, value in vars(kinds).items() if isinstance(value, int)}
     assert numbers == {
+        "FIRST_ADDRESSABLE": 30_000,
         "METADATA": 0,
         "TEXT_NOTE": 1,
         "RECOMMENDED_RELAY": 2,
