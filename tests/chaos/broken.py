@@ -49,8 +49,8 @@ MISTAKES = (
         [
             Replacement(
                 "pipeline/crawl/hand_over.py",
-                "        self.flush()\n        self._waiting.append(Batch(",
-                "        self._waiting.append(Batch(",
+                "        self.flush()\n        now_ms = self._clock.now_ms()\n        self._waiting.append(Batch(",
+                "        now_ms = self._clock.now_ms()\n        self._waiting.append(Batch(",
             ),
             Replacement(
                 "pipeline/crawl/connection.py",

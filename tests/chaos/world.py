@@ -167,7 +167,9 @@ class World:
                 if accepted:
                     self.registered.append(user.pubkey)
                     break
-                assert reason in ("no answer", "") or not reason.startswith("invalid"), reason
+                # A service whose clock is behind takes every registration for one of the future.
+                is_sound = not reason.startswith("invalid") or "seconds ahead" in reason
+                assert reason in ("no answer", "") or is_sound, reason
                 self._stop.wait(1.0)
             if number >= FIRST_USERS and self._stop.wait(_REGISTER_EVERY_S):
                 return

@@ -27,10 +27,10 @@ from tests.fakes.relay_journal import HttpRequest
 from tests.fakes.socks import SocksProxy, onion_host
 from tests.integration.relay.peers import make_tls
 from tests.integration.stages.support import Running, World, wait_until
-from tests.world.events import Author, authors
+from tests.world.events import authors
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus" / "relays.txt"
-ALICE, BOB, CAROL = authors(77, 3)
+(ALICE,) = authors(77, 1)
 NOW = int(time())
 _LIST = 90
 
@@ -164,17 +164,19 @@ def texts() -> list[str]:
     return [line.partition("\t")[2].encode().decode("unicode_escape", "replace") for line in lines if "\t" in line]
 
 
-def relay_lists(by: Author, addresses: Sequence[str]) -> Iterator[Any]:
-    for first in range(0, len(addresses), _LIST):
+def relay_lists(crowd: int, addresses: Sequence[str]) -> Iterator[Any]:
+    """Lists by people of one crowd, each of whom names fewer than one author may."""
+    starts = range(0, len(addresses), _LIST)
+    for author, first in zip(authors(crowd, len(starts)), starts, strict=True):
         tags = [["r", text] for text in addresses[first : first + _LIST]]
-        yield by.sign("", kind=10002, created_at=NOW - first, tags=tags)
+        yield author.sign("", kind=10002, created_at=NOW - first, tags=tags)
 
 
 @pytest.mark.skipif(not CORPUS.exists(), reason="needs the corpus of relay addresses")
 def test_ten_thousand_addresses_as_found_in_events(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Named by three authors, the last third by one only: those are never looked up, and nothing that is private."""
+    """Named by three crowds, the last third by one only: those are never looked up, and nothing that is private."""
     found = [text for text in texts() if text < "\ud800"]
     tls = make_tls(tmp_path, "DNS:anybody")
     if tls is None:
@@ -183,8 +185,8 @@ def test_ten_thousand_addresses_as_found_in_events(
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     trusted = found[: len(found) * 2 // 3]
     with Running(world.context("saver"), saver.run):
-        for author, part in ((ALICE, found), (BOB, trusted), (CAROL, trusted[: len(trusted) // 2])):
-            world.put(relay_lists(author, part))
+        for crowd, part in ((701, found), (702, trusted), (703, trusted[: len(trusted) // 2])):
+            world.put(relay_lists(crowd, part))
         world.wait_saved()
     monkeypatch.setattr(share, "TRIAL_MS", 700)
     with Everybody(tls.server) as network:
