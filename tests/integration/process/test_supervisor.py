@@ -155,6 +155,8 @@ def test_stage_that_cannot_start_again_is_restarted(programs: Programs, tmp_path
     fault = tmp_path / "fault"
     supervisor = supervise(programs, "forwarder=faulty", FAKE_FAULT=str(fault))
     programs.journal.expect("ready", *SLOTS)
+    # The supervisor hears of it a moment later.
+    wait_until_all_run(supervisor)
     fault.write_text("CannotStart")
     for _ in range(3):
         programs.journal.expect("started", "forwarder-0")
@@ -169,6 +171,7 @@ def test_stage_without_room_waits_and_is_not_crash_looping(programs: Programs, t
     given = times(room_check_s=0.1, check_s=0.05, restart_base_s=30)
     supervisor = supervise(programs, "forwarder=faulty", FAKE_FAULT=str(fault), FAKE_TIMES=given)
     programs.journal.expect("ready", *SLOTS)
+    wait_until_all_run(supervisor)
     fault.write_text("NoRoom")
     for _ in range(5):
         programs.journal.expect("started", "forwarder-0")
@@ -297,6 +300,13 @@ def test_free_slots_of_an_earlier_run_are_forgotten(programs: Programs) -> None:
     text = render(programs.runtime)
     assert b'event_service_stage_in_total{stage="saver"} 1.0' in text
     assert b'{stage="crawler"}' not in text
+
+
+def wait_until_all_run(supervisor: Program) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not lines(supervisor, "all stages run"):
+        assert time.monotonic() < deadline
+        wait_a_moment()
 
 
 def health(programs: Programs) -> str:
