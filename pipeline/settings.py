@@ -539,7 +539,7 @@ SETTINGS: tuple[Setting, ...] = (
         "trusted_proxies",
         values.networks,
         "",
-        "addresses or networks of your reverse proxies, whose `X-Forwarded-For` is believed; empty: nobody's is",
+        "addresses or networks of your reverse proxies, whose `X-Forwarded-For` is believed; empty: none",
         values.format_list,
         empty_means_none=True,
     ),

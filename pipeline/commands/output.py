@@ -6,7 +6,7 @@ from pipeline.printable import printable
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print `text`, whoever wrote parts of it; its own line ends stay line ends."""
+    """Print `text`, parts of which a stranger may have written; its own line ends stay line ends."""
     click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
