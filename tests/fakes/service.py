@@ -14,6 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
@@ -262,13 +263,12 @@ class EventService:
     def register(self, who: Author | SignedEvent, relays: Iterable[str] = ()) -> tuple[bool, str]:
         """Register an author (or send a registration made elsewhere); whether it was accepted, and the reason."""
         event = who.registration(int(time()), relays) if isinstance(who, Author) else who
-        socket = websocket.create_connection(self.url.replace("http:", "ws:"), timeout=REQUEST_TIMEOUT_S)
-        try:
-            socket.send(f'["EVENT",{event.raw}]')
-            match json.loads(socket.recv()):
+        client = websocket.create_connection(self.url.replace("http:", "ws:"), timeout=REQUEST_TIMEOUT_S)
+        # The library forgets its socket, open as it is, when the other side closes first.
+        with closing(client.sock), closing(client):
+            client.send(f'["EVENT",{event.raw}]')
+            match json.loads(client.recv()):
                 case ["OK", event.id, bool(accepted), str(reason)]:
                     return accepted, reason
                 case other:
                     raise AssertionError(f"no answer to the registration: {other!r}")
-        finally:
-            socket.close()
