@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pipeline.printable import printable
 from pipeline.store.database import Tx
 
 FREED_AT_MOST: Final = 2
@@ -127,7 +128,8 @@ class LeaseQueue:
 
     def bury(self, tx: Tx, burials: Sequence[Burial], now: int) -> int:
         """Move rows to the dead table with their reason; returns how many receipts still held."""
-        reasons = {burial.receipt: burial.reason for burial in reversed(burials)}
+        # Mostly a sink's own words.
+        reasons = {burial.receipt: printable(burial.reason) for burial in reversed(burials)}
         copied = _each(
             tx,
             self._statements.bury,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.extract import Source
+from pipeline.printable import printable
 from pipeline.store import relay_pruning, spellings
 from pipeline.store.database import Row, Tx
 from pipeline.store.relay_pruning import MAX_NAMERS
@@ -332,7 +333,8 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.rate_limit_backoff,
                 each.failures,
                 each.next_dial_at,
-                each.last_error,
+                # Mostly the relay's own words.
+                printable(each.last_error),
                 each.asked,
                 each.owed_since,
                 each.is_resweeping,

@@ -197,3 +197,13 @@ def test_time_connected_and_not_is_added_up_when_a_state_ends(db: Database) -> N
             put(tx, state, at)
         (found,) = relays.candidates(tx, discovered=False, limit=9)
         assert (found.connected_ms, found.disconnected_ms, found.is_connected) == (200, 1_000, True)
+
+
+def test_what_a_relay_said_is_kept_without_what_a_terminal_obeys(db: Database) -> None:
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        relays.start_crawling(tx, [1], NOW)
+        said = "restricted: \x1b[2Jgone\u202e\x9b31m"
+        relays.put_statuses(tx, [RelayStatus(1, "", RelayState.CONNECTED, NOW, 0, 0, 0, 0, said)])
+        (status,) = relays.statuses(tx)
+    assert status.last_error == "restricted: \\u001b[2Jgone\\u202e\\u009b31m"
