@@ -16,7 +16,7 @@ from pipeline.nostr.tags import expiration, first_values
 MAX_KEPT: Final = 256
 # Events asked for where none came by itself.
 SEARCH_LIMIT: Final = 60
-# Kinds that mention somebody most, no more of them than any relay takes in a filter.
+# The kinds with the most mentions, no more of them than any relay takes in a filter.
 SEARCHED_LOW: Final = frozenset({1, 3, 6, 7, 16, 1111, 1984, 9735})
 SEARCHED_HIGH: Final = frozenset({30000, 30001, 30003, 30008, 30009, 30023, 30311, 30315, 39000, 39089})
 _KEY: Final = re.compile("[0-9a-f]{64}")

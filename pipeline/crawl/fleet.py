@@ -49,7 +49,7 @@ class _Relay:
     limits: Limits
     failures: int
     next_dial_at: float
-    """By the monotonic clock, which nobody sets."""
+    """By the monotonic clock, which is never set."""
     was_connected: bool = False
     is_dropped: bool = False
     rank: int = 0

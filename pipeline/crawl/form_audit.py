@@ -140,7 +140,7 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What an answer means for the crawl: the relay's limits, and what was asked for in vain and is owed again."""
+    """What an answer means for the crawl: the relay's limits, and what was not answered and is owed again."""
 
     limits: Limits
     owed: tuple[Subject, ...] = ()

@@ -14,7 +14,7 @@ from pipeline.nostr.event import MAX_KIND
 from pipeline.nostr.kinds import FIRST_ADDRESSABLE
 from pipeline.store.relay_forms import FormCheck
 
-# A form is checked no more often than this (seconds); one with holes less often, as it costs everything to ask anew.
+# A form is checked no more often than this (seconds); one with holes less often, as everything is then asked for again.
 CHECK_EVERY_S: Final = 86_400
 CHECK_HOLES_EVERY_S: Final = 7 * CHECK_EVERY_S
 # Lists of kinds that an empty answer is checked with each time.
@@ -38,7 +38,7 @@ class Verdict(StrEnum):
     WITHHELD = "withheld"
     """Events of the kind are not shown to us."""
     AUTH = "auth"
-    """They are shown once we authenticate (NIP-42), on each connection anew."""
+    """They are shown once we authenticate (NIP-42), on each connection again."""
 
 
 class Reach(StrEnum):
