@@ -8,7 +8,7 @@ RUN python -m venv /opt/event-service
 # A layer of its own: it changes with the lock file only. Each file is what its hash says.
 COPY pipeline/deploy/requirements.lock requirements.lock
 RUN /opt/event-service/bin/pip install --no-cache-dir --no-compile --require-hashes -r requirements.lock
-COPY setup.cfg pyproject.toml README.md ./
+COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY pipeline pipeline
 COPY stages stages
 # For the metric `version`: --build-arg VCS_REVISION=$(git rev-parse HEAD) --build-arg VCS_TIME=$(git log -1 --format=%cI)
@@ -21,6 +21,7 @@ FROM ${PYTHON_IMAGE}
 ARG VCS_REVISION VCS_TIME
 LABEL org.opencontainers.image.title="event-service" \
       org.opencontainers.image.description="Nostr relays to Google Cloud Pub/Sub and a target relay" \
+      org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.revision="${VCS_REVISION}" \
       org.opencontainers.image.created="${VCS_TIME}"
 COPY --from=build /opt/event-service /opt/event-service

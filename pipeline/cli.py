@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import click
 
+from pipeline import __version__
+
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.process.supervisor import StageSpec
@@ -76,7 +78,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="event-service")
+@click.version_option(__version__)
 @click.option(
     "--env-file",
     type=click.Path(path_type=Path),

@@ -17,7 +17,7 @@ from pipeline.values import HostPort
 
 Env = dict[str, str]
 S, M, H, D = 1_000, 60_000, 3_600_000, 86_400_000
-# Of compatibility.md §1 and design.md §10, and what was added since.
+# Of the Go service (pipeline/docs/compatibility.md), and what was added since.
 DEFAULTS: dict[str, Any] = {
     "listen_address": HostPort("", 8008),
     "environment": Environment.PRODUCTION,

@@ -1,4 +1,4 @@
-"""Who may import whom (design §3), and what only one place may use."""
+"""Who may import whom (pipeline/docs/developing.md), and what only one place may use."""
 
 import ast
 import re
@@ -47,7 +47,7 @@ ALLOWED = {
     "pipeline.commands": SHARED
     | {"pipeline.demo", "pipeline.status", "pipeline.story"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
-    "pipeline.cli": SHARED | {"pipeline.commands", "pipeline.store", "stages"},
+    "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }
 # Sockets, and libraries that open them.
 NETWORK = {"socket", "ssl", "http.client", "http.server", "urllib.request", "socketserver", "websocket", "websockets"}

@@ -1,15 +1,21 @@
-"""The version is the build's own word, else the checkout's, else unknown."""
+"""The revision is the build's own word, else the checkout's, else unknown; the release stands in one place."""
 
+import configparser
 import json
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline import __version__
+from pipeline.cli import main
 from pipeline.version import UNKNOWN, git_revision, read_version
 
+ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = f"python{platform.python_version()}"
 
 
@@ -50,3 +56,16 @@ def test_without_git_it_is_unknown(build_file: Path, monkeypatch: pytest.MonkeyP
     (build_file.parents[1] / ".git").mkdir()
     monkeypatch.setenv("PATH", "")
     assert read_version(build_file).revision == UNKNOWN
+
+
+def test_release_is_named_in_one_place() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["metadata"]["version"] == "attr: pipeline.__version__"
+    assert CliRunner().invoke(main, ["--version"], prog_name="event-service").output.split()[-1] == __version__
+
+
+def test_changelog_begins_with_what_is_being_made() -> None:
+    headings = re.findall(r"^## \[(.*?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == ("Unreleased" if ".dev" in __version__ else __version__)
+    assert len(headings) == len(set(headings))

@@ -21,7 +21,7 @@ from tests.fakes.service import settings
 from tests.world.events import Author
 
 ROOT = Path(__file__).resolve().parents[3]
-DOCS = ("README.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")
+DOCS = ("README.md", "CONTRIBUTING.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")
 PROGRAMS = {
     "sudo",
     "export",

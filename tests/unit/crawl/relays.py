@@ -1,4 +1,4 @@
-"""Relays that answer a filter out of a list, with the habits of real ones (nostr-facts §3); no sockets, no clock."""
+"""Relays that answer a filter out of a list, with the habits of real ones; no sockets, no clock."""
 
 import random
 from collections.abc import Iterable, Iterator

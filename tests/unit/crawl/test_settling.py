@@ -49,7 +49,7 @@ def page_of(session: Session, number: int = -1) -> Filter:
 
 
 def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
-    """nostr-facts §3: only EOSE completes a page; what came is kept all the same, and the loss is counted."""
+    """Only EOSE completes a page; what came is kept all the same, and the loss is counted."""
     made, session = crawl(), Session(Limits())
     made.advance(session, 0.0, WALL, may_ask=True)
     assert made.page_ended(ended(Refusal.TIMEOUT, 7), session, 10.0) is None
@@ -85,7 +85,7 @@ def lookouts(session: Session) -> list[Filter]:
 
 @pytest.mark.parametrize("of_any_kind", [0, 1])
 def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into(of_any_kind: int) -> None:
-    """nostr-facts §3, silent refusal: nothing of any kind without authors. One that gives some is not blamed."""
+    """A silent refusal: nothing of any kind without authors. One that gives some is not blamed."""
     made, session = crawl(plan_for([key(1)])), Session(Limits())
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(ended(None, 1, subject="authors"), session, 1.0)

@@ -1,4 +1,4 @@
-"""Relay addresses: nostr-facts' rules case by case, properties over any text, and the corpus as a golden digest."""
+"""Relay addresses: each rule case by case, properties over any text, and the corpus as a golden digest."""
 
 import hashlib
 import random

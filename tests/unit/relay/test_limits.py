@@ -54,7 +54,7 @@ ANY_LIMITS = st.builds(
 
 
 def test_the_defaults_are_what_every_relay_in_wide_use_accepts() -> None:
-    """nostr-facts §4: 20 subscriptions on old strfry less two, 10 filters, 500 events, 131,072 bytes."""
+    """20 subscriptions on old strfry less two, 10 filters, 500 events, 131,072 bytes."""
     limits = Limits()
     assert limits.max_subscriptions <= 18
     assert limits.max_filters <= 10

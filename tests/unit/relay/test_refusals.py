@@ -1,4 +1,4 @@
-"""The texts that relays refuse with, as nostr-facts §5 lists them, and what each is taken for."""
+"""The texts that relays refuse with, as pipeline/docs/nostr-relays.md lists them, and what each is taken for."""
 
 import re
 from pathlib import Path
