@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from pipeline.store.disk import DiskUse
 from pipeline.store.outbox import SinkName
-from pipeline.store.overview import Overview, QueueGauges, RelayGauges
+from pipeline.store.overview import Overview, QueueGauges
 from pipeline.store.relays import NOVEL_HALF_LIFE_MS
 
 TOPIC: Final = "eventSaved"
@@ -72,10 +72,14 @@ class StoreCollector:
         if target is not None and SinkName.RELAY in self.sinks and not is_crawled:
             state.add_metric((target.address, target.state.value), 1)
             subscriptions.add_metric((target.address,), 0)
+        backoffs = self._backoffs()
+        if target is not None and SinkName.RELAY in self.sinks:
+            # The Go service never waits for it, and says so.
+            backoffs.setdefault(_host(target.address), 0)
         backoff = GaugeMetricFamily(
             "relay_rate_limit_backoff_ms_gauge", "Rate limit backoff left, in milliseconds", labels=("address",)
         )
-        for host, milliseconds in self._backoffs().items():
+        for host, milliseconds in backoffs.items():
             backoff.add_metric((host,), milliseconds)
         addresses = _single("stored_relay_addresses_gauge", "Relay addresses known", self.overview.known_addresses)
         return state, subscriptions, first_seen, backoff, addresses
@@ -84,7 +88,7 @@ class StoreCollector:
         """What is left now of each host's backoff."""
         left: dict[str, int] = {}
         for relay in self.overview.relays:
-            host = _host(relay)
+            host = _host(relay.address)
             left[host] = max(left.get(host, 0), relay.state_since + relay.backoff - self.now)
         return {host: max(0, milliseconds) for host, milliseconds in left.items()}
 
@@ -119,6 +123,6 @@ def _single(name: str, text: str, value: int) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _host(relay: RelayGauges) -> str:
+def _host(address: str) -> str:
     # Stored addresses are canonical, so that no full parse is needed.
-    return urlsplit(relay.address).hostname or relay.address
+    return urlsplit(address).hostname or address

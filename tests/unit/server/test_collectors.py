@@ -261,4 +261,5 @@ def test_target_relay_is_among_the_relays_while_it_is_a_sink(database: Database)
     found = samples(rendered(database, BOTH))
     assert found[state] == 1
     assert found['relay_connection_subscriptions_gauge{address="wss://target.example"}'] == 0
+    assert found['relay_rate_limit_backoff_ms_gauge{address="target.example"}'] == 0
     assert state not in samples(rendered(database, (SinkName.PUBSUB,)))
