@@ -44,15 +44,15 @@ class Losses:
 
     def on_lost(self, session: Session) -> Lesson:
         """Take the loss of the connection of `session`, whose limits are narrowed if it teaches something."""
-        self._largest_answered = max(self._largest_answered, session.largest_answered)
-        if session.cut_page:
+        self._largest_answered = max(self._largest_answered, session.subscriptions.largest_answered)
+        if session.subscriptions.cut_page:
             self._cut += 1
             return self._take_cut(session)
-        if not session.suspect:
+        if not session.subscriptions.suspect:
             self._fruitless = 0
             return Lesson.NONE
         self._fruitless += 1
-        smaller = session.limits.below(session.suspect, self._largest_answered)
+        smaller = session.limits.below(session.subscriptions.suspect, self._largest_answered)
         if self._fruitless < MAX_FRUITLESS or smaller == session.limits:
             return Lesson.NONE
         session.limits = smaller

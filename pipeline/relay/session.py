@@ -3,9 +3,11 @@
 The owner opens live subscriptions and pages, sends what `outgoing` holds, feeds every message in, and acts on what
 comes back: a page ends complete, at its EOSE and only then, or incomplete with the reason. What a relay refuses until
 we have authenticated (NIP-42) is held meanwhile and asked for again. Times are monotonic seconds.
+
+What is open under which id stands in `open_subscriptions.py`; what silences teach in `answers.py`, refusals in
+`lessons.py`.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,25 +25,22 @@ from pipeline.nostr.message import (
     RelayMessage,
     classify_notice,
     encode_auth,
-    encode_close,
-    encode_req,
 )
+from pipeline.relay.answers import Answers
 from pipeline.relay.authentication import Authentication, AuthState, Verdict
 from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
-from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import Doubts
-from pipeline.relay.lessons import after_refusal, after_silence, meant, taken_for
+from pipeline.relay.lessons import after_refusal, meant, taken_for
 from pipeline.relay.limits import Limits
+from pipeline.relay.open_subscriptions import OpenSubscriptions
 from pipeline.relay.refusals import Complaint, Refusal, is_withheld, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
-from pipeline.relay.succession import ClosedIds, RecentIds, Succession
+from pipeline.relay.succession import RecentIds
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
 MAX_UNASKED_STORED = 500
-# Later than the number of any request.
-_NONE_ANSWERED = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +61,8 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_auth",
-        "_closed",
-        "_doubts",
-        "_first_answered",
-        "_ids",
-        "_largest_ended",
-        "_latest_answered",
-        "_next_id",
-        "_outset",
-        "_pages_answered",
-        "_requests",
-        "_silences",
-        "_succession",
-        "_torn",
-        "answers",
-        "comparison",
-        "holds_pages",
-        "late",
-        "limits",
-        "newest_live",
-        "outgoing",
-        "proven",
-        "unasked",
-        "wants_another_connection",
+        "_answers", "_auth", "_doubts", "_outset", "_torn", "comparison", "holds_pages", "late", "limits",
+        "newest_live", "outgoing", "subscriptions", "unasked",
     )  # fmt: skip
 
     def __init__(
@@ -96,80 +73,49 @@ class Session:
         `silences`: those of the relay on former connections.
         """
         self.limits = limits
-        self._auth = Authentication(is_possible=can_authenticate, addresses=auth_addresses)
-        self.outgoing: deque[str] = deque()
+        self.subscriptions = OpenSubscriptions()
+        self.outgoing = self.subscriptions.outgoing
         self.comparison = Comparison(self.outgoing)
         self.unasked = 0
         self.late = 0
         """Events that came under ids that had long been closed."""
-        self.answers = 0
-        # Subscriptions that were surely open at once.
-        self.proven = 1
         self.holds_pages = False
         """Whether no page may be asked for but one that is to have no other beside it."""
-        self.wants_another_connection = False
-        """Whether a silence may be a limit, which only another connection shows."""
         self.newest_live = 0
         """The latest time (Unix seconds) of any event that came in a live subscription."""
-        self._ids: dict[str, Subscription] = {}
-        self._next_id = 0
-        self._outset = Outset()
-        self._silences = silences or Silences()
-        # The number of the newest request that came to its end, and how many pages did.
-        self._latest_answered = self._requests = 0
-        # The smallest number of those that did; what was sent after it was heard.
-        self._first_answered = _NONE_ANSWERED
-        self._pages_answered = 0
-        # The bytes of the largest request that was answered or refused, and is over.
-        self._largest_ended = 0
+        self._answers = Answers(silences or Silences())
+        self._auth = Authentication(is_possible=can_authenticate, addresses=auth_addresses)
         self._doubts = Doubts()
-        self._succession = Succession()
-        self._closed = ClosedIds()
+        self._outset = Outset()
         self._torn: list[str] = []
 
     @property
-    def subscriptions(self) -> int:
-        """How many subscriptions are open."""
-        return len(self._ids)
-
-    @property
     def pages(self) -> int:
-        """How many of them are pages."""
-        return sum(each.is_page for each in self._ids.values())
+        """How many pages are open."""
+        return len(self.subscriptions.pages)
 
     @property
     def live_subscriptions(self) -> int:
-        """How many of them are live."""
-        return len(self._ids) - self.pages
+        """How many live subscriptions are open."""
+        return len(self.subscriptions) - self.pages
+
+    @property
+    def wants_another_connection(self) -> bool:
+        """Whether a silence may be a limit, which only another connection shows."""
+        return self._answers.wants_another_connection
 
     def key_of(self, subscription_id: str) -> str | None:
         """Return under which key a subscription was opened, `None` if it is not open."""
-        subscription = self._ids.get(subscription_id)
+        subscription = self.subscriptions.get(subscription_id)
         return None if subscription is None else subscription.key
-
-    @property
-    def largest_answered(self) -> int:
-        """The bytes of the largest request that was answered."""
-        return max([self._largest_ended, *(each.size for each in self._ids.values() if each.answered)])
-
-    @property
-    def suspect(self) -> int:
-        """The bytes of the largest request that waits for an answer, 0 if one as large was answered."""
-        waiting = max((each.size for each in self._asked() if not each.answered), default=0)
-        return waiting if waiting > self.largest_answered else 0
-
-    @property
-    def cut_page(self) -> int:
-        """How many events came of the largest page that is open: those that a loss would cut off."""
-        return max((each.count for each in self._ids.values() if each.is_page and not each.is_complete), default=0)
 
     def has_room(self) -> bool:
         """Whether the relay's limit leaves room for another subscription."""
-        return len(self._ids) + self.comparison.is_open < self.limits.max_subscriptions
+        return len(self.subscriptions) + self.comparison.is_open < self.limits.max_subscriptions
 
     def has_room_for_live(self, key: str) -> bool:
         """Whether the live subscription `key` may be opened, or is open and may be replaced."""
-        return self.has_room() or any(not each.is_page and each.key == key for each in self._ids.values())
+        return self.has_room() or self.subscriptions.live(key) is not None
 
     def has_room_for_page(self) -> bool:
         """Whether another page may be asked for now."""
@@ -181,53 +127,45 @@ class Session:
         if self.holds_pages:
             return 0
         beside = self.comparison.is_open
-        return max(0, min(self.limits.max_subscriptions - len(self._ids), most - self.pages) - beside)
+        return max(0, min(self.limits.max_subscriptions - len(self.subscriptions), most - self.pages) - beside)
 
     def open_live(self, key: str, filters: Sequence[Filter], now: float) -> None:
         """Subscribe to what is new under `key`; an open subscription of that key is replaced.
 
         Nothing falls between, or `take_torn` tells of it.
         """
-        current = self._current_live(key)
+        current = self.subscriptions.live(key)
         if current is None:
             self._open(self._new_id(LIVE_PREFIX), key, filters, now)
         elif self.limits.adds_requests:
             self._succeed(current, filters, now)
         else:
-            self._open(current.id, key, filters, now)
-            self._ids[current.id].copies = RecentIds()
+            self._open(current.id, key, filters, now).copies = RecentIds()
 
     def live_answered_at(self, key: str) -> float | None:
         """Return when the live subscription `key` was answered first; None if it was not, or is not open."""
-        live = self._current_live(key)
+        live = self.subscriptions.live(key)
         return None if live is None else live.answered_at
 
     def close_live(self, key: str, now: float) -> None:
         """End the live subscription of `key`, if it is open."""
-        for each in [each for each in self._ids.values() if not each.is_page and each.key == key]:
-            self._close(each, now)
+        self.subscriptions.close_all(key, now, is_page=False)
 
     def take_torn(self) -> list[str]:
         """Return the keys of the live subscriptions that were closed before their successors were asked for."""
         torn, self._torn = self._torn, []
         return torn
 
-    def _current_live(self, key: str) -> Subscription | None:
-        live = (each for each in self._ids.values() if not each.is_page and each.key == key)
-        return next((each for each in live if each.id not in self._succession), None)
-
     def _succeed(self, old: Subscription, filters: Sequence[Filter], now: float) -> None:
         """Ask for `filters` under a new id, beside the old one as long as there is room."""
         if not self.has_room():
-            for older in self._succession.on_open(old.id):
-                self._close(self._ids[older], now)
+            self.subscriptions.close_followed_by(old.id, now)
         if not self.has_room():
-            self._close(old, now)
+            self.subscriptions.close(old, now)
             self._torn.append(old.key)
-        successor = self._new_id(LIVE_PREFIX)
-        self._open(successor, old.key, filters, now)
-        if old.id in self._ids:
-            self._succession.retire(old.id, successor, now)
+        successor = self._open(self._new_id(LIVE_PREFIX), old.key, filters, now)
+        if old.id in self.subscriptions:
+            self.subscriptions.retire(old, successor, now)
 
     def open_page(
         self, key: str, page: Filter | Sequence[Filter], now: float, *, patience: float = 1.0,
@@ -240,19 +178,18 @@ class Session:
         `patience` multiplies how long is waited for an answer; `watched`: ids that the outcome names if they come.
         """
         filters = (page,) if isinstance(page, Filter) else page
-        if self._silences.awaits(self, now):
+        if self._answers.awaits_repetition(now):
             # A former connection was waited for with patience.
             patience = 1.0
         self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience, watched)
 
     def cancel_page(self, key: str, now: float) -> None:
         """Give up the page of `key` without an outcome."""
-        for each in [each for each in self._ids.values() if each.is_page and each.key == key]:
-            self._close(each, now)
+        self.subscriptions.close_all(key, now, is_page=True)
 
     def note_event(self, subscription_id: str, event: Event, now: float) -> bool:
         """Count an event, of whatever validity, towards the subscription that it names; returns if that asks for it."""
-        subscription = self._ids.get(subscription_id)
+        subscription = self.subscriptions.get(subscription_id)
         if subscription is None:
             self._on_stray(subscription_id, now)
             return False
@@ -271,7 +208,7 @@ class Session:
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
     ) -> None:
         """Count an event of which no more is known than its time and id, if that: one known before, or malformed."""
-        subscription = self._ids.get(subscription_id)
+        subscription = self.subscriptions.get(subscription_id)
         if subscription is None:
             self._on_stray(subscription_id, now)
         else:
@@ -285,13 +222,13 @@ class Session:
         Where it does not show which, it belongs to the page that was answered last. Returns the key of the live
         subscription if it came in one instead; "" if in none that is open.
         """
-        pages = [each for each in self._ids.values() if each.is_page]
+        pages = self.subscriptions.pages
         if event.subscription is not None:
             pages = [each for each in pages if each.id == event.subscription]
         if pages:
             max(pages, key=lambda page: page.last_at).note_skipped(event.created_at, now, event.event_id)
             return None
-        live = self._ids.get(event.subscription or "")
+        live = self.subscriptions.get(event.subscription)
         if live is None:
             return ""
         live.hear(now)
@@ -322,17 +259,16 @@ class Session:
     def expire(self, now: float) -> Iterator[Outcome]:
         """End pages whose relay has fallen silent, and repeat what it may not have heard."""
         self._repeat_one(now)
-        for old in self._succession.overdue(now):
-            self._close(self._ids[old], now)
-        for each, refusal, text in self._doubts.take_due(self._asked(), now):
-            if self._end_by_us(each, now):
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
+        self.subscriptions.close_overdue(now)
+        for each, refusal, text in self._doubts.take_due(self.subscriptions.asked, now):
+            if self.subscriptions.end_by_us(each, now):
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self.subscriptions))
                 yield each.refused(refusal, text)
         self._ask_for_one(now)
-        for each in [each for each in self._asked() if each.is_page and each.deadline <= now]:
-            self._close(each, now)
+        for each in [each for each in self.subscriptions.asked if each.is_page and each.deadline <= now]:
+            self.subscriptions.close(each, now)
             self._doubts.on_page_ended(each.key)
-            self._learn_from_silence(each, now)
+            self.limits = self._answers.after_silence(self.limits, each, now)
             yield each.refused(Refusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.expired(now))
         yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
@@ -341,8 +277,8 @@ class Session:
         """When `expire` will have something to do; `None` while no answer is due."""
         times = [
             self._auth.deadline, self.comparison.deadline, self._outset.repeat_at, self._doubts.until,
-            self._succession.deadline,
-            *(each.deadline for each in self._asked() if each.is_page),
+            self.subscriptions.deadline,
+            *(each.deadline for each in self.subscriptions.asked if each.is_page),
         ]  # fmt: skip
         return min((at for at in times if at is not None), default=None)
 
@@ -356,12 +292,8 @@ class Session:
         self._auth.answered(event.id, now)
         self.outgoing.append(encode_auth(event))
 
-    def _asked(self) -> list[Subscription]:
-        """The subscriptions that the relay has been asked for, the newest last."""
-        return [each for each in self._ids.values() if each.hold is None]
-
     def _on_stray(self, subscription_id: str, now: float) -> None:
-        if self._closed.is_late(subscription_id, now):
+        if self.subscriptions.is_late(subscription_id, now):
             self.late += 1
         else:
             self.unasked += 1
@@ -381,101 +313,56 @@ class Session:
 
     def resume(self, now: float) -> None:
         """Start waiting anew for every answer, after a pause in which nothing was read."""
-        for each in self._ids.values():
+        for each in self.subscriptions:
             each.last_at = max(each.last_at, now)
         self._auth.postpone(now)
         self.comparison.postpone(now)
         self._outset.postpone(now)
 
     def _new_id(self, prefix: str) -> str:
-        self._next_id += 1
-        number = str(self._next_id)
-        # A relay that takes short ids only gets the first ones again; few are open at once.
-        return prefix + number[-max(1, self.limits.max_id_length - len(prefix)) :]
+        return self.subscriptions.new_id(prefix, self.limits.max_id_length)
 
     def _open(
         self, subscription_id: str, key: str, filters: Sequence[Filter], now: float, patience: float = 1.0,
         watched: frozenset[bytes] = frozenset(),
-    ) -> None:  # fmt: skip
-        # Anew also when it is replaced, so that the newest request comes last.
-        self._ids.pop(subscription_id, None)
-        beside = len(self._ids) + 1
-        request = encode_req(subscription_id, filters)
-        self._requests += 1
-        self._ids[subscription_id] = Subscription(
-            subscription_id, key, tuple(filters), now, beside, patience,
-            watched=watched, size=len(request), number=self._requests, is_early=not self._outset.is_over,
-        )  # fmt: skip
+    ) -> Subscription:  # fmt: skip
+        is_early = not self._outset.is_over
         self._outset.on_request(now)
-        self.outgoing.append(request)
-
-    def _close(self, subscription: Subscription, now: float) -> None:
-        del self._ids[subscription.id]
-        if subscription.answered:
-            self._largest_ended = max(self._largest_ended, subscription.size)
-        self._succession.on_closed(subscription.id)
-        self._closed.on_closed(subscription.id, now)
-        if subscription.hold is not Hold.REFUSED:
-            self.outgoing.append(encode_close(subscription.id))
+        return self.subscriptions.open(
+            subscription_id, key, filters, now, patience=patience, watched=watched, is_early=is_early
+        )
 
     def _ask_again(self, old: Subscription, now: float) -> Subscription | None:
         """Ask for the same under another id; None if a successor asks for it already."""
-        is_retiring = old.id in self._succession
-        again = self._new_id(PAGE_PREFIX if old.is_page else LIVE_PREFIX)
-        self._succession.replace(old.id, again)
-        self._close(old, now)
-        if is_retiring:
-            return None
-        self._open(again, old.key, old.filters, now, old.patience, old.watched)
-        self._ids[again].was_held = old.was_held
-        return self._ids[again]
-
-    def _end_by_us(self, refused: Subscription, now: float) -> bool:
-        """Close what the relay refused without ending it; returns what `_end` does."""
-        self.outgoing.append(encode_close(refused.id))
-        self._closed.on_closed(refused.id, now)
-        return self._end(refused, now)
-
-    def _end(self, ended: Subscription, now: float) -> bool:
-        """Take what the relay ended for closed; returns False if a successor has its place, so that nothing is lost."""
-        del self._ids[ended.id]
-        if ended.id in self._succession:
-            self._succession.on_closed(ended.id)
-            return False
-        for old in self._succession.on_refused(ended.id):
-            self._close(self._ids[old], now)
-        return True
+        is_early = not self._outset.is_over
+        return self.subscriptions.ask_again(old, now, self.limits.max_id_length, is_early=is_early)
 
     def _on_eose(self, subscription_id: str, now: float) -> Iterator[Outcome]:
-        subscription = self._ids.get(subscription_id)
+        subscription = self.subscriptions.get(subscription_id)
         if subscription is None or subscription.hold is not None:
             return
-        self.answers += 1
-        self._latest_answered = max(self._latest_answered, subscription.number)
-        self._first_answered = min(self._first_answered, subscription.number)
-        self._pages_answered += subscription.is_page
+        self._answers.note(subscription)
         subscription.is_complete = True
         subscription.hear(now)
         self._on_answer(subscription, now)
-        for old in self._succession.on_open(subscription_id):
-            self._close(self._ids[old], now)
-        self.proven = max(self.proven, sum(each.answered for each in self._ids.values()))
+        self.subscriptions.close_followed_by(subscription_id, now)
+        self._answers.proven = max(self._answers.proven, sum(each.answered for each in self.subscriptions))
         if subscription.is_page and self._auth.is_under_way and not subscription.was_held:
             subscription.hold = Hold.ENDED
         elif subscription.is_page:
-            self._close(subscription, now)
+            self.subscriptions.close(subscription, now)
             self._doubts.on_page_ended(subscription.key)
             yield subscription.ended()
 
     def _on_closed(self, subscription_id: str, reason: str, prefix: str, now: float) -> Iterator[Outcome]:
-        subscription = self._ids.get(subscription_id)
+        subscription = self.subscriptions.get(subscription_id)
         if subscription is None or subscription.hold is not None:
             return
         if not reason and subscription.is_page and subscription.filters[0].ids is not None:
             # chorus ends each request by ids so.
             yield from self._on_eose(subscription_id, now)
             return
-        self._largest_ended = max(self._largest_ended, subscription.size)
+        self.subscriptions.note_answered(subscription)
         complaint = read(reason, prefix)
         refusal = complaint.refusal
         self._on_answer(subscription, now)
@@ -493,11 +380,11 @@ class Session:
             refusal = Refusal.FORBIDDEN
         if subscription.asks_for_none and not subscription.answered and refusal is Refusal.UNSUPPORTED:
             refusal = Refusal.ZERO_LIMIT
-        if not self._end(subscription, now):
+        if not self.subscriptions.end(subscription, now):
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
         complaint = replace(complaint, refusal=refusal)
-        self.limits = after_refusal(self.limits, complaint, (subscription,), len(self._ids))
+        self.limits = after_refusal(self.limits, complaint, (subscription,), len(self.subscriptions))
         self._doubts.on_page_ended(subscription.key)
         yield subscription.refused(refusal, reason)
 
@@ -516,12 +403,12 @@ class Session:
         """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""
         if verdict is None:
             return
-        for each in [each for each in self._ids.values() if each.hold is not None]:
+        for each in [each for each in self.subscriptions if each.hold is not None]:
             if verdict is Verdict.REFUSED and each.hold is Hold.REFUSED:
-                if not self._end(each, now):
+                if not self.subscriptions.end(each, now):
                     continue
                 refusal = Refusal.WITHHELD if each.is_withheld else Refusal.AUTH_REQUIRED
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self._ids))
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self.subscriptions))
                 yield each.refused(refusal, reason)
                 continue
             if (again := self._ask_again(each, now)) is not None:
@@ -541,21 +428,21 @@ class Session:
         if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
         self._outset.on_refusal()
-        dead = meant(complaint, text, self._asked())
+        dead = meant(complaint, text, self.subscriptions.asked)
         if not dead and (refusal.may_be_of_size or refusal.asks_for_less):
-            pages = [each for each in self._asked() if each.is_page and not each.answered]
+            pages = [each for each in self.subscriptions.asked if each.is_page and not each.answered]
             self._doubts.begin(pages, refusal, text, now)
         if not dead and refusal is Refusal.UNSUPPORTED:
-            self._doubts.begin_live([each for each in self._asked() if each.asks_for_none], text, now)
+            self._doubts.begin_live([each for each in self.subscriptions.asked if each.asks_for_none], text, now)
         if not dead:
             return
         refusal = taken_for(complaint, dead)
         told = []
         for each in dead:
-            if self._end_by_us(each, now):
+            if self.subscriptions.end_by_us(each, now):
                 told.append(each)
             self._doubts.on_page_ended(each.key)
-        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self._ids))
+        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self.subscriptions))
         for each in told:
             yield each.refused(refusal, text)
 
@@ -565,13 +452,14 @@ class Session:
         """Repeat what was sent before the relay heard anything, once that is known."""
         if not self._outset.on_answer(subscription):
             return
-        for each in [each for each in self._asked() if each.number < subscription.number and not each.answered]:
+        earlier = [each for each in self.subscriptions.asked if each.number < subscription.number]
+        for each in [each for each in earlier if not each.answered]:
             self._ask_again(each, now)
 
     def _repeat_one(self, now: float) -> None:
         if self._outset.repeat_at is None or now < self._outset.repeat_at:
             return
-        page = next((each for each in self._asked() if each.is_page and not each.answered), None)
+        page = next((each for each in self.subscriptions.asked if each.is_page and not each.answered), None)
         self._outset.on_repeated(None if page is None else self._ask_again(page, now))
 
     def _ask_for_one(self, now: float) -> None:
@@ -579,30 +467,12 @@ class Session:
 
         Some relays send no EOSE then, and others do not subscribe. Which it is does not show, so nothing is learned.
         """
-        if not self._pages_answered:
+        if not self._answers.pages:
             return
-        silent = [each for each in self._asked() if each.asks_for_none and not each.answered and each.deadline <= now]
-        for each in silent:
-            if each.number < self._latest_answered and each.id not in self._succession:
+        none = [each for each in self.subscriptions.asked if each.asks_for_none and not each.answered]
+        for each in [each for each in none if each.deadline <= now]:
+            if self._answers.passed_by(each) and not self.subscriptions.is_retiring(each):
                 self.open_live(each.key, [replace(one, limit=1) for one in each.filters], now)
-
-    def _learn_from_silence(self, silent: Subscription, now: float) -> None:
-        """A page stayed without any answer: slow down, or learn, once another connection has shown the same."""
-        is_unheard = silent.is_early and silent.number < self._first_answered
-        # The page beside it may have taught the reason a moment ago.
-        is_explained = silent.beside > self.limits.max_subscriptions
-        if silent.answered or is_unheard or is_explained or not self.answers:
-            return
-        if self._latest_answered < silent.number and self._pages_answered:
-            # Some relays let each request wait for its turn, and nothing passes by.
-            self.limits = self.limits.narrowed(Dimension.PAGES, self.limits.max_pages - 1, Source.SILENCE)
-        elif self._silences.repeats(self, now):
-            if not self._pages_answered:
-                # Not one has a place beside what is open.
-                silent.beside = min(silent.beside, self.proven + 1)
-            self.limits = after_silence(self.limits, silent, self.proven)
-        else:
-            self.wants_another_connection = True
 
 
 def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:

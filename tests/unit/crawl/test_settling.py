@@ -44,7 +44,7 @@ def ended(refusal: Refusal | None, count: int = 0, at: int = WALL - 100, subject
 
 
 def page_of(session: Session, number: int = -1) -> Filter:
-    filters = [each for each in session._ids.values() if each.is_page]
+    filters = [each for each in session.subscriptions if each.is_page]
     return filters[number].filters[0]
 
 
@@ -76,11 +76,11 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
         made.advance(session, number * 1000.0, WALL, may_ask=True)
         made.page_ended(ended(Refusal.TIMEOUT), session, number * 1000.0 + 500)
     assert (made.counts.pages, made.counts.gap_reasons) == (0, {Gap.UNANSWERED: 1})
-    assert [each.patience for each in session._ids.values() if each.is_page] == [1.0, 2.0, 4.0]
+    assert [each.patience for each in session.subscriptions if each.is_page] == [1.0, 2.0, 4.0]
 
 
 def lookouts(session: Session) -> list[Filter]:
-    return [each.filters[0] for each in session._ids.values() if each.is_page and each.filters[0].limit == 1]
+    return [each.filters[0] for each in session.subscriptions if each.is_page and each.filters[0].limit == 1]
 
 
 @pytest.mark.parametrize("of_any_kind", [0, 1])
@@ -108,7 +108,7 @@ def test_a_relay_with_nothing_at_all_is_not_blamed() -> None:
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(ended(None), session, 1.0)
     made.advance(session, 2.0, WALL, may_ask=True)
-    assert all(each.filters[0].limit != 1 for each in session._ids.values() if each.is_page)
+    assert all(each.filters[0].limit != 1 for each in session.subscriptions if each.is_page)
 
 
 def test_requests_shrink_when_connections_are_lost_over_them() -> None:
@@ -118,7 +118,7 @@ def test_requests_shrink_when_connections_are_lost_over_them() -> None:
     assert not made.lost(session)
     assert session.limits == Limits(), "once may be chance"
     assert made.lost(session)
-    assert session.limits.max_frame_bytes == session.suspect // 2
+    assert session.limits.max_frame_bytes == session.subscriptions.suspect // 2
     assert session.limits.members_that_fit < 150
 
 
@@ -184,7 +184,7 @@ def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
     made.connected()
     again = Session(session.limits)
     made.advance(again, 200.0, WALL, may_ask=True)
-    assert [each.filters[0].limit for each in again._ids.values() if not each.is_page] == [1]
+    assert [each.filters[0].limit for each in again.subscriptions if not each.is_page] == [1]
 
 
 def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
@@ -193,7 +193,7 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
     assert made.next_time() >= 50.0
     made.page_ended(ended(None), session, 1.0)
     made.advance(session, 1.0, WALL + 200_000, may_ask=True)
-    assert any(each.key.startswith("resweep:") for each in session._ids.values())
+    assert any(each.key.startswith("resweep:") for each in session.subscriptions)
 
 
 def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> None:
@@ -206,10 +206,10 @@ def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> N
     assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
     session = Session(Limits())
     made.advance(session, 101.0, WALL + 101, may_ask=True)
-    assert not any(each.key == "initial:authors/" for each in session._ids.values())
+    assert not any(each.key == "initial:authors/" for each in session.subscriptions)
     made.set_plan(plan_for([key(1), key(2)], generation=2))
     made.advance(session, 102.0, WALL + 102, may_ask=True)
-    assert any(each.key == "initial:authors/" for each in session._ids.values())
+    assert any(each.key == "initial:authors/" for each in session.subscriptions)
 
 
 def test_a_page_that_fails_again_and_again_is_told() -> None:
@@ -257,7 +257,7 @@ def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
     assert told.keys() == {query.key for query in plan_for([key(1)]).live}
     assert told["global/"].since <= WALL - 1_000
     for number in range(20):
-        for each in [each.key for each in session._ids.values() if each.is_page]:
+        for each in [each.key for each in session.subscriptions if each.is_page]:
             session.cancel_page(each, 101.0)
             made.page_ended(PageEnded(each, None, "", 0, None, None), session, 101.0 + number)
         made.advance(session, 101.0 + number, WALL + 101 + number, may_ask=True)

@@ -39,7 +39,7 @@ class Relay:
             return None
         while True:
             self.trials.open_next(self.session, mono)
-            tried = [each for each in self.session._ids.values() if each.key == SizeTrials.KEY]
+            tried = [each for each in self.session.subscriptions if each.key == SizeTrials.KEY]
             if not tried:
                 return None
             self.asked += 1

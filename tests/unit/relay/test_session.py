@@ -66,7 +66,7 @@ def test_a_page_is_a_request_of_its_own_that_ends_complete_at_its_eose() -> None
         session.note_event(page, event(created_at), 1.0)
     assert list(session.receive(Eose(page), 2.0)) == [complete("p", 3, 100, 200)]
     assert sent(session) == [["CLOSE", page]]
-    assert session.subscriptions == 0
+    assert len(session.subscriptions) == 0
 
 
 def test_every_page_has_an_id_that_was_never_used_before() -> None:
@@ -253,7 +253,7 @@ def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: st
     assert list(session.receive(closed(live, reason), 1.0)) == [LiveEnded("0", refusal, reason)]
     assert list(session.receive(closed(live, reason), 1.0)) == []
     assert list(session.receive(Eose(page), 2.0)) == []
-    assert session.subscriptions == 0
+    assert len(session.subscriptions) == 0
     assert sent(session) == [], "the relay has closed them already"
 
 
@@ -319,7 +319,7 @@ def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
         PageEnded("p", Refusal.RATE_LIMITED, "rate limited", 0, None, None),
         PageEnded("q", Refusal.RATE_LIMITED, "rate limited", 0, None, None),
     ]
-    assert session.subscriptions == 1
+    assert len(session.subscriptions) == 1
     assert session.limits.max_pages == Limits().max_pages - 1, "one notice is one lesson"
 
 
@@ -384,7 +384,7 @@ def test_what_was_asked_for_together_was_too_much_together(by_notice: bool) -> N
         list(session.receive(Eose(page), 1.0))
     text = "error: too many subscriptions"
     list(session.receive(Notice(text) if by_notice else closed(third, text), 1.0))
-    assert session.subscriptions == 1
+    assert len(session.subscriptions) == 1
     assert session.limits.max_subscriptions == 3
 
 
@@ -506,13 +506,13 @@ class Machine:
     def check(self) -> None:
         """Each page is open; of each live subscription one is, and what retires only beside it."""
         self.has_added |= self.session.limits.adds_requests
-        live = [each for each in self.session._ids.values() if not each.is_page]
-        retiring = self.session._succession
-        lasting = [each.key for each in live if each.id not in retiring]
+        live = [each for each in self.session.subscriptions if not each.is_page]
+        retiring = [each for each in live if self.session.subscriptions.is_retiring(each)]
+        lasting = [each.key for each in live if each not in retiring]
         self.kept.intersection_update(lasting)
         assert (self.session.pages, sorted(lasting)) == (len(self.pages), sorted({*self.live, *self.kept}))
         assert {each.key for each in live} == set(lasting)
-        assert len(retiring._retiring) == len(live) - len(lasting)
+        assert len(self.session.subscriptions._succession._retiring) == len(retiring)
 
     def tell(self, message: RelayMessage, eosed: str | None = None) -> None:
         for outcome in list(self.session.receive(message, self.now)):
@@ -706,7 +706,7 @@ def test_second_replacement_in_a_row_retires_both_before_it() -> None:
     list(session.receive(Eose("L3"), 12.0))
     assert live_ids(session) == [("REQ", "L2"), ("REQ", "L3"), ("CLOSE", "L1"), ("CLOSE", "L2")]
     session.close_live("0", 13.0)
-    assert session.subscriptions == 0
+    assert len(session.subscriptions) == 0
 
 
 def test_successor_that_is_replaced_takes_those_before_it_along() -> None:

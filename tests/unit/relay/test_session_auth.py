@@ -221,5 +221,5 @@ def test_what_is_held_can_be_closed_and_replaced() -> None:
     client.session.close_live("0", 0.0)
     client.session.cancel_page("p", 0.0)
     client.take(Ok(client.answers()[0].id, True, "", ""))
-    assert client.session.subscriptions == 0
+    assert len(client.session.subscriptions) == 0
     assert [frame[0] for frame in client.sent] == ["REQ", "REQ", "AUTH"]

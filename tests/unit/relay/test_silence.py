@@ -55,7 +55,7 @@ def test_what_a_relay_did_not_hear_at_first_is_repeated_once_one_page_is_answere
     assert (close, kind) == (["CLOSE", first], "REQ")
     assert client.answer(again, 2.1)
     assert sorted(kind for kind, _ in client.sent()) == ["CLOSE", "CLOSE", "CLOSE", "REQ", "REQ"]
-    assert not {live, second} & {each.id for each in client.session._ids.values()}
+    assert not {live, second} & {each.id for each in client.session.subscriptions}
     assert (client.session.pages, client.session.live_subscriptions) == (1, 1)
 
 
@@ -240,7 +240,7 @@ def test_a_notice_with_a_path_is_about_who_has_that_form() -> None:
     assert isinstance(ended, PageEnded)
     assert ended.key == "many"
     assert client.session.limits == Limits().narrowed(Dimension.KINDS, 20)
-    assert live in client.session._ids
+    assert live in client.session.subscriptions
 
 
 def test_a_notice_with_the_id_is_about_that_subscription() -> None:

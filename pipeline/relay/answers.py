@@ -1,0 +1,63 @@
+"""Which requests of one connection were answered, and what the silence about another teaches. Pure."""
+
+from pipeline.relay.dimensions import Dimension, Source
+from pipeline.relay.lessons import after_silence
+from pipeline.relay.limits import Limits
+from pipeline.relay.silence import Silences
+from pipeline.relay.subscription import Subscription
+
+# Later than the number of any request.
+_NONE_ANSWERED = 1 << 62
+
+
+class Answers:
+    """The answers of one connection so far."""
+
+    __slots__ = ("_first", "_latest", "_silences", "count", "pages", "proven", "wants_another_connection")
+
+    def __init__(self, silences: Silences) -> None:
+        """`silences`: those of the relay on all its connections."""
+        self._silences = silences
+        self.count = 0
+        self.pages = 0
+        """How many of them were to pages."""
+        self.proven = 1
+        """How many subscriptions were surely open at once."""
+        self.wants_another_connection = False
+        """Whether a silence may be a limit, which only another connection shows."""
+        # The smallest number of an answered request, and the newest; what was sent after the first was heard.
+        self._first = _NONE_ANSWERED
+        self._latest = 0
+
+    def note(self, subscription: Subscription) -> None:
+        """Take note of an answer that is complete."""
+        self.count += 1
+        self.pages += subscription.is_page
+        self._first = min(self._first, subscription.number)
+        self._latest = max(self._latest, subscription.number)
+
+    def passed_by(self, subscription: Subscription) -> bool:
+        """Return True if a later request has been answered."""
+        return subscription.number < self._latest
+
+    def awaits_repetition(self, now: float) -> bool:
+        """Return True if this connection is to show whether what happened on another happens again."""
+        return self._silences.awaits(self, now)
+
+    def after_silence(self, limits: Limits, silent: Subscription, now: float) -> Limits:
+        """Return `limits` after a page without any answer: slower, or less, once another connection showed the same."""
+        is_unheard = silent.is_early and silent.number < self._first
+        # The page beside it may have taught the reason a moment ago.
+        is_explained = silent.beside > limits.max_subscriptions
+        if silent.answered or is_unheard or is_explained or not self.count:
+            return limits
+        if self.pages and not self.passed_by(silent):
+            # Some relays let each request wait for its turn, and nothing passes by.
+            return limits.narrowed(Dimension.PAGES, limits.max_pages - 1, Source.SILENCE)
+        if self._silences.repeats(self, now):
+            if not self.pages:
+                # Not one has a place beside what is open.
+                silent.beside = min(silent.beside, self.proven + 1)
+            return after_silence(limits, silent, self.proven)
+        self.wants_another_connection = True
+        return limits
