@@ -46,6 +46,11 @@ class Controls:
         mention = next((value for value in first_values(event, "p") if _KEY.fullmatch(value)), None)
         self._kept.append(Control(event.id, event.pubkey, event.kind, event.created_at, mention))
 
+    def has_of(self, reach: Reach) -> bool:
+        """Return True if the relay gave an event that a search for `reach` selects."""
+        searched = search(reach)
+        return any(each.kind in (searched.kinds or ()) for each in self._kept)
+
     def spend(self, control: Control) -> None:
         """Pass over a control from now on: it is gone, or its second is too full to prove anything."""
         self._kept = deque((each for each in self._kept if each.id != control.id), maxlen=MAX_KEPT)

@@ -70,6 +70,8 @@ class Form:
         return f"{self.subject}{'+kinds' if self.names_kinds else ''}/{self.reach}"
 
 
+BROAD: Final = Form(Subject.GLOBAL, True, Reach.LOW)
+"""What names neither authors nor users."""
 # The most important first: what the service asks most, and where stores were seen to leave events out.
 FORMS: Final = (
     Form(Subject.MENTIONS, False, Reach.LOW),
@@ -80,7 +82,7 @@ FORMS: Final = (
     Form(Subject.MENTIONS, True, Reach.HIGH),
     Form(Subject.AUTHORS, False, Reach.HIGH),
     Form(Subject.AUTHORS, True, Reach.LOW),
-    Form(Subject.GLOBAL, True, Reach.LOW),
+    BROAD,
     Form(Subject.WHOLE, False, Reach.LOW),
     Form(Subject.AUTHORS, True, Reach.HIGH),
 )

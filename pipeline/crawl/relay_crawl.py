@@ -17,10 +17,9 @@ from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.live_trust import MARGIN_S, LiveTrust
-from pipeline.crawl.lookout import Lookout
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
-from pipeline.crawl.plan import Plan, Query, Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, Plan, Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
@@ -61,7 +60,7 @@ class RelayCrawl:
 
     __slots__ = (
         "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
-        "_live", "_lookout", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
+        "_live", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
         "_schedule", "_sweeps", "_tell_at", "_trust", "_whole", "absences", "asking", "audit", "backfilling", "counts",
         "fetches_lists", "gaps", "has_gained", "identity", "named", "silences", "trials",
     )  # fmt: skip
@@ -102,7 +101,6 @@ class RelayCrawl:
         # Until when it was surely connected, as long as it is not known when it came back.
         self._away_since: int | None = None
         self._is_back = False
-        self._lookout = Lookout(self.gaps)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
@@ -133,7 +131,6 @@ class RelayCrawl:
         self._live.connected()
         self._trust.on_connected()
         self._sweeps.connected()
-        self._lookout.connected()
         self.trials.on_connected()
         self.audit.on_connected()
         self._check_at = 0.0
@@ -307,8 +304,6 @@ class RelayCrawl:
     def _open_pages(self, session: Session, mono: float) -> None:
         self._whole.open_canary(session, mono)
         self.identity.open(session, mono)
-        if self._sweeps.known.gave:
-            self._lookout.open(session, mono)
         ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
         for sweep in self._with_strands(ready, session.room_for_pages(), mono):
             if not session.has_room_for_page():
@@ -362,8 +357,6 @@ class RelayCrawl:
             self._on_control_ended(ended, session, mono)
         elif ended.key == SizeTrials.KEY:
             self._end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
-        elif ended.key == Lookout.KEY:
-            self._lookout.ended(ended)
         elif ended.key == StoreIdentity.KEY:
             if self.identity.is_other(ended):
                 self.absences.on_back(self._latest_wall - self._reach.span, self._latest_wall)
@@ -392,9 +385,16 @@ class RelayCrawl:
             sweep.window.allow_kinds(audited.limits.kinds_that_fit)
         if self._sweeps.forms.has_holes(Subject.WHOLE):
             self.asking.cannot()
+        if audited.answers_broad is not None:
+            self._tell_broad(answers=audited.answers_broad)
         for subject in audited.owed:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
+
+    def _tell_broad(self, *, answers: bool) -> None:
+        """Tell whether the relay answers filters as broad as those for global kinds."""
+        tell = self.gaps.close if answers else self.gaps.open
+        tell(GLOBAL_QUERY.key, 0, self.gaps.now, Gap.NO_BROAD_FILTERS)
 
     def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session) -> None:
         """Compare what comes live with what a tail sweep brings, whether it is known or new."""
@@ -535,7 +535,8 @@ class RelayCrawl:
     def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
         if not self._sweeps.complete(sweep, mono):
             return None
-        self._lookout.completed(sweep)
+        if sweep.query.subject is Subject.GLOBAL and sweep.events:
+            self._tell_broad(answers=True)
         if self._whole.is_piece(sweep.query):
             return self._whole.piece_completed(sweep.query)
         return None if sweep.purpose is Purpose.WRAPS else self._sweeps.moved_cursor(sweep, self._latest_wall)

@@ -107,6 +107,15 @@ class ShortListEvents(StoredEvents):
 
 
 @dataclass
+class NarrowEvents(StoredEvents):
+    """A store that gives nothing, without a word, to filters that select by kinds alone."""
+
+    def page(self, wanted: Filter) -> list[Event]:
+        is_narrow = wanted.ids is not None or wanted.authors is not None or wanted.tags
+        return StoredEvents.page(self, wanted) if is_narrow else []
+
+
+@dataclass
 class FirstValueEvents(StoredEvents):
     """A store that searches only the first value of a tag condition."""
 

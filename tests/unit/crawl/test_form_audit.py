@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.crawl.form_audit import MAX_REQUESTS, FormAudit
-from pipeline.crawl.forms import FORMS, Form, FormKnowledge, Reach, Verdict
+from pipeline.crawl.forms import BROAD, FORMS, Form, FormKnowledge, Reach, Verdict
 from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
@@ -19,7 +19,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
 from tests.unit.crawl.people import event, key, plan_for
-from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
+from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, NarrowEvents, ShortListEvents, StoredEvents
 
 NOW = 1_700_000_000
 USERS = [key(n) for n in range(1, 151)]
@@ -50,6 +50,7 @@ class Bench:
     mono: float = 0.0
     requests: list[Filter] = field(default_factory=list)
     owed: list[Subject] = field(default_factory=list)
+    broad: list[bool | None] = field(default_factory=list)
     refusal: str = ""
 
     def __post_init__(self) -> None:
@@ -87,6 +88,7 @@ class Bench:
             audited = self.audit.on_page_ended(outcome, self.session.limits, self.mono, self.wall)
             self.session.limits = audited.limits
             self.owed += audited.owed
+            self.broad.append(audited.answers_broad)
 
 
 def recalled(checks: Iterable[FormCheck]) -> FormKnowledge:
@@ -306,3 +308,24 @@ def test_control_under_way_is_cut_once_the_frame_is_smaller() -> None:
     bench.run()
     assert bench.requests
     assert all(len(encode_req("P1234", [each])) <= 3_000 for each in bench.requests)
+
+
+@pytest.mark.parametrize("kinds", [{1, 3}, {1}, {40_000}])
+def test_relay_that_answers_nothing_without_authors_is_found_out(kinds: set[int]) -> None:
+    """By an event of a global kind, or by an empty answer for kinds of which it gave some."""
+    bench = Bench(NarrowEvents(random.Random(1), world()))
+    for number, kind in enumerate(sorted(kinds)):
+        given = event(NOW - 100, AUTHORS[number], kind, number)
+        bench.store.events.append(given)
+        bench.audit.note_event(given)
+    bench.run()
+    assert (bench.broad.count(False), bench.broad.count(True)) == (int(1 in kinds), 0)
+    assert (bench.knowledge.verdict(BROAD) is Verdict.HOLES) == (1 in kinds)
+
+
+def test_relay_that_has_nothing_of_kinds_asked_for_is_not_blamed() -> None:
+    answering = Bench(store()).run()
+    assert (answering.broad.count(False), answering.broad.count(True)) == (0, 1)
+    bench = Bench(StoredEvents(random.Random(1), [event(NOW - 100, AUTHORS[0], 40_000)]))
+    bench.audit.note_event(bench.store.events[0])
+    assert False not in bench.run().broad

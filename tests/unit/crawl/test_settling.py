@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.form_audit import FormAudit
+from pipeline.crawl.forms import BROAD, Verdict
 from pipeline.crawl.plan import Plan
 from pipeline.crawl.reach import CrawlSettings, Reach
 from pipeline.crawl.relay_crawl import RelayCrawl
@@ -12,13 +14,13 @@ from pipeline.crawl.size_trials import SizeTrials
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Eose
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import PageEnded
+from pipeline.store.relay_forms import FormCheck
 from pipeline.store.sweeps import SweepProgress
 from tests.unit.crawl.people import audited, event, key, plan_for
 
@@ -79,36 +81,19 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
     assert [each.patience for each in session.subscriptions if each.is_page] == [1.0, 2.0, 4.0]
 
 
-def lookouts(session: Session) -> list[Filter]:
-    return [each.filters[0] for each in session.subscriptions if each.is_page and each.filters[0].limit == 1]
-
-
-@pytest.mark.parametrize("of_any_kind", [0, 1])
-def test_a_relay_that_gives_others_but_no_global_kinds_is_looked_into(of_any_kind: int) -> None:
-    """A silent refusal: nothing of any kind without authors. One that gives some is not blamed."""
+@pytest.mark.parametrize(("count", "told"), [(0, 1), (1, 0)])
+def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, told: int) -> None:
+    """A silent refusal: nothing of any kind without authors."""
     made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made.audit.knowledge.recall([replace(each, checked_at=0) for each in audited(WALL) if "search" in each.form])
+    made.audit.knowledge.recall([FormCheck(BROAD.name, Verdict.UNKNOWN, 0, 0)])
+    made.audit.note_event(event(WALL - 100, key(1), kind=1))
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(None, 1, subject="authors"), session, 1.0)
-    made.page_ended(ended(None), session, 1.0)
-    made.advance(session, 2.0, WALL, may_ask=True)
-    assert lookouts(session) == [Filter(kinds=GLOBAL_KINDS, limit=1)]
-    made.page_ended(PageEnded("canary", None, "", 0, None, None), session, 3.0)
-    session.cancel_page("canary", 0.0)
-    made.advance(session, 4.0, WALL, may_ask=True)
-    assert lookouts(session) == [Filter(kinds=frozenset({0, 1, 3, 5, 6, 7, 1111, 9735, 10002, 30023}), limit=1)]
-    made.page_ended(PageEnded("canary", None, "", of_any_kind, None, None), session, 5.0)
-    session.cancel_page("canary", 0.0)
-    made.advance(session, 6.0, WALL, may_ask=True)
-    assert lookouts(session) == []
-    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == 1 - of_any_kind
-
-
-def test_a_relay_with_nothing_at_all_is_not_blamed() -> None:
-    made, session = crawl(), Session(Limits())
-    made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(None), session, 1.0)
-    made.advance(session, 2.0, WALL, may_ask=True)
-    assert all(each.filters[0].limit != 1 for each in session.subscriptions if each.is_page)
+    made.page_ended(PageEnded(FormAudit.KEY, None, "", count, None, None), session, 1.0)
+    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == told
+    assert len(made.gaps) == told
+    made.page_ended(ended(None, 1), session, 2.0)
+    assert not len(made.gaps)
 
 
 def test_requests_shrink_when_connections_are_lost_over_them() -> None:
