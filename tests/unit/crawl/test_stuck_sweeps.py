@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from pipeline.crawl.slices import Gap
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
@@ -36,6 +38,29 @@ def test_refused_check_of_an_empty_page_is_dropped_and_reported() -> None:
     assert "authors/" in sim.cursors, "nothing that is required was refused"
     assert Gap.REFUSED not in sim.crawl.counts.gap_reasons
     assert any(gap.reason == Gap.UNCHECKED and gap.form == "authors/" for gap in sim.crawl.gaps)
+
+
+@pytest.mark.parametrize(("reason", "is_dropped"), [("rate-limited: slow down", False), ("error: busy", True)])
+def test_check_that_is_rate_limited_is_asked_until_it_is_answered(reason: str, is_dropped: bool) -> None:
+    """Too many requests say nothing of this one, however often; any other failure again and again does."""
+    sim = Simulation(random.Random(1))
+    refused: list[float] = []
+
+    def refuses_first(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        asked = filters[0]
+        is_check = asked.limit and asked.authors and asked.kinds is not None and not asked.kinds <= GLOBAL_KINDS
+        if not is_check or len(refused) >= 5:
+            return None
+        refused.append(sim.mono)
+        return [Closed(subscription, reason, reason.partition(":")[0])]
+
+    sim.relay.mood = refuses_first
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(1_000)
+    assert len(refused) == (3 if is_dropped else 5)
+    assert "authors/" in sim.cursors
+    assert any(gap.reason == Gap.UNCHECKED for gap in sim.crawl.gaps) == is_dropped
 
 
 def test_newer_sweep_takes_over_from_one_that_is_refused() -> None:
