@@ -5,6 +5,7 @@ import queue
 import socket
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Self
@@ -32,12 +33,14 @@ class Traffic:
 class CountingProxy:
     """Passes every connection on to `host:port`, at an address of its own; `sent` and `received` are the client's.
 
-    With `delay_s` each direction is late by half of it, so that a round trip takes that much longer; nothing is slower.
+    While it `is_cut` nothing passes. With `delay_s` each direction is late by half of it, so that a round trip takes
+    that much longer; nothing is slower.
     """
 
     def __init__(self, host: str, port: int, *, delay_s: float = 0.0) -> None:
         self.sent = 0
         self.received = 0
+        self.is_cut = False
         self._target = (host, port)
         self._delay_s = delay_s / 2
         self._listener = socket.create_server((loopback_address(), 0))
@@ -63,10 +66,18 @@ class CountingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        _close(self._listener, *self._sockets)
+
+    @contextlib.contextmanager
+    def cut(self) -> Iterator[None]:
+        """End all connections, and let none through for the time of the block."""
+        self.is_cut = True
+        sockets, self._sockets = self._sockets, []
+        _close(*sockets)
+        try:
+            yield
+        finally:
+            self.is_cut = False
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -76,6 +87,8 @@ class CountingProxy:
 
     def _serve(self, client: socket.socket) -> None:
         try:
+            if self.is_cut:
+                raise ConnectionError("the line is cut")
             server = socket.create_connection(self._target)
         except OSError:
             client.close()
@@ -127,6 +140,13 @@ class _Late:
                     self._target.sendall(data)
                 except OSError:
                     is_open = False
+
+
+def _close(*sockets: socket.socket) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
 
 
 def _end(target: socket.socket) -> None:

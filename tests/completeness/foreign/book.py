@@ -18,6 +18,8 @@ _MOST_TRIES = 4
 _BREATH_S = 1.0
 _PATIENCE = ("rate-limited", "error")
 """How a CLOSED begins that speaks of the moment and not of the request."""
+_WITHHELD = "auth-required"
+"""How a CLOSED begins that leaves out some events only."""
 
 
 class _Refused(Exception):
@@ -89,6 +91,8 @@ class _Reader:
                     case ["CLOSED", str(subscription), str(reason), *_] if subscription == name and reason:
                         if reason.lower().startswith(_PATIENCE):
                             return False
+                        if reason.lower().startswith(_WITHHELD):
+                            return True
                         raise _Refused
                     case ["CLOSED", str(subscription), *_] if subscription == name:
                         return True

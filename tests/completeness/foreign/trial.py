@@ -1,15 +1,16 @@
-"""One trial: the service on foreign relays through backfill, live, the relays' death and its own."""
+"""One trial: the service on foreign relays through backfill, live, a cut line, the relays' death and its own."""
 
 import signal
 import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from pipeline.crawl.redial import HEALTHY_S
 from tests.completeness.foreign.result import Cost, Missing, Phase, Result
 from tests.completeness.foreign.shape import Shape, late, streamed
 from tests.completeness.foreign.subject import Subject
@@ -26,6 +27,7 @@ _LOOK_EVERY_S = 0.5
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
 _GAPS = "SELECT relays.address, reason, since, until FROM gaps JOIN relays ON relays.id = gaps.relay"
 _AWAY_S = 2.0
+_CUT_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Gap:
     until: int
 
 
-PHASES = ("backfill", "live", "relay killed", "service killed")
+PHASES = ("backfill", "live", "line cut", "relay killed", "service killed")
 
 
 class Trial:
@@ -86,15 +88,21 @@ class Trial:
         """Play `phases` in their order; backfill is always the first."""
         register(self._service.database, self._world)
         steps: dict[str, Callable[[], None]] = {
-            "live": self._stream, "relay killed": self._kill_relays, "service killed": self._kill_service,
+            "live": self._stream, "line cut": self._cut_lines, "relay killed": self._kill_relays,
+            "service killed": self._kill_service,
         }  # fmt: skip
         try:
             with self._measured("backfill", results):
                 self._service.start()
+            began = monotonic()
             for name in PHASES[1:]:
-                if name in phases:
-                    with self._measured(name, results):
-                        steps[name]()
+                if name not in phases:
+                    continue
+                if name == "line cut":
+                    # A connection that is lost sooner counts as one that failed.
+                    pause(began + HEALTHY_S - monotonic())
+                with self._measured(name, results):
+                    steps[name]()
             self._sum_up(results)
         finally:
             self._service.close()
@@ -213,6 +221,23 @@ class Trial:
         began = monotonic()
         subject.stream(events, lambda number: pause(began + number / self._pace.rate - monotonic()))
 
+    def _cut_lines(self) -> None:
+        """No relay can be reached for a while; events arrive as ever, some of them dated up to two days back."""
+
+        def cut() -> None:
+            with ExitStack() as stack:
+                for subject in self._subjects:
+                    stack.enter_context(subject.proxy.cut())
+                self._load_late()
+                pause(_CUT_S)
+
+        self._stream(cut)
+
+    def _load_late(self) -> None:
+        for subject in self._subjects:
+            subject.revive()
+            subject.load([late(self._world) for _ in range(int(self._pace.rate * _AWAY_S))])
+
     def _kill_relays(self) -> None:
         self._stream(self._restart_relays)
 
@@ -227,9 +252,7 @@ class Trial:
         def kill() -> None:
             self._service.child.signal(signal.SIGKILL)
             kill_session(self._service.child.pid)
-            for subject in self._subjects:
-                subject.revive()
-                subject.load([late(self._world) for _ in range(int(self._pace.rate * _AWAY_S))])
+            self._load_late()
             self._service.start()
 
         self._stream(kill)

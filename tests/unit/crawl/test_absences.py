@@ -44,11 +44,11 @@ def wrap_pages(sim: Simulation) -> list[Filter]:
 
 
 def reswept_from(sim: Simulation) -> list[int]:
-    """From when on, before the start, pages for authors reach that are no tails, nor of the newer half of a sweep."""
+    """From when on, before the start, pages for authors reach that are no tails, nor of the newer part of a sweep."""
     return [
         START - page.since
         for _, (page, *_) in sim.relay.requests
-        if page.authors and page.limit and page.since is not None and page.since < START - 2 * DAY
+        if page.authors and page.limit and page.since is not None and page.since < START - 2.5 * DAY
     ]
 
 
