@@ -91,6 +91,7 @@ class Config:
     max_event_tags: int
     backpressure_high: int
     backpressure_low: int
+    relay_byte_rate: int
     runtime_directory: Path
     stage_listen_address: HostPort | None
     new_author_lookback: int

@@ -440,6 +440,15 @@ SETTINGS: tuple[Setting, ...] = (
         live=True,
     ),
     Setting(
+        "EVENTS_RELAY_BYTE_RATE",
+        "relay_byte_rate",
+        _count(0, 1 << 40),
+        "262144",
+        "bytes a second of kinds 0, 2, 3 and 10002 that one relay may bring of authors whom no registered user follows;"
+        " beyond it they are fetched later, at this rate; 0: no bound",
+        live=True,
+    ),
+    Setting(
         "EVENTS_RUNTIME_DIRECTORY",
         "runtime_directory",
         Path,

@@ -93,7 +93,9 @@ def run(ctx: StageContext) -> None:
     log = RateLimited(ctx.log, ctx.clock)
     turn = watch("reactor", _THREAD_LIMIT_S).turn
     bounds = FrameBounds(limits.bytes, limits.tags)
-    shared = Shared(ctx.clock, intake, Parcel(intake), gate, log, bounds, secret, turn)
+    shared = Shared(
+        ctx.clock, intake, Parcel(intake), gate, log, bounds, secret, turn, lambda: ctx.settings.relay_byte_rate
+    )
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
         compression=Compression() if config.relay_compression else None,

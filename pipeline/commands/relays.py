@@ -184,7 +184,8 @@ def _line(record: RelayRecord) -> str:
 
 def _value(record: RelayRecord) -> dict[str, Any]:
     """The record for people and scripts: times as text."""
-    times = ("first_seen", "last_seen", "crawled_since", "state_since", "novel_at", "next_dial_at", "seen_up_at")
+    times = ("first_seen", "last_seen", "crawled_since", "state_since", "novel_at", "next_dial_at", "seen_up_at",
+             "forged_at", "paced_at")  # fmt: skip
     value = asdict(record)
     del value["relay"]
     value |= {name: _time(value[name]) for name in times}

@@ -6,6 +6,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from pipeline.crawl.costs import Verified
 from pipeline.crawl.hand_over import HandOver
 from pipeline.crawl.outcomes import Outcomes
 from pipeline.crawl.plan import Plan
@@ -71,8 +72,10 @@ class Connection:
             silences=crawl.silences,
         )  # fmt: skip
         self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up)
+        self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up, self._on_verified)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
+        # Its events cost more than they may; set by the intake's thread.
+        self._is_costly = False
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._information: SimpleQueue[AdvertisedLimits | None] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
@@ -80,7 +83,7 @@ class Connection:
         self._is_held = False
         self.is_closing = False
         self._invalid_frames = 0
-        # Until when nothing is read, for what was read past; 0 while that is not so.
+        # Until when nothing is read, for what was read past or costs too much; 0 while that is not so.
         self._slowed_until = 0.0
         self._pinged_at = 0.0
         # When something is due that the relay does not bring up by itself.
@@ -145,6 +148,8 @@ class Connection:
     def turn(self, channel: Channel) -> int:
         """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
+        if self._is_costly:
+            self._bound_costs(now)
         if self.is_full and not self._may_read_on(channel, now):
             return 0
         frames = channel.receive()
@@ -186,6 +191,23 @@ class Connection:
             self._is_held = False
             self._wait_anew(channel, self._clock.monotonic())
             self._row.put(RelayState.CONNECTED)
+
+    def _on_verified(self, verified: Verified) -> None:
+        """Take what the verification of some events found; called by the intake's thread."""
+        if self._crawl.costs.note(verified, self._clock.monotonic()):
+            self._is_costly = True
+            self._wake_up()
+
+    def _bound_costs(self, now: float) -> None:
+        """Cut off a relay that forges, and slow one that brings more of strangers than it may."""
+        self._is_costly = False
+        costs = self._crawl.costs
+        if costs.is_forging(now):
+            raise ConnectionLost(LossReason.FORGED, "too many events with a wrong id or signature")
+        if (pause_s := costs.pause_s(now)) > 0:
+            self._slowed_until = max(self._slowed_until, now + pause_s)
+        self._due_at = now
+        self._crawl.on_costly()
 
     def _may_read_on(self, channel: Channel, now: float) -> bool:
         if now >= self._slowed_until and self._hand_over.push():
@@ -290,7 +312,7 @@ class Connection:
                 self._note_known(raw)
             return
         if isinstance(message, EventMessage):
-            self._on_event(message, now)
+            self._on_event(message, len(raw), now)
             return
         if isinstance(message, Notice):
             self._shared.log.debug(self.address, "notice", relay=self.address, text=message.text)
@@ -310,13 +332,13 @@ class Connection:
         self._metrics.excessive_event(excess)
         self._session.note_time(event.subscription or "", event.created_at, now, event.event_id)
 
-    def _on_event(self, message: EventMessage, now: float) -> None:
+    def _on_event(self, message: EventMessage, size: int, now: float) -> None:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
             self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session)
         self._crawl.identity.note(message.event)
         if self._crawl.takes(message, self._session):
-            self._hand_over.add(message.event)
+            self._hand_over.add(message.event, size)
 
     def _note_known(self, raw: bytes) -> None:
         """Read an event to its end that was recognised by its id, since a control is sought."""

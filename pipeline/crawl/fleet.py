@@ -10,6 +10,7 @@ from typing import Final
 
 from pipeline.crawl.absences import Places
 from pipeline.crawl.connection import Connection
+from pipeline.crawl.costs import RelayCosts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.dial_queue import DialBounds, DialQueue, DueRelay
 from pipeline.crawl.holdings import Holdings
@@ -250,6 +251,7 @@ class Fleet:
             gaps=open_gaps,
             places=self._places,
         )
+        crawl.pacing.costs = RelayCosts(self.shared.stranger_byte_rate, self.shared.clock.monotonic())
         crawl.audit.knowledge.recall(checks)
         crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
@@ -332,6 +334,8 @@ class Fleet:
             relay.selected.address.spelling if relay.is_missing else "",
             relay.is_missing,
             relay.crawl.absences.since,
+            is_forging=ending.is_forging,
+            is_paced=relay.crawl.costs.paced_since(mono) is not None,
         )
         if not is_told:
             self.shared.intake.submit(Batch(number, now, status=status))

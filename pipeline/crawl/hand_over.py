@@ -5,7 +5,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.intake import BATCH_EVENTS, TRANSACTION_EVENTS, Batch, Intake
+from pipeline.crawl.costs import Verified
+from pipeline.crawl.intake import BATCH_BYTES, BATCH_EVENTS, TRANSACTION_BYTES, TRANSACTION_EVENTS, Batch, Intake
 from pipeline.nostr.event import Event
 from pipeline.process.clock import Clock
 from pipeline.store.backfills import BackfillProgress
@@ -21,18 +22,19 @@ BATCHES_PER_RELAY: Final = 2
 class Parcel:
     """Batches of many relays that go to the intake as one, so that they share a transaction. For one thread."""
 
-    __slots__ = ("_batches", "_events", "_intake")
+    __slots__ = ("_batches", "_bytes", "_events", "_intake")
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
         self._batches: list[Batch] = []
-        self._events = 0
+        self._events = self._bytes = 0
 
     def put(self, batch: Batch) -> None:
         """Add `batch`, behind those before it; it goes with `send`, or earlier when there is enough."""
         self._batches.append(batch)
         self._events += len(batch.events)
-        if self._events >= TRANSACTION_EVENTS:
+        self._bytes += batch.size
+        if self._events >= TRANSACTION_EVENTS or self._bytes >= TRANSACTION_BYTES:
             self.send()
 
     def send(self) -> None:
@@ -40,24 +42,33 @@ class Parcel:
         if self._batches:
             self._intake.submit(*self._batches)
             self._batches.clear()
-            self._events = 0
+            self._events = self._bytes = 0
 
 
 class HandOver:
     """One relay's events on their way to `submit`, `BATCHES_PER_RELAY` batches at a time, and what goes with them.
 
     Owned by the reactor's thread, but for what it gives the intake to call. `wake` is called there once room was made
-    that `push` had found none of.
+    that `push` had found none of; `verified` is called in the intake's thread with what it found of the events.
     """
 
-    __slots__ = ("_clock", "_is_stuck", "_pending", "_relay", "_room", "_submit", "_waiting", "_wake", "was_of_use")
+    __slots__ = (
+        "_clock", "_is_stuck", "_pending", "_relay", "_room", "_sizes", "_submit", "_verified", "_waiting", "_wake",
+        "was_of_use",
+    )  # fmt: skip
 
-    def __init__(self, relay: int, clock: Clock, submit: Callable[[Batch], None], wake: Callable[[], object]) -> None:
+    def __init__(
+        self, relay: int, clock: Clock, submit: Callable[[Batch], None], wake: Callable[[], object],
+        verified: Callable[[Verified], None] | None = None,
+    ) -> None:  # fmt: skip
         self._relay = relay
         self._clock = clock
         self._submit = submit
         self._wake = wake
+        self._verified = verified
         self._pending: list[Event] = []
+        # Bytes of each of them.
+        self._sizes: list[int] = []
         self._waiting: deque[Batch] = deque()
         # A queue of tokens, since threading's semaphores are Python and cost several times as much.
         self._room: SimpleQueue[None] = SimpleQueue()
@@ -72,9 +83,10 @@ class HandOver:
         """Whether something waits for room, so that no more should be read."""
         return bool(self._waiting)
 
-    def add(self, event: Event) -> None:
-        """Take an event, to be handed over with the next `flush`."""
+    def add(self, event: Event, size: int) -> None:
+        """Take an event, which came in `size` bytes, to be handed over with the next `flush`."""
         self._pending.append(event)
+        self._sizes.append(size)
 
     def flush(self) -> None:
         """Hand over the events that were added."""
@@ -82,11 +94,26 @@ class HandOver:
             return
         self.was_of_use = True
         now_ms = self._clock.now_ms()
-        for first in range(0, len(self._pending), BATCH_EVENTS):
-            events = tuple(self._pending[first : first + BATCH_EVENTS])
-            self._waiting.append(Batch(self._relay, now_ms, events, taken=self._release))
+        first = 0
+        while first < len(self._pending):
+            last, size = self._end_of_batch(first)
+            events = tuple(self._pending[first:last])
+            self._waiting.append(
+                Batch(self._relay, now_ms, events, taken=self._release, size=size, verified=self._verified)
+            )
+            first = last
         self._pending.clear()
+        self._sizes.clear()
         self.push()
+
+    def _end_of_batch(self, first: int) -> tuple[int, int]:
+        """Return where the batch ends that begins at `first`, and its bytes; a large event is alone."""
+        last = min(first + BATCH_EVENTS, len(self._pending))
+        size = sum(self._sizes[first:last])
+        while size > BATCH_BYTES and last > first + 1:
+            last -= 1
+            size -= self._sizes[last]
+        return last, size
 
     def note(
         self,

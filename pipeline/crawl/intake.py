@@ -5,12 +5,13 @@ room. One thread takes up whatever has queued, verifies it and commits it togeth
 """
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from pipeline.crawl.costs import Verified
 from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
@@ -31,6 +32,9 @@ from pipeline.store.wanted import Changes
 BATCH_EVENTS: Final = 64
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
 TRANSACTION_EVENTS: Final = 200
+# The same for large events: as the reader had them, so that no batch is much larger, and none of a few long frames.
+BATCH_BYTES: Final = 256 << 10
+TRANSACTION_BYTES: Final = 1 << 20
 # Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
 GATHER_S: Final = 0.02
 # Ids remembered in front of the database: some minutes of the whole network, 20 MB.
@@ -84,6 +88,10 @@ class Batch:
     limits: str | None = None
     taken: Callable[[], None] | None = None
     """Called once the intake works on it, so that another may queue."""
+    size: int = 0
+    """The bytes of its events as they were sent."""
+    verified: Callable[[Verified], None] | None = None
+    """Called with what the verification of its events found, together with that of others of the relay."""
 
     @property
     def has_notes(self) -> bool:
@@ -105,6 +113,18 @@ class _Work:
     batches: list[Batch] = field(default_factory=list)
     changes: list[Changes] = field(default_factory=list)
     events: int = 0
+    size: int = 0
+
+    def add(self, batches: tuple[Batch, ...]) -> None:
+        """Take up `batches`."""
+        self.batches += batches
+        self.events += sum(len(batch.events) for batch in batches)
+        self.size += sum(batch.size for batch in batches)
+
+    @property
+    def is_enough(self) -> bool:
+        """Return True if it is worth a transaction of its own."""
+        return self.events >= TRANSACTION_EVENTS or self.size >= TRANSACTION_BYTES
 
 
 class Intake:
@@ -135,6 +155,8 @@ class Intake:
         self._queue: SimpleQueue[tuple[Batch, ...] | Changes | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novel: Counter[int] = Counter()
+        # By relay, what its events cost, not yet written down.
+        self._costs: dict[int, relays.RelayCost] = {}
         self._novel_at = clock.monotonic()
         self._committed_at = 0.0
         self._written_at = -COUNTS_EVERY_S
@@ -190,9 +212,8 @@ class Intake:
             if isinstance(item, Changes):
                 work.changes.append(item)
                 return work, False
-            work.batches += item
-            work.events += sum(len(batch.events) for batch in item)
-            if work.events >= TRANSACTION_EVENTS:
+            work.add(item)
+            if work.is_enough:
                 return work, False
             if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
                 has_waited = True
@@ -209,12 +230,14 @@ class Intake:
         candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
         known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
+        found: defaultdict[int, Verified] = defaultdict(Verified)
         for event, batch in candidates:
             # Of several copies the first may have been a forgery, so that each is looked at until one was genuine.
             if event.id in known or event.id in arrivals:
                 self._tally.drop("duplicate")
-            elif (arrival := self._check(event, batch)) is not None:
+            elif (arrival := self._check(event, batch, found[batch.relay])) is not None:
                 arrivals[event.id] = arrival
+        self._note_costs(batches, found)
         # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
         is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
         if arrivals or self._dropped or is_due or any(batch.has_notes for batch in batches):
@@ -259,10 +282,12 @@ class Intake:
         return tally
 
     def _put_novel(self, tx: Tx) -> None:
-        """Write down now and then what relays were the first to bring; a little of it may be lost."""
-        if self._novel and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
+        """Write down now and then what relays were the first to bring and what they cost; a little may be lost."""
+        if (self._novel or self._costs) and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
             relays.add_novel(tx, self._novel, self._clock.now_ms())
+            relays.add_costs(tx, self._costs)
             self._novel.clear()
+            self._costs.clear()
             self._novel_at = self._clock.monotonic()
 
     def _candidates(self, batch: Batch) -> list[Event]:
@@ -274,17 +299,30 @@ class Intake:
         self._tally.drop("duplicate", len(wanted) - len(candidates))
         return candidates
 
-    def _check(self, event: Event, batch: Batch) -> Arrival | None:
+    def _note_costs(self, batches: list[Batch], found: dict[int, Verified]) -> None:
+        """Let the readers know at once what their relays cost, and remember it to be written down."""
+        readers = {batch.relay: batch.verified for batch in batches if batch.verified is not None}
+        for relay, verified in found.items():
+            if (tell := readers.get(relay)) is not None:
+                tell(verified)
+            if verified.forged or verified.stranger_bytes:
+                cost = self._costs.get(relay, relays.RelayCost())
+                self._costs[relay] = cost.plus(verified.forged, verified.stranger_bytes)
+
+    def _check(self, event: Event, batch: Batch, verified: Verified) -> Arrival | None:
         """The event as a row, `None` (and counted) if it must not be saved."""
         raw = event.to_json()
-        reason = self._fault(event, len(raw), batch.received_at // 1000)
+        reason = self._fault(event, len(raw), batch.received_at // 1000, verified)
         if reason is not None:
             self._tally.drop(reason)
             self._dropped.append(Drop(event.id, reason, batch.relay))
             return None
+        if self._relevance.is_of_stranger(event):
+            verified.stranger_events += 1
+            verified.stranger_bytes += len(raw)
         return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
 
-    def _fault(self, event: Event, size: int, now_s: int) -> str | None:
+    def _fault(self, event: Event, size: int, now_s: int, verified: Verified) -> str | None:
         if size > self._limits.bytes:
             return "too-large"
         if len(event.tags) > self._limits.tags:
@@ -294,7 +332,9 @@ class Intake:
         try:
             verify(event)
         except InvalidEvent as error:
+            verified.forged += 1
             return f"invalid-{error.reason}"
+        verified.genuine += 1
         return None
 
 

@@ -1,7 +1,7 @@
 """The live subscriptions of one relay's connection: opened, replaced, and opened again some time after they ended."""
 
 from pipeline.crawl.live import LiveGroups
-from pipeline.crawl.plan import Query, Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.waits import MAX_RETRY_S, retry_wait
 from pipeline.relay.limits import Limits
@@ -17,8 +17,8 @@ class LiveSubscriptions:
     """
 
     __slots__ = (
-        "_asked", "_ended", "_failures", "_first", "_groups", "_named", "_not_before", "_opened", "_queries",
-        "left_out",
+        "_asked", "_ended", "_failures", "_first", "_groups", "_leaves_out_global", "_named", "_not_before", "_opened",
+        "_queries", "left_out",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -32,12 +32,26 @@ class LiveSubscriptions:
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._opened: dict[str, float] = {}
+        self._leaves_out_global = False
         # The queries of those that were refused, until they are asked for again.
         self._ended: dict[str, tuple[str, ...]] = {}
 
     def has(self, query: str) -> bool:
         """Return True if the query of this key has a place in some subscription, and none of them was refused."""
+        if self._leaves_out_global and query == GLOBAL_QUERY.key:
+            return False
         return self._groups.has(query) and not any(query in queries for queries in self._ended.values())
+
+    @property
+    def leaves_out_global(self) -> bool:
+        """Return True if nothing is subscribed to for global kinds alone."""
+        return self._leaves_out_global
+
+    @leaves_out_global.setter
+    def leaves_out_global(self, leaves_out: bool) -> None:
+        self._leaves_out_global = leaves_out
+        # Arranged again when they are next looked at.
+        self._queries = ()
 
     def answered_at(self, query: str, session: Session) -> float | None:
         """Return since when (monotonic) the query is subscribed to, by the relay's answers; None if it is not."""
@@ -82,7 +96,11 @@ class LiveSubscriptions:
                 self._groups.clear()
             self._first = first
             broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
-            self._asked = (*broad, *first, *(query for query in queries if query not in broad)) if first else queries
+            rest = tuple(query for query in queries if query not in broad)
+            if self._leaves_out_global:
+                self._asked = (*first, *rest)
+            else:
+                self._asked = (*broad, *first, *rest) if first else queries
         if self._groups.arrange(self._asked, limits):
             mine = {query.key for query in self._first}
             self.left_out = tuple(key for key in self._groups.left_out if key not in mine)

@@ -2,7 +2,7 @@
 
 | state | event | next state |
 |---|---|---|
-| steady | loss of a connection that was productive and lasted `HEALTHY_S` | lost |
+| steady | loss of a connection that was productive and lasted `HEALTHY_S`, but not for forged events | lost |
 | lost | a dial without an HTTP answer, or with 502 or 504 from a proxy | lost: the next follows in seconds |
 | lost | a dial that this machine could not make | lost: the next follows by the common schedule |
 | lost | a connection; any other HTTP answer; a permanent error; an hour | steady |
@@ -58,7 +58,7 @@ class LostRelays:
         """
         if ending.answered or ending.status is not None:
             self._answered_at = now
-        if ending.connected and ending.lived >= HEALTHY_S and ending.was_of_use and not ending.is_our_will:
+        if _is_loss(ending):
             self._lost[relay] = _Lost(now)
         lost = self._lost.get(relay)
         if lost is None or (ending.is_our_fault and not ending.connected):
@@ -101,3 +101,9 @@ class LostRelays:
             return lost.at == now
         is_silent = ending.status is None or ending.status in _PROXY_STATUS
         return is_silent and not ending.permanent and now - lost.at < FORGOTTEN_S
+
+
+def _is_loss(ending: Ending) -> bool:
+    """Return True if a connection ended that is worth a quick return."""
+    is_cut_off = ending.is_our_will or ending.is_forging
+    return ending.connected and ending.lived >= HEALTHY_S and ending.was_of_use and not is_cut_off

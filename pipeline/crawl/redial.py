@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.process.rate import Rate
+from pipeline.relay.errors import LossReason
 from pipeline.relay.retry_after import MAX_RETRY_AFTER_S
 
 DIALS: Final = Rate(burst=200, per_minute=600)
@@ -29,6 +30,8 @@ _AFTER_LOSS_S: Final = 2.0
 _OUR_FAULT_S: Final = 10.0
 _OVERLOADED_S: Final = 300.0
 _OVERLOADED_STATUS: Final = frozenset({429, 503})
+# Within the first wait a budget for forgeries is there again that is worth a connection.
+_FORGED_BASE_S: Final = 300.0
 # Answers of a web server that has no relay at this path: not found, gone, elsewhere, or a page for people.
 _MISSING_STATUS: Final = frozenset({200, 301, 302, 303, 307, 308, 404, 405, 410})
 
@@ -62,9 +65,17 @@ class Ending:
         """Whether there was a connection."""
         return self.lived > 0
 
+    @property
+    def is_forging(self) -> bool:
+        """Return True if the relay was cut off for forged events."""
+        return self.reason == LossReason.FORGED
+
 
 def failures_after(failures: int, ending: Ending) -> int:
     """The number of failures in a row, after `ending`; what this machine lacked or wanted is none of the relay's."""
+    if ending.is_forging:
+        # However long it lasted and whatever else it brought.
+        return failures + 1
     if ending.lived >= HEALTHY_S:
         return 0
     if ending.is_our_fault or ending.is_our_will or ending.has_taught:
@@ -83,6 +94,8 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
         return 0.0
     if ending.is_our_fault:
         base = _OUR_FAULT_S
+    elif ending.is_forging:
+        base = min(_FORGED_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)
     elif ending.connected:
         is_soon = failures <= 1 or ending.has_taught
         base = _AFTER_LOSS_S if is_soon else min(_DIAL_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)

@@ -11,6 +11,7 @@ from pipeline.crawl import backfill
 from pipeline.crawl.absences import Absences, Places, StoreIdentity
 from pipeline.crawl.asking import Asking
 from pipeline.crawl.backfill import Backfilling
+from pipeline.crawl.costs import RelayCosts
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.form_audit import FormAudit
@@ -19,6 +20,7 @@ from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.live_trust import MARGIN_S, LiveTrust
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
+from pipeline.crawl.pacing import StrangerPacing
 from pipeline.crawl.plan import GLOBAL_QUERY, Plan, Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
@@ -62,7 +64,7 @@ class RelayCrawl:
         "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
         "_live", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
         "_schedule", "_sweeps", "_tell_at", "_trust", "_whole", "absences", "asking", "audit", "backfilling", "counts",
-        "fetches_lists", "gaps", "has_gained", "identity", "named", "silences", "trials",
+        "fetches_lists", "gaps", "has_gained", "identity", "named", "pacing", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +98,7 @@ class RelayCrawl:
         self.absences = Absences(coverage.relay, places or Places())
         self.identity = StoreIdentity()
         self._resweeps = Resweeps(self._sweeps, self.absences)
+        self.pacing = StrangerPacing(self._live, self._sweeps, self.asking)
         self._whole = Whole(plan, self.asking, self._sweeps, self.gaps, self._resweeps)
         self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps)
         # Until when it was surely connected, as long as it is not known when it came back.
@@ -165,6 +168,15 @@ class RelayCrawl:
         self._moved.clear()
         return taken
 
+    @property
+    def costs(self) -> RelayCosts:
+        """What the relay's events cost."""
+        return self.pacing.costs
+
+    def on_costly(self) -> None:
+        """The relay's events cost more than they may: look at once at what to ask for."""
+        self._check_at = 0.0
+
     def next_time(self) -> float:
         """When `advance` wants to be called again at the latest (monotonic seconds)."""
         return self._check_at
@@ -205,6 +217,7 @@ class RelayCrawl:
         if mono < self._check_at:
             return
         self._follow_clock(session, mono, wall)
+        self.pacing.follow(mono)
         self._choose(session, wall)
         session.limits = self._trust.judged(session.limits.doubted(wall), wall)
         self._schedule.polls = session.limits.live_missed_at > 0 or self._trust.is_suspect(wall)
@@ -304,6 +317,7 @@ class RelayCrawl:
     def _open_pages(self, session: Session, mono: float) -> None:
         self._whole.open_canary(session, mono)
         self.identity.open(session, mono)
+        self.pacing.delay_pages(mono)
         ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
         for sweep in self._with_strands(ready, session.room_for_pages(), mono):
             if not session.has_room_for_page():

@@ -77,6 +77,7 @@ class RelayRow:
             asked=self._crawl.asking.way,
             owed_since=self._crawl.absences.since,
             is_resweeping=self._crawl.is_resweeping,
+            is_paced=self._is_paced(),
             rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
         )
         self._told = self._status.last_error
@@ -91,7 +92,11 @@ class RelayRow:
             self._written = session.limits
             self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
         crawl, status = self._crawl, self._status
-        told = (status.subscriptions, status.asked, self._told, status.owed_since, status.is_resweeping)
+        told = (status.subscriptions, status.asked, self._told, status.owed_since)
         now = (session.live_subscriptions, crawl.asking.way, status.last_error, crawl.absences.since)
-        if (*now, crawl.is_resweeping) != told:
+        flags = (crawl.is_resweeping, self._is_paced())
+        if (*now, *flags) != (*told, status.is_resweeping, status.is_paced):
             self.put(self._status.state)
+
+    def _is_paced(self) -> bool:
+        return self._crawl.costs.paced_since(self._clock.monotonic()) is not None

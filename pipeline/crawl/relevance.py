@@ -40,6 +40,10 @@ class Relevance:
                     members.discard(change.public_key)
         return removed
 
+    def is_of_stranger(self, event: Event) -> bool:
+        """Return True if `event` is wanted of everybody, and nobody registered is or follows its author."""
+        return event.kind in GLOBAL_KINDS and event.pubkey not in self.authors
+
     def rule(self, event: Event) -> Rule | None:
         """Why `event` is wanted, `None` if it is not."""
         if event.kind in GLOBAL_KINDS:

@@ -16,6 +16,7 @@ class Shared:
     """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
 
     `parcel` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
+    `stranger_byte_rate`: see `RelayCosts`.
     """
 
     clock: Clock
@@ -26,3 +27,4 @@ class Shared:
     bounds: FrameBounds
     secret: bytes | None = None
     on_turn: Callable[[], None] = lambda: None
+    stranger_byte_rate: Callable[[], int] = lambda: 0

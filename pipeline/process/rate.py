@@ -40,3 +40,34 @@ class Allowance:
     def _fill(self, now: float) -> None:
         self._left = min(self._rate.burst, self._left + (now - self._at) * self._rate.per_minute / 60)
         self._at = now
+
+
+class Budget:
+    """What is left of one `Rate` for uses that are known only afterwards, so that it may be overdrawn. For one thread.
+
+    It begins full. The rate may be replaced at any time.
+    """
+
+    __slots__ = ("_at", "_left", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._left = float(rate.burst)
+        self._at = now
+
+    def left(self, now: float) -> float:
+        """Return what is left, below 0 if more was used."""
+        self._left = min(self._rate.burst, self._left + max(0.0, now - self._at) * self._rate.per_minute / 60)
+        self._at = now
+        return self._left
+
+    def spend(self, amount: float, now: float) -> float:
+        """Note that `amount` was used, or given back if it is below 0; return what is left."""
+        self._left = min(self._rate.burst, self.left(now) - amount)
+        return self._left
+
+    def set_rate(self, rate: Rate, now: float) -> None:
+        """Go by `rate` from now on."""
+        if rate != self._rate:
+            self._left = min(float(rate.burst), self.left(now))
+            self._rate = rate

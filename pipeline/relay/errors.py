@@ -62,6 +62,7 @@ class LossReason(StrEnum):
     CLOSED = "closed"  # the relay said so in a close frame
     EOF = "eof"  # the stream ended without a close frame
     ERROR = "error"  # the operating system or TLS reported an error
+    FORGED = "forged"  # too many events whose id or signature is wrong
     LOCAL = "local"  # we closed it
     PROTOCOL = "protocol"  # a frame that RFC 6455 forbids
     SEND_TIMEOUT = "send_timeout"  # the relay stopped reading

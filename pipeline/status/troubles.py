@@ -18,6 +18,7 @@ from pipeline.values import format_duration
 
 _MIN_FREE_BYTES: Final = 64 << 20
 _RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
+_DAY_MS: Final = 86_400_000
 _NAMED: Final = 3
 """Of many alike so many are named; the others are counted."""
 
@@ -60,6 +61,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_gaps(seen),
         *_absences(seen),
         *_live(seen),
+        *_costs(seen),
         *_proxies(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
@@ -206,6 +208,28 @@ def _live(seen: Snapshot) -> Iterator[Trouble]:
         )
 
 
+def _costs(seen: Snapshot) -> Iterator[Trouble]:
+    """Relays whose events cost more than they may."""
+    forging = [relay for relay in seen.relays if relay.forged_at and seen.now - relay.forged_at < _DAY_MS]
+    if forging:
+        yield Trouble(
+            Weight.NOTE,
+            "relays",
+            f"{_count(len(forging), 'relay')} cut off for forged events: "
+            + _some([f"{relay.address} ({_count(relay.forged, 'event')})" for relay in forging]),
+            "nothing: it is dialled again after a while; event-service relays remove ADDRESS gives it up",
+        )
+    paced = [relay for relay in seen.relays if relay.paced_at and relay.crawled_since is not None]
+    if paced:
+        yield Trouble(
+            Weight.NOTE,
+            "relays",
+            f"{_count(len(paced), 'relay')} brought more bytes of authors whom nobody follows than"
+            f" EVENTS_RELAY_BYTE_RATE allows: {_some([relay.address for relay in paced])}",
+            "nothing: the rest is fetched later, at that rate",
+        )
+
+
 def _relays(seen: Snapshot) -> Iterator[Trouble]:
     crawled = [relay for relay in seen.relays if relay.crawled_since is not None]
     crawled = [relay for relay in crawled if relay.operator is not Operator.REMOVED]
@@ -228,6 +252,8 @@ def _relays(seen: Snapshot) -> Iterator[Trouble]:
             f"{_named(refusing)}", "event-service relays show ADDRESS",
         )  # fmt: skip
     down = [relay for relay in crawled if relay.state is RelayState.DISCONNECTED and relay.failures]
+    # Those that were cut off are told of by themselves.
+    down = [relay for relay in down if not relay.forged_at or relay.forged_at < relay.state_since]
     if down and up:
         yield Trouble(
             Weight.NOTE, "relays", f"{_count(len(down), 'relay')} cannot be reached: {_named(down)}",

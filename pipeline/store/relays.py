@@ -57,6 +57,7 @@ SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, f
 NAMERS = "SELECT namers FROM relays WHERE id = ?"
 NOVEL = "SELECT novel, novel_at FROM relays WHERE id = ?"
 PUT_NOVEL = "UPDATE relays SET novel = ?, novel_at = ? WHERE id = ?"
+ADD_COSTS = "UPDATE relays SET forged = forged + ?, stranger_bytes = stranger_bytes + ? WHERE id = ?"
 PUT_TRIED = "UPDATE relays SET tried_at = ? WHERE id = ?"
 SET_OPERATOR = """
 INSERT INTO relays (address, source, first_seen, last_seen, operator) VALUES (?1, 'operator', ?3, ?3, ?2)
@@ -69,7 +70,8 @@ RECORDS = """
 SELECT id, address, source, operator, first_seen, last_seen, namers, named_by_user, crawled_since, state, state_since,
   subscriptions, asked, ask, novel, novel_at, connected_ms, disconnected_ms, failures, next_dial_at, seen_up_at,
   last_error, limits, iif(spelling = '', address, spelling), owed_since, resweeping,
-  iif(json_valid(limits), coalesce(json_extract(limits, '$.live_missed_at'), 0), 0)
+  iif(json_valid(limits), coalesce(json_extract(limits, '$.live_missed_at'), 0), 0),
+  forged, forged_at, stranger_bytes, paced_at
   FROM relays WHERE ?1 OR crawled_since IS NOT NULL OR operator <> '' OR source = 'bootstrap'
  ORDER BY state IN ('connected', 'backpressured') DESC, novel DESC, namers DESC, id LIMIT ?2
 """
@@ -87,7 +89,8 @@ UPDATE relays SET
   )) / iif(connected_ms + disconnected_ms > 2592000000, 2, 1),
   state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
   rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9,
-  owed_since = ?10, resweeping = ?11 WHERE id = ?1 RETURNING id
+  owed_since = ?10, resweeping = ?11, forged_at = iif(?12, ?3, forged_at),
+  paced_at = iif(?13, iif(paced_at = 0, ?3, paced_at), 0) WHERE id = ?1 RETURNING id
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
 STATUSES = """
@@ -174,6 +177,22 @@ class RelayStatus:
     """From when on (Unix seconds) what came late is still owed for absences, 0 for nothing."""
     is_resweeping: bool = False
     """Whether that is being made up for."""
+    is_forging: bool = False
+    """Whether it was just cut off for forged events."""
+    is_paced: bool = False
+    """Whether strangers' events are taken from it no faster than they may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayCost:
+    """What a relay's events cost: how many were forged, and bytes of authors whom no registered user follows."""
+
+    forged: int = 0
+    stranger_bytes: int = 0
+
+    def plus(self, forged: int, stranger_bytes: int) -> "RelayCost":
+        """Return both together."""
+        return RelayCost(self.forged + forged, self.stranger_bytes + stranger_bytes)
 
 
 class Operator(StrEnum):
@@ -217,6 +236,14 @@ class RelayRecord:
     is_resweeping: bool = False
     live_missed_at: int = 0
     """When (Unix seconds) its live subscriptions turned out to leave out events, so that it is polled; 0 for never."""
+    forged: int = 0
+    """Events that it brought with a wrong id or signature."""
+    forged_at: int = 0
+    """When it was last cut off for them; 0 for never."""
+    stranger_bytes: int = 0
+    """Bytes of genuine events of global kinds by authors whom no registered user follows."""
+    paced_at: int = 0
+    """Since when these are taken no faster than they may come; 0 where they are not that many."""
 
 
 def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
@@ -273,6 +300,11 @@ def add_novel(tx: Tx, counts: Mapping[int, int], now: int) -> None:
             novel, at = row
             aged = novel * 0.5 ** (max(0, now - at) / NOVEL_HALF_LIFE_MS)
             tx.execute(PUT_NOVEL, (aged + number, now, relay))
+
+
+def add_costs(tx: Tx, costs: Mapping[int, RelayCost]) -> None:
+    """Note what the events of relays cost since the last time."""
+    tx.executemany(ADD_COSTS, ((cost.forged, cost.stranger_bytes, relay) for relay, cost in costs.items()))
 
 
 def note_tried(tx: Tx, tried: Iterable[int], now: int) -> None:
@@ -338,6 +370,8 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.asked,
                 each.owed_since,
                 each.is_resweeping,
+                each.is_forging,
+                each.is_paced,
             ),
         ).fetchone()
         if found is None:

@@ -462,6 +462,15 @@ SIGNED_REGISTRATIONS = (
     "ALTER TABLE monitored ADD COLUMN blocked_at INTEGER",
 )
 
+# What a relay's events cost (see `pipeline.crawl.costs`): how many were forged and when it was last cut off for them;
+# bytes of authors whom no registered user follows, and since when they are paced (times in ms, 0 for never).
+RELAY_COSTS = (
+    "ALTER TABLE relays ADD COLUMN forged INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN forged_at INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN stranger_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE relays ADD COLUMN paced_at INTEGER NOT NULL DEFAULT 0",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -485,6 +494,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0020-target-relay", TARGET_RELAY),
     Migration("0021-relay-naming", RELAY_NAMING),
     Migration("0022-signed-registrations", SIGNED_REGISTRATIONS),
+    Migration("0023-relay-costs", RELAY_COSTS),
 )
 
 

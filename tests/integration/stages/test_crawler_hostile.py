@@ -10,7 +10,8 @@ from time import time
 
 import pytest
 
-from pipeline.crawl import connection
+from pipeline.crawl import connection, costs
+from pipeline.process.rate import Rate
 from pipeline.relay import dial as dial_module
 from pipeline.store import relays
 from stages import crawler
@@ -173,3 +174,48 @@ def test_no_address_outside_the_public_internet_is_ever_dialled(world: World, mo
             wait_until(lambda: running.metric("event_service_dial_failures_total", **private) >= len(names))
             wait_until(lambda: {*names} <= {*looked_up})
         assert (silent.connections, other.connections) == (0, 0)
+
+
+def endless_forgeries(conn: socket.socket, over: threading.Event) -> None:
+    """Answers each page with events whose signature is wrong, as fast as they are read; none is the same as another."""
+    accept_websocket(conn)
+    genuine = MALLORY.sign("x", kind=0, created_at=NOW).raw
+    first, last = genuine[: genuine.index('"id":"') + 6], genuine[genuine.index('"id":"') + 70 :]
+    for number in itertools.count():
+        if over.is_set():
+            return
+        ids = (f"{number:032x}{n:032x}" for n in range(500))
+        conn.sendall(b"".join(frame(TEXT, f'["EVENT","P1",{first}{each}{last}]'.encode()) for each in ids))
+
+
+def test_relay_that_forges_is_cut_off_and_left_alone_beside_an_honest_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "FORGERIES", budget := Rate(burst=300, per_minute=60))
+    stored = profiles(10)
+    with Peer(endless_forgeries) as forger, ScriptedRelay(events=stored) as honest:
+        url = forger.address.url
+        with crawling(world, honest.url, url) as running:
+            labels = {"address": url, "reason": "forged"}
+            wait_until(
+                lambda: running.metric("relay_connection_disconnections_counter_total", **labels) == 1, "cut off"
+            )
+            wait_live(honest)
+            for event in profiles(20, first=400):
+                honest.publish(event)
+                wait_arrived(world, [event])
+            wait_arrived(world, stored)
+            forged = running.metric("event_service_stage_discarded_total", stage="crawler", reason="invalid-hash")
+            # What was under way when it was cut off is verified all the same.
+            assert budget.burst < forged < budget.burst + 1_500
+            # One for its document.
+            assert forger.connections <= 2
+    (state, error, failures, wait_ms, forged_at), *_ = world.query(
+        "SELECT state, last_error, failures, next_dial_at - state_since, forged_at FROM relays WHERE address = ?", url
+    )
+    assert (state, error, failures) == ("disconnected", "too many events with a wrong id or signature", 1)
+    assert wait_ms > 400_000
+    assert forged_at > 0
+    with world.database.read() as tx:
+        found = {each.address: each for each in relays.records(tx, everything=True, limit=10)}
+    assert not found[honest.url].forged_at

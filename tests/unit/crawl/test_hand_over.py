@@ -8,7 +8,15 @@ from queue import SimpleQueue
 import pytest
 
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, HandOver, Parcel
-from pipeline.crawl.intake import BATCH_EVENTS, TRANSACTION_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.intake import (
+    BATCH_BYTES,
+    BATCH_EVENTS,
+    TRANSACTION_BYTES,
+    TRANSACTION_EVENTS,
+    Batch,
+    EventLimits,
+    Intake,
+)
 from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
@@ -37,7 +45,7 @@ def fill(hand_over: HandOver, batches: int) -> list[Event]:
     """Add events for so many batches and hand them over."""
     found = [event(number, kind=1) for number in range(batches * BATCH_EVENTS)]
     for each in found:
-        hand_over.add(each)
+        hand_over.add(each, 800)
     hand_over.flush()
     return found
 
@@ -71,7 +79,7 @@ def test_what_is_noted_comes_behind_the_events_that_were_added_before() -> None:
     hand_over = hand_over_to(submitted.append, Wakes())
     assert not hand_over.was_of_use
     found = event(1, kind=1)
-    hand_over.add(found)
+    hand_over.add(found, 800)
     assert submitted == []
     hand_over.note(cursors=(Cursor(1, "global/", 0, 0),))
     assert [(batch.events, len(batch.cursors)) for batch in submitted] == [((found,), 0), ((), 1)]
@@ -103,7 +111,7 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
     intake = threading.Thread(target=take)
     intake.start()
     for _ in range(batches):
-        hand_over.add(note)
+        hand_over.add(note, 800)
         hand_over.flush()
         while not hand_over.push():
             assert awake.wait(10)
@@ -145,3 +153,35 @@ def test_a_parcel_with_a_transaction_of_events_does_not_wait(tmp_path: Path) -> 
         parcel.put(Batch(1, 0, (note,) * (TRANSACTION_EVENTS - 1)))
         parcel.put(Batch(2, 0, (note,)))
     assert [len(batches) for batches in intake.submitted] == [2, 2]
+
+
+def test_large_events_are_handed_over_in_small_batches() -> None:
+    """Else each relay that sends events of a megabyte holds more than a hundred of them in memory."""
+    batches: list[Batch] = []
+    hand_over = hand_over_to(batches.append, Wakes())
+    sizes = [BATCH_BYTES // 2, BATCH_BYTES // 2, 1, 4 * BATCH_BYTES, 5]
+    for number, size in enumerate(sizes):
+        hand_over.add(event(number, kind=0), size)
+    hand_over.flush()
+    for batch in batches:
+        release(batch)
+        hand_over.push()
+    assert [batch.size for batch in batches] == [BATCH_BYTES, 1, 4 * BATCH_BYTES, 5]
+    assert [each.created_at for batch in batches for each in batch.events] == list(range(len(sizes)))
+
+
+def test_parcel_goes_as_soon_as_it_holds_a_transactions_bytes() -> None:
+    """Else hundreds of large events of several relays are written by one transaction, which holds up all others."""
+    sent: list[int] = []
+
+    class Counting(Intake):
+        def __init__(self) -> None:
+            """Nothing of it is used."""
+
+        def submit(self, *batches: Batch) -> None:
+            sent.append(len(batches))
+
+    parcel = Parcel(Counting())
+    for _ in range(3):
+        parcel.put(Batch(1, 0, (event(1, kind=0),), size=TRANSACTION_BYTES // 2))
+    assert sent == [2]

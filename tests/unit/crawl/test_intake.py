@@ -10,9 +10,12 @@ from pathlib import Path
 import apsw
 import pytest
 
+from pipeline.crawl.costs import Verified
 from pipeline.crawl.intake import (
     BATCH_EVENTS,
     MAX_FUTURE_S,
+    NOVEL_EVERY_S,
+    TRANSACTION_BYTES,
     TRANSACTION_EVENTS,
     Batch,
     CommittedIds,
@@ -381,3 +384,39 @@ def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
         desk.intake.finish()
         worker.join()
     assert desk.counted()["unwanted"] == 5
+
+
+def test_readers_learn_what_the_verification_of_their_events_found(desk: Desk) -> None:
+    """By relay, all of a transaction together; what is known, unwanted or unreadable costs nothing."""
+    found: list[tuple[int, Verified]] = []
+
+    def of(relay: int, *events: Event) -> Batch:
+        return Batch(relay, NOW_MS, events, verified=lambda verified: found.append((relay, verified)))
+
+    strange = note("a stranger", by=3, kind=0)
+    profile = note("alice", kind=0)
+    desk.intake.submit(
+        of(1, forged_signature(note("1")), strange, profile, note("unwanted", by=3)),
+        of(2, strange, forged_content(note("2")), note("3", at=NOW + 10**6)),
+        of(1, forged_content(note("4"))),
+    )
+    desk.take(of(2, strange))
+    assert found == [(1, Verified(2, 2, 1, len(strange.to_json()))), (2, Verified(0, 1, 0, 0))]
+    desk.clock.advance(NOVEL_EVERY_S)
+    with desk.db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
+    desk.take(batch(note("5")))
+    with desk.db.read() as tx:
+        (record,) = relays.records(tx, everything=True, limit=9)
+    assert (record.forged, record.stranger_bytes) == (2, len(strange.to_json()))
+
+
+def test_large_events_share_a_transaction_only_up_to_its_bytes(desk: Desk) -> None:
+    committed: list[int] = []
+    desk.take(
+        *(
+            Batch(1, NOW_MS, (note(f"{n}"),), taken=lambda: committed.append(len(desk.rows())), size=TRANSACTION_BYTES)
+            for n in range(3)
+        )
+    )
+    assert committed == [0, 1, 2]

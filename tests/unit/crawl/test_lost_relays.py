@@ -8,6 +8,7 @@ from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, Dia
 from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
 from pipeline.crawl.redial import FAST_DIALS, HEALTHY_S, Ending, dial_rate, fast_dial_rate
 from pipeline.process.rate import Allowance, Rate
+from pipeline.relay.errors import LossReason
 
 LOSS = Ending("eof", "gone", lived=HEALTHY_S, was_of_use=True)
 SILENCE = Ending("dial", "timeout")
@@ -45,6 +46,7 @@ def test_lost_relay_is_tried_in_seconds_for_five_minutes_then_slower_for_an_hour
         pytest.param(Ending("eof", "", lived=HEALTHY_S - 1, was_of_use=True), id="it did not last"),
         pytest.param(Ending("closed", "", lived=HEALTHY_S, was_of_use=True, is_our_will=True), id="we ended it"),
         pytest.param(SILENCE, id="it never was"),
+        pytest.param(Ending(LossReason.FORGED, "", lived=HEALTHY_S, was_of_use=True), id="it forged"),
     ],
 )
 def test_other_relays_follow_the_common_schedule(loss: Ending) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_missing, resumed_at
 from pipeline.process.rate import Allowance
+from pipeline.relay.errors import LossReason
 from tests.seeds import seeds
 
 JITTER = 0.25
@@ -32,6 +33,7 @@ REFUSED = Ending("dial", "refused")
 LOST = Ending("eof", "gone", lived=5.0)
 OF_USE = Ending("eof", "gone", lived=5.0, was_of_use=True)
 WORKED = Ending("eof", "gone", lived=HEALTHY_S)
+FORGED = Ending(LossReason.FORGED, "too many", lived=10 * HEALTHY_S, was_of_use=True)
 
 
 def test_failed_dials_wait_5_25_125_625_seconds_then_half_an_hour() -> None:
@@ -169,3 +171,7 @@ def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
 def test_no_relay_is_where_a_web_server_answers_with_something_else(status: int | None, missing: bool) -> None:
     assert is_missing(Ending("dial", "", status=status)) is missing
     assert not is_missing(Ending("error", "", lived=1.0, status=status))
+
+
+def test_relay_that_forges_is_left_alone_ever_longer_whatever_else_it_brings() -> None:
+    assert delays([FORGED] * 4) == [600, 1200, 1800, 1800]

@@ -2,7 +2,7 @@
 
 import random
 
-from pipeline.process.rate import Allowance, Rate
+from pipeline.process.rate import Allowance, Budget, Rate
 
 
 def taken(allowance: Allowance, times: int, now: float) -> int:
@@ -27,3 +27,20 @@ def test_over_any_time_no_more_than_burst_and_rate() -> None:
         now += rng.expovariate(10.0)
         count += taken(allowance, rng.randrange(4), now)
         assert count <= rate.burst + now * rate.per_minute / 60 + 1e-6
+
+
+def test_budget_may_be_overdrawn_and_fills_up_to_its_burst() -> None:
+    budget = Budget(Rate(burst=10, per_minute=60), now=0.0)
+    assert budget.spend(15, 0.0) == -5
+    assert budget.left(5.0) == 0
+    assert budget.spend(-3, 5.0) == 3
+    assert budget.left(3600.0) == 10
+    assert budget.spend(-3, 3600.0) == 10
+
+
+def test_budget_goes_by_a_new_rate_from_then_on() -> None:
+    budget = Budget(Rate(burst=10, per_minute=60), now=0.0)
+    budget.spend(20, 0.0)
+    budget.set_rate(Rate(burst=4, per_minute=600), 5.0)
+    assert budget.left(5.5) == 0
+    assert budget.left(60.0) == 4

@@ -74,6 +74,26 @@ def test_relay_that_left_out_live_events_is_told() -> None:
     assert "wss://r1.example" in found.what
 
 
+def test_relay_that_was_cut_off_for_forgeries_is_told_once_for_a_day() -> None:
+    forging = replace(
+        relay(RelayState.DISCONNECTED, "too many", failures=1, number=2),
+        forged=5_001, forged_at=NOW - 1, state_since=NOW - 1,
+    )  # fmt: skip
+    relays = (relay(RelayState.CONNECTED), forging)
+    found = one(replace(WELL, relays=relays))
+    assert found.weight is Weight.NOTE
+    assert "1 relay cut off for forged events: wss://r2.example (5,001 events)" in found.what
+    up_again = replace(relay(RelayState.CONNECTED), forged=5_001, forged_at=NOW - 86_400_001)
+    assert troubles(replace(WELL, relays=(up_again,)), 900_000) == []
+
+
+def test_relay_whose_strangers_are_paced_is_told_with_the_setting() -> None:
+    found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), paced_at=NOW - 1),)))
+    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    assert "EVENTS_RELAY_BYTE_RATE" in found.what
+    assert "wss://r1.example" in found.what
+
+
 def test_a_service_that_is_well_has_no_troubles() -> None:
     assert troubles(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
 

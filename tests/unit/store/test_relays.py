@@ -10,6 +10,7 @@ from pipeline.store.relays import (
     Naming,
     Operator,
     RelayCandidate,
+    RelayCost,
     RelayState,
     RelayStatus,
 )
@@ -182,6 +183,25 @@ def test_novel_events_count_for_less_as_they_age(db: Database) -> None:
         relays.add_novel(tx, {1: 10}, NOW + NOVEL_HALF_LIFE_MS)
         (found,) = relays.candidates(tx, discovered=False, limit=9)
         assert (round(found.novel, 6), found.novel_at) == (60.0, NOW + NOVEL_HALF_LIFE_MS)
+
+
+def test_costs_add_up_and_tell_since_when_a_relay_is_paced_and_when_it_was_cut_off(db: Database) -> None:
+    def put(tx: Tx, at: int, *, is_forging: bool = False, is_paced: bool = False) -> tuple[int, int, int, int]:
+        state = RelayState.DISCONNECTED if is_forging else RelayState.CONNECTED
+        status = RelayStatus(1, "wss://a.example", state, NOW + at, 0, 0, 0, 0, "")
+        relays.put_statuses(tx, [replace(status, is_forging=is_forging, is_paced=is_paced)])
+        (found,) = relays.records(tx, everything=True, limit=9)
+        return (found.forged, found.stranger_bytes, found.forged_at, found.paced_at)
+
+    with db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW)
+        relays.add_costs(tx, {1: RelayCost(forged=2, stranger_bytes=10), 99: RelayCost(1, 1)})
+        relays.add_costs(tx, {1: RelayCost().plus(1, 5)})
+        assert put(tx, 0) == (3, 15, 0, 0)
+        assert put(tx, 10, is_paced=True) == (3, 15, 0, NOW + 10)
+        assert put(tx, 20, is_paced=True) == (3, 15, 0, NOW + 10)
+        assert put(tx, 30, is_forging=True) == (3, 15, NOW + 30, 0)
+        assert put(tx, 40) == (3, 15, NOW + 30, 0)
 
 
 def test_time_connected_and_not_is_added_up_when_a_state_ends(db: Database) -> None:
