@@ -2,6 +2,7 @@
 
 from tests.bench import protocol
 from tests.bench.report import Figure, PartReport, per_second
+from tests.corpus import REAL
 
 
 def run(limit: float, *, quick: bool) -> PartReport:
@@ -9,7 +10,7 @@ def run(limit: float, *, quick: bool) -> PartReport:
     frames, rounds = (500, 2) if quick else (2000, 5)
     figures: list[Figure] = []
     sets = {"typical": protocol.typical_frames(frames)}
-    if protocol.CORPUS.exists():
+    if REAL is not None:
         sets["real"] = protocol.real_frames()[:frames]
     for name, chosen in sets.items():
         size = sum(map(len, chosen)) // len(chosen)

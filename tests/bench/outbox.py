@@ -6,19 +6,17 @@ People are drawn from real relay lists where the corpus is present, else from li
 some are passed on to many relays, and one author in twenty writes where their list does not say.
 """
 
-import gzip
 import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.nostr.address import InvalidAddress, parse_address
 from tests.bench import first_asked
 from tests.bench.report import Figure, Limit, PartReport
+from tests.corpus import REAL, real
 from tests.network.world import Network
 
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus" / "events.jsonl.gz"
 _SEED = 20_240
 _PEOPLE = 20_000
 _EVENTS_EACH = 5
@@ -34,7 +32,7 @@ Lists = Sequence[tuple[str, ...]]
 def run(_: float, *, quick: bool) -> PartReport:
     """The part `outbox`."""
     rng = random.Random(_SEED)
-    found = real_lists() if CORPUS.exists() else []
+    found = [] if REAL is None else real_lists()
     source = f"{len(found):,} real relay lists"
     if not found:
         found = _drawn_lists()
@@ -63,13 +61,11 @@ def run(_: float, *, quick: bool) -> PartReport:
 def real_lists() -> list[tuple[str, ...]]:
     """The relays that authors of the corpus say they write to."""
     found = []
-    with gzip.open(CORPUS, "rt") as lines:
-        for line in lines:
-            event = json.loads(line)
-            if event["kind"] == 10002:
-                relays = tuple(dict.fromkeys(_written_to(event["tags"])))
-                if relays:
-                    found.append(relays)
+    for event in map(json.loads, real().event_lines()):
+        if event["kind"] == 10002:
+            relays = tuple(dict.fromkeys(_written_to(event["tags"])))
+            if relays:
+                found.append(relays)
     return found
 
 

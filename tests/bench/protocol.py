@@ -5,12 +5,10 @@ and the steps take turns, so that a busy machine changes the shares little.
 """
 
 import argparse
-import gzip
 import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import coincurve
@@ -20,8 +18,7 @@ from pipeline.nostr import event as event_module
 from pipeline.nostr.event import Event, event_id, parse_event, sign, verify
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import EventMessage, InvalidEventMessage, parse_relay_message
-
-CORPUS = Path(__file__).parents[3] / "shared" / "corpus" / "events.jsonl.gz"
+from tests.corpus import REAL, real
 
 BARE = "bare verification"
 
@@ -59,9 +56,8 @@ def typical_frames(count: int) -> list[bytes]:
 
 
 def real_frames() -> list[bytes]:
-    """The corpus as frames, without the events that are refused."""
-    with gzip.open(CORPUS) as file:
-        frames = [b'["EVENT","sub1",' + line.strip() + b"]" for line in file]
+    """The corpus of real events as frames, without those that are refused."""
+    frames = [b'["EVENT","sub1",' + line + b"]" for line in real().event_lines()]
     return [frame for frame in frames if is_accepted(frame)]
 
 
@@ -156,7 +152,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2000)
     options = parser.parse_args()
     results = {"typical": report("typical events", typical_frames(options.frames), options.rounds)}
-    if CORPUS.exists():
+    if REAL is not None:
         results["real"] = report("real events", real_frames(), options.rounds)
     print(json.dumps(results))
 

@@ -20,6 +20,8 @@ from pipeline.relay.resolve import SocketAddress
 from pipeline.store import relays
 from pipeline.store.relays import Operator
 from stages import crawler, saver
+from tests.corpus import needs_real, real_addresses
+from tests.corpus.addresses import drawn
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
@@ -29,7 +31,6 @@ from tests.integration.relay.peers import make_tls
 from tests.integration.stages.support import Running, World, wait_until
 from tests.world.events import authors
 
-CORPUS = Path(__file__).parents[4] / "shared" / "corpus" / "relays.txt"
 (ALICE,) = authors(77, 1)
 NOW = int(time())
 _LIST = 90
@@ -159,11 +160,6 @@ class Everybody:
                 connection.send(f'["EOSE","{subscription}"]')
 
 
-def texts() -> list[str]:
-    lines = CORPUS.read_text().splitlines()
-    return [line.partition("\t")[2].encode().decode("unicode_escape", "replace") for line in lines if "\t" in line]
-
-
 def relay_lists(crowd: int, addresses: Sequence[str]) -> Iterator[Any]:
     """Lists by people of one crowd, each of whom names fewer than one author may."""
     starts = range(0, len(addresses), _LIST)
@@ -172,12 +168,12 @@ def relay_lists(crowd: int, addresses: Sequence[str]) -> Iterator[Any]:
         yield author.sign("", kind=10002, created_at=NOW - first, tags=tags)
 
 
-@pytest.mark.skipif(not CORPUS.exists(), reason="needs the corpus of relay addresses")
-def test_ten_thousand_addresses_as_found_in_events(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("is_real", [False, pytest.param(True, marks=needs_real)], ids=["ours", "real"])
+def test_thousands_of_addresses_as_found_in_events(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_real: bool
 ) -> None:
     """Named by three crowds, the last third by one only: those are never looked up, and nothing that is private."""
-    found = [text for text in texts() if text < "\ud800"]
+    found = [text for text in (real_addresses() if is_real else drawn(3, 4_000)) if text < "\ud800"]
     tls = make_tls(tmp_path, "DNS:anybody")
     if tls is None:
         pytest.skip("no openssl program to make a certificate with")

@@ -5,7 +5,7 @@ import random
 import re
 import time
 from collections import Counter
-from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,9 +22,11 @@ from pipeline.nostr.address import (
     parse_address,
     split_addresses,
 )
+from tests.corpus import OURS, needs_real, real_addresses
+from tests.corpus.addresses import drawn
+from tests.corpus.make import outcomes
 from tests.seeds import seeds
 
-CORPUS = Path(__file__).parents[4] / "shared" / "corpus" / "relays.txt"
 ONION = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid"
 
 
@@ -398,11 +400,6 @@ def test_hostile_texts_cost_little(pattern: str) -> None:
     assert time.process_time() - started < 1.0
 
 
-def corpus_addresses() -> list[str]:
-    raw = [line.partition("\t")[2] for line in CORPUS.read_text("utf-8").split("\n")[1:] if line]
-    return [re.sub(r"\\[tnr\\]", lambda escape: escape[0].encode().decode("unicode_escape"), text) for text in raw]
-
-
 def judge(texts: list[str]) -> tuple[list[str], Counter[str], list[tuple[str, str]]]:
     accepted: set[str] = set()
     refused: list[tuple[str, str]] = []
@@ -415,14 +412,22 @@ def judge(texts: list[str]) -> tuple[list[str], Counter[str], list[tuple[str, st
     return sorted(accepted), Counter(reason for reason, _ in refused), refused
 
 
-@pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not beside this checkout")
-def test_corpus() -> None:
+@pytest.mark.parametrize("row", OURS.rows("addresses.jsonl"), ids=lambda row: ascii(row["text"])[:60])
+def test_address_of_ours_is_taken_for_what_it_was(row: dict[str, Any]) -> None:
+    """To see what changed, run `python -m tests.corpus.make` and look at the diff."""
+    assert list(outcomes(row["text"])) == row["is"]
+    for url in row["is"]:
+        assert url.startswith("!") or parse_address(url).url == url
+
+
+@needs_real
+def test_real_addresses() -> None:
     """Addresses found in the wild give the known result, whose text stays outside of this repository.
 
     To see what changed, print the accepted and the refused texts before and after, and compare:
     `python -m tests.unit.nostr.test_address > /tmp/addresses`.
     """
-    texts = corpus_addresses()
+    texts = real_addresses()
     assert len(texts) == 10_569
     accepted, reasons, _ = judge(texts)
     addresses = [parse_address(url) for url in accepted]
@@ -434,11 +439,11 @@ def test_corpus() -> None:
     assert digest == "3b8cb1b8a0e565fdcbe14288d945e8ffc8fbd7f4f23208d2c13c96ad7e414f75"
 
 
-@pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not beside this checkout")
+@pytest.mark.parametrize("texts", [list(drawn(2, 2_000)), pytest.param(None, marks=needs_real)], ids=["ours", "real"])
 @pytest.mark.parametrize("seed", seeds(2))
-def test_mutated_corpus_addresses_raise_nothing_unforeseen(seed: int) -> None:
+def test_mutated_addresses_raise_nothing_unforeseen(seed: int, texts: list[str] | None) -> None:
     rng = random.Random(seed)
-    texts = corpus_addresses()
+    texts = real_addresses() if texts is None else texts
     survivors = 0
     for _ in range(5_000):
         text = rng.choice(texts)
@@ -459,6 +464,6 @@ def test_mutated_corpus_addresses_raise_nothing_unforeseen(seed: int) -> None:
 
 
 if __name__ == "__main__":
-    accepted_urls, _, refused_texts = judge(corpus_addresses())
+    accepted_urls, _, refused_texts = judge(real_addresses())
     print(*accepted_urls, sep="\n")
     print(*(f"refused\t{reason}\t{text!r}" for reason, text in sorted(refused_texts)), sep="\n")

@@ -1,4 +1,4 @@
-"""Real events and messages, and constructed borderline cases, from the corpus beside the checkout."""
+"""Events and messages of both corpora: those of our own making, and real ones where they are at hand."""
 
 import base64
 import csv
@@ -37,11 +37,12 @@ from pipeline.nostr.message import (
     parse_relay_message,
 )
 from pipeline.nostr.tags import supersedes
-from tests.unit.nostr.corpus import REFUSED_REAL_EVENTS, ROOT, event_lines, needs_corpus, rows
+from tests.corpus import DATA, OURS, REAL, Corpus, corpus, needs_real, real
+from tests.corpus import make as corpus_making
 from tests.unit.nostr.strategies import naive_canonical, naive_id
 from tests.unit.nostr.test_notices import naive_notice_type
 
-pytestmark = needs_corpus
+__all__ = ["corpus"]
 
 
 def judged(raw: bytes) -> Reason | None:
@@ -52,10 +53,16 @@ def judged(raw: bytes) -> Reason | None:
     return None
 
 
-def test_every_real_event_is_accepted_and_reproduced() -> None:
-    """But four: strfry, Go, Rust and Swift refuse numbers in tags and empty tags, so handing them on would not help."""
+def test_our_corpus_is_what_its_makers_make() -> None:
+    made = corpus_making.files()
+    assert {path.name for path in DATA.iterdir()} == set(made)
+    assert {name for name, text in made.items() if (DATA / name).read_text() != text} == set()
+
+
+def test_every_event_is_accepted_and_reproduced(corpus: Corpus) -> None:
+    """But four real ones: strfry, Go, Rust and Swift refuse numbers in tags and empty tags, so sending is no help."""
     refused = {}
-    for line in event_lines():
+    for line in corpus.event_lines():
         value = json.loads(line)
         try:
             event = event_from_json(line)
@@ -67,12 +74,13 @@ def test_every_real_event_is_accepted_and_reproduced() -> None:
         assert json.loads(event.to_json()) == value
         assert event_from_json(event.to_json()) == event
         assert parse_relay_message(b'\n["EVENT","s",%s]' % line) == EventMessage("s", event)
-    assert refused == dict.fromkeys(REFUSED_REAL_EVENTS, Reason.TAGS)
+    assert refused == dict.fromkeys(corpus.refused, Reason.TAGS)
 
 
+@needs_real
 def test_the_four_refused_events_would_otherwise_be_valid() -> None:
     """They are refused for their tags alone; this is the price of the rule."""
-    lines = [line for line in event_lines() if json.loads(line)["id"] in REFUSED_REAL_EVENTS]
+    lines = [line for line in real().event_lines() if json.loads(line)["id"] in real().refused]
     assert len(lines) == 4
     for value in map(json.loads, lines):
         assert naive_id(value) == value["id"]
@@ -108,9 +116,19 @@ def judged_frame(raw: bytes) -> Reason | None:
     return None
 
 
+@pytest.mark.parametrize("row", OURS.rows("cases.jsonl"), ids=lambda row: str(row["name"]))
+def test_case_of_ours_is_judged_as_expected(row: dict[str, Any]) -> None:
+    raw = base64.b64decode(row["raw_b64"])
+    assert judged(raw) == row["reason"]
+    if row["reason"] is None:
+        event = event_from_json(raw)
+        assert event_from_json(event.to_json()) == event
+
+
+@needs_real
 def test_every_invalid_event_is_refused_for_the_right_reason() -> None:
     counts: Counter[str] = Counter()
-    for row in rows("invalid.jsonl"):
+    for row in real().rows("invalid.jsonl"):
         expected = next(reason for pattern, reason in REASONS if re.search(pattern, row["why"]))
         assert judged_frame(row["raw"].encode()) is expected, row["why"]
         counts[expected] += 1
@@ -144,9 +162,9 @@ ACCEPTED_THOUGH_STRICTLY_WRONG = {"duplicate content key", "duplicate id key"}
 
 
 def synthetic() -> list[Any]:
-    if not ROOT.exists():
+    if REAL is None:
         return []
-    return [pytest.param(row, id=row["name"]) for row in rows("synthetic-edge.jsonl")]
+    return [pytest.param(row, id=row["name"]) for row in real().rows("synthetic-edge.jsonl")]
 
 
 @pytest.mark.parametrize("row", synthetic())
@@ -163,14 +181,25 @@ def test_a_constructed_case_is_judged_as_expected(row: dict[str, Any]) -> None:
         assert event_from_json(event.to_json()) == event
 
 
+@needs_real
 def test_the_case_names_are_those_of_the_corpus() -> None:
-    names = {row["name"]: row["expect"] for row in rows("synthetic-edge.jsonl")}
+    names = {row["name"]: row["expect"] for row in real().rows("synthetic-edge.jsonl")}
     assert {name for name, expect in names.items() if expect == "ambiguous"} == set(AMBIGUOUS)
     assert {names[name] for name in ACCEPTED_THOUGH_STRICTLY_WRONG} == {"reject"}
 
 
 def test_of_a_tie_the_lowest_id_wins() -> None:
-    group = [row for row in rows("synthetic-edge.jsonl") if row["name"].startswith("tie group A")]
+    tied = [event for event in map(event_from_json, OURS.event_lines()) if event.content.startswith("tie ")]
+    winner = tied[0]
+    for event in reversed(tied):
+        winner = event if supersedes(event, winner) else winner
+    assert len({event.created_at for event in tied}) == 1 < len(tied)
+    assert winner.id == min(event.id for event in tied)
+
+
+@needs_real
+def test_of_a_real_tie_the_lowest_id_wins() -> None:
+    group = [row for row in real().rows("synthetic-edge.jsonl") if row["name"].startswith("tie group A")]
     winner: Event | None = None
     for row in reversed(group):
         event = event_from_json(row["raw"].encode())
@@ -209,9 +238,19 @@ def expected_fault(frame: list[Any]) -> MessageFault | None:
     return next((fault for broken, fault in rules if broken), None)
 
 
+def test_every_message_of_ours_is_what_it_is_said_to_be() -> None:
+    for row in OURS.rows("relay-messages.jsonl"):
+        try:
+            found = type(parse_relay_message(row["raw"].encode())).__name__
+        except (InvalidMessage, InvalidEvent) as error:
+            found = f"!{error.reason}"
+        assert found == row["is"], row["raw"]
+
+
+@needs_real
 def test_every_frame_of_a_relay_is_classified() -> None:
     outcomes: Counter[str] = Counter()
-    for row in rows("relay-messages.jsonl"):
+    for row in real().rows("relay-messages.jsonl"):
         frame = json.loads(row["raw"])
         fault: MessageFault | None = None
         try:
@@ -237,8 +276,9 @@ def test_every_frame_of_a_relay_is_classified() -> None:
     }
 
 
+@needs_real
 def test_the_official_vectors_of_bip_340() -> None:
-    with (ROOT / "bip340-vectors.csv").open() as file:
+    with (real().folder / "bip340-vectors.csv").open() as file:
         vectors = list(csv.DictReader(file))
     assert len(vectors) == 19
     used = 0
@@ -254,8 +294,8 @@ def test_the_official_vectors_of_bip_340() -> None:
     assert used == 15
 
 
-def test_the_hashed_bytes_of_real_events_are_those_of_the_standard_library() -> None:
-    for line in event_lines():
+def test_the_hashed_bytes_are_those_of_the_standard_library(corpus: Corpus) -> None:
+    for line in corpus.event_lines():
         value = json.loads(line)
-        if value["id"] not in REFUSED_REAL_EVENTS:
+        if value["id"] not in corpus.refused:
             assert canonical(event_from_json(line)) == naive_canonical(value)

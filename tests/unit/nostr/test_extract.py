@@ -1,9 +1,9 @@
 """What events say about contacts and relays, from well-formed, sloppy and hostile authors."""
 
-import gzip
 import json
 import time
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -19,8 +19,8 @@ from pipeline.nostr.extract import (
     contacts,
     relay_candidates,
 )
+from tests.corpus import OURS, Corpus, needs_real, real
 
-CORPUS = Path(__file__).parents[4] / "shared" / "corpus" / "events.jsonl.gz"
 KEY = "ab" * 32
 
 
@@ -242,25 +242,57 @@ def test_no_event_raises(kind: int, tags: list[list[str]], content: str) -> None
     assert all(len(key) == 32 for key in contacts(event))
 
 
-@pytest.mark.skipif(not CORPUS.exists(), reason="the corpus is not beside this checkout")
-def test_corpus_events_name_relays_and_contacts() -> None:
-    """Counts over all real events; a change here is to be explained, not only copied."""
-    relays: set[str] = set()
-    sources: dict[Source, int] = {}
-    followed = 0
-    with gzip.open(CORPUS) as lines:
-        for line in lines:
-            try:
-                event = event_from_json(line)
-            except InvalidEvent:
-                continue
-            followed += len(contacts(event))
-            for candidate in relay_candidates(event):
-                relays.add(candidate.address.url)
-                sources[candidate.source] = sources.get(candidate.source, 0) + 1
-    assert followed == 21_082
-    assert len(relays) == 434
-    assert sources == {
+@dataclass(slots=True)
+class Found:
+    """What the events of a corpus say."""
+
+    followed: int
+    relays: set[str]
+    sources: Counter[Source]
+
+
+def said_by(corpus: Corpus) -> Found:
+    found = Found(0, set(), Counter())
+    for line in corpus.event_lines():
+        try:
+            event = event_from_json(line)
+        except InvalidEvent:
+            continue
+        found.followed += len(contacts(event))
+        candidates = relay_candidates(event)
+        found.relays.update(candidate.address.url for candidate in candidates)
+        found.sources.update(candidate.source for candidate in candidates)
+    return found
+
+
+def test_our_corpus_names_relays_and_contacts() -> None:
+    """Each source once at least; a change here is to be explained, not only copied."""
+    found = said_by(OURS)
+    assert found.followed == 163
+    hosts = ["both", "h", "hint", "hint2", "hint3", "in", "inbox", "link", "monitored", "out", "recommended"]
+    hosts += [f"relay-{number}" for number in range(3)]
+    expected = {f"wss://{host}.example.com" for host in hosts}
+    assert found.relays == expected | {"wss://set.example.com/path", "ws://not.example.com", "ws://10.0.0.1"}
+    assert found.sources == {
+        Source.HINT: 5,
+        Source.CONTACT_LIST: 3,
+        Source.RELAY_LIST: 3,
+        Source.RELAY_TAG: 2,
+        Source.RELAY_LIST_READ: 1,
+        Source.RELAY_LIST_WRITE: 1,
+        Source.RECOMMENDATION: 1,
+        Source.MONITOR: 1,
+        Source.LINK: 1,
+    }
+
+
+@needs_real
+def test_real_events_name_relays_and_contacts() -> None:
+    """Counts over all of them; a change here is to be explained, not only copied."""
+    found = said_by(real())
+    assert found.followed == 21_082
+    assert len(found.relays) == 434
+    assert found.sources == {
         Source.RELAY_TAG: 923,
         Source.RELAY_LIST: 909,
         Source.CONTACT_LIST: 865,
