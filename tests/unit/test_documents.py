@@ -73,8 +73,8 @@ def test_code_cites_no_document_but_the_projects_own() -> None:
     cited = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in tracked()
-        if path.suffix in (".py", ".sh", ".md", ".yaml", ".yml") and path.name != "test_layout.py"
+        if path.suffix in (".py", ".sh", ".md", ".yaml", ".yml")
         for name in _CITED.findall(path.read_text())
-        if name not in names
+        if name not in names | {"SECURITY.md"}
     }
     assert cited == set()
