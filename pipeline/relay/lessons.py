@@ -157,7 +157,7 @@ def _smaller(limits: Limits, complaint: Complaint, refused: Subscription) -> Lim
 def _can_shrink(complaint: Complaint, refused: Subscription) -> bool:
     """Whether there is less to ask for than was refused, or less than is said to be allowed."""
     size = _size(refused, _blamed(complaint, refused))
-    return size > 1 and (complaint.most is None or complaint.most < size)
+    return size > 1 and (complaint.most is None or complaint.is_default or complaint.most < size)
 
 
 def _blamed(complaint: Complaint, refused: Subscription) -> Dimension:

@@ -91,7 +91,8 @@ _OTHER_FORM: Final = frozenset(
 class Complaint:
     """What a text says: of which dimension there was too much, how much is allowed, and how much there was.
 
-    `kinds`: those that are refused by name; `filter`: which filter of the request is meant, the first is 0.
+    `kinds`: those that are refused by name; `filter`: which filter of the request is meant, the first is 0;
+    `is_default`: the text names no number, and `most` is what such a relay allows where its operator set nothing else.
     """
 
     refusal: Refusal
@@ -100,6 +101,7 @@ class Complaint:
     asked: int | None = None
     kinds: tuple[int, ...] = ()
     filter: int | None = None
+    is_default: bool = False
 
     def __str__(self) -> str:
         """The complaint as the documents name it."""
@@ -165,7 +167,7 @@ _LIMIT: Final = re.compile(
     rf"(?:\D{{1,20}})?{_NUMBER}?"
 )
 _ZERO: Final = re.compile(r"\blimit\"? must be (?:greater|larger|more|at least|a positive|positive|>|between 1)")
-_SCRAPER: Final = re.compile(r"\berror: scraper\b")
+_SCRAPER: Final = re.compile(r"\berror: scraper\b|scrapers are not allowed")
 _SCRAPER_LIMIT: Final = 100
 _TOO_LARGE: Final = re.compile(
     r"too many filter items|filter items too large|could not parse command|too many things to filter|too large"
@@ -268,7 +270,7 @@ def _of_many(lowered: str) -> Complaint | None:
         found = _FOUND.search(lowered)
         complaint = _too_many(_WHAT[many["what"]], None, None if found is None else int(found[2]))
     elif _SCRAPER.search(lowered):
-        complaint = _too_many(Dimension.LIMIT, _SCRAPER_LIMIT)
+        complaint = replace(_too_many(Dimension.LIMIT, _SCRAPER_LIMIT), is_default=True)
     elif _ONE_MEMBER.search(lowered):
         complaint = _too_many(Dimension.AUTHORS, 1)
     return complaint
