@@ -30,7 +30,7 @@ from pipeline.crawl.resweeps import Resweeps, wraps_of
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
 from pipeline.crawl.slices import SWEEP_GAPS, Gap
-from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
+from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.unfinished import TELL_EVERY_S, UNFINISHED_AFTER_S, unfinished
 from pipeline.crawl.waits import LASTING_RETRY_S
@@ -270,6 +270,8 @@ class RelayCrawl:
         if wall < self._latest_wall:
             # The first look, or a clock that was set back; at once, while it shows which times are wrong.
             session.limits = session.limits.as_of(wall)
+            if gained < -FUTURE_S:
+                self._sweeps.owe_what_is_under_way(session, mono)
             if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
                 self._sweeps.sweep_all_again()
         elif gained > CLOCK_JUMP_S:

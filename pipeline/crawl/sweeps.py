@@ -6,7 +6,7 @@ seconds.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipeline.crawl.acquaintance import Acquaintance
@@ -316,10 +316,6 @@ class Sweeps:
         low, high = sweep.window.remaining or sweep.window.span
         self._gaps.open(sweep.query.key, low, high, reason)
 
-    def _begin_anew(self, sweep: Sweep) -> None:
-        self.end(sweep)
-        self.sweep_again(sweep.query.key)
-
     def end(self, sweep: Sweep) -> None:
         """It is no longer under way, nor are its strands."""
         del self._under_way[sweep.key]
@@ -337,12 +333,25 @@ class Sweeps:
     def owe(self, subject: Subject, session: Session, mono: float) -> None:
         """Forget what is complete about `subject`, to be asked for once more in another form."""
         self.coverage.take_back(subject)
-        for sweep in [each for each in self._under_way.values() if each.query.subject is subject]:
+        self._begin_anew([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
+
+    def owe_what_is_under_way(self, session: Session, mono: float) -> None:
+        """Begin anew whatever is under way: the clock was set back, and what it brings may be refused as of the future.
+
+        Those that begin now end where that begins.
+        """
+        for sweep in self._under_way.values():
+            self._forget_progress(sweep)
+        self._begin_anew(list(self._under_way.values()), session, mono)
+
+    def _begin_anew(self, sweeps: Sequence[Sweep], session: Session, mono: float) -> None:
+        for sweep in sweeps:
             if sweep.reconciler is not None and sweep.is_open:
                 session.comparison.close()
             session.cancel_page(sweep.key, mono)
             if sweep.parent is None:
-                self._begin_anew(sweep)
+                self.end(sweep)
+                self.sweep_again(sweep.query.key)
 
     def shrink_pages(self, limit: int) -> None:
         """Ask for at most `limit` events at once from now on, also in what is under way."""

@@ -10,7 +10,7 @@ from pipeline.store.database import Tx
 
 # One that lies in the future was moved while the clock was wrong, and gives way.
 PUT = """
-INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?1, ?2, ?3, ?4)
+INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?1, ?2, min(?3, ?5), ?4)
 ON CONFLICT (relay, query) DO UPDATE SET
   complete_until = iif(complete_until > ?5, excluded.complete_until, max(complete_until, excluded.complete_until)),
   generation = max(generation, excluded.generation)
@@ -29,7 +29,10 @@ class Cursor:
 
 
 def advance(tx: Tx, cursors: Iterable[Cursor], latest: int) -> None:
-    """Move cursors forward; one that is further already stays, unless it lies beyond `latest`, which cannot be."""
+    """Move cursors forward; one that is further already stays, unless it lies beyond `latest`, which cannot be.
+
+    None is moved beyond that: what is dated later was refused as of the future, if the clock was set back meanwhile.
+    """
     tx.executemany(PUT, ((each.relay, each.query, each.complete_until, each.generation, latest) for each in cursors))
 
 

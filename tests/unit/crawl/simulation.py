@@ -47,6 +47,8 @@ RELAY = 1
 START = 1_700_000_000
 # Events that a relay takes in later than this after their date are for live subscriptions and resweeps.
 OVERLAP_S = 900
+# Events may be dated so far ahead.
+FUTURE_S = 900
 # Turns without any message, sent or received, in one simulated hour: an idle crawl looks up once a minute at most, and
 # some more while sweeps come due one by one.
 MAX_IDLE_TURNS_PER_HOUR = 400
@@ -324,7 +326,8 @@ class Simulation:
         event = message.event
         if session.note_event(message.subscription, event, self.mono):
             self.crawl.note_arrival(event.id, event.created_at, message.subscription, session)
-        if self.crawl.takes(message, session) and self.is_wanted(message.event):
+        is_of_now = event.created_at <= self.wall + FUTURE_S
+        if self.crawl.takes(message, session) and self.is_wanted(message.event) and is_of_now:
             self.delivered.add(message.event.id)
 
     def _on_outcome(self, session: Session, outcome: object) -> None:

@@ -12,6 +12,7 @@ from pipeline.crawl.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP
+from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from tests.seeds import seeds
@@ -506,6 +507,39 @@ def test_what_was_refused_as_future_is_fetched_soon_after_a_clock_that_was_behin
     corrected = sim.wall
     sim.run_until(corrected_at + MAX_CHECK_S + 5)
     assert sim.cursors["authors/"].complete_until >= corrected
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("wrong_at", [0.05, 0.2, 0.4, 0.6])
+def test_what_is_fetched_while_the_clock_is_behind_is_fetched_again(wrong_at: float, restarts: bool) -> None:
+    """It was refused as of the future, by a look-back that ended well; the tail beside it took longer than that."""
+    sim = crawl()
+    sim.limits = replace(sim.limits, page_limit=20)
+    sim.restart()
+    old = [event(START - at, each) for at in range(1_200, 7_000, 20) for each in (ALICE, BOB)]
+    put(sim, *old, stored_at=START - 1)
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(1_000)
+    sim.disconnect()
+    sim.want([BOB])
+    sim.relay.mood = _busy_with_news
+    sim.connect()
+    sim.run_until(1_000 + wrong_at)
+    sim.clock_error = -5 * 3_600
+    sim.run_until(1_010)
+    sim.clock_error = 0
+    sim.relay.mood = cooperative
+    if restarts:
+        sim.restart()
+        sim.connect()
+    sim.run_until(3_000)
+    assert {each.id for each in old} <= sim.delivered
+
+
+def _busy_with_news(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+    is_news = filters[0].limit != 0 and (filters[0].since or 0) > START - 2_000
+    return [Closed(subscription, "error: busy", "error")] if is_news else None
 
 
 class Story:

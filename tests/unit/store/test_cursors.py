@@ -38,3 +38,12 @@ def test_a_cursor_from_a_time_to_come_gives_way(db: Database) -> None:
         assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", 500, 3)]
         cursors.advance(tx, [Cursor(1, "authors/", 400, 2)], LATEST)
         assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", 500, 3)]
+
+
+def test_no_cursor_is_moved_to_a_time_to_come(db: Database) -> None:
+    """The clock was set back between the end of a sweep and its commit; what is dated later was refused meanwhile."""
+    with db.write() as tx:
+        cursors.advance(tx, [Cursor(1, "authors/", LATEST + 500, 3)], LATEST)
+        assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", LATEST, 3)]
+        cursors.advance(tx, [Cursor(1, "authors/", LATEST + 600, 4)], LATEST)
+        assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", LATEST, 4)]
