@@ -1,9 +1,9 @@
 """What one relay's crawl has found out about how it answers, over all its connections."""
 
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pipeline.crawl.page_knowledge import PageKnowledge
 from pipeline.crawl.slices import Manners
 from pipeline.crawl.windows import Window
 from pipeline.relay.limits import Limits
@@ -25,9 +25,7 @@ class Acquaintance:
     patience: float = 1.0
     _answers_kindless: bool = False
     _includes_since: bool = False
-    _controls: int = 0
-    _largest_pages: Counter[str] = field(default_factory=Counter)
-    _checked: frozenset[str] = frozenset()
+    _pages: PageKnowledge = field(default_factory=PageKnowledge)
 
     def manners(self, limits: Limits, *, compares: bool = False) -> Manners:
         """What a new window should know."""
@@ -35,10 +33,8 @@ class Acquaintance:
             excludes_until=limits.until_exclusive,
             excludes_since=limits.since_exclusive,
             includes_since=self._includes_since,
-            controls=self._controls,
             answers_kindless=self._answers_kindless,
-            largest_pages=dict(self._largest_pages),
-            checked=self._checked,
+            pages=self._pages,
             max_kinds=limits.kinds_that_fit,
             max_span=limits.max_span,
             compares=compares,
@@ -70,9 +66,6 @@ class Acquaintance:
         """Take over what a finished window found out; returns `limits` with what later processes should know too."""
         self._answers_kindless = self._answers_kindless or window.answers_kindless
         self._includes_since = window.borders.includes_since
-        self._controls = window.controls
-        self._largest_pages |= Counter(window.largest_pages)
-        self._checked |= window.checked
         needs_kinds = (limits.needs_kinds or (window.needs_kinds and by_query)) and not self._answers_kindless
         return replace(
             limits,

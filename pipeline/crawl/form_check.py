@@ -7,7 +7,7 @@ at fault or the size. An empty answer proves nothing unless the event is still t
 
 | step | the filter names | the event comes | it does not |
 |---|---|---|---|
-| FULL | all values and kinds | whole; FULL with twice as many, if more are wanted | EXISTS; whole if fewer came |
+| FULL | all values and kinds | whole; FULL with more, if wanted | EXISTS; after fewer came, FULL with less or whole |
 | EXISTS | the event's id | SINGLE | the event is gone: FULL with another |
 | SINGLE | its value, and its kind if the form names kinds | PAIR | holes; POINT if events of other times came |
 | POINT | its value, its kind | holes, unless events of other times came | unknown |
@@ -24,7 +24,17 @@ from enum import Enum, auto
 from typing import Final
 
 from pipeline.crawl.controls import Control
-from pipeline.crawl.form_filters import Size, allowed_size, around, by_id, fitted, larger_size, narrowed, proven
+from pipeline.crawl.form_filters import (
+    Size,
+    allowed_size,
+    around,
+    by_id,
+    fitted,
+    larger_size,
+    less_than,
+    narrowed,
+    proven,
+)
 from pipeline.crawl.forms import Form, Verdict
 from pipeline.crawl.plan import Plan
 from pipeline.nostr.filter import Filter
@@ -80,6 +90,8 @@ class Check:
     tries: int = 0
     controls: int = 1
     _step: _Step = _Step.FULL
+    # The last step to more kinds was too long.
+    _is_stepping_back: bool = False
 
     @property
     def verdict(self) -> Verdict:
@@ -142,8 +154,13 @@ class Check:
             self.proven = self.size
             limits = proven(limits, self.form, self.size)
             larger = larger_size(self.form, self.size, self.wanted, limits)
-            if larger is not None:
+            if larger is not None and not self._is_stepping_back:
                 self.size = larger
+                return Found(limits)
+        elif self.proven is not None and not self._is_stepping_back:
+            smaller = less_than(self.size, self.proven)
+            if smaller is not None:
+                self.size, self._is_stepping_back = smaller, True
                 return Found(limits)
         return Found(limits, Verdict.WHOLE)
 

@@ -11,6 +11,8 @@ from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.limits import MOST_KINDS, Limits
 
+# How many times more kinds are tried once a control came back among some: most relays take them all.
+KINDS_STEP: Final = 8
 # By what a form selects beside kinds.
 DIMENSIONS: Final = {Subject.AUTHORS: Dimension.AUTHORS, Subject.MENTIONS: Dimension.TAG_VALUES}
 
@@ -69,12 +71,18 @@ def larger_size(form: Form, size: Size, wanted: Size, limits: Limits) -> Size | 
     if form.reach is not Reach.LOW:
         return None
     if size.kinds < wanted.kinds and limits.raised(Dimension.KINDS) != limits:
-        return replace(size, kinds=min(2 * size.kinds, wanted.kinds))
+        return replace(size, kinds=min(KINDS_STEP * size.kinds, wanted.kinds))
     dimension = DIMENSIONS.get(form.subject)
     known = None if dimension is None else limits.bound(dimension)
     if size.values < wanted.values and known is not None and known.source is Source.CONTROL and not form.names_kinds:
         return replace(size, values=min(2 * size.values, wanted.values))
     return None
+
+
+def less_than(size: Size, known: Size) -> Size | None:
+    """Return what to try when a step from `known` to `size` was too long; `None` if there is nothing between."""
+    kinds = 2 * known.kinds
+    return replace(size, kinds=kinds) if known.kinds and kinds < size.kinds else None
 
 
 def proven(limits: Limits, form: Form, size: Size) -> Limits:

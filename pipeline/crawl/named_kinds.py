@@ -35,6 +35,8 @@ def begun(part: Slice, manners: Manners) -> list[Slice]:
 
 def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[Slice]:
     """`part` by these kinds, at most `most` at once, the usual ones last so that they are asked for first."""
+    if len(kinds) <= most:
+        return [replace(part, kinds=kinds, role=role, begins=False, ends=False)] if kinds else []
     lists = (*_lists(kinds - USUAL_KINDS, most), *_lists(kinds & USUAL_KINDS, most))
     return [replace(part, kinds=each, role=role, begins=False, ends=False) for each in lists]
 

@@ -1,12 +1,13 @@
 """The parts of a window, and what a page of one brought."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from itertools import pairwise
 from typing import Final
 
+from pipeline.crawl.page_knowledge import PageKnowledge
 from pipeline.crawl.plan import MAX_MEMBERS, Query
 from pipeline.relay.limits import MAX_SPAN_S
 
@@ -222,18 +223,15 @@ def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Sli
 class Manners:
     """What is known of how a relay answers pages; learned by one window and passed on to the next.
 
-    `includes_since`: it was seen to return the second named by `since`; `controls`: how often it was seen to leave out
-    nothing of the time that a page covers; `largest_pages`: by form; `checked`: the forms of which an empty page was
-    checked by every listed kind; `compares`: it may be asked to compare sets (NIP-77).
+    `includes_since`: it was seen to return the second named by `since`; `pages`: shared with the relay's other windows;
+    `compares`: it may be asked to compare sets (NIP-77).
     """
 
     excludes_until: bool = False
     excludes_since: bool = False
     includes_since: bool = False
-    controls: int = 0
     answers_kindless: bool = False
-    largest_pages: Mapping[str, int] = field(default_factory=dict)
-    checked: frozenset[str] = frozenset()
+    pages: PageKnowledge = field(default_factory=PageKnowledge)
     max_kinds: int = MAX_MEMBERS
     max_span: int = MAX_SPAN_S
     """Seconds between `since` and `until`."""

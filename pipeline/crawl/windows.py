@@ -53,9 +53,6 @@ TRUSTED_MENTIONS_S = 600
 MAX_SPANS = 64
 # The same for a relay that never gave anything for all kinds: enough to find out whether it ever does.
 MAX_BLIND_SPANS = 4
-# Pages of a relay that are controlled before its order is trusted, and from then on one of so many.
-CONTROLS = 3
-CONTROL_EVERY = 16
 # No relay returns so few events for a larger limit.
 LEAST_CAP = 5
 
@@ -88,11 +85,10 @@ class Window:
     """
 
     __slots__ = (
-        "_all", "_answers_kindless", "_behind", "_believes_empty", "_borders", "_controlled", "_controls",
-        "_hidden", "_known_gaps", "_largest", "_last_gap", "_max_kinds", "_max_span", "_missing",
-        "_needs_kinds", "_new_missing", "_pristine", "_refused", "_slices", "_spans", "_trusts_order",
-        "breaks_off", "checked", "compares", "covered", "dense_seconds", "gap_reasons", "limit", "pages",
-        "settled", "stuck",
+        "_all", "_answers_kindless", "_behind", "_believes_empty", "_borders", "_controlled", "_disproofs",
+        "_hidden", "_known_gaps", "_last_gap", "_max_kinds", "_max_span", "_missing", "_needs_kinds", "_new_missing",
+        "_pristine", "_refused", "_slices", "_spans", "_trusts_order", "breaks_off", "compares", "covered",
+        "dense_seconds", "gap_reasons", "knowledge", "limit", "pages", "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
@@ -128,17 +124,17 @@ class Window:
         # How many slices lie behind those that come first, as long as there are any.
         self._behind: int | None = None
         self._borders = Borders(manners)
-        self._controls = manners.controls
+        self.knowledge = manners.pages
+        """What pages showed of the relay, which its other windows know too."""
         # The oldest second of a page whose control came back with nothing new, until it shows that the page was cut.
         self._controlled: int | None = None
         self._trusts_order = True
         self._answers_kindless = manners.answers_kindless
+        # By form, how often its order had been disproved when this window began to rely on it.
+        self._disproofs: dict[str, int] = {}
         self._needs_kinds = False
-        self.checked = set(manners.checked)
-        """The forms that were asked for by every listed kind, as they brought nothing without."""
         self._spans = 0
         self._last_gap: tuple[Gap, int] | None = None
-        self._largest = dict(manners.largest_pages)
 
     # What is known.
 
@@ -158,19 +154,9 @@ class Window:
         return self._borders
 
     @property
-    def controls(self) -> int:
-        """How often this relay was seen to leave out only what is older than its page."""
-        return self._controls
-
-    @property
     def answers_kindless(self) -> bool:
         """Whether this relay was seen to give anything to a filter without kinds."""
         return self._answers_kindless
-
-    @property
-    def largest_pages(self) -> dict[str, int]:
-        """The most events that this relay was seen to return at once, by form."""
-        return self._largest
 
     @property
     def needs_kinds(self) -> bool:
@@ -239,7 +225,7 @@ class Window:
         lower = copy(self)
         lower._slices, lower.covered = [self._slices[0].between(low, high)], [(low, high)]
         lower._missing, lower._new_missing, lower.stuck, lower.gap_reasons = [], [], [], Counter()
-        lower._largest, lower.checked = dict(self._largest), set(self.checked)
+        lower._disproofs = dict(self._disproofs)
         # What is tried out at the border of one slice says nothing about those of another.
         lower._borders = deepcopy(self._borders)
         lower.pages = lower.dense_seconds = 0
@@ -253,8 +239,6 @@ class Window:
     def absorb(self, other: "Window") -> None:
         """Take what another window found to be missing in a part of this one's span."""
         self._missing += other._missing
-        for form, most in other._largest.items():
-            self._largest[form] = max(self._largest.get(form, 0), most)
 
     def allow_kinds(self, most: int) -> None:
         """Name up to `most` kinds in a filter from now on, as the relay was meanwhile seen to take."""
@@ -314,6 +298,11 @@ class Window:
         part = self._slices.pop()
         if part.is_kindless and result.returned:
             self._answers_kindless = True
+        if part.role is Role.CHECK and not self._has_more_of(part):
+            self.knowledge.checked.add(replace(part, kinds=None).form)
+        if self._is_disproved(part.form):
+            self._begin_anew()
+            return
         falls = self._is_by_time(part, result)
         is_whole = result.returned < max(part.most, self._least_cap)
         again = self._borders.asked_again(part, result, is_whole=is_whole, falls=falls)
@@ -323,7 +312,7 @@ class Window:
             self._take_control(part, result)
         else:
             self._take_page(part, result, falls=falls)
-        self._largest[part.form] = max(self._largest.get(part.form, 0), result.returned)
+        self.knowledge.note_size(part.form, result.returned)
         self._see_whether_first()
 
     def break_off(self, result: PageResult) -> bool:
@@ -352,9 +341,12 @@ class Window:
         """Leave the page asked for unasked, as it was refused, and with it the others of the same check."""
         part = self._slices.pop()
         assert part.role is not Role.PAGE, "required work is never dropped"
-        while self._slices and self._slices[-1].role is part.role and self._is_beside(self._slices[-1], part):
+        while self._has_more_of(part):
             self._slices.pop()
         self._miss(Missing(Gap.UNCHECKED, part.low, part.high))
+        if part.role is Role.CHECK and part.kinds is not None and part.kinds > USUAL_KINDS:
+            # All at once may have been too much to ask for.
+            self._slices += by_kinds(part, USUAL_KINDS - self._refused, Role.CHECK, self._max_kinds)
         self._see_whether_first()
 
     def reform(self, manners: Manners, max_members: int) -> None:
@@ -403,8 +395,17 @@ class Window:
         if len(result.within(part.low, part.high)) <= part.expected:
             self._controlled = part.low - 1
             return
-        # Sorted, but not chosen by time: whatever was had so far proves nothing.
-        self._trusts_order, self._controls = False, 0
+        self.knowledge.disprove(part.form)
+        self._begin_anew()
+
+    def _is_disproved(self, form: str) -> bool:
+        """Whether a control showed that the order proves nothing, since this window began to rely on it."""
+        known = self.knowledge.failures(form)
+        return self._trusts_order and known > self._disproofs.setdefault(form, known)
+
+    def _begin_anew(self) -> None:
+        """Sorted, but not chosen by time: whatever was had so far proves nothing."""
+        self._trusts_order = False
         self._slices = [replace(each, most=0) for each in self._all]
         self._pristine = self._pristine and len(self._slices) == 1
 
@@ -431,21 +432,30 @@ class Window:
             return
         if result.oldest >= part.high:
             if not part.is_second:
-                self._slices.append(part.between(part.low, part.high - 1))
+                self._go_below_second(part, result)
             self._leave_second(part, result)
             return
         if not result.older and result.oldest >= part.low:
             self._slices.append(part.between(part.low, result.oldest, ends=True))
             self._control(part, result, result.oldest)
 
+    def _go_below_second(self, part: Slice, result: PageResult) -> None:
+        rest = part.between(part.low, part.high - 1)
+        if result.returned < self._least_cap and part.role is not Role.SPAN:
+            # Asked for alone, it would show one event more of what is counted and hidden, at most.
+            self._leave_empty(rest, result)
+        else:
+            self._slices.append(rest)
+
     def _control(self, part: Slice, result: PageResult, oldest: int) -> None:
         """Ask now and then for the time that a page covers but its oldest second, which may be cut off."""
         if self._controlled == part.high and oldest < part.high:
-            self._controls += 1
+            self.knowledge.prove(part.form)
         self._controlled = None
         high = min(part.high, self.settled)
-        is_known = self._controls >= CONTROLS and self.pages % CONTROL_EVERY
-        if is_known or result.returned < self._least_cap or oldest >= high or not result.times:
+        if result.returned < self._least_cap or oldest >= high or not result.times:
+            return
+        if not self.knowledge.wants_control(part.form, result.returned):
             return
         expected = len(result.within(oldest + 1, high))
         self._slices.append(replace(part.between(oldest + 1, high), role=Role.CONTROL, expected=expected))
@@ -487,7 +497,7 @@ class Window:
 
     def _may_be_full(self, form: str, returned: int) -> bool:
         """Whether a cap may have cut off a page with so many events."""
-        return returned >= max(min(self._largest.get(form, 0), self.limit), self._least_cap)
+        return returned >= max(min(self.knowledge.largest[form], self.limit), self._least_cap)
 
     def _split(self, part: Slice, gap: Gap, returned: int) -> None:
         parts = part.halves()
@@ -523,11 +533,11 @@ class Window:
             self._narrow_down(part)
             return
         kinds = LISTED_KINDS - self._refused
-        if part.form in self.checked or len(kinds) > MAX_CHECKS * self._max_kinds:
-            if part.form not in self.checked:
+        checked = self.knowledge.checked
+        if part.form in checked or len(kinds) > MAX_CHECKS * self._max_kinds:
+            if part.form not in checked:
                 self._miss(Missing(Gap.UNCHECKED, part.low, part.high))
             kinds = USUAL_KINDS - self._refused
-        self.checked.add(part.form)
         self._slices += by_kinds(part, kinds, Role.CHECK, self._max_kinds)
 
     def _shows_all(self, part: Slice) -> bool:
@@ -554,8 +564,11 @@ class Window:
         lower, upper = part.between(part.low, middle), part.between(middle + 1, part.high)
         self._slices += (replace(lower, role=Role.SPAN), replace(upper, role=Role.SPAN))
 
-    @staticmethod
-    def _is_beside(part: Slice, other: Slice) -> bool:
+    def _has_more_of(self, part: Slice) -> bool:
+        """Whether what comes next belongs to the same check."""
+        if not self._slices or self._slices[-1].role is not part.role:
+            return False
+        other = self._slices[-1]
         return (part.query, part.low, part.high) == (other.query, other.low, other.high)
 
     def _see_whether_first(self) -> None:

@@ -13,7 +13,7 @@ from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose, encode_req
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import MOST_KINDS, Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
@@ -116,7 +116,7 @@ def test_control_stands_last_in_lists_of_full_size_over_its_second() -> None:
     by_id = {each.id: each for each in bench.store.events}
     full = [each for each in bench.requests if each.tags and len(each.tags[0][1]) > 1]
     assert all(len(each.tags[0][1]) == len(USERS) for each in full)
-    assert {len(each.kinds or ()) for each in full} == {0, 10, 20, 40, 80, 160, SHOWN_KINDS}
+    assert {len(each.kinds or ()) for each in full} == {0, 10, 80, SHOWN_KINDS}
     for each in full:
         assert each.since is not None
         assert each.until == each.since + 2
@@ -152,6 +152,17 @@ def test_silent_limits_of_lists_are_halved_until_the_control_comes_back() -> Non
     assert bench.session.limits.max_kinds == 10
     assert Subject.MENTIONS in bench.owed
     assert len(bench.requests) <= MAX_REQUESTS
+
+
+@pytest.mark.parametrize(("most", "found"), [(25, 20), (50, 40), (100, 80), (250, MOST_KINDS)])
+def test_step_to_more_kinds_that_was_too_long_is_followed_by_a_short_one(most: int, found: int) -> None:
+    long = ShortListEvents(random.Random(1), world(), most_kinds=most, most_values=500)
+    bench = Bench(long)
+    for each in long.events:
+        bench.audit.note_event(each)
+    bench.run()
+    assert bench.session.limits.max_kinds == found
+    assert not bench.knowledge.has_holes(Subject.MENTIONS)
 
 
 def test_shorter_lists_than_ever_asked_are_found_by_halving() -> None:

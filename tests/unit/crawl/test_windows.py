@@ -8,9 +8,10 @@ import pytest
 
 from pipeline.crawl import slices
 from pipeline.crawl.borders import Borders
+from pipeline.crawl.page_knowledge import CONTROLS, PageKnowledge
 from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.slices import Manners, PageResult
-from pipeline.crawl.windows import CONTROLS, PAGE_LIMIT, Window
+from pipeline.crawl.windows import PAGE_LIMIT, Window
 from pipeline.nostr.event import Event
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key, query
@@ -48,6 +49,13 @@ def random_relay(rng: random.Random) -> StoredEvents:
         rng, events, cap=cap, quarter_above_cap=cap >= 20 and rng.random() < 0.3,
         exclusive_until=rng.random() < 0.4, shuffled=rng.random() < 0.3, repeats=rng.random() < 0.3,
     )  # fmt: skip
+
+
+def proven(form: str, proofs: int = CONTROLS) -> PageKnowledge:
+    knowledge = PageKnowledge()
+    for _ in range(proofs):
+        knowledge.prove(form)
+    return knowledge
 
 
 def wanted_of(relay: StoredEvents, asked: Query, since: int, until: int) -> set[bytes]:
@@ -203,9 +211,9 @@ def test_an_exclusive_relay_is_found_out_by_the_second_that_it_leaves_out() -> N
 def test_few_events_take_few_pages() -> None:
     """A tail over an idle quarter of an hour is one page when nothing happened, and two when something did."""
     rng = random.Random(1)
-    for count, controls, most in ((0, 0, 1), (1, 0, 2), (40, 0, 3), (40, CONTROLS, 2)):
+    for count, proofs, most in ((0, 0, 1), (1, 0, 2), (40, 0, 3), (40, CONTROLS, 2)):
         events = [event(1_100 + 7 * n, AUTHORS[n % 12]) for n in range(count)]
-        window = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(controls=controls))
+        window = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(pages=proven("authors:any", proofs)))
         assert len(fetch(StoredEvents(rng, events), window, 10)) == count
         assert window.pages <= most
         assert (window.gaps, window.dense_seconds) == (0, 0)
