@@ -1,6 +1,7 @@
 """`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
 
 from pipeline.nostr.address import RelayAddress
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.relay.dial import DialPolicy, dial
@@ -52,6 +53,7 @@ def run(ctx: StageContext) -> None:
             _rate(ctx, database),
             FrameLimit(lambda: fetch_information(target, policy, ctx.clock, ctx.stop.is_set), ctx.clock),
             lambda state: _note_state(ctx, database, target, state),
+            FrameBounds(config.max_event_bytes, config.max_event_tags),
         )
         _note_state(ctx, database, target, RelayState.INITIALIZING)
         ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)

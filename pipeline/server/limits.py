@@ -44,6 +44,10 @@ class Limits:
     """Messages of a connection: enough for a proxy that registers many users over one."""
     registrations: Rate = Rate(200, 20)
     """EVENT messages of a client. Each costs a verification and a write, and each new user is crawled for ever."""
+    event_bytes: int = 1 << 20
+    event_tags: int = 2_000
+    """Of an event that is parsed: registrations have none, deletions name what they delete. More would take the event
+    loop tens of milliseconds."""
     lookups: Rate = Rate(600, 600)
     """`/public-keys` of a client: each is a read of milliseconds."""
     renderings: Rate = Rate(120, 60)
@@ -70,6 +74,8 @@ def limits_of(config: Config) -> Limits:
         reserved=min(DEFAULT_LIMITS.reserved, config.max_connections // 8),
         connections_per_client=config.max_connections_per_client,
         registrations=Rate(_REGISTRATION_BURST_MIN * rate, rate),
+        event_bytes=config.max_event_bytes,
+        event_tags=min(DEFAULT_LIMITS.event_tags, config.max_event_tags),
     )
 
 

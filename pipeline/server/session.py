@@ -19,6 +19,7 @@ from pipeline.nostr.client_message import (
 )
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame import InvalidMessage
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance
 from pipeline.server.connection import GuardedConnection
@@ -40,6 +41,7 @@ class Sessions:
         self._clock = clock
         self._refuse = refuse
         self._rates = ClientRates(limits.registrations)
+        self._bounds = FrameBounds(limits.event_bytes, limits.event_tags)
 
     async def serve(self, connection: ServerConnection) -> None:
         """Answer a client until one side ends the connection or a bound is reached."""
@@ -74,6 +76,8 @@ class Sessions:
 
     async def _answer(self, client: str | None, raw: bytes) -> str | None:
         """The answer to a message, if it wants one; raises `InvalidMessage`."""
+        if (excess := self._bounds.excess(raw)) is not None:
+            return encode_notice(self._registrations.refuse_malformed(excess).reason)
         try:
             message = parse_client_message(raw)
         except InvalidPublish as error:

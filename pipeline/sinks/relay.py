@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth, auth_event
 from pipeline.nostr.event import InvalidEvent, event_from_stored
+from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.nostr.message import (
     AuthChallenge,
     Closed,
@@ -76,6 +77,8 @@ class RelaySink:
     """What the relay says of the largest message that it takes."""
     on_state: Callable[[RelayState], None] = lambda _: None
     """Told of each change of the state of the connection."""
+    bounds: FrameBounds | None = None
+    """No frame of the relay's beyond them is parsed."""
     _state: RelayState | None = None
     _transport: Transport | None = None
     _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
@@ -181,6 +184,10 @@ class RelaySink:
         return SinkDown(error.reason, error.detail)
 
     def _take(self, raw: bytes) -> None:
+        if self.bounds is not None and (excess := self.bounds.excess(raw)) is not None:
+            self._received("unknown", "error")
+            self.metrics.stage_errors.labels("sender", f"message-{excess}").inc()
+            return
         try:
             message = parse_relay_message(raw)
         except (InvalidMessage, InvalidEvent) as error:

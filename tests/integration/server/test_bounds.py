@@ -14,6 +14,7 @@ import pytest
 import websocket
 
 from pipeline.process.rate import Rate
+from pipeline.server import session
 from pipeline.server.limits import DEFAULT_LIMITS
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, read_to_end, running
 from tests.world.events import authors as make_authors
@@ -378,3 +379,16 @@ def test_many_clients_that_come_and_go_leave_nothing_behind(server: Running) -> 
                 held.enter_context(server.websocket())
                 clients += 1
         assert clients == DEFAULT_LIMITS.connections_per_client
+
+
+def test_message_that_holds_too_much_is_refused_before_it_is_parsed(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "parse_client_message", lambda _: pytest.fail("it was parsed"))
+    with server.websocket() as client:
+        assert ask(client, '["EVENT",{"tags":[' + ",".join(["[]"] * 200_000) + "]}]") == [
+            "NOTICE", "invalid: too-many-tags"
+        ]  # fmt: skip
+    monkeypatch.undo()
+    assert server.discarded("invalid-event") == 1
+    assert_alive(server)

@@ -9,6 +9,8 @@ import pytest
 from websockets.sync.server import ServerConnection, serve
 
 from pipeline.nostr.address import parse_address
+from pipeline.nostr.frame_bounds import FrameBounds
+from pipeline.nostr.message import RelayMessage, parse_relay_message
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay import authentication
@@ -335,3 +337,33 @@ def test_an_independent_relay_that_demands_auth(connect: Connect) -> None:
     with IndependentRelay(auth=True) as relay:
         assert set(exchange(connect(relay.url), messages(signed))) <= {Retry("auth-required"), DELIVERED}
         assert exchange(connect(relay.url, SECRET.secret), messages(signed)) == [DELIVERED] * 5
+
+
+def test_frame_that_holds_too_much_is_counted_and_not_parsed(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay's own stream of tiny arrays costs the sender next to nothing, and its answers are read on."""
+    parsed: list[int] = []
+
+    def parse(raw: bytes) -> RelayMessage:
+        parsed.append(len(raw))
+        return parse_relay_message(raw)
+
+    monkeypatch.setattr(relay_sink, "parse_relay_message", parse)
+    costly = '["EVENT","x",{"tags":[' + ",".join(["[]"] * 100_000) + "]}]"
+
+    def serve_one(conn: ServerConnection) -> None:
+        for raw in conn:
+            conn.send(costly)
+            conn.send(json.dumps(["OK", json.loads(raw)[1]["id"], True, ""]))
+
+    with serve(serve_one, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        sink = connect(f"ws://127.0.0.1:{server.socket.getsockname()[1]}")
+        sink.bounds = FrameBounds(1 << 20, 1_000)
+        assert exchange(sink, messages(notes(3, kind=0))) == [DELIVERED] * 3
+        server.shutdown()
+        thread.join()
+    assert len(parsed) == 3
+    assert max(parsed) < 1_000
+    name, labels = "event_service_stage_errors_total", {"stage": "sender", "kind": "message-too-many-tags"}
+    assert sink.metrics.registry.get_sample_value(name, labels) == 3
