@@ -59,16 +59,28 @@ class Recorder:
             self._file.close()
 
 
+class RecordReader:
+    """Reads a file that a `Recorder` writes, each batch once; an unfinished last one is left for the next time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = 0
+
+    def batches(self) -> Iterator[Batch]:
+        """Return what has come since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            while len(header := file.read(_HEADER.size)) == _HEADER.size:
+                arrived_at, length = _HEADER.unpack(header)
+                raw = file.read(length)
+                if len(raw) < length:
+                    return
+                self._at = file.tell()
+                yield Batch(arrived_at, raw)
+
+
 def read_record(path: Path) -> list[Batch]:
     """The batches in a file that a `Recorder` writes or wrote; an unfinished last one is left out."""
-    raw = path.read_bytes() if path.exists() else b""
-    batches = []
-    at = 0
-    while at + _HEADER.size <= len(raw):
-        arrived_at, length = _HEADER.unpack_from(raw, at)
-        at += _HEADER.size
-        if at + length > len(raw):
-            break
-        batches.append(Batch(arrived_at, raw[at : at + length]))
-        at += length
-    return batches
+    return list(RecordReader(path).batches())

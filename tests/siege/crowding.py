@@ -1,0 +1,94 @@
+"""Relays that strangers name: too many of them, others' machines among them, ports that are no relays'."""
+
+from contextlib import ExitStack
+from time import monotonic, time
+
+from tests.fakes.net import pause
+from tests.fakes.tcp import TcpServer, hang_up
+from tests.siege.attacks import attack
+from tests.siege.names import literal, loopback, named
+from tests.siege.siege import Siege
+from tests.siege.watch import number, wait_connected
+from tests.world.events import Author, SignedEvent
+
+_NEWCOMER_S = 30.0
+_NO_ONE = 9
+"""A port where nothing listens."""
+_ROWS = "SELECT count(*) FROM relays"
+_BY_ONE_KEY = 1_100
+"""Rows that one key may bring about: twice its bound until the sweeper has been there, and those of the world."""
+_AT_ONE_LISTENER = 60
+_TOUCHED_PORTS = 6
+
+
+def relay_list(author: Author, urls: list[str], number: int = 0) -> SignedEvent:
+    """Return a relay list, the later the higher its number."""
+    return author.sign(kind=10002, created_at=int(time()) - 10_000 + number, tags=[("r", url) for url in urls])
+
+
+@attack("relay-lists", "a registered key names 62,000 addresses in 620 relay lists; a new honest relay must be learned")
+def _relay_lists(siege: Siege) -> None:
+    net, lists = siege.network(), siege.size(60, 620)
+    author = siege.name_by_user(*siege.world.bootstrap)
+    began = monotonic()
+    for each in range(lists):
+        addresses = [(loopback(net, (100 * each + index) % 62_000), 100 * each + index) for index in range(100)]
+        urls = [named(address, _NO_ONE, f"d{index}.example") for address, index in addresses]
+        siege.world.tell([relay_list(author, urls, each)])
+        pause(began + siege.seconds / 2 * each / lists - monotonic())
+    newcomer = siege.world.new_relay()
+    siege.world.tell([siege.world.users[1].sign(kind=10002, created_at=int(time()), tags=[("r", newcomer.url)])])
+    siege.wait()
+    missing = wait_connected(siege.service, {newcomer.key}, _NEWCOMER_S)
+    siege.require(not missing, "a relay that a user names is learned")
+    rows = number(siege.service, _ROWS)
+    siege.notes["relay rows"] = str(rows)
+    siege.require(rows < _BY_ONE_KEY, f"one key fills no table: {rows} relays are known")
+
+
+@attack("crowd", "a key and 15 others name 300 answering relays; 40 relays may be dialled", EVENTS_MAX_RELAYS="40")
+def _crowd(siege: Siege) -> None:
+    with siege.hostile("quiet", names=300) as relays:
+        strangers = [siege.stranger() for _ in range(15)]
+        for number in range(3):
+            for author in strangers:
+                siege.world.tell([relay_list(author, relays.urls[number::3], number)])
+        for number in range(siege.size(20, 205)):
+            if number % 70 == 0:
+                author = siege.name_by_user(*relays.urls[number % 200 :][:100])
+            siege.world.tell([relay_list(author, relays.urls[number % 200 :][:100], number)])
+        siege.begin()
+        siege.wait()
+        siege.notes["hostile relays"] = f"{relays.counts()['open']} connected, {relays.counts()['dials']} dials"
+
+
+@attack("victim", "one listener is named 400 times: under 200 domains, as a host with 100 paths, by 100 subdomains")
+def _victim(siege: Siege) -> None:
+    with siege.hostile("quiet") as victim:
+        address, port = victim.addresses[0], victim.port
+        urls = [
+            *(named(address, port, f"victim{each}.example") for each in range(200)),
+            *(literal(address, port, f"/{each}") for each in range(100)),
+            *(named(address, port, "victim.example", f"r{each}") for each in range(100)),
+        ]
+        for start in range(0, len(urls), 100):
+            siege.name_by_user(*urls[start : start + 100])
+        siege.begin()
+        siege.wait()
+        dials = victim.counts()["dials"]
+        siege.notes["dials of the victim"] = f"{dials} in {siege.seconds:.0f} s"
+        siege.require(dials <= _AT_ONE_LISTENER, f"the dials of one listener are bounded: {dials}")
+
+
+@attack("ports", "a key names 100 ports of one machine, each under a domain of its own")
+def _ports(siege: Siege) -> None:
+    with ExitStack() as stack:
+        address = loopback(siege.network(), 0)
+        listeners = [stack.enter_context(TcpServer(hang_up, address=address)) for _ in range(siege.size(40, 100))]
+        urls = [named(address, each.port, f"scanned{index}.example") for index, each in enumerate(listeners)]
+        siege.name_by_user(*urls)
+        siege.begin()
+        siege.wait()
+        touched = sum(each.accepted > 0 for each in listeners)
+        siege.notes["ports"] = f"{touched} of {len(listeners)} were dialled"
+        siege.require(touched <= _TOUCHED_PORTS, f"nobody scans ports through the service: {touched} were dialled")

@@ -1,0 +1,1 @@
+"""What runs inside every process of the service under attack."""
