@@ -6,11 +6,11 @@ cursors that go by their names. A chunk is named by its bits, so that a new chun
 was cut from.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pipeline.crawl.chunk_tree import ChunkTree
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (
     CONFIDENTIAL_KINDS,
@@ -178,21 +178,40 @@ class Plan:
     """Those that are subscribed to and kept complete."""
     members: int = field(init=False, compare=False)
     """How many names these hold together."""
+    _whole: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
+    _with_lists: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
+    _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "live", tuple(query for query in self.queries if query.is_live))
         object.__setattr__(self, "members", sum(len(query.members) for query in self.live))
 
+    # Made once for a thousand relays that follow the plan, by whichever thread asks first.
+
+    @property
+    def live_keys(self) -> frozenset[str]:
+        """The keys of what is subscribed to and kept complete."""
+        if (keys := self._live_keys) is None:
+            keys = frozenset(query.key for query in self.live)
+            object.__setattr__(self, "_live_keys", keys)
+        return keys
+
     @property
     def with_lists(self) -> "Plan":
         """The same for a relay that is also asked for relay lists, after all else."""
-        return Plan(self.generation, (*self.queries, *self.lists))
+        if (plan := self._with_lists) is None:
+            plan = Plan(self.generation, (*self.queries, *self.lists))
+            object.__setattr__(self, "_with_lists", plan)
+        return plan
 
     @property
     def whole(self) -> "Plan":
         """The same for a relay that is asked for everything at once; profiles go back too far for that."""
-        profiles = (query for query in self.queries if not query.is_live)
-        return Plan(self.generation, (*profiles, Query(Subject.WHOLE, "", generation=self.generation)))
+        if (plan := self._whole) is None:
+            profiles = (query for query in self.queries if not query.is_live)
+            plan = Plan(self.generation, (*profiles, Query(Subject.WHOLE, "", generation=self.generation)))
+            object.__setattr__(self, "_whole", plan)
+        return plan
 
 
 GLOBAL_QUERY = Query(Subject.GLOBAL, "")
@@ -204,25 +223,25 @@ class Planner:
     """Keeps the plan up with changes of what is wanted. Owned by one thread; does no I/O."""
 
     generation: int = 0
-    _authors: dict[bytes, Member] = field(default_factory=dict)
-    _registered: dict[bytes, Member] = field(default_factory=dict)
+    _authors: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
+    _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
     _queries: dict[str, Query] = field(default_factory=dict)
 
     def apply(self, changes: Changes) -> None:
         """Take `changes`, which must begin after `generation`."""
-        _apply(self._authors, changes.authors)
-        _apply(self._registered, changes.registered)
+        self._authors.change(_members(changes.authors))
+        self._registered.change(_members(changes.registered))
         self.generation = changes.generation
 
     def plan(self) -> Plan:
         """The queries for what is wanted now; those that are as they were are the very same objects."""
-        registered = list(chunks(self._registered))
+        registered = list(self._registered.chunks())
         found = [
             # First things first: a new user's contact list decides what else is wanted.
             *(self._query(Subject.PROFILES, prefix, chunk) for prefix, chunk in registered),
             GLOBAL_QUERY,
             *(self._query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in registered),
-            *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in chunks(self._authors)),
+            *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in self._authors.chunks()),
         ]
         authors = [query for query in found if query.subject is Subject.AUTHORS]
         lists = [self._query(Subject.RELAY_LISTS, query.prefix, query.members) for query in authors]
@@ -231,37 +250,24 @@ class Planner:
 
     def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
         known = self._queries.get(f"{subject}/{prefix}")
-        return known if known is not None and known.members == members else Query(subject, prefix, members)
+        # A chunk that did not change is the same object.
+        return known if known is not None and known.members is members else Query(subject, prefix, members)
 
 
 def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator[tuple[str, tuple[Member, ...]]]:
     """Cut `members` into chunks of at most `most`, each with the bits that its keys begin with."""
-    keys = sorted(members)
-    if keys:
-        for prefix, low, high in _split(keys, 0, len(keys), "", most):
-            yield prefix, tuple(map(members.__getitem__, keys[low:high]))
+    tree = ChunkTree[Member](most)
+    tree.change(members)
+    return tree.chunks()
 
 
-def _split(keys: list[bytes], low: int, high: int, prefix: str, most: int) -> Iterator[tuple[str, int, int]]:
-    """Prefixes and where the keys (in order) that begin with them lie."""
-    if high - low <= most:
-        yield prefix, low, high
-        return
-    middle = bisect_left(keys, _first_key(prefix + "1"), low, high)
-    if low < middle:
-        yield from _split(keys, low, middle, prefix + "0", most)
-    if middle < high:
-        yield from _split(keys, middle, high, prefix + "1", most)
-
-
-def _first_key(prefix: str) -> bytes:
-    """The least key that begins with these bits."""
-    return int(prefix.ljust(256, "0"), 2).to_bytes(32)
-
-
-def _apply(members: dict[bytes, Member], changes: Iterable[Change]) -> None:
+def _members(changes: Iterable[Change]) -> dict[bytes, Member | None]:
+    """Return by key who is wanted from now on; None for who is not any more."""
+    members: dict[bytes, Member | None] = {}
+    since_ms = since = 0
     for change in changes:
-        if change.wanted:
-            members[change.public_key] = Member(change.public_key, change.since // 1000, change.generation)
-        else:
-            members.pop(change.public_key, None)
+        # One object for all that became wanted together: there may be millions.
+        if change.since != since_ms:
+            since_ms, since = change.since, change.since // 1000
+        members[change.public_key] = Member(change.public_key, since, change.generation) if change.wanted else None
+    return members

@@ -26,7 +26,7 @@ from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
-from pipeline.crawl.resweeps import Resweeps, wraps_of
+from pipeline.crawl.resweeps import Resweeps, wrap_keys
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
 from pipeline.crawl.slices import SWEEP_GAPS, Gap
@@ -307,8 +307,8 @@ class RelayCrawl:
 
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer."""
-        wanted = {query.key for query in (*self._plan.queries, *wraps_of(self._whole.wanted))}
-        wanted |= self._whole.swept_queries()
+        wanted = {query.key for query in self._plan.queries} | self._whole.swept_queries()
+        wanted |= wrap_keys(self._whole.wanted)
         backfilled = self.backfilling
         self._sweeps.drop(
             lambda sweep: (

@@ -98,3 +98,8 @@ def wraps_of(plan: Plan) -> list[Query]:
         for query in plan.live
         if query.subject is Subject.MENTIONS
     ]
+
+
+def wrap_keys(plan: Plan) -> set[str]:
+    """Return the keys of these queries."""
+    return {f"{Subject.GIFT_WRAPS}/{query.prefix}" for query in plan.live if query.subject is Subject.MENTIONS}

@@ -53,12 +53,12 @@ class Whole:
             self._sweeps.coverage.begin_whole(self.wanted.live)
         self._newcomers = self._sweeps.held = None
 
-    def swept_queries(self) -> set[str]:
+    def swept_queries(self) -> frozenset[str]:
         """The keys of queries that are swept besides those of the plan."""
         if not self._asking.is_whole:
-            return set()
-        pieces = self._newcomers.pieces.keys() if self._newcomers is not None else set()
-        return {query.key for query in self.wanted.live} | pieces
+            return frozenset()
+        live = self.wanted.live_keys
+        return live if self._newcomers is None else live | self._newcomers.pieces.keys()
 
     def begin_due(self, mono: float, wall: int) -> None:
         """Begin what one filter for everything does not bring."""
