@@ -18,7 +18,9 @@ from pipeline.settings import (
     SETTINGS,
     CrawlMode,
     Environment,
+    KeyList,
     LogLevel,
+    RegistrationMode,
     RetractedEvents,
     SinkKind,
     SinkSetting,
@@ -32,7 +34,9 @@ __all__ = [
     "CrawlMode",
     "Environment",
     "InvalidConfig",
+    "KeyList",
     "LogLevel",
+    "RegistrationMode",
     "RetractedEvents",
     "SinkKind",
     "SinkSetting",
@@ -100,6 +104,9 @@ class Config:
     secret_key_path: Path | None
     target_relay_rate: int
     target_relay_backlog: int
+    registration: RegistrationMode
+    registration_allowlist: KeyList | None
+    registration_difficulty: int
     max_users: int
     max_wanted_authors: int
     max_connections: int
@@ -193,6 +200,8 @@ def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str
                 problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = problem
     if sink is not None and sink.path is not None and sink.path == read.get("database_path"):
         problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
+    if read.get("registration") is RegistrationMode.ALLOWLIST and read.get("registration_allowlist", ...) is None:
+        problems["EVENTS_REGISTRATION_ALLOWLIST"] = "is required for EVENTS_REGISTRATION=allowlist"
     low, high = read.get("backpressure_low"), read.get("backpressure_high")
     if low is not None and high is not None and low >= high:
         problems["EVENTS_BACKPRESSURE_LOW"] = "must be below EVENTS_BACKPRESSURE_HIGH"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline import values
 from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
+from pipeline.nostr.nip19 import InvalidEncoding, parse_public_key
 from pipeline.values import HostPort, InvalidValue
 
 BOOTSTRAP_RELAYS = (
@@ -64,6 +65,28 @@ class StatusPageAccess(StrEnum):
     """To browsers on this machine, by localhost or a loopback address."""
     EVERYONE = "everyone"
     OFF = "off"
+
+
+class RegistrationMode(StrEnum):
+    """Who may become a user."""
+
+    OPEN = "open"
+    """Anyone."""
+    ALLOWLIST = "allowlist"
+    """The keys of `EVENTS_REGISTRATION_ALLOWLIST`."""
+    PROOF_OF_WORK = "proof-of-work"
+    """Whoever proves work of `EVENTS_REGISTRATION_DIFFICULTY` bits (NIP-13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """A file with a public key a line, and the keys that it held when it was read."""
+
+    path: Path
+    keys: frozenset[bytes]
+
+    def __str__(self) -> str:
+        return str(self.path)
 
 
 class RetractedEvents(StrEnum):
@@ -190,6 +213,18 @@ def _readable_file(text: str) -> Path:
     except OSError as error:
         raise InvalidValue(f"cannot read {text}: {error.strerror}") from None
     return path
+
+
+def _key_list(text: str) -> KeyList:
+    path = _readable_file(text)
+    keys: set[bytes] = set()
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        key = line.partition("#")[0].strip()
+        try:
+            keys.update([parse_public_key(key)] if key else [])
+        except InvalidEncoding as error:
+            raise InvalidValue(f"line {number} of {text}: {error}") from None
+    return KeyList(path, frozenset(keys))
 
 
 def credentials_problem(path: Path) -> str | None:
@@ -496,13 +531,37 @@ SETTINGS: tuple[Setting, ...] = (
         "events that may wait for the target relay; beyond it the oldest are given up for what is new; 0: no bound",
         live=True,
     ),
+    Setting(
+        "EVENTS_REGISTRATION",
+        "registration",
+        _choice(RegistrationMode),
+        "open",
+        "who may become a user: `open`, `allowlist` or `proof-of-work` (NIP-13)",
+        live=True,
+    ),
+    Setting(
+        "EVENTS_REGISTRATION_ALLOWLIST",
+        "registration_allowlist",
+        _key_list,
+        None,
+        "file with a public key (hex or npub) a line, `#` begins a comment; required for `allowlist`",
+        live=True,
+    ),
+    Setting(
+        "EVENTS_REGISTRATION_DIFFICULTY",
+        "registration_difficulty",
+        _count(1, 64),
+        "20",
+        "bits of work that a registration proves with `proof-of-work`",
+        live=True,
+    ),
     Setting("EVENTS_MAX_USERS", "max_users", _count(1, 10_000_000), "100000", "most registered users"),
     Setting(
         "EVENTS_MAX_WANTED_AUTHORS",
         "max_wanted_authors",
         _count(1, 100_000_000),
         "2000000",
-        "most registered users and followees in all; beyond it nobody new can register",
+        "most registered users and followees in all; near it the newest and largest users get fewer of their followees",
     ),
     Setting("EVENTS_MAX_CONNECTIONS", "max_connections", _count(1, 100_000), "512", "most clients of the web server"),
     Setting(

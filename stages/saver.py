@@ -14,7 +14,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.save import backlog
 from pipeline.save.decider import Decider, Item, Outcome
-from pipeline.store import inbox
+from pipeline.store import inbox, shares
 from pipeline.store.database import Database, DatabaseFailed, Tx
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Burial, Postponed
@@ -76,6 +76,7 @@ class _Saver:
         watch = CommitWatch(self._database)
         self._counts.resume(self._database, self._ctx.is_abandoned)
         with self._database.write() as tx:
+            shares.set_bound(tx, self._ctx.config.max_wanted_authors)
             # Who had this slot before is gone, and what it had in hand need not wait for the end of its lease.
             inbox.queue.free(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
         while not self._ctx.stop.is_set():

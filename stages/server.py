@@ -15,16 +15,19 @@ from pipeline.errors import CannotStart
 from pipeline.process.logs import RateLimited
 from pipeline.process.page_token import make_page_token
 from pipeline.process.stage import StageContext
+from pipeline.server.admission import admission_of
 from pipeline.server.connection import Guard
 from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PageAccess, PublicKeys, Web
 from pipeline.server.limits import Limits, Refusal, RequestRates, limits_of
 from pipeline.server.page.answer import StatusPage
-from pipeline.server.registrations import Registrations, UserBounds
+from pipeline.server.registrations import Registrations
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
 from pipeline.server.worker import DatabaseThread
+from pipeline.store import shares
+from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 from pipeline.values import HostPort
 from pipeline.version import read_version
@@ -99,6 +102,7 @@ def _threads(ctx: StageContext) -> Iterator[_Threads]:
 async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads: _Threads) -> None:
     for thread in threads.all:
         await thread.start()
+    await threads.registration.run(functools.partial(_set_bound, ctx.config.max_wanted_authors))
     log = RateLimited(ctx.log, ctx.clock)
     errors = ErrorLog(ctx.log, ctx.clock, ctx.metrics)
 
@@ -112,7 +116,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         ctx.clock,
         ctx.metrics,
         log,
-        bounds=UserBounds(ctx.config.max_users, ctx.config.max_wanted_authors),
+        admission=lambda: admission_of(ctx.settings),
         allow_private_relays=ctx.config.allow_private_relays,
         public_url=ctx.config.public_url,
     )
@@ -150,6 +154,11 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         await _beat_until_stopped(ctx)
     finally:
         await _close(server, guard)
+
+
+def _set_bound(max_wanted_authors: int, database: Database) -> None:
+    with database.write() as tx:
+        shares.set_bound(tx, max_wanted_authors)
 
 
 async def _beat_until_stopped(ctx: StageContext) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
-from pipeline.store import events, inbox, outbox, relay_pruning, retractions, samples
+from pipeline.store import events, inbox, outbox, relay_pruning, retractions, samples, shares
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
@@ -53,6 +53,7 @@ def run(ctx: StageContext) -> None:
         log = _WriteAheadLog(ctx, database)
         late = _CallingBack(ctx, database)
         relays = _Relays(ctx, database)
+        users = _Shares(ctx, database)
         sampler = _Sampler(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
         while not ctx.stop.wait(_TURN_S):
@@ -62,6 +63,7 @@ def run(ctx: StageContext) -> None:
             log.turn()
             late.turn()
             relays.turn()
+            users.turn()
             sampler.turn()
             if any(busy):
                 handled.record(ctx.clock.monotonic() - began)
@@ -291,6 +293,30 @@ class _Relays:
         self._unanswered.inc(forgotten)
         if not namings and not forgotten:
             self._next = now + _REST_S
+
+
+class _Shares:
+    """Lets followees wait, or be wanted, so that users keep to their shares of the wanted authors."""
+
+    def __init__(self, ctx: StageContext, database: Database) -> None:
+        self._clock = ctx.clock
+        self._database = database
+        self._next = 0.0
+        with database.write() as tx:
+            shares.set_bound(tx, ctx.config.max_wanted_authors)
+
+    def turn(self) -> None:
+        """Do a little if it is time, each user in a transaction; what is to be done is found outside of any."""
+        if (now_s := self._clock.monotonic()) < self._next:
+            return
+        now = self._clock.now_ms()
+        with self._database.read() as tx:
+            steps = shares.next_steps(tx, now)
+        for step in steps:
+            with self._database.write() as tx:
+                shares.take_step(tx, step, now)
+        if not steps:
+            self._next = now_s + _REST_S
 
 
 class _WriteAheadLog:

@@ -105,6 +105,8 @@ def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:
         "gaps": [asdict(gap) for gap in seen.gaps],
         "known_addresses": seen.known_addresses,
         "registered_users": seen.registered_users,
+        "wanted_authors": seen.budget.authors,
+        "waiting_followees": seen.waiting.followees,
         "database_bytes": seen.database_bytes,
         "wal_bytes": seen.wal_bytes,
         "free_bytes": seen.free_bytes,
@@ -127,7 +129,7 @@ def as_text(seen: Snapshot, found: list[Trouble]) -> str:
     lines += [
         "",
         f"relays         {relays}; {seen.known_addresses:,} known",
-        f"users          {seen.registered_users} registered",
+        f"users          {seen.registered_users} registered, {seen.budget.authors:,} authors wanted",
         f"database       {seen.database_bytes >> 20} MiB, write-ahead log {seen.wal_bytes >> 20} MiB, "
         f"{seen.free_bytes >> 20} MiB free",
     ]

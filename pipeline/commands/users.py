@@ -79,7 +79,9 @@ def block(keys: tuple[bytes, ...]) -> None:
 @users.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def list_users(as_json: bool) -> None:
-    """Print each registered user: hex key, npub, and when the registration was last renewed.
+    """Print each registered user: hex key, npub, when the registration was last renewed, and how many are followed.
+
+    Of these some wait where EVENTS_MAX_WANTED_AUTHORS is nearly reached.
 
     Example: event-service users list
     """
@@ -87,5 +89,9 @@ def list_users(as_json: bool) -> None:
         for user in monitored.registered(tx):
             renewed = f"{datetime.fromtimestamp(user.updated_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
             key, npub = user.public_key.hex(), encode_npub(user.public_key)
-            value = {"public_key": key, "npub": npub, "updated_at": renewed}
-            say(json.dumps(value) if as_json else f"{key} {npub} {renewed}")
+            value = {
+                "public_key": key, "npub": npub, "updated_at": renewed,
+                "followees": user.followees, "waiting": user.waiting,
+            }  # fmt: skip
+            waiting = f" {user.waiting} waiting" if user.waiting else ""
+            say(json.dumps(value) if as_json else f"{key} {npub} {renewed} {user.followees} followed{waiting}")

@@ -43,6 +43,14 @@ class StoreCollector:
             "event_service_public_keys", "Public keys met, as authors or in contact lists", self.overview.keys
         )
         yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
+        yield _single(
+            "event_service_wanted_authors", "Registered users and followees in all", self.overview.budget.authors
+        )
+        yield _single(
+            "event_service_waiting_followees",
+            "Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached",
+            self.overview.waiting.followees,
+        )
         gaps = GaugeMetricFamily(
             "event_service_open_gaps", "Gaps known and not closed yet, over all relays", labels=("reason",)
         )

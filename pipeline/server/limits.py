@@ -112,8 +112,10 @@ class Refusal(StrEnum):
     BLOCKED = "blocked"
     ORIGIN = "origin"
     SURPLUS_RELAYS = "surplus-relays"
+    DELETED = "deleted"
+    NOT_LISTED = "not-listed"
+    WORK = "proof-of-work"
     USERS = "users"
-    WANTED_AUTHORS = "wanted-authors"
 
 
 class Refused(EventServiceError):

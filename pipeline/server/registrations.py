@@ -1,6 +1,7 @@
 """Users who register with the service (kind 6666), from the verified event to the committed rows."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,12 +21,13 @@ from pipeline.nostr.registration import (
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
+from pipeline.server.admission import Admission
 from pipeline.server.limits import Refusal, Refused
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import authors, monitored, relays, wanted
+from pipeline.store import authors, monitored, relays
 from pipeline.store.authors import Authors
-from pipeline.store.database import Database
-from pipeline.store.monitored import Signed, Standing
+from pipeline.store.database import Database, Tx
+from pipeline.store.monitored import Signed
 
 SOURCE: Final = "registration"
 MAX_RELAYS: Final = 100
@@ -47,18 +49,9 @@ _EXPLAINED: Final = {
     Refusal.BUSY: "error: too many registrations wait, try again later",
     Refusal.AHEAD: f"invalid: dated more than {MAX_AHEAD_S} seconds ahead",
     Refusal.OUTDATED: "invalid: not newer than your last registration or its removal",
+    Refusal.DELETED: "invalid: you have deleted this registration, or vanished since",
     Refusal.BLOCKED: "blocked: the operator does not accept this key",
-    Refusal.USERS: "restricted: no more users are taken",
-    Refusal.WANTED_AUTHORS: "restricted: no more users are taken",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class UserBounds:
-    """How many users may be registered, and how many authors wanted for their sake, before nobody new is taken."""
-
-    users: int
-    wanted_authors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +71,17 @@ class Registrations:
         metrics: Metrics,
         log: RateLimited,
         *,
-        bounds: UserBounds,
         allow_private_relays: bool,
+        admission: Callable[[], Admission],
         public_url: RelayAddress | None = None,
     ) -> None:
         """Private relays are stored only where `allow_private_relays` lets crawlers dial them.
 
+        `admission`: the rule for new users, as it is now.
         `public_url`: the address by which users know this service; a request to vanish from it is one to leave.
         """
         self._public_url = public_url
-        self._bounds = bounds
+        self._admission = admission
         self._thread = thread
         self._clock = clock
         self._log = log
@@ -110,7 +104,8 @@ class Registrations:
         except InvalidRegistration as error:
             return self._refuse(Refusal.INVALID_REGISTRATION, f"invalid: {error}")
         except Refused as error:
-            return self._refuse(error.reason, _EXPLAINED.get(error.reason, "error: try again later"))
+            explained = _EXPLAINED | self._admission().explanation
+            return self._refuse(error.reason, explained.get(error.reason, "error: try again later"))
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()
@@ -147,7 +142,7 @@ class Registrations:
         if event.created_at > self._clock.now_ms() // 1000 + MAX_AHEAD_S:
             raise Refused(Refusal.AHEAD)
         signed = Signed(event.id, event.created_at)
-        self._require_room(registration, signed, database)
+        self._require_room(event, signed, database)
         began = self._clock.monotonic()
         usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
         is_new, refused = _store(database, registration, signed, usable[:MAX_RELAYS], self._clock)
@@ -155,7 +150,7 @@ class Registrations:
         return _Stored(is_new, surplus, self._clock.monotonic() - began)
 
     def _leave(self, event: Event, database: Database) -> _Stored:
-        """End the registration that the event takes back; who is not registered has left already."""
+        """End the registration that the event takes back, or remember that it may not come any more."""
         began = self._clock.monotonic()
         departure = parse_departure(event, self._public_url)
         if departure is None:
@@ -163,34 +158,35 @@ class Registrations:
         with database.read() as tx:
             author = authors.find(tx, departure.public_key)
             is_registered = author is not None and monitored.is_registered(tx, author)
-        if is_registered:
-            with database.write(durable=True) as tx:
-                if not monitored.leave(tx, departure, self._clock.now_ms()):
-                    raise InvalidRegistration("it does not name your registration, or is older")
+        with database.write(durable=True) as tx:
+            has_left = monitored.leave(tx, departure, self._clock.now_ms())
+        if is_registered and not has_left:
+            raise InvalidRegistration("it does not name your registration, or is older")
         return _Stored(False, 0, self._clock.monotonic() - began)
 
-    def _require_room(self, registration: Registration, signed: Signed, database: Database) -> None:
-        """Raise `Refused` for an event that registers nobody and for a new user beyond the bounds.
+    def _require_room(self, event: Event, signed: Signed, database: Database) -> None:
+        """Raise `Refused` for an event that registers nobody and for a new user who is not admitted.
 
         Who is registered may always renew.
         """
         with database.read() as tx:
-            author = authors.find(tx, registration.public_key)
-            held = Standing() if author is None else monitored.standing(tx, author)
-            _require_admission(held, signed)
-            if held.is_registered:
-                return
-            if monitored.count(tx) >= self._bounds.users:
-                raise Refused(Refusal.USERS)
-            if wanted.count(tx) >= self._bounds.wanted_authors:
-                raise Refused(Refusal.WANTED_AUTHORS)
+            author = authors.find(tx, event.pubkey)
+            if author is not None:
+                _require_standing(tx, author, signed)
+                if monitored.is_registered(tx, author):
+                    return
+            self._admission().require(event, monitored.count(tx))
 
 
-def _require_admission(held: Standing, signed: Signed) -> None:
+def _require_standing(tx: Tx, author: int, signed: Signed) -> None:
+    """Raise `Refused` unless the event registers its author, or did so already."""
+    held = monitored.standing(tx, author)
     if held.is_blocked:
         raise Refused(Refusal.BLOCKED)
     if not held.admits(signed):
         raise Refused(Refusal.OUTDATED)
+    if monitored.is_taken_back(tx, author, signed):
+        raise Refused(Refusal.DELETED)
 
 
 def _store(
@@ -202,7 +198,7 @@ def _store(
         now = clock.now_ms()
         author = Authors().intern(tx, registration.public_key)
         # Looked at again: a removal may have come meanwhile.
-        _require_admission(monitored.standing(tx, author), signed)
+        _require_standing(tx, author, signed)
         is_new = monitored.register_signed(tx, registration.public_key, signed, now)
         namings = [
             relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now) for address in addresses

@@ -19,6 +19,7 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Failing, QueueGauges
 from pipeline.store.relays import RelayRecord
 from pipeline.store.samples import Sample
+from pipeline.store.shares import Budget, Waiting
 
 MAX_RELAYS: Final = 5_000
 MAX_DEAD_SHOWN: Final = 8
@@ -70,6 +71,8 @@ class Snapshot:
     exits: Mapping[tuple[str, str], int]
     known_addresses: int
     registered_users: int
+    budget: Budget
+    waiting: Waiting
     database_bytes: int
     wal_bytes: int
     free_bytes: int
@@ -112,6 +115,8 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         exits=_summed(counters, "event_service_stage_exits_total", "slot", "reason"),
         known_addresses=seen.known_addresses,
         registered_users=seen.registered_users,
+        budget=seen.budget,
+        waiting=seen.waiting,
         database_bytes=disk.database,
         wal_bytes=disk.wal,
         free_bytes=disk.free,

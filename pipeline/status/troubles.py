@@ -63,6 +63,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_live(seen),
         *_costs(seen),
         *_proxies(seen),
+        *_shares(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
 
@@ -280,6 +281,17 @@ def _proxies(seen: Snapshot) -> Iterator[Trouble]:
             Weight.NOTE, "web server", "forwarded requests arrive from an address that EVENTS_TRUSTED_PROXIES does not "
             "name: their X-Forwarded-For is ignored", "if a reverse proxy of yours sends them, set "
             "EVENTS_TRUSTED_PROXIES to its address and restart, so that clients are bounded one by one",
+        )  # fmt: skip
+
+
+def _shares(seen: Snapshot) -> Iterator[Trouble]:
+    if seen.waiting.followees:
+        waiting = f"{_count(seen.waiting.followees, 'followee')} of {_count(seen.waiting.users, 'user')} wait"
+        yield Trouble(
+            Weight.NOTE, "users", f"{waiting}: {seen.budget.authors:,} authors are wanted of at most "
+            f"{seen.budget.max_authors:,}. The newest and largest users yield", "raise EVENTS_MAX_WANTED_AUTHORS, or "
+            "end registrations that follow invented keys: event-service users list, users block; EVENTS_REGISTRATION "
+            "restricts new ones",
         )  # fmt: skip
 
 

@@ -4,10 +4,11 @@ The id and time of that list are kept here, apart from the events, so that reten
 win. Newest wins; at equal times the lowest id (NIP-01, replaceable events).
 """
 
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from pipeline.store import authors, monitored, wanted
+from pipeline.store import authors, shares, wanted
 from pipeline.store.database import Tx
 
 LIST_OF = "SELECT event_id, created_at FROM contact_lists WHERE follower = ?"
@@ -16,7 +17,9 @@ INSERT INTO contact_lists (follower, event_id, created_at) VALUES (?, ?, ?)
 ON CONFLICT (follower) DO UPDATE SET event_id = excluded.event_id, created_at = excluded.created_at
 """
 FOLLOWEES = "SELECT followee FROM contacts WHERE follower = ?"
-ADD = "INSERT INTO contacts (follower, followee) VALUES (?, ?)"
+PLACES = "SELECT followee, place, waiting FROM contacts WHERE follower = ?"
+# The later someone was followed, the higher the place; lists are appended to.
+ADD = "INSERT INTO contacts (follower, followee, place, waiting) VALUES (?, ?, ?, ?)"
 REMOVE = "DELETE FROM contacts WHERE follower = ? AND followee = ?"
 COUNT_FOLLOWERS = "SELECT count(*) FROM contacts WHERE followee = ?"
 COUNT_FOLLOWEES = "SELECT count(*) FROM contacts WHERE follower = ?"
@@ -29,7 +32,8 @@ class ContactList:
     follower: int
     event_id: bytes
     created_at: int
-    followees: frozenset[int]
+    followees: Collection[int]
+    """Distinct, the newest last where the order is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ def replace(tx: Tx, contacts: ContactList, now: int, *, most_ago: int = 0) -> bo
     if known is not None and not _supersedes(contacts, known[0], known[1]):
         return False
     tx.execute(PUT_LIST, (contacts.follower, contacts.event_id, contacts.created_at))
-    _put(tx, contacts, min(now, max(1000 * contacts.created_at, now - most_ago)))
+    _put(tx, contacts, min(now, max(1000 * contacts.created_at, now - most_ago)), now)
     return True
 
 
@@ -64,19 +68,33 @@ def retract(tx: Tx, follower: int, event_ids: AbstractSet[bytes], until: int | N
         tx.execute(PUT_LIST, (follower, bytes(32), until))
     elif known is None or known[0] not in event_ids:
         return
-    _put(tx, ContactList(follower, b"", 0, frozenset()), now)
+    _put(tx, ContactList(follower, b"", 0, ()), now, now)
 
 
-def _put(tx: Tx, contacts: ContactList, since: int) -> None:
+def _put(tx: Tx, contacts: ContactList, since: int, now: int) -> None:
     """Make the followees those of `contacts`, the new ones wanted since `since` (ms), writing only the difference."""
-    before = followees(tx, contacts.follower)
-    added, removed = contacts.followees - before, before - contacts.followees
-    tx.executemany(ADD, ((contacts.follower, followee) for followee in added))
-    tx.executemany(REMOVE, ((contacts.follower, followee) for followee in removed))
-    if monitored.is_registered(tx, contacts.follower):
+    follower, listed = contacts.follower, set(contacts.followees)
+    before = {followee: (place, waits) for followee, place, waits in tx.execute(PLACES, (follower,))}
+    added = [followee for followee in contacts.followees if followee not in before]
+    removed = [followee for followee in before if followee not in listed]
+    user = shares.holding(tx, follower)
+    if user is not None:
         # A user who follows themselves is wanted for being registered, whatever the list says.
-        wanted.acquire(tx, added - {contacts.follower}, since)
-        wanted.release(tx, removed - {contacts.follower})
+        lost = [followee for followee in removed if followee != follower]
+        wanted.release(tx, (followee for followee in lost if not before[followee][1]))
+        user = user.changed(-len(lost), -sum(before[followee][1] for followee in lost))
+    gained = [followee for followee in added if followee != follower]
+    waits = user is not None and not shares.has_room(tx, user, len(gained), now)
+    next_place = 1 + max((place for place, _ in before.values()), default=-1)
+    rows = ((follower, each, place, waits and each != follower) for place, each in enumerate(added, next_place))
+    tx.executemany(ADD, rows)
+    tx.executemany(REMOVE, ((follower, followee) for followee in removed))
+    if user is not None and not waits:
+        wanted.acquire(tx, gained, since)
+        shares.put(tx, user.changed(len(gained), 0))
+    elif user is not None:
+        shares.put(tx, user.changed(len(gained), len(gained)))
+        shares.fill(tx, follower, since, now)
 
 
 def followees(tx: Tx, follower: int) -> set[int]:

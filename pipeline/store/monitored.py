@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from pipeline.nostr.registration import Departure
-from pipeline.store import relays, wanted
+from pipeline.store import relays, retractions, shares, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
+from pipeline.store.retractions import Identity
+
+# A deletion of a registration names one or two events; each costs a row for as long as ids are kept.
+MAX_REMEMBERED = 10
 
 REGISTERED_AT = "SELECT removed_at IS NULL FROM monitored WHERE author = ?"
 REGISTER = """
@@ -23,6 +27,12 @@ SELECT removed_at IS NULL, event_id,
 """
 SIGN = "UPDATE monitored SET event_id = ?2, signed_at = ?3 WHERE author = ?1"
 REVOKE = "UPDATE monitored SET event_id = NULL, revoked_at = ?2 WHERE author = ?1"
+REVOKE_UNKNOWN = """
+INSERT INTO monitored (author, created_at, updated_at, removed_at, generation, revoked_at)
+VALUES (?1, ?2, ?2, ?2, ?3, ?4)
+ON CONFLICT (author) DO UPDATE SET
+  revoked_at = max(excluded.revoked_at, iif(revoked_at = 0, ifnull(removed_at / 1000, -1), revoked_at))
+"""
 BLOCK = """
 INSERT INTO monitored (author, created_at, updated_at, removed_at, generation, blocked_at)
 VALUES (?1, ?2, ?2, ?2, ?3, ?2)
@@ -31,10 +41,9 @@ ON CONFLICT (author) DO UPDATE SET blocked_at = excluded.blocked_at
 UNBLOCK = "UPDATE monitored SET blocked_at = NULL WHERE author = ? AND blocked_at IS NOT NULL"
 RENEW = "UPDATE monitored SET updated_at = ? WHERE author = ?"
 REMOVE = "UPDATE monitored SET removed_at = ?1, revoked_at = ?1 / 1000, generation = ?2 WHERE author = ?3"
-# One more reason to want the author and everybody that the author follows.
-SELF_AND_FOLLOWEES = "SELECT ?1 UNION SELECT followee FROM contacts WHERE follower = ?1"
 ALL = """
-SELECT public_key, created_at, updated_at FROM monitored JOIN authors ON authors.id = monitored.author
+SELECT public_key, created_at, updated_at, followees, waiting
+  FROM monitored JOIN authors ON authors.id = monitored.author
  WHERE removed_at IS NULL ORDER BY created_at, public_key
 """
 COUNT = "SELECT count(*) FROM monitored WHERE removed_at IS NULL"
@@ -47,6 +56,9 @@ class User:
     public_key: bytes
     created_at: int
     updated_at: int
+    followees: int = 0
+    waiting: int = 0
+    """How many of the followees wait to be wanted; see `shares`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +112,7 @@ def register(tx: Tx, public_key: bytes, now: int) -> bool:
         tx.execute(RENEW, (now, author))
         return False
     tx.execute(REGISTER, (author, now, wanted.next_generation(tx)))
-    wanted.acquire(tx, _self_and_followees(tx, author), now)
+    shares.admit_all(tx, author, now)
     relays.mark_named_by(tx, author)
     return True
 
@@ -115,11 +127,13 @@ def register_signed(tx: Tx, public_key: bytes, signed: Signed, now: int) -> bool
 def leave(tx: Tx, departure: Departure, now: int) -> bool:
     """End the registration that a user's own event takes back; returns whether it did.
 
-    An event older than the registration takes nothing back, except by its id.
+    An event older than the registration takes nothing back, except by its id. What it would take back that has not
+    arrived yet is remembered.
     """
     author = Authors().intern(tx, departure.public_key)
     held = standing(tx, author)
     if not held.is_registered:
+        _remember(tx, author, departure, now)
         return False
     if held.event_id is None:
         is_meant = departure.names_kind or departure.vanishes
@@ -131,7 +145,22 @@ def leave(tx: Tx, departure: Departure, now: int) -> bool:
         remove(tx, departure.public_key, now)
         # One dated far ahead must not keep its author out for as long.
         tx.execute(REVOKE, (author, max(held.latest, min(departure.created_at, now // 1000))))
+    else:
+        retractions.delete(tx, sorted(departure.event_ids)[:MAX_REMEMBERED], author, now)
     return is_meant
+
+
+def is_taken_back(tx: Tx, author: int, signed: Signed) -> bool:
+    """Return True if the author has deleted the event, or vanished since."""
+    return bool(retractions.retracted(tx, [Identity(signed.event_id, author, signed.created_at)]))
+
+
+def _remember(tx: Tx, author: int, departure: Departure, now: int) -> None:
+    """Let no registration in any more that a departure takes back which arrives before it."""
+    retractions.delete(tx, sorted(departure.event_ids)[:MAX_REMEMBERED], author, now)
+    if departure.vanishes or not departure.event_ids:
+        at = min(departure.created_at, now // 1000)
+        tx.execute(REVOKE_UNKNOWN, (author, now, wanted.next_generation(tx), at))
 
 
 def block(tx: Tx, public_key: bytes, now: int) -> bool:
@@ -152,7 +181,7 @@ def remove(tx: Tx, public_key: bytes, now: int) -> bool:
     if not is_registered(tx, author):
         return False
     tx.execute(REMOVE, (now, wanted.next_generation(tx), author))
-    wanted.release(tx, _self_and_followees(tx, author))
+    shares.release_all(tx, author)
     return True
 
 
@@ -164,7 +193,3 @@ def registered(tx: Tx) -> list[User]:
 def count(tx: Tx) -> int:
     """How many users are registered."""
     return int(tx.execute(COUNT).get)
-
-
-def _self_and_followees(tx: Tx, author: int) -> list[int]:
-    return [number for (number,) in tx.execute(SELF_AND_FOLLOWEES, (author,))]

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipeline.store import authors, gaps, inbox, monitored, outbox, relays, target_relay
+from pipeline.store import authors, gaps, inbox, monitored, outbox, relays, shares, target_relay
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
+from pipeline.store.shares import NO_BUDGET, NONE_WAITING, Budget, Waiting
 from pipeline.store.target_relay import TargetRelay
 
 # Those that are connected come first, then those whose state changed last.
@@ -77,6 +78,10 @@ class Overview:
     gaps: dict[str, int]
     """Open gaps by reason."""
     target: TargetRelay | None = None
+    budget: Budget = NO_BUDGET
+    """How many authors are wanted."""
+    waiting: Waiting = NONE_WAITING
+    """Followees who are not, as there are too many."""
 
 
 def read(tx: Tx, *, max_relays: int) -> Overview:
@@ -93,6 +98,8 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
         keys=authors.met(tx),
         gaps=gaps.by_reason(tx),
         target=target_relay.read(tx),
+        budget=shares.budget(tx),
+        waiting=shares.waiting(tx),
     )
 
 

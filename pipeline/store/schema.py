@@ -471,6 +471,30 @@ RELAY_COSTS = (
     "ALTER TABLE relays ADD COLUMN paced_at INTEGER NOT NULL DEFAULT 0",
 )
 
+# How many authors are wanted and may be; per user, how many followees there are and wait; see `shares`. `place`: the
+# later a follow was first listed, the higher.
+WANTED_BUDGET = (
+    """
+    CREATE TABLE wanted_budget (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+      authors INTEGER NOT NULL,
+      max_authors INTEGER NOT NULL,
+      level INTEGER NOT NULL
+    ) STRICT
+    """,
+    "INSERT INTO wanted_budget SELECT 1, count(*), 0, 0 FROM wanted WHERE refs > 0",
+    "ALTER TABLE contacts ADD COLUMN place INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE contacts ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE monitored ADD COLUMN followees INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE monitored ADD COLUMN waiting INTEGER NOT NULL DEFAULT 0",
+    """
+    UPDATE monitored SET followees = (
+      SELECT count(*) FROM contacts WHERE follower = monitored.author AND followee <> follower
+    ) WHERE removed_at IS NULL
+    """,
+    "CREATE INDEX monitored_waiting ON monitored (waiting) WHERE waiting > 0",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -495,6 +519,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0021-relay-naming", RELAY_NAMING),
     Migration("0022-signed-registrations", SIGNED_REGISTRATIONS),
     Migration("0023-relay-costs", RELAY_COSTS),
+    Migration("0024-wanted-budget", WANTED_BUDGET),
 )
 
 

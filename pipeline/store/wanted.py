@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pipeline.store.database import Tx
 
 LATEST_GENERATION = "SELECT latest FROM generations"
-# Scans the table, some 50 ms for a million authors: not under the write lock.
-COUNT = "SELECT count(*) FROM wanted WHERE refs > 0"
+COUNT = "SELECT authors FROM wanted_budget"
+ADD_TO_COUNT = "UPDATE wanted_budget SET authors = authors + ?"
 NUMBERS = "SELECT author FROM wanted WHERE refs > 0"
 NEXT_GENERATION = "UPDATE generations SET latest = latest + 1 RETURNING latest"
 ACQUIRE = """
@@ -21,9 +21,11 @@ ON CONFLICT (author) DO UPDATE SET
   since = iif(refs = 0, excluded.since, since),
   generation = iif(refs = 0, excluded.generation, generation),
   refs = refs + 1
+RETURNING refs = 1
 """
 RELEASE = """
 UPDATE wanted SET refs = refs - 1, generation = iif(refs = 1, ?2, generation) WHERE author = ?1 AND refs > 0
+RETURNING refs = 0
 """
 AUTHORS_CHANGED_SINCE = """
 SELECT public_key, refs > 0, since, generation FROM wanted JOIN authors ON authors.id = wanted.author
@@ -94,7 +96,8 @@ def acquire(tx: Tx, authors: Iterable[int], now: int) -> None:
     distinct = set(authors)
     if distinct:
         generation = next_generation(tx)
-        tx.executemany(ACQUIRE, ((author, now, generation) for author in distinct))
+        began = sum(is_new for (is_new,) in tx.executemany(ACQUIRE, ((author, now, generation) for author in distinct)))
+        tx.execute(ADD_TO_COUNT, (began,))
 
 
 def release(tx: Tx, authors: Iterable[int]) -> None:
@@ -102,7 +105,8 @@ def release(tx: Tx, authors: Iterable[int]) -> None:
     distinct = set(authors)
     if distinct:
         generation = next_generation(tx)
-        tx.executemany(RELEASE, ((author, generation) for author in distinct))
+        ended = sum(is_gone for (is_gone,) in tx.executemany(RELEASE, ((author, generation) for author in distinct)))
+        tx.execute(ADD_TO_COUNT, (-ended,))
 
 
 def _change(row: tuple[bytes, int, int, int]) -> Change:

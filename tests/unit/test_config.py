@@ -10,7 +10,17 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Config, CrawlMode, Environment, InvalidConfig, LogLevel, SinkKind, SinkSetting
+from pipeline.config import (
+    Config,
+    CrawlMode,
+    Environment,
+    InvalidConfig,
+    KeyList,
+    LogLevel,
+    RegistrationMode,
+    SinkKind,
+    SinkSetting,
+)
 from pipeline.errors import CannotStart
 from pipeline.settings import SETTINGS
 from pipeline.values import HostPort
@@ -234,6 +244,8 @@ WRONG = {
     "EVENTS_NEW_AUTHOR_LOOKBACK": ["1"],
     "EVENTS_SOCKS_PROXY": [":9050", "127.0.0.1:0", "tor"],
     "EVENTS_SECRET_KEY_PATH": ["/does/not/exist.key"],
+    "EVENTS_REGISTRATION": ["closed", "pow"],
+    "EVENTS_REGISTRATION_ALLOWLIST": ["/does/not/exist.keys", __file__],
 }  # fmt: skip
 
 
@@ -258,6 +270,18 @@ def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
     for setting in SETTINGS:
         if setting.name in unknown:
             assert re.fullmatch(r"\d+[smhd]?", setting.default or ""), setting.name
+
+
+def test_allowlist_is_read_from_its_file_and_required_for_that_mode(env: Env, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# team\n{'AB' * 32}\n\n  {'cd' * 32}  # somebody\n")
+    env |= {"EVENTS_REGISTRATION": "Allowlist"}
+    assert set(problems(env)) == {"EVENTS_REGISTRATION_ALLOWLIST"}
+    config = Config.from_env(env | {"EVENTS_REGISTRATION_ALLOWLIST": str(file)})
+    assert config.registration is RegistrationMode.ALLOWLIST
+    assert config.registration_allowlist == KeyList(file, frozenset({b"\xab" * 32, b"\xcd" * 32}))
+    file.write_text("nsec1secret\n")
+    assert "nsec1" not in problems(env | {"EVENTS_REGISTRATION_ALLOWLIST": str(file)})["EVENTS_REGISTRATION_ALLOWLIST"]
 
 
 @pytest.mark.parametrize("text", ["production", "Production", " PRODUCTION "])

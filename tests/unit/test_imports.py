@@ -27,8 +27,8 @@ ALLOWED = {
     "pipeline.build": set[str](),
     "pipeline.printable": set[str](),
     "pipeline.values": {"pipeline.errors"},
-    # An address is read by the protocol's own rules; that is all that settings know of it.
-    "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address"},
+    # Addresses and keys are read by the protocol's own rules; that is all that settings know of it.
+    "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address", "pipeline.nostr.nip19"},
     "pipeline.config": {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.nostr.address"},
     "pipeline.env_file": LEAVES,
     "pipeline.setting_names": {"pipeline.settings"},

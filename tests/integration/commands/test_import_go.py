@@ -289,9 +289,11 @@ def test_a_second_import_takes_what_is_new_and_nothing_twice(source: Path, opera
         database.done(newer)
         database.contacts(DAVE.pubkey, [BOB.pubkey], None)
         database.register(CAROL, NOW, NOW)
+        database.register(ERIN, NOW, NOW)
     operator.succeed("users", "remove", ALICE.pubkey)
+    operator.succeed("users", "block", ERIN.pubkey)
     said = operator.succeed("import-go", str(source))
-    assert "1 refused: the registration was ended here" in said
+    assert "2 refused: the registration was ended here" in said
     found = content(operator.path)
     assert found.lists[ALICE.pubkey] == (newer.id, newer.created_at)
     assert found.follows == {(ALICE.pubkey, ERIN.pubkey), (DAVE.pubkey, BOB.pubkey)}

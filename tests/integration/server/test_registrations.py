@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import websocket
 
+from pipeline.nostr.nip19 import encode_npub
 from pipeline.server import session
 from pipeline.store import authors, monitored, relays, wanted
 from pipeline.store.database import Tx
@@ -477,7 +478,58 @@ def test_nobody_new_is_taken_beyond_the_most_users(tmp_path: Path) -> None:
         assert registered(server) == {ALICE.pubkey}
 
 
-def test_nobody_new_is_taken_beyond_the_most_wanted_authors(tmp_path: Path) -> None:
+def test_new_users_are_taken_beyond_the_most_wanted_authors(tmp_path: Path) -> None:
     with running(tmp_path, EVENTS_MAX_WANTED_AUTHORS="1") as server:
         assert server.publish(ALICE.registration(NOW).raw)[2] is True
-        assert server.publish(BOB.registration(NOW).raw)[2:] == [False, "restricted: no more users are taken"]
+        assert server.publish(BOB.registration(NOW).raw)[2] is True
+        assert registered(server) == {ALICE.pubkey, BOB.pubkey}
+
+
+def test_allowlist_admits_its_keys_and_lets_users_renew(tmp_path: Path) -> None:
+    listed = tmp_path / "keys"
+    listed.write_text(f"# friends\n{encode_npub(bytes.fromhex(BOB.pubkey))}  # Bob\n\n")
+    with running(tmp_path, EVENTS_REGISTRATION="allowlist", EVENTS_REGISTRATION_ALLOWLIST=str(listed)) as server:
+        assert refusal(server, ALICE.registration(NOW)) == "restricted: only keys that the operator listed can register"
+        assert server.publish(BOB.registration(NOW).raw)[2] is True
+        with server.database() as database, database.write() as tx:
+            monitored.register(tx, bytes.fromhex(ALICE.pubkey), 1)
+        assert server.publish(ALICE.registration(NOW).raw)[2] is True, "the operator's own users"
+        assert server.samples()['event_service_stage_discarded_total{reason="not-listed",stage="server"}'] == 1
+
+
+def mined(author: Author, bits: int, target: str) -> SignedEvent:
+    """A registration whose id begins with just so many zero bits."""
+    for nonce in range(10_000):
+        event = author.sign('{"relays":[]}', kind=6666, tags=[["nonce", str(nonce), target]], created_at=NOW)
+        if 256 - int(event.id, 16).bit_length() == bits:
+            return event
+    raise AssertionError
+
+
+def test_proof_of_work_admits_who_committed_to_it(tmp_path: Path) -> None:
+    with running(tmp_path, EVENTS_REGISTRATION="proof-of-work", EVENTS_REGISTRATION_DIFFICULTY="4") as server:
+        for event in (ALICE.registration(NOW), mined(ALICE, 3, "4"), mined(ALICE, 5, "3"), mined(ALICE, 5, "x")):
+            assert refusal(server, event).startswith("pow: 4 bits of work are needed")
+        event = mined(ALICE, 5, "4")
+        assert server.publish(event.raw) == ["OK", event.id, True, ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags", "refused"),
+    [
+        (5, [["e", REGISTRATION.id]], "invalid: you have deleted this registration, or vanished since"),
+        (5, [["k", "6666"]], "invalid: not newer than your last registration or its removal"),
+        (62, [["relay", "ALL_RELAYS"]], "invalid: not newer than your last registration or its removal"),
+    ],
+)
+def test_departure_that_comes_before_its_registration_is_remembered(
+    server: Running, kind: int, tags: list[list[str]], refused: str
+) -> None:
+    assert server.publish(departure(kind, tags).raw)[2] is True
+    assert refusal(server, REGISTRATION) == refused
+    newer = ALICE.registration(NOW + 5)
+    assert server.publish(newer.raw)[2] is True
+    later = departure(5, [["e", ALICE.registration(NOW + 9).id]], NOW + 8)
+    assert server.publish(later.raw)[2] is False
+    assert server.publish(ALICE.registration(NOW + 9).raw)[2] is False
+    assert registered(server) == {ALICE.pubkey}

@@ -166,7 +166,8 @@ def _is_key(text: str) -> bool:
 def check(world: World, model: SaverModel) -> None:
     """The database says what the model says."""
     key = {number: public_key.hex() for number, public_key in world.query("SELECT id, public_key FROM authors")}
-    contacts = {(key[follower], key[followee]) for follower, followee in world.query("SELECT * FROM contacts")}
+    follows = world.query("SELECT follower, followee FROM contacts")
+    contacts = {(key[follower], key[followee]) for follower, followee in follows}
     assert contacts == model.contacts()
     wanted = {key[author]: refs for author, refs in world.query("SELECT author, refs FROM wanted WHERE refs > 0")}
     assert wanted == model.wanted()

@@ -10,7 +10,9 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
-from pipeline.store import relay_pruning, relays, retractions, wanted
+from pipeline.store import contacts, monitored, relay_pruning, relays, retractions, wanted
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
@@ -477,3 +479,17 @@ def test_relay_addresses_beyond_the_bounds_are_forgotten(
     with world.database.read() as tx:
         assert relays.count(tx) == 100
         assert all(relays.find(tx, f"wss://a{author}.example") is not None for author in range(2, 2 + others))
+
+
+def test_followees_yield_where_too_many_are_wanted(world: World) -> None:
+    """By as many as it takes; the user stays one."""
+    with world.database.write() as tx:
+        authors = Authors()
+        user, *followees = (authors.intern(tx, number.to_bytes(32)) for number in range(1_000))
+        monitored.register(tx, bytes(32), NOW_MS)
+        contacts.replace(tx, ContactList(user, bytes(32), 1, followees), NOW_MS)
+    with Running(world.context("sweeper", {"EVENTS_MAX_WANTED_AUTHORS": "600"}), sweeper.run):
+        wait_until(lambda: world.value("SELECT count(*) FROM wanted WHERE refs > 0") < 600)
+    waiting = {followee for (followee,) in world.query("SELECT followee FROM contacts WHERE waiting")}
+    assert waiting == set(followees[: len(waiting)]), "those who were followed first"
+    assert world.value("SELECT waiting FROM monitored WHERE removed_at IS NULL") == len(waiting)

@@ -112,6 +112,12 @@ event_service_public_keys 0.0
 # HELP event_service_registered_users Registered users
 # TYPE event_service_registered_users gauge
 event_service_registered_users 0.0
+# HELP event_service_wanted_authors Registered users and followees in all
+# TYPE event_service_wanted_authors gauge
+event_service_wanted_authors 0.0
+# HELP event_service_waiting_followees Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached
+# TYPE event_service_waiting_followees gauge
+event_service_waiting_followees 0.0
 # HELP event_service_open_gaps Gaps known and not closed yet, over all relays
 # TYPE event_service_open_gaps gauge
 """

@@ -14,6 +14,7 @@ from pipeline.store.gaps import GapSummary
 from pipeline.store.outbox import SinkName
 from pipeline.store.overview import Failing
 from pipeline.store.relays import Operator, RelayRecord, RelayState
+from pipeline.store.shares import Budget, Waiting
 
 NOW = 1_700_000_000_000
 EVENT = b"\xab" * 32
@@ -34,6 +35,8 @@ WELL = Snapshot(
     exits={},
     known_addresses=0,
     registered_users=0,
+    budget=Budget(0, 0, 0),
+    waiting=Waiting(0, 0),
     database_bytes=0,
     wal_bytes=0,
     free_bytes=1 << 40,
@@ -44,6 +47,13 @@ def test_unnamed_proxy_is_told_with_the_setting() -> None:
     (found,) = troubles(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
     assert (found.weight, found.subject) == (Weight.NOTE, "web server")
     assert "EVENTS_TRUSTED_PROXIES" in found.what
+
+
+def test_followees_that_wait_are_told_with_the_setting() -> None:
+    (found,) = troubles(replace(WELL, budget=Budget(1_900_000, 2_000_000, 1_000), waiting=Waiting(2, 13_900)), 0)
+    assert (found.weight, found.subject) == (Weight.NOTE, "users")
+    assert found.what.startswith("13,900 followees of 2 users wait: 1,900,000 authors are wanted of at most 2,000,000")
+    assert "EVENTS_MAX_WANTED_AUTHORS" in found.advice
 
 
 def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:

@@ -1,0 +1,45 @@
+"""Who may become a user: anyone, the keys on a list, or those who prove work."""
+
+from dataclasses import dataclass
+
+from pipeline.config import Config, RegistrationMode
+from pipeline.nostr.event import Event
+from pipeline.nostr.proof_of_work import proven_bits
+from pipeline.server.limits import Refusal, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The rule for new users; those who are registered may always renew."""
+
+    max_users: int
+    mode: RegistrationMode = RegistrationMode.OPEN
+    keys: frozenset[bytes] = frozenset()
+    """Who is admitted in mode `allowlist`."""
+    bits: int = 0
+    """The work that is asked for in mode `proof-of-work`."""
+
+    def require(self, event: Event, users: int) -> None:
+        """Raise `Refused` unless the event may register its author beside so many users."""
+        if users >= self.max_users:
+            raise Refused(Refusal.USERS)
+        if self.mode is RegistrationMode.ALLOWLIST and event.pubkey not in self.keys:
+            raise Refused(Refusal.NOT_LISTED)
+        if self.mode is RegistrationMode.PROOF_OF_WORK and proven_bits(event) < self.bits:
+            raise Refused(Refusal.WORK)
+
+    @property
+    def explanation(self) -> dict[Refusal, str]:
+        """What a client is told of each refusal."""
+        return {
+            Refusal.USERS: "restricted: no more users are taken",
+            Refusal.NOT_LISTED: "restricted: only keys that the operator listed can register",
+            Refusal.WORK: f"pow: {self.bits} bits of work are needed, in a nonce tag that commits to them (NIP-13)",
+        }
+
+
+def admission_of(config: Config) -> Admission:
+    """Return the rule as an operator has set it."""
+    listed = config.registration_allowlist
+    keys = frozenset() if listed is None else listed.keys
+    return Admission(config.max_users, config.registration, keys, config.registration_difficulty)

@@ -1,0 +1,259 @@
+"""How many followees of each user are wanted, where all of them together would be more than the bound.
+
+Below `FREE` of `EVENTS_MAX_WANTED_AUTHORS` there is no other bound. Above it a user's share is the newest `MAX_SHARE`
+followees. Above `PRESSED` the `level` of shares sinks until enough users yield: the largest first, since each has its
+share whole if that is below the level, and new users at a tenth of the level. Followees beyond the share wait: they
+are rows of `contacts` with `waiting` set, which are no reason to want anyone.
+
+| wanted authors | a list that grows | the sweeper |
+|---|---|---|
+| below `FREE` | is wanted whole | lets waiting followees in, the smallest users first, and raises the level |
+| to `PRESSED` | up to the share | lets waiting followees in up to the share |
+| above | up to the share, and never beyond `FULL` | takes what is above the share away, or lowers the level |
+
+Nothing is taken away below `PRESSED` and nothing beyond a share is given above `FREE`, so that it settles.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.store import wanted
+from pipeline.store.database import Row, Tx
+
+FREE: Final = 0.80
+PRESSED: Final = 0.95
+# What is above is for users alone: they are wanted in any case.
+FULL: Final = 0.99
+MAX_SHARE: Final = 10_000
+# Whoever registers many keys today yields before users who have been here for long.
+NEW_USER_MS: Final = 7 * 86_400_000
+NEW_USER_FACTOR: Final = 10
+MAX_LEVEL: Final = MAX_SHARE * NEW_USER_FACTOR
+MIN_LEVEL: Final = 100
+# Each follow that changes takes some 10 µs of the write lock.
+EDGES_PER_STEP: Final = 1_000
+_USERS_LOOKED_AT: Final = 20
+
+BUDGET = "SELECT authors, max_authors, level FROM wanted_budget"
+SET_BOUND = "UPDATE wanted_budget SET max_authors = ?1, level = ?2 WHERE max_authors <> ?1"
+SET_LEVEL = "UPDATE wanted_budget SET level = ?"
+HOLDING = """
+SELECT author, followees, waiting, created_at FROM monitored WHERE author = ? AND removed_at IS NULL
+"""
+WAITING_USERS = "SELECT author, followees, waiting, created_at FROM monitored WHERE waiting > 0"
+HOLDERS = """
+SELECT author, followees, waiting, created_at FROM monitored WHERE removed_at IS NULL AND followees - waiting > ?
+"""
+WAITING = "SELECT count(*), coalesce(sum(waiting), 0) FROM monitored WHERE waiting > 0"
+NEWEST_FIRST = """
+SELECT followee, waiting FROM contacts WHERE follower = ?1 AND followee <> ?1 ORDER BY place DESC, followee DESC
+"""
+SET_WAITING = "UPDATE contacts SET waiting = ? WHERE follower = ? AND followee = ?"
+ALL_WAIT = "UPDATE contacts SET waiting = 1 WHERE follower = ?1 AND followee <> ?1"
+COUNT_ALL = """
+UPDATE monitored SET (followees, waiting) = (
+  SELECT count(*), count(*) FROM contacts WHERE follower = ?1 AND followee <> ?1
+) WHERE author = ?1
+"""
+NONE_WAITS = "UPDATE contacts SET waiting = 0 WHERE follower = ? AND waiting = 1"
+PUT = "UPDATE monitored SET followees = ?2, waiting = ?3 WHERE author = ?1"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many authors are wanted, how many may be (0: any number), and the level of shares."""
+
+    authors: int
+    max_authors: int
+    level: int
+
+    @property
+    def free(self) -> int:
+        """Return how many more may be wanted before shares count."""
+        return max(0, int(FREE * self.max_authors) - self.authors)
+
+    @property
+    def left(self) -> int:
+        """Return how many more followees may be wanted at all."""
+        return max(0, int(FULL * self.max_authors) - self.authors)
+
+    @property
+    def is_pressed(self) -> bool:
+        """Return True if users have to yield."""
+        return self.max_authors > 0 and self.authors >= PRESSED * self.max_authors
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A user's followees, and how many of them wait; `created_at` (ms) is the registration's."""
+
+    author: int
+    followees: int
+    waiting: int
+    created_at: int
+
+    @property
+    def admitted(self) -> int:
+        """Return how many are wanted for the user's sake."""
+        return self.followees - self.waiting
+
+    def changed(self, followees: int, waiting: int) -> "Holding":
+        """Return the same with so many more."""
+        return Holding(self.author, self.followees + followees, self.waiting + waiting, self.created_at)
+
+    def factor(self, now: int) -> int:
+        """Return how many times as much the user yields as one who has been here for long."""
+        return NEW_USER_FACTOR if now - self.created_at < NEW_USER_MS else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Users who have followees that wait, and how many these are."""
+
+    users: int
+    followees: int
+
+
+NO_BUDGET: Final = Budget(0, 0, 0)
+NONE_WAITING: Final = Waiting(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the sweeper does next: let `author` have so many followees, or set the level where `author` is None."""
+
+    author: int | None
+    number: int
+
+
+def set_bound(tx: Tx, max_authors: int) -> None:
+    """Let at most so many authors be wanted; followees that are too many yield by and by."""
+    tx.execute(SET_BOUND, (max_authors, MAX_LEVEL))
+
+
+def budget(tx: Tx) -> Budget:
+    """Return how much is wanted and may be."""
+    authors, max_authors, level = tx.execute(BUDGET).fetchone() or (0, 0, 0)
+    return Budget(authors, max_authors, level)
+
+
+def waiting(tx: Tx) -> Waiting:
+    """Return how many followees wait."""
+    users, followees = tx.execute(WAITING).fetchone() or (0, 0)
+    return Waiting(users, followees)
+
+
+def share(user: Holding, level: int, now: int) -> int:
+    """Return how many followees a user has before others who have less."""
+    return min(MAX_SHARE, level // user.factor(now))
+
+
+def allowance(user: Holding, state: Budget, now: int) -> int:
+    """Return how many of a user's followees may be wanted now; no fewer than are."""
+    if not state.max_authors or user.waiting <= state.free:
+        return user.followees
+    by_share = min(share(user, state.level, now), user.admitted + state.left)
+    return min(user.followees, max(user.admitted + state.free, by_share))
+
+
+def holding(tx: Tx, author: int) -> Holding | None:
+    """Return what a user holds; None for who is not registered."""
+    row = tx.execute(HOLDING, (author,)).fetchone()
+    return None if row is None else Holding(*row)
+
+
+def put(tx: Tx, user: Holding) -> None:
+    """Write down what a user holds."""
+    tx.execute(PUT, (user.author, user.followees, user.waiting))
+
+
+def has_room(tx: Tx, user: Holding, more: int, now: int) -> bool:
+    """Return True if so many more followees of a user may be wanted at once."""
+    grown = user.changed(more, more)
+    return not more or allowance(grown, budget(tx), now) >= grown.followees - user.waiting
+
+
+def fill(tx: Tx, author: int, since: int, now: int) -> None:
+    """Let the newest followees of a user be wanted, as many as may be."""
+    user = holding(tx, author)
+    if user is not None:
+        fit(tx, author, allowance(user, budget(tx), now), since)
+
+
+def admit_all(tx: Tx, author: int, now: int) -> None:
+    """Want a user who has just registered and the newest followees, as many as may be; the others wait."""
+    wanted.acquire(tx, [author], now)
+    tx.execute(COUNT_ALL, (author,))
+    user = holding(tx, author)
+    if user is None:
+        return
+    if allowance(user, budget(tx), now) < user.followees:
+        tx.execute(ALL_WAIT, (author,))
+        fill(tx, author, now, now)
+        return
+    rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
+    wanted.acquire(tx, (followee for followee, _ in rows), now)
+    put(tx, user.changed(0, -user.waiting))
+
+
+def release_all(tx: Tx, author: int) -> None:
+    """Take back that a user and the user's followees are wanted."""
+    rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
+    wanted.release(tx, {author, *(followee for followee, waits in rows if not waits)})
+    tx.execute(NONE_WAITS, (author,))
+    put(tx, Holding(author, 0, 0, 0))
+
+
+def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None) -> int:
+    """Let the newest `number` of a user's followees be wanted (from `since` on, in ms), and the others wait.
+
+    Changes at most `most` of each; returns how many follows changed.
+    """
+    rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
+    admitted = [followee for followee, waits in rows[:number] if waits][:most]
+    yielding = [followee for followee, waits in reversed(rows[number:]) if not waits][:most]
+    tx.executemany(SET_WAITING, ((0, author, followee) for followee in admitted))
+    tx.executemany(SET_WAITING, ((1, author, followee) for followee in yielding))
+    wanted.release(tx, yielding)
+    wanted.acquire(tx, admitted, since)
+    tx.execute(PUT, (author, len(rows), sum(waits for _, waits in rows) - len(admitted) + len(yielding)))
+    return len(admitted) + len(yielding)
+
+
+def next_steps(tx: Tx, now: int) -> list[Step]:
+    """Return what to do so that shares are kept, a little of it; nothing if all is as it should be."""
+    state = budget(tx)
+    if state.is_pressed:
+        return _yielding(tx, state, now)
+    steps = [Step(None, MAX_LEVEL)] if state.free and state.level < MAX_LEVEL else []
+    users = [Holding(*row) for row in tx.execute(WAITING_USERS)]
+    room = state.free or int(PRESSED * state.max_authors) - state.authors
+    for user in sorted(users, key=lambda user: user.admitted * user.factor(now))[:_USERS_LOOKED_AT]:
+        limit = user.followees if state.free or not state.max_authors else share(user, state.level, now)
+        number = min(limit - user.admitted, EDGES_PER_STEP, room if state.max_authors else EDGES_PER_STEP)
+        if number > 0:
+            steps.append(Step(user.author, user.admitted + number))
+            room -= number
+    return steps
+
+
+def take_step(tx: Tx, step: Step, now: int) -> int:
+    """Do a step; returns how many follows changed."""
+    if step.author is None:
+        tx.execute(SET_LEVEL, (step.number,))
+        return 0
+    # The user may have left since.
+    is_user = holding(tx, step.author) is not None
+    return fit(tx, step.author, step.number, now, most=EDGES_PER_STEP) if is_user else 0
+
+
+def _yielding(tx: Tx, state: Budget, now: int) -> list[Step]:
+    least = min(MAX_SHARE, state.level // NEW_USER_FACTOR)
+    users = [Holding(*row) for row in tx.execute(HOLDERS, (least,))]
+    over = {user: user.admitted - share(user, state.level, now) for user in users}
+    too_large = sorted((user for user in users if over[user] > 0), key=lambda user: -over[user])
+    if too_large:
+        return [
+            Step(user.author, user.admitted - min(over[user], EDGES_PER_STEP)) for user in too_large[:_USERS_LOOKED_AT]
+        ]
+    return [Step(None, max(MIN_LEVEL, state.level * 4 // 5))] if state.level > MIN_LEVEL else []
