@@ -125,6 +125,11 @@ class Check:
         """Take a refusal; returns True if the same is to be asked after a pause."""
         allowed = allowed_size(self.form, limits)
         smaller = self.size.within(allowed)
+        if smaller != self.size and self.proven is not None and smaller.within(self.proven) == smaller:
+            # A step to more than the relay is thought to take, and asked for again it would be the same step.
+            if not self._step_back():
+                self.tries = MAX_TRIES
+            return False
         if smaller != self.size:
             self.size, self.full, self.tries = smaller, self.full.within(allowed), 0
             return False
@@ -157,12 +162,17 @@ class Check:
             if larger is not None and not self._is_stepping_back:
                 self.size = larger
                 return Found(limits)
-        elif self.proven is not None and not self._is_stepping_back:
-            smaller = less_than(self.size, self.proven)
-            if smaller is not None:
-                self.size, self._is_stepping_back = smaller, True
-                return Found(limits)
+        elif self._step_back():
+            return Found(limits)
         return Found(limits, Verdict.WHOLE)
+
+    def _step_back(self) -> bool:
+        """Try what lies between what came back and a step that was too long; returns whether there is anything."""
+        smaller = None if self.proven is None else less_than(self.size, self.proven)
+        if smaller is None or self._is_stepping_back:
+            return False
+        self.size, self.tries, self._is_stepping_back = smaller, 0, True
+        return True
 
     def _on_exists(self, came: bool, timeless: bool, limits: Limits) -> Found:
         if not came:

@@ -52,6 +52,7 @@ class Bench:
     owed: list[Subject] = field(default_factory=list)
     broad: list[bool | None] = field(default_factory=list)
     refusal: str = ""
+    most_kinds: int = 1_000
 
     def __post_init__(self) -> None:
         self.audit = FormAudit(self.knowledge)
@@ -78,8 +79,9 @@ class Bench:
             asked.ids, asked.authors, asked.kinds, asked.tags, asked.since, asked.until, asked.limit,
             last=tuple(value for name in ("authors", "kinds", "#p") for value in values[0].get(name, ())[-1:]),
         )  # fmt: skip
-        answer = Closed(subscription, self.refusal, "") if self.refusal else Eose(subscription)
-        for each in [] if self.refusal else self.store.page(listed):
+        refusal = self.refusal or ("error" if len(asked.kinds or ()) > self.most_kinds else "")
+        answer = Closed(subscription, refusal, "") if refusal else Eose(subscription)
+        for each in [] if refusal else self.store.page(listed):
             self.session.note_event(subscription, each, self.mono)
             if self.audit.is_searching:
                 self.audit.note_event(each)
@@ -241,6 +243,15 @@ def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
     assert audit.due_times() == [3_630.0]
     audit.open_next(plan, session, 3_630.0, NOW)
     assert (audit.precedes_mentions, len(session.outgoing)) == (True, 1)
+
+
+@pytest.mark.parametrize(("most", "found"), [(15, 10), (25, 20), (100, 80)])
+def test_step_to_more_kinds_that_is_refused_without_a_word_is_not_made_again(most: int, found: int) -> None:
+    """relayer says "REQ filters are not accepted" and nothing more."""
+    bench = Bench(store(), most_kinds=most).run()
+    assert len(bench.requests) <= 20
+    assert bench.session.limits.max_kinds == found
+    assert bench.knowledge.verdict(MENTIONS_LOW) is Verdict.WHOLE
 
 
 def test_rate_limited_controls_are_asked_again_without_a_verdict() -> None:
