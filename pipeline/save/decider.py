@@ -164,34 +164,47 @@ class Decider:
                     monitored.leave(tx, departure, now)
 
     def _hand_on(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
-        relevant = []
-        for item in items:
-            if self._relevance.rule(item.event) is None:
-                outcome.drop(item.event.id, item.row.relay, "irrelevant")
-            else:
-                relevant.append(item)
-        kept = self._keep(tx, relevant, outcome, now // 1000)
+        kept = self._keep(tx, self._relevant(items, outcome), outcome, now // 1000)
         new = events.accept(tx, (each.accepted for each in kept), now)
         outcome.events.drop("duplicate", len(kept) - len(new))
         fresh = [each for each in kept if each.accepted.event_id in new]
         events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
         if self._to_pubsub:
             outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
-        to_relay = [each.accepted.event for each in fresh if each.reason_not_to_send is None]
-        given_up = self._backlog.make_room(tx, len(to_relay), now)
-        outbox.append(tx, SinkName.RELAY, to_relay, now)
+        self._send_to_relay(tx, fresh, outcome, now)
         for each in fresh:
             if each.accepted.retracted is None:
                 self._name_relays(tx, each, outcome, now)
+        drops.append(tx, outcome.dropped, now)
+        outcome.events.handed_on += len(new)
+        outcome.beyond_retention += self._count_forgettable(fresh, now)
+
+    def _relevant(self, items: Sequence[Item], outcome: Outcome) -> list[Item]:
+        """Return those that a rule matches; the others are dropped."""
+        relevant = []
+        for item in items:
+            if self._relevance.rule(item.event) is None:
+                outcome.drop(item.event.id, item.row.relay, "irrelevant")
+            else:
+                relevant.append(item)
+        return relevant
+
+    def _send_to_relay(self, tx: Tx, fresh: Sequence[_Decided], outcome: Outcome, now: int) -> None:
+        """Queue what the target relay is to get, and make room for it by giving up what waits longest."""
+        to_relay = [each.accepted.event for each in fresh if each.reason_not_to_send is None]
+        given_up = self._backlog.make_room(tx, len(to_relay), now)
+        outbox.append(tx, SinkName.RELAY, to_relay, now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.withheld.update(reason for reason in reasons if reason is not None)
             outcome.events.withhold(backlog.REASON, given_up)
-        drops.append(tx, outcome.dropped, now)
-        outcome.events.handed_on += len(new)
-        if self._ids_kept_ms:
-            known_from = (now - self._ids_kept_ms) // 1000
-            outcome.beyond_retention += sum(each.accepted.created_at < known_from for each in fresh)
+
+    def _count_forgettable(self, fresh: Sequence[_Decided], now: int) -> int:
+        """Return how many are older than the ids that are kept, so that they may have been handed on before."""
+        if not self._ids_kept_ms:
+            return 0
+        known_from = (now - self._ids_kept_ms) // 1000
+        return sum(each.accepted.created_at < known_from for each in fresh)
 
     def _keep(self, tx: Tx, relevant: Sequence[Item], outcome: Outcome, now_s: int) -> list[_Decided]:
         """Decide where each of `relevant` goes; what is suppressed is dropped."""

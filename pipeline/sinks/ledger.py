@@ -13,7 +13,7 @@ from pipeline.process.metrics import Metrics, Observations
 from pipeline.sinks.base import Message, Refused, Retry, Verdict
 from pipeline.sinks.suspects import is_suspect
 from pipeline.store import outbox
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.lease import Burial, Postponed
 from pipeline.store.outbox import OutboxRow, SinkName
 from pipeline.store.tallies import StageCounts, Tally
@@ -58,21 +58,9 @@ class Ledger:
         with database.read() as tx:
             if not outbox.any_ready(tx, self.name, self.clock.now_ms()):
                 return []
-        rows: list[OutboxRow] = []
         with database.write() as tx:
             now = self.clock.now_ms()
-            size = 0
-            self.claims += 1
-            newest = self.claims % NEWEST_EVERY == 0
-            while size < CLAIM_BYTES and len(rows) < most:
-                limit = min(CLAIM_STEP, most - len(rows))
-                step = outbox.claim(
-                    tx, self.name, now=now, lease=LEASE_MS, limit=limit, holder=self.holder, newest=newest
-                )
-                rows += step
-                size += sum(len(row.payload) for row in step)
-                if len(step) < limit:
-                    break
+            rows = self._lease(tx, most, now)
             burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
             buried = Tally(taken=outbox.queue.bury(tx, burials, now))
             buried.drop("buried", buried.taken)
@@ -80,8 +68,24 @@ class Ledger:
         self.counts.show(buried)
         for burial in burials:
             self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
-        if burials:
-            rows = [row for row in rows if _reason_to_bury(row) is None]
+        return self._suspects_last([row for row in rows if _reason_to_bury(row) is None])
+
+    def _lease(self, tx: Tx, most: int, now: int) -> list[OutboxRow]:
+        """Lease step by step, until there are `most`, or so many bytes, or none is left."""
+        self.claims += 1
+        newest = self.claims % NEWEST_EVERY == 0
+        rows: list[OutboxRow] = []
+        size = 0
+        while size < CLAIM_BYTES and len(rows) < most:
+            limit = min(CLAIM_STEP, most - len(rows))
+            step = outbox.claim(tx, self.name, now=now, lease=LEASE_MS, limit=limit, holder=self.holder, newest=newest)
+            rows += step
+            size += sum(len(row.payload) for row in step)
+            if len(step) < limit:
+                break
+        return rows
+
+    def _suspects_last(self, rows: list[OutboxRow]) -> list[OutboxRow]:
         suspects = [row for row in rows if is_suspect(row)]
         if not suspects:
             return rows

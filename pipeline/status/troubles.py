@@ -232,14 +232,22 @@ def _costs(seen: Snapshot) -> Iterator[Trouble]:
 
 
 def _relays(seen: Snapshot) -> Iterator[Trouble]:
-    crawled = [relay for relay in seen.relays if relay.crawled_since is not None]
-    crawled = [relay for relay in crawled if relay.operator is not Operator.REMOVED]
+    crawled = [
+        relay for relay in seen.relays
+        if relay.crawled_since is not None and relay.operator is not Operator.REMOVED
+    ]  # fmt: skip
     up = [relay for relay in crawled if relay.state in (RelayState.CONNECTED, RelayState.BACKPRESSURED)]
     if crawled and not up:
         yield Trouble(
             Weight.PROBLEM, "relays", f"none of {len(crawled)} is connected: {_named(crawled)}",
             "event-service check --online says whether they can be reached from here",
         )  # fmt: skip
+    yield from _connected(up)
+    if up:
+        yield from _unreachable(crawled)
+
+
+def _connected(up: Sequence[RelayRecord]) -> Iterator[Trouble]:
     held = [relay for relay in up if relay.state is RelayState.BACKPRESSURED]
     if held:
         yield Trouble(
@@ -252,10 +260,13 @@ def _relays(seen: Snapshot) -> Iterator[Trouble]:
             Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} will not give some of what is asked: "
             f"{_named(refusing)}", "event-service relays show ADDRESS",
         )  # fmt: skip
+
+
+def _unreachable(crawled: Sequence[RelayRecord]) -> Iterator[Trouble]:
     down = [relay for relay in crawled if relay.state is RelayState.DISCONNECTED and relay.failures]
     # Those that were cut off are told of by themselves.
     down = [relay for relay in down if not relay.forged_at or relay.forged_at < relay.state_since]
-    if down and up:
+    if down:
         yield Trouble(
             Weight.NOTE, "relays", f"{_count(len(down), 'relay')} cannot be reached: {_named(down)}",
             "they are dialled again by and by; event-service relays remove ADDRESS gives one up",
