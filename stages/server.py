@@ -38,6 +38,10 @@ _BEAT_S: Final = 1.0
 _STOP_S: Final = 5.0
 # `["EVENT",…]` around the largest event.
 _ENVELOPE_BYTES: Final = 64
+# Connections that the kernel holds until they are accepted: of one more it drops the first packet, a second's wait.
+_BACKLOG: Final = 1024
+# Connections accepted before those that are there are read again: whoever has asked already must not count as silent.
+_ACCEPTED_AT_ONCE: Final = 16
 # One message waits while another is worked on; more would only take memory.
 _QUEUED_FRAMES: Final = 1
 _WRITE_BUFFER_BYTES: Final = 64 << 10
@@ -133,6 +137,7 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
     server = await serve(
         Sessions(registrations, limits, ctx.clock, refuse).serve,
         sock=sock,
+        backlog=_ACCEPTED_AT_ONCE,
         process_request=web.process_request,
         create_connection=guard.connection_class(),
         logger=library_logger(errors),
@@ -147,6 +152,8 @@ async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads
         max_queue=_QUEUED_FRAMES,
         write_limit=_WRITE_BUFFER_BYTES,
     )
+    # The library's one setting is for both.
+    sock.listen(_BACKLOG)
     version = read_version()
     ctx.metrics.version.labels(version.revision, version.time, version.runtime).set(1)
     ctx.log.info("listening", address=_shown(sock), revision=version.revision)

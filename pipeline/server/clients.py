@@ -60,11 +60,15 @@ def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> st
 class Place:
     """What one connection has been given; `Gate.leave` takes it all back."""
 
-    __slots__ = ("client", "in_request", "in_session", "peer")
+    __slots__ = ("client", "counted", "in_request", "in_session", "network", "peer")
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.client: str | None = None
+        self.network: str | None = None
+        """The widest of the names that `client` counts under."""
+        self.counted = peer.reach
+        """The reach that its place is counted under."""
         self.in_request = False
         self.in_session = False
 
@@ -77,13 +81,14 @@ class Place:
 class Gate:
     """Hands out places for connections and websocket sessions; used by the event loop alone."""
 
-    __slots__ = ("_by_client", "_connections", "_limits", "_proxies", "_requests", "_sessions")
+    __slots__ = ("_by_client", "_held", "_limits", "_proxies", "_requests", "_sessions")
 
     def __init__(self, limits: Limits, proxies: Sequence[IPNetwork] = ()) -> None:
         """`proxies`: those whose word about their visitors is believed."""
         self._limits = limits
         self._proxies = proxies
-        self._connections = 0
+        # By reach: how many places strangers, neighbours, this machine and proxies have.
+        self._held = [0, 0, 0]
         self._requests = 0
         self._sessions = 0
         self._by_client: Counter[str] = Counter()
@@ -93,24 +98,31 @@ class Gate:
 
         A proxy's counts under whom it speaks for, once known, a near peer's under nobody.
         """
-        if self._connections >= self._open_to(peer.reach):
+        if sum(self._held) >= self._limits.connections or not self.admits(peer.reach):
             raise Refused(Refusal.CONNECTIONS)
         place = Place(peer)
         if not (peer.is_near or peer.is_proxy):
             self._count(place, peer.client)
-        self._connections += 1
+        self._held[place.counted] += 1
         return place
+
+    def admits(self, reach: int) -> bool:
+        """Return True if those with so much `reach` and with less hold fewer places than are open to them."""
+        return sum(self._held[: reach + 1]) < self._limits.connections - self._limits.reserved * (2 - reach)
 
     def identify(self, place: Place, forwarded_for: str | None) -> None:
         """Count a proxy's connection under the client it speaks for; raises `Refused`."""
         if place.client is None and place.peer.is_proxy:
             client = client_behind(forwarded_for, self._proxies)
             if client is not None:
-                if self._connections > self._open_to(0):
+                if not self.admits(0):
                     raise Refused(Refusal.CONNECTIONS)
                 self._count(place, client)
             elif not place.peer.is_near:
                 self._count(place, place.peer.client)
+            self._held[place.counted] -= 1
+            place.counted = place.reach
+            self._held[place.counted] += 1
 
     def open_request(self, place: Place) -> None:
         """Let the connection have an answer over HTTP; raises `Refused`. Neighbours always may."""
@@ -130,17 +142,13 @@ class Gate:
 
     def leave(self, place: Place) -> None:
         """Take the place of an ended connection back; once per place."""
-        self._connections -= 1
+        self._held[place.counted] -= 1
         self._requests -= place.in_request
         self._sessions -= place.in_session
         for name in () if place.client is None else prefixes_of(place.client):
             self._by_client[name] -= 1
             if not self._by_client[name]:
                 del self._by_client[name]
-
-    def _open_to(self, reach: int) -> int:
-        """How many places there are for those who may take so many of the reserves."""
-        return self._limits.connections - self._limits.reserved * (2 - reach)
 
     def _count(self, place: Place, client: str) -> None:
         names = prefixes_of(client)
@@ -149,6 +157,7 @@ class Gate:
                 raise Refused(Refusal.CLIENT_CONNECTIONS)
         self._by_client.update(names)
         place.client = client
+        place.network = names[-1]
 
 
 def _parse_ip(text: str) -> IPAddress | None:

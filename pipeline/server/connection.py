@@ -9,8 +9,9 @@ from websockets.http11 import Request
 
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowance
-from pipeline.server.clients import Gate, Peer, Place, peer_of
-from pipeline.server.limits import Limits, Refusal, Refuse, Refused
+from pipeline.server.clients import Gate, Peer, Place, client_behind, peer_of
+from pipeline.server.eviction import Occupant, first_to_yield
+from pipeline.server.limits import Limits, Refusal, Refuse, Refused, prefixes_of
 from pipeline.values import IPNetwork
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
@@ -52,9 +53,21 @@ class Guard:
         try:
             return self.gate.enter(peer)
         except Refused as refused:
-            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(peer.reach, sessions_only=False):
+            network = None if peer.is_near or peer.is_proxy else prefixes_of(peer.client)[-1]
+            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(network, peer.reach):
                 raise
             return self.gate.enter(peer)
+
+    def identify(self, place: Place, forwarded_for: str | None) -> None:
+        """Count a connection under the client that it is made for; a silent one yields to it; raises `Refused`."""
+        try:
+            self.gate.identify(place, forwarded_for)
+        except Refused as refused:
+            client = client_behind(forwarded_for, self.proxies)
+            network = None if client is None else prefixes_of(client)[-1]
+            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(network, 0):
+                raise
+            self.gate.identify(place, forwarded_for)
 
     def require_origin(self, origins: Sequence[str]) -> None:
         """Raise `Refused` for a page that the setting does not name."""
@@ -66,22 +79,24 @@ class Guard:
         try:
             self.gate.open_session(place)
         except Refused:
-            if not self._make_room(place.reach, sessions_only=True):
+            if not self._make_room(place.network, place.reach, sessions_only=True):
                 raise
             self.gate.open_session(place)
 
-    def _make_room(self, reach: int, *, sessions_only: bool) -> bool:
-        """End the oldest silent connection of those with no more `reach`; return whether there was one."""
+    def _make_room(self, network: str | None, reach: int, *, sessions_only: bool = False) -> bool:
+        """End the connection that yields to a newcomer; return whether there was one."""
+        connections = [each for each in self.connections if each.place is not None]
+        occupants = [each.occupant() for each in connections]
         latest = self.clock.monotonic() - self.limits.silent_s
-        for connection in self.connections:
-            place = connection.place
-            if place is None or place.reach > reach or (sessions_only and not place.in_session):
-                continue
-            if connection.is_silent_since(latest):
-                connection.cut(Refusal.SILENT)
-                connection.give_back()
-                return True
-        return False
+        index = first_to_yield(occupants, network=network, reach=reach, latest=latest, sessions_only=sessions_only)
+        if index is None and not sessions_only and self.gate.admits(reach):
+            # Only because others have taken all: a neighbour that is not served has no use of its place.
+            index = next((index for index, each in enumerate(occupants) if not each.is_served), None)
+        if index is None:
+            return False
+        connections[index].cut(Refusal.SILENT)
+        connections[index].give_back()
+        return True
 
     def abort_all(self) -> None:
         """End what is left of every connection at once."""
@@ -107,12 +122,17 @@ class GuardedConnection(ServerConnection):
         self._frames = Allowance(self.guard.limits.frames, self.guard.clock.monotonic())
         self._unread: asyncio.TimerHandle | None = None
         self._is_cut = False
+        self.is_refused = False
+        """Whether its request was refused, so that it only remains to be closed."""
         self.waiting_since: float | None = None
         """Since when a websocket waits for its client's next message (monotonic s); None while it does not."""
 
-    def is_silent_since(self, latest: float) -> bool:
-        """Return True if no request has come yet, or no message to a websocket since `latest`."""
-        return self.request is None or (self.waiting_since is not None and self.waiting_since < latest)
+    def occupant(self) -> Occupant:
+        """Return what decides whether it yields its place; it has one."""
+        assert self.place is not None
+        place = self.place
+        is_served = self.request is not None and not self.is_refused
+        return Occupant(place.network, place.reach, place.in_session, is_served, self.waiting_since)
 
     @property
     def client(self) -> str | None:
@@ -127,7 +147,7 @@ class GuardedConnection(ServerConnection):
     def identify(self, forwarded_for: str | None) -> None:
         """Count the connection under the client that it is made for; raises `Refused`."""
         if self.place is not None:
-            self.guard.gate.identify(self.place, forwarded_for)
+            self.guard.identify(self.place, forwarded_for)
 
     def open_session(self) -> None:
         """Take a place among the websockets, held until the connection ends; raises `Refused`."""

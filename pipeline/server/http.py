@@ -137,6 +137,7 @@ class Web:
             answer = await self._answer(connection, request, method, path)
         except Refused as error:
             connection.guard.refuse(error.reason)
+            connection.is_refused = True
             answer = _refused(error.reason)
         except Exception as error:
             # Whatever is wrong with one answer, the server goes on.

@@ -9,8 +9,8 @@ from tests.siege.report import broken, table
 from tests.siege.run import ATTACKS, together
 
 PLAYED = (
-    "tiny-tags", "oversize", "forgeries", "endless-document", "slow-document", "hostile-text", "slow-headers", "pings",
-    "scrapes", "smuggling", "dates", "claimed-addresses",
+    "tiny-tags", "oversize", "forgeries", "endless-document", "slow-document", "hostile-text", "silent-connections",
+    "networks", "slow-headers", "pings", "scrapes", "smuggling", "dates", "claimed-addresses",
 )  # fmt: skip
 SECONDS = 2.0
 RELAYS = 6

@@ -10,6 +10,7 @@ from tests.siege.siege import Siege
 from tests.siege.visitors import VisitorProcess
 
 _HEALTH_EVERY_S = 1.0
+_REFUSED = "event_service_stage_discarded_total"
 _SMUGGLED = "/public-keys/" + "e" * 64
 _REQUESTS = (
     # Two lengths, a length beside chunks, chunks under another name, a length that is none, a folded header.
@@ -35,6 +36,8 @@ def _occupy(siege: Siege, play: str, clients: int) -> None:
         with suppress(OSError):
             answered += bool(service.get("/_health")[0])
         siege.wait(_HEALTH_EVERY_S)
+    refused = {each.labels["reason"]: each.value for each in service.scrape().samples(_REFUSED, stage="server")}
+    siege.notes["refused by reason"] = ", ".join(f"{reason} {count:.0f}" for reason, count in refused.items() if count)
     siege.notes["visitors"] = ", ".join(f"{name} {count}" for name, count in crowd.wait().items())
     siege.require(answered == asked, f"the health check is answered: {answered} of {asked}")
 

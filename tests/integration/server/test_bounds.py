@@ -121,6 +121,32 @@ def test_silent_strangers_keep_out_neither_neighbours_nor_registrations(tmp_path
         assert server.discarded("silent") >= 12
 
 
+def test_websockets_of_one_network_yield_to_those_of_others(tmp_path: Path) -> None:
+    limits = replace(DEFAULT_LIMITS, sessions=4, silent_s=PATIENCE_S)
+    crowd, honest = ([f"X-Forwarded-For: {address}"] for address in ("2a00:1:2:3::4", "11.22.33.44"))
+    with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server, contextlib.ExitStack() as held:
+        oldest = held.enter_context(server.websocket(header=crowd))
+        for _ in range(3):
+            held.enter_context(server.websocket(header=crowd))
+        assert refused_status(server, header=crowd) == 503
+        with server.websocket(header=honest) as client:
+            assert closing_code(oldest) is None
+            assert ask(client, EVENT) == OK
+
+
+@pytest.mark.parametrize("reserved", [0, 2])
+def test_silent_neighbours_yield_to_visitors_of_a_proxy(tmp_path: Path, reserved: int) -> None:
+    limits = replace(DEFAULT_LIMITS, connections=8, reserved=reserved, sessions=2)
+    with (
+        running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server,
+        contextlib.ExitStack() as held,
+    ):
+        for _ in range(12):
+            held.enter_context(server.socket())
+        with server.websocket(header=["X-Forwarded-For: 11.22.33.44"]) as client:
+            assert ask(client, EVENT) == OK
+
+
 def test_requests_of_a_client_are_bounded_by_rate(tmp_path: Path) -> None:
     limits = replace(DEFAULT_LIMITS, renderings=Rate(2, 0), lookups=Rate(1, 0))
     with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8", EVENTS_STATUS_PAGE="everyone") as server:
@@ -137,7 +163,7 @@ def test_requests_of_a_client_are_bounded_by_rate(tmp_path: Path) -> None:
 
 
 def test_websockets_leave_places_for_scrapes(tmp_path: Path) -> None:
-    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2)) as server:
+    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2, silent_s=PATIENCE_S)) as server:
         with server.websocket(), server.websocket():
             assert refused_status(server) == 503
             assert server.discarded("sessions") == 1

@@ -147,6 +147,31 @@ def test_places_are_reserved_for_neighbours_and_more_for_this_machine() -> None:
     assert refused(gate, HERE) is Refusal.CONNECTIONS
 
 
+def test_places_of_this_machine_take_none_of_those_that_strangers_have() -> None:
+    gate = Gate(replace(LIMITS, reserved=2, connections_per_client=100), PROXIES)
+    for _ in range(8):
+        gate.enter(HERE)
+    assert gate.admits(0)
+    for _ in range(2):
+        gate.enter(FAR)
+    assert refused(gate, FAR) is Refusal.CONNECTIONS
+
+
+def test_place_of_a_proxy_becomes_a_strangers_when_it_is_identified() -> None:
+    gate = Gate(replace(LIMITS, reserved=4, connections_per_client=100), PROXIES)
+    places = [gate.enter(PROXY) for _ in range(3)]
+    for place in places[:2]:
+        gate.identify(place, "8.8.8.8")
+    assert not gate.admits(0)
+    with pytest.raises(Refused):
+        gate.identify(places[2], "9.9.9.9")
+    gate.leave(places[0])
+    gate.identify(places[2], "9.9.9.9")
+    for place in places[1:]:
+        gate.leave(place)
+    assert gate.admits(0)
+
+
 def test_one_network_of_ipv6_does_not_take_all_places() -> None:
     """A customer has a /56 or a /48, and so 256 or 65,536 clients."""
     gate = Gate(replace(LIMITS, connections=1000))

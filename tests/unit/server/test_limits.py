@@ -42,6 +42,11 @@ def test_the_defaults_leave_room_for_others(kept: str) -> None:
     assert getattr(limits, kept) * 4 <= limits.connections
 
 
+def test_requests_and_registrations_of_strangers_fit_beside_each_other() -> None:
+    limits = Limits()
+    assert limits.requests + limits.sessions + 2 * limits.reserved <= limits.connections
+
+
 def test_rates_of_one_network_of_ipv6_are_bounded_together() -> None:
     rates = ClientRates(Rate(3, 0))
     taken = [rates.take(f"2606:4700:1:{number:x}::/64", 0.0) for number in range(10)]
