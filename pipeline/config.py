@@ -95,6 +95,8 @@ class Config:
     max_event_tags: int
     backpressure_high: int
     backpressure_low: int
+    backpressure_bytes: int
+    max_database_bytes: int
     relay_byte_rate: int
     runtime_directory: Path
     stage_listen_address: HostPort | None
@@ -104,6 +106,7 @@ class Config:
     secret_key_path: Path | None
     target_relay_rate: int
     target_relay_backlog: int
+    target_relay_backlog_bytes: int
     registration: RegistrationMode
     registration_allowlist: KeyList | None
     registration_difficulty: int

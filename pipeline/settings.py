@@ -29,6 +29,8 @@ _CREDENTIAL_FIELDS = {
     "gdch_service_account": (),
 }
 _MAX_KEY_FILE_BYTES = 1 << 20
+# Room for the largest event that may be allowed, and another.
+_LEAST_WAITING_BYTES = 16 << 20
 
 
 class Environment(StrEnum):
@@ -475,6 +477,22 @@ SETTINGS: tuple[Setting, ...] = (
         live=True,
     ),
     Setting(
+        "EVENTS_BACKPRESSURE_BYTES",
+        "backpressure_bytes",
+        _count(_LEAST_WAITING_BYTES, 1 << 50),
+        "268435456",
+        "bytes of waiting events at which crawlers stop reading; below three quarters of it they go on",
+        live=True,
+    ),
+    Setting(
+        "EVENTS_MAX_DATABASE_BYTES",
+        "max_database_bytes",
+        _count(0, 1 << 50),
+        "8589934592",
+        "bytes in use in the database beyond which payloads are forgotten as soon as they are delivered; 0: no bound",
+        live=True,
+    ),
+    Setting(
         "EVENTS_RELAY_BYTE_RATE",
         "relay_byte_rate",
         _count(0, 1 << 40),
@@ -529,6 +547,14 @@ SETTINGS: tuple[Setting, ...] = (
         _count(0, 1_000_000_000),
         "1000000",
         "events that may wait for the target relay; beyond it the oldest are given up for what is new; 0: no bound",
+        live=True,
+    ),
+    Setting(
+        "EVENTS_TARGET_RELAY_BACKLOG_BYTES",
+        "target_relay_backlog_bytes",
+        _count(0, 1 << 50),
+        "2147483648",
+        "the same in bytes; 0: no bound",
         live=True,
     ),
     Setting(

@@ -13,7 +13,7 @@ from pipeline.config import Config, SinkKind
 from pipeline.crawl.crew import Crew, Share
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.fleet import JOIN_S, Fleet
-from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.gate import Backpressure, Marks
 from pipeline.crawl.hand_over import Parcel
 from pipeline.crawl.holdings import StoredHoldings
 from pipeline.crawl.intake import Batch, EventLimits, Intake
@@ -48,6 +48,7 @@ from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
 from pipeline.store.database import Database, Tx
+from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
 from pipeline.store.runs import Run
@@ -88,7 +89,7 @@ def run(ctx: StageContext) -> None:
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     watch = ctx.heartbeat.watch
     intake = Intake(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
-    gate = Backpressure(config.backpressure_high, config.backpressure_low)
+    gate = Backpressure(_marks(config))
     secret = read_secret_key(config.secret_key_path)
     log = RateLimited(ctx.log, ctx.clock)
     turn = watch("reactor", _THREAD_LIMIT_S).turn
@@ -362,9 +363,14 @@ class _Crawler:
         config = self.ctx.settings
         most = config.backpressure_high + 1
         with self.database.read() as tx:
-            waiting = inbox.waiting(tx, most)
+            waiting = inbox.size(tx, most)
             if config.sink.kind is not SinkKind.NONE:
                 # What is kept for a sink that is off waits for nobody.
-                waiting += outbox.waiting(tx, SinkName.PUBSUB, most)
-        self.gate.set_marks(config.backpressure_high, config.backpressure_low)
+                owed = outbox.size(tx, SinkName.PUBSUB, most)
+                waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
+        self.gate.set_marks(_marks(config))
         self.gate.update(waiting)
+
+
+def _marks(config: Config) -> Marks:
+    return Marks(config.backpressure_high, config.backpressure_low, config.backpressure_bytes)

@@ -13,6 +13,7 @@ from pipeline.process.clock import until_next
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.save import backlog
+from pipeline.save.backlog import BacklogBounds
 from pipeline.save.decider import Decider, Item, Outcome
 from pipeline.store import inbox, shares
 from pipeline.store.database import Database, DatabaseFailed, Tx
@@ -60,7 +61,9 @@ class _Saver:
         self._decider = Decider(
             to_pubsub=to_pubsub,
             to_relay=to_relay,
-            relay_backlog=lambda: ctx.settings.target_relay_backlog,
+            relay_backlog=lambda: BacklogBounds(
+                ctx.settings.target_relay_backlog, ctx.settings.target_relay_backlog_bytes
+            ),
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
             ids_kept_ms=max(config.seen_retention, config.seen_retention_max),
             public_url=config.public_url,

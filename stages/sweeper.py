@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
-from pipeline.store import events, inbox, outbox, relay_pruning, retractions, samples, shares
+from pipeline.store import disk, events, inbox, outbox, relay_pruning, retractions, samples, shares
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
@@ -108,7 +108,7 @@ class _Walk:
 
 
 class _Events:
-    """Payloads that every sink has had for longer than `EVENTS_EVENT_RETENTION`."""
+    """Payloads that every sink has had for longer than `EVENTS_EVENT_RETENTION`, or at all in a database too large."""
 
     def __init__(self, ctx: StageContext) -> None:
         self._ctx = ctx
@@ -116,6 +116,9 @@ class _Events:
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
         done_before = self._ctx.clock.now_ms() - self._ctx.config.event_retention
+        most = self._ctx.settings.max_database_bytes
+        if most and disk.used_bytes(tx) > most:
+            done_before = self._ctx.clock.now_ms()
         done = events.drop_delivered(tx, after=self._after, done_before=done_before, limit=rows)
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last

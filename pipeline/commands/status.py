@@ -119,7 +119,8 @@ def as_text(seen: Snapshot, found: list[Trouble]) -> str:
     lines += ["", *(_stage(stage) for stage in seen.stages), ""]
     for queue in seen.queues:
         oldest = "" if queue.oldest_ms is None else f", the oldest for {rough(queue.oldest_ms)}"
-        lines.append(f"{queue.name:<14} {queue.waiting} waiting{oldest}, {queue.dead} dead")
+        size = f" ({queue.bytes >> 20} MiB)" if queue.bytes >> 20 else ""
+        lines.append(f"{queue.name:<14} {queue.waiting} waiting{size}{oldest}, {queue.dead} dead")
     for sink in seen.sinks:
         retries = f"; tried again: {counted(sink.retries)}" if sink.retries else ""
         lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")

@@ -4,10 +4,12 @@ A relay that is away for weeks would fill the disk else. Pub/Sub needs no such b
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from pipeline.store import outbox
 from pipeline.store.database import Tx
+from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 
 REASON: Final = "backlog-full"
@@ -21,42 +23,69 @@ RECOUNT_MS: Final = 10_000
 RECOUNT_ROWS: Final = 1_000
 # More at once would hold the write lock for long; a bound that was lowered is reached step by step.
 STEP: Final = 1_000
+# Given up at a time where there are too many bytes.
+_ROWS_FOR_BYTES: Final = 10
+_ANY_NUMBER: Final = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogBounds:
+    """How much may wait for the target relay; 0: any number."""
+
+    events: int = 0
+    bytes: int = 0
 
 
 class Backlog:
-    """Keeps the outbox of the target relay to `most()` rows, which may change; 0: no bound. For one thread.
+    """Keeps the outbox of the target relay within `bounds()`, which may change. For one thread.
 
     Rows that the sender holds are not touched, so that there may be some hundred more.
     """
 
-    __slots__ = ("_counted_at", "_counted_for", "_given_up", "_most", "_room")
+    __slots__ = ("_bounds", "_counted_at", "_counted_for", "_given_up", "_room", "_room_bytes")
 
-    def __init__(self, most: Callable[[], int]) -> None:
-        self._most = most
-        self._room = self._counted_at = self._given_up = 0
-        self._counted_for: int | None = None
+    def __init__(self, bounds: Callable[[], BacklogBounds]) -> None:
+        self._bounds = bounds
+        self._room = self._room_bytes = self._counted_at = self._given_up = 0
+        self._counted_for: BacklogBounds | None = None
 
-    def make_room(self, tx: Tx, count: int, now: int) -> int:
-        """Let `count` rows be appended in this transaction; returns how many others were given up for them."""
-        most = self._most()
-        if not most or not count:
+    def make_room(self, tx: Tx, new: QueueSize, now: int) -> int:
+        """Let `new` be appended in this transaction; returns how many others were given up for it."""
+        bounds = self._bounds()
+        if not (bounds.events or bounds.bytes) or not new.events:
             return 0
-        if most != self._counted_for or (count > self._room and self._is_due(now)):
-            waiting = outbox.waiting(tx, SinkName.RELAY, most + STEP)
-            self._room = most - waiting
-            # Of what is more than a step too many nobody knows yet how many there are.
-            self._counted_for = most if waiting < most + STEP else None
-            self._counted_at, self._given_up = now, 0
+        is_lacking = new.events > self._room or new.bytes > self._room_bytes
+        if bounds != self._counted_for or (is_lacking and self._is_due(now)):
+            self._count(tx, bounds, now)
         given_up = 0
-        if count > self._room:
-            given_up = outbox.give_up_oldest(tx, SinkName.RELAY, min(count - self._room, STEP), OUTCOME, now)
+        while given_up < STEP and (lacking := self._lacking(new)):
+            gone = outbox.give_up_oldest(tx, SinkName.RELAY, min(lacking, STEP - given_up), OUTCOME, now)
+            if not gone.events:
+                break
+            given_up += gone.events
+            self._room += gone.events
+            self._room_bytes += gone.bytes
         self._given_up += given_up
-        self._room += given_up - count
+        self._room -= new.events
+        self._room_bytes -= new.bytes
         return given_up
 
     def forget(self) -> None:
         """Count anew; the last transaction was rolled back."""
         self._counted_for = None
+
+    def _count(self, tx: Tx, bounds: BacklogBounds, now: int) -> None:
+        most = (bounds.events or _ANY_NUMBER) + STEP
+        waiting = outbox.size(tx, SinkName.RELAY, most)
+        self._room = (bounds.events or _ANY_NUMBER) - waiting.events
+        self._room_bytes = (bounds.bytes or _ANY_NUMBER) - waiting.bytes
+        # Of what is more than a step too many nobody knows yet how many there are.
+        self._counted_for = bounds if waiting.events < most else None
+        self._counted_at, self._given_up = now, 0
+
+    def _lacking(self, new: QueueSize) -> int:
+        """Return how many rows are to be given up next; of their bytes little is known before."""
+        return max(new.events - self._room, _ROWS_FOR_BYTES if new.bytes > self._room_bytes else 0, 0)
 
     def _is_due(self, now: int) -> bool:
         return now - self._counted_at >= RECOUNT_MS or self._given_up >= RECOUNT_ROWS

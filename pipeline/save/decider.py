@@ -16,7 +16,7 @@ from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANI
 from pipeline.nostr.registration import parse_departure
 from pipeline.nostr.tags import coordinate, expiration, first_values
 from pipeline.save import backlog
-from pipeline.save.backlog import Backlog
+from pipeline.save.backlog import Backlog, BacklogBounds
 from pipeline.save.named import RecentlyNamed
 from pipeline.sinks.forwarding import reason_to_ignore
 from pipeline.store import authors, contacts, drops, events, monitored, outbox, relay_lists, relays, retractions, wanted
@@ -26,6 +26,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
+from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import Identity, Retracted
@@ -79,12 +80,13 @@ class Decider:
     """
 
     def __init__(
-        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], int], suppress_retracted: bool = False,
-        followed_ago_ms: int = 0, ids_kept_ms: int = 0, public_url: RelayAddress | None = None,
+        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], BacklogBounds],
+        suppress_retracted: bool = False, followed_ago_ms: int = 0, ids_kept_ms: int = 0,
+        public_url: RelayAddress | None = None,
     ) -> None:  # fmt: skip
         """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
 
-        `relay_backlog`: how many events may wait for the target relay; 0: any number. `suppress_retracted`: drop events
+        `relay_backlog`: how much may wait for the target relay. `suppress_retracted`: drop events
         that are known to be retracted, which otherwise go to Pub/Sub and nowhere else. `followed_ago_ms`: how long ago
         at most a contact list counts as having been written. `ids_kept_ms`: for how long ids are kept at most; 0: ever.
         `public_url`: the address by which users know this service; a request to vanish from it ends a registration.
@@ -191,9 +193,10 @@ class Decider:
 
     def _send_to_relay(self, tx: Tx, fresh: Sequence[_Decided], outcome: Outcome, now: int) -> None:
         """Queue what the target relay is to get, and make room for it by giving up what waits longest."""
-        to_relay = [each.accepted.event for each in fresh if each.reason_not_to_send is None]
-        given_up = self._backlog.make_room(tx, len(to_relay), now)
-        outbox.append(tx, SinkName.RELAY, to_relay, now)
+        to_relay = [each.accepted for each in fresh if each.reason_not_to_send is None]
+        new = QueueSize(len(to_relay), sum(len(accepted.payload) for accepted in to_relay))
+        given_up = self._backlog.make_room(tx, new, now)
+        outbox.append(tx, SinkName.RELAY, (accepted.event for accepted in to_relay), now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.withheld.update(reason for reason in reasons if reason is not None)

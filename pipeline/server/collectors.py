@@ -115,13 +115,15 @@ class StoreCollector:
         length = GaugeMetricFamily("event_service_queue_length", "Rows that wait or are leased", labels=label)
         age = GaugeMetricFamily("event_service_queue_oldest_age_seconds", "Age of the oldest row's event", labels=label)
         dead = GaugeMetricFamily("event_service_dead_rows", "Rows given up", labels=label)
+        size = GaugeMetricFamily("event_service_queue_bytes", "Bytes of the events that wait", labels=label)
         for queue in (self.overview.inbox, *self.overview.outboxes):
             name = ("inbox" if queue.sink is None else f"outbox-{queue.sink}",)
             length.add_metric(name, queue.waiting)
             # What is kept for a sink that is off is nothing to be woken for.
             age.add_metric(name, self._age_s(queue) if queue.sink is None or queue.sink in self.sinks else 0.0)
             dead.add_metric(name, queue.dead)
-        return length, age, dead
+            size.add_metric(name, queue.bytes)
+        return length, age, dead, size
 
     def _age_s(self, queue: QueueGauges) -> float:
         return 0.0 if queue.oldest is None else max(0, self.now - queue.oldest) / 1000

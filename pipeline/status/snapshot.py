@@ -34,12 +34,13 @@ _COUNTERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), rows given up."""
+    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), rows given up, bytes of what waits."""
 
     name: str
     waiting: int
     oldest_ms: int | None
     dead: int
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Snapshot:
     queues: tuple[QueueStatus, ...]
     sinks: tuple[SinkStatus, ...]
     relay_backlog: int
+    relay_backlog_bytes: int
     """How many events may wait for the target relay; 0: any number."""
     relays: tuple[RelayRecord, ...]
     gaps: tuple[GapSummary, ...]
@@ -105,6 +107,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
         sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
         relay_backlog=config.target_relay_backlog,
+        relay_backlog_bytes=config.target_relay_backlog_bytes,
         relays=tuple(records),
         gaps=tuple(open_gaps),
         failing=failing,
@@ -130,7 +133,8 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def _queue(queue: QueueGauges, now: int) -> QueueStatus:
     name = "inbox" if queue.sink is None else f"outbox-{queue.sink}"
-    return QueueStatus(name, queue.waiting, None if queue.oldest is None else max(0, now - queue.oldest), queue.dead)
+    oldest = None if queue.oldest is None else max(0, now - queue.oldest)
+    return QueueStatus(name, queue.waiting, oldest, queue.dead, queue.bytes)
 
 
 def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus:

@@ -19,6 +19,8 @@ from pipeline.values import format_duration
 _MIN_FREE_BYTES: Final = 64 << 20
 _RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
 _DAY_MS: Final = 86_400_000
+# A backlog is full in bytes where not even such an event fits.
+_LARGE_EVENT_BYTES: Final = 1 << 20
 _NAMED: Final = 3
 """Of many alike so many are named; the others are counted."""
 
@@ -123,11 +125,15 @@ def _queues(seen: Snapshot, max_age: int) -> Iterator[Trouble]:
 
 
 def _backlog(seen: Snapshot) -> Iterator[Trouble]:
-    waiting = next((queue.waiting for queue in seen.queues if queue.name == _RELAY_QUEUE), 0)
-    if seen.relay_backlog and waiting >= seen.relay_backlog and _RELAY_QUEUE not in _off(seen):
+    queue = next((queue for queue in seen.queues if queue.name == _RELAY_QUEUE), None)
+    if queue is None or _RELAY_QUEUE in _off(seen):
+        return
+    is_full = 0 < seen.relay_backlog <= queue.waiting
+    if is_full or 0 < seen.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
         yield Trouble(
-            Weight.PROBLEM, _RELAY_QUEUE, f"{waiting:,} wait, as many as may: the oldest are given up for what is new",
-            "see what the sender says; more may wait with a larger EVENTS_TARGET_RELAY_BACKLOG",
+            Weight.PROBLEM, _RELAY_QUEUE, f"{queue.waiting:,} wait, as many as may: the oldest are given up for what is"
+            " new", "see what the sender says; more may wait with a larger EVENTS_TARGET_RELAY_BACKLOG"
+            + ("" if is_full else "_BYTES"),
         )  # fmt: skip
 
 

@@ -4,7 +4,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store.database import wal_bytes
+from pipeline.store.database import Tx, wal_bytes
+
+# Free pages are used again before the file grows.
+USED = """
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +27,8 @@ def disk_use(path: Path) -> DiskUse:
     disk = os.statvfs(path.parent)
     database = path.stat().st_size if path.exists() else 0
     return DiskUse(database, wal_bytes(path), disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
+
+
+def used_bytes(tx: Tx) -> int:
+    """Return the bytes of the database that hold anything."""
+    return int(tx.execute(USED).get)

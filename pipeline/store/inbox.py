@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 from pipeline.store import events
 from pipeline.store.database import Row, Tx
-from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
+from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSize, QueueStatements, Receipt
 
 # What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile.
 APPEND = """
-INSERT INTO inbox (event_id, raw, relay, received_at, ready_at)
-SELECT ?1, ?2, ?3, ?4, ?4
+INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, bytes)
+SELECT ?1, ?2, ?3, ?4, ?4, length(?2)
  WHERE NOT EXISTS (SELECT 1 FROM seen WHERE created_at = ?5 AND event_id = ?1)
    AND NOT EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
 ON CONFLICT (event_id) DO NOTHING
@@ -32,14 +32,15 @@ ANY_AHEAD = "SELECT 1 FROM inbox WHERE ready_at > ?1 AND (failures = 0 OR ready_
 CALL_BACK = "UPDATE inbox SET ready_at = ?3 WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2)"
 NEXT_READY = "SELECT ready_at FROM inbox ORDER BY ready_at LIMIT 1"
 # The count stops at the bound: who asks only wants to know whether it is reached.
-WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM inbox LIMIT ?)"
+SIZE_AT_MOST = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM inbox INDEXED BY inbox_ready LIMIT ?)"
 WAITING = "SELECT count(*) FROM inbox"
+SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM inbox INDEXED BY inbox_ready"
 OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
 # Rows that failed are few, and come again when it is time; only what nobody has tried tells that work stands still.
 OLDEST_UNTRIED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
 DEAD = "SELECT count(*) FROM inbox_dead"
 
-queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at"))
+queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at, bytes"))
 
 
 class Arrival(NamedTuple):
@@ -106,10 +107,15 @@ def next_ready_at(tx: Tx) -> int | None:
     return None if row is None else int(row[0])
 
 
-def waiting(tx: Tx, at_most: int | None = None) -> int:
-    """How many rows wait or are leased; with `at_most`, counted no further than that."""
-    row = tx.execute(WAITING) if at_most is None else tx.execute(WAITING_AT_MOST, (at_most,))
-    return int(row.get)
+def waiting(tx: Tx) -> int:
+    """How many rows wait or are leased."""
+    return int(tx.execute(WAITING).get)
+
+
+def size(tx: Tx, at_most: int | None = None) -> QueueSize:
+    """Return how many rows wait or are leased, and their bytes; with `at_most`, of no more rows than that."""
+    found = tx.execute(SIZE) if at_most is None else tx.execute(SIZE_AT_MOST, (at_most,))
+    return QueueSize(*found.get)
 
 
 def oldest_received_at(tx: Tx) -> int | None:

@@ -38,6 +38,13 @@ class Postponed(NamedTuple):
     ready_at: int
 
 
+class QueueSize(NamedTuple):
+    """How many rows there are, and the bytes of their events."""
+
+    events: int
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Burial:
     """A receipt and why its row is given up."""

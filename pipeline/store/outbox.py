@@ -5,9 +5,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueStatements, Receipt
+from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSize, QueueStatements, Receipt
 
-APPEND = "INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, ?)"
+APPEND = """
+INSERT INTO outbox (event, sink, ready_at, bytes)
+VALUES (?1, ?2, ?3, coalesce((SELECT length(payload) FROM events WHERE event = ?1), 0))
+"""
 CLAIM = """
 UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
  WHERE seq IN (SELECT seq FROM outbox WHERE sink = ?1 AND ready_at <= ?2 ORDER BY ready_at LIMIT ?4)
@@ -25,7 +28,8 @@ CALL_BACK = """
 UPDATE outbox SET ready_at = ?4 WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3)
 """
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
-WAITING_AT_MOST = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? LIMIT ?)"
+SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM outbox WHERE sink = ?"
+SIZE_AT_MOST = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM outbox WHERE sink = ? LIMIT ?)"
 # Walks over the sink's part of the index, as counting does, and looks up one row.
 OLDEST = """
 SELECT received_at FROM events
@@ -38,7 +42,7 @@ SELECT received_at FROM events
  WHERE event = (SELECT event FROM outbox WHERE +sink = ? AND failures = 0 ORDER BY seq LIMIT 1)
 """
 # In the order of the table, as above; what a sender holds is its own.
-OLDEST_FREE = "SELECT seq, event FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
+OLDEST_FREE = "SELECT seq, event, bytes FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
 GIVE_UP = "DELETE FROM outbox WHERE seq = ?"
 # Among the oldest rows of a sink, those of events first seen before a time.
 OLD_AMONG = """
@@ -50,7 +54,7 @@ DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 # The first outcome stands: a redelivery does not change when the event was handed on.
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
-queue = LeaseQueue(QueueStatements.of("outbox", "event, sink"))
+queue = LeaseQueue(QueueStatements.of("outbox", "event, sink, bytes"))
 
 
 class SinkName(StrEnum):
@@ -126,12 +130,12 @@ def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> 
     return queue.ack(tx, (each.row.receipt for each in delivered))
 
 
-def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> int:
-    """Remove up to `count` rows that nobody holds, the oldest, and record `outcome`; returns how many they were."""
+def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> QueueSize:
+    """Remove up to `count` rows that nobody holds, the oldest, and record `outcome`; return how much they were."""
     rows: list[Row] = tx.execute(OLDEST_FREE, (sink.value, count)).fetchall()
-    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in rows))
-    tx.executemany(GIVE_UP, ((seq,) for seq, _ in rows))
-    return len(rows)
+    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event, _ in rows))
+    tx.executemany(GIVE_UP, ((seq,) for seq, _, _ in rows))
+    return QueueSize(len(rows), sum(size for _, _, size in rows))
 
 
 def drop_old(tx: Tx, sink: SinkName, *, received_before: int, limit: int, outcome: str, now: int) -> int:
@@ -164,11 +168,15 @@ def call_back(tx: Tx, now: int) -> int:
     return tx.total_changes() - before
 
 
-def waiting(tx: Tx, sink: SinkName, at_most: int | None = None) -> int:
-    """How many rows of `sink` wait or are leased; with `at_most`, counted no further than that."""
-    if at_most is None:
-        return int(tx.execute(WAITING, (sink.value,)).get)
-    return int(tx.execute(WAITING_AT_MOST, (sink.value, at_most)).get)
+def waiting(tx: Tx, sink: SinkName) -> int:
+    """How many rows of `sink` wait or are leased."""
+    return int(tx.execute(WAITING, (sink.value,)).get)
+
+
+def size(tx: Tx, sink: SinkName, at_most: int | None = None) -> QueueSize:
+    """Return how many rows of `sink` wait or are leased, and their bytes; with `at_most`, of no more rows than that."""
+    found = tx.execute(SIZE, (sink.value,)) if at_most is None else tx.execute(SIZE_AT_MOST, (sink.value, at_most))
+    return QueueSize(*found.get)
 
 
 def oldest_received_at(tx: Tx, sink: SinkName) -> int | None:

@@ -56,12 +56,16 @@ class RelayGauges:
 
 @dataclass(frozen=True, slots=True)
 class QueueGauges:
-    """The outbox of `sink`, or with `None` the inbox: rows that wait, since when the oldest (ms), rows given up."""
+    """The outbox of `sink`, or with `None` the inbox: rows that wait, since when the oldest (ms), rows given up.
+
+    `bytes`: of the events that wait.
+    """
 
     sink: SinkName | None
     waiting: int
     oldest: int | None
     dead: int
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
             for address, state, since, subscriptions, backoff, novel, novel_at in tx.execute(RELAYS, (max_relays,))
         ),
         known_addresses=relays.found(tx),
-        inbox=QueueGauges(None, inbox.waiting(tx), inbox.oldest_received_at(tx), inbox.dead(tx)),
+        inbox=_inbox(tx),
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
         registered_users=monitored.count(tx),
         keys=authors.met(tx),
@@ -111,5 +115,11 @@ def failing(tx: Tx, now: int) -> tuple[Failing, ...]:
     return tuple(found)
 
 
+def _inbox(tx: Tx) -> QueueGauges:
+    size = inbox.size(tx)
+    return QueueGauges(None, size.events, inbox.oldest_received_at(tx), inbox.dead(tx), size.bytes)
+
+
 def _outbox(tx: Tx, sink: SinkName) -> QueueGauges:
-    return QueueGauges(sink, outbox.waiting(tx, sink), outbox.oldest_received_at(tx, sink), outbox.dead(tx, sink))
+    size = outbox.size(tx, sink)
+    return QueueGauges(sink, size.events, outbox.oldest_received_at(tx, sink), outbox.dead(tx, sink), size.bytes)

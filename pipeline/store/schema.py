@@ -495,6 +495,23 @@ WANTED_BUDGET = (
     "CREATE INDEX monitored_waiting ON monitored (waiting) WHERE waiting > 0",
 )
 
+# Bytes of the events that wait, in the indexes that are walked to count them.
+WAITING_BYTES = (
+    "ALTER TABLE inbox ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE inbox_dead ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    "UPDATE inbox SET bytes = length(raw)",
+    "UPDATE inbox_dead SET bytes = length(raw)",
+    "DROP INDEX inbox_ready",
+    "CREATE INDEX inbox_ready ON inbox (ready_at, bytes)",
+    "ALTER TABLE outbox ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE outbox_dead ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0",
+    """
+    UPDATE outbox SET bytes = length(events.payload) FROM events WHERE events.event = outbox.event
+    """,
+    "DROP INDEX outbox_ready",
+    "CREATE INDEX outbox_ready ON outbox (sink, ready_at, bytes)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -520,6 +537,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0022-signed-registrations", SIGNED_REGISTRATIONS),
     Migration("0023-relay-costs", RELAY_COSTS),
     Migration("0024-wanted-budget", WANTED_BUDGET),
+    Migration("0025-waiting-bytes", WAITING_BYTES),
 )
 
 

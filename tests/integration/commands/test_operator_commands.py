@@ -133,7 +133,7 @@ def test_status_tells_queues_and_relays(run: Run, database: Database) -> None:
     assert "no stage runs" in text
     assert "inbox          0 waiting, 1 dead" in text
     found = json.loads(run("status", "--json").stdout)
-    assert found["queues"][0] == {"name": "inbox", "waiting": 0, "oldest_ms": None, "dead": 1}
+    assert found["queues"][0] == {"name": "inbox", "waiting": 0, "oldest_ms": None, "dead": 1, "bytes": 0}
     assert found["registered_users"] == 0
 
 

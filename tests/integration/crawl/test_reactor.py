@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.gate import Backpressure, Marks
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.reach import Reach
@@ -33,6 +33,7 @@ from pipeline.process.slots import Slot
 from pipeline.relay.channel import Channel
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
+from pipeline.store.lease import QueueSize
 from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -97,7 +98,7 @@ class Desk:
 
 @contextmanager
 def working(path: Path) -> Iterator[Desk]:
-    intake, gate = Taking(path), Backpressure(10, 5)
+    intake, gate = Taking(path), Backpressure(Marks(10, 5, 1 << 30))
     log = RateLimited(Logger(logging.getLogger("test")), CLOCK)
     reactor = Reactor(Shared(CLOCK, intake, Parcel(intake), gate, log, FrameBounds(10**6, 100)))
     thread = threading.Thread(target=reactor.run, daemon=True)
@@ -191,7 +192,7 @@ def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
     _, theirs = desk.connect()
     with theirs:
         desk.intake.wait_state(RelayState.CONNECTED)
-        desk.gate.update(100)
+        desk.gate.update(QueueSize(100, 0))
         # It may be waiting for something to come.
         theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
         desk.intake.wait_state(RelayState.BACKPRESSURED)
@@ -199,7 +200,7 @@ def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
         theirs.sendall(sent(found))
         assert not threading.Event().wait(0.3)
         assert desk.intake.taken.empty()
-        desk.gate.update(0)
+        desk.gate.update(QueueSize(0, 0))
         desk.intake.wait_state(RelayState.CONNECTED)
         batch = desk.intake.next_events()
         assert [each.id for each in batch.events] == [found.id]
@@ -211,7 +212,7 @@ def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
     made, theirs = desk.connect()
     with theirs:
         desk.intake.wait_state(RelayState.CONNECTED)
-        desk.gate.update(100)
+        desk.gate.update(QueueSize(100, 0))
         theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
         desk.intake.wait_state(RelayState.BACKPRESSURED)
         made.close()

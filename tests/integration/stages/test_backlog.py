@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.save import backlog
-from pipeline.save.backlog import OUTCOME, RECOUNT_MS, RECOUNT_ROWS, Backlog
+from pipeline.save.backlog import OUTCOME, RECOUNT_MS, RECOUNT_ROWS, Backlog, BacklogBounds
 from pipeline.store import outbox
+from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from stages import saver
 from tests.integration.stages.support import NOW, Running, World, wait_until
@@ -82,14 +83,16 @@ class Box:
     def __init__(self, world: World, most: int) -> None:
         self.world = world
         self.most = most
-        self.backlog = Backlog(lambda: self.most)
+        self.most_bytes = 0
+        self.backlog = Backlog(lambda: BacklogBounds(self.most, self.most_bytes))
         self.now = NOW * 1000
         self.number = 0
 
-    def add(self, count: int) -> int:
+    def add(self, count: int, size: int = 0) -> int:
         with self.world.database.write() as tx:
-            found = self.backlog.make_room(tx, count, self.now)
+            found = self.backlog.make_room(tx, QueueSize(count, count * size), self.now)
             outbox.append(tx, SinkName.RELAY, range(self.number, self.number + count), self.now)
+            tx.execute("UPDATE outbox SET bytes = ? WHERE event >= ?", (size, self.number))
         self.number += count
         return found
 
@@ -126,7 +129,7 @@ def test_what_was_rolled_back_is_counted_again(world: World) -> None:
     box = Box(world, 100)
     box.add(90)
     with world.database.write() as tx:
-        assert box.backlog.make_room(tx, 10, box.now) == 0
+        assert box.backlog.make_room(tx, QueueSize(10, 0), box.now) == 0
     box.backlog.forget()
     assert box.add(10) == 0
     assert box.waiting() == 100
@@ -140,3 +143,27 @@ def test_a_bound_that_is_lowered_is_reached_step_by_step(world: World, monkeypat
     box.most = 40
     assert [box.add(1) for _ in range(6)] == [30, 30, 30, 24, 1, 1]
     assert box.waiting() == 40
+
+
+def test_bytes_of_the_backlog_are_bounded_too(world: World) -> None:
+    """Some rows more may go than must, as little is known of their size before."""
+    box = Box(world, 0)
+    box.most_bytes = 100_000
+    assert box.add(100, size=1_000) == 0
+    assert 5 <= box.add(5, size=1_000) <= 10
+    assert 0 < (gone := box.add(1, size=50_000)) <= 60
+    assert box.waiting() <= 106 - 5 - gone
+    assert box.world.value("SELECT sum(bytes) FROM outbox") <= 100_000
+    assert box.add(1, size=100) == 0
+
+
+def test_saver_bounds_the_backlog_by_the_bytes_of_payloads(world: World) -> None:
+    large = [ALICE.sign("x" * 10_000 + f"{number}", kind=0, created_at=NOW + number) for number in range(40)]
+    bound = {"EVENTS_TARGET_RELAY_BACKLOG_BYTES": "200000"}
+    with Running(world.context("saver", settings(1_000) | bound), saver.run):
+        for first in range(0, 40, 4):
+            world.put(large[first : first + 4])
+            world.wait_saved()
+    assert world.value("SELECT sum(bytes) FROM outbox WHERE sink = 'relay'") <= 200_000
+    assert large[-1].id in world.queued("relay")
+    assert len(world.queued("pubsub")) == 40

@@ -277,6 +277,22 @@ def test_the_outbox_counts_for_backpressure_too(world: World, relay: ScriptedRel
         wait_until(lambda: state(world, relay)[0] == "connected")
 
 
+def test_bytes_that_wait_stop_reading_until_they_are_saved(world: World, relay: ScriptedRelay) -> None:
+    least = 16 << 20
+    world.execute(
+        "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, bytes)"
+        " VALUES (randomblob(32), x'', 1, 0, 0, ?)",
+        least + 1,
+    )
+    events = profiles(5)
+    with crawling(world, relay.url, EVENTS_BACKPRESSURE_BYTES=f"{least}"):
+        wait_until(lambda: state(world, relay)[0] == "backpressured")
+        relay.publish(*events)
+        world.execute("DELETE FROM inbox")
+        wait_arrived(world, events)
+        assert state(world, relay)[0] == "connected"
+
+
 def test_backlog_of_a_sink_that_is_off_stops_nothing(world: World, relay: ScriptedRelay) -> None:
     with world.database.write() as tx:
         tx.executemany("INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'pubsub', 0)", ((n,) for n in range(400)))

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
-from pipeline.store import contacts, monitored, relay_pruning, relays, retractions, wanted
+from pipeline.store import contacts, disk, monitored, relay_pruning, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx, wal_bytes
@@ -54,9 +54,9 @@ def stored(world: World) -> set[int]:
     return {number for (number,) in world.query("SELECT event FROM events")}
 
 
-def sweep(world: World, rounds: int = 4) -> Running:
+def sweep(world: World, rounds: int = 4, **settings: str) -> Running:
     """Let it go over everything some times."""
-    with Running(world.context("sweeper"), sweeper.run) as running:
+    with Running(world.context("sweeper", settings), sweeper.run) as running:
         calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
         wait_until(lambda: running.metric("application_handler_calls_total", **calls) >= rounds)
     return running
@@ -78,6 +78,18 @@ def test_a_payload_stays_until_every_sink_has_had_it_for_an_hour(world: World, e
     assert running.metric("event_service_stage_discarded_total", stage="sweeper", reason="expired-event") == 2
 
 
+def test_payloads_go_as_soon_as_delivered_from_a_database_that_is_too_large(world: World, eager: None) -> None:
+    put_event(world, 1, sinks=1, pubsub=NOW_MS)
+    put_event(world, 2, sinks=2, pubsub=NOW_MS)
+    put_event(world, 3, sinks=1)
+    with world.database.read() as tx:
+        used = disk.used_bytes(tx)
+    sweep(world, EVENTS_MAX_DATABASE_BYTES=f"{2 * used}")
+    assert stored(world) == {1, 2, 3}
+    sweep(world, EVENTS_MAX_DATABASE_BYTES=f"{used // 2}")
+    assert stored(world) == {2, 3}
+
+
 def test_a_payload_goes_when_its_time_comes(world: World, clock: ManualClock, eager: None) -> None:
     """Without a restart."""
     put_event(world, 1, sinks=1, pubsub=NOW_MS)
@@ -93,7 +105,7 @@ def test_a_payload_goes_when_its_time_comes(world: World, clock: ManualClock, ea
 def test_the_payload_of_a_buried_row_stays_for_whoever_puts_it_back(world: World, eager: None) -> None:
     """Longer than the retention of ids, and also when it was delivered elsewhere; afterwards it goes as any other."""
     put_event(world, 1, sinks=2, received_at=NOW_MS - 90 * DAY, pubsub=NOW_MS - 90 * DAY)
-    world.execute("INSERT INTO outbox_dead VALUES (1, 1, 'relay', 51, 50, 'too many claims', ?)", NOW_MS - 80 * DAY)
+    world.execute("INSERT INTO outbox_dead VALUES (1, 1, 'relay', 51, 50, 'too many claims', ?, 2)", NOW_MS - 80 * DAY)
     sweep(world)
     assert stored(world) == {1}
     world.execute("INSERT INTO deliveries VALUES (1, 'relay', 'delivered', ?)", NOW_MS - 2 * HOUR)

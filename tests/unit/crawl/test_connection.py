@@ -16,7 +16,7 @@ from pipeline.crawl.connection import (
     Connection,
 )
 from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.gate import Backpressure
+from pipeline.crawl.gate import Backpressure, Marks
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
 from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
 from pipeline.crawl.reach import Reach
@@ -107,7 +107,8 @@ def new_crawl() -> RelayCrawl:
 
 def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None) -> Connection:
     log = Logger(logging.getLogger("test"))
-    shared = Shared(clock, intake, Straight(intake), Backpressure(10, 5), RateLimited(log, clock), BOUNDS)
+    gate = Backpressure(Marks(10, 5, 1 << 30))
+    shared = Shared(clock, intake, Straight(intake), gate, RateLimited(log, clock), BOUNDS)
     return Connection(
         1, parse_address("wss://a.example"), crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,

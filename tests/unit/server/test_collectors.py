@@ -94,6 +94,11 @@ event_service_queue_oldest_age_seconds{queue="outbox-relay"} 0.0
 event_service_dead_rows{queue="inbox"} 0.0
 event_service_dead_rows{queue="outbox-pubsub"} 0.0
 event_service_dead_rows{queue="outbox-relay"} 0.0
+# HELP event_service_queue_bytes Bytes of the events that wait
+# TYPE event_service_queue_bytes gauge
+event_service_queue_bytes{queue="inbox"} 0.0
+event_service_queue_bytes{queue="outbox-pubsub"} 0.0
+event_service_queue_bytes{queue="outbox-relay"} 0.0
 # HELP event_service_database_bytes Size of the database file
 # TYPE event_service_database_bytes gauge
 event_service_database_bytes 8192.0

@@ -25,6 +25,7 @@ WELL = Snapshot(
     queues=QUEUES,
     sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
     relay_backlog=1_000,
+    relay_backlog_bytes=1 << 30,
     relays=(),
     gaps=(),
     failing=(),
@@ -150,6 +151,9 @@ def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
     assert troubles(replace(full, relay_backlog=1_001), 900_000) == []
     assert troubles(replace(full, relay_backlog=0), 900_000) == []
+    large = replace(full, relay_backlog=0, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 9, 5, 0, (1 << 30) - 5)))
+    assert "EVENTS_TARGET_RELAY_BACKLOG_BYTES" in one(large).advice
+    assert troubles(replace(large, relay_backlog_bytes=0), 900_000) == []
 
 
 def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:

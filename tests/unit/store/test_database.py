@@ -406,7 +406,7 @@ def test_closing_twice_is_closing(path: Path) -> None:
 
 def test_a_broken_file_is_the_fault_of_the_database_when_it_is_read(path: Path, clock: ManualClock) -> None:
     with open_database(path, clock) as db, db.write() as tx:
-        tx.executemany("INSERT INTO authors (public_key) VALUES (?)", ((n.to_bytes(32),) for n in range(2_000)))
+        tx.executemany("INSERT INTO authors (public_key) VALUES (?)", ((n.to_bytes(32),) for n in range(6_000)))
     content = bytearray(path.read_bytes())
     # The first pages hold the schema, which is read whenever the file is opened.
     content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)

@@ -11,7 +11,7 @@ from pipeline.store import events, inbox
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import Burial, Postponed
 from pipeline.store.schema import open_database
 
 NOW = 1_700_000_000_000
@@ -91,13 +91,30 @@ def test_what_waits_is_told_without_a_claim(db: Database) -> None:
     with db.write() as tx:
         assert not inbox.any_ready(tx, NOW)
         assert inbox.next_ready_at(tx) is inbox.oldest_received_at(tx) is None
-        assert inbox.waiting(tx) == inbox.waiting(tx, 5) == 0
+        assert inbox.waiting(tx) == 0
+        assert inbox.size(tx, 5) == inbox.size(tx) == (0, 0)
         inbox.append(tx, [arrival(n, NOW + n) for n in range(10)])
         assert not inbox.any_ready(tx, NOW - 1)
         assert inbox.any_ready(tx, NOW)
         assert inbox.next_ready_at(tx) == inbox.oldest_received_at(tx) == NOW
-        assert (inbox.waiting(tx), inbox.waiting(tx, 5), inbox.waiting(tx, 50)) == (10, 5, 10)
+        assert inbox.waiting(tx) == 10
+        assert [inbox.size(tx, most).events for most in (None, 5, 50)] == [10, 5, 10]
         inbox.claim(tx, now=NOW + 3, lease=1000, limit=9)
         assert inbox.next_ready_at(tx) == NOW + 4
         assert inbox.oldest_received_at(tx) == NOW
         assert inbox.waiting(tx) == 10
+
+
+def test_bytes_that_wait_follow_every_transition(db: Database) -> None:
+    """Leased and put off rows wait too; what is buried does not, until it is put back."""
+    with db.write() as tx:
+        inbox.append(tx, [Arrival(bytes([n]) * 32, bytes(1_000 * n), 1, NOW, 1) for n in (1, 2, 3)])
+        assert inbox.size(tx) == (3, 6_000)
+        first, second, _ = inbox.claim(tx, now=NOW, lease=10, limit=9)
+        inbox.queue.nack(tx, [Postponed(second.receipt, NOW + 10**6)])
+        assert inbox.size(tx) == (3, 6_000)
+        assert inbox.size(tx, 2).events == 2
+        inbox.queue.bury(tx, [Burial(first.receipt, "bad")], NOW)
+        assert inbox.size(tx) == (2, 5_000)
+        inbox.queue.revive(tx, [first.receipt.seq], NOW)
+        assert inbox.size(tx) == (3, 6_000)

@@ -79,9 +79,22 @@ def test_depth_and_age_are_told_by_sink(db: Database) -> None:
         accept(tx, *range(1, 11))
         outbox.append(tx, RELAY, [1, 2], NOW)
         outbox.append(tx, PUBSUB, range(3, 11), NOW)
-        assert (outbox.waiting(tx, PUBSUB), outbox.waiting(tx, PUBSUB, 5), outbox.waiting(tx, RELAY, 5)) == (8, 5, 2)
+        assert outbox.waiting(tx, PUBSUB) == outbox.size(tx, PUBSUB).events == 8
+        assert [outbox.size(tx, sink, 5).events for sink in (PUBSUB, RELAY)] == [5, 2]
         (row,) = outbox.claim(tx, PUBSUB, now=NOW, lease=1000, limit=1)
         outbox.queue.nack(tx, [Postponed(row.receipt, NOW + 10**9)])
         # A row that is backing off is still the oldest that waits.
         assert outbox.oldest_received_at(tx, PUBSUB) == NOW + 3
         assert outbox.oldest_received_at(tx, RELAY) == NOW + 1
+
+
+def test_bytes_that_wait_are_those_of_the_payloads(db: Database) -> None:
+    with db.write() as tx:
+        accept(tx, 1, 2)
+        payloads = [len(payload) for (payload,) in tx.execute("SELECT payload FROM events ORDER BY event")]
+        outbox.append(tx, PUBSUB, [1, 2, 99], NOW)
+        outbox.append(tx, RELAY, [2], NOW)
+        assert outbox.size(tx, PUBSUB) == (3, sum(payloads))
+        assert outbox.size(tx, RELAY) == (1, payloads[1])
+        assert outbox.give_up_oldest(tx, PUBSUB, 1, "full", NOW) == (1, payloads[0])
+        assert outbox.size(tx, PUBSUB) == (2, payloads[1])

@@ -49,10 +49,12 @@ def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
         inbox.ANY_READY,
         inbox.NEXT_READY,
         inbox.WAITING,
-        inbox.WAITING_AT_MOST,
+        inbox.SIZE,
+        inbox.SIZE_AT_MOST,
         outbox.ANY_READY,
         outbox.WAITING,
-        outbox.WAITING_AT_MOST,
+        outbox.SIZE,
+        outbox.SIZE_AT_MOST,
     ],
 )
 def test_looking_whether_there_is_work_reads_only_the_ready_index(db: Database, statement: str) -> None:
