@@ -55,8 +55,7 @@ def test_every_document_is_reached_from_the_readme() -> None:
             reached.add(document)
             links = (link.partition("#")[0] for link in _LINK.findall(document.read_text()))
             todo += [(document.parent / link).resolve() for link in links if link.endswith(".md") and ":" not in link]
-    # GitHub links to the latter by itself.
-    assert {path for path in DOCUMENTS if ROOT / path not in reached} <= {"SECURITY.md"}
+    assert {path for path in DOCUMENTS if ROOT / path not in reached} == set()
 
 
 @cache
@@ -75,6 +74,6 @@ def test_code_cites_no_document_but_the_projects_own() -> None:
         for path in tracked()
         if path.suffix in (".py", ".sh", ".md", ".yaml", ".yml")
         for name in _CITED.findall(path.read_text())
-        if name not in names | {"SECURITY.md"}
+        if name not in names
     }
     assert cited == set()
