@@ -49,15 +49,15 @@ class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
     _ELSEWHERE: ClassVar = {
-        "backfill": "Fetch a span of the past beside what a running service does.",
+        "backfill": "Have a running service fetch a span of the past.",
         "backup": "Copy the database of a running service.",
-        "demo": "See it work, with a relay and people of its own.",
-        "explain": "Tell what became of one event.",
-        "dead": "List, show, retry and drop rows that were given up.",
-        "import-go": "Take over users, contacts, relays and unfinished work of the Go service.",
-        "relays": "List and show relays; add, remove and decide how to ask them.",
-        "status": "Say what is wrong and what to do, and how stages, queues and relays fare.",
-        "users": "Add, remove and list registered users.",
+        "demo": "Run the whole service on a relay of its own.",
+        "explain": "Trace one event.",
+        "dead": "List, show, requeue and purge dead letters.",
+        "import-go": "Import users, contacts, relays and pending events of the Go service.",
+        "relays": "List and show relays; add, remove, set how each is asked.",
+        "status": "Show problems and what to do, then stages, queues and relays.",
+        "users": "Add, remove, block and list registered users.",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -87,18 +87,18 @@ class _Commands(click.Group):
 )
 @click.pass_context
 def main(ctx: click.Context, env_file: Path | None) -> None:
-    """Crawl Nostr relays and hand on every event that matters to registered users.
+    """Crawl Nostr relays and deliver every event that is relevant to registered users.
 
     Settings come from the environment; `event-service check` shows them. Every command works beside a running service.
     `event-service COMMAND --help` has examples.
 
     \b
     Examples:
-      event-service demo                     see it work, with nothing else at hand
-      event-service check --online           is all that it needs there?
+      event-service demo                     see it work; it needs nothing else
+      event-service check --online           are topic and relays reachable?
       event-service supervise                run it
-      event-service status --watch           what is wrong, and how does it go?
-      event-service explain note1…           what became of this event?
+      event-service status --watch           problems, rates and queues
+      event-service explain note1…           trace this event
 
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
     4 a disk is full (a stage; it can go on once there is room).
@@ -122,7 +122,7 @@ _env_file = click.option(
 @main.command()
 @_env_file
 def supervise(env_file: Path | None) -> None:
-    """Run all stages, restart what dies, and end them in order on SIGTERM.
+    """Run all stages, restart those that exit, and stop them in order on SIGTERM.
 
     Example: EVENTS_ENVIRONMENT=DEVELOPMENT EVENTS_DATABASE_PATH=/tmp/events.db event-service supervise
     """
@@ -167,7 +167,7 @@ def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) 
 
 
 @main.command()
-@click.option("--online", is_flag=True, help="Also look whether topic and relays can be reached; changes nothing.")
+@click.option("--online", is_flag=True, help="Also test whether topic and relays can be reached; changes nothing.")
 @_env_file
 def check(online: bool, env_file: Path | None) -> None:
     """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong.

@@ -465,7 +465,7 @@ SETTINGS: tuple[Setting, ...] = (
         "backpressure_high",
         _count(1, 100_000_000),
         "20000",
-        "waiting events at which crawlers stop reading",
+        "pending events above which crawlers stop reading",
         live=True,
     ),
     Setting(
@@ -473,7 +473,7 @@ SETTINGS: tuple[Setting, ...] = (
         "backpressure_low",
         _count(0, 100_000_000),
         "15000",
-        "waiting events at which crawlers go on",
+        "pending events below which crawlers read again",
         live=True,
     ),
     Setting(
@@ -481,7 +481,7 @@ SETTINGS: tuple[Setting, ...] = (
         "backpressure_bytes",
         _count(_LEAST_WAITING_BYTES, 1 << 50),
         "268435456",
-        "bytes of waiting events at which crawlers stop reading; below three quarters of it they go on",
+        "bytes of pending events above which crawlers stop reading; below three quarters of it they go on",
         live=True,
     ),
     Setting(
@@ -546,7 +546,7 @@ SETTINGS: tuple[Setting, ...] = (
         "target_relay_backlog",
         _count(0, 1_000_000_000),
         "1000000",
-        "events that may wait for the target relay; beyond it the oldest are given up for what is new; 0: no bound",
+        "events that may wait for the target relay; beyond it the oldest are discarded; 0: no bound",
         live=True,
     ),
     Setting(

@@ -69,7 +69,9 @@ def _origin(found: Fate) -> Iterator[Line]:
     elif found.payload:
         yield Line("what", f"{len(found.payload)} bytes that are no event")
     if found.received_at is not None:
-        yield Line("first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is forgotten'}")
+        yield Line(
+            "first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is no longer known'}"
+        )
 
 
 def _event_of(found: Fate) -> Event | None:
@@ -90,17 +92,17 @@ def _relevance(tx: Tx, found: Fate) -> Iterator[Line]:
 
 def _rule(tx: Tx, kind: int | None, author: bytes, event: Event | None) -> str:
     if kind in GLOBAL_KINDS:
-        return f"kind {kind} is wanted from anybody"
+        return f"kind {kind} is relevant from every author"
     if fate.is_registered(tx, author):
         return "its author is a registered user"
     if fate.is_wanted(tx, author):
         return "its author is in the contact list of a registered user"
     if event is None:
-        return "its author is nobody's concern today; whom it mentions went with its payload"
+        return "its author is not wanted today; its payload, which had the mentions, is gone"
     mentioned = [key for key in public_keys(event) if fate.is_registered(tx, key)]
     if mentioned:
         return f"it mentions registered user {encode_npub(mentioned[0])}"
-    return "not any more: nobody who is registered is concerned by it today"
+    return "no longer relevant: no registered user wrote it, is mentioned in it, or follows its author"
 
 
 def _whereabouts(found: Fate) -> Iterator[Line]:
@@ -111,7 +113,7 @@ def _whereabouts(found: Fate) -> Iterator[Line]:
             if found.failures:
                 yield Line("why", f"the log has it: look for {found.event_id.hex()}")
         case Place.BURIED:
-            yield Line("given up", f"{found.note}; see event-service dead show inbox {found.dead}")
+            yield Line("dead letter", f"{found.note}; see event-service dead show inbox {found.dead}")
         case Place.ACCEPTED:
             assert found.accepted_at is not None, "accepted at some time"
             yield Line("accepted", _date(found.accepted_at / 1000))
@@ -120,16 +122,16 @@ def _whereabouts(found: Fate) -> Iterator[Line]:
                 hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
                 yield Line(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
             if not found.sinks:
-                yield Line("sinks", "none was to be given it, or what they said is forgotten")
+                yield Line("sinks", "not queued for any sink, or its delivery record has expired")
     for drop in found.dropped:
         yield Line(
-            "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is forgotten'}: {drop.reason}"
+            "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is no longer known'}: {drop.reason}"
         )
     if found.place is Place.UNKNOWN and not found.dropped:
         yield Line(
             "never accepted",
-            "no relay gave it lately, or none who is registered was concerned by it (counted as `unwanted`), or its id "
-            "is older than EVENTS_SEEN_RETENTION",
+            "no relay has sent it recently, or no registered user is concerned by it (counted as `unwanted`), or its "
+            "id is older than EVENTS_SEEN_RETENTION",
         )
 
 

@@ -86,23 +86,22 @@ class _View:
 
 
 @click.command()
-@click.option("--since", type=Moment(), help="From when on: 30d (ago), 2024-05-01, or Unix seconds.")
-@click.option("--until", type=Moment(), help="Up to when; default: now.")
+@click.option("--since", type=Moment(), help="Start: 30d (ago), 2024-05-01, or Unix seconds.")
+@click.option("--until", type=Moment(), help="End; default: now.")
 @click.option("--relay", "addresses", type=Address(), multiple=True, help="Only from this relay; may be repeated.")
 @click.option("--author", "keys", type=PublicKey(), multiple=True, help="Only what this key wrote; may be repeated.")
-@click.option("--no-wait", is_flag=True, help="Order it and end.")
-@click.option("--attach", type=int, metavar="JOB", help="Show how far an ordered one is.")
-@click.option("--cancel", type=int, metavar="JOB", help="End one.")
-@click.option("--list", "do_list", is_flag=True, help="Print all that were ordered.")
+@click.option("--no-wait", is_flag=True, help="Order the job and exit.")
+@click.option("--attach", type=int, metavar="JOB", help="Show the progress of a job.")
+@click.option("--cancel", type=int, metavar="JOB", help="Cancel a job.")
+@click.option("--list", "do_list", is_flag=True, help="Print all jobs.")
 @click.option("--json", "as_json", is_flag=True, help="With --list: one JSON object a line instead of text.")
 def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     since: int | None, until: int | None, addresses: tuple[str, ...], keys: tuple[bytes, ...],
     no_wait: bool, attach: int | None, cancel: int | None, do_list: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Have the crawlers of a running service fetch what is wanted of a span of the past, behind all else they do.
+    """Have the crawlers of a running service fetch relevant events of a span of the past, with low priority.
 
-    They go on with it whatever becomes of this command, and after a restart where they were. Ordered again while it is
-    under way, it is shown.
+    The job continues when this command ends, and after a restart. The same job ordered again while it runs is shown.
 
     Example: event-service backfill --since 2024-01-01 --until 2024-02-01
     """

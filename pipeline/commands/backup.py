@@ -18,7 +18,7 @@ from pipeline.store.database import Database, DatabaseUnusable
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace PATH if it is there already.")
 def backup(path: Path, force: bool) -> None:
-    """Copy the database, as of this moment, to PATH. The service goes on meanwhile.
+    """Copy the database, as of this moment, to PATH. The service continues.
 
     PATH appears when the copy is complete and on the disk, not before.
 

@@ -1,4 +1,4 @@
-"""`event-service dead`: rows that were given up, and what becomes of them."""
+"""`event-service dead`: dead letters, to be looked at, requeued or purged."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ _SINK = click.Choice([sink.value for sink in SinkName])
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     """The options that choose rows, the same for every command."""
     for option in (
-        click.option("--older", type=Age(), default="0s", help="Only rows buried at least so long ago, such as 2h."),
+        click.option("--older", type=Age(), default="0s", help="Only dead letters at least this old, such as 2h."),
         click.option("--reason", default="", help="Only rows with this text in their reason."),
         click.option("--queue", "queues", type=_QUEUE, multiple=True, help="Only rows of this queue; default: of all."),
     ):
@@ -55,7 +55,7 @@ def _selecting(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def dead() -> None:
-    """Rows given up after too many failures; they keep until they are put back or dropped.
+    """Dead letters: rows that are not tried any more. They are kept until they are requeued or purged.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ def dead() -> None:
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most rows shown per queue.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int, as_json: bool) -> None:
-    """Print buried rows: queue, number, event id, claims, failures, when, why.
+    """Print dead letters: queue, number, event id, claims, failures, time, reason.
 
     Example: event-service dead list --queue pubsub --older 1d
     """
@@ -84,7 +84,7 @@ def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int, as_j
 @click.argument("queue", type=_QUEUE)
 @click.argument("number", type=int)
 def show(queue: str, number: int) -> None:
-    """Print one row and its event.
+    """Print one dead letter and its event.
 
     Example: event-service dead show pubsub 4711
     """
@@ -95,26 +95,26 @@ def show(queue: str, number: int) -> None:
                 payload = store.payload(tx, row)
                 say("the payload is gone" if payload is None else payload.decode(errors="replace"))
                 return
-    say(f"event-service: no row {number} is buried in {queue}", err=True)
+    say(f"event-service: {queue} has no dead letter {number}", err=True)
     sys.exit(1)
 
 
 @dead.command()
 @_selecting
 def retry(queues: tuple[str, ...], reason: str, older: int) -> None:
-    """Put buried rows back into their queues, ready at once.
+    """Requeue dead letters, ready at once.
 
     Example: event-service dead retry --queue relay --reason timeout
     """
-    say(f"{number_of(_change(store.retry, queues, reason, older), 'row')} put back")
+    say(f"{number_of(_change(store.retry, queues, reason, older), 'row')} requeued")
 
 
 @dead.command()
 @_selecting
-@click.option("--sink", type=_SINK, help="Instead: everything that is kept for this sink, which must be off.")
+@click.option("--sink", type=_SINK, help="Instead: all rows of this sink, which must be off.")
 @click.confirmation_option(prompt="Drop these rows for good?")
 def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> None:
-    """Forget buried rows for good, or what is kept for a sink that is off.
+    """Purge dead letters, or the rows of a sink that is off.
 
     \b
     Examples:

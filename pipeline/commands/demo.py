@@ -8,7 +8,7 @@ import click
 
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65_535), default=8008, show_default=True, help="Of the status page.")
-@click.option("--seconds", type=click.FloatRange(min=0), help="End by itself; default: at Ctrl-C.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="Stop after this time; default: at Ctrl-C.")
 def demo(port: int, seconds: float | None) -> None:
     """Run the whole service on a small relay of its own, with people who post, follow and register.
 

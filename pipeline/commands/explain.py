@@ -31,13 +31,13 @@ class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
     "--created-at",
     type=click.IntRange(min=0),
     metavar="SECONDS",
-    help="The event's own time, by which it is found at once.",
+    help="The event's own time, which makes the search fast.",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of [subject, text] pairs.")
 def explain(event_id: bytes, created_at: int | None, as_json: bool) -> None:
-    """Tell what became of one event: where from, why it matters or was dropped, what each sink said.
+    """Trace one event: where it came from, why it is relevant or was dropped, what each sink answered.
 
-    EVENT_ID is 64 hexadecimal digits, note1… or nevent1…. Exit code 1 if the database knows nothing of it.
+    EVENT_ID is 64 hexadecimal digits, note1… or nevent1…. The exit code is 1 if the database does not know it.
 
     \b
     Examples:

@@ -80,14 +80,14 @@ class GoImporter:
         """Import everything; yields a tally whenever one kind of rows is done."""
         source, counts = self._source, self._source.counts()
         self._users = frozenset(user.public_key.lower() for user in source.users() if user.public_key is not None)
-        done, addresses = Tally("events handed on"), Tally("relays")
+        done, addresses = Tally("delivered events"), Tally("relays")
         yield self._take(addresses, counts.relays, source.relays(), _address, self._add_relay)
 
         def add_done(tx: Tx, item: _Done) -> bool:
             return self._add_done(tx, item, done)
 
         yield self._take(done, counts.done, source.done(), self._done, add_done)
-        lists, users, waiting = Tally("contact lists"), Tally("registered users"), Tally("events to hand on")
+        lists, users, waiting = Tally("contact lists"), Tally("registered users"), Tally("pending events")
 
         def judge_list(row: GoContactList) -> ImportedContacts:
             return self._contacts(row, lists)

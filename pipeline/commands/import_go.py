@@ -28,9 +28,11 @@ _ROUNDS: Final = 3
 
 @click.command(name="import-go")
 @click.argument("path", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--in-place", is_flag=True, help="Import what is at EVENTS_DATABASE_PATH and replace it; it is kept.")
+@click.option(
+    "--in-place", is_flag=True, help="Import the file at EVENTS_DATABASE_PATH and replace it; the old file is kept."
+)
 def import_go(path: Path | None, in_place: bool) -> None:
-    """Take over from the Go service: users, contacts, relays, what it has handed on and what it has not.
+    """Import from the Go service: users, contacts, relays, ids of delivered events, and pending events.
 
     PATH is its database. It is copied first, to the folder of ours, and only ever read; the Go service may still be
     running, and so may this one. Whatever interrupts an import, running it again takes what is missing.

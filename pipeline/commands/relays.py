@@ -49,7 +49,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object
 
 @click.group()
 def relays() -> None:
-    """Relays: which are known, how they fare, and which the operator wants.
+    """Relays: list and show them, and decide which are dialled and how.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def relays() -> None:
 @click.option("--all", "everything", is_flag=True, help="Also those that were never dialled.")
 @_as_json
 def list_relays(everything: bool, as_json: bool) -> None:
-    """Print relays, the best first: state, how it is asked, novel events lately, time connected, who named it.
+    """Print relays, the best first: state, strategy, recent first-seen events, uptime, mentions.
 
     \b
     Examples:
@@ -79,7 +79,7 @@ def list_relays(everything: bool, as_json: bool) -> None:
 @click.argument("address", type=Address())
 @_as_json
 def show(address: str, as_json: bool) -> None:
-    """Print all that is known of one relay: also its last error, which filters it answers whole, and its gaps.
+    """Print all that is known of one relay: also its last error, audited forms of filters, and gaps.
 
     Example: event-service relays show wss://relay.example.com
     """
@@ -106,7 +106,7 @@ def show(address: str, as_json: bool) -> None:
 @relays.command()
 @_addresses
 def add(addresses: tuple[str, ...]) -> None:
-    """Have relays dialled, whoever names them. A running service follows within seconds.
+    """Dial these relays in any case. A running service follows within seconds.
 
     Example: event-service relays add wss://relay.example.com
     """
@@ -116,7 +116,7 @@ def add(addresses: tuple[str, ...]) -> None:
 @relays.command()
 @_addresses
 def remove(addresses: tuple[str, ...]) -> None:
-    """Have relays never dialled again, also those of EVENTS_BOOTSTRAP_RELAYS, until they are added.
+    """Never dial these relays, bootstrap relays included, until they are added.
 
     Example: event-service relays remove wss://relay.example.com
     """
@@ -127,7 +127,7 @@ def remove(addresses: tuple[str, ...]) -> None:
 @click.argument("mode", type=click.Choice([mode.value for mode in CrawlMode]))
 @_addresses
 def ask(mode: str, addresses: tuple[str, ...]) -> None:
-    """Have relays asked by author (`query`), for everything (`whole`), or as EVENTS_CRAWL_MODE says (`auto`).
+    """Set how relays are asked: by author (`query`), for everything (`whole`), or by EVENTS_CRAWL_MODE (`auto`).
 
     Example: event-service relays ask whole wss://relay.example.com
     """

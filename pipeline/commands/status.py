@@ -31,14 +31,14 @@ _CLEAR: Final = "\x1b[H\x1b[2J"
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-@click.option("--watch", is_flag=True, help="Show it anew every second until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
 @click.option("--url", "only_url", is_flag=True, help="Print the address that opens the status page, and nothing else.")
 def status(as_json: bool, watch: bool, only_url: bool) -> None:
-    """Print what is wrong and what to do, then stages, queues and relays of a running service.
+    """Print problems and what to do, then stages, queues and relays of a running service.
 
-    A line that begins with ! is a problem: something stands still or was given up. One with ~ is a note: the service
-    copes, and others make it incomplete or late. Exit code 1 while there is a problem, else 0; with --watch that of
-    what was seen last.
+    A line that begins with ! is a problem: something stands still, or events are dead letters. One with ~ is a note:
+    the service copes, but is late or incomplete. The exit code is 1 while there is a problem, otherwise 0; with
+    --watch it is that of the last refresh.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the st
 
 @click.group()
 def users() -> None:
-    """Registered users: all of their events, and all who mention them, are handed on.
+    """Registered users: all of their events, and all events that mention them, are relevant.
 
     \b
     Examples:

@@ -2,7 +2,7 @@
 
 The newest accepted events of wanted authors and of global kinds are read from the store once in a while, by a thread of
 its own, and each query's set is made of them when it is first asked for. What was accepted after that reading only
-seems to be missing, and is fetched in vain.
+seems to be missing, and is fetched once more.
 """
 
 from collections import defaultdict

@@ -16,7 +16,7 @@ from pipeline.relay.limits import MAX_FRAME_BYTES, Limits
 # Ids in one filter, which fit the cap of any relay in wide use, and in one request, some megabyte of events.
 IDS_PER_FILTER: Final = 250
 IDS_PER_PAGE: Final = 1_500
-# So few come even from a relay with the smallest cap; fewer than this were asked for in vain.
+# So few come even from a relay with the smallest cap; fewer than this were not worth the request.
 LEAST_PAGE: Final = 5
 # Ids to fetch from one span, some 2 MB; where there are more, half a span is the better question.
 MAX_NEED: Final = 20_000

@@ -44,7 +44,7 @@ class Sweep:
     is_open: bool = False
     is_unproven: bool = False
     was_refused: bool = False
-    """Whether it is asked for in vain, so that a newer one may take its place."""
+    """Whether it was refused, so that a newer one may take its place."""
     is_outdated: bool = False
     """Whether what is left of it is to be cut anew, as the relay takes less than was thought."""
     name: str = ""

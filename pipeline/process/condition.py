@@ -20,8 +20,8 @@ class StageState(StrEnum):
     FAILING = "failing"
     """It lives, and says itself that something is wrong."""
     STARTING = "starting"
-    HANGS = "hangs"
-    GONE = "gone"
+    HANGS = "hung"
+    GONE = "exited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ def utc(seconds: float) -> str:
 
 def _state(reading: HeartbeatReading) -> tuple[StageState, str]:
     if not reading.alive:
-        return StageState.GONE, reading.status or "ended without a word"
+        return StageState.GONE, reading.status or "exited without an error message"
     if not reading.ready:
-        return StageState.STARTING, "has not beaten yet"
+        return StageState.STARTING, "has sent no heartbeat yet"
     if reading.age_s > SILENCE_LIMIT_S:
-        return StageState.HANGS, f"has not beaten for {reading.age_s:.0f} s"
+        return StageState.HANGS, f"has sent no heartbeat for {reading.age_s:.0f} s"
     return (StageState.FAILING, reading.status) if reading.status else (StageState.OK, "")
 
 

@@ -171,28 +171,32 @@ class Metrics:
 
     def _own(self) -> None:
         self.stage_in = self._counter("event_service_stage_in_total", "Items taken", ("stage",))
-        self.stage_out = self._counter("event_service_stage_out_total", "Items handed on", ("stage",))
+        self.stage_out = self._counter(
+            "event_service_stage_out_total", "Items passed to the next queue or delivered", ("stage",)
+        )
         self.stage_errors = self._counter("event_service_stage_errors_total", "Errors", ("stage", "kind"))
         self.stage_discarded = self._counter(
             "event_service_stage_discarded_total", "Items dropped", ("stage", "reason")
         )
         self.beyond_retention = self._counter(
             "event_service_events_beyond_retention_total",
-            "Events handed on whose ids would be forgotten if they had been handed on in their time",
+            "Accepted events older than EVENTS_SEEN_RETENTION_MAX",
         )
         self._handing_on()
         self.crawl_gaps = self._counter(
-            "event_service_crawl_gaps_total", "Things a relay has and does not give", ("address", "reason")
+            "event_service_crawl_gaps_total",
+            "Known gaps: events a relay holds but does not return",
+            ("address", "reason"),
         )
         self.crawl_behind = Gauge(
             "event_service_crawl_seconds_behind",
-            "Age of the oldest cursor of a connected relay",
+            "Seconds since the oldest cursor of a connected relay",
             registry=self.registry,
             multiprocess_mode="livemax",
         )
         self.crawl_relay_behind = Gauge(
             "event_service_crawl_relay_seconds_behind",
-            "Age of the oldest cursor",
+            "Seconds since the oldest cursor",
             ("address",),
             registry=self.registry,
             multiprocess_mode="livemostrecent",
@@ -201,7 +205,7 @@ class Metrics:
             "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("seconds",)
         )
         self.crawl_left_out = self._gauge(
-            "event_service_crawl_left_out_queries", "Queries that relays have no room for as live subscriptions"
+            "event_service_crawl_left_out_queries", "Queries without a live subscription, as their relay has no room"
         )
         self.crawl_live_missed = self._gauge(
             "event_service_crawl_live_missed_relays", "Connected relays polled as their live subscriptions omit events"
@@ -209,29 +213,25 @@ class Metrics:
         self.relays_skipped = self._gauge(
             "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
         )
-        self.crawl_whole = self._gauge(
-            "event_service_crawl_whole_relays", "Relays that are asked for everything they have, not by author"
-        )
+        self.crawl_whole = self._gauge("event_service_crawl_whole_relays", "Relays asked for everything, not by author")
         self.crawl_auth = self._gauge(
-            "event_service_crawl_auth_relays", "Connected relays by how they and we stand on AUTH (NIP-42)", ("state",)
+            "event_service_crawl_auth_relays", "Connected relays by NIP-42 authentication state", ("state",)
         )
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )
-        self.dial_failures = self._counter(
-            "event_service_dial_failures_total", "Dials that led to no connection", ("reason",)
-        )
+        self.dial_failures = self._counter("event_service_dial_failures_total", "Failed dials", ("reason",))
         self.dials_waiting = self._gauge(
-            "event_service_dials_waiting", "Relays that are due and wait for the bounds on dials"
+            "event_service_dials_waiting", "Relays due for a dial, delayed by the dial rate limit"
         )
         self.crawl_reconciliations = self._counter(
             "event_service_crawl_reconciliations_total",
-            "Sweeps tried by comparing sets with a relay (NIP-77)",
+            "Sweeps by comparison with a relay (NIP-77)",
             ("address", "result"),
         )
         self.crawl_needed_ids = self._counter(
             "event_service_crawl_needed_ids_total",
-            "Ids that reconciliations found only the relay to have",
+            "Ids that comparisons found only the relay to have",
             ("address",),
         )
         self.crawl_reconciliation_bytes = self._counter(
@@ -241,24 +241,26 @@ class Metrics:
             "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
         )
         self.stage_exits = self._counter(
-            "event_service_stage_exits_total", "Unasked ends of a stage's process", ("slot", "reason")
+            "event_service_stage_exits_total", "Unexpected exits of stage processes", ("slot", "reason")
         )
 
     def _handing_on(self) -> None:
         sink = ("sink",)
-        self.sink_in_flight = self._gauge("event_service_sink_in_flight", "Events offered and not answered yet", sink)
+        self.sink_in_flight = self._gauge(
+            "event_service_sink_in_flight", "Events offered to the sink, not answered yet", sink
+        )
         self.sink_retries = self._counter(
-            "event_service_sink_retries_total", "Events to be offered again", ("sink", "reason")
+            "event_service_sink_retries_total", "Events to be retried", ("sink", "reason")
         )
         self.sink_ignored = self._counter(
-            "event_service_sink_ignored_total", "Events that a sink is not given, by kind or form", ("sink", "reason")
+            "event_service_sink_ignored_total", "Events not sent to a sink, by reason", ("sink", "reason")
         )
-        self.sink_batch = self._histogram("event_service_sink_batch_events", "Events offered at once", BATCH_BUCKETS)
+        self.sink_batch = self._histogram("event_service_sink_batch_events", "Events in one call", BATCH_BUCKETS)
         self.sink_call = self._histogram(
-            "event_service_sink_call_seconds", "Until a sink had answered what it was offered", DURATION_BUCKETS_S
+            "event_service_sink_call_seconds", "Seconds until a sink answered", DURATION_BUCKETS_S
         )
         self.delivery = self._histogram(
-            "event_service_delivery_seconds", "From first seen to delivered", DELIVERY_BUCKETS_S
+            "event_service_delivery_seconds", "Seconds from first seen to delivered", DELIVERY_BUCKETS_S
         )
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:

@@ -299,7 +299,7 @@ class Supervisor:
         waited_for = [name for name in missing if name not in looping and name not in lacking]
         trouble = [f"{NO_ROOM}: {', '.join(lacking)} wait for room"] if lacking else []
         trouble += [f"waiting for {', '.join(waited_for)}"] if waited_for else []
-        trouble += [f"{name} ends again and again" for name in looping]
+        trouble += [f"{name} is crash-looping" for name in looping]
         if self._drain is not None:
             status = f"stopping, {sum(child.running for child in self._children)} stages left"
         else:

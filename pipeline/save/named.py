@@ -12,7 +12,7 @@ class RecentlyNamed:
         self._said: set[tuple[str, int, bool]] = set()
 
     def is_new(self, address: str, author: int, *, is_user: bool) -> bool:
-        """Whether this was not said of late, `address` being written like this; it is from now on."""
+        """Whether this was not said recently, `address` being written like this; it is from now on."""
         said = (address, author, is_user)
         if said in self._said:
             return False

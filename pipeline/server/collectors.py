@@ -35,12 +35,12 @@ class StoreCollector:
         yield from self._relays()
         yield from self._handing_on()
         yield from self._queues()
-        yield _single("event_service_database_bytes", "Size of the database file", self.disk.database)
-        yield _single("event_service_wal_bytes", "Size of the write-ahead log", self.disk.wal)
-        yield _single("event_service_disk_free_bytes", "Bytes left on the disk of the database", self.disk.free)
-        yield _single("event_service_disk_size_bytes", "Size of the disk of the database", self.disk.size)
+        yield _single("event_service_database_bytes", "Bytes of the database file", self.disk.database)
+        yield _single("event_service_wal_bytes", "Bytes of the write-ahead log", self.disk.wal)
+        yield _single("event_service_disk_free_bytes", "Free bytes on the disk of the database", self.disk.free)
+        yield _single("event_service_disk_size_bytes", "Bytes of the disk of the database", self.disk.size)
         yield _single(
-            "event_service_public_keys", "Public keys met, as authors or in contact lists", self.overview.keys
+            "event_service_public_keys", "Public keys known, as authors or from contact lists", self.overview.keys
         )
         yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
         yield _single(
@@ -51,9 +51,7 @@ class StoreCollector:
             "Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached",
             self.overview.waiting.followees,
         )
-        gaps = GaugeMetricFamily(
-            "event_service_open_gaps", "Gaps known and not closed yet, over all relays", labels=("reason",)
-        )
+        gaps = GaugeMetricFamily("event_service_open_gaps", "Open gaps of all relays", labels=("reason",))
         for reason, count in self.overview.gaps.items():
             gaps.add_metric((reason,), count)
         yield gaps
@@ -67,7 +65,7 @@ class StoreCollector:
         )
         first_seen = GaugeMetricFamily(
             "event_service_relay_first_seen_events",
-            "Events that this relay brought first, halved every three days",
+            "Events first seen at this relay, halved every three days",
             labels=("address",),
         )
         for relay in self.overview.relays:
@@ -112,9 +110,13 @@ class StoreCollector:
 
     def _queues(self) -> Iterable[Metric]:
         label = ("queue",)
-        length = GaugeMetricFamily("event_service_queue_length", "Rows that wait or are leased", labels=label)
-        age = GaugeMetricFamily("event_service_queue_oldest_age_seconds", "Age of the oldest row's event", labels=label)
-        dead = GaugeMetricFamily("event_service_dead_rows", "Rows given up", labels=label)
+        length = GaugeMetricFamily("event_service_queue_length", "Pending rows, leased ones included", labels=label)
+        age = GaugeMetricFamily(
+            "event_service_queue_oldest_age_seconds",
+            "Seconds since the oldest pending event was first seen",
+            labels=label,
+        )
+        dead = GaugeMetricFamily("event_service_dead_rows", "Dead letters", labels=label)
         size = GaugeMetricFamily("event_service_queue_bytes", "Bytes of the events that wait", labels=label)
         for queue in (self.overview.inbox, *self.overview.outboxes):
             name = ("inbox" if queue.sink is None else f"outbox-{queue.sink}",)

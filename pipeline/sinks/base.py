@@ -102,7 +102,7 @@ class StreamSink(Protocol):
         ...
 
     def heard_at(self) -> float:
-        """When (monotonic s) it last showed that it is there, while something is under way or of late."""
+        """When (monotonic s) it last showed that it is there, while something is under way, or recently."""
         ...
 
     def open(self) -> None:

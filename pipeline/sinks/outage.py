@@ -44,7 +44,7 @@ class Outage:
         self.over()
 
     def failed(self, error: SinkDown, now_s: float) -> None:
-        """The call is over in vain; while an outage goes on it keeps its words, and so its age."""
+        """The call failed; while an outage goes on it keeps its words, and so its age."""
         if not self.failures:
             self._failing_since_s = now_s if self._calling_since_s is None else self._calling_since_s
         self.failures += 1

@@ -7,18 +7,18 @@ from typing import Final
 from pipeline.store.gaps import GapSummary, OpenGap
 
 _MEANINGS: Final = {
-    "dense-second": "it may hold more events of one second than it gives in one answer",
-    "ignores-times": "it takes no notice of since and until, so that nothing beyond its first answer can be asked for",
+    "dense-second": "it may hold more events of one second than it returns in one answer",
+    "ignores-times": "it ignores since and until, so that nothing beyond its first answer can be requested",
     "hidden-kinds": "it leaves some kinds out of its answers, and there is too much to look for them everywhere",
     "holes": "it leaves events out where no kinds are named: it is asked by kinds, and those of no list may be missing",
     "withheld": "it shows direct messages and gift wraps (kinds 4, 1059) to those only whom they concern (NIP-42)",
     "unlisted-kinds": "it answers nothing to filters without kinds, so that kinds of no list may be missing",
     "notes-by-author": "it gives notes by named authors only, so that strangers' notes which mention users are missing",
-    "no-broad-filters": "it answers filters that name authors, and gives nothing for broader ones without a word",
+    "no-broad-filters": "it answers filters that name authors, and returns nothing for broader ones",
     "no-eose": "it never said that it had sent all, so that it may hold more",
     "refused": "it refuses to be asked",
     "kinds-refused": "it refuses to be asked for some kinds, which are left out",
-    "unanswered": "it was asked again and again and has not answered to the end",
+    "unanswered": "it was asked several times and has not answered to the end",
     "oversized": "it holds events that are too long to be read, which are skipped",
     "unfinished": "it has not been gone through for the first time yet, which is under way",
     "unchecked": "it refused to be asked by kinds for what it had nothing of without, or takes too few kinds at once",

@@ -101,11 +101,13 @@ def _stages(seen: Snapshot) -> Iterator[Trouble]:
 def _stage_advice(stage: Condition) -> str:
     match stage.state:
         case StageState.HANGS:
-            return f"after {HEARTBEAT_LIMIT_S:.0f} s without a beat it is killed and started anew; what it held is kept"
+            return (
+                f"after {HEARTBEAT_LIMIT_S:.0f} s without a heartbeat it is killed and restarted; what it held is kept"
+            )
         case StageState.GONE:
-            return "the log has why it ended; event-service supervise starts it anew"
+            return "the log says why it exited; event-service supervise restarts it"
         case StageState.FAILING:
-            return "what it should do waits and is kept; event-service check --online tries what it needs"
+            return "its work stays queued; event-service check --online tests what it needs"
         case _:
             return ""
 
@@ -120,8 +122,8 @@ def _queues(seen: Snapshot, max_age: int) -> Iterator[Trouble]:
     off = _off(seen)
     for queue in seen.queues:
         if queue.name not in off and max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
-            what = f"{queue.waiting:,} wait, the oldest for {rough(queue.oldest_ms)}"
-            yield Trouble(Weight.PROBLEM, queue.name, what, "see what the stage that empties it says")
+            what = f"{queue.waiting:,} pending, the oldest for {rough(queue.oldest_ms)}"
+            yield Trouble(Weight.PROBLEM, queue.name, what, "see what the stage that empties it reports")
 
 
 def _backlog(seen: Snapshot) -> Iterator[Trouble]:
@@ -131,8 +133,8 @@ def _backlog(seen: Snapshot) -> Iterator[Trouble]:
     is_full = 0 < seen.relay_backlog <= queue.waiting
     if is_full or 0 < seen.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
         yield Trouble(
-            Weight.PROBLEM, _RELAY_QUEUE, f"{queue.waiting:,} wait, as many as may: the oldest are given up for what is"
-            " new", "see what the sender says; more may wait with a larger EVENTS_TARGET_RELAY_BACKLOG"
+            Weight.PROBLEM, _RELAY_QUEUE, f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
+            "see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG is the bound"
             + ("" if is_full else "_BYTES"),
         )  # fmt: skip
 
@@ -159,7 +161,7 @@ def _dead(seen: Snapshot) -> Iterator[Trouble]:
             reasons = Counter(row.reason for row in seen.dead if row.queue is queue)
             why = "; ".join(reason for reason, _ in reasons.most_common(_NAMED))
             yield Trouble(
-                Weight.PROBLEM, status.name, f"{_count(status.dead, 'event')} given up: {why}",
+                Weight.PROBLEM, status.name, f"{_count(status.dead, 'dead letter')}: {why}",
                 f"event-service dead list --queue {queue}; then dead retry or dead drop",
             )  # fmt: skip
 
@@ -173,7 +175,7 @@ def _failing(seen: Snapshot) -> Iterator[Trouble]:
         if rows:
             worst = max(rows, key=lambda row: row.failures)
             why = kinds if sink is None else retries.get(sink, "")
-            what = f"{_count(len(rows), 'event')} failed and put off, one {worst.failures} times"
+            what = f"{_count(len(rows), 'event')} failed and to be retried, one {worst.failures} times"
             what += f"; so far: {why}" if why else ""
             event = worst.event_id.hex()
             yield Trouble(Weight.NOTE, name, what, f"event-service explain {event}", event)
@@ -183,7 +185,7 @@ def _restarts(seen: Snapshot) -> Iterator[Trouble]:
     for (slot, reason), count in seen.exits.items():
         if reason == "no-room":
             continue
-        what = f"ended unasked {_count(count, 'time')} and was started anew: {reason}"
+        what = f"crashed {_count(count, 'time')} and was restarted: {reason}"
         yield Trouble(Weight.NOTE, slot, what, "the log has why")
 
 
@@ -231,7 +233,7 @@ def _costs(seen: Snapshot) -> Iterator[Trouble]:
         yield Trouble(
             Weight.NOTE,
             "relays",
-            f"{_count(len(paced), 'relay')} brought more bytes of authors whom nobody follows than"
+            f"{_count(len(paced), 'relay')} brought more bytes of authors whom no user follows than"
             f" EVENTS_RELAY_BYTE_RATE allows: {_some([relay.address for relay in paced])}",
             "nothing: the rest is fetched later, at that rate",
         )
@@ -257,13 +259,13 @@ def _connected(up: Sequence[RelayRecord]) -> Iterator[Trouble]:
     held = [relay for relay in up if relay.state is RelayState.BACKPRESSURED]
     if held:
         yield Trouble(
-            Weight.PROBLEM, "relays", f"{len(held)} are not read since too much waits to be handed on",
-            "see the queues: the stage behind the longest is what holds up the rest",
+            Weight.PROBLEM, "relays", f"{len(held)} are not read: too many events are pending",
+            "see the queues: the stage that empties the longest one is too slow or down",
         )  # fmt: skip
     refusing = [relay for relay in up if relay.last_error]
     if refusing:
         yield Trouble(
-            Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} will not give some of what is asked: "
+            Weight.NOTE, "relays", f"{_count(len(refusing), 'relay')} refuse some requests: "
             f"{_named(refusing)}", "event-service relays show ADDRESS",
         )  # fmt: skip
 
@@ -275,7 +277,7 @@ def _unreachable(crawled: Sequence[RelayRecord]) -> Iterator[Trouble]:
     if down:
         yield Trouble(
             Weight.NOTE, "relays", f"{_count(len(down), 'relay')} cannot be reached: {_named(down)}",
-            "they are dialled again by and by; event-service relays remove ADDRESS gives one up",
+            "they are dialled again, ever later; event-service relays remove ADDRESS ends that",
         )  # fmt: skip
 
 
@@ -287,7 +289,7 @@ def _gaps(seen: Snapshot) -> Iterator[Trouble]:
     for reason, found in reasons.items():
         yield Trouble(
             Weight.NOTE, "gaps", f"{reason} at {_some(found)}: {gaps.meaning(reason)}",
-            "it closes by itself once the relay gives what it holds; other relays may hold the same events."
+            "it closes by itself once the relay returns what it holds; other relays may hold the same events."
             " event-service relays show ADDRESS lists all",
         )  # fmt: skip
 

@@ -105,7 +105,7 @@ def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> Fate:
     row = tx.execute(IN_INBOX, (event_id,)).fetchone()
     if row is not None:
         _, raw, relay, received_at, ready_at, claims, failures = row
-        note = f"waits for the saver, claimed {claims} times, failed {failures} times"
+        note = f"pending for the saver, claimed {claims} times, failed {failures} times"
         return Fate(
             event_id, Place.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
             failures=failures, ready_at=ready_at,
@@ -149,10 +149,12 @@ def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -
 def _sinks(tx: Tx, event: int) -> tuple[SinkFate, ...]:
     done = [SinkFate(sink, outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))]
     owed = [
-        SinkFate(sink, f"waits, claimed {claims} times, failed {failures} times", ready_at)
+        SinkFate(sink, f"pending, claimed {claims} times, failed {failures} times", ready_at)
         for sink, ready_at, claims, failures in tx.execute(OWED, (event,))
     ]
-    dead = [SinkFate(sink, f"given up: {reason}", at, seq) for seq, sink, reason, at in tx.execute(REFUSED, (event,))]
+    dead = [
+        SinkFate(sink, f"dead letter: {reason}", at, seq) for seq, sink, reason, at in tx.execute(REFUSED, (event,))
+    ]
     return tuple(sorted((*done, *owed, *dead), key=lambda each: each.sink))
 
 

@@ -94,8 +94,8 @@ def test_each_fault_is_told_with_its_cause_and_what_to_do(
         plant(service)
         told = (
             r"forwarder-0:? failing since \S+: sink pubsub is down: .*PERMISSION_DENIED",
-            rf"will not give some of what is asked: .*{refusing.url}/? \(.*restricted: pay first",
-            r"inbox:? 1 event failed and put off, one \d times; so far: \w+",
+            rf"refuse some requests: .*{refusing.url}/? \(.*restricted: pay first",
+            r"inbox:? 1 event failed and to be retried, one \d times; so far: \w+",
             rf"gaps:? dense-second at {dense.url}/? \(.*\): it may hold more events of one second",
         )
         for words in told:
@@ -107,7 +107,7 @@ def test_each_fault_is_told_with_its_cause_and_what_to_do(
 
         (sweeper,) = service.stages("sweeper")
         sweeper.signal(signal.SIGSTOP)
-        page, printed = tell(service, r"sweeper-0:? hangs since \S+: has not beaten for \d+ s")
-        assert "killed and started anew" in page
-        assert "killed and started anew" in printed
-        tell(service, r"sweeper-0:? ended unasked 1 time")
+        page, printed = tell(service, r"sweeper-0:? hung since \S+: has sent no heartbeat for \d+ s")
+        assert "killed and restarted" in page
+        assert "killed and restarted" in printed
+        tell(service, r"sweeper-0:? crashed 1 time")

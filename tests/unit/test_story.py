@@ -70,15 +70,15 @@ def test_an_accepted_event_is_found_by_its_time(db: Database) -> None:
 def test_a_refused_copy_is_told_with_its_reason(db: Database) -> None:
     with db.write() as tx:
         drops.append(tx, [Drop(note().id, "invalid-signature", 1)], NOW)
-        assert told(tx, note())["dropped"].endswith("a relay that is forgotten: invalid-signature")
+        assert told(tx, note())["dropped"].endswith("a relay that is no longer known: invalid-signature")
 
 
 def test_an_event_that_waits_for_the_saver(db: Database) -> None:
     with db.write() as tx:
         arrive(tx, note(kind=0))
         lines = told(tx, note(kind=0))
-    assert lines["inbox"].startswith("waits for the saver, claimed 0 times")
-    assert lines["relevant"] == "kind 0 is wanted from anybody"
+    assert lines["inbox"].startswith("pending for the saver, claimed 0 times")
+    assert lines["relevant"] == "kind 0 is relevant from every author"
     assert encode_npub(note().pubkey) in lines["what"]
 
 
@@ -87,7 +87,7 @@ def test_an_event_that_was_given_up(db: Database) -> None:
         arrive(tx, note())
         (row,) = inbox.claim(tx, now=NOW, lease=1, limit=1)
         inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: why")], NOW)
-        assert told(tx, note())["given up"] == "ValueError: why; see event-service dead show inbox 1"
+        assert told(tx, note())["dead letter"] == "ValueError: why; see event-service dead show inbox 1"
 
 
 def test_what_each_sink_said(db: Database) -> None:
@@ -102,7 +102,7 @@ def test_what_each_sink_said(db: Database) -> None:
         outbox.queue.bury(tx, [Burial(row.receipt, "too many claims")], NOW)
         buried = told(tx, note())
     assert waiting["sink pubsub"] == "delivered (2023-11-14T22:13:20Z)"
-    assert waiting["sink relay"].startswith("waits, claimed 0 times, failed 0 times")
+    assert waiting["sink relay"].startswith("pending, claimed 0 times, failed 0 times")
     assert buried["sink relay"].endswith("see event-service dead show relay 2")
 
 
@@ -122,7 +122,7 @@ def test_why_it_matters(db: Database) -> None:
         "its author is a registered user",
         "its author is in the contact list of a registered user",
         f"it mentions registered user {encode_npub(user.pubkey)}",
-        "not any more: nobody who is registered is concerned by it today",
+        "no longer relevant: no registered user wrote it, is mentioned in it, or follows its author",
     ]
 
 
@@ -131,7 +131,7 @@ def test_what_is_left_when_the_payload_is_gone(db: Database) -> None:
         accept(tx, note(), payload=False)
         lines = told(tx, note())
     assert lines["what"] == f"kind 1 by {encode_npub(note().pubkey)}; the payload is gone"
-    assert "went with its payload" in lines["relevant"]
+    assert "its payload, which had the mentions, is gone" in lines["relevant"]
     assert "sinks" in lines
 
 
@@ -154,7 +154,7 @@ def test_a_row_that_cannot_be_read_is_told_all_the_same(db: Database) -> None:
         buried = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
     assert waiting["what"] == buried["what"] == "2 bytes that are no event"
     assert waiting["inbox"] == (
-        "waits for the saver, claimed 1 times, failed 1 times; tried again at 2023-11-14T22:14:20Z"
+        "pending for the saver, claimed 1 times, failed 1 times; tried again at 2023-11-14T22:14:20Z"
     )
     assert waiting["why"].endswith((b"\7" * 32).hex())
-    assert buried["given up"].startswith("InvalidEvent: why")
+    assert buried["dead letter"].startswith("InvalidEvent: why")

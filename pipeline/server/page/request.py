@@ -18,13 +18,13 @@ class Heading(NamedTuple):
 
 COLUMNS: Final = {
     "address": Heading("Relay", "Address"),
-    "state": Heading("State", "How the connection stands"),
+    "state": Heading("State", "State of the connection"),
     "asked": Heading("Asked", "By author (query), or for everything (whole)"),
-    "behind": Heading("Behind", "Age of the oldest time up to which everything wanted is known to be fetched"),
+    "behind": Heading("Behind", "Time since the oldest cursor: everything up to it has been fetched"),
     "novel": Heading("First seen", "Events that this relay brought before any other; they count for less as they age"),
     "subscriptions": Heading("Subs", "Open live subscriptions"),
     "gaps": Heading("Gaps", "Events that the relay holds but does not return, by reason"),
-    "error": Heading("Last error", "What the relay or the connection said last"),
+    "error": Heading("Last error", "The last error of the relay or connection"),
 }
 """Sortable columns of the table of relays."""
 _MOST_FIRST: Final = frozenset({"behind", "novel", "subscriptions", "gaps"})

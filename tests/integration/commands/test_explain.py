@@ -19,10 +19,10 @@ def test_an_event_is_explained_by_either_form_of_its_id(tmp_path: Path) -> None:
         inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1, 5)])
     operator = Operator(tmp_path / "events.db")
     text = operator.succeed("explain", event.id.upper())
-    assert "kind 0 is wanted from anybody" in text
+    assert "kind 0 is relevant from every author" in text
     pairs = json.loads(operator.succeed("explain", encode_note(event_id), "--json"))
     assert ["event", event.id] in pairs
-    assert "kind 0 is wanted from anybody" in operator.succeed("explain", event.id, "--created-at", "5")
+    assert "kind 0 is relevant from every author" in operator.succeed("explain", event.id, "--created-at", "5")
 
 
 def test_an_unknown_event_and_what_is_no_id(tmp_path: Path) -> None:

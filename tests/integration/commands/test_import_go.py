@@ -97,7 +97,7 @@ def test_every_version_of_the_schema_comes_over(source: Path, operator: Operator
 
     assert {each.name: each.read_bytes() for each in source.parent.iterdir()} == before
     oldest = schema is GoSchema.OLDEST
-    assert f"events handed on: {3 if oldest else 2} taken" in said
+    assert f"delivered events: {3 if oldest else 2} taken" in said
     assert "relays: 1 taken, 0 known already, 1 refused" in said
     found = content(operator.path)
     known: dict[str, tuple[int, int, str | None]] = {}
@@ -262,12 +262,12 @@ def test_rows_that_nobody_can_read_are_counted_and_harm_nothing(source: Path, op
     assert found.relays == set()
     assert found.follows == {(DAVE.pubkey, ERIN.pubkey)}
     lines = said.splitlines()
-    assert "events handed on: 1 taken, 0 known already, 3 refused" in lines
+    assert "delivered events: 1 taken, 0 known already, 3 refused" in lines
     assert "relays: 0 taken, 0 known already, 3 refused" in lines
     assert "contact lists: 1 taken, 0 known already, 2 refused" in lines
     assert "  1 followees left out, being no public keys" in lines
     assert "registered users: 1 taken, 0 known already, 1 refused" in lines
-    assert "events to hand on: 1 taken, 0 known already, 12 refused" in lines
+    assert "pending events: 1 taken, 0 known already, 12 refused" in lines
     assert "  1 refused: the event is missing" in lines
     assert "  1 refused: the payload is another event's" in lines
     assert "  1 refused: sig is not a signature of id by pubkey" in lines
@@ -325,7 +325,7 @@ def test_an_import_that_is_killed_again_and_again_ends_up_the_same(tmp_path: Pat
     for _ in range(6):
         with Child(killed.command("import-go", str(source)), env=killed.env) as child:
             if rng.random() < 0.8:
-                child.wait_line(rng.choice(("^events handed on", "^relays", "^contact lists", "^registered")), WAIT_S)
+                child.wait_line(rng.choice(("^delivered events", "^relays", "^contact lists", "^registered")), WAIT_S)
             pause(rng.uniform(0, 0.3))
             child.kill()
     killed.succeed("import-go", str(source))
@@ -342,7 +342,7 @@ def test_a_source_at_work_is_imported_and_not_disturbed(source: Path, operator: 
         assert writer.running, writer.tail()
         names = {each.name for each in source.parent.iterdir()}
     assert names <= {"go.db", "go.db-wal", "go.db-shm", "go.db-journal"}
-    assert "events handed on: 0 taken" not in said[1]
+    assert "delivered events: 0 taken" not in said[1]
     assert all("refused: id is not the hash of the event" in each for each in said)
     assert content(operator.path).inbox == set()
 

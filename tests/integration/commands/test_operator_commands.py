@@ -100,8 +100,8 @@ def test_dead_rows_are_listed_shown_and_put_back(run: Run, database: Database) -
     assert listed.endswith("ValueError: it hurts\n")
     assert '"content":"poison"' in run("dead", "show", "inbox", "1").stdout
     assert run("dead", "show", "inbox", "2").returncode == 1
-    assert run("dead", "retry", "--reason", "other").stdout == "0 rows put back\n"
-    assert run("dead", "retry", "--reason", "IT HURTS").stdout == "1 row put back\n"
+    assert run("dead", "retry", "--reason", "other").stdout == "0 rows requeued\n"
+    assert run("dead", "retry", "--reason", "IT HURTS").stdout == "1 row requeued\n"
     assert run("dead", "list").stdout == ""
     with database.read() as tx:
         assert inbox.waiting(tx) == 1

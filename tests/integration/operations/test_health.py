@@ -61,7 +61,7 @@ def test_a_stage_that_cannot_go_on_is_named_with_its_last_words(tmp_path: Path) 
             database.execute("ALTER TABLE deliveries RENAME TO lost")
         found = complaint(service, "sweeper-0", "ended: ")
         assert "deliveries" in found["why"]
-        complaint(service, "supervisor", "sweeper-0 ends again and again")
+        complaint(service, "supervisor", "sweeper-0 is crash-looping")
         with apsw.Connection(str(service.database)) as database:
             database.execute("ALTER TABLE lost RENAME TO deliveries")
         # It takes a healthy minute to be forgiven; until then it is said.

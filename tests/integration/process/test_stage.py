@@ -189,7 +189,7 @@ def test_health_of_a_stage_that_has_not_beaten(programs: Programs) -> None:
     status, body = get(port, "/_health")
     assert status == 503
     (stage,) = json.loads(body)["stages"]
-    assert (stage["slot"], stage["state"], stage["why"]) == ("saver-0", "starting", "has not beaten yet")
+    assert (stage["slot"], stage["state"], stage["why"]) == ("saver-0", "starting", "has sent no heartbeat yet")
 
 
 def test_web_address_in_use_cannot_start(programs: Programs) -> None:

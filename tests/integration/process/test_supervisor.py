@@ -319,7 +319,7 @@ def test_a_crash_loop_is_shown(programs: Programs) -> None:
     for _ in range(4):
         programs.journal.expect("started", "saver-0")
     deadline = time.monotonic() + PATIENCE_S
-    while health(programs) != "saver-0 ends again and again":
+    while health(programs) != "saver-0 is crash-looping":
         assert time.monotonic() < deadline, health(programs)
         wait_a_moment()
 

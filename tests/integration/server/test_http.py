@@ -129,7 +129,7 @@ def test_health_tells_since_when_a_stage_hangs(server: Running) -> None:
     answer = server.get("/_health")
     assert answer.status == 503
     (stage,) = [stage for stage in answer.json()["stages"] if stage["slot"] == "saver-0"]
-    assert stage["state"] == "hangs"
+    assert stage["state"] == "hung"
     silent_s = server.clock.now_ms() / 1000 - datetime.fromisoformat(stage["since"]).timestamp()
     assert HEARTBEAT_LIMIT_S + 59 < silent_s < HEARTBEAT_LIMIT_S + 60 + PATIENCE_S
     heartbeat.close()
@@ -160,13 +160,13 @@ def test_a_process_that_has_died_fails_health_unless_a_supervisor_does_without_i
     with Child([sys.executable, "-c", WRITE_HEARTBEAT_AND_DIE, str(server.config.runtime_directory)]) as child:
         assert child.wait(PATIENCE_S) == 1
     (problem,) = problems(server)
-    assert (problem["stage"], problem["why"]) == ("saver-0", "ended without a word")
+    assert (problem["stage"], problem["why"]) == ("saver-0", "exited without an error message")
     supervisor = Heartbeat(server.config.runtime_directory, "supervisor", server.clock)
     supervisor.beat()
     assert problems(server) == []
     supervisor.beat("waiting for saver-0")
     assert [(each["stage"], each["why"]) for each in problems(server)] == [
-        ("saver-0", "ended without a word"),
+        ("saver-0", "exited without an error message"),
         ("supervisor", "waiting for saver-0"),
     ]
     supervisor.close()
@@ -206,7 +206,7 @@ def test_liveness_falls_only_where_a_restart_helps(server: Running) -> None:
     assert verdicts(server) == {"/_health": 503, "/_live": 503, "/_ready": 503}, "nobody watches the stages"
     (problem,) = server.get("/_live").json()["problems"]
     assert problem["stage"] == "supervisor"
-    assert "has not beaten for" in problem["why"]
+    assert "has sent no heartbeat for" in problem["why"]
     supervisor.close()
     forwarder.close()
 

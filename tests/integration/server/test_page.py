@@ -164,7 +164,7 @@ def test_relays_are_searched_and_sorted(server: Running) -> None:
 def test_the_fate_of_an_event_is_told(server: Running) -> None:
     fill(server)
     assert "from wss://r1.example: invalid-hash" in page(server, f"/?event={EVENT}").body.decode()
-    assert "That is no event id." in page(server, "/?event=nonsense").body.decode()
+    assert "This is not an event id." in page(server, "/?event=nonsense").body.decode()
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_the_newest_events_can_be_traced_from_the_first_minute(server: Running) 
     save(server, *events)
     text = page(server).body.decode()
     assert text.index(events[1].id[:16]) < text.index(events[0].id[:16]), "the newest first"
-    for shown in ("40 ms", "pending", "its author is a registered user", "kind 0 is wanted from anybody"):
+    for shown in ("40 ms", "pending", "its author is a registered user", "kind 0 is relevant from every author"):
         assert shown in text
     assert "its author is a registered user" in page(server, f"/?event={events[0].id}").body.decode()
 

@@ -1,4 +1,4 @@
-"""What one relay's events may cost: forged ones, and bytes of authors whom nobody follows."""
+"""What one relay's events may cost: forged ones, and bytes of authors whom no user follows."""
 
 import random
 

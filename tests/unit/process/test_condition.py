@@ -17,8 +17,8 @@ NOW_MS = 1_700_000_000_000  # 2023-11-14T22:13:20Z
         (WELL, StageState.OK, "2023-11-14T22:13:18Z", ""),
         (replace(WELL, status="no disk", status_age_s=60.0), StageState.FAILING, "2023-11-14T22:12:20Z", "no disk"),
         (replace(WELL, age_s=SILENCE_LIMIT_S), StageState.OK, "2023-11-14T22:13:12Z", ""),
-        (replace(WELL, age_s=9.0), StageState.HANGS, "2023-11-14T22:13:11Z", "has not beaten for 9 s"),
-        (replace(WELL, alive=False), StageState.GONE, "2023-11-14T22:13:18Z", "ended without a word"),
+        (replace(WELL, age_s=9.0), StageState.HANGS, "2023-11-14T22:13:11Z", "has sent no heartbeat for 9 s"),
+        (replace(WELL, alive=False), StageState.GONE, "2023-11-14T22:13:18Z", "exited without an error message"),
         (
             replace(WELL, alive=False, age_s=90.0, status="ended: full", status_age_s=90.0),
             StageState.GONE,
@@ -34,6 +34,6 @@ def test_state_since_and_why(reading: HeartbeatReading, state: StageState, since
 
 def test_before_the_first_beat_it_starts_since_its_start() -> None:
     condition = condition_of(replace(WELL, age_s=float("inf")), ManualClock(NOW_MS))
-    assert (condition.state, condition.why) == (StageState.STARTING, "has not beaten yet")
+    assert (condition.state, condition.why) == (StageState.STARTING, "has sent no heartbeat yet")
     assert condition.since is not None
     assert condition.since.endswith("Z")

@@ -66,7 +66,7 @@ EMPTY = """\
 # TYPE relay_connection_state_gauge gauge
 # HELP relay_connection_subscriptions_gauge Open subscriptions
 # TYPE relay_connection_subscriptions_gauge gauge
-# HELP event_service_relay_first_seen_events Events that this relay brought first, halved every three days
+# HELP event_service_relay_first_seen_events Events first seen at this relay, halved every three days
 # TYPE event_service_relay_first_seen_events gauge
 # HELP relay_rate_limit_backoff_ms_gauge Rate limit backoff left, in milliseconds
 # TYPE relay_rate_limit_backoff_ms_gauge gauge
@@ -79,17 +79,17 @@ subscription_queue_length{topic="eventSaved"} 0.0
 # HELP subscription_queue_oldest_message_age Age of the oldest message in seconds
 # TYPE subscription_queue_oldest_message_age gauge
 subscription_queue_oldest_message_age{topic="eventSaved"} 0.0
-# HELP event_service_queue_length Rows that wait or are leased
+# HELP event_service_queue_length Pending rows, leased ones included
 # TYPE event_service_queue_length gauge
 event_service_queue_length{queue="inbox"} 0.0
 event_service_queue_length{queue="outbox-pubsub"} 0.0
 event_service_queue_length{queue="outbox-relay"} 0.0
-# HELP event_service_queue_oldest_age_seconds Age of the oldest row's event
+# HELP event_service_queue_oldest_age_seconds Seconds since the oldest pending event was first seen
 # TYPE event_service_queue_oldest_age_seconds gauge
 event_service_queue_oldest_age_seconds{queue="inbox"} 0.0
 event_service_queue_oldest_age_seconds{queue="outbox-pubsub"} 0.0
 event_service_queue_oldest_age_seconds{queue="outbox-relay"} 0.0
-# HELP event_service_dead_rows Rows given up
+# HELP event_service_dead_rows Dead letters
 # TYPE event_service_dead_rows gauge
 event_service_dead_rows{queue="inbox"} 0.0
 event_service_dead_rows{queue="outbox-pubsub"} 0.0
@@ -99,19 +99,19 @@ event_service_dead_rows{queue="outbox-relay"} 0.0
 event_service_queue_bytes{queue="inbox"} 0.0
 event_service_queue_bytes{queue="outbox-pubsub"} 0.0
 event_service_queue_bytes{queue="outbox-relay"} 0.0
-# HELP event_service_database_bytes Size of the database file
+# HELP event_service_database_bytes Bytes of the database file
 # TYPE event_service_database_bytes gauge
 event_service_database_bytes 8192.0
-# HELP event_service_wal_bytes Size of the write-ahead log
+# HELP event_service_wal_bytes Bytes of the write-ahead log
 # TYPE event_service_wal_bytes gauge
 event_service_wal_bytes 4096.0
-# HELP event_service_disk_free_bytes Bytes left on the disk of the database
+# HELP event_service_disk_free_bytes Free bytes on the disk of the database
 # TYPE event_service_disk_free_bytes gauge
 event_service_disk_free_bytes 1.048576e+06
-# HELP event_service_disk_size_bytes Size of the disk of the database
+# HELP event_service_disk_size_bytes Bytes of the disk of the database
 # TYPE event_service_disk_size_bytes gauge
 event_service_disk_size_bytes 1.073741824e+09
-# HELP event_service_public_keys Public keys met, as authors or in contact lists
+# HELP event_service_public_keys Public keys known, as authors or from contact lists
 # TYPE event_service_public_keys gauge
 event_service_public_keys 0.0
 # HELP event_service_registered_users Registered users
@@ -123,7 +123,7 @@ event_service_wanted_authors 0.0
 # HELP event_service_waiting_followees Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached
 # TYPE event_service_waiting_followees gauge
 event_service_waiting_followees 0.0
-# HELP event_service_open_gaps Gaps known and not closed yet, over all relays
+# HELP event_service_open_gaps Open gaps of all relays
 # TYPE event_service_open_gaps gauge
 """
 

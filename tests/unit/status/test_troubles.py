@@ -124,14 +124,14 @@ def test_a_stage_in_trouble_is_told_with_what_to_do(state: StageState, words: st
 def test_dead_rows_are_told_with_their_reasons() -> None:
     rows = (DeadRow(DeadQueue.INBOX, 1, EVENT, "ValueError: it hurts", 1, 5, NOW),)
     found = one(replace(WELL, dead=rows, queues=(replace(QUEUES[0], dead=1), *QUEUES[1:])))
-    assert found.what == "1 event given up: ValueError: it hurts"
+    assert found.what == "1 dead letter: ValueError: it hurts"
     assert "dead list --queue inbox" in found.advice
 
 
 def test_a_row_that_keeps_failing_is_told_before_it_is_given_up() -> None:
     found = one(replace(WELL, failing=(Failing(None, EVENT, 2, NOW + 5),)))
     assert found.weight is Weight.NOTE
-    assert found.what == "1 event failed and put off, one 2 times; so far: ValueError (2)"
+    assert found.what == "1 event failed and to be retried, one 2 times; so far: ValueError (2)"
     assert (found.advice, found.event) == (f"event-service explain {EVENT.hex()}", EVENT.hex())
 
 
@@ -142,12 +142,12 @@ def test_what_a_sink_said_of_failing_rows_is_told() -> None:
 
 
 def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
-    """From the row on from which others are given up for it; without a bound there is none."""
+    """From the row on from which others are discarded for it; without a bound there is none."""
     sinks = (*WELL.sinks, SinkStatus(SinkName.RELAY, "wss://target.example", {}))
     full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)), sinks=sinks)
     found = one(full)
     assert (found.weight, found.subject) == (Weight.PROBLEM, "outbox-relay")
-    assert found.what == "1,000 wait, as many as may: the oldest are given up for what is new"
+    assert found.what == "backlog full (1,000 events): the oldest are being discarded"
     assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
     assert troubles(replace(full, relay_backlog=1_001), 900_000) == []
     assert troubles(replace(full, relay_backlog=0), 900_000) == []
@@ -158,7 +158,7 @@ def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
 
 def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:
     seen = replace(WELL, queues=(QueueStatus("inbox", 7, 3_600_000, 0), *QUEUES[1:]))
-    assert one(seen).what == "7 wait, the oldest for 1h"
+    assert one(seen).what == "7 pending, the oldest for 1h"
     assert troubles(seen, 0) == []
 
 
@@ -201,7 +201,7 @@ def test_many_alike_are_counted() -> None:
 
 
 def test_a_restart_and_a_full_disk_are_told() -> None:
-    assert "1 time and was started anew: hung" in one(replace(WELL, exits={("saver-0", "hung"): 1})).what
+    assert "1 time and was restarted: hung" in one(replace(WELL, exits={("saver-0", "hung"): 1})).what
     assert one(replace(WELL, free_bytes=1 << 20)).subject == "disk"
 
 

@@ -1,0 +1,105 @@
+"""What operators read has the words of the glossary, none of those it replaced; a class name stands for one thing."""
+
+import ast
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+from prometheus_client import CollectorRegistry
+
+from pipeline.cli import main
+from pipeline.process.metrics import Metrics
+from pipeline.settings import SETTINGS
+from tests.command_lines import all_commands
+
+ROOT = Path(__file__).resolve().parents[2]
+# In no text for operators; the glossary has a word for each.
+REPLACED = re.compile(
+    r"\b(anew|meanwhile|hand(?:ed|s|ing)? on|giv(?:e|en|es|ing) up|whoever|nobody|somebody|in vain|unasked|by and by"
+    r"|of late|lately|again and again|over and over|put aside|buried|bury|starts? anew|has not beaten|stands? ill"
+    r"|novel|killed and started)\b",
+    re.IGNORECASE,
+)
+# In no line of the product, comments included.
+GONE = re.compile(r"\b(by and by|of late|in vain|begun anew|hands on|ever and again)\b", re.IGNORECASE)
+# Names that stand for several things today. No other may come, and those that go are struck out.
+TWICE = {
+    "Answers", "Budget", "Connection", "Delivered", "Doubts", "Limits", "Line", "Place", "Reach", "Refusal", "Refused",
+    "RelayRow", "Slice", "Source", "Tally", "Unknown", "Verdict", "Version", "_Sent",
+}  # fmt: skip
+DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "pipeline/docs").rglob("*.md")))
+DEPLOYED = sorted(path for path in (ROOT / "pipeline/deploy").iterdir() if path.suffix not in (".lock", ".json"))
+# Words that a program of others says, or that a document must name in order to say that they are gone.
+_QUOTED = re.compile(r"`[^`\n]*`")
+
+
+def offences(text: str, words: re.Pattern[str] = REPLACED) -> list[str]:
+    """The replaced words in `text`, each with what stands around it."""
+    return [text[max(0, found.start() - 40) : found.end() + 20] for found in words.finditer(text)]
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *DEPLOYED], ids=lambda path: path.name)
+def test_document_uses_words_of_the_glossary(path: Path) -> None:
+    assert offences(_QUOTED.sub("", path.read_text())) == []
+
+
+def test_page_and_dashboard_use_words_of_the_glossary() -> None:
+    page = (ROOT / "pipeline/server/page/page.html").read_text()
+    shown = re.sub(r"{[{%].*?[%}]}|<[^>]*class=[^>]*>", "", page)
+    dashboard = json.loads((ROOT / "pipeline/deploy/dashboard.json").read_text())
+    texts = [panel.get(name, "") for panel in dashboard["panels"] for name in ("title", "description")]
+    assert [each for text in (shown, *texts) for each in offences(text)] == []
+
+
+def _help() -> Iterator[str]:
+    for name, command in all_commands():
+        yield from (f"{name}: {command.help}", f"{name}: {command.short_help or ''}")
+        for option in command.params:
+            if isinstance(option, click.Option):
+                yield f"{name} {option.name}: {option.help or ''}"
+    # Commands that are imported when they are named have a line of their own.
+    yield main.get_help(click.Context(main))
+
+
+def test_help_uses_words_of_the_glossary() -> None:
+    assert [each for text in _help() for each in offences(text)] == []
+
+
+def test_settings_and_metrics_use_words_of_the_glossary() -> None:
+    registry: CollectorRegistry = Metrics().registry
+    texts = [family.documentation for family in registry.collect()] + [setting.meaning for setting in SETTINGS]
+    assert [each for text in texts for each in offences(text)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["status/troubles.py", "status/gaps.py", "story.py", "process/condition.py", "server/health.py"]
+)
+def test_status_and_trace_use_words_of_the_glossary(name: str) -> None:
+    tree = ast.parse((ROOT / "pipeline" / name).read_text())
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in bare]
+    assert [each for text in texts if isinstance(text, str) for each in offences(text)] == []
+
+
+@cache
+def sources() -> tuple[Path, ...]:
+    return tuple(sorted((*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py"))))
+
+
+def test_words_that_are_gone_stay_so() -> None:
+    found = {path.name: offences(path.read_text(), GONE) for path in sources()}
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_class_name_stands_for_one_thing() -> None:
+    places = defaultdict(set)
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].add(path.relative_to(ROOT).as_posix())
+    assert {name: where for name, where in places.items() if len(where) > 1 and name not in TWICE} == {}
