@@ -134,8 +134,7 @@ def _backlog(seen: Snapshot) -> Iterator[Trouble]:
     if is_full or 0 < seen.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
         yield Trouble(
             Weight.PROBLEM, _RELAY_QUEUE, f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
-            "see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG is the bound"
-            + ("" if is_full else "_BYTES"),
+            f"see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG{'' if is_full else '_BYTES'} is the bound",
         )  # fmt: skip
 
 
