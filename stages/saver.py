@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.config import RetractedEvents, SinkKind
 from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
+from pipeline.nostr.extract import MAX_CANDIDATES
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import until_next
 from pipeline.process.logs import RateLimited
@@ -26,6 +27,8 @@ from pipeline.store.waiting import POLL_S, CommitWatch
 BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
 BATCH_BYTES: Final = 512 << 10
+# What storing one address of a relay weighs in such bytes.
+ADDRESS_BYTES: Final = 1 << 10
 # After fewer rows than this the saver lets more come for a moment: a transaction costs as much as some ten of them.
 GATHER_ROWS: Final = 50
 GATHER_S: Final = 0.02
@@ -89,7 +92,7 @@ class _Saver:
                 watch.wait(self._ctx.stop, _IDLE_POLLS)
                 continue
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
-            for batch in _transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
+            for batch in transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
                 self._save_or_split(batch)
             # Who was to blame before comes last, so that nobody else waits behind what kills the process.
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
@@ -208,15 +211,17 @@ def _reason_to_bury(row: InboxRow) -> str | None:
     return "too many claims" if row.receipt.claims > MAX_CLAIMS else None
 
 
-def _transactions(rows: Sequence[InboxRow]) -> Iterator[list[InboxRow]]:
+def transactions(rows: Sequence[InboxRow]) -> Iterator[list[InboxRow]]:
     """Cut `rows` so that none of the transactions holds the write lock for long."""
     batch: list[InboxRow] = []
     size = 0
     for row in rows:
-        if batch and size + len(row.raw) > BATCH_BYTES:
+        # Each address may take half a dozen statements.
+        weight = len(row.raw) + ADDRESS_BYTES * min(row.raw.count(b"://"), MAX_CANDIDATES)
+        if batch and size + weight > BATCH_BYTES:
             yield batch
             batch, size = [], 0
         batch.append(row)
-        size += len(row.raw)
+        size += weight
     if batch:
         yield batch

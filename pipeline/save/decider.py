@@ -34,6 +34,8 @@ from pipeline.store.tallies import Tally
 
 # NIP-65 asks for two to four of each; whoever names dozens is not found sooner for it.
 MAX_LISTED: Final = 10
+# Of a longer list, relays that are not known may come first; each that is looked up costs a query.
+MAX_LOOKED_UP: Final = 40
 # A gift wrap has one recipient (NIP-59); each that is looked up costs a query under the write lock.
 MAX_RECIPIENTS: Final = 10
 # Retracting these would take back the retraction itself (NIP-09, NIP-62).
@@ -254,6 +256,9 @@ class Decider:
         candidates = relay_candidates(event)
         for candidate in candidates:
             spelling, source = candidate.address.spelling, candidate.source
+            if source is not Source.MONITOR and self._named.is_resting(author, now):
+                outcome.surplus_relays += 1
+                continue
             if self._named.is_new(spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
                 seen_up_at = min(event.created_at * 1000, now) if source is Source.MONITOR else 0
@@ -263,19 +268,28 @@ class Decider:
                 if naming is relays.Naming.REFUSED:
                     self._named.discard(spelling, author, is_user=is_user)
                     outcome.surplus_relays += 1
+                    if source is not Source.MONITOR:
+                        self._named.rest(author, now)
         if event.kind == RELAY_LIST:
             relay_lists.replace(tx, _relay_list(tx, decided, candidates))
 
 
 def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> RelayList:
     """The list as the store keeps it, by relays that it knows."""
-    named = [(relays.number_of(tx, each.address.url), each.source) for each in candidates]
-    writes, reads = (
-        tuple(dict.fromkeys(number for number, source in named if number is not None and source in sources))
-        for sources in (WRITTEN_TO, READ_FROM)
-    )
+    writes: dict[int, None] = {}
+    reads: dict[int, None] = {}
+    for candidate in candidates[:MAX_LOOKED_UP]:
+        wanting = [
+            listed
+            for listed, sources in ((writes, WRITTEN_TO), (reads, READ_FROM))
+            if candidate.source in sources and len(listed) < MAX_LISTED
+        ]
+        number = relays.number_of(tx, candidate.address.url) if wanting else None
+        if number is not None:
+            for listed in wanting:
+                listed[number] = None
     event = decided.event
-    return RelayList(decided.accepted.author, event.id, event.created_at, writes[:MAX_LISTED], reads[:MAX_LISTED])
+    return RelayList(decided.accepted.author, event.id, event.created_at, tuple(writes), tuple(reads))
 
 
 def _identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:

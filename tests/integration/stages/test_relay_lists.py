@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from time import time
+from typing import Any
 
 import pytest
 
 from pipeline.relay.limits import Limits
 from pipeline.store import relays as relay_table
+from pipeline.store.database import Tx
+from pipeline.store.inbox import InboxRow
+from pipeline.store.lease import Receipt
+from pipeline.store.relay_pruning import MAX_NAMED
 from stages import crawler, saver
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Req
@@ -136,3 +141,39 @@ def test_a_list_that_changes_gets_its_author_a_live_place_within_seconds(
             wait_until(lambda: note.id in world.seen(), "the event of a live place")
             world.put([names(FOLLOWED[0], one), names(BOB, other, age=400)])
             one.wait_for_req(lambda req: live_about(FOLLOWED[0])(req) and live_about(BOB, is_so=False)(req))
+
+
+def test_author_who_names_too_many_costs_no_lookups_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of their lists would keep honest events waiting, each with a hundred addresses."""
+    tried: list[str] = []
+    name = relay_table.name
+
+    def counted(tx: Tx, spelling: str, **options: Any) -> relay_table.Naming:
+        tried.append(spelling)
+        return name(tx, spelling, **options)
+
+    monkeypatch.setattr(relay_table, "name", counted)
+    lists = [
+        ALICE.sign(
+            kind=10002, created_at=NOW - 100 + number,
+            tags=[("r", f"wss://r{number}-{each}.example") for each in range(100)],
+        )
+        for number in range(40)
+    ]  # fmt: skip
+    honest = BOB.sign(kind=10002, created_at=NOW, tags=[("r", "wss://honest.example")])
+    with Running(world.context("saver"), saver.run):
+        world.put([*lists, honest])
+        world.wait_saved()
+    assert len(tried) == 2 * MAX_NAMED + 2
+    assert world.query("SELECT count(*) FROM relays") == [(2 * MAX_NAMED + 1,)]
+
+
+def test_lists_of_many_addresses_are_saved_in_short_transactions() -> None:
+    """Each address costs statements under the write lock."""
+    raw = b'["r","wss://relay.example"],' * 100
+
+    def row(raw: bytes) -> InboxRow:
+        return InboxRow(Receipt(1, 1), 0, bytes(32), raw, 1, 0)
+
+    assert [len(batch) for batch in saver.transactions([row(raw)] * 12)] == [4, 4, 4]
+    assert [len(batch) for batch in saver.transactions([row(b"x" * 800)] * saver.BATCH_ROWS)] == [saver.BATCH_ROWS]
