@@ -15,14 +15,9 @@ A new process has no memory of this, and needs none: its start is an absence of 
 sweep at once, only so many do as there are `Places`, the longest absent first. Times are Unix seconds.
 """
 
-from collections import deque
 from typing import Final
 
-from pipeline.nostr.event import Event
-from pipeline.nostr.filter import Filter
-from pipeline.nostr.kinds import is_regular
-from pipeline.relay.session import Session
-from pipeline.relay.subscription import PageEnded
+from pipeline.crawl.dial_queue import MAX_DIALS
 
 # Gift wraps are dated up to two days back (NIP-59).
 WRAPS_DATED_BACK_S: Final = 2 * 86_400
@@ -31,8 +26,8 @@ WRAPS_EVERY_S: Final = 600
 RESWEEP_EVERY_S: Final = 3_600
 # Tail sweeps go first, for as long as this.
 TAILS_FIRST_S: Final = 60
-# Relays of one process that are swept for absences at once, as many as may be dialled at once and begin their tails.
-MAX_PLACES: Final = 32
+# Relays of one process that are swept for absences at once: as many as are dialled at once, to begin their tails.
+MAX_PLACES: Final = MAX_DIALS
 
 
 class Places:
@@ -130,38 +125,3 @@ class Absences:
     def wraps_wait_s(self, wall: int) -> int | None:
         """Return in how many seconds gift wraps are to be asked for; `None` if they are not owed."""
         return max(0, self._wraps_at + WRAPS_EVERY_S - wall) if self._wraps_since else None
-
-
-class StoreIdentity:
-    """Whether a relay that comes back has the store that it had before, told by events that it gave."""
-
-    KEY: Final = "identity"
-    SAMPLE: Final = 20
-
-    __slots__ = ("_given", "_is_due")
-
-    def __init__(self) -> None:
-        self._given: deque[bytes] = deque(maxlen=self.SAMPLE)
-        self._is_due = False
-
-    def note(self, event: Event) -> None:
-        """Note that the relay gave an event; those that a newer version replaces say nothing."""
-        if is_regular(event.kind):
-            self._given.append(event.id)
-
-    def on_connected(self) -> None:
-        """Ask on this connection, if enough is known."""
-        self._is_due = len(self._given) == self.SAMPLE
-
-    def open(self, session: Session, mono: float) -> None:
-        """Ask for the events, if that is due and there is room."""
-        if self._is_due and session.has_room_for_page():
-            self._is_due = False
-            session.open_page(self.KEY, Filter(ids=frozenset(self._given), limit=self.SAMPLE), mono)
-
-    def is_other(self, ended: PageEnded) -> bool:
-        """Take the answer; return True if fewer than half came back. Only a complete answer says anything."""
-        if ended.refusal is not None or 2 * len(ended.ids & set(self._given)) >= len(self._given):
-            return False
-        self._given.clear()
-        return True

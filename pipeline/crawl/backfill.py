@@ -9,6 +9,7 @@ from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.sweep import Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
+from pipeline.relay.refusals import Refusal
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.cursors import Cursor
 
@@ -56,9 +57,11 @@ class Backfilling:
         self.done(sweep.key, sweep.events, is_complete=is_complete)
         return sweeps.complete_part(sweep)
 
-    def gives_up(self, sweep: Sweep, sweeps: Sweeps) -> bool:
-        """Leave a part as incomplete that has failed once too often; returns whether it has."""
-        if sweep.purpose is not Purpose.BACKFILL or sweep.failures + 1 < MAX_FAILURES:
+    def gives_up(self, sweep: Sweep, refusal: Refusal, sweeps: Sweeps) -> bool:
+        """Leave a part as incomplete that failed once too often or was refused for good; returns whether it was."""
+        if sweep.purpose is not Purpose.BACKFILL:
+            return False
+        if sweep.failures + 1 < MAX_FAILURES and not refusal.is_lasting:
             return False
         sweeps.end(sweep)
         sweep.is_unproven = True

@@ -336,7 +336,6 @@ class Connection:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
             self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session)
-        self._crawl.identity.note(message.event)
         if self._crawl.takes(message, self._session):
             self._hand_over.add(message.event, size)
 
@@ -385,4 +384,6 @@ class Connection:
         moved, progress, gaps = self._crawl.take_moved(), self._crawl.take_progress(), self._crawl.gaps.take_changes()
         if moved or progress or gaps:
             self._hand_over.note(cursors=moved, progress=progress, gaps=gaps)
+        if (sample := self._crawl.identity.take_sample(self._clock.monotonic())) is not None:
+            self._hand_over.note(sample=sample)
         self._row.keep_up()

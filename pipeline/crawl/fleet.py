@@ -32,7 +32,7 @@ from pipeline.relay.authentication import AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.settings import CrawlMode
-from pipeline.store import cursors, gaps, relay_forms, relays, runs, sweeps
+from pipeline.store import cursors, gaps, relay_forms, relay_samples, relays, runs, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
 from pipeline.store.relays import RelayState, RelayStatus
@@ -241,6 +241,7 @@ class Fleet:
             )
             open_gaps = gaps.of_relay(tx, candidate.relay)
             checks = relay_forms.of_relay(tx, candidate.relay)
+            sample = relay_samples.of_relay(tx, candidate.relay)
         limits = Limits.from_json(candidate.limits).as_of(now // 1000)
         crawl = RelayCrawl(
             coverage=coverage,
@@ -253,6 +254,7 @@ class Fleet:
         )
         crawl.pacing.costs = RelayCosts(self.shared.stranger_byte_rate, self.shared.clock.monotonic())
         crawl.audit.knowledge.recall(checks)
+        crawl.identity.recall(sample)
         crawl.named = self.lists.at(candidate.relay)
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now

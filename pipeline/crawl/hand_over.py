@@ -123,11 +123,12 @@ class HandOver:
         backfilled: tuple[BackfillProgress, ...] = (),
         gaps: GapChanges | None = None,
         forms: FormChanges | None = None,
+        sample: tuple[bytes, ...] | None = None,
     ) -> None:
         """Hand over what is to be committed with or after the events that were added before."""
         self.flush()
         now_ms = self._clock.now_ms()
-        self._waiting.append(Batch(self._relay, now_ms, (), cursors, progress, backfilled, gaps, forms))
+        self._waiting.append(Batch(self._relay, now_ms, (), cursors, progress, backfilled, gaps, forms, sample=sample))
         self.push()
 
     def push(self) -> bool:

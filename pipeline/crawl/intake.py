@@ -16,7 +16,7 @@ from pipeline.crawl.relevance import Relevance
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
-from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relays, sweeps
+from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relay_samples, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
@@ -86,6 +86,8 @@ class Batch:
     forms: FormChanges | None = None
     status: RelayStatus | None = None
     limits: str | None = None
+    sample: tuple[bytes, ...] | None = None
+    """Ids of events that the relay gave, in place of those before."""
     taken: Callable[[], None] | None = None
     """Called once the intake works on it, so that another may queue."""
     size: int = 0
@@ -97,7 +99,7 @@ class Batch:
     def has_notes(self) -> bool:
         """Whether there is anything to be written but for its events."""
         notes = (self.cursors, self.progress, self.backfilled, self.gaps, self.forms, self.status, self.limits)
-        return any(map(bool, notes))
+        return self.sample is not None or any(map(bool, notes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,8 @@ class Intake:
             for batch in batches:
                 if batch.limits is not None:
                     relays.put_limits(tx, batch.relay, batch.limits)
+                if batch.sample is not None:
+                    relay_samples.put(tx, batch.relay, batch.sample)
             self._novel.update(arrivals[event_id].relay for event_id in new)
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())

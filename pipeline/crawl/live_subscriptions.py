@@ -3,7 +3,7 @@
 from pipeline.crawl.live import LiveGroups
 from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.relay_lists import NOBODY, Named
-from pipeline.crawl.waits import MAX_RETRY_S, retry_wait
+from pipeline.crawl.waits import MAX_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded
@@ -117,7 +117,7 @@ class LiveSubscriptions:
         lived = mono - self._opened.get(ended.key, mono)
         failures = 0 if lived >= MAX_RETRY_S else self._failures.get(ended.key, 0)
         self._failures[ended.key] = failures + 1
-        self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures)
+        self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures, lasting_s=PROBE_EVERY_S)
         self._ended[ended.key] = queries
         self._groups.reopen(ended.key)
         return queries

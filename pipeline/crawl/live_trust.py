@@ -1,8 +1,7 @@
-"""Whether the live subscriptions of one relay bring what they should, by what tail sweeps find. Pure.
+"""What follows when the live subscriptions of one relay do not bring what they should. Pure.
 
 A relay may answer a live request and then send nothing, serve its first filter only, or skip events for slow readers.
-What a tail sweep brings, dated after the live subscription was answered and some time before the sweep, should have
-come live too. It is a *miss* if it did not.
+What should have come live, as sweeps show (`live_check.py`), is a *miss* if it did not.
 
 | state | event | next state |
 |---|---|---|
@@ -20,8 +19,6 @@ from pipeline.relay.limits import Limits
 
 MAX_IDS: Final = 4_096
 """What came live is remembered by so many ids; what may have been forgotten is not judged."""
-MARGIN_S: Final = 30
-"""What is dated so shortly before a tail sweep may still be on its way; so shortly after the answer, before it."""
 MISSES: Final = 2
 """One event may have reached the relay by another way, as from a copy of its store."""
 SUSPECT_S: Final = 600
@@ -54,9 +51,13 @@ class LiveTrust:
             oldest = next(iter(self._ids))
             self._forgotten = max(self._forgotten, self._ids.pop(oldest))
 
-    def may_be_missed(self, event_id: bytes, created_at: int, swept_at: int) -> bool:
-        """Return True if an event of a tail sweep that began at `swept_at` did not come live, and had the time to."""
-        return self._forgotten < created_at <= swept_at - MARGIN_S and event_id not in self._ids
+    def came(self, event_id: bytes) -> bool:
+        """Return True if an event came live, as far as that is remembered."""
+        return event_id in self._ids
+
+    def remembers(self, created_at: int) -> bool:
+        """Return True if all that is dated so and came live is remembered."""
+        return created_at > self._forgotten
 
     def on_missed(self, event_id: bytes, wall: int) -> None:
         """A live subscription should have brought this event."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.plan import Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, Subject
 from pipeline.crawl.slices import Gap
 from pipeline.store.gaps import GapChanges, OpenGap
 
@@ -62,6 +62,13 @@ class OpenGaps:
             left = [piece for gap in self._gaps[key] for piece in _outside(gap, since, until)]
             if left != self._gaps[key]:
                 self._replace(key, left)
+
+    def note_broad(self, *, answers: bool) -> None:
+        """Note whether the relay answers filters as broad as those for global kinds."""
+        if answers:
+            self.close(GLOBAL_QUERY.key, 0, self.now, Gap.NO_BROAD_FILTERS)
+        else:
+            self.open(GLOBAL_QUERY.key, 0, self.now, Gap.NO_BROAD_FILTERS)
 
     def settle(
         self, form: str, spans: Iterable[tuple[int, int]], found: Iterable[tuple[Gap, int, int]], *reasons: Gap

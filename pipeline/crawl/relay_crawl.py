@@ -7,42 +7,43 @@ Live subscriptions are opened first. Sweeps then close what they leave open, pag
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pipeline.crawl import backfill
-from pipeline.crawl.absences import Absences, Places, StoreIdentity
+from pipeline.crawl.absences import Absences, Places
 from pipeline.crawl.asking import Asking
 from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.costs import RelayCosts
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
+from pipeline.crawl.crawl_clock import ClockChange, CrawlClock
 from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
+from pipeline.crawl.live_check import LiveCheck
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
-from pipeline.crawl.live_trust import MARGIN_S, LiveTrust
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.pacing import StrangerPacing
-from pipeline.crawl.plan import GLOBAL_QUERY, Plan, Query, Subject
+from pipeline.crawl.page_answers import PageAnswers
+from pipeline.crawl.plan import Plan, Query, Subject
 from pipeline.crawl.reach import Reach
-from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.reconciling import Reconciling
+from pipeline.crawl.refusal_probes import RefusalProbes
+from pipeline.crawl.refused_sweeps import RefusedSweeps
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.resweeps import Resweeps, wrap_keys
 from pipeline.crawl.schedule import Schedule
-from pipeline.crawl.size_trials import SizeTrials, Trial, Verdict
+from pipeline.crawl.size_trials import SizeTrials
 from pipeline.crawl.slices import SWEEP_GAPS, Gap
-from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep
+from pipeline.crawl.store_identity import StoreIdentity
+from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.unfinished import TELL_EVERY_S, UNFINISHED_AFTER_S, unfinished
-from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.whole import Whole
 from pipeline.crawl.windows import Stuck
 from pipeline.nostr.message import EventMessage
 from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
-from pipeline.relay.subscription import LIVE_PREFIX, LiveEnded, PageEnded
+from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.gaps import OpenGap
 from pipeline.store.relay_forms import FormChanges
@@ -51,20 +52,16 @@ from pipeline.store.sweeps import SweepProgress
 # An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
 MAX_CHECK_S = 60.0
 MIN_CHECK_S = 0.05
-# A wall clock that gains so much on the monotonic one was set.
-CLOCK_JUMP_S = 60.0
-# Later than any time that a clock shows.
-_NEVER = 1 << 62
 
 
 class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_away_since", "_check_at", "_connected_wall", "_coverage", "_is_back", "_latest_mono", "_latest_wall",
-        "_live", "_losses", "_moved", "_owed", "_plan", "_reach", "_reconciling", "_resweeps",
-        "_schedule", "_sweeps", "_tell_at", "_trust", "_whole", "absences", "asking", "audit", "backfilling", "counts",
-        "fetches_lists", "gaps", "has_gained", "identity", "named", "pacing", "silences", "trials",
+        "_answers", "_check", "_check_at", "_clock", "_coverage", "_live", "_losses", "_moved", "_owed",
+        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_schedule", "_sweeps", "_tell_at", "_whole",
+        "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
+        "pacing", "silences", "trials",
     )  # fmt: skip
 
     def __init__(
@@ -81,39 +78,36 @@ class RelayCrawl:
         self.silences = Silences()
         self.trials = SizeTrials()
         self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
-        self.has_gained = False
-        """Whether the last connection brought any sweep further but for the tails that follow each connect."""
         # Both replaced by another thread; followed from the next plan on.
         self.fetches_lists = False
         """Whether the relay is also asked for the relay lists of all wanted authors."""
         self.named: Named = NOBODY
+        self._clock = CrawlClock()
         self._coverage = coverage
         self._reach = reach
         self._reconciling = Reconciling(holdings, self.counts, self._give_up)
         self._live = LiveSubscriptions(limits)
         self._sweeps = Sweeps(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
+        self._refused = RefusedSweeps(self._sweeps)
         self.audit = FormAudit(self._sweeps.forms)
         # Subjects of which cursors were taken back that are stored yet.
         self._owed: list[Subject] = []
         self.absences = Absences(coverage.relay, places or Places())
         self.identity = StoreIdentity()
+        self._check = LiveCheck(self._sweeps, self._live)
         self._resweeps = Resweeps(self._sweeps, self.absences)
         self.pacing = StrangerPacing(self._live, self._sweeps, self.asking)
         self._whole = Whole(plan, self.asking, self._sweeps, self.gaps, self._resweeps)
-        self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps)
-        # Until when it was surely connected, as long as it is not known when it came back.
-        self._away_since: int | None = None
-        self._is_back = False
+        self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps, self._check)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
         self._tell_at = 0.0
-        self._latest_wall = _NEVER
-        # When (Unix seconds) the connection came to be asked.
-        self._connected_wall: int | None = None
-        self._latest_mono = 0.0
         self._losses = Losses()
-        self._trust = LiveTrust()
+        self._answers = PageAnswers(
+            self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._whole, self._check,
+            self._losses, self.asking, self.counts, self.gaps, self._clock,
+        )  # fmt: skip
         self._moved: list[Cursor] = []
 
     def set_plan(self, plan: Plan) -> None:
@@ -125,15 +119,14 @@ class RelayCrawl:
 
     def connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
-        self.has_gained = False
-        self._connected_wall = None
+        self._answers.has_gained = False
+        self._clock.on_connected()
         self.absences.on_lost()
         self.identity.on_connected()
-        self._is_back = True
-        self._away_since = None if self._latest_wall == _NEVER else self._latest_wall
         self._live.connected()
-        self._trust.on_connected()
+        self._check.on_connected()
         self._sweeps.connected()
+        self._refused.on_connected()
         self.trials.on_connected()
         self.audit.on_connected()
         self._check_at = 0.0
@@ -141,11 +134,11 @@ class RelayCrawl:
     def lost(self, session: Session) -> bool:
         """The connection of `session` was lost; returns whether that taught how to ask for less from now on."""
         self.absences.on_lost()
-        self._reconciling.lost(session, self._latest_wall)
+        self._reconciling.lost(session, self._clock.wall)
         lesson = self._losses.on_lost(session)
         match lesson:
             case Lesson.SMALLER_REQUESTS:
-                self._sweeps.reform_all()
+                self._refused.reform_all()
             case Lesson.SMALLER_PAGES:
                 self._sweeps.shrink_pages(session.limits.page_limit)
             case Lesson.NONE:
@@ -194,10 +187,15 @@ class RelayCrawl:
         cursor = self._coverage.of(query)
         if cursor is None:
             return self._reach.crawled_since
-        is_closed = self._connected_wall is not None and cursor.complete_until >= self._connected_wall
+        is_closed = self._clock.connected_at is not None and cursor.complete_until >= self._clock.connected_at
         if is_closed and self._live.has(query.key):
             return max(cursor.complete_until, newest_live)
         return cursor.complete_until
+
+    @property
+    def has_gained(self) -> bool:
+        """Whether the last connection brought any sweep further but for the tails that follow each connect."""
+        return self._answers.has_gained
 
     @property
     def left_out(self) -> int:
@@ -219,10 +217,10 @@ class RelayCrawl:
         self._follow_clock(session, mono, wall)
         self.pacing.follow(mono)
         self._choose(session, wall)
-        session.limits = self._trust.judged(session.limits.doubted(wall), wall)
-        self._schedule.polls = session.limits.live_missed_at > 0 or self._trust.is_suspect(wall)
+        session.limits = self._check.judged(session.limits.doubted(wall), mono, wall)
+        self._schedule.polls = session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
         if session.limits.takes_less_than(self._sweeps.limits):
-            self._sweeps.reform_all()
+            self._refused.reform_all()
         self._sweeps.limits = session.limits
         self._tell_unfinished(mono, wall)
         if not may_ask:
@@ -248,7 +246,7 @@ class RelayCrawl:
 
     def _tell_unfinished(self, mono: float, wall: int) -> None:
         """Open a gap for what is not had for the first time yet, where that takes long."""
-        connected_at = self._connected_wall
+        connected_at = self._clock.connected_at
         if connected_at is None or wall - connected_at < UNFINISHED_AFTER_S or mono < self._tell_at:
             return
         self._tell_at = mono + TELL_EVERY_S
@@ -266,27 +264,26 @@ class RelayCrawl:
 
     def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
         """Sweep again where a wall clock that was set leaves something to be fetched."""
-        gained = (wall - self._latest_wall) - (mono - self._latest_mono)
-        if wall < self._latest_wall:
-            # The first look, or a clock that was set back; at once, while it shows which times are wrong.
-            session.limits = session.limits.as_of(wall)
-            if gained < -FUTURE_S:
-                self._sweeps.owe_what_is_under_way(session, mono)
-            if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
+        match self._clock.follow(mono, wall):
+            case ClockChange.BACK | ClockChange.FAR_BACK as change:
+                # At once, while it shows which times are wrong.
+                session.limits = session.limits.as_of(wall)
+                if change is ClockChange.FAR_BACK:
+                    self._sweeps.owe_what_is_under_way(session, mono)
+                if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
+                    self._sweeps.sweep_all_again()
+            case ClockChange.FORWARD:
+                # It was behind: what was new then lay in the future, and was refused.
                 self._sweeps.sweep_all_again()
-        elif gained > CLOCK_JUMP_S:
-            # It was behind: what was new then lay in the future, and was refused.
-            self._sweeps.sweep_all_again()
-        self._latest_wall, self._latest_mono = wall, mono
-        if self._connected_wall is None:
-            self._connected_wall = wall
+            case ClockChange.NONE:
+                pass
         self.gaps.now = wall
 
     def _note_absence(self, wall: int) -> None:
         """Note for how long the relay was away, once it is back; one that is new here was not."""
-        if not self._is_back:
+        if not self._clock.take_return():
             return
-        self._is_back, since = False, self._away_since
+        since = self._clock.away_since
         if since is None:
             cursors = [cursor for query in self._plan.live if (cursor := self._coverage.of(query)) is not None]
             since = min((cursor.complete_until for cursor in cursors), default=None)
@@ -320,16 +317,18 @@ class RelayCrawl:
         self._whole.open_canary(session, mono)
         self.identity.open(session, mono)
         self.pacing.delay_pages(mono)
+        self._refused.release_changed()
+        self._refused.open_probe(session, mono)
         ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
         for sweep in self._with_strands(ready, session.room_for_pages(), mono):
             if not session.has_room_for_page():
                 return
             if sweep.is_outdated:
-                self._sweeps.reform(sweep)
+                self._refused.reform(sweep)
             if self._reconciling.open_next(sweep, session, mono):
                 continue
             if sweep.window.is_done:
-                cursor = self._finish(sweep, session, mono)
+                cursor = self._answers.finish(sweep, session, mono)
                 self._moved += [] if cursor is None else [cursor]
             else:
                 sweep.is_open = True
@@ -348,10 +347,11 @@ class RelayCrawl:
 
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
-        times = [mono + MAX_CHECK_S, *self._live.due_after(mono)]
+        times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
         times += self._schedule.due_times(self._plan, mono, wall)
         if session.has_room_for_page():
             times += self.audit.due_times()
+            times += self._refused.due_times()
             times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)
         return max(min(times), mono + MIN_CHECK_S)
 
@@ -372,17 +372,18 @@ class RelayCrawl:
         if ended.key == FormAudit.KEY:
             self._on_control_ended(ended, session, mono)
         elif ended.key == SizeTrials.KEY:
-            self._end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
+            self._answers.end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
+        elif ended.key == RefusalProbes.KEY:
+            self._refused.on_probe_ended(ended, mono)
         elif ended.key == StoreIdentity.KEY:
             if self.identity.is_other(ended):
-                self.absences.on_back(self._latest_wall - self._reach.span, self._latest_wall)
+                # Later than any sweep that has begun, none of which goes back as far.
+                self.absences.on_back(self._clock.wall - self._reach.span, self._clock.wall + 1)
         elif ended.key == Whole.CANARY:
             believed = self._whole.canary_ended(ended, mono)
-            return None if believed is None else self._complete(believed, mono)
-        elif sweep is not None and sweep.reconciler is not None:
-            self._take_ids(ended, sweep, sweep.reconciler, mono)
+            return None if believed is None else self._answers.complete(believed, mono)
         elif sweep is not None:
-            return self._end_page(ended, sweep, session, mono)
+            return self._answers.on_page_ended(ended, sweep, session, mono)
         return None
 
     def live_skipped(self, key: str, at: int) -> None:
@@ -395,47 +396,26 @@ class RelayCrawl:
 
     def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
         """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
-        audited = self.audit.on_page_ended(ended, session.limits, mono, self._latest_wall)
+        audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
         session.limits = self._sweeps.limits = audited.limits
         for sweep in self._sweeps.in_order():
             sweep.window.allow_kinds(audited.limits.kinds_that_fit)
         if self._sweeps.forms.has_holes(Subject.WHOLE):
             self.asking.cannot()
         if audited.answers_broad is not None:
-            self._tell_broad(answers=audited.answers_broad)
+            self.gaps.note_broad(answers=audited.answers_broad)
         for subject in audited.owed:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
 
-    def _tell_broad(self, *, answers: bool) -> None:
-        """Tell whether the relay answers filters as broad as those for global kinds."""
-        tell = self.gaps.close if answers else self.gaps.open
-        tell(GLOBAL_QUERY.key, 0, self.gaps.now, Gap.NO_BROAD_FILTERS)
-
     def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session) -> None:
-        """Compare what comes live with what a tail sweep brings, whether it is known or new."""
-        key = session.key_of(subscription)
-        if key is None:
-            return
-        if subscription.startswith(LIVE_PREFIX):
-            self._trust.on_live(event_id, created_at, self._latest_wall)
-            return
-        sweep = self._sweeps.get(key)
-        if sweep is None or sweep.purpose is not Purpose.TAIL:
-            return
-        if not self._trust.may_be_missed(event_id, created_at, sweep.started):
-            return
-        answered_at = self._live.answered_at(sweep.query.key, session)
-        if answered_at is None:
-            return
-        # Authors' clocks may be ahead a little: what is dated just after the answer may have been stored before it.
-        since = self._latest_wall - (self._latest_mono - answered_at) + MARGIN_S
-        if created_at > since:
-            self._trust.on_missed(event_id, self._latest_wall)
+        """Compare what comes live with what sweeps bring, whether it is known or new."""
+        self._check.on_arrival(event_id, created_at, subscription, session, self._clock.mono, self._clock.wall)
 
     def takes(self, message: EventMessage, session: Session) -> bool:
         """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""
         audit = self.audit
+        self.identity.note(message.event)
         if audit.is_searching and session.key_of(message.subscription) == FormAudit.KEY:
             audit.note_event(message.event)
             return False
@@ -446,113 +426,12 @@ class RelayCrawl:
     def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""
         self._check_at = 0.0
-        self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._latest_wall)
+        self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
 
     def neg_ended(self, ended: NegEnded, session: Session) -> None:
         """Take the end of a comparison without a result."""
         self._check_at = 0.0
-        self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._latest_wall)
-
-    def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
-        """Take a page of what a comparison found only the relay to have."""
-        sweep.is_open = False
-        if ended.refusal is None:
-            self._sweeps.known.has_eose = True
-            self.counts.pages += 1
-            sweep.failures = 0
-            sweep.events += ended.count
-            reconciler.take(ended.ids)
-            return
-        self.counts.incomplete_pages += 1
-        if ended.refusal in (Refusal.TOO_MANY_FILTERS, Refusal.TOO_LARGE) and reconciler.refused():
-            return
-        if ended.refusal is Refusal.TIMEOUT or ended.refusal.is_lasting:
-            self._reconciling.abandon(sweep)
-            return
-        self._put_off(sweep, ended.refusal, mono)
-
-    def _end_page(self, ended: PageEnded, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
-        sweep.is_open = False
-        if not self._is_answered(ended, sweep, mono):
-            return None
-        self._losses.on_page(ended.count, sweep.window.limit)
-        self._sweeps.take(ended, sweep)
-        self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
-        if sweep.window.is_done:
-            return self._finish(sweep, session, mono)
-        sweep.not_before = mono + (backfill.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
-        self._sweeps.note_progress(sweep, mono)
-        return None
+        self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)
 
     def _give_up(self, sweep: Sweep, stuck: Stuck) -> None:
         self._sweeps.give_up(sweep, stuck)
-
-    def _finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
-        """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
-        session.limits = self._sweeps.known.learn(sweep.window, session.limits, by_query=not self.asking.is_whole)
-        whole = self._sweeps.join(sweep, mono)
-        if whole is None:
-            return None
-        self._sweeps.end(whole)
-        return self._end_sweep(whole, mono)
-
-    def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
-        """Whether a page was answered, or as far as it will ever be; if not it is put off."""
-        is_whole, known = sweep.query.subject is Subject.WHOLE, self._sweeps.known
-        if ended.refusal is None:
-            known.has_eose = True
-            if is_whole and ended.count:
-                self.asking.answered()
-            return True
-        self.counts.incomplete_pages += 1
-        if is_whole:
-            self.asking.failed(ended.refusal)
-        is_broken = ended.refusal is Refusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
-        if is_broken and (ended.count or sweep.window.breaks_off) and self._sweeps.take(ended, sweep, is_broken=True):
-            return False
-        if not known.settles_for(ended, failures=sweep.failures, events=sweep.events):
-            self._put_off(sweep, ended.refusal, mono)
-            return False
-        sweep.is_unproven = True
-        return True
-
-    def _end_trial(self, trial: Trial | None, session: Session, mono: float) -> None:
-        """Ask for what was refused within what is allowed, or believe the refusal."""
-        if trial is None:
-            return
-        session.limits = trial.limits
-        sweep = self._sweeps.get(trial.sweep)
-        if sweep is not None:
-            refusal = Refusal.TOO_LARGE if trial.verdict is Verdict.LEARNED else trial.refusal
-            self._sweeps.put_off(sweep, refusal, mono)
-        for key in self.trials.take_waiting():
-            waiting = self._sweeps.get(key)
-            if waiting is not None and trial.verdict is Verdict.LEARNED:
-                self._sweeps.put_off(waiting, Refusal.TOO_LARGE, mono)
-            elif waiting is not None:
-                waiting.not_before = mono
-
-    def _put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
-        if sweep.reconciler is None and self._sweeps.drops(sweep, refusal):
-            return
-        if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
-            sweep.not_before = mono + LASTING_RETRY_S
-            return
-        if not self.backfilling.gives_up(sweep, self._sweeps):
-            self._sweeps.put_off(sweep, refusal, mono)
-
-    def _end_sweep(self, sweep: Sweep, mono: float) -> Cursor | None:
-        if sweep.purpose is Purpose.BACKFILL:
-            return self.backfilling.complete(sweep, self._sweeps)
-        if sweep.query.subject is Subject.WHOLE and not self._whole.believes(sweep, mono):
-            return None
-        return self._complete(sweep, mono)
-
-    def _complete(self, sweep: Sweep, mono: float) -> Cursor | None:
-        if not self._sweeps.complete(sweep, mono):
-            return None
-        if sweep.query.subject is Subject.GLOBAL and sweep.events:
-            self._tell_broad(answers=True)
-        if self._whole.is_piece(sweep.query):
-            return self._whole.piece_completed(sweep.query)
-        return None if sweep.purpose is Purpose.WRAPS else self._sweeps.moved_cursor(sweep, self._latest_wall)

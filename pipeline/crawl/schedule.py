@@ -7,6 +7,7 @@ for members that the cursor does not cover yet, and a *resweep* of the last days
 from collections.abc import Iterator
 
 from pipeline.crawl.asking import FEW_QUERIES
+from pipeline.crawl.live_check import LiveCheck
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.plan import Plan, Query, Subject
 from pipeline.crawl.resweeps import Resweeps
@@ -27,9 +28,12 @@ _LISTS_AT_ONCE = 2
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
+    __slots__ = ("_check", "_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
 
-    def __init__(self, sweeps: Sweeps, live: LiveSubscriptions, whole: Whole, resweeps: Resweeps) -> None:
+    def __init__(
+        self, sweeps: Sweeps, live: LiveSubscriptions, whole: Whole, resweeps: Resweeps, check: LiveCheck
+    ) -> None:
+        self._check = check
         self._sweeps = sweeps
         self._resweeps = resweeps
         self._live = live
@@ -105,5 +109,7 @@ class Schedule:
             every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
         elif self.polls:
             every = POLL_EVERY_S
+        elif taking_turns <= FEW_QUERIES:
+            every = self._check.proves_after(query.key) or every
         is_empty = taking_turns > FEW_QUERIES and not self._sweeps.known.gave
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))

@@ -92,8 +92,8 @@ class SizeTrials:
     def __init__(self) -> None:
         self._asked: deque[float] = deque(maxlen=MAX_TRIALS_A_DAY)
         self._trial: _UnderWay | None = None
-        # Sweeps that were refused meanwhile.
-        self._waiting: set[str] = set()
+        # Sweeps that were refused meanwhile, and how.
+        self._waiting: dict[str, Refusal] = {}
         # By what filters ask for, when a refusal of such was last believed.
         self._believed: dict[frozenset[str], float] = {}
 
@@ -112,7 +112,7 @@ class SizeTrials:
         if self._trial is None:
             self._trial = _UnderWay(sweep, refusal, page, long)
         else:
-            self._waiting.add(sweep)
+            self._waiting[sweep] = refusal
         return True
 
     def on_connected(self) -> None:
@@ -154,9 +154,9 @@ class SizeTrials:
             return None
         return self._learn(trial, limits)
 
-    def take_waiting(self) -> frozenset[str]:
-        """The sweeps that were refused while another was tried, to be asked for again."""
-        waiting, self._waiting = frozenset(self._waiting), set()
+    def take_waiting(self) -> Mapping[str, Refusal]:
+        """Return the sweeps that were refused while another was tried, with their refusals, to be looked into next."""
+        waiting, self._waiting = self._waiting, {}
         return waiting
 
     def _on_answered(self, trial: _UnderWay, limits: Limits) -> Trial | None:

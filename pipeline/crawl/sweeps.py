@@ -6,7 +6,7 @@ seconds.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.crawl.acquaintance import Acquaintance
@@ -18,30 +18,24 @@ from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
-from pipeline.crawl.slices import PAGING_GAPS, SWEEP_GAPS, Gap, PageResult
+from pipeline.crawl.slices import Gap, PageResult
 from pipeline.crawl.strands import BORDER_S, border, free_names, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
-from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
+from pipeline.crawl.sweep_gaps import SweepGaps
+from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.windows import Stuck, Window
 from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 
-# A page that failed so often in a row, and each time so often again, is told as missing.
-TOLD_FAILURES = 3
 # What is older (seconds) hardly arrives between two pages.
 SETTLED_S = 120
-# A check that was not answered so often is dropped.
-MAX_OPTIONAL_FAILURES = 2
 # Between two pages of what is asked for member by member (seconds).
 SINGLE_PAUSE_S = 0.25
 # Sweeps begun at once; all others wait for their turn.
 MAX_SWEEPS = 64
-# What may be had in smaller requests.
-_TOO_MUCH = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS})
 # Those that go through all that a query asks for, so that what they do not miss is had.
 _FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
 # Few pages that must not wait.
@@ -54,8 +48,8 @@ class Sweeps:
     """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
 
     __slots__ = (
-        "_counts", "_gaps", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
-        "_under_way", "coverage", "forms", "held", "known", "limits", "named", "postponed", "reach",
+        "_counts", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
+        "_under_way", "coverage", "forms", "gaps", "held", "known", "limits", "named", "postponed", "reach",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +68,7 @@ class Sweeps:
         self.held: Sweep | None = None
         self._reconciling = reconciling
         self._counts = counts
-        self._gaps = gaps
+        self.gaps = SweepGaps(counts, gaps)
         self._under_way: dict[str, Sweep] = {}
         # By sweep: until when it may not begin.
         self._not_before: dict[str, float] = {}
@@ -86,6 +80,10 @@ class Sweeps:
 
     def __contains__(self, key: str) -> bool:
         return key in self._under_way
+
+    def __iter__(self) -> Iterator[Sweep]:
+        """Those under way."""
+        return iter(self._under_way.values())
 
     def get(self, key: str) -> Sweep | None:
         """The sweep of this key, if it is under way."""
@@ -204,7 +202,7 @@ class Sweeps:
         sweep.events += ended.count
         self.known.gave = self.known.gave or ended.count > 0
         self._counts.pages += 1
-        self._note_missing(sweep, before)
+        self.gaps.on_window_changed(sweep, before)
         self._counts.dense_seconds += sweep.window.dense_seconds - dense
         return True
 
@@ -260,61 +258,7 @@ class Sweeps:
         """Take note that what pages do not divide cannot be had in another way either."""
         before = Counter(sweep.window.gap_reasons)
         sweep.window.give_up(stuck)
-        self._note_missing(sweep, before)
-
-    def _note_missing(self, sweep: Sweep, before: Counter[Gap]) -> None:
-        self._counts.gap_reasons += sweep.window.gap_reasons - before
-        for missing in sweep.window.take_missing():
-            if sweep.query.is_planned:
-                self._gaps.open(sweep.query.key, missing.low, missing.high, missing.gap, count=0)
-
-    def drops(self, sweep: Sweep, refusal: Refusal) -> bool:
-        """Drop a page that was refused if it is an optional one; returns whether it was."""
-        is_for_long = refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH
-        # Too many requests at once say nothing of this one.
-        is_vain = sweep.failures >= MAX_OPTIONAL_FAILURES and refusal is not Refusal.RATE_LIMITED
-        if not sweep.window.is_optional or not (is_for_long or is_vain):
-            return False
-        before = Counter(sweep.window.gap_reasons)
-        sweep.window.drop_optional()
-        sweep.failures = 0
-        self._note_missing(sweep, before)
-        return True
-
-    def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
-        """Ask for a page again later that was refused, in the form that the relay takes by then."""
-        if refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH:
-            sweep.was_refused = sweep.is_outdated = True
-        if refusal.asks_for_change:
-            # Those that wait would be refused alike.
-            for each in self._under_way.values():
-                each.is_outdated |= each.query.subject is sweep.query.subject
-        if refusal.is_lasting:
-            self._miss(sweep, Gap.REFUSED)
-        sweep.not_before = mono + retry_wait(refusal, sweep.failures)
-        sweep.failures += 1
-        if sweep.failures % TOLD_FAILURES == 0:
-            sweep.was_refused = True
-            self._miss(sweep, Gap.UNANSWERED)
-
-    def reform(self, sweep: Sweep) -> None:
-        """Cut what is left of a sweep as the relay takes it now."""
-        before, limits, query = Counter(sweep.window.gap_reasons), self.limits, sweep.query
-        sweep.is_outdated = False
-        known, is_tail = self.known.manners(limits), sweep.purpose is Purpose.TAIL
-        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=False)
-        sweep.window.reform(manners, query.most_members(limits))
-        self._note_missing(sweep, before)
-
-    def reform_all(self) -> None:
-        """Let every sweep be cut anew, as the relay takes less than was thought."""
-        for sweep in self._under_way.values():
-            sweep.is_outdated = True
-
-    def _miss(self, sweep: Sweep, reason: Gap) -> None:
-        """Note that nothing of what is left of a sweep can be had."""
-        low, high = sweep.window.remaining or sweep.window.span
-        self._gaps.open(sweep.query.key, low, high, reason)
+        self.gaps.on_window_changed(sweep, before)
 
     def end(self, sweep: Sweep) -> None:
         """It is no longer under way, nor are its strands."""
@@ -371,7 +315,7 @@ class Sweeps:
         """Take note that a sweep came to its end; returns whether that completes anything."""
         self._forget_progress(sweep)
         if sweep.is_unproven:
-            self._miss(sweep, Gap.NO_EOSE)
+            self.gaps.on_refused(sweep, Gap.NO_EOSE)
             self.wait(sweep.key, mono + min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf))
             self._hopeless[sweep.key] = sweep.query.generation
             return False
@@ -379,9 +323,7 @@ class Sweeps:
         self._hopeless.pop(sweep.key, None)
         self._counts.sweeps += 1
         if sweep.purpose in _FULL:
-            found = ((each.gap, each.low, each.high) for each in sweep.window.missing)
-            self._gaps.settle(sweep.query.key, sweep.window.covered, found, *PAGING_GAPS)
-            self._gaps.close(sweep.query.key, 0, sweep.window.span[1], *SWEEP_GAPS)
+            self.gaps.on_complete(sweep)
         return True
 
     def complete_part(self, sweep: Sweep) -> Cursor:

@@ -13,7 +13,7 @@ from pipeline.crawl.resweeps import Resweeps
 from pipeline.crawl.slices import Gap
 from pipeline.crawl.sweep import Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
-from pipeline.crawl.waits import LASTING_RETRY_S, retry_wait
+from pipeline.crawl.waits import LASTING_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.nostr.filter import Filter
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
@@ -141,7 +141,7 @@ class Whole:
         self._sweeps.sweep_again(sweep.query.key)
         if ended.refusal is not None:
             self._asking.failed(ended.refusal)
-            self._sweeps.wait(sweep.key, mono + retry_wait(ended.refusal, 0))
+            self._sweeps.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
             return None
         if not ended.count:
             self._leave(sweep, mono)

@@ -512,6 +512,9 @@ WAITING_BYTES = (
     "CREATE INDEX outbox_ready ON outbox (sink, ready_at, bytes)",
 )
 
+# Ids of events that a relay gave; see `relay_samples`.
+RELAY_SAMPLES = ("CREATE TABLE relay_samples (relay INTEGER PRIMARY KEY, ids BLOB NOT NULL) STRICT",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -538,6 +541,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0023-relay-costs", RELAY_COSTS),
     Migration("0024-wanted-budget", WANTED_BUDGET),
     Migration("0025-waiting-bytes", WAITING_BYTES),
+    Migration("0026-relay-samples", RELAY_SAMPLES),
 )
 
 

@@ -5,8 +5,10 @@ from functools import partial
 
 import pytest
 
-from pipeline.crawl.absences import RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places, StoreIdentity
+from pipeline.crawl.absences import MAX_PLACES, RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places
+from pipeline.crawl.dial_queue import MAX_DIALS
 from pipeline.crawl.forms import Verdict, withheld_name
+from pipeline.crawl.store_identity import SAVE_EVERY_S, StoreIdentity
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
@@ -172,6 +174,47 @@ def test_a_relay_with_another_store_is_swept_again() -> None:
     assert not identity.is_other(ended(0)), "it is told once"
 
 
+def test_sample_outlives_the_process_and_is_written_seldom() -> None:
+    identity = StoreIdentity()
+    given = [event(START - n, ALICE, number=n) for n in range(3 * StoreIdentity.SAMPLE)]
+    assert identity.take_sample(0.0) is None
+    for each in given[: StoreIdentity.SAMPLE]:
+        assert identity.take_sample(0.0) is None
+        identity.note(each)
+    sample = identity.take_sample(0.0)
+    assert sample == tuple(each.id for each in given[: StoreIdentity.SAMPLE])
+    for each in given:
+        identity.note(each)
+    assert identity.take_sample(SAVE_EVERY_S - 1.0) is None
+    newer = identity.take_sample(SAVE_EVERY_S)
+    assert newer == tuple(each.id for each in given[-StoreIdentity.SAMPLE :])
+    later = StoreIdentity()
+    later.recall(newer)
+    assert later.take_sample(0.0) is None
+    later.on_connected()
+    assert later.is_other(PageEnded(StoreIdentity.KEY, None, "", 0, None, None))
+    assert later.take_sample(0.0) == (), "that of the other store is forgotten at once"
+
+
+def test_relay_that_comes_back_with_another_store_after_a_restart_is_swept_for_days() -> None:
+    sim = crawl()
+    given = [event(START - 60 * n - 60, ALICE, number=n) for n in range(StoreIdentity.SAMPLE)]
+    for each in given:
+        come_in(sim, each)
+    sim.connect()
+    sim.run_until(2 * HOUR)
+    sample = sim.crawl.identity.take_sample(0.0)
+    assert sample is not None
+    sim.restart()
+    sim.crawl.identity.recall(sample)
+    sim.relay.store.events.clear()
+    other = event(START - 4 * DAY, ALICE, number=99)
+    come_in(sim, other)
+    sim.connect()
+    sim.run_until(4 * HOUR)
+    assert other.id in sim.delivered
+
+
 def test_places_go_to_the_longest_absent_first_and_are_never_more() -> None:
     places = Places(2)
     assert places.take(1, 100)
@@ -196,7 +239,7 @@ def test_a_thousand_absences_at_once_take_no_more_than_their_places(seed: int) -
             if places.take(number, since):
                 del waiting[number]
                 held.add(number)
-        assert 0 < len(held) <= 32
+        assert 0 < len(held) <= MAX_PLACES <= MAX_DIALS
         done = rng.sample(sorted(held), rng.randint(1, len(held)))
         for number in done:
             held.discard(number)

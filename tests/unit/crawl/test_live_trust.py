@@ -4,7 +4,9 @@ import random
 
 import pytest
 
-from pipeline.crawl.live_trust import MARGIN_S, MAX_IDS, MISSES, SUSPECT_S, LiveTrust
+from pipeline.crawl.live_check import GRACE_S, PROVE_AFTER_S
+from pipeline.crawl.live_trust import MAX_IDS, MISSES, SUSPECT_S, LiveTrust
+from pipeline.crawl.schedule import TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
@@ -62,7 +64,7 @@ def zero(how: str) -> Mood:
     return mood
 
 
-@pytest.mark.parametrize(("how", "within"), [("eose", 400), ("nothing", 60), ("closed", 5), ("notice", 10)])
+@pytest.mark.parametrize(("how", "within"), [("eose", 60), ("nothing", 60), ("closed", 5), ("notice", 10)])
 def test_relay_that_does_not_subscribe_at_limit_zero_is_asked_with_limit_one(how: str, within: int) -> None:
     sim = crawl(zero(how))
     stream(sim, 10, within)
@@ -135,16 +137,88 @@ def test_refused_live_queries_are_polled() -> None:
         assert late.id in sim.delivered
 
 
-def test_what_may_be_forgotten_or_on_its_way_is_not_missed() -> None:
+def tails(sim: Simulation) -> list[float]:
+    """Note from now on when pages are asked for that reach back some minutes only."""
+    times: list[float] = []
+    hear = sim.relay.hear
+
+    def heard(frame: str) -> None:
+        before = len(sim.relay.requests)
+        hear(frame)
+        pages = (filters[0] for name, filters in sim.relay.requests[before:] if name.startswith("P"))
+        if any(page.authors and (page.since or 0) > sim.wall - 2_000 for page in pages):
+            times.append(sim.mono - 100.0)
+
+    sim.relay.hear = heard  # type: ignore[method-assign]
+    return times
+
+
+def test_quiet_relay_is_swept_for_a_proof_three_times_in_the_life_of_the_process() -> None:
+    sim = crawl()
+    times = tails(sim)
+    sim.run_until(1_500)
+    regular = 1_500 / TAIL_EVERY_S
+    assert regular + 1 <= len(times) <= regular + len(PROVE_AFTER_S)
+    times.clear()
+    sim.disconnect()
+    sim.connect()
+    sim.run_until(3_000)
+    assert len(times) <= regular + 1
+
+
+def test_query_that_brought_an_event_live_needs_no_other_proof() -> None:
+    sim = crawl()
+    times = tails(sim)
+    stream(sim, 5, 20, 10)
+    sim.run_until(1_500)
+    first, second = times[:2]
+    assert first <= PROVE_AFTER_S[0] + 5
+    assert second - first >= TAIL_EVERY_S - 5
+
+
+@pytest.mark.parametrize("at", [2, 40, 100])
+def test_relay_that_goes_deaf_is_found_out_within_moments_of_what_it_keeps_back(at: int) -> None:
+    sim = crawl()
+    kept = stream(sim, at, at + 20, 5, is_live=False)
+    sim.run_until(at + 20 + PROVE_AFTER_S[2] + 5)
+    assert {each.id for each in kept} <= sim.delivered
+    sim.run_until(at + 20 + PROVE_AFTER_S[2] + GRACE_S + 5)
+    assert limits(sim).refuses_zero, "it is asked with another limit"
+
+
+def test_event_that_comes_live_after_the_page_is_not_missed() -> None:
+    """Within the grace; one that waits in the relay's queue comes by both ways."""
+    sim = crawl()
+    held: list[EventMessage] = []
+    publish = sim.relay.publish
+
+    def late(event: Event, now: int) -> None:
+        before = len(sim.relay.outbox)
+        publish(event, now)
+        held.extend(message for message in sim.relay.outbox[before:] if isinstance(message, EventMessage))
+        del sim.relay.outbox[before:]
+
+    def release() -> None:
+        sim.relay.outbox += held
+        held.clear()
+
+    sim.relay.publish = late  # type: ignore[method-assign]
+    stream(sim, 20, 28, 2)
+    for at in range(30, 60, 3):
+        sim.at(at, release)
+    sim.run_until(400)
+    assert not limits(sim).refuses_zero
+
+
+def test_what_came_live_is_remembered_within_bounds() -> None:
     trust = LiveTrust()
     ids = [number.to_bytes(32) for number in range(MAX_IDS + 10)]
     for number, each in enumerate(ids):
         trust.on_live(each, number, number)
-    swept_at = MAX_IDS + 100 + MARGIN_S
-    assert not trust.may_be_missed(b"x" * 32, 9, swept_at), "the ids of that time are forgotten"
-    assert trust.may_be_missed(b"x" * 32, 10, swept_at)
-    assert not trust.may_be_missed(ids[-1], MAX_IDS, swept_at), "it came"
-    assert not trust.may_be_missed(b"x" * 32, swept_at - MARGIN_S + 1, swept_at), "it may be on its way"
+    assert not trust.remembers(9), "the ids of that time are forgotten"
+    assert trust.remembers(10)
+    assert trust.came(ids[-1])
+    assert not trust.came(ids[0])
 
 
 def test_one_event_that_was_missed_changes_nothing_and_more_change_one_thing_at_a_time() -> None:

@@ -105,6 +105,23 @@ def test_relay_whose_strangers_are_paced_is_told_with_the_setting() -> None:
     assert "wss://r1.example" in found.what
 
 
+def test_absences_not_made_up_for_are_told_longest_first_and_by_what_is_under_way() -> None:
+    up, now = relay(RelayState.CONNECTED), NOW // 1000
+    swept = replace(up, owed_since=now - 7_200, is_resweeping=True)
+    owed = [replace(up, address=f"wss://r{n}.example", owed_since=now - n * 60) for n in (2, 5)]
+    under_way, waiting = troubles(
+        replace(WELL, relays=(*owed, swept, replace(up, address="wss://r9.example"))), 900_000
+    )
+    assert {under_way.weight, waiting.weight} == {Weight.NOTE}
+    assert under_way.what == (
+        "1 relay being swept for what came while we were away, the oldest for 2h: wss://r1.example (connected)"
+    )
+    assert waiting.what == (
+        "2 relays still to be swept for what came while we were away, the oldest for 5m: "
+        "wss://r5.example (connected), wss://r2.example (connected)"
+    )
+
+
 def test_a_service_that_is_well_has_no_troubles() -> None:
     assert troubles(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
 
