@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--patience", type=float, default=pace.patience_s, metavar="S", help="wait without news, at most"
     )
     group.add_argument("--resweep", type=int, default=pace.resweep_s, metavar="S", help="looks for late arrivals every")
+    group.add_argument(
+        "--absence", action="append", default=[], type=float, metavar="S",
+        help="kill the relays and keep the service from them for so long, repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--quiet", type=float, default=0.0, metavar="S", help="publish nothing for so long, then one event a second"
+    )
     group.add_argument("--delay-ms", type=float, default=0.0, help="added to each round trip")
     group.add_argument("--phases", default=",".join(PHASES), metavar="A,B", help="of: %(default)s")
     group.add_argument("--beside", action="store_true", help="let nostr-fetch and nostr-sdk ask the same relays first")
@@ -68,7 +75,10 @@ def plan_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Pla
         dense_author=options.dense_author,
         order=options.order,
     )
-    pace = Pace(options.rate, options.stream, options.timeout, options.patience, options.resweep)
+    pace = Pace(
+        options.rate, options.stream, options.timeout, options.patience, options.resweep, tuple(options.absence),
+        options.quiet,
+    )  # fmt: skip
     settings = dict(each.split("=", 1) for each in options.setting)
     return Plan(shape, pace, phases, options.delay_ms / 1000, options.beside, settings)
 

@@ -38,7 +38,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One phase at one relay. `gaps` counts the open ones by reason."""
+    """One phase at one relay. `gaps` counts the open ones by reason; `note`: what else there is to say."""
 
     name: str
     due: int
@@ -46,6 +46,7 @@ class Phase:
     gaps: Mapping[str, int]
     seconds: float
     cost: Cost
+    note: str = ""
 
     @property
     def got(self) -> int:
@@ -112,7 +113,7 @@ def _line(name: str, width: int, phase: Phase) -> str:
         f"{phase.seconds:>6.1f} "
         f"{cost.messages.get('REQ', 0):>5} {cost.messages.get('NEG-MSG', 0) + cost.messages.get('NEG-OPEN', 0):>4} "
         f"{cost.received / _MEGABYTE:>6.2f} {cost.sent / _MEGABYTE:>6.2f} {cost.cpu_s:>6.1f} {cost.crawler_cpu_s:>7.1f}"
-        f"  {gaps}"
+        f"  {gaps}{'; ' if phase.note else ''}{phase.note}"
     )
     return "\n".join([line, *(_missing(each) for each in phase.untold[:_MISSING_SHOWN])])
 

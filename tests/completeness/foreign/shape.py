@@ -83,6 +83,11 @@ def streamed(world: World) -> SignedEvent:
     return world.event(int(time()) - back_s)
 
 
+def streamed_anyhow(world: World) -> SignedEvent:
+    """An event of this moment, one in ten dated back by up to two days."""
+    return late(world) if world.rng.random() < 0.1 else world.event(int(time()))
+
+
 def late(world: World) -> SignedEvent:
     """An event that arrives long after its date."""
     if world.rng.random() < 0.2:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 from pipeline.crawl.redial import HEALTHY_S
+from tests.completeness.foreign.away import Lateness, be_away
 from tests.completeness.foreign.result import Cost, Missing, Phase, Result
-from tests.completeness.foreign.shape import Shape, late, streamed
+from tests.completeness.foreign.shape import Shape, late, streamed, streamed_anyhow
 from tests.completeness.foreign.subject import Subject
 from tests.completeness.run import AUTH_KEY, register
 from tests.completeness.world import World
@@ -42,6 +43,10 @@ class Pace:
     timeout_s: float = 240.0
     patience_s: float = 60.0
     resweep_s: int = 30
+    absences_s: Sequence[float] = ()
+    """For so long relays are away, one time after another."""
+    quiet_s: float = 0.0
+    """For so long no event comes, and then one a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,9 @@ class Trial:
         self, directory: Path, world: World, shape: Shape, pace: Pace, subjects: Sequence[Subject],
         extra_settings: dict[str, str],
     ) -> None:  # fmt: skip
+        self._notes: list[str] = []
+        self._returned_at: float | None = None
+        self._lateness: Lateness | None = None
         self._world = world
         self._pace = pace
         self._subjects = subjects
@@ -103,6 +111,13 @@ class Trial:
                     pause(began + HEALTHY_S - monotonic())
                 with self._measured(name, results):
                     steps[name]()
+            for seconds in self._pace.absences_s:
+                pause(HEALTHY_S)
+                with self._measured(f"away {seconds:g} s", results):
+                    self._be_away(seconds)
+            if self._pace.quiet_s:
+                with self._measured("quiet", results):
+                    self._be_quiet()
             self._sum_up(results)
         finally:
             self._service.close()
@@ -122,8 +137,17 @@ class Trial:
             for subject, before in zip(self._subjects, known, strict=True)
         ]
         done_at, have = self._wait(due)
+        self._annotate(due, done_at)
         costs = [self._cost(earlier, subject, cpu) for earlier, subject in zip(traffic, self._subjects, strict=True)]
         self._add(phase, results, due, have, done_at - began, costs)
+        self._notes, self._returned_at, self._lateness = [], None, None
+
+    def _annotate(self, due: Sequence[set[str]], done_at: float) -> None:
+        if self._returned_at is not None:
+            last = max(0.0, done_at - self._returned_at)
+            self._notes = [f"{note}, the last event {last:.1f} s after the return" for note in self._notes]
+        if self._lateness is not None:
+            self._notes = [self._lateness.text(ids) for ids in due]
 
     def _sum_up(self, results: Sequence[Result]) -> None:
         """Add what there is in the end of all that the relays give then."""
@@ -144,11 +168,12 @@ class Trial:
         seconds: float, costs: Sequence[Cost],
     ) -> None:  # fmt: skip
         gaps = self._open_gaps()
-        for subject, ids, cost, result in zip(self._subjects, due, costs, results, strict=True):
+        notes = self._notes or [""] * len(due)
+        for subject, ids, cost, result, note in zip(self._subjects, due, costs, results, notes, strict=True):
             told = gaps.get(subject.url, [])
             missing = [self._missing(subject.accepted[each], told, result) for each in sorted(ids - have)]
             reasons = dict(Counter(gap.reason for gap in told))
-            result.phases.append(Phase(phase, len(ids), missing, reasons, seconds, cost))
+            result.phases.append(Phase(phase, len(ids), missing, reasons, seconds, cost, note))
 
     def _missing(self, event: SignedEvent, told: Sequence[Gap], result: Result) -> Missing:
         why = "by a wanted author" if self._world.is_by_wanted_author(event) else "a mention"
@@ -171,6 +196,8 @@ class Trial:
                 count, last = len(have), now
             if count == len(wanted) or now > last + self._pace.patience_s or now > began + self._pace.timeout_s:
                 return last, have
+            if self._lateness is not None:
+                self._lateness.look()
             pause(_LOOK_EVERY_S)
 
     def _have(self) -> set[str]:
@@ -201,10 +228,13 @@ class Trial:
             crawler_cpu_s=_spent(crawler, cpu[0]), cpu_s=_spent(everything, cpu[1]),
         )  # fmt: skip
 
-    def _stream(self, meanwhile: Callable[[], None] | None = None) -> None:
-        """Publish events of now to every relay at the rate; `meanwhile` is done in the middle of it."""
-        count = int(self._pace.rate * self._pace.stream_s)
-        streams = [[streamed(self._world) for _ in range(count)] for _ in self._subjects]
+    def _stream(
+        self, meanwhile: Callable[[], None] | None = None, *, made: Callable[[World], SignedEvent] = streamed,
+        more_s: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Publish events of now to every relay at the rate; `meanwhile`, which takes `more_s`, is done in between."""
+        count = int(self._pace.rate * (self._pace.stream_s + more_s))
+        streams = [[made(self._world) for _ in range(count)] for _ in self._subjects]
         threads = [
             threading.Thread(target=self._publish, args=(subject, events), daemon=True)
             for subject, events in zip(self._subjects, streams, strict=True)
@@ -220,6 +250,26 @@ class Trial:
     def _publish(self, subject: Subject, events: Sequence[SignedEvent]) -> None:
         began = monotonic()
         subject.stream(events, lambda number: pause(began + number / self._pace.rate - monotonic()))
+
+    def _be_away(self, seconds: float) -> None:
+        def away() -> None:
+            self._returned_at, back = be_away(self._subjects, seconds)
+            self._notes = [f"back after {each:.1f} s" for each in back]
+
+        self._stream(away, made=streamed_anyhow, more_s=seconds)
+
+    def _be_quiet(self) -> None:
+        """Publish nothing for a while, then one event a second, and see how late they are."""
+        pause(self._pace.quiet_s)
+        lateness = self._lateness = Lateness(self._have)
+        for _ in range(int(self._pace.stream_s)):
+            for subject in self._subjects:
+                event = self._world.event(int(time()))
+                lateness.on_given(event.id)
+                subject.load([event])
+            for _ in range(10):
+                lateness.look()
+                pause(0.1)
 
     def _cut_lines(self) -> None:
         """No relay can be reached for a while; events arrive as ever, some of them dated up to two days back."""
