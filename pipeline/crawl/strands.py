@@ -4,6 +4,9 @@ A sweep pages one span of time from its newest end. While a relay allows more pa
 the span that a long one has left is parted: the lowest part goes to a strand, which is a sweep of its own, named after
 the whole. The whole is complete when all of them are. Each has a row of its own for its progress, so that a restart
 goes on with all.
+
+A sweep that has to name kinds goes over its span once for each list of them, some hundred times at some relays. Then
+lists are parted rather than time. Such a sweep has no progress that could be stored, nor have its strands.
 """
 
 from typing import Final
@@ -31,6 +34,19 @@ def free_names(whole: Sweep) -> list[str]:
     return [name for name in strand_names(whole) if name not in taken]
 
 
+def shared_slices(sweep: Sweep, parts: int) -> int:
+    """Return how many slices of a sweep that goes over its span several times a strand is to take, 0 for none."""
+    if not _may_part(sweep) or sweep.has_progress:
+        return 0
+    count = sweep.window.divisible
+    return count // parts if count >= _LEAST_PAGES else 0
+
+
+def _may_part(sweep: Sweep) -> bool:
+    is_busy = sweep.is_open or sweep.compares or sweep.reconciler is not None
+    return not is_busy and sweep.purpose not in _PACED and not sweep.pause_s
+
+
 def border(sweep: Sweep, parts: int) -> int | None:
     """Return where the lowest of so many equal parts of what a sweep has left ends (Unix seconds).
 
@@ -38,9 +54,7 @@ def border(sweep: Sweep, parts: int) -> int | None:
     """
     window = sweep.window
     left = window.remaining
-    if left is None or sweep.is_open or sweep.compares or sweep.reconciler is not None:
-        return None
-    if sweep.purpose in _PACED or sweep.pause_s:
+    if left is None or not _may_part(sweep):
         return None
     low, high = left
     # Nothing is expected of the time after the sweep began.

@@ -100,6 +100,11 @@ class Sweep:
         self.not_before = stuck.not_before
 
     @property
+    def has_progress(self) -> bool:
+        """Whether a row says how far it is, or how far strands of it are."""
+        return self._saved is not None or any(strand.has_progress for strand in self.strands)
+
+    @property
     def rank(self) -> tuple[Purpose, bool]:
         """The lowest first when there is room for one only: of one purpose, those last who are found elsewhere."""
         # What is fetched once from the beginning of time can wait.

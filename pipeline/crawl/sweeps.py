@@ -19,7 +19,7 @@ from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.slices import Gap, PageResult
-from pipeline.crawl.strands import BORDER_S, border, free_names, strand_names
+from pipeline.crawl.strands import BORDER_S, border, free_names, shared_slices, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.sweep_gaps import SweepGaps
 from pipeline.crawl.waits import LASTING_RETRY_S
@@ -209,12 +209,14 @@ class Sweeps:
     # A sweep and its strands.
 
     def split(self, sweep: Sweep, pages: int, mono: float) -> Sweep | None:
-        """Give the lowest part of what a long sweep has left to a strand; returns that, None if it is to stay whole.
+        """Give the last part of what a long sweep has left to a strand; returns that, None if it is to stay whole.
 
         `pages`: how many more there is room for.
         """
         whole = sweep.parent or sweep
         names, left = free_names(whole), sweep.window.remaining
+        if names and not whole.has_progress and (count := shared_slices(sweep, min(len(names), pages) + 1)):
+            return self._add_strand(whole, names[0], sweep.window.last_part(count))
         end = border(sweep, min(len(names), pages) + 1)
         if end is None or not names or left is None:
             return None
@@ -232,7 +234,7 @@ class Sweeps:
             del self._under_way[sweep.key]
             whole.absorb(sweep)
             self._forget_progress(sweep)
-        elif sweep.strands:
+        elif sweep.strands and sweep.has_progress:
             self._progress.append(sweep.mark(self.coverage.relay, mono))
         return whole if whole.window.is_done and not whole.strands else None
 

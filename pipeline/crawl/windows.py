@@ -35,6 +35,7 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from copy import copy, deepcopy
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from pipeline.crawl.borders import Borders
 from pipeline.crawl.named_kinds import MAX_CHECKS, USUAL_KINDS, begun, by_kinds, known_gaps
@@ -235,6 +236,23 @@ class Window:
         """Leave what is `remaining` below `low` to another window."""
         (part,) = self._slices
         self._slices = [replace(part, low=low)]
+
+    @property
+    def divisible(self) -> int:
+        """How many slices may be left to other windows: of what was begun in several, those that come last."""
+        if self._pristine or self.stuck:
+            return 0
+        required = takewhile(lambda part: part.role is Role.PAGE, self._slices[:-1])
+        return sum(1 for _ in required)
+
+    def last_part(self, count: int) -> "Window":
+        """Leave the `count` slices that come last to a window of its own; returns that, with all that is known."""
+        last = self.lower_part(*self.span)
+        last._slices, self._slices = self._slices[:count], self._slices[count:]
+        last._known_gaps, last._behind = (), None
+        if self._behind is not None:
+            self._behind = max(0, self._behind - count) or None
+        return last
 
     def absorb(self, other: "Window") -> None:
         """Take what another window found to be missing in a part of this one's span."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.live_check import PROVE_AFTER_S
 from pipeline.crawl.plan import PROFILE_KINDS, Subject
 from pipeline.crawl.relay_crawl import MAX_CHECK_S
 from pipeline.crawl.schedule import POLL_EVERY_S, TAIL_EVERY_S
@@ -57,7 +58,7 @@ def test_live_subscriptions_come_first_then_an_initial_sweep_of_everything() -> 
     sim = crawl()
     sim.want([ALICE, BOB], [CAROL])
     sim.connect()
-    sim.run_until(60)
+    sim.run_until(PROVE_AFTER_S[0] - 5)
     first, (live,) = sim.relay.requests[0], lives(sim)
     assert first[0].startswith("L")
     assert {(each.kinds is None, each.authors is None, bool(each.tags)) for each in live} == {

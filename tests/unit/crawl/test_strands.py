@@ -8,6 +8,7 @@ import pytest
 from pipeline.crawl import sweep
 from pipeline.crawl.strands import MAX_STRANDS
 from pipeline.nostr.event import Event
+from pipeline.relay.limits import Limits
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Simulation
@@ -56,6 +57,48 @@ def test_pages_of_one_long_sweep_are_open_side_by_side() -> None:
     assert {"authors/", "mentions/"} & set(sim.cursors) == {"authors/"} & set(sim.cursors)
     assert sim.cursors["authors/"].complete_until >= START
     assert sim.progress == {}, "what is complete has no progress"
+
+
+def test_sweep_that_names_kinds_in_many_lists_is_parted_by_lists() -> None:
+    """A relay without kindless filters that takes few kinds at once."""
+    sim = Simulation(random.Random(2), limits=Limits(max_kinds=4, refuses_kindless=True))
+    notes = [event(START - 60 * number - 60, ALICE, (1, 6, 7, 30023)[number % 4], number) for number in range(400)]
+    for each in notes:
+        sim.relay.publish(each, 0)
+    sim.want([ALICE])
+    sim.connect()
+    together: list[int] = []
+    at = 0.0
+    while "authors/" not in sim.cursors:
+        before, at = author_pages(sim), at + 0.05
+        sim.run_until(at)
+        together.append(author_pages(sim) - before)
+    assert {each.id for each in notes} <= sim.delivered
+    long = together[together.index(3) :]
+    assert len(long) >= 5
+    assert sum(long) / len(long) >= 2.5
+    assert sim.progress == {}
+
+
+@pytest.mark.parametrize("seed", seeds(3))
+def test_restarts_lose_nothing_of_what_is_parted_by_lists(seed: int) -> None:
+    rng = random.Random(seed)
+    sim = Simulation(random.Random(2), limits=Limits(max_kinds=4, refuses_kindless=True))
+    sim.relay.store.cap = 20
+    notes = [event(START - 60 * number - 60, ALICE, (1, 6, 7, 30023)[number % 4], number) for number in range(400)]
+    for each in notes:
+        sim.relay.publish(each, 0)
+    sim.want([ALICE])
+    at = 0.0
+    for _ in range(5):
+        sim.connect()
+        at += rng.uniform(0.2, 4.0)
+        sim.run_until(at)
+        sim.restart() if rng.random() < 0.7 else sim.disconnect()
+    sim.connect()
+    sim.run_until(at + 900)
+    assert {each.id for each in notes} <= sim.delivered
+    assert sim.progress == {}
 
 
 @pytest.mark.parametrize("seed", seeds(3))

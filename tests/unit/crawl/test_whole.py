@@ -91,10 +91,10 @@ def test_whoever_becomes_wanted_is_looked_back_for_by_query_and_then_covered_by_
     put(sim, event(START - 60, ALICE), event(START - HOUR, BOB), event(START - HOUR, ALICE, 1, 0, [CAROL]))
     sim.want([ALICE])
     sim.connect()
-    sim.run_until(60)
+    sim.run_until(400)
     before = len(pages(sim))
     sim.want([BOB], [CAROL])
-    sim.run_until(120)
+    sim.run_until(460)
     assert sim.delivered == sim.everything()
     asked = [each for each in pages(sim)[before:] if each.kinds is None]
     assert {frozenset(each.authors or ()) for each in asked} >= {frozenset({BOB, CAROL})}
