@@ -33,6 +33,8 @@ LEAST_SPAN_S: Final = 3600
 _LEAST_ITEMS: Final = 64
 # Seconds to wait for our own set, or for another comparison to end, before looking again.
 _TURN_S: Final = 1.0
+# The first times, as our own set is mostly there by then.
+_FIRST_TURN_S: Final = 0.05
 _MAX_TURNS: Final = 60
 # Messages of `Reconciliation` and the filter before the first.
 _LEAST_FRAME_BYTES: Final = 40_000
@@ -173,8 +175,8 @@ class Reconciling:
         low, high = sweep.started - sweep.span, sweep.started
         held = self._holdings.of(sweep.query, low)
         if held is NotHeld.YET and sweep.turns < _MAX_TURNS:
+            sweep.not_before = mono + min(_TURN_S, _FIRST_TURN_S * 2.0**sweep.turns)
             sweep.turns += 1
-            sweep.not_before = mono + _TURN_S
             return False
         if not isinstance(held, Held):
             sweep.compares = False
