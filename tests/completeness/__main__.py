@@ -14,7 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tests.completeness import alone, crowded, independent, latency, mixed, negentropy
+from tests.completeness import absences, alone, crowded, independent, latency, mixed, negentropy
 from tests.completeness.catalogue import Catalogue
 from tests.completeness.foreign import options as foreign_options
 from tests.completeness.foreign import run as foreign
@@ -48,8 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 2**31))
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="longest wait of each part")
     parser.add_argument(
-        "--parts", default=_DEFAULT_PARTS, metavar="A,B", help="default: %(default)s; also: hour, negentropy, foreign"
-    )
+        "--parts", default=_DEFAULT_PARTS, metavar="A,B",
+        help="default: %(default)s; also: absences, hour, negentropy, foreign",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave database and log there")
     foreign_options.add_arguments(parser)
@@ -74,6 +75,7 @@ def _parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tupl
     seed, timeout = options.seed, options.timeout
     parts: dict[str, Callable[[], list[Row]]] = {
         "alone": lambda: alone.run(cases, seed, timeout, keep=options.keep),
+        "absences": lambda: absences.run(seed, timeout, keep=options.keep),
         "mixed": lambda: mixed.run(Catalogue(), seed, timeout, keep=options.keep),
         "crowded": lambda: crowded.run(seed, timeout, keep=options.keep),
         "independent": lambda: independent.run(seed, timeout, events=5_000, cap=20),

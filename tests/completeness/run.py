@@ -100,11 +100,14 @@ def environment(relays: Sequence[str]) -> dict[str, str]:
 class Run:
     """The service on some relays; use as a context manager."""
 
-    def __init__(self, directory: Path, world: World, peers: Sequence[Peer]) -> None:
+    def __init__(
+        self, directory: Path, world: World, peers: Sequence[Peer], more: Mapping[str, str] | None = None
+    ) -> None:
+        """`more`: settings besides those of `environment`."""
         self.world = world
         self.peers = peers
         key = {"EVENTS_SECRET_KEY_PATH": str(directory / "key")}
-        self.service = EventService(directory, environment([peer.address for peer in peers]) | key)
+        self.service = EventService(directory, environment([peer.address for peer in peers]) | key | dict(more or {}))
         self._gaps: dict[tuple[str, str], float] = {}
         self._have: set[str] = set()
 
