@@ -27,6 +27,7 @@ from tests.world.workload import newest_versions
 _LOOK_EVERY_S = 0.5
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
 _GAPS = "SELECT relays.address, reason, since, until FROM gaps JOIN relays ON relays.id = gaps.relay"
+_OWED = "SELECT address FROM relays WHERE owed_since > 0"
 _AWAY_S = 2.0
 _CUT_S = 8.0
 
@@ -210,6 +211,8 @@ class Trial:
         with closing(sqlite3.connect(f"file:{self._service.database}?mode=ro", uri=True)) as database:
             for address, reason, since, until in database.execute(_GAPS):
                 gaps.setdefault(address, []).append(Gap(reason, since, until))
+            for (address,) in database.execute(_OWED):
+                gaps.setdefault(address, []).append(Gap("owed since an absence", 0, int(time())))
         return gaps
 
     def _cpu(self) -> tuple[float, float]:
