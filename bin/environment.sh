@@ -20,7 +20,7 @@ prepare_environment() {
         # Two commands started at once must not install into one another.
         flock 9
         [ "$(cat "$stamp" 2>/dev/null || :)" = "$wanted" ] && exit 0
-        echo "event-service: setting up $root/.venv; packages are downloaded once, which takes a minute or less …" >&2
+        echo "event-service: setting up $root/.venv; packages are downloaded once, which takes about a minute …" >&2
         python=$(find_python)
         [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
         cd "$root"

@@ -120,9 +120,10 @@ def as_text(seen: Snapshot, found: list[Trouble]) -> str:
     for queue in seen.queues:
         oldest = "" if queue.oldest_ms is None else f", the oldest for {rough(queue.oldest_ms)}"
         size = f" ({queue.bytes >> 20} MiB)" if queue.bytes >> 20 else ""
-        lines.append(f"{queue.name:<14} {queue.waiting} waiting{size}{oldest}, {queue.dead} dead")
+        dead = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
+        lines.append(f"{queue.name:<14} {queue.waiting} pending{size}{oldest}, {dead}")
     for sink in seen.sinks:
-        retries = f"; tried again: {counted(sink.retries)}" if sink.retries else ""
+        retries = f"; retried: {counted(sink.retries)}" if sink.retries else ""
         lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
     if rates := _rates(seen.samples):
         lines.append(f"{'rates':<14} {rates}")

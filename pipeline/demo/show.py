@@ -48,14 +48,14 @@ class Tally:
             del self.published[next(iter(self.published))]
 
     def arrive(self, event_id: str, now: int) -> None:
-        """Note that the service handed an event on."""
+        """Note that the service delivered an event."""
         self.handed_on += 1
         if event_id in self.published:
             self.latest_ms = now - self.published[event_id]
 
     def __str__(self) -> str:
         latest = "" if self.latest_ms is None else f" · the last within {self.latest_ms} ms"
-        return f"{self.count} published · {self.handed_on} of concern and handed on{latest}"
+        return f"{self.count} published · {self.handed_on} relevant and delivered{latest}"
 
 
 class Show:
@@ -83,7 +83,7 @@ class Show:
                 except DemoFailed:
                     if not self._stop.is_set():
                         raise
-        self._say(f"\n{self._tally}. Nothing is left behind.")
+        self._say(f"\n{self._tally}. Everything is removed.")
 
     async def _show(self, folder: Path, address: str, port: int, seconds: float | None) -> None:
         people = People(random.SystemRandom(), address)
@@ -94,8 +94,8 @@ class Show:
             await self._register(people, port)
             token = read_page_token(folder / "run")
             self._say(f"Status page   http://localhost:{port}/?token={token}")
-            self._say(f"Handed on to  {folder / 'events.jsonl'}")
-            self._say("Ctrl-C ends it and leaves nothing behind.")
+            self._say(f"Delivered to  {folder / 'events.jsonl'}")
+            self._say("Ctrl-C stops it and removes everything.")
             await self._live(people, _Tail(folder / "events.jsonl"), service, seconds)
 
     async def _register(self, people: People, port: int) -> None:

@@ -23,7 +23,7 @@ def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, 
     env = os.environ | {"TMPDIR": str(tmp_path), "EVENTS_DATABASE_PATH": "/nowhere/else", "PYTHONUNBUFFERED": "1"}
     with Child.module("pipeline.cli", "demo", "--port", str(port), env=env) as demo:
         shown = demo.wait_line(rf"^Status page +(http://localhost:{port}/\?token=[\w-]+)$", START_TIMEOUT_S)
-        demo.wait_line(r"[1-9]\d* of concern and handed on · the last within \d+ ms", START_TIMEOUT_S)
+        demo.wait_line(r"[1-9]\d* relevant and delivered · the last within \d+ ms", START_TIMEOUT_S)
         request = urllib.request.Request(shown[1], headers={"Accept": "text/html"})
         with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
             assert "All is well" in answer.read().decode()
@@ -31,7 +31,7 @@ def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, 
         service = service_processes(folder)
         assert service
         demo.signal(number)
-        demo.wait_line(r"Nothing is left behind\.$", END_TIMEOUT_S)
+        demo.wait_line(r"Everything is removed\.$", END_TIMEOUT_S)
         assert demo.wait(END_TIMEOUT_S) == 0
         assert service_processes(folder) == []
     assert list(tmp_path.iterdir()) == []

@@ -30,6 +30,7 @@ PROGRAMS = {
     "bin/completeness",
     "bin/event-service",
     "bin/peers",
+    "bin/siege",
     "bin/test",
     "event-service",
 }

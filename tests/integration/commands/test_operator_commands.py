@@ -131,7 +131,7 @@ def test_status_tells_queues_and_relays(run: Run, database: Database) -> None:
     _dead_inbox_row(database, Author.from_seed(1, 5))
     text = run("status").stdout
     assert "no stage runs" in text
-    assert "inbox          0 waiting, 1 dead" in text
+    assert "inbox          0 pending, 1 dead letter" in text
     found = json.loads(run("status", "--json").stdout)
     assert found["queues"][0] == {"name": "inbox", "waiting": 0, "oldest_ms": None, "dead": 1, "bytes": 0}
     assert found["registered_users"] == 0
