@@ -17,6 +17,7 @@ from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth
 from pipeline.nostr.frame_bounds import Excess
+from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import (
     EventMessage,
     InvalidEventMessage,
@@ -36,6 +37,7 @@ from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.session import Session
 from pipeline.relay.sighting import sighting
+from pipeline.relay.subscription import PAGE_PREFIX
 from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
@@ -150,6 +152,8 @@ class Connection:
         now = self._clock.monotonic()
         if self._is_costly:
             self._bound_costs(now)
+            # The relay is told before nothing is read for a while.
+            self._work(channel, now)
         if self.is_full and not self._may_read_on(channel, now):
             return 0
         frames = channel.receive()
@@ -206,7 +210,6 @@ class Connection:
             raise ConnectionLost(LossReason.FORGED, "too many events with a wrong id or signature")
         if (pause_s := costs.pause_s(now)) > 0:
             self._slowed_until = max(self._slowed_until, now + pause_s)
-        self._due_at = now
         self._crawl.on_costly()
 
     def _may_read_on(self, channel: Channel, now: float) -> bool:
@@ -336,8 +339,13 @@ class Connection:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
             self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session)
+        if event.kind in GLOBAL_KINDS and not self._is_page(message.subscription):
+            self._is_costly |= self._crawl.costs.note_unasked(size, now)
         if self._crawl.takes(message, self._session):
             self._hand_over.add(message.event, size)
+
+    def _is_page(self, subscription: str) -> bool:
+        return subscription.startswith(PAGE_PREFIX) and self._session.key_of(subscription) is not None
 
     def _note_known(self, raw: bytes) -> None:
         """Read an event to its end that was recognised by its id, since a control is sought."""

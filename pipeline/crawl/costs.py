@@ -10,13 +10,12 @@ have a budget of `BURST_S` seconds of a rate that the operator sets:
 
 | state | event | next state |
 |---|---|---|
-| free | more than the burst | paced: no live subscription for global kinds; a page waits until the last is paid off |
-| paced | still more than `GRACE_S` of the rate beyond it | slowed: nothing is read until that is paid off |
-| slowed | paid off | paced |
-| paced | the burst is there again, after `PACED_S` at least | free |
+| free | more than the burst | paced: one page for global kinds at a time, once the last is paid off |
+| paced | as much that came live or was not asked for at all | flooding: not subscribed to for global kinds either |
+| paced, flooding | the burst is there again, after `PACED_S` at least | free |
 
-Nothing is dropped: what is not read yet stays with the relay. `note` is called by the intake's thread, all else by the
-reactor's. Times are monotonic seconds.
+Nothing is read while more than `GRACE_S` is owed. Nothing is dropped: what is not read yet stays with the relay.
+`note` is called by the intake's thread, all else by the reactor's. Times are monotonic seconds.
 """
 
 import threading
@@ -30,8 +29,10 @@ FORGERIES: Final = Rate(burst=5_000, per_minute=60)
 """A sixth of a second of CPU at once, and 3 s a day."""
 GENUINE_PER_FORGERY: Final = 10
 # So many seconds of the rate may come at once: a relay that was away for a while has as much to give.
-BURST_S: Final = 256
+BURST_S: Final = 64
 GRACE_S: Final = 32
+# What one page for global kinds should bring at most while they are paced.
+PAGE_S: Final = 8
 PACED_S: Final = 600.0
 # The longest time without a look at what a slowed relay sends, as its pings wait for an answer.
 MAX_PAUSE_S: Final = 20.0
@@ -55,14 +56,19 @@ class Verified:
 class RelayCosts:
     """The budgets of one relay. `byte_rate`: bytes of strangers a second; 0: no bound."""
 
-    __slots__ = ("_byte_rate", "_bytes", "_forgeries", "_lock", "_mean_bytes", "_paced_since", "_rate")
+    __slots__ = (
+        "_byte_rate", "_bytes", "_flooding_since", "_forgeries", "_lock", "_mean_bytes", "_paced_since", "_rate",
+        "_unasked",
+    )  # fmt: skip
 
     def __init__(self, byte_rate: Callable[[], int], now: float) -> None:
         self._byte_rate = byte_rate
         self._rate = byte_rate()
         self._bytes = Budget(_rate_of(self._rate), now)
+        self._unasked = Budget(_rate_of(self._rate), now)
         self._forgeries = Budget(FORGERIES, now)
         self._paced_since: float | None = None
+        self._flooding_since: float | None = None
         # Of one event of a stranger; the newest count most.
         self._mean_bytes = 0.0
         self._lock = threading.Lock()
@@ -75,6 +81,11 @@ class RelayCosts:
                 verified.stranger_events > 0 and self._spend_bytes(verified, now)
             )
 
+    def note_unasked(self, size: int, now: float) -> bool:
+        """Note an event of a global kind that no page asked for; return True if that is a flood from now on."""
+        with self._lock:
+            return self._unasked.spend(size, now) < 0 and self._begin_flood(now)
+
     def is_forging(self, now: float) -> bool:
         """Return True if the budget for forgeries is spent."""
         with self._lock:
@@ -85,8 +96,12 @@ class RelayCosts:
         with self._lock:
             since = self._paced_since
             if since is not None and now - since >= PACED_S and self._left(now) >= self._rate * BURST_S:
-                self._paced_since = None
+                self._paced_since = self._flooding_since = None
             return self._paced_since
+
+    def flooding_since(self, now: float) -> float | None:
+        """Return since when more came than was asked for, so that nothing should be subscribed to; None if not."""
+        return None if self.paced_since(now) is None else self._flooding_since
 
     def next_page_at(self, now: float) -> float:
         """Return when a page for strangers' events may be asked for: at once, or when what they took is paid off."""
@@ -114,14 +129,23 @@ class RelayCosts:
         if rate != self._rate:
             self._rate = rate
             self._bytes.set_rate(_rate_of(rate), now)
+            self._unasked.set_rate(_rate_of(rate), now)
         if not rate:
-            self._paced_since = None
+            self._paced_since = self._flooding_since = None
             return False
         left = self._bytes.spend(verified.stranger_bytes, now)
         if left < 0 and self._paced_since is None:
             self._paced_since = now
+            if self._unasked.left(now) < 0:
+                self._begin_flood(now)
             return True
         return self._paced_since is not None and left < -rate * GRACE_S
+
+    def _begin_flood(self, now: float) -> bool:
+        if self._paced_since is None or self._flooding_since is not None:
+            return False
+        self._flooding_since = now
+        return True
 
     def _left(self, now: float) -> float:
         return self._bytes.left(now)

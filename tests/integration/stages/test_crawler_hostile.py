@@ -17,10 +17,11 @@ from pipeline.store import relays
 from stages import crawler
 from tests.fakes.procs import process
 from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Req
 from tests.fakes.tcp import drip_headers, flood_headers, hang_up, say_garbage, say_nothing
 from tests.integration.relay.peers import TEXT, Peer, accept_websocket, frame, read_head
 from tests.integration.stages.support import World, wait_until
-from tests.integration.stages.test_crawler import crawling, profiles, quick, wait_arrived, wait_live
+from tests.integration.stages.test_crawler import crawling, open_lives, profiles, quick, wait_arrived, wait_live
 from tests.world.events import authors, forge_content, forge_signature
 
 __all__ = ["quick"]
@@ -219,3 +220,37 @@ def test_relay_that_forges_is_cut_off_and_left_alone_beside_an_honest_one(
     with world.database.read() as tx:
         found = {each.address: each for each in relays.records(tx, everything=True, limit=10)}
     assert not found[honest.url].forged_at
+
+
+def test_flood_of_strangers_is_paced_while_users_events_come_at_once(world: World) -> None:
+    """Its live subscription for global kinds is closed; the relay stays connected, and `relays show` has both."""
+    large = [MALLORY.sign(f"{n}", kind=0, created_at=NOW + n, size=100_000) for n in range(40)]
+    alice = authors(72, 1)[0]
+    world.register(alice.pubkey)
+    with ScriptedRelay() as flooding, ScriptedRelay() as honest:
+        with crawling(world, honest.url, flooding.url, EVENTS_RELAY_BYTE_RATE="20000"):
+            wait_live(flooding)
+            wait_live(honest)
+            flooding.publish(*large)
+            wait_until(lambda: world.value("SELECT paced_at > 0 FROM relays WHERE address = ?", flooding.url) == 1)
+            wait_until(lambda: not _global_lives(flooding), "no live subscription for global kinds")
+            assert _global_lives(honest)
+            notes = [alice.sign(f"{n}", kind=1, created_at=NOW) for n in range(10)]
+            for event in notes:
+                honest.publish(event)
+                wait_arrived(world, [event])
+        found = world.query("SELECT address, stranger_bytes FROM relays ORDER BY stranger_bytes")
+    assert found[0] == (honest.url, 0)
+    # What the burst and the grace let through, and what was read already.
+    assert world.value("SELECT sum(length(raw)) FROM inbox") < 20_000 * (costs.BURST_S + costs.GRACE_S) + 1_000_000
+
+
+def _global_lives(relay: ScriptedRelay) -> list[str]:
+    """The open live subscriptions that ask for global kinds of everybody."""
+    open_ids = open_lives(relay)
+    newest = {req.subscription: req.filters for req in relay.journal.of(Req) if req.subscription in open_ids}
+    return [
+        name
+        for name, filters in newest.items()
+        if any("kinds" in each and "authors" not in each and "#p" not in each for each in filters)
+    ]

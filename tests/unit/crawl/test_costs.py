@@ -76,15 +76,35 @@ def test_relay_that_brings_still_more_is_not_read_until_it_is_paid_off() -> None
     made.note(strangers(RATE * 1_000), 0.0)
     assert made.pause_s(0.0) == MAX_PAUSE_S
     assert made.pause_s(2_000.0) == 0
+    assert made.flooding_since(0.0) is None
+
+
+def test_flood_is_what_nobody_asked_for_beside_what_is_paced() -> None:
+    """Known events may come live as they like; and what pages bring was asked for."""
+    made = costs()
+    assert not made.note_unasked(RATE * BURST_S, 0.0)
+    assert not made.note_unasked(RATE, 0.0)
+    assert made.flooding_since(0.0) is None
+    assert made.note(strangers(RATE * (BURST_S + 1)), 0.0)
+    assert made.flooding_since(0.0) == 0.0
+    late = costs()
+    late.note(strangers(RATE * (BURST_S + 1)), 0.0)
+    assert not late.note_unasked(RATE * BURST_S, 1.0)
+    assert late.note_unasked(RATE * 5, 2.0)
+    assert not late.note_unasked(RATE * 5, 3.0)
+    assert late.flooding_since(4.0) == 2.0
 
 
 def test_pacing_ends_once_the_burst_is_there_again() -> None:
     made = costs()
+    made.note_unasked(RATE * (BURST_S + 1), 0.0)
     made.note(strangers(RATE * (BURST_S + 1)), 0.0)
     assert made.paced_since(PACED_S - 1) is not None
     made.note(strangers(RATE * 300), PACED_S - 1)
     assert made.paced_since(PACED_S + 100) is not None
+    assert made.flooding_since(PACED_S + 100) is not None
     assert made.paced_since(2 * PACED_S) is None
+    assert made.flooding_since(2 * PACED_S) is None
 
 
 def test_bytes_of_a_relay_that_goes_on_are_bounded_by_burst_and_rate() -> None:

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from pipeline.crawl.costs import BURST_S, PACED_S, RelayCosts, Verified
+from pipeline.crawl.costs import BURST_S, GRACE_S, PACED_S, RelayCosts, Verified
+from pipeline.crawl.losses import LEAST_PAGE
 from pipeline.crawl.pacing import WHOLE_PATIENCE_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
@@ -23,6 +24,7 @@ class CostlySimulation(Simulation):
     """A simulation in which strangers' events have bytes, and what they cost is known at once."""
 
     taken: dict[bytes, float]
+    event_bytes = EVENT_BYTES
 
     def start(self) -> None:
         self.taken = {}
@@ -36,14 +38,17 @@ class CostlySimulation(Simulation):
         before = len(self.delivered)
         super()._on_event(session, message)  # type: ignore[arg-type]  # handed through
         found: Event = message.event  # type: ignore[attr-defined]
+        is_asked_for = message.subscription.startswith("P")  # type: ignore[attr-defined]
+        if found.kind in GLOBAL_KINDS and not is_asked_for and self.crawl.costs.note_unasked(EVENT_BYTES, self.mono):
+            self.crawl.on_costly()
         if len(self.delivered) > before and found.kind in GLOBAL_KINDS and found.pubkey == STRANGER:
             self.taken[found.id] = self.mono
-            if self.crawl.costs.note(Verified(1, 0, 1, EVENT_BYTES), self.mono):
+            if self.crawl.costs.note(Verified(1, 0, 1, self.event_bytes), self.mono):
                 self.crawl.on_costly()
 
     @property
     def taken_bytes(self) -> int:
-        return len(self.taken) * EVENT_BYTES
+        return len(self.taken) * self.event_bytes
 
     @property
     def live_filters(self) -> list[Filter]:
@@ -70,17 +75,34 @@ def flood(sim: CostlySimulation, count: int, *, every_s: float, first_s: float =
 
 
 @pytest.mark.parametrize("seed", seeds(2))
-def test_everything_of_strangers_comes_at_the_rate(seed: int) -> None:
+def test_everything_of_a_flood_comes_at_the_rate(seed: int) -> None:
     sim = costly(seed)
     found = flood(sim, 600, every_s=0.5)
     sim.run_until(400)
     assert not sim.is_live
-    assert BURST_S * RATE <= sim.taken_bytes <= RATE * (BURST_S + 400) + 20 * EVENT_BYTES
+    assert BURST_S * RATE <= sim.taken_bytes <= RATE * (BURST_S + GRACE_S + 400) + 20 * EVENT_BYTES
     sim.run_until(3_600)
     assert {each.id for each in found} <= sim.delivered
 
 
-def test_users_events_are_live_while_strangers_are_paced() -> None:
+def test_what_is_asked_for_is_paced_by_pages_alone() -> None:
+    """A relay that was away for long, or is new, has much to give: its live subscription stays."""
+    sim = costly()
+    sim.event_bytes = 2_000
+    sim.disconnect()
+    for number in range(4_000):
+        sim.relay.publish(event(START - 900 + number // 5, STRANGER, kind=0, number=number), 0)
+    sim.connect()
+    sim.run_until(60)
+    assert sim.crawl.costs.paced_since(sim.mono) is not None
+    assert sim.is_live
+    assert sim.taken_bytes <= RATE * (BURST_S + GRACE_S + 60)
+    sim.run_until(900)
+    assert sim.is_live
+    assert len(sim.taken) == 4_000
+
+
+def test_users_events_are_live_while_a_flood_is_not() -> None:
     sim = costly()
     flood(sim, 400, every_s=0.5)
     sim.run_until(300)
@@ -109,10 +131,10 @@ def test_pages_of_strangers_hold_no_more_than_the_rate_allows_in_moments() -> No
     flood(sim, 600, every_s=0.4)
     sim.run_until(1_200)
     pages = [each[0] for name, each in sim.relay.requests if name.startswith("P") and each[0].kinds == GLOBAL_KINDS]
-    assert pages[-1].limit == 20
+    assert pages[-1].limit == LEAST_PAGE
 
 
-def test_relay_asked_for_everything_is_asked_by_query_where_that_lasts() -> None:
+def test_relay_asked_for_everything_is_asked_by_query_where_a_flood_lasts() -> None:
     sim = costly()
     sim.crawl.asking.mode = CrawlMode.AUTO
     sim.crawl.asking.is_whole = sim.crawl.asking.needs_whole = True
