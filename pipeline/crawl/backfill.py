@@ -46,7 +46,7 @@ class Backfilling:
     def begin_next(self, plan: Plan, sweeps: Sweeps, mono: float, wall: int) -> None:
         """Begin the next part of what the operator ordered; one at a time, behind everything else."""
         part = self.next_part(plan, sweeps.coverage, sweeps.named)
-        if part is None or sweeps.not_before(part.key) > mono:
+        if part is None or sweeps.times.not_before(part.key) > mono:
             return
         if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
             sweeps.begin_part(part.key, part.query, part.job.since, part.job.until, wall)

@@ -40,7 +40,7 @@ class StrangerPacing:
         if self._live.leaves_out_global is (since is not None):
             return
         self._live.leaves_out_global = since is not None
-        self._sweeps.sweep_again(GLOBAL_QUERY.key)
+        self._sweeps.times.sweep_again(GLOBAL_QUERY.key)
 
     def delay_pages(self, mono: float) -> None:
         """Let pages of global kinds wait until those before them are paid off, and none hold much more than that."""

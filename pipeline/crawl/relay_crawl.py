@@ -260,7 +260,7 @@ class RelayCrawl:
         for key in session.take_torn():
             self._check_at = 0.0
             for query in self._live.queries_of(key):
-                self._sweeps.sweep_again(query)
+                self._sweeps.times.sweep_again(query)
 
     def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
         """Sweep again where a wall clock that was set leaves something to be fetched."""
@@ -271,10 +271,10 @@ class RelayCrawl:
                 if change is ClockChange.FAR_BACK:
                     self._sweeps.owe_what_is_under_way(session, mono)
                 if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
-                    self._sweeps.sweep_all_again()
+                    self._sweeps.times.sweep_all_again()
             case ClockChange.FORWARD:
                 # It was behind: what was new then lay in the future, and was refused.
-                self._sweeps.sweep_all_again()
+                self._sweeps.times.sweep_all_again()
             case ClockChange.NONE:
                 pass
         self.gaps.now = wall
@@ -299,7 +299,7 @@ class RelayCrawl:
         if self.asking.decide(self._whole.wanted, session.limits, wall):
             self._whole.chosen_anew()
             self.set_plan(self._whole.wanted)
-            self._sweeps.sweep_all_again()
+            self._sweeps.times.sweep_all_again()
             self._schedule.restart()
 
     def _drop_unwanted(self) -> None:
@@ -363,7 +363,7 @@ class RelayCrawl:
         if self.asking.is_whole:
             self.asking.failed(ended.refusal)
         for key in self._live.ended(ended, mono):
-            self._sweeps.sweep_again(key)
+            self._sweeps.times.sweep_again(key)
 
     def page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""

@@ -59,7 +59,7 @@ class Schedule:
 
     def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
-        yield from self._sweeps.due_after(mono)
+        yield from self._sweeps.times.due_after(mono)
         yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
         for query in plan.queries:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
@@ -84,7 +84,7 @@ class Schedule:
         if not query.is_live:
             return
         every = self._tail_every(query, plan)
-        swept = sweeps.last_swept(query.key)
+        swept = sweeps.times.last_swept(query.key)
         if swept is None or mono - swept >= every:
             sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
         if self._is_reswept(query):
@@ -92,10 +92,10 @@ class Schedule:
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
-        swept = self._sweeps.last_swept(query.key)
+        swept = self._sweeps.times.last_swept(query.key)
         if tail not in self._sweeps and swept is not None:
-            yield max(swept + self._tail_every(query, plan), self._sweeps.not_before(tail))
-        if resweep not in self._sweeps and not self._sweeps.waits(resweep) and self._is_reswept(query):
+            yield max(swept + self._tail_every(query, plan), self._sweeps.times.not_before(tail))
+        if resweep not in self._sweeps and not self._sweeps.times.waits(resweep) and self._is_reswept(query):
             reach, last = self._sweeps.reach, self._sweeps.last_resweep(query)
             yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
 

@@ -22,6 +22,7 @@ from pipeline.crawl.slices import Gap, PageResult
 from pipeline.crawl.strands import BORDER_S, border, free_names, shared_slices, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.sweep_gaps import SweepGaps
+from pipeline.crawl.sweep_times import SweepTimes
 from pipeline.crawl.waits import LASTING_RETRY_S
 from pipeline.crawl.windows import Stuck, Window
 from pipeline.relay.limits import Limits
@@ -48,8 +49,8 @@ class Sweeps:
     """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
 
     __slots__ = (
-        "_counts", "_hopeless", "_not_before", "_progress", "_reconciling", "_swept",
-        "_under_way", "coverage", "forms", "gaps", "held", "known", "limits", "named", "postponed", "reach",
+        "_counts", "_progress", "_reconciling", "_under_way", "coverage", "forms", "gaps", "held", "known", "limits",
+        "named", "postponed", "reach", "times",
     )  # fmt: skip
 
     def __init__(
@@ -70,12 +71,7 @@ class Sweeps:
         self._counts = counts
         self.gaps = SweepGaps(counts, gaps)
         self._under_way: dict[str, Sweep] = {}
-        # By sweep: until when it may not begin.
-        self._not_before: dict[str, float] = {}
-        # By sweep, the newest change among the members of one that nothing could complete.
-        self._hopeless: dict[str, int] = {}
-        # By query, when it was last swept from its cursor on.
-        self._swept: dict[str, float] = {}
+        self.times = SweepTimes()
         self._progress: list[SweepProgress] = []
 
     def __contains__(self, key: str) -> bool:
@@ -129,10 +125,9 @@ class Sweeps:
             return
         if query.subject in self.postponed or (self.held is not None and self.held.key == key):
             return
-        is_old = self._hopeless.get(key, query.generation) == query.generation
-        if is_old and self.not_before(key) > mono:
+        if self.times.must_wait(key, query.generation, mono):
             return
-        if self._hopeless.get(key) == query.generation:
+        if self.times.is_hopeless(key, query.generation):
             # What can never be completed is not asked for from ever further back.
             since = max(since, wall - self.reach.span)
         # A clock that was set back would let a window end before it begins.
@@ -149,8 +144,7 @@ class Sweeps:
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED and stuck is None:
             sweep.window.put_first({member.public_key for member in self.named.among(query)})
-        if purpose in (Purpose.TAIL, Purpose.INITIAL):
-            self._swept[query.key] = mono
+        self.times.on_begun(sweep, mono)
         self._add(sweep)
 
     def is_under_way(self, key: str, generation: int) -> bool:
@@ -175,7 +169,7 @@ class Sweeps:
 
     def _window(self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False) -> Window:
         limits = self.limits
-        is_routine = is_tail and query.key in self._swept
+        is_routine = is_tail and self.times.last_swept(query.key) is not None
         known = self.known.manners(limits, compares=self._reconciling.may_compare(limits, wall))
         is_few = len(query.prefix) <= 1
         manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, is_few=is_few)
@@ -297,7 +291,7 @@ class Sweeps:
             session.cancel_page(sweep.key, mono)
             if sweep.parent is None:
                 self.end(sweep)
-                self.sweep_again(sweep.query.key)
+                self.times.sweep_again(sweep.query.key)
 
     def shrink_pages(self, limit: int) -> None:
         """Ask for at most `limit` events at once from now on, also in what is under way."""
@@ -306,7 +300,7 @@ class Sweeps:
 
     def connected(self) -> None:
         """A new connection stands, on which no page is open: every query has a gap behind it."""
-        self.sweep_all_again()
+        self.times.sweep_all_again()
         self.held = None
         for sweep in self._under_way.values():
             sweep.is_open = False
@@ -318,11 +312,10 @@ class Sweeps:
         self._forget_progress(sweep)
         if sweep.is_unproven:
             self.gaps.on_refused(sweep, Gap.NO_EOSE)
-            self.wait(sweep.key, mono + min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf))
-            self._hopeless[sweep.key] = sweep.query.generation
+            wait_s = min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf)
+            self.times.on_incomplete(sweep, mono + wait_s)
             return False
-        self._not_before.pop(sweep.key, None)
-        self._hopeless.pop(sweep.key, None)
+        self.times.on_complete(sweep.key)
         self._counts.sweeps += 1
         if sweep.purpose in _FULL:
             self.gaps.on_complete(sweep)
@@ -331,7 +324,7 @@ class Sweeps:
     def complete_part(self, sweep: Sweep) -> Cursor:
         """Take note that a part of what an operator ordered came to its end; returns the cursor that says so."""
         self._forget_progress(sweep)
-        self._not_before.pop(sweep.key, None)
+        self.times.on_complete(sweep.key)
         return self.coverage.advance(sweep.key, sweep.started, sweep.query.generation)
 
     def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:
@@ -353,38 +346,6 @@ class Sweeps:
         """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
         resweep = self.coverage.named(sweep_key(Purpose.RESWEEP, query))
         return self.reach.crawled_since if resweep is None else resweep.complete_until
-
-    def last_swept(self, query: str) -> float | None:
-        """When (monotonic) the query of this key was last begun to be swept from its cursor on."""
-        return self._swept.get(query)
-
-    def swept(self, query: str, mono: float) -> None:
-        """It counts as swept from its cursor on."""
-        self._swept[query] = mono
-
-    def sweep_again(self, query: str) -> None:
-        """Sweep the query of this key from its cursor on as soon as may be."""
-        self._swept.pop(query, None)
-
-    def sweep_all_again(self) -> None:
-        """Sweep every query from its cursor on as soon as may be."""
-        self._swept.clear()
-
-    def wait(self, key: str, until: float) -> None:
-        """Let the sweep of this key not begin before a time (monotonic)."""
-        self._not_before[key] = until
-
-    def waits(self, key: str) -> bool:
-        """Whether the sweep of this key failed the last time and was put off."""
-        return key in self._not_before
-
-    def not_before(self, key: str) -> float:
-        """The time (monotonic) from which on the sweep of this key may begin."""
-        return self._not_before.get(key, 0.0)
-
-    def due_after(self, mono: float) -> list[float]:
-        """When those may begin that may not yet."""
-        return [at for at in self._not_before.values() if at > mono]
 
     def note_progress(self, sweep: Sweep, mono: float) -> None:
         """Remember how far a sweep is, once that is worth a row."""

@@ -138,22 +138,22 @@ class Whole:
         sweep, self._sweeps.held = self._sweeps.held, None
         if sweep is None:
             return None
-        self._sweeps.sweep_again(sweep.query.key)
+        self._sweeps.times.sweep_again(sweep.query.key)
         if ended.refusal is not None:
             self._asking.failed(ended.refusal)
-            self._sweeps.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
+            self._sweeps.times.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
             return None
         if not ended.count:
             self._leave(sweep, mono)
             return None
-        self._sweeps.swept(sweep.query.key, mono)
+        self._sweeps.times.swept(sweep.query.key, mono)
         return sweep
 
     def _leave(self, sweep: Sweep, mono: float) -> None:
         """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
         self._asking.cannot()
         self._gaps.open(sweep.query.key, *sweep.window.span, Gap.NO_BROAD_FILTERS)
-        self._sweeps.wait(sweep.key, mono + LASTING_RETRY_S)
+        self._sweeps.times.wait(sweep.key, mono + LASTING_RETRY_S)
 
     def is_piece(self, query: Query) -> bool:
         """Whether a query is a part of the look-back for newcomers."""
