@@ -25,9 +25,11 @@ LABEL org.opencontainers.image.title="event-service" \
       org.opencontainers.image.revision="${VCS_REVISION}" \
       org.opencontainers.image.created="${VCS_TIME}"
 COPY --from=build /opt/event-service /opt/event-service
-RUN useradd --system --uid 10001 --home-dir /var/lib/event-service --create-home event-service
-# A number, so that an orchestrator can see that it is not root.
-USER 10001
+# Group and user have the number that kubernetes.yaml runs them by.
+RUN groupadd --gid 10001 event-service \
+    && useradd --uid 10001 --gid 10001 --shell /usr/sbin/nologin --home-dir /var/lib/event-service --create-home event-service
+# Numbers, so that an orchestrator can see that it is not root.
+USER 10001:10001
 ENV PATH=/opt/event-service/bin:$PATH \
     EVENTS_DATABASE_PATH=/var/lib/event-service/events.db \
     EVENTS_RUNTIME_DIRECTORY=/dev/shm/event-service

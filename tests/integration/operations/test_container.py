@@ -47,19 +47,23 @@ def test_the_health_check_finds_every_form_of_address(tmp_path: Path, host: str)
 def test_everything_that_is_built_from_is_copied() -> None:
     copied = {word for line in re.findall(r"^COPY (?!--)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()}
     assert copied == {
-        "setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages", "pipeline/deploy/requirements.lock"
+        "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pipeline", "stages", "pipeline/deploy/requirements.lock"
     }  # fmt: skip
     assert all((ROOT / name).exists() for name in copied)
 
 
 def test_it_runs_as_nobody_in_particular() -> None:
-    (user,) = re.findall(r"^USER (\d+)$", DOCKERFILE, re.MULTILINE)
-    assert re.search(rf"useradd .*--uid {user} ", DOCKERFILE, re.MULTILINE)
+    ((user, group),) = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)
+    assert re.search(rf"groupadd --gid {group} ", DOCKERFILE)
+    assert re.search(rf"useradd --uid {user} --gid {group} ", DOCKERFILE)
+    manifest = (ROOT / "pipeline/deploy/kubernetes.yaml").read_text()
+    for name, number in (("runAsUser", user), ("runAsGroup", group), ("fsGroup", group)):
+        assert f"{name}: {number}\n" in manifest
 
 
 def test_the_builder_is_sent_what_is_copied_and_nothing_else() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {
-        "setup.cfg", "pyproject.toml", "README.md", "pipeline", "stages"
+        "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pipeline", "stages"
     }  # fmt: skip
