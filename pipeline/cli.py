@@ -131,8 +131,8 @@ def supervise(env_file: Path | None) -> None:
         live_settings_or_exit,
         open_or_exit,
     )
-    from pipeline.process.supervisor import SETTINGS_FILE  # noqa: PLC0415
-    from pipeline.process.supervisor import supervise as run_supervisor  # noqa: PLC0415
+    from pipeline.process.supervision import SETTINGS_FILE  # noqa: PLC0415
+    from pipeline.process.supervision import supervise as run_supervisor  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
     config = live.config

@@ -1,19 +1,14 @@
-"""Keeps all stages running as child processes, and ends them in order."""
+"""Keeps all stages running as child processes, and ends them in order; `supervision` makes a process of it."""
 
-import os
 import random
 import selectors
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.errors import CannotStart
-from pipeline.process import logs, metrics, procfs, profiling
-from pipeline.process.child import Child, Launch, launcher
-from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.child import Child, Launch
+from pipeline.process.clock import Clock
 from pipeline.process.drain import Drain
 from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat
 from pipeline.process.logs import get_logger
@@ -21,7 +16,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopWishes, Wish
-from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
+from pipeline.process.slots import Slot
 from pipeline.process.stage import (
     EXIT_CANNOT_START,
     EXIT_FAILED,
@@ -32,10 +27,6 @@ from pipeline.process.stage import (
 )
 from pipeline.process.stop import Stop
 
-if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.process.reload import LiveSettings
-
 SLOT_NAME = "supervisor"
 """The name of the supervisor's own process in logs, metrics and files."""
 NO_ROOM = "disk is full"
@@ -43,11 +34,6 @@ NO_ROOM = "disk is full"
 EXTEND_S = 90.0
 """How much longer systemd is asked to wait while the service starts, and is at it: longer than a hang is noticed in."""
 EXTEND_EVERY_S = 10.0
-ROOM_BYTES = 16 << 20
-"""A stage that ended over a full disk is started again with so much left beside the database."""
-SETTINGS_FILE = "settings"
-"""The file in the runtime directory that supervised stages follow, if the supervisor follows one."""
-
 _log = get_logger("supervisor")
 
 
@@ -312,95 +298,6 @@ class Supervisor:
             self._notifier.status(status)
         self._status = status
         return "; ".join(trouble)
-
-
-def supervise(
-    specs: Sequence[StageSpec],
-    command: Callable[[str, int], Sequence[str]],
-    config: "Config",
-    env: Mapping[str, str],
-    *,
-    times: Times | None = None,
-    live: "LiveSettings | None" = None,
-    started: Callable[[], None] = lambda: None,
-) -> int:
-    """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
-
-    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, as `command` must tell them.
-    One supervisor per database and runtime directory; files that free slots left there are deleted first. `started` is
-    called once this is the one. Called once per process.
-    """
-    clock = SystemClock()
-    logs.configure(config.log_level, SLOT_NAME)
-    directory = config.runtime_directory
-    try:
-        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(times or Times()).lock_wait_s)
-    except CannotStart as error:
-        _log.error("cannot start", error=str(error))
-        return EXIT_CANNOT_START
-    procfs.set_process_name(SLOT_NAME)
-    wipe_free_slots(directory)
-    metrics.install(directory, SLOT_NAME)
-    heartbeat = Heartbeat(directory, SLOT_NAME, clock)
-    try:
-        profiling.start(config, SLOT_NAME, SLOT_NAME)
-        around = Surroundings(
-            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times(),
-            has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
-            has_room=partial(_has_room, config.database_path.parent),
-            reload=_reloading(live, directory / SETTINGS_FILE),
-        )  # fmt: skip
-        started()
-        if live is not None:
-            live.warn_of_unknown()
-        _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
-        code = Supervisor(specs, launcher(command, env, directory), around).run()
-        _log.info("supervisor ended", code=code)
-        return code
-    except CannotStart as error:
-        _log.error("cannot start", error=str(error))
-        return EXIT_CANNOT_START
-    except Exception:
-        _log.exception("supervisor failed")
-        return EXIT_FAILED
-    finally:
-        heartbeat.close()
-        lock.release()
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
-
-
-def _has_moved(path: Path, inode: int | None) -> bool:
-    return inode is not None and path.parent.exists() and _inode(path) != inode
-
-
-def _has_room(folder: Path) -> bool:
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        # The stage itself says best what is wrong.
-        return True
-    return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
-
-
-def _reloading(live: "LiveSettings | None", published: Path) -> Callable[[], bool] | None:
-    """What to do at SIGHUP; stages follow what was found good, so that a bad file harms no stage that is restarted."""
-    if live is None or live.path is None:
-        return None
-    live.publish(published)
-
-    def reload() -> bool:
-        if not live.follow():
-            return False
-        live.publish(published)
-        return True
-
-    return reload
 
 
 def _how(code: int) -> str:

@@ -25,7 +25,8 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.reload import LiveSettings
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.stage import StageContext, run_stage
-from pipeline.process.supervisor import SETTINGS_FILE, StageSpec, Times, supervise
+from pipeline.process.supervision import SETTINGS_FILE, supervise
+from pipeline.process.supervisor import StageSpec, Times
 
 BEAT_EVERY_S = 0.05
 
