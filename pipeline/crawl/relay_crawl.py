@@ -16,13 +16,14 @@ from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.crawl_clock import ClockChange, CrawlClock
 from pipeline.crawl.form_audit import FormAudit
 from pipeline.crawl.holdings import Holdings
+from pipeline.crawl.lag import Lag
 from pipeline.crawl.live_check import LiveCheck
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.losses import Lesson, Losses
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.pacing import StrangerPacing
 from pipeline.crawl.page_answers import PageAnswers
-from pipeline.crawl.plan import Plan, Query, Subject
+from pipeline.crawl.plan import Plan, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.refusal_probes import RefusalProbes
@@ -31,11 +32,11 @@ from pipeline.crawl.relay_lists import NOBODY, Named
 from pipeline.crawl.resweeps import Resweeps, wrap_keys
 from pipeline.crawl.schedule import Schedule
 from pipeline.crawl.size_trials import SizeTrials
-from pipeline.crawl.slices import SWEEP_GAPS, Gap
+from pipeline.crawl.slices import Gap
 from pipeline.crawl.store_identity import StoreIdentity
 from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
-from pipeline.crawl.unfinished import TELL_EVERY_S, UNFINISHED_AFTER_S, unfinished
+from pipeline.crawl.unfinished import Unfinished
 from pipeline.crawl.whole import Whole
 from pipeline.crawl.windows import Stuck
 from pipeline.nostr.message import EventMessage
@@ -58,8 +59,8 @@ class RelayCrawl:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_answers", "_check", "_check_at", "_clock", "_coverage", "_live", "_losses", "_moved", "_owed",
-        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_schedule", "_sweeps", "_tell_at", "_whole",
+        "_answers", "_check", "_check_at", "_clock", "_coverage", "_lag", "_live", "_losses", "_moved", "_owed",
+        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_schedule", "_sweeps", "_unfinished", "_whole",
         "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
         "pacing", "silences", "trials",
     )  # fmt: skip
@@ -102,7 +103,8 @@ class RelayCrawl:
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
-        self._tell_at = 0.0
+        self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
+        self._unfinished = Unfinished(self._sweeps, self.gaps)
         self._losses = Losses()
         self._answers = PageAnswers(
             self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._whole, self._check,
@@ -175,22 +177,8 @@ class RelayCrawl:
         return self._check_at
 
     def seconds_behind(self, wall: int, newest_live: int = 0) -> int:
-        """How far the worst live query is behind: the age of its cursor, or of its first crawl where there is none.
-
-        A query whose gap was closed since the connection stands, and that is subscribed to, is as far as
-        `newest_live`, the time of the latest event that came live.
-        """
-        times = [self._complete_until(query, min(newest_live, wall)) for query in self._plan.queries if query.is_live]
-        return max(0, wall - min(times, default=wall))
-
-    def _complete_until(self, query: Query, newest_live: int) -> int:
-        cursor = self._coverage.of(query)
-        if cursor is None:
-            return self._reach.crawled_since
-        is_closed = self._clock.connected_at is not None and cursor.complete_until >= self._clock.connected_at
-        if is_closed and self._live.has(query.key):
-            return max(cursor.complete_until, newest_live)
-        return cursor.complete_until
+        """Return how far the worst live query is behind; `newest_live`: the time of the latest event that came live."""
+        return self._lag.seconds(self._plan.queries, wall, newest_live)
 
     @property
     def has_gained(self) -> bool:
@@ -222,7 +210,7 @@ class RelayCrawl:
         if session.limits.takes_less_than(self._sweeps.limits):
             self._refused.reform_all()
         self._sweeps.limits = session.limits
-        self._tell_unfinished(mono, wall)
+        self._unfinished.tell_due(self._plan.live, self._clock.connected_at, mono, wall)
         if not may_ask:
             self._check_at = mono + 1.0
             return
@@ -243,17 +231,6 @@ class RelayCrawl:
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
-
-    def _tell_unfinished(self, mono: float, wall: int) -> None:
-        """Open a gap for what is not had for the first time yet, where that takes long."""
-        connected_at = self._clock.connected_at
-        if connected_at is None or wall - connected_at < UNFINISHED_AFTER_S or mono < self._tell_at:
-            return
-        self._tell_at = mono + TELL_EVERY_S
-        told = {gap.form for gap in self.gaps if gap.reason in SWEEP_GAPS}
-        for key, low, high in unfinished(self._plan.live, self._sweeps, connected_at):
-            if key not in told:
-                self.gaps.open(key, low, high, Gap.UNFINISHED, count=0)
 
     def _sweep_torn(self, session: Session) -> None:
         """Sweep what a live subscription missed that was closed before its successor was open."""
