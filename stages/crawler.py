@@ -24,12 +24,13 @@ from pipeline.crawl.redial import dial_rate, fast_dial_rate
 from pipeline.crawl.share import (
     Selection,
     Skipped,
+    choose,
     fetching_lists,
     is_share_of,
     passed_over,
-    select,
     share_of,
     tried_anew,
+    trusted,
 )
 from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
@@ -44,10 +45,12 @@ from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
 from pipeline.relay.dial import Compression, DialPolicy, dial
+from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
 from pipeline.store.database import Database, Tx
+from pipeline.store.known_namers import KnownNamers
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
@@ -97,15 +100,16 @@ def run(ctx: StageContext) -> None:
     shared = Shared(
         ctx.clock, intake, Parcel(intake), gate, log, bounds, secret, turn, lambda: ctx.settings.relay_byte_rate
     )
+    dial_gate = DialGate(DialRates.of(config.crawlers, config.max_relays_per_host), ctx.clock)
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
-        compression=Compression() if config.relay_compression else None,
+        compression=Compression() if config.relay_compression else None, gate=dial_gate,
     )  # fmt: skip
     _raise_file_limit(ctx)
     holdings = StoredHoldings(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
     now = ctx.clock.monotonic()
     dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
-    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings)
+    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings, gate=dial_gate)
     with open_here() as database:
         counts.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
@@ -114,7 +118,7 @@ def run(ctx: StageContext) -> None:
         reader = threading.Thread(target=holdings.run, name="holdings", daemon=True)
         reader.start()
         try:
-            _Crawler(ctx, database, fleet, intake, gate).run(writer)
+            _Crawler(ctx, database, fleet, intake, gate, dial_gate).run(writer)
         finally:
             holdings.finish()
             fleet.close()
@@ -184,7 +188,10 @@ class _Dialler:
         return dial(address, self.policy, self.ctx.clock, self.ctx.stop.is_set)
 
     def information(self, address: RelayAddress) -> RelayInformation:
-        return fetch_information(address, self.policy, self.ctx.clock, self.ctx.stop.is_set, _INFORMATION_TIMEOUT_S)
+        # Only a relay that has just been connected to is asked, once a day.
+        return fetch_information(
+            address, replace(self.policy, gate=None), self.ctx.clock, self.ctx.stop.is_set, _INFORMATION_TIMEOUT_S
+        )
 
 
 @dataclass(slots=True)
@@ -196,6 +203,7 @@ class _Crawler:
     fleet: Fleet
     intake: Intake
     gate: Backpressure
+    dial_gate: DialGate
     bootstrap: tuple[str, ...] | None = None
     """The bootstrap relays, as they are written, when this process last wrote them down."""
     list_relays: frozenset[int] = frozenset()
@@ -207,6 +215,7 @@ class _Crawler:
     """The labels of relays that are said to be behind."""
     list_change: int = 0
     """The newest change of relay lists that was followed."""
+    namers: KnownNamers = field(default_factory=KnownNamers)
 
     def __post_init__(self) -> None:
         self.crew = Crew(self.ctx.index)
@@ -287,12 +296,14 @@ class _Crawler:
             found = relays.candidates(
                 tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
             )
+            chosen = choose(ranked(found, now), selection, now, functools.partial(self.namers.of, tx))
+        selected = chosen.selected
+        self.dial_gate.trust(*trusted(selected, now))
         if share is not None and share.index == 0:
             # All processes come to the same; one tells it.
-            skipped = passed_over(found, selection)
+            skipped = passed_over(found, selection) + chosen.crowded
             for reason in Skipped:
                 self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
-        selected = select(ranked(found, now), selection, now)
         self.list_relays = fetching_lists(selected, self.list_relays)
         mine = [] if share is None else share_of(selected, share.index, share.count)
         if tried := tried_anew(mine, now):

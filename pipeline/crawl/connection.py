@@ -141,6 +141,10 @@ class Connection:
         self.is_closing = True
         self._wake_up()
 
+    def note_resolved(self, address: str) -> None:
+        """Note before `open` to which IP address the relay's name led; empty where that is not known."""
+        self._row.note_resolved(address)
+
     def open(self, wake: Callable[[], object]) -> None:
         """Begin; `wake` asks, from any thread, for a call of `turn`."""
         self._wake = wake

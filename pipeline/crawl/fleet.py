@@ -29,6 +29,7 @@ from pipeline.crawl.shared import Shared
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
 from pipeline.relay.authentication import AuthState
+from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
 from pipeline.settings import CrawlMode
@@ -86,6 +87,8 @@ class Fleet:
     lists: RelayLists = field(default_factory=RelayLists)
     """Where authors say that they are to be found; changed by the owner, who then calls `note_named`."""
     rng: random.Random = field(default_factory=random.Random)
+    gate: DialGate | None = None
+    """What bounds the dialler's dials, and knows where names led."""
     waiting: int = 0
     """How many relays are due that could not be dialled yet, for the number of dials under way or lately begun."""
     _relays: dict[int, _Relay] = field(default_factory=dict)
@@ -283,9 +286,14 @@ class Fleet:
             self._ended.put(_Ended(number, channel))
         else:
             self._reached = True
+            connection.note_resolved(self._resolved(address))
             self._reactor.adopt(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
             inform(self.dialler, address, connection, self.shared)
         self._dialling.discard(number)
+
+    def _resolved(self, address: RelayAddress) -> str:
+        """Return the IP address to which a relay's name led last; empty where that is not known."""
+        return "" if self.gate is None else self.gate.resolved(address.host)
 
     def _reap(self) -> None:
         if self._reached:
@@ -337,6 +345,7 @@ class Fleet:
             relay.is_missing,
             relay.crawl.absences.since,
             is_forging=ending.is_forging,
+            resolved=self._resolved(relay.selected.address),
             is_paced=relay.crawl.costs.paced_since(mono) is not None,
         )
         if not is_told:

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipeline.crawl.costs import Verified
-from pipeline.crawl.relevance import Relevance
+from pipeline.crawl.novelty import Novelty
+from pipeline.crawl.relevance import Relevance, Rule
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
@@ -156,7 +157,7 @@ class Intake:
         self._aside_lock = threading.Lock()
         self._queue: SimpleQueue[tuple[Batch, ...] | Changes | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
-        self._novel: Counter[int] = Counter()
+        self._novelty = Novelty()
         # By relay, what its events cost, not yet written down.
         self._costs: dict[int, relays.RelayCost] = {}
         self._novel_at = clock.monotonic()
@@ -195,7 +196,7 @@ class Intake:
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
                         # able to come in again.
                         self.committed.clear()
-            self._write(database, [], {})
+            self._write(database, [], {}, {})
 
     def _gather(self) -> tuple[_Work, bool]:
         """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering.
@@ -232,23 +233,26 @@ class Intake:
         candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
         known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
+        genuine: dict[bytes, Event] = {}
         found: defaultdict[int, Verified] = defaultdict(Verified)
         for event, batch in candidates:
             # Of several copies the first may have been a forgery, so that each is looked at until one was genuine.
             if event.id in known or event.id in arrivals:
                 self._tally.drop("duplicate")
             elif (arrival := self._check(event, batch, found[batch.relay])) is not None:
-                arrivals[event.id] = arrival
+                arrivals[event.id], genuine[event.id] = arrival, event
         self._note_costs(batches, found)
         # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
         is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
         if arrivals or self._dropped or is_due or any(batch.has_notes for batch in batches):
-            self._write(database, batches, arrivals)
+            self._write(database, batches, arrivals, genuine)
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
 
-    def _write(self, database: Database, batches: list[Batch], arrivals: dict[bytes, Arrival]) -> None:
-        """One transaction for all of it, and for what was counted since the last."""
+    def _write(
+        self, database: Database, batches: list[Batch], arrivals: dict[bytes, Arrival], genuine: dict[bytes, Event]
+    ) -> None:
+        """One transaction for all of it, and for what was counted since the last; `genuine`: the events of arrivals."""
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
             moved = (cursor for batch in batches for cursor in batch.cursors)
@@ -265,7 +269,8 @@ class Intake:
                     relays.put_limits(tx, batch.relay, batch.limits)
                 if batch.sample is not None:
                     relay_samples.put(tx, batch.relay, batch.sample)
-            self._novel.update(arrivals[event_id].relay for event_id in new)
+            for event_id in new:
+                self._note_novel(arrivals[event_id].relay, genuine[event_id])
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())
             tally = self._close_tally(len(new), len(arrivals) - len(new))
@@ -287,12 +292,20 @@ class Intake:
 
     def _put_novel(self, tx: Tx) -> None:
         """Write down now and then what relays were the first to bring and what they cost; a little may be lost."""
-        if (self._novel or self._costs) and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
-            relays.add_novel(tx, self._novel, self._clock.now_ms())
+        if (self._novelty or self._costs) and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
+            brought = self._novelty.take()
+            worth = {relay: each.worth for relay, each in brought.items()}
+            productive = [relay for relay, each in brought.items() if each.is_productive]
+            relays.add_novel(tx, worth, self._clock.now_ms(), productive=productive)
             relays.add_costs(tx, self._costs)
-            self._novel.clear()
             self._costs.clear()
             self._novel_at = self._clock.monotonic()
+
+    def _note_novel(self, relay: int, event: Event) -> None:
+        if event.pubkey in self._relevance.authors:
+            self._novelty.note_wanted(relay, event.pubkey, self._clock.monotonic())
+        else:
+            self._novelty.note_other(relay, is_mention=self._relevance.rule(event) is Rule.MENTION)
 
     def _candidates(self, batch: Batch) -> list[Event]:
         """The wanted events of `batch` that are not among the committed ids."""

@@ -4,7 +4,7 @@
 |---|---|---|
 | steady | loss of a connection that was productive and lasted `HEALTHY_S`, but not for forged events | lost |
 | lost | a dial without an HTTP answer, or with 502 or 504 from a proxy | lost: the next follows in seconds |
-| lost | a dial that this machine could not make | lost: the next follows by the common schedule |
+| lost | a dial that this machine could not make, or may not | lost: the next follows by the common schedule |
 | lost | a connection; any other HTTP answer; a permanent error; an hour | steady |
 
 Steady relays follow the common schedule (`redial.py`). When most relays are lost at once, our own network is at fault,
@@ -61,7 +61,7 @@ class LostRelays:
         if _is_loss(ending):
             self._lost[relay] = _Lost(now)
         lost = self._lost.get(relay)
-        if lost is None or (ending.is_our_fault and not ending.connected):
+        if lost is None or ((ending.is_our_fault or ending.is_crowded) and not ending.connected):
             return None
         if not self._stays_lost(lost, ending, now):
             del self._lost[relay]

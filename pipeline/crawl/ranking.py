@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from pipeline.crawl.crowding import is_proven
 from pipeline.store.relay_pruning import MAX_NAMERS
 from pipeline.store.relays import NOVEL_HALF_LIFE_MS, RelayCandidate
 
@@ -12,19 +13,33 @@ _HOUR_MS: Final = 3_600_000
 _SEEN_UP_MS: Final = 2 * 24 * _HOUR_MS
 # One doubling of novel events is worth 1.
 _NAMED_BY_USER: Final = 4.0
-_ALL_NAMERS: Final = 4.0
+_ALL_NAMERS: Final = 2.5
 _SEEN_UP: Final = 1.0
 _NEVER_UP: Final = 4.0
 # Each failure in a row costs this, up to so many: a dead relay falls behind those that nobody tried.
 _FAILURE: Final = 0.5
 _MOST_FAILURES: Final = 24
-# Less than this difference exchanges nothing: a connection is worth more than a slightly better record.
-_CONNECTED: Final = 0.5
+# A connection is worth more than what strangers say of a relay that was never tried, and less than what a user says.
+_CONNECTED: Final = 3.0
+# A relay that restarts, or is lost with our line, has its place for so long.
+_KEPT_FOR_MS: Final = 6 * _HOUR_MS
 
 
 def ranked(candidates: Iterable[RelayCandidate], now: int) -> list[RelayCandidate]:
-    """`candidates`, the best first, at `now` (ms): those that the operator named, then by `score`, then the oldest."""
-    return sorted(candidates, key=lambda each: (not each.by_operator, -score(each, now), each.relay))
+    """Return `candidates`, the best first, at `now` (ms).
+
+    Those that the operator named come first, then incumbents, then others by `score`, the oldest first.
+    """
+    return sorted(
+        candidates,
+        key=lambda each: (not each.by_operator, not is_incumbent(each, now), -score(each, now), each.relay),
+    )
+
+
+def is_incumbent(candidate: RelayCandidate, now: int) -> bool:
+    """Return True if a relay is connected and proven; no other takes its place."""
+    is_there = candidate.is_connected or (candidate.connected_ms > 0 and now - candidate.state_since < _KEPT_FOR_MS)
+    return is_there and is_proven(candidate, now)
 
 
 def score(candidate: RelayCandidate, now: int) -> float:

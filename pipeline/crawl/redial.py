@@ -28,6 +28,8 @@ HEALTHY_S: Final = 60.0
 _MOST_IF_OF_USE: Final = 2
 _AFTER_LOSS_S: Final = 2.0
 _OUR_FAULT_S: Final = 10.0
+# By then its address, network or domain may be dialled again some more.
+_CROWDED_S: Final = 240.0
 _OVERLOADED_S: Final = 300.0
 _OVERLOADED_STATUS: Final = frozenset({429, 503})
 # Within the first wait a budget for forgeries is there again that is worth a connection.
@@ -59,6 +61,8 @@ class Ending:
     permanent: bool = False
     is_our_fault: bool = False
     is_our_will: bool = False
+    is_crowded: bool = False
+    """It was not dialled, since its address, network or domain was too often."""
 
     @property
     def connected(self) -> bool:
@@ -78,7 +82,7 @@ def failures_after(failures: int, ending: Ending) -> int:
         return failures + 1
     if ending.lived >= HEALTHY_S:
         return 0
-    if ending.is_our_fault or ending.is_our_will or ending.has_taught:
+    if ending.is_our_fault or ending.is_our_will or ending.has_taught or ending.is_crowded:
         return failures
     return min(failures + 1, _MOST_IF_OF_USE if ending.was_of_use else 100)
 
@@ -92,6 +96,8 @@ def delay_s(failures: int, ending: Ending, rng: random.Random) -> float:
     """Seconds until the next dial; `failures` counts this ending, too. Jittered, so that relays spread out."""
     if ending.is_our_will:
         return 0.0
+    if ending.is_crowded:
+        return _CROWDED_S * rng.uniform(0.5, 1.5)
     if ending.is_our_fault:
         base = _OUR_FAULT_S
     elif ending.is_forging:

@@ -59,6 +59,10 @@ class RelayRow:
         """Let the session go by `limits`, which no refusal of this connection taught."""
         self._session.limits = self._learned = limits
 
+    def note_resolved(self, address: str) -> None:
+        """Write down with the next state to which IP address the relay's name led; empty where that is not known."""
+        self._status = replace(self._status, resolved=address)
+
     def refused(self, refusal: Refusal, detail: str) -> None:
         """The relay refused something; one of each kind in a row is enough to be told."""
         if not self._status.last_error.startswith(f"{refusal}: "):

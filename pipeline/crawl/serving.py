@@ -36,6 +36,7 @@ def begin(dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, shared
         return Ending(
             "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
             is_our_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
+            is_crowded=error.reason is DialReason.CROWDED,
         )  # fmt: skip
     except Exception as error:
         shared.log.exception(type(error).__name__, "relay failed", relay=address.url)

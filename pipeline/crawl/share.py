@@ -12,6 +12,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, NamersOf, is_proven
+from pipeline.crawl.ranking import is_incumbent, ranked
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.store.relays import RelayCandidate
 
@@ -32,6 +34,11 @@ class Skipped(StrEnum):
     SKIP_LIST = "skip-list"
     HOST = "host"
     """As many relays of its host are dialled as may be."""
+    NAMER = CrowdReason.NAMER.value
+    """As many of those that its authors name are dialled as may be; the next ones likewise."""
+    DOMAIN = CrowdReason.DOMAIN.value
+    ADDRESS = CrowdReason.ADDRESS.value
+    PREFIX = CrowdReason.PREFIX.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +61,46 @@ class Selected:
     is_trial: bool = False
 
 
-def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int = 0) -> list[Selected]:
-    """The relays to crawl at `now` (ms), of `candidates` in order of preference.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The relays to crawl, and how many others there are too many of, by what they have in common."""
 
-    The operator's own are all of them, whatever the skip list and the bounds say.
+    selected: list[Selected]
+    crowded: Counter[Skipped]
+
+
+def select(candidates: Iterable[RelayCandidate], selection: Selection, now: int = 0) -> list[Selected]:
+    """Return the relays to crawl where nothing is known of who names them; see `choose`."""
+    return choose(candidates, selection, now).selected
+
+
+def choose(
+    candidates: Iterable[RelayCandidate],
+    selection: Selection,
+    now: int,
+    namers: NamersOf = lambda _: (),
+) -> Chosen:
+    """Choose the relays to crawl at `now` (ms), of `candidates` in order of preference (see `ranking`).
+
+    The operator's own are all of them, whatever the skip list and the bounds say. `namers`: who names a relay.
     """
-    choice = _Choice(selection)
+    bounds, most = CrowdBounds.of(selection.max_relays, selection.max_per_host), selection.max_relays
+    choice = _Choice(selection, now, namers, Crowd(bounds))
     allowed = [each for each in candidates if _reason_to_skip(each, selection) is None]
-    trials = int(selection.max_relays * EXPLORE) if len(allowed) > selection.max_relays else 0
-    left = [each for each in allowed if not choice.take(each, selection.max_relays - trials)]
-    # Those on trial stay for their time; then come those who waited longest.
+    fewer_of_users = choice.crowd.of_users(allowed, namers, now)
+    if fewer_of_users is not None:
+        allowed = ranked(fewer_of_users, now)
+    certain = sum(each.by_operator or is_incumbent(each, now) for each in allowed)
+    trials = min(int(most * EXPLORE), max(0, most - certain)) if len(allowed) > most else 0
+    left = [each for each in allowed if not choice.take(each, most - trials)]
+    crowded = Counter(choice.crowded)
+    # Those on trial stay for their time; then come those who waited longest. Of the crowded ones a few are tried, too.
     left.sort(key=lambda each: (not _is_on_trial(each, now), min(each.tried_at, now)))
-    for each in left if trials else ():
-        choice.take(each, selection.max_relays, is_trial=True)
-    return choice.chosen
+    choice.crowd = Crowd(bounds.part(EXPLORE))
+    most = min(most, len(choice.chosen) + int(most * EXPLORE))
+    for each in left if trials or crowded else ():
+        choice.take(each, most, is_trial=True)
+    return Chosen(choice.chosen, crowded)
 
 
 def passed_over(candidates: Iterable[RelayCandidate], selection: Selection) -> Counter[Skipped]:
@@ -98,6 +131,18 @@ def tried_anew(selected: Iterable[Selected], now: int) -> list[int]:
     return [each.candidate.relay for each in selected if each.is_trial and not _is_on_trial(each.candidate, now)]
 
 
+def trusted(selected: Iterable[Selected], now: int) -> tuple[set[str], dict[str, str]]:
+    """Return the operator's hosts, and the addresses of hosts where relays have proven themselves."""
+    operators: set[str] = set()
+    proven: dict[str, str] = {}
+    for each in selected:
+        if each.candidate.by_operator:
+            operators.add(each.address.host)
+        elif is_proven(each.candidate, now) and each.candidate.resolved:
+            proven[each.address.host] = each.candidate.resolved
+    return operators, proven
+
+
 def _is_on_trial(candidate: RelayCandidate, now: int) -> bool:
     """Whether its trial goes on; one that a clock that was ahead began is over."""
     return now - TRIAL_MS < candidate.tried_at <= now
@@ -106,7 +151,11 @@ def _is_on_trial(candidate: RelayCandidate, now: int) -> bool:
 @dataclass(slots=True)
 class _Choice:
     selection: Selection
+    now: int
+    namers: NamersOf
+    crowd: Crowd
     chosen: list[Selected] = field(default_factory=list)
+    crowded: Counter[Skipped] = field(default_factory=Counter)
     _per_host: Counter[str] = field(default_factory=Counter)
     _taken: set[str] = field(default_factory=set)
 
@@ -121,6 +170,10 @@ class _Choice:
         # ws and wss of one address are one relay; the first, better known one stands for both.
         is_room = len(self.chosen) < most and self._per_host[address.host_key] < self.selection.max_per_host
         if not candidate.by_operator and (not is_room or address.relay_key in self._taken):
+            return False
+        crowded = self.crowd.refuses(candidate, address, self.namers, self.now)
+        if crowded is not None:
+            self.crowded[Skipped(crowded.value)] += 1
             return False
         self._per_host[address.host_key] += 1
         self._taken.add(address.relay_key)

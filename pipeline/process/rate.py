@@ -4,6 +4,10 @@ Times are monotonic seconds.
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+MAX_RATED: Final = 10_000
+"""Names whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +75,32 @@ class Budget:
         if rate != self._rate:
             self._left = min(float(rate.burst), self.left(now))
             self._rate = rate
+
+
+class Allowances:
+    """One `Allowance` per name, for a bounded number of names; beyond that the longest known are forgotten."""
+
+    __slots__ = ("_max_names", "_names", "_rate")
+
+    def __init__(self, rate: Rate, max_names: int = MAX_RATED) -> None:
+        self._rate = rate
+        self._max_names = max_names
+        self._names: dict[str, Allowance] = {}
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def take(self, name: str, now: float) -> bool:
+        """Use one of `name`'s; returns whether there was one left."""
+        allowance = self._names.get(name)
+        if allowance is None:
+            if len(self._names) >= self._max_names:
+                self._make_room(now)
+            allowance = self._names[name] = Allowance(self._rate, now)
+        return allowance.take(now)
+
+    def _make_room(self, now: float) -> None:
+        kept = {name: allowance for name, allowance in self._names.items() if not allowance.is_full(now)}
+        # Room for many at once, since looking through all of them for each newcomer would be slow.
+        surplus = len(kept) - self._max_names * 3 // 4
+        self._names = dict(list(kept.items())[max(0, surplus) :])

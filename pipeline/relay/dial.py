@@ -12,6 +12,7 @@ from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import Clock
 from pipeline.relay.channel import Channel
 from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
@@ -27,7 +28,9 @@ MAX_REFUSING_RELAYS = 65_536
 
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL})
 # When several addresses fail, the error that says most is reported: the last of these.
-_TELLING = (DialReason.UNREACHABLE, DialReason.REFUSED, DialReason.TIMEOUT, DialReason.TLS)
+_TELLING = (
+    DialReason.CROWDED, DialReason.UNREACHABLE, DialReason.REFUSED, DialReason.TIMEOUT, DialReason.TLS,
+)  # fmt: skip
 
 
 class Compression:
@@ -59,6 +62,7 @@ class DialPolicy:
     `allow_private`: addresses outside the public Internet may be dialled. `socks_proxy`: for onion relays, which are
     refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
     largest message that the channel takes; it skips others. `compression`: None means that it is offered to no relay.
+    `gate`: bounds how often one address, network or domain is dialled; None bounds nothing.
     """
 
     allow_private: bool = False
@@ -69,6 +73,7 @@ class DialPolicy:
     tls_context: ssl.SSLContext | None = None
     max_message_bytes: int = MAX_MESSAGE_BYTES
     compression: Compression | None = None
+    gate: DialGate | None = None
 
 
 def never() -> bool:
@@ -130,7 +135,14 @@ def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> sock
     candidates = endpoints(
         address.host, address.port, resolver=policy.resolver, allow_private=policy.allow_private, attempt=attempt
     )
-    return _first_of(candidates, attempt, lambda sock, share: _secured(sock, address, policy, share))
+    gate = policy.gate
+
+    def admit(endpoint: Endpoint) -> None:
+        ip = endpoint.address[0]
+        if gate is not None and not gate.admits(address.host, ip):
+            raise DialError(DialReason.CROWDED, f"{ip} or its network or domain was dialled too often lately")
+
+    return _first_of(candidates, attempt, lambda sock, share: _secured(sock, address, policy, share), admit)
 
 
 def _connect_by_proxy(address: RelayAddress, proxy: HostPort, policy: DialPolicy, attempt: Attempt) -> socket.socket:
@@ -151,14 +163,21 @@ def _connect_by_proxy(address: RelayAddress, proxy: HostPort, policy: DialPolicy
 
 
 def _first_of(
-    candidates: list[Endpoint], attempt: Attempt, prepare: Callable[[socket.socket, Attempt], socket.socket]
+    candidates: list[Endpoint],
+    attempt: Attempt,
+    prepare: Callable[[socket.socket, Attempt], socket.socket],
+    admit: Callable[[Endpoint], None] = lambda _: None,
 ) -> socket.socket:
-    """What `prepare` makes of the first candidate that connects, each given its share of the time that is left."""
+    """Return what `prepare` makes of the first candidate that connects, each given its share of the time that is left.
+
+    `admit` raises for those that may not be dialled now.
+    """
     failures: list[DialError] = []
     for index, endpoint in enumerate(candidates):
         share = attempt.share(len(candidates) - index)
         sock = None
         try:
+            admit(endpoint)
             sock = _connected(endpoint, share)
             return prepare(sock, share)
         except BaseException as error:

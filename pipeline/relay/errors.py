@@ -17,6 +17,7 @@ class DialReason(StrEnum):
     """Why no connection was made; the values are metric labels."""
 
     CANCELLED = "cancelled"
+    CROWDED = "crowded"  # its address, network or domain was dialled too often: put off, no fault of the relay
     DNS = "dns"
     HANDSHAKE = "handshake"
     LOCAL = "local"  # this machine ran out of something: no fault of the relay

@@ -65,7 +65,7 @@ class StoreCollector:
         )
         first_seen = GaugeMetricFamily(
             "event_service_relay_first_seen_events",
-            "Events first seen at this relay, halved every three days",
+            "Events first seen here, strangers' in part, halved every three days",
             labels=("address",),
         )
         for relay in self.overview.relays:

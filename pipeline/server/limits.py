@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.rate import Allowance, Rate
+from pipeline.process.rate import Allowances, Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,6 @@ def limits_of(config: Config) -> Limits:
 PREFIX_FACTORS: Final = (1, 2, 4)
 """How many times a client's bounds the /64, /56 and /48 of IPv6 have: one customer often holds a whole /48."""
 _WIDER_PREFIXES: Final = (56, 48)
-MAX_RATED_CLIENTS: Final = 10_000
-"""Clients whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
 
 
 class Refusal(StrEnum):
@@ -128,35 +126,6 @@ class Refused(EventServiceError):
 
 Refuse = Callable[[Refusal], None]
 """Counts something that was dropped."""
-
-
-class Allowances:
-    """One `Allowance` per client, for a bounded number of clients; beyond that the longest known are forgotten."""
-
-    __slots__ = ("_clients", "_max_clients", "_rate")
-
-    def __init__(self, rate: Rate, max_clients: int = MAX_RATED_CLIENTS) -> None:
-        self._rate = rate
-        self._max_clients = max_clients
-        self._clients: dict[str, Allowance] = {}
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-    def take(self, client: str, now: float) -> bool:
-        """Use one of `client`'s; returns whether there was one left."""
-        allowance = self._clients.get(client)
-        if allowance is None:
-            if len(self._clients) >= self._max_clients:
-                self._make_room(now)
-            allowance = self._clients[client] = Allowance(self._rate, now)
-        return allowance.take(now)
-
-    def _make_room(self, now: float) -> None:
-        kept = {client: allowance for client, allowance in self._clients.items() if not allowance.is_full(now)}
-        # Room for many at once, since looking through all of them for each newcomer would be slow.
-        surplus = len(kept) - self._max_clients * 3 // 4
-        self._clients = dict(list(kept.items())[max(0, surplus) :])
 
 
 class ClientRates:

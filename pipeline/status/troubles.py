@@ -17,6 +17,8 @@ from pipeline.store.relays import Operator, RelayRecord, RelayState
 from pipeline.values import format_duration
 
 _MIN_FREE_BYTES: Final = 64 << 20
+_CROWDED: Final = "crowded"
+"""What a relay's last error begins with if it was not dialled for the sake of others at its address."""
 _RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
 _DAY_MS: Final = 86_400_000
 # A backlog is full in bytes where not even such an event fits.
@@ -66,6 +68,7 @@ def troubles(seen: Snapshot, max_queue_age: int) -> list[Trouble]:
         *_costs(seen),
         *_proxies(seen),
         *_shares(seen),
+        *_crowded(seen),
     ]
     return sorted(found, key=lambda each: each.weight is not Weight.PROBLEM)
 
@@ -299,6 +302,16 @@ def _proxies(seen: Snapshot) -> Iterator[Trouble]:
             Weight.NOTE, "web server", "forwarded requests arrive from an address that EVENTS_TRUSTED_PROXIES does not "
             "name: their X-Forwarded-For is ignored", "if a reverse proxy of yours sends them, set "
             "EVENTS_TRUSTED_PROXIES to its address and restart, so that clients are bounded one by one",
+        )  # fmt: skip
+
+
+def _crowded(seen: Snapshot) -> Iterator[Trouble]:
+    put_off = [relay for relay in seen.relays if relay.last_error.startswith(f"{_CROWDED}: ")]
+    if put_off:
+        yield Trouble(
+            Weight.NOTE, "relays", f"{_count(len(put_off), 'relay')} put off, since many names lead to one address, "
+            f"network or domain: {_named(put_off)}", "nothing: they are dialled in turn. One that you add by "
+            "event-service relays add ADDRESS always is",
         )  # fmt: skip
 
 

@@ -47,16 +47,23 @@ UPDATE relays SET namers = twin.namers, named_by_user = twin.named_by_user
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
   named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
-  state IN ('connected', 'backpressured'), spelling, state_since
+  state IN ('connected', 'backpressured'), spelling, state_since, productive_at, resolved
   FROM relays
  WHERE operator <> 'removed' AND (
    source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
  )
- ORDER BY source = 'bootstrap' OR operator = 'added' DESC, named_by_user DESC, namers DESC, id LIMIT ?2
+ ORDER BY source = 'bootstrap' OR operator = 'added' DESC, productive_at > 0 DESC, connected_ms > 0 DESC,
+   named_by_user DESC, namers DESC, id LIMIT ?2
+"""
+NAMERS_OF = """
+SELECT relay_namers.author, as_monitor, monitored.author IS NOT NULL
+  FROM relay_namers LEFT JOIN monitored ON monitored.author = relay_namers.author AND removed_at IS NULL
+ WHERE relay = ?
 """
 NAMERS = "SELECT namers FROM relays WHERE id = ?"
 NOVEL = "SELECT novel, novel_at FROM relays WHERE id = ?"
 PUT_NOVEL = "UPDATE relays SET novel = ?, novel_at = ? WHERE id = ?"
+PUT_PRODUCTIVE = "UPDATE relays SET productive_at = ? WHERE id = ?"
 ADD_COSTS = "UPDATE relays SET forged = forged + ?, stranger_bytes = stranger_bytes + ? WHERE id = ?"
 PUT_TRIED = "UPDATE relays SET tried_at = ? WHERE id = ?"
 SET_OPERATOR = """
@@ -90,7 +97,8 @@ UPDATE relays SET
   state_since = iif(state = ?2, state_since, ?3), state = ?2, subscriptions = ?4,
   rate_limit_backoff = ?5, failures = ?6, next_dial_at = ?7, last_error = ?8, asked = ?9,
   owed_since = ?10, resweeping = ?11, forged_at = iif(?12, ?3, forged_at),
-  paced_at = iif(?13, iif(paced_at = 0, ?3, paced_at), 0) WHERE id = ?1 RETURNING id
+  paced_at = iif(?13, iif(paced_at = 0, ?3, paced_at), 0), resolved = iif(?14 = '', resolved, ?14)
+ WHERE id = ?1 RETURNING id
 """
 PUT_LIMITS = "UPDATE relays SET limits = ? WHERE id = ?"
 STATUSES = """
@@ -130,7 +138,8 @@ class RelayCandidate(NamedTuple):
     hand; `ask`: how the operator wants it asked; `novel`: events that it was the first to bring, as of `novel_at`;
     `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up;
     `spelling`: the address as it is dialled, empty for the canonical one;
-    `state_since`: when its state was written, and with it `next_dial_at`.
+    `state_since`: when its state was written, and with it `next_dial_at`; `productive_at`: when it was last the first
+    to bring an event of a wanted author, 0 for never; `resolved`: the IP address that its name led to last, if known.
     """
 
     relay: int
@@ -152,6 +161,16 @@ class RelayCandidate(NamedTuple):
     is_connected: bool = False
     spelling: str = ""
     state_since: int = 0
+    productive_at: int = 0
+    resolved: str = ""
+
+
+class Namer(NamedTuple):
+    """An author who names a relay; `as_monitor`: by a report (NIP-66) alone, `is_user`: registered."""
+
+    author: int
+    as_monitor: bool
+    is_user: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +200,8 @@ class RelayStatus:
     """Whether it was just cut off for forged events."""
     is_paced: bool = False
     """Whether strangers' events are taken from it no faster than they may come."""
+    resolved: str = ""
+    """The IP address that its name led to, if it was just looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,9 +313,13 @@ def mark_named_by(tx: Tx, author: int) -> None:
     tx.execute(MARK_NAMED_BY, (author,))
 
 
-def add_novel(tx: Tx, counts: Mapping[int, int], now: int) -> None:
-    """Note how many events each relay was the first to bring."""
-    for relay, number in counts.items():
+def add_novel(tx: Tx, worth: Mapping[int, float], now: int, *, productive: Iterable[int] = ()) -> None:
+    """Note by relay what the events are worth that it was the first to bring.
+
+    `productive`: relays some of whose events are of wanted authors.
+    """
+    tx.executemany(PUT_PRODUCTIVE, ((now, relay) for relay in productive))
+    for relay, number in worth.items():
         row = tx.execute(NOVEL, (relay,)).fetchone()
         if row is not None:
             novel, at = row
@@ -319,6 +344,12 @@ def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
     operator removed is not among them.
     """
     return list(map(RelayCandidate._make, tx.execute(CANDIDATES, (discovered, limit))))
+
+
+def namers_of(tx: Tx, relay: int) -> list[Namer]:
+    """Return who is recorded to name a relay, at most `MAX_NAMERS` and those of its twin."""
+    rows: list[Row] = tx.execute(NAMERS_OF, (relay,)).fetchall()
+    return [Namer(author, bool(as_monitor), bool(is_user)) for author, as_monitor, is_user in rows]
 
 
 def set_operator(tx: Tx, address: str, decision: Operator, now: int) -> None:
@@ -372,6 +403,7 @@ def put_statuses(tx: Tx, statuses: Iterable[RelayStatus]) -> None:
                 each.is_resweeping,
                 each.is_forging,
                 each.is_paced,
+                each.resolved,
             ),
         ).fetchone()
         if found is None:

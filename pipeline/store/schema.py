@@ -515,6 +515,13 @@ WAITING_BYTES = (
 # Ids of events that a relay gave; see `relay_samples`.
 RELAY_SAMPLES = ("CREATE TABLE relay_samples (relay INTEGER PRIMARY KEY, ids BLOB NOT NULL) STRICT",)
 
+# When a relay was last the first to bring an event of a wanted author (ms), and the IP address that its name led to.
+PROVEN_RELAYS = (
+    "ALTER TABLE relays ADD COLUMN productive_at INTEGER NOT NULL DEFAULT 0",
+    "UPDATE relays SET productive_at = novel_at WHERE novel >= 1",
+    "ALTER TABLE relays ADD COLUMN resolved TEXT NOT NULL DEFAULT ''",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -542,6 +549,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0024-wanted-budget", WANTED_BUDGET),
     Migration("0025-waiting-bytes", WAITING_BYTES),
     Migration("0026-relay-samples", RELAY_SAMPLES),
+    Migration("0027-proven-relays", PROVEN_RELAYS),
 )
 
 

@@ -14,7 +14,10 @@ import pytest
 from websockets.sync.server import Server, ServerConnection, serve
 
 from pipeline.crawl import redial, share
+from pipeline.crawl.crowding import CrowdBounds
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
+from pipeline.process.rate import Rate
+from pipeline.relay import dial_gate
 from pipeline.relay.dial import DialPolicy
 from pipeline.relay.resolve import SocketAddress
 from pipeline.store import relays
@@ -185,6 +188,11 @@ def test_thousands_of_addresses_as_found_in_events(
             world.put(relay_lists(crowd, part))
         world.wait_saved()
     monkeypatch.setattr(share, "TRIAL_MS", 700)
+    # All of them are one machine here, and most under one domain.
+    monkeypatch.setattr(dial_gate, "PER_ADDRESS", Rate(10_000, 10_000))
+    monkeypatch.setattr(dial_gate, "PER_PREFIX", Rate(10_000, 10_000))
+    monkeypatch.setattr(dial_gate, "PER_DOMAIN", Rate(10_000, 10_000))
+    monkeypatch.setattr(CrowdBounds, "of", lambda *_: CrowdBounds(20, 20, 1_000, 1_000, 1_000))
     with Everybody(tls.server) as network:
         policy = functools.partial(DialPolicy, resolver=network.resolve, tls_context=trusting)
         monkeypatch.setattr(crawler, "DialPolicy", lambda **given: policy(**(given | {"allow_private": True})))

@@ -66,7 +66,7 @@ EMPTY = """\
 # TYPE relay_connection_state_gauge gauge
 # HELP relay_connection_subscriptions_gauge Open subscriptions
 # TYPE relay_connection_subscriptions_gauge gauge
-# HELP event_service_relay_first_seen_events Events first seen at this relay, halved every three days
+# HELP event_service_relay_first_seen_events Events first seen here, strangers' in part, halved every three days
 # TYPE event_service_relay_first_seen_events gauge
 # HELP relay_rate_limit_backoff_ms_gauge Rate limit backoff left, in milliseconds
 # TYPE relay_rate_limit_backoff_ms_gauge gauge

@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.config import Config
-from pipeline.process.rate import Rate
-from pipeline.server.limits import DEFAULT_LIMITS, Allowances, ClientRates, Limits, limits_of
+from pipeline.process.rate import Allowances, Rate
+from pipeline.server.limits import DEFAULT_LIMITS, ClientRates, Limits, limits_of
 
 
 def test_clients_have_allowances_of_their_own() -> None:
@@ -14,14 +14,14 @@ def test_clients_have_allowances_of_their_own() -> None:
 
 
 def test_the_number_of_remembered_clients_is_bounded() -> None:
-    allowances = Allowances(Rate(2, 0), max_clients=100)
+    allowances = Allowances(Rate(2, 0), max_names=100)
     for number in range(10_000):
         assert allowances.take(str(number), 0.0)
         assert len(allowances) <= 100
 
 
 def test_clients_with_a_full_allowance_are_forgotten_first() -> None:
-    allowances = Allowances(Rate(2, 60), max_clients=4)
+    allowances = Allowances(Rate(2, 60), max_names=4)
     assert [allowances.take("busy", 0.0) for _ in range(2)] == [True, True]
     for name in "abc":
         allowances.take(name, 0.0)

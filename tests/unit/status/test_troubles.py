@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.crawl.slices import Gap
 from pipeline.process.condition import Condition, StageState
+from pipeline.relay.errors import DialReason
 from pipeline.status.gaps import meaning
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
@@ -48,6 +49,14 @@ def test_unnamed_proxy_is_told_with_the_setting() -> None:
     (found,) = troubles(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
     assert (found.weight, found.subject) == (Weight.NOTE, "web server")
     assert "EVENTS_TRUSTED_PROXIES" in found.what
+
+
+def test_relays_that_are_put_off_are_told() -> None:
+    put_off = relay(RelayState.DISCONNECTED, f"{DialReason.CROWDED}: 203.0.113.9 was dialled too often lately")
+    well = relay(RelayState.CONNECTED, number=2)
+    (found,) = troubles(replace(WELL, relays=(put_off, well)), 0)
+    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    assert found.what.startswith("1 relay put off")
 
 
 def test_followees_that_wait_are_told_with_the_setting() -> None:

@@ -1,0 +1,185 @@
+"""Relays of one key, domain, address or network crowd out no honest ones."""
+
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pipeline.crawl.crowding import PROVEN_FOR_MS
+from pipeline.crawl.ranking import ranked
+from pipeline.crawl.share import Chosen, Selection, Skipped, choose, tried_anew
+from pipeline.process.clock import ManualClock
+from pipeline.store import monitored, relay_pruning, relays
+from pipeline.store.authors import Authors
+from pipeline.store.database import Tx
+from pipeline.store.known_namers import KnownNamers
+from pipeline.store.relays import Namer, RelayCandidate, RelayState, RelayStatus
+from pipeline.store.schema import open_database
+
+NOW = 1_800_000_000_000
+HOUR = 3_600_000
+ATTACKER = 90
+STRANGERS = range(100, 115)
+
+
+def selection(relays: int = 1_000, per_host: int = 3) -> Selection:
+    return Selection(relays, per_host, (), allow_private=False)
+
+
+def candidate(number: int, host: str, **more: object) -> RelayCandidate:
+    return RelayCandidate(number, f"wss://{host}", False, None, 0, 0, "{}", namers=2)._replace(**more)  # type: ignore[arg-type]
+
+
+def incumbent(number: int, host: str, novel: float = 3.0) -> RelayCandidate:
+    return candidate(
+        number, host, is_connected=True, connected_ms=HOUR, novel=novel, novel_at=NOW - HOUR, productive_at=NOW - HOUR
+    )
+
+
+def hosts(chosen: Chosen, *, trials: bool = True) -> set[str]:
+    return {each.address.host for each in chosen.selected if trials or not each.is_trial}
+
+
+def of_one_author(author: int) -> list[Namer]:
+    return [Namer(author, False, False), Namer(author + 1, False, False)]
+
+
+# In the store, as the attack goes.
+
+
+def name_all(tx: Tx, author: int, addresses: Iterable[str], *, is_user: bool = False) -> None:
+    number = Authors().intern(tx, author.to_bytes(32))
+    for address in addresses:
+        relays.name(tx, address, source="relay-list", author=number, is_user=is_user, now=NOW)
+
+
+def connect(tx: Tx, addresses: Iterable[str], *, productive: bool) -> None:
+    for address in addresses:
+        number = relays.find(tx, address)
+        assert number is not None
+        relays.start_crawling(tx, [number], NOW - HOUR)
+        relays.put_statuses(tx, [RelayStatus(number, address, RelayState.CONNECTED, NOW - HOUR, 1, 0, 0, 0, "")])
+        if productive:
+            relays.add_novel(tx, {number: 1.0}, NOW - HOUR, productive=[number])
+
+
+@pytest.mark.parametrize("productive", [True, False], ids=["productive", "idle"])
+def test_lists_of_one_registered_key_and_its_friends_drop_no_connected_relay(tmp_path: Path, productive: bool) -> None:
+    """Of 205 relay lists and a registration, with 15 other keys that name the same; 40 relays may be dialled."""
+    honest = [f"wss://r{number}.honest{number % 7}.example" for number in range(20)]
+    evil = [f"wss://evil{number}.example" for number in range(2_050)]
+    with open_database(tmp_path / "events.db", ManualClock(NOW)) as db, db.write() as tx:
+        for author in range(1, 9):
+            name_all(tx, author, honest[author % 4 :: 4])
+        connect(tx, honest, productive=productive)
+        for author in (ATTACKER, *STRANGERS):
+            name_all(tx, author, evil)
+        monitored.register(tx, ATTACKER.to_bytes(32), NOW)
+        while crowded := relay_pruning.crowded(tx):
+            for each in crowded:
+                relay_pruning.forget_namings(tx, each, 10_000)
+        found = relays.candidates(tx, discovered=True, limit=20_040)
+        assert sum(each.named_by_user for each in found) >= 500
+        chosen = choose(ranked(found, NOW), selection(40), NOW, functools.partial(KnownNamers().of, tx))
+    assert {url.removeprefix("wss://") for url in honest} <= hosts(chosen)
+    assert len(hosts(chosen)) == 40
+
+
+# By candidates alone.
+
+
+def test_strangers_keys_drop_no_productive_relay_at_the_default_size() -> None:
+    """Of a thousand honest relays all keep the places that the operator's own leave."""
+    own = [candidate(number, f"own{number}.example", by_operator=True) for number in range(7)]
+    honest = [incumbent(100 + number, f"h{number}.hoster{number % 3}.example") for number in range(1_000)]
+    evil = [
+        candidate(5_000 + number, f"evil{number}.example", named_by_user=True, namers=16) for number in range(1_000)
+    ]
+    namers = {each.relay: [Namer(key, False, key == ATTACKER) for key in (ATTACKER, *STRANGERS)] for each in evil}
+    found = ranked([*own, *honest, *evil], NOW)
+    chosen = choose(found, selection(), NOW, lambda each: namers.get(each.relay, of_one_author(each.relay)))
+    kept = hosts(chosen)
+    assert sum(each.address.host in kept for each in chosen.selected) == 1_000
+    assert sum(f"h{number}.hoster{number % 3}.example" in kept for number in range(1_000)) == 993
+
+
+def test_relay_that_was_lost_a_while_ago_keeps_its_place_and_one_long_gone_does_not() -> None:
+    there = incumbent(1, "a.example")
+    away = there._replace(relay=2, address="wss://b.example", is_connected=False, state_since=NOW - HOUR)
+    gone = away._replace(relay=3, address="wss://c.example", state_since=NOW - 10 * HOUR, failures=9)
+    stale = there._replace(relay=4, address="wss://d.example", productive_at=NOW - PROVEN_FOR_MS, novel=0.0)
+    better = [candidate(10 + n, f"n{n}.example", named_by_user=True, namers=3) for n in range(5)]
+    users = {each.relay: [Namer(each.relay, False, True)] for each in better}
+    chosen = choose(
+        ranked([gone, stale, *better, away, there], NOW), selection(5), NOW, lambda each: users.get(each.relay, [])
+    )
+    assert hosts(chosen, trials=False) == {"a.example", "b.example", "n0.example", "n1.example", "n2.example"}
+
+
+@pytest.mark.parametrize(
+    ("same", "reason", "most"),
+    [
+        ({"domain": True}, Skipped.DOMAIN, 20),
+        ({"resolved": True}, Skipped.ADDRESS, 10),
+        ({"prefix": True}, Skipped.PREFIX, 20),
+        ({"namer": True}, Skipped.NAMER, 20),
+        ({"monitor": True}, Skipped.NAMER, 50),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_relays_with_something_in_common_get_few_places_and_a_few_trials(
+    same: dict[str, bool], reason: Skipped, most: int
+) -> None:
+    def made(number: int) -> RelayCandidate:
+        host = f"r{number}.crowd.example" if "domain" in same else f"crowd{number}.example"
+        resolved = f"198.51.{number // 250}.{number % 250}"
+        if "resolved" in same:
+            resolved = "203.0.113.9"
+        elif "prefix" in same:
+            resolved = f"203.0.113.{number % 250}"
+        return candidate(number, host, resolved=resolved if same.keys() & {"resolved", "prefix"} else "")
+
+    def namers(each: RelayCandidate) -> list[Namer]:
+        if "namer" in same:
+            return [Namer(1, False, False), Namer(2, False, False)]
+        return [Namer(1, True, False), Namer(1_000 + each.relay, False, False)] if "monitor" in same else []
+
+    crowd = [made(number) for number in range(200)]
+    chosen = choose(ranked(crowd, NOW), selection(), NOW, namers)
+    assert len(hosts(chosen, trials=False)) == most
+    assert 1 <= len(hosts(chosen)) - most <= most // 5, "some of the others are tried in turn"
+    assert chosen.crowded == {reason: 200 - most}
+    tried = set(tried_anew(chosen.selected, NOW))
+    later = [each._replace(tried_at=NOW) if each.relay in tried else each for each in crowd]
+    again = choose(ranked(later, NOW + 2 * HOUR), selection(), NOW + 2 * HOUR, namers)
+    assert not tried & {each.candidate.relay for each in again.selected if each.is_trial}
+
+
+def test_hundreds_of_productive_relays_of_one_hoster_and_those_of_users_are_not_counted() -> None:
+    productive = [
+        incumbent(number, f"r{number}.hoster.example")._replace(resolved="203.0.113.9") for number in range(300)
+    ]
+    of_users = [
+        candidate(1_000 + number, f"u{number}.hoster.example", resolved="203.0.113.9", named_by_user=True)
+        for number in range(300)
+    ]
+    fresh = [candidate(2_000 + number, f"f{number}.hoster.example", resolved="203.0.113.9") for number in range(3)]
+    chosen = choose(
+        ranked([*productive, *of_users, *fresh], NOW), selection(), NOW,
+        lambda each: [Namer(each.relay // 2, False, each.named_by_user), Namer(each.relay // 2 + 9_999, False, False)],
+    )  # fmt: skip
+    assert len(hosts(chosen)) == 603
+    assert not chosen.crowded
+
+
+def test_user_counts_for_few_relays_and_those_that_come_first_of_these() -> None:
+    named = [candidate(number, f"n{number}.example", named_by_user=True, namers=1) for number in range(100)]
+    chosen = choose(ranked(named, NOW), selection(), NOW, lambda _: [Namer(7, False, True)])
+    assert hosts(chosen, trials=False) == {f"n{number}.example" for number in range(20)}
+    assert chosen.crowded == {Skipped.NAMER: 80}
+
+
+def test_operators_relays_and_addresses_of_hidden_services_are_not_counted() -> None:
+    own = [candidate(number, f"o{number}.one.example", by_operator=True) for number in range(100)]
+    assert len(hosts(choose(own, selection(), NOW))) == 100
