@@ -9,9 +9,10 @@ are rows of `contacts` with `waiting` set, which are no reason to want anyone.
 |---|---|---|
 | below `FREE` | is wanted whole | lets waiting followees in, the smallest users first, and raises the level |
 | to `PRESSED` | up to the share | lets waiting followees in up to the share |
-| above | up to the share, and never beyond `FULL` | takes what is above the share away, or lowers the level |
+| above | up to the share, never beyond `FULL` | takes what is above shares away until `RELIEVED`, or lowers the level |
 
-Nothing is taken away below `PRESSED` and nothing beyond a share is given above `FREE`, so that it settles.
+Between `FREE` and `PRESSED` nothing is taken away but for users who wait below their share, and nothing beyond a share
+is given, so that it settles.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from pipeline.store.database import Row, Tx
 
 FREE: Final = 0.80
 PRESSED: Final = 0.95
+# So much is left when users have yielded; well above `FREE`, where all would be let in again.
+RELIEVED: Final = 0.90
 # What is above is for users alone: they are wanted in any case.
 FULL: Final = 0.99
 MAX_SHARE: Final = 10_000
@@ -225,13 +228,16 @@ def next_steps(tx: Tx, now: int) -> list[Step]:
     state = budget(tx)
     if state.is_pressed:
         return _yielding(tx, state, now)
-    steps = [Step(None, MAX_LEVEL)] if state.free and state.level < MAX_LEVEL else []
+    is_free = not state.max_authors or state.free > 0
     users = [Holding(*row) for row in tx.execute(WAITING_USERS)]
-    room = state.free or int(PRESSED * state.max_authors) - state.authors
-    for user in sorted(users, key=lambda user: user.admitted * user.factor(now))[:_USERS_LOOKED_AT]:
-        limit = user.followees if state.free or not state.max_authors else share(user, state.level, now)
-        number = min(limit - user.admitted, EDGES_PER_STEP, room if state.max_authors else EDGES_PER_STEP)
-        if number > 0:
+    due = {user: (user.followees if is_free else share(user, state.level, now)) - user.admitted for user in users}
+    room = _room(state)
+    if room <= 0 and any(number > 0 for number in due.values()):
+        return _yielding(tx, state, now)
+    steps = [Step(None, MAX_LEVEL)] if state.free and state.level < MAX_LEVEL else []
+    for user in sorted(users, key=lambda user: user.admitted * user.factor(now)):
+        number = min(due[user], EDGES_PER_STEP, room)
+        if number > 0 and len(steps) < _USERS_LOOKED_AT:
             steps.append(Step(user.author, user.admitted + number))
             room -= number
     return steps
@@ -247,13 +253,24 @@ def take_step(tx: Tx, step: Step, now: int) -> int:
     return fit(tx, step.author, step.number, now, most=EDGES_PER_STEP) if is_user else 0
 
 
+def _room(state: Budget) -> int:
+    """Return how many followees may be let in before users have to yield."""
+    if not state.max_authors:
+        return EDGES_PER_STEP * _USERS_LOOKED_AT
+    return state.free or int(PRESSED * state.max_authors) - 1 - state.authors
+
+
 def _yielding(tx: Tx, state: Budget, now: int) -> list[Step]:
     least = min(MAX_SHARE, state.level // NEW_USER_FACTOR)
     users = [Holding(*row) for row in tx.execute(HOLDERS, (least,))]
     over = {user: user.admitted - share(user, state.level, now) for user in users}
     too_large = sorted((user for user in users if over[user] > 0), key=lambda user: -over[user])
-    if too_large:
-        return [
-            Step(user.author, user.admitted - min(over[user], EDGES_PER_STEP)) for user in too_large[:_USERS_LOOKED_AT]
-        ]
+    steps: list[Step] = []
+    surplus = state.authors - int(RELIEVED * state.max_authors)
+    for user in too_large[:_USERS_LOOKED_AT]:
+        number = min(over[user], EDGES_PER_STEP, surplus)
+        surplus -= number
+        steps += [Step(user.author, user.admitted - number)] if number > 0 else []
+    if steps:
+        return steps
     return [Step(None, max(MIN_LEVEL, state.level * 4 // 5))] if state.level > MIN_LEVEL else []
