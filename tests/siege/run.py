@@ -18,6 +18,7 @@ def alone(attack: Attack, seed: int, relays: int, seconds: float, keep: Path | N
         directory = (keep or Path(scratch)) / attack.name
         directory.mkdir(parents=True, exist_ok=True)
         with Siege.started(seed, relays, directory, attack.settings) as siege:
+            siege.take_precedence()
             siege.world.start_publishing()
             return siege.play(attack, seconds)
 
