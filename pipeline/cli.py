@@ -77,6 +77,10 @@ class _Commands(click.Group):
             formatter.write_dl(sorted((here | self._ELSEWHERE).items()))
 
 
+# Files 0640, folders 0750 at most.
+_PRIVATE_UMASK = 0o027
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 @click.option(
@@ -103,6 +107,8 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
     4 a disk is full (a stage; it can go on once there is room).
     """
+    # What is made here is nobody else's business, by hand as under systemd.
+    os.umask(os.umask(_PRIVATE_UMASK) | _PRIVATE_UMASK)
     if env_file is not None:
         # Those that follow a file take it as their own; the others look at it once.
         if ctx.invoked_subcommand in ("supervise", "stage", "check"):
@@ -180,14 +186,15 @@ def check(online: bool, env_file: Path | None) -> None:
       event-service check
       event-service check --online --env-file /etc/event-service/environment
     """
+    from pipeline.commands.exposure import exposed_secrets  # noqa: PLC0415
     from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
     config = live.config
     for name, value in config.effective():
         click.echo(f"{name}={value}")
-    for unknown in live.unknown():
-        click.echo(f"warning: {unknown}", err=True)
+    for warning in (*live.unknown(), *exposed_secrets(config, env_file)):
+        click.echo(f"warning: {warning}", err=True)
     if online:
         from pipeline.commands.preflight import preflight  # noqa: PLC0415
 

@@ -78,6 +78,7 @@ class Config:
     target_relay: RelayAddress | None
     bootstrap_relays: tuple[RelayAddress, ...]
     skip_relays: tuple[str, ...]
+    allowed_ports: frozenset[int]
     discover_relays: bool
     max_relays: int
     max_relays_per_host: int

@@ -363,6 +363,16 @@ SETTINGS: tuple[Setting, ...] = (
         live=True,
     ),
     Setting(
+        "EVENTS_ALLOWED_PORTS",
+        "allowed_ports",
+        values.ports,
+        "",
+        "ports of other services, such as 22 or 6379, at which discovered relays are dialled all the same",
+        format=lambda found: values.format_list(sorted(found)),
+        empty_means_none=True,
+        live=True,
+    ),
+    Setting(
         "EVENTS_DISCOVER_RELAYS",
         "discover_relays",
         values.boolean,

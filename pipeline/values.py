@@ -106,6 +106,11 @@ def networks(text: str) -> tuple[IPNetwork, ...]:
         raise InvalidValue(f"must be IP addresses or networks, such as 127.0.0.1,10.0.0.0/8: {error}") from None
 
 
+def ports(text: str) -> frozenset[int]:
+    """Read a comma-separated list of TCP ports, such as `22,6379`."""
+    return frozenset(integer(item, least=1, most=65_535) for item in text_list(text))
+
+
 def format_list(items: Iterable[object]) -> str:
     """The text that lists are read from."""
     return ",".join(map(str, items))

@@ -104,6 +104,7 @@ def run(ctx: StageContext) -> None:
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
         compression=Compression() if config.relay_compression else None, gate=dial_gate,
+        own=config.listen_address,
     )  # fmt: skip
     _raise_file_limit(ctx)
     holdings = StoredHoldings(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
@@ -290,6 +291,7 @@ class _Crawler:
         selection = Selection(
             config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
             allow_onion=config.socks_proxy is not None,
+            ports=config.allowed_ports, own=config.public_url,
         )  # fmt: skip
         now = self.ctx.clock.now_ms()
         with self.database.read() as tx:

@@ -15,6 +15,7 @@ from typing import Final
 from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, NamersOf, is_proven
 from pipeline.crawl.ranking import is_incumbent, ranked
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
+from pipeline.nostr.ports import SERVICE_PORTS
 from pipeline.store.relays import RelayCandidate
 
 # The share of the places that is for trying out, and for how long (ms).
@@ -32,6 +33,10 @@ class Skipped(StrEnum):
     NO_WAY = "no-way"
     """It is on a network that there is no way into; for onion relays a proxy is."""
     SKIP_LIST = "skip-list"
+    PORT = "port"
+    """Another service than a relay listens there, usually."""
+    OWN = "own"
+    """It is the address of this service."""
     HOST = "host"
     """As many relays of its host are dialled as may be."""
     NAMER = CrowdReason.NAMER.value
@@ -43,13 +48,18 @@ class Skipped(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What may be dialled: bounds, skipped host suffixes, and which networks besides the public Internet."""
+    """What may be dialled: bounds, skipped host suffixes, and which networks besides the public Internet.
+
+    `ports`: those of other services that may be dialled all the same; `own`: where this service is reached.
+    """
 
     max_relays: int
     max_per_host: int
     skip_suffixes: tuple[str, ...]
     allow_private: bool
     allow_onion: bool = False
+    ports: frozenset[int] = frozenset()
+    own: RelayAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +241,13 @@ def _reason_to_skip(candidate: RelayCandidate, selection: Selection) -> Skipped 
         return Skipped.PRIVATE
     if address.network is not Network.CLEARNET and not (selection.allow_onion and address.network is Network.ONION):
         return Skipped.NO_WAY
+    return _reason_of_place(address, selection)
+
+
+def _reason_of_place(address: RelayAddress, selection: Selection) -> Skipped | None:
     if any(address.host == suffix or address.host.endswith("." + suffix) for suffix in selection.skip_suffixes):
         return Skipped.SKIP_LIST
-    return None
+    if address.port in SERVICE_PORTS and address.port not in selection.ports:
+        return Skipped.PORT
+    own = selection.own
+    return Skipped.OWN if own is not None and (address.host, address.port) == (own.host, own.port) else None

@@ -62,6 +62,9 @@ class HeldSlot:
             self._directory_lock = None
 
 
+_ELSEWHERE = "remove it, or set EVENTS_RUNTIME_DIRECTORY to a folder of your own"
+
+
 def prepare_runtime_directory(path: Path) -> None:
     """Make the runtime directory and its folders, mode 0700.
 
@@ -71,14 +74,16 @@ def prepare_runtime_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         link, found = path.lstat(), path.stat()
     except OSError as error:
-        raise CannotStart(f"runtime directory {path}: {error.strerror}") from error
+        raise CannotStart(f"runtime directory {path}: {error.strerror}; {_ELSEWHERE}") from error
     # systemd's DynamicUser makes a link owned by root; a stranger's link in a shared folder is a trap.
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
-        raise CannotStart(f"runtime directory {path} is a link made by user {link.st_uid}")
+        raise CannotStart(f"runtime directory {path} is a link made by user {link.st_uid}; {_ELSEWHERE}")
     if found.st_uid != os.geteuid():
-        raise CannotStart(f"runtime directory {path} belongs to user {found.st_uid}, not to {os.geteuid()}")
+        raise CannotStart(
+            f"runtime directory {path} belongs to user {found.st_uid}, not to {os.geteuid()}; {_ELSEWHERE}"
+        )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise CannotStart(f"runtime directory {path} can be written by others; its mode should be 0700")
+        raise CannotStart(f"runtime directory {path} can be written by others: chmod 700 {path}")
     for folder in (slots_directory(path), heartbeats_directory(path), metrics_directory(path)):
         folder.mkdir(mode=0o700, exist_ok=True)
 

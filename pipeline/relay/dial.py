@@ -16,7 +16,7 @@ from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
-from pipeline.relay.resolve import Endpoint, Resolver, endpoints, system_resolver
+from pipeline.relay.resolve import Endpoint, Resolver, endpoints, is_own, system_resolver
 from pipeline.relay.socks import connect_through
 from pipeline.relay.stream import wait_for
 from pipeline.values import HostPort
@@ -63,6 +63,7 @@ class DialPolicy:
     refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
     largest message that the channel takes; it skips others. `compression`: None means that it is offered to no relay.
     `gate`: bounds how often one address, network or domain is dialled; None bounds nothing.
+    `own`: where this service listens, which is not dialled under any of this machine's addresses.
     """
 
     allow_private: bool = False
@@ -74,6 +75,7 @@ class DialPolicy:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     compression: Compression | None = None
     gate: DialGate | None = None
+    own: HostPort | None = None
 
 
 def never() -> bool:
@@ -135,6 +137,9 @@ def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> sock
     candidates = endpoints(
         address.host, address.port, resolver=policy.resolver, allow_private=policy.allow_private, attempt=attempt
     )
+    candidates = [each for each in candidates if policy.own is None or not is_own(each, policy.own)]
+    if not candidates:
+        raise DialError(DialReason.OWN, f"{address.host} is this service itself", permanent=True)
     gate = policy.gate
 
     def admit(endpoint: Endpoint) -> None:

@@ -22,6 +22,7 @@ class DialReason(StrEnum):
     HANDSHAKE = "handshake"
     LOCAL = "local"  # this machine ran out of something: no fault of the relay
     NETWORK = "network"  # a network that we cannot reach at all, such as onion without a proxy
+    OWN = "own"  # our own web server
     PRIVATE = "private"
     PROXY = "proxy"
     REDIRECT = "redirect"

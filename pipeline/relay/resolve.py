@@ -11,6 +11,7 @@ from typing import cast
 from pipeline.nostr.ip import is_global_ip
 from pipeline.relay.deadline import Attempt
 from pipeline.relay.errors import DialError, DialReason
+from pipeline.values import HostPort
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Resolver = Callable[[str, int], Sequence[SocketAddress]]
@@ -19,6 +20,8 @@ Resolver = Callable[[str, int], Sequence[SocketAddress]]
 MAX_LOOKUPS = 32
 # A name may have hundreds of addresses; each gets a share of the time, and less than 2 s of 15 helps nobody.
 MAX_ADDRESSES = 8
+
+_EVERY_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104  (compared, not listened on)
 
 _UNKNOWN_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 _slots = threading.BoundedSemaphore(MAX_LOOKUPS)
@@ -57,6 +60,22 @@ def endpoints(host: str, port: int, *, resolver: Resolver, allow_private: bool, 
     if found:
         raise DialError(DialReason.PRIVATE, f"{host} is {found[0][0]}", permanent=True)
     raise DialError(DialReason.DNS, f"{host} has no address", permanent=True)
+
+
+def is_own(endpoint: Endpoint, listening: HostPort) -> bool:
+    """Return True if `endpoint` is one of this machine's addresses with the port of what is `listening` here."""
+    host, port = endpoint.address[:2]
+    if port != listening.port:
+        return False
+    if listening.host not in _EVERY_ADDRESS:
+        return host == listening.host
+    with socket.socket(endpoint.family, socket.SOCK_DGRAM) as sock:
+        try:
+            # Sends nothing; a machine speaks to an address of its own from that address.
+            sock.connect(endpoint.address)
+        except OSError:
+            return False
+        return bool(sock.getsockname()[0] == host)
 
 
 def lookup(

@@ -16,7 +16,7 @@ import apsw
 
 from pipeline.errors import CannotStart, EventServiceError, NoRoom
 from pipeline.process.clock import pause
-from pipeline.store.ownership import create_for_folder_owner, describe_owner
+from pipeline.store.ownership import create_private, describe_owner
 
 # 3.7.0 to 3.51.2 can corrupt a WAL database that several connections write and checkpoint, which is what we do.
 OLDEST_SQLITE = (3, 51, 3)
@@ -112,7 +112,7 @@ class Database:
         _require_sqlite()
         if path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP).exists():
             raise DatabaseUnusable(f"an import at {path} was interrupted; event-service import-go --in-place ends it")
-        create_for_folder_owner(path)
+        create_private(path)
         try:
             connection = apsw.Connection(str(path))
             try:

@@ -10,19 +10,20 @@ _ROOT = 0
 _MODE = 0o600
 
 
-def create_for_folder_owner(path: Path) -> None:
-    """As root, make the missing file at `path` for whoever owns its folder; for others this does nothing.
+def create_private(path: Path) -> None:
+    """Make the missing file at `path`, which only its owner may read; as root for whoever owns its folder.
 
     A command of an operator may be what first opens the database of a service that has a user of its own.
     """
-    if os.geteuid() != _ROOT or path.exists():
+    if path.exists():
         return
     # What cannot be made is told by who opens it.
     with contextlib.suppress(OSError):
         owner = path.parent.stat()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            if os.geteuid() == _ROOT:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
         finally:
             os.close(descriptor)
 

@@ -223,6 +223,7 @@ WRONG = {
     "EVENTS_BOOTSTRAP_RELAYS": ["wss://nos.lol,wss://"],
     "EVENTS_DISCOVER_RELAYS": ["yes", "1"],
     "EVENTS_MAX_RELAYS": ["0", "-1", "many"],
+    "EVENTS_ALLOWED_PORTS": ["x", "0", "65536", "22;80"],
     "EVENTS_MAX_RELAYS_PER_HOST": ["0", "1.5"],
     "EVENTS_ALLOW_PRIVATE_RELAYS": ["maybe"],
     "EVENTS_CRAWL_MODE": ["both", "chunks"],

@@ -137,6 +137,28 @@ def test_status_tells_queues_and_relays(run: Run, database: Database) -> None:
     assert found["registered_users"] == 0
 
 
+def test_check_warns_of_secrets_that_everybody_may_read(run: Run, tmp_path: Path) -> None:
+    key, settings = tmp_path / "nostr.key", tmp_path / "settings"
+    key.write_text("11" * 32)
+    settings.write_text("EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD=hidden\n")
+    for path in (key, settings):
+        path.chmod(0o644)
+    found = run("check", "--env-file", str(settings), EVENTS_SECRET_KEY_PATH=str(key))
+    assert found.returncode == 0
+    assert f"warning: EVENTS_SECRET_KEY_PATH {key} can be read by every user" in found.stderr
+    assert f"chmod 600 {key}" in found.stderr
+    assert f"EVENTS_PYROSCOPE_BASIC_AUTH_PASSWORD in {settings} can be read" in found.stderr
+    for path in (key, settings):
+        path.chmod(0o640)
+    assert "can be read" not in run("check", "--env-file", str(settings), EVENTS_SECRET_KEY_PATH=str(key)).stderr
+
+
+def test_what_a_command_makes_is_not_for_everybody(run: Run, database: Database, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert run("backup", str(copy)).returncode == 0
+    assert copy.stat().st_mode & 0o027 == 0
+
+
 def test_check_online_finds_what_cannot_be_reached(run: Run) -> None:
     closed = f"ws://127.0.0.1:{free_port()}"
     with ScriptedRelay() as relay:

@@ -16,6 +16,7 @@ from pipeline.relay.dial import Compression, dial
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
 from pipeline.relay.transport import Transport
+from pipeline.values import HostPort
 from tests.integration.relay.peers import (
     CLOCK,
     PATIENCE_S,
@@ -483,3 +484,17 @@ def test_running_out_of_files_is_no_fault_of_the_relay(monkeypatch: pytest.Monke
     with Peer(greet) as peer:
         monkeypatch.setattr(socket, "socket", no_socket)
         assert failure(peer.address, policy()).reason is DialReason.LOCAL
+
+
+@pytest.mark.parametrize("listening", ["", "0.0.0.0", "127.0.0.1"])
+def test_own_web_server_is_not_dialled_by_any_name(listening: str) -> None:
+    """Another port is, and the same port of an address that nothing of ours listens on."""
+    with Peer() as peer:
+        address = parse_address(f"ws://some.example:{peer.port}")
+        how = dataclasses.replace(
+            policy(lambda _, port: [("127.0.0.1", port)]), own=HostPort(listening, peer.port), timeout_s=0.5
+        )
+        assert failure(address, how).reason is DialReason.OWN
+        assert peer.connections == 0
+        for own in (HostPort(listening, peer.port + 1), HostPort("127.0.0.2", peer.port)):
+            assert failure(address, dataclasses.replace(how, own=own)).reason is DialReason.TIMEOUT

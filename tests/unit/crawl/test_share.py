@@ -19,6 +19,7 @@ from pipeline.crawl.share import (
     share_of,
     tried_anew,
 )
+from pipeline.nostr.address import RelayAddress, parse_address
 from pipeline.store.relays import RelayCandidate
 from tests.fakes.socks import onion_host
 from tests.seeds import seeds
@@ -31,9 +32,10 @@ def candidate(address: str, *, bootstrap: bool = False, number: int = 1) -> Rela
 
 
 def selection(
-    *, relays: int = 100, per_host: int = 3, skip: tuple[str, ...] = SKIPPED, private: bool = False
-) -> Selection:
-    return Selection(relays, per_host, skip, private)
+    *, relays: int = 100, per_host: int = 3, skip: tuple[str, ...] = SKIPPED, private: bool = False,
+    ports: frozenset[int] = frozenset(), own: RelayAddress | None = None,
+) -> Selection:  # fmt: skip
+    return Selection(relays, per_host, skip, private, ports=ports, own=own)
 
 
 def urls(chosen: list[Selected]) -> list[str]:
@@ -229,3 +231,26 @@ def test_relay_lists_are_asked_of_twenty_relays_besides_the_operators_and_of_the
     assert turned == first
     gone = fetching_lists(select([*mine, *others[5:]], selection()), first)
     assert gone == set(range(105, 125))
+
+
+@pytest.mark.parametrize("port", [22, 25, 53, 445, 587, 3306, 5432, 6379, 6667, 11211, 27017])
+def test_ports_of_other_services_are_dialled_only_if_the_operator_says_so(port: int) -> None:
+    url = f"wss://r1.example:{port}"
+    assert chosen(url) == []
+    assert chosen(url, ports=frozenset({port})) == [url]
+    assert chosen(url, bootstrap=True) == [url]
+    assert passed_over([candidate(url)], selection()) == {Skipped.PORT: 1}
+
+
+@pytest.mark.parametrize(
+    "port", [81, 444, 2700, 3000, 3334, 4848, 5577, 7000, 7447, 7777, 8000, 8008, 8080, 8443, 8888, 9001, 10547, 65_535]
+)
+def test_ports_at_which_relays_are_found_are_dialled(port: int) -> None:
+    assert chosen(url := f"wss://r1.example:{port}") == [url]
+
+
+def test_own_address_is_not_dialled_but_other_ports_of_its_host_are() -> None:
+    own = parse_address("wss://events.example")
+    addresses = ["wss://events.example", "wss://events.example/relay", "wss://events.example:4848", "wss://example"]
+    assert chosen(*addresses[:3], own=own) == [addresses[2]]
+    assert passed_over([candidate(addresses[0])], selection(own=own)) == {Skipped.OWN: 1}

@@ -30,6 +30,18 @@ def test_a_database_that_root_makes_first_belongs_to_the_owner_of_its_folder(tmp
     assert stat.S_IMODE((folder / "events.db").stat().st_mode) == 0o600
 
 
+def test_a_database_may_be_read_by_its_owner_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """Its log and index too."""
+    before = os.umask(0)
+    try:
+        with open_database(tmp_path / "events.db", SystemClock()) as database, database.write() as tx:
+            tx.execute("UPDATE generations SET latest = latest")
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {0o600}
+
+
 @needs_root
 def test_a_replaced_file_keeps_owner_and_mode(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
