@@ -28,6 +28,7 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
+from pipeline.process.rate import Budget, Rate
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.channel import Channel
@@ -47,6 +48,10 @@ GIVE_UP_AFTER_S: Final = 75.0
 MAX_INVALID_FRAMES: Final = 1000
 # How fast messages that are too long are read past; the line is for those that can be used.
 SKIPPED_BYTES_PER_S: Final = 4 << 20
+# How fast other long messages are read: they cost as much as thousands, and where they are compressed the line does not
+# bound them. Contact lists are seldom as long.
+LONG_BYTES: Final = 64 << 10
+LONG_MESSAGES: Final = Rate(burst=32 << 20, per_minute=60 * (4 << 20))
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
 TELL_S: Final = 0.2
 # How often a connection that may not read on looks whether the relay takes what is being sent.
@@ -85,6 +90,7 @@ class Connection:
         self._is_held = False
         self.is_closing = False
         self._invalid_frames = 0
+        self._long = Budget(LONG_MESSAGES, shared.clock.monotonic())
         # Until when nothing is read, for what was read past or costs too much; 0 while that is not so.
         self._slowed_until = 0.0
         self._pinged_at = 0.0
@@ -296,6 +302,8 @@ class Connection:
             self._row.learn(limits if said is None else limits.advertised(said))
 
     def _on_frame(self, raw: bytes, now: float) -> None:
+        if len(raw) > LONG_BYTES and (left := self._long.spend(len(raw), now)) < 0:
+            self._slowed_until = max(self._slowed_until, now - left / (LONG_MESSAGES.per_minute / 60))
         if (excess := self._shared.bounds.excess(raw)) is not None:
             self._on_excess(raw, excess, now)
             return

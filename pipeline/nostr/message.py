@@ -69,6 +69,8 @@ __all__ = [
     "parse_relay_message",
 ]
 
+MAX_CHALLENGE: Final = 1_024  # characters; relays send some sixty
+
 _HEX: Final = re.compile("(?:[0-9a-fA-F]{2})+")
 
 
@@ -217,6 +219,13 @@ def _ok(frame: list[Any]) -> Ok:
     return Ok(event_id, frame[2], reason, reason_prefix(reason))
 
 
+def _challenge(text: str) -> AuthChallenge:
+    # It is signed and sent back.
+    if len(text) > MAX_CHALLENGE:
+        raise InvalidMessage(MessageFault.TEXT)
+    return AuthChallenge(text)
+
+
 def _count(frame: list[Any]) -> Count:
     subscription = _subscription(frame)
     count = frame[2].get("count") if len(frame) > 2 and type(frame[2]) is dict else None
@@ -237,7 +246,7 @@ _PARSERS: Final[dict[str, Callable[[list[Any]], RelayMessage]]] = {
     "CLOSED": _closed,
     "OK": _ok,
     "NOTICE": lambda frame: Notice(text_at(frame, 1, MessageFault.TEXT)),
-    "AUTH": lambda frame: AuthChallenge(text_at(frame, 1, MessageFault.TEXT)),
+    "AUTH": lambda frame: _challenge(text_at(frame, 1, MessageFault.TEXT)),
     "COUNT": _count,
     "NEG-MSG": _neg_message,
     "NEG-ERR": _neg_error,

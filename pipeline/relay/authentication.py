@@ -4,6 +4,8 @@ from enum import Enum, StrEnum
 
 # Some relays send their challenge after the refusal, some say nothing when they accept an AUTH.
 PATIENCE_S = 2.0
+# Each answer is signed. A relay that demands more of them on one connection does not mean it.
+MAX_ANSWERS = 50
 
 
 class AuthState(StrEnum):
@@ -30,7 +32,17 @@ class Authentication:
     next; only the refusal of the last is a verdict.
     """
 
-    __slots__ = ("_addresses", "_answered", "_challenge", "_deadline", "_event_id", "_is_possible", "address", "state")
+    __slots__ = (
+        "_addresses",
+        "_answered",
+        "_answers",
+        "_challenge",
+        "_deadline",
+        "_event_id",
+        "_is_possible",
+        "address",
+        "state",
+    )
 
     def __init__(self, *, is_possible: bool, addresses: int = 1) -> None:
         """`addresses`: how many there are to be tried."""
@@ -42,6 +54,7 @@ class Authentication:
         self._challenge: str | None = None
         # The last challenge answered; each is answered once with each address.
         self._answered: str | None = None
+        self._answers = 0
         self._event_id: bytes | None = None
         self._deadline: float | None = None
 
@@ -63,7 +76,11 @@ class Authentication:
         """The relay demands an AUTH; returns whether it is going to get one that it has not had."""
         if self.is_under_way:
             return True
-        if not self._is_possible or (self._challenge is not None and self._challenge == self._answered):
+        if (
+            not self._is_possible
+            or self._answers >= MAX_ANSWERS
+            or (self._challenge is not None and self._challenge == self._answered)
+        ):
             if self.state is AuthState.NONE:
                 self.state = AuthState.WANTED
             return False
@@ -78,6 +95,7 @@ class Authentication:
     def answered(self, event_id: bytes, now: float) -> None:
         """The AUTH event with this id was sent in answer to the newest challenge."""
         self._answered = self._challenge
+        self._answers += 1
         self._event_id = event_id
         self._deadline = now + PATIENCE_S
 

@@ -9,7 +9,7 @@ from websocket import ABNF
 
 from pipeline.process.clock import Clock
 from pipeline.relay.errors import ConnectionLost, LossReason
-from pipeline.relay.frames import MAX_BATCH_MESSAGES, MAX_MESSAGE_BYTES, FrameReader, Received
+from pipeline.relay.frames import MAX_MESSAGE_BYTES, FrameReader, Received
 
 # A relay that does not read for as long is of no use; our largest frame passes any usable line in less.
 SEND_TIMEOUT_S = 10.0
@@ -110,7 +110,7 @@ class Channel:
         ended = self._reader.ended
         if ended is not None and not messages:
             raise self._lose(*ended)
-        self.has_more = not self._is_drained or ended is not None or len(messages) == MAX_BATCH_MESSAGES
+        self.has_more = not self._is_drained or ended is not None or self._reader.is_full(messages)
         try:
             self.flush()
         except ConnectionLost:

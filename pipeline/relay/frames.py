@@ -19,6 +19,8 @@ MAX_FRAGMENTS = MAX_SKIPPED_BYTES >> 10
 SKIPPED_END_BYTES = 512
 # One hand-over to whoever parses the messages: enough to make its fixed cost small.
 MAX_BATCH_MESSAGES = 256
+# A few bytes may be compressed from a thousand times as many: no more than this is made of them at once.
+MAX_BATCH_INFLATED_BYTES = 8 << 20
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _OPCODES = frozenset({_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG})
@@ -32,7 +34,8 @@ _CLOSE_CODES = frozenset({1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 
 
 @dataclass(frozen=True, slots=True)
 class SkippedMessage:
-    """A message that was read past, since it is too long or cannot be inflated: its ends, and its size on the wire.
+    """A message that was read past, since it is too long or cannot be inflated: its ends, and its size on the wire, or
+    as far as it was inflated.
 
     `tail` is empty for a compressed one.
     """
@@ -80,6 +83,7 @@ class FrameReader:
         "_first",
         "_fragment_count",
         "_fragments",
+        "_inflated_bytes",
         "_inflates",
         "_is_compressed",
         "_max_message_bytes",
@@ -95,6 +99,8 @@ class FrameReader:
     def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES, *, inflates: bool = False) -> None:
         self._max_message_bytes = max_message_bytes
         self._inflates = inflates
+        # What was made of compressed messages since `take` began.
+        self._inflated_bytes = 0
         # How the common frames begin.
         self._whole = _WHOLE + _WHOLE_COMPRESSED if inflates else _WHOLE
         self._data = b""  # fed, and from `_at` on not parsed
@@ -126,23 +132,28 @@ class FrameReader:
         self._at = 0
 
     def take(self) -> list[Received]:
-        """The next complete messages, at most `MAX_BATCH_MESSAGES`; [] when more bytes are needed or `ended`."""
+        """The next complete messages, a batch at most (see `is_full`); [] when more bytes are needed or `ended`."""
         messages: list[Received] = []
-        while self.ended is None and len(messages) < MAX_BATCH_MESSAGES:
+        self._inflated_bytes = 0
+        while self.ended is None and not self.is_full(messages):
             if self._payload is None and self._fragments is None:
                 self._scan(messages)
-            if len(messages) == MAX_BATCH_MESSAGES:
+            if self.is_full(messages):
                 return messages
             if not self._step(messages):
                 break
         self._data, self._at = self._data[self._at :], 0  # part of a header at most: nothing large lives on
         return messages
 
+    def is_full(self, messages: list[Received]) -> bool:
+        """Return True if these, which `take` gave last, are a whole batch, so that there may be more already."""
+        return len(messages) >= MAX_BATCH_MESSAGES or self._inflated_bytes >= MAX_BATCH_INFLATED_BYTES
+
     def _scan(self, messages: list[Received]) -> None:
         """Take the common frame, a whole message of less than 64 KiB, as long as it comes; others are `_step`'s."""
         data, at, end, longest, whole = self._data, self._at, len(self._data), self._max_message_bytes, self._whole
         room = MAX_BATCH_MESSAGES - len(messages)
-        while room and at + 2 <= end and data[at] in whole:
+        while room and at + 2 <= end and data[at] in whole and self._inflated_bytes < MAX_BATCH_INFLATED_BYTES:
             length = data[at + 1]
             start = at + 2
             if length >= 126:
@@ -267,7 +278,12 @@ class FrameReader:
     def _inflated(self, message: bytes) -> Received:
         inflated = inflate(message, self._max_message_bytes)
         if inflated is None:
-            return SkippedMessage(inflate_head(message, SKIPPED_END_BYTES), b"", len(message))
+            head = inflate_head(message, SKIPPED_END_BYTES)
+            # What it cost, rather than the few bytes that it may be on the wire.
+            size = self._max_message_bytes if head else len(message)
+            self._inflated_bytes += size
+            return SkippedMessage(head, b"", size)
+        self._inflated_bytes += len(inflated)
         return inflated
 
     def _close(self, payload: bytes) -> None:

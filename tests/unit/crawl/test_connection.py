@@ -10,6 +10,8 @@ import pytest
 
 from pipeline.crawl.connection import (
     GIVE_UP_AFTER_S,
+    LONG_BYTES,
+    LONG_MESSAGES,
     MAX_INVALID_FRAMES,
     SKIPPED_BYTES_PER_S,
     TELL_S,
@@ -286,3 +288,24 @@ def test_text_that_is_no_message_ends_a_connection_only_where_nothing_else_comes
     relay.next = [b"no JSON"] * (MAX_INVALID_FRAMES + 1)
     with pytest.raises(ConnectionLost):
         turn(made, relay)
+
+
+def test_relay_of_long_messages_is_slowed_beyond_their_rate(tmp_path: Path) -> None:
+    """Compressed, they may be a thousandth as long on the line, which does not bound them then."""
+    clock = ManualClock(START * 1000)
+    made, relay = made_of(Recording(tmp_path / "events.db", clock), clock), Sending()
+    made.open(lambda: None)
+    turn(made, relay)
+    long = b'["NOTICE","' + b"x" * (LONG_MESSAGES.burst // 8) + b'"]'
+    relay.next = [b'["NOTICE","' + b"x" * (LONG_BYTES // 2) + b'"]'] * 100
+    turn(made, relay)
+    for _ in range(7):
+        relay.next = [long]
+        turn(made, relay)
+        assert not is_full(made)
+    relay.next = [long] * 2
+    turn(made, relay)
+    assert is_full(made)
+    clock.advance(2.0)
+    turn(made, relay)
+    assert not is_full(made)

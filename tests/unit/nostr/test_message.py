@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.nostr import message
 from pipeline.nostr.event import Event, InvalidEvent, Reason, sign
 from pipeline.nostr.message import (
+    MAX_CHALLENGE,
     AuthChallenge,
     Closed,
     Count,
@@ -294,3 +295,9 @@ def test_a_frame_of_a_million_tags_is_read() -> None:
 
 def test_all_names_are_exported() -> None:
     assert all(hasattr(message, name) for name in message.__all__)
+
+
+def test_challenge_that_is_too_long_to_be_signed_and_sent_back_is_no_message() -> None:
+    parse_relay_message(b'["AUTH","%s"]' % (b"x" * MAX_CHALLENGE))
+    with pytest.raises(InvalidMessage):
+        parse_relay_message(b'["AUTH","%s"]' % (b"x" * (MAX_CHALLENGE + 1)))

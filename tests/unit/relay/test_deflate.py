@@ -116,7 +116,20 @@ def test_message_that_is_too_long_is_skipped_but_for_its_head(long: bytes) -> No
         assert isinstance(skipped, SkippedMessage)
         assert skipped.head[:100] == long[:100]
         assert len(skipped.head) <= SKIPPED_END_BYTES
-        assert (skipped.tail, skipped.size, last) == (b"", len(packed), b"last")
+        assert (skipped.tail, skipped.size, last) == (b"", max(len(packed), MOST), b"last")
+
+
+def test_what_a_few_bytes_are_inflated_to_is_bounded_in_a_batch() -> None:
+    """Else what one read takes from the network, 64 KiB, may become 64 MiB at once."""
+    bomb, end = b"x" * (4 << 20), frame(TEXT, b"end")
+    reader = FrameReader(4 << 20, inflates=True)
+    reader.feed(compressed(deflated(bomb)) * 10 + end)
+    batches = []
+    while batch := reader.take():
+        batches.append(batch)
+        assert reader.is_full(batch) == (batch[-1] != b"end")
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2, 1]
+    assert b"".join(each for batch in batches for each in batch if isinstance(each, bytes)) == bomb * 10 + b"end"
 
 
 def test_message_that_cannot_be_inflated_costs_itself_alone() -> None:

@@ -10,7 +10,7 @@ from pipeline.nostr.event import Event, event_from_json
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import AuthChallenge, Closed, Eose, Ok, RelayMessage
 from pipeline.nostr.notices import reason_prefix
-from pipeline.relay.authentication import PATIENCE_S, AuthState
+from pipeline.relay.authentication import MAX_ANSWERS, PATIENCE_S, Authentication, AuthState
 from pipeline.relay.limits import Limits
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
@@ -223,3 +223,16 @@ def test_what_is_held_can_be_closed_and_replaced() -> None:
     client.take(Ok(client.answers()[0].id, True, "", ""))
     assert len(client.session.subscriptions) == 0
     assert [frame[0] for frame in client.sent] == ["REQ", "REQ", "AUTH"]
+
+
+def test_challenges_without_end_are_answered_so_often_and_no_more() -> None:
+    """Each answer is a signature."""
+    login = Authentication(is_possible=True)
+    for number in range(3 * MAX_ANSWERS):
+        login.challenged(f"{number}")
+        is_answered = login.demanded(float(number))
+        assert is_answered is (number < MAX_ANSWERS)
+        if is_answered:
+            assert login.to_answer() == f"{number}"
+            login.answered(number.to_bytes(32), float(number))
+            login.judged(number.to_bytes(32), accepted=False)
