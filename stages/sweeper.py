@@ -4,6 +4,7 @@ It also calls back what a wrong clock has put off, and notes how it all goes.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -305,21 +306,23 @@ class _Shares:
         self._clock = ctx.clock
         self._database = database
         self._next = 0.0
+        self._steps: deque[shares.Step] = deque()
         with database.write() as tx:
             shares.set_bound(tx, ctx.config.max_wanted_authors)
 
     def turn(self) -> None:
-        """Do a little if it is time, each user in a transaction; what is to be done is found outside of any."""
+        """Do one step if it is time; what is to be done is found outside of the write lock."""
         if (now_s := self._clock.monotonic()) < self._next:
             return
         now = self._clock.now_ms()
-        with self._database.read() as tx:
-            steps = shares.next_steps(tx, now)
-        for step in steps:
-            with self._database.write() as tx:
-                shares.take_step(tx, step, now)
-        if not steps:
+        if not self._steps:
+            with self._database.read() as tx:
+                self._steps += shares.next_steps(tx, now)
+        if not self._steps:
             self._next = now_s + _REST_S
+            return
+        with self._database.write() as tx:
+            shares.take_step(tx, self._steps.popleft(), now)
 
 
 class _WriteAheadLog:

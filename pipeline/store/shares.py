@@ -33,8 +33,8 @@ NEW_USER_MS: Final = 7 * 86_400_000
 NEW_USER_FACTOR: Final = 10
 MAX_LEVEL: Final = MAX_SHARE * NEW_USER_FACTOR
 MIN_LEVEL: Final = 100
-# Each follow that changes takes some 10 µs of the write lock.
-EDGES_PER_STEP: Final = 1_000
+# Each follow that changes takes some 20 µs of the write lock, and looking through a long list 10 ms.
+EDGES_PER_STEP: Final = 500
 _USERS_LOOKED_AT: Final = 20
 
 BUDGET = "SELECT authors, max_authors, level FROM wanted_budget"
