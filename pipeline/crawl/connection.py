@@ -321,7 +321,7 @@ class Connection:
         self._metrics.message(message)
         if isinstance(message, KnownEvent):
             self._session.note_time(message.subscription, message.created_at, now, message.id)
-            self._crawl.note_arrival(message.id, message.created_at, message.subscription, self._session)
+            self._crawl.note_arrival(message.id, message.created_at, message.subscription, self._session, now)
             self._metrics.duplicate()
             if self._crawl.audit.is_searching:
                 self._note_known(raw)
@@ -350,7 +350,7 @@ class Connection:
     def _on_event(self, message: EventMessage, size: int, now: float) -> None:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
-            self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session)
+            self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session, now)
         if event.kind in GLOBAL_KINDS and not self._is_page(message.subscription):
             self._is_costly |= self._crawl.costs.note_unasked(size, now)
         if self._crawl.takes(message, self._session):

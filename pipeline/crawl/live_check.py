@@ -10,13 +10,15 @@ in it came to the relay since, and should have come live.
 | neither | it is doubtful, and missed if it does not come live within `GRACE_S` |
 
 Without a proof the first tail sweeps follow each other soon, so that a relay that answers and then sends nothing is
-found out within a minute. A quiet relay costs three of them, once in the life of the process.
+found out within a minute. A quiet relay costs three of them, once in the life of the process. A relay that falls silent
+later is swept once the silence is long for it (`live_silence.py`).
 `mono` is monotonic seconds, `wall` Unix seconds.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.crawl.live_silence import LiveSilence
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.live_trust import LiveTrust
 from pipeline.crawl.sweep import Purpose, Sweep
@@ -51,13 +53,14 @@ class LiveCheck:
     """What sweeps of one relay show about its live subscriptions."""
 
     __slots__ = (
-        "_baselines", "_doubtful", "_ids", "_live", "_lost_until", "_proven", "_sweeps", "_tries", "_trust",
+        "_baselines", "_doubtful", "_ids", "_live", "_lost_until", "_proven", "_silence", "_sweeps", "_tries", "_trust",
     )  # fmt: skip
 
     def __init__(self, sweeps: Sweeps, live: LiveSubscriptions) -> None:
         self._sweeps = sweeps
         self._live = live
         self._trust = LiveTrust()
+        self._silence = LiveSilence()
         self._baselines: dict[str, _Baseline] = {}
         # What baselines brought, with its date; of what is dated until then some may be forgotten.
         self._ids: dict[bytes, int] = {}
@@ -70,6 +73,7 @@ class LiveCheck:
     def on_connected(self) -> None:
         """Forget what belongs to a former connection."""
         self._trust.on_connected()
+        self._silence.on_connected()
         self._baselines.clear()
         self._ids.clear()
         self._doubtful.clear()
@@ -85,6 +89,7 @@ class LiveCheck:
         if subscription.startswith(LIVE_PREFIX):
             self._doubtful.pop(event_id, None)
             self._trust.on_live(event_id, created_at, wall)
+            self._silence.on_live(mono)
             return
         sweep = self._sweeps.get(key)
         if sweep is None or sweep.purpose not in _GOES_THROUGH_ALL:
@@ -121,11 +126,17 @@ class LiveCheck:
         for event_id in [event_id for event_id, since in self._doubtful.items() if mono - since >= GRACE_S]:
             del self._doubtful[event_id]
             self._trust.on_missed(event_id, wall)
+            self._silence.on_missed()
         return self._trust.judged(limits, wall)
 
+    def sweep_long_silence(self, mono: float) -> None:
+        """Sweep all that is live once nothing came for long."""
+        if self._silence.take_long(mono):
+            self._sweeps.times.sweep_all_again()
+
     def due_times(self) -> list[float]:
-        """When it shows whether events were missed (monotonic)."""
-        return [since + GRACE_S for since in self._doubtful.values()]
+        """When it shows whether events were missed, or nothing came for long (monotonic)."""
+        return [self._silence.due_at, *(since + GRACE_S for since in self._doubtful.values())]
 
     def _judge(self, event_id: bytes, created_at: int, sweep: Sweep, session: Session, mono: float) -> None:
         query = sweep.query

@@ -206,6 +206,7 @@ class RelayCrawl:
         self.pacing.follow(mono)
         self._choose(session, wall)
         session.limits = self._check.judged(session.limits.doubted(wall), mono, wall)
+        self._check.sweep_long_silence(mono)
         self._schedule.polls = session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
         if session.limits.takes_less_than(self._sweeps.limits):
             self._refused.reform_all()
@@ -385,9 +386,9 @@ class RelayCrawl:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
 
-    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session) -> None:
+    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
         """Compare what comes live with what sweeps bring, whether it is known or new."""
-        self._check.on_arrival(event_id, created_at, subscription, session, self._clock.mono, self._clock.wall)
+        self._check.on_arrival(event_id, created_at, subscription, session, mono, self._clock.wall)
 
     def takes(self, message: EventMessage, session: Session) -> bool:
         """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""

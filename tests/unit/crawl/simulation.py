@@ -325,7 +325,7 @@ class Simulation:
     def _on_event(self, session: Session, message: EventMessage) -> None:
         event = message.event
         if session.note_event(message.subscription, event, self.mono):
-            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session)
+            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session, self.mono)
         is_of_now = event.created_at <= self.wall + FUTURE_S
         if self.crawl.takes(message, session) and self.is_wanted(message.event) and is_of_now:
             self.delivered.add(message.event.id)
