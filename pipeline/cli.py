@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STAGES = ("crawler", "saver", "forwarder", "sender", "server", "sweeper")
 
-# Ended in this order: what brings events in first, so that the rest can hand on what is left.
+# Stopped in this order: sources of events first, so that the others can deliver what is left.
 _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
 
 
@@ -107,7 +107,7 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
     4 a disk is full (a stage; it can go on once there is room).
     """
-    # What is made here is nobody else's business, by hand as under systemd.
+    # What is made here is for this user only, by hand as under systemd.
     os.umask(os.umask(_PRIVATE_UMASK) | _PRIVATE_UMASK)
     if env_file is not None:
         # Those that follow a file take it as their own; the others look at it once.

@@ -65,7 +65,7 @@ class _View:
 
     @property
     def waits_only(self) -> bool:
-        """Whether nobody who is there has anything left to do."""
+        """Return True if no relay of those connected has anything left to do."""
         return all(each.is_over or each.relay in self.away for each in self.progress)
 
     @property

@@ -172,16 +172,16 @@ def _matching(tx: Tx, filters: list[DeadFilter]) -> list[DeadRow]:
 
 def _value(row: DeadRow) -> dict[str, object]:
     """The row for scripts."""
-    buried = datetime.fromtimestamp(row.buried_at / 1000, UTC)
+    when = datetime.fromtimestamp(row.buried_at / 1000, UTC)
     return {
         "queue": row.queue.value, "number": row.seq, "event": row.event_id.hex(), "claims": row.claims,
-        "failures": row.failures, "buried_at": f"{buried:%Y-%m-%dT%H:%M:%SZ}", "reason": row.reason,
+        "failures": row.failures, "buried_at": f"{when:%Y-%m-%dT%H:%M:%SZ}", "reason": row.reason,
     }  # fmt: skip
 
 
 def _line(row: DeadRow) -> str:
-    buried = datetime.fromtimestamp(row.buried_at / 1000, UTC)
+    when = datetime.fromtimestamp(row.buried_at / 1000, UTC)
     return (
         f"{row.queue} {row.seq} {row.event_id.hex() or '-'} claims={row.claims} failures={row.failures}"
-        f" {buried:%Y-%m-%dT%H:%M:%SZ} {row.reason}"
+        f" {when:%Y-%m-%dT%H:%M:%SZ} {row.reason}"
     )

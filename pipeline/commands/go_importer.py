@@ -1,8 +1,8 @@
 """Judges what a database of the Go service holds, and writes what can be taken into ours.
 
-Ids that were handed on come early, so that a running service never hands them on again; contacts before users, so that
-each user's followees are known at once; unfinished work last, when the saver can tell what is relevant. What the events
-that were handed on say of contacts and relays is taken as if they were saved now: that service let an older contact
+Ids of delivered events come early, so that a running service does not deliver them again. Contacts come before users,
+so that each user's followees are known at once; pending events last, when the saver can tell what is relevant. What the
+delivered events say of contacts and relays is taken as if they were saved now: that service let an older contact
 list win once it had forgotten the newer one, whose event may still be there.
 """
 
@@ -29,7 +29,7 @@ from pipeline.store.inbox import Arrival
 
 # A running service waits this long for the write lock, and a little more for the row that ends a slice.
 _SLICE_S: Final = 0.02
-# Longer than the longest moment between two tries of whoever waits for the lock (3 ms), so that they get it now.
+# Longer than the longest pause between two tries of a process that waits for the lock (3 ms), so that it gets it now.
 _YIELD_S: Final = 0.005
 _PREPARED_ROWS: Final = 500
 # Later than this is no time of an event, here as for the crawlers.
@@ -43,14 +43,14 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """An event that was handed on, and what it says if it is at hand and signed."""
+    """An event that was delivered, and what it says if it is at hand and signed."""
 
     seen: SeenId
     contacts: ImportedContacts | None = None
     relays: tuple[Candidate, ...] = ()
 
 
-class _Refused(EventServiceError):
+class _RowRefused(EventServiceError):
     """A row that cannot be taken; the text says why and is the same for all such rows."""
 
 
@@ -119,7 +119,7 @@ class GoImporter:
                 while items and self._clock.monotonic() - began < _SLICE_S:
                     try:
                         written[write(tx, items.popleft())] += 1
-                    except _Refused as refused:
+                    except _RowRefused as refused:
                         tally.refused[str(refused)] += 1
             tally.taken += written[True]
             tally.known += written[False]
@@ -164,7 +164,7 @@ class GoImporter:
         keys = [_binary_or_none(key) for key in row.followees]
         followees = frozenset(key for key in keys if key is not None)
         if not followees:
-            raise _Refused("neither its event nor any followee is there")
+            raise _RowRefused("neither its event nor any followee is there")
         tally.notes["without a time, their event being gone or not theirs: any other list replaces them"] += 1
         if None in keys:
             tally.notes["followees left out, being no public keys"] += keys.count(None)
@@ -200,20 +200,20 @@ class GoImporter:
 
     def _register(self, tx: Tx, user: ImportedUser) -> bool:
         if imported.was_removed(tx, user.public_key):
-            raise _Refused("the registration was ended here")
+            raise _RowRefused("the registration was ended here")
         return imported.register(tx, user, self._clock.now_ms())
 
     def _arrival(self, row: GoWaiting) -> Arrival:
         event_id = _binary(row.event_id, "the message names no event")
         if not row.exists:
-            raise _Refused("the event is missing")
+            raise _RowRefused("the event is missing")
         try:
             event = event_from_json(row.payload or b"")
             if event.id != event_id:
-                raise _Refused("the payload is another event's")
+                raise _RowRefused("the payload is another event's")
             verify(event)
         except InvalidEvent as error:
-            raise _Refused(str(error)) from None
+            raise _RowRefused(str(error)) from None
         return Arrival(event.id, event.to_json(), _NO_RELAY, self._past_ms(row.saved_at), event.created_at)
 
     def _append(self, tx: Tx, item: Arrival) -> bool:
@@ -229,7 +229,7 @@ def _judged(tally: Tally, rows: Iterable[_Row], judge: Callable[[_Row], _Item]) 
     for row in rows:
         try:
             yield judge(row)
-        except _Refused as refused:
+        except _RowRefused as refused:
             tally.refused[str(refused)] += 1
 
 
@@ -241,15 +241,15 @@ def _address(text: bytes | None) -> str:
     try:
         return parse_address((text or b"").decode()).url
     except UnicodeDecodeError:
-        raise _Refused("the address is no UTF-8 text") from None
+        raise _RowRefused("the address is no UTF-8 text") from None
     except InvalidAddress as error:
-        raise _Refused(str(error)) from None
+        raise _RowRefused(str(error)) from None
 
 
 def _binary(text: bytes | None, why_not: str) -> bytes:
     data = _binary_or_none(text)
     if data is None:
-        raise _Refused(why_not)
+        raise _RowRefused(why_not)
     return data
 
 

@@ -76,7 +76,7 @@ def _import_in_place(path: Path, clock: Clock) -> None:
 
 
 def _fill(swap: Swap, clock: Clock) -> None:
-    """Import into the new database until nothing has changed in the old one meanwhile."""
+    """Import into the new database until the old one did not change during an import."""
     for _ in range(_ROUNDS):
         _require_unused(swap.path)
         with _copied(swap.path, swap.path, clock) as (go, taken), open_database(swap.unfinished, clock) as database:
@@ -88,7 +88,7 @@ def _fill(swap: Swap, clock: Clock) -> None:
 
 
 def _require_unused(path: Path) -> None:
-    """Nobody may write to a file while it is moved away: what they write would be lost, or land in the new one."""
+    """Require that no process has the file open: what it writes while the file is moved would be lost or misplaced."""
     if not path.exists():
         raise SourceUnusable(f"there is no file {path}")
     if pids := holders(path):

@@ -177,7 +177,7 @@ def _line(record: RelayRecord) -> str:
         state = "never dialled"
     named = "user" if record.named_by_user else record.operator.value or record.source
     return (
-        f"{state:<13} {record.asked or '-':<5} {record.novel:>9.0f} novel {_uptime(record):>4} up "
+        f"{state:<13} {record.asked or '-':<5} {record.novel:>9.0f} first {_uptime(record):>4} up "
         f"{record.namers:>2} namers {named:<15} {record.address}"
     )
 

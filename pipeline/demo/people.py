@@ -25,7 +25,7 @@ _TEXTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody with a key of their own."""
+    """A person with a key."""
 
     name: str
     secret: bytes
@@ -71,7 +71,7 @@ class People:
         return sign(user.secret, created_at=now, kind=kinds.REGISTRATION, tags=[], content=content)
 
     def next_event(self, now: int) -> Event:
-        """What somebody does next: mostly notes, some of them by strangers whom nobody asked for."""
+        """Return what a person does next: mostly notes, some of them by strangers that no user follows."""
         rng = self._rng
         chance = rng.random()
         if chance < 0.04:

@@ -72,7 +72,7 @@ class Show:
     async def run(self, port: int, seconds: float | None) -> None:
         """Show it until a signal, or for some seconds; raises `DemoFailed`. Nothing stays behind.
 
-        `port` is the status page's; it is another one if somebody listens there.
+        `port` is the status page's; it is another one if another program listens there.
         """
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
@@ -154,7 +154,7 @@ class _Tail:
 
 
 def _usable(port: int) -> int:
-    """`port`, or a free one if somebody listens there."""
+    """Return `port`, or a free one if another program listens there."""
     for wanted in (port, 0):
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

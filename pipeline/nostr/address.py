@@ -4,7 +4,8 @@ The canonical form is a key: it is stored, compared and shown. What is dialled i
 relay may answer at `/relay/` and not at `/relay`.
 
 An address that parses is worth storing, not safe to dial: `RelayAddress.is_private` knows literal IPs and the names of
-local networks only, so whoever connects must judge the resolved addresses again, with `pipeline.nostr.ip.is_global_ip`.
+local networks only, so the code that connects must judge the resolved addresses again, with
+`pipeline.nostr.ip.is_global_ip`.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Whose a host name is: the domain that somebody registered, by the public suffix list that a library brings along."""
+"""Whose a host name is: the domain that its owner registered, by the public suffix list that a library brings along."""
 
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address

@@ -136,7 +136,7 @@ def parse_event(value: object) -> Event:
     - tag names and values are free: one-element tags are legal, and a malformed `p` or `e` value spoils only itself.
 
     Of equal keys the last counts, where strfry refuses the event: id and signature cover exactly the values that are
-    kept and handed on, and finding out would cost a second reading of every event.
+    kept and delivered, and finding out would cost a second reading of every event.
     """
     if type(value) is not dict:
         raise InvalidEvent(Reason.SHAPE)

@@ -29,7 +29,7 @@ FIRST_ADDRESSABLE: Final = 30_000
 CONFIDENTIAL_KINDS: Final = frozenset({ENCRYPTED_DIRECT_MESSAGE, GIFT_WRAP})
 """Messages that relays may show to those only whom they concern."""
 GLOBAL_KINDS: Final = frozenset({METADATA, RECOMMENDED_RELAY, CONTACTS, RELAY_LIST})
-"""Kinds that are replicated whoever wrote them."""
+"""Kinds that are relevant from every author."""
 
 
 def is_replaceable(kind: int) -> bool:

@@ -45,7 +45,7 @@ _RESERVE: Final = 200  # room for the two ranges that end a full message
 class ItemSet:
     """The events that we have, by `created_at` and 32-byte id; immutable, so that many reconciliations may share it."""
 
-    # `_sums[n]` is the sum of the ids before index `_starts[n]`, so that a part is made without summing up anew.
+    # `_sums[n]` is the sum of the ids before index `_starts[n]`, so that a part is made without summing up again.
     __slots__ = ("_keys", "_starts", "_sums")
 
     def __init__(self, items: Iterable[tuple[int, bytes]]) -> None:
@@ -142,7 +142,7 @@ class Reconciliation:
     """One comparison of `items` with what a relay has in the same window; for one thread.
 
     `need` collects the ids that only the relay has, `have` those that only we have. Both grow with each answer and are
-    complete once `receive` has returned None. A relay that lies can hide events, and fill `need` with ids that nobody
+    complete once `receive` has returned None. A relay that lies can hide events, and fill `need` with ids that no relay
     has, `max_need` of them at most.
     """
 

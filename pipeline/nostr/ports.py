@@ -1,6 +1,6 @@
 """Ports at which no relay is looked for that strangers name, since other services listen there.
 
-Whoever names addresses decides what we connect to, and how often. Relays are found at 80, 443 and at any high port, so
+Those who name addresses decide what we connect to, and how often. Relays are found at 80, 443 and at any high port, so
 that a list of the few that are allowed would lose many of them. As web browsers do, all are allowed but those of
 services that an unexpected connection may harm or that would take what we say for something of theirs.
 """

@@ -26,7 +26,7 @@ _NOT_FOR_STAGES = (
 )
 # Ends in a row that are no accidents any more; by then about three seconds have passed.
 CRASH_LOOP_FAILURES = 3
-# A killed process is gone within moments, unless the kernel itself holds it; then nobody can help it.
+# A killed process is gone within moments, unless the kernel itself holds it; then nothing helps.
 KILL_GRACE_S = 5.0
 # So many times the first bound is the most processor time that a start may take: 16 minutes.
 _MOST_DOUBLED = 16
@@ -106,7 +106,7 @@ class Child:
         return self._alive_s - self._started_s
 
     def is_looping(self, healthy_s: float) -> bool:
-        """Whether it has ended again and again, and not shown life for `healthy_s` since."""
+        """Return True if it is crash-looping: it exited several times, and has not been well for `healthy_s` since."""
         return self.failures >= CRASH_LOOP_FAILURES and self.healthy_for_s < healthy_s
 
     def start(self, launch: Launch, now_s: float) -> None:
@@ -139,12 +139,12 @@ class Child:
             self._note_progress(procfs.process_use(self.pid), clock.monotonic())
 
     def _note_progress(self, use: ProcessUse | None, now_s: float) -> None:
-        """Take note that the process, which has not beaten yet, gets on with its start."""
+        """Take note that the process, which has sent no heartbeat yet, gets on with its start."""
         if use is not None and use.cpu_s > self._cpu_s:
             self._cpu_s, self._grown_s = use.cpu_s, now_s
 
     def forgive(self, now_s: float) -> None:
-        """Count its silence from `now_s`, as after a time in which nobody could beat or listen."""
+        """Count its silence from `now_s`, as after a time in which no process could run."""
         self._alive_s = self._grown_s = now_s
 
     def is_silent(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:

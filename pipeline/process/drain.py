@@ -51,7 +51,7 @@ class Drain:
         return True
 
     def kill_all(self, now_s: float) -> None:
-        """Give up on order: kill every process that still runs."""
+        """Stop waiting for order: kill every process that still runs."""
         self._groups = [[child for group in self._groups for child in group]]
         self._kill([child for child in self._groups[0] if child.running], now_s)
         self._asked = True

@@ -42,7 +42,7 @@ _READ_ATTEMPTS = 3
 # A scraper, an operator and a prober at once, several times over; who comes when all places are taken is sent away.
 _MAX_CONNECTIONS = 8
 _SILENCE_LIMIT_S = 5.0
-# For the whole of a connection, so that nobody keeps a place by sending a byte now and then.
+# For the whole of a connection, so that no client keeps a place by sending a byte now and then.
 _CONNECTION_LIMIT_S = 15.0
 _log = get_logger("exposition")
 

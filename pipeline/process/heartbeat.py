@@ -232,6 +232,6 @@ def _lock(kind: int) -> bytes:
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Whether a process holds the file's lock; it is asked for, not taken, so that nobody is refused for it."""
+    """Whether a process holds the file's lock; it is asked for, not taken, so that no process is refused for it."""
     answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

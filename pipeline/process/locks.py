@@ -1,4 +1,4 @@
-"""Files that say by an flock who holds what: given up by `release` or at the end of the process, however it ends."""
+"""Files that say by an flock who holds what: released by `release` or at the end of the process, however it ends."""
 
 import contextlib
 import errno

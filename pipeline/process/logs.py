@@ -46,7 +46,7 @@ class Logger:
         self._logger = logger
 
     def trace(self, message: str, /, **fields: object) -> None:
-        """What only somebody who hunts a bug reads: one line per event and more."""
+        """For debugging: one line per event and more."""
         self.log(TRACE, message, fields)
 
     def debug(self, message: str, /, **fields: object) -> None:

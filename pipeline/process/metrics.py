@@ -20,7 +20,7 @@ from pipeline.process.slots import metrics_directory
 # Addresses come from strangers and a series can never be taken back: beyond this many a process counts under `other`.
 MAX_ADDRESS_LABELS = 2000
 OTHER = "other"
-# A restarted crawler adds other relays to the series it left; a file beyond this (some 30,000 series) begins anew.
+# A restarted crawler adds other relays to the series it left; a file beyond this (some 30,000 series) is replaced.
 MAX_FILE_BYTES = 8 << 20
 # Those of the Go client, which the operators' dashboards know.
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -19,9 +19,9 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Exponential, jittered delays that begin anew after a healthy time.
+    """Exponential, jittered delays that start over after a healthy time.
 
-    How a stage ended makes no difference: one that returns at once, with success, again and again is as broken as one
+    How a stage ended makes no difference: one that always returns at once, with success, is as broken as one
     that crashes. Only exit code 3 is not for this policy: the supervisor ends over it.
     """
 

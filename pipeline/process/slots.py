@@ -114,8 +114,8 @@ def acquire_slot(
 ) -> HeldSlot:
     """Take slot `index` of `stage`, or the first free one; the runtime directory is made when missing.
 
-    It is free when nobody has it in the runtime directory nor on `database`. A taken slot is waited for at most about
-    `wait_s` seconds, and not once `stop` is set; then raises `SlotTaken`.
+    It is free when no process has it in the runtime directory or on `database`. A taken slot is waited for, at most
+    about `wait_s` seconds and not once `stop` is set; then raises `SlotTaken`.
     """
     prepare_runtime_directory(runtime_directory)
     stop = stop or Stop()
@@ -200,7 +200,7 @@ def held_indexes(database: Path, stage: str) -> tuple[int, ...]:
 
 
 def is_abandoned(runtime_directory: Path, database: Path, slot_name: str) -> bool:
-    """Return True if nobody holds a slot, of `runtime_directory` or elsewhere on `database`, and none left metrics."""
+    """Return True if no process holds a slot, in `runtime_directory` or on `database`, and none left metrics."""
     if any(path.stem.rpartition("_")[2] == slot_name for path in metrics_directory(runtime_directory).glob("*.db")):
         return False
     paths = [slots_directory(runtime_directory) / f"{slot_name}.lock", locks_directory(database) / f"{slot_name}.lock"]
@@ -222,7 +222,7 @@ def wipe_free_slots(runtime_directory: Path) -> None:
             if lock is None:
                 held.append(path.stem)
             else:
-                # Held until the files are gone, so that nobody counts into a file that is being deleted.
+                # Held until the files are gone, so that no process counts into a file that is being deleted.
                 free.append(lock)
         for path in heartbeats_directory(runtime_directory).iterdir():
             if path.name not in held:

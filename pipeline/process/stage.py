@@ -38,14 +38,14 @@ EXIT_NO_ROOM = 4
 __all__ = ["HEARTBEAT_LIMIT_S", "StageContext", "run_stage", "stage_health"]
 
 _log = get_logger("stage")
-# How long a stage may take to end after its supervisor is gone, when nobody is left to kill it.
+# How long a stage may take to end after its supervisor is gone, when no process is left to kill it.
 ORPHAN_GRACE_S = 20.0
 # A supervisor that was killed leaves stages that hold their slots for as long as that.
 SLOT_WAIT_S = ORPHAN_GRACE_S + 5.0
 _STDIN = 0
-# Whoever waits for the lock says so every second.
+# A process that waits for the lock says so every second.
 _LOCKED_S = 3.0
-# Where SQLite keeps the lock of whoever writes, in the file beside a database with a write-ahead log.
+# Where SQLite keeps the lock of the writer, in the file beside a database with a write-ahead log.
 WRITE_LOCK_BYTE = 120
 
 
@@ -74,7 +74,7 @@ class StageContext:
         return not self.stop.is_set()
 
     def is_abandoned(self, slot_name: str) -> bool:
-        """Return True if the slot of that name belongs to nobody any more; see `slots.is_abandoned`."""
+        """Return True if the slot of that name belongs to no process any more; see `slots.is_abandoned`."""
         return is_abandoned(self.config.runtime_directory, self.config.database_path, slot_name)
 
     @property
@@ -131,7 +131,7 @@ def run_stage(
         _log.error("cannot start", error=str(error))
         if stop.is_set():
             return EXIT_OK
-        # Whoever holds the slot, begun by hand while it was free, does the work; a supervisor tries again.
+        # The process that holds the slot, started by hand while it was free, does the work; a supervisor tries again.
         return EXIT_FAILED if supervised and isinstance(error, SlotTaken) else EXIT_CANNOT_START
     except Exception as error:
         return _exit_code(failure[0] if failure else error)
@@ -202,7 +202,7 @@ def _expose(config: "Config", slot: Slot, clock: Clock) -> "ExpositionServer | N
 
 
 def stage_health(runtime_directory: Path, slot_name: str, clock: Clock) -> "Health":
-    """Whether the process in `slot_name` has beaten lately, and has nothing to complain of."""
+    """Return whether the process in `slot_name` has sent a heartbeat recently, and reports no problem."""
     from pipeline.process.exposition import Health  # noqa: PLC0415  # as above
 
     reading = read_heartbeat(runtime_directory, slot_name, clock)

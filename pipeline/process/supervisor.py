@@ -228,7 +228,9 @@ class Supervisor:
             _log.error("disk is full, stage waits for room", stage=child.name, pid=pid)
             return
         delay_s = self._plan_restart(child, now_s)
-        _log.error("stage ended unasked", stage=child.name, pid=pid, how=_how(code), restart_in_s=round(delay_s, 1))
+        _log.error(
+            "stage exited unexpectedly", stage=child.name, pid=pid, how=_how(code), restart_in_s=round(delay_s, 1)
+        )
 
     def _plan_restart(self, child: Child, now_s: float) -> float:
         restart = self._times.restart.after_exit(child.failures, child.healthy_for_s, now_s, self._around.rng)

@@ -14,8 +14,8 @@ _LOOK_EVERY_S: Final = 0.5
 class StageWatchdog:
     """Tells systemd of a stage's heartbeat from a thread of its own, until `close`.
 
-    systemd hears nothing more once the stage has not beaten for half of its watchdog interval, and then kills it. Does
-    nothing where systemd does not listen.
+    systemd hears nothing more once the stage has sent no heartbeat for half of its watchdog interval, then kills it.
+    Does nothing where systemd does not listen.
     """
 
     def __init__(self, runtime_directory: Path, slot_name: str, notifier: Notifier, clock: Clock) -> None:

@@ -1,1 +1,1 @@
-"""The service at one moment, for whoever looks: what the status page and `event-service status` show."""
+"""The service at one moment: what the status page and `event-service status` show."""

@@ -34,7 +34,7 @@ _COUNTERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), rows given up, bytes of what waits."""
+    """A queue: rows that wait, age of the oldest (ms, `None` if it is empty), dead letters, bytes of pending events."""
 
     name: str
     waiting: int

@@ -31,7 +31,7 @@ class Weight(StrEnum):
     """How much a trouble matters."""
 
     PROBLEM = "problem"
-    """Something stands still or was given up."""
+    """Something stands still, or events are dead letters."""
     NOTE = "note"
     """The service copes; what others do makes it incomplete or late."""
 
@@ -77,7 +77,7 @@ def troubled(stages: Sequence[Condition]) -> Iterator[Condition]:
     """The processes that are not as they should be.
 
     A supervisor knows which stages there should be, and says so when one is missing; what else has died was started by
-    hand and is nobody's business any more.
+    hand and is of no concern any more.
     """
     is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.GONE for stage in stages)
     complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}

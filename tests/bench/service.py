@@ -90,7 +90,7 @@ def _report(looks: list[Look], usage: Usage, sent: Sent, arrived: int, limit: fl
         Figure("queues at its end", looks[-1].waiting, "rows", Limit("bound", 20_000), _queues(looks[-1])),
         Figure("queues at most", max(look.waiting for look in looks), "rows", Limit("bound", 20_000)),
         Figure("write-ahead log at most", max(look.wal_bytes for look in looks) / 2**20, "MiB", Limit("bound", 64)),
-        Figure("stages that ended unasked", looks[-1].unasked_exits, "processes"),
+        Figure("unexpected exits of stages", looks[-1].unasked_exits, "processes"),
         *usage_figures(usage),
     ]
     notes = (

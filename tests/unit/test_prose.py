@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -35,6 +36,9 @@ TWICE = {
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "pipeline/docs").rglob("*.md")))
 DEPLOYED = sorted(path for path in (ROOT / "pipeline/deploy").iterdir() if path.suffix not in (".lock", ".json"))
 # Words that a program of others says, or that a document must name in order to say that they are gone.
+NAMES = frozenset({'"novel"'})
+"""Keys of JSON, whatever they are called."""
+_PLACEHOLDER = re.compile(r"{[^{}]*}")
 _QUOTED = re.compile(r"`[^`\n]*`")
 
 
@@ -84,6 +88,25 @@ def test_status_and_trace_use_words_of_the_glossary(name: str) -> None:
     bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in bare]
     assert [each for text in texts if isinstance(text, str) for each in offences(text)] == []
+
+
+CLEAN = ("cli.py", "commands", "demo", "nostr", "process", "status", "story.py", "version.py")
+"""Where comments, docstrings and texts have none of the replaced words; the others follow."""
+
+
+def _words_of(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type in (tokenize.COMMENT, tokenize.STRING) and token.string not in NAMES:
+                yield _PLACEHOLDER.sub("", token.string)
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_comments_and_texts_use_words_of_the_glossary(name: str) -> None:
+    place = ROOT / "pipeline" / name
+    paths = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    found = {path.name: [each for text in _words_of(path) for each in offences(text)] for path in paths}
+    assert {path: each for path, each in found.items() if each} == {}
 
 
 @cache

@@ -35,7 +35,7 @@ def test_relays_are_listed_the_best_first(operator: Operator) -> None:
     crawled = operator.succeed("relays", "list").splitlines()
     assert len(crawled) == 1
     assert crawled[0].split() == [
-        "connected", "whole", "70", "novel", "-", "up", "3", "namers", "relay-list", "wss://good.example"
+        "connected", "whole", "70", "first", "-", "up", "3", "namers", "relay-list", "wss://good.example"
     ]  # fmt: skip
     everything = [json.loads(line) for line in operator.succeed("relays", "list", "--all", "--json").splitlines()]
     assert [each["address"] for each in everything] == [

@@ -46,7 +46,7 @@ def test_all_stages_run_and_end_in_order(programs: Programs) -> None:
     assert sorted(ended[:2]) == ["crawler-0", "crawler-1"]
     assert ended[2:] == ["saver-0", "forwarder-0"]
     assert len([entry for entry in programs.journal.entries if entry.event == "started"]) == 4
-    assert lines(supervisor, "stage ended unasked") == []
+    assert lines(supervisor, "stage exited unexpectedly") == []
     assert b"event_service_stage_exits_total{" not in render(programs.runtime)
     assert read_heartbeats(programs.runtime, SystemClock()) == []
 
@@ -78,7 +78,7 @@ def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs
         programs.journal.expect("started", "saver-0")
     supervisor.signal(signal.SIGTERM)
     supervisor.wait()
-    ends = [line for line in lines(supervisor, "stage ended unasked") if line["how"] == how]
+    ends = [line for line in lines(supervisor, "stage exited unexpectedly") if line["how"] == how]
     assert [line["restart_in_s"] for line in ends[:3]] == [0.1, 0.2, 0.4]
     assert lines(supervisor, "all stages run") == []
     assert len([entry for entry in programs.journal.entries if entry.slot == "crawler-0"]) == 3
@@ -360,7 +360,7 @@ def test_hangup_while_stages_start_kills_none(programs: Programs) -> None:
     file.write_text("EVENTS_LOG_LEVEL=TRACE\n")
     supervisor.signal(signal.SIGHUP)
     programs.journal.expect(f"trace-{max(2, os.cpu_count() or 2)}", *SLOTS)
-    assert lines(supervisor, "stage ended unasked") == []
+    assert lines(supervisor, "stage exited unexpectedly") == []
 
 
 def test_hangup_without_a_file_ends_all_in_order(programs: Programs) -> None:

@@ -104,7 +104,9 @@ def test_link_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder that other users can enter."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    """A folder that other users can enter; a worker's lies one folder deeper than that of a run without workers."""
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
+        if folder.name.startswith("pytest-of-"):
+            break
     return tmp_path
