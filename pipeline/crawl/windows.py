@@ -87,9 +87,9 @@ class Window:
 
     __slots__ = (
         "_all", "_answers_kindless", "_behind", "_believes_empty", "_borders", "_controlled", "_disproofs",
-        "_hidden", "_known_gaps", "_last_gap", "_max_kinds", "_max_span", "_missing", "_needs_kinds", "_new_missing",
-        "_pristine", "_refused", "_slices", "_spans", "_trusts_order", "breaks_off", "compares", "covered",
-        "dense_seconds", "gap_reasons", "knowledge", "limit", "pages", "settled", "stuck",
+        "_hidden", "_is_long", "_known_gaps", "_last_gap", "_max_kinds", "_max_span", "_missing", "_needs_kinds",
+        "_new_missing", "_pristine", "_refused", "_slices", "_spans", "_trusts_order", "breaks_off", "compares",
+        "covered", "dense_seconds", "gap_reasons", "knowledge", "limit", "pages", "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,8 @@ class Window:
         self.covered: list[tuple[int, int]] = [(since, until)]
         """The spans that are gone through."""
         parts = query.parts(1 if manners.finds_first_only else max_members) if until >= since else []
+        # Parts of such a window are not trusted as one of their length is.
+        self._is_long = until - since >= _trusted_span(query)
         self._max_kinds = manners.max_kinds
         self._max_span = manners.max_span
         self._believes_empty = manners.believes_empty
@@ -551,16 +553,26 @@ class Window:
             self._narrow_down(part)
             return
         kinds = LISTED_KINDS - self._refused
-        checked = self.knowledge.checked
-        if part.form in checked or len(kinds) > MAX_CHECKS * self._max_kinds:
-            if part.form not in checked:
+        is_known = self._is_checked_briefly(part.form)
+        if is_known or len(kinds) > MAX_CHECKS * self._max_kinds:
+            if not is_known:
                 self._miss(Missing(Gap.UNCHECKED, part.low, part.high))
             kinds = USUAL_KINDS - self._refused
         self._slices += by_kinds(part, kinds, Role.CHECK, self._max_kinds)
 
+    def _is_checked_briefly(self, form: str) -> bool:
+        """Whether usual kinds are enough: all of them take several requests, and did so before."""
+        return form in self.knowledge.checked and len(LISTED_KINDS - self._refused) > self._max_kinds
+
     def _shows_all(self, part: Slice) -> bool:
-        """Whether nothing that the relay may count and hide is likely to lie in a slice."""
-        trusted = TRUSTED_MENTIONS_S if part.query.subject is Subject.MENTIONS else TRUSTED_SPAN_S
+        """Whether nothing that the relay may count and hide is likely to lie in a slice.
+
+        Of a long window a slice may begin where hidden events do: they may fill pages, though hardly more than one a
+        second comes.
+        """
+        trusted = _trusted_span(part.query)
+        if self._is_long and part.role is not Role.SPAN:
+            trusted = min(trusted, max(self.knowledge.largest.values(), default=0))
         return not part.is_kindless or part.high - part.low < trusted
 
     def _suspect(self, part: Slice) -> None:
@@ -568,7 +580,11 @@ class Window:
         if not self._answers_kindless and not self._needs_kinds:
             self._slices += by_kinds(part, self._hidden - self._refused, Role.PAGE, self._max_kinds)
         self._needs_kinds = True
-        self._narrow_down(Slice(part.query, None, part.low, part.high))
+        hidden = Slice(part.query, None, part.low, part.high)
+        self._narrow_down(hidden)
+        if self._is_checked_briefly(hidden.form) and part.kinds is not None and part.kinds <= USUAL_KINDS:
+            rest = LISTED_KINDS - USUAL_KINDS - self._refused
+            self._slices += by_kinds(hidden, rest, Role.PAGE, self._max_kinds)
 
     def _narrow_down(self, part: Slice) -> None:
         if self._spans >= (MAX_SPANS if self._answers_kindless else MAX_BLIND_SPANS):
@@ -592,6 +608,10 @@ class Window:
     def _see_whether_first(self) -> None:
         if self._behind is not None and len(self._slices) <= self._behind:
             self._behind = None
+
+
+def _trusted_span(query: Query) -> int:
+    return TRUSTED_MENTIONS_S if query.subject is Subject.MENTIONS else TRUSTED_SPAN_S
 
 
 def _reformed(part: Slice, manners: Manners) -> Iterable[Slice]:

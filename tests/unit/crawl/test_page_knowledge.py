@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from pipeline.crawl.named_kinds import USUAL_KINDS
 from pipeline.crawl.page_knowledge import CONTROL_EVERY, CONTROLS, MAX_CONTROL_EVERY, PageKnowledge
 from pipeline.crawl.plan import LISTED_KINDS, Subject
@@ -109,15 +111,31 @@ def test_end_of_a_long_span_takes_one_page_and_one_check() -> None:
     assert asked[2].until == min(each.created_at for each in events) - 1
 
 
-def test_form_is_checked_in_full_once_its_check_was_answered() -> None:
+@pytest.mark.parametrize(("most", "checks"), [(320, [(181,), (181,)]), (100, [(10, 71, 100), (10,)])])
+def test_form_is_checked_in_full_once_where_that_takes_several_requests(
+    most: int, checks: list[tuple[int, ...]]
+) -> None:
     known = PageKnowledge()
-    for kinds in (len(LISTED_KINDS), len(USUAL_KINDS)):
-        window = Window(QUERIES[0], SINCE, UNTIL, manners=Manners(pages=known))
+    for check in checks:
+        window = Window(QUERIES[0], SINCE, UNTIL, manners=Manners(pages=known, max_kinds=most))
         window.take(PageResult(0))
-        assert len(window.page().kinds or ()) == kinds
-        window.take(PageResult(0))
+        for kinds in check:
+            assert len(window.page().kinds or ()) == kinds
+            window.take(PageResult(0))
         assert window.is_done
     assert known.checked == {FORM}
+
+
+def test_rest_of_all_kinds_is_asked_for_where_the_usual_ones_were_left_out() -> None:
+    known = PageKnowledge(checked={FORM})
+    window = Window(QUERIES[0], SINCE, UNTIL, manners=Manners(pages=known, max_kinds=100, answers_kindless=True))
+    window.take(PageResult(0))
+    assert window.page().kinds == USUAL_KINDS
+    window.take(PageResult(1, SINCE, SINCE, times=(SINCE,)))
+    asked = [window.page().kinds or frozenset()]
+    window.take(PageResult(0))
+    asked.append(window.page().kinds or frozenset())
+    assert asked[0] | asked[1] == LISTED_KINDS - USUAL_KINDS
 
 
 def test_refused_check_of_all_kinds_is_made_with_the_usual_ones() -> None:

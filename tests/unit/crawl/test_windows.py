@@ -283,6 +283,28 @@ def test_an_empty_page_without_kinds_may_hide_older_events() -> None:
     assert mention.id in fetch(relay, window, 100) or window.gaps
 
 
+@pytest.mark.parametrize("seed", seeds(30))
+@pytest.mark.parametrize("name", ["authors", "mentions"])
+def test_hidden_events_in_a_row_hide_no_others_in_parts_of_a_long_window(name: str, seed: int) -> None:
+    """A relay counts them to its cap; a part of the time may seem to hold few events, or none."""
+    rng = random.Random(seed)
+    low, high = 10_000, 17_200
+    shown = [
+        event(rng.randrange(low, high), rng.choice(AUTHORS), rng.choice((1, 7, 9802, 30311)), n, USERS[:1])
+        for n in range(rng.choice((20, 100, 300)))
+    ]
+    first = rng.randrange(low + 400, high)
+    hidden = [event(first - n, rng.choice(AUTHORS), 4, n, USERS[:1]) for n in range(rng.choice((70, 150, 300)))]
+    relay = StoredEvents(rng, [*shown, *hidden], cap=60, hidden_kinds=frozenset({4, 1059}))
+    window = Window(QUERIES[name], low, high, manners=Manners(pages=PageKnowledge()))
+    middle = rng.choice((13_600, 15_400, 16_300))
+    lower = window.lower_part(low, middle - 1)
+    window.give_up_below(middle)
+    got = fetch(relay, window, 200) | fetch(relay, lower, 200)
+    assert not {each.id for each in shown} - got
+    assert window.pages + lower.pages <= 60
+
+
 def test_checks_name_as_many_kinds_as_the_relay_takes_by_then() -> None:
     """It may be seen to take more while a window is gone through, and is not asked by ten kinds for ever."""
 
