@@ -123,7 +123,7 @@ class OpenSubscriptions:
             self.note_answered(subscription)
         self._succession.on_closed(subscription.id)
         self._closed.on_closed(subscription.id, now)
-        if subscription.hold is not Hold.REFUSED:
+        if subscription.hold is not Hold.REFUSED and not subscription.is_over:
             self.outgoing.append(encode_close(subscription.id))
 
     def close_all(self, key: str, now: float, *, is_page: bool) -> None:

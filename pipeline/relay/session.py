@@ -360,6 +360,7 @@ class Session:
             return
         if not reason and subscription.is_page and subscription.filters[0].ids is not None:
             # chorus ends each request by ids so.
+            subscription.is_over = True
             yield from self._on_eose(subscription_id, now)
             return
         self.subscriptions.note_answered(subscription)

@@ -85,6 +85,8 @@ class Subscription:
     answered_at: float | None = None
     """When the relay said something about it first."""
     is_complete: bool = False
+    is_over: bool = False
+    """The relay has ended it, so that no CLOSE is due: some take one too many for a mistake of ours."""
     count: int = 0
     oldest: int | None = None
     newest: int | None = None

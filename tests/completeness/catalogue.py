@@ -302,6 +302,12 @@ def _zero(filters: Filters) -> bool:
     return any(each.get("limit") == 0 for each in filters)
 
 
+def _scrapes(filters: Filters) -> bool:
+    """Whether some filter asks for many events by kinds alone."""
+    narrow = {"ids", "authors", "#p"}
+    return any(narrow.isdisjoint(each) and each.get("limit", 500) > 20 for each in filters)
+
+
 def _bytes(most: int) -> Callable[[Filters], bool]:
     return lambda filters: len(json.dumps(filters)) > most
 
@@ -344,6 +350,7 @@ def _limit_cases() -> Mapping[str, Case]:
         "zero-eose": _refusing(Refusal(How.EOSE, when=_zero)),
         "zero-silent": _refusing(Refusal(How.SILENT, when=_zero)),
         "live-without-eose": Case(Behaviour(live_eose=False, cap=60)),
+        "scraper": _refusing(Refusal(reason="error: scraper", when=_scrapes)),
         "deaf-at-first": Case(Behaviour(deaf_s=0.3, cap=60)),
         "paced": Case(Behaviour(pace_s=1.0, cap=60), stored=100, slow=True),
     }  # fmt: skip

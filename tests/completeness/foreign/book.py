@@ -1,8 +1,8 @@
 """The book of a relay: which of the events that it took it really gives to a client that asks by id."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from time import monotonic
 
 from websockets.exceptions import WebSocketException
@@ -14,6 +14,8 @@ _CHUNK = 100
 _SMALL_CHUNK = 10
 _CONNECTION_REQS = 300
 _ANSWER_S = 20.0
+# Where all came, the end of the answer is not waited for as long.
+_END_S = 1.0
 _MOST_TRIES = 4
 _BREATH_S = 1.0
 _PATIENCE = ("rate-limited", "error")
@@ -80,39 +82,47 @@ class _Reader:
         """Fill `given`; whether the answer was one. Raises `_Refused`."""
         self._number += 1
         name = f"book{self._number}"
-        with self._subscribed(name, ids) as socket:
-            deadline = monotonic() + _ANSWER_S
-            while len(given) < len(ids):
-                match json.loads(socket.recv(timeout=max(deadline - monotonic(), 0.0))):
-                    case ["EVENT", str(subscription), {"id": str(event_id)}] if subscription == name:
-                        given.add(event_id)
-                    case ["EOSE", str(subscription), *_] if subscription == name:
-                        return True
-                    case ["CLOSED", str(subscription), str(reason), *_] if subscription == name and reason:
-                        if reason.lower().startswith(_PATIENCE):
-                            return False
-                        if reason.lower().startswith(_WITHHELD):
-                            return True
-                        raise _Refused
-                    case ["CLOSED", str(subscription), *_] if subscription == name:
-                        return True
-                    case ["NOTICE", *_] if not given:
-                        raise _Refused
-                    case _:
-                        continue
+        socket = self._subscribe(name, ids)
+        deadline = monotonic() + _ANSWER_S
+        while True:
+            if len(given) == len(ids):
+                deadline = min(deadline, monotonic() + _END_S)
+            try:
+                message = json.loads(socket.recv(timeout=max(deadline - monotonic(), 0.0)))
+            except TimeoutError:
+                if len(given) < len(ids):
+                    raise
+                message = ["EOSE", name]
+            match message:
+                case ["EVENT", str(subscription), {"id": str(event_id)}] if subscription == name:
+                    given.add(event_id)
+                case ["EOSE", str(subscription), *_] if subscription == name:
+                    socket.send(json.dumps(["CLOSE", name]))
+                    return True
+                case ["CLOSED", str(subscription), str(reason), *_] if subscription == name:
+                    return self._is_end(reason)
+                case ["NOTICE", *_] if not given:
+                    raise _Refused
+                case _:
+                    continue
+
+    @staticmethod
+    def _is_end(reason: str) -> bool:
+        """Whether a CLOSED for this reason ends an answer; False if the same may be asked again."""
+        if reason.lower().startswith(_PATIENCE):
+            return False
+        if reason and not reason.lower().startswith(_WITHHELD):
+            raise _Refused
         return True
 
-    @contextmanager
-    def _subscribed(self, name: str, ids: Sequence[str]) -> Iterator[ClientConnection]:
+    def _subscribe(self, name: str, ids: Sequence[str]) -> ClientConnection:
         if self._number % _CONNECTION_REQS == 0:
             self._hang_up()
         if self._socket is None:
             connection = connect(self._url, max_size=None, compression=None, proxy=None)
             self._socket = self._open.enter_context(connection)
-        socket = self._socket
-        socket.send(json.dumps(["REQ", name, {"ids": list(ids), "limit": len(ids)}]))
-        yield socket
-        socket.send(json.dumps(["CLOSE", name]))
+        self._socket.send(json.dumps(["REQ", name, {"ids": list(ids), "limit": len(ids)}]))
+        return self._socket
 
     def _hang_up(self) -> None:
         self._socket = None

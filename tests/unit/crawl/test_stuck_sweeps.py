@@ -58,7 +58,7 @@ def test_check_that_is_rate_limited_is_asked_until_it_is_answered(reason: str, i
     sim.want([ALICE])
     sim.connect()
     sim.run_until(1_000)
-    assert len(refused) == (3 if is_dropped else 5)
+    assert len(refused) == 5
     assert "authors/" in sim.cursors
     assert any(gap.reason == Gap.UNCHECKED for gap in sim.crawl.gaps) == is_dropped
 
@@ -82,3 +82,23 @@ def test_newer_sweep_takes_over_from_one_that_is_refused() -> None:
     sim.run_until(2_000)
     assert due <= sim.delivered
     assert not [gap for gap in sim.crawl.gaps if gap.reason == Gap.REFUSED], "it is closed with the sweep"
+
+
+@pytest.mark.parametrize("most", [100, 20])
+def test_sweep_under_way_asks_for_as_few_events_as_the_relay_takes(most: int) -> None:
+    """chorus takes 100 of what is selected by kinds alone, or what its operator set."""
+    sim = Simulation(random.Random(1))
+    due = [event(START - 100 - 3 * number, key(9), 0, number) for number in range(250)]
+    for each in due:
+        sim.relay.publish(each, 0)
+
+    def refuses_many(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        many = [each for each in filters if each.authors is None and not each.tags and (each.limit or 0) > most]
+        return [Closed(subscription, "error: scraper", "error")] if many else None
+
+    sim.relay.mood = refuses_many
+    sim.want([ALICE])
+    sim.connect()
+    sim.run_until(120)
+    assert {each.id for each in due} <= sim.delivered
+    assert not len(sim.crawl.gaps)

@@ -789,6 +789,7 @@ def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
     (ended,) = session.receive(Closed("P1", "", ""), 1.0)
     assert isinstance(ended, PageEnded)
     assert ended.refusal is None
+    assert [name for name, *_ in sent(session)] == ["REQ"], "a CLOSE would be one too many"
     session.open_page("k", PAGE, 1.0)
     (ended,) = session.receive(Closed("P2", "", ""), 2.0)
     assert isinstance(ended, PageEnded)
