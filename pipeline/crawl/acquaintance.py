@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pipeline.crawl.forms import FormKnowledge
 from pipeline.crawl.page_knowledge import PageKnowledge
 from pipeline.crawl.slices import Manners
 from pipeline.crawl.windows import Window
@@ -61,6 +62,14 @@ class Acquaintance:
             return True
         self.patience = min(self.patience * 2, MAX_PATIENCE)
         return has_given and tries > MAX_SILENCES + 1
+
+    def learn_forms(self, forms: FormKnowledge, limits: Limits) -> Limits:
+        """Take over whether controls came back without kinds; returns `limits` by which live filters name them."""
+        answers = forms.answers_kindless
+        self._answers_kindless = self._answers_kindless or answers is True
+        if self._answers_kindless or answers is None:
+            return replace(limits, needs_kinds=limits.needs_kinds and not self._answers_kindless)
+        return replace(limits, needs_kinds=True)
 
     def learn(self, window: Window, limits: Limits, *, by_query: bool) -> Limits:
         """Take over what a finished window found out; returns `limits` with what later processes should know too."""

@@ -88,6 +88,9 @@ FORMS: Final = (
 )
 
 
+_BY_MEMBER: Final = frozenset({Subject.AUTHORS, Subject.MENTIONS})
+
+
 def withheld_name(kind: int) -> str:
     """Return the name of the check whether a kind is shown to us."""
     return f"shown/{kind}"
@@ -136,6 +139,14 @@ class FormKnowledge:
     def has_holes(self, subject: Subject, *, names_kinds: bool = False) -> bool:
         """Return True if a filter about `subject` leaves out events, with kinds or without."""
         return self._any(subject, Verdict.HOLES, names_kinds)
+
+    @property
+    def answers_kindless(self) -> bool | None:
+        """Whether filters without kinds are answered at all, `None` while no control has shown it."""
+        verdicts = [self.verdict(form) for form in FORMS if form.subject in _BY_MEMBER and not form.names_kinds]
+        if Verdict.WHOLE in verdicts or Verdict.FIRST_VALUE in verdicts:
+            return True
+        return False if self.has_holes(Subject.AUTHORS) else None
 
     def finds_first_only(self, subject: Subject) -> bool:
         """Return True if a filter about `subject` finds what its first value selects only."""

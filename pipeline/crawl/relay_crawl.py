@@ -375,7 +375,8 @@ class RelayCrawl:
     def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
         """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
         audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
-        session.limits = self._sweeps.limits = audited.limits
+        limits = self._sweeps.known.learn_forms(self._sweeps.forms, audited.limits)
+        session.limits = self._sweeps.limits = limits
         for sweep in self._sweeps.in_order():
             sweep.window.allow_kinds(audited.limits.kinds_that_fit)
         if self._sweeps.forms.has_holes(Subject.WHOLE):

@@ -10,7 +10,7 @@ from pipeline.crawl.form_audit import MAX_REQUESTS
 from pipeline.crawl.plan import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.message import Closed, RelayMessage
+from pipeline.nostr.message import Closed, Eose, RelayMessage
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
 from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
@@ -233,3 +233,28 @@ def test_page_that_breaks_off_each_time_is_asked_for_in_smaller_ones() -> None:
     sim.connect()
     sim.run_until(900)
     assert sim.everything() <= sim.delivered
+
+
+def test_relay_that_answers_named_kinds_alone_is_subscribed_to_by_kinds() -> None:
+    """nostr-rs-relay's `limit_scrapers`: a REQ with a filter that is too broad is answered, and is no subscription."""
+
+    def answers_narrow(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        is_narrow = all(
+            each.ids is not None or (each.kinds is not None and (each.authors is not None or each.tags))
+            for each in filters
+        )
+        return None if is_narrow else [Eose(subscription)]
+
+    sim = simulation(StoredEvents, 1)
+    for number, author in enumerate(FOLLOWEES[:5]):
+        sim.relay.publish(event(START - 500 * number - 60, author, 1, number), START - 10)
+    sim.relay.mood = answers_narrow
+    sim.connect()
+    sim.run_until(60)
+    assert sim.session is not None
+    assert sim.session.limits.needs_kinds
+    fresh = [event(sim.wall, FOLLOWEES[0], 7), event(sim.wall, STRANGERS[0], 1, mentions=USERS[:1])]
+    for each in fresh:
+        sim.relay.publish(each, sim.wall)
+    sim.run_until(62)
+    assert {each.id for each in fresh} <= sim.delivered
