@@ -1,5 +1,6 @@
 """Asking by named kinds what a relay does not give, or not all of, to filters without. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +40,27 @@ def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[
         return [replace(part, kinds=kinds, role=role, begins=False, ends=False)] if kinds else []
     lists = (*_lists(kinds - USUAL_KINDS, most), *_lists(kinds & USUAL_KINDS, most))
     return [replace(part, kinds=each, role=role, begins=False, ends=False) for each in lists]
+
+
+def joined(parts: Sequence[Slice], most: int) -> list[Slice]:
+    """`parts` with neighbours made one that differ by their kinds only, at most `most` at once.
+
+    Kinds that may be counted and hidden stay apart from the others.
+    """
+    made: list[Slice] = []
+    for part in parts:
+        last = made[-1] if made else None
+        if last is not None and _are_lists_of_one(last, part) and len(last.kinds or ()) + len(part.kinds or ()) <= most:
+            made[-1] = replace(part, kinds=(last.kinds or frozenset()) | (part.kinds or frozenset()))
+        else:
+            made.append(part)
+    return made
+
+
+def _are_lists_of_one(one: Slice, other: Slice) -> bool:
+    if one.kinds is None or other.kinds is None or replace(one, kinds=other.kinds) != other:
+        return False
+    return one.kinds.isdisjoint(HIDDEN_KINDS) == other.kinds.isdisjoint(HIDDEN_KINDS)
 
 
 def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:

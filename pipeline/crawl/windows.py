@@ -38,7 +38,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from pipeline.crawl.borders import Borders
-from pipeline.crawl.named_kinds import MAX_CHECKS, USUAL_KINDS, begun, by_kinds, known_gaps
+from pipeline.crawl.named_kinds import MAX_CHECKS, USUAL_KINDS, begun, by_kinds, joined, known_gaps
 from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, LISTED_KINDS, MAX_MEMBERS, Member, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, PageResult, Role, Slice, parted
 from pipeline.nostr.filter import Filter
@@ -261,8 +261,15 @@ class Window:
         self._missing += other._missing
 
     def allow_kinds(self, most: int) -> None:
-        """Name up to `most` kinds in a filter from now on, as the relay was meanwhile seen to take."""
-        self._max_kinds = max(self._max_kinds, most)
+        """Name up to `most` kinds in a filter from now on, as the relay was meanwhile seen to take.
+
+        The next page may be under way; what lies behind it is asked for in longer lists.
+        """
+        if most <= self._max_kinds:
+            return
+        self._max_kinds = most
+        if self._behind is None:
+            self._slices = [*joined(self._slices[:-1], most), *self._slices[-1:]]
 
     def leave_out(self, low: int, high: int) -> None:
         """Leave out what was had in another way: all from `low` to `high`. Only before the first page."""

@@ -9,7 +9,7 @@ import pytest
 from pipeline.crawl import slices
 from pipeline.crawl.borders import Borders
 from pipeline.crawl.page_knowledge import CONTROLS, PageKnowledge
-from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, LISTED_KINDS, Query, Subject
 from pipeline.crawl.slices import Manners, PageResult
 from pipeline.crawl.windows import PAGE_LIMIT, Window
 from pipeline.nostr.event import Event
@@ -392,3 +392,17 @@ def test_part_of_a_window_shares_nothing_that_changes() -> None:
         if isinstance(getattr(window, name), mutable) and getattr(window, name) is getattr(lower, name)
     ]
     assert set(shared) <= {"_known_gaps"}
+
+
+@pytest.mark.parametrize("name", ["authors", "mentions"])
+def test_lists_of_kinds_that_are_left_grow_with_what_the_relay_takes(name: str) -> None:
+    """The page that is under way stays as it is, and nothing is asked for twice or left out."""
+    events = [
+        event(1_500 + n % 400, AUTHORS[n % 12], kind, n, USERS[:1]) for n, kind in enumerate(sorted(LISTED_KINDS))
+    ]
+    relay = StoredEvents(random.Random(1), events)
+    window = Window(QUERIES[name], SINCE, UNTIL, manners=Manners(max_kinds=10, refuses_kindless=True))
+    first = window.page()
+    window.allow_kinds(320)
+    assert window.page() == first
+    assert fetch(relay, window, 20) == {each.id for each in events}
