@@ -17,7 +17,7 @@ def main() -> None:
     path = Path(folder) / "config.toml"
     if Path(program).name == "rnostr":
         pairs = [f'network.host="{address}"', f"network.port={port}", f'data.path="{folder}/data"', *pairs]
-        command = [program, "relay", "--config", str(path)]
+        command = [program, "relay", "-c", str(path)]
     else:
         pairs = [f'network.address="{address}"', f"network.port={port}", *pairs]
         command = [program, "--db", folder, "--config", str(path)]
