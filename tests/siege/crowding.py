@@ -1,9 +1,8 @@
 """Relays that strangers name: too many of them, others' machines among them, ports that are no relays'."""
 
 from contextlib import ExitStack
-from time import monotonic, time
+from time import time
 
-from tests.fakes.net import pause
 from tests.fakes.tcp import TcpServer, hang_up
 from tests.siege.attacks import attack
 from tests.siege.names import literal, loopback, named
@@ -18,7 +17,9 @@ _ROWS = "SELECT count(*) FROM relays"
 _BY_ONE_KEY = 1_100
 """Rows that one key may bring about: twice its bound until the sweeper has been there, and those of the world."""
 _AT_ONE_LISTENER = 60
-_TOUCHED_PORTS = 6
+_PARTS = 10
+_TOUCHED_PORTS = 10
+"""As many relays as one address may have that have proven nothing."""
 
 
 def relay_list(author: Author, urls: list[str], number: int = 0) -> SignedEvent:
@@ -29,21 +30,30 @@ def relay_list(author: Author, urls: list[str], number: int = 0) -> SignedEvent:
 @attack("relay-lists", "a registered key names 62,000 addresses in 620 relay lists; a new honest relay must be learned")
 def _relay_lists(siege: Siege) -> None:
     net, lists = siege.network(), siege.size(60, 620)
-    author = siege.name_by_user(*siege.world.bootstrap)
-    began = monotonic()
-    for each in range(lists):
-        addresses = [(loopback(net, (100 * each + index) % 62_000), 100 * each + index) for index in range(100)]
-        urls = [named(address, _NO_ONE, f"d{index}.example") for address, index in addresses]
-        siege.world.tell([relay_list(author, urls, each)])
-        pause(began + siege.seconds / 2 * each / lists - monotonic())
-    newcomer = siege.world.new_relay()
-    siege.world.tell([siege.world.users[1].sign(kind=10002, created_at=int(time()), tags=[("r", newcomer.url)])])
-    siege.wait()
-    missing = wait_connected(siege.service, {newcomer.key}, _NEWCOMER_S)
-    siege.require(not missing, "a relay that a user names is learned")
+    with siege.strangers_relay() as relay:
+        author = siege.name_by_user(relay.url)
+        siege.begin()
+        for part in range(_PARTS):
+            events = [
+                relay_list(author, _invented(net, number), number)
+                for number in range(part * lists // _PARTS, (part + 1) * lists // _PARTS)
+            ]
+            relay.stream(events)
+            siege.wait(siege.seconds / 2 / _PARTS)
+        newcomer = siege.world.new_relay()
+        siege.world.tell([siege.world.users[1].sign(kind=10002, created_at=int(time()), tags=[("r", newcomer.url)])])
+        siege.wait()
+        missing = wait_connected(siege.service, {newcomer.key}, _NEWCOMER_S)
+        siege.require(not missing, "a relay that a user names is learned")
     rows = number(siege.service, _ROWS)
     siege.notes["relay rows"] = str(rows)
     siege.require(rows < _BY_ONE_KEY, f"one key fills no table: {rows} relays are known")
+
+
+def _invented(net: int, part: int) -> list[str]:
+    """A hundred addresses where nobody listens."""
+    numbers = range(100 * part, 100 * part + 100)
+    return [named(loopback(net, each % 62_000), _NO_ONE, f"d{each}.example") for each in numbers]
 
 
 @attack("crowd", "a key and 15 others name 300 answering relays; 40 relays may be dialled", EVENTS_MAX_RELAYS="40")

@@ -7,9 +7,8 @@ from time import time
 from tests.fakes.child import ROOT
 from tests.siege.attacks import attack
 from tests.siege.payloads import HOSTILE_TEXT
-from tests.siege.siege import Siege
+from tests.siege.siege import DIAL_S, Siege
 
-_DIAL_S = 30.0
 _COMMAND_S = 60.0
 
 
@@ -17,7 +16,7 @@ def _flood(siege: Siege, play: str, *, names: int = 3, mib: float = 256.0, mib_p
     """Let relays that a user named flood the service until the time is up or enough was sent."""
     with siege.hostile(play, names=names, mib=siege.size(1, 4) * mib / 4, mib_per_s=mib_per_s) as relays:
         siege.name_by_user(*relays.urls)
-        is_dialled = relays.wait("dials", 1, _DIAL_S)
+        is_dialled = relays.wait("dials", 1, DIAL_S)
         siege.require(is_dialled, "a relay that a user names is dialled")
         siege.begin()
         siege.wait()
@@ -77,7 +76,7 @@ def _hostile_text(siege: Siege) -> None:
         hostile = siege.stranger().registration(int(time()), [f"ws://{HOSTILE_TEXT}.example"])
         accepted, _ = siege.register(hostile, visitor=siege.visitor())
         siege.require(not accepted, "a relay that is no address registers nobody")
-        hoarse.wait("dials", 1, _DIAL_S)
+        hoarse.wait("dials", 1, DIAL_S)
         siege.begin()
         siege.wait()
         for command in (

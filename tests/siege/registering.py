@@ -30,26 +30,28 @@ def _invented(name: str, count: int) -> list[str]:
 )
 def _invented_followees(siege: Siege) -> None:
     address, users = siege.visitor(), siege.size(5, 20)
-    for _ in range(users):
-        author = siege.stranger()
-        siege.world.tell([author.contact_list(_invented(author.pubkey, siege.size(3_000, 13_900)), int(time()) - 5)])
-        siege.register(author.registration(int(time()), siege.world.bootstrap), visitor=address)
-        siege.wait(siege.seconds / 2 / users)
-    siege.wait()
+    with siege.strangers_relay() as relay:
+        siege.begin()
+        for _ in range(users):
+            author = siege.stranger()
+            keys = _invented(author.pubkey, siege.size(3_000, 13_900))
+            relay.stream([author.contact_list(keys, int(time()) - 5)])
+            siege.register(author.registration(int(time()), [relay.url]), visitor=address)
+            siege.wait(siege.seconds / 2 / users)
+        siege.wait()
 
 
 @attack("restless-list", "a contact list of 10,000 keys, then one of a single key that changes every 2 s")
 def _restless_list(siege: Siege) -> None:
-    author = siege.name_by_user(*siege.world.bootstrap)
-    at = int(time()) - 1_000
-    siege.world.tell([author.contact_list(_invented("many", siege.size(1_000, 10_000)), at)])
-    restless = siege.name_by_user(*siege.world.bootstrap)
-    siege.begin()
-    changes = 0
-    while siege.is_on:
-        changes += 1
-        siege.world.tell([restless.contact_list(_invented(f"one {changes}", 1), at + changes)])
-        siege.wait(2.0)
+    at, changes = int(time()) - 1_000, 0
+    with siege.strangers_relay() as relay:
+        author, restless = (siege.name_by_user(relay.url) for _ in range(2))
+        relay.stream([author.contact_list(_invented("many", siege.size(1_000, 10_000)), at)])
+        siege.begin()
+        while siege.is_on:
+            changes += 1
+            relay.stream([restless.contact_list(_invented(f"one {changes}", 1), at + changes)])
+            siege.wait(2.0)
     siege.notes["changes"] = str(changes)
 
 

@@ -15,6 +15,7 @@ from time import monotonic, time
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_record import RecordReader
+from tests.fakes.relay_process import RelayProcess
 from tests.fakes.service import EventService, settings
 from tests.siege.attacks import Attack
 from tests.siege.clients import PROXY, register
@@ -25,6 +26,7 @@ from tests.siege.world import World
 from tests.world.events import Author, SignedEvent
 
 START_S = 60.0
+DIAL_S = 30.0
 DRAIN_S = 30.0
 _REGISTER_EVERY_S = 2.0
 _HEARD_AFTER_S = 3.0
@@ -195,6 +197,17 @@ class Siege:
         first = self.network()
         with HostileRelays(play, [loopback(first, number) for number in range(names)], **options) as relays:
             yield relays
+
+    @contextmanager
+    def strangers_relay(self) -> Iterator[RelayProcess]:
+        """Run a relay that does what it should and is full of what strangers leave there, once the service dialled it.
+
+        It is a process of its own, since what is large to search must not slow honest relays down.
+        """
+        with RelayProcess("strfry") as relay:
+            self.name_by_user(relay.url)
+            relay.wait_stats("opened", 1, DIAL_S)
+            yield relay
 
     def name_by_user(self, *urls: str) -> Author:
         """Have a stranger register and name these relays, which the service then dials; return the stranger."""
