@@ -54,12 +54,12 @@ def hang_up(connection: socket.socket, _: threading.Event) -> None:
 class TcpServer:
     """Plays `script` on each connection, in a thread of its own. `accepted` counts connections."""
 
-    def __init__(self, script: Script, *, address: str | None = None) -> None:
+    def __init__(self, script: Script, *, address: str | None = None, port: int = 0) -> None:
         self.accepted = 0
         self._script = script
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._socket = socket.create_server((address or loopback_address(), 0), backlog=64)
+        self._socket = socket.create_server((address or loopback_address(), port), backlog=64)
         self._socket.settimeout(_ACCEPT_STEP_S)
         self.address, self.port = self._socket.getsockname()
         self.url = f"ws://{self.address}:{self.port}"

@@ -10,7 +10,7 @@ from tests.siege.run import ATTACKS, together
 
 PLAYED = (
     "tiny-tags", "profiles", "forgeries", "endless-document", "hostile-text", "dates", "claimed-addresses",
-    "silent-connections", "networks", "smuggling",
+    "silent-connections", "networks", "smuggling", "victim", "crowd",
 )  # fmt: skip
 """Those that are over in moments; the others are held by tests of their own and by `bin/siege`."""
 SECONDS = 1.0

@@ -18,6 +18,7 @@ _BY_ONE_KEY = 1_100
 """Rows that one key may bring about: twice its bound until the sweeper has been there, and those of the world."""
 _AT_ONE_LISTENER = 60
 _PARTS = 10
+_SERVICES = (3306, 5432, 6379, 9200, 11211, 27017)
 _TOUCHED_PORTS = 10
 """As many relays as one address may have that have proven nothing."""
 
@@ -90,11 +91,13 @@ def _victim(siege: Siege) -> None:
         siege.require(dials <= _AT_ONE_LISTENER, f"the dials of one listener are bounded: {dials}")
 
 
-@attack("ports", "a key names 100 ports of one machine, each under a domain of its own")
+@attack("ports", "a key names 100 ports of one machine, each under a domain of its own, those of databases among them")
 def _ports(siege: Siege) -> None:
     with ExitStack() as stack:
         address = loopback(siege.network(), 0)
-        listeners = [stack.enter_context(TcpServer(hang_up, address=address)) for _ in range(siege.size(40, 100))]
+        services = [stack.enter_context(TcpServer(hang_up, address=address, port=port)) for port in _SERVICES]
+        others = [stack.enter_context(TcpServer(hang_up, address=address)) for _ in range(100 - len(services))]
+        listeners = [*services, *others]
         urls = [named(address, each.port, f"scanned{index}.example") for index, each in enumerate(listeners)]
         siege.name_by_user(*urls)
         siege.begin()
@@ -102,3 +105,5 @@ def _ports(siege: Siege) -> None:
         touched = sum(each.accepted > 0 for each in listeners)
         siege.notes["ports"] = f"{touched} of {len(listeners)} were dialled"
         siege.require(touched <= _TOUCHED_PORTS, f"nobody scans ports through the service: {touched} were dialled")
+        dialled = [each.port for each in services if each.accepted]
+        siege.require(not dialled, f"no port of another service is dialled: {dialled}")
