@@ -77,7 +77,7 @@ class RegistrationMode(StrEnum):
     ALLOWLIST = "allowlist"
     """The keys of `EVENTS_REGISTRATION_ALLOWLIST`."""
     PROOF_OF_WORK = "proof-of-work"
-    """Whoever proves work of `EVENTS_REGISTRATION_DIFFICULTY` bits (NIP-13)."""
+    """Those who prove work of `EVENTS_REGISTRATION_DIFFICULTY` bits (NIP-13)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ _UNKNOWN: Final = "unknown"
 class Peer:
     """The other end of a connection; `client` is the name that bounds count it under.
 
-    One `is_near` comes from this machine or a private network: it may be a proxy that nobody named, and the bounds for
-    one client would then bound all of its visitors together. One `is_proxy` is among `EVENTS_TRUSTED_PROXIES`.
+    One `is_near` comes from this machine or a private network: it may be a proxy that no setting names, and the bounds
+    for one client would then bound all of its visitors together. One `is_proxy` is among `EVENTS_TRUSTED_PROXIES`.
     """
 
     client: str
@@ -44,7 +44,7 @@ def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> Peer:
 
 
 def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> str | None:
-    """Return whom a trusted proxy speaks for by its `X-Forwarded-For`; None if it names nobody.
+    """Return whom a trusted proxy speaks for by its `X-Forwarded-For`; None if it names no client.
 
     It is the last entry that is not a trusted proxy itself: what stands before it, the visitor may have written.
     """
@@ -96,7 +96,7 @@ class Gate:
     def enter(self, peer: Peer) -> Place:
         """A place for a new connection; raises `Refused`.
 
-        A proxy's counts under whom it speaks for, once known, a near peer's under nobody.
+        A proxy's counts under whom it speaks for, once known, a near peer's under no client.
         """
         if sum(self._held) >= self._limits.connections or not self.admits(peer.reach):
             raise Refused(Refusal.CONNECTIONS)

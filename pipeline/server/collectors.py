@@ -1,6 +1,6 @@
 """The gauges that are read from the database when they are asked for.
 
-What waits to be handed on, the topic `eventSaved`, is the outbox of every sink that is switched on: an event that both
+Pending deliveries, the topic `eventSaved`, is the outbox of every sink that is switched on: an event that both
 have to be given counts twice, as it takes two deliveries.
 """
 

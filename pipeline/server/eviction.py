@@ -32,7 +32,7 @@ def first_to_yield(
     2. the oldest waiting websocket of the network that has the most, if it has more than the newcomer's would have;
     3. the oldest websocket that waits since before `latest`.
 
-    Whoever may take more of the reserves than the newcomer yields to it in no case.
+    A client that may take more of the reserves than the newcomer never yields to it.
     """
     allowed = [
         index for index, each in enumerate(occupants) if each.reach <= reach and (each.is_session or not sessions_only)

@@ -59,7 +59,7 @@ class PublicKeys:
         self._failed = metrics.handler("getPublicKeyInfo", success=False)
 
     async def answer(self, text: str) -> Response:
-        """Followers and followees of the key that `text` is in hexadecimal; zeros for one nobody has met."""
+        """Followers and followees of the key that `text` is in hexadecimal; zeros for an unknown one."""
         if _HEX_KEY.fullmatch(text) is None:
             return response(HTTPStatus.BAD_REQUEST, JSON, INVALID_PUBLIC_KEY)
         began = self._clock.monotonic()
@@ -213,7 +213,7 @@ def _is_browser(request: Request, method: str) -> bool:
 
 
 def _is_from_here(connection: GuardedConnection, request: Request) -> bool:
-    """Return True if a browser on this machine asks for this machine, and no trusted proxy for somebody else."""
+    """Return True if a browser on this machine asks for this machine, and no trusted proxy asks for a visitor."""
     peer, host = connection.peer, request.headers.get_all("Host")
     is_forwarded = peer is None or (peer.is_proxy and any(name in request.headers for name in _FORWARDING))
     return not is_forwarded and len(host) == 1 and is_local(str(connection.remote_address[0]), host[0])

@@ -165,7 +165,7 @@ class Registrations:
         return _Stored(False, 0, self._clock.monotonic() - began)
 
     def _require_room(self, event: Event, signed: Signed, database: Database) -> None:
-        """Raise `Refused` for an event that registers nobody and for a new user who is not admitted.
+        """Raise `Refused` for an event that registers no user and for a new user who is not admitted.
 
         Who is registered may always renew.
         """
@@ -197,7 +197,7 @@ def _store(
     with database.write(durable=True) as tx:
         now = clock.now_ms()
         author = Authors().intern(tx, registration.public_key)
-        # Looked at again: a removal may have come meanwhile.
+        # Checked again: a removal may have come since.
         _require_standing(tx, author, signed)
         is_new = monitored.register_signed(tx, registration.public_key, signed, now)
         namings = [

@@ -23,7 +23,7 @@ _STAGE: Final = "server"
 
 
 class Scrape:
-    """Renders the metrics of all processes in a thread; those who ask meanwhile get the same rendering."""
+    """Renders the metrics of all processes in a thread; those who ask during it get the same rendering."""
 
     def __init__(
         self, thread: DatabaseThread, config: Config, clock: Clock, metrics: Metrics, log: RateLimited
@@ -42,7 +42,7 @@ class Scrape:
         """The metrics in text format 0.0.4."""
         if self._rendering is None or self._rendering.done():
             self._rendering = asyncio.create_task(self._thread.run(self._render))
-        # Shielded: one caller that gives up must not take the answer from the others.
+        # Shielded: a caller that is cancelled must not take the answer from the others.
         return await asyncio.shield(self._rendering)
 
     def _render(self, database: Database) -> bytes:

@@ -27,7 +27,7 @@ from pipeline.server.limits import ClientRates, Limits, Refusal, Refuse
 from pipeline.server.registrations import Registrations, Verdict
 
 UNSUPPORTED: Final = "unsupported: this is not a relay, it takes registrations (kind 6666) only"
-# Nothing is open that could be closed, and nobody is asked to authenticate.
+# Nothing is open that could be closed, and no client is asked to authenticate.
 _IGNORED: Final = ("CLOSE", "AUTH")
 TOO_FAST: Final = Verdict(False, "rate-limited: too many registrations, try again in a minute")
 
@@ -83,7 +83,7 @@ class Sessions:
         except InvalidPublish as error:
             verdict = self._registrations.refuse_malformed(str(error))
             if error.id_text is None:
-                # Nobody could tell which event an OK is about.
+                # An OK could not name its event.
                 return encode_notice(verdict.reason)
             return encode_ok(error.id_text, verdict.accepted, verdict.reason)
         match message:

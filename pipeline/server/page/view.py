@@ -59,7 +59,7 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadLine:
-    """A row that was given up."""
+    """A dead letter."""
 
     queue: str
     number: int
