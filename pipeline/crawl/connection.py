@@ -51,7 +51,7 @@ SKIPPED_BYTES_PER_S: Final = 4 << 20
 # How fast other long messages are read: they cost as much as thousands, and where they are compressed the line does not
 # bound them. Contact lists are seldom as long.
 LONG_BYTES: Final = 64 << 10
-LONG_MESSAGES: Final = Rate(burst=32 << 20, per_minute=60 * (4 << 20))
+LONG_MESSAGES: Final = Rate(burst=8 << 20, per_minute=60 * (4 << 20))
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
 TELL_S: Final = 0.2
 # How often a connection that may not read on looks whether the relay takes what is being sent.
@@ -217,7 +217,7 @@ class Connection:
         self._is_costly = False
         costs = self._crawl.costs
         if costs.is_forging(now):
-            raise ConnectionLost(LossReason.FORGED, "too many events with a wrong id or signature")
+            raise ConnectionLost(LossReason.FORGED, "too many events that are malformed or forged")
         if (pause_s := costs.pause_s(now)) > 0:
             self._slowed_until = max(self._slowed_until, now + pause_s)
         self._crawl.on_costly()
@@ -311,6 +311,8 @@ class Connection:
             message = parse_relay_message(raw, self._shared.intake.committed)
         except InvalidEventMessage as error:
             self._metrics.invalid_event(error.reason)
+            # Costs as little as a forgery, and brings as little.
+            self._is_costly |= self._crawl.costs.note(Verified(forged=1), now)
             self._session.note_time(error.subscription, error.created_at, now)
             return
         except InvalidMessage as error:

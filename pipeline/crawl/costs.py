@@ -3,7 +3,7 @@
 *Forgeries.* What is wanted and new is verified, so a relay that invents events has us verify as fast as it can send.
 `FORGERIES` bounds the failures, beside one for every `GENUINE_PER_FORGERY` genuine events: an archive from before its
 relay verified may hold thousands of forged ones, and a relay that pages through them is honest. Beyond it the relay is
-cut off, and dialled again once there is a budget again.
+cut off, and dialled again once there is a budget again. Events whose very form is wrong count as forged.
 
 *Bytes of strangers.* Global kinds are taken from everybody, so one relay can fill the disk with them. Their bytes
 have a budget of `BURST_S` seconds of a rate that the operator sets:

@@ -44,6 +44,8 @@ REMEMBERED_IDS: Final = 200_000
 MAX_FUTURE_S: Final = 900
 # How often it is written down what relays brought.
 NOVEL_EVERY_S: Final = 20.0
+# Forged events of one relay that are worth being written down at once.
+MANY_FORGERIES: Final = 1_000
 # What was only counted waits so long for something to be written.
 COUNTS_EVERY_S: Final = 1.0
 # What readers dropped by themselves is written down at least so often.
@@ -292,7 +294,10 @@ class Intake:
 
     def _put_novel(self, tx: Tx) -> None:
         """Write down now and then what relays were the first to bring and what they cost; a little may be lost."""
-        if (self._novelty or self._costs) and self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S:
+        is_due = self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S
+        # At once where a relay may be cut off for them.
+        is_due |= any(cost.forged >= MANY_FORGERIES for cost in self._costs.values())
+        if is_due and (self._novelty or self._costs):
             brought = self._novelty.take()
             worth = {relay: each.worth for relay, each in brought.items()}
             productive = [relay for relay, each in brought.items() if each.is_productive]

@@ -214,7 +214,7 @@ def test_relay_that_forges_is_cut_off_and_left_alone_beside_an_honest_one(
     (state, error, failures, wait_ms, forged_at), *_ = world.query(
         "SELECT state, last_error, failures, next_dial_at - state_since, forged_at FROM relays WHERE address = ?", url
     )
-    assert (state, error, failures) == ("disconnected", "too many events with a wrong id or signature", 1)
+    assert (state, error, failures) == ("disconnected", "too many events that are malformed or forged", 1)
     assert wait_ms > 400_000
     assert forged_at > 0
     with world.database.read() as tx:

@@ -17,6 +17,7 @@ from pipeline.crawl.connection import (
     TELL_S,
     Connection,
 )
+from pipeline.crawl.costs import FORGERIES
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.gate import Backpressure, Marks
 from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
@@ -33,7 +34,7 @@ from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.relay.channel import Channel
-from pipeline.relay.errors import ConnectionLost
+from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
@@ -309,3 +310,18 @@ def test_relay_of_long_messages_is_slowed_beyond_their_rate(tmp_path: Path) -> N
     clock.advance(2.0)
     turn(made, relay)
     assert not is_full(made)
+
+
+def test_relay_of_malformed_events_is_cut_off_once_its_budget_is_spent(tmp_path: Path) -> None:
+    clock = ManualClock(START * 1000)
+    made, relay = made_of(Recording(tmp_path / "events.db", clock), clock), Sending()
+    made.open(lambda: None)
+    malformed = b'["EVENT","L1",{"id":"x"}]'
+    for _ in range(FORGERIES.burst // 100):
+        relay.next = [malformed] * 100
+        turn(made, relay)
+    relay.next = [malformed]
+    turn(made, relay)
+    with pytest.raises(ConnectionLost) as lost:
+        turn(made, relay)
+    assert lost.value.reason is LossReason.FORGED

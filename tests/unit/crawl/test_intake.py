@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from pipeline.crawl import intake as intake_module
 from pipeline.crawl.costs import Verified
 from pipeline.crawl.intake import (
     BATCH_EVENTS,
@@ -409,6 +410,17 @@ def test_readers_learn_what_the_verification_of_their_events_found(desk: Desk) -
     with desk.db.read() as tx:
         (record,) = relays.records(tx, everything=True, limit=9)
     assert (record.forged, record.stranger_bytes) == (2, len(strange.to_json()))
+
+
+def test_many_forgeries_are_written_down_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay may be cut off for them before anything else comes."""
+    monkeypatch.setattr(intake_module, "MANY_FORGERIES", 3)
+    with desk.db.write() as tx:
+        relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
+    desk.take(batch(*(forged_content(note(f"{n}")) for n in range(3))))
+    with desk.db.read() as tx:
+        (record,) = relays.records(tx, everything=True, limit=9)
+    assert record.forged == 3
 
 
 def test_large_events_share_a_transaction_only_up_to_its_bytes(desk: Desk) -> None:
