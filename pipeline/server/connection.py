@@ -1,6 +1,7 @@
 """One connection of the web server, with the bounds that the library leaves to its user."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.values import IPNetwork
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
 _SLICE_BYTES = 4 << 10
+# A client that is near, or a proxy, has sent its first message by then.
+_SPARED_S = 0.02
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -87,8 +90,10 @@ class Guard:
         """End the connection that yields to a newcomer; return whether there was one."""
         connections = [each for each in self.connections if each.place is not None]
         occupants = [each.occupant() for each in connections]
-        latest = self.clock.monotonic() - self.limits.silent_s
-        index = first_to_yield(occupants, network=network, reach=reach, latest=latest, sessions_only=sessions_only)
+        latest = self.clock.monotonic() - _SPARED_S
+        index = first_to_yield(
+            occupants, random.choice, network=network, reach=reach, latest=latest, sessions_only=sessions_only
+        )
         if index is None and not sessions_only and self.gate.admits(reach):
             # Only because others have taken all: a neighbour that is not served has no use of its place.
             index = next((index for index, each in enumerate(occupants) if not each.is_served), None)

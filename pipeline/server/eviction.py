@@ -1,7 +1,7 @@
 """Which connection yields its place to a newcomer when all places are taken. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -22,7 +22,13 @@ class Occupant:
 
 
 def first_to_yield(
-    occupants: Sequence[Occupant], *, network: str | None, reach: int, latest: float, sessions_only: bool
+    occupants: Sequence[Occupant],
+    choose: Callable[[Sequence[int]], int],
+    *,
+    network: str | None,
+    reach: int,
+    latest: float,
+    sessions_only: bool,
 ) -> int | None:
     """Return the index of the one that yields to a newcomer of `network`; None if none may.
 
@@ -30,7 +36,8 @@ def first_to_yield(
 
     1. the oldest that has not asked for anything yet, or was refused and is not gone yet;
     2. the oldest waiting websocket of the network that has the most, if it has more than the newcomer's would have;
-    3. the oldest websocket that waits since before `latest`.
+    3. any waiting websocket, if possible one that waits since before `latest`. `choose` had better pick by chance: in a
+       crowd that comes again and again, the oldest would always go before a distant client's first message is here.
 
     A client that may take more of the reserves than the newcomer never yields to it.
     """
@@ -45,7 +52,8 @@ def first_to_yield(
     of_largest = _of_largest(occupants, waiting, network)
     if of_largest is not None:
         return of_largest
-    return next((index for index in waiting if (occupants[index].waiting_since or 0.0) < latest), None)
+    settled = [index for index in waiting if (occupants[index].waiting_since or 0.0) < latest]
+    return choose(settled or waiting) if waiting else None
 
 
 def _of_largest(occupants: Sequence[Occupant], waiting: Sequence[int], network: str | None) -> int | None:

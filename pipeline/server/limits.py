@@ -24,8 +24,6 @@ class Limits:
     """Websockets: each may hold three of the largest messages in memory. They are places of registrations alone."""
     reserved: int = 64
     """Places that only neighbours may take, and as many more that only this machine and named proxies may."""
-    silent_s: float = 0.5
-    """A websocket that says nothing for so long yields its place when all are taken: who registers does it at once."""
     request_bytes: int = 32 << 10
     """Request line and headers together; browsers and proxies send some 2 KiB. The library alone would take 1 MiB."""
     request_s: float = 20.0

@@ -6,6 +6,7 @@ Each client opens a connection, does what the play says and opens another when i
 
 - `silent`: from this machine, without a byte.
 - `networks`: websockets of IPv6 visitors of one /48, sixteen /64s of each /56, behind the trusted proxy.
+- `addresses`: idle websockets behind the proxy, each from an IPv4 address of its own.
 - `slow-headers`: behind the proxy, a header byte by byte.
 - `pings`: websockets behind the proxy that send pings as fast as they are read.
 - `scrapes`: visitors behind the proxy that ask for `/metrics`, the page and `/public-keys` without a pause.
@@ -83,6 +84,11 @@ async def _network(visitors: Visitors, number: int, reader: asyncio.StreamReader
         await reader.read()
 
 
+async def _address(visitors: Visitors, _: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if await _upgrade(visitors, _visitor(visitors.counts["opened"]), reader, writer):
+        await reader.read()
+
+
 async def _slow(_: Visitors, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(f"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {_visitor(number)}\r\nX-Slow: ".encode())
     while not reader.at_eof():
@@ -131,6 +137,7 @@ def _visitor(number: int) -> str:
 _PLAYS: dict[str, tuple[Play, bool]] = {
     "silent": (_silent, False),
     "networks": (_network, True),
+    "addresses": (_address, True),
     "slow-headers": (_slow, True),
     "pings": (_pings, True),
     "scrapes": (_scrapes, True),

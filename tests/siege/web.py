@@ -52,6 +52,11 @@ def _networks(siege: Siege) -> None:
     _occupy(siege, "networks", siege.size(200, 800))
 
 
+@attack("addresses", "600 idle websockets, each from an IPv4 address of its own")
+def _addresses(siege: Siege) -> None:
+    _occupy(siege, "addresses", siege.size(200, 600))
+
+
 @attack("slow-headers", "300 visitors whose headers never end")
 def _slow_headers(siege: Siege) -> None:
     _occupy(siege, "slow-headers", siege.size(100, 300))

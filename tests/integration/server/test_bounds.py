@@ -50,12 +50,11 @@ def wait_until_free(server: Running, path: str = "/_health") -> None:
 def test_connections_in_all_are_bounded(tmp_path: Path) -> None:
     with running(tmp_path, replace(DEFAULT_LIMITS, connections=3)) as server:
         with contextlib.ExitStack() as held:
-            for _ in range(3):
-                held.enter_context(server.websocket())
-            with server.socket() as surplus:
-                assert read_to_end(surplus).startswith(b"HTTP/1.1 503 ")
+            for _ in range(5):
+                assert ask(held.enter_context(server.websocket()), EVENT) == OK
+            # And one more for the scrape that tells.
+            assert server.discarded("silent") >= 2
         wait_until_free(server)
-        assert server.discarded("connections") >= 1
 
 
 def test_connections_of_a_client_are_bounded(tmp_path: Path) -> None:
@@ -100,16 +99,24 @@ def test_an_operator_sets_the_bounds(tmp_path: Path) -> None:
         assert [answer[2] for answer in answers] == [True] * 10 + [False]
 
 
-def test_silent_websocket_yields_when_all_are_taken(tmp_path: Path) -> None:
-    """The oldest that says nothing; one that does goes on."""
-    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2, silent_s=0.0)) as server:
-        with server.websocket() as oldest, server.websocket() as second:
-            assert ask(second, EVENT) == OK
-            with server.websocket() as newest:
-                assert closing_code(oldest) is None
-                assert ask(newest, EVENT) == OK
-                assert ask(second, EVENT) == OK
-        assert server.discarded("silent") == 1
+def test_an_idle_websocket_yields_when_all_are_taken(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, replace(DEFAULT_LIMITS, sessions=2)) as server,
+        server.websocket() as one,
+        server.websocket() as other,
+    ):
+        assert ask(one, EVENT) == ask(other, EVENT) == OK
+        with server.websocket() as newest:
+            assert ask(newest, EVENT) == OK
+            assert server.discarded("silent") == 1
+            assert [_is_answered(one), _is_answered(other)].count(True) == 1
+
+
+def _is_answered(client: websocket.WebSocket) -> bool:
+    try:
+        return bool(ask(client, EVENT) == OK)
+    except (OSError, ValueError, websocket.WebSocketException):
+        return False
 
 
 def test_silent_strangers_keep_out_neither_neighbours_nor_registrations(tmp_path: Path) -> None:
@@ -122,13 +129,12 @@ def test_silent_strangers_keep_out_neither_neighbours_nor_registrations(tmp_path
 
 
 def test_websockets_of_one_network_yield_to_those_of_others(tmp_path: Path) -> None:
-    limits = replace(DEFAULT_LIMITS, sessions=4, silent_s=PATIENCE_S)
+    limits = replace(DEFAULT_LIMITS, sessions=4)
     crowd, honest = ([f"X-Forwarded-For: {address}"] for address in ("2a00:1:2:3::4", "11.22.33.44"))
     with running(tmp_path, limits, EVENTS_TRUSTED_PROXIES="127.0.0.0/8") as server, contextlib.ExitStack() as held:
         oldest = held.enter_context(server.websocket(header=crowd))
         for _ in range(3):
             held.enter_context(server.websocket(header=crowd))
-        assert refused_status(server, header=crowd) == 503
         with server.websocket(header=honest) as client:
             assert closing_code(oldest) is None
             assert ask(client, EVENT) == OK
@@ -163,10 +169,10 @@ def test_requests_of_a_client_are_bounded_by_rate(tmp_path: Path) -> None:
 
 
 def test_websockets_leave_places_for_scrapes(tmp_path: Path) -> None:
-    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2, silent_s=PATIENCE_S)) as server:
-        with server.websocket(), server.websocket():
-            assert refused_status(server) == 503
-            assert server.discarded("sessions") == 1
+    with running(tmp_path, replace(DEFAULT_LIMITS, sessions=2)) as server:
+        with server.websocket(), server.websocket(), server.websocket():
+            assert server.get("/metrics").status == 200
+            assert server.discarded("silent") == 1
         wait_until_free(server)
         assert_alive(server)
 
@@ -395,6 +401,10 @@ def test_many_clients_that_come_and_go_leave_nothing_behind(server: Running) -> 
         visitor.start()
     for visitor in visitors:
         visitor.join(PATIENCE_S)
+    # What those who went have sent is stored first, on a slow disk for a while.
+    deadline = monotonic() + PATIENCE_S
+    while not server.publish(ALICE.registration(NOW).raw)[2] and monotonic() < deadline:
+        pass
     assert_alive(server)
     # All places are free again, so that as many as are allowed come in.
     with contextlib.ExitStack() as held:
