@@ -37,7 +37,7 @@ def first_to_yield(
     1. the oldest that has not asked for anything yet, or was refused and is not gone yet;
     2. the oldest waiting websocket of the network that has the most, if it has more than the newcomer's would have;
     3. any waiting websocket, if possible one that waits since before `latest`. `choose` had better pick by chance: in a
-       crowd that comes again and again, the oldest would always go before a distant client's first message is here.
+       crowd that always comes back, the oldest would always go before a distant client's first message is here.
 
     A client that may take more of the reserves than the newcomer never yields to it.
     """
