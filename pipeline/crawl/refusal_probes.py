@@ -87,10 +87,10 @@ class RefusalProbes:
         return self._refused[sweep.key].sweep is sweep
 
     def asks_otherwise(self, sweep: Sweep) -> bool:
-        """Return True if the next page of `sweep` has a form that was not refused."""
+        """Return True if the next page of `sweep` has a form that was not refused, or there is none."""
         refused = self._refused[sweep.key]
         refused.sweep = sweep
-        return sweep.window.has_page and _form(sweep) not in refused.forms
+        return not sweep.window.has_page or _form(sweep) not in refused.forms
 
     def forget(self, key: str) -> None:
         """Note that the sweep of this key is over."""
@@ -98,10 +98,10 @@ class RefusalProbes:
 
     def open_next(self, session: Session, mono: float) -> None:
         """Ask for the probe that is due, if there is room."""
-        if self._open is not None or not self._refused or not session.has_room_for_page():
+        if self._open is not None or not session.has_room_for_page():
             return
-        key, refused = min(self._refused.items(), key=lambda item: item[1].due_at)
-        if mono < max(refused.due_at, self._paused_until) or not refused.sweep.window.has_page:
+        key, refused = min(self._with_page(), key=lambda item: item[1].due_at, default=("", None))
+        if refused is None or mono < max(refused.due_at, self._paused_until):
             return
         self._open = key
         session.open_page(self.KEY, _small(refused.sweep.window.page()), mono)
@@ -122,8 +122,12 @@ class RefusalProbes:
 
     def due_times(self) -> Iterator[float]:
         """When the next probe is due (monotonic)."""
-        if self._refused and self._open is None:
-            yield max(self._paused_until, min(refused.due_at for refused in self._refused.values()))
+        due = min((refused.due_at for _, refused in self._with_page()), default=None)
+        if due is not None and self._open is None:
+            yield max(self._paused_until, due)
+
+    def _with_page(self) -> Iterator[tuple[str, _Refused]]:
+        return ((key, refused) for key, refused in self._refused.items() if refused.sweep.window.has_page)
 
 
 def _form(sweep: Sweep) -> Filter:
