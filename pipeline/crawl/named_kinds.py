@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from pipeline.crawl.plan import HIDDEN_KINDS, Query, Subject
+from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.crawl.slices import Gap, Manners, Role, Slice
 from pipeline.nostr.event import MAX_KIND
 from pipeline.nostr.kinds import is_ephemeral
@@ -20,7 +20,8 @@ STORED_KINDS: Final = frozenset(kind for kind in range(MAX_KIND + 1) if not is_e
 def begun(part: Slice, manners: Manners) -> list[Slice]:
     """What to ask for first, in lists of kinds that the relay takes.
 
-    Kinds that may be counted and hidden go apart, as they make a page look full.
+    Kinds that may be counted and hidden go apart, as they make a page look full. The listed kinds are asked for before
+    those of no list, which may take hundreds of requests.
     """
     most, own = manners.max_kinds, part.query.kinds
     kinds = _named(part.query, manners)
@@ -30,7 +31,12 @@ def begun(part: Slice, manners: Manners) -> list[Slice]:
     if kinds is None and manners.asks_both:
         kinds = part.query.named_kinds(kindless=True, notes_by_author=False)
     kinds = (kinds or frozenset()) - manners.refused_kinds
-    lists = (*_lists(kinds & HIDDEN_KINDS - manners.withheld, most), *_lists(kinds - HIDDEN_KINDS, most))
+    shown = kinds - HIDDEN_KINDS
+    lists = (
+        *_lists(shown - LISTED_KINDS, most),
+        *_lists(kinds & HIDDEN_KINDS - manners.withheld, most),
+        *_lists(shown & LISTED_KINDS, most),
+    )
     return [*(replace(part, kinds=each) for each in lists), *without]
 
 

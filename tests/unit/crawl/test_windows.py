@@ -9,7 +9,7 @@ import pytest
 from pipeline.crawl import slices
 from pipeline.crawl.borders import Borders
 from pipeline.crawl.page_knowledge import CONTROLS, PageKnowledge
-from pipeline.crawl.plan import GLOBAL_QUERY, LISTED_KINDS, Query, Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.crawl.slices import Manners, PageResult
 from pipeline.crawl.windows import PAGE_LIMIT, Window
 from pipeline.nostr.event import Event
@@ -406,3 +406,11 @@ def test_lists_of_kinds_that_are_left_grow_with_what_the_relay_takes(name: str) 
     window.allow_kinds(320)
     assert window.page() == first
     assert fetch(relay, window, 20) == {each.id for each in events}
+
+
+def test_listed_kinds_are_asked_for_before_those_of_no_list() -> None:
+    manners = Manners(max_kinds=320, has_holes=True, names_all=True)
+    window = Window(QUERIES["mentions"], SINCE, UNTIL, manners=manners)
+    for kinds in (LISTED_KINDS - HIDDEN_KINDS, HIDDEN_KINDS):
+        assert window.page().kinds == kinds
+        window.take(PageResult(0))
