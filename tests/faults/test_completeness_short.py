@@ -7,7 +7,7 @@ from tests.completeness.catalogue import Catalogue
 from tests.completeness.run import table
 from tests.seeds import seeds
 
-TIMEOUT_S = 45.0
+TIMEOUT_S = 90.0
 BEHAVIOURS = (
     "strfry-withholding,nostr-relay,node-relay,nostr-rs,khatru,cap-20,shuffled,oldest-first,until-exclusive,"
     "ignores-since,ignores-until,zero-is-all,dense-second,dense-author,withheld,withheld-unlisted,forged-content,garbage,"
