@@ -5,7 +5,7 @@
 relay verified may hold thousands of forged ones, and a relay that pages through them is honest. Beyond it the relay is
 cut off, and dialled again once there is a budget again. Events whose very form is wrong count as forged.
 
-*Bytes of strangers.* Global kinds are taken from everybody, so one relay can fill the disk with them. Their bytes
+*Bytes of strangers.* Global kinds are taken from any author, so one relay can fill the disk with them. Their bytes
 have a budget of `BURST_S` seconds of a rate that the operator sets:
 
 | state | event | next state |

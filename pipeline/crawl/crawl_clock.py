@@ -1,6 +1,6 @@
 """What one relay's crawl knows of time: when it was last looked at, since when it is connected, how long it was away.
 
-Pure; `mono` is monotonic seconds, `wall` Unix seconds, which somebody may set.
+Pure; `mono` is monotonic seconds, `wall` Unix seconds, by a clock that may be set.
 """
 
 from enum import Enum, auto

@@ -1,8 +1,8 @@
 """How many relays one author, domain, address or network may have among those that are dialled. Pure.
 
-Names, paths and keys cost their maker nothing, so that any number of relays can be one machine's, or nobody's. What has
-proven itself is not counted: it was the first to bring events of wanted authors, or a user names it. Many honest relays
-are of one hoster.
+Names, paths and keys cost their maker nothing, so that any number of relays can be one machine's, or lead nowhere. What
+has proven itself is not counted: it was the first to bring events of wanted authors, or a user names it. Many honest
+relays are of one hoster.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ _LEAST: Final = 10
 _LEAST_PER_ADDRESS: Final = 5
 # As many authors must have room; it takes two to make a relay worth dialling.
 _NAMERS_NEEDED: Final = 2
-# A user whom nobody recorded, since so many others name the relay.
+# A user who is not recorded, since too many others name the relay.
 _SOME_USER: Final = 0
 
 

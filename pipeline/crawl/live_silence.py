@@ -31,7 +31,7 @@ class LiveSilence:
         self._not_before = 0.0
 
     def on_connected(self) -> None:
-        """Begin anew: what comes over another connection may differ."""
+        """Restart: events over another connection may come at another rate."""
         self._count, self._interval_s, self._last = 0, 0.0, math.inf
 
     def on_live(self, mono: float) -> None:

@@ -84,7 +84,7 @@ class RefusedSweeps:
         sweeps.gaps.on_window_changed(sweep, before)
 
     def reform_all(self) -> None:
-        """Let every sweep be cut anew, as the relay takes less than was thought."""
+        """Mark every sweep to be cut again, as the relay accepts less than was assumed."""
         for sweep in self._sweeps:
             sweep.is_outdated = True
 

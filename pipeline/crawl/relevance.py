@@ -41,7 +41,7 @@ class Relevance:
         return removed
 
     def is_of_stranger(self, event: Event) -> bool:
-        """Return True if `event` is wanted of everybody, and nobody registered is or follows its author."""
+        """Return True if `event` is of a global kind, and its author is neither a user nor followed by one."""
         return event.kind in GLOBAL_KINDS and event.pubkey not in self.authors
 
     def rule(self, event: Event) -> Rule | None:

@@ -92,7 +92,7 @@ class SizeTrials:
     def __init__(self) -> None:
         self._asked: deque[float] = deque(maxlen=MAX_TRIALS_A_DAY)
         self._trial: _UnderWay | None = None
-        # Sweeps that were refused meanwhile, and how.
+        # Sweeps that were refused during the trial, and how.
         self._waiting: dict[str, Refusal] = {}
         # By what filters ask for, when a refusal of such was last believed.
         self._believed: dict[frozenset[str], float] = {}

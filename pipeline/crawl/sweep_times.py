@@ -32,7 +32,7 @@ class SweepTimes:
         self._hopeless.pop(key, None)
 
     def on_incomplete(self, sweep: Sweep, until: float) -> None:
-        """Note that nothing can complete a sweep; it waits until a time unless it is about somebody new."""
+        """Note that nothing can complete a sweep; it waits until a time unless it is about a new member."""
         self.wait(sweep.key, until)
         self._hopeless[sweep.key] = sweep.query.generation
 

@@ -276,7 +276,7 @@ class Sweeps:
         self._begin_anew([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
 
     def owe_what_is_under_way(self, session: Session, mono: float) -> None:
-        """Begin anew whatever is under way: the clock was set back, and what it brings may be refused as of the future.
+        """Restart all sweeps: the clock was set back, and what they bring may be refused as of the future.
 
         Those that begin now end where that begins.
         """

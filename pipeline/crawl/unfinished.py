@@ -1,4 +1,4 @@
-"""What a first crawl of a relay has not had yet, so that nobody takes it for complete meanwhile. No I/O, no clock."""
+"""What a first crawl of a relay has not had yet, so that it is not taken for complete. No I/O, no clock."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -261,7 +261,7 @@ class Window:
         self._missing += other._missing
 
     def allow_kinds(self, most: int) -> None:
-        """Name up to `most` kinds in a filter from now on, as the relay was meanwhile seen to take.
+        """Name up to `most` kinds in a filter from now on, as the relay has accepted.
 
         The next page may be under way; what lies behind it is asked for in longer lists.
         """

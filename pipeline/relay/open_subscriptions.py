@@ -32,7 +32,7 @@ class OpenSubscriptions:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Subscription]:
-        """Iterate over all of them; they may be closed meanwhile."""
+        """Iterate over all of them; they may be closed during that."""
         return iter(list(self._by_id.values()))
 
     def __contains__(self, subscription_id: str) -> bool:

@@ -79,7 +79,7 @@ class Backlog:
         waiting = outbox.size(tx, SinkName.RELAY, most)
         self._room = (bounds.events or _ANY_NUMBER) - waiting.events
         self._room_bytes = (bounds.bytes or _ANY_NUMBER) - waiting.bytes
-        # Of what is more than a step too many nobody knows yet how many there are.
+        # How many there are beyond one step is not known yet.
         self._counted_for = bounds if waiting.events < most else None
         self._counted_at, self._given_up = now, 0
 

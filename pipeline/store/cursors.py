@@ -31,7 +31,7 @@ class Cursor:
 def advance(tx: Tx, cursors: Iterable[Cursor], latest: int) -> None:
     """Move cursors forward; one that is further already stays, unless it lies beyond `latest`, which cannot be.
 
-    None is moved beyond that: what is dated later was refused as of the future, if the clock was set back meanwhile.
+    None is moved beyond that: what is dated later was refused as of the future, if the clock was set back before.
     """
     tx.executemany(PUT, ((each.relay, each.query, each.complete_until, each.generation, latest) for each in cursors))
 

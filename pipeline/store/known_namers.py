@@ -9,7 +9,7 @@ from pipeline.store.relays import Namer, RelayCandidate
 
 # Some 300 bytes each.
 MAX_REMEMBERED: Final = 50_000
-# Who is registered changes what a naming counts for; it is looked at anew after so many looks.
+# Who is registered changes what a naming counts for; it is looked up again after this number of looks.
 _USES: Final = 100
 
 

@@ -131,7 +131,7 @@ def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> 
 
 
 def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> QueueSize:
-    """Remove up to `count` rows that nobody holds, the oldest, and record `outcome`; return how much they were."""
+    """Remove up to `count` rows that are not leased, the oldest, and record `outcome`; return how much they were."""
     rows: list[Row] = tx.execute(OLDEST_FREE, (sink.value, count)).fetchall()
     tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event, _ in rows))
     tx.executemany(GIVE_UP, ((seq,) for seq, _, _ in rows))
