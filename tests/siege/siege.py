@@ -21,12 +21,13 @@ from tests.siege.attacks import Attack
 from tests.siege.clients import PROXY, register
 from tests.siege.hostile import HostileRelays
 from tests.siege.names import HOOKS, loopback
-from tests.siege.watch import Costs, Watch, wait_connected
+from tests.siege.watch import Costs, Watch, wait_connected, wait_proven
 from tests.siege.world import World
 from tests.world.events import Author, SignedEvent
 
 START_S = 60.0
 DIAL_S = 30.0
+PROOF_S = 120.0
 DRAIN_S = 30.0
 _REGISTER_EVERY_S = 2.0
 _HEARD_AFTER_S = 3.0
@@ -169,6 +170,14 @@ class Siege:
         self._measured_from = time()
         self._deadline = monotonic() + self.seconds
 
+    def let_relays_prove_themselves(self) -> None:
+        """Wait until every honest relay was the first to bring something, as after a minute of honest traffic.
+
+        Raises `TimeoutError`.
+        """
+        if missing := wait_proven(self.service, self.relays, PROOF_S):
+            raise TimeoutError(f"first with nothing after {PROOF_S} s: {', '.join(sorted(missing))}")
+
     def require(self, holds: bool, promise: str) -> None:
         """Note a promise that was broken unless it holds."""
         if not holds:
@@ -226,7 +235,11 @@ class Siege:
         with Watch(self.service, self.relays) as watch:
             thread.start()
             self.begin()
-            attack.play(self)
+            try:
+                attack.play(self)
+            except Exception as error:
+                # What strangers run broke; the other attacks are played all the same.
+                self.require(False, f"the attack is played to its end: {error!r}")
             until = time()
             registrar.stop()
             thread.join()

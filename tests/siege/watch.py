@@ -13,6 +13,7 @@ from tests.fakes.service import EventService
 
 _EVERY_S = 0.5
 _CONNECTED = "SELECT address FROM relays WHERE state IN ('connected', 'backpressured')"
+_PROVEN = "SELECT address FROM relays WHERE productive_at > 0"
 _WANTED = "SELECT count(*) FROM wanted WHERE refs > 0"
 
 
@@ -24,7 +25,11 @@ def number(service: EventService, query: str) -> int:
 
 def connected(service: EventService) -> frozenset[str]:
     """Return the addresses of the relays that the service says are connected."""
-    return frozenset(str(address) for (address,) in _rows(service.database, _CONNECTED))
+    return _addresses(service, _CONNECTED)
+
+
+def _addresses(service: EventService, query: str) -> frozenset[str]:
+    return frozenset(str(address) for (address,) in _rows(service.database, query))
 
 
 def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
@@ -111,10 +116,19 @@ def disk_bytes(service: EventService) -> int:
 
 def wait_connected(service: EventService, relays: Set[str], timeout_s: float) -> frozenset[str]:
     """Return the addresses of `relays` that are still not connected when all are or the time is up."""
+    return _wait_for(service, _CONNECTED, relays, timeout_s)
+
+
+def wait_proven(service: EventService, relays: Set[str], timeout_s: float) -> frozenset[str]:
+    """Return the addresses of `relays` that have been first with nothing yet, when none is or the time is up."""
+    return _wait_for(service, _PROVEN, relays, timeout_s)
+
+
+def _wait_for(service: EventService, query: str, relays: Set[str], timeout_s: float) -> frozenset[str]:
     deadline = monotonic() + timeout_s
     pause = threading.Event()
     while True:
-        missing = frozenset(relays) - connected(service)
+        missing = frozenset(relays) - _addresses(service, query)
         if not missing or monotonic() > deadline:
             return missing
         pause.wait(_EVERY_S)
