@@ -46,10 +46,8 @@ PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
 # Frames that are no messages: this many in a row, and the relay is no relay.
 MAX_INVALID_FRAMES: Final = 1000
-# How fast messages that are too long are read past; the line is for those that can be used.
-SKIPPED_BYTES_PER_S: Final = 4 << 20
-# How fast other long messages are read: they cost as much as thousands, and where they are compressed the line does not
-# bound them. Contact lists are seldom as long.
+# How fast long messages are read, and those that are too long are read past: they cost as much as thousands, and where
+# they are compressed the line does not bound them. Contact lists are seldom as long.
 LONG_BYTES: Final = 64 << 10
 LONG_MESSAGES: Final = Rate(burst=8 << 20, per_minute=60 * (4 << 20))
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
@@ -128,7 +126,8 @@ class Connection:
     @property
     def next_time(self) -> float:
         """When `turn` must be called again at the latest (monotonic)."""
-        return min(self._due_at, self._tell_at)
+        times = (self._due_at, self._tell_at)
+        return min(*times, self._slowed_until) if self._slowed_until else min(times)
 
     def post_information(self, said: AdvertisedLimits | None) -> None:
         """Let the connection go by the relay's own word, None where it has none; safe in every thread."""
@@ -302,8 +301,8 @@ class Connection:
             self._row.learn(limits if said is None else limits.advertised(said))
 
     def _on_frame(self, raw: bytes, now: float) -> None:
-        if len(raw) > LONG_BYTES and (left := self._long.spend(len(raw), now)) < 0:
-            self._slowed_until = max(self._slowed_until, now - left / (LONG_MESSAGES.per_minute / 60))
+        if len(raw) > LONG_BYTES:
+            self._pay_for_long(len(raw), now)
         if (excess := self._shared.bounds.excess(raw)) is not None:
             self._on_excess(raw, excess, now)
             return
@@ -368,9 +367,14 @@ class Connection:
             if isinstance(message, EventMessage):
                 self._crawl.takes(message, self._session)
 
+    def _pay_for_long(self, size: int, now: float) -> None:
+        """Read nothing for a while, once long messages have come faster than they may."""
+        if (left := self._long.spend(size, now)) < 0:
+            self._slowed_until = max(self._slowed_until, now - left / (LONG_MESSAGES.per_minute / 60))
+
     def _on_skipped(self, message: SkippedMessage, now: float) -> None:
         """Count what was too long to be read where it belongs, and tell that it is missing."""
-        self._slowed_until = max(self._slowed_until, now) + message.size / SKIPPED_BYTES_PER_S
+        self._pay_for_long(message.size, now)
         event = sighting(message)
         if event is None:
             self._metrics.skipped_message()

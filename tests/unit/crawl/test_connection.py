@@ -13,7 +13,6 @@ from pipeline.crawl.connection import (
     LONG_BYTES,
     LONG_MESSAGES,
     MAX_INVALID_FRAMES,
-    SKIPPED_BYTES_PER_S,
     TELL_S,
     Connection,
 )
@@ -265,8 +264,10 @@ def test_relay_whose_message_was_skipped_is_slowed_and_not_cut_off(tmp_path: Pat
     made, relay = made_of(intake, clock, crawl), Sending()
     made.open(lambda: None)
     turn(made, relay)
-    relay.next = [SkippedMessage(b'["EVENT","L1",{"created_at":5,', b"", 2 * SKIPPED_BYTES_PER_S)]
+    relay.next = [SkippedMessage(b'["EVENT","L1",{"created_at":5,', b"", 2 * LONG_MESSAGES.burst)]
+    made.post_plan(plan_for())
     turn(made, relay)
+    assert made.next_time <= 2.0, "nothing but the time ends its pause"
     assert [(gap.reason, gap.since, gap.until) for gap in crawl.gaps] == [("oversized", 5, 5)]
     reads = relay.reads
     clock.advance(1.0)
