@@ -266,6 +266,7 @@ def test_relay_whose_message_was_skipped_is_slowed_and_not_cut_off(tmp_path: Pat
     turn(made, relay)
     size = LONG_MESSAGES.burst + LONG_MESSAGES.per_minute // 60
     relay.next = [SkippedMessage(b'["EVENT","L1",{"created_at":5,', b"", size)]
+    made.post_plan(plan_for())
     turn(made, relay)
     assert made.next_time == 1.0, "nothing but the time ends its pause"
     assert [(gap.reason, gap.since, gap.until) for gap in crawl.gaps] == [("oversized", 5, 5)]
