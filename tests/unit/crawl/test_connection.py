@@ -264,7 +264,7 @@ def test_relay_whose_message_was_skipped_is_slowed_and_not_cut_off(tmp_path: Pat
     made, relay = made_of(intake, clock, crawl), Sending()
     made.open(lambda: None)
     turn(made, relay)
-    size = LONG_MESSAGES.burst + LONG_MESSAGES.per_minute // 60
+    size = LONG_MESSAGES.burst + int(LONG_MESSAGES.per_minute / 60)
     relay.next = [SkippedMessage(b'["EVENT","L1",{"created_at":5,', b"", size)]
     made.post_plan(plan_for())
     turn(made, relay)
