@@ -29,6 +29,8 @@ BYTES_PER_EVENT: Final = 1_000
 _ROUND_S: Final = 300
 # Whole may cost so many times what chunks would: a request costs the relay more than its bytes.
 _COSTLY: Final = 4.0
+# Events a second of a relay that is asked whole because it leaves out mentions otherwise.
+MOST_RATE: Final = 20.0
 # Seconds of a relay's past that must have been seen before its cost is judged.
 _JUDGED_SPAN_S: Final = 3_600
 # The newest sweep counts this much.
@@ -115,6 +117,8 @@ class Asking:
     def _is_costly(self, plan: Plan) -> bool:
         if self.rate is None or self._seen_s < _JUDGED_SPAN_S:
             return False
+        if self.needs_whole:
+            return self.rate > MOST_RATE
         return self.rate * BYTES_PER_EVENT > _COSTLY * plan.members * BYTES_PER_MEMBER / _ROUND_S
 
 

@@ -161,12 +161,12 @@ class FormKnowledge:
         return low in known and (mixed in known or high in known)
 
     def manners(
-        self, manners: Manners, subject: Subject, *, is_tail: bool, is_routine: bool, is_few: bool = False
+        self, manners: Manners, subject: Subject, *, is_tail: bool, is_routine: bool, takes_many: bool = False
     ) -> Manners:
         """Return `manners` with what concerns queries about `subject`.
 
         `is_tail`: the latest events are asked for; `is_routine`: what was also subscribed to meanwhile, so that a form
-        that is not audited will do; `is_few`: there are few queries about it, so that each may take many requests.
+        that is not audited will do; `takes_many`: it may take some hundred requests.
         """
         is_mentions = subject is Subject.MENTIONS
         first_only = self.finds_first_only(subject)
@@ -174,11 +174,11 @@ class FormKnowledge:
         believes = first_only or (is_tail and manners.max_kinds * _FEW_LISTS < len(LISTED_KINDS))
         has_holes = self.has_holes(subject)
         is_exact_by_kinds = not self.has_holes(subject, names_kinds=True) and not manners.notes_by_author
-        takes_many = manners.max_kinds * _MOST_LISTS >= MAX_KIND
+        is_possible = manners.max_kinds * _MOST_LISTS >= MAX_KIND
         return replace(
             manners,
             has_holes=has_holes,
-            names_all=has_holes and is_few and not is_tail and is_exact_by_kinds and takes_many,
+            names_all=has_holes and takes_many and not is_tail and is_exact_by_kinds and is_possible,
             is_live=is_routine,
             asks_both=is_mentions and not is_routine and not self.is_audited(subject),
             finds_first_only=first_only,

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.plan import GLOBAL_QUERY, Subject
+from pipeline.crawl.plan import GLOBAL_QUERY, WHOLE_QUERY, Subject
 from pipeline.crawl.slices import Gap
 from pipeline.store.gaps import GapChanges, OpenGap
 
@@ -20,6 +20,7 @@ MAX_GAPS: Final = 1_000
 MANY_FORMS: Final = "*"
 
 _Key = tuple[str, str]
+_LIVE: Final = tuple(f"{subject}/" for subject in (Subject.GLOBAL, Subject.AUTHORS, Subject.MENTIONS))
 
 
 class OpenGaps:
@@ -70,6 +71,18 @@ class OpenGaps:
         else:
             self.open(GLOBAL_QUERY.key, 0, self.now, Gap.NO_BROAD_FILTERS)
 
+    def close_all(self, spans: Iterable[tuple[int, int]], until: int, *, but: str) -> None:
+        """Note that all there is was had of `spans`: what was open at `until` closes, but for the form `but`."""
+        spans = tuple(spans)
+        for key in [key for key in self._gaps if key[0] not in (but, MANY_FORMS)]:
+            left = self._gaps[key]
+            for low, high in spans:
+                left = [
+                    piece for gap in left for piece in (_outside(gap, low, high) if gap.opened_at <= until else [gap])
+                ]
+            if left != self._gaps[key]:
+                self._replace(key, left)
+
     def settle(
         self, form: str, spans: Iterable[tuple[int, int]], found: Iterable[tuple[Gap, int, int]], *reasons: Gap
     ) -> None:
@@ -90,7 +103,7 @@ class OpenGaps:
         for key in [key for key in self._gaps if key[0].startswith(subjects) and key[0] not in forms]:
             gaps = self._gaps[key]
             self._replace(key, [])
-            for heir in [form for form in forms if form.startswith(key[0]) or key[0].startswith(form)]:
+            for heir in [form for form in forms if _inherits(form, key[0])]:
                 for gap in gaps:
                     self._add(heir, gap.since, gap.until, gap.reason, gap.opened_at)
 
@@ -136,6 +149,12 @@ class OpenGaps:
         oldest = min((gap for gap in self if gap.form != MANY_FORMS), key=lambda gap: gap.opened_at)
         self._add(MANY_FORMS, oldest.since, oldest.until, oldest.reason, oldest.opened_at)
         self._replace((oldest.form, oldest.reason), [])
+
+
+def _inherits(form: str, gone: str) -> bool:
+    """Return True if what `gone` asked for is asked for by `form`, or by that too."""
+    is_whole = gone == WHOLE_QUERY.key and form.startswith(_LIVE)
+    return is_whole or form.startswith(gone) or gone.startswith(form)
 
 
 def _outside(gap: OpenGap, since: int, until: int) -> list[OpenGap]:

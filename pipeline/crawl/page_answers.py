@@ -10,6 +10,7 @@ from pipeline.crawl.asking import Asking
 from pipeline.crawl.backfill import Backfilling
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.crawl_clock import CrawlClock
+from pipeline.crawl.gap_retries import GapRetries
 from pipeline.crawl.live_check import LiveCheck
 from pipeline.crawl.losses import Losses
 from pipeline.crawl.open_gaps import OpenGaps
@@ -37,6 +38,7 @@ class PageAnswers:
     reconciling: Reconciling
     trials: SizeTrials
     backfilling: Backfilling
+    retries: GapRetries
     whole: Whole
     check: LiveCheck
     losses: Losses
@@ -62,13 +64,15 @@ class PageAnswers:
         self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
         if sweep.window.is_done:
             return self.finish(sweep, session, mono)
+        if self.retries.gives_up(sweep):
+            return None
         sweep.not_before = mono + (backfill.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
         self.sweeps.note_progress(sweep, mono)
         return None
 
     def finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
         """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
-        by_query = not self.asking.is_whole
+        by_query = not self.asking.is_whole and sweep.query.subject is not Subject.WHOLE
         session.limits = self.sweeps.known.learn(sweep.window, session.limits, by_query=by_query)
         whole = self.sweeps.join(sweep, mono)
         if whole is None:
@@ -77,6 +81,9 @@ class PageAnswers:
         self.check.on_swept(whole, session, mono)
         if whole.purpose is Purpose.BACKFILL:
             return self.backfilling.complete(whole, self.sweeps)
+        if whole.purpose is Purpose.RETRY:
+            self.retries.complete(whole)
+            return None
         if whole.query.subject is Subject.WHOLE and not self.whole.believes(whole, mono):
             return None
         return self.complete(whole, mono)
@@ -150,5 +157,5 @@ class PageAnswers:
         if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
             sweep.not_before = mono + LASTING_RETRY_S
             return
-        if not self.backfilling.gives_up(sweep, refusal, self.sweeps):
+        if not (self.backfilling.gives_up(sweep, refusal, self.sweeps) or self.retries.gives_up(sweep)):
             self.refused.put_off(sweep, refusal, mono)

@@ -15,6 +15,7 @@ from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.crawl_clock import ClockChange, CrawlClock
 from pipeline.crawl.form_audit import FormAudit
+from pipeline.crawl.gap_retries import GapRetries
 from pipeline.crawl.holdings import Holdings
 from pipeline.crawl.lag import Lag
 from pipeline.crawl.live_check import LiveCheck
@@ -60,8 +61,8 @@ class RelayCrawl:
 
     __slots__ = (
         "_answers", "_check", "_check_at", "_clock", "_coverage", "_lag", "_live", "_losses", "_moved", "_owed",
-        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_schedule", "_sweeps", "_unfinished", "_whole",
-        "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
+        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_retries", "_schedule", "_sweeps", "_unfinished",
+        "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
         "pacing", "silences", "trials",
     )  # fmt: skip
 
@@ -106,9 +107,10 @@ class RelayCrawl:
         self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
         self._unfinished = Unfinished(self._sweeps, self.gaps)
         self._losses = Losses()
+        self._retries = GapRetries(self._sweeps, self.gaps)
         self._answers = PageAnswers(
-            self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._whole, self._check,
-            self._losses, self.asking, self.counts, self.gaps, self._clock,
+            self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._retries,
+            self._whole, self._check, self._losses, self.asking, self.counts, self.gaps, self._clock,
         )  # fmt: skip
         self._moved: list[Cursor] = []
 
@@ -230,6 +232,7 @@ class RelayCrawl:
         self._resweeps.begin_wraps(self._whole.wanted, mono, wall)
         self._resweeps.settle(self._whole.reswept, wall)
         self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
+        self._retries.begin_next((*self._whole.wanted.live, *self._plan.queries), mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
 
@@ -287,7 +290,9 @@ class RelayCrawl:
         backfilled = self.backfilling
         self._sweeps.drop(
             lambda sweep: (
-                backfilled.is_wanted(sweep.key) if sweep.purpose is Purpose.BACKFILL else sweep.query.key in wanted
+                backfilled.is_wanted(sweep.key)
+                if sweep.purpose is Purpose.BACKFILL
+                else sweep.purpose is Purpose.RETRY or sweep.query.key in wanted
             )
         )
 

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     WRAPS = 3
     RESWEEP = 4
     BACKFILL = 5
+    RETRY = 6
 
 
 @dataclass(slots=True)
@@ -73,6 +74,9 @@ class Sweep:
 
     def progress(self, relay: int, mono: float) -> SweepProgress | None:
         """What is worth being remembered now, if anything."""
+        if self.purpose is Purpose.RETRY:
+            # Begun anew on another day.
+            return None
         if self._saved_at is None:
             self._saved_at = mono
         remaining = self.window.remaining

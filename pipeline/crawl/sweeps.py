@@ -13,12 +13,13 @@ from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.forms import FormKnowledge
+from pipeline.crawl.named_kinds import known_gaps
 from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reach import Reach
 from pipeline.crawl.reconciling import Reconciling
 from pipeline.crawl.relay_lists import NOBODY, Named
-from pipeline.crawl.slices import Gap, PageResult
+from pipeline.crawl.slices import Gap, Manners, PageResult
 from pipeline.crawl.strands import BORDER_S, border, free_names, shared_slices, strand_names
 from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.sweep_gaps import SweepGaps
@@ -90,6 +91,13 @@ class Sweeps:
         busy = [sweep for sweep in self._under_way.values() if sweep.is_open or sweep.not_before <= mono]
         return len(busy) < most and all(sweep.query.subject is subject for sweep in busy)
 
+    def is_idle(self, mono: float) -> bool:
+        """Return True if no sweep is under way but for those that have to wait, and no try of a gap."""
+        return not any(
+            sweep.is_open or sweep.not_before <= mono or sweep.purpose is Purpose.RETRY
+            for sweep in self._under_way.values()
+        )
+
     def in_order(self) -> list[Sweep]:
         """Those under way that have something to ask, first whose pages come first."""
         asking = (sweep for sweep in self._under_way.values() if not (sweep.strands and sweep.window.is_done))
@@ -160,23 +168,45 @@ class Sweeps:
         left = self.coverage.progress(name)
         if left is not None and left.generation == query.generation:
             since, until = max(since, left.since), min(until, left.until)
-        self._add(Sweep(query, Purpose.BACKFILL, self._window(query, since, until, wall), wall, name=name))
+        window = self._window(query, since, until, wall, is_thorough=True)
+        self._add(Sweep(query, Purpose.BACKFILL, window, wall, name=name))
+
+    def begin_retry(self, query: Query, since: int, until: int, wall: int, pause_s: float) -> None:
+        """Sweep a span (both ends included) once more, with a pause between two pages."""
+        window = self._window(query, since, until, wall, is_thorough=True)
+        sweep = Sweep(query, Purpose.RETRY, window, wall, wall - since)
+        self._add(sweep)
+        sweep.pause_s = max(sweep.pause_s, pause_s)
+
+    def known_gaps(self, query: Query) -> tuple[Gap, ...]:
+        """What no sweep of `query` is known to bring, as the relay is asked now."""
+        return known_gaps(query, self._manners(query, is_thorough=True))
 
     def _add(self, sweep: Sweep) -> None:
         if self.forms.finds_first_only(sweep.query.subject):
             sweep.pause_s = SINGLE_PAUSE_S
         self._under_way[sweep.key] = sweep
 
-    def _window(self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False) -> Window:
+    def _window(
+        self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False, is_thorough: bool = False
+    ) -> Window:
+        """`is_thorough`: it may take many requests for what hardly anybody writes."""
         limits = self.limits
-        is_routine = is_tail and self.times.last_swept(query.key) is not None
-        known = self.known.manners(limits, compares=self._reconciling.may_compare(limits, wall))
-        is_few = len(query.prefix) <= 1
-        manners = self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, is_few=is_few)
+        compares = self._reconciling.may_compare(limits, wall)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
-            manners=manners, settled=wall - SETTLED_S,
+            manners=self._manners(query, is_tail=is_tail, is_thorough=is_thorough, compares=compares),
+            settled=wall - SETTLED_S,
         )  # fmt: skip
+
+    def _manners(
+        self, query: Query, *, is_tail: bool = False, is_thorough: bool = False, compares: bool = False
+    ) -> Manners:
+        is_routine = is_tail and self.times.last_swept(query.key) is not None
+        known = self.known.manners(self.limits, compares=compares)
+        # Of many queries each would take as many requests.
+        is_few = is_thorough and len(query.prefix) <= 1
+        return self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few)
 
     def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
         """Take a page that ended, as far as it ever will; `is_broken`: it broke off, as it does each time.
@@ -184,6 +214,7 @@ class Sweeps:
         Returns False if it is to be asked for as it was.
         """
         before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        is_control = sweep.window.is_control
         result = PageResult(
             ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
             ended.undated, ended.strangers,
@@ -193,7 +224,7 @@ class Sweeps:
         elif not sweep.window.break_off(result):
             return False
         sweep.failures = 0
-        sweep.events += ended.count
+        sweep.events += 0 if is_control else ended.count
         self.known.gave = self.known.gave or ended.count > 0
         self._counts.pages += 1
         self.gaps.on_window_changed(sweep, before)
@@ -325,6 +356,8 @@ class Sweeps:
         """Take note that a part of what an operator ordered came to its end; returns the cursor that says so."""
         self._forget_progress(sweep)
         self.times.on_complete(sweep.key)
+        if sweep.query.is_planned and not sweep.is_unproven:
+            self.gaps.settle(sweep)
         return self.coverage.advance(sweep.key, sweep.started, sweep.query.generation)
 
     def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:

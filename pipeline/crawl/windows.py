@@ -207,6 +207,11 @@ class Window:
         """Whether the next page only checks what others showed."""
         return bool(self._slices) and self._slices[-1].role is not Role.PAGE
 
+    @property
+    def is_control(self) -> bool:
+        """Whether the next page asks again for what was had."""
+        return bool(self._slices) and self._slices[-1].role is Role.CONTROL
+
     # What is asked for.
 
     def resume(self, low: int, high: int, done_from: int) -> bool:

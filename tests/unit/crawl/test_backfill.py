@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from pipeline.crawl.backfill import PAUSE_S
+from pipeline.crawl.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.store.backfills import Backfill, BackfillProgress
@@ -140,3 +141,14 @@ def test_live_events_and_tails_go_on_meanwhile() -> None:
     sim.run_until(400)
     assert {each.id for each in fresh} <= sim.delivered
     assert sim.within() <= sim.delivered
+
+
+def test_gap_that_it_goes_through_closes() -> None:
+    sim = Past()
+    sim.connect()
+    sim.run_until(60)
+    sim.crawl.gaps.open("authors/", SINCE + DAY, SINCE + DAY, Gap.OVERSIZED)
+    sim.crawl.gaps.open("authors/", UNTIL + DAY, UNTIL + DAY, Gap.OVERSIZED)
+    sim.order(job())
+    sim.run_until(400)
+    assert [gap.since for gap in sim.crawl.gaps] == [UNTIL + DAY]

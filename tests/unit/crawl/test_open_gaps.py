@@ -115,3 +115,22 @@ def test_too_many_forms_share_a_gap_until_none_of_them_is_open(gaps: OpenGaps) -
     for number in range(MAX_GAPS + 50):
         gaps.close(f"form {number}", 0, 10_000)
     assert not len(gaps)
+
+
+def test_what_was_had_of_everything_closes_all_that_was_open_before(gaps: OpenGaps) -> None:
+    gaps.open("authors/0", 10, 20, DENSE)
+    gaps.open("mentions/", 10, 20, REFUSED)
+    gaps.open("whole/", 10, 20, DENSE)
+    gaps.now = 2_000
+    gaps.open("authors/1", 10, 20, DENSE)
+    gaps.close_all([(0, 14), (16, 30)], 1_500, but="whole/")
+    assert sorted((gap.form, gap.since, gap.until) for gap in gaps) == [
+        ("authors/0", 15, 15), ("authors/1", 10, 20), ("mentions/", 15, 15), ("whole/", 10, 20),
+    ]  # fmt: skip
+
+
+def test_what_is_missing_of_everything_is_missing_of_each_query_that_takes_its_place(gaps: OpenGaps) -> None:
+    """A relay that is no longer asked whole has not become complete by that."""
+    gaps.open("whole/", 10, 20, DENSE)
+    gaps.follow(["authors/0", "authors/1", "mentions/", "global/", "profiles/"])
+    assert sorted(gap.form for gap in gaps) == ["authors/0", "authors/1", "global/", "mentions/"]

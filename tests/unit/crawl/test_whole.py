@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from pipeline.crawl.asking import RETRY_WHOLE_S, Newcomers
+from pipeline.crawl.asking import RETRY_WHOLE_S, Asking, Newcomers
 from pipeline.crawl.plan import LISTED_KINDS, MAX_MEMBERS, WHOLE_QUERY, Plan, Planner, Subject
 from pipeline.crawl.relay_lists import NOBODY
 from pipeline.crawl.waits import LASTING_RETRY_S
@@ -338,3 +338,15 @@ def test_newcomers_do_not_wait_for_those_before_them_who_are_refused() -> None:
     sim.run_until(180 + LASTING_RETRY_S + HOUR)
     assert sim.delivered == sim.everything()
     assert sim.cursors[WHOLE_QUERY.key].generation == 3
+
+
+def test_relay_that_must_be_asked_whole_is_left_for_no_small_cost() -> None:
+    """By query it leaves out what mentions users: its bytes are worth more than those of one that does not."""
+    plan, asking = plan_for([ALICE], [BOB]), Asking(needs_whole=True)
+    assert asking.decide(plan, Limits(), START)
+    asking.measure(10 * HOUR, HOUR)
+    assert not asking.decide(plan, Limits(), START), "nothing changes"
+    assert asking.is_whole
+    asking.measure(500 * HOUR, HOUR)
+    assert asking.decide(plan, Limits(), START)
+    assert not asking.is_whole
