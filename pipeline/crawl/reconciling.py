@@ -16,10 +16,10 @@ from typing import Final
 
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.holdings import Held, Holdings, NotHeld
+from pipeline.crawl.missing import Stuck
 from pipeline.crawl.plan import Subject
 from pipeline.crawl.reconciler import Reconciler
 from pipeline.crawl.sweep import Purpose, Sweep
-from pipeline.crawl.windows import Stuck
 from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet
 from pipeline.relay.comparison import NegEnd
 from pipeline.relay.limits import Limits

@@ -21,6 +21,7 @@ from pipeline.crawl.lag import Lag
 from pipeline.crawl.live_check import LiveCheck
 from pipeline.crawl.live_subscriptions import LiveSubscriptions
 from pipeline.crawl.losses import Lesson, Losses
+from pipeline.crawl.missing import Stuck
 from pipeline.crawl.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.pacing import StrangerPacing
 from pipeline.crawl.page_answers import PageAnswers
@@ -39,7 +40,6 @@ from pipeline.crawl.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sweeps import Sweeps
 from pipeline.crawl.unfinished import Unfinished
 from pipeline.crawl.whole import Whole
-from pipeline.crawl.windows import Stuck
 from pipeline.nostr.message import EventMessage
 from pipeline.relay.comparison import NegAnswered, NegEnded
 from pipeline.relay.limits import Limits

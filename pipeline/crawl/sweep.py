@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from pipeline.crawl.missing import Stuck
 from pipeline.crawl.plan import Query, Subject
 from pipeline.crawl.reconciler import Reconciler
-from pipeline.crawl.windows import Stuck, Window
+from pipeline.crawl.windows import Window
 from pipeline.store.sweeps import SweepProgress
 
 # Events may be dated up to this far ahead, and relays may have taken them in out of order by as much.

@@ -13,6 +13,7 @@ from pipeline.crawl.acquaintance import Acquaintance
 from pipeline.crawl.counts import CrawlCounts
 from pipeline.crawl.coverage import Coverage
 from pipeline.crawl.forms import FormKnowledge
+from pipeline.crawl.missing import Stuck
 from pipeline.crawl.named_kinds import known_gaps
 from pipeline.crawl.open_gaps import OpenGaps
 from pipeline.crawl.plan import Query, Subject
@@ -25,7 +26,7 @@ from pipeline.crawl.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
 from pipeline.crawl.sweep_gaps import SweepGaps
 from pipeline.crawl.sweep_times import SweepTimes
 from pipeline.crawl.waits import LASTING_RETRY_S
-from pipeline.crawl.windows import Stuck, Window
+from pipeline.crawl.windows import Window
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded

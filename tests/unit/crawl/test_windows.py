@@ -8,8 +8,12 @@ import pytest
 
 from pipeline.crawl import slices
 from pipeline.crawl.borders import Borders
+from pipeline.crawl.empty_pages import EmptyPages
+from pipeline.crawl.missing import MissingRecord
 from pipeline.crawl.page_knowledge import CONTROLS, PageKnowledge
+from pipeline.crawl.pager import Pager
 from pipeline.crawl.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.slice_stack import SliceStack
 from pipeline.crawl.slices import Manners, PageResult
 from pipeline.crawl.windows import PAGE_LIMIT, Window
 from pipeline.nostr.event import Event
@@ -385,10 +389,10 @@ def test_part_of_a_window_shares_nothing_that_changes() -> None:
     """Their pages come in any order."""
     window = Window(GLOBAL_QUERY, SINCE, UNTIL)
     lower = window.lower_part(SINCE, SINCE + 100)
-    mutable = (list, dict, set, Counter, Borders)
+    mutable = (list, dict, set, Counter, Borders, EmptyPages, MissingRecord, SliceStack)
     shared = [
         name
-        for name in Window.__slots__
+        for name in Pager.__slots__
         if isinstance(getattr(window, name), mutable) and getattr(window, name) is getattr(lower, name)
     ]
     assert set(shared) <= {"_known_gaps"}
