@@ -152,6 +152,11 @@ class FormKnowledge:
         """Return True if a filter about `subject` finds what its first value selects only."""
         return self._any(subject, Verdict.FIRST_VALUE, False) or self._any(subject, Verdict.FIRST_VALUE, True)
 
+    @property
+    def first_only(self) -> frozenset[Subject]:
+        """The subjects of which a filter finds what its first value selects only."""
+        return frozenset(subject for subject in Subject if self.finds_first_only(subject))
+
     def is_audited(self, subject: Subject) -> bool:
         """Return True if filters without kinds about `subject` were shown to be whole, or not to be."""
         if self.has_holes(subject):

@@ -32,6 +32,7 @@ class LiveGroups:
         "_origins",
         "_queries",
         "left_out",
+        "singles",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -44,6 +45,8 @@ class LiveGroups:
         self._most_filters: int | None = None
         # By the key of a piece, that of its query.
         self._origins: dict[str, str] = {}
+        self.singles: frozenset[Subject] = frozenset()
+        """Subjects of which a filter names one member, as the relay looks at the first only."""
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
@@ -75,13 +78,21 @@ class LiveGroups:
         """Whether `limits` change nothing about the last arrangement."""
         return _shape(limits) == _shape(self._limits)
 
-    def would_hold(self, queries: Iterable[Query], limits: Limits) -> bool:
-        """Whether there were room for all of `queries` if they were arranged anew."""
+    def would_hold(self, queries: Iterable[Query], limits: Limits, singles: frozenset[Subject] | None = None) -> bool:
+        """Whether there were room for all of `queries` if they were arranged anew, maybe with other `singles`."""
         anew = LiveGroups(limits)
+        anew.singles = self.singles if singles is None else singles
         anew._is_parted = self._is_parted
         anew._most_filters = self._most_filters
         anew.arrange(queries, limits)
         return not anew.left_out
+
+    def ask_singly(self, subjects: frozenset[Subject]) -> None:
+        """From the next arrangement on name one member in each filter about these subjects, and about no others."""
+        if subjects != self.singles:
+            self.singles = subjects
+            self.clear()
+            self._queries = ()
 
     def clear(self) -> None:
         """Let the next arrangement begin from nothing."""
@@ -130,7 +141,7 @@ class LiveGroups:
         return [
             part.filter(limit=limit, kinds=kinds)
             for query in group.queries.values()
-            for part in query.parts(query.most_members(self._limits))
+            for part in query.parts(self._most_members(query))
             for kinds in self._kinds(part)
         ]
 
@@ -160,11 +171,14 @@ class LiveGroups:
         """Return the subscriptions that have the query of this key, or pieces of it."""
         return [key for key in self._groups if query in self.queries_of(key)]
 
+    def _most_members(self, query: Query) -> int:
+        return 1 if query.subject in self.singles else query.most_members(self._limits)
+
     def _pieces(self, query: Query) -> list[Query]:
         """The query, cut by its members so that each piece fits into one subscription."""
         lists = len(self._kinds(query))
         limits = self._limits
-        in_filters = limits.live_filters // lists * query.most_members(limits)
+        in_filters = limits.live_filters // lists * self._most_members(query)
         most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
         if len(query.members) <= most:
             return [query]
@@ -216,7 +230,7 @@ class LiveGroups:
 
     def _cost(self, query: Query) -> tuple[int, int]:
         """The filters that `query` takes, and at most how many bytes of a request."""
-        parts, lists = len(query.parts(query.most_members(self._limits))), self._kinds(query)
+        parts, lists = len(query.parts(self._most_members(query))), self._kinds(query)
         kinds = sum(len(each or ()) for each in lists) * BYTES_PER_KIND
         members = len(query.members) * len(lists) * BYTES_PER_MEMBER
         return parts * len(lists), parts * (BYTES_PER_FILTER * len(lists) + kinds) + members

@@ -17,8 +17,8 @@ class LiveSubscriptions:
     """
 
     __slots__ = (
-        "_asked", "_ended", "_failures", "_first", "_groups", "_leaves_out_global", "_named", "_not_before", "_opened",
-        "_queries", "left_out",
+        "_asked", "_ended", "_failures", "_first", "_first_only", "_groups", "_leaves_out_global", "_named",
+        "_not_before", "_opened", "_partial", "_queries", "left_out",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -33,12 +33,16 @@ class LiveSubscriptions:
         self._failures: dict[str, int] = {}
         self._opened: dict[str, float] = {}
         self._leaves_out_global = False
+        # Subjects of which the relay looks at the first member of a filter only; how the keys of queries begin that
+        # are subscribed to in part only, for want of room.
+        self._first_only: frozenset[Subject] = frozenset()
+        self._partial: tuple[str, ...] = ()
         # The queries of those that were refused, until they are asked for again.
         self._ended: dict[str, tuple[str, ...]] = {}
 
     def has(self, query: str) -> bool:
-        """Return True if the query of this key has a place in some subscription, and none of them was refused."""
-        if self._leaves_out_global and query == GLOBAL_QUERY.key:
+        """Return True if the query of this key has a place in subscriptions that bring all of it; none was refused."""
+        if (self._leaves_out_global and query == GLOBAL_QUERY.key) or query.startswith(self._partial):
             return False
         return self._groups.has(query) and not any(query in queries for queries in self._ended.values())
 
@@ -85,12 +89,27 @@ class LiveSubscriptions:
                 self._ended.pop(key, None)
                 session.open_live(key, filters, mono)
 
+    def follow(self, first_only: frozenset[Subject]) -> None:
+        """Ask member by member about these subjects if there is room: the relay looks at the first one only."""
+        if first_only != self._first_only:
+            self._first_only = first_only
+            self._queries = ()
+
+    def _divide(self, queries: tuple[Query, ...], limits: Limits) -> None:
+        """See whether there is room for filters of one member each; without it such queries are polled."""
+        # What does not come live may be dropped for the number of values, too.
+        wanted = self._first_only | (frozenset({Subject.MENTIONS}) if limits.live_missed_at else frozenset())
+        singles = wanted if wanted and self._groups.would_hold(queries, limits, wanted) else frozenset()
+        self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
+        self._groups.ask_singly(singles)
+
     def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
         if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
             if not self._groups.goes_by(limits):
                 # What was refused is asked for otherwise from now on.
                 self._not_before.clear()
             self._queries, self._named = queries, named
+            self._divide(queries, limits)
             first = () if self._groups.would_hold(queries, limits) else named.alone(queries)
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._groups.clear()

@@ -219,6 +219,7 @@ class RelayCrawl:
             return
         self._note_absence(wall)
         named = self.named
+        self._live.follow(self._sweeps.forms.first_only)
         self._live.open_due(self._plan.queries, named, session, mono)
         self._sweep_torn(session)
         self._drop_unwanted()

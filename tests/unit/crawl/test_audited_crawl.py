@@ -11,6 +11,7 @@ from pipeline.crawl.plan import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, RelayMessage
+from pipeline.relay.limits import Limits
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
 from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
@@ -260,3 +261,45 @@ def test_relay_that_answers_named_kinds_alone_is_subscribed_to_by_kinds() -> Non
         sim.relay.publish(each, sim.wall)
     sim.run_until(62)
     assert {each.id for each in fresh} <= sim.delivered
+
+
+@dataclass
+class FirstValueRelay(TalkingRelay):
+    """A relay that looks at the first value of a tag condition only, also for what comes live."""
+
+    def publish(self, event: Event, now: int) -> None:
+        before = self.open
+        self.open = {name: [_first(each) for each in filters] for name, filters in before.items()}
+        super().publish(event, now)
+        self.open = before
+
+
+def _first(asked: Filter) -> Filter:
+    return replace(asked, tags=tuple((name, frozenset({min(values)})) for name, values in asked.tags))
+
+
+def live_mentions(sim: Simulation, users: list[bytes]) -> set[bytes]:
+    late = [event(sim.wall, STRANGERS[0], 1, 9_000 + number, [user]) for number, user in enumerate(users)]
+    for each in late:
+        sim.relay.publish(each, sim.wall)
+    return {each.id for each in late}
+
+
+@pytest.mark.parametrize("subscriptions", [18, 3])
+def test_mentions_come_live_from_a_relay_that_looks_at_first_values_where_there_is_room(subscriptions: int) -> None:
+    """Each user has a filter of their own then; else they are polled."""
+    sim = Simulation(random.Random(1), audits=True, limits=Limits(max_subscriptions=subscriptions))
+    sim.relay = FirstValueRelay(FirstValueEvents(random.Random(1)))
+    sim.max_idle_turns = 4_000
+    users = USERS[:30]
+    for each in mentions(1):
+        sim.relay.publish(each, START - 10)
+    sim.want(FOLLOWEES, users)
+    sim.connect()
+    sim.run_until(600)
+    late = live_mentions(sim, users)
+    sim.run_until(602)
+    if subscriptions == 18:
+        assert late <= sim.delivered
+    sim.run_until(690)
+    assert late <= sim.delivered

@@ -220,3 +220,22 @@ def test_what_is_refused_for_good_is_parted_to_single_queries_and_no_further() -
         relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     assert not relay.groups.part(key)
     assert len(relay.groups.queries_of(key)) == 1
+
+
+def test_subjects_that_are_asked_for_singly_have_a_filter_for_each_member() -> None:
+    relay = Relay(Limits(max_filters=5))
+    queries = [GLOBAL_QUERY, chunk(1, 12), chunk(2, 12, Subject.MENTIONS)]
+    relay.arrange(queries)
+    relay.groups.ask_singly(frozenset({Subject.MENTIONS}))
+    relay.arrange(queries)
+    assert relay.covered(queries) == {each.key for each in queries}
+    tags = [each.tags for filters in relay.open.values() for each in filters if each.tags]
+    assert len(tags) == 12
+    assert all(len(values) == 1 for ((_, values),) in tags)
+    relay.groups.ask_singly(frozenset())
+    relay.arrange(queries)
+    assert relay.covered(queries) == {each.key for each in queries}
+    assert len(relay.open) == 1
+    many = [*queries, chunk(3, 200, Subject.MENTIONS)]
+    assert not relay.groups.would_hold(many, relay.limits, frozenset({Subject.MENTIONS}))
+    assert relay.groups.would_hold(many, relay.limits)
