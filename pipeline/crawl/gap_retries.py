@@ -30,7 +30,8 @@ MAX_A_DAY: Final = 20
 MAX_FAILURES: Final = 2
 # Of everything that a relay has, some megabytes.
 MAX_WHOLE_EVENTS: Final = 10_000
-# Seconds between two pages.
+# Seconds between two looks at what is open, and between two pages.
+LOOK_EVERY_S: Final = 10.0
 PAUSE_S: Final = 0.25
 # What a relay was asked for in a form that is known to leave out events.
 _OF_FORM: Final = frozenset({Gap.HOLES, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR})
@@ -41,7 +42,7 @@ _OF_RELAY: Final = frozenset({Gap.WITHHELD, Gap.KINDS_REFUSED, Gap.OVERSIZED})
 class GapRetries:
     """The tries of one relay, over all its connections."""
 
-    __slots__ = ("_gap", "_gaps", "_sweeps", "_tried", "_whole_fails")
+    __slots__ = ("_gap", "_gaps", "_look_at", "_sweeps", "_tried", "_whole_fails")
 
     def __init__(self, sweeps: Sweeps, gaps: OpenGaps) -> None:
         self._sweeps = sweeps
@@ -49,13 +50,15 @@ class GapRetries:
         # By what identifies a gap, when (Unix seconds) it was last tried.
         self._tried: dict[tuple[str, str, int], int] = {}
         self._gap: OpenGap | None = None
+        self._look_at = 0.0
         # Whether the relay was seen to have too much to be read through, or not to answer so broad a filter.
         self._whole_fails = False
 
     def begin_next(self, queries: Iterable[Query], mono: float, wall: int) -> None:
         """Begin the next try if one is due and the relay is asked for nothing else."""
-        if not len(self._gaps) or not self._sweeps.is_idle(mono):
+        if not len(self._gaps) or mono < self._look_at or not self._sweeps.is_idle(mono):
             return
+        self._look_at = mono + LOOK_EVERY_S
         self._tried = {key: at for key, at in self._tried.items() if 0 <= wall - at < DAY_S}
         if len(self._tried) >= MAX_A_DAY:
             return
@@ -106,7 +109,7 @@ class GapRetries:
 
     def _try_otherwise(self, gap: OpenGap) -> None:
         self._whole_fails = True
-        del self._tried[_name(gap)]
+        self._tried.pop(_name(gap), None)
 
     def _begin(self, gap: OpenGap, query: Query, wall: int) -> None:
         self._tried[_name(gap)] = wall
