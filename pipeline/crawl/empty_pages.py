@@ -11,7 +11,7 @@ Some relays give nothing for filters so broad, and some count events to the limi
 | a check | is followed by |
 |---|---|
 | brings nothing | nothing |
-| is refused | a check by the usual kinds, if it was by more; it is told |
+| is refused | a check by the usual kinds, if it was by more and may have been too large; it is told |
 | brings something | halves of the time without kinds; the kinds that it did not name |
 
 | a half of the time | is followed by |
@@ -97,9 +97,8 @@ class EmptyPages:
             is_checked = True
         return self._check(part, USUAL_KINDS - self._refused if is_checked else kinds)
 
-    def after_refused(self, part: Slice, missing: MissingRecord) -> list[Slice]:
-        """Return what a check is followed by that was refused: all at once may have been too much to ask for."""
-        missing.add(Missing(Gap.UNCHECKED, part.low, part.high))
+    def after_refused(self, part: Slice) -> list[Slice]:
+        """Return what a check is followed by that was refused."""
         is_by_more = part.role is Role.CHECK and part.kinds is not None and part.kinds > USUAL_KINDS
         return self._check(part, USUAL_KINDS - self._refused) if is_by_more else []
 

@@ -142,13 +142,18 @@ class Pager:
         self._left.end_page()
         return True
 
-    def drop_optional(self) -> None:
-        """Leave the page asked for unasked, as it was refused, and with it the others of the same check."""
+    def drop_optional(self, *, asks_less: bool = True) -> None:
+        """Leave the page asked for unasked, as it was refused, and with it the others of the same check.
+
+        `asks_less`: a check is made with fewer kinds, as all at once may have been too many.
+        """
         part = self._left.pop()
         assert part.role is not Role.PAGE, "required work is never dropped"
         while self._left.has_more_of(part):
             self._left.pop()
-        self._left.push(*self._empties.after_refused(part, self._record))
+        self._record.add(Missing(Gap.UNCHECKED, part.low, part.high))
+        if asks_less:
+            self._left.push(*self._empties.after_refused(part))
         self._left.end_page()
 
     def had(self, stuck: Stuck) -> None:

@@ -41,7 +41,7 @@ class RefusedSweeps:
         if not sweep.window.is_optional or not (is_for_long or is_vain):
             return False
         before = Counter(sweep.window.gap_reasons)
-        sweep.window.drop_optional()
+        sweep.window.drop_optional(asks_less=is_for_long)
         sweep.failures = 0
         self._sweeps.gaps.on_window_changed(sweep, before)
         return True
