@@ -46,7 +46,7 @@ class EmptyPages:
     """
 
     __slots__ = (
-        "_believes", "_hidden", "_is_long", "_knowledge", "_needs_kinds", "_refused", "_spans", "answers_kindless",
+        "_believes", "_hidden", "_is_long", "_knowledge", "_refused", "_spans", "answers_kindless", "found_by_kinds",
         "max_kinds",
     )  # fmt: skip
 
@@ -58,14 +58,15 @@ class EmptyPages:
         self._hidden = HIDDEN_KINDS - manners.withheld
         self._knowledge = manners.pages
         self.max_kinds = manners.max_kinds
-        self._needs_kinds = False
+        self.found_by_kinds = False
+        """Whether a check found what pages without kinds had left out."""
         self._refused = manners.refused_kinds
         self._spans = 0
 
     @property
     def needs_kinds(self) -> bool:
         """Whether the relay gave something by kinds, and never anything without."""
-        return self._needs_kinds and not self.answers_kindless
+        return self.found_by_kinds and not self.answers_kindless
 
     def note(self, part: Slice, result: PageResult, *, is_last: bool) -> None:
         """Take note of a page; `is_last`: nothing of the same check follows."""
@@ -104,9 +105,9 @@ class EmptyPages:
 
     def after_found(self, part: Slice, missing: MissingRecord) -> list[Slice]:
         """Return what a check is followed by that brought something: look where else it was left out."""
-        is_first = not self.answers_kindless and not self._needs_kinds
+        is_first = not self.answers_kindless and not self.found_by_kinds
         hidden = by_kinds(part, self._hidden - self._refused, Role.PAGE, self.max_kinds) if is_first else []
-        self._needs_kinds = True
+        self.found_by_kinds = True
         whole = Slice(part.query, None, part.low, part.high)
         followed = [*hidden, *self._halves(whole, missing)]
         if self._is_checked_briefly(whole.form) and part.kinds is not None and part.kinds <= USUAL_KINDS:

@@ -100,7 +100,7 @@ class GapRetries:
         if sweep.query.subject is not Subject.WHOLE:
             self._sweeps.gaps.settle(sweep)
             return
-        is_whole = sweep.events and not sweep.window.needs_kinds and not sweep.window.missing
+        is_whole = sweep.events and not sweep.window.found_by_kinds and not sweep.window.missing
         if not is_whole:
             self._try_otherwise(gap)
             return

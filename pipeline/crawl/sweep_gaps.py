@@ -42,6 +42,6 @@ class SweepGaps:
         """Close what a complete sweep went through, but for what it found missing itself."""
         found = ((each.gap, each.low, each.high) for each in sweep.window.missing)
         self._gaps.settle(sweep.query.key, sweep.window.covered, found, *PAGING_GAPS)
-        if sweep.query.subject is Subject.WHOLE:
+        if sweep.query.subject is Subject.WHOLE and not sweep.window.found_by_kinds:
             # What it found missing is told of everything.
             self._gaps.close_all(sweep.window.covered, sweep.started, but=sweep.query.key)

@@ -58,6 +58,11 @@ class Window(Pager):
         return self._empties.needs_kinds
 
     @property
+    def found_by_kinds(self) -> bool:
+        """Whether something came by kinds that pages without had left out, so that these prove nothing."""
+        return self._empties.found_by_kinds
+
+    @property
     def gap_reasons(self) -> Counter[Gap]:
         """How often something could not be had, by reason."""
         return self._record.reasons
