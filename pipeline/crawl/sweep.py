@@ -76,7 +76,7 @@ class Sweep:
     def progress(self, relay: int, mono: float) -> SweepProgress | None:
         """What is worth being remembered now, if anything."""
         if self.purpose is Purpose.RETRY:
-            # Begun anew on another day.
+            # It restarts on another day.
             return None
         if self._saved_at is None:
             self._saved_at = mono
