@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.broken import MISTAKES, Mistake
-from tests.chaos.run import Options, run
-from tests.chaos.tree import Tree
+from tests.tools.chaos.broken import MISTAKES, Mistake
+from tests.tools.chaos.run import Options, run
+from tests.tools.chaos.tree import Tree
 
 MINUTES = 2.0
 SETTLE_S = 40.0
@@ -28,5 +28,5 @@ def test_nothing_is_lost_whatever_breaks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_the_mistakes_that_it_must_catch_can_still_be_made(tmp_path: Path, mistake: Mistake) -> None:
-    """`python -m tests.chaos.broken` shows that each is caught, which takes some minutes."""
+    """`python -m tests.tools.chaos.broken` shows that each is caught, which takes some minutes."""
     Tree(tmp_path / "tree").replace(*mistake.replacements)

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.completeness import alone, crowded
-from tests.completeness.catalogue import Catalogue
-from tests.completeness.run import table
 from tests.seeds import seeds
+from tests.tools.completeness import alone, crowded
+from tests.tools.completeness.catalogue import Catalogue
+from tests.tools.completeness.run import table
 
 TIMEOUT_S = 90.0
 BEHAVIOURS = (

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.completeness.foreign.registry import QUICK
-from tests.completeness.foreign.result import table
-from tests.completeness.foreign.run import Plan, together
-from tests.completeness.foreign.shape import Order, Shape
-from tests.completeness.foreign.trial import Pace
 from tests.seeds import seeds
+from tests.tools.completeness.foreign.registry import QUICK
+from tests.tools.completeness.foreign.result import table
+from tests.tools.completeness.foreign.run import Plan, together
+from tests.tools.completeness.foreign.shape import Order, Shape
+from tests.tools.completeness.foreign.trial import Pace
 
 LACKING = [relay.name for relay in QUICK if not relay.is_installed]
 PACE = Pace(rate=20.0, stream_s=4.0, timeout_s=60.0, patience_s=45.0, resweep_s=10)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.seeds import seeds
-from tests.siege.report import broken, table
-from tests.siege.run import ATTACKS, together
+from tests.tools.siege.report import broken, table
+from tests.tools.siege.run import ATTACKS, together
 
 PLAYED = (
     "tiny-tags", "profiles", "forgeries", "endless-document", "hostile-text", "dates", "claimed-addresses",

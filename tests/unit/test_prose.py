@@ -33,7 +33,7 @@ TWICE = {
     "Answers", "Budget", "Connection", "Delivered", "Doubts", "Limits", "Line", "Place", "Reach", "Refusal", "Refused",
     "RelayRow", "Slice", "Source", "Tally", "Unknown", "Verdict", "Version", "_Sent",
 }  # fmt: skip
-DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "pipeline/docs").rglob("*.md")))
+DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "pipeline/docs").rglob("*.md"), ROOT / "tests/tools/README.md"))
 DEPLOYED = sorted(path for path in (ROOT / "pipeline/deploy").iterdir() if path.suffix not in (".lock", ".json"))
 # Words that a program of others says, or that a document must name in order to say that they are gone.
 _PLACEHOLDER = re.compile(r"{[^{}]*}")

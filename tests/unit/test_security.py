@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.siege.run import ATTACKS
+from tests.tools.siege.run import ATTACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "SECURITY.md").read_text()

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from tests.chaos import lateness
-from tests.chaos.lateness import MOST_FORGIVEN, FairClock, waited_s
+from tests.tools.chaos import lateness
+from tests.tools.chaos.lateness import MOST_FORGIVEN, FairClock, waited_s
 
 PIDS = (1, 2)
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.chaos.point_faults import STATEMENTS
 from tests.fakes.child import ROOT
+from tests.tools.chaos.point_faults import STATEMENTS
 
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "pipeline" / "store").glob("*.py")))
 OFTEN_MADE = ("COMMIT", "DELETE FROM inbox", "DELETE FROM outbox", "UPDATE inbox", "UPDATE outbox")

@@ -2,8 +2,8 @@
 
 import math
 
-from tests.chaos.lateness import FairClock
-from tests.chaos.sink_truth import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkJudge, SinkState, Standing
+from tests.tools.chaos.lateness import FairClock
+from tests.tools.chaos.sink_truth import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkJudge, SinkState, Standing
 
 TOLD = '{"problems": [{"why": "sink pubsub is down: UNAVAILABLE"}]}'
 SILENT = '"ok"'

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.completeness.foreign.book import take_book
-from tests.completeness.foreign.subject import RelayCommand, Subject
 from tests.fakes.behaviour import Behaviour, How, Interruption
 from tests.fakes.child import ChildFailed
 from tests.fakes.command_relay import CommandRelay
 from tests.fakes.net import free_port
 from tests.fakes.publisher import PatientPublisher
 from tests.fakes.relay import ScriptedRelay
+from tests.tools.completeness.foreign.book import take_book
+from tests.tools.completeness.foreign.subject import RelayCommand, Subject
 from tests.world.events import Author, SignedEvent
 
 FORGETFUL = "env PYTHONPATH={root} {python} -m tests.fakes.relay_process --addr {address} --port {port}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fuzz.targets import TARGETS, Target, shortened
+from tests.tools.fuzz.targets import TARGETS, Target, shortened
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

@@ -1,0 +1,71 @@
+"""V meanwhile: how quick a core is while something else is measured.
+
+On a machine whose cores are shared with others it changes by half from one second to the next, and V, its best, says
+little of what was possible. So a process of its own verifies now and then, in bursts long enough to warm a core's
+cache; the mean of what the bursts say is held to be the mean of the time.
+"""
+
+import select
+import statistics
+import sys
+import time
+from typing import Self
+
+from tests.fakes.child import Child
+from tests.tools.bench.verification import Signed
+
+BURST = 200
+_WARM_UP = 30
+_EVERY_S = 0.4
+_ANSWER_S = 10.0
+
+
+class Meanwhile:
+    """The measuring process, which takes some 3 % of a core."""
+
+    def __init__(self) -> None:
+        self._child = Child.module("tests.tools.bench.meanwhile")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.close()
+
+    def begin(self) -> None:
+        """Forget what was measured so far."""
+        self._child.say("begin")
+
+    def rate(self) -> float | None:
+        """V since `begin`, verifications per second of processor time; `None` when it was too short."""
+        self._child.say("tell")
+        told = self._child.wait_line(r"^V (.*)$", _ANSWER_S)[1]
+        return float(told) or None
+
+
+def _burst(signed: Signed) -> float:
+    signed.verify(_WARM_UP)
+    began = time.thread_time()
+    signed.verify(BURST)
+    return BURST / (time.thread_time() - began)
+
+
+def main() -> None:
+    """Measure until standard input ends."""
+    signed = Signed.make()
+    rates: list[float] = []
+    while True:
+        if not select.select([sys.stdin], [], [], _EVERY_S)[0]:
+            rates.append(_burst(signed))
+            continue
+        match sys.stdin.readline():
+            case "":
+                return
+            case "begin\n":
+                rates.clear()
+            case _:
+                print(f"V {statistics.fmean(rates) if rates else 0.0}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""`whole`: what 200,000 wanted authors cost: planning, memory, and finding what is wanted in all that a relay sends."""
+
+import random
+import time
+import tracemalloc
+from collections.abc import Callable
+
+from pipeline.crawl.plan import Planner
+from pipeline.crawl.relevance import Relevance
+from pipeline.nostr.event import event_from_json
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.message import EventMessage, parse_relay_message
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from pipeline.store.wanted import Change, Changes
+from tests.tools.bench import events
+from tests.tools.bench.report import Figure, Limit, PartReport, cost
+
+AUTHORS = 200_000
+USERS = 2_000
+_EVENTS = 10_000
+
+
+def run(limit: float, *, quick: bool) -> PartReport:
+    """The part `whole`."""
+    rng = random.Random(events.SEED)
+    keys = [rng.randbytes(32) for _ in range(AUTHORS)]
+    everybody = _changes(1, keys, keys[:USERS])
+    planner, relevance = Planner(), Relevance()
+    taken = _cpu_s(lambda: planner.apply(everybody))
+    planned = _cpu_s(planner.plan)
+    planner.apply(_changes(2, [rng.randbytes(32)], []))
+    again = _cpu_s(planner.plan)
+    relevance.apply(everybody)
+    count = _EVENTS // 2 if quick else _EVENTS
+    lines = events.lines(events.blocks(count), count)
+    strangers = [event_from_json(line) for line in lines]
+    matched = _cpu_s(lambda: [relevance.rule(event) for event in strangers]) / count
+    relevance.authors.update(event.pubkey for event in strangers)
+    found = _cpu_s(lambda: [relevance.rule(event) for event in strangers]) / count
+    figures = (
+        Figure("taking up 200,000 authors", taken, "s CPU"),
+        Figure("planning their queries", planned, "s CPU", Limit("1 s", 1.0)),
+        Figure("planning again for one more", again, "s CPU", Limit("1 s", 1.0)),
+        Figure("queries by author that whole spares a relay", len(planner.plan().live), ""),
+        Figure("plan, in memory", _bytes(lambda: _planned(everybody)) / 1e6, "MB"),
+        Figure("relevance, in memory", _bytes(lambda: _relevant(everybody)) / 1e6, "MB"),
+        cost("finding that nobody wants an event", matched, limit),
+        cost("finding that its author is wanted", found, limit),
+        cost("reading and dropping an unwanted event", _read_s(lines) + matched, limit, "frame, session, match"),
+    )
+    note = f"{count:,} notes of {events.EVENT_BYTES} bytes, two tags each; plan and relevance share the keys, 13 MB"
+    return PartReport("whole", figures, (note,))
+
+
+def _changes(generation: int, authors: list[bytes], users: list[bytes]) -> Changes:
+    def wanted(keys: list[bytes]) -> tuple[Change, ...]:
+        return tuple(Change(key, True, 0, generation) for key in keys)
+
+    return Changes(generation, wanted(authors), wanted(users))
+
+
+def _read_s(lines: list[bytes]) -> float:
+    """Processor seconds from frame to counted event, on a subscription to everything."""
+    frames = [b'["EVENT","L1",' + line + b"]" for line in lines]
+    session = Session(Limits())
+    session.open_live("0", [Filter(limit=0)], 0.0)
+
+    def read() -> None:
+        for frame in frames:
+            message = parse_relay_message(frame)
+            assert isinstance(message, EventMessage)
+            session.note_event(message.subscription, message.event, 0.0)
+
+    return _cpu_s(read) / len(frames)
+
+
+def _planned(changes: Changes) -> object:
+    planner = Planner()
+    planner.apply(changes)
+    return planner, planner.plan()
+
+
+def _relevant(changes: Changes) -> object:
+    relevance = Relevance()
+    relevance.apply(changes)
+    return relevance
+
+
+def _bytes(make: Callable[[], object]) -> int:
+    """What is left allocated by `make` while its result lives."""
+    tracemalloc.start()
+    try:
+        kept = make()
+        size, _ = tracemalloc.get_traced_memory()
+        assert kept is not None
+        return size
+    finally:
+        tracemalloc.stop()
+
+
+def _cpu_s(action: Callable[[], object]) -> float:
+    began = time.process_time()
+    action()
+    return time.process_time() - began

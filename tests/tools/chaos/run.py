@@ -1,0 +1,202 @@
+"""One run from beginning to end."""
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fakes.child import ROOT
+from tests.fakes.net import pause
+from tests.tools.chaos import point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults
+from tests.tools.chaos.books import Arrived, close_books, due_at_relay
+from tests.tools.chaos.conductor import Conductor
+from tests.tools.chaos.disk import small_disk
+from tests.tools.chaos.faults import FAULTS, Fault
+from tests.tools.chaos.invariants import Watcher
+from tests.tools.chaos.refusals import refusals
+from tests.tools.chaos.report import Report
+from tests.tools.chaos.scene import MAX_CLOCK_ERROR_S, Scene
+from tests.tools.chaos.store_faults import LEAST_CLOCK_ERROR_S, set_clock_right
+from tests.tools.chaos.tree import Tree
+from tests.tools.chaos.world import World
+
+RATE = 60.0
+"""Events a second, so that two cores are not the limit."""
+# How far back late events are dated: without resweeps no further than the crawl overlaps with what it had.
+LATE_S = {True: 2_400, False: 600}
+SHORT_MINUTES = 2.0
+"""Runs up to this wait less long for what is due at the end."""
+# Nobody holds a row for longer, and what was put off by a wrong clock is called back.
+MAX_LEASE_S = 600
+# Rows that failed alone are put off by at most an hour, with a third of it as jitter.
+MAX_WAIT_S = 3600 * 1.3
+LINGER_S = 3.0
+_POLL_S = 1.0
+_MAX_WAITS = 4
+_FLUSH_LIMIT_S = 600.0
+
+FIRST_WRONG_S = 8.0
+"""For how long a clock that is wrong at the first start stays so."""
+MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults)
+"""Imported for the faults that they enter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run. `settle_s`: for how long nothing may arrive of what is due after the last fault,
+    `hurry_s`: the same after a restart. `resweep`: see `Scene.start`; `None` leaves it to the seed.
+    `keep`: where the files of a failed run are copied to. `source`: the checkout whose service is run, after `damage`.
+    """
+
+    seed: int
+    minutes: float = 10.0
+    kinds: tuple[str, ...] = ()
+    settle_s: float = 240.0
+    hurry_s: float = 90.0
+    resweep: bool | None = None
+    keep: Path | None = None
+    source: Path = ROOT
+    damage: Callable[[Tree], None] | None = None
+
+    @property
+    def resweeps(self) -> bool:
+        """Whether the service resweeps."""
+        return random.Random(f"resweep {self.seed}").random() < 0.5 if self.resweep is None else self.resweep
+
+    @property
+    def wrong_s(self) -> float:
+        """By how many seconds the clock is wrong when the service is started for the first time; 0 in a third."""
+        chance = random.Random(f"first clock {self.seed}")
+        return chance.choice((-1, 0, 1)) * chance.uniform(LEAST_CLOCK_ERROR_S, MAX_CLOCK_ERROR_S)
+
+    def faults(self) -> Sequence[Fault]:
+        """The kinds to inject; raises `KeyError` for an unknown name."""
+        if self.kinds:
+            return [FAULTS[kind] for kind in self.kinds]
+        return [fault for fault in FAULTS.values() if self.minutes >= fault.least_minutes]
+
+
+def run(options: Options, say: Callable[[str], None]) -> Report:
+    """Start the world and the service, break what can be broken, heal it, and close the books."""
+    began = time.monotonic()
+    report = Report(options.seed, options.minutes, options.resweeps)
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        world = World.start(options.seed, directory, rate=RATE, late_s=LATE_S[options.resweeps])
+        try:
+            _with_world(options, world, directory, report, say)
+        finally:
+            world.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def _with_world(options: Options, world: World, directory: Path, report: Report, say: Callable[[str], None]) -> None:
+    tree = Tree(directory / "tree", options.source)
+    if options.damage is not None:
+        options.damage(tree)
+    rng = random.Random(f"faults {options.seed}")
+    with small_disk(directory / "service" / "disk") as mounted:
+        wrong_s = options.wrong_s
+        scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s)
+        if wrong_s:
+            say(f"the clock is wrong by {wrong_s / 3600:+.1f} h at the first start")
+        scene.has_small_disk = mounted
+        try:
+            _play(options, scene, report, say)
+            if options.kinds == ():
+                report.violations += refusals(scene)
+        finally:
+            scene.close()
+            if options.keep is not None and not report.ok:
+                shutil.copytree(directory, options.keep, dirs_exist_ok=True)
+
+
+def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
+    scene.world.live_with(scene.service)
+    watcher = Watcher(scene)
+    conductor = Conductor(scene, options.faults(), options.seed, say)
+    report.faults = conductor.injected
+    report.violations = scene.violations
+    watcher.start()
+    try:
+        if options.wrong_s:
+            set_clock_right(scene, FIRST_WRONG_S)
+        conductor.run(options.minutes * 60)
+        scene.stop_by_hand()
+        scene.world.settle(_FLUSH_LIMIT_S)
+        say("healed; waiting for what is due")
+        _settle(options, scene, report, say)
+    finally:
+        scene.doubts += 1
+        watcher.stop()
+    scene.stop_in_order()
+    watcher.look_at_conduct()
+    report.violations += watcher.violations
+    conductor.recoveries(watcher.samples, scene.world.rate)
+    _conclude(scene, watcher, report)
+
+
+def _settle(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
+    """Wait until all that is due has come; in the end by a restart that cuts short what waits by intention."""
+    ledger = scene.world.ledger()
+    due, at_relay = ledger.required(), due_at_relay(ledger)
+    arrived = Arrived(scene)
+    began = time.monotonic()
+    if not _wait(scene, arrived, due, at_relay, options.settle_s, say):
+        for failed, most_s in ((False, MAX_LEASE_S), (True, MAX_WAIT_S)):
+            if (wait_s := scene.queues.longest_wait_s(failed=failed)) > most_s:
+                scene.violations.append(f"a row that has {'' if failed else 'not '}failed waits for {wait_s:.0f} s")
+        scene.doubts += 1
+        scene.stop_in_order()
+        report.hurried = scene.queues.clear_waits()
+        scene.start_again()
+        scene.doubts -= 1
+        _wait(scene, arrived, due, at_relay, options.hurry_s, say)
+    report.settled_after_s = time.monotonic() - began
+    pause(LINGER_S)
+
+
+def _wait(
+    scene: Scene, arrived: Arrived, due: set[str], at_relay: set[str], limit_s: float, say: Callable[[str], None]
+) -> bool:
+    """Wait until all has come; in vain once nothing more has come for `limit_s` by the fair clock, or far too long."""
+    began = moved = told_at = time.monotonic()
+    fewest = len(due) + len(at_relay) + 1
+    while True:
+        missing = arrived.missing(due, at_relay)
+        now = time.monotonic()
+        if not any(missing.values()):
+            return True
+        if (left := sum(map(len, missing.values()))) < fewest:
+            fewest, moved = left, now
+        if now - told_at >= 10.0:
+            told_at = now
+            what = ", ".join(f"{len(ids)} at {sink}" for sink, ids in missing.items())
+            say(f"{now - began:6.1f} s  missing: {what}")
+        if scene.clock.between(moved, now) >= limit_s or now - began >= _MAX_WAITS * limit_s:
+            return False
+        pause(_POLL_S)
+
+
+def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
+    world = scene.world
+    report.sinks = close_books(scene, world.ledger())
+    report.buried = scene.queues.buried()
+    report.refused = scene.queues.refusals()
+    report.peaks = watcher.peaks
+    report.points = {str(point): scene.points_reached[str(point)] for point in point_faults.POINTS}
+    report.points |= scene.points_reached
+    report.outages = {judge.sink: judge.telling for judge in watcher.sinks}
+    report.upgraded_from = scene.upgraded_from
+    report.behaviours = sorted(scene.behaviours)
+    report.frames_lost, report.sectors_lost = scene.frames_lost, scene.sectors_lost
+    if faults := scene.queues.integrity():
+        report.violations.append(f"the database is damaged: {faults}")
+    report.published, report.registered = world.published, len(world.registered)
+    report.health_looks, report.metrics_looks = watcher.health_looks, watcher.metrics_looks

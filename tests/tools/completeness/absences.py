@@ -1,0 +1,131 @@
+"""Relays that were away, and what lies further back than a first start reaches: had at once, not by the next resweep.
+
+Late arrivals are looked for every six hours here, so that nothing comes by chance.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+
+from pipeline.crawl.redial import HEALTHY_S
+from pipeline.process.clock import SystemClock
+from pipeline.store import relays
+from pipeline.store.schema import open_database
+from tests.fakes.behaviour import Behaviour
+from tests.fakes.net import pause
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_store import MemoryStore
+from tests.tools.completeness.catalogue import HONEST_CASE, Case
+from tests.tools.completeness.run import Peer, Row, Run
+from tests.tools.completeness.world import World
+from tests.world.events import SignedEvent
+
+_HOUR_S, _DAY_S = 3600, 86_400
+_SETTINGS = {"EVENTS_RESWEEP_EVERY": "6h"}
+_AWAY_S = 8.0
+_STORED = 120
+_LIST_AGE_S = 30 * _HOUR_S
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """What comes to a relay while it is away. `forgets`: it comes back without what it had."""
+
+    name: str
+    comes: Callable[[World], list[SignedEvent]]
+    behaviour: Behaviour = HONEST_CASE.behaviour
+    forgets: bool = False
+
+
+def _wraps(world: World) -> list[SignedEvent]:
+    """Gift wraps for users, dated up to two days back (NIP-59)."""
+    return [
+        world.strangers[number % len(world.strangers)].sign(
+            f"wrap {number}", kind=1059, created_at=world.now - 2 * _HOUR_S * number - 60,
+            tags=[("p", world.users[number % len(world.users)].pubkey)],
+        )
+        for number in range(22)
+    ]  # fmt: skip
+
+
+ABSENCES = (
+    Absence("away", lambda world: world.stored(60)),
+    Absence("away-capped", lambda world: world.stored(60), Behaviour(cap=20)),
+    Absence("away-any-order", lambda world: world.stored(60), Behaviour(cap=60, until_exclusive=True)),
+    Absence("away-wraps", _wraps),
+    Absence("away-other-store", lambda world: world.stored(_STORED), forgets=True),
+)
+
+
+def run(seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
+    """Play all at once; the time of a row counts from the return of the relays."""
+    world = World.make(seed)
+    away = [_peer(world, each.name, Case(each.behaviour), world.stored(_STORED)) for each in ABSENCES]
+    followed, listed = _peer(world, "list-date", HONEST_CASE, []), _peer(world, "relay-lists", HONEST_CASE, [])
+    lists = Peer("(contact lists)", HONEST_CASE, ScriptedRelay(events=world.contact_lists))
+    _hold(listed, [_relay_list(world, number) for number in range(20)])
+    with tempfile.TemporaryDirectory(prefix="event-service-completeness-") as scratch:
+        service = Run(keep or Path(scratch), world, [lists, *away, followed, listed], _SETTINGS)
+        _crawl_since(service, followed, world.now - 3 * _DAY_S)
+        with service.started():
+            # The loss of a younger connection counts as one that failed.
+            pause(HEALTHY_S + 2.0)
+            _be_away(world, away)
+            returned = time()
+            _follow_stranger(world, lists, followed)
+            service.wait_complete(timeout_s)
+            return service.rows(returned)[1:]
+
+
+def _peer(world: World, name: str, case: Case, stored: Sequence[SignedEvent]) -> Peer:
+    peer = Peer(name, case, ScriptedRelay(case.behaviour, events=stored))
+    peer.offer(world, stored)
+    return peer
+
+
+def _crawl_since(service: Run, peer: Peer, since: int) -> None:
+    """Let a relay be one that was crawled long before somebody is followed."""
+    service.service.directory.mkdir(parents=True, exist_ok=True)
+    with open_database(service.service.database, SystemClock()) as database, database.write() as tx:
+        relays.set_bootstrap(tx, [peer.address], since * 1000)
+        relays.start_crawling(
+            tx, [each.relay for each in relays.candidates(tx, discovered=False, limit=1)], since * 1000
+        )
+
+
+def _hold(peer: Peer, events: Sequence[SignedEvent]) -> None:
+    """Give it events that must come although they lie beyond what a world's events do."""
+    peer.relay.hold(events)
+    peer.due |= {event.id: time() for event in events}
+
+
+def _be_away(world: World, peers: Sequence[Peer]) -> None:
+    for peer in peers:
+        peer.relay.stop()
+    for peer, absence in zip(peers, ABSENCES, strict=True):
+        events = absence.comes(world)
+        if absence.forgets:
+            peer.relay.store = MemoryStore()
+        peer.relay.hold(events)
+        peer.offer(world, events)
+    pause(_AWAY_S)
+    for peer in peers:
+        peer.relay.start()
+
+
+def _follow_stranger(world: World, lists: Peer, followed: Peer) -> None:
+    """A user's list that is thirty hours old arrives; what the new followee wrote since just before it is due."""
+    user, stranger = world.users[0], world.strangers[0]
+    mine = [author.pubkey for author in world.followees[0 :: len(world.users)]]
+    notes = [stranger.sign(f"{n}", created_at=world.now - _LIST_AGE_S - 600 + n * _HOUR_S) for n in range(31)]
+    _hold(followed, notes)
+    lists.relay.publish(user.contact_list([*mine, stranger], world.now - _LIST_AGE_S))
+
+
+def _relay_list(world: World, number: int) -> SignedEvent:
+    """A followee's relay list of more than a year ago."""
+    return world.followees[number].sign(
+        kind=10002, created_at=world.now - 400 * _DAY_S - number, tags=[("r", "wss://relay.example.com")]
+    )
