@@ -58,7 +58,9 @@ class LiveSubscriptions:
         self._queries = ()
 
     def answered_at(self, query: str, session: Session) -> float | None:
-        """Return since when (monotonic) the query is subscribed to, by the relay's answers; None if it is not."""
+        """Return since when (monotonic) all of a query is subscribed to, by the relay's answers; None if it is not."""
+        if not self.has(query):
+            return None
         times = [session.live_answered_at(key) for key in self._groups.keys_of(query)]
         known = [at for at in times if at is not None]
         return max(known) if known and len(known) == len(times) else None

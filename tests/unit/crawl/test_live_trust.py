@@ -176,6 +176,21 @@ def test_query_that_brought_an_event_live_needs_no_other_proof() -> None:
     assert second - first >= TAIL_EVERY_S - 5
 
 
+def test_query_that_is_subscribed_to_in_part_is_not_judged() -> None:
+    """A strict relay has room for few of its authors; the others come by polls, which says nothing about live."""
+    authors = [key(10 + number) for number in range(12)]
+    sim = Simulation(random.Random(4), limits=Limits(max_subscriptions=5, max_authors=1, max_filters=1))
+    sim.max_idle_turns = 10_000
+    sim.want(authors=authors, registered=[BOB])
+    sim.connect()
+    polled = [event(START + at, authors[at % len(authors)], number=at) for at in range(10, 1_500, 25)]
+    for each in polled:
+        sim.at(each.created_at - START, lambda each=each: sim.relay.publish(each, sim.wall))  # type: ignore[misc]
+    sim.run_until(1_600)
+    assert {each.id for each in polled} <= sim.delivered
+    assert (limits(sim).refuses_zero, limits(sim).live_missed_at) == (False, 0)
+
+
 @pytest.mark.parametrize("at", [2, 40, 100])
 def test_relay_that_goes_deaf_is_found_out_within_moments_of_what_it_keeps_back(at: int) -> None:
     sim = crawl()
