@@ -4,12 +4,12 @@ import threading
 from typing import Final
 
 from pipeline.config import Config, SinkKind
+from pipeline.delivery.batch_worker import BatchWorker
+from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
+from pipeline.delivery.sink_health import LastAnswer, SinkHealth
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
 from pipeline.sinks.base import Sink
-from pipeline.sinks.delivery import Delivery
-from pipeline.sinks.ledger import Ledger, take_back
-from pipeline.sinks.outage import Answers, Outage
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -30,14 +30,14 @@ def run(ctx: StageContext) -> None:
     counts = StageCounts(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         counts.resume(database, ctx.is_abandoned)
-        take_back(database, ctx.slot.name, ctx.clock.now_ms())
-    workers = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
-    progress = [ctx.clock.monotonic()] * workers
-    turn, answers = threading.Lock(), Answers()
-    deliveries = [_delivery(ctx, sink, counts, progress, index, turn, answers) for index in range(workers)]
+        reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
+    count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
+    progress = [ctx.clock.monotonic()] * count
+    turn, last_answer = threading.Lock(), LastAnswer()
+    workers = [_worker(ctx, sink, counts, progress, index, turn, last_answer) for index in range(count)]
     threads = [
-        threading.Thread(target=_work, args=(ctx, delivery), name=f"delivery-{index}")
-        for index, delivery in enumerate(deliveries)
+        threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
+        for index, worker in enumerate(workers)
     ]
     try:
         for thread in threads:
@@ -45,35 +45,35 @@ def run(ctx: StageContext) -> None:
         while not ctx.stop.wait(_TURN_S):
             # A worker that stands still is a stage that stands still.
             if ctx.clock.monotonic() - min(progress) < _WORKER_LIMIT_S:
-                ctx.heartbeat.beat(next(filter(None, (each.trouble() for each in deliveries)), ""))
+                ctx.heartbeat.beat(next(filter(None, (each.problem() for each in workers)), ""))
     finally:
         for thread in threads:
             thread.join()
         sink.close()
 
 
-def _delivery(
+def _worker(
     ctx: StageContext,
     sink: Sink,
     counts: StageCounts,
     progress: list[float],
     index: int,
     turn: threading.Lock,
-    answers: Answers,
-) -> Delivery:
+    last_answer: LastAnswer,
+) -> BatchWorker:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimited(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
-    ledger = Ledger("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
-    return Delivery(ledger, Outage(name, answers), ctx.stop, beat, sink, turn)
+    client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+    return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn)
 
 
-def _work(ctx: StageContext, delivery: Delivery) -> None:
+def _work(ctx: StageContext, worker: BatchWorker) -> None:
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         ctx.heartbeat.beat()
-        delivery.run(database)
+        worker.run(database)
 
 
 def _sink(config: Config) -> Sink:

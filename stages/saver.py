@@ -19,7 +19,7 @@ from pipeline.save.decider import Decider, Item, Outcome
 from pipeline.store import inbox, shares
 from pipeline.store.database import Database, DatabaseFailed, Tx
 from pipeline.store.inbox import InboxRow
-from pipeline.store.lease import Burial, Postponed
+from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
@@ -33,11 +33,11 @@ ADDRESS_BYTES: Final = 1 << 10
 GATHER_ROWS: Final = 50
 GATHER_S: Final = 0.02
 LEASE_MS: Final = 30_000
-# A row that fails alone this often, or that the process dies of when it is alone, is buried.
+# A row that fails alone this often, or that the process crashes on when it is alone, is a dead letter.
 MAX_FAILURES: Final = 5
-# What a database that fails for most of a day comes to; a row that comes to more has something that nobody thought of.
+# A database that fails for most of a day costs a row as many claims; more have an unknown cause.
 MAX_CLAIMS: Final = 1_000
-# Claimed more than once: somebody died with it, or gave it back; it is saved alone, so that it can harm nobody else.
+# Claimed more than once: its worker crashed or released it. It is saved alone, so that it can harm no other row.
 _SUSPECT_CLAIMS: Final = 2
 _RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
@@ -51,7 +51,7 @@ def run(ctx: StageContext) -> None:
 
 
 class _StaleReceipt(EventServiceError):
-    """A row of the batch was claimed by somebody else meanwhile, who took this process for dead."""
+    """A row of the batch was claimed by another process since, after its lease ended."""
 
 
 class _Saver:
@@ -83,8 +83,8 @@ class _Saver:
         self._counts.resume(self._database, self._ctx.is_abandoned)
         with self._database.write() as tx:
             shares.set_bound(tx, self._ctx.config.max_wanted_authors)
-            # Who had this slot before is gone, and what it had in hand need not wait for the end of its lease.
-            inbox.queue.free(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
+            # The process that had this slot before is gone; its rows need not wait for the end of their leases.
+            inbox.queue.release_all(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
         while not self._ctx.stop.is_set():
             self._ctx.heartbeat.beat()
             rows = self._claim()
@@ -94,9 +94,9 @@ class _Saver:
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
             for batch in transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
                 self._save_or_split(batch)
-            # Who was to blame before comes last, so that nobody else waits behind what kills the process.
+            # Rows that failed before come last, so that no other waits behind one that kills the process.
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
-                self._save_suspect(row)
+                self._save_isolated(row)
             if len(rows) < GATHER_ROWS:
                 self._ctx.stop.wait(until_next(GATHER_S))
 
@@ -107,29 +107,29 @@ class _Saver:
                 return []
         with self._database.write() as tx:
             rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
-            burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
-            inbox.queue.bury(tx, burials, clock.now_ms())
-            buried = self._tally_buried(tx, len(burials))
-        self._counts.show(buried)
+            letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
+            inbox.queue.dead_letter(tx, letters, clock.now_ms())
+            dead = self._tally_dead(tx, len(letters))
+        self._counts.show(dead)
         for row in rows:
-            if (reason := _reason_to_bury(row)) is not None:
-                self._note_burial(row, reason)
-        return [row for row in rows if _reason_to_bury(row) is None]
+            if (reason := _dead_reason(row)) is not None:
+                self._log_dead_letter(row, reason)
+        return [row for row in rows if _dead_reason(row) is None]
 
-    def _save_suspect(self, row: InboxRow) -> None:
-        """Save a row alone that somebody may have died of; it is blamed beforehand, in case that it happens again."""
+    def _save_isolated(self, row: InboxRow) -> None:
+        """Save a row alone whose worker may have crashed on it: count its failure first, in case it crashes again."""
         self._ctx.heartbeat.beat()
         with self._database.write() as tx:
             inbox.queue.nack(tx, [Postponed(row.receipt, self._ctx.clock.now_ms() + LEASE_MS)])
         try:
-            self._save_or_split([row], blamed=True)
+            self._save_or_split([row], pre_charged=True)
         except DatabaseFailed:
             with contextlib.suppress(DatabaseFailed), self._database.write() as tx:
-                inbox.queue.forgive(tx, [row.receipt])
+                inbox.queue.undo_failure(tx, [row.receipt])
             raise
 
-    def _save_or_split(self, rows: Sequence[InboxRow], *, blamed: bool = False) -> None:
-        """Save `rows`; where that fails, halve them until the guilty one stands alone."""
+    def _save_or_split(self, rows: Sequence[InboxRow], *, pre_charged: bool = False) -> None:
+        """Save `rows`; if that fails, halve them until the row at fault stands alone."""
         if not rows:
             return
         began = self._ctx.clock.monotonic()
@@ -140,7 +140,7 @@ class _Saver:
         except Exception as error:
             self._decider.undone()
             if len(rows) == 1 and isinstance(error, _StaleReceipt):
-                # Whoever has it by now saves it and counts it.
+                # The process that claimed it since saves and counts it.
                 self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
             elif len(rows) > 1:
                 middle = len(rows) // 2
@@ -148,7 +148,7 @@ class _Saver:
                 self._save_or_split(rows[middle:])
             else:
                 self._failed.record(self._ctx.clock.monotonic() - began)
-                self._put_aside(rows[0], error, blamed=blamed)
+                self._retry_or_dead_letter(rows[0], error, pre_charged=pre_charged)
         else:
             self._handled.record(self._ctx.clock.monotonic() - began, len(rows))
 
@@ -164,33 +164,33 @@ class _Saver:
         self._decider.committed()
         self._count(outcome)
 
-    def _put_aside(self, row: InboxRow, error: Exception, *, blamed: bool) -> None:
+    def _retry_or_dead_letter(self, row: InboxRow, error: Exception, *, pre_charged: bool) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]
         now = self._ctx.clock.now_ms()
         failures = row.failures + 1
         with self._database.write() as tx:
-            buried = Tally()
+            dead = Tally()
             if failures >= MAX_FAILURES:
-                buried = self._tally_buried(tx, inbox.queue.bury(tx, [Burial(row.receipt, reason)], now))
+                dead = self._tally_dead(tx, inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, reason)], now))
             else:
                 wait_s = _RETRY.delay_s(failures, random.Random())
-                put_off = inbox.queue.snooze if blamed else inbox.queue.nack
-                put_off(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
-        self._counts.show(buried)
+                put_back = inbox.queue.postpone if pre_charged else inbox.queue.nack
+                put_back(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
+        self._counts.show(dead)
         kind = type(error).__name__
         self._ctx.metrics.stage_errors.labels(_STAGE, kind).inc()
         self._log.error(kind, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
         if failures >= MAX_FAILURES:
-            self._note_burial(row, reason)
+            self._log_dead_letter(row, reason)
 
-    def _tally_buried(self, tx: Tx, count: int) -> Tally:
+    def _tally_dead(self, tx: Tx, count: int) -> Tally:
         tally = Tally(taken=count)
         tally.drop("buried", count)
         self._counts.write(tx, tally)
         return tally
 
-    def _note_burial(self, row: InboxRow, reason: str) -> None:
-        self._log.error("buried", "event buried", event=row.event_id.hex(), reason=reason)
+    def _log_dead_letter(self, row: InboxRow, reason: str) -> None:
+        self._log.error("dead-letter", "event is a dead letter", event=row.event_id.hex(), reason=reason)
 
     def _count(self, outcome: Outcome) -> None:
         self._counts.show(outcome.events)
@@ -205,7 +205,7 @@ class _Saver:
             self._log.warning(backlog.REASON, "events for the target relay given up", count=given_up)
 
 
-def _reason_to_bury(row: InboxRow) -> str | None:
+def _dead_reason(row: InboxRow) -> str | None:
     if row.failures >= MAX_FAILURES:
         return "the process died of it"
     return "too many claims" if row.receipt.claims > MAX_CLAIMS else None

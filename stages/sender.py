@@ -1,5 +1,8 @@
 """`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
 
+from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
+from pipeline.delivery.sink_health import SinkHealth
+from pipeline.delivery.stream_worker import StreamWorker
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.logs import RateLimited
@@ -9,11 +12,8 @@ from pipeline.relay.nip11 import fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.transport import Transport
 from pipeline.sinks.frame_limit import FrameLimit
-from pipeline.sinks.ledger import Ledger, take_back
-from pipeline.sinks.outage import Outage
-from pipeline.sinks.rate import RateBound
+from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import RelaySink
-from pipeline.sinks.stream import Stream
 from pipeline.store import sent, target_relay
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
@@ -34,7 +34,7 @@ def run(ctx: StageContext) -> None:
     log = RateLimited(ctx.log, ctx.clock)
 
     def beat() -> None:
-        ctx.heartbeat.beat(loop.trouble())
+        ctx.heartbeat.beat(loop.problem())
 
     def cancelled() -> bool:
         # Asked again and again for as long as a dial takes, which is longer than a silence that is worth a word.
@@ -56,10 +56,10 @@ def run(ctx: StageContext) -> None:
             FrameBounds(config.max_event_bytes, config.max_event_tags),
         )
         _note_state(ctx, database, target, RelayState.INITIALIZING)
-        ledger = Ledger("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
-        loop = Stream(ledger, Outage(SinkName.RELAY), ctx.stop, beat, sink)
+        client = OutboxClient("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+        loop = StreamWorker(client, SinkHealth(SinkName.RELAY), ctx.stop, beat, sink)
         counts.resume(database, ctx.is_abandoned)
-        take_back(database, ctx.slot.name, ctx.clock.now_ms())
+        reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
         try:
             loop.run(database)
         finally:
@@ -72,7 +72,7 @@ def _note_state(ctx: StageContext, database: Database, target: RelayAddress, sta
         target_relay.put(tx, target.url, state, ctx.clock.now_ms())
 
 
-def _rate(ctx: StageContext, database: Database) -> RateBound:
+def _rate(ctx: StageContext, database: Database) -> SlidingWindowLimiter:
     """The bound of the settings, with what the process before this one has sent within the last minute."""
     with database.read() as tx:
         now, mono = ctx.clock.now_ms(), ctx.clock.monotonic()
@@ -83,4 +83,4 @@ def _rate(ctx: StageContext, database: Database) -> RateBound:
             sent.note(tx, SinkName.RELAY, count, ctx.clock.now_ms())
 
     done = [mono - (now - at) / 1000 for at, count in before for _ in range(count)]
-    return RateBound(lambda: ctx.settings.target_relay_rate, done, write)
+    return SlidingWindowLimiter(lambda: ctx.settings.target_relay_rate, done, write)

@@ -261,10 +261,10 @@ class _CallingBack:
         self._next = now_s + _REST_S
         now = self._ctx.clock.now_ms()
         with self._database.read() as tx:
-            if not inbox.any_ahead(tx, now) and not outbox.any_ahead(tx, now):
+            if not inbox.has_future_rows(tx, now) and not outbox.has_future_rows(tx, now):
                 return
         with self._database.write() as tx:
-            rows = inbox.call_back(tx, now) + outbox.call_back(tx, now)
+            rows = inbox.reset_future_rows(tx, now) + outbox.reset_future_rows(tx, now)
         self._ctx.log.warning("rows of a time to come made ready, the clock was set back", rows=rows)
 
 

@@ -59,7 +59,7 @@ class Backlog:
             self._count(tx, bounds, now)
         given_up = 0
         while given_up < STEP and (lacking := self._lacking(new)):
-            gone = outbox.give_up_oldest(tx, SinkName.RELAY, min(lacking, STEP - given_up), OUTCOME, now)
+            gone = outbox.drop_oldest(tx, SinkName.RELAY, min(lacking, STEP - given_up), OUTCOME, now)
             if not gone.events:
                 break
             given_up += gone.events

@@ -161,6 +161,9 @@ def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:
     oldest: list[tuple[SinkName | None, int | None]]
     with database.read() as tx:
         wanted.latest_generation(tx)
-        oldest = [(None, inbox.oldest_untried(tx)), *((sink, outbox.oldest_untried(tx, sink)) for sink in sinks)]
+        oldest = [
+            (None, inbox.oldest_unattempted(tx)),
+            *((sink, outbox.oldest_unattempted(tx, sink)) for sink in sinks),
+        ]
     disk = os.statvfs(database.path.parent)
     return _Found([(queue, at) for queue, at in oldest if at is not None], disk.f_bavail * disk.f_frsize)

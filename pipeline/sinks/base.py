@@ -32,11 +32,11 @@ class Delivered:
 class Refused:
     """The sink will never take this message, and why; a metric label.
 
-    `bury`: that is not in the order of things, and an operator may want to see the message, and to try it again.
+    `dead_letter`: the refusal is unexpected, so that an operator may want to see the message and to requeue it.
     """
 
     reason: str
-    bury: bool = False
+    dead_letter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

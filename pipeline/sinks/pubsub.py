@@ -46,7 +46,7 @@ _BATCH_LIMIT_S: Final = 40.0
 # Of a batch whose first messages are all refused so many others are tried alone before the topic counts as down.
 _MAX_PROBES: Final = 3
 _REFUSED: Final = "INVALID_ARGUMENT"
-_BURIED: Final = Refused(_REFUSED, bury=True)
+_DEAD_LETTER: Final = Refused(_REFUSED, dead_letter=True)
 
 # Left to itself a channel waits ever longer before it connects again, up to two minutes: whoever calls meanwhile is
 # told that nobody is there, long after somebody is.
@@ -229,7 +229,7 @@ class _Batch:
             return False
         (index,) = self._part
         if self._doubts.on_refusal(self._messages[index].event_id, self._clock.monotonic()):
-            self.verdicts[index] = _BURIED
+            self.verdicts[index] = _DEAD_LETTER
         else:
             self._doubted.append(index)
         return self._doubts.is_down(len(self._messages)) and (self._probes >= _MAX_PROBES or not self._parts)

@@ -10,7 +10,7 @@ _WRITTEN_EACH: Final = 600
 _WRITE_EVERY_S: Final = 0.2
 
 
-class RateBound:
+class SlidingWindowLimiter:
     """Lets `per_minute()` things happen within any 60 s; 0 sets no bound. The bound may change. For one thread.
 
     `done`: when such things were done before, the oldest first. `write` is told how many are about to be done, so that

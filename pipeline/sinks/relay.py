@@ -31,7 +31,7 @@ from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
-from pipeline.sinks.rate import RateBound
+from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.store.relays import RelayState
 
 # Relays drop clients that have much more under way.
@@ -50,13 +50,13 @@ _BEFORE: Final = b'["EVENT",'
 _BEHIND: Final = b"]"
 _ENVELOPE_BYTES: Final = len(_BEFORE) + len(_BEHIND)
 
-# Answers that asking again would not change.
+# LastAnswer that asking again would not change.
 FINAL_PREFIXES: Final = frozenset(
     {"replaced", "deleted", "invalid", "blocked", "duplicate", "restricted", "mute", "pow"}
 )
 
 
-class _Sent(NamedTuple):
+class _SentMessage(NamedTuple):
     message: Message
     at: float
     logins: int
@@ -72,7 +72,7 @@ class RelaySink:
     clock: Clock
     metrics: Metrics
     log: RateLimited
-    rate: RateBound = field(default_factory=lambda: RateBound(lambda: 0))
+    rate: SlidingWindowLimiter = field(default_factory=lambda: SlidingWindowLimiter(lambda: 0))
     frame_limit: FrameLimit | None = None
     """What the relay says of the largest message that it takes."""
     on_state: Callable[[RelayState], None] = lambda _: None
@@ -84,7 +84,7 @@ class RelaySink:
     _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
     _logins: int = 0
     """How often an AUTH was accepted; what was sent before the last and is refused for want of it is sent again."""
-    _waiting: dict[bytes, _Sent] = field(default_factory=dict)
+    _waiting: dict[bytes, _SentMessage] = field(default_factory=dict)
     """Sent and not answered, by id, the oldest first."""
     _refused: deque[Message] = field(default_factory=deque)
     """For want of an AUTH, and to be sent again after it."""
@@ -172,7 +172,7 @@ class RelaySink:
     def _put(self, transport: Transport, message: Message) -> None:
         now = self.clock.monotonic()
         self.rate.note(now)
-        self._waiting[message.event_id] = _Sent(message, now, self._logins)
+        self._waiting[message.event_id] = _SentMessage(message, now, self._logins)
         transport.send(_BEFORE + message.payload + _BEHIND)
 
     def _lose(self, error: ConnectionLost) -> SinkDown:

@@ -93,14 +93,14 @@ def payload(tx: Tx, row: DeadRow) -> bytes | None:
 
 def retry(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
     """Put rows back, ready at once; returns how many there were."""
-    return _of(queue).revive(tx, seqs, now)
+    return _of(queue).requeue(tx, seqs, now)
 
 
 def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
     """Forget rows for good; returns how many there were."""
     if queue is not DeadQueue.INBOX:
         tx.executemany(RECORD_DROPPED, ((now, seq) for seq in seqs))
-    return _of(queue).forget_dead(tx, seqs)
+    return _of(queue).purge(tx, seqs)
 
 
 def _of(queue: DeadQueue) -> LeaseQueue:

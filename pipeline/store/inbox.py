@@ -7,7 +7,7 @@ from pipeline.store import events
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSize, QueueStatements, Receipt
 
-# What has been accepted before, or lies buried, is known; so is what another crawler appended meanwhile.
+# An event is known if it was accepted before, is a dead letter, or was appended by another crawler.
 APPEND = """
 INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, bytes)
 SELECT ?1, ?2, ?3, ?4, ?4, length(?2)
@@ -27,17 +27,17 @@ RETURNING seq, claims, failures, event_id, raw, relay, received_at
 """
 # Whether any row is ready, without taking the write lock.
 ANY_READY = "SELECT 1 FROM inbox WHERE ready_at <= ? LIMIT 1"
-# Whether a wrong clock has put off any row, and what calls such rows back.
-ANY_AHEAD = "SELECT 1 FROM inbox WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2) LIMIT 1"
-CALL_BACK = "UPDATE inbox SET ready_at = ?3 WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2)"
+# Rows that a clock scheduled that was ahead, and their repair.
+FUTURE = "SELECT 1 FROM inbox WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2) LIMIT 1"
+RESET_FUTURE = "UPDATE inbox SET ready_at = ?3 WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2)"
 NEXT_READY = "SELECT ready_at FROM inbox ORDER BY ready_at LIMIT 1"
-# The count stops at the bound: who asks only wants to know whether it is reached.
+# The count stops at the bound: the callers only need to know whether it is reached.
 SIZE_AT_MOST = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM inbox INDEXED BY inbox_ready LIMIT ?)"
 WAITING = "SELECT count(*) FROM inbox"
 SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM inbox INDEXED BY inbox_ready"
 OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
-# Rows that failed are few, and come again when it is time; only what nobody has tried tells that work stands still.
-OLDEST_UNTRIED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
+# Rows that failed are few and are retried when it is time; only rows without an attempt show that work stands still.
+OLDEST_UNATTEMPTED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
 DEAD = "SELECT count(*) FROM inbox_dead"
 
 queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at, bytes"))
@@ -65,7 +65,7 @@ class InboxRow(NamedTuple):
 
 
 def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
-    """Add events that nobody has seen yet, ready at once; returns the ids that were new."""
+    """Add events that are not seen yet, ready at once; return the ids that were new."""
     last = tx.execute(LAST).get
     tx.executemany(APPEND_AT_ANY_TIME if events.any_without_time(tx) else APPEND, arrivals)
     return {event_id for (event_id,) in tx.execute(APPENDED, (last,))}
@@ -74,7 +74,7 @@ def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
 def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[InboxRow]:
     """Lease up to `limit` ready rows for `lease` ms, oldest first. Read the clock after the lock is held.
 
-    `holder` is the slot of this process, for `LeaseQueue.free`.
+    `holder` is the slot of this process, for `LeaseQueue.release_all`.
     """
     rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit, holder)).fetchall()
     rows.sort()
@@ -85,51 +85,51 @@ def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None
 
 
 def any_ready(tx: Tx, now: int) -> bool:
-    """Whether a claim at `now` would find a row."""
+    """Return True if a claim at `now` would find a row."""
     return tx.execute(ANY_READY, (now,)).fetchone() is not None
 
 
-def any_ahead(tx: Tx, now: int) -> bool:
-    """Whether any row is put off for longer than anything puts it off; see `MAX_WAIT_MS`."""
-    return tx.execute(ANY_AHEAD, (now + MAX_LEASE_MS, now + MAX_WAIT_MS)).fetchone() is not None
+def has_future_rows(tx: Tx, now: int) -> bool:
+    """Return True if any row is scheduled later than any lease or backoff can be; see `MAX_WAIT_MS`."""
+    return tx.execute(FUTURE, (now + MAX_LEASE_MS, now + MAX_WAIT_MS)).fetchone() is not None
 
 
-def call_back(tx: Tx, now: int) -> int:
-    """Make such rows ready, whoever holds them; returns how many there were."""
+def reset_future_rows(tx: Tx, now: int) -> int:
+    """Make such rows ready, leased or not; return how many there were."""
     before = tx.total_changes()
-    tx.execute(CALL_BACK, (now + MAX_LEASE_MS, now + MAX_WAIT_MS, now))
+    tx.execute(RESET_FUTURE, (now + MAX_LEASE_MS, now + MAX_WAIT_MS, now))
     return tx.total_changes() - before
 
 
 def next_ready_at(tx: Tx) -> int | None:
-    """When the first row is or becomes ready; `None` if there is no row."""
+    """Return when the first row is or becomes ready; `None` if there is no row."""
     row = tx.execute(NEXT_READY).fetchone()
     return None if row is None else int(row[0])
 
 
 def waiting(tx: Tx) -> int:
-    """How many rows wait or are leased."""
+    """Return how many rows are pending or leased."""
     return int(tx.execute(WAITING).get)
 
 
 def size(tx: Tx, at_most: int | None = None) -> QueueSize:
-    """Return how many rows wait or are leased, and their bytes; with `at_most`, of no more rows than that."""
+    """Return number and bytes of the rows, pending or leased; with `at_most`, of no more rows than that."""
     found = tx.execute(SIZE) if at_most is None else tx.execute(SIZE_AT_MOST, (at_most,))
     return QueueSize(*found.get)
 
 
 def oldest_received_at(tx: Tx) -> int | None:
-    """When the oldest waiting event was received; `None` if there is none."""
+    """Return when the oldest pending event was received; `None` if there is none."""
     row = tx.execute(OLDEST).fetchone()
     return None if row is None else int(row[0])
 
 
-def oldest_untried(tx: Tx) -> int | None:
-    """The same of the events that have not failed."""
-    row = tx.execute(OLDEST_UNTRIED).fetchone()
+def oldest_unattempted(tx: Tx) -> int | None:
+    """Return the same for the events that have not failed."""
+    row = tx.execute(OLDEST_UNATTEMPTED).fetchone()
     return None if row is None else int(row[0])
 
 
 def dead(tx: Tx) -> int:
-    """How many rows are buried."""
+    """Return the number of dead letters."""
     return int(tx.execute(DEAD).get)

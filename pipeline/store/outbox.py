@@ -1,4 +1,4 @@
-"""What each sink still has to be given."""
+"""The outbox: events that are pending for each sink."""
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -20,11 +20,11 @@ RETURNING seq, claims, failures, event, returned
 CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
 PAYLOAD = "SELECT event, event_id, payload, received_at, retracted FROM events WHERE event = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
-# Whether a wrong clock has put off any row of a sink, and what calls such rows back.
-ANY_AHEAD = """
+# Rows of a sink that a clock scheduled that was ahead, and their repair.
+FUTURE = """
 SELECT 1 FROM outbox WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3) LIMIT 1
 """
-CALL_BACK = """
+RESET_FUTURE = """
 UPDATE outbox SET ready_at = ?4 WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3)
 """
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
@@ -35,15 +35,15 @@ OLDEST = """
 SELECT received_at FROM events
  WHERE event = (SELECT event FROM outbox WHERE seq = (SELECT min(seq) FROM outbox WHERE sink = ?))
 """
-# Rows that failed come again when it is time; only what nobody has tried tells that the sink stands still. In the order
-# of the table, which begins with the oldest, since the index would have to be walked as a whole.
-OLDEST_UNTRIED = """
+# Rows that failed are retried when it is time; only rows without an attempt show that the sink stands still. In the
+# order of the table, which begins with the oldest, since the index would have to be scanned as a whole.
+OLDEST_UNATTEMPTED = """
 SELECT received_at FROM events
  WHERE event = (SELECT event FROM outbox WHERE +sink = ? AND failures = 0 ORDER BY seq LIMIT 1)
 """
-# In the order of the table, as above; what a sender holds is its own.
-OLDEST_FREE = "SELECT seq, event, bytes FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
-GIVE_UP = "DELETE FROM outbox WHERE seq = ?"
+# In the order of the table, as above; rows that a sender has leased are left to it.
+OLDEST_UNLEASED = "SELECT seq, event, bytes FROM outbox WHERE +sink = ? AND holder IS NULL ORDER BY seq LIMIT ?"
+REMOVE = "DELETE FROM outbox WHERE seq = ?"
 # Among the oldest rows of a sink, those of events first seen before a time.
 OLD_AMONG = """
 SELECT old.seq, old.event, coalesce(events.received_at, 0) < ?3
@@ -51,7 +51,7 @@ SELECT old.seq, old.event, coalesce(events.received_at, 0) < ?3
   LEFT JOIN events ON events.event = old.event ORDER BY old.seq
 """
 DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
-# The first outcome stands: a redelivery does not change when the event was handed on.
+# The first outcome stands: a redelivery does not change when the event was delivered.
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 queue = LeaseQueue(QueueStatements.of("outbox", "event, sink, bytes"))
@@ -67,8 +67,8 @@ class SinkName(StrEnum):
 class OutboxRow(NamedTuple):
     """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for.
 
-    `retracted`: how the event was retracted when it was saved. `returned`: how often it was claimed and given back with
-    nothing wrong.
+    `retracted`: how the event was retracted when it was saved. `returned`: how often it was claimed and released
+    untried.
     """
 
     receipt: Receipt
@@ -82,12 +82,12 @@ class OutboxRow(NamedTuple):
 
     @property
     def lost_claims(self) -> int:
-        """How often it was claimed, this time included, without a word of what became of it."""
+        """Number of claims, this one included, that were neither settled nor released."""
         return self.receipt.claims - self.failures - self.returned
 
 
-class Delivered(NamedTuple):
-    """A claimed row that its sink has settled, and how."""
+class Settled(NamedTuple):
+    """A claimed row that its sink has settled, and the outcome."""
 
     row: OutboxRow
     outcome: str
@@ -111,7 +111,7 @@ def claim(
     """Lease up to `limit` ready rows of `sink` for `lease` ms. Read the clock after the lock is held.
 
     Those that are ready for longest, or with `newest` for the shortest time. `holder` is the slot of this process, for
-    `LeaseQueue.free`.
+    `LeaseQueue.release_all`.
     """
     claimed: list[Row] = tx.execute(
         CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
@@ -124,73 +124,73 @@ def claim(
     ]
 
 
-def settle(tx: Tx, sink: SinkName, delivered: Sequence[Delivered], now: int) -> int:
-    """Ack rows and record their outcome; returns how many receipts still held."""
-    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink.value, each.outcome, now) for each in delivered))
-    return queue.ack(tx, (each.row.receipt for each in delivered))
+def settle(tx: Tx, sink: SinkName, settled: Sequence[Settled], now: int) -> int:
+    """Ack rows and record their outcome; return how many receipts were valid."""
+    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink.value, each.outcome, now) for each in settled))
+    return queue.ack(tx, (each.row.receipt for each in settled))
 
 
-def give_up_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> QueueSize:
-    """Remove up to `count` rows that are not leased, the oldest, and record `outcome`; return how much they were."""
-    rows: list[Row] = tx.execute(OLDEST_FREE, (sink.value, count)).fetchall()
+def drop_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> QueueSize:
+    """Remove the `count` oldest rows that are not leased, and record `outcome`; return their number and bytes."""
+    rows: list[Row] = tx.execute(OLDEST_UNLEASED, (sink.value, count)).fetchall()
     tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event, _ in rows))
-    tx.executemany(GIVE_UP, ((seq,) for seq, _, _ in rows))
+    tx.executemany(REMOVE, ((seq,) for seq, _, _ in rows))
     return QueueSize(len(rows), sum(size for _, _, size in rows))
 
 
 def drop_old(tx: Tx, sink: SinkName, *, received_before: int, limit: int, outcome: str, now: int) -> int:
-    """Remove rows of a sink that is off, whose events were first seen before a time (ms); returns how many they were.
+    """Remove rows of a sink that is off, whose events were first seen before a time (ms); return their number.
 
-    Looks at up to `limit`, the oldest; whoever holds one from before the sink was switched off loses it.
+    Looks at the `limit` oldest; a lease from before the sink was switched off is lost.
     """
     rows: list[Row] = tx.execute(OLD_AMONG, (sink.value, limit, received_before)).fetchall()
     old = [(seq, event) for seq, event, is_old in rows if is_old]
     tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in old))
-    tx.executemany(GIVE_UP, ((seq,) for seq, _ in old))
+    tx.executemany(REMOVE, ((seq,) for seq, _ in old))
     return len(old)
 
 
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
-    """Whether a claim at `now` would find a row."""
+    """Return True if a claim at `now` would find a row."""
     return tx.execute(ANY_READY, (sink.value, now)).fetchone() is not None
 
 
-def any_ahead(tx: Tx, now: int) -> bool:
-    """Whether any row is put off for longer than anything puts it off; see `MAX_WAIT_MS`."""
+def has_future_rows(tx: Tx, now: int) -> bool:
+    """Return True if any row is scheduled later than any lease or backoff can be; see `MAX_WAIT_MS`."""
     bounds = (now + MAX_LEASE_MS, now + MAX_WAIT_MS)
-    return any(tx.execute(ANY_AHEAD, (sink.value, *bounds)).fetchone() for sink in SinkName)
+    return any(tx.execute(FUTURE, (sink.value, *bounds)).fetchone() for sink in SinkName)
 
 
-def call_back(tx: Tx, now: int) -> int:
-    """Make such rows ready, whoever holds them; returns how many there were."""
+def reset_future_rows(tx: Tx, now: int) -> int:
+    """Make such rows ready, leased or not; return how many there were."""
     before = tx.total_changes()
-    tx.executemany(CALL_BACK, ((sink.value, now + MAX_LEASE_MS, now + MAX_WAIT_MS, now) for sink in SinkName))
+    tx.executemany(RESET_FUTURE, ((sink.value, now + MAX_LEASE_MS, now + MAX_WAIT_MS, now) for sink in SinkName))
     return tx.total_changes() - before
 
 
 def waiting(tx: Tx, sink: SinkName) -> int:
-    """How many rows of `sink` wait or are leased."""
+    """Return how many rows of `sink` are pending or leased."""
     return int(tx.execute(WAITING, (sink.value,)).get)
 
 
 def size(tx: Tx, sink: SinkName, at_most: int | None = None) -> QueueSize:
-    """Return how many rows of `sink` wait or are leased, and their bytes; with `at_most`, of no more rows than that."""
+    """Return number and bytes of the rows of `sink`, pending or leased; with `at_most`, of no more rows than that."""
     found = tx.execute(SIZE, (sink.value,)) if at_most is None else tx.execute(SIZE_AT_MOST, (sink.value, at_most))
     return QueueSize(*found.get)
 
 
 def oldest_received_at(tx: Tx, sink: SinkName) -> int | None:
-    """When the event that has waited longest for `sink` was first seen; `None` if none waits."""
+    """Return when the longest pending event of `sink` was first seen; `None` if none is pending."""
     received_at = tx.execute(OLDEST, (sink.value,)).get
     return None if received_at is None else int(received_at)
 
 
-def oldest_untried(tx: Tx, sink: SinkName) -> int | None:
-    """The same of the events that have not failed."""
-    received_at = tx.execute(OLDEST_UNTRIED, (sink.value,)).get
+def oldest_unattempted(tx: Tx, sink: SinkName) -> int | None:
+    """Return the same for the events that have not failed."""
+    received_at = tx.execute(OLDEST_UNATTEMPTED, (sink.value,)).get
     return None if received_at is None else int(received_at)
 
 
 def dead(tx: Tx, sink: SinkName) -> int:
-    """How many rows of `sink` are buried."""
+    """Return the number of dead letters of `sink`."""
     return int(tx.execute(DEAD, (sink.value,)).get)

@@ -38,12 +38,14 @@ ALLOWED = {
     "pipeline.store": SHARED | {"pipeline.nostr"},
     "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
+    "pipeline.delivery": SHARED | {"pipeline.store", "pipeline.sinks"},
     "pipeline.save": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.crawl", "pipeline.sinks"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story", "pipeline.status"},
-    "stages": SHARED | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "save", "sinks")},
+    "stages": SHARED
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "save", "sinks", "delivery")},
     "pipeline.commands": SHARED
     | {"pipeline.demo", "pipeline.status", "pipeline.story"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},

@@ -15,8 +15,8 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
 from pipeline.store.events import NO_TIME, Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial, Postponed
-from pipeline.store.outbox import Delivered, SinkName
+from pipeline.store.lease import DeadLetter, Postponed
+from pipeline.store.outbox import Settled, SinkName
 from pipeline.store.schema import open_database
 
 NOW = 1_700_000_000_000
@@ -86,7 +86,7 @@ def test_an_event_that_was_given_up(db: Database) -> None:
     with db.write() as tx:
         arrive(tx, note())
         (row,) = inbox.claim(tx, now=NOW, lease=1, limit=1)
-        inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: why")], NOW)
+        inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "ValueError: why")], NOW)
         assert told(tx, note())["dead letter"] == "ValueError: why; see event-service dead show inbox 1"
 
 
@@ -96,10 +96,10 @@ def test_what_each_sink_said(db: Database) -> None:
         outbox.append(tx, SinkName.PUBSUB, [7], NOW)
         outbox.append(tx, SinkName.RELAY, [7], NOW)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=9)
-        outbox.settle(tx, SinkName.PUBSUB, [Delivered(row, "delivered")], NOW)
+        outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "delivered")], NOW)
         waiting = told(tx, note())
         (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1, limit=9)
-        outbox.queue.bury(tx, [Burial(row.receipt, "too many claims")], NOW)
+        outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too many claims")], NOW)
         buried = told(tx, note())
     assert waiting["sink pubsub"] == "delivered (2023-11-14T22:13:20Z)"
     assert waiting["sink relay"].startswith("pending, claimed 0 times, failed 0 times")
@@ -150,7 +150,7 @@ def test_a_row_that_cannot_be_read_is_told_all_the_same(db: Database) -> None:
         inbox.queue.nack(tx, [Postponed(row.receipt, NOW + 60_000)])
         waiting = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
         (row,) = inbox.claim(tx, now=NOW + 60_000, lease=1, limit=1)
-        inbox.queue.bury(tx, [Burial(row.receipt, "InvalidEvent: why")], NOW)
+        inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "InvalidEvent: why")], NOW)
         buried = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
     assert waiting["what"] == buried["what"] == "2 bytes that are no event"
     assert waiting["inbox"] == (

@@ -11,7 +11,7 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.store import events, inbox, outbox, relays
 from pipeline.store.events import Accepted
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.command_lines import arguments, complaint
@@ -90,7 +90,7 @@ def _fill(path: Path) -> None:
         events.store(tx, accepted)
         outbox.append(tx, SinkName.PUBSUB, [1], 1)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
-        outbox.queue.bury(tx, [Burial(row.receipt, "too large for the topic")], 20)
+        outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too large for the topic")], 20)
         assert inbox.waiting(tx) == 0
 
 

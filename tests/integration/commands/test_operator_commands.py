@@ -15,7 +15,7 @@ from pipeline.store import events, inbox, monitored, outbox
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.fakes.net import free_port
@@ -54,7 +54,7 @@ def _dead_inbox_row(database: Database, author: Author) -> bytes:
     with database.write() as tx:
         inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1, event.created_at)])
         (row,) = inbox.claim(tx, now=10, lease=1000, limit=1)
-        inbox.queue.bury(tx, [Burial(row.receipt, "ValueError: it hurts")], 20)
+        inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "ValueError: it hurts")], 20)
     return event_id
 
 
@@ -65,7 +65,7 @@ def _dead_outbox_row(database: Database, author: Author) -> bytes:
         events.store(tx, [Accepted(7, event_id, event.created_at, 1, 1, event.raw.encode(), 1, 1, 1)])
         outbox.append(tx, SinkName.PUBSUB, [7], 1)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
-        outbox.queue.bury(tx, [Burial(row.receipt, "too many claims")], 20)
+        outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too many claims")], 20)
     return event_id
 
 

@@ -14,7 +14,7 @@ from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.relays import RelayState, RelayStatus
 from tests.fakes.browser import Browser, is_installed
 from tests.integration.server.harness import Answer, Running, running
@@ -48,7 +48,7 @@ def fill(server: Running) -> None:
         drops.append(tx, [Drop(bytes.fromhex(EVENT), "invalid-hash", 1)], now)
         inbox.append(tx, [Arrival(b"\2" * 32, b"{}", 1, now, 1)])
         (row,) = inbox.claim(tx, now=now, lease=1, limit=1)
-        inbox.queue.bury(tx, [Burial(row.receipt, HOSTILE)], now)
+        inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, HOSTILE)], now)
         monitored.register(tx, b"\3" * 32, now)
         for ago in range(20, 0, -1):
             samples.put(tx, samples.Sample(now - ago * 10_000, 1000 - ago * 50, 900 - ago * 45, ago, 12, 40))

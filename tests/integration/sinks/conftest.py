@@ -1,24 +1,3 @@
-from collections.abc import Iterator
-from pathlib import Path
+from tests.integration.delivery.conftest import box, no_waits
 
-import pytest
-
-from pipeline.process.backoff import Backoff
-from pipeline.sinks import ledger, loop, stream
-from tests.integration.sinks.support import Outbox
-
-
-@pytest.fixture
-def box(tmp_path: Path) -> Iterator[Outbox]:
-    """An outbox of the Pub/Sub sink."""
-    made = Outbox(tmp_path / "events.db")
-    yield made
-    made.database.close()
-
-
-@pytest.fixture
-def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sinks that are down and rows that failed are tried again at once."""
-    monkeypatch.setattr(loop, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
-    monkeypatch.setattr(ledger, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
-    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
+__all__ = ["box", "no_waits"]

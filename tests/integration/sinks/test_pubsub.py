@@ -15,22 +15,23 @@ import pytest
 from google.api_core.exceptions import from_grpc_status
 from google.auth.exceptions import TransportError
 
+from pipeline.delivery import outbox_client
 from pipeline.errors import CannotStart
 from pipeline.process.clock import ManualClock
-from pipeline.sinks import ledger, pubsub
+from pipeline.sinks import pubsub
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
 from tests.fakes.credentials import write_key_file
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PROJECT, TOPIC, FakePubSub
 from tests.fakes.pubsub_rules import Rule
-from tests.integration.sinks.support import NOW, message, messages, notes
+from tests.integration.delivery.support import NOW, message, messages, notes
 from tests.world.events import Author
 from tests.world.ledger import read_payload
 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""
-BURIED = Refused("INVALID_ARGUMENT", bury=True)
+DEAD_LETTER = Refused("INVALID_ARGUMENT", dead_letter=True)
 TOPIC_ID = TOPIC.rpartition("/")[2]
 Connect = Callable[..., PubsubSink]
 untyped: Any = from_grpc_status
@@ -209,7 +210,7 @@ def test_only_the_guilty_messages_are_refused(server: FakePubSub, sink: PubsubSi
         rounds += 1
         judged = dict(zip(rest, verdicts, strict=True))
         assert any(verdict is not None for verdict in verdicts), "each round comes further"
-        refused |= {index for index, verdict in judged.items() if verdict == BURIED}
+        refused |= {index for index, verdict in judged.items() if verdict == DEAD_LETTER}
         delivered |= {index for index, verdict in judged.items() if verdict == DELIVERED}
         rest = [index for index, verdict in judged.items() if verdict is None or isinstance(verdict, Retry)]
         if any(isinstance(verdict, Retry) for verdict in verdicts):
@@ -251,7 +252,7 @@ def test_nothing_is_buried_when_the_topic_works_again_in_the_middle_of_a_batch(
         verdicts: list[Verdict | None] = []
         with contextlib.suppress(SinkDown):
             verdicts = list(sink.deliver(batch))
-        assert BURIED not in verdicts
+        assert DEAD_LETTER not in verdicts
         server.set_rules()
 
 
@@ -265,7 +266,7 @@ def test_few_messages_refused_alone_are_tried_again_until_another_is_taken(
     for _ in range(5):
         assert sink.deliver(bad) == [Retry("INVALID_ARGUMENT")] * count
     assert sink.deliver(messages(notes(1, first=100))) == [DELIVERED]
-    assert sink.deliver(bad) == [BURIED] * count
+    assert sink.deliver(bad) == [DEAD_LETTER] * count
 
 
 def test_many_bad_messages_before_good_ones_are_to_blame(server: FakePubSub, sink: PubsubSink) -> None:
@@ -277,7 +278,7 @@ def test_many_bad_messages_before_good_ones_are_to_blame(server: FakePubSub, sin
     while rest := [index for index in range(300) if index not in settled]:
         verdicts = sink.deliver([batch[index] for index in rest])
         settled |= {index: verdict for index, verdict in zip(rest, verdicts, strict=True) if verdict is not None}
-    assert {index for index, verdict in settled.items() if verdict == BURIED} == bad
+    assert {index for index, verdict in settled.items() if verdict == DEAD_LETTER} == bad
 
 
 def test_bad_messages_alone_in_a_batch_are_to_blame_once_another_thread_delivers(
@@ -293,14 +294,14 @@ def test_bad_messages_alone_in_a_batch_are_to_blame_once_another_thread_delivers
     for _ in range(4):
         with contextlib.suppress(SinkDown):
             verdicts = sink.deliver(bad)
-            settled |= {index for index, verdict in enumerate(verdicts) if verdict == BURIED}
+            settled |= {index for index, verdict in enumerate(verdicts) if verdict == DEAD_LETTER}
         sink.deliver(messages(notes(1, first=101)))
     assert settled == set(range(5))
 
 
 def test_a_batch_of_slow_calls_is_over_before_its_lease(server: FakePubSub, monkeypatch: pytest.MonkeyPatch) -> None:
     """What there was no time for is offered again, under a new lease."""
-    assert pubsub._BATCH_LIMIT_S + pubsub.CALL_TIMEOUT_S < ledger.LEASE_MS / 1000 / 1.5
+    assert pubsub._BATCH_LIMIT_S + pubsub.CALL_TIMEOUT_S < outbox_client.LEASE_MS / 1000 / 1.5
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", server.address)
     clock = ManualClock()
     sink = PubsubSink(PubsubSettings(PROJECT, TOPIC_ID, None), clock)
@@ -334,7 +335,7 @@ def test_a_bad_first_message_of_the_first_batch_is_refused(server: FakePubSub, s
     """The others show that the topic works."""
     batch = messages(notes(50))
     server.set_rules(Rule(status="INVALID_ARGUMENT", containing=batch[0].event_id.hex()))
-    assert sink.deliver(batch) == [BURIED] + [DELIVERED] * 49
+    assert sink.deliver(batch) == [DEAD_LETTER] + [DELIVERED] * 49
 
 
 def test_what_was_published_before_the_sink_went_down_stays_published(server: FakePubSub, sink: PubsubSink) -> None:
@@ -358,7 +359,7 @@ def test_what_was_published_while_a_batch_was_taken_apart_stays_published(server
     with pytest.raises(SinkDown) as down:
         sink.deliver(batch)
     settled = down.value.verdicts
-    assert settled[:2] == (DELIVERED, BURIED)
+    assert settled[:2] == (DELIVERED, DEAD_LETTER)
     assert DELIVERED not in settled[3:]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from websockets.sync.server import ServerConnection, serve
 
+from pipeline.delivery import stream_worker
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.nostr.message import RelayMessage, parse_relay_message
@@ -19,7 +20,6 @@ from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation
 from pipeline.relay.transport import Transport
 from pipeline.sinks import relay as relay_sink
-from pipeline.sinks import stream
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.relay import RelaySink
@@ -28,7 +28,7 @@ from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refu
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Opened, Published
-from tests.integration.sinks.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
+from tests.integration.delivery.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
 from tests.world.events import Author
 from tests.world.workload import Workload
 
@@ -295,7 +295,7 @@ def test_a_relay_that_limits_the_rate(
     box.put(notes(40, kind=0))
     relay.behave(Behaviour(rate=RateLimit(per_s=200, burst=10, refusal=Refusal())))
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
     with Loop(box, sink, "sender"):
         box.wait_empty()
     assert set(box.outcomes().values()) == {"delivered"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.delivery import sink_health
 from pipeline.errors import CannotStart
 from pipeline.process.backoff import Backoff
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeat
-from pipeline.sinks import loop as sink_loop
 from pipeline.sinks.base import Message, Verdicts
 from pipeline.sinks.jsonl import JsonlSink
 from stages import forwarder, saver
@@ -40,7 +40,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePubSub]:
 
 @pytest.fixture
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sink_loop, "_PATIENCE", Backoff(base_s=0.02, factor=1.0, cap_s=0.02))
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.02, factor=1.0, cap_s=0.02))
 
 
 def save(world: World, events: list[SignedEvent]) -> None:

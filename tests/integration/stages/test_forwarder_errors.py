@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.delivery import sink_health
 from pipeline.process.backoff import Backoff
 from pipeline.process.heartbeat import read_heartbeat
-from pipeline.sinks import loop, pubsub
+from pipeline.sinks import pubsub
 from pipeline.store import dead
 from pipeline.store.dead import DeadFilter, DeadQueue
 from stages import forwarder, saver
@@ -37,7 +38,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePubSub]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_PATIENCE", Backoff(base_s=0.05, factor=1.0, cap_s=0.05))
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.05, factor=1.0, cap_s=0.05))
 
 
 @pytest.fixture

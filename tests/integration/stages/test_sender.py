@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import websocket
 
+from pipeline.delivery import outbox_client, sink_health, stream_worker
 from pipeline.errors import CannotStart
 from pipeline.nostr.nip19 import encode_nsec
 from pipeline.process.backoff import Backoff
 from pipeline.process.heartbeat import read_heartbeat
-from pipeline.sinks import ledger, loop, stream
 from pipeline.sinks import relay as relay_sink
 from pipeline.sinks.relay import MAX_IN_FLIGHT
 from stages import forwarder, saver, sender
@@ -46,9 +46,9 @@ def relay() -> Iterator[ScriptedRelay]:
 def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
     quick = Backoff(base_s=0.02, factor=1.0, cap_s=0.02)
-    monkeypatch.setattr(loop, "_PATIENCE", quick)
-    monkeypatch.setattr(ledger, "_ROW_RETRY", quick)
-    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(sink_health, "_PATIENCE", quick)
+    monkeypatch.setattr(outbox_client, "_ROW_RETRY", quick)
+    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
 
 
 def save(world: World, events: list[SignedEvent], relay: ScriptedRelay, **settings: str) -> None:
@@ -227,7 +227,7 @@ def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedR
     relay.behave(Behaviour(ok_rules=(OkRule(answer=False),)))
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
         relay.wait_for_published(count=5)
-        running.end(timeout_s=stream.LAST_ANSWERS_S + 3)
+        running.end(timeout_s=stream_worker.LAST_ANSWERS_S + 3)
     assert world.query("SELECT DISTINCT failures FROM outbox WHERE sink = 'relay'") == [(0,)]
     relay.behave(Behaviour())
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
@@ -235,7 +235,7 @@ def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedR
 
 
 def silent_about(event: SignedEvent) -> Behaviour:
-    """Answers and keeps everything but this."""
+    """LastAnswer and keeps everything but this."""
     return Behaviour(ok_rules=(OkRule(containing=event.id, answer=False),))
 
 
@@ -258,8 +258,8 @@ def test_what_is_never_answered_is_tried_again_alone(
 ) -> None:
     """After waits of its own, while others pass; the connection lives on."""
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(ledger, "_ROW_RETRY", Backoff(base_s=0.1, factor=2.0, cap_s=0.4))
-    monkeypatch.setattr(stream, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.1, factor=2.0, cap_s=0.4))
+    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
     silent, *others = profiles(400)
     settings = {"EVENTS_TARGET_RELAY": relay.url}
     relay.behave(silent_about(silent))

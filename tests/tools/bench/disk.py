@@ -19,7 +19,7 @@ from pipeline.store.contacts import ContactList
 from pipeline.store.database import Row, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival, InboxRow
-from pipeline.store.outbox import Delivered, SinkName
+from pipeline.store.outbox import Settled, SinkName
 from pipeline.store.schema import open_database
 from tests.tools.bench.events import EVENT_BYTES
 from tests.tools.bench.report import Figure, PartReport, table
@@ -81,7 +81,7 @@ class _Fill:
 
         def deliver(tx: Tx, _: list[Arrival]) -> None:
             rows = outbox.claim(tx, _SINK, now=self._now, lease=1, limit=_BATCH)
-            outbox.settle(tx, _SINK, [Delivered(row, "delivered") for row in rows], self._now)
+            outbox.settle(tx, _SINK, [Settled(row, "delivered") for row in rows], self._now)
 
         return self._logged(deliver, self.arrivals())
 

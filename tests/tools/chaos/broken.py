@@ -34,10 +34,10 @@ MISTAKES = (
         "acknowledged before it is published",
         [
             Replacement(
-                "pipeline/sinks/delivery.py",
+                "pipeline/delivery/batch_worker.py",
                 "            verdicts, down = self._offer(batch)\n",
                 "            from pipeline.sinks.base import DELIVERED\n"
-                "            self.ledger.settle(database, [(row, DELIVERED) for row in batch], 0.0)\n"
+                "            self.client.settle(database, [(row, DELIVERED) for row in batch], 0.0)\n"
                 "            verdicts, down = self._offer(batch)\n",
             )
         ],

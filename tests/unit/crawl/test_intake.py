@@ -31,7 +31,7 @@ from pipeline.store import cursors, events, inbox, relays
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, DatabaseFailed, Row
 from pipeline.store.events import Accepted
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 from pipeline.store.tallies import StageCounts
@@ -176,7 +176,7 @@ def test_what_other_processes_have_had_is_known(desk: Desk) -> None:
     with desk.db.write() as tx:
         inbox.append(tx, [inbox.Arrival(buried.id, b"", 1, NOW_MS, 1)])
         (row,) = inbox.claim(tx, now=NOW_MS, lease=1, limit=9)
-        inbox.queue.bury(tx, [Burial(row.receipt, "broken")], NOW_MS)
+        inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "broken")], NOW_MS)
         inbox.append(tx, [inbox.Arrival(waiting.id, b"waiting", 1, NOW_MS, 1)])
         events.accept(tx, [Accepted(99, seen.id, NOW, 1, 1, b"", 1, NOW_MS, 0)], NOW_MS)
     desk.take(batch(waiting, seen, buried, fresh))

@@ -16,7 +16,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
@@ -221,10 +221,10 @@ def test_leased_rows_wait_and_buried_rows_are_dead(database: Database) -> None:
     with database.write() as tx:
         inbox.append(tx, [Arrival(bytes([n]) * 32, b"{}", 1, NOW - 1000 * n, 1) for n in (4, 3, 2)])
         (first, *_) = inbox.claim(tx, now=NOW, lease=1000, limit=2)
-        inbox.queue.bury(tx, [Burial(first.receipt, "broken")], NOW)
+        inbox.queue.dead_letter(tx, [DeadLetter(first.receipt, "broken")], NOW)
         owe(tx, 1, NOW, SinkName.RELAY)
         (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1000, limit=1)
-        outbox.queue.bury(tx, [Burial(row.receipt, "refused")], NOW)
+        outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "refused")], NOW)
     found = samples(rendered(database))
     assert found['event_service_queue_length{queue="inbox"}'] == 2
     assert found['event_service_queue_oldest_age_seconds{queue="inbox"}'] == 3

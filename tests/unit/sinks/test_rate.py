@@ -2,11 +2,11 @@
 
 import random
 
-from pipeline.sinks.rate import RateBound
+from pipeline.sinks.rate import SlidingWindowLimiter
 
 
 def test_without_a_bound_there_is_room_for_all() -> None:
-    bound = RateBound(lambda: 0)
+    bound = SlidingWindowLimiter(lambda: 0)
     for _ in range(1000):
         assert bound.room(5.0, 100) == 100
         bound.note(5.0)
@@ -16,7 +16,7 @@ def test_the_bound_holds_in_any_minute() -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    bound, now, done = RateBound(lambda: 10), 0.0, list[float]()
+    bound, now, done = SlidingWindowLimiter(lambda: 10), 0.0, list[float]()
     for _ in range(5_000):
         now += rng.expovariate(2.0)
         for _ in range(bound.room(now, rng.randrange(5))):
@@ -27,7 +27,7 @@ def test_the_bound_holds_in_any_minute() -> None:
 
 
 def test_nobody_waits_longer_than_needed() -> None:
-    bound = RateBound(lambda: 2)
+    bound = SlidingWindowLimiter(lambda: 2)
     bound.note(100.0)
     bound.note(110.0)
     assert bound.room(159.0, 5) == 0
@@ -38,7 +38,7 @@ def test_nobody_waits_longer_than_needed() -> None:
 
 def test_the_bound_may_change() -> None:
     most = 3
-    bound = RateBound(lambda: most)
+    bound = SlidingWindowLimiter(lambda: most)
     for now in (100.0, 110.0, 120.0):
         bound.note(now)
     assert bound.room(121.0, 9) == 0
@@ -54,19 +54,19 @@ def test_the_bound_may_change() -> None:
 
 
 def test_what_was_done_before_counts() -> None:
-    bound = RateBound(lambda: 3, done=[50.0, 90.0])
+    bound = SlidingWindowLimiter(lambda: 3, done=[50.0, 90.0])
     assert bound.room(100.0, 5) == 1
     assert bound.room(110.0, 5) == 2
 
 
 def test_each_of_few_is_written_before_it_is_done_and_many_together() -> None:
     written: list[int] = []
-    few = RateBound(lambda: 600, write=written.append)
+    few = SlidingWindowLimiter(lambda: 600, write=written.append)
     for _ in range(5):
         few.note(1.0)
     assert written == [1] * 5
     written.clear()
-    many = RateBound(lambda: 601, write=written.append)
+    many = SlidingWindowLimiter(lambda: 601, write=written.append)
     for number in range(1000):
         now = 1.0 + number / 1000
         if many.room(now, 1):
@@ -78,7 +78,7 @@ def test_each_of_few_is_written_before_it_is_done_and_many_together() -> None:
 
 def test_without_a_bound_nothing_is_written() -> None:
     written: list[int] = []
-    bound = RateBound(lambda: 0, write=written.append)
+    bound = SlidingWindowLimiter(lambda: 0, write=written.append)
     bound.note(1.0)
     bound.flush(2.0)
     assert written == []

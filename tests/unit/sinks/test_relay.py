@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from pipeline.delivery.sink_health import LASTING_S
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import sign
 from pipeline.nostr.message import parse_relay_message
@@ -16,10 +17,9 @@ from pipeline.process.metrics import Metrics
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
 from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
-from pipeline.sinks.outage import LASTING_S
-from pipeline.sinks.rate import RateBound
+from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import ANSWER_TIMEOUT_S, MAX_IN_FLIGHT, RelaySink, verdict_on
-from tests.integration.sinks.support import exchange
+from tests.integration.delivery.support import exchange
 
 FINAL = ["replaced", "deleted", "invalid", "blocked", "duplicate", "restricted", "mute", "pow"]
 TRANSIENT = ["rate-limited", "error", "auth-required", "unsupported", "no-such-prefix"]
@@ -180,7 +180,7 @@ def test_a_silent_message_holds_up_no_other() -> None:
     rig = Rig()
 
     class Willing(Wire):
-        """Answers every message but the first, at the next turn."""
+        """LastAnswer every message but the first, at the next turn."""
 
         def send(self, text: str | bytes) -> None:
             super().send(text)
@@ -327,7 +327,7 @@ def test_the_end_is_noticed_while_idle_and_dialling_is_for_a_message() -> None:
 
 def test_no_more_events_are_sent_in_a_minute_than_the_bound() -> None:
     rig = Rig([[ok(1), ok(2)]], [])
-    rig.sink.rate = RateBound(lambda: 2)
+    rig.sink.rate = SlidingWindowLimiter(lambda: 2)
     assert rig.sink.room() == 2
     assert rig.deliver(messages(2)) == [DELIVERED, DELIVERED]
     assert rig.sink.room() == 0
@@ -341,7 +341,7 @@ def test_what_is_sent_again_after_an_auth_counts_as_well() -> None:
     """And holds back what is new."""
     refusals = [ok(number, False, "auth-required: x") for number in (1, 2)]
     rig = Rig([[CHALLENGE], refusals, None, None, [ok(1)], *[None] * 58, [ok(2)]], secret=SECRET)
-    rig.sink.rate = RateBound(lambda: 3)
+    rig.sink.rate = SlidingWindowLimiter(lambda: 3)
     assert rig.deliver(messages(2)) == [DELIVERED, DELIVERED]
     assert rig.clock.monotonic() >= 60.0
     assert [json.loads(frame)[0] for frame in rig.wires[0].sent] == ["EVENT", "EVENT", "AUTH", "EVENT", "EVENT"]

@@ -7,7 +7,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.dead import DeadFilter, DeadQueue, DeadRow
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial
+from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 
 NOW = 1_700_000_000_000
@@ -20,12 +20,12 @@ def bury(tx: Tx, queue: DeadQueue, number: int, reason: str, at: int) -> None:
     if queue is DeadQueue.INBOX:
         inbox.append(tx, [Arrival(event_id, payload, 1, NOW, 1)])
         receipts = [row.receipt for row in inbox.claim(tx, now=NOW, lease=1, limit=9)]
-        inbox.queue.bury(tx, [Burial(receipt, reason) for receipt in receipts], at)
+        inbox.queue.dead_letter(tx, [DeadLetter(receipt, reason) for receipt in receipts], at)
         return
     events.store(tx, [Accepted(number, event_id, 1, 1, 1, payload, 1, NOW, 1)])
     outbox.append(tx, SINKS[queue], [number], NOW)
     receipts = [row.receipt for row in outbox.claim(tx, SINKS[queue], now=NOW, lease=1, limit=9)]
-    outbox.queue.bury(tx, [Burial(receipt, reason) for receipt in receipts], at)
+    outbox.queue.dead_letter(tx, [DeadLetter(receipt, reason) for receipt in receipts], at)
 
 
 def find(tx: Tx, queue: DeadQueue, reason: str = "", before: int = NOW + 10**9, limit: int = 100) -> list[DeadRow]:

@@ -10,7 +10,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Receipt
-from pipeline.store.outbox import Delivered, OutboxRow, SinkName
+from pipeline.store.outbox import OutboxRow, Settled, SinkName
 from pipeline.store.slices import Slice
 from tests.seeds import seeds
 
@@ -25,7 +25,7 @@ def deliver(tx: Tx, event: int, sink: SinkName, at: int) -> None:
     row = outbox.claim(tx, sink, now=at, lease=0, limit=10_000)
     mine = [each for each in row if each.event == event]
     assert len(mine) == 1
-    outbox.settle(tx, sink, [Delivered(mine[0], "ok")], at)
+    outbox.settle(tx, sink, [Settled(mine[0], "ok")], at)
 
 
 def stored(tx: Tx) -> set[int]:
@@ -140,7 +140,7 @@ def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> 
     with db.write() as tx:
         for event in range(1, 11):
             row = OutboxRow(Receipt(event, 1), 0, event, b"", b"", NOW)
-            outbox.settle(tx, SinkName.PUBSUB, [Delivered(row, "ok")], NOW + event)
+            outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "ok")], NOW + event)
         assert events.forget_deliveries(tx, after=0, before=NOW + 8, limit=5) == Slice(5, 5, 5)
         assert events.forget_deliveries(tx, after=5, before=NOW + 8, limit=5) == Slice(5, 2, 10)
         assert events.forget_deliveries(tx, after=10, before=NOW + 8, limit=5) == Slice(0, 0, 0)

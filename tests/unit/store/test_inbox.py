@@ -11,7 +11,7 @@ from pipeline.store import events, inbox
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial, Postponed
+from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
 
 NOW = 1_700_000_000_000
@@ -39,7 +39,7 @@ def test_an_event_that_is_waiting_seen_or_dead_is_not_taken_again(db: Database) 
         inbox.append(tx, [arrival(1), arrival(3)])
         see(tx, 2)
         dead = inbox.claim(tx, now=NOW, lease=10, limit=9)[1]
-        inbox.queue.bury(tx, [Burial(dead.receipt, "broken")], NOW)
+        inbox.queue.dead_letter(tx, [DeadLetter(dead.receipt, "broken")], NOW)
         assert inbox.append(tx, [arrival(n) for n in (1, 2, 3, 4, 4)]) == {(4).to_bytes(32)}
         assert (inbox.waiting(tx), inbox.dead(tx)) == (2, 1)
 
@@ -114,7 +114,7 @@ def test_bytes_that_wait_follow_every_transition(db: Database) -> None:
         inbox.queue.nack(tx, [Postponed(second.receipt, NOW + 10**6)])
         assert inbox.size(tx) == (3, 6_000)
         assert inbox.size(tx, 2).events == 2
-        inbox.queue.bury(tx, [Burial(first.receipt, "bad")], NOW)
+        inbox.queue.dead_letter(tx, [DeadLetter(first.receipt, "bad")], NOW)
         assert inbox.size(tx) == (2, 5_000)
-        inbox.queue.revive(tx, [first.receipt.seq], NOW)
+        inbox.queue.requeue(tx, [first.receipt.seq], NOW)
         assert inbox.size(tx) == (3, 6_000)

@@ -12,7 +12,7 @@ from pipeline.process.clock import ManualClock
 from pipeline.store import inbox, outbox
 from pipeline.store.database import Database, Row, Tx
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Burial, LeaseQueue, Postponed, Receipt
+from pipeline.store.lease import DeadLetter, LeaseQueue, Postponed, Receipt
 from pipeline.store.outbox import SinkName
 from stages.saver import MAX_CLAIMS
 from tests.seeds import seeds
@@ -251,7 +251,7 @@ class Machine:
         receipts, ready_at = self.some_receipts(), self.clock.now_ms() + self.rng.choice((0, 2_000))
         self.release(receipts)
         rows = [Postponed(receipt, ready_at) for receipt in receipts]
-        assert self.table.queue.snooze(tx, rows) == self.model.postpone(receipts, ready_at, failed=False)
+        assert self.table.queue.postpone(tx, rows) == self.model.postpone(receipts, ready_at, failed=False)
 
     def step_release(self, tx: Tx) -> None:
         receipts, ready_at = self.some_receipts(), self.clock.now_ms()
@@ -264,23 +264,23 @@ class Machine:
         for receipt in receipts:
             if self.model.held(receipt):
                 self.leased_until[receipt.seq] = until
-        assert self.table.queue.extend(tx, receipts, until) == self.model.postpone(receipts, until, failed=False)
+        assert self.table.queue.renew(tx, receipts, until) == self.model.postpone(receipts, until, failed=False)
 
     def step_bury(self, tx: Tx) -> None:
         receipts, now = self.some_receipts()[:3], self.clock.now_ms()
         self.release(receipts)
-        burials = [Burial(receipt, "why") for receipt in receipts]
-        assert self.table.queue.bury(tx, burials, now) == self.model.bury(receipts)
+        burials = [DeadLetter(receipt, "why") for receipt in receipts]
+        assert self.table.queue.dead_letter(tx, burials, now) == self.model.bury(receipts)
 
     def step_revive(self, tx: Tx) -> None:
         seqs = [seq for seq in (*self.model.dead, 10**9) if self.rng.random() < 0.5]
         now = self.clock.now_ms()
-        revived = self.table.queue.revive(tx, seqs, now)
+        revived = self.table.queue.requeue(tx, seqs, now)
         assert revived == self.model.revive(seqs, self.numbers(tx), now)
 
     def step_forget(self, tx: Tx) -> None:
         seqs = [seq for seq in self.model.dead if self.rng.random() < 0.2]
-        assert self.table.queue.forget_dead(tx, seqs) == self.model.forget(seqs)
+        assert self.table.queue.purge(tx, seqs) == self.model.forget(seqs)
 
     STEPS = (
         step_append, step_append, step_claim, step_claim, step_claim, step_ack, step_nack, step_snooze, step_release,
@@ -312,9 +312,9 @@ def test_an_expired_lease_is_given_to_the_next_and_the_first_holder_changes_noth
         assert second == Receipt(first.seq, first.claims + 1)
         assert inbox.queue.ack(tx, [first]) == 0
         assert inbox.queue.nack(tx, [Postponed(first, 0)]) == 0
-        assert inbox.queue.snooze(tx, [Postponed(first, 0)]) == 0
-        assert inbox.queue.extend(tx, [first], 2**40) == 0
-        assert inbox.queue.bury(tx, [Burial(first, "stale")], START) == 0
+        assert inbox.queue.postpone(tx, [Postponed(first, 0)]) == 0
+        assert inbox.queue.renew(tx, [first], 2**40) == 0
+        assert inbox.queue.dead_letter(tx, [DeadLetter(first, "stale")], START) == 0
         assert inbox.claim(tx, now=START + 1_999, lease=1, limit=9) == []
         assert inbox.queue.ack(tx, [second]) == 1
         assert inbox.waiting(tx) == inbox.dead(tx) == 0
@@ -331,16 +331,16 @@ def test_what_a_process_died_with_is_given_back_to_the_next_in_its_slot(db: Data
         mine, failed, late, extended = claim(4, "saver-0")
         (theirs,) = claim(1, "saver-1")
         inbox.queue.nack(tx, [Postponed(failed, START + 500)])
-        inbox.queue.snooze(tx, [Postponed(late, START + 600)])
-        inbox.queue.extend(tx, [extended], START + 9_000)
-        assert inbox.queue.free(tx, "saver-0", START) == 2
+        inbox.queue.postpone(tx, [Postponed(late, START + 600)])
+        inbox.queue.renew(tx, [extended], START + 9_000)
+        assert inbox.queue.release_all(tx, "saver-0", START) == 2
         assert [receipt.seq for receipt in claim(9, "saver-0")] == [mine.seq, extended.seq]
         assert inbox.queue.ack(tx, [mine]) == 0, "the dead one's receipts are worth nothing"
-        assert inbox.queue.free(tx, "saver-0", START) == 2
+        assert inbox.queue.release_all(tx, "saver-0", START) == 2
         assert len(claim(9, "saver-0")) == 2
-        assert inbox.queue.free(tx, "saver-0", START) == 0, "the third time"
+        assert inbox.queue.release_all(tx, "saver-0", START) == 0, "the third time"
         assert claim(9, "saver-0") == []
-        assert inbox.queue.free(tx, "saver-1", START) == 1
+        assert inbox.queue.release_all(tx, "saver-1", START) == 1
         assert [receipt.seq for receipt in claim(9, "saver-1", START + 999)] == [failed.seq, late.seq, theirs.seq]
 
 
@@ -349,7 +349,7 @@ def test_a_row_that_is_ready_already_is_not_put_off_by_being_given_back(db: Data
     with db.write() as tx:
         inbox.append(tx, [Arrival(bytes(32), b"{}", 1, START, 1)])
         inbox.claim(tx, now=START, lease=10, limit=1, holder="saver-0")
-        assert inbox.queue.free(tx, "saver-0", START + 50) == 1
+        assert inbox.queue.release_all(tx, "saver-0", START + 50) == 1
         assert inbox.next_ready_at(tx) == START + 10
 
 
@@ -368,9 +368,9 @@ def test_a_number_does_not_come_back_after_the_queue_has_run_empty(db: Database)
 def test_receipts_of_the_first_life_do_not_fit_a_revived_row(db: Database) -> None:
     receipt = one_row(db)
     with db.write() as tx:
-        assert inbox.queue.bury(tx, [Burial(receipt, "broken")], START) == 1
+        assert inbox.queue.dead_letter(tx, [DeadLetter(receipt, "broken")], START) == 1
         assert inbox.queue.ack(tx, [receipt]) == 0
-        assert inbox.queue.revive(tx, [receipt.seq], START) == 1
+        assert inbox.queue.requeue(tx, [receipt.seq], START) == 1
         revived = inbox.claim(tx, now=START, lease=1, limit=1)[0]
         assert revived.receipt.seq > receipt.seq
         assert (revived.event_id, revived.failures) == (b"i" * 32, 0)
@@ -382,7 +382,7 @@ def test_the_dead_row_keeps_everything_and_its_reason(db: Database) -> None:
     with db.write() as tx:
         inbox.queue.nack(tx, [Postponed(receipt, START)])
         again = inbox.claim(tx, now=START, lease=1, limit=1)[0].receipt
-        inbox.queue.bury(tx, [Burial(again, "too many failures")], START + 7)
+        inbox.queue.dead_letter(tx, [DeadLetter(again, "too many failures")], START + 7)
         row = tx.execute(
             "SELECT seq, event_id, raw, relay, received_at, claims, failures, reason, buried_at FROM inbox_dead"
         ).fetchall()
@@ -393,8 +393,8 @@ def test_the_same_receipt_or_number_twice_counts_once(db: Database) -> None:
     """A caller who repeats himself must not bring the whole transaction down."""
     receipt = one_row(db)
     with db.write() as tx:
-        assert inbox.queue.bury(tx, [Burial(receipt, "once"), Burial(receipt, "twice")], START) == 1
-        assert inbox.queue.revive(tx, [receipt.seq, receipt.seq], START) == 1
+        assert inbox.queue.dead_letter(tx, [DeadLetter(receipt, "once"), DeadLetter(receipt, "twice")], START) == 1
+        assert inbox.queue.requeue(tx, [receipt.seq, receipt.seq], START) == 1
         assert (inbox.waiting(tx), inbox.dead(tx)) == (1, 0)
 
 
@@ -416,6 +416,6 @@ def test_a_revived_row_may_be_claimed_as_often_as_a_new_one(db: Database) -> Non
         for _ in range(MAX_CLAIMS):
             receipt = inbox.claim(tx, now=START + 10**6, lease=0, limit=1)[0].receipt
         assert receipt.claims > MAX_CLAIMS
-        inbox.queue.bury(tx, [Burial(receipt, "too many claims")], START)
-        inbox.queue.revive(tx, [receipt.seq], START)
+        inbox.queue.dead_letter(tx, [DeadLetter(receipt, "too many claims")], START)
+        inbox.queue.requeue(tx, [receipt.seq], START)
         assert inbox.claim(tx, now=START, lease=0, limit=1)[0].receipt.claims == 1

@@ -3,8 +3,8 @@
 from pipeline.store import events, outbox
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
-from pipeline.store.lease import Burial, Postponed
-from pipeline.store.outbox import Delivered, SinkName
+from pipeline.store.lease import DeadLetter, Postponed
+from pipeline.store.outbox import Settled, SinkName
 
 NOW = 1_700_000_000_000
 PUBSUB, RELAY = SinkName.PUBSUB, SinkName.RELAY
@@ -42,12 +42,12 @@ def test_what_happens_to_a_row_of_one_sink_leaves_the_other_alone(db: Database) 
         outbox.queue.nack(tx, [Postponed(relay.receipt, NOW + 10**6)])
         (again,) = outbox.claim(tx, RELAY, now=NOW + 10**6, lease=10, limit=9)
         assert again.failures == 1
-        outbox.queue.bury(tx, [Burial(again.receipt, "blocked")], NOW)
+        outbox.queue.dead_letter(tx, [DeadLetter(again.receipt, "blocked")], NOW)
         assert (outbox.dead(tx, RELAY), outbox.dead(tx, PUBSUB)) == (1, 0)
         (pubsub,) = outbox.claim(tx, PUBSUB, now=NOW, lease=10, limit=9)
         assert (pubsub.failures, pubsub.receipt.claims) == (0, 1)
-        assert outbox.settle(tx, PUBSUB, [Delivered(pubsub, "ok")], NOW) == 1
-        assert outbox.queue.revive(tx, [again.receipt.seq], NOW) == 1
+        assert outbox.settle(tx, PUBSUB, [Settled(pubsub, "ok")], NOW) == 1
+        assert outbox.queue.requeue(tx, [again.receipt.seq], NOW) == 1
         assert (outbox.waiting(tx, RELAY), outbox.waiting(tx, PUBSUB)) == (1, 0)
 
 
@@ -58,9 +58,9 @@ def test_the_outcome_stays_when_the_row_is_gone_and_the_first_one_stands(db: Dat
         (first,) = outbox.claim(tx, RELAY, now=NOW, lease=10, limit=9)
         (second,) = outbox.claim(tx, RELAY, now=NOW + 10, lease=10, limit=9)
         # The first holder was late, but it did deliver; the second one still has the row.
-        assert outbox.settle(tx, RELAY, [Delivered(first, "accepted")], NOW + 11) == 0
+        assert outbox.settle(tx, RELAY, [Settled(first, "accepted")], NOW + 11) == 0
         assert outbox.waiting(tx, RELAY) == 1
-        assert outbox.settle(tx, RELAY, [Delivered(second, "duplicate")], NOW + 12) == 1
+        assert outbox.settle(tx, RELAY, [Settled(second, "duplicate")], NOW + 12) == 1
         assert outbox.waiting(tx, RELAY) == 0
         assert tx.execute("SELECT * FROM deliveries").fetchall() == [(1, "relay", "accepted", NOW + 11)]
 
@@ -96,5 +96,5 @@ def test_bytes_that_wait_are_those_of_the_payloads(db: Database) -> None:
         outbox.append(tx, RELAY, [2], NOW)
         assert outbox.size(tx, PUBSUB) == (3, sum(payloads))
         assert outbox.size(tx, RELAY) == (1, payloads[1])
-        assert outbox.give_up_oldest(tx, PUBSUB, 1, "full", NOW) == (1, payloads[0])
+        assert outbox.drop_oldest(tx, PUBSUB, 1, "full", NOW) == (1, payloads[0])
         assert outbox.size(tx, PUBSUB) == (2, payloads[1])

@@ -66,7 +66,7 @@ def test_looking_whether_there_is_work_reads_only_the_ready_index(db: Database, 
 
 @pytest.mark.parametrize(
     ("statement", "index"),
-    [(inbox.ANY_AHEAD, "inbox_ready (ready_at>?)"), (outbox.ANY_AHEAD, "outbox_ready (sink=? AND ready_at>?)")],
+    [(inbox.FUTURE, "inbox_ready (ready_at>?)"), (outbox.FUTURE, "outbox_ready (sink=? AND ready_at>?)")],
 )
 def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, statement: str, index: str) -> None:
     (step,) = plan(db, statement)
@@ -82,9 +82,9 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         outbox.OLDEST,
         *(statements.ack for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.nack for statements in (inbox.queue._statements, outbox.queue._statements)),
-        *(statements.snooze for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.postpone for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.release for statements in (inbox.queue._statements, outbox.queue._statements)),
-        *(statements.bury for statements in (inbox.queue._statements, outbox.queue._statements)),
+        *(statements.dead_letter for statements in (inbox.queue._statements, outbox.queue._statements)),
         events.SEEN,
         events.DONE_AMONG,
         events.FIRST_SEEN_AFTER,

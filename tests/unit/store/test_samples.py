@@ -4,7 +4,7 @@ from pipeline.store import events, inbox, outbox, samples
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.outbox import Delivered, SinkName
+from pipeline.store.outbox import Settled, SinkName
 
 NOW = 1_700_000_000_000
 
@@ -19,7 +19,7 @@ def test_a_sample_tells_what_arrived_was_handed_on_and_waits(db: Database) -> No
         )
         outbox.append(tx, SinkName.PUBSUB, [1, 2, 3], NOW)
         rows = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=2)
-        outbox.settle(tx, SinkName.PUBSUB, [Delivered(row, "delivered") for row in rows], NOW)
+        outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "delivered") for row in rows], NOW)
         first = samples.look(tx, NOW + 1)
         samples.put(tx, first)
         second = samples.look(tx, NOW + 2)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.delivery import sink_health
+from pipeline.delivery.batch_worker import BatchWorker
+from pipeline.delivery.outbox_client import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY
+from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
-from pipeline.sinks import loop as sink_loop
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.delivery import Delivery
-from pipeline.sinks.ledger import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY
-from pipeline.sinks.suspects import TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
-from tests.integration.sinks.support import NOW, Loop, Outbox, notes, wait_until
+from tests.integration.delivery.support import NOW, Loop, Outbox, notes, wait_until
 from tests.seeds import seeds
 
 Answer = Callable[[Sequence[Message]], Verdicts]
@@ -234,13 +234,13 @@ def test_waits_for_a_sink_that_is_down_grow_and_are_forgotten(tmp_path: Path) ->
             assert len(sink.batches) == number
             clock.advance(0.32 * most)
         box.wait_empty()
-        assert loop.outage.failures == 0
+        assert loop.health.failures == 0
     box.database.close()
 
 
 def test_a_sink_that_is_down_is_offered_one_batch_only(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest of the backlog stays free for others, and is given a chance as soon as it works again."""
-    monkeypatch.setattr(sink_loop, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
     box.put(notes(30))
     sink = Told([down()] * 20, max_messages=10)
     with Loop(box, sink):
@@ -299,8 +299,8 @@ def test_one_of_several_loops_waits_for_rows_while_the_others_deliver(box: Outbo
     loops = [Loop(box, sink) for _ in range(4)]
     turn = threading.Lock()
     for loop in loops:
-        assert isinstance(loop.delivery, Delivery)
-        loop.delivery.turn = turn
+        assert isinstance(loop.worker, BatchWorker)
+        loop.worker.turn = turn
     box.put(notes(6))
     with loops[0], loops[1], loops[2], loops[3]:
         for _ in range(3):
@@ -341,8 +341,8 @@ def test_stopping_midway_keeps_what_is_settled_and_frees_the_rest(box: Outbox) -
         return [DELIVERED, None, None, None]
 
     sink = Told([stop_now])
-    assert isinstance(loop.delivery, Delivery)
-    loop.delivery.sink = sink
+    assert isinstance(loop.worker, BatchWorker)
+    loop.worker.sink = sink
     with loop:
         wait_until(loop.stop.is_set)
     assert len(box.rows()) == 3
@@ -475,7 +475,7 @@ def test_what_kills_its_process_does_not_drag_others_down(box: Outbox, seed: int
     deaths = 0
     while box.rows():
         loop = Loop(box, Told(then=die))
-        loop.ledger.rng = rng
+        loop.client.rng = rng
         try:
             with loop:
                 wait_until(lambda loop=loop: loop.error is not None or not box.rows())  # type: ignore[misc]
@@ -490,9 +490,9 @@ def test_what_kills_its_process_does_not_drag_others_down(box: Outbox, seed: int
 def test_suspects_come_last_and_in_the_end_alone(box: Outbox) -> None:
     signed = notes(6)
     box.put(signed)
-    box.execute("UPDATE outbox SET claims = ? WHERE event IN (1, 2)", len(TOGETHER))
+    box.execute("UPDATE outbox SET claims = ? WHERE event IN (1, 2)", len(MAX_BATCH_BY_LOST_CLAIMS))
     # Claimed as often for failures of its own: nobody died of it.
-    box.execute("UPDATE outbox SET claims = ?1, failures = ?1 WHERE event = 3", len(TOGETHER))
+    box.execute("UPDATE outbox SET claims = ?1, failures = ?1 WHERE event = 3", len(MAX_BATCH_BY_LOST_CLAIMS))
     sink = Told()
     with Loop(box, sink):
         box.wait_empty()

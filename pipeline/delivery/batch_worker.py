@@ -1,9 +1,8 @@
-"""From outbox rows to a sink and back, batch by batch; `stream.py` does it for a sink that answers one by one.
+"""Delivery of outbox rows in batches; `stream_worker.py` is for a sink that answers message by message.
 
-A batch is claimed, delivered and settled. Each row's fate is its own: delivered, refused for good (and said so in
-`deliveries`, or buried where that is not in the order of things), put off after a failure of its own, or buried after
-too many. While a sink is down the rows are held on to and offered again, so that an outage, however long, counts
-against none of them.
+A batch is claimed, delivered and settled. Each row has a verdict of its own: delivered, refused, to be retried, or a
+dead letter. While a sink is down the leases are renewed and the rows offered again, so that an outage, however long,
+counts as a failure of none of them.
 """
 
 import threading
@@ -12,30 +11,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S, message_of
+from pipeline.delivery.poison import next_batch
+from pipeline.delivery.sink_health import SinkWorker
 from pipeline.sinks.base import Delivered, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
-from pipeline.sinks.ledger import message_of
-from pipeline.sinks.loop import SinkLoop
-from pipeline.sinks.suspects import next_batch
 from pipeline.store.database import Database
 from pipeline.store.outbox import OutboxRow
 from pipeline.store.waiting import POLL_S, CommitWatch
 
-# A lease this old is renewed before the next of several batches.
-RENEW_AFTER_S: Final = 5.0
-# How long the loop waits for a commit before it looks whether put-off rows are due.
+# How long the loop waits for a commit before it looks for rows whose retry is due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)
 
 
 @dataclass(slots=True)
-class Delivery(SinkLoop):
-    """One thread's loop for one sink that answers batches."""
+class BatchWorker(SinkWorker):
+    """Loop of one thread for one sink that answers batches."""
 
     sink: Sink
     turn: threading.Lock = field(default_factory=threading.Lock)
-    """Held while claiming or waiting for something to claim: of loops that share it, one looks and wakes for all."""
+    """Held while claiming or waiting for rows: of the workers that share it, one polls for all."""
 
     def run(self, database: Database) -> None:
-        """Deliver until stopped; what is claimed but not delivered by then is given back at once."""
+        """Deliver until stopped; then release what is claimed and not delivered."""
         watch = CommitWatch(database)
         while not self.stop.is_set():
             self.beat()
@@ -44,11 +41,11 @@ class Delivery(SinkLoop):
                 self._deliver(database, rows)
 
     def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
-        """What is ready to be delivered; [] after about a second without, or after something was committed."""
+        """Claim ready rows; return [] after about a second without any, or after a commit."""
         if not self.turn.acquire(timeout=_IDLE_POLLS * POLL_S):
             return []
         try:
-            rows = self.ledger.claim(database, self.sink.max_messages)
+            rows = self.client.claim(database, self.sink.max_messages)
             if not rows:
                 self.sink.keep_alive()
                 watch.wait(self.stop, _IDLE_POLLS)
@@ -57,36 +54,36 @@ class Delivery(SinkLoop):
             self.turn.release()
 
     def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
-        """See every one of `rows` settled, however long the sink is down; or give back what is left when stopped."""
+        """Settle every one of `rows`, however long the sink is down; when stopped, release the rest."""
         leased_at = self.now()
         while rows and not self.stop.is_set():
             self.beat()
-            if self.now() - leased_at > RENEW_AFTER_S:
-                if not self.ledger.hold(database, rows, 0.0):
+            if self.now() - leased_at > RENEW_BATCH_AFTER_S:
+                if not self.client.renew(database, rows, 0.0):
                     break
                 leased_at = self.now()
             batch = next_batch(rows)
             began = self.now()
-            self.outage.called(began)
+            self.health.on_call(began)
             verdicts, down = self._offer(batch)
             self._note_outcome(verdicts, down)
             self._note_retries(verdicts, down)
-            judged, left = _judged(batch, verdicts)
-            self.ledger.settle(database, judged, self.now() - began)
+            settled, left = _split(batch, verdicts)
+            self.client.settle(database, settled, self.now() - began)
             rows = left + rows[len(batch) :]
             if down is None:
                 continue
-            wait_s = self.note_down(down, len(rows))
+            wait_s = self.report_down(down, len(rows))
             leased_at = self.now() + wait_s
-            if not self.ledger.hold(database, rows, wait_s):
+            if not self.client.renew(database, rows, wait_s):
                 break
-            self.leave_alone(wait_s)
-        self.outage.over()
+            self.pause(wait_s)
+        self.health.reset()
         if rows:
-            self.ledger.give_back(database, rows)
+            self.client.release(database, rows)
 
     def _offer(self, rows: Sequence[OutboxRow]) -> tuple[Verdicts, SinkDown | None]:
-        """What the sink says of `rows`, and whether it is down; an unforeseen error is traced to the row at fault."""
+        """Return the verdicts on `rows`, and the error if the sink is down; trace other errors to the row at fault."""
         try:
             return self._call(rows), None
         except SinkDown as down:
@@ -94,7 +91,7 @@ class Delivery(SinkLoop):
         except Exception as error:
             failure = error
         if len(rows) == 1:
-            return [self.ledger.note_failure(rows[0], failure)], None
+            return [self.client.note_failure(rows[0], failure)], None
         middle = len(rows) // 2
         first, is_down = self._offer(rows[:middle])
         if is_down is not None:
@@ -103,7 +100,7 @@ class Delivery(SinkLoop):
         return [*first, *second], is_down
 
     def _call(self, rows: Sequence[OutboxRow]) -> Verdicts:
-        metrics, name = self.ledger.metrics, self.ledger.name
+        metrics, name = self.client.metrics, self.client.name
         in_flight = metrics.sink_in_flight.labels(name)
         metrics.sink_batch.labels(name).observe(len(rows))
         in_flight.inc(len(rows))
@@ -115,22 +112,22 @@ class Delivery(SinkLoop):
 
     def _note_outcome(self, verdicts: Verdicts, down: SinkDown | None) -> None:
         if down is not None:
-            self.outage.failed(down, self.now())
+            self.health.on_failure(down, self.now())
         elif any(isinstance(verdict, Delivered | Refused) for verdict in verdicts):
-            self.outage.worked(self.now())
+            self.health.on_success(self.now())
         else:
-            # Events that are to be offered again may not have been answered at all, or be at fault themselves.
-            self.outage.over()
+            # Events that are offered again may have had no answer, or may be at fault themselves.
+            self.health.reset()
 
     def _note_retries(self, verdicts: Verdicts, down: SinkDown | None) -> None:
         reasons = Counter(verdict.reason for verdict in verdicts if isinstance(verdict, Retry))
         if down is not None:
             reasons[down.reason] += sum(verdict is None for verdict in verdicts)
-        self.ledger.note_retries(reasons)
+        self.client.note_retries(reasons)
 
 
-def _judged(rows: Sequence[OutboxRow], verdicts: Verdicts) -> tuple[list[tuple[OutboxRow, Verdict]], list[OutboxRow]]:
-    """The rows with a verdict, and those without."""
+def _split(rows: Sequence[OutboxRow], verdicts: Verdicts) -> tuple[list[tuple[OutboxRow, Verdict]], list[OutboxRow]]:
+    """Return the rows with a verdict, and those without."""
     pairs = list(zip(rows, verdicts, strict=True))
-    judged = [(row, verdict) for row, verdict in pairs if verdict is not None]
-    return judged, [row for row, verdict in pairs if verdict is None]
+    settled = [(row, verdict) for row, verdict in pairs if verdict is not None]
+    return settled, [row for row, verdict in pairs if verdict is None]

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.delivery import outbox_client, stream_worker
+from pipeline.delivery.outbox_client import LEASE_MS, MAX_CLAIMS
+from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS
+from pipeline.delivery.sink_health import LASTING_S
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
-from pipeline.sinks import ledger, stream
 from pipeline.sinks.base import DELIVERED, Answer, Message, Refused, Retry, SinkDown, Verdict
-from pipeline.sinks.ledger import LEASE_MS, MAX_CLAIMS
-from pipeline.sinks.outage import LASTING_S
-from pipeline.sinks.suspects import TOGETHER
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
-from tests.integration.sinks.support import Loop, Outbox, notes, wait_until
+from tests.integration.delivery.support import Loop, Outbox, notes, wait_until
 
 ROOM = 100
 
@@ -120,7 +120,7 @@ def test_an_answer_settles_its_own_row_whenever_it_comes(box: Outbox) -> None:
         wait_until(lambda: len(box.outcomes()) == 2)
         verdicts[signed[0].id] = Retry("error")
         wait_until(lambda: [failures for _, _, failures, _ in box.rows()] == [1, 0])
-        verdicts[signed[2].id] = Refused("odd", bury=True)
+        verdicts[signed[2].id] = Refused("odd", dead_letter=True)
         wait_until(lambda: box.dead() == {3: "odd"})
     assert box.outcomes() == {2: "refused: blocked", 4: "delivered"}
     assert [event for event, *_ in box.rows()] == [1]
@@ -149,7 +149,7 @@ def test_what_is_under_way_is_nobody_elses(tmp_path: Path) -> None:
 
 def test_what_is_not_sent_yet_and_was_lost_is_let_go(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rather than sent by two who both believe to hold it."""
-    monkeypatch.setattr(stream, "RENEW_EVERY_S", 0.05)
+    monkeypatch.setattr(stream_worker, "RENEW_STREAM_EVERY_S", 0.05)
     box.put(notes(3))
     sink = Told(lambda _: None)
     waiting = threading.Event()
@@ -179,13 +179,13 @@ def test_silence_is_told_unless_the_sink_shows_that_it_is_there(tmp_path: Path) 
     with Loop(box, sink, "sender") as loop:
         wait_until(lambda: len(sink.sent) == 2)
         clock.advance(LASTING_S)
-        assert loop.delivery.trouble() == "sink relay does not answer"
+        assert loop.worker.problem() == "sink relay does not answer"
         sink.heard = clock.monotonic()
-        wait_until(lambda: not loop.delivery.trouble())
+        wait_until(lambda: not loop.worker.problem())
         clock.advance(LASTING_S)
-        assert loop.delivery.trouble() != ""
+        assert loop.worker.problem() != ""
         verdicts.update(dict.fromkeys(sink.sent, Retry("error")))
-        wait_until(lambda: not loop.delivery.trouble())
+        wait_until(lambda: not loop.worker.problem())
     box.database.close()
 
 
@@ -198,7 +198,7 @@ def test_a_sink_that_is_down_costs_no_row_anything(box: Outbox, no_waits: None) 
         assert sum(claims for _, claims, _, _ in box.rows()) <= ROOM, "the rest of the backlog is free"
         sink.is_open = True
         box.wait_empty()
-        wait_until(lambda: not loop.outage.failures)
+        wait_until(lambda: not loop.health.failures)
     assert set(box.outcomes().values()) == {"delivered"}
     assert box.dead() == {}
 
@@ -285,7 +285,7 @@ def test_a_failed_row_is_tried_again_alone(box: Outbox, no_waits: None) -> None:
 def test_what_somebody_may_have_died_of_goes_with_few_others(box: Outbox, claims: int, together: int) -> None:
     box.put(notes(200))
     box.execute("UPDATE outbox SET claims = ?", claims)
-    assert together in (*TOGETHER, ROOM)
+    assert together in (*MAX_BATCH_BY_LOST_CLAIMS, ROOM)
     sink = Told()
     with Loop(box, sink, "sender"):
         box.wait_empty()
@@ -293,10 +293,10 @@ def test_what_somebody_may_have_died_of_goes_with_few_others(box: Outbox, claims
 
 
 def test_a_suspect_that_is_silent_lets_others_pass_in_the_end(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "PROBATION_S", 0.05)
+    monkeypatch.setattr(stream_worker, "PROBATION_S", 0.05)
     signed = notes(30)
     box.put(signed)
-    box.execute("UPDATE outbox SET claims = ? WHERE event = 3", len(TOGETHER))
+    box.execute("UPDATE outbox SET claims = ? WHERE event = 3", len(MAX_BATCH_BY_LOST_CLAIMS))
     sink = Told(lambda name: None if name == signed[2].id else DELIVERED)
     with Loop(box, sink, "sender"):
         wait_until(lambda: len(box.outcomes()) == 29)
@@ -309,7 +309,7 @@ def test_stopping_waits_a_moment_for_answers_and_gives_the_rest_back(
     box: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is answered meanwhile is settled; the rest is free at once for whoever comes next, blamed for nothing."""
-    monkeypatch.setattr(stream, "LAST_ANSWERS_S", 0.2)
+    monkeypatch.setattr(stream_worker, "LAST_ANSWERS_S", 0.2)
     signed = notes(150)
     box.put(signed)
     verdicts: dict[str, Verdict] = {}
@@ -331,7 +331,7 @@ def test_stopping_waits_a_moment_for_answers_and_gives_the_rest_back(
 def test_stopping_while_the_sink_is_down_gives_all_back(box: Outbox) -> None:
     box.put(notes(10))
     with Loop(box, Told(is_open=False), "sender") as loop:
-        wait_until(lambda: loop.outage.failures > 0)
+        wait_until(lambda: loop.health.failures > 0)
         loop.end()
     now = box.clock.now_ms()
     assert all(ready_at <= now and failures == 0 for _, _, failures, ready_at in box.rows())
@@ -356,7 +356,7 @@ def test_stale_receipts_change_nothing(box: Outbox) -> None:
 
 def test_what_comes_later_is_sent_without_delay(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether nothing is under way, or something silent; nobody looks without being told of a commit."""
-    monkeypatch.setattr(stream, "_IDLE_POLLS", 6_000)
+    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 6_000)
     silent = notes(1, first=99)[0]
     sink = Told(lambda name: None if name == silent.id else DELIVERED)
     with Loop(box, sink, "sender"):
@@ -378,7 +378,7 @@ def test_an_idle_loop_beats_and_looks_after_the_sink(box: Outbox) -> None:
 
 def test_a_failed_row_is_looked_for_though_nobody_commits(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while something else is under way."""
-    monkeypatch.setattr(ledger, "_ROW_RETRY", Backoff(base_s=0.3, factor=1.0, cap_s=0.3))
+    monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.3, factor=1.0, cap_s=0.3))
     silent, failing = notes(2)
     box.put([silent, failing])
     answers: list[Verdict] = [DELIVERED, Retry("error")]

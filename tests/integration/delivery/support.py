@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from pipeline.delivery.batch_worker import BatchWorker
+from pipeline.delivery.outbox_client import OutboxClient
+from pipeline.delivery.sink_health import SinkHealth
+from pipeline.delivery.stream_worker import StreamWorker
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, ManualClock, SystemClock
 from pipeline.process.logs import RateLimited, get_logger
@@ -13,10 +17,6 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.sinks.base import Message, Sink, SinkDown, StreamSink, Verdict
-from pipeline.sinks.delivery import Delivery
-from pipeline.sinks.ledger import Ledger
-from pipeline.sinks.outage import Outage
-from pipeline.sinks.stream import Stream
 from pipeline.store import events, outbox
 from pipeline.store.database import Row
 from pipeline.store.events import Accepted
@@ -146,13 +146,13 @@ class Loop:
         self._box = box
         log = RateLimited(get_logger(stage), box.clock)
         counts = StageCounts(Slot(stage, 0), self.metrics)
-        self.ledger = Ledger(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
-        self.outage = Outage(box.sink)
-        self.delivery: Delivery | Stream
+        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
+        self.health = SinkHealth(box.sink)
+        self.worker: BatchWorker | StreamWorker
         if isinstance(sink, StreamSink):
-            self.delivery = Stream(self.ledger, self.outage, self.stop, self._beat, sink)
+            self.worker = StreamWorker(self.client, self.health, self.stop, self._beat, sink)
         else:
-            self.delivery = Delivery(self.ledger, self.outage, self.stop, self._beat, sink)
+            self.worker = BatchWorker(self.client, self.health, self.stop, self._beat, sink)
         self._thread = threading.Thread(target=self._run, name="delivery")
 
     def _beat(self) -> None:
@@ -161,7 +161,7 @@ class Loop:
     def _run(self) -> None:
         try:
             with open_database(self._box.path, self._box.clock) as database:
-                self.delivery.run(database)
+                self.worker.run(database)
         except BaseException as error:
             self.error = error
 

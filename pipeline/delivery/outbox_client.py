@@ -1,4 +1,14 @@
-"""One sink's rows of the outbox as a process claims, holds and settles them, with their verdicts counted."""
+"""Client of the outbox for one sink: claim rows, renew or release their leases, settle verdicts, count them.
+
+    claim      rows with a lease of `LEASE_MS`; those that must not be tried again become dead letters
+    renew      while a worker holds rows: a batch before its next call once the lease is `RENEW_BATCH_AFTER_S` old, a
+               stream every `RENEW_STREAM_EVERY_S`, both for the time of the wait while the sink is down
+    release    rows that are ready again at once, when the worker stops or a lease was lost
+    settle     delivered or refused: recorded and removed; retry: back with a delay; refused with `dead_letter`: a dead
+               letter, as after `MAX_CLAIMS` claims
+
+Every step names the receipts of the claim, and changes no row that was claimed again since.
+"""
 
 import random
 from collections import Counter
@@ -6,42 +16,45 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.delivery.poison import is_suspect
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics, Observations
 from pipeline.sinks.base import Message, Refused, Retry, Verdict
-from pipeline.sinks.suspects import is_suspect
 from pipeline.store import outbox
 from pipeline.store.database import Database, Tx
-from pipeline.store.lease import Burial, Postponed
+from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.outbox import OutboxRow, SinkName
 from pipeline.store.tallies import StageCounts, Tally
 
-# Longer than the longest batch of calls that a sink makes; whoever dies with a batch holds it up for no longer.
+# Longer than the longest batch of calls that a sink makes. A crashed worker delays its rows by this at most.
 LEASE_MS: Final = 120_000
-# A row that was claimed this often was there each time that a process died, or failed for two days: it goes aside.
+# A batch renews a lease of this age before its next call; a stream renews this often, long before the end of the lease.
+RENEW_BATCH_AFTER_S: Final = 5.0
+RENEW_STREAM_EVERY_S: Final = LEASE_MS / 4000
+# A row claimed this often was there at every crash of its worker, or has failed for two days: it is a dead letter.
 MAX_CLAIMS: Final = 50
-# Payloads are claimed up to this many bytes, one Pub/Sub call's worth, and at most one step more.
+# Bytes of payloads in one claim, as many as one Pub/Sub call carries; at most one step more.
 CLAIM_BYTES: Final = 9_000_000
 CLAIM_STEP: Final = 50
-# Of so many claims one begins with the newest rows, so that behind a long backlog what is new goes out without delay.
+# Every so many claims one begins with the newest rows, so that new events do not wait behind a long backlog.
 NEWEST_EVERY: Final = 4
 _HANDLER: Final = "processSavedEvent"
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
-Judged = Sequence[tuple[OutboxRow, Verdict]]
+RowVerdicts = Sequence[tuple[OutboxRow, Verdict]]
 
 
-def take_back(database: Database, holder: str, now: int) -> None:
-    """Make ready at once what the process before this one in the slot `holder` died with; for a stage that starts."""
+def reclaim_leases(database: Database, holder: str, now: int) -> None:
+    """Release the leases of the crashed process that had the slot `holder` before; for a stage that starts."""
     with database.write() as tx:
-        outbox.queue.free(tx, holder, now)
+        outbox.queue.release_all(tx, holder, now)
 
 
 @dataclass(slots=True)
-class Ledger:
-    """The rows of one sink; for one thread. `holder` is the slot of this process, which `take_back` knows it by."""
+class OutboxClient:
+    """Client for the rows of one sink, for one thread. `holder` is the slot of this process, for `reclaim_leases`."""
 
     stage: str
     name: SinkName
@@ -54,24 +67,26 @@ class Ledger:
     claims: int = 0
 
     def claim(self, database: Database, most: int) -> list[OutboxRow]:
-        """Lease up to `most` ready rows, and bury those that must not be tried; suspects come last, in any order."""
+        """Lease up to `most` ready rows, dead-letter those that must not be tried; suspects come last, shuffled."""
         with database.read() as tx:
             if not outbox.any_ready(tx, self.name, self.clock.now_ms()):
                 return []
         with database.write() as tx:
             now = self.clock.now_ms()
             rows = self._lease(tx, most, now)
-            burials = [Burial(row.receipt, reason) for row in rows if (reason := _reason_to_bury(row)) is not None]
-            buried = Tally(taken=outbox.queue.bury(tx, burials, now))
-            buried.drop("buried", buried.taken)
-            self.counts.write(tx, buried)
-        self.counts.show(buried)
-        for burial in burials:
-            self.log.error(burial.reason, "event buried", sink=self.name, row=burial.receipt.seq, reason=burial.reason)
-        return self._suspects_last([row for row in rows if _reason_to_bury(row) is None])
+            letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
+            dead = Tally(taken=outbox.queue.dead_letter(tx, letters, now))
+            dead.drop("buried", dead.taken)
+            self.counts.write(tx, dead)
+        self.counts.show(dead)
+        for each in letters:
+            self.log.error(
+                each.reason, "event is a dead letter", sink=self.name, row=each.receipt.seq, reason=each.reason
+            )
+        return self._suspects_last([row for row in rows if _dead_reason(row) is None])
 
     def _lease(self, tx: Tx, most: int, now: int) -> list[OutboxRow]:
-        """Lease step by step, until there are `most`, or so many bytes, or none is left."""
+        """Lease step by step, until there are `most` rows or `CLAIM_BYTES`, or none is left."""
         self.claims += 1
         newest = self.claims % NEWEST_EVERY == 0
         rows: list[OutboxRow] = []
@@ -92,53 +107,53 @@ class Ledger:
         self.rng.shuffle(suspects)
         return [row for row in rows if not is_suspect(row)] + suspects
 
-    def hold(self, database: Database, rows: Sequence[OutboxRow], wait_s: float) -> bool:
-        """Hold `rows` for `wait_s` and another lease; false if some of them are somebody else's by now."""
+    def renew(self, database: Database, rows: Sequence[OutboxRow], wait_s: float) -> bool:
+        """Renew the leases of `rows` for `wait_s` and `LEASE_MS`; return False if some were lost."""
         with database.write() as tx:
             until = self.clock.now_ms() + round(wait_s * 1000) + LEASE_MS
-            held = outbox.queue.extend(tx, [row.receipt for row in rows], until)
-        self._note_stale(len(rows) - held)
-        return held == len(rows)
+            renewed = outbox.queue.renew(tx, [row.receipt for row in rows], until)
+        self._note_stale(len(rows) - renewed)
+        return renewed == len(rows)
 
-    def give_back(self, database: Database, rows: Iterable[OutboxRow]) -> None:
-        """Make `rows` ready for anybody at once, without blame."""
+    def release(self, database: Database, rows: Iterable[OutboxRow]) -> None:
+        """Release the leases of `rows`: ready again at once, with no failure counted."""
         with database.write() as tx:
             now = self.clock.now_ms()
             outbox.queue.release(tx, [Postponed(row.receipt, now) for row in rows])
 
-    def settle(self, database: Database, judged: Judged, took_s: float) -> None:
-        """Write down the verdicts that the sink took `took_s` for."""
-        settled: list[outbox.Delivered] = []
+    def settle(self, database: Database, verdicts: RowVerdicts, took_s: float) -> None:
+        """Commit the verdicts, which the sink took `took_s` for."""
+        settled: list[outbox.Settled] = []
         postponed: list[Postponed] = []
-        burials: list[Burial] = []
-        if not judged:
+        letters: list[DeadLetter] = []
+        if not verdicts:
             return
         with database.write() as tx:
             now = self.clock.now_ms()
-            for row, verdict in judged:
+            for row, verdict in verdicts:
                 if isinstance(verdict, Retry):
                     wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
                     postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
-                elif isinstance(verdict, Refused) and verdict.bury:
-                    burials.append(Burial(row.receipt, verdict.reason))
+                elif isinstance(verdict, Refused) and verdict.dead_letter:
+                    letters.append(DeadLetter(row.receipt, verdict.reason))
                 else:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
-                    settled.append(outbox.Delivered(row, outcome))
-            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.bury(tx, burials, now)
-            tally = _tally(judged, held)
+                    settled.append(outbox.Settled(row, outcome))
+            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.dead_letter(tx, letters, now)
+            tally = _tally(verdicts, held)
             self.counts.write(tx, tally)
             held += outbox.queue.nack(tx, postponed)
         self.counts.show(tally)
-        self._note_stale(len(judged) - held)
-        self._count(judged, took_s, now)
+        self._note_stale(len(verdicts) - held)
+        self._count(verdicts, took_s, now)
 
     def note_retries(self, reasons: Counter[str]) -> None:
-        """Count events that are to be offered again, by reason."""
+        """Count events to be offered again, by reason."""
         for reason, count in reasons.items():
             self.metrics.sink_retries.labels(self.name, reason).inc(count)
 
     def note_failure(self, row: OutboxRow, error: Exception) -> Retry:
-        """Tell of an unforeseen error that was traced to `row`; returns the verdict on it."""
+        """Log an unexpected error that was traced to `row`; return the verdict on it."""
         reason = type(error).__name__
         text = f"{reason}: {error}"
         self.log.error(reason, "delivery failed", sink=self.name, event=row.event_id.hex(), reason=text)
@@ -148,10 +163,10 @@ class Ledger:
         if count:
             self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(count)
 
-    def _count(self, judged: Judged, took_s: float, now: int) -> None:
+    def _count(self, verdicts: RowVerdicts, took_s: float, now: int) -> None:
         failed = 0
         ages_s: list[float] = []
-        for row, verdict in judged:
+        for row, verdict in verdicts:
             match verdict:
                 case Refused(reason):
                     self.log.warning(reason, "event refused", sink=self.name, event=row.event_id.hex(), reason=reason)
@@ -163,27 +178,27 @@ class Ledger:
         Observations(self.metrics.delivery.labels(self.name)).record(ages_s)
         if self.name is SinkName.PUBSUB:
             # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
-            each_s = took_s / len(judged)
-            self.metrics.handler(_HANDLER).record(each_s * (len(judged) - failed), len(judged) - failed)
+            each_s = took_s / len(verdicts)
+            self.metrics.handler(_HANDLER).record(each_s * (len(verdicts) - failed), len(verdicts) - failed)
             self.metrics.handler(_HANDLER, success=False).record(each_s * failed, failed)
 
 
 def message_of(row: OutboxRow) -> Message:
-    """What a sink is given of a row."""
+    """Return the message that a sink is given for a row."""
     return Message(row.event_id, row.payload, row.received_at, row.retracted)
 
 
-def _tally(judged: Judged, held: int) -> Tally:
-    """What is done with for good, of which so many rows were still ours; the others are their new holder's to count."""
+def _tally(verdicts: RowVerdicts, held: int) -> Tally:
+    """Count the settled rows, of which `held` were still leased; the new holder of the others counts them."""
     tally = Tally(taken=held)
-    for _, verdict in judged:
+    for _, verdict in verdicts:
         if isinstance(verdict, Refused) and tally.discarded.total() < held:
             tally.drop(verdict.reason)
     tally.handed_on = held - tally.discarded.total()
     return tally
 
 
-def _reason_to_bury(row: OutboxRow) -> str | None:
+def _dead_reason(row: OutboxRow) -> str | None:
     if not row.payload:
         return "payload missing"
     return "too many claims" if row.receipt.claims - row.returned > MAX_CLAIMS else None

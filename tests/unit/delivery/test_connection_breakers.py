@@ -1,6 +1,6 @@
 """What is taught by messages that broke the connection alone."""
 
-from pipeline.sinks.breakers import LEARNED_FOR_S, Breakers
+from pipeline.delivery.connection_breakers import LEARNED_FOR_S, Breakers
 
 LARGE, SMALL, OTHER = b"l" * 32, b"s" * 32, b"o" * 32
 

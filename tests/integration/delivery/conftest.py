@@ -1,0 +1,24 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.delivery import outbox_client, sink_health, stream_worker
+from pipeline.process.backoff import Backoff
+from tests.integration.delivery.support import Outbox
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Outbox]:
+    """An outbox of the Pub/Sub sink."""
+    made = Outbox(tmp_path / "events.db")
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sinks that are down and rows that failed are tried again at once."""
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
+    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
