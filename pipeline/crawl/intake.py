@@ -13,10 +13,10 @@ from typing import Final
 
 from pipeline.crawl.costs import Verified
 from pipeline.crawl.novelty import Novelty
-from pipeline.crawl.relevance import Relevance, Rule
 from pipeline.crawl.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
+from pipeline.rules.relevance import Relevance, Rule
 from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relay_samples, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.cursors import Cursor

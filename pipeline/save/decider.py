@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
-from pipeline.crawl.relevance import Relevance
-from pipeline.crawl.retraction import retraction
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event
 from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, relay_candidates
@@ -15,10 +13,12 @@ from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
 from pipeline.nostr.registration import parse_departure
 from pipeline.nostr.tags import coordinate, expiration, first_values
+from pipeline.rules.relevance import Relevance
+from pipeline.rules.retraction import retraction
+from pipeline.rules.target_relay import skip_reason
 from pipeline.save import backlog
 from pipeline.save.backlog import Backlog, BacklogBounds
 from pipeline.save.named import RecentlyNamed
-from pipeline.sinks.forwarding import reason_to_ignore
 from pipeline.store import authors, contacts, drops, events, monitored, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
@@ -240,7 +240,7 @@ class Decider:
 
     def _decide(self, item: Item, author: int, retracted: Retracted | None, now_s: int) -> _Decided:
         row, event = item
-        reason = reason_to_ignore(event, len(row.raw), now_s) if self._to_relay else "off"
+        reason = skip_reason(event, len(row.raw), now_s) if self._to_relay else "off"
         if reason is None and retracted is not None:
             reason = retracted.value
         sinks = self._to_pubsub + (reason is None)

@@ -36,10 +36,11 @@ ALLOWED = {
     "pipeline.nostr": {"pipeline.errors"},
     "pipeline.relay": SHARED | {"pipeline.nostr"},
     "pipeline.store": SHARED | {"pipeline.nostr"},
-    "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
+    "pipeline.rules": {"pipeline.nostr", "pipeline.store"},
+    "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store", "pipeline.rules"},
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.delivery": SHARED | {"pipeline.store", "pipeline.sinks"},
-    "pipeline.save": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.crawl", "pipeline.sinks"},
+    "pipeline.save": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
@@ -151,7 +152,7 @@ def test_sockets_are_opened_in_few_places() -> None:
     assert list(offences(MAY_USE_THE_NETWORK, NETWORK)) == []
 
 
-def test_the_protocol_does_no_input_or_output() -> None:
+def test_protocol_and_rules_do_no_input_or_output() -> None:
     doing = {
         *NETWORK,
         "os",
@@ -165,8 +166,10 @@ def test_the_protocol_does_no_input_or_output() -> None:
         "sqlite3",
         "random",
     }
-    nostr = [module for module in modules() if within(module.name, "pipeline.nostr")]
-    assert [(module.name, module.imports & doing) for module in nostr if module.imports & doing] == []
+    pure = [
+        module for module in modules() if within(module.name, "pipeline.nostr") or within(module.name, "pipeline.rules")
+    ]
+    assert [(module.name, module.imports & doing) for module in pure if module.imports & doing] == []
 
 
 @pytest.mark.parametrize(

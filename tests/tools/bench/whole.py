@@ -6,12 +6,12 @@ import tracemalloc
 from collections.abc import Callable
 
 from pipeline.crawl.plan import Planner
-from pipeline.crawl.relevance import Relevance
 from pipeline.nostr.event import event_from_json
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import EventMessage, parse_relay_message
 from pipeline.relay.limits import Limits
 from pipeline.relay.session import Session
+from pipeline.rules.relevance import Relevance
 from pipeline.store.wanted import Change, Changes
 from tests.tools.bench import events
 from tests.tools.bench.report import Figure, Limit, PartReport, cost

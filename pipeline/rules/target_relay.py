@@ -1,4 +1,4 @@
-"""Which events the target relay is to be given, and why not the others (NIP-40, NIP-70, what that relay takes)."""
+"""Which events are sent to the target relay, and why others are skipped (NIP-40, NIP-70, that relay's policy)."""
 
 from typing import Final
 
@@ -11,8 +11,8 @@ MAX_BYTES: Final = 196_608
 MAX_TAGS: Final = 3_000
 
 
-def reason_to_ignore(event: Event, size: int, now_s: int) -> str | None:
-    """Why `event`, of `size` bytes, is not sent to the target relay; `None` if it is. A metric label."""
+def skip_reason(event: Event, size: int, now_s: int) -> str | None:
+    """Return why `event`, of `size` bytes, is not sent to the target relay, as a metric label; `None` if it is."""
     if event.kind not in FORWARDED_KINDS:
         return "kind"
     if is_protected(event):

@@ -1,4 +1,4 @@
-"""What an event takes back: its author's earlier events, by deletion (NIP-09) or vanishing (NIP-62)."""
+"""What an event retracts: its author's earlier events, by deletion (NIP-09) or request to vanish (NIP-62)."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _COORDINATE: Final = re.compile("(0|[1-9][0-9]{0,4}):([0-9a-f]{64})(?::(.*))?", 
 
 @dataclass(frozen=True, slots=True)
 class Retraction:
-    """What one event takes back of its own author's; of others' events it can take nothing.
+    """The events of its own author that one event retracts; it retracts none of others.
 
     `event_ids`: these events. `coordinates`: every version at these addresses (`tags.coordinate`) up to the event's own
     time. `contacts_until`, `relay_list_until`: every contact list and relay list up to this time. `vanished_until`:
@@ -33,7 +33,7 @@ class Retraction:
 
 
 def retraction(event: Event) -> Retraction | None:
-    """What `event` takes back; `None` for most events.
+    """Return what `event` retracts; `None` for most events.
 
     A request to vanish counts only when it is made to all relays: one made to some relays says nothing about the
     copies on others, which are where we read. Deleting a deletion does nothing (NIP-09).
@@ -58,7 +58,7 @@ def retraction(event: Event) -> Retraction | None:
 
 
 def _coordinate(text: str, author: str) -> str | None:
-    """`text` as `tags.coordinate` writes it; None unless it is an address of `author`."""
+    """Return `text` in the form of `tags.coordinate`; None unless it is an address of `author`."""
     match = _COORDINATE.fullmatch(text)
     if match is None or match[2] != author:
         return None

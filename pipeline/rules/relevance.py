@@ -1,4 +1,4 @@
-"""Which events are wanted: the one reading of the relevance rules, shared by crawlers and saver."""
+"""Which events are relevant: the one implementation of the rules, for crawlers and saver."""
 
 from enum import StrEnum
 
@@ -17,7 +17,7 @@ class Rule(StrEnum):
 
 
 class Relevance:
-    """Registered users and the authors wanted for their sake, in memory (about 100 bytes each). Owned by one thread."""
+    """Registered users and wanted authors, in memory (about 100 bytes each). Owned by one thread."""
 
     __slots__ = ("authors", "generation", "registered")
 
@@ -27,12 +27,12 @@ class Relevance:
         self.registered: set[bytes] = set()
 
     def apply(self, changes: Changes) -> bool:
-        """Take `changes`, which must begin after `generation`; returns whether anybody ceased to be wanted."""
+        """Apply `changes`, which must begin after `generation`; return True if any author ceased to be wanted."""
         self.generation = changes.generation
         removed = False
         for members, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
             for change in changed:
-                # Who is wanted already and changed all the same was not wanted for a while.
+                # A member that changed was not wanted for a while.
                 removed |= change.public_key in members
                 if change.wanted:
                     members.add(change.public_key)
@@ -45,7 +45,7 @@ class Relevance:
         return event.kind in GLOBAL_KINDS and event.pubkey not in self.authors
 
     def rule(self, event: Event) -> Rule | None:
-        """Why `event` is wanted, `None` if it is not."""
+        """Return the rule by which `event` is relevant; `None` if it is not."""
         if event.kind in GLOBAL_KINDS:
             return Rule.GLOBAL_KIND
         if event.pubkey in self.authors:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.crawl.retraction import MAX_TARGETS, Retraction, retraction
 from pipeline.nostr.event import Event, sign
 from pipeline.nostr.tags import coordinate
+from pipeline.rules.retraction import MAX_TARGETS, Retraction, retraction
 
 SECRET = bytes(31) + b"\x07"
 OTHER = "11" * 32

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.crawl.relevance import Relevance, Rule
 from pipeline.nostr.kinds import GLOBAL_KINDS
+from pipeline.rules.relevance import Relevance, Rule
 from pipeline.store.wanted import Change
 from tests.unit.crawl.people import changes, event, key
 
