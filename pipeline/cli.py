@@ -13,8 +13,8 @@ import click
 from pipeline import __version__
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
     from pipeline.process.supervisor import StageSpec
+    from pipeline.settings.config import Config
 
 STAGES = ("crawler", "saver", "forwarder", "sender", "server", "sweeper")
 

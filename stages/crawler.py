@@ -9,7 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from pipeline.config import Config, SinkKind
 from pipeline.crawl.crew import Crew, Share
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.fleet import JOIN_S, Fleet
@@ -48,6 +47,8 @@ from pipeline.relay.dial import Compression, DialPolicy, dial
 from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
 from pipeline.store.database import Database, Tx
 from pipeline.store.known_namers import KnownNamers

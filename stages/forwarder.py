@@ -3,12 +3,13 @@
 import threading
 from typing import Final
 
-from pipeline.config import Config, SinkKind
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
 from pipeline.delivery.sink_health import LastAnswer, SinkHealth
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 from pipeline.sinks.base import Sink
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database

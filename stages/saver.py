@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.config import RetractedEvents, SinkKind
 from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
 from pipeline.nostr.extract import MAX_CANDIDATES
@@ -16,6 +15,7 @@ from pipeline.process.stage import StageContext
 from pipeline.save import backlog
 from pipeline.save.backlog import BacklogBounds
 from pipeline.save.decider import Decider, Item, Outcome
+from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import inbox, shares
 from pipeline.store.database import Database, DatabaseFailed, Tx
 from pipeline.store.inbox import InboxRow

@@ -26,10 +26,10 @@ from pipeline.server.registrations import Registrations
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.values import HostPort
 from pipeline.store import shares
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
-from pipeline.values import HostPort
 from pipeline.version import read_version
 
 STAGE: Final = "server"

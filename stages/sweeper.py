@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pipeline.config import Config, SinkKind
 from pipeline.process.stage import StageContext
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 from pipeline.store import disk, events, inbox, outbox, relay_pruning, retractions, samples, shares
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.horizon import seen_before

@@ -15,14 +15,14 @@ from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
 from pipeline.commands.setting_up import config_or_exit, of_running_service, open_or_exit, open_to_read_or_exit
 from pipeline.commands.users import PublicKey
-from pipeline.config import Config
 from pipeline.process.clock import SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.stop import Stop
+from pipeline.settings.config import Config
+from pipeline.settings.values import InvalidValue, duration_ms
 from pipeline.store import authors, backfills, relays
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.database import Database, Tx
-from pipeline.values import InvalidValue, duration_ms
 
 _LOOK_EVERY_S: Final = 0.5
 _SAY_EVERY_S: Final = 5.0

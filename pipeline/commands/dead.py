@@ -8,17 +8,17 @@ from typing import Any, Final
 
 import click
 
-from pipeline import values
 from pipeline.commands.output import number_of, say
 from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
 from pipeline.process.clock import SystemClock
+from pipeline.settings import values
+from pipeline.settings.values import InvalidValue
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import dead as store
 from pipeline.store import outbox
 from pipeline.store.database import Tx
 from pipeline.store.dead import DeadFilter, DeadQueue, DeadRow
 from pipeline.store.outbox import SinkName
-from pipeline.values import InvalidValue
 
 # Rows changed in one transaction, so that a running service waits for no more than milliseconds.
 _SLICE: Final = 500

@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.settings.config import Config
 
 
 def exposed_secrets(config: Config, env_file: Path | None) -> Iterator[str]:

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.config import Config, SinkKind
 from pipeline.errors import EventServiceError
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import SystemClock
@@ -13,6 +12,8 @@ from pipeline.relay.deadline import Attempt, Deadline
 from pipeline.relay.dial import DialPolicy, dial, never
 from pipeline.relay.errors import DialError
 from pipeline.relay.resolve import endpoints, system_resolver
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 
 _TIMEOUT_S: Final = 10.0
 _AT_ONCE: Final = 16

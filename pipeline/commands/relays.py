@@ -17,7 +17,8 @@ from pipeline.commands.setting_up import (
 )
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
+from pipeline.settings.values import without_user
 from pipeline.status.forms import form_lines
 from pipeline.status.gaps import describe, meaning
 from pipeline.store import cursors, gaps, relay_forms
@@ -25,7 +26,6 @@ from pipeline.store import relays as store
 from pipeline.store.database import Database
 from pipeline.store.gaps import OpenGap
 from pipeline.store.relays import Operator, RelayRecord
-from pipeline.values import without_user
 
 _MAX_LISTED = 100_000
 

@@ -10,11 +10,11 @@ from typing import NoReturn
 
 import click
 
-from pipeline.config import Config
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import is_journal, journal_priority
-from pipeline.process.reload import LiveSettings, read_settings_file
+from pipeline.settings.config import Config
+from pipeline.settings.reload import ReloadableConfig, read_settings_file
 from pipeline.store import runtime_directory
 from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database, open_to_read
@@ -22,10 +22,10 @@ from pipeline.store.schema import open_database, open_to_read
 EXIT_CANNOT_START = 3
 
 
-def live_settings_or_exit(env_file: Path | None) -> LiveSettings:
+def live_settings_or_exit(env_file: Path | None) -> ReloadableConfig:
     """The settings of the environment and of `env_file`, which goes into the environment; ends the program if wrong."""
     try:
-        live = LiveSettings(env_file, os.environ)
+        live = ReloadableConfig(env_file, os.environ)
     except CannotStart as error:
         cannot_start(error)
     live.export()

@@ -12,17 +12,18 @@ import click
 
 from pipeline.commands.output import say
 from pipeline.commands.setting_up import config_or_exit, of_running_service, open_to_read_or_exit
-from pipeline.config import Config, StatusPageAccess
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.condition import Condition
 from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
-from pipeline.setting_names import unknown_settings
+from pipeline.settings.choices import StatusPageAccess
+from pipeline.settings.config import Config
+from pipeline.settings.misspelt import unknown_settings
+from pipeline.settings.values import HostPort
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.database import Database
 from pipeline.store.samples import Sample
-from pipeline.values import HostPort
 
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not listened on
 _EVERY_S: Final = 1.0

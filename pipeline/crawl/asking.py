@@ -15,7 +15,7 @@ from pipeline.crawl.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
 from pipeline.relay.refusals import Refusal
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 
 # A relay that refused, or had too much, is asked whole again after this (seconds).
 RETRY_WHOLE_S: Final = 86_400

@@ -32,7 +32,7 @@ from pipeline.relay.authentication import AuthState
 from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store import cursors, gaps, relay_forms, relay_samples, relays, runs, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database

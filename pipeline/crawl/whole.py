@@ -17,7 +17,7 @@ from pipeline.crawl.waits import LASTING_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.nostr.filter import Filter
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store.cursors import Cursor
 
 # Chunks are looked through for late arrivals no more often than this.

@@ -21,7 +21,7 @@ from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import DATABASE_LOCKED, HeartbeatReading, read_heartbeats
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.slots import metrics_directory
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """What a response with `render`'s answer says it holds."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from pipeline.process.clock import Clock
 
 if TYPE_CHECKING:
-    from pipeline.config import LogLevel
+    from pipeline.settings.choices import LogLevel
 
 TRACE = 5
 # Fields come from the network; a line is for a reader, not an archive.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import CannotStart
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
+    from pipeline.settings.config import Config
 
 
 def start(config: "Config", stage: str, slot: str) -> None:

@@ -24,9 +24,9 @@ from pipeline.process.stop import Stop
 from pipeline.process.watchdog import StageWatchdog
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
     from pipeline.process.exposition import ExpositionServer, Health
-    from pipeline.process.reload import LiveSettings
+    from pipeline.settings.config import Config
+    from pipeline.settings.reload import ReloadableConfig
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -65,7 +65,7 @@ class StageContext:
     metrics: Metrics
     heartbeat: Heartbeat
     log: Logger
-    live: "LiveSettings | None" = None
+    live: "ReloadableConfig | None" = None
 
     def on_locked(self, _: float) -> bool:
         """Say that the database is locked, and by whom; returns whether to wait on. See `Database.open`."""
@@ -95,7 +95,7 @@ def run_stage(
     run: Callable[[StageContext], None],
     *,
     supervised: bool,
-    live: "LiveSettings | None" = None,
+    live: "ReloadableConfig | None" = None,
 ) -> int:
     """Be the process of `stage` in slot `index` (None: the first free one) until `run` returns; gives the exit code.
 
@@ -107,7 +107,7 @@ def run_stage(
     faulthandler.enable()
     clock, stop = SystemClock(), Stop()
     logs.configure(config.log_level, stage)
-    follow = live.follow if live is not None and live.path is not None else None
+    follow = live.reload_and_log if live is not None and live.path is not None else None
     StageSignals(stop, clock, supervised=supervised, hangup=follow)
     if supervised:
         threading.Thread(target=_watch_lifeline, args=(stop,), name="lifeline", daemon=True).start()

@@ -20,8 +20,8 @@ from pipeline.process.stop import Stop
 from pipeline.process.supervisor import SLOT_NAME, StageSpec, Supervisor, Surroundings, Times
 
 if TYPE_CHECKING:
-    from pipeline.config import Config
-    from pipeline.process.reload import LiveSettings
+    from pipeline.settings.config import Config
+    from pipeline.settings.reload import ReloadableConfig
 
 ROOM_BYTES = 16 << 20
 """A stage that ended over a full disk is started again with so much left beside the database."""
@@ -38,7 +38,7 @@ def supervise(
     env: Mapping[str, str],
     *,
     times: Times | None = None,
-    live: "LiveSettings | None" = None,
+    live: "ReloadableConfig | None" = None,
     started: Callable[[], None] = lambda: None,
 ) -> int:
     """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
@@ -105,14 +105,14 @@ def _has_room(folder: Path) -> bool:
     return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
 
 
-def _reloading(live: "LiveSettings | None", published: Path) -> Callable[[], bool] | None:
+def _reloading(live: "ReloadableConfig | None", published: Path) -> Callable[[], bool] | None:
     """What to do at SIGHUP; stages follow what was found good, so that a bad file harms no stage that is restarted."""
     if live is None or live.path is None:
         return None
     live.publish(published)
 
     def reload() -> bool:
-        if not live.follow():
+        if not live.reload_and_log():
             return False
         live.publish(published)
         return True

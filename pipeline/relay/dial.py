@@ -19,7 +19,7 @@ from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
 from pipeline.relay.resolve import Endpoint, Resolver, endpoints, is_own, system_resolver
 from pipeline.relay.socks import connect_through
 from pipeline.relay.stream import wait_for
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
 DIAL_TIMEOUT_S = 15.0

@@ -11,7 +11,7 @@ from typing import cast
 from pipeline.nostr.ip import is_global_ip
 from pipeline.relay.deadline import Attempt
 from pipeline.relay.errors import DialError, DialReason
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Resolver = Callable[[str, int], Sequence[SocketAddress]]

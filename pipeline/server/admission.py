@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipeline.config import Config, RegistrationMode
 from pipeline.nostr.event import Event
 from pipeline.nostr.proof_of_work import proven_bits
 from pipeline.server.limits import Refusal, Refused
+from pipeline.settings.choices import RegistrationMode
+from pipeline.settings.config import Config
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.nostr.ip import IPAddress, is_global_ip
 from pipeline.server.limits import PREFIX_FACTORS, Limits, Refusal, Refused, prefixes_of
-from pipeline.values import IPNetwork
+from pipeline.settings.values import IPNetwork
 
 _MAX_FORWARDED_LENGTH: Final = 64  # an IPv6 address with a port has at most 54 characters
 _UNKNOWN: Final = "unknown"

@@ -13,7 +13,7 @@ from pipeline.process.rate import Allowance
 from pipeline.server.clients import Gate, Peer, Place, client_behind, peer_of
 from pipeline.server.eviction import Occupant, first_to_yield
 from pipeline.server.limits import Limits, Refusal, Refuse, Refused, prefixes_of
-from pipeline.values import IPNetwork
+from pipeline.settings.values import IPNetwork
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
 _SLICE_BYTES = 4 << 10

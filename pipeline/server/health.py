@@ -13,7 +13,6 @@ from typing import Final
 
 import apsw
 
-from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition, StageState, condition_of, utc
@@ -22,6 +21,7 @@ from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.status.troubles import troubled
 from pipeline.store import inbox, outbox, wanted

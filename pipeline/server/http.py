@@ -14,7 +14,6 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers, MultipleValuesError
 from websockets.http11 import Request, Response
 
-from pipeline.config import StatusPageAccess
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
 from pipeline.process.exposition import CONTENT_TYPE, Health
@@ -27,6 +26,7 @@ from pipeline.server.limits import Refusal, Refused, RequestRates
 from pipeline.server.page.request import TOKEN_COOKIE, PageRequest, cookie_of, is_local, parse_request
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.choices import StatusPageAccess
 from pipeline.store import contacts
 from pipeline.store.contacts import Counts
 from pipeline.store.database import Database

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
 from pipeline.process.rate import Allowances, Rate
+from pipeline.settings.config import Config
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from typing import Final
 
 import apsw
 
-from pipeline.config import Config
 from pipeline.errors import EventServiceError
 from pipeline.process import exposition
 from pipeline.process.clock import Clock
@@ -14,6 +13,7 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.server.collectors import MAX_RELAYS, StoreCollector
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import overview
 from pipeline.store.database import Database

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.config import Config, SinkKind
 from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition, condition_of
 from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 from pipeline.store import dead, gaps, overview, relays, samples
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow

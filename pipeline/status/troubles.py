@@ -9,12 +9,12 @@ from typing import Final
 from pipeline.process.condition import HEARTBEAT_LIMIT_S, Condition, StageState
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
+from pipeline.settings.values import format_duration
 from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, counted
 from pipeline.store.dead import DeadQueue
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import Operator, RelayRecord, RelayState
-from pipeline.values import format_duration
 
 _MIN_FREE_BYTES: Final = 64 << 20
 _CROWDED: Final = "crowded"

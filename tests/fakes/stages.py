@@ -22,11 +22,11 @@ from pathlib import Path
 from pipeline.errors import CannotStart, EventServiceError, NoRoom
 from pipeline.process import stage
 from pipeline.process.backoff import Backoff
-from pipeline.process.reload import LiveSettings
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.stage import StageContext, run_stage
 from pipeline.process.supervision import SETTINGS_FILE, supervise
 from pipeline.process.supervisor import StageSpec, Times
+from pipeline.settings.reload import ReloadableConfig
 
 BEAT_EVERY_S = 0.05
 
@@ -171,7 +171,7 @@ def specs() -> list[StageSpec]:
 
 def main(arguments: list[str]) -> int:
     file = next((Path(each.partition("=")[2]) for each in arguments if each.startswith("--env-file=")), None)
-    live = LiveSettings(file, os.environ)
+    live = ReloadableConfig(file, os.environ)
     live.export()
     config = live.config
     if arguments[0] == "supervise":

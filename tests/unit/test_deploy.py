@@ -12,9 +12,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipeline.env_file import read_env_file
 from pipeline.process.supervisor import Times
-from pipeline.settings import SETTINGS
+from pipeline.settings.env_file import read_env_file
+from pipeline.settings.schema import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "pipeline" / "deploy"

@@ -12,26 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each package may import of the project; itself always. `process` knows nobody, and everybody may know it.
-LEAVES = {
-    "pipeline.errors",
-    "pipeline.values",
-    "pipeline.printable",
-    "pipeline.settings",
-    "pipeline.config",
-    "pipeline.version",
-}
-SHARED = LEAVES | {"pipeline.process", "pipeline.env_file", "pipeline.setting_names"}
+LEAVES = {"pipeline.errors", "pipeline.printable", "pipeline.settings", "pipeline.version"}
+SHARED = LEAVES | {"pipeline.process"}
 ALLOWED = {
     "pipeline.errors": set[str](),
     "pipeline.version": set[str](),
     "pipeline.build": set[str](),
     "pipeline.printable": set[str](),
-    "pipeline.values": {"pipeline.errors"},
     # Addresses and keys are read by the protocol's own rules; that is all that settings know of it.
-    "pipeline.settings": {"pipeline.errors", "pipeline.values", "pipeline.nostr.address", "pipeline.nostr.nip19"},
-    "pipeline.config": {"pipeline.errors", "pipeline.values", "pipeline.settings", "pipeline.nostr.address"},
-    "pipeline.env_file": LEAVES,
-    "pipeline.setting_names": {"pipeline.settings"},
+    "pipeline.settings": {"pipeline.errors", "pipeline.nostr.address", "pipeline.nostr.nip19"},
+    "pipeline.settings.values": {"pipeline.errors"},
+    "pipeline.settings.reload": SHARED,
     "pipeline.process": SHARED,
     "pipeline.nostr": {"pipeline.errors"},
     "pipeline.relay": SHARED | {"pipeline.nostr"},

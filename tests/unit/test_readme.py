@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli import main
-from pipeline.settings import SETTINGS
+from pipeline.settings.schema import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

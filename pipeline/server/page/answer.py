@@ -11,7 +11,6 @@ from typing import Final
 import jinja2
 from websockets.http11 import Response
 
-from pipeline.config import Config
 from pipeline.printable import printable
 from pipeline.process.clock import Clock
 from pipeline.process.condition import Condition
@@ -20,6 +19,7 @@ from pipeline.server.http import response
 from pipeline.server.page.request import COLUMNS, PageRequest
 from pipeline.server.page.view import View, age, gather
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.config import Config
 from pipeline.status.troubles import Weight
 from pipeline.version import read_version
 

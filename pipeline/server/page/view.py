@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from pipeline import story
-from pipeline.config import Config, SinkKind
 from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
 from pipeline.process.metrics import LEFT
 from pipeline.server.page.plots import Plot, milliseconds, plots
 from pipeline.server.page.request import PageRequest
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
 from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
 from pipeline.status.troubles import Trouble, rough, troubles

@@ -16,7 +16,7 @@ from pipeline.relay.dial import Compression, dial
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
 from pipeline.relay.transport import Transport
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 from tests.integration.relay.peers import (
     CLOCK,
     PATIENCE_S,

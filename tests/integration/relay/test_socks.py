@@ -9,7 +9,7 @@ from pipeline.nostr.address import RelayAddress, parse_address
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.errors import DialReason
 from pipeline.relay.transport import Transport
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 from tests.integration.relay.peers import CLOCK, PATIENCE_S, TEXT, Peer, Tls, accept_websocket, failure, frame
 
 

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import websocket
 
-from pipeline.config import Config
 from pipeline.process import metrics
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import Heartbeat
@@ -23,6 +22,7 @@ from pipeline.process.slots import Slot, prepare_runtime_directory
 from pipeline.process.stage import StageContext
 from pipeline.process.stop import Stop
 from pipeline.server.limits import Limits
+from pipeline.settings.config import Config
 from pipeline.store.database import Database
 from stages import server
 from tests.fakes.net import free_port, loopback_address

@@ -18,9 +18,9 @@ from pipeline.process.exposition import CONTENT_TYPE
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.stage import HEARTBEAT_LIMIT_S
 from pipeline.server.health import MIN_FREE_BYTES
+from pipeline.settings.values import HostPort
 from pipeline.store import authors, contacts
 from pipeline.store.contacts import ContactList
-from pipeline.values import HostPort
 from stages.server import listener
 from tests.fakes.child import Child
 from tests.fakes.net import free_port

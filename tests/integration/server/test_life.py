@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import CannotStart
 from pipeline.process.heartbeat import read_heartbeat
 from pipeline.server.limits import DEFAULT_LIMITS
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 from stages.server import listener
 from tests.fakes.net import free_port, loopback_address
 from tests.integration.server.harness import PATIENCE_S, Running, closing_code, read_to_end, running

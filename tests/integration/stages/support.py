@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from pipeline.config import Config
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import Heartbeat
@@ -16,6 +15,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot, prepare_runtime_directory
 from pipeline.process.stage import StageContext
 from pipeline.process.stop import Stop
+from pipeline.settings.config import Config
 from pipeline.store import inbox, monitored
 from pipeline.store.database import Database, Row
 from pipeline.store.inbox import Arrival

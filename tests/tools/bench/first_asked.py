@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipeline.relay.limits import Limits
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store.cursors import Cursor
 from tests.tools.bench.report import Figure, Limit
 from tests.tools.network.world import Network

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from pipeline.env_file import InvalidEnvFile, format_env, parse_env
 from pipeline.nostr import json_text
 from pipeline.nostr.address import InvalidAddress, parse_address, split_addresses
 from pipeline.nostr.client_message import RequestMessage
@@ -51,6 +50,7 @@ from pipeline.relay.deflate import inflate, inflate_head
 from pipeline.relay.frames import MAX_BATCH_MESSAGES, SKIPPED_END_BYTES, FrameReader, Received, SkippedMessage
 from pipeline.relay.nip11 import InvalidInformation, parse_information
 from pipeline.relay.sighting import sighting
+from pipeline.settings.env_file import InvalidEnvFile, format_env, parse_env
 from tests.tools.fuzz import models
 
 _EVENT = sign(bytes(31) + b"\x03", created_at=1_700_000_000, kind=1, tags=[["p", "ab" * 32], ["-"]], content="né\n\x7f")

@@ -33,7 +33,7 @@ from pipeline.relay.politeness import HostBackoff
 from pipeline.relay.refusals import Refusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store.cursors import Cursor
 from pipeline.store.relay_forms import FormChanges, FormCheck
 from pipeline.store.relay_lists import Listed

@@ -9,7 +9,7 @@ from pipeline.crawl.plan import Subject
 from pipeline.crawl.relay_lists import RelayLists
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import Limits
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store.backfills import Backfill
 from pipeline.store.relay_lists import Listed
 from tests.seeds import seeds

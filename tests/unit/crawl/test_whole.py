@@ -13,7 +13,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, RelayMessage
 from pipeline.relay.limits import Limits
-from pipeline.settings import CrawlMode
+from pipeline.settings.choices import CrawlMode
 from pipeline.store.wanted import Change
 from tests.seeds import seeds
 from tests.unit.crawl.people import changes, event, key, plan_for

@@ -15,7 +15,7 @@ from pipeline.process.exposition import CONTENT_TYPE, ExpositionServer, Health, 
 from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import metrics_directory
-from pipeline.values import HostPort
+from pipeline.settings.values import HostPort
 
 
 class Relays:

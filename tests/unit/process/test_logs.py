@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import LogLevel
 from pipeline.process import logs
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import MAX_VALUE_CHARS, RateLimited
+from pipeline.settings.choices import LogLevel
 
 LOG = logs.get_logger("relay")
 

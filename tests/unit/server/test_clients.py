@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.server.clients import Gate, Peer, client_behind, peer_of
 from pipeline.server.limits import Limits, Refusal, Refused
-from pipeline.values import networks
+from pipeline.settings.values import networks
 
 FAR = Peer("8.8.8.8", False)
 NEAR = Peer("10.1.1.1", True)

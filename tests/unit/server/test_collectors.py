@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from pipeline.config import Config
 from pipeline.process.clock import SystemClock
 from pipeline.server.collectors import StoreCollector
+from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import events, inbox, monitored, outbox, overview, relays, target_relay
 from pipeline.store.database import Database, Tx

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.config import Config
 from pipeline.process.rate import Allowances, Rate
 from pipeline.server.limits import DEFAULT_LIMITS, ClientRates, Limits, limits_of
+from pipeline.settings.config import Config
 
 
 def test_clients_have_allowances_of_their_own() -> None:

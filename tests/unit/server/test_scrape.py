@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config
 from pipeline.process.clock import SystemClock
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.config import Config
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 

@@ -1,23 +1,23 @@
-"""Names of variables that look like settings of ours and are none."""
+"""Variables that look like settings and are not."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.settings import SETTINGS
+from pipeline.settings.schema import SETTINGS
 
 _PREFIX: Final = "EVENTS_"
 _NAMES: Final = frozenset(setting.name for setting in SETTINGS)
-# So many letters wrong, missing or too many are a slip of the pen.
+# Letters wrong, missing or too many, up to which a name is taken for a slip.
 _MAX_SLIPS: Final = 2
 # What Kubernetes puts into every container of a namespace that has a service named `events`.
 _INJECTED: Final = re.compile(r"EVENTS_(PORT|SERVICE)(_.*)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
-    """A variable that is no setting; `meant`: the setting that it looks like, if any."""
+class UnknownSetting:
+    """A variable that is not a setting; `meant`: the setting that it looks like, if any."""
 
     name: str
     meant: str | None
@@ -26,10 +26,10 @@ class Unknown:
         return f"{self.name} is not a setting" + (f"; did you mean {self.meant}?" if self.meant else "")
 
 
-def unknown_settings(names: Iterable[str]) -> list[Unknown]:
-    """Those of `names` that begin as our settings do and are none, in order of their names."""
+def unknown_settings(names: Iterable[str]) -> list[UnknownSetting]:
+    """Return the `names` that begin like a setting and are not one, in order."""
     return [
-        Unknown(name, _meant(name))
+        UnknownSetting(name, _meant(name))
         for name in sorted(names)
         if name.startswith(_PREFIX) and name not in _NAMES and not _INJECTED.fullmatch(name)
     ]
@@ -41,7 +41,7 @@ def _meant(name: str) -> str | None:
 
 
 def _distance(one: str, other: str) -> int:
-    """How many letters must be changed, added or left out to make one of the other (Levenshtein)."""
+    """Return how many letters must be changed, added or removed to turn one into the other (Levenshtein)."""
     row = list(range(len(other) + 1))
     for i, letter in enumerate(one, 1):
         diagonal, row[0] = row[0], i

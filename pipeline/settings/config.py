@@ -14,8 +14,7 @@ from typing import Any
 
 from pipeline.errors import CannotStart
 from pipeline.nostr.address import RelayAddress
-from pipeline.settings import (
-    SETTINGS,
+from pipeline.settings.choices import (
     CrawlMode,
     Environment,
     KeyList,
@@ -25,24 +24,10 @@ from pipeline.settings import (
     SinkKind,
     SinkSetting,
     StatusPageAccess,
-    credentials_problem,
 )
-from pipeline.values import HostPort, InvalidValue, IPNetwork
-
-__all__ = [
-    "Config",
-    "CrawlMode",
-    "Environment",
-    "InvalidConfig",
-    "KeyList",
-    "LogLevel",
-    "RegistrationMode",
-    "RetractedEvents",
-    "SinkKind",
-    "SinkSetting",
-    "StatusPageAccess",
-]
-
+from pipeline.settings.credentials import credentials_problem
+from pipeline.settings.schema import SETTINGS
+from pipeline.settings.values import HostPort, InvalidValue, IPNetwork
 
 # Settings that name a secret file, and what systemd's credential for it is named in the shipped units.
 _CREDENTIALS = {"google_pubsub_credentials_json_path": "pubsub.json", "secret_key_path": "nostr.key"}

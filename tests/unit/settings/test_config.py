@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import (
-    Config,
-    CrawlMode,
-    Environment,
-    InvalidConfig,
-    KeyList,
-    LogLevel,
-    RegistrationMode,
-    SinkKind,
-    SinkSetting,
-)
 from pipeline.errors import CannotStart
-from pipeline.settings import SETTINGS
-from pipeline.values import HostPort
+from pipeline.settings.choices import CrawlMode, Environment, KeyList, LogLevel, RegistrationMode, SinkKind, SinkSetting
+from pipeline.settings.config import Config, InvalidConfig
+from pipeline.settings.schema import SETTINGS
+from pipeline.settings.values import HostPort
 
 Env = dict[str, str]
 S, M, H, D = 1_000, 60_000, 3_600_000, 86_400_000

@@ -1,17 +1,17 @@
-"""Settings that a running process follows: its environment file, read again at SIGHUP."""
+"""Settings that a running process reloads: its environment file, read again at SIGHUP."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import Config
-from pipeline.env_file import InvalidEnvFile, format_env, read_env_file
 from pipeline.errors import CannotStart
 from pipeline.process import logs
 from pipeline.process.logs import get_logger
-from pipeline.setting_names import Unknown, unknown_settings
-from pipeline.settings import SETTINGS
+from pipeline.settings.config import Config
+from pipeline.settings.env_file import InvalidEnvFile, format_env, read_env_file
+from pipeline.settings.misspelt import UnknownSetting, unknown_settings
+from pipeline.settings.schema import SETTINGS
 
 _log = get_logger("settings")
 _NAMES = frozenset(setting.name for setting in SETTINGS)
@@ -19,16 +19,16 @@ _NAMES = frozenset(setting.name for setting in SETTINGS)
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """The names of variables that a process now follows, and of those that it will after a restart only."""
+    """Variables that a reload changed, and those whose change needs a restart."""
 
     changed: tuple[str, ...]
     pending: tuple[str, ...]
 
 
-class LiveSettings:
-    """The settings of this process, out of its environment and an environment file, which wins.
+class ReloadableConfig:
+    """Settings of this process, from its environment and an environment file, which wins.
 
-    What is not marked `live` in `SETTINGS` stays as it was at the start. Any thread may read `config`; one reloads.
+    Settings that are not `live` stay as they were at the start. Any thread may read `config`; one reloads.
     """
 
     def __init__(self, path: Path | None, env: Mapping[str, str]) -> None:
@@ -36,16 +36,16 @@ class LiveSettings:
         self.path = path
         self._env = dict(env)
         self.file = self._read()
-        """What the file said when the process was started."""
+        """Assignments of the file at the start of the process."""
         self._started = self._config = Config.from_env(self._env | self.file)
 
     @property
     def config(self) -> Config:
-        """The settings in force, one consistent set of them."""
+        """The settings in force, a consistent set."""
         return self._config
 
     def reload(self) -> Reload:
-        """Follow the file as it is now; raises what `__init__` raises, and then nothing has changed."""
+        """Apply the file as it is now. Raises as `__init__` does, and then nothing has changed."""
         file = self._read()
         wanted = Config.from_env(self._env | file)
         live = {each.field: getattr(wanted, each.field) for each in SETTINGS if each.live}
@@ -62,8 +62,8 @@ class LiveSettings:
         self._config = replace(self._config, **live)
         return Reload(tuple(changed), tuple(pending))
 
-    def follow(self) -> bool:
-        """Reload, and log what came of it; returns whether the file was good. What SIGHUP does."""
+    def reload_and_log(self) -> bool:
+        """Reload and log the result, as on SIGHUP; return True if the file was valid."""
         try:
             done = self.reload()
         except CannotStart as error:
@@ -75,12 +75,12 @@ class LiveSettings:
             _log.warning("settings changed that need a restart", settings=",".join(done.pending))
         return True
 
-    def unknown(self) -> list[Unknown]:
-        """Variables of environment and file that look like settings and are none."""
+    def unknown(self) -> list[UnknownSetting]:
+        """Return variables of environment and file that look like settings and are not."""
         return unknown_settings(self._env | self.file)
 
     def warn_of_unknown(self) -> None:
-        """Log them, in one line, if there are any."""
+        """Log them in one line, if there are any."""
         if unknown := self.unknown():
             _log.warning("variables that are no settings", variables="; ".join(map(str, unknown)))
 
@@ -101,9 +101,9 @@ class LiveSettings:
 
 
 def read_settings_file(path: Path) -> dict[str, str]:
-    """The assignments in `path`; raises `InvalidEnvFile` if it cannot be read, or if one looks like a misspelt setting.
+    """Return the assignments in `path`. Raises `InvalidEnvFile` if it is not readable or has a misspelt setting.
 
-    A setting under a wrong name would be passed over without a word, and its default would hold.
+    A setting under a wrong name would be ignored silently, and its default would hold.
     """
     found = read_env_file(path)
     misspelt = [f"{each.name} (did you mean {each.meant}?)" for each in unknown_settings(found) if each.meant]

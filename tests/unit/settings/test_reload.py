@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config, InvalidConfig, LogLevel
-from pipeline.env_file import InvalidEnvFile, read_env_file
 from pipeline.process import logs
-from pipeline.process.reload import LiveSettings, Reload
-from pipeline.settings import SETTINGS
+from pipeline.settings.choices import LogLevel
+from pipeline.settings.config import Config, InvalidConfig
+from pipeline.settings.env_file import InvalidEnvFile, read_env_file
+from pipeline.settings.reload import Reload, ReloadableConfig
+from pipeline.settings.schema import SETTINGS
 
 ENV = {"EVENTS_DATABASE_PATH": "/tmp/events.db", "EVENTS_ENVIRONMENT": "DEVELOPMENT", "EVENTS_CRAWLERS": "3"}
 
@@ -32,18 +33,18 @@ def log() -> Iterator[StringIO]:
 
 
 def test_the_file_wins_over_the_environment(file: Path) -> None:
-    live = LiveSettings(file, ENV | {"EVENTS_BACKPRESSURE_HIGH": "7000"})
+    live = ReloadableConfig(file, ENV | {"EVENTS_BACKPRESSURE_HIGH": "7000"})
     assert (live.config.backpressure_high, live.config.crawlers) == (100, 3)
 
 
 def test_without_a_file_the_environment_is_all() -> None:
-    live = LiveSettings(None, ENV)
+    live = ReloadableConfig(None, ENV)
     assert live.config == Config.from_env(ENV)
     assert live.reload() == Reload((), ())
 
 
 def test_what_may_change_changes_and_the_rest_waits_for_a_restart(file: Path) -> None:
-    live = LiveSettings(file, ENV)
+    live = ReloadableConfig(file, ENV)
     before = live.config
     file.write_text("EVENTS_LOG_LEVEL=error\nEVENTS_BOOTSTRAP_RELAYS=\nEVENTS_CRAWLERS=9\nPUBSUB_EMULATOR_HOST=h:1\n")
     changed = ("EVENTS_LOG_LEVEL", "EVENTS_BOOTSTRAP_RELAYS", "EVENTS_BACKPRESSURE_HIGH", "EVENTS_BACKPRESSURE_LOW")
@@ -71,7 +72,7 @@ def test_what_may_change_changes_and_the_rest_waits_for_a_restart(file: Path) ->
     ],
 )
 def test_a_bad_file_changes_nothing(file: Path, text: str | None, error: type[Exception]) -> None:
-    live = LiveSettings(file, ENV)
+    live = ReloadableConfig(file, ENV)
     before = live.config
     if text is None:
         file.unlink()
@@ -83,11 +84,11 @@ def test_a_bad_file_changes_nothing(file: Path, text: str | None, error: type[Ex
 
 
 def test_following_says_what_came_of_it(file: Path, log: StringIO) -> None:
-    live = LiveSettings(file, ENV)
+    live = ReloadableConfig(file, ENV)
     file.write_text("EVENTS_SKIP_RELAYS=a.example\nEVENTS_MAX_RELAYS=5\n")
-    assert live.follow()
+    assert live.reload_and_log()
     file.write_text("EVENTS_MAX_RELAYS=many\n")
-    assert not live.follow()
+    assert not live.reload_and_log()
     good, pending, bad = (json.loads(line) for line in log.getvalue().splitlines())
     assert good["message"] == "settings reloaded"
     assert good["changed"] == "EVENTS_SKIP_RELAYS,EVENTS_BACKPRESSURE_HIGH,EVENTS_BACKPRESSURE_LOW"
@@ -97,9 +98,9 @@ def test_following_says_what_came_of_it(file: Path, log: StringIO) -> None:
 
 
 def test_following_sets_the_log_level(file: Path, log: StringIO) -> None:
-    live = LiveSettings(file, ENV)
+    live = ReloadableConfig(file, ENV)
     file.write_text("EVENTS_LOG_LEVEL=ERROR\n")
-    assert live.follow()
+    assert live.reload_and_log()
     logs.get_logger("x").info("not written")
     logs.get_logger("x").error("written")
     assert [json.loads(line)["message"] for line in log.getvalue().splitlines()] == ["written"]
@@ -108,12 +109,12 @@ def test_following_sets_the_log_level(file: Path, log: StringIO) -> None:
 def test_stages_read_back_exactly_the_live_settings(file: Path, tmp_path: Path) -> None:
     """Whatever a stage's own environment says of them, and nothing but them."""
     file.write_text("EVENTS_SKIP_RELAYS=\nEVENTS_LOG_LEVEL=trace\nEVENTS_MAX_QUEUE_AGE=90s\nEVENTS_MAX_USERS=7\n")
-    live = LiveSettings(file, ENV)
+    live = ReloadableConfig(file, ENV)
     published = tmp_path / "settings"
     live.publish(published)
     assert set(read_env_file(published)) == {each.name for each in SETTINGS if each.live}
     assert published.stat().st_mode & 0o777 == 0o600
-    stage = LiveSettings(published, ENV | {"EVENTS_SKIP_RELAYS": "x.example", "EVENTS_MAX_USERS": "7"})
+    stage = ReloadableConfig(published, ENV | {"EVENTS_SKIP_RELAYS": "x.example", "EVENTS_MAX_USERS": "7"})
     assert stage.config == live.config
     assert [path.name for path in tmp_path.iterdir() if "new" in path.name] == []
 
@@ -126,5 +127,5 @@ def test_no_secret_is_live() -> None:
 def test_libraries_find_the_files_variables(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "elsewhere")
     file.write_text("PUBSUB_EMULATOR_HOST=127.0.0.1:1\n")
-    LiveSettings(file, ENV).export()
+    ReloadableConfig(file, ENV).export()
     assert os.environ["PUBSUB_EMULATOR_HOST"] == "127.0.0.1:1"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.env_file import InvalidEnvFile
-from pipeline.process.reload import read_settings_file
-from pipeline.setting_names import Unknown, unknown_settings
-from pipeline.settings import SETTINGS
+from pipeline.settings.env_file import InvalidEnvFile
+from pipeline.settings.misspelt import UnknownSetting, unknown_settings
+from pipeline.settings.reload import read_settings_file
+from pipeline.settings.schema import SETTINGS
 
 NAMES = sorted(setting.name for setting in SETTINGS)
 
@@ -31,7 +31,7 @@ def test_settings_are_known_and_other_variables_are_not_ours() -> None:
     ],
 )
 def test_a_slip_of_the_pen_names_what_was_meant(written: str, meant: str | None) -> None:
-    assert unknown_settings([written]) == [Unknown(written, meant)]
+    assert unknown_settings([written]) == [UnknownSetting(written, meant)]
 
 
 @pytest.mark.parametrize(

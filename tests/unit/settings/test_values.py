@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.values import (
+from pipeline.settings.values import (
     HostPort,
     InvalidValue,
     boolean,

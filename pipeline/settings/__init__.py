@@ -1,0 +1,1 @@
+"""Settings: from text in the environment or a file to one frozen, typed object."""

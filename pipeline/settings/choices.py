@@ -1,0 +1,92 @@
+"""The values of settings that are a choice, and those that have a shape of their own."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Environment(StrEnum):
+    """Where the service runs; DEVELOPMENT posts nothing to Google Pub/Sub."""
+
+    PRODUCTION = "PRODUCTION"
+    DEVELOPMENT = "DEVELOPMENT"
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    TRACE = "TRACE"
+    DEBUG = "DEBUG"
+    ERROR = "ERROR"
+    DISABLED = "DISABLED"
+
+
+class CrawlMode(StrEnum):
+    """How relays are asked."""
+
+    AUTO = "auto"
+    """By query while that fits the relay and is cheap, else whole."""
+    QUERY = "query"
+    """By authors and mentions, in chunks."""
+    WHOLE = "whole"
+    """For everything at once; what is wanted is found here."""
+
+
+class StatusPageAccess(StrEnum):
+    """To whom the status page is shown."""
+
+    LOCAL = "local"
+    """To browsers on this machine, by localhost or a loopback address."""
+    EVERYONE = "everyone"
+    OFF = "off"
+
+
+class RegistrationMode(StrEnum):
+    """Who may become a user."""
+
+    OPEN = "open"
+    """Anyone."""
+    ALLOWLIST = "allowlist"
+    """The keys of `EVENTS_REGISTRATION_ALLOWLIST`."""
+    PROOF_OF_WORK = "proof-of-work"
+    """Those who prove work of `EVENTS_REGISTRATION_DIFFICULTY` bits (NIP-13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """A file with a public key a line, and the keys that it held when it was read."""
+
+    path: Path
+    keys: frozenset[bytes]
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class RetractedEvents(StrEnum):
+    """What becomes of events that are known to be deleted, vanished or expired when they are saved."""
+
+    FORWARD = "forward"
+    """They go to Pub/Sub like all others, with the attribute `retracted`."""
+    SUPPRESS = "suppress"
+    """They go nowhere."""
+
+
+class SinkKind(StrEnum):
+    """What takes the events of the `pubsub` outbox."""
+
+    PUBSUB = "pubsub"
+    JSONL = "jsonl"
+    STDOUT = "stdout"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkSetting:
+    """`EVENTS_SINK`: the kind of sink, and for `jsonl` the file it appends to."""
+
+    kind: SinkKind
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        return self.kind.value if self.path is None else f"{self.kind.value}:{self.path}"

@@ -1,0 +1,118 @@
+"""Parsers for the values that only this service has: text in, one typed value out, `InvalidValue` otherwise."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
+from pipeline.nostr.nip19 import InvalidEncoding, parse_public_key
+from pipeline.settings import values
+from pipeline.settings.choices import KeyList, SinkKind, SinkSetting
+from pipeline.settings.values import HostPort, InvalidValue
+
+
+def choice(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Return a parser of the members of `kind`, in any case."""
+
+    def parse(text: str) -> StrEnum:
+        for member in kind:
+            if member.value.lower() == text.strip().lower():
+                return member
+        raise InvalidValue("must be one of " + ", ".join(kind))
+
+    return parse
+
+
+def count(least: int, most: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` to `most`."""
+    return lambda text: values.integer(text, least=least, most=most)
+
+
+def sink(text: str) -> SinkSetting:
+    """Read `pubsub`, `jsonl:PATH`, `stdout` or `none`."""
+    kind, _, path = text.strip().partition(":")
+    if kind == SinkKind.JSONL:
+        if not path:
+            raise InvalidValue("jsonl needs a path, as in jsonl:/var/lib/event-service/events.jsonl")
+        return SinkSetting(SinkKind.JSONL, Path(path))
+    if path or kind not in tuple(SinkKind):
+        raise InvalidValue("must be pubsub, jsonl:PATH, stdout or none")
+    return SinkSetting(SinkKind(kind))
+
+
+def relay(text: str) -> RelayAddress | None:
+    """Read the address of a relay; `None` for an empty text."""
+    if not text:
+        return None
+    try:
+        return parse_address(text)
+    except InvalidAddress as error:
+        raise InvalidValue(f"{values.without_user(text)!r} is no relay address: {error}") from None
+
+
+def relays(text: str) -> tuple[RelayAddress, ...]:
+    """Read a comma-separated list of relay addresses."""
+    return tuple(each for each in map(relay, values.text_list(text)) if each is not None)
+
+
+def url(text: str) -> str:
+    """Read a full http or https address."""
+    try:
+        parts = urlsplit(text.strip())
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidValue("must be a full http or https address")
+    return text.strip()
+
+
+def file_path(text: str) -> Path:
+    """Read the path of a file, which need not exist."""
+    path = Path(text)
+    if not path.name or text.endswith("/"):
+        raise InvalidValue("must be the path of a file")
+    return path
+
+
+def readable_file(text: str) -> Path:
+    """Read the path of a file that can be read."""
+    path = Path(text)
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise InvalidValue(f"cannot read {text}: {error.strerror}") from None
+    return path
+
+
+def key_list(text: str) -> KeyList:
+    """Read the path of a file with a public key a line, and the keys in it."""
+    path = readable_file(text)
+    keys: set[bytes] = set()
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        key = line.partition("#")[0].strip()
+        try:
+            keys.update([parse_public_key(key)] if key else [])
+        except InvalidEncoding as error:
+            raise InvalidValue(f"line {number} of {text}: {error}") from None
+    return KeyList(path, frozenset(keys))
+
+
+def proxy(text: str) -> HostPort:
+    """Read `host:port`, both present."""
+    proxy = values.host_port(text)
+    if not proxy.host or not proxy.port:
+        raise InvalidValue("must be host:port")
+    return proxy
+
+
+def format_boolean(value: bool) -> str:
+    """Return the text that `values.boolean` reads."""
+    return "true" if value else "false"
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of host names, without case and trailing dots."""
+    return tuple(name.lower().rstrip(".") for name in values.text_list(text))
