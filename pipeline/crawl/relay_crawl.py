@@ -217,6 +217,7 @@ class RelayCrawl:
         if not may_ask:
             self._check_at = mono + 1.0
             return
+        session.close_doubtful()
         self._note_absence(wall)
         named = self.named
         self._live.follow(self._sweeps.forms.first_only)

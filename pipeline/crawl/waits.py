@@ -25,6 +25,9 @@ def retry_wait(refusal: Refusal, failures: int, *, lasting_s: float = FINAL_RETR
     """
     if refusal is Refusal.FORBIDDEN:
         return FINAL_RETRY_S
+    if refusal is Refusal.RATE_LIMITED:
+        # How long the host is left alone tells its backoff, for all requests together.
+        return RETRY_S
     if refusal in _SMALLER and failures < MAX_SMALLER:
         # Each time there is less, or one kind less, to ask for.
         return SMALLER_RETRY_S

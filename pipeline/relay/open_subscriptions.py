@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_close, encode_req
+from pipeline.relay.closes import SentCloses
 from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, Subscription
 from pipeline.relay.succession import ClosedIds, Succession
 
@@ -16,7 +17,7 @@ from pipeline.relay.succession import ClosedIds, Succession
 class OpenSubscriptions:
     """What is asked for on one connection, oldest request first."""
 
-    __slots__ = ("_by_id", "_closed", "_largest_ended", "_last_id", "_requests", "_succession", "outgoing")
+    __slots__ = ("_by_id", "_closed", "_closes", "_largest_ended", "_last_id", "_requests", "_succession", "outgoing")
 
     def __init__(self) -> None:
         self.outgoing: deque[str] = deque()
@@ -27,6 +28,7 @@ class OpenSubscriptions:
         self._largest_ended = 0
         self._succession = Succession()
         self._closed = ClosedIds()
+        self._closes = SentCloses()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -91,6 +93,7 @@ class OpenSubscriptions:
         """Send a REQ; one that is open under this id is replaced."""
         # Removed first also when it is replaced, so that the newest request comes last.
         self._by_id.pop(subscription_id, None)
+        self._closes.on_opened(subscription_id)
         request = encode_req(subscription_id, filters)
         self._requests += 1
         self._by_id[subscription_id] = opened = Subscription(
@@ -124,7 +127,7 @@ class OpenSubscriptions:
         self._succession.on_closed(subscription.id)
         self._closed.on_closed(subscription.id, now)
         if subscription.hold is not Hold.REFUSED and not subscription.is_over:
-            self.outgoing.append(encode_close(subscription.id))
+            self._send_close(subscription.id)
 
     def close_all(self, key: str, now: float, *, is_page: bool) -> None:
         """Close the page, or the live subscriptions, of this key."""
@@ -144,9 +147,31 @@ class OpenSubscriptions:
 
     def end_by_us(self, refused: Subscription, now: float) -> bool:
         """Close what the relay refused without ending it; returns what `end` does."""
-        self.outgoing.append(encode_close(refused.id))
+        self._send_close(refused.id)
         self._closed.on_closed(refused.id, now)
         return self.end(refused, now)
+
+    def _send_close(self, subscription_id: str) -> None:
+        self.outgoing.append(encode_close(subscription_id))
+        self._closes.on_sent(subscription_id, self._requests)
+
+    def on_dropped(self) -> None:
+        """Note that the relay dropped some message, which may have been a CLOSE."""
+        self._closes.on_dropped()
+
+    def close_doubtful(self) -> None:
+        """Send once more the CLOSEs that the relay may have dropped."""
+        for subscription_id in self._closes.take_doubtful():
+            self._send_close(subscription_id)
+
+    @property
+    def at_relay(self) -> int:
+        """How many may be open at the relay, with those of which the CLOSE may have been dropped."""
+        return len(self) + self._closes.doubtful
+
+    def on_end_of_answer(self, subscription: Subscription) -> None:
+        """Note that the relay said all that it has to say to a request for now: it read what was sent before it."""
+        self._closes.on_answered(subscription.number)
 
     def note_answered(self, subscription: Subscription) -> None:
         """Take note that the relay read a request, whatever it says to it."""

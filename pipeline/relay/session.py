@@ -151,6 +151,10 @@ class Session:
         """End the live subscription of `key`, if it is open."""
         self.subscriptions.close_all(key, now, is_page=False)
 
+    def close_doubtful(self) -> None:
+        """Close once more what may still be open at the relay, since it limits the rate of messages."""
+        self.subscriptions.close_doubtful()
+
     def take_torn(self) -> list[str]:
         """Return the keys of the live subscriptions that were closed before their successors were asked for."""
         torn, self._torn = self._torn, []
@@ -262,7 +266,7 @@ class Session:
         self.subscriptions.close_overdue(now)
         for each, refusal, text in self._doubts.take_due(self.subscriptions.asked, now):
             if self.subscriptions.end_by_us(each, now):
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self.subscriptions))
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay)
                 yield each.refused(refusal, text)
         self._ask_for_one(now)
         for each in [each for each in self.subscriptions.asked if each.is_page and each.deadline <= now]:
@@ -344,6 +348,7 @@ class Session:
         self._answers.note(subscription)
         subscription.is_complete = True
         subscription.hear(now)
+        self.subscriptions.on_end_of_answer(subscription)
         self._on_answer(subscription, now)
         self.subscriptions.close_followed_by(subscription_id, now)
         self._answers.proven = max(self._answers.proven, sum(each.answered for each in self.subscriptions))
@@ -364,6 +369,7 @@ class Session:
             yield from self._on_eose(subscription_id, now)
             return
         self.subscriptions.note_answered(subscription)
+        self.subscriptions.on_end_of_answer(subscription)
         complaint = read(reason, prefix)
         refusal = complaint.refusal
         self._on_answer(subscription, now)
@@ -385,7 +391,7 @@ class Session:
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
         complaint = replace(complaint, refusal=refusal)
-        self.limits = after_refusal(self.limits, complaint, (subscription,), len(self.subscriptions))
+        self.limits = after_refusal(self.limits, complaint, (subscription,), self.subscriptions.at_relay)
         self._doubts.on_page_ended(subscription.key)
         yield subscription.refused(refusal, reason)
 
@@ -409,7 +415,7 @@ class Session:
                 if not self.subscriptions.end(each, now):
                     continue
                 refusal = Refusal.WITHHELD if each.is_withheld else Refusal.AUTH_REQUIRED
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), len(self.subscriptions))
+                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay)
                 yield each.refused(refusal, reason)
                 continue
             if (again := self._ask_again(each, now)) is not None:
@@ -422,6 +428,8 @@ class Session:
         """
         complaint = read(text)
         refusal = complaint.refusal
+        if refusal is Refusal.RATE_LIMITED:
+            self.subscriptions.on_dropped()
         ended = self.comparison.noticed(text)
         yield from _if_any(ended)
         if ended is not None and refusal is not Refusal.RATE_LIMITED:
@@ -443,7 +451,7 @@ class Session:
             if self.subscriptions.end_by_us(each, now):
                 told.append(each)
             self._doubts.on_page_ended(each.key)
-        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, len(self.subscriptions))
+        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, self.subscriptions.at_relay)
         for each in told:
             yield each.refused(refusal, text)
 
