@@ -9,18 +9,15 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.crew import Crew, Share
 from pipeline.crawl.dial_queue import DialBounds
-from pipeline.crawl.fleet import JOIN_S, Fleet
-from pipeline.crawl.gate import Backpressure, Marks
-from pipeline.crawl.hand_over import Parcel
-from pipeline.crawl.holdings import StoredHoldings
-from pipeline.crawl.intake import Batch, EventLimits, Intake
-from pipeline.crawl.plan import Plan, Planner
+from pipeline.crawl.flow_control import Backpressure, Marks, TransactionBatcher
+from pipeline.crawl.ingester import Batch, EventLimits, Ingester
 from pipeline.crawl.ranking import ranked
-from pipeline.crawl.reach import CrawlSettings
-from pipeline.crawl.redial import dial_rate, fast_dial_rate
-from pipeline.crawl.share import (
+from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
+from pipeline.crawl.relay_pool import JOIN_S, RelayPool
+from pipeline.crawl.selection import (
     Selection,
     Skipped,
     choose,
@@ -31,7 +28,9 @@ from pipeline.crawl.share import (
     tried_anew,
     trusted,
 )
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.stored_item_sets import StoredItemSets
+from pipeline.crawl.sync.plan import Plan, Planner
+from pipeline.crawl.sync.timing import CrawlSettings
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process import procfs
@@ -92,14 +91,22 @@ def run(ctx: StageContext) -> None:
     counts = StageCounts(ctx.slot, ctx.metrics)
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     watch = ctx.heartbeat.watch
-    intake = Intake(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
+    intake = Ingester(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
     gate = Backpressure(_marks(config))
     secret = read_secret_key(config.secret_key_path)
     log = RateLimited(ctx.log, ctx.clock)
     turn = watch("reactor", _THREAD_LIMIT_S).turn
     bounds = FrameBounds(limits.bytes, limits.tags)
-    shared = Shared(
-        ctx.clock, intake, Parcel(intake), gate, log, bounds, secret, turn, lambda: ctx.settings.relay_byte_rate
+    shared = CrawlContext(
+        ctx.clock,
+        intake,
+        TransactionBatcher(intake),
+        gate,
+        log,
+        bounds,
+        secret,
+        turn,
+        lambda: ctx.settings.relay_byte_rate,
     )
     dial_gate = DialGate(DialRates.of(config.crawlers, config.max_relays_per_host), ctx.clock)
     policy = DialPolicy(
@@ -108,10 +115,12 @@ def run(ctx: StageContext) -> None:
         own=config.listen_address,
     )  # fmt: skip
     _raise_file_limit(ctx)
-    holdings = StoredHoldings(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
+    holdings = StoredItemSets(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
     now = ctx.clock.monotonic()
     dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
-    fleet = Fleet(_Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings, gate=dial_gate)
+    fleet = RelayPool(
+        _Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings, gate=dial_gate
+    )
     with open_here() as database:
         counts.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
@@ -202,8 +211,8 @@ class _Crawler:
 
     ctx: StageContext
     database: Database
-    fleet: Fleet
-    intake: Intake
+    fleet: RelayPool
+    intake: Ingester
     gate: Backpressure
     dial_gate: DialGate
     bootstrap: tuple[str, ...] | None = None

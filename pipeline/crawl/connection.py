@@ -6,14 +6,14 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from pipeline.crawl.costs import Verified
-from pipeline.crawl.hand_over import HandOver
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.flow_control import RelayBatcher
 from pipeline.crawl.outcomes import Outcomes
-from pipeline.crawl.plan import Plan
-from pipeline.crawl.relay_crawl import RelayCrawl
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.relay_row import RelayRow
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.relay_status import StatusRecorder
+from pipeline.crawl.sync.costs import Verified
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth
 from pipeline.nostr.frame_bounds import Excess
@@ -63,8 +63,8 @@ class Connection:
     """
 
     def __init__(
-        self, relay: int, address: RelayAddress, crawl: RelayCrawl, limits: Limits, host: HostBackoff,
-        metrics: RelayMetrics, shared: Shared,
+        self, relay: int, address: RelayAddress, crawl: RelaySync, limits: Limits, host: HostBackoff,
+        metrics: RelayMetrics, shared: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
         self._crawl = crawl
@@ -76,8 +76,8 @@ class Connection:
             limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address)),
             silences=crawl.silences,
         )  # fmt: skip
-        self._row = RelayRow(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = HandOver(relay, shared.clock, shared.parcel.put, self._wake_up, self._on_verified)
+        self._row = StatusRecorder(relay, address, self._session, crawl, host, shared.intake, shared.clock)
+        self._hand_over = RelayBatcher(relay, shared.clock, shared.parcel.put, self._wake_up, self._on_verified)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
         # Its events cost more than they may; set by the intake's thread.
         self._is_costly = False

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.crawl.redial import HEALTHY_S, Ending
+from pipeline.crawl.reconnect import HEALTHY_S, ConnectionResult
 
 FAST_S: Final = 300.0
 """For so long from the loss the intervals are the short ones."""
@@ -51,7 +51,7 @@ class LostRelays:
     def __contains__(self, relay: int) -> bool:
         return relay in self._lost
 
-    def on_ending(self, relay: int, ending: Ending, now: float) -> float | None:
+    def on_ending(self, relay: int, ending: ConnectionResult, now: float) -> float | None:
         """Take the end of a connection or dial.
 
         Returns the seconds until the next dial where it follows soon, None where the common schedule decides.
@@ -96,14 +96,14 @@ class LostRelays:
         lost = [(relay, is_operators) for relay, is_operators in due if relay in self._lost]
         return {relay for relay, is_operators in lost if is_operators} or {relay for relay, _ in lost[:1]}
 
-    def _stays_lost(self, lost: _Lost, ending: Ending, now: float) -> bool:
+    def _stays_lost(self, lost: _Lost, ending: ConnectionResult, now: float) -> bool:
         if ending.connected:
             return lost.at == now
         is_silent = ending.status is None or ending.status in _PROXY_STATUS
         return is_silent and not ending.permanent and now - lost.at < FORGOTTEN_S
 
 
-def _is_loss(ending: Ending) -> bool:
+def _is_loss(ending: ConnectionResult) -> bool:
     """Return True if a connection ended that is worth a quick return."""
     is_cut_off = ending.is_our_will or ending.is_forging
     return ending.connected and ending.lived >= HEALTHY_S and ending.was_of_use and not is_cut_off

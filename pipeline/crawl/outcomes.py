@@ -1,11 +1,11 @@
 """What becomes of the outcomes of one relay's session."""
 
-from pipeline.crawl.form_audit import FormAudit
-from pipeline.crawl.hand_over import HandOver
-from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.flow_control import RelayBatcher
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.relay_row import RelayRow
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.relay_status import StatusRecorder
+from pipeline.crawl.sync.forms.audit import FormAudit
+from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.nostr.auth import auth_event
 from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
 from pipeline.relay.politeness import HostBackoff
@@ -20,8 +20,8 @@ class Outcomes:
     __slots__ = ("_crawl", "_hand_over", "_host", "_metrics", "_row", "_session", "_shared")
 
     def __init__(
-        self, crawl: RelayCrawl, session: Session, host: HostBackoff, metrics: RelayMetrics, row: RelayRow,
-        hand_over: HandOver, shared: Shared,
+        self, crawl: RelaySync, session: Session, host: HostBackoff, metrics: RelayMetrics, row: StatusRecorder,
+        hand_over: RelayBatcher, shared: CrawlContext,
     ) -> None:  # fmt: skip
         self._crawl = crawl
         self._session = session

@@ -10,18 +10,50 @@ import itertools
 import math
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Final
 
 from pipeline.crawl.connection import Connection
-from pipeline.crawl.gathering import Gathering
-from pipeline.crawl.redial import Ending
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.process.clock import pause
 from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost
+
+# What relays send in so long is looked at once, and goes on its way together.
+GATHER_S: Final = 0.04
+# What comes of an answer is looked at sooner, since the next question waits for its end.
+GATHER_ASKING_S: Final = 0.01
+# So few messages in that time are looked at one by one.
+FEW_MESSAGES: Final = 8
+# A relay that sent so many at once has more.
+MANY_MESSAGES: Final = 32
+
+
+class ReadCoalescer:
+    """Times are monotonic seconds. The looks of all processes fall together, so that what follows them does too."""
+
+    __slots__ = ("_before", "_count", "_slice")
+
+    def __init__(self) -> None:
+        self._slice = 0
+        self._count = 0
+        self._before = 0
+
+    def next_look(self, now: float, messages: Sequence[int], *, is_asking: bool) -> float:
+        """When to look again after a look that brought so many from each relay; `is_asking`: one has more to answer."""
+        current = int(now / GATHER_S)
+        if current != self._slice:
+            self._before = self._count if current == self._slice + 1 else 0
+            self._slice, self._count = current, 0
+        self._count += sum(messages)
+        if max(self._count, self._before) <= FEW_MESSAGES or max(messages) >= MANY_MESSAGES:
+            return now
+        end = (current + 1) * GATHER_S
+        return min(end, now + GATHER_ASKING_S) if is_asking else end
+
 
 _MAX_WAIT_S: Final = 2.0
 # How often it is looked whether the backpressure is over, or somebody wants something in spite of it.
@@ -32,13 +64,13 @@ _HOLD_CHECK_S: Final = 0.25
 class _Served:
     connection: Connection
     channel: Channel
-    ended: Callable[[Ending], object]
+    ended: Callable[[ConnectionResult], object]
     since: float
     events: int = 0
     """What it is being polled for; not at all while that is 0."""
     timer: float = math.inf
     """The earliest of its times in the heap."""
-    ending: Ending | None = None
+    ending: ConnectionResult | None = None
     """Why it is over, from then on; the intake may not have taken all that came before."""
 
 
@@ -46,7 +78,7 @@ class _Served:
 class Reactor:
     """Serves connections, in the thread that calls `run`; `adopt` and `finish` may be called in any other."""
 
-    shared: Shared
+    shared: CrawlContext
     _poll: select.epoll = field(default_factory=select.epoll)
     _bell: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     _has_rung: bool = False
@@ -58,9 +90,9 @@ class Reactor:
     _over: set[_Served] = field(default_factory=set)
     _timers: list[tuple[float, int, _Served]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _gathering: Gathering = field(default_factory=Gathering)
+    _gathering: ReadCoalescer = field(default_factory=ReadCoalescer)
 
-    def adopt(self, connection: Connection, channel: Channel, ended: Callable[[Ending], object]) -> None:
+    def adopt(self, connection: Connection, channel: Channel, ended: Callable[[ConnectionResult], object]) -> None:
         """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
 
         Who comes after the end of `run` is not served.
@@ -128,8 +160,8 @@ class Reactor:
             result = _turned(served)
         except Exception as error:
             self.shared.log.exception(type(error).__name__, "relay failed", relay=served.connection.address)
-            result = Ending("unknown", type(error).__name__)
-        if isinstance(result, Ending):
+            result = ConnectionResult("unknown", type(error).__name__)
+        if isinstance(result, ConnectionResult):
             self._end(served, result)
             return 0
         self._await(served)
@@ -178,7 +210,7 @@ class Reactor:
             served.connection.resume(served.channel)
             self._call_at(served, -math.inf)
 
-    def _end(self, served: _Served, ending: Ending) -> None:
+    def _end(self, served: _Served, ending: ConnectionResult) -> None:
         """Close the channel; the connection is over once all that it brought is taken."""
         del self._served[served.channel.fileno()]
         if served.events:
@@ -220,7 +252,7 @@ class Reactor:
         return called
 
 
-def _turned(served: _Served) -> int | Ending:
+def _turned(served: _Served) -> int | ConnectionResult:
     """How many messages a turn brought, or that the connection is over."""
     connection = served.connection
     if connection.is_closing:
@@ -228,8 +260,8 @@ def _turned(served: _Served) -> int | Ending:
     try:
         return connection.turn(served.channel)
     except ConnectionLost as error:
-        return Ending(error.reason, error.detail, has_taught=connection.lost())
+        return ConnectionResult(error.reason, error.detail, has_taught=connection.lost())
 
 
-def _closed_by_us() -> Ending:
-    return Ending("closed", "closed by us", is_our_will=True)
+def _closed_by_us() -> ConnectionResult:
+    return ConnectionResult("closed", "closed by us", is_our_will=True)

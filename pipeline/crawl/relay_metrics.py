@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from pipeline.crawl.counts import CrawlCounts
+from pipeline.crawl.sync.stats import SyncStats
 from pipeline.nostr.event import Reason
 from pipeline.nostr.frame_bounds import Excess
 from pipeline.nostr.message import (
@@ -65,7 +65,7 @@ class RelayMetrics:
         self._received = metrics.received_events.labels(self._address)
         self._pages = {each: metrics.crawl_pages.labels(self._address, each.value) for each in _Page}
         self._dense = metrics.crawl_dense_seconds.labels(self._address)
-        self._told = CrawlCounts()
+        self._told = SyncStats()
         self._messages = {name: self._message_counter(name) for name in (*_TYPES.values(), "unknown")}
         self._noted: dict[str, int] = {}
         self._known = 0
@@ -120,7 +120,7 @@ class RelayMetrics:
         """Count a request that the relay did not answer to its end."""
         self._metrics.stage_errors.labels(_STAGE, f"refused-{refusal}").inc()
 
-    def crawled(self, counts: CrawlCounts) -> None:
+    def crawled(self, counts: SyncStats) -> None:
         """Count what `counts`, which only ever grow, have gained since the last call."""
         told = self._told
         self._pages[_Page.COMPLETE].inc(counts.pages - told.pages)

@@ -462,7 +462,7 @@ SIGNED_REGISTRATIONS = (
     "ALTER TABLE monitored ADD COLUMN blocked_at INTEGER",
 )
 
-# What a relay's events cost (see `pipeline.crawl.costs`): how many were forged and when it was last cut off for them;
+# What a relay's events cost (`RelayCosts`): how many were forged and when it was last cut off for them;
 # bytes of authors whom no registered user follows, and since when they are paced (times in ms, 0 for never).
 RELAY_COSTS = (
     "ALTER TABLE relays ADD COLUMN forged INTEGER NOT NULL DEFAULT 0",

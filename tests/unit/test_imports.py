@@ -163,21 +163,40 @@ def test_protocol_and_rules_do_no_input_or_output() -> None:
     assert [(module.name, module.imports & doing) for module in pure if module.imports & doing] == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.lessons",
-        "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.size_trials",
-        "pipeline.crawl.windows",
-        "pipeline.crawl.plan", "pipeline.crawl.coverage", "pipeline.crawl.live", "pipeline.crawl.relay_crawl",
-        "pipeline.crawl.sweeps", "pipeline.crawl.schedule", "pipeline.crawl.whole", "pipeline.crawl.backfill",
-        "pipeline.process.backoff", "pipeline.process.restart",
-    ],
+PURE = (
+    "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.lessons",
+    "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
+    "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
+    "pipeline.crawl.crew", "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
+    "pipeline.process.backoff", "pipeline.process.restart",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_cores_do_no_input_or_output_and_know_no_clock(name: str) -> None:
-    (module,) = (module for module in modules() if module.name == name)
     doing = {*NETWORK, "os", "pathlib", "subprocess", "threading", "time", "apsw", CLOCK, "pipeline.relay.transport"}
-    assert not [imported for imported in module.imports if any(within(imported, each) for each in doing)]
+    found = [module for module in modules() if within(module.name, name)]
+    assert found
+    for module in found:
+        # Two threads count what events cost.
+        refused = doing - {"threading"} if module.name == "pipeline.crawl.sync.costs" else doing
+        assert not [each for each in module.imports if any(within(each, one) for one in refused)], module.name
+
+
+def test_sync_of_one_relay_knows_nothing_of_the_process_around_it() -> None:
+    for module in modules():
+        if within(module.name, "pipeline.crawl.sync"):
+            crawl = {each for each in module.imports if within(each, "pipeline.crawl")}
+            assert not {each for each in crawl if not within(each, "pipeline.crawl.sync")}, module.name
+
+
+@pytest.mark.parametrize("name", ["paging", "forms"])
+def test_parts_of_sync_know_the_plan_and_no_sweep(name: str) -> None:
+    known = ("pipeline.crawl.sync.plan", "pipeline.crawl.sync.paging", f"pipeline.crawl.sync.{name}")
+    for module in modules():
+        if within(module.name, f"pipeline.crawl.sync.{name}"):
+            sync = {each for each in module.imports if within(each, "pipeline.crawl.sync.")}
+            assert not {each for each in sync if not any(within(each, one) for one in known)}, module.name
 
 
 def test_only_the_store_speaks_to_the_database() -> None:

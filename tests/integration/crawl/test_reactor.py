@@ -13,16 +13,15 @@ from queue import SimpleQueue
 import pytest
 
 from pipeline.crawl.connection import Connection
-from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.gate import Backpressure, Marks
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
-from pipeline.crawl.reach import Reach
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
 from pipeline.crawl.reactor import Reactor
-from pipeline.crawl.redial import Ending
-from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.relay_sync import RelaySync
+from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame_bounds import FrameBounds
@@ -44,7 +43,7 @@ from tests.unit.crawl.simulation import SETTINGS, START
 CLOCK = SystemClock()
 
 
-class Taking(Intake):
+class Taking(Ingester):
     """An intake that commits when it is told to."""
 
     def __init__(self, path: Path) -> None:
@@ -76,13 +75,15 @@ class Desk:
     gate: Backpressure
     reactor: Reactor
     thread: threading.Thread
-    endings: SimpleQueue[Ending]
+    endings: SimpleQueue[ConnectionResult]
 
     def connect(self, relay: int = 1) -> tuple[Connection, socket.socket]:
         """A connection that is served, and the relay's end of its socket."""
         ours, theirs = socket.socketpair()
         address = f"wss://relay{relay}.example"
-        crawl = RelayCrawl(coverage=Coverage(relay, ()), limits=Limits(), reach=Reach(SETTINGS, START), plan=plan_for())
+        crawl = RelaySync(
+            coverage=CursorTable(relay, ()), limits=Limits(), reach=Horizon(SETTINGS, START), plan=plan_for()
+        )
         made = Connection(
             relay, parse_address(address), crawl, Limits(), HostBackoff(random.Random(1)),
             RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,
@@ -100,7 +101,7 @@ class Desk:
 def working(path: Path) -> Iterator[Desk]:
     intake, gate = Taking(path), Backpressure(Marks(10, 5, 1 << 30))
     log = RateLimited(Logger(logging.getLogger("test")), CLOCK)
-    reactor = Reactor(Shared(CLOCK, intake, Parcel(intake), gate, log, FrameBounds(10**6, 100)))
+    reactor = Reactor(CrawlContext(CLOCK, intake, TransactionBatcher(intake), gate, log, FrameBounds(10**6, 100)))
     thread = threading.Thread(target=reactor.run, daemon=True)
     thread.start()
     desk = Desk(intake, gate, reactor, thread, SimpleQueue())

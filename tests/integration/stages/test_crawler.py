@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.crawl import redial
+from pipeline.crawl import reconnect
 from pipeline.process.rate import Rate
 from pipeline.store import relays as relay_table
 from stages import crawler
@@ -32,8 +32,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crawler, "_TURN_S", 0.01)
     monkeypatch.setattr(crawler, "_LOOK_AT_RELAYS_S", 0.05)
     monkeypatch.setattr(crawler, "_LOOK_AT_QUEUES_S", 0.02)
-    monkeypatch.setattr(redial, "_AFTER_LOSS_S", 0.1)
-    monkeypatch.setattr(redial, "_DIAL_BASE_S", 0.1)
+    monkeypatch.setattr(reconnect, "_AFTER_LOSS_S", 0.1)
+    monkeypatch.setattr(reconnect, "_DIAL_BASE_S", 0.1)
 
 
 @pytest.fixture
@@ -385,7 +385,7 @@ def test_two_crawlers_share_the_relays(world: World) -> None:
 
 def test_dials_are_spread_out_when_many_relays_are_due_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the start, and when all of them are lost together; those that wait are counted."""
-    monkeypatch.setattr(redial, "DIALS", Rate(burst=2, per_minute=240))
+    monkeypatch.setattr(reconnect, "DIALS", Rate(burst=2, per_minute=240))
     with ExitStack() as stack:
         made = [stack.enter_context(ScriptedRelay()) for _ in range(8)]
         began = monotonic()

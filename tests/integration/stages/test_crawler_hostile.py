@@ -10,7 +10,8 @@ from time import time
 
 import pytest
 
-from pipeline.crawl import connection, costs
+from pipeline.crawl import connection
+from pipeline.crawl.sync import costs
 from pipeline.process.rate import Rate
 from pipeline.relay import dial as dial_module
 from pipeline.store import relays

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from websockets.sync.server import Server, ServerConnection, serve
 
-from pipeline.crawl import redial, share
+from pipeline.crawl import reconnect, selection
 from pipeline.crawl.crowding import CrowdBounds
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.process.rate import Rate
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crawler, "_TURN_S", 0.01)
     monkeypatch.setattr(crawler, "_LOOK_AT_RELAYS_S", 0.1)
     monkeypatch.setattr(crawler, "_LOOK_SHARE", 1.0)
-    monkeypatch.setattr(redial, "_AFTER_LOSS_S", 0.1)
+    monkeypatch.setattr(reconnect, "_AFTER_LOSS_S", 0.1)
 
 
 @contextmanager
@@ -187,7 +187,7 @@ def test_thousands_of_addresses_as_found_in_events(
         for crowd, part in ((701, found), (702, trusted), (703, trusted[: len(trusted) // 2])):
             world.put(relay_lists(crowd, part))
         world.wait_saved()
-    monkeypatch.setattr(share, "TRIAL_MS", 700)
+    monkeypatch.setattr(selection, "TRIAL_MS", 700)
     # All of them are one machine here, and most under one domain.
     monkeypatch.setattr(dial_gate, "PER_ADDRESS", Rate(10_000, 10_000))
     monkeypatch.setattr(dial_gate, "PER_PREFIX", Rate(10_000, 10_000))

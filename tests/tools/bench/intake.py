@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
+from pipeline.crawl.flow_control import BATCHES_PER_RELAY
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
@@ -63,7 +63,7 @@ def run(limit: float, *, quick: bool) -> PartReport:
 class Fed:
     """An intake at work, and readers that feed it."""
 
-    def __init__(self, intake: Intake, thread: threading.Thread, path: Path) -> None:
+    def __init__(self, intake: Ingester, thread: threading.Thread, path: Path) -> None:
         self._path = path
         self._intake = intake
         self._thread = thread
@@ -117,7 +117,7 @@ def _intake(directory: Path) -> Iterator[Fed]:
     clock = SystemClock()
     try:
         counts = StageCounts(Slot("crawler", 0), Metrics())
-        intake = Intake(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
+        intake = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
         with open_database(path, clock) as database, database.read() as tx:
             intake.adopt(wanted.changes_since(tx, 0))
         thread = threading.Thread(target=intake.run, name="intake")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.crawl.share import crawler_of
+from pipeline.crawl.selection import crawler_of
 from pipeline.nostr.address import parse_address
 from tests.fakes.child import Child, ChildFailed
 from tests.fakes.net import loopback_address

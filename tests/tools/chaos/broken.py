@@ -48,7 +48,7 @@ MISTAKES = (
         "cursor committed before the events that it covers",
         [
             Replacement(
-                "pipeline/crawl/hand_over.py",
+                "pipeline/crawl/flow_control.py",
                 "        self.flush()\n        now_ms = self._clock.now_ms()\n        self._waiting.append(Batch(",
                 "        now_ms = self._clock.now_ms()\n        self._waiting.append(Batch(",
             ),
@@ -65,12 +65,12 @@ MISTAKES = (
         "lossy filter in front of the exact look-up",
         [
             Replacement(
-                "pipeline/crawl/intake.py",
+                "pipeline/crawl/ingester.py",
                 "return event_id in self._ids",
                 "return event_id[:2] in self._ids",
             ),
             Replacement(
-                "pipeline/crawl/intake.py",
+                "pipeline/crawl/ingester.py",
                 "self._ids.update(dict.fromkeys(event_ids))",
                 "self._ids.update(dict.fromkeys(event_id[:2] for event_id in event_ids))",
             ),

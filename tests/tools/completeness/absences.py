@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
-from pipeline.crawl.redial import HEALTHY_S
+from pipeline.crawl.reconnect import HEALTHY_S
 from pipeline.process.clock import SystemClock
 from pipeline.store import relays
 from pipeline.store.schema import open_database

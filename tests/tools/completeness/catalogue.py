@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-from pipeline.crawl.plan import ALL_KINDS
+from pipeline.crawl.sync.plan import ALL_KINDS
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from tests.fakes.behaviour import (
     HONEST,

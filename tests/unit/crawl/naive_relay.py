@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from pipeline.crawl.slices import PageResult
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync.paging.slices import PageResult
+from pipeline.crawl.sync.paging.window import Window
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 

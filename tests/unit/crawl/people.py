@@ -3,8 +3,8 @@
 import random
 from collections.abc import Iterable
 
-from pipeline.crawl.forms import FORMS, Reach, Verdict
-from pipeline.crawl.plan import Member, Plan, Planner, Query, Subject
+from pipeline.crawl.sync.forms.forms import FORMS, FormVerdict, Reach
+from pipeline.crawl.sync.plan import Member, Plan, Planner, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.store.relay_forms import FormCheck
 from pipeline.store.wanted import Change, Changes
@@ -39,7 +39,7 @@ def changes(generation: int, authors: Iterable[Change] = (), registered: Iterabl
 def audited(wall: int) -> list[FormCheck]:
     """What is stored of a relay whose forms were all found whole, and searched for controls, at `wall`."""
     names = [*(form.name for form in FORMS), *(f"search/{reach}" for reach in Reach), "shown/4", "shown/1059"]
-    return [FormCheck(name, Verdict.WHOLE, wall, 0) for name in names]
+    return [FormCheck(name, FormVerdict.WHOLE, wall, 0) for name in names]
 
 
 def plan_for(

@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pipeline.crawl.slices import PageResult
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync.paging.slices import PageResult
+from pipeline.crawl.sync.paging.window import Window
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 

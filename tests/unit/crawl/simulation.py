@@ -14,12 +14,12 @@ from typing import Any
 
 import orjson
 
-from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.holdings import Holdings
-from pipeline.crawl.plan import Member, Planner, Query, Subject
-from pipeline.crawl.reach import CrawlSettings, Reach
-from pipeline.crawl.relay_crawl import RelayCrawl
-from pipeline.crawl.relay_lists import RelayLists
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.item_sets import ItemSetProvider
+from pipeline.crawl.sync.plan import Member, Planner, Query, Subject
+from pipeline.crawl.sync.relay_lists import RelayLists
+from pipeline.crawl.sync.relay_sync import RelaySync
+from pipeline.crawl.sync.timing import CrawlSettings, Horizon
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
@@ -196,7 +196,7 @@ class Simulation:
         self.idle_turns: Counter[int] = Counter()
         self.session: Session | None = None
         self.host = HostBackoff(rng)
-        self.holdings: Holdings | None = None
+        self.holdings: ItemSetProvider | None = None
         self.lists = RelayLists()
         self.moved: list[Cursor] = []
         self.owed: list[str] = []
@@ -230,10 +230,10 @@ class Simulation:
         self.disconnect()
         self.crawl = self._new_crawl()
 
-    def _new_crawl(self) -> RelayCrawl:
-        crawl = RelayCrawl(
-            coverage=Coverage(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
-            reach=Reach(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
+    def _new_crawl(self) -> RelaySync:
+        crawl = RelaySync(
+            coverage=CursorTable(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
+            reach=Horizon(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
         )  # fmt: skip
         crawl.audit.knowledge.recall(self.forms.values())
         crawl.asking.mode = self.mode

@@ -5,10 +5,17 @@ from functools import partial
 
 import pytest
 
-from pipeline.crawl.absences import MAX_PLACES, RESWEEP_EVERY_S, WRAPS_DATED_BACK_S, WRAPS_EVERY_S, Absences, Places
 from pipeline.crawl.dial_queue import MAX_DIALS
-from pipeline.crawl.forms import Verdict, withheld_name
-from pipeline.crawl.store_identity import SAVE_EVERY_S, StoreIdentity
+from pipeline.crawl.sync.absences import (
+    MAX_PLACES,
+    RESWEEP_EVERY_S,
+    WRAPS_DATED_BACK_S,
+    WRAPS_EVERY_S,
+    Absences,
+    Places,
+)
+from pipeline.crawl.sync.forms.forms import FormVerdict, withheld_name
+from pipeline.crawl.sync.store_identity import SAVE_EVERY_S, StoreIdentity
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
@@ -94,7 +101,7 @@ def test_gift_wraps_are_not_asked_for_where_that_is_refused() -> None:
 
 def test_gift_wraps_are_not_asked_for_where_they_are_withheld() -> None:
     sim = crawl()
-    sim.crawl.audit.knowledge.note(withheld_name(GIFT_WRAP), Verdict.WITHHELD, START, 1)
+    sim.crawl.audit.knowledge.note(withheld_name(GIFT_WRAP), FormVerdict.WITHHELD, START, 1)
     sim.connect()
     away(sim, 2 * HOUR, 8)
     sim.run_until(2 * HOUR + 60)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import orjson
 import pytest
 
-from pipeline.crawl.form_audit import MAX_REQUESTS
-from pipeline.crawl.plan import Subject
+from pipeline.crawl.sync.forms.audit import MAX_REQUESTS
+from pipeline.crawl.sync.plan import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, RelayMessage

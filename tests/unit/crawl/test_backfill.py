@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.crawl.backfill import PAUSE_S
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.sync.backfill_jobs import PAUSE_S
+from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.store.backfills import Backfill, BackfillProgress

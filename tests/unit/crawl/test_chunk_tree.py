@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from pipeline.crawl.chunk_tree import ChunkTree
-from pipeline.crawl.plan import MAX_MEMBERS, Member, Planner, chunks
+from pipeline.crawl.sync.chunk_tree import ChunkTree
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Planner, chunks
 from pipeline.store.wanted import Change
 from tests.seeds import seeds
 from tests.unit.crawl.people import changes, member

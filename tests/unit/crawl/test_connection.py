@@ -16,15 +16,14 @@ from pipeline.crawl.connection import (
     TELL_S,
     Connection,
 )
-from pipeline.crawl.costs import FORGERIES
-from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.gate import Backpressure, Marks
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY, Parcel
-from pipeline.crawl.intake import BATCH_EVENTS, Batch, EventLimits, Intake
-from pipeline.crawl.reach import Reach
-from pipeline.crawl.relay_crawl import RelayCrawl
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.shared import Shared
+from pipeline.crawl.sync.costs import FORGERIES
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.relay_sync import RelaySync
+from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame_bounds import FrameBounds
@@ -73,7 +72,7 @@ class Answering:
 BOUNDS = FrameBounds(10**5, 100)
 
 
-class Recording(Intake):
+class Recording(Ingester):
     """An intake that is too busy to take anything while the process stops."""
 
     def __init__(self, path: Path, clock: ManualClock) -> None:
@@ -85,7 +84,7 @@ class Recording(Intake):
         self.batches += batches
 
 
-class Straight(Parcel):
+class Straight(TransactionBatcher):
     """Sends every batch at once, as if the turn ended there."""
 
     def put(self, batch: Batch) -> None:
@@ -103,14 +102,14 @@ class Wakes:
         self.count += 1
 
 
-def new_crawl() -> RelayCrawl:
-    return RelayCrawl(coverage=Coverage(1, ()), limits=Limits(), reach=Reach(SETTINGS, START), plan=plan_for())
+def new_crawl() -> RelaySync:
+    return RelaySync(coverage=CursorTable(1, ()), limits=Limits(), reach=Horizon(SETTINGS, START), plan=plan_for())
 
 
-def made_of(intake: Intake, clock: ManualClock, crawl: RelayCrawl | None = None) -> Connection:
+def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None) -> Connection:
     log = Logger(logging.getLogger("test"))
     gate = Backpressure(Marks(10, 5, 1 << 30))
-    shared = Shared(clock, intake, Straight(intake), gate, RateLimited(log, clock), BOUNDS)
+    shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimited(log, clock), BOUNDS)
     return Connection(
         1, parse_address("wss://a.example"), crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.costs import (
+from pipeline.crawl.sync.costs import (
     BURST_S,
     FORGERIES,
     GENUINE_PER_FORGERY,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
 
 RELAY = 7
@@ -17,8 +17,8 @@ def authors(prefix: str) -> Query:
     return Query(Subject.AUTHORS, prefix)
 
 
-def known(*cursors: Cursor) -> Coverage:
-    return Coverage(RELAY, cursors)
+def known(*cursors: Cursor) -> CursorTable:
+    return CursorTable(RELAY, cursors)
 
 
 def test_what_was_never_fetched_has_no_cursor() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.crawl.crowding import PROVEN_FOR_MS
 from pipeline.crawl.ranking import ranked
-from pipeline.crawl.share import Chosen, Selection, Skipped, choose, tried_anew
+from pipeline.crawl.selection import Chosen, Selection, Skipped, choose, tried_anew
 from pipeline.process.clock import ManualClock
 from pipeline.store import monitored, relay_pruning, relays
 from pipeline.store.authors import Authors

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import orjson
 import pytest
 
-from pipeline.crawl.form_audit import MAX_REQUESTS, FormAudit
-from pipeline.crawl.forms import BROAD, FORMS, Form, FormKnowledge, Reach, Verdict
-from pipeline.crawl.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
+from pipeline.crawl.sync.forms.audit import MAX_REQUESTS, FormAudit
+from pipeline.crawl.sync.forms.forms import BROAD, FORMS, Form, FormKnowledge, FormVerdict, Reach
+from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose, encode_req
@@ -106,7 +106,7 @@ def store(kind: type[StoredEvents] = StoredEvents, seed: int = 1) -> StoredEvent
 def test_whole_store_is_audited_with_few_requests_and_owes_nothing() -> None:
     bench = Bench(store()).run()
     verdicts = {form.name: bench.knowledge.verdict(form) for form in FORMS if form.subject is not Subject.WHOLE}
-    assert set(verdicts.values()) == {Verdict.WHOLE}
+    assert set(verdicts.values()) == {FormVerdict.WHOLE}
     assert bench.knowledge.is_audited(Subject.MENTIONS)
     assert not bench.owed
     assert len(bench.requests) <= 20
@@ -251,7 +251,7 @@ def test_step_to_more_kinds_that_is_refused_without_a_word_is_not_made_again(mos
     bench = Bench(store(), most_kinds=most).run()
     assert len(bench.requests) <= 20
     assert bench.session.limits.max_kinds == found
-    assert bench.knowledge.verdict(MENTIONS_LOW) is Verdict.WHOLE
+    assert bench.knowledge.verdict(MENTIONS_LOW) is FormVerdict.WHOLE
 
 
 def test_rate_limited_controls_are_asked_again_without_a_verdict() -> None:
@@ -342,7 +342,7 @@ def test_relay_that_answers_nothing_without_authors_is_found_out(kinds: set[int]
         bench.audit.note_event(given)
     bench.run()
     assert (bench.broad.count(False), bench.broad.count(True)) == (int(1 in kinds), 0)
-    assert (bench.knowledge.verdict(BROAD) is Verdict.HOLES) == (1 in kinds)
+    assert (bench.knowledge.verdict(BROAD) is FormVerdict.HOLES) == (1 in kinds)
 
 
 def test_relay_that_has_nothing_of_kinds_asked_for_is_not_blamed() -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.crawl.gap_retries import DAY_S, MAX_A_DAY
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.sync.gap_retries import DAY_S, MAX_A_DAY
+from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, NegError, RelayMessage

@@ -2,7 +2,7 @@
 
 import threading
 
-from pipeline.crawl.gate import Backpressure, Marks
+from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.store.lease import QueueSize
 
 

@@ -2,18 +2,18 @@
 
 import pytest
 
-from pipeline.crawl.gathering import FEW_MESSAGES, GATHER_ASKING_S, GATHER_S, MANY_MESSAGES, Gathering
+from pipeline.crawl.reactor import FEW_MESSAGES, GATHER_ASKING_S, GATHER_S, MANY_MESSAGES, ReadCoalescer
 
 BEGIN = 1_000 * GATHER_S
 BUSY = [1] * (FEW_MESSAGES + 1)
 
 
-def looks(gathering: Gathering, now: float, messages: list[int], *, is_asking: bool = False) -> float:
+def looks(gathering: ReadCoalescer, now: float, messages: list[int], *, is_asking: bool = False) -> float:
     return gathering.next_look(now, messages, is_asking=is_asking)
 
 
 def test_what_comes_now_and_then_is_looked_at_at_once() -> None:
-    gathering = Gathering()
+    gathering = ReadCoalescer()
     for number in range(100):
         now = BEGIN + number * 1.2 * GATHER_S / FEW_MESSAGES
         assert looks(gathering, now, [1]) == now
@@ -21,13 +21,13 @@ def test_what_comes_now_and_then_is_looked_at_at_once() -> None:
 
 def test_what_busy_relays_send_is_looked_at_at_common_times() -> None:
     """However far apart two processes begin to look."""
-    ends = {looks(Gathering(), BEGIN + share * GATHER_S, BUSY) for share in (0.1, 0.5, 0.9)}
+    ends = {looks(ReadCoalescer(), BEGIN + share * GATHER_S, BUSY) for share in (0.1, 0.5, 0.9)}
     assert len(ends) == 1
     assert ends.pop() == pytest.approx(BEGIN + GATHER_S)
 
 
 def test_once_busy_even_the_first_messages_wait_until_it_is_quiet_again() -> None:
-    gathering = Gathering()
+    gathering = ReadCoalescer()
     looks(gathering, BEGIN, BUSY)
     assert looks(gathering, BEGIN + 1.1 * GATHER_S, [1]) == pytest.approx(BEGIN + 2 * GATHER_S)
     assert looks(gathering, BEGIN + 2.1 * GATHER_S, [1]) == BEGIN + 2.1 * GATHER_S
@@ -37,10 +37,10 @@ def test_once_busy_even_the_first_messages_wait_until_it_is_quiet_again() -> Non
 
 
 def test_a_relay_that_has_more_is_not_kept_waiting() -> None:
-    assert looks(Gathering(), BEGIN, [*BUSY, MANY_MESSAGES]) == BEGIN
+    assert looks(ReadCoalescer(), BEGIN, [*BUSY, MANY_MESSAGES]) == BEGIN
 
 
 def test_an_answer_that_is_owed_is_looked_for_sooner() -> None:
-    assert looks(Gathering(), BEGIN, BUSY, is_asking=True) == pytest.approx(BEGIN + GATHER_ASKING_S)
+    assert looks(ReadCoalescer(), BEGIN, BUSY, is_asking=True) == pytest.approx(BEGIN + GATHER_ASKING_S)
     near = BEGIN + GATHER_S - GATHER_ASKING_S / 2
-    assert looks(Gathering(), near, BUSY, is_asking=True) == pytest.approx(BEGIN + GATHER_S)
+    assert looks(ReadCoalescer(), near, BUSY, is_asking=True) == pytest.approx(BEGIN + GATHER_S)

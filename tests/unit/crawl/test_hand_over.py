@@ -7,15 +7,15 @@ from queue import SimpleQueue
 
 import pytest
 
-from pipeline.crawl.hand_over import BATCHES_PER_RELAY, HandOver, Parcel
-from pipeline.crawl.intake import (
+from pipeline.crawl.flow_control import BATCHES_PER_RELAY, RelayBatcher, TransactionBatcher
+from pipeline.crawl.ingester import (
     BATCH_BYTES,
     BATCH_EVENTS,
     TRANSACTION_BYTES,
     TRANSACTION_EVENTS,
     Batch,
     EventLimits,
-    Intake,
+    Ingester,
 )
 from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
@@ -37,11 +37,11 @@ class Wakes:
         self.count += 1
 
 
-def hand_over_to(submit: Callable[[Batch], None], wake: Callable[[], object]) -> HandOver:
-    return HandOver(1, ManualClock(), submit, wake)
+def hand_over_to(submit: Callable[[Batch], None], wake: Callable[[], object]) -> RelayBatcher:
+    return RelayBatcher(1, ManualClock(), submit, wake)
 
 
-def fill(hand_over: HandOver, batches: int) -> list[Event]:
+def fill(hand_over: RelayBatcher, batches: int) -> list[Event]:
     """Add events for so many batches and hand them over."""
     found = [event(number, kind=1) for number in range(batches * BATCH_EVENTS)]
     for each in found:
@@ -120,7 +120,7 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
     assert not intake.is_alive()
 
 
-class Noting(Intake):
+class Noting(Ingester):
     """An intake that only notes what is submitted together."""
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +135,7 @@ class Noting(Intake):
 
 def test_what_a_parcel_holds_goes_together_in_order(tmp_path: Path) -> None:
     intake = Noting(tmp_path / "events.db")
-    parcel = Parcel(intake)
+    parcel = TransactionBatcher(intake)
     batches = [Batch(relay, 0) for relay in range(3)]
     for batch in batches:
         parcel.put(batch)
@@ -147,7 +147,7 @@ def test_what_a_parcel_holds_goes_together_in_order(tmp_path: Path) -> None:
 
 def test_a_parcel_with_a_transaction_of_events_does_not_wait(tmp_path: Path) -> None:
     intake = Noting(tmp_path / "events.db")
-    parcel = Parcel(intake)
+    parcel = TransactionBatcher(intake)
     note = event(1, kind=1)
     for _ in range(2):
         parcel.put(Batch(1, 0, (note,) * (TRANSACTION_EVENTS - 1)))
@@ -174,14 +174,14 @@ def test_parcel_goes_as_soon_as_it_holds_a_transactions_bytes() -> None:
     """Else hundreds of large events of several relays are written by one transaction, which holds up all others."""
     sent: list[int] = []
 
-    class Counting(Intake):
+    class Counting(Ingester):
         def __init__(self) -> None:
             """Nothing of it is used."""
 
         def submit(self, *batches: Batch) -> None:
             sent.append(len(batches))
 
-    parcel = Parcel(Counting())
+    parcel = TransactionBatcher(Counting())
     for _ in range(3):
         parcel.put(Batch(1, 0, (event(1, kind=0),), size=TRANSACTION_BYTES // 2))
     assert sent == [2]

@@ -9,9 +9,10 @@ from time import monotonic
 
 import pytest
 
-from pipeline.crawl import holdings as module
-from pipeline.crawl.holdings import LAG_S, MAX_AGE_S, Held, NotHeld, StoredHoldings
-from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl import stored_item_sets as module
+from pipeline.crawl.stored_item_sets import LAG_S, MAX_AGE_S, StoredItemSets
+from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
@@ -57,8 +58,8 @@ class Store:
         return open_database(self.path, self.clock)
 
     @contextmanager
-    def holdings(self, **options: int) -> Iterator[StoredHoldings]:
-        made = StoredHoldings(self.open, self.clock, RateLimited(Logger(logging.getLogger("t")), self.clock), **options)  # type: ignore[arg-type]
+    def holdings(self, **options: int) -> Iterator[StoredItemSets]:
+        made = StoredItemSets(self.open, self.clock, RateLimited(Logger(logging.getLogger("t")), self.clock), **options)  # type: ignore[arg-type]
         thread = threading.Thread(target=made.run)
         thread.start()
         try:
@@ -76,21 +77,21 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.database.close()
 
 
-def held(holdings: StoredHoldings, asked: Query, since: int = SINCE) -> Held:
+def held(holdings: StoredItemSets, asked: Query, since: int = SINCE) -> ItemSetWindow:
     until = monotonic() + 10
-    while not isinstance(found := holdings.of(asked, since), Held):
-        assert found is NotHeld.YET
+    while not isinstance(found := holdings.of(asked, since), ItemSetWindow):
+        assert found is Unavailable.YET
         assert monotonic() < until
         pause(0.01)
     return found
 
 
-def items(found: Held) -> set[bytes]:
+def items(found: ItemSetWindow) -> set[bytes]:
     return {found.items.key(index) for index in range(len(found.items))}
 
 
 def keys(expected: set[tuple[int, bytes]]) -> set[bytes]:
-    return items(Held(ItemSet(expected), 0, 0))
+    return items(ItemSetWindow(ItemSet(expected), 0, 0))
 
 
 def test_the_items_of_a_query_are_those_that_match_it(store: Store) -> None:
@@ -113,7 +114,7 @@ def test_the_items_of_a_query_are_those_that_match_it(store: Store) -> None:
 @pytest.mark.parametrize("subject", [Subject.MENTIONS, Subject.PROFILES, Subject.WHOLE])
 def test_what_the_store_cannot_tell_is_not_held(store: Store, subject: Subject) -> None:
     with store.holdings() as holdings:
-        assert holdings.of(query(subject, [ALICE]), SINCE) is NotHeld.KNOWN
+        assert holdings.of(query(subject, [ALICE]), SINCE) is Unavailable.KNOWN
 
 
 def test_of_too_many_the_newest_are_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_store_that_fails_holds_nothing_and_ends_nothing(store: Store, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(events, "seen_before", fail)
             asked = query(Subject.AUTHORS, [ALICE])
-            assert holdings.of(asked, SINCE) is NotHeld.YET
+            assert holdings.of(asked, SINCE) is Unavailable.YET
             until = monotonic() + 10
             while not failures:
                 assert monotonic() < until

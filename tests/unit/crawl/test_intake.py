@@ -10,19 +10,19 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pipeline.crawl import intake as intake_module
-from pipeline.crawl.costs import Verified
-from pipeline.crawl.intake import (
+from pipeline.crawl import ingester as intake_module
+from pipeline.crawl.ingester import (
     BATCH_EVENTS,
     MAX_FUTURE_S,
     NOVEL_EVERY_S,
     TRANSACTION_BYTES,
     TRANSACTION_EVENTS,
     Batch,
-    CommittedIds,
     EventLimits,
-    Intake,
+    Ingester,
+    SeenIdCache,
 )
+from pipeline.crawl.sync.costs import Verified
 from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
@@ -71,7 +71,7 @@ class Desk:
         self.metrics = Metrics()
         self.db = open_database(path, self.clock)
         counts = StageCounts(Slot("crawler", 0), self.metrics)
-        self.intake = Intake(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
+        self.intake = Ingester(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
         self.intake.adopt(wanted(1, ALICE, BOB))
 
     def take(self, *batches: Batch | Changes) -> None:
@@ -292,7 +292,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         database.pragma("max_page_count", int(database.pragma("page_count")))
         return database
 
-    intake = Intake(small, EventLimits(10**6, 10), clock, StageCounts(Slot("crawler", 0), Metrics()))
+    intake = Ingester(small, EventLimits(10**6, 10), clock, StageCounts(Slot("crawler", 0), Metrics()))
     intake.adopt(wanted(1, ALICE))
     intake.submit(batch(note("x" * 500_000)))
     intake.finish()
@@ -351,7 +351,7 @@ def test_a_transaction_takes_what_has_queued_but_only_so_much(desk: Desk) -> Non
 
 
 def test_remembered_ids_are_bounded_and_the_newest_stay() -> None:
-    ids = CommittedIds(most=10)
+    ids = SeenIdCache(most=10)
     for number in range(25):
         ids.add_all([number.to_bytes(32), (number // 2).to_bytes(32)])
     assert all(number.to_bytes(32) in ids for number in range(20, 25))

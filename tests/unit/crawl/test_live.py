@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.live import LiveGroups
-from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.live.packer import SubscriptionPacker
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
 from pipeline.relay.limits import Limits
@@ -23,7 +23,7 @@ class Relay:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.groups = LiveGroups(limits)
+        self.groups = SubscriptionPacker(limits)
         self.open: dict[str, list[Filter]] = {}
         self.sent = 0
 
@@ -82,7 +82,7 @@ def test_a_small_plan_is_one_subscription_without_profiles() -> None:
 
 def test_what_is_refused_together_is_asked_for_apart() -> None:
     plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
-    groups = LiveGroups(Limits())
+    groups = SubscriptionPacker(Limits())
     groups.arrange(plan.queries, Limits())
     groups.take_changed()
     assert groups.part("0")
@@ -181,7 +181,7 @@ def test_limits_that_have_to_do_with_pages_move_nothing(change: dict[str, int]) 
 
 def test_reopening_marks_one_or_all() -> None:
     queries = [chunk(n) for n in range(12)]
-    groups = LiveGroups(Limits())
+    groups = SubscriptionPacker(Limits())
     groups.arrange(queries, Limits())
     names = set(groups.take_changed())
     assert len(names) > 1

@@ -4,7 +4,7 @@ import math
 import random
 from itertools import pairwise
 
-from pipeline.crawl.live_silence import EXPECTED_EVENTS, LEAST_EVENTS, LEAST_S, MAX_PAUSE_S, PAUSE_S, LiveSilence
+from pipeline.crawl.sync.live.silence import EXPECTED_EVENTS, LEAST_EVENTS, LEAST_S, MAX_PAUSE_S, PAUSE_S, LiveSilence
 from tests.unit.crawl.test_live_trust import crawl, limits, stream, tails
 
 

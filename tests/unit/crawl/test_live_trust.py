@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from pipeline.crawl.live_check import GRACE_S, PROVE_AFTER_S
-from pipeline.crawl.live_trust import MAX_IDS, MISSES, SUSPECT_S, LiveTrust
-from pipeline.crawl.schedule import TAIL_EVERY_S
+from pipeline.crawl.sync.live.check import GRACE_S, PROVE_AFTER_S
+from pipeline.crawl.sync.live.trust import MAX_IDS, MISSES, SUSPECT_S, LiveTrust
+from pipeline.crawl.sync.schedule import TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.crawl.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
+from pipeline.crawl.sync.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, encode_req
 from pipeline.relay.limits import Limits

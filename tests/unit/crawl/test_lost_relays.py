@@ -6,13 +6,13 @@ import pytest
 
 from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, DialQueue, DueRelay
 from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
-from pipeline.crawl.redial import FAST_DIALS, HEALTHY_S, Ending, dial_rate, fast_dial_rate
+from pipeline.crawl.reconnect import FAST_DIALS, HEALTHY_S, ConnectionResult, dial_rate, fast_dial_rate
 from pipeline.process.rate import Allowance, Rate
 from pipeline.relay.errors import LossReason
 
-LOSS = Ending("eof", "gone", lived=HEALTHY_S, was_of_use=True)
-SILENCE = Ending("dial", "timeout")
-REFUSED = Ending("dial", "refused", answered=True)
+LOSS = ConnectionResult("eof", "gone", lived=HEALTHY_S, was_of_use=True)
+SILENCE = ConnectionResult("dial", "timeout")
+REFUSED = ConnectionResult("dial", "refused", answered=True)
 
 
 def lost_relays(*relays: int, now: float = 0.0) -> LostRelays:
@@ -42,14 +42,16 @@ def test_lost_relay_is_tried_in_seconds_for_five_minutes_then_slower_for_an_hour
 @pytest.mark.parametrize(
     "loss",
     [
-        pytest.param(Ending("eof", "", lived=HEALTHY_S), id="it brought nothing"),
-        pytest.param(Ending("eof", "", lived=HEALTHY_S - 1, was_of_use=True), id="it did not last"),
-        pytest.param(Ending("closed", "", lived=HEALTHY_S, was_of_use=True, is_our_will=True), id="we ended it"),
+        pytest.param(ConnectionResult("eof", "", lived=HEALTHY_S), id="it brought nothing"),
+        pytest.param(ConnectionResult("eof", "", lived=HEALTHY_S - 1, was_of_use=True), id="it did not last"),
+        pytest.param(
+            ConnectionResult("closed", "", lived=HEALTHY_S, was_of_use=True, is_our_will=True), id="we ended it"
+        ),
         pytest.param(SILENCE, id="it never was"),
-        pytest.param(Ending(LossReason.FORGED, "", lived=HEALTHY_S, was_of_use=True), id="it forged"),
+        pytest.param(ConnectionResult(LossReason.FORGED, "", lived=HEALTHY_S, was_of_use=True), id="it forged"),
     ],
 )
-def test_other_relays_follow_the_common_schedule(loss: Ending) -> None:
+def test_other_relays_follow_the_common_schedule(loss: ConnectionResult) -> None:
     made = LostRelays(random.Random(1))
     assert made.on_ending(1, loss, 0.0) is None
     assert made.on_ending(1, SILENCE, 1.0) is None
@@ -58,18 +60,18 @@ def test_other_relays_follow_the_common_schedule(loss: Ending) -> None:
 @pytest.mark.parametrize("status", [502, 504])
 def test_proxy_before_a_relay_that_is_not_up_yet_does_not_count_as_its_answer(status: int) -> None:
     made = lost_relays(1)
-    assert made.on_ending(1, Ending("dial", "", status=status), 2.0) is not None
+    assert made.on_ending(1, ConnectionResult("dial", "", status=status), 2.0) is not None
 
 
 @pytest.mark.parametrize(
     "ending",
     [
-        *(Ending("dial", "", status=status) for status in (429, 503, 200, 301, 403, 404, 500)),
-        Ending("dial", "unknown name", permanent=True),
-        Ending("eof", "", lived=5.0, was_of_use=True),
+        *(ConnectionResult("dial", "", status=status) for status in (429, 503, 200, 301, 403, 404, 500)),
+        ConnectionResult("dial", "unknown name", permanent=True),
+        ConnectionResult("eof", "", lived=5.0, was_of_use=True),
     ],
 )
-def test_any_other_answer_ends_the_haste(ending: Ending) -> None:
+def test_any_other_answer_ends_the_haste(ending: ConnectionResult) -> None:
     made = lost_relays(1)
     assert made.on_ending(1, ending, 2.0) is None
     assert made.on_ending(1, SILENCE, 4.0) is None
@@ -77,7 +79,7 @@ def test_any_other_answer_ends_the_haste(ending: Ending) -> None:
 
 def test_what_this_machine_lacked_ends_no_haste() -> None:
     made = lost_relays(1)
-    assert made.on_ending(1, Ending("dial", "too many open files", is_our_fault=True), 1.0) is None
+    assert made.on_ending(1, ConnectionResult("dial", "too many open files", is_our_fault=True), 1.0) is None
     assert made.on_ending(1, SILENCE, 2.0) is not None
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
-from pipeline.crawl.slices import Gap, Manners, PageResult
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
+from pipeline.crawl.sync.paging.window import Window
+from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from tests.unit.crawl.naive_relay import fetch, result_of

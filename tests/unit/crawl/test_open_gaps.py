@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.open_gaps import MANY_FORMS, MAX_GAPS, OpenGaps
-from pipeline.crawl.slices import PAGING_GAPS, Gap
+from pipeline.crawl.sync.open_gaps import MANY_FORMS, MAX_GAPS, OpenGaps
+from pipeline.crawl.sync.paging.slices import PAGING_GAPS, Gap
+from pipeline.crawl.sync.stats import SyncStats
 from pipeline.store.gaps import GapChanges, OpenGap
 
 RELAY = 7
@@ -13,7 +13,7 @@ DENSE, REFUSED, IGNORES = Gap.DENSE_SECOND, Gap.REFUSED, Gap.IGNORES_TIMES
 
 @pytest.fixture
 def gaps() -> OpenGaps:
-    made = OpenGaps(RELAY, CrawlCounts())
+    made = OpenGaps(RELAY, SyncStats())
     made.now = 1_000
     return made
 
@@ -41,7 +41,7 @@ def test_other_forms_and_reasons_are_other_gaps(gaps: OpenGaps) -> None:
 
 
 def test_every_finding_is_counted_also_of_a_gap_that_is_open() -> None:
-    counts = CrawlCounts()
+    counts = SyncStats()
     gaps = OpenGaps(RELAY, counts)
     gaps.open("authors/0", 1, 1, DENSE)
     gaps.open("authors/0", 1, 1, DENSE)
@@ -84,7 +84,7 @@ def test_changes_are_what_a_restart_needs(gaps: OpenGaps) -> None:
     gaps.open("authors/1", 1, 2, REFUSED)
     write(gaps.take_changes())
     assert not gaps.take_changes()
-    assert set(OpenGaps(RELAY, CrawlCounts(), rows)) == set(gaps) == rows
+    assert set(OpenGaps(RELAY, SyncStats(), rows)) == set(gaps) == rows
 
 
 def test_gaps_of_a_chunk_go_to_its_halves_or_its_whole(gaps: OpenGaps) -> None:

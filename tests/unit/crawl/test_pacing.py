@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from pipeline.crawl.costs import BURST_S, GRACE_S, PACED_S, RelayCosts, Verified
-from pipeline.crawl.losses import LEAST_PAGE
-from pipeline.crawl.pacing import WHOLE_PATIENCE_S
+from pipeline.crawl.sync.costs import BURST_S, GRACE_S, PACED_S, RelayCosts, Verified
+from pipeline.crawl.sync.losses import LEAST_PAGE
+from pipeline.crawl.sync.pacing import WHOLE_PATIENCE_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.crawl.plan import GLOBAL_QUERY, Query, Subject
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync.paging.window import Window
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.event import Event
 from tests.seeds import seeds
 from tests.unit.crawl.naive_relay import Border, Chosen, NaiveRelay, Sent, fetch

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner, Query, Subject, chunks
+from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.store.wanted import Change

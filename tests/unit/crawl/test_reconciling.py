@@ -11,13 +11,13 @@ from functools import partial
 import orjson
 import pytest
 
-from pipeline.crawl import reconciling
-from pipeline.crawl.counts import CrawlCounts
-from pipeline.crawl.holdings import Held, NotHeld
-from pipeline.crawl.plan import Query, Subject
-from pipeline.crawl.reconciler import Reconciler
-from pipeline.crawl.sweep import Purpose, Sweep
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync import reconciliation_policy
+from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
+from pipeline.crawl.sync.paging.window import Window
+from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.reconciler import Reconciler
+from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, NegError, NegMessage, Notice, RelayMessage
@@ -42,16 +42,16 @@ class DeliveredEvents:
         self.extra = extra
         self.patience = 2
 
-    def of(self, query: Query, since: int) -> Held | NotHeld:
+    def of(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
         if query.subject not in (Subject.GLOBAL, Subject.AUTHORS):
-            return NotHeld.KNOWN
+            return Unavailable.KNOWN
         if self.patience:
             self.patience -= 1
-            return NotHeld.YET
+            return Unavailable.YET
         wanted = query.filter()
         ours = [each for each in self.sim.relay.store.events if each.id in self.sim.delivered] + self.extra
         items = ItemSet((each.created_at, each.id) for each in ours if wanted.matches(each))
-        return Held(items, since, self.sim.wall - HELD_LATER_S)
+        return ItemSetWindow(items, since, self.sim.wall - HELD_LATER_S)
 
 
 def crawl(extra: list[Event] | None = None, *, seed: int = 1, limits: Limits | None = None) -> Simulation:
@@ -150,7 +150,7 @@ FAILURES: dict[str, Callable[[str], list[RelayMessage]]] = {
 def test_a_relay_that_does_not_compare_is_paged_and_let_be_for_long(
     failure: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciling, "RETRY_S", 2 * SETTINGS.resweep_every)
+    monkeypatch.setattr(reconciliation_policy, "RETRY_S", 2 * SETTINGS.resweep_every)
     sim = crawl()
     known, late = stored(sim, history(150)), history(30, seed=2)
     sim.relay.neg_mood = lambda _, name: FAILURES[failure](name)
@@ -370,6 +370,6 @@ def test_a_sweep_whose_relay_failed_in_another_meanwhile_is_paged() -> None:
     window = Window(query, 100, 200)
     sweep = Sweep(query, Purpose.RESWEEP, window, 200, span=100, compares=True, reconciler=reconciler)
     session = Session(Limits(negentropy_failed_at=300))
-    waiting = reconciling.Reconciling(None, CrawlCounts(), lambda _, __: None)
+    waiting = reconciliation_policy.ReconciliationPolicy(None, SyncStats(), lambda _, __: None)
     assert not waiting.open_next(sweep, session, 0.0)
     assert (sweep.reconciler, sweep.compares) == (None, False)

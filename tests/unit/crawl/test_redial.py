@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from pipeline.crawl.redial import DIALS, HEALTHY_S, Ending, delay_s, dial_rate, failures_after, is_missing, resumed_at
+from pipeline.crawl.reconnect import (
+    DIALS,
+    HEALTHY_S,
+    ConnectionResult,
+    delay_s,
+    dial_rate,
+    failures_after,
+    is_missing,
+    resumed_at,
+)
 from pipeline.process.rate import Allowance
 from pipeline.relay.errors import LossReason
 from tests.seeds import seeds
@@ -20,7 +29,7 @@ class Middle(random.Random):
         return (a + b) / 2
 
 
-def delays(endings: list[Ending], failures: int = 0) -> list[float]:
+def delays(endings: list[ConnectionResult], failures: int = 0) -> list[float]:
     """The delay after each of `endings`, one after the other."""
     found = []
     for ending in endings:
@@ -29,11 +38,11 @@ def delays(endings: list[Ending], failures: int = 0) -> list[float]:
     return found
 
 
-REFUSED = Ending("dial", "refused")
-LOST = Ending("eof", "gone", lived=5.0)
-OF_USE = Ending("eof", "gone", lived=5.0, was_of_use=True)
-WORKED = Ending("eof", "gone", lived=HEALTHY_S)
-FORGED = Ending(LossReason.FORGED, "too many", lived=10 * HEALTHY_S, was_of_use=True)
+REFUSED = ConnectionResult("dial", "refused")
+LOST = ConnectionResult("eof", "gone", lived=5.0)
+OF_USE = ConnectionResult("eof", "gone", lived=5.0, was_of_use=True)
+WORKED = ConnectionResult("eof", "gone", lived=HEALTHY_S)
+FORGED = ConnectionResult(LossReason.FORGED, "too many", lived=10 * HEALTHY_S, was_of_use=True)
 
 
 def test_failed_dials_wait_5_25_125_625_seconds_then_half_an_hour() -> None:
@@ -64,19 +73,19 @@ def test_a_relay_that_cuts_every_connection_but_brings_something_new_each_time_i
 
 
 def test_a_loss_that_taught_to_ask_for_less_is_followed_by_a_dial_at_once() -> None:
-    taught = Ending("eof", "gone", lived=5.0, has_taught=True)
+    taught = ConnectionResult("eof", "gone", lived=5.0, has_taught=True)
     assert delays([LOST, LOST, taught, taught, LOST])[2:4] == [2, 2]
     assert failures_after(3, taught) == 3
 
 
 def test_a_permanent_error_waits_as_long_as_any() -> None:
-    assert delays([Ending("dial", "no such host", permanent=True)]) == [1800]
+    assert delays([ConnectionResult("dial", "no such host", permanent=True)]) == [1800]
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_an_overloaded_host_is_left_alone_for_minutes(status: int) -> None:
     """From the first time on, and no shorter later."""
-    found = delays([Ending("dial", "busy", status=status)] * 6)
+    found = delays([ConnectionResult("dial", "busy", status=status)] * 6)
     assert found[0] == 300
     assert found == sorted(found)
     assert found[-1] == 1800
@@ -84,12 +93,12 @@ def test_an_overloaded_host_is_left_alone_for_minutes(status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 502])
 def test_other_answers_are_failures_like_any(status: int) -> None:
-    assert delays([Ending("dial", "no", status=status)] * 2) == [5, 25]
+    assert delays([ConnectionResult("dial", "no", status=status)] * 2) == [5, 25]
 
 
 def test_what_we_lacked_ourselves_is_no_failure_of_the_relay() -> None:
     """No file descriptors, say."""
-    ours = Ending("dial", "too many open files", is_our_fault=True)
+    ours = ConnectionResult("dial", "too many open files", is_our_fault=True)
     assert delays([ours] * 5) == [10] * 5
     assert failures_after(3, ours) == 3
     assert delays([REFUSED, ours, REFUSED]) == [5, 10, 25]
@@ -97,10 +106,10 @@ def test_what_we_lacked_ourselves_is_no_failure_of_the_relay() -> None:
 
 def test_what_we_ended_ourselves_is_no_failure_of_the_relay() -> None:
     """A stop or a changed selection: whoever starts next dials at once, however often that happens."""
-    ended = Ending("closed", "closed by us", lived=5.0, is_our_will=True)
+    ended = ConnectionResult("closed", "closed by us", lived=5.0, is_our_will=True)
     assert failures_after(0, ended) == 0
     assert failures_after(4, ended) == 4
-    assert failures_after(4, Ending("closed", "closed by us", lived=HEALTHY_S, is_our_will=True)) == 0
+    assert failures_after(4, ConnectionResult("closed", "closed by us", lived=HEALTHY_S, is_our_will=True)) == 0
     assert delays([ended] * 5) == [0] * 5
 
 
@@ -123,15 +132,17 @@ def test_any_number_of_failures_has_a_delay(failures: int) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_relay_that_says_for_how_long_is_left_alone_so_long(status: int) -> None:
     """Never shorter than any relay that does not answer, which it may hide."""
-    assert delays([Ending("dial", "busy", status=status, retry_after_s=86_400)]) == [86_400 * (1 + JITTER / 2)]
-    assert delays([Ending("dial", "busy", status=status, retry_after_s=40)]) == [40 * (1 + JITTER / 2)]
-    assert delays([Ending("dial", "busy", status=status, retry_after_s=0)] * 3) == [5, 25, 125]
+    assert delays([ConnectionResult("dial", "busy", status=status, retry_after_s=86_400)]) == [
+        86_400 * (1 + JITTER / 2)
+    ]
+    assert delays([ConnectionResult("dial", "busy", status=status, retry_after_s=40)]) == [40 * (1 + JITTER / 2)]
+    assert delays([ConnectionResult("dial", "busy", status=status, retry_after_s=0)] * 3) == [5, 25, 125]
     rng = random.Random(1)
-    assert all(delay_s(1, Ending("", "", status=status, retry_after_s=600), rng) >= 600 for _ in range(100))
+    assert all(delay_s(1, ConnectionResult("", "", status=status, retry_after_s=600), rng) >= 600 for _ in range(100))
 
 
 def test_wait_of_another_status_is_no_order() -> None:
-    assert delays([Ending("dial", "no", status=500, retry_after_s=600)]) == [5]
+    assert delays([ConnectionResult("dial", "no", status=500, retry_after_s=600)]) == [5]
 
 
 DAY_MS = 86_400_000
@@ -169,8 +180,8 @@ def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
     ("status", "missing"), [(404, True), (301, True), (200, True), (403, False), (503, False), (None, False)]
 )
 def test_no_relay_is_where_a_web_server_answers_with_something_else(status: int | None, missing: bool) -> None:
-    assert is_missing(Ending("dial", "", status=status)) is missing
-    assert not is_missing(Ending("error", "", lived=1.0, status=status))
+    assert is_missing(ConnectionResult("dial", "", status=status)) is missing
+    assert not is_missing(ConnectionResult("error", "", lived=1.0, status=status))
 
 
 def test_relay_that_forges_is_left_alone_ever_longer_whatever_else_it_brings() -> None:

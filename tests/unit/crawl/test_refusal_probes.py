@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from pipeline.crawl.plan import GLOBAL_QUERY
-from pipeline.crawl.refusal_probes import PAUSE_S, RefusalProbes
-from pipeline.crawl.slices import PageResult
-from pipeline.crawl.sweep import Purpose, Sweep
-from pipeline.crawl.waits import FINAL_RETRY_S, PROBE_EVERY_S
-from pipeline.crawl.windows import Window
+from pipeline.crawl.sync.paging.slices import PageResult
+from pipeline.crawl.sync.paging.window import Window
+from pipeline.crawl.sync.plan import GLOBAL_QUERY
+from pipeline.crawl.sync.refusal_probes import PAUSE_S, RefusalProbes
+from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.timing import FINAL_RETRY_S, PROBE_EVERY_S
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.limits import Limits

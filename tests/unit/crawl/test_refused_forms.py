@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS

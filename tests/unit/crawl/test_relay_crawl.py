@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.live_check import PROVE_AFTER_S
-from pipeline.crawl.plan import PROFILE_KINDS, Subject
-from pipeline.crawl.relay_crawl import MAX_CHECK_S
-from pipeline.crawl.schedule import POLL_EVERY_S, TAIL_EVERY_S
+from pipeline.crawl.sync.live.check import PROVE_AFTER_S
+from pipeline.crawl.sync.plan import PROFILE_KINDS, Subject
+from pipeline.crawl.sync.relay_sync import MAX_CHECK_S
+from pipeline.crawl.sync.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.plan import Subject
-from pipeline.crawl.relay_lists import RelayLists
+from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.relay_lists import RelayLists
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import Limits
 from pipeline.settings.choices import CrawlMode

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.coverage import Coverage
-from pipeline.crawl.form_audit import FormAudit
-from pipeline.crawl.forms import BROAD, Verdict
-from pipeline.crawl.plan import Plan
-from pipeline.crawl.reach import CrawlSettings, Reach
-from pipeline.crawl.relay_crawl import RelayCrawl
-from pipeline.crawl.size_trials import SizeTrials
-from pipeline.crawl.slices import Gap
-from pipeline.crawl.waits import LASTING_RETRY_S
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.forms.audit import FormAudit
+from pipeline.crawl.sync.forms.forms import BROAD, FormVerdict
+from pipeline.crawl.sync.paging.slices import Gap
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.relay_sync import RelaySync
+from pipeline.crawl.sync.size_trials import SizeTrials
+from pipeline.crawl.sync.timing import LASTING_RETRY_S, CrawlSettings, Horizon
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose
 from pipeline.relay.limits import Limits
@@ -31,9 +30,9 @@ GLOBAL_ONLY = plan_for()
 
 def crawl(
     plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: Limits | None = None
-) -> RelayCrawl:
-    made = RelayCrawl(
-        coverage=Coverage(1, (), sweeps), limits=limits or Limits(), reach=Reach(SETTINGS, WALL), plan=plan
+) -> RelaySync:
+    made = RelaySync(
+        coverage=CursorTable(1, (), sweeps), limits=limits or Limits(), reach=Horizon(SETTINGS, WALL), plan=plan
     )
     made.audit.knowledge.recall(audited(WALL))
     made.connected()
@@ -86,7 +85,7 @@ def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, to
     """A silent refusal: nothing of any kind without authors."""
     made, session = crawl(plan_for([key(1)])), Session(Limits())
     made.audit.knowledge.recall([replace(each, checked_at=0) for each in audited(WALL) if "search" in each.form])
-    made.audit.knowledge.recall([FormCheck(BROAD.name, Verdict.UNKNOWN, 0, 0)])
+    made.audit.knowledge.recall([FormCheck(BROAD.name, FormVerdict.UNKNOWN, 0, 0)])
     made.audit.note_event(event(WALL - 100, key(1), kind=1))
     made.advance(session, 0.0, WALL, may_ask=True)
     made.page_ended(PageEnded(FormAudit.KEY, None, "", count, None, None), session, 1.0)

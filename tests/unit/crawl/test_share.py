@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.share import (
+from pipeline.crawl.selection import (
     TRIAL_MS,
     Selected,
     Selection,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.crawl.size_trials import MAX_ERRORS, MAX_TRIALS_A_DAY, SizeTrials, Trial, Verdict
+from pipeline.crawl.sync.size_trials import MAX_ERRORS, MAX_TRIALS_A_DAY, SizeTrials, Trial, TrialVerdict
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension
 from pipeline.relay.limits import Limits
@@ -69,7 +69,7 @@ def test_what_is_allowed_is_found_by_halves_and_nothing_else_learned(
     relay = Relay({dimension: most})
     trial = relay.run()
     assert trial is not None
-    assert trial.verdict is Verdict.LEARNED
+    assert trial.verdict is TrialVerdict.LEARNED
     assert trial.limits == Limits().narrowed(dimension, learned)
     assert learned <= most
     assert relay.asked <= 12
@@ -88,7 +88,7 @@ def test_a_refusal_for_another_reason_costs_one_request() -> None:
     relay = Relay({Dimension.KINDS: 0})
     trial = relay.run()
     assert trial is not None
-    assert (trial.verdict, trial.refusal, trial.limits) == (Verdict.BELIEVED, Refusal.UNSUPPORTED, Limits())
+    assert (trial.verdict, trial.refusal, trial.limits) == (TrialVerdict.BELIEVED, Refusal.UNSUPPORTED, Limits())
     assert relay.asked == 1
 
 
@@ -145,7 +145,7 @@ def test_an_answer_about_something_else_proves_nothing(refusal: Refusal) -> None
     trials.open_next(Session(Limits()), 0.0)
     trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits(), 0.0)
     assert trial is not None
-    assert (trial.verdict, trial.limits) == (Verdict.GIVEN_UP, Limits())
+    assert (trial.verdict, trial.limits) == (TrialVerdict.GIVEN_UP, Limits())
 
 
 def test_a_trial_has_no_page_beside_it() -> None:
@@ -174,4 +174,4 @@ def test_an_error_is_no_answer_to_a_trial() -> None:
     trials.open_next(session, 0.0)
     trial = trials.on_page_ended(failed, Limits(), 0.0)
     assert trial is not None
-    assert trial.verdict is Verdict.GIVEN_UP
+    assert trial.verdict is TrialVerdict.GIVEN_UP

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl import sweep
-from pipeline.crawl.strands import MAX_STRANDS
+from pipeline.crawl.sync import sweep
+from pipeline.crawl.sync.strands import MAX_STRANDS
 from pipeline.nostr.event import Event
 from pipeline.relay.limits import Limits
 from tests.seeds import seeds

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Closed, RelayMessage

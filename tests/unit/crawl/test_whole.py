@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from pipeline.crawl.asking import RETRY_WHOLE_S, Asking, Newcomers
-from pipeline.crawl.plan import LISTED_KINDS, MAX_MEMBERS, WHOLE_QUERY, Plan, Planner, Subject
-from pipeline.crawl.relay_lists import NOBODY
-from pipeline.crawl.waits import LASTING_RETRY_S
+from pipeline.crawl.sync.plan import FIREHOSE_QUERY, LISTED_KINDS, MAX_MEMBERS, Plan, Planner, Subject
+from pipeline.crawl.sync.relay_lists import NOBODY
+from pipeline.crawl.sync.strategy import RETRY_WHOLE_S, FetchStrategy, NewAuthorLookback
+from pipeline.crawl.sync.timing import LASTING_RETRY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, RelayMessage
@@ -78,7 +78,7 @@ def test_everything_is_asked_for_once_live_and_stored() -> None:
     assert all(is_broad(each) or each.kinds == LISTED_KINDS for each in asked), "or a check of what was empty"
     assert min(each.since or START for each in asked) == START - SETTINGS.lookback
     assert sim.delivered == {each.id for each in within}
-    assert START <= sim.cursors[WHOLE_QUERY.key].complete_until <= START + 2
+    assert START <= sim.cursors[FIREHOSE_QUERY.key].complete_until <= START + 2
     late = event(START - 9 * DAY, ALICE)
     sim.at(40, lambda: sim.relay.publish(late, sim.wall))
     sim.run_until(42)
@@ -99,7 +99,7 @@ def test_whoever_becomes_wanted_is_looked_back_for_by_query_and_then_covered_by_
     asked = [each for each in pages(sim)[before:] if each.kinds is None]
     assert {frozenset(each.authors or ()) for each in asked} >= {frozenset({BOB, CAROL})}
     assert not [each for each in asked if is_broad(each)]
-    assert sim.cursors[WHOLE_QUERY.key].generation == 2
+    assert sim.cursors[FIREHOSE_QUERY.key].generation == 2
     assert live_filters(sim) == [Filter(limit=0)], "nothing is opened anew for one more author"
 
 
@@ -146,7 +146,7 @@ def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(
     sim.connect()
     sim.run_until(within)
     assert way(sim) == "query"
-    assert WHOLE_QUERY.key not in sim.cursors
+    assert FIREHOSE_QUERY.key not in sim.cursors
     assert sim.limits.whole_refused_at or (sim.session is not None and sim.session.limits.whole_refused_at)
     sim.run_until(within + 300)
     assert sim.delivered == sim.everything()
@@ -169,7 +169,7 @@ def test_a_relay_that_begins_to_refuse_loses_nothing_and_is_asked_again_a_day_la
         sim.at(60 * minute, lambda author=author: sim.relay.publish(event(sim.wall, author), sim.wall))  # type: ignore[misc]
     sim.run_until(1_000)
     assert way(sim) == "whole"
-    reached = sim.cursors[WHOLE_QUERY.key].complete_until
+    reached = sim.cursors[FIREHOSE_QUERY.key].complete_until
 
     def refuse() -> None:
         sim.relay.mood = refusing_broad(empty)
@@ -274,10 +274,10 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
 
 def test_newcomers_are_those_after_the_cursor_in_pieces_of_a_request_each() -> None:
     plan = plan_for([key(n) for n in range(MAX_MEMBERS + 10)], [key(1)], generation=7)
-    newcomers = Newcomers.since(plan, 6, NOBODY)
+    newcomers = NewAuthorLookback.since(plan, 6, NOBODY)
     assert [piece.subject for piece in newcomers.pieces.values()].count(Subject.AUTHORS) == 2
     assert sum(len(piece.members) for piece in newcomers.pieces.values()) == MAX_MEMBERS + 11
-    assert not Newcomers.since(plan, 7, NOBODY).pieces
+    assert not NewAuthorLookback.since(plan, 7, NOBODY).pieces
     *first, last = list(newcomers.pieces)
     assert not any(newcomers.done(name) for name in first)
     assert newcomers.done(last)
@@ -292,7 +292,7 @@ def plan_of(authors: Iterable[tuple[bytes, int]]) -> Plan:
 
 def test_who_becomes_wanted_later_is_added_beside_what_is_left_of_those_before() -> None:
     first, both = [key(n) for n in range(5)], [key(n) for n in range(7)]
-    newcomers = Newcomers.since(plan_for(first, generation=1), 0, NOBODY)
+    newcomers = NewAuthorLookback.since(plan_for(first, generation=1), 0, NOBODY)
     (old,) = newcomers.pieces.values()
     grown = plan_of([*((each, 1) for each in first), *((each, 2) for each in both[5:])])
     newcomers.follow(grown, NOBODY)
@@ -306,7 +306,7 @@ def test_who_becomes_wanted_later_is_added_beside_what_is_left_of_those_before()
 
 
 def test_small_pieces_that_are_left_are_put_together_and_name_everybody_once() -> None:
-    newcomers = Newcomers(0)
+    newcomers = NewAuthorLookback(0)
     names: set[str] = set()
     for number in range(1, 60):
         newcomers.follow(plan_of([(key(n), n) for n in range(1, number + 1)]), NOBODY)
@@ -333,16 +333,16 @@ def test_newcomers_do_not_wait_for_those_before_them_who_are_refused() -> None:
     sim.want([CAROL])
     sim.run_until(180)
     assert {each.pubkey for each in sim.relay.store.events if each.id in sim.delivered} == {ALICE, CAROL}
-    assert sim.cursors[WHOLE_QUERY.key].generation < 2, "Bob is owed"
+    assert sim.cursors[FIREHOSE_QUERY.key].generation < 2, "Bob is owed"
     sim.relay.mood = cooperative
     sim.run_until(180 + LASTING_RETRY_S + HOUR)
     assert sim.delivered == sim.everything()
-    assert sim.cursors[WHOLE_QUERY.key].generation == 3
+    assert sim.cursors[FIREHOSE_QUERY.key].generation == 3
 
 
 def test_relay_that_must_be_asked_whole_is_left_for_no_small_cost() -> None:
     """By query it leaves out what mentions users: its bytes are worth more than those of one that does not."""
-    plan, asking = plan_for([ALICE], [BOB]), Asking(needs_whole=True)
+    plan, asking = plan_for([ALICE], [BOB]), FetchStrategy(needs_whole=True)
     assert asking.decide(plan, Limits(), START)
     asking.measure(10 * HOUR, HOUR)
     assert not asking.decide(plan, Limits(), START), "nothing changes"

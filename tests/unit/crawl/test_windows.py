@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl import slices
-from pipeline.crawl.borders import Borders
-from pipeline.crawl.empty_pages import EmptyPages
-from pipeline.crawl.missing import MissingRecord
-from pipeline.crawl.page_knowledge import CONTROLS, PageKnowledge
-from pipeline.crawl.pager import Pager
-from pipeline.crawl.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
-from pipeline.crawl.slice_stack import SliceStack
-from pipeline.crawl.slices import Manners, PageResult
-from pipeline.crawl.windows import PAGE_LIMIT, Window
+from pipeline.crawl.sync.paging import slices
+from pipeline.crawl.sync.paging.borders import Borders
+from pipeline.crawl.sync.paging.empty_pages import EmptyPages
+from pipeline.crawl.sync.paging.missing import MissingRecord
+from pipeline.crawl.sync.paging.page_knowledge import CONTROLS, PageKnowledge
+from pipeline.crawl.sync.paging.pager import Pager
+from pipeline.crawl.sync.paging.slice_stack import SliceStack
+from pipeline.crawl.sync.paging.slices import Manners, PageResult
+from pipeline.crawl.sync.paging.window import PAGE_LIMIT, Window
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.event import Event
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key, query

@@ -1,6 +1,6 @@
 """What is said of a relay's filters."""
 
-from pipeline.crawl.forms import FORMS, Verdict
+from pipeline.crawl.sync.forms.forms import FORMS, FormVerdict
 from pipeline.status.forms import form_lines
 from pipeline.store.relay_forms import FormCheck
 
@@ -17,6 +17,6 @@ def test_forms_are_listed_by_result_the_worst_first_without_searches() -> None:
 
 
 def test_every_result_has_words() -> None:
-    for verdict in Verdict:
+    for verdict in FormVerdict:
         line = form_lines([FormCheck(FORMS[0].name, verdict, 1, 1)])
         assert not line.endswith(f": {verdict}")

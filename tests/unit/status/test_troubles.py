@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.slices import Gap
+from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.process.condition import Condition, StageState
 from pipeline.relay.errors import DialReason
 from pipeline.status.gaps import meaning

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
-from pipeline.crawl.redial import HEALTHY_S
+from pipeline.crawl.reconnect import HEALTHY_S
 from tests.fakes.net import pause
 from tests.fakes.procs import kill_session
 from tests.fakes.proxy import Traffic

@@ -1,0 +1,29 @@
+"""What all connections of a crawler process share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.crawl.flow_control import Backpressure, TransactionBatcher
+from pipeline.crawl.ingester import Ingester
+from pipeline.nostr.frame_bounds import FrameBounds
+from pipeline.process.clock import Clock
+from pipeline.process.logs import RateLimited
+
+
+@dataclass(frozen=True, slots=True)
+class CrawlContext:
+    """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
+
+    `parcel` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
+    `stranger_byte_rate`: see `RelayCosts`.
+    """
+
+    clock: Clock
+    intake: Ingester
+    parcel: TransactionBatcher
+    gate: Backpressure
+    log: RateLimited
+    bounds: FrameBounds
+    secret: bytes | None = None
+    on_turn: Callable[[], None] = lambda: None
+    stranger_byte_rate: Callable[[], int] = lambda: 0

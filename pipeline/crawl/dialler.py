@@ -1,0 +1,59 @@
+"""How a connection comes to be: dialled, then asked what the relay allows, in a thread that may wait for both."""
+
+from typing import Final, Protocol
+
+from pipeline.crawl.connection import Connection
+from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.reconnect import ConnectionResult
+from pipeline.crawl.relay_metrics import RelayMetrics
+from pipeline.nostr.address import RelayAddress
+from pipeline.relay.channel import Channel
+from pipeline.relay.errors import DialError, DialReason
+from pipeline.relay.nip11 import InvalidInformation, RelayInformation
+
+# What a relay's host answers itself, though not as it should.
+_ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
+
+
+class Dialler(Protocol):
+    """Opens connections; called from several threads at once."""
+
+    def dial(self, address: RelayAddress) -> Channel:
+        """An open websocket; raises `DialError`."""
+        ...
+
+    def information(self, address: RelayAddress) -> RelayInformation:
+        """The relay's NIP-11 document; raises `InvalidInformation`."""
+        ...
+
+
+def begin(
+    dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, shared: CrawlContext
+) -> Channel | ConnectionResult:
+    """Return the open websocket, or why there is none."""
+    try:
+        return dialler.dial(address)
+    except DialError as error:
+        metrics.not_dialled(error.reason)
+        return ConnectionResult(
+            "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
+            is_our_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
+            is_crowded=error.reason is DialReason.CROWDED,
+        )  # fmt: skip
+    except Exception as error:
+        shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
+        return ConnectionResult("unknown", type(error).__name__)
+
+
+def inform(dialler: Dialler, address: RelayAddress, connection: Connection, shared: CrawlContext) -> None:
+    """Let `connection`, which is being served already, know what the relay says of itself, once a day."""
+    if not connection.limits.is_stale(shared.clock.now_ms() // 1000):
+        return
+    try:
+        said = dialler.information(address).limits
+    except InvalidInformation:
+        said = None
+    except Exception as error:
+        shared.log.exception(type(error).__name__, "information failed", relay=address.url)
+        return
+    connection.post_information(said)

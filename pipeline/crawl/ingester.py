@@ -1,0 +1,368 @@
+"""From the readers' hands into the inbox: what is unwanted, known or forged goes no further.
+
+Each relay hands over batches, a few at a time, and is read no further while they wait: nothing is dropped for lack of
+room. One thread takes up whatever has queued, verifies it and commits it together with the cursors that it completes.
+"""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from pipeline.crawl.novelty import Novelty
+from pipeline.crawl.sync.costs import Verified
+from pipeline.crawl.sync.sweep import OVERLAP_S
+from pipeline.nostr.event import Event, InvalidEvent, verify
+from pipeline.process.clock import Clock, pause
+from pipeline.rules.relevance import Relevance, Rule
+from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relay_samples, relays, sweeps
+from pipeline.store.backfills import BackfillProgress
+from pipeline.store.cursors import Cursor
+from pipeline.store.database import Database, Tx
+from pipeline.store.drops import Drop
+from pipeline.store.gaps import GapChanges
+from pipeline.store.inbox import Arrival
+from pipeline.store.relay_forms import FormChanges
+from pipeline.store.relays import RelayStatus
+from pipeline.store.sweeps import SweepProgress
+from pipeline.store.tallies import StageCounts, Tally
+from pipeline.store.wanted import Changes
+
+BATCH_EVENTS: Final = 64
+# One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
+TRANSACTION_EVENTS: Final = 200
+# The same for large events: as the reader had them, so that no batch is much larger, and none of a few long frames.
+BATCH_BYTES: Final = 256 << 10
+TRANSACTION_BYTES: Final = 1 << 20
+# Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
+GATHER_S: Final = 0.02
+# Ids remembered in front of the database: some minutes of the whole network, 20 MB.
+REMEMBERED_IDS: Final = 200_000
+# `created_at` may be this far ahead of our clock.
+MAX_FUTURE_S: Final = 900
+# How often it is written down what relays brought.
+NOVEL_EVERY_S: Final = 20.0
+# Forged events of one relay that are worth being written down at once.
+MANY_FORGERIES: Final = 1_000
+# What was only counted waits so long for something to be written.
+COUNTS_EVERY_S: Final = 1.0
+# What readers dropped by themselves is written down at least so often.
+ASIDE_EVERY_S: Final = 1.0
+
+
+class SeenIdCache:
+    """Ids whose row is committed, the newest of them; read by every thread, written by the intake."""
+
+    __slots__ = ("_ids", "_most")
+
+    def __init__(self, most: int = REMEMBERED_IDS) -> None:
+        self._ids: dict[bytes, None] = {}
+        self._most = most
+
+    def __contains__(self, event_id: object) -> bool:
+        return event_id in self._ids
+
+    def add_all(self, event_ids: Iterable[bytes]) -> None:
+        """Remember ids, forgetting the oldest beyond the bound."""
+        self._ids.update(dict.fromkeys(event_ids))
+        for _ in range(len(self._ids) - self._most):
+            del self._ids[next(iter(self._ids))]
+
+    def clear(self) -> None:
+        """Forget all; they are looked up in the database again."""
+        self._ids.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of one relay in the order of arrival, the cursors that they complete, and what else to write with them."""
+
+    relay: int
+    received_at: int
+    events: tuple[Event, ...] = ()
+    cursors: tuple[Cursor, ...] = ()
+    progress: tuple[SweepProgress, ...] = ()
+    backfilled: tuple[BackfillProgress, ...] = ()
+    gaps: GapChanges | None = None
+    forms: FormChanges | None = None
+    status: RelayStatus | None = None
+    limits: str | None = None
+    sample: tuple[bytes, ...] | None = None
+    """Ids of events that the relay gave, in place of those before."""
+    taken: Callable[[], None] | None = None
+    """Called once the intake works on it, so that another may queue."""
+    size: int = 0
+    """The bytes of its events as they were sent."""
+    verified: Callable[[Verified], None] | None = None
+    """Called with what the verification of its events found, together with that of others of the relay."""
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether there is anything to be written but for its events."""
+        notes = (self.cursors, self.progress, self.backfilled, self.gaps, self.forms, self.status, self.limits)
+        return self.sample is not None or any(map(bool, notes))
+
+
+@dataclass(frozen=True, slots=True)
+class EventLimits:
+    """What is too large to be saved."""
+
+    bytes: int
+    tags: int
+
+
+@dataclass(slots=True)
+class _Work:
+    batches: list[Batch] = field(default_factory=list)
+    changes: list[Changes] = field(default_factory=list)
+    events: int = 0
+    size: int = 0
+
+    def add(self, batches: tuple[Batch, ...]) -> None:
+        """Take up `batches`."""
+        self.batches += batches
+        self.events += sum(len(batch.events) for batch in batches)
+        self.size += sum(batch.size for batch in batches)
+
+    @property
+    def is_enough(self) -> bool:
+        """Return True if it is worth a transaction of its own."""
+        return self.events >= TRANSACTION_EVENTS or self.size >= TRANSACTION_BYTES
+
+
+class Ingester:
+    """The one thread of a crawler process that verifies events and writes to the database."""
+
+    def __init__(
+        self,
+        open_database: Callable[[], Database],
+        limits: EventLimits,
+        clock: Clock,
+        counts: StageCounts,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_turn` is called by the thread in `run` about every second, whether there is work or not."""
+        self.committed = SeenIdCache()
+        self._open_database = open_database
+        self._on_turn = on_turn
+        self._limits = limits
+        self._clock = clock
+        self._counts = counts
+        self._relevance = Relevance()
+        # Of the transaction in the making.
+        self._dropped: list[Drop] = []
+        self._tally = Tally()
+        # What readers dropped since the last one.
+        self._aside: Counter[str] = Counter()
+        self._aside_lock = threading.Lock()
+        self._queue: SimpleQueue[tuple[Batch, ...] | Changes | None] = SimpleQueue()
+        # Events that each relay was the first to bring, not yet written down.
+        self._novelty = Novelty()
+        # By relay, what its events cost, not yet written down.
+        self._costs: dict[int, relays.RelayCost] = {}
+        self._novel_at = clock.monotonic()
+        self._committed_at = 0.0
+        self._written_at = -COUNTS_EVERY_S
+
+    def submit(self, *batches: Batch) -> None:
+        """Hand over batches that belong into one transaction; with events, only within a `HandOver` allowance."""
+        self._queue.put(batches)
+
+    def set_aside(self, reason: str, count: int = 1) -> None:
+        """Count events that a reader dropped before they came into a batch; written down within `ASIDE_EVERY_S`."""
+        with self._aside_lock:
+            self._aside[reason] += count
+
+    def adopt(self, changes: Changes) -> None:
+        """Let what is wanted follow `changes`, for all batches submitted later."""
+        self._queue.put(changes)
+
+    def finish(self) -> None:
+        """Let `run` return once everything submitted before is committed."""
+        self._queue.put(None)
+
+    def run(self) -> None:
+        """Work until `finish`; an error of the database ends the process, and the supervisor begins it anew."""
+        with self._open_database() as database:
+            finished = False
+            while not finished:
+                self._on_turn()
+                work, finished = self._gather()
+                if work.batches or self._aside:
+                    self._commit(database, work.batches)
+                    self._committed_at = self._clock.monotonic()
+                for changes in work.changes:
+                    if self._relevance.apply(changes):
+                        # Committed events of those no longer wanted may be dropped by the saver, and must then be
+                        # able to come in again.
+                        self.committed.clear()
+            self._write(database, [], {}, {})
+
+    def _gather(self) -> tuple[_Work, bool]:
+        """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering.
+
+        What comes alone after a quiet moment is not held up; what comes soon after a commit shares the next one.
+        """
+        work = _Work()
+        try:
+            item = self._queue.get(timeout=ASIDE_EVERY_S)
+        except Empty:
+            return work, False
+        has_waited = False
+        while True:
+            if item is None:
+                return work, True
+            if isinstance(item, Changes):
+                work.changes.append(item)
+                return work, False
+            work.add(item)
+            if work.is_enough:
+                return work, False
+            if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
+                has_waited = True
+                pause(self._committed_at + GATHER_S - self._clock.monotonic())
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return work, False
+
+    def _commit(self, database: Database, batches: list[Batch]) -> None:
+        for batch in batches:
+            if batch.taken is not None:
+                batch.taken()
+        candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
+        known = _known(database, [event for event, _ in candidates])
+        arrivals: dict[bytes, Arrival] = {}
+        genuine: dict[bytes, Event] = {}
+        found: defaultdict[int, Verified] = defaultdict(Verified)
+        for event, batch in candidates:
+            # Of several copies the first may have been a forgery, so that each is looked at until one was genuine.
+            if event.id in known or event.id in arrivals:
+                self._tally.drop("duplicate")
+            elif (arrival := self._check(event, batch, found[batch.relay])) is not None:
+                arrivals[event.id], genuine[event.id] = arrival, event
+        self._note_costs(batches, found)
+        # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
+        is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
+        if arrivals or self._dropped or is_due or any(batch.has_notes for batch in batches):
+            self._write(database, batches, arrivals, genuine)
+        self.committed.add_all(known)
+        self.committed.add_all(arrivals)
+
+    def _write(
+        self, database: Database, batches: list[Batch], arrivals: dict[bytes, Arrival], genuine: dict[bytes, Event]
+    ) -> None:
+        """One transaction for all of it, and for what was counted since the last; `genuine`: the events of arrivals."""
+        with database.write() as tx:
+            new = inbox.append(tx, arrivals.values()) if arrivals else set()
+            moved = (cursor for batch in batches for cursor in batch.cursors)
+            cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
+            sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
+            backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
+            gaps.put(tx, (batch.gaps for batch in batches if batch.gaps is not None))
+            for batch in batches:
+                if batch.forms:
+                    relay_forms.put(tx, batch.relay, batch.forms)
+            relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
+            for batch in batches:
+                if batch.limits is not None:
+                    relays.put_limits(tx, batch.relay, batch.limits)
+                if batch.sample is not None:
+                    relay_samples.put(tx, batch.relay, batch.sample)
+            for event_id in new:
+                self._note_novel(arrivals[event_id].relay, genuine[event_id])
+            self._put_novel(tx)
+            drops.append(tx, self._dropped, self._clock.now_ms())
+            tally = self._close_tally(len(new), len(arrivals) - len(new))
+            self._counts.write(tx, tally)
+        self._counts.show(tally)
+        self._dropped.clear()
+        self._written_at = self._clock.monotonic()
+
+    def _close_tally(self, new: int, known: int) -> Tally:
+        """What the transaction decided, with what readers dropped meanwhile; the next one begins with nothing."""
+        tally, self._tally = self._tally, Tally()
+        tally.handed_on = new
+        tally.drop("duplicate", known)
+        with self._aside_lock:
+            aside, self._aside = self._aside, Counter()
+        tally.taken += aside.total()
+        tally.discarded.update(aside)
+        return tally
+
+    def _put_novel(self, tx: Tx) -> None:
+        """Write down now and then what relays were the first to bring and what they cost; a little may be lost."""
+        is_due = self._clock.monotonic() - self._novel_at >= NOVEL_EVERY_S
+        # At once where a relay may be cut off for them.
+        is_due |= any(cost.forged >= MANY_FORGERIES for cost in self._costs.values())
+        if is_due and (self._novelty or self._costs):
+            brought = self._novelty.take()
+            worth = {relay: each.worth for relay, each in brought.items()}
+            productive = [relay for relay, each in brought.items() if each.is_productive]
+            relays.add_novel(tx, worth, self._clock.now_ms(), productive=productive)
+            relays.add_costs(tx, self._costs)
+            self._costs.clear()
+            self._novel_at = self._clock.monotonic()
+
+    def _note_novel(self, relay: int, event: Event) -> None:
+        if event.pubkey in self._relevance.authors:
+            self._novelty.note_wanted(relay, event.pubkey, self._clock.monotonic())
+        else:
+            self._novelty.note_other(relay, is_mention=self._relevance.rule(event) is Rule.MENTION)
+
+    def _candidates(self, batch: Batch) -> list[Event]:
+        """The wanted events of `batch` that are not among the committed ids."""
+        self._tally.taken += len(batch.events)
+        wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
+        self._tally.drop("unwanted", len(batch.events) - len(wanted))
+        candidates = [event for event in wanted if event.id not in self.committed]
+        self._tally.drop("duplicate", len(wanted) - len(candidates))
+        return candidates
+
+    def _note_costs(self, batches: list[Batch], found: dict[int, Verified]) -> None:
+        """Let the readers know at once what their relays cost, and remember it to be written down."""
+        readers = {batch.relay: batch.verified for batch in batches if batch.verified is not None}
+        for relay, verified in found.items():
+            if (tell := readers.get(relay)) is not None:
+                tell(verified)
+            if verified.forged or verified.stranger_bytes:
+                cost = self._costs.get(relay, relays.RelayCost())
+                self._costs[relay] = cost.plus(verified.forged, verified.stranger_bytes)
+
+    def _check(self, event: Event, batch: Batch, verified: Verified) -> Arrival | None:
+        """The event as a row, `None` (and counted) if it must not be saved."""
+        raw = event.to_json()
+        reason = self._fault(event, len(raw), batch.received_at // 1000, verified)
+        if reason is not None:
+            self._tally.drop(reason)
+            self._dropped.append(Drop(event.id, reason, batch.relay))
+            return None
+        if self._relevance.is_of_stranger(event):
+            verified.stranger_events += 1
+            verified.stranger_bytes += len(raw)
+        return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
+
+    def _fault(self, event: Event, size: int, now_s: int, verified: Verified) -> str | None:
+        if size > self._limits.bytes:
+            return "too-large"
+        if len(event.tags) > self._limits.tags:
+            return "too-many-tags"
+        if event.created_at > now_s + MAX_FUTURE_S:
+            return "future"
+        try:
+            verify(event)
+        except InvalidEvent as error:
+            verified.forged += 1
+            return f"invalid-{error.reason}"
+        verified.genuine += 1
+        return None
+
+
+def _known(database: Database, candidates: Sequence[Event]) -> set[bytes]:
+    """Which of these events were accepted before: their ids."""
+    if not candidates:
+        return set()
+    with database.read() as tx:
+        return events.seen(tx, ((event.id, event.created_at) for event in candidates))

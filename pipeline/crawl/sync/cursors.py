@@ -1,0 +1,127 @@
+"""How far one relay's answers are complete, by query; the cursors in memory."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Query, Subject
+from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
+
+# Chunks merge rarely and by one bit at a time; deeper searches for what they were merged from end in a fresh start.
+_MAX_MERGE_DEPTH = 8
+
+
+class CursorTable:
+    """The cursors of one relay. A chunk that was split or merged goes on from the cursors of what it was made from.
+
+    A cursor for everything that a relay has covers every live query: whichever way the relay is asked, all of them go
+    on from where both ways have come to.
+    """
+
+    __slots__ = ("_cursors", "_found", "_progress", "relay")
+
+    def __init__(self, relay: int, cursors: Iterable[Cursor], sweeps: Iterable[SweepProgress] = ()) -> None:
+        self.relay = relay
+        self._cursors = {cursor.query: cursor for cursor in cursors}
+        # What was found of chunks, by their keys, until any cursor moves: they are looked for far more often.
+        self._found: dict[str, Cursor | None] = {}
+        self._progress = {progress.sweep: progress for progress in sweeps}
+
+    def of(self, query: Query) -> Cursor | None:
+        """How far `query` is complete; `None` if it never was."""
+        own = self._of_chunk(query)
+        whole = self._cursors.get(FIREHOSE_QUERY.key) if query.is_live else None
+        if own is None or whole is None or query.subject is Subject.WHOLE:
+            return own or whole
+        # Each way begins where the other ended, and looks back for whoever became wanted meanwhile.
+        return Cursor(
+            self.relay,
+            query.key,
+            max(own.complete_until, whole.complete_until),
+            max(own.generation, whole.generation),
+        )
+
+    def begin_whole(self, queries: Iterable[Query]) -> None:
+        """Let the cursor for everything stand where all of `queries` are complete, if each of them was once."""
+        covered: list[Cursor] = []
+        pending: list[int] = []
+        newest = 0
+        for query in queries:
+            cursor = self.of(query)
+            if cursor is None:
+                return
+            covered.append(cursor)
+            newest = max(newest, query.generation)
+            if query.generation > cursor.generation:
+                pending += (each.generation for each in query.members if each.generation > cursor.generation)
+        if covered:
+            until = min(cursor.complete_until for cursor in covered)
+            self.advance(FIREHOSE_QUERY.key, until, min(pending, default=newest + 1) - 1)
+
+    def _of_chunk(self, query: Query) -> Cursor | None:
+        if query.key not in self._found:
+            self._found[query.key] = self._look_for(query)
+        return self._found[query.key]
+
+    def _look_for(self, query: Query) -> Cursor | None:
+        lengths = range(len(query.prefix) + 1)
+        keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
+        found = [self._cursors[key] for key in keys if key in self._cursors]
+        if found:
+            return max(found, key=lambda cursor: (cursor.generation, cursor.complete_until))
+        return self._merged(query, _MAX_MERGE_DEPTH)
+
+    def named(self, key: str) -> Cursor | None:
+        """The cursor of exactly this key."""
+        return self._cursors.get(key)
+
+    def turn_back(self, latest: int, to: int) -> bool:
+        """Set cursors beyond `latest` back `to` a time: the clock was wrong, and nobody can tell what they cover.
+
+        Returns whether there was any.
+        """
+        wrong = [cursor for cursor in self._cursors.values() if cursor.complete_until > latest]
+        self._cursors |= {cursor.query: replace(cursor, complete_until=to) for cursor in wrong}
+        self._found.clear()
+        return bool(wrong)
+
+    def take_back(self, subject: Subject) -> None:
+        """Forget what is complete about `subject`: it was asked for in a form that leaves events out."""
+        self._cursors = {key: each for key, each in self._cursors.items() if not key.startswith(f"{subject}/")}
+        self._progress = {key: each for key, each in self._progress.items() if f":{subject}/" not in key}
+        self._found.clear()
+
+    def progress(self, sweep: str) -> SweepProgress | None:
+        """How far a former process came with a sweep; told once."""
+        return self._progress.pop(sweep, None)
+
+    def advance(self, key: str, complete_until: int, generation: int) -> Cursor:
+        """Note progress and return the cursor to be committed with the events that it covers."""
+        before = self._cursors.get(key)
+        if before is not None:
+            complete_until = max(complete_until, before.complete_until)
+            generation = max(generation, before.generation)
+        cursor = self._cursors[key] = Cursor(self.relay, key, complete_until, generation)
+        self._found.clear()
+        return cursor
+
+    def _merged(self, query: Query, depth: int) -> Cursor | None:
+        """What both halves of a chunk have in common, if both are covered."""
+        covered: list[Cursor] = []
+        for bit in "01":
+            half = self._half(query, bit, depth)
+            if half is None:
+                # At once: looking through both halves of both halves doubles with each step down.
+                return None
+            covered.append(half)
+        return Cursor(
+            self.relay,
+            query.key,
+            min(cursor.complete_until for cursor in covered),
+            min(cursor.generation for cursor in covered),
+        )
+
+    def _half(self, query: Query, bit: str, depth: int) -> Cursor | None:
+        half = Query(query.subject, query.prefix + bit)
+        exact = self._cursors.get(half.key)
+        return exact if exact is not None or depth == 0 else self._merged(half, depth - 1)

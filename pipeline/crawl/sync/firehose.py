@@ -1,0 +1,171 @@
+"""What is particular to a relay that is asked *whole*: who its cursor does not cover yet, and whether it is believed.
+
+No I/O, no clock; `mono` is monotonic seconds, `wall` Unix seconds.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.paging.slices import Gap
+from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Plan, Query, Subject
+from pipeline.crawl.sync.resweeps import Resweeps
+from pipeline.crawl.sync.strategy import FetchStrategy, NewAuthorLookback
+from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.sweeps import SweepSet
+from pipeline.crawl.sync.timing import LASTING_RETRY_S, PROBE_EVERY_S, retry_wait
+from pipeline.nostr.filter import Filter
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import PageEnded
+from pipeline.settings.choices import CrawlMode
+from pipeline.store.cursors import Cursor
+
+# Chunks are looked through for late arrivals no more often than this.
+_CHUNKS_EVERY_S: Final = 60.0
+
+
+class FirehoseSync:
+    """The whole side of one relay's crawl. `wanted`: the plan by query, whichever way the relay is asked."""
+
+    CANARY: Final = "whole-canary"
+    _CANARY_PAGE: Final = Filter(limit=1)
+
+    __slots__ = ("_asking", "_chunks_at", "_gaps", "_newcomers", "_resweeps", "_sweeps", "wanted")
+
+    def __init__(
+        self, wanted: Plan, asking: FetchStrategy, sweeps: SweepSet, gaps: OpenGaps, resweeps: Resweeps
+    ) -> None:
+        self.wanted = wanted
+        self._resweeps = resweeps
+        self._asking = asking
+        self._sweeps = sweeps
+        self._gaps = gaps
+        # Who became wanted since the cursor for everything.
+        self._newcomers: NewAuthorLookback | None = None
+        self._chunks_at = 0.0
+
+    @property
+    def plan(self) -> Plan:
+        """What is wanted, the way the relay is asked for it."""
+        return self.wanted.whole if self._asking.is_whole else self.wanted
+
+    def chosen_anew(self) -> None:
+        """The relay is asked another way from now on; what was covered either way stays so."""
+        if self._asking.is_whole:
+            self._sweeps.coverage.begin_whole(self.wanted.live)
+        self._newcomers = self._sweeps.held = None
+
+    def swept_queries(self) -> frozenset[str]:
+        """The keys of queries that are swept besides those of the plan."""
+        if not self._asking.is_whole:
+            return frozenset()
+        live = self.wanted.live_keys
+        return live if self._newcomers is None else live | self._newcomers.pieces.keys()
+
+    def begin_due(self, mono: float, wall: int) -> None:
+        """Begin what one filter for everything does not bring."""
+        if self._asking.is_whole:
+            self._look_back(mono, wall)
+            self._resweep_chunks(mono, wall)
+
+    def _look_back(self, mono: float, wall: int) -> None:
+        """Fetch by query what those who became wanted since wrote before, so that the whole cursor covers them too."""
+        coverage, reach = self._sweeps.coverage, self._sweeps.reach
+        cursor = coverage.of(FIREHOSE_QUERY)
+        if cursor is None or cursor.generation >= self.wanted.generation:
+            return
+        if self._newcomers is None:
+            self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._sweeps.named)
+        self._newcomers.follow(self.wanted, self._sweeps.named)
+        for piece in self._newcomers.pieces.values():
+            since = reach.of_lookback(piece.subject, piece.members, wall)
+            self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
+        if not self._newcomers.pieces:
+            # Written down with the next sweep that moves this cursor.
+            coverage.advance(FIREHOSE_QUERY.key, cursor.complete_until, self._newcomers.generation)
+            self._newcomers = None
+
+    def _resweep_chunks(self, mono: float, wall: int) -> None:
+        """Look for late arrivals by query where that takes fewer pages."""
+        reach = self._sweeps.reach
+        every, whole = reach.settings.resweep_every, self._sweeps.coverage.of(FIREHOSE_QUERY)
+        if whole is None or mono < self._chunks_at or not every or self._resweeps_whole():
+            return
+        self._chunks_at = mono + _CHUNKS_EVERY_S
+        for query in self.wanted.live:
+            if self._sweeps.has_room(mono):
+                self._resweeps.begin_due(query, mono, wall)
+
+    @property
+    def reswept(self) -> Iterator[Query]:
+        """What is looked through for late arrivals: the queries of the plan, or chunks in place of everything."""
+        by_chunk = self._asking.is_whole and not self._resweeps_whole()
+        yield from self.wanted.live if by_chunk else self.plan.live
+
+    def is_reswept(self, query: Query) -> bool:
+        """Whether a query of the plan is looked through for late arrivals, rather than chunks in its place."""
+        return query.subject is not Subject.WHOLE or self._resweeps_whole()
+
+    def _resweeps_whole(self) -> bool:
+        window = self._sweeps.reach.settings.resweep_window
+        return self._asking.resweeps_whole(self.wanted, window, self._sweeps.limits.page_limit)
+
+    def believes(self, sweep: Sweep, mono: float) -> bool:
+        """Whether a sweep for everything that ended brought all there is.
+
+        Where it brought nothing it is held, until the relay was seen to give something when asked for anything.
+        """
+        if sweep.window.gap_reasons[Gap.DENSE_SECOND] and self._asking.mode is CrawlMode.AUTO:
+            # Authors divide a second that kinds do not.
+            self._asking.cannot()
+            return False
+        if sweep.window.needs_kinds:
+            # It gave something by kinds alone, of which nobody knows all; by author it may give everything.
+            self._leave(sweep, mono)
+            return False
+        self._asking.measure(sweep.events, sweep.span)
+        if not sweep.events:
+            self._sweeps.held = sweep
+        return sweep.events > 0
+
+    def open_canary(self, session: Session, mono: float) -> None:
+        """Ask for any event at all while a sweep is held."""
+        held = self._sweeps.held
+        if held is not None and not held.is_open and session.has_room_for_page():
+            held.is_open = True
+            session.open_page(self.CANARY, self._CANARY_PAGE, mono)
+
+    def canary_ended(self, ended: PageEnded, mono: float) -> Sweep | None:
+        """Take the answer; returns the sweep that was held if it is believed now."""
+        sweep, self._sweeps.held = self._sweeps.held, None
+        if sweep is None:
+            return None
+        self._sweeps.times.sweep_again(sweep.query.key)
+        if ended.refusal is not None:
+            self._asking.failed(ended.refusal)
+            self._sweeps.times.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
+            return None
+        if not ended.count:
+            self._leave(sweep, mono)
+            return None
+        self._sweeps.times.swept(sweep.query.key, mono)
+        return sweep
+
+    def _leave(self, sweep: Sweep, mono: float) -> None:
+        """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
+        self._asking.cannot()
+        self._gaps.open(sweep.query.key, *sweep.window.span, Gap.NO_BROAD_FILTERS)
+        self._sweeps.times.wait(sweep.key, mono + LASTING_RETRY_S)
+
+    def is_piece(self, query: Query) -> bool:
+        """Whether a query is a part of the look-back for newcomers."""
+        return self._newcomers is not None and query.key in self._newcomers.pieces
+
+    def piece_completed(self, query: Query) -> Cursor | None:
+        """Take note that a part of that look-back is had; returns the cursor that the last one moves."""
+        newcomers, coverage = self._newcomers, self._sweeps.coverage
+        whole = coverage.of(FIREHOSE_QUERY)
+        if newcomers is None or not newcomers.done(query.key) or whole is None:
+            return None
+        self._newcomers = None
+        return coverage.advance(FIREHOSE_QUERY.key, whole.complete_until, newcomers.generation)

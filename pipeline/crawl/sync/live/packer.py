@@ -1,0 +1,257 @@
+"""Which live subscriptions one relay is to have: queries packed into as few as its limits allow, and moved rarely."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.crawl.sync.plan import ALL_KINDS, Query, Subject, chunks
+from pipeline.nostr.filter import Filter
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, Limits
+
+# A key with its share of a filter that has few of them.
+_MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
+_BROAD = frozenset({Subject.GLOBAL, Subject.WHOLE})
+
+
+@dataclass(slots=True)
+class _Group:
+    filters: int = 0
+    bytes: int = 0
+    queries: dict[str, Query] = field(default_factory=dict)
+
+
+class SubscriptionPacker:
+    """The grouping of queries into live subscriptions, stable over plan changes. Does no I/O."""
+
+    __slots__ = (
+        "_changed",
+        "_groups",
+        "_is_parted",
+        "_left_out",
+        "_limits",
+        "_most_filters",
+        "_origins",
+        "_queries",
+        "left_out",
+        "singles",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._queries: tuple[Query, ...] = ()
+        self._groups: dict[str, _Group] = {}
+        self._changed: set[str] = set()
+        self._is_parted = False
+        # Less than the limit where more filters together were refused for no reason that was named.
+        self._most_filters: int | None = None
+        # By the key of a piece, that of its query.
+        self._origins: dict[str, str] = {}
+        self.singles: frozenset[Subject] = frozenset()
+        """Subjects of which a filter names one member, as the relay looks at the first only."""
+        self.left_out: tuple[str, ...] = ()
+        self._left_out: frozenset[str] = frozenset()
+
+    def arrange(self, queries: Iterable[Query], limits: Limits) -> bool:
+        """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
+
+        What is in one already stays there; among the others the first come first. Returns whether there was any need.
+        """
+        queries = tuple(queries)
+        if queries is self._queries and self.goes_by(limits):
+            self._limits = limits
+            return False
+        self._queries = queries
+        if _shape(limits) != _shape(self._limits):
+            self.clear()
+        self._limits = limits
+        self._origins = {piece.key: query.key for query in queries if query.is_live for piece in self._pieces(query)}
+        wanted = {piece.key: piece for query in queries if query.is_live for piece in self._pieces(query)}
+        grouped: set[str] = set()
+        for key, group in list(self._groups.items()):
+            self._refresh(key, group, wanted)
+            grouped.update(group.queries)
+        homeless = [key for key, piece in wanted.items() if key not in grouped and not self._place(piece)]
+        self.left_out = tuple(dict.fromkeys(self._origins[key] for key in homeless))
+        self._left_out = frozenset(self.left_out)
+        return True
+
+    def goes_by(self, limits: Limits) -> bool:
+        """Whether `limits` change nothing about the last arrangement."""
+        return _shape(limits) == _shape(self._limits)
+
+    def would_hold(self, queries: Iterable[Query], limits: Limits, singles: frozenset[Subject] | None = None) -> bool:
+        """Whether there were room for all of `queries` if they were arranged anew, maybe with other `singles`."""
+        anew = SubscriptionPacker(limits)
+        anew.singles = self.singles if singles is None else singles
+        anew._is_parted = self._is_parted
+        anew._most_filters = self._most_filters
+        anew.arrange(queries, limits)
+        return not anew.left_out
+
+    def ask_singly(self, subjects: frozenset[Subject]) -> None:
+        """From the next arrangement on name one member in each filter about these subjects, and about no others."""
+        if subjects != self.singles:
+            self.singles = subjects
+            self.clear()
+            self._queries = ()
+
+    def clear(self) -> None:
+        """Let the next arrangement begin from nothing."""
+        self._changed.update(self._groups)
+        self._groups.clear()
+
+    def has(self, key: str) -> bool:
+        """Whether there is room for the query `key`."""
+        return key not in self._left_out
+
+    def take_changed(self) -> dict[str, list[Filter] | None]:
+        """The subscriptions to open or replace with their filters, and to close with `None`, since the last call."""
+        changed = {key: self.filters(key) for key in sorted(self._changed)}
+        self._changed.clear()
+        return changed
+
+    def reopen(self, key: str | None = None) -> None:
+        """Mark one subscription, or all, as not open."""
+        self._changed.update(self._groups if key is None else (key,))
+
+    def part(self, key: str) -> bool:
+        """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
+
+        For each subject apart at first, then for half as many filters, down to a single query.
+        """
+        group = self._groups.get(key)
+        if group is None:
+            return False
+        if not self._is_parted and len({query.subject for query in group.queries.values()}) > 1:
+            self._is_parted = True
+        elif len(group.queries) > 1:
+            self._most_filters = max(1, group.filters // 2)
+        else:
+            return False
+        self.clear()
+        self._queries = ()
+        return True
+
+    def filters(self, key: str) -> list[Filter] | None:
+        """What the subscription `key` asks for; `None` if there is none of that name."""
+        group = self._groups.get(key)
+        if group is None:
+            return None
+        # `limit: 0`: nothing stored; no `since`, which relays would apply to back-dated arrivals too.
+        limit = 1 if self._limits.zero_is_all or self._limits.refuses_zero else 0
+        return [
+            part.filter(limit=limit, kinds=kinds)
+            for query in group.queries.values()
+            for part in query.parts(self._most_members(query))
+            for kinds in self._kinds(part)
+        ]
+
+    def _kinds(self, query: Query) -> list[frozenset[int] | None]:
+        """The lists of kinds that a query is asked for with, each in a filter of its own; `None` for all kinds."""
+        limits = self._limits
+        named = query.kinds
+        if limits.refuses_kindless or limits.notes_by_author or limits.withholds:
+            found = query.named_kinds(
+                kindless=limits.refuses_kindless, notes_by_author=limits.notes_by_author, shown_only=limits.withholds
+            )
+            named = found or named
+        elif named is None and limits.needs_kinds:
+            named = ALL_KINDS
+        if named is None:
+            return [None]
+        ordered = sorted(named.difference(limits.refused_kinds))
+        most = limits.live_kinds
+        return [frozenset(ordered[first : first + most]) for first in range(0, len(ordered), most)]
+
+    def queries_of(self, key: str) -> tuple[str, ...]:
+        """The keys of the queries in subscription `key`."""
+        group = self._groups.get(key)
+        return () if group is None else tuple(dict.fromkeys(self._origins[name] for name in group.queries))
+
+    def keys_of(self, query: str) -> list[str]:
+        """Return the subscriptions that have the query of this key, or pieces of it."""
+        return [key for key in self._groups if query in self.queries_of(key)]
+
+    def _most_members(self, query: Query) -> int:
+        return 1 if query.subject in self.singles else query.most_members(self._limits)
+
+    def _pieces(self, query: Query) -> list[Query]:
+        """The query, cut by its members so that each piece fits into one subscription."""
+        lists = len(self._kinds(query))
+        limits = self._limits
+        in_filters = limits.live_filters // lists * self._most_members(query)
+        most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
+        if len(query.members) <= most:
+            return [query]
+        members = {member.public_key: member for member in query.members}
+        return [Query(query.subject, f"{query.prefix}+{bits}", piece) for bits, piece in chunks(members, most)]
+
+    def _refresh(self, key: str, group: _Group, wanted: Mapping[str, Query]) -> None:
+        current = {name: wanted[name] for name in group.queries if name in wanted}
+        if current == group.queries:
+            return
+        self._changed.add(key)
+        fitting = _Group()
+        for query in current.values():
+            if self._fits(fitting, query):
+                self._put(fitting, query)
+        if fitting.queries:
+            self._groups[key] = fitting
+            group.queries = fitting.queries
+        else:
+            del self._groups[key]
+            group.queries = {}
+
+    def _place(self, query: Query) -> bool:
+        for key, group in self._groups.items():
+            if self._fits(group, query):
+                self._put(group, query)
+                self._changed.add(key)
+                return True
+        # One subscription is kept for pages, without which nothing that was missed is ever found.
+        if len(self._groups) >= self._limits.max_subscriptions - 1 or not self._fits(_Group(), query):
+            return False
+        key = next(name for name in map(str, range(len(self._groups) + 1)) if name not in self._groups)
+        self._groups[key] = group = _Group()
+        self._put(group, query)
+        self._changed.add(key)
+        return True
+
+    def _fits(self, group: _Group, query: Query) -> bool:
+        if self._is_parted and group.queries and len(_subjects(group, query)) > 1:
+            return False
+        if self._limits.needs_kinds and group.queries and not _BROAD.isdisjoint(_subjects(group, query)):
+            # Such a relay refuses a whole request for one filter that is too broad.
+            return False
+        parts, size = self._cost(query)
+        most = min(self._limits.live_filters, self._most_filters or self._limits.live_filters)
+        # What takes more filters by itself cannot be asked for in fewer, as long as nothing says that it must.
+        fits = group.filters + parts <= most or (not group.filters and parts <= self._limits.live_filters)
+        return fits and group.bytes + size <= self._limits.max_frame_bytes
+
+    def _cost(self, query: Query) -> tuple[int, int]:
+        """The filters that `query` takes, and at most how many bytes of a request."""
+        parts, lists = len(query.parts(self._most_members(query))), self._kinds(query)
+        kinds = sum(len(each or ()) for each in lists) * BYTES_PER_KIND
+        members = len(query.members) * len(lists) * BYTES_PER_MEMBER
+        return parts * len(lists), parts * (BYTES_PER_FILTER * len(lists) + kinds) + members
+
+    def _put(self, group: _Group, query: Query) -> None:
+        parts, size = self._cost(query)
+        group.filters += parts
+        group.bytes += size
+        group.queries[query.key] = query
+
+
+def _shape(limits: Limits) -> tuple[int | bool | tuple[int, ...], ...]:
+    """What of the limits decides how queries are grouped and asked."""
+    return (
+        limits.max_subscriptions, limits.live_filters, limits.max_authors, limits.max_tag_values,
+        limits.max_frame_bytes,
+        limits.live_kinds, limits.refused_kinds, limits.refuses_zero, limits.needs_kinds, limits.refuses_kindless,
+        limits.withholds,
+        limits.notes_by_author,
+    )  # fmt: skip
+
+
+def _subjects(group: _Group, query: Query) -> set[Subject]:
+    return {query.subject, *(each.subject for each in group.queries.values())}

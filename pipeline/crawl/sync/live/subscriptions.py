@@ -1,0 +1,148 @@
+"""The live subscriptions of one relay's connection: opened, replaced, and opened again some time after they ended."""
+
+from pipeline.crawl.sync.live.packer import SubscriptionPacker
+from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.relay_lists import NOBODY, Named
+from pipeline.crawl.sync.timing import MAX_RETRY_S, PROBE_EVERY_S, retry_wait
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import LiveEnded
+
+
+class LiveSubscriptions:
+    """Keeps a session's live subscriptions as the queries want them. Does no I/O; times are monotonic seconds.
+
+    Where not all of them fit, those come first who are named at the relay, by queries about them alone; queries that
+    have no room then are `left_out`, even if some of what they ask for comes by others.
+    """
+
+    __slots__ = (
+        "_asked", "_ended", "_failures", "_first", "_first_only", "_groups", "_leaves_out_global", "_named",
+        "_not_before", "_opened", "_partial", "_queries", "left_out",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._groups = SubscriptionPacker(limits)
+        self._queries: tuple[Query, ...] = ()
+        self._named: Named = NOBODY
+        # Queries about those alone who are named, while they are needed; and all that are to be asked.
+        self._first: tuple[Query, ...] = ()
+        self._asked: tuple[Query, ...] = ()
+        self.left_out: tuple[str, ...] = ()
+        self._not_before: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
+        self._opened: dict[str, float] = {}
+        self._leaves_out_global = False
+        # Subjects of which the relay looks at the first member of a filter only; how the keys of queries begin that
+        # are subscribed to in part only, for want of room.
+        self._first_only: frozenset[Subject] = frozenset()
+        self._partial: tuple[str, ...] = ()
+        # The queries of those that were refused, until they are asked for again.
+        self._ended: dict[str, tuple[str, ...]] = {}
+
+    def has(self, query: str) -> bool:
+        """Return True if the query of this key has a place in subscriptions that bring all of it; none was refused."""
+        if (self._leaves_out_global and query == GLOBAL_QUERY.key) or query.startswith(self._partial):
+            return False
+        return self._groups.has(query) and not any(query in queries for queries in self._ended.values())
+
+    @property
+    def leaves_out_global(self) -> bool:
+        """Return True if nothing is subscribed to for global kinds alone."""
+        return self._leaves_out_global
+
+    @leaves_out_global.setter
+    def leaves_out_global(self, leaves_out: bool) -> None:
+        self._leaves_out_global = leaves_out
+        # Arranged again when they are next looked at.
+        self._queries = ()
+
+    def answered_at(self, query: str, session: Session) -> float | None:
+        """Return since when (monotonic) all of a query is subscribed to, by the relay's answers; None if it is not."""
+        if not self.has(query):
+            return None
+        times = [session.live_answered_at(key) for key in self._groups.keys_of(query)]
+        known = [at for at in times if at is not None]
+        return max(known) if known and len(known) == len(times) else None
+
+    def queries_of(self, key: str) -> tuple[str, ...]:
+        """The keys of the queries in subscription `key`."""
+        return self._groups.queries_of(key)
+
+    def connected(self) -> None:
+        """A new connection stands, on which nothing is open."""
+        self._groups.reopen()
+        self._not_before.clear()
+        self._failures.clear()
+        self._opened.clear()
+        self._ended.clear()
+
+    def open_due(self, queries: tuple[Query, ...], named: Named, session: Session, mono: float) -> None:
+        """Open, replace and close what must be for these queries, as far as its time has come and there is room."""
+        self._arrange(queries, named, session.limits)
+        for key, filters in self._groups.take_changed().items():
+            if filters is None:
+                self._ended.pop(key, None)
+                session.close_live(key, mono)
+            elif self._not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
+                self._groups.reopen(key)
+            else:
+                self._opened[key] = mono
+                self._ended.pop(key, None)
+                session.open_live(key, filters, mono)
+
+    def follow(self, first_only: frozenset[Subject]) -> None:
+        """Ask member by member about these subjects if there is room: the relay looks at the first one only."""
+        if first_only != self._first_only:
+            self._first_only = first_only
+            self._queries = ()
+
+    def _divide(self, queries: tuple[Query, ...], limits: Limits) -> None:
+        """See whether there is room for filters of one member each; without it such queries are polled."""
+        # What does not come live may be dropped for the number of values, too.
+        wanted = self._first_only | (frozenset({Subject.MENTIONS}) if limits.live_missed_at else frozenset())
+        singles = wanted if wanted and self._groups.would_hold(queries, limits, wanted) else frozenset()
+        self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
+        self._groups.ask_singly(singles)
+
+    def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
+        if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
+            if not self._groups.goes_by(limits):
+                # What was refused is asked for otherwise from now on.
+                self._not_before.clear()
+            self._queries, self._named = queries, named
+            self._divide(queries, limits)
+            first = () if self._groups.would_hold(queries, limits) else named.alone(queries)
+            if {query.key for query in first} != {query.key for query in self._first}:
+                self._groups.clear()
+            self._first = first
+            broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
+            rest = tuple(query for query in queries if query not in broad)
+            if self._leaves_out_global:
+                self._asked = (*first, *rest)
+            else:
+                self._asked = (*broad, *first, *rest) if first else queries
+        if self._groups.arrange(self._asked, limits):
+            mine = {query.key for query in self._first}
+            self.left_out = tuple(key for key in self._groups.left_out if key not in mine)
+
+    def ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
+        """Take the end of one, to open it again later; returns the keys of the queries that it was for.
+
+        What asks for several things is refused for one of them: they are opened again at once, each by itself.
+        """
+        queries = self._groups.queries_of(ended.key)
+        if ended.refusal.is_lasting and self._groups.part(ended.key):
+            self._queries = ()
+            return queries
+        lived = mono - self._opened.get(ended.key, mono)
+        failures = 0 if lived >= MAX_RETRY_S else self._failures.get(ended.key, 0)
+        self._failures[ended.key] = failures + 1
+        self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures, lasting_s=PROBE_EVERY_S)
+        self._ended[ended.key] = queries
+        self._groups.reopen(ended.key)
+        return queries
+
+    def due_after(self, mono: float) -> list[float]:
+        """When some may be opened again that may not be yet."""
+        return [at for at in self._not_before.values() if at > mono]

@@ -1,0 +1,161 @@
+"""What the ends of one relay's pages complete: sweeps go on, are put off, or are over and move a cursor.
+
+No I/O, no clock; `mono` is monotonic seconds.
+"""
+
+from dataclasses import dataclass
+
+from pipeline.crawl.sync import backfill_jobs
+from pipeline.crawl.sync.backfill_jobs import BackfillJobs
+from pipeline.crawl.sync.firehose import FirehoseSync
+from pipeline.crawl.sync.gap_retries import GapRetries
+from pipeline.crawl.sync.live.check import LiveCheck
+from pipeline.crawl.sync.losses import Losses
+from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.reconciler import Reconciler
+from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
+from pipeline.crawl.sync.refused_sweeps import RefusedSweeps
+from pipeline.crawl.sync.size_trials import SizeTrials, Trial, TrialVerdict
+from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.strategy import FetchStrategy
+from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.sweeps import SweepSet
+from pipeline.crawl.sync.sync_clock import SyncClock
+from pipeline.crawl.sync.timing import LASTING_RETRY_S
+from pipeline.relay.refusals import Refusal
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import PageEnded
+from pipeline.store.cursors import Cursor
+
+
+@dataclass(slots=True)
+class PageAnswers:
+    """Takes the ends of pages of sweeps."""
+
+    sweeps: SweepSet
+    refused: RefusedSweeps
+    reconciling: ReconciliationPolicy
+    trials: SizeTrials
+    backfilling: BackfillJobs
+    retries: GapRetries
+    whole: FirehoseSync
+    check: LiveCheck
+    losses: Losses
+    asking: FetchStrategy
+    counts: SyncStats
+    gaps: OpenGaps
+    clock: SyncClock
+    has_gained: bool = False
+    """Whether the last connection brought any sweep further but for the tails that follow each connect."""
+
+    def on_page_ended(self, ended: PageEnded, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
+        """Take the end of a page of `sweep`; returns the cursor that it moves."""
+        sweep.is_open = False
+        if sweep.reconciler is not None:
+            self._take_ids(ended, sweep, sweep.reconciler, mono)
+            return None
+        if not self._is_answered(ended, sweep, mono):
+            return None
+        self.losses.on_page(ended.count, sweep.window.limit)
+        if ended.refusal is None:
+            self.refused.on_answered(sweep)
+        self.sweeps.take(ended, sweep)
+        self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
+        if sweep.window.is_done:
+            return self.finish(sweep, session, mono)
+        if self.retries.gives_up(sweep):
+            return None
+        sweep.not_before = mono + (backfill_jobs.PAUSE_S if sweep.purpose is Purpose.BACKFILL else sweep.pause_s)
+        self.sweeps.note_progress(sweep, mono)
+        return None
+
+    def finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
+        """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
+        by_query = not self.asking.is_whole and sweep.query.subject is not Subject.WHOLE
+        session.limits = self.sweeps.known.learn(sweep.window, session.limits, by_query=by_query)
+        whole = self.sweeps.join(sweep, mono)
+        if whole is None:
+            return None
+        self.sweeps.end(whole)
+        self.check.on_swept(whole, session, mono)
+        if whole.purpose is Purpose.BACKFILL:
+            return self.backfilling.complete(whole, self.sweeps)
+        if whole.purpose is Purpose.RETRY:
+            self.retries.complete(whole)
+            return None
+        if whole.query.subject is Subject.WHOLE and not self.whole.believes(whole, mono):
+            return None
+        return self.complete(whole, mono)
+
+    def complete(self, sweep: Sweep, mono: float) -> Cursor | None:
+        """Take note that a sweep that is over is believed; returns the cursor that it moves."""
+        if not self.sweeps.complete(sweep, mono):
+            return None
+        if sweep.query.subject is Subject.GLOBAL and sweep.events:
+            self.gaps.note_broad(answers=True)
+        if self.whole.is_piece(sweep.query):
+            return self.whole.piece_completed(sweep.query)
+        return None if sweep.purpose is Purpose.WRAPS else self.sweeps.moved_cursor(sweep, self.clock.wall)
+
+    def end_trial(self, trial: Trial | None, session: Session, mono: float) -> None:
+        """Ask for what was refused within what is allowed, or believe the refusal."""
+        if trial is None:
+            return
+        session.limits = trial.limits
+        sweep = self.sweeps.get(trial.sweep)
+        if sweep is not None:
+            refusal = Refusal.TOO_LARGE if trial.verdict is TrialVerdict.LEARNED else trial.refusal
+            self.refused.put_off(sweep, refusal, mono)
+        for key, refusal in self.trials.take_waiting().items():
+            waiting = self.sweeps.get(key)
+            if waiting is not None and trial.verdict is TrialVerdict.LEARNED:
+                self.refused.put_off(waiting, Refusal.TOO_LARGE, mono)
+            elif waiting is not None:
+                self._put_off(waiting, refusal, mono)
+
+    def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
+        """Take a page of what a comparison found only the relay to have."""
+        if ended.refusal is None:
+            self.sweeps.known.has_eose = True
+            self.counts.pages += 1
+            sweep.failures = 0
+            sweep.events += ended.count
+            reconciler.take(ended.ids)
+            return
+        self.counts.incomplete_pages += 1
+        if ended.refusal in (Refusal.TOO_MANY_FILTERS, Refusal.TOO_LARGE) and reconciler.refused():
+            return
+        if ended.refusal is Refusal.TIMEOUT or ended.refusal.is_lasting:
+            self.reconciling.abandon(sweep)
+            return
+        self._put_off(sweep, ended.refusal, mono)
+
+    def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
+        """Whether a page was answered, or as far as it will ever be; if not it is put off."""
+        is_whole, known = sweep.query.subject is Subject.WHOLE, self.sweeps.known
+        if ended.refusal is None:
+            known.has_eose = True
+            if is_whole and ended.count:
+                self.asking.answered()
+            return True
+        self.counts.incomplete_pages += 1
+        if is_whole:
+            self.asking.failed(ended.refusal)
+        is_broken = ended.refusal is Refusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
+        if is_broken and (ended.count or sweep.window.breaks_off) and self.sweeps.take(ended, sweep, is_broken=True):
+            return False
+        if not known.settles_for(ended, failures=sweep.failures, events=sweep.events):
+            self._put_off(sweep, ended.refusal, mono)
+            return False
+        sweep.is_unproven = True
+        return True
+
+    def _put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+        if sweep.reconciler is None and self.refused.drops(sweep, refusal):
+            return
+        if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
+            sweep.not_before = mono + LASTING_RETRY_S
+            return
+        if not (self.backfilling.gives_up(sweep, refusal, self.sweeps) or self.retries.gives_up(sweep)):
+            self.refused.put_off(sweep, refusal, mono)

@@ -1,0 +1,273 @@
+"""What every relay is asked for: one set of queries, cut so that a small change of what is wanted changes little.
+
+Members (authors, or registered users for mentions) are cut into chunks by the leading bits of their keys. A chunk
+that grows too large is split in two by one more bit; all others stay as they are, and so do the subscriptions and
+cursors that go by their names. A chunk is named by its bits, so that a new chunk finds the cursor of the one that it
+was cut from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pipeline.crawl.sync.chunk_tree import ChunkTree
+from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import (
+    CONFIDENTIAL_KINDS,
+    CONTACTS,
+    GIFT_WRAP,
+    GLOBAL_KINDS,
+    METADATA,
+    RELAY_LIST,
+    TEXT_NOTE,
+)
+from pipeline.relay.limits import Limits
+from pipeline.store.wanted import Change, Changes
+
+# A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
+MAX_MEMBERS = 250
+PROFILE_KINDS = frozenset({METADATA, CONTACTS, RELAY_LIST})
+# Kinds that some relays show to those involved only, but count to a page's limit all the same.
+HIDDEN_KINDS = CONFIDENTIAL_KINDS
+# The other kinds that the NIPs define and relays store, for relays that answer to named kinds only.
+LISTED_KINDS = frozenset(
+    {
+        0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 24, 30, 31, 32, 33, 40, 41, 42, 43,
+        44, 62, 64, 78, 443, 444, 445, 818, 1018, 1021, 1022, 1040, 1063, 1068, 1111, 1222, 1244, 1311, 1337, 1517,
+        1617, 1618, 1619, 1621, 1622, 1630, 1631, 1632, 1633, 1971, 1984, 1985, 1986, 1987, 2003, 2004, 2022, 4550,
+        7000, 7374, 7375, 7376, 8000, 8001, 9000, 9001, 9002, 9005, 9007, 9008, 9009, 9021, 9022, 9041, 9321, 9467,
+        9734, 9735, 9802, 10000, 10001, 10002, 10003, 10004, 10005, 10006, 10007, 10009, 10012, 10013, 10015, 10019,
+        10020, 10030, 10050, 10051, 10063, 10096, 10101, 10102, 10166, 10312, 10377, 11111, 13194, 13534, 14388,
+        17375, 30000, 30001, 30002, 30003, 30004, 30005, 30006, 30007, 30008, 30009, 30015, 30017, 30018, 30019,
+        30020, 30023, 30024, 30030, 30040, 30041, 30063, 30078, 30166, 30267, 30311, 30312, 30313, 30315, 30388,
+        30402, 30403, 30617, 30618, 30818, 30819, 31234, 31388, 31890, 31922, 31923, 31924, 31925, 31989, 31990,
+        32123, 32267, 32388, 33388, 34235, 34236, 34237, 34550, 37516, 38172, 38173, 38383, 39000, 39001, 39002,
+        39003, 39089, 39092, 39701,
+    }
+)  # fmt: skip
+
+ALL_KINDS = LISTED_KINDS | HIDDEN_KINDS
+
+
+class Subject(StrEnum):
+    """What a query asks about; the first part of its key."""
+
+    GLOBAL = "global"
+    AUTHORS = "authors"
+    MENTIONS = "mentions"
+    GIFT_WRAPS = "gift-wraps"
+    """Those mentions that are dated long before they are published."""
+    PROFILES = "profiles"
+    RELAY_LISTS = "relay-lists"
+    """Where wanted authors are to be found, however long ago they said so; asked of few relays, once."""
+    WHOLE = "whole"
+    """Everything that a relay has; what is wanted of it is found here."""
+
+
+# Subjects that name whom events mention.
+BY_TAG = frozenset({Subject.MENTIONS, Subject.GIFT_WRAPS})
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Somebody whom a query names, wanted since `since` (seconds) by change number `generation`."""
+
+    public_key: bytes
+    since: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One thing that each relay is asked for, whatever the time span."""
+
+    subject: Subject
+    prefix: str
+    members: tuple[Member, ...] = ()
+    generation: int = field(default=0, compare=False)
+    """The newest change among the members; of what names none, the newest that it is to cover."""
+    key: str = field(init=False, compare=False)
+    """The name under which cursors and subscriptions know the query."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.subject}/{self.prefix}")
+        if self.members:
+            object.__setattr__(self, "generation", max(member.generation for member in self.members))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the query is subscribed to and kept complete; others are only looked back for."""
+        return self.subject not in (Subject.PROFILES, Subject.RELAY_LISTS, Subject.GIFT_WRAPS)
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether it is one of a plan's chunks, rather than of authors that an operator named."""
+        return not self.prefix.startswith("*")
+
+    @property
+    def kinds(self) -> frozenset[int] | None:
+        """The kinds asked for, `None` for all."""
+        match self.subject:
+            case Subject.GLOBAL:
+                return GLOBAL_KINDS
+            case Subject.PROFILES:
+                return PROFILE_KINDS
+            case Subject.RELAY_LISTS:
+                return frozenset({RELAY_LIST})
+            case Subject.GIFT_WRAPS:
+                return frozenset({GIFT_WRAP})
+            case _:
+                return None
+
+    def named_kinds(self, *, kindless: bool, notes_by_author: bool, shown_only: bool = False) -> frozenset[int] | None:
+        """The kinds to name to a relay that refuses filters without kinds, or notes without authors; `None`: its own.
+
+        `shown_only`: without those that are shown to some only. Not all that there are: what is missing must be told.
+        """
+        kinds = LISTED_KINDS if shown_only else ALL_KINDS
+        if self.subject is Subject.MENTIONS and notes_by_author:
+            return kinds - {TEXT_NOTE}
+        return kinds if (kindless or shown_only) and self.kinds is None else None
+
+    def of_members(self, members: Iterable[Member]) -> "Query":
+        """The same query about only some members."""
+        return Query(self.subject, self.prefix, tuple(members))
+
+    def most_members(self, limits: Limits) -> int:
+        """How many members a filter for this query may name to a relay."""
+        most = limits.max_tag_values if self.subject in BY_TAG else limits.max_authors
+        return min(most, limits.members_that_fit)
+
+    def parts(self, most: int) -> "list[Query]":
+        """The same query cut so that none names more than `most` members."""
+        if len(self.members) <= most:
+            return [self]
+        return [self.of_members(self.members[i : i + most]) for i in range(0, len(self.members), most)]
+
+    def filter(
+        self,
+        *,
+        kinds: frozenset[int] | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        limit: int | None = None,
+    ) -> Filter:
+        """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
+        keys = frozenset(member.public_key for member in self.members)
+        mentions = self.subject in BY_TAG
+        by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES, Subject.RELAY_LISTS)
+        return Filter(
+            authors=keys if by_author else None,
+            tags=(("p", frozenset(key.hex() for key in keys)),) if mentions else (),
+            kinds=self.kinds if kinds is None else kinds,
+            since=since,
+            until=until,
+            limit=limit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All queries, complete for every change up to `generation`."""
+
+    generation: int
+    queries: tuple[Query, ...]
+    lists: tuple[Query, ...] = ()
+    """The queries for relay lists, of which `with_lists` makes a part."""
+    live: tuple[Query, ...] = field(init=False, compare=False)
+    """Those that are subscribed to and kept complete."""
+    members: int = field(init=False, compare=False)
+    """How many names these hold together."""
+    _whole: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
+    _with_lists: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
+    _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "live", tuple(query for query in self.queries if query.is_live))
+        object.__setattr__(self, "members", sum(len(query.members) for query in self.live))
+
+    # Made once for a thousand relays that follow the plan, by whichever thread asks first.
+
+    @property
+    def live_keys(self) -> frozenset[str]:
+        """The keys of what is subscribed to and kept complete."""
+        if (keys := self._live_keys) is None:
+            keys = frozenset(query.key for query in self.live)
+            object.__setattr__(self, "_live_keys", keys)
+        return keys
+
+    @property
+    def with_lists(self) -> "Plan":
+        """The same for a relay that is also asked for relay lists, after all else."""
+        if (plan := self._with_lists) is None:
+            plan = Plan(self.generation, (*self.queries, *self.lists))
+            object.__setattr__(self, "_with_lists", plan)
+        return plan
+
+    @property
+    def whole(self) -> "Plan":
+        """The same for a relay that is asked for everything at once; profiles go back too far for that."""
+        if (plan := self._whole) is None:
+            profiles = (query for query in self.queries if not query.is_live)
+            plan = Plan(self.generation, (*profiles, Query(Subject.WHOLE, "", generation=self.generation)))
+            object.__setattr__(self, "_whole", plan)
+        return plan
+
+
+GLOBAL_QUERY = Query(Subject.GLOBAL, "")
+FIREHOSE_QUERY = Query(Subject.WHOLE, "")
+
+
+@dataclass(slots=True)
+class Planner:
+    """Keeps the plan up with changes of what is wanted. Owned by one thread; does no I/O."""
+
+    generation: int = 0
+    _authors: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
+    _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
+    _queries: dict[str, Query] = field(default_factory=dict)
+
+    def apply(self, changes: Changes) -> None:
+        """Take `changes`, which must begin after `generation`."""
+        self._authors.change(_members(changes.authors))
+        self._registered.change(_members(changes.registered))
+        self.generation = changes.generation
+
+    def plan(self) -> Plan:
+        """The queries for what is wanted now; those that are as they were are the very same objects."""
+        registered = list(self._registered.chunks())
+        found = [
+            # First things first: a new user's contact list decides what else is wanted.
+            *(self._query(Subject.PROFILES, prefix, chunk) for prefix, chunk in registered),
+            GLOBAL_QUERY,
+            *(self._query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in registered),
+            *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in self._authors.chunks()),
+        ]
+        authors = [query for query in found if query.subject is Subject.AUTHORS]
+        lists = [self._query(Subject.RELAY_LISTS, query.prefix, query.members) for query in authors]
+        self._queries = {query.key: query for query in (*found, *lists)}
+        return Plan(self.generation, tuple(found), tuple(lists))
+
+    def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
+        known = self._queries.get(f"{subject}/{prefix}")
+        # A chunk that did not change is the same object.
+        return known if known is not None and known.members is members else Query(subject, prefix, members)
+
+
+def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator[tuple[str, tuple[Member, ...]]]:
+    """Cut `members` into chunks of at most `most`, each with the bits that its keys begin with."""
+    tree = ChunkTree[Member](most)
+    tree.change(members)
+    return tree.chunks()
+
+
+def _members(changes: Iterable[Change]) -> dict[bytes, Member | None]:
+    """Return by key who is wanted from now on; None for who is not any more."""
+    members: dict[bytes, Member | None] = {}
+    since_ms = since = 0
+    for change in changes:
+        # One object for all that became wanted together: there may be millions.
+        if change.since != since_ms:
+            since_ms, since = change.since, change.since // 1000
+        members[change.public_key] = Member(change.public_key, since, change.generation) if change.wanted else None
+    return members

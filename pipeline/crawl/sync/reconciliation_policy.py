@@ -1,0 +1,222 @@
+"""Which of one relay's sweeps are made by comparing sets (NIP-77) rather than by pages, and what comes of it.
+
+It pays where much of what the relay has is held already. A page costs some 600 bytes an event, had or not. To compare
+costs some 35 bytes an event where a tenth is missing here and there, and hardly any where nothing is; an event that is
+missing costs 670, its id included. So what is swept for the first time, or after an absence, is compared if it reaches
+back an hour and we hold something of it, and so is every resweep; what we hold nothing of is paged. Mentions cannot be
+compared, since no tags are stored, nor can everything that a relay has, of which most is unwanted.
+
+A relay is believed only once it named something that we had held back from it, or gave something that we had not: one
+that always agrees would otherwise hide everything. What cannot be compared is paged, as if nothing had been tried.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from pipeline.crawl.sync.item_sets import ItemSetProvider, ItemSetWindow, Unavailable
+from pipeline.crawl.sync.paging.missing import Stuck
+from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.reconciler import Reconciler
+from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet
+from pipeline.relay.comparison import NegEnd
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+
+# A relay that does not compare sets is asked again after this (seconds).
+RETRY_S: Final = 7 * 86_400
+# Less than this (seconds) is had as quickly page by page.
+LEAST_SPAN_S: Final = 3600
+# To learn the ids of what we hardly have any of would only cost more.
+_LEAST_ITEMS: Final = 64
+# Seconds to wait for our own set, or for another comparison to end, before looking again.
+_TURN_S: Final = 1.0
+# The first times, as our own set is mostly there by then.
+_FIRST_TURN_S: Final = 0.05
+_MAX_TURNS: Final = 60
+# Messages of `Reconciliation` and the filter before the first.
+_LEAST_FRAME_BYTES: Final = 40_000
+_COMPLETE: Final = "complete"
+_UNPROVEN: Final = "unproven"
+_PROTOCOL: Final = "protocol"
+
+
+class ReconciliationPolicy:
+    """The comparisons of one relay's crawl. No I/O of its own, no clock; `mono` is monotonic seconds."""
+
+    __slots__ = ("_counts", "_give_up", "_holdings")
+
+    def __init__(
+        self, holdings: ItemSetProvider | None, counts: SyncStats, give_up: Callable[[Sweep, Stuck], None]
+    ) -> None:
+        """`give_up` is told what of a sweep can be had neither by pages nor by comparing."""
+        self._holdings = holdings
+        self._counts = counts
+        self._give_up = give_up
+
+    def may_compare(self, limits: Limits, wall: int) -> bool:
+        """Whether the relay may be asked to compare what pages do not divide."""
+        failed_at = limits.negentropy_failed_at
+        return not (failed_at and wall - failed_at < RETRY_S) and limits.max_frame_bytes >= _LEAST_FRAME_BYTES
+
+    def suits(self, sweep: Sweep, limits: Limits, wall: int) -> bool:
+        """Whether a sweep should be tried by comparing."""
+        failed_at = limits.negentropy_failed_at
+        if self._holdings is None or (failed_at and wall - failed_at < RETRY_S):
+            return False
+        if sweep.query.subject not in (Subject.GLOBAL, Subject.AUTHORS) or limits.until_exclusive:
+            return False
+        if limits.needs_kinds or limits.refuses_kindless or limits.withholds:
+            return False
+        if limits.max_frame_bytes < _LEAST_FRAME_BYTES:
+            return False
+        is_long = sweep.purpose in (Purpose.TAIL, Purpose.INITIAL) and sweep.span >= LEAST_SPAN_S
+        return (is_long or sweep.purpose is Purpose.RESWEEP) and len(sweep.query.members) <= sweep.query.most_members(
+            limits
+        )
+
+    def open_next(self, sweep: Sweep, session: Session, mono: float) -> bool:
+        """Ask for the sweep's next step, or wait for it; returns whether it is not to be paged now."""
+        if session.limits.negentropy_failed_at >= sweep.started:
+            # Found out by another sweep meanwhile; from here on its pages are those of its window.
+            self._stop(sweep)
+        if not sweep.compares and sweep.stuck is None and sweep.window.stuck:
+            self._begin_stuck(sweep, sweep.window.stuck[0], session)
+        if not sweep.compares and sweep.stuck is None:
+            return False
+        if sweep.reconciler is None and not self._begin(sweep, session, mono):
+            return sweep.compares
+        reconciler = sweep.reconciler
+        assert reconciler is not None, "begun"
+        while reconciler.is_fetching:
+            page = reconciler.page(session.limits)
+            if page:
+                sweep.is_open = True
+                session.open_page(sweep.key, page, mono)
+                return True
+            self._settle(sweep, reconciler, session)
+        if reconciler.is_done:
+            self._leave(sweep, _COMPLETE if reconciler.is_proven else _UNPROVEN)
+            return False
+        if session.comparison.is_open:
+            sweep.not_before = mono + _TURN_S
+            return True
+        sweep.is_open = True
+        session.comparison.open(sweep.key, *reconciler.opening(), mono)
+        return True
+
+    def answered(self, sweep: Sweep | None, payload: bytes, session: Session, mono: float, wall: int) -> None:
+        """Take the relay's next message."""
+        if sweep is None or sweep.reconciler is None:
+            session.comparison.close()
+            return
+        try:
+            message = sweep.reconciler.answered(payload)
+        except InvalidNegentropy as error:
+            session.comparison.close()
+            sweep.is_open = False
+            self._count_bytes(session)
+            if not sweep.reconciler.ended(error.reason):
+                self._leave(sweep, _PROTOCOL)
+                self._judge(session, wall)
+            return
+        if message is not None:
+            session.comparison.answer(message, mono)
+            return
+        session.comparison.close()
+        sweep.is_open = False
+        self._count_bytes(session)
+
+    def ended(self, sweep: Sweep | None, end: NegEnd, session: Session, wall: int) -> None:
+        """The relay ended a comparison, or did not answer."""
+        self._count_bytes(session)
+        if sweep is None or sweep.reconciler is None:
+            return
+        sweep.is_open = False
+        if sweep.reconciler.ended(end):
+            return
+        self._leave(sweep, end)
+        if end not in (NegEnd.AUTH_REQUIRED, NegEnd.RATE_LIMITED, NegEnd.TOO_MANY, NegEnd.DROPPED):
+            self._judge(session, wall)
+
+    def abandon(self, sweep: Sweep) -> None:
+        """The relay does not give by their ids what it named: have the rest page by page."""
+        self._leave(sweep, NegEnd.REFUSED)
+
+    def lost(self, session: Session, wall: int) -> None:
+        """The connection was lost: perhaps over a message that the relay did not know."""
+        if session.comparison.is_probing:
+            self._judge(session, wall)
+
+    def _begin_stuck(self, sweep: Sweep, stuck: Stuck, session: Session) -> None:
+        """Compare with nothing what pages do not divide: the relay names all that it has of it."""
+        limits, part = session.limits, stuck.part
+        sweep.stuck = stuck
+        sweep.reconciler = Reconciler(
+            part.query, ItemSet(()), *sweep.window.borders.span(part),
+            frame=limits.max_frame_bytes, is_proven=limits.reconciles,
+        )  # fmt: skip
+        sweep.reconciler.kinds = part.kinds
+
+    def _stop(self, sweep: Sweep) -> None:
+        """Page the sweep from here on; what pages do not divide is missing."""
+        sweep.compares = sweep.window.compares = False
+        sweep.reconciler = sweep.stuck = None
+        for stuck in list(sweep.window.stuck):
+            self._give_up(sweep, stuck)
+
+    def _judge(self, session: Session, wall: int) -> None:
+        """Let a relay be for long that failed before it ever succeeded; one that succeeded is tried again each time."""
+        if not session.limits.reconciles:
+            session.limits = replace(session.limits, negentropy_failed_at=wall)
+
+    def _begin(self, sweep: Sweep, session: Session, mono: float) -> bool:
+        assert self._holdings is not None, "nothing suits without"
+        low, high = sweep.started - sweep.span, sweep.started
+        held = self._holdings.of(sweep.query, low)
+        if held is Unavailable.YET and sweep.turns < _MAX_TURNS:
+            sweep.not_before = mono + min(_TURN_S, _FIRST_TURN_S * 2.0**sweep.turns)
+            sweep.turns += 1
+            return False
+        if not isinstance(held, ItemSetWindow):
+            sweep.compares = False
+            return False
+        low, high = max(low, held.since, 0), min(high, held.until)
+        if len(held.items.between(low, high)) < _LEAST_ITEMS:
+            sweep.compares = False
+            return False
+        limits = session.limits
+        sweep.reconciler = Reconciler(
+            sweep.query, held.items, low, high,
+            frame=limits.max_frame_bytes, is_proven=limits.reconciles,
+        )  # fmt: skip
+        return True
+
+    def _settle(self, sweep: Sweep, reconciler: Reconciler, session: Session) -> None:
+        span = reconciler.settle()
+        if reconciler.is_proven:
+            if sweep.stuck is None:
+                sweep.window.leave_out(*span)
+            if not session.limits.reconciles:
+                session.limits = replace(session.limits, reconciles=True, negentropy_failed_at=0)
+
+    def _leave(self, sweep: Sweep, result: str) -> None:
+        """Whatever is not settled is paged from here on."""
+        self._counts.comparisons[str(result)] += 1
+        reconciler, stuck = sweep.reconciler, sweep.stuck
+        sweep.compares = False
+        sweep.reconciler = sweep.stuck = None
+        if reconciler is not None:
+            self._counts.needed += reconciler.needed
+        if stuck is None or reconciler is None:
+            return
+        # Some relays compare no more than a page holds: one that names as many as came before shows nothing.
+        if result == _COMPLETE and reconciler.needed > stuck.returned:
+            sweep.window.had(stuck)
+        else:
+            self._give_up(sweep, stuck)
+
+    def _count_bytes(self, session: Session) -> None:
+        self._counts.compared_bytes += session.comparison.take_bytes()

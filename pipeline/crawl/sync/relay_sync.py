@@ -1,0 +1,423 @@
+"""One relay's crawl: what to ask it next, and what its answers complete. A state machine without I/O or clock.
+
+Live subscriptions are opened first. Sweeps then close what they leave open, page by page, when `Schedule` has them due.
+`mono` is monotonic seconds, `wall` Unix seconds.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from pipeline.crawl.sync.absences import Absences, Places
+from pipeline.crawl.sync.backfill_jobs import BackfillJobs
+from pipeline.crawl.sync.costs import RelayCosts
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.firehose import FirehoseSync
+from pipeline.crawl.sync.forms.audit import FormAudit
+from pipeline.crawl.sync.gap_retries import GapRetries
+from pipeline.crawl.sync.item_sets import ItemSetProvider
+from pipeline.crawl.sync.lag import Lag
+from pipeline.crawl.sync.live.check import LiveCheck
+from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
+from pipeline.crawl.sync.losses import Lesson, Losses
+from pipeline.crawl.sync.open_gaps import MANY_FORMS, OpenGaps
+from pipeline.crawl.sync.pacing import StrangerPacing
+from pipeline.crawl.sync.page_answers import PageAnswers
+from pipeline.crawl.sync.paging.missing import Stuck
+from pipeline.crawl.sync.paging.slices import Gap
+from pipeline.crawl.sync.plan import Plan, Subject
+from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
+from pipeline.crawl.sync.refusal_probes import RefusalProbes
+from pipeline.crawl.sync.refused_sweeps import RefusedSweeps
+from pipeline.crawl.sync.relay_lists import NOBODY, Named
+from pipeline.crawl.sync.resweeps import Resweeps, wrap_keys
+from pipeline.crawl.sync.schedule import Schedule
+from pipeline.crawl.sync.size_trials import SizeTrials
+from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.store_identity import StoreIdentity
+from pipeline.crawl.sync.strategy import FetchStrategy
+from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, Sweep
+from pipeline.crawl.sync.sweeps import SweepSet
+from pipeline.crawl.sync.sync_clock import ClockChange, SyncClock
+from pipeline.crawl.sync.timing import Horizon
+from pipeline.crawl.sync.unfinished import Unfinished
+from pipeline.nostr.message import EventMessage
+from pipeline.relay.comparison import NegAnswered, NegEnded
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from pipeline.relay.silence import Silences
+from pipeline.relay.subscription import LiveEnded, PageEnded
+from pipeline.store.cursors import Cursor
+from pipeline.store.gaps import OpenGap
+from pipeline.store.relay_forms import FormChanges
+from pipeline.store.sweeps import SweepProgress
+
+# An idle relay is looked at no more often than it must be; a busy one for new work no more often than this.
+MAX_CHECK_S = 60.0
+MIN_CHECK_S = 0.05
+
+
+class RelaySync:
+    """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
+
+    __slots__ = (
+        "_answers", "_check", "_check_at", "_clock", "_coverage", "_lag", "_live", "_losses", "_moved", "_owed",
+        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_retries", "_schedule", "_sweeps", "_unfinished",
+        "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
+        "pacing", "silences", "trials",
+    )  # fmt: skip
+
+    def __init__(
+        self, *, coverage: CursorTable, limits: Limits, reach: Horizon, plan: Plan,
+        holdings: ItemSetProvider | None = None, gaps: Iterable[OpenGap] = (), places: Places | None = None,
+    ) -> None:  # fmt: skip
+        """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
+
+        `places`: shared by all relays of the process, all for itself without.
+        """
+        self.asking = FetchStrategy()
+        self.backfilling = BackfillJobs(coverage.relay)
+        self.counts = SyncStats()
+        self.silences = Silences()
+        self.trials = SizeTrials()
+        self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
+        # Both replaced by another thread; followed from the next plan on.
+        self.fetches_lists = False
+        """Whether the relay is also asked for the relay lists of all wanted authors."""
+        self.named: Named = NOBODY
+        self._clock = SyncClock()
+        self._coverage = coverage
+        self._reach = reach
+        self._reconciling = ReconciliationPolicy(holdings, self.counts, self._give_up)
+        self._live = LiveSubscriptions(limits)
+        self._sweeps = SweepSet(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
+        self._refused = RefusedSweeps(self._sweeps)
+        self.audit = FormAudit(self._sweeps.forms)
+        # Subjects of which cursors were taken back that are stored yet.
+        self._owed: list[Subject] = []
+        self.absences = Absences(coverage.relay, places or Places())
+        self.identity = StoreIdentity()
+        self._check = LiveCheck(self._sweeps, self._live)
+        self._resweeps = Resweeps(self._sweeps, self.absences)
+        self.pacing = StrangerPacing(self._live, self._sweeps, self.asking)
+        self._whole = FirehoseSync(plan, self.asking, self._sweeps, self.gaps, self._resweeps)
+        self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps, self._check)
+        # What is wanted, the way this relay is asked for it.
+        self._plan = plan
+        self._check_at = 0.0
+        self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
+        self._unfinished = Unfinished(self._sweeps, self.gaps)
+        self._losses = Losses()
+        self._retries = GapRetries(self._sweeps, self.gaps)
+        self._answers = PageAnswers(
+            self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._retries,
+            self._whole, self._check, self._losses, self.asking, self.counts, self.gaps, self._clock,
+        )  # fmt: skip
+        self._moved: list[Cursor] = []
+
+    def set_plan(self, plan: Plan) -> None:
+        """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
+        self._whole.wanted = plan.with_lists if self.fetches_lists else plan
+        self._plan = self._whole.plan
+        self.gaps.follow({query.key for query in self._plan.queries} | self._whole.swept_queries())
+        self._check_at = 0.0
+
+    def connected(self) -> None:
+        """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
+        self._answers.has_gained = False
+        self._clock.on_connected()
+        self.absences.on_lost()
+        self.identity.on_connected()
+        self._live.connected()
+        self._check.on_connected()
+        self._sweeps.connected()
+        self._refused.on_connected()
+        self.trials.on_connected()
+        self.audit.on_connected()
+        self._check_at = 0.0
+
+    def lost(self, session: Session) -> bool:
+        """The connection of `session` was lost; returns whether that taught how to ask for less from now on."""
+        self.absences.on_lost()
+        self._reconciling.lost(session, self._clock.wall)
+        lesson = self._losses.on_lost(session)
+        match lesson:
+            case Lesson.SMALLER_REQUESTS:
+                self._refused.reform_all()
+            case Lesson.SMALLER_PAGES:
+                self._sweeps.shrink_pages(session.limits.page_limit)
+            case Lesson.NONE:
+                pass
+        return lesson is not Lesson.NONE
+
+    def take_progress(self) -> tuple[SweepProgress, ...]:
+        """How far sweeps are, to be committed with or after the events before it."""
+        return self._sweeps.take_progress()
+
+    def take_form_changes(self, limits: Limits) -> FormChanges:
+        """Return what the audit of forms found, to be committed with or after the events before it."""
+        checks, owed = self._sweeps.forms.take_changes(), tuple(subject.value for subject in self._owed)
+        self._owed.clear()
+        return FormChanges(checks, owed, limits.to_json() if owed else "")
+
+    def take_moved(self) -> tuple[Cursor, ...]:
+        """The cursors that `advance` moved, to be committed with or after the events before it."""
+        taken = tuple(self._moved)
+        self._moved.clear()
+        return taken
+
+    @property
+    def costs(self) -> RelayCosts:
+        """What the relay's events cost."""
+        return self.pacing.costs
+
+    def on_costly(self) -> None:
+        """The relay's events cost more than they may: look at once at what to ask for."""
+        self._check_at = 0.0
+
+    def next_time(self) -> float:
+        """When `advance` wants to be called again at the latest (monotonic seconds)."""
+        return self._check_at
+
+    def seconds_behind(self, wall: int, newest_live: int = 0) -> int:
+        """Return how far the worst live query is behind; `newest_live`: the time of the latest event that came live."""
+        return self._lag.seconds(self._plan.queries, wall, newest_live)
+
+    @property
+    def has_gained(self) -> bool:
+        """Whether the last connection brought any sweep further but for the tails that follow each connect."""
+        return self._answers.has_gained
+
+    @property
+    def left_out(self) -> int:
+        """How many queries this relay has no room for as live subscriptions."""
+        return len(self._live.left_out)
+
+    @property
+    def is_resweeping(self) -> bool:
+        """Whether late arrivals are being looked for since the relay was away."""
+        return self.absences.since > 0 and self._resweeps.is_under_way
+
+    # What to ask.
+
+    def advance(self, session: Session, mono: float, wall: int, *, may_ask: bool) -> None:
+        """Open what is due. `may_ask` is false while the host asks for patience; live subscriptions wait then too."""
+        self._sweep_torn(session)
+        if mono < self._check_at:
+            return
+        self._follow_clock(session, mono, wall)
+        self.pacing.follow(mono)
+        self._choose(session, wall)
+        session.limits = self._check.judged(session.limits.doubted(wall), mono, wall)
+        self._check.sweep_long_silence(mono)
+        self._schedule.polls = session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
+        if session.limits.takes_less_than(self._sweeps.limits):
+            self._refused.reform_all()
+        self._sweeps.limits = session.limits
+        self._unfinished.tell_due(self._plan.live, self._clock.connected_at, mono, wall)
+        if not may_ask:
+            self._check_at = mono + 1.0
+            return
+        session.close_doubtful()
+        self._note_absence(wall)
+        named = self.named
+        self._live.follow(self._sweeps.forms.first_only)
+        self._live.open_due(self._plan.queries, named, session, mono)
+        self._sweep_torn(session)
+        self._drop_unwanted()
+        self._sweeps.follow(named)
+        self.trials.open_next(session, mono)
+        if not self.trials.is_under_way:
+            self.audit.open_next(self._whole.wanted, session, mono, wall)
+        self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
+        self._schedule.begin_due(self._plan, mono, wall)
+        self._whole.begin_due(mono, wall)
+        self._resweeps.begin_wraps(self._whole.wanted, mono, wall)
+        self._resweeps.settle(self._whole.reswept, wall)
+        self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
+        self._retries.begin_next((*self._whole.wanted.live, *self._plan.queries), mono, wall)
+        self._open_pages(session, mono)
+        self._check_at = self._next_check(session, mono, wall)
+
+    def _sweep_torn(self, session: Session) -> None:
+        """Sweep what a live subscription missed that was closed before its successor was open."""
+        for key in session.take_torn():
+            self._check_at = 0.0
+            for query in self._live.queries_of(key):
+                self._sweeps.times.sweep_again(query)
+
+    def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
+        """Sweep again where a wall clock that was set leaves something to be fetched."""
+        match self._clock.follow(mono, wall):
+            case ClockChange.BACK | ClockChange.FAR_BACK as change:
+                # At once, while it shows which times are wrong.
+                session.limits = session.limits.as_of(wall)
+                if change is ClockChange.FAR_BACK:
+                    self._sweeps.owe_what_is_under_way(session, mono)
+                if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
+                    self._sweeps.times.sweep_all_again()
+            case ClockChange.FORWARD:
+                # It was behind: what was new then lay in the future, and was refused.
+                self._sweeps.times.sweep_all_again()
+            case ClockChange.NONE:
+                pass
+        self.gaps.now = wall
+
+    def _note_absence(self, wall: int) -> None:
+        """Note for how long the relay was away, once it is back; one that is new here was not."""
+        if not self._clock.take_return():
+            return
+        since = self._clock.away_since
+        if since is None:
+            cursors = [cursor for query in self._plan.live if (cursor := self._coverage.of(query)) is not None]
+            since = min((cursor.complete_until for cursor in cursors), default=None)
+        if since is not None:
+            self.absences.on_back(since, wall)
+
+    def _choose(self, session: Session, wall: int) -> None:
+        """Ask by query or whole, as seems best now."""
+        forms, mentions = self._sweeps.forms, Subject.MENTIONS
+        self.asking.needs_whole = forms.has_holes(mentions) and forms.has_holes(mentions, names_kinds=True)
+        if self.asking.take_refusal():
+            session.limits = replace(session.limits, whole_refused_at=wall)
+        if self.asking.decide(self._whole.wanted, session.limits, wall):
+            self._whole.chosen_anew()
+            self.set_plan(self._whole.wanted)
+            self._sweeps.times.sweep_all_again()
+            self._schedule.restart()
+
+    def _drop_unwanted(self) -> None:
+        """End sweeps of queries that the plan has no longer."""
+        wanted = {query.key for query in self._plan.queries} | self._whole.swept_queries()
+        wanted |= wrap_keys(self._whole.wanted)
+        backfilled = self.backfilling
+        self._sweeps.drop(
+            lambda sweep: (
+                backfilled.is_wanted(sweep.key)
+                if sweep.purpose is Purpose.BACKFILL
+                else sweep.purpose is Purpose.RETRY or sweep.query.key in wanted
+            )
+        )
+
+    def _open_pages(self, session: Session, mono: float) -> None:
+        self._whole.open_canary(session, mono)
+        self.identity.open(session, mono)
+        self.pacing.delay_pages(mono)
+        self._refused.release_changed()
+        self._refused.open_probe(session, mono)
+        ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
+        for sweep in self._with_strands(ready, session.room_for_pages(), mono):
+            if not session.has_room_for_page():
+                return
+            if sweep.is_outdated:
+                self._refused.reform(sweep)
+            if self._reconciling.open_next(sweep, session, mono):
+                continue
+            if sweep.window.is_done:
+                cursor = self._answers.finish(sweep, session, mono)
+                self._moved += [] if cursor is None else [cursor]
+            else:
+                sweep.is_open = True
+                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.known.patience)
+
+    def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
+        """Return `ready`, and where there is room for more pages, strands of those that are long."""
+        strands: list[Sweep] = []
+        for sweep in ready:
+            while (left := room - len(ready) - len(strands)) > 0:
+                strand = self._sweeps.split(sweep, left, mono)
+                if strand is None:
+                    break
+                strands.append(strand)
+        return [*ready, *strands]
+
+    def _next_check(self, session: Session, mono: float, wall: int) -> float:
+        """When something is due that no answer of the relay brings up by itself."""
+        times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
+        times += self._schedule.due_times(self._plan, mono, wall)
+        if session.has_room_for_page():
+            times += self.audit.due_times()
+            times += self._refused.due_times()
+            times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)
+        return max(min(times), mono + MIN_CHECK_S)
+
+    # What the answers complete.
+
+    def live_ended(self, ended: LiveEnded, mono: float) -> None:
+        """Take the end of a live subscription: open it again later, and sweep what it may miss."""
+        self._check_at = 0.0
+        if self.asking.is_whole:
+            self.asking.failed(ended.refusal)
+        for key in self._live.ended(ended, mono):
+            self._sweeps.times.sweep_again(key)
+
+    def page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
+        """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
+        self._check_at = 0.0
+        sweep = self._sweeps.get(ended.key)
+        if ended.key == FormAudit.KEY:
+            self._on_control_ended(ended, session, mono)
+        elif ended.key == SizeTrials.KEY:
+            self._answers.end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
+        elif ended.key == RefusalProbes.KEY:
+            self._refused.on_probe_ended(ended, mono)
+        elif ended.key == StoreIdentity.KEY:
+            if self.identity.is_other(ended):
+                # Later than any sweep that has begun, none of which goes back as far.
+                self.absences.on_back(self._clock.wall - self._reach.span, self._clock.wall + 1)
+        elif ended.key == FirehoseSync.CANARY:
+            believed = self._whole.canary_ended(ended, mono)
+            return None if believed is None else self._answers.complete(believed, mono)
+        elif sweep is not None:
+            return self._answers.on_page_ended(ended, sweep, session, mono)
+        return None
+
+    def live_skipped(self, key: str, at: int) -> None:
+        """Tell that the live subscription `key` brought an event of `at` (Unix seconds) that was too long to be read.
+
+        By the first of its queries: the next tail sweeps find out which of them it is about.
+        """
+        form = next(iter(self._live.queries_of(key)), MANY_FORMS)
+        self.gaps.open(form, at, at, Gap.OVERSIZED)
+
+    def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
+        """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
+        audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
+        limits = self._sweeps.known.learn_forms(self._sweeps.forms, audited.limits)
+        session.limits = self._sweeps.limits = limits
+        for sweep in self._sweeps.in_order():
+            sweep.window.allow_kinds(audited.limits.kinds_that_fit)
+        if self._sweeps.forms.has_holes(Subject.WHOLE):
+            self.asking.cannot()
+        if audited.answers_broad is not None:
+            self.gaps.note_broad(answers=audited.answers_broad)
+        for subject in audited.owed:
+            self._owed.append(subject)
+            self._sweeps.owe(subject, session, mono)
+
+    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
+        """Compare what comes live with what sweeps bring, whether it is known or new."""
+        self._check.on_arrival(event_id, created_at, subscription, session, mono, self._clock.wall)
+
+    def takes(self, message: EventMessage, session: Session) -> bool:
+        """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""
+        audit = self.audit
+        self.identity.note(message.event)
+        if audit.is_searching and session.key_of(message.subscription) == FormAudit.KEY:
+            audit.note_event(message.event)
+            return False
+        if audit.wants_events:
+            audit.note_event(message.event)
+        return True
+
+    def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
+        """Take the relay's next message in a comparison of sets (NIP-77)."""
+        self._check_at = 0.0
+        self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
+
+    def neg_ended(self, ended: NegEnded, session: Session) -> None:
+        """Take the end of a comparison without a result."""
+        self._check_at = 0.0
+        self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)
+
+    def _give_up(self, sweep: Sweep, stuck: Stuck) -> None:
+        self._sweeps.give_up(sweep, stuck)

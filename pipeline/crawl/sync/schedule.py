@@ -1,0 +1,115 @@
+"""When one relay's sweeps fall due. No I/O, no clock; `mono` is monotonic seconds, `wall` Unix seconds.
+
+An *initial* one where nothing is covered, a *tail* from the cursor after each connect and at intervals, a *look-back*
+for members that the cursor does not cover yet, and a *resweep* of the last days for what arrived late.
+"""
+
+from collections.abc import Iterator
+
+from pipeline.crawl.sync.firehose import FirehoseSync
+from pipeline.crawl.sync.live.check import LiveCheck
+from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
+from pipeline.crawl.sync.plan import Plan, Query, Subject
+from pipeline.crawl.sync.resweeps import Resweeps
+from pipeline.crawl.sync.strategy import FEW_QUERIES
+from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, sweep_key
+from pipeline.crawl.sync.sweeps import SweepSet
+
+# How often a live subscription is checked by a tail sweep, and how often what has none is polled.
+TAIL_EVERY_S = 300.0
+POLL_EVERY_S = 60.0
+# Between two requests of chunks that take turns; longer where nothing was ever had.
+_TURN_S = 2.0
+_EMPTY_TURN_S = 20.0
+# Chunks of which relay lists are fetched at once, while nothing else is to be fetched.
+_LISTS_AT_ONCE = 2
+
+
+class Schedule:
+    """Begins what is due, and knows what comes due next."""
+
+    __slots__ = ("_check", "_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
+
+    def __init__(
+        self, sweeps: SweepSet, live: LiveSubscriptions, whole: FirehoseSync, resweeps: Resweeps, check: LiveCheck
+    ) -> None:
+        self._check = check
+        self._sweeps = sweeps
+        self._resweeps = resweeps
+        self._live = live
+        self._whole = whole
+        self.polls = False
+        """Whether queries are polled though they are subscribed to, as what comes live is not trusted."""
+        # Where the turn of queries is.
+        self._turn = 0
+
+    def restart(self) -> None:
+        """Let the first query be the first again."""
+        self._turn = 0
+
+    def begin_due(self, plan: Plan, mono: float, wall: int) -> None:
+        """Begin what is due, from where there was no room for more the last time."""
+        queries = plan.queries
+        began, self._turn = self._turn % max(len(queries), 1), -1
+        for number in (*range(began, len(queries)), *range(began)):
+            self._begin_due(queries[number], plan, mono, wall)
+            if self._turn < 0 and not self._sweeps.has_room(mono):
+                self._turn = number
+        self._turn = max(self._turn, 0)
+
+    def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
+        """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
+        yield from self._sweeps.times.due_after(mono)
+        yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
+        for query in plan.queries:
+            # Before it is covered it has an initial sweep, whose pages tell their time themselves.
+            if query.is_live and self._sweeps.coverage.of(query) is not None:
+                yield from self._due_times(query, plan, mono, wall)
+
+    def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
+        sweeps, reach = self._sweeps, self._sweeps.reach
+        if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
+            return
+        cursor = sweeps.coverage.of(query)
+        # What is under way is not thought about again: going through its members costs the most of all this.
+        if cursor is None:
+            if not sweeps.is_under_way(sweep_key(Purpose.INITIAL, query), query.generation):
+                sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query, wall), wall, mono)
+            return
+        is_behind = query.generation > cursor.generation and query.members
+        if is_behind and not sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, query), query.generation):
+            new = [member for member in query.members if member.generation > cursor.generation]
+            since = reach.of_lookback(query.subject, new, wall)
+            sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
+        if not query.is_live:
+            return
+        every = self._tail_every(query, plan)
+        swept = sweeps.times.last_swept(query.key)
+        if swept is None or mono - swept >= every:
+            sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
+        if self._is_reswept(query):
+            self._resweeps.begin_due(query, mono, wall)
+
+    def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
+        tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
+        swept = self._sweeps.times.last_swept(query.key)
+        if tail not in self._sweeps and swept is not None:
+            yield max(swept + self._tail_every(query, plan), self._sweeps.times.not_before(tail))
+        if resweep not in self._sweeps and not self._sweeps.times.waits(resweep) and self._is_reswept(query):
+            reach, last = self._sweeps.reach, self._sweeps.last_resweep(query)
+            yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
+
+    def _is_reswept(self, query: Query) -> bool:
+        """Whether only the time decides when the last days are swept again."""
+        return self._sweeps.reach.settings.resweep_every > 0 and self._whole.is_reswept(query)
+
+    def _tail_every(self, query: Query, plan: Plan) -> float:
+        every, taking_turns = TAIL_EVERY_S, len(plan.live)
+        if not self._live.has(query.key):
+            every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
+        elif self.polls:
+            every = POLL_EVERY_S
+        elif taking_turns <= FEW_QUERIES:
+            every = self._check.proves_after(query.key) or every
+        is_empty = taking_turns > FEW_QUERIES and not self._sweeps.known.gave
+        return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))

@@ -1,0 +1,194 @@
+"""How one relay is asked: *by query*, chunk by chunk, or *whole*, by one filter for everything.
+
+By query costs nothing while nothing happens, and as many requests as there are chunks. Whole costs every event that the
+relay has, wanted or not, and one request, however many authors are wanted. So by query is taken while its chunks fit
+the live subscriptions of a relay; where they do not, whole is, unless the relay refuses it or has so much that chunks
+which take turns are cheaper all the same. No I/O, no clock: `wall` is Unix seconds.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.sync.relay_lists import Named
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
+from pipeline.relay.refusals import Refusal
+from pipeline.settings.choices import CrawlMode
+
+# A relay that refused, or had too much, is asked whole again after this (seconds).
+RETRY_WHOLE_S: Final = 86_400
+# So few queries may take turns on the smallest relay.
+FEW_QUERIES: Final = 8
+# Shares of a relay's room up to which chunks are said to fit: above the first they do not, below the second again.
+_FULL: Final = 0.9
+_ROOMY: Final = 0.7
+# What an event takes on the line, and how often chunks are asked for (seconds).
+BYTES_PER_EVENT: Final = 1_000
+_ROUND_S: Final = 300
+# Whole may cost so many times what chunks would: a request costs the relay more than its bytes.
+_COSTLY: Final = 4.0
+# Events a second of a relay that is asked whole because it leaves out mentions otherwise.
+MOST_RATE: Final = 20.0
+# Seconds of a relay's past that must have been seen before its cost is judged.
+_JUDGED_SPAN_S: Final = 3_600
+# The newest sweep counts this much.
+_NEWEST: Final = 0.3
+# More pieces of a look-back than these are put together where half as many would do: refused ones wait side by side.
+_MAX_PIECES: Final = 8
+# Failures in a row that stand for a refusal.
+MAX_FAILURES: Final = 3
+_REFUSED_AT_ONCE: Final = frozenset(
+    {Refusal.RESTRICTED, Refusal.UNSUPPORTED, Refusal.SEARCH_ONLY, Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS}
+)
+_REFUSED_IN_THE_END: Final = frozenset({Refusal.ERROR, Refusal.UNCLEAR, Refusal.TIMEOUT})
+
+
+@dataclass(slots=True)
+class FetchStrategy:
+    """The choice for one relay, over all its connections. `rate`: events that it has for each second of its past."""
+
+    mode: CrawlMode = CrawlMode.AUTO
+    is_whole: bool = False
+    rate: float | None = None
+    needs_whole: bool = False
+    """By query it leaves out what mentions users, with kinds named and without."""
+    _seen_s: float = 0.0
+    _failures: int = 0
+    _refused: bool = False
+    _costly_until: int = 0
+
+    def decide(self, plan: Plan, limits: Limits, wall: int) -> bool:
+        """Choose anew, as `plan` and `limits` are now; returns whether that changed anything."""
+        before = self.is_whole
+        self.is_whole = self._prefers_whole(plan, limits, wall)
+        if before != self.is_whole:
+            self._failures = 0
+        return before != self.is_whole
+
+    @property
+    def way(self) -> str:
+        """How the relay is asked, for its row."""
+        return CrawlMode.WHOLE.value if self.is_whole else CrawlMode.QUERY.value
+
+    def take_refusal(self) -> bool:
+        """Whether the relay refused to be asked whole; told once."""
+        refused, self._refused = self._refused, False
+        return refused
+
+    def failed(self, refusal: Refusal) -> None:
+        """Note how a request for everything ended."""
+        self._failures += refusal in _REFUSED_IN_THE_END
+        self._refused = self._refused or refusal in _REFUSED_AT_ONCE or self._failures >= MAX_FAILURES
+
+    def answered(self) -> None:
+        """Note that a request for everything brought events."""
+        self._failures = 0
+
+    def cannot(self) -> None:
+        """Note that the relay gives nothing when it is asked for everything, or not all there is."""
+        self._refused = True
+
+    def measure(self, events: int, span: int) -> None:
+        """Note that a sweep for everything brought so many events for so many seconds."""
+        rate = events / max(span, 1)
+        self.rate = rate if self.rate is None else (1 - _NEWEST) * self.rate + _NEWEST * rate
+        self._seen_s += span
+
+    def resweeps_whole(self, plan: Plan, span: int, page: int) -> bool:
+        """Whether so many seconds are fetched again with fewer pages (of `page` events) whole than by query."""
+        return self.is_whole and self.rate is not None and self.rate * span / page <= 2 * len(plan.live)
+
+    def _prefers_whole(self, plan: Plan, limits: Limits, wall: int) -> bool:
+        if self.mode is not CrawlMode.AUTO:
+            return self.mode is CrawlMode.WHOLE
+        refused = limits.whole_refused_at and wall - limits.whole_refused_at < RETRY_WHOLE_S
+        is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
+        is_few = len(plan.live) <= FEW_QUERIES and not self.needs_whole
+        if refused or is_narrow or is_few or wall < self._costly_until:
+            return False
+        if self.is_whole and self._is_costly(plan):
+            self._costly_until = wall + RETRY_WHOLE_S
+            self.rate, self._seen_s = None, 0.0
+            return False
+        return self.needs_whole or room_taken(plan, limits) > (_ROOMY if self.is_whole else _FULL)
+
+    def _is_costly(self, plan: Plan) -> bool:
+        if self.rate is None or self._seen_s < _JUDGED_SPAN_S:
+            return False
+        if self.needs_whole:
+            return self.rate > MOST_RATE
+        return self.rate * BYTES_PER_EVENT > _COSTLY * plan.members * BYTES_PER_MEMBER / _ROUND_S
+
+
+def room_taken(plan: Plan, limits: Limits) -> float:
+    """The share of a relay's live subscriptions that `plan` takes by query; above 1 it does not fit."""
+    most = min(limits.max_authors, limits.max_tag_values, limits.members_that_fit)
+    filters = len(plan.live) * math.ceil(MAX_MEMBERS / most)
+    size = plan.members * BYTES_PER_MEMBER + filters * BYTES_PER_FILTER
+    groups = max(filters / limits.max_filters, size / limits.max_frame_bytes)
+    # One subscription is kept for pages.
+    return groups / (limits.max_subscriptions - 1) if limits.max_subscriptions > 1 else math.inf
+
+
+@dataclass(slots=True)
+class NewAuthorLookback:
+    """Those who became wanted since the cursor for everything, looked back for by query, all chunks together.
+
+    Once every piece is had the cursor covers everybody up to `generation`. Who becomes wanted meanwhile is in pieces
+    beside those that are left, which may be refused for long.
+    """
+
+    generation: int
+    pieces: dict[str, Query] = field(default_factory=dict)
+    _named: int = 0
+    """How many pieces there have been; a name is not used again."""
+
+    @classmethod
+    def since(cls, plan: Plan, generation: int, named: Named) -> "NewAuthorLookback":
+        """Everybody in `plan` who became wanted after `generation`, first those who are `named` at the relay."""
+        newcomers = cls(generation)
+        newcomers.follow(plan, named)
+        return newcomers
+
+    def follow(self, plan: Plan, named: Named) -> None:
+        """Add those in `plan` who became wanted since it was last followed."""
+        if plan.generation <= self.generation:
+            return
+        queries = [query for query in plan.live if query.generation > self.generation]
+        for subject in (Subject.MENTIONS, Subject.AUTHORS):
+            newer = _newer(queries, subject, self.generation, named)
+            if newer:
+                self._add(subject, newer)
+        self.generation = plan.generation
+
+    def _add(self, subject: Subject, newer: list[Member]) -> None:
+        old = [piece for piece in self.pieces.values() if piece.subject is subject]
+        members = [member for piece in old for member in piece.members]
+        if len(old) > _MAX_PIECES and 2 * len(members) < MAX_MEMBERS * len(old):
+            for piece in old:
+                del self.pieces[piece.key]
+            newer = [*newer, *members]
+        for first in range(0, len(newer), MAX_MEMBERS):
+            # No chunk has a plus in its name: what is known of it says nothing about a piece.
+            piece = Query(subject, f"+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
+            self.pieces[piece.key] = piece
+            self._named += 1
+
+    def done(self, key: str) -> bool:
+        """Note that the piece `key` is had; returns whether it was the last."""
+        self.pieces.pop(key, None)
+        return not self.pieces
+
+
+def _newer(queries: Iterable[Query], subject: Subject, generation: int, named: Named) -> list[Member]:
+    here: list[Member] = []
+    elsewhere: list[Member] = []
+    for query in queries:
+        if query.subject is subject:
+            found = {member.public_key for member in named.among(query)}
+            for member in query.members:
+                if member.generation > generation:
+                    (here if member.public_key in found else elsewhere).append(member)
+    return here + elsewhere

@@ -1,0 +1,396 @@
+"""One relay's sweeps: which are under way, which must wait, and what the end of one completes. No I/O, no clock.
+
+A sweep survives disconnects and refusals; only its last EOSE moves a cursor. `mono` is monotonic seconds, `wall` Unix
+seconds.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.forms.forms import FormKnowledge
+from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.paging.kind_lists import known_gaps
+from pipeline.crawl.sync.paging.missing import Stuck
+from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
+from pipeline.crawl.sync.paging.window import Window
+from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.quirks import RelayQuirks
+from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
+from pipeline.crawl.sync.relay_lists import NOBODY, Named
+from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.strands import BORDER_S, border, free_names, shared_slices, strand_names
+from pipeline.crawl.sync.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
+from pipeline.crawl.sync.sweep_gaps import SweepGaps
+from pipeline.crawl.sync.sweep_times import SweepTimes
+from pipeline.crawl.sync.timing import LASTING_RETRY_S, Horizon
+from pipeline.relay.limits import Limits
+from pipeline.relay.session import Session
+from pipeline.relay.subscription import PageEnded
+from pipeline.store.cursors import Cursor
+from pipeline.store.sweeps import SweepProgress
+
+# What is older (seconds) hardly arrives between two pages.
+SETTLED_S = 120
+# Between two pages of what is asked for member by member (seconds).
+SINGLE_PAUSE_S = 0.25
+# Sweeps begun at once; all others wait for their turn.
+MAX_SWEEPS = 64
+# Those that go through all that a query asks for, so that what they do not miss is had.
+_FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
+# Few pages that must not wait.
+_AT_ONCE = frozenset({Purpose.LOOKBACK, Purpose.WRAPS})
+# What is new here, of which some people's is to be had sooner.
+_ORDERED = frozenset({Purpose.LOOKBACK, Purpose.INITIAL})
+
+
+class SweepSet:
+    """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
+
+    __slots__ = (
+        "_counts", "_progress", "_reconciling", "_under_way", "coverage", "forms", "gaps", "held", "known", "limits",
+        "named", "postponed", "reach", "times",
+    )  # fmt: skip
+
+    def __init__(
+        self, coverage: CursorTable, reach: Horizon, limits: Limits, reconciling: ReconciliationPolicy,
+        counts: SyncStats, gaps: OpenGaps,
+    ) -> None:  # fmt: skip
+        self.coverage = coverage
+        self.reach = reach
+        self.limits = limits
+        self.known = RelayQuirks()
+        self.forms = FormKnowledge()
+        # What is not begun until it is known in which form to ask for it.
+        self.postponed: frozenset[Subject] = frozenset()
+        self.named: Named = NOBODY
+        # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
+        self.held: Sweep | None = None
+        self._reconciling = reconciling
+        self._counts = counts
+        self.gaps = SweepGaps(counts, gaps)
+        self._under_way: dict[str, Sweep] = {}
+        self.times = SweepTimes()
+        self._progress: list[SweepProgress] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._under_way
+
+    def __iter__(self) -> Iterator[Sweep]:
+        """Those under way."""
+        return iter(self._under_way.values())
+
+    def get(self, key: str) -> Sweep | None:
+        """The sweep of this key, if it is under way."""
+        return self._under_way.get(key)
+
+    def is_idle_but_for(self, subject: Subject, most: int, mono: float) -> bool:
+        """Return True if fewer than `most` sweeps are under way, all of `subject`, but for those that have to wait."""
+        busy = [sweep for sweep in self._under_way.values() if sweep.is_open or sweep.not_before <= mono]
+        return len(busy) < most and all(sweep.query.subject is subject for sweep in busy)
+
+    def is_idle(self, mono: float) -> bool:
+        """Return True if no sweep is under way but for those that have to wait, and no try of a gap."""
+        return not any(
+            sweep.is_open or sweep.not_before <= mono or sweep.purpose is Purpose.RETRY
+            for sweep in self._under_way.values()
+        )
+
+    def in_order(self) -> list[Sweep]:
+        """Those under way that have something to ask, first whose pages come first."""
+        asking = (sweep for sweep in self._under_way.values() if not (sweep.strands and sweep.window.is_done))
+        return sorted(asking, key=lambda sweep: sweep.rank)
+
+    def follow(self, named: Named) -> None:
+        """Ask first for those who are `named` at the relay; what has not been begun yet is ordered anew."""
+        if named is self.named:
+            return
+        self.named = named
+        for sweep in list(self._under_way.values()):
+            if sweep.purpose in _ORDERED and sweep.is_untouched:
+                # To be begun again at once.
+                self.end(sweep)
+
+    def has_room(self, mono: float) -> bool:
+        """Whether another sweep may begin; those that only wait to try again take none."""
+        few = len(self._under_way) < MAX_SWEEPS
+        return few or sum(sweep.not_before <= mono for sweep in self._under_way.values()) < MAX_SWEEPS
+
+    def begin(
+        self, query: Query, purpose: Purpose, since: int, wall: int, mono: float, *, resumes: bool = True
+    ) -> None:
+        """Sweep `query` from `since` (Unix seconds) on, unless that is under way, has to wait or has no room.
+
+        `resumes`: what a former process has had of it is left out.
+        """
+        key = sweep_key(purpose, query)
+        stuck = self._under_way.get(key)
+        if self.is_under_way(key, query.generation):
+            return
+        if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono):
+            return
+        if query.subject in self.postponed or (self.held is not None and self.held.key == key):
+            return
+        if self.times.must_wait(key, query.generation, mono):
+            return
+        if self.times.is_hopeless(key, query.generation):
+            # What can never be completed is not asked for from ever further back.
+            since = max(since, wall - self.reach.span)
+        # A clock that was set back would let a window end before it begins.
+        since = min(since, wall - OVERLAP_S)
+        window = self._window(query, since, wall + FUTURE_S, wall, is_tail=purpose is Purpose.TAIL)
+        sweep = Sweep(query, purpose, window, wall, wall - since)
+        sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
+        if stuck is not None:
+            sweep.take_over(stuck)
+            self.end(stuck)
+        elif resumes:
+            progress = self.coverage.progress(key)
+            # One that a clock that was ahead began says nothing about what has come since.
+            self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
+        if purpose in _ORDERED and stuck is None:
+            sweep.window.put_first({member.public_key for member in self.named.among(query)})
+        self.times.on_begun(sweep, mono)
+        self._add(sweep)
+
+    def is_under_way(self, key: str, generation: int) -> bool:
+        """Return True if a sweep of this key is under way; not if it was refused and is of an older generation."""
+        sweep = self._under_way.get(key)
+        if sweep is None:
+            return False
+        is_stuck = any(each.was_refused for each in (sweep, *sweep.strands))
+        return sweep.is_under_way or not is_stuck or sweep.query.generation >= generation
+
+    def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
+        """Sweep a span (both ends included) that an operator ordered, under a name of its own."""
+        left = self.coverage.progress(name)
+        if left is not None and left.generation == query.generation:
+            since, until = max(since, left.since), min(until, left.until)
+        window = self._window(query, since, until, wall, is_thorough=True)
+        self._add(Sweep(query, Purpose.BACKFILL, window, wall, name=name))
+
+    def begin_retry(self, query: Query, since: int, until: int, wall: int, pause_s: float) -> None:
+        """Sweep a span (both ends included) once more, with a pause between two pages."""
+        window = self._window(query, since, until, wall, is_thorough=True)
+        sweep = Sweep(query, Purpose.RETRY, window, wall, wall - since)
+        self._add(sweep)
+        sweep.pause_s = max(sweep.pause_s, pause_s)
+
+    def known_gaps(self, query: Query) -> tuple[Gap, ...]:
+        """What no sweep of `query` is known to bring, as the relay is asked now."""
+        return known_gaps(query, self._manners(query, is_thorough=True))
+
+    def _add(self, sweep: Sweep) -> None:
+        if self.forms.finds_first_only(sweep.query.subject):
+            sweep.pause_s = SINGLE_PAUSE_S
+        self._under_way[sweep.key] = sweep
+
+    def _window(
+        self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False, is_thorough: bool = False
+    ) -> Window:
+        """`is_thorough`: it may take many requests for what hardly anybody writes."""
+        limits = self.limits
+        compares = self._reconciling.may_compare(limits, wall)
+        return Window(
+            query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
+            manners=self._manners(query, is_tail=is_tail, is_thorough=is_thorough, compares=compares),
+            settled=wall - SETTLED_S,
+        )  # fmt: skip
+
+    def _manners(
+        self, query: Query, *, is_tail: bool = False, is_thorough: bool = False, compares: bool = False
+    ) -> Manners:
+        is_routine = is_tail and self.times.last_swept(query.key) is not None
+        known = self.known.manners(self.limits, compares=compares)
+        # Of many queries each would take as many requests.
+        is_few = is_thorough and len(query.prefix) <= 1
+        return self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few)
+
+    def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
+        """Take a page that ended, as far as it ever will; `is_broken`: it broke off, as it does each time.
+
+        Returns False if it is to be asked for as it was.
+        """
+        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        is_control = sweep.window.is_control
+        result = PageResult(
+            ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
+            ended.undated, ended.strangers,
+        )  # fmt: skip
+        if not is_broken:
+            sweep.window.take(result)
+        elif not sweep.window.break_off(result):
+            return False
+        sweep.failures = 0
+        sweep.events += 0 if is_control else ended.count
+        self.known.gave = self.known.gave or ended.count > 0
+        self._counts.pages += 1
+        self.gaps.on_window_changed(sweep, before)
+        self._counts.dense_seconds += sweep.window.dense_seconds - dense
+        return True
+
+    # A sweep and its strands.
+
+    def split(self, sweep: Sweep, pages: int, mono: float) -> Sweep | None:
+        """Give the last part of what a long sweep has left to a strand; returns that, None if it is to stay whole.
+
+        `pages`: how many more there is room for.
+        """
+        whole = sweep.parent or sweep
+        names, left = free_names(whole), sweep.window.remaining
+        if names and not whole.has_progress and (count := shared_slices(sweep, min(len(names), pages) + 1)):
+            return self._add_strand(whole, names[0], sweep.window.last_part(count))
+        end = border(sweep, min(len(names), pages) + 1)
+        if end is None or not names or left is None:
+            return None
+        window = sweep.window.lower_part(left[0], end + BORDER_S)
+        sweep.window.give_up_below(end - BORDER_S)
+        strand = self._add_strand(whole, names[0], window)
+        # Together: without its row, what the strand is for would count as had.
+        self._progress += [each.mark(self.coverage.relay, mono) for each in (strand, sweep)]
+        return strand
+
+    def join(self, sweep: Sweep, mono: float) -> Sweep | None:
+        """Take note that the window of a sweep is done; returns the whole that is over with it, if it is."""
+        whole = sweep.parent or sweep
+        if sweep.parent is not None:
+            del self._under_way[sweep.key]
+            whole.absorb(sweep)
+            self._forget_progress(sweep)
+        elif sweep.strands and sweep.has_progress:
+            self._progress.append(sweep.mark(self.coverage.relay, mono))
+        return whole if whole.window.is_done and not whole.strands else None
+
+    def _resume(self, sweep: Sweep, progress: SweepProgress | None) -> None:
+        """Leave out what a former process has had of a sweep and of its strands."""
+        rows = [(name, row) for name in strand_names(sweep) if (row := self.coverage.progress(name)) is not None]
+        is_resumed = sweep.resume(progress)
+        for name, row in rows:
+            # Whenever it began: what a strand has left is left of no other.
+            if is_resumed:
+                strand = self._add_strand(sweep, name, sweep.window.lower_part(row.since, row.until))
+                strand.mark(self.coverage.relay, 0.0)
+            else:
+                self._progress.append(replace(row, since=0, until=-1))
+
+    def _add_strand(self, parent: Sweep, name: str, window: Window) -> Sweep:
+        strand = Sweep(parent.query, parent.purpose, window, parent.started, name=name, parent=parent)
+        parent.strands.append(strand)
+        self._under_way[strand.key] = strand
+        return strand
+
+    def give_up(self, sweep: Sweep, stuck: Stuck) -> None:
+        """Take note that what pages do not divide cannot be had in another way either."""
+        before = Counter(sweep.window.gap_reasons)
+        sweep.window.give_up(stuck)
+        self.gaps.on_window_changed(sweep, before)
+
+    def end(self, sweep: Sweep) -> None:
+        """It is no longer under way, nor are its strands."""
+        del self._under_way[sweep.key]
+        for strand in sweep.strands:
+            del self._under_way[strand.key]
+            self._forget_progress(strand)
+
+    def drop(self, is_wanted: Callable[[Sweep], bool]) -> None:
+        """End those that nobody wants any more; a relay that refuses them would be asked for ever."""
+        for sweep in list(self._under_way.values()):
+            if sweep.parent is None and not sweep.is_under_way and not is_wanted(sweep):
+                self.end(sweep)
+                self._forget_progress(sweep)
+
+    def owe(self, subject: Subject, session: Session, mono: float) -> None:
+        """Forget what is complete about `subject`, to be asked for once more in another form."""
+        self.coverage.take_back(subject)
+        self._begin_anew([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
+
+    def owe_what_is_under_way(self, session: Session, mono: float) -> None:
+        """Restart all sweeps: the clock was set back, and what they bring may be refused as of the future.
+
+        Those that begin now end where that begins.
+        """
+        for sweep in self._under_way.values():
+            self._forget_progress(sweep)
+        self._begin_anew(list(self._under_way.values()), session, mono)
+
+    def _begin_anew(self, sweeps: Sequence[Sweep], session: Session, mono: float) -> None:
+        for sweep in sweeps:
+            if sweep.reconciler is not None and sweep.is_open:
+                session.comparison.close()
+            session.cancel_page(sweep.key, mono)
+            if sweep.parent is None:
+                self.end(sweep)
+                self.times.sweep_again(sweep.query.key)
+
+    def shrink_pages(self, limit: int) -> None:
+        """Ask for at most `limit` events at once from now on, also in what is under way."""
+        for sweep in self._under_way.values():
+            sweep.window.limit = min(sweep.window.limit, limit)
+
+    def connected(self) -> None:
+        """A new connection stands, on which no page is open: every query has a gap behind it."""
+        self.times.sweep_all_again()
+        self.held = None
+        for sweep in self._under_way.values():
+            sweep.is_open = False
+            if sweep.reconciler is not None:
+                sweep.reconciler.interrupted()
+
+    def complete(self, sweep: Sweep, mono: float) -> bool:
+        """Take note that a sweep came to its end; returns whether that completes anything."""
+        self._forget_progress(sweep)
+        if sweep.is_unproven:
+            self.gaps.on_refused(sweep, Gap.NO_EOSE)
+            wait_s = min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf)
+            self.times.on_incomplete(sweep, mono + wait_s)
+            return False
+        self.times.on_complete(sweep.key)
+        self._counts.sweeps += 1
+        if sweep.purpose in _FULL:
+            self.gaps.on_complete(sweep)
+        return True
+
+    def complete_part(self, sweep: Sweep) -> Cursor:
+        """Take note that a part of what an operator ordered came to its end; returns the cursor that says so."""
+        self._forget_progress(sweep)
+        self.times.on_complete(sweep.key)
+        if sweep.query.is_planned and not sweep.is_unproven:
+            self.gaps.settle(sweep)
+        return self.coverage.advance(sweep.key, sweep.started, sweep.query.generation)
+
+    def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:
+        """The cursor of what a complete sweep was for, moved as far as it covers."""
+        query, cursor = sweep.query, self.coverage.of(sweep.query)
+        started = min(sweep.started, wall)
+        match sweep.purpose:
+            case Purpose.INITIAL:
+                return self.coverage.advance(query.key, started, query.generation)
+            case Purpose.TAIL:
+                return self.coverage.advance(query.key, started, 0 if cursor is None else cursor.generation)
+            case Purpose.LOOKBACK:
+                until = started if cursor is None else cursor.complete_until
+                return self.coverage.advance(query.key, until, query.generation)
+            case _:
+                return self.coverage.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
+
+    def last_resweep(self, query: Query) -> int:
+        """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
+        resweep = self.coverage.named(sweep_key(Purpose.RESWEEP, query))
+        return self.reach.crawled_since if resweep is None else resweep.complete_until
+
+    def note_progress(self, sweep: Sweep, mono: float) -> None:
+        """Remember how far a sweep is, once that is worth a row."""
+        if (progress := sweep.progress(self.coverage.relay, mono)) is not None:
+            self._progress.append(progress)
+
+    def _forget_progress(self, sweep: Sweep) -> None:
+        if (over := sweep.over(self.coverage.relay)) is not None:
+            self._progress.append(over)
+
+    def take_progress(self) -> tuple[SweepProgress, ...]:
+        """How far sweeps are, to be committed with or after the events before it."""
+        taken = tuple(self._progress)
+        self._progress.clear()
+        return taken
