@@ -8,18 +8,18 @@ from typing import Final
 
 import click
 
-from pipeline.commands.go_importer import GoImporter, Tally
 from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
 from pipeline.commands.setting_up import cannot_start, config_or_exit, open_configured_database
 from pipeline.errors import CannotStart, EventServiceError
+from pipeline.go_import import private_copy
+from pipeline.go_import.importer import GoImporter, ImportTally
+from pipeline.go_import.private_copy import Fingerprint, SourceUnusable
+from pipeline.go_import.source import GoDatabase
+from pipeline.go_import.swap import Swap, workspace
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.procfs import holders
-from pipeline.store import go_files
 from pipeline.store.database import Database
-from pipeline.store.go_database import GoDatabase
-from pipeline.store.go_files import Fingerprint, SourceUnusable
-from pipeline.store.go_swap import Swap, workspace
 from pipeline.store.schema import open_database
 
 # A source that was written while it was imported is imported again: only what is new costs time then.
@@ -93,7 +93,7 @@ def _require_unused(path: Path) -> None:
         raise SourceUnusable(f"there is no file {path}")
     if pids := holders(path):
         raise SourceUnusable(f"{path} is open in process {', '.join(map(str, pids))}; stop the Go service first")
-    if go_files.is_locked(path):
+    if private_copy.is_locked(path):
         raise SourceUnusable(f"{path} is open in another program; stop the Go service first")
 
 
@@ -102,17 +102,17 @@ def _copied(source: Path, beside: Path, clock: Clock) -> Iterator[tuple[GoDataba
     """A private copy of `source`, opened, and what the source was when it was taken."""
     with workspace(beside) as directory:
         copy = directory / "source.db"
-        with Progress(clock).step("bytes copied", go_files.size(source)) as advance:
-            taken = go_files.copy(source, copy, clock, advance)
+        with Progress(clock).step("bytes copied", private_copy.size(source)) as advance:
+            taken = private_copy.copy(source, copy, clock, advance)
         with GoDatabase(copy) as go:
             yield go, taken
 
 
 def _import(go: GoDatabase, database: Database, clock: Clock) -> None:
-    report(GoImporter(go, database, clock, Progress(clock)).run(), click.echo)
+    report(GoImporter(go, database, clock, Progress(clock).step).run(), click.echo)
 
 
-def report(tallies: Iterable[Tally], say: Callable[[str], None]) -> None:
+def report(tallies: Iterable[ImportTally], say: Callable[[str], None]) -> None:
     """Tell what became of each kind of rows."""
     for tally in tallies:
         refused = tally.refused.total()

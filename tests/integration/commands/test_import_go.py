@@ -9,7 +9,7 @@ from time import time
 
 import pytest
 
-from pipeline.store.go_swap import workspace
+from pipeline.go_import.swap import workspace
 from tests.fakes.child import Child
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.net import pause

@@ -7,9 +7,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from pipeline.go_import import private_copy
+from pipeline.go_import.private_copy import Fingerprint, SourceUnusable
 from pipeline.process.clock import ManualClock, SystemClock
-from pipeline.store import go_files
-from pipeline.store.go_files import Fingerprint, SourceUnusable
 from tests.fakes.child import Child
 from tests.fakes.go_database import GoDatabase
 
@@ -66,7 +66,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def copy(source: Path, target: Path) -> Fingerprint:
-    return go_files.copy(source, target, SystemClock(), lambda _: None)
+    return private_copy.copy(source, target, SystemClock(), lambda _: None)
 
 
 @pytest.mark.parametrize("leave", [clean, left_with_log, left_with_log_alone, left_with_hot_journal])
@@ -123,10 +123,10 @@ def test_a_lock_that_is_never_given_up_is_said(source: Path, target: Path) -> No
     script += "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); input()"
     with Child([sys.executable, "-c", script]) as holder:
         holder.wait_line("locked", WAIT_S)
-        assert go_files.is_locked(source)
+        assert private_copy.is_locked(source)
         with pytest.raises(SourceUnusable, match="stayed locked"):
-            go_files.copy(source, target, _HastyClock(), lambda _: None)
-    assert not go_files.is_locked(source)
+            private_copy.copy(source, target, _HastyClock(), lambda _: None)
+    assert not private_copy.is_locked(source)
 
 
 class _HastyClock(ManualClock):
@@ -157,6 +157,6 @@ def test_a_file_system_without_copies_in_the_kernel_is_copied_by_reading(
     monkeypatch.setattr("os.copy_file_range", refuse)
     clean(source)
     done: list[int] = []
-    go_files.copy(source, target, SystemClock(), done.append)
+    private_copy.copy(source, target, SystemClock(), done.append)
     assert target.read_bytes() == source.read_bytes()
-    assert sum(done) == go_files.size(source)
+    assert sum(done) == private_copy.size(source)

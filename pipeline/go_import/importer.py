@@ -8,23 +8,24 @@ list win once it had forgotten the newer one, whose event may still be there.
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeVar
 
-from pipeline.commands.progress import Progress
 from pipeline.errors import EventServiceError
+from pipeline.go_import import target
+from pipeline.go_import.source import GoContactList, GoDatabase, GoDone, GoUser, GoWaiting
+from pipeline.go_import.target import ImportedContacts, ImportedUser, SeenId
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.nostr.event import Event, InvalidEvent, event_from_json, verify
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.clock import Clock, pause
-from pipeline.store import imported, inbox, relays
+from pipeline.store import inbox, relays
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
-from pipeline.store.go_database import GoContactList, GoDatabase, GoDone, GoUser, GoWaiting
-from pipeline.store.imported import ImportedContacts, ImportedUser, SeenId
 from pipeline.store.inbox import Arrival
 
 # A running service waits this long for the write lock, and a little more for the row that ends a slice.
@@ -36,6 +37,9 @@ _PREPARED_ROWS: Final = 500
 _MAX_FUTURE_S: Final = 900
 # The event came from no relay of ours.
 _NO_RELAY: Final = 0
+
+ProgressStep = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Opens a step of known length; the function that it gives is called with how much more is done."""
 
 _Row = TypeVar("_Row")
 _Item = TypeVar("_Item")
@@ -55,8 +59,8 @@ class _RowRefused(EventServiceError):
 
 
 @dataclass(slots=True)
-class Tally:
-    """What became of the rows of one kind: taken, known already, refused by reason; and what else is worth telling."""
+class ImportTally:
+    """Rows of one kind: taken, already known, refused by reason; and notes for the operator."""
 
     name: str
     taken: int = 0
@@ -68,26 +72,30 @@ class Tally:
 class GoImporter:
     """One import. Each transaction is short; whatever interrupts them, another run takes what is missing."""
 
-    def __init__(self, source: GoDatabase, database: Database, clock: Clock, progress: Progress) -> None:
+    def __init__(self, source: GoDatabase, database: Database, clock: Clock, step: ProgressStep) -> None:
         self._source = source
         self._database = database
         self._clock = clock
-        self._progress = progress
+        self._step = step
         self._authors = Authors()
         self._users: frozenset[bytes] = frozenset()
 
-    def run(self) -> Iterator[Tally]:
+    def run(self) -> Iterator[ImportTally]:
         """Import everything; yields a tally whenever one kind of rows is done."""
         source, counts = self._source, self._source.counts()
         self._users = frozenset(user.public_key.lower() for user in source.users() if user.public_key is not None)
-        done, addresses = Tally("delivered events"), Tally("relays")
+        done, addresses = ImportTally("delivered events"), ImportTally("relays")
         yield self._take(addresses, counts.relays, source.relays(), _address, self._add_relay)
 
         def add_done(tx: Tx, item: _Done) -> bool:
             return self._add_done(tx, item, done)
 
         yield self._take(done, counts.done, source.done(), self._done, add_done)
-        lists, users, waiting = Tally("contact lists"), Tally("registered users"), Tally("pending events")
+        lists, users, waiting = (
+            ImportTally("contact lists"),
+            ImportTally("registered users"),
+            ImportTally("pending events"),
+        )
 
         def judge_list(row: GoContactList) -> ImportedContacts:
             return self._contacts(row, lists)
@@ -98,20 +106,20 @@ class GoImporter:
 
     def _take(
         self,
-        tally: Tally,
+        tally: ImportTally,
         total: int,
         rows: Iterator[_Row],
         judge: Callable[[_Row], _Item],
         write: Callable[[Tx, _Item], bool],
-    ) -> Tally:
+    ) -> ImportTally:
         """Judge rows outside of any transaction, and write what is left in slices."""
-        with self._progress.step(tally.name, total) as advance:
+        with self._step(tally.name, total) as advance:
             while chunk := list(islice(rows, _PREPARED_ROWS)):
                 self._write(tally, deque(_judged(tally, chunk, judge)), write)
                 advance(len(chunk))
         return tally
 
-    def _write(self, tally: Tally, items: deque[_Item], write: Callable[[Tx, _Item], bool]) -> None:
+    def _write(self, tally: ImportTally, items: deque[_Item], write: Callable[[Tx, _Item], bool]) -> None:
         while items:
             written: Counter[bool] = Counter()
             with self._database.write() as tx:
@@ -140,21 +148,21 @@ class GoImporter:
             return _Done(seen)
         return _Done(seen, _contact_list(event) if event.kind == CONTACTS else None, candidates)
 
-    def _add_done(self, tx: Tx, item: _Done, tally: Tally) -> bool:
+    def _add_done(self, tx: Tx, item: _Done, tally: ImportTally) -> bool:
         now = self._clock.now_ms()
-        if item.contacts is not None and imported.replace_contacts(tx, self._authors, item.contacts, now):
+        if item.contacts is not None and target.replace_contacts(tx, self._authors, item.contacts, now):
             tally.notes["contact lists among them, each newer than the one before"] += 1
         author = item.seen.author
         if author is not None and item.relays:
             number, is_user = self._authors.intern(tx, author), author.hex().encode() in self._users
             for each in item.relays:
                 relays.name(tx, each.address.spelling, source=each.source, author=number, is_user=is_user, now=now)
-        return imported.add_seen(tx, self._authors, [item.seen]) == 1
+        return target.add_seen(tx, self._authors, [item.seen]) == 1
 
     def _add_relay(self, tx: Tx, url: str) -> bool:
-        return imported.add_relay(tx, url, self._clock.now_ms())
+        return target.add_relay(tx, url, self._clock.now_ms())
 
-    def _contacts(self, row: GoContactList, tally: Tally) -> ImportedContacts:
+    def _contacts(self, row: GoContactList, tally: ImportTally) -> ImportedContacts:
         """A list with its time, if its own event is still there; else whom it followed, without one."""
         follower = _binary(row.follower, "its follower is no public key")
         event = self._own_list(row, follower)
@@ -192,16 +200,16 @@ class GoImporter:
         return event.created_at <= self._clock.now_ms() // 1000 + _MAX_FUTURE_S
 
     def _replace_contacts(self, tx: Tx, item: ImportedContacts) -> bool:
-        return imported.replace_contacts(tx, self._authors, item, self._clock.now_ms())
+        return target.replace_contacts(tx, self._authors, item, self._clock.now_ms())
 
     def _user(self, row: GoUser) -> ImportedUser:
         public_key = _binary(row.public_key, "the public key is not 64 hexadecimal digits")
         return ImportedUser(public_key, self._past_ms(row.created_at), self._past_ms(row.updated_at))
 
     def _register(self, tx: Tx, user: ImportedUser) -> bool:
-        if imported.was_removed(tx, user.public_key):
+        if target.was_removed(tx, user.public_key):
             raise _RowRefused("the registration was ended here")
-        return imported.register(tx, user, self._clock.now_ms())
+        return target.register(tx, user, self._clock.now_ms())
 
     def _arrival(self, row: GoWaiting) -> Arrival:
         event_id = _binary(row.event_id, "the message names no event")
@@ -225,7 +233,7 @@ class GoImporter:
         return min(seconds * 1000, now) if type(seconds) is int and seconds > 0 else now
 
 
-def _judged(tally: Tally, rows: Iterable[_Row], judge: Callable[[_Row], _Item]) -> Iterator[_Item]:
+def _judged(tally: ImportTally, rows: Iterable[_Row], judge: Callable[[_Row], _Item]) -> Iterator[_Item]:
     for row in rows:
         try:
             yield judge(row)

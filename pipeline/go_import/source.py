@@ -1,4 +1,4 @@
-"""The Go service's database, read from a private copy (`go_files`), whichever version of its schema wrote it.
+"""The Go service's database, read from a private copy (`private_copy.py`), whichever version of its schema wrote it.
 
 The copy is brought to the newest schema first: what an old one lacks is empty. Values are what somebody else's program
 left there, so that every text is read as bytes and every number may be anything; the caller judges them.
@@ -11,8 +11,8 @@ from typing import Final
 
 import apsw
 
+from pipeline.go_import.private_copy import SourceUnusable
 from pipeline.store.database import APPLICATION_ID, TABLES, Row
-from pipeline.store.go_files import SourceUnusable
 
 # Rows read at once; that service saved events of up to a megabyte.
 _PAGE: Final = 200

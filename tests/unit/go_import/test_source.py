@@ -6,11 +6,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from pipeline.go_import.private_copy import SourceUnusable
+from pipeline.go_import.source import GoCounts, GoWaiting
+from pipeline.go_import.source import GoDatabase as Reader
 from pipeline.process.clock import SystemClock
 from pipeline.store.database import DatabaseUnusable
-from pipeline.store.go_database import GoCounts, GoWaiting
-from pipeline.store.go_database import GoDatabase as Reader
-from pipeline.store.go_files import SourceUnusable
 from pipeline.store.schema import open_database
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.world.events import authors

@@ -1,4 +1,4 @@
-"""What an import writes beside what the other modules of this package write for it."""
+"""Statements by which an import writes into our database, beside those of `pipeline/store`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RELAY_SOURCE: Final = "go-import"
 # lowest id wins.
 UNDATED_ID: Final = b"\xff" * 32
 UNDATED_AT: Final = 0
-# Ids handed on before have no number of ours; numbers of the inbox begin at 1.
+# Ids delivered before have no number of ours; numbers of the inbox begin at 1.
 NO_EVENT: Final = 0
 # No kind and no author: such an id is known, but belongs to no query.
 NO_KIND: Final = -1

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.go_files import SourceUnusable
-from pipeline.store.go_swap import Swap, workspace
+from pipeline.go_import.private_copy import SourceUnusable
+from pipeline.go_import.swap import Swap, workspace
 
 
 def test_a_workspace_is_one_import_s_and_begins_empty(tmp_path: Path) -> None:
