@@ -90,7 +90,7 @@ def _put(tx: Tx, contacts: ContactList, since: int, now: int) -> None:
     tx.executemany(ADD, rows)
     tx.executemany(REMOVE, ((follower, followee) for followee in removed))
     if user is not None and not waits:
-        wanted.acquire(tx, gained, since)
+        wanted.acquire(tx, reversed(gained), since, near=wanted.NEAR - user.admitted)
         shares.put(tx, user.changed(len(gained), 0))
     elif user is not None:
         shares.put(tx, user.changed(len(gained), len(gained)))

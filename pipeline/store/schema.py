@@ -522,6 +522,12 @@ PROVEN_RELAYS = (
     "ALTER TABLE relays ADD COLUMN resolved TEXT NOT NULL DEFAULT ''",
 )
 
+# Which wanted authors come before which; see `wanted`. Those that are known come before all that are new.
+WANTED_TIERS = (
+    "ALTER TABLE wanted ADD COLUMN tier INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX wanted_tier ON wanted (tier) WHERE refs > 0",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -550,6 +556,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0025-waiting-bytes", WAITING_BYTES),
     Migration("0026-relay-samples", RELAY_SAMPLES),
     Migration("0027-proven-relays", PROVEN_RELAYS),
+    Migration("0028-wanted-tiers", WANTED_TIERS),
 )
 
 

@@ -218,7 +218,7 @@ def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None
     tx.executemany(SET_WAITING, ((0, author, followee) for followee in admitted))
     tx.executemany(SET_WAITING, ((1, author, followee) for followee in yielding))
     wanted.release(tx, yielding)
-    wanted.acquire(tx, admitted, since)
+    wanted.acquire(tx, admitted, since, near=wanted.NEAR - sum(not waits for _, waits in rows))
     tx.execute(PUT, (author, len(rows), sum(waits for _, waits in rows) - len(admitted) + len(yielding)))
     return len(admitted) + len(yielding)
 

@@ -68,6 +68,8 @@ def _changed(
         return node
     if not isinstance(node, _Branch):
         members = {_key(member): member for member in node}
+        if all(member is None and key not in members for key, member in changes):
+            return node
         for key, member in changes:
             if member is None:
                 members.pop(key, None)
@@ -77,6 +79,8 @@ def _changed(
     middle = _border(changes, depth)
     zero = _changed(node.zero, changes[:middle], depth + 1, most)
     one = _changed(node.one, changes[middle:], depth + 1, most)
+    if zero is node.zero and one is node.one:
+        return node
     size = _size(zero) + _size(one)
     # Neither half is a branch then.
     return (*_members(zero), *_members(one)) if size <= most else _Branch(size, zero, one)

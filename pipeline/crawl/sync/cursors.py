@@ -64,7 +64,8 @@ class CursorTable:
         return self._found[query.key]
 
     def _look_for(self, query: Query) -> Cursor | None:
-        lengths = range(len(query.prefix) + 1)
+        # From the whole tier on: that a chunk of another tier is complete says nothing of this one.
+        lengths = range(query.mark_length, len(query.prefix) + 1)
         keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
         found = [self._cursors[key] for key in keys if key in self._cursors]
         if found:

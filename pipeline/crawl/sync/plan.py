@@ -4,9 +4,12 @@ Members (authors, or registered users for mentions) are cut into chunks by the l
 that grows too large is split in two by one more bit; all others stay as they are, and so do the subscriptions and
 cursors that go by their names. A chunk is named by its bits, so that a new chunk finds the cursor of the one that it
 was cut from.
+
+Wanted authors of each tier (`store/wanted.py`) are cut by themselves, so that many of a late one change no chunk of the
+authors before them, and are asked for after those.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -22,10 +25,14 @@ from pipeline.nostr.kinds import (
     TEXT_NOTE,
 )
 from pipeline.relay.limits import Limits
-from pipeline.store.wanted import Change, Changes
+from pipeline.store.wanted import TIERS, Change, Changes
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
 MAX_MEMBERS = 250
+# What the names of queries for what users write begin with; no chunk of the plan has it.
+USERS = "~"
+# Between the tier in the name of a chunk and its bits; the first tier has no mark.
+_TIER_MARK = "."
 PROFILE_KINDS = frozenset({METADATA, CONTACTS, RELAY_LIST})
 # Kinds that some relays show to those involved only, but count to a page's limit all the same.
 HIDDEN_KINDS = CONFIDENTIAL_KINDS
@@ -93,6 +100,21 @@ class Query:
         object.__setattr__(self, "key", f"{self.subject}/{self.prefix}")
         if self.members:
             object.__setattr__(self, "generation", max(member.generation for member in self.members))
+
+    @property
+    def tier(self) -> int:
+        """Return how late its members became wanted; 0 for those who come before all others."""
+        return int(self.prefix[self.mark_length - 2]) if self.mark_length else 0
+
+    @property
+    def bits(self) -> str:
+        """Return the bits that the keys of its members begin with."""
+        return self.prefix[self.mark_length :]
+
+    @property
+    def mark_length(self) -> int:
+        """Return how many characters of its prefix name the tier."""
+        return self.prefix.find(_TIER_MARK) + 1
 
     @property
     def is_live(self) -> bool:
@@ -174,6 +196,8 @@ class Plan:
     queries: tuple[Query, ...]
     lists: tuple[Query, ...] = ()
     """The queries for relay lists, of which `with_lists` makes a part."""
+    users: tuple[Query, ...] = ()
+    """The queries for what registered users write, who are wanted authors as well; no part of the others."""
     live: tuple[Query, ...] = field(init=False, compare=False)
     """Those that are subscribed to and kept complete."""
     members: int = field(init=False, compare=False)
@@ -200,7 +224,7 @@ class Plan:
     def with_lists(self) -> "Plan":
         """The same for a relay that is also asked for relay lists, after all else."""
         if (plan := self._with_lists) is None:
-            plan = Plan(self.generation, (*self.queries, *self.lists))
+            plan = Plan(self.generation, (*self.queries, *self.lists), users=self.users)
             object.__setattr__(self, "_with_lists", plan)
         return plan
 
@@ -223,14 +247,16 @@ class Planner:
     """Keeps the plan up with changes of what is wanted. Owned by one thread; does no I/O."""
 
     generation: int = 0
-    _authors: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
+    _authors: tuple[ChunkTree[Member], ...] = field(
+        default_factory=lambda: tuple(ChunkTree(MAX_MEMBERS) for _ in range(TIERS))
+    )
     _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
     _queries: dict[str, Query] = field(default_factory=dict)
 
     def apply(self, changes: Changes) -> None:
         """Take `changes`, which must begin after `generation`."""
-        self._authors.change(_members(changes.authors))
-        self._registered.change(_members(changes.registered))
+        _change(self._authors, changes.authors)
+        _change((self._registered,), changes.registered)
         self.generation = changes.generation
 
     def plan(self) -> Plan:
@@ -241,12 +267,17 @@ class Planner:
             *(self._query(Subject.PROFILES, prefix, chunk) for prefix, chunk in registered),
             GLOBAL_QUERY,
             *(self._query(Subject.MENTIONS, prefix, chunk) for prefix, chunk in registered),
-            *(self._query(Subject.AUTHORS, prefix, chunk) for prefix, chunk in self._authors.chunks()),
+            *(
+                self._query(Subject.AUTHORS, tier_mark(tier) + prefix, chunk)
+                for tier, tree in enumerate(self._authors)
+                for prefix, chunk in tree.chunks()
+            ),
         ]
+        users = tuple(self._query(Subject.AUTHORS, USERS + prefix, chunk) for prefix, chunk in registered)
         authors = [query for query in found if query.subject is Subject.AUTHORS]
         lists = [self._query(Subject.RELAY_LISTS, query.prefix, query.members) for query in authors]
-        self._queries = {query.key: query for query in (*found, *lists)}
-        return Plan(self.generation, tuple(found), tuple(lists))
+        self._queries = {query.key: query for query in (*found, *lists, *users)}
+        return Plan(self.generation, tuple(found), tuple(lists), users)
 
     def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
         known = self._queries.get(f"{subject}/{prefix}")
@@ -261,13 +292,23 @@ def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator
     return tree.chunks()
 
 
-def _members(changes: Iterable[Change]) -> dict[bytes, Member | None]:
-    """Return by key who is wanted from now on; None for who is not any more."""
-    members: dict[bytes, Member | None] = {}
+def tier_mark(tier: int) -> str:
+    """Return what the names of chunks of a tier begin with."""
+    return f"{tier}{_TIER_MARK}" if tier else ""
+
+
+def _change(trees: Sequence[ChunkTree[Member]], changes: Iterable[Change]) -> None:
+    """Put who is wanted from now on into the tree of their tier, and take them out of all others."""
+    by_tree: list[dict[bytes, Member | None]] = [{} for _ in trees]
+    filled = [tier for tier, tree in enumerate(trees) if len(tree)]
     since_ms = since = 0
     for change in changes:
         # One object for all that became wanted together: there may be millions.
         if change.since != since_ms:
             since_ms, since = change.since, change.since // 1000
-        members[change.public_key] = Member(change.public_key, since, change.generation) if change.wanted else None
-    return members
+        for tier in filled:
+            by_tree[tier][change.public_key] = None
+        if change.wanted:
+            by_tree[change.tier][change.public_key] = Member(change.public_key, since, change.generation)
+    for tree, members in zip(trees, by_tree, strict=True):
+        tree.change(members)

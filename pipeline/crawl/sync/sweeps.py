@@ -205,7 +205,7 @@ class SweepSet:
         is_routine = is_tail and self.times.last_swept(query.key) is not None
         known = self.known.manners(self.limits, compares=compares)
         # Of many queries each would take as many requests.
-        is_few = is_thorough and len(query.prefix) <= 1
+        is_few = is_thorough and len(query.bits) <= 1
         return self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few)
 
     def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:

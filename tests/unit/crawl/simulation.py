@@ -9,7 +9,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -38,7 +38,7 @@ from pipeline.store.cursors import Cursor
 from pipeline.store.relay_forms import FormChanges, FormCheck
 from pipeline.store.relay_lists import Listed
 from pipeline.store.sweeps import SweepProgress
-from pipeline.store.wanted import Change
+from pipeline.store.wanted import TIERS, Change
 from tests.fakes import negentropy
 from tests.unit.crawl.people import audited, changes
 from tests.unit.crawl.relays import StoredEvents
@@ -180,6 +180,9 @@ class Simulation:
         self.relay = TalkingRelay(StoredEvents(rng))
         self.planner = Planner()
         self.plan = self.planner.plan()
+        self.has_tiers = False
+        """Whether authors are of random tiers; of the first else."""
+        self.changes: dict[bytes, Change] = {}
         self.authors: set[bytes] = set()
         self.users: set[bytes] = set()
         self.max_idle_turns = MAX_IDLE_TURNS_PER_HOUR
@@ -258,15 +261,31 @@ class Simulation:
         """One change of what is wanted."""
         generation, now, leaving = self.planner.generation + 1, self.wall * 1000, set(gone)
         people, users = {*authors, *registered, *leaving}, {*registered, *leaving}
+        began = [Change(each, each not in leaving, now, generation, self._tier()) for each in sorted(people)]
+        self.changes.update((each.public_key, each) for each in began)
         self.planner.apply(
-            changes(
-                generation,
-                [Change(each, each not in leaving, now, generation) for each in sorted(people)],
-                [Change(each, each not in leaving, now, generation) for each in sorted(users)],
-            )
+            changes(generation, began, [Change(each, each not in leaving, now, generation) for each in sorted(users)])
         )
         self.authors = (self.authors | people) - leaving
         self.users = (self.users | users) - leaving
+        self._follow_plan()
+
+    def promote(self) -> None:
+        """Move all authors of the last tier to an earlier one."""
+        generation, late = self.planner.generation + 1, TIERS - 1
+        moved = [
+            replace(each, generation=generation, tier=self.rng.randrange(late))
+            for each in self.changes.values()
+            if each.wanted and each.tier == late
+        ]
+        self.changes.update((each.public_key, each) for each in moved)
+        self.planner.apply(changes(generation, moved))
+        self._follow_plan()
+
+    def _tier(self) -> int:
+        return self.rng.randrange(TIERS) if self.has_tiers else 0
+
+    def _follow_plan(self) -> None:
         self.plan = self.planner.plan()
         self.crawl.set_plan(self.plan)
 
@@ -402,7 +421,7 @@ class Simulation:
         reaches = {
             each.public_key: self._reach(query, each)
             for each in query.members
-            if each.generation <= generation and _bits(each.public_key).startswith(prefix)
+            if each.generation <= generation and _bits(each.public_key).startswith(prefix.rpartition(".")[2])
         }
         kinds = query.kinds
         found: list[Event] = []
@@ -433,7 +452,9 @@ class Simulation:
 
 
 def _related(query: Query, prefix: str) -> bool:
-    return query.prefix.startswith(prefix) or prefix.startswith(query.prefix)
+    mark, _, bits = prefix.rpartition(".")
+    is_of_tier = mark == (str(query.tier) if query.tier else "")
+    return is_of_tier and (query.bits.startswith(bits) or bits.startswith(query.bits))
 
 
 def _bits(public_key: bytes) -> str:

@@ -90,3 +90,16 @@ def test_finding_out_that_nothing_is_covered_takes_few_look_ups() -> None:
     coverage._cursors = counting
     assert coverage.of(authors("0101")) is None
     assert counting.looked_up < 40
+
+
+def test_cursor_of_another_tier_says_nothing() -> None:
+    coverage = known(cursor("authors/", 100, 9), cursor("authors/01", 300, 9), cursor("authors/2.0", 200, 4))
+    assert coverage.of(authors("2.01")) == cursor("authors/2.0", 200, 4)
+    assert coverage.of(authors("2.1")) is None
+    assert coverage.of(authors("1.01")) is None
+    assert coverage.of(authors("01")) == cursor("authors/01", 300, 9)
+
+
+def test_chunk_of_a_tier_that_was_put_together_is_covered_by_its_parts() -> None:
+    coverage = known(cursor("authors/3.00", 300, 9), cursor("authors/3.01", 200, 4))
+    assert coverage.of(authors("3.0")) == cursor("authors/3.0", 200, 4)

@@ -153,3 +153,45 @@ def test_the_queries_ask_for_what_is_relevant_and_for_nothing_else() -> None:
     assert asked(author=stranger, mentions=[friend, user])
     assert not asked(author=stranger, mentions=[friend])
     assert not asked(author=stranger)
+
+
+def test_authors_of_each_tier_are_cut_by_themselves_the_first_tier_first() -> None:
+    planner, rng = Planner(), random.Random(1)
+    tiers = [set(people(rng, count)) for count in (300, 20, 0, 400)]
+    began = [Change(each, True, 0, 1, tier) for tier, keys in enumerate(tiers) for each in sorted(keys)]
+    planner.apply(changes(1, began))
+    asked = [each for each in planner.plan().queries if each.subject is Subject.AUTHORS]
+    assert [each.tier for each in asked] == sorted(each.tier for each in asked)
+    for tier, keys in enumerate(tiers):
+        found = [each for each in asked if each.tier == tier]
+        assert [member.public_key for each in found for member in each.members] == sorted(keys)
+        bits = [f"{int.from_bytes(member.public_key):0256b}" for each in found for member in each.members[:1]]
+        assert all(first.startswith(each.bits) for first, each in zip(bits, found, strict=True))
+    assert len({each.key for each in asked}) == len(asked)
+
+
+def test_many_of_a_later_tier_change_no_chunk_of_those_before_them() -> None:
+    planner, rng = Planner(), random.Random(1)
+    planner.apply(changes(1, [Change(each, True, 0, 1, tier) for tier in (0, 2) for each in people(rng, 400)]))
+    before = {each.key: each for each in planner.plan().queries}
+    planner.apply(changes(2, [Change(each, True, 0, 2, 3) for each in people(rng, 9_000)]))
+    after = {each.key: each for each in planner.plan().queries}
+    assert all(after[key] is each for key, each in before.items() if each.members)
+    assert {after[key].tier for key in after.keys() - before.keys()} == {3}
+
+
+def test_author_who_changes_tiers_is_in_one() -> None:
+    planner = Planner()
+    planner.apply(changes(1, [Change(key(number), True, 0, 1, 3) for number in range(9)]))
+    planner.apply(changes(2, [Change(key(4), True, 0, 2, 1), Change(key(5), False, 0, 2, 3)]))
+    found = [(each.tier, member) for each in planner.plan().live for member in each.members]
+    assert [each for each in found if each[1].public_key == key(4)] == [(1, Member(key(4), 0, 2))]
+    assert len(found) == 8
+
+
+def test_queries_for_users_are_no_part_of_the_others() -> None:
+    users, others = [key(n) for n in range(3)], [key(n) for n in range(10)]
+    plan = plan_for(others, users)
+    assert [each.public_key for query in plan.users for each in query.members] == users
+    assert not {each.key for each in plan.users} & {each.key for each in plan.queries}
+    assert plan.with_lists.users == plan.users

@@ -555,6 +555,7 @@ class Story:
         self.rng = random.Random(seed)
         self.sim = Simulation(self.rng)
         self.sim.max_idle_turns = 4_000
+        self.sim.has_tiers = self.rng.random() < 0.5
         self.people = [self.rng.randbytes(32) for _ in range(self.rng.choice((5, 300)))]
         self.wanted: set[bytes] = set()
         self.number = 0
@@ -593,8 +594,10 @@ class Story:
             self.sim.name(*self.rng.sample(self.people, len(self.people) // 5), writes=writes, reads=reads)
         elif chance < 0.55:
             self.publish()
-        elif chance < 0.7:
+        elif chance < 0.68:
             self.change()
+        elif chance < 0.7:
+            self.sim.promote()
         elif chance < 0.8:
             self.sim.relay.mood = self.rng.choice((*self.MOODS, cooperative, cooperative, cooperative))
         elif chance < 0.85:

@@ -298,3 +298,70 @@ def test_new_followees_are_wanted_since_the_list_was_written_and_not_before_the_
         assert since(3, 90 * day, 6 * day) == 6 * day
         assert since(4, 3 * day, 0) == 0
         assert since(5, -3 * day, 6 * day) == 0, "a list of a time to come was written now"
+
+
+def tiers(tx: Tx) -> dict[int, int]:
+    found = wanted.changes_since(tx, 0).authors
+    return {int.from_bytes(each.public_key): each.tier for each in found if each.wanted}
+
+
+def follow(tx: Tx, user: int, followees: Iterable[int], at: int) -> None:
+    authors = Authors()
+    numbers = [authors.intern(tx, key(each)) for each in followees]
+    contacts.replace(tx, ContactList(authors.intern(tx, key(user)), bytes(32), at, numbers), NOW)
+
+
+@pytest.fixture
+def small_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wanted, "TIER_SIZES", (4, 6))
+    monkeypatch.setattr(wanted, "NEAR", 10)
+
+
+@pytest.mark.usefixtures("small_tiers")
+def test_first_authors_are_of_the_first_tier_and_all_but_a_lists_newest_of_the_last(db: Database) -> None:
+    with db.write() as tx:
+        monitored.register(tx, key(1), NOW)
+        follow(tx, 1, range(100, 125), 5)
+        found = tiers(tx)
+    by_tier = [sorted(author for author in found if found[author] == tier) for tier in range(4)]
+    assert by_tier == [[1, 122, 123, 124], [116, 117, 118, 119, 120, 121], [115], list(range(100, 115))]
+
+
+@pytest.mark.usefixtures("small_tiers")
+def test_long_list_does_not_take_the_place_of_who_is_wanted_already_or_later_users(db: Database) -> None:
+    with db.write() as tx:
+        for user in (1, 2, 3):
+            monitored.register(tx, key(user), NOW)
+        follow(tx, 1, [50], 5)
+        before = tiers(tx)
+        follow(tx, 2, range(100, 400), 5)
+        follow(tx, 3, [60, 61], 5)
+        found = tiers(tx)
+    assert {author: found[author] for author in before} == before
+    assert found[60] == found[61] == 2
+    assert sum(tier == 3 for tier in found.values()) == 290
+
+
+@pytest.mark.usefixtures("small_tiers")
+def test_author_of_the_last_tier_leaves_it_with_a_new_generation_once_listed_among_the_first(db: Database) -> None:
+    with db.write() as tx:
+        for user in (1, 2):
+            monitored.register(tx, key(user), NOW)
+        follow(tx, 1, range(100, 140), 5)
+        before = wanted.changes_since(tx, 0)
+        (old,) = (each for each in before.authors if each.public_key == key(100))
+        follow(tx, 2, [100, 139], 6)
+        changed = wanted.changes_since(tx, before.generation).authors
+    (new,) = changed
+    assert (old.tier, new.tier) == (3, 2)
+    assert (new.public_key, new.since) == (key(100), old.since)
+    assert new.generation > before.generation
+
+
+@pytest.mark.usefixtures("small_tiers")
+def test_place_of_who_is_not_wanted_any_more_is_free(db: Database) -> None:
+    with db.write() as tx:
+        monitored.register(tx, key(1), NOW)
+        follow(tx, 1, range(100, 103), 5)
+        follow(tx, 1, [200, 201, 202], 6)
+        assert set(tiers(tx).values()) == {0}
