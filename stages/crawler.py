@@ -49,6 +49,7 @@ from pipeline.relay.secret_key import read_secret_key
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
+from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
 from pipeline.store.known_namers import KnownNamers
 from pipeline.store.lease import QueueSize
@@ -56,7 +57,6 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
 from pipeline.store.runs import Run
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 
 USER_AGENT: Final = "event-service"
 # The websocket is open already; what the relay says of itself is worth a short wait only.
@@ -88,7 +88,7 @@ def run(ctx: StageContext) -> None:
     # Events hold no cycles: with Python's thresholds the collector takes a third of the time that parsing takes.
     gc.set_threshold(*_GC_THRESHOLDS)
     open_here = functools.partial(open_database, config.database_path, ctx.clock, ctx.on_locked)
-    counts = StageCounts(ctx.slot, ctx.metrics)
+    counts = StageCounters(ctx.slot, ctx.metrics)
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     watch = ctx.heartbeat.watch
     intake = Ingester(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)

@@ -11,9 +11,9 @@ from pipeline.process.stage import StageContext
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.sinks.base import Sink
+from pipeline.store.counters import StageCounters
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 
 # Batches under way at once, so that throughput does not hang on the latency of one call.
 PUBSUB_CALLS: Final = 4
@@ -28,7 +28,7 @@ def run(ctx: StageContext) -> None:
         _idle(ctx)
         return
     sink = _sink(ctx.config)
-    counts = StageCounts(ctx.slot, ctx.metrics)
+    counts = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         counts.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
@@ -56,7 +56,7 @@ def run(ctx: StageContext) -> None:
 def _worker(
     ctx: StageContext,
     sink: Sink,
-    counts: StageCounts,
+    counts: StageCounters,
     progress: list[float],
     index: int,
     turn: threading.Lock,

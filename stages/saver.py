@@ -17,11 +17,11 @@ from pipeline.save.backlog import BacklogBounds
 from pipeline.save.decider import Decider, Item, Outcome
 from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import inbox, shares
+from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, DatabaseFailed, Tx
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.waiting import POLL_S, CommitWatch
 
 BATCH_ROWS: Final = 200
@@ -74,7 +74,7 @@ class _Saver:
         )
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimited(ctx.log, ctx.clock)
-        self._counts = StageCounts(ctx.slot, ctx.metrics)
+        self._counts = StageCounters(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
 
@@ -169,7 +169,7 @@ class _Saver:
         now = self._ctx.clock.now_ms()
         failures = row.failures + 1
         with self._database.write() as tx:
-            dead = Tally()
+            dead = StageTally()
             if failures >= MAX_FAILURES:
                 dead = self._tally_dead(tx, inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, reason)], now))
             else:
@@ -183,8 +183,8 @@ class _Saver:
         if failures >= MAX_FAILURES:
             self._log_dead_letter(row, reason)
 
-    def _tally_dead(self, tx: Tx, count: int) -> Tally:
-        tally = Tally(taken=count)
+    def _tally_dead(self, tx: Tx, count: int) -> StageTally:
+        tally = StageTally(taken=count)
         tally.drop("buried", count)
         self._counts.write(tx, tally)
         return tally
@@ -197,9 +197,9 @@ class _Saver:
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         if outcome.surplus_relays:
             self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)
-        given_up = outcome.events.withheld[backlog.REASON]
+        given_up = outcome.events.skipped[backlog.REASON]
         if self._target is not None:
-            ignored = outcome.events.withheld.total() - given_up
+            ignored = outcome.events.skipped.total() - given_up
             self._ctx.metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
         if given_up:
             self._log.warning(backlog.REASON, "events for the target relay given up", count=given_up)

@@ -15,11 +15,11 @@ from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import RelaySink
 from pipeline.store import sent, target_relay
+from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 
 
 def run(ctx: StageContext) -> None:
@@ -41,7 +41,7 @@ def run(ctx: StageContext) -> None:
         beat()
         return ctx.stop.is_set()
 
-    counts = StageCounts(ctx.slot, ctx.metrics)
+    counts = StageCounters(ctx.slot, ctx.metrics)
     with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
         sink = RelaySink(
             target,

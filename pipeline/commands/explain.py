@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from pipeline import story
 from pipeline.commands.output import say
 from pipeline.commands.setting_up import open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
+from pipeline.status.explain import explain_event
 
 
 class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -45,7 +45,7 @@ def explain(event_id: bytes, created_at: int | None, as_json: bool) -> None:
       event-service explain 0101010101010101010101010101010101010101010101010101010101010101 --json
     """
     with open_configured_to_read() as database, database.read() as tx:
-        lines = story.of_event(tx, event_id, created_at)
+        lines = explain_event(tx, event_id, created_at)
     if as_json:
         say(json.dumps([[line.subject, line.text] for line in lines]))
     else:

@@ -20,7 +20,7 @@ from pipeline.process.clock import SystemClock
 from pipeline.settings.choices import CrawlMode
 from pipeline.settings.values import without_user
 from pipeline.status.forms import form_lines
-from pipeline.status.gaps import describe, meaning
+from pipeline.status.gaps import describe, describe_reason
 from pipeline.store import cursors, gaps, relay_forms
 from pipeline.store import relays as store
 from pipeline.store.database import Database
@@ -158,7 +158,7 @@ def _gap_lines(missing: list[OpenGap]) -> str | None:
     reasons = Counter(gap.reason for gap in missing)
     lines = [f"{len(missing):,} open"] if missing else []
     for reason, _ in reasons.most_common():
-        lines.append(f"  {reason}: {meaning(reason)}")
+        lines.append(f"  {reason}: {describe_reason(reason)}")
         lines += [
             f"    {describe(gap)}, open since {_time(1000 * gap.opened_at)}" for gap in missing if gap.reason == reason
         ]

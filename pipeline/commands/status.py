@@ -20,8 +20,8 @@ from pipeline.settings.choices import StatusPageAccess
 from pipeline.settings.config import Config
 from pipeline.settings.misspelt import unknown_settings
 from pipeline.settings.values import HostPort
+from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
-from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.database import Database
 from pipeline.store.samples import Sample
 
@@ -83,22 +83,22 @@ def page_url(config: Config) -> str:
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:
     """Print the status once; returns whether there is no problem."""
     seen = read_snapshot(config, database, clock)
-    found = [*troubles(seen, config.max_queue_age), *_unknown_settings()]
+    found = [*diagnose(seen, config.max_queue_age), *_unknown_settings()]
     say(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
-    return not any(trouble.weight is Weight.PROBLEM for trouble in found)
+    return not any(each.weight is Severity.PROBLEM for each in found)
 
 
-def _unknown_settings() -> list[Trouble]:
+def _unknown_settings() -> list[Diagnosis]:
     return [
-        Trouble(Weight.NOTE, "settings", str(each), "Correct or remove it; it is passed over.")
+        Diagnosis(Severity.NOTE, "settings", str(each), "Correct or remove it; it is passed over.")
         for each in unknown_settings(os.environ)
     ]
 
 
-def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:
+def as_value(seen: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
     """The status for scripts."""
     return {
-        "troubles": [asdict(trouble) for trouble in found],
+        "troubles": [asdict(each) for each in found],
         "stages": [asdict(stage) for stage in seen.stages],
         "queues": [asdict(queue) for queue in seen.queues],
         "sinks": [asdict(sink) for sink in seen.sinks],
@@ -114,12 +114,12 @@ def as_value(seen: Snapshot, found: list[Trouble]) -> dict[str, Any]:
     }
 
 
-def as_text(seen: Snapshot, found: list[Trouble]) -> str:
+def as_text(seen: Snapshot, found: list[Diagnosis]) -> str:
     """The status for a person."""
-    lines = [line for trouble in found for line in _trouble(trouble)] or ["all is well"]
+    lines = [line for each in found for line in _lines(each)] or ["all is well"]
     lines += ["", *(_stage(stage) for stage in seen.stages), ""]
     for queue in seen.queues:
-        oldest = "" if queue.oldest_ms is None else f", the oldest for {rough(queue.oldest_ms)}"
+        oldest = "" if queue.oldest_ms is None else f", the oldest for {rough_duration(queue.oldest_ms)}"
         size = f" ({queue.bytes >> 20} MiB)" if queue.bytes >> 20 else ""
         dead = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
         lines.append(f"{queue.name:<14} {queue.waiting} pending{size}{oldest}, {dead}")
@@ -152,10 +152,10 @@ def _rates(samples: Sequence[Sample]) -> str:
     return f"{text}; first seen to delivered: median {last.median:,} ms, 99th percentile {last.slowest:,} ms"
 
 
-def _trouble(trouble: Trouble) -> list[str]:
-    mark = "!" if trouble.weight is Weight.PROBLEM else "~"
-    lines = [f"{mark} {trouble.subject}: {trouble.what}"]
-    return [*lines, f"    {trouble.advice}"] if trouble.advice else lines
+def _lines(found: Diagnosis) -> list[str]:
+    mark = "!" if found.weight is Severity.PROBLEM else "~"
+    lines = [f"{mark} {found.subject}: {found.what}"]
+    return [*lines, f"    {found.advice}"] if found.advice else lines
 
 
 def _stage(stage: Condition) -> str:

@@ -19,6 +19,7 @@ from pipeline.process.clock import Clock, pause
 from pipeline.rules.relevance import Relevance, Rule
 from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relay_samples, relays, sweeps
 from pipeline.store.backfills import BackfillProgress
+from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
@@ -27,7 +28,6 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.relay_forms import FormChanges
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
-from pipeline.store.tallies import StageCounts, Tally
 from pipeline.store.wanted import Changes
 
 BATCH_EVENTS: Final = 64
@@ -140,7 +140,7 @@ class Ingester:
         open_database: Callable[[], Database],
         limits: EventLimits,
         clock: Clock,
-        counts: StageCounts,
+        counts: StageCounters,
         on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_turn` is called by the thread in `run` about every second, whether there is work or not."""
@@ -153,7 +153,7 @@ class Ingester:
         self._relevance = Relevance()
         # Of the transaction in the making.
         self._dropped: list[Drop] = []
-        self._tally = Tally()
+        self._tally = StageTally()
         # What readers dropped since the last one.
         self._aside: Counter[str] = Counter()
         self._aside_lock = threading.Lock()
@@ -281,15 +281,15 @@ class Ingester:
         self._dropped.clear()
         self._written_at = self._clock.monotonic()
 
-    def _close_tally(self, new: int, known: int) -> Tally:
+    def _close_tally(self, new: int, known: int) -> StageTally:
         """What the transaction decided, with what readers dropped meanwhile; the next one begins with nothing."""
-        tally, self._tally = self._tally, Tally()
-        tally.handed_on = new
+        tally, self._tally = self._tally, StageTally()
+        tally.out = new
         tally.drop("duplicate", known)
         with self._aside_lock:
             aside, self._aside = self._aside, Counter()
         tally.taken += aside.total()
-        tally.discarded.update(aside)
+        tally.dropped.update(aside)
         return tally
 
     def _put_novel(self, tx: Tx) -> None:

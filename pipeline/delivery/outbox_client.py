@@ -23,10 +23,10 @@ from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics, Observations
 from pipeline.sinks.base import Message, Refused, Retry, Verdict
 from pipeline.store import outbox
+from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.outbox import OutboxRow, SinkName
-from pipeline.store.tallies import StageCounts, Tally
 
 # Longer than the longest batch of calls that a sink makes. A crashed worker delays its rows by this at most.
 LEASE_MS: Final = 120_000
@@ -60,7 +60,7 @@ class OutboxClient:
     name: SinkName
     clock: Clock
     metrics: Metrics
-    counts: StageCounts
+    counts: StageCounters
     log: RateLimited
     holder: str | None = None
     rng: random.Random = field(default_factory=random.Random)
@@ -75,7 +75,7 @@ class OutboxClient:
             now = self.clock.now_ms()
             rows = self._lease(tx, most, now)
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
-            dead = Tally(taken=outbox.queue.dead_letter(tx, letters, now))
+            dead = StageTally(taken=outbox.queue.dead_letter(tx, letters, now))
             dead.drop("buried", dead.taken)
             self.counts.write(tx, dead)
         self.counts.show(dead)
@@ -188,13 +188,13 @@ def message_of(row: OutboxRow) -> Message:
     return Message(row.event_id, row.payload, row.received_at, row.retracted)
 
 
-def _tally(verdicts: RowVerdicts, held: int) -> Tally:
+def _tally(verdicts: RowVerdicts, held: int) -> StageTally:
     """Count the settled rows, of which `held` were still leased; the new holder of the others counts them."""
-    tally = Tally(taken=held)
+    tally = StageTally(taken=held)
     for _, verdict in verdicts:
-        if isinstance(verdict, Refused) and tally.discarded.total() < held:
+        if isinstance(verdict, Refused) and tally.dropped.total() < held:
             tally.drop(verdict.reason)
-    tally.handed_on = held - tally.discarded.total()
+    tally.out = held - tally.dropped.total()
     return tally
 
 

@@ -22,6 +22,7 @@ from pipeline.save.named import RecentlyNamed
 from pipeline.store import authors, contacts, drops, events, monitored, outbox, relay_lists, relays, retractions, wanted
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
+from pipeline.store.counters import StageTally
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
@@ -30,7 +31,6 @@ from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import Identity, Retracted
-from pipeline.store.tallies import Tally
 
 # NIP-65 asks for two to four of each; whoever names dozens is not found sooner for it.
 MAX_LISTED: Final = 10
@@ -54,7 +54,7 @@ class Item(NamedTuple):
 class Outcome:
     """What was decided of some items, counted once it is committed."""
 
-    events: Tally = field(default_factory=Tally)
+    events: StageTally = field(default_factory=StageTally)
     dropped: list[Drop] = field(default_factory=list)
     beyond_retention: int = 0
     """Events that are taken for new, though their ids would be forgotten if they had been seen in their time."""
@@ -180,7 +180,7 @@ class Decider:
             if each.accepted.retracted is None:
                 self._name_relays(tx, each, outcome, now)
         drops.append(tx, outcome.dropped, now)
-        outcome.events.handed_on += len(new)
+        outcome.events.out += len(new)
         outcome.beyond_retention += self._count_forgettable(fresh, now)
 
     def _relevant(self, items: Sequence[Item], outcome: Outcome) -> list[Item]:
@@ -201,8 +201,8 @@ class Decider:
         outbox.append(tx, SinkName.RELAY, (accepted.event for accepted in to_relay), now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
-            outcome.events.withheld.update(reason for reason in reasons if reason is not None)
-            outcome.events.withhold(backlog.REASON, given_up)
+            outcome.events.skipped.update(reason for reason in reasons if reason is not None)
+            outcome.events.skip(backlog.REASON, given_up)
 
     def _count_forgettable(self, fresh: Sequence[_Decided], now: int) -> int:
         """Return how many are older than the ids that are kept, so that they may have been handed on before."""

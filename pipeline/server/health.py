@@ -22,8 +22,8 @@ from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
+from pipeline.status.diagnosis import unhealthy_stages
 from pipeline.status.snapshot import sinks_of
-from pipeline.status.troubles import troubled
 from pipeline.store import inbox, outbox, wanted
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
@@ -97,7 +97,7 @@ class HealthCheck:
         """Return whether the service works: each process has sent a heartbeat, none hangs, and the database answers."""
         problems = [
             Problem(stage.slot, stage.since, stage.why)
-            for stage in troubled(self._conditions())
+            for stage in unhealthy_stages(self._conditions())
             if stage.state is not StageState.FAILING or stage.slot == SUPERVISOR
         ]
         database, _ = await self._ask_database()
@@ -113,7 +113,7 @@ class HealthCheck:
         """How every process stands, and all that is wrong."""
         database, found = await self._ask_database()
         stages = self._conditions()
-        problems = [Problem(stage.slot, stage.since, stage.why) for stage in troubled(stages)]
+        problems = [Problem(stage.slot, stage.since, stage.why) for stage in unhealthy_stages(stages)]
         here = {"database": database} if database != "ok" else {}
         if found is not None:
             problems += self._queue_problems(found)

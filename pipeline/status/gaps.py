@@ -35,7 +35,7 @@ _FORMS: Final = {
 }
 
 
-def meaning(reason: str) -> str:
+def describe_reason(reason: str) -> str:
     """Return a reason in plain words."""
     return _MEANINGS.get(reason, reason)
 

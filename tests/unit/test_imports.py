@@ -34,13 +34,12 @@ ALLOWED = {
     "pipeline.delivery": SHARED | {"pipeline.store", "pipeline.sinks"},
     "pipeline.save": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
-    "pipeline.story": SHARED | {"pipeline.nostr", "pipeline.store"},
-    "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story"},
-    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.story", "pipeline.status"},
+    "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
+    "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
     "stages": SHARED
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "save", "sinks", "delivery")},
     "pipeline.commands": SHARED
-    | {"pipeline.demo", "pipeline.go_import", "pipeline.status", "pipeline.story"}
+    | {"pipeline.demo", "pipeline.go_import", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }

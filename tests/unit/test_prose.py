@@ -79,7 +79,7 @@ def test_settings_and_metrics_use_words_of_the_glossary() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["status/troubles.py", "status/gaps.py", "story.py", "process/condition.py", "server/health.py"]
+    "name", ["status/diagnosis.py", "status/gaps.py", "status/explain.py", "process/condition.py", "server/health.py"]
 )
 def test_status_and_trace_use_words_of_the_glossary(name: str) -> None:
     tree = ast.parse((ROOT / "pipeline" / name).read_text())
@@ -99,7 +99,7 @@ CLEAN = (
     "server",
     "settings",
     "status",
-    "story.py",
+    "status/explain.py",
 )
 """Where comments, docstrings and texts have none of the replaced words; the others follow."""
 

@@ -20,7 +20,7 @@ from pipeline.server.page.request import COLUMNS, PageRequest
 from pipeline.server.page.view import View, age, gather
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
-from pipeline.status.troubles import Weight
+from pipeline.status.diagnosis import Severity
 from pipeline.version import read_version
 
 _HERE: Final = Path(__file__).parent
@@ -53,7 +53,7 @@ class StatusPage:
 
 def render(view: View, stages: Sequence[Condition], request: PageRequest) -> bytes:
     """The page's bytes; everything that a stranger may have chosen is escaped."""
-    problems = sum(trouble.weight is Weight.PROBLEM for trouble in view.troubles)
+    problems = sum(each.weight is Severity.PROBLEM for each in view.diagnoses)
     text = _template().render(
         view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, age=age,
         revision=read_version().revision, style=_part("page.css"), script=_part("page.js"),

@@ -9,7 +9,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-from pipeline import story
 from pipeline.process.clock import Clock
 from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
@@ -19,8 +18,10 @@ from pipeline.server.page.request import PageRequest
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.status import gaps
+from pipeline.status.diagnosis import Diagnosis, diagnose, rough_duration
+from pipeline.status.explain import Recent, TraceLine, explain_event
+from pipeline.status.explain import newest as newest_events
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
-from pipeline.status.troubles import Trouble, rough, troubles
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow
 from pipeline.store.relays import RelayRecord, RelayState
@@ -86,7 +87,7 @@ class View:
     """Everything but stages and problems, which health knows."""
 
     now: str
-    troubles: tuple[Trouble, ...]
+    diagnoses: tuple[Diagnosis, ...]
     plots: tuple[Plot, ...]
     queues: tuple[QueueRow, ...]
     relays: tuple[RelayRow, ...]
@@ -98,18 +99,18 @@ class View:
     users: int
     wal_mib: float
     dead: tuple[DeadLine, ...]
-    story: tuple[story.Line, ...]
+    trace: tuple[TraceLine, ...]
     newest: tuple[NewestLine, ...]
 
 
 def gather(database: Database, config: Config, clock: Clock, request: PageRequest) -> View:
     """Look at everything; some milliseconds, and a tenth of a second with thousands of relays."""
     seen = read_snapshot(config, database, clock)
-    told: tuple[story.Line, ...] = ()
+    trace: tuple[TraceLine, ...] = ()
     with database.read() as tx:
-        newest = story.newest(tx, MAX_NEWEST)
+        newest = newest_events(tx, MAX_NEWEST)
         if request.event_id is not None:
-            told = tuple(story.of_event(tx, request.event_id))
+            trace = tuple(explain_event(tx, request.event_id))
     rows = _relay_rows(seen, config.runtime_directory)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
     pages = max(1, math.ceil(len(found) / MAX_SHOWN))
@@ -119,7 +120,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         states[record.state.value] += 1
     return View(
         now=utc(seen.now / 1000),
-        troubles=tuple(troubles(seen, config.max_queue_age)),
+        diagnoses=tuple(diagnose(seen, config.max_queue_age)),
         plots=plots(seen.samples, seen.now),
         queues=tuple(_queue_rows(seen, config)),
         relays=tuple(_sorted(found, request)[(page - 1) * MAX_SHOWN : page * MAX_SHOWN]),
@@ -131,15 +132,15 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         users=seen.registered_users,
         wal_mib=seen.wal_bytes / (1 << 20),
         dead=tuple(_dead_line(row) for row in sorted(seen.dead, key=attrgetter("buried_at"), reverse=True)),
-        story=told,
+        trace=trace,
         newest=tuple(_newest_line(each, seen.now) for each in newest),
     )
 
 
-def _newest_line(found: story.Recent, now: int) -> NewestLine:
+def _newest_line(found: Recent, now: int) -> NewestLine:
     delay = "" if found.delay_ms is None else milliseconds(found.delay_ms)
     return NewestLine(
-        found.event_id, found.kind, found.author, found.why, rough(max(0, now - found.received_at)), delay
+        found.event_id, found.kind, found.author, found.why, rough_duration(max(0, now - found.received_at)), delay
     )
 
 

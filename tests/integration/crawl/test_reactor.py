@@ -32,10 +32,10 @@ from pipeline.process.slots import Slot
 from pipeline.relay.channel import Channel
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
+from pipeline.store.counters import StageCounters
 from pipeline.store.lease import QueueSize
 from pipeline.store.relays import RelayState
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from tests.integration.relay.peers import PATIENCE_S, TEXT, FrameSource, frame
 from tests.unit.crawl.people import event, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START
@@ -47,7 +47,7 @@ class Taking(Ingester):
     """An intake that commits when it is told to."""
 
     def __init__(self, path: Path) -> None:
-        counts = StageCounts(Slot("crawler", 0), Metrics())
+        counts = StageCounters(Slot("crawler", 0), Metrics())
         super().__init__(lambda: open_database(path, CLOCK), EventLimits(10**6, 100), CLOCK, counts)
         self.taken: SimpleQueue[Batch] = SimpleQueue()
 

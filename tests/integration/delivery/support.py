@@ -18,11 +18,11 @@ from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.sinks.base import Message, Sink, SinkDown, StreamSink, Verdict
 from pipeline.store import events, outbox
+from pipeline.store.counters import StageCounters
 from pipeline.store.database import Row
 from pipeline.store.events import Accepted
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from tests.fakes.net import pause
 from tests.world.events import Author, SignedEvent
 
@@ -145,7 +145,7 @@ class Loop:
         self.error: BaseException | None = None
         self._box = box
         log = RateLimited(get_logger(stage), box.clock)
-        counts = StageCounts(Slot(stage, 0), self.metrics)
+        counts = StageCounters(Slot(stage, 0), self.metrics)
         self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
         self.health = SinkHealth(box.sink)
         self.worker: BatchWorker | StreamWorker

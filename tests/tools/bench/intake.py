@@ -17,9 +17,9 @@ from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.store import wanted
+from pipeline.store.counters import StageCounters
 from pipeline.store.events import Accepted, accept
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from tests.tools.bench import events
 from tests.tools.bench.report import Figure, PartReport, cost, per_second
 from tests.tools.bench.running import register
@@ -116,7 +116,7 @@ def _intake(directory: Path) -> Iterator[Fed]:
     register(path)
     clock = SystemClock()
     try:
-        counts = StageCounts(Slot("crawler", 0), Metrics())
+        counts = StageCounters(Slot("crawler", 0), Metrics())
         intake = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
         with open_database(path, clock) as database, database.read() as tx:
             intake.adopt(wanted.changes_since(tx, 0))

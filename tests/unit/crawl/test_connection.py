@@ -36,8 +36,8 @@ from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.limits import Limits
 from pipeline.relay.politeness import HostBackoff
+from pipeline.store.counters import StageCounters
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START
 
@@ -76,7 +76,7 @@ class Recording(Ingester):
     """An intake that is too busy to take anything while the process stops."""
 
     def __init__(self, path: Path, clock: ManualClock) -> None:
-        counts = StageCounts(Slot("crawler", 0), Metrics())
+        counts = StageCounters(Slot("crawler", 0), Metrics())
         super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, counts)
         self.batches: list[Batch] = []
 

@@ -21,9 +21,9 @@ from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from tests.unit.crawl.people import event
 
 
@@ -125,7 +125,7 @@ class Noting(Ingester):
 
     def __init__(self, path: Path) -> None:
         clock = ManualClock()
-        counts = StageCounts(Slot("crawler", 0), Metrics())
+        counts = StageCounters(Slot("crawler", 0), Metrics())
         super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 10), clock, counts)
         self.submitted: list[tuple[Batch, ...]] = []
 

@@ -28,13 +28,13 @@ from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.store import cursors, events, inbox, relays
+from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, DatabaseFailed, Row
 from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts
 from pipeline.store.wanted import Change, Changes
 
 NOW_MS = 1_700_000_000_000
@@ -70,7 +70,7 @@ class Desk:
         self.path, self.clock = path, ManualClock(NOW_MS)
         self.metrics = Metrics()
         self.db = open_database(path, self.clock)
-        counts = StageCounts(Slot("crawler", 0), self.metrics)
+        counts = StageCounters(Slot("crawler", 0), self.metrics)
         self.intake = Ingester(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
         self.intake.adopt(wanted(1, ALICE, BOB))
 
@@ -292,7 +292,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         database.pragma("max_page_count", int(database.pragma("page_count")))
         return database
 
-    intake = Ingester(small, EventLimits(10**6, 10), clock, StageCounts(Slot("crawler", 0), Metrics()))
+    intake = Ingester(small, EventLimits(10**6, 10), clock, StageCounters(Slot("crawler", 0), Metrics()))
     intake.adopt(wanted(1, ALICE))
     intake.submit(batch(note("x" * 500_000)))
     intake.finish()

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline import story
 from pipeline.nostr.event import Event, sign
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.process.clock import SystemClock
+from pipeline.status import explain
 from pipeline.store import contacts, drops, events, inbox, monitored, outbox
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
@@ -45,7 +45,7 @@ def accept(tx: Tx, event: Event, *, payload: bool = True) -> None:
 
 
 def told(tx: Tx, event: Event) -> dict[str, str]:
-    return {line.subject: line.text for line in story.of_event(tx, event.id)}
+    return {line.subject: line.text for line in explain.explain_event(tx, event.id)}
 
 
 def test_an_event_that_nobody_gave(db: Database) -> None:
@@ -60,11 +60,11 @@ def test_an_accepted_event_is_found_by_its_time(db: Database) -> None:
         accept(tx, event, payload=False)
         author = Authors().intern(tx, timeless.pubkey)
         events.accept(tx, [Accepted(8, timeless.id, NO_TIME, 1, author, b"", 1, NOW, 0)], NOW)
-        subjects = {line.subject for line in story.of_event(tx, event.id)}
+        subjects = {line.subject for line in explain.explain_event(tx, event.id)}
         assert "never accepted" not in subjects
-        assert {line.subject for line in story.of_event(tx, event.id, 1_000)} == subjects
-        assert story.of_event(tx, event.id, 1_001)[-1].subject == "never accepted"
-        assert story.of_event(tx, timeless.id, 77)[-1].subject != "never accepted"
+        assert {line.subject for line in explain.explain_event(tx, event.id, 1_000)} == subjects
+        assert explain.explain_event(tx, event.id, 1_001)[-1].subject == "never accepted"
+        assert explain.explain_event(tx, timeless.id, 77)[-1].subject != "never accepted"
 
 
 def test_a_refused_copy_is_told_with_its_reason(db: Database) -> None:
@@ -148,10 +148,10 @@ def test_a_row_that_cannot_be_read_is_told_all_the_same(db: Database) -> None:
         inbox.append(tx, [Arrival(b"\7" * 32, b"{}", 1, NOW, 1)])
         (row,) = inbox.claim(tx, now=NOW, lease=1, limit=1)
         inbox.queue.nack(tx, [Postponed(row.receipt, NOW + 60_000)])
-        waiting = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
+        waiting = {line.subject: line.text for line in explain.explain_event(tx, b"\7" * 32)}
         (row,) = inbox.claim(tx, now=NOW + 60_000, lease=1, limit=1)
         inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "InvalidEvent: why")], NOW)
-        buried = {line.subject: line.text for line in story.of_event(tx, b"\7" * 32)}
+        buried = {line.subject: line.text for line in explain.explain_event(tx, b"\7" * 32)}
     assert waiting["what"] == buried["what"] == "2 bytes that are no event"
     assert waiting["inbox"] == (
         "pending for the saver, claimed 1 times, failed 1 times; tried again at 2023-11-14T22:14:20Z"

@@ -1,4 +1,4 @@
-"""What became of one event: where it came from, where it is, and what each sink said of it."""
+"""Trace of one event: where it came from, where it is, and what each sink answered."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,35 +36,35 @@ PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
 IS_WANTED = "SELECT 1 FROM wanted WHERE author = ? AND refs > 0"
 
 
-class Place(StrEnum):
-    """How far an event has come."""
+class Location(StrEnum):
+    """Where an event is."""
 
     INBOX = "inbox"
-    BURIED = "buried"
+    DEAD_LETTER = "dead-letter"
     ACCEPTED = "accepted"
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class SinkFate:
-    """What a sink has to do with an event: `outcome` at `at` (ms), or why and until when it waits."""
+class SinkTrace:
+    """An event at one sink: the outcome and its time (ms), or why and until when it is pending."""
 
     sink: str
     outcome: str
     at: int | None
     dead: int | None = None
-    """The number under which the row lies buried."""
+    """Number of the dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
-    """All that the database knows of an event; times in ms, `None` or empty where it knows nothing.
+class EventTrace:
+    """All that the database has on an event; times in ms, `None` or empty where it has nothing.
 
-    `payload` goes when every sink has had it for a while; `kind` and `author` are kept as long as the id.
+    `payload` is dropped some time after every sink has settled it; `kind` and `author` are kept as long as the id.
     """
 
     event_id: bytes
-    place: Place
+    location: Location
     relay: str = ""
     received_at: int | None = None
     accepted_at: int | None = None
@@ -72,18 +72,18 @@ class Fate:
     author: bytes = b""
     payload: bytes = b""
     note: str = ""
-    sinks: tuple[SinkFate, ...] = ()
+    sinks: tuple[SinkTrace, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     dead: int | None = None
-    """The number under which the event lies buried before it was saved."""
+    """Number of the dead letter, if it became one before it was saved."""
     failures: int = 0
     ready_at: int | None = None
-    """When what waits to be saved may be tried."""
+    """When a row pending for the saver may be claimed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """One of the newest events saved; times in ms, `delivered_at` is None while it waits for the sink."""
+    """One of the newest saved events; times in ms, `delivered_at` is None while it is pending."""
 
     event_id: bytes
     payload: bytes
@@ -92,12 +92,12 @@ class Newest:
 
 
 def newest(tx: Tx, limit: int) -> list[Newest]:
-    """The newest events whose payloads are still there, the very newest first."""
+    """Return the newest events whose payloads are still there, the newest first."""
     return [Newest(*row) for row in tx.execute(NEWEST, (limit,))]
 
 
-def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> Fate:
-    """What became of the event of this id (32 bytes).
+def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:
+    """Return the trace of the event of this id (32 bytes).
 
     With `created_at`, the event's own time (s), it is found at once; else that may take seconds.
     """
@@ -106,54 +106,58 @@ def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> Fate:
     if row is not None:
         _, raw, relay, received_at, ready_at, claims, failures = row
         note = f"pending for the saver, claimed {claims} times, failed {failures} times"
-        return Fate(
-            event_id, Place.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
+        return EventTrace(
+            event_id, Location.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
             failures=failures, ready_at=ready_at,
         )  # fmt: skip
     row = tx.execute(BURIED, (event_id,)).fetchone()
     if row is not None:
         seq, raw, relay, received_at, _, reason = row
-        return Fate(
-            event_id, Place.BURIED, _address(tx, relay), received_at, payload=raw, note=reason, dropped=dropped,
+        return EventTrace(
+            event_id, Location.DEAD_LETTER, _address(tx, relay), received_at, payload=raw, note=reason, dropped=dropped,
             dead=seq,
         )  # fmt: skip
     if created_at is None:
         row = tx.execute(ACCEPTED, (event_id,)).fetchone()
     else:
         row = tx.execute(ACCEPTED_AT, (event_id, created_at)).fetchone()
-    return Fate(event_id, Place.UNKNOWN, dropped=dropped) if row is None else _accepted(tx, event_id, row, dropped)
+    return (
+        EventTrace(event_id, Location.UNKNOWN, dropped=dropped)
+        if row is None
+        else _accepted(tx, event_id, row, dropped)
+    )
 
 
 def is_registered(tx: Tx, public_key: bytes) -> bool:
-    """Whether this is a registered user's key."""
+    """Return True if this is a registered user's key."""
     author = authors.find(tx, public_key)
     return author is not None and monitored.is_registered(tx, author)
 
 
 def is_wanted(tx: Tx, public_key: bytes) -> bool:
-    """Whether this is the key of a registered user or of somebody whom one follows."""
+    """Return True if this is the key of a registered user, or of an author whom one follows."""
     author = authors.find(tx, public_key)
     return author is not None and tx.execute(IS_WANTED, (author,)).fetchone() is not None
 
 
-def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -> Fate:
+def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -> EventTrace:
     event, accepted_at, _, kind, author = row
     payload, relay, received_at = tx.execute(STORED, (event,)).fetchone() or (b"", None, None)
     (public_key,) = tx.execute(PUBLIC_KEY, (author,)).fetchone() or (b"",)
-    return Fate(
-        event_id, Place.ACCEPTED, "" if relay is None else _address(tx, relay), received_at, accepted_at, kind,
+    return EventTrace(
+        event_id, Location.ACCEPTED, "" if relay is None else _address(tx, relay), received_at, accepted_at, kind,
         public_key, payload, sinks=_sinks(tx, event), dropped=dropped,
     )  # fmt: skip
 
 
-def _sinks(tx: Tx, event: int) -> tuple[SinkFate, ...]:
-    done = [SinkFate(sink, outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))]
+def _sinks(tx: Tx, event: int) -> tuple[SinkTrace, ...]:
+    done = [SinkTrace(sink, outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))]
     owed = [
-        SinkFate(sink, f"pending, claimed {claims} times, failed {failures} times", ready_at)
+        SinkTrace(sink, f"pending, claimed {claims} times, failed {failures} times", ready_at)
         for sink, ready_at, claims, failures in tx.execute(OWED, (event,))
     ]
     dead = [
-        SinkFate(sink, f"dead letter: {reason}", at, seq) for seq, sink, reason, at in tx.execute(REFUSED, (event,))
+        SinkTrace(sink, f"dead letter: {reason}", at, seq) for seq, sink, reason, at in tx.execute(REFUSED, (event,))
     ]
     return tuple(sorted((*done, *owed, *dead), key=lambda each: each.sink))
 

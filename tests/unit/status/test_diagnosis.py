@@ -7,9 +7,9 @@ import pytest
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.process.condition import Condition, StageState
 from pipeline.relay.errors import DialReason
-from pipeline.status.gaps import meaning
+from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
+from pipeline.status.gaps import describe_reason
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
-from pipeline.status.troubles import Trouble, Weight, rough, troubles
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary
 from pipeline.store.outbox import SinkName
@@ -46,22 +46,22 @@ WELL = Snapshot(
 
 
 def test_unnamed_proxy_is_told_with_the_setting() -> None:
-    (found,) = troubles(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
-    assert (found.weight, found.subject) == (Weight.NOTE, "web server")
+    (found,) = diagnose(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
+    assert (found.weight, found.subject) == (Severity.NOTE, "web server")
     assert "EVENTS_TRUSTED_PROXIES" in found.what
 
 
 def test_relays_that_are_put_off_are_told() -> None:
     put_off = relay(RelayState.DISCONNECTED, f"{DialReason.CROWDED}: 203.0.113.9 was dialled too often lately")
     well = relay(RelayState.CONNECTED, number=2)
-    (found,) = troubles(replace(WELL, relays=(put_off, well)), 0)
-    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    (found,) = diagnose(replace(WELL, relays=(put_off, well)), 0)
+    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
     assert found.what.startswith("1 relay put off")
 
 
 def test_followees_that_wait_are_told_with_the_setting() -> None:
-    (found,) = troubles(replace(WELL, budget=Budget(1_900_000, 2_000_000, 1_000), waiting=Waiting(2, 13_900)), 0)
-    assert (found.weight, found.subject) == (Weight.NOTE, "users")
+    (found,) = diagnose(replace(WELL, budget=Budget(1_900_000, 2_000_000, 1_000), waiting=Waiting(2, 13_900)), 0)
+    assert (found.weight, found.subject) == (Severity.NOTE, "users")
     assert found.what.startswith("13,900 followees of 2 users wait: 1,900,000 authors are wanted of at most 2,000,000")
     assert "EVENTS_MAX_WANTED_AUTHORS" in found.advice
 
@@ -69,8 +69,8 @@ def test_followees_that_wait_are_told_with_the_setting() -> None:
 def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
     """Whatever its age and size; it is said how to get rid of it."""
     queues = (*QUEUES[:2], QueueStatus("outbox-relay", 9_000, 10**10, 0))
-    (found,) = troubles(replace(WELL, queues=queues), 1_000)
-    assert (found.weight, found.subject) == (Weight.NOTE, "outbox-relay")
+    (found,) = diagnose(replace(WELL, queues=queues), 1_000)
+    assert (found.weight, found.subject) == (Severity.NOTE, "outbox-relay")
     assert found.what == "9,000 events kept for a sink that is off"
     assert "dead drop --sink relay" in found.advice
 
@@ -82,14 +82,14 @@ def relay(state: RelayState, last_error: str = "", failures: int = 0, number: in
     )  # fmt: skip
 
 
-def one(seen: Snapshot) -> Trouble:
-    (found,) = troubles(seen, 900_000)
+def one(seen: Snapshot) -> Diagnosis:
+    (found,) = diagnose(seen, 900_000)
     return found
 
 
 def test_relay_that_left_out_live_events_is_told() -> None:
     found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), live_missed_at=1_800_000_000),)))
-    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
     assert "1 relay left out events of live subscriptions" in found.what
     assert "wss://r1.example" in found.what
 
@@ -101,15 +101,15 @@ def test_relay_that_was_cut_off_for_forgeries_is_told_once_for_a_day() -> None:
     )  # fmt: skip
     relays = (relay(RelayState.CONNECTED), forging)
     found = one(replace(WELL, relays=relays))
-    assert found.weight is Weight.NOTE
+    assert found.weight is Severity.NOTE
     assert "1 relay cut off for forged events: wss://r2.example (5,001 events)" in found.what
     up_again = replace(relay(RelayState.CONNECTED), forged=5_001, forged_at=NOW - 86_400_001)
-    assert troubles(replace(WELL, relays=(up_again,)), 900_000) == []
+    assert diagnose(replace(WELL, relays=(up_again,)), 900_000) == []
 
 
 def test_relay_whose_strangers_are_paced_is_told_with_the_setting() -> None:
     found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), paced_at=NOW - 1),)))
-    assert (found.weight, found.subject) == (Weight.NOTE, "relays")
+    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
     assert "EVENTS_RELAY_BYTE_RATE" in found.what
     assert "wss://r1.example" in found.what
 
@@ -118,10 +118,10 @@ def test_absences_not_made_up_for_are_told_longest_first_and_by_what_is_under_wa
     up, now = relay(RelayState.CONNECTED), NOW // 1000
     swept = replace(up, owed_since=now - 7_200, is_resweeping=True)
     owed = [replace(up, address=f"wss://r{n}.example", owed_since=now - n * 60) for n in (2, 5)]
-    under_way, waiting = troubles(
+    under_way, waiting = diagnose(
         replace(WELL, relays=(*owed, swept, replace(up, address="wss://r9.example"))), 900_000
     )
-    assert {under_way.weight, waiting.weight} == {Weight.NOTE}
+    assert {under_way.weight, waiting.weight} == {Severity.NOTE}
     assert under_way.what == (
         "1 relay being swept for what came while we were away, the oldest for 2h: wss://r1.example (connected)"
     )
@@ -132,7 +132,7 @@ def test_absences_not_made_up_for_are_told_longest_first_and_by_what_is_under_wa
 
 
 def test_a_service_that_is_well_has_no_troubles() -> None:
-    assert troubles(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
+    assert diagnose(replace(WELL, relays=(relay(RelayState.CONNECTED),)), 900_000) == []
 
 
 def test_nothing_that_runs_is_a_problem() -> None:
@@ -142,7 +142,7 @@ def test_nothing_that_runs_is_a_problem() -> None:
 @pytest.mark.parametrize(("state", "words"), [(StageState.HANGS, "killed"), (StageState.FAILING, "check --online")])
 def test_a_stage_in_trouble_is_told_with_what_to_do(state: StageState, words: str) -> None:
     found = one(replace(WELL, stages=(Condition("forwarder-0", state, "2026-01-02T03:04:05Z", "why"),)))
-    assert (found.weight, found.subject) == (Weight.PROBLEM, "forwarder-0")
+    assert (found.weight, found.subject) == (Severity.PROBLEM, "forwarder-0")
     assert "since 2026-01-02T03:04:05Z: why" in found.what
     assert words in found.advice
 
@@ -156,7 +156,7 @@ def test_dead_rows_are_told_with_their_reasons() -> None:
 
 def test_a_row_that_keeps_failing_is_told_before_it_is_given_up() -> None:
     found = one(replace(WELL, failing=(Failing(None, EVENT, 2, NOW + 5),)))
-    assert found.weight is Weight.NOTE
+    assert found.weight is Severity.NOTE
     assert found.what == "1 event failed and to be retried, one 2 times; so far: ValueError (2)"
     assert (found.advice, found.event) == (f"event-service explain {EVENT.hex()}", EVENT.hex())
 
@@ -172,33 +172,33 @@ def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     sinks = (*WELL.sinks, SinkStatus(SinkName.RELAY, "wss://target.example", {}))
     full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)), sinks=sinks)
     found = one(full)
-    assert (found.weight, found.subject) == (Weight.PROBLEM, "outbox-relay")
+    assert (found.weight, found.subject) == (Severity.PROBLEM, "outbox-relay")
     assert found.what == "backlog full (1,000 events): the oldest are being discarded"
     assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
-    assert troubles(replace(full, relay_backlog=1_001), 900_000) == []
-    assert troubles(replace(full, relay_backlog=0), 900_000) == []
+    assert diagnose(replace(full, relay_backlog=1_001), 900_000) == []
+    assert diagnose(replace(full, relay_backlog=0), 900_000) == []
     large = replace(full, relay_backlog=0, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 9, 5, 0, (1 << 30) - 5)))
     assert "EVENTS_TARGET_RELAY_BACKLOG_BYTES" in one(large).advice
-    assert troubles(replace(large, relay_backlog_bytes=0), 900_000) == []
+    assert diagnose(replace(large, relay_backlog_bytes=0), 900_000) == []
 
 
 def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:
     seen = replace(WELL, queues=(QueueStatus("inbox", 7, 3_600_000, 0), *QUEUES[1:]))
     assert one(seen).what == "7 pending, the oldest for 1h"
-    assert troubles(seen, 0) == []
+    assert diagnose(seen, 0) == []
 
 
 def test_relays_that_refuse_or_are_gone_are_named() -> None:
     up, bad = relay(RelayState.CONNECTED), relay(RelayState.CONNECTED, "restricted: pay first", number=2)
     gone = relay(RelayState.DISCONNECTED, "refused", 3, 3)
-    refusing, down = troubles(replace(WELL, relays=(up, bad, gone)), 0)
+    refusing, down = diagnose(replace(WELL, relays=(up, bad, gone)), 0)
     assert "wss://r2.example (restricted: pay first)" in refusing.what
     assert "wss://r3.example (refused)" in down.what
 
 
 def test_no_relay_at_all_is_a_problem_of_ours() -> None:
     found = one(replace(WELL, relays=(relay(RelayState.DISCONNECTED, "no route", 3),)))
-    assert found.weight is Weight.PROBLEM
+    assert found.weight is Severity.PROBLEM
     assert "no route" in found.what
 
 
@@ -216,7 +216,7 @@ def test_a_gap_is_explained() -> None:
 
 @pytest.mark.parametrize("gap", Gap)
 def test_every_kind_of_gap_has_its_words(gap: Gap) -> None:
-    assert meaning(gap.value) != gap.value
+    assert describe_reason(gap.value) != gap.value
 
 
 def test_many_alike_are_counted() -> None:
@@ -232,4 +232,4 @@ def test_a_restart_and_a_full_disk_are_told() -> None:
 
 
 def test_a_rough_duration() -> None:
-    assert [rough(ms) for ms in (0, 999, 61_000, 90_000_000)] == ["0s", "0s", "1m", "1d"]
+    assert [rough_duration(ms) for ms in (0, 999, 61_000, 90_000_000)] == ["0s", "0s", "1m", "1d"]

@@ -9,9 +9,9 @@ from pipeline.process import metrics as process_metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot, prepare_runtime_directory
+from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
-from pipeline.store.tallies import StageCounts, Tally
 
 SAVER = Slot("saver", 0)
 
@@ -36,8 +36,8 @@ def become(tmp_path: Path) -> Iterator[Callable[[], Metrics]]:
     process_metrics.uninstall()
 
 
-def tally(taken: int, handed_on: int, **discarded: int) -> Tally:
-    made = Tally(taken, handed_on)
+def tally(taken: int, handed_on: int, **discarded: int) -> StageTally:
+    made = StageTally(taken, handed_on)
     for reason, count in discarded.items():
         made.drop(reason, count)
     return made
@@ -52,14 +52,14 @@ def shown(metrics: Metrics, stage: str = "saver") -> dict[str, float]:
     }
 
 
-def commit(database: Database, counts: StageCounts, what: Tally) -> None:
+def commit(database: Database, counts: StageCounters, what: StageTally) -> None:
     with database.write() as tx:
         counts.write(tx, what)
 
 
 def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
     metrics = Metrics()
-    counts = StageCounts(SAVER, metrics)
+    counts = StageCounters(SAVER, metrics)
     counts.resume(database)
     for each in (tally(3, 2, duplicate=1), tally(2, 0, duplicate=1, irrelevant=1), tally(0, 0)):
         commit(database, counts, each)
@@ -68,7 +68,7 @@ def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
     assert shown(metrics) == expected
     # After a reboot nothing is left but the database.
     anew = Metrics()
-    StageCounts(SAVER, anew).resume(database)
+    StageCounters(SAVER, anew).resume(database)
     assert shown(anew) == expected
 
 
@@ -77,19 +77,19 @@ def test_what_was_committed_and_not_shown_is_shown_by_the_next_in_the_slot(
 ) -> None:
     """As when a process is killed right after its commit."""
     metrics = become()
-    counts = StageCounts(SAVER, metrics)
+    counts = StageCounters(SAVER, metrics)
     counts.show(tally(1, 1))
     commit(database, counts, tally(1, 1))
     commit(database, counts, tally(5, 3, duplicate=2))
     again = become()
     for _ in range(2):
-        StageCounts(SAVER, again).resume(database)
+        StageCounters(SAVER, again).resume(database)
         assert shown(again) == {"in_total": 6, "out_total": 4, "duplicate": 2}
 
 
 def test_a_rolled_back_transaction_counts_nothing(database: Database) -> None:
     metrics = Metrics()
-    counts = StageCounts(SAVER, metrics)
+    counts = StageCounters(SAVER, metrics)
     with database.write() as tx:
         counts.write(tx, tally(5, 5))
         tx.execute("ROLLBACK")
@@ -101,7 +101,7 @@ def test_a_rolled_back_transaction_counts_nothing(database: Database) -> None:
 def test_a_database_that_was_made_anew_goes_on_from_the_metrics(database: Database) -> None:
     """Counters never go down, and nothing that is counted later goes unseen."""
     metrics = Metrics()
-    counts = StageCounts(SAVER, metrics)
+    counts = StageCounters(SAVER, metrics)
     counts.show(tally(100, 100))
     counts.resume(database)
     commit(database, counts, tally(1, 1))
@@ -111,10 +111,10 @@ def test_a_database_that_was_made_anew_goes_on_from_the_metrics(database: Databa
 
 def test_slots_count_apart(database: Database) -> None:
     first, second = Metrics(), Metrics()
-    commit(database, StageCounts(Slot("crawler", 0), first), tally(7, 7))
-    commit(database, StageCounts(Slot("crawler", 1), second), tally(1, 0, unwanted=1))
+    commit(database, StageCounters(Slot("crawler", 0), first), tally(7, 7))
+    commit(database, StageCounters(Slot("crawler", 1), second), tally(1, 0, unwanted=1))
     for index, metrics in enumerate((first, second)):
-        StageCounts(Slot("crawler", index), metrics).resume(database)
+        StageCounters(Slot("crawler", index), metrics).resume(database)
     assert shown(first, "crawler") == {"in_total": 7, "out_total": 7}
     assert shown(second, "crawler") == {"in_total": 1, "out_total": 0, "unwanted": 1}
 
@@ -122,19 +122,19 @@ def test_slots_count_apart(database: Database) -> None:
 def test_counts_of_slots_that_nobody_has_any_more_are_counted_on(database: Database) -> None:
     """Two crawlers in place of four: what the others counted is in the sum, once, whoever starts first."""
     for index, taken in enumerate((1, 20, 300, 4000)):
-        counts = StageCounts(Slot("crawler", index), Metrics())
+        counts = StageCounters(Slot("crawler", index), Metrics())
         commit(database, counts, tally(taken, taken - 1, duplicate=1))
-    commit(database, StageCounts(SAVER, Metrics()), tally(7, 7))
+    commit(database, StageCounters(SAVER, Metrics()), tally(7, 7))
     gone = {"crawler-2", "crawler-3"}
     found = []
     for index in (1, 0):
         metrics = Metrics()
-        StageCounts(Slot("crawler", index), metrics).resume(database, gone.__contains__)
+        StageCounters(Slot("crawler", index), metrics).resume(database, gone.__contains__)
         found.append(shown(metrics, "crawler"))
     assert found == [
         {"in_total": 4320, "out_total": 4317, "duplicate": 3},
         {"in_total": 1, "out_total": 0, "duplicate": 1},
     ]
     metrics = Metrics()
-    StageCounts(Slot("crawler", 2), metrics).resume(database, set().__contains__)
+    StageCounters(Slot("crawler", 2), metrics).resume(database, set().__contains__)
     assert shown(metrics, "crawler") == {"in_total": 0, "out_total": 0}, "one that comes back begins with nothing"

@@ -1,7 +1,7 @@
-"""How many events each process took, handed on and dropped, counted by the transactions that did so.
+"""Events that each process took, passed on and dropped, counted in the transactions that did so.
 
-A count in memory or in a file of its own is off by a batch whenever a process is killed between its commit and the
-count. These are not, so for each stage what it took is what it handed on and dropped, and the rest is in its queue.
+A count in memory or in a file is off by a batch if a process is killed between its commit and the count. These are
+not: for each stage, events in = events out + events dropped + events in its queue.
 """
 
 from collections import Counter as Counts
@@ -29,54 +29,54 @@ ON CONFLICT (slot, what, reason) DO UPDATE SET count = count + excluded.count
 FORGET = "DELETE FROM tallies WHERE slot = ?"
 
 
-class What(StrEnum):
-    """What was done with an event."""
+class CounterKind(StrEnum):
+    """What a process did with an event."""
 
     TAKEN = "taken"
-    HANDED_ON = "handed-on"
-    DISCARDED = "discarded"
-    WITHHELD = "withheld"
+    OUT = "handed-on"
+    DROPPED = "discarded"
+    SKIPPED = "withheld"
 
 
 @dataclass(slots=True)
-class Tally:
-    """What one transaction decides: each event taken is handed on or discarded for a reason, a metric label.
+class StageTally:
+    """Counts of one transaction: each event taken goes out or is dropped for a reason, a metric label.
 
-    `withheld`: of those handed on, now or before, how many the target relay is not to be given, and why.
+    `skipped`: of those that went out, now or before, how many are not sent to the target relay, by reason.
     """
 
     taken: int = 0
-    handed_on: int = 0
-    discarded: Counts[str] = field(default_factory=Counts)
-    withheld: Counts[str] = field(default_factory=Counts)
+    out: int = 0
+    dropped: Counts[str] = field(default_factory=Counts)
+    skipped: Counts[str] = field(default_factory=Counts)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count events that go no further, among those taken."""
         if count:
-            self.discarded[reason] += count
+            self.dropped[reason] += count
 
-    def withhold(self, reason: str, count: int) -> None:
-        """Count events that the target relay is not given."""
+    def skip(self, reason: str, count: int) -> None:
+        """Count events that are not sent to the target relay."""
         if count:
-            self.withheld[reason] += count
+            self.skipped[reason] += count
 
-    def entries(self) -> Iterable[tuple[What, str, int]]:
-        """What there is to add, by what was done and for what reason."""
+    def entries(self) -> Iterable[tuple[CounterKind, str, int]]:
+        """Yield what there is to add, by kind and reason."""
         if self.taken:
-            yield What.TAKEN, "", self.taken
-        if self.handed_on:
-            yield What.HANDED_ON, "", self.handed_on
-        for reason, count in self.discarded.items():
-            yield What.DISCARDED, reason, count
-        for reason, count in self.withheld.items():
-            yield What.WITHHELD, reason, count
+            yield CounterKind.TAKEN, "", self.taken
+        if self.out:
+            yield CounterKind.OUT, "", self.out
+        for reason, count in self.dropped.items():
+            yield CounterKind.DROPPED, reason, count
+        for reason, count in self.skipped.items():
+            yield CounterKind.SKIPPED, reason, count
 
 
-class StageCounts:
+class StageCounters:
     """The counts of one process, in the database and, once they are committed, in its metrics; thread-safe.
 
-    A transaction calls `write` with its tally, and `show` follows its commit. What a process did not live to show is
-    shown by the next in its slot, in `resume`.
+    A transaction calls `write` with its tally, and `show` follows its commit. If a process is killed between the two,
+    the next one in its slot shows the count, in `resume`.
     """
 
     __slots__ = ("_children", "_metrics", "_slot")
@@ -85,19 +85,19 @@ class StageCounts:
         self._slot = slot
         self._metrics = metrics
         # The series by what they count: looking a child up by its labels costs several times as much as counting.
-        self._children: dict[tuple[What, str], Counter] = {}
+        self._children: dict[tuple[CounterKind, str], Counter] = {}
 
     def resume(self, database: Database, is_abandoned: Callable[[str], bool] = lambda _: False) -> None:
-        """Let database and metrics agree, on the larger number of each; for a stage that starts, which owns its slot.
+        """Set database and metrics to the larger count of the two; for a stage that starts, which owns its slot.
 
-        The metrics have less after a kill or a reboot, the database after it was restored or made anew. What was
-        counted in slots of the same stage that `is_abandoned` is counted on in this one, so that sums never fall.
+        The metrics have less after a kill or a reboot, the database after a restore. Counts of slots of the same stage
+        that `is_abandoned` are adopted by this one, so that sums never fall.
         """
         with database.write() as tx:
             self._adopt(tx, is_abandoned)
             rows: list[Row] = tx.execute(OF_SLOT, (self._slot.name,)).fetchall()
-            committed = {(What.TAKEN, ""): 0, (What.HANDED_ON, ""): 0}
-            committed |= {(What(what), reason): count for what, reason, count in rows}
+            committed = {(CounterKind.TAKEN, ""): 0, (CounterKind.OUT, ""): 0}
+            committed |= {(CounterKind(what), reason): count for what, reason, count in rows}
             ahead = {key: self._shown(*key) - count for key, count in committed.items()}
             tx.executemany(ADD, [(self._slot.name, *key, more) for key, more in ahead.items() if more > 0])
         for key, more in ahead.items():
@@ -110,33 +110,33 @@ class StageCounts:
                 tx.execute(ADOPT, (self._slot.name, slot))
                 tx.execute(FORGET, (slot,))
 
-    def write(self, tx: Tx, tally: Tally) -> None:
+    def write(self, tx: Tx, tally: StageTally) -> None:
         """Count `tally` with whatever else the transaction does."""
         tx.executemany(ADD, [(self._slot.name, *entry) for entry in tally.entries()])
 
-    def show(self, tally: Tally) -> None:
+    def show(self, tally: StageTally) -> None:
         """Add a tally that is committed to the metrics."""
-        for what, reason, count in tally.entries():
-            self._series(what, reason).inc(count)
+        for kind, reason, count in tally.entries():
+            self._series(kind, reason).inc(count)
 
-    def _series(self, what: What, reason: str) -> Counter:
-        child = self._children.get((what, reason))
+    def _series(self, kind: CounterKind, reason: str) -> Counter:
+        child = self._children.get((kind, reason))
         if child is None:
-            child = self._children[what, reason] = self._child(what, reason)
+            child = self._children[kind, reason] = self._child(kind, reason)
         return child
 
-    def _child(self, what: What, reason: str) -> Counter:
-        match what:
-            case What.TAKEN:
+    def _child(self, kind: CounterKind, reason: str) -> Counter:
+        match kind:
+            case CounterKind.TAKEN:
                 return self._metrics.stage_in.labels(self._slot.stage)
-            case What.HANDED_ON:
+            case CounterKind.OUT:
                 return self._metrics.stage_out.labels(self._slot.stage)
-            case What.DISCARDED:
+            case CounterKind.DROPPED:
                 return self._metrics.stage_discarded.labels(self._slot.stage, reason)
-            case What.WITHHELD:
+            case CounterKind.SKIPPED:
                 return self._metrics.sink_ignored.labels(SinkName.RELAY, reason)
 
-    def _shown(self, what: What, reason: str) -> int:
-        """What this slot's own series says; those of other slots are in other files."""
-        value: float = self._series(what, reason)._value.get()
+    def _shown(self, kind: CounterKind, reason: str) -> int:
+        """Return the value of this slot's own series; those of other slots are in other files."""
+        value: float = self._series(kind, reason)._value.get()
         return round(value)

@@ -1,4 +1,4 @@
-"""What became of an event, told to a person: the same words on the command line and on the status page."""
+"""Trace of one event in words, the same on the command line and on the status page."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.nostr.tags import public_keys
 from pipeline.process.condition import utc
-from pipeline.store import fate
+from pipeline.store import event_trace
 from pipeline.store.database import Tx
-from pipeline.store.fate import Fate, Place
+from pipeline.store.event_trace import EventTrace, Location
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One thing to know: what about, and what."""
+class TraceLine:
+    """One line of a trace: its subject and its text."""
 
     subject: str
     text: str
@@ -25,7 +25,7 @@ class Line:
 class Recent:
     """One of the newest events: hexadecimal id, kind, author as npub, why it is relevant, and when it came (ms).
 
-    `delay_ms`: until the sink had it; None while it waits.
+    `delay_ms`: until the sink accepted it; None while it is pending.
     """
 
     event_id: str
@@ -37,11 +37,11 @@ class Recent:
 
 
 def newest(tx: Tx, limit: int) -> list[Recent]:
-    """The newest events that were saved, the very newest first."""
-    return [recent for each in fate.newest(tx, limit) if (recent := _recent(tx, each)) is not None]
+    """Return the newest saved events, the newest first."""
+    return [recent for each in event_trace.newest(tx, limit) if (recent := _recent(tx, each)) is not None]
 
 
-def _recent(tx: Tx, found: fate.Newest) -> Recent | None:
+def _recent(tx: Tx, found: event_trace.Newest) -> Recent | None:
     try:
         event = event_from_json(found.payload)
     except InvalidEvent:
@@ -51,84 +51,84 @@ def _recent(tx: Tx, found: fate.Newest) -> Recent | None:
     return Recent(found.event_id.hex(), event.kind, encode_npub(event.pubkey), why, found.received_at, delay)
 
 
-def of_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> list[Line]:
-    """The story of the event of this id (32 bytes), as far as the database remembers it.
+def explain_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> list[TraceLine]:
+    """Return the trace of the event of this id (32 bytes), as far as the database has it.
 
     With `created_at`, the event's own time (s), it is found at once.
     """
-    found = fate.of_event(tx, event_id, created_at)
-    return [Line("event", event_id.hex()), *_origin(found), *_relevance(tx, found), *_whereabouts(found)]
+    found = event_trace.trace(tx, event_id, created_at)
+    return [TraceLine("event", event_id.hex()), *_origin(found), *_relevance(tx, found), *_whereabouts(found)]
 
 
-def _origin(found: Fate) -> Iterator[Line]:
+def _origin(found: EventTrace) -> Iterator[TraceLine]:
     event = _event_of(found)
     if event is not None:
-        yield Line("what", f"kind {event.kind} by {encode_npub(event.pubkey)}, dated {_date(event.created_at)}")
+        yield TraceLine("what", f"kind {event.kind} by {encode_npub(event.pubkey)}, dated {_date(event.created_at)}")
     elif found.kind is not None:
-        yield Line("what", f"kind {found.kind} by {encode_npub(found.author)}; the payload is gone")
+        yield TraceLine("what", f"kind {found.kind} by {encode_npub(found.author)}; the payload is gone")
     elif found.payload:
-        yield Line("what", f"{len(found.payload)} bytes that are no event")
+        yield TraceLine("what", f"{len(found.payload)} bytes that are no event")
     if found.received_at is not None:
-        yield Line(
+        yield TraceLine(
             "first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is no longer known'}"
         )
 
 
-def _event_of(found: Fate) -> Event | None:
-    """The event, where its payload is there and can be read: it may be what the saver fails at."""
+def _event_of(found: EventTrace) -> Event | None:
+    """Return the event if its payload is there and valid; the saver may fail at it because it is not."""
     try:
         return event_from_json(found.payload) if found.payload else None
     except InvalidEvent:
         return None
 
 
-def _relevance(tx: Tx, found: Fate) -> Iterator[Line]:
+def _relevance(tx: Tx, found: EventTrace) -> Iterator[TraceLine]:
     event = _event_of(found)
     if event is None and not found.author:
         return
     kind, author = (event.kind, event.pubkey) if event is not None else (found.kind, found.author)
-    yield Line("relevant", _rule(tx, kind, author, event))
+    yield TraceLine("relevant", _rule(tx, kind, author, event))
 
 
 def _rule(tx: Tx, kind: int | None, author: bytes, event: Event | None) -> str:
     if kind in GLOBAL_KINDS:
         return f"kind {kind} is relevant from every author"
-    if fate.is_registered(tx, author):
+    if event_trace.is_registered(tx, author):
         return "its author is a registered user"
-    if fate.is_wanted(tx, author):
+    if event_trace.is_wanted(tx, author):
         return "its author is in the contact list of a registered user"
     if event is None:
         return "its author is not wanted today; its payload, which had the mentions, is gone"
-    mentioned = [key for key in public_keys(event) if fate.is_registered(tx, key)]
+    mentioned = [key for key in public_keys(event) if event_trace.is_registered(tx, key)]
     if mentioned:
         return f"it mentions registered user {encode_npub(mentioned[0])}"
     return "no longer relevant: no registered user wrote it, is mentioned in it, or follows its author"
 
 
-def _whereabouts(found: Fate) -> Iterator[Line]:
-    match found.place:
-        case Place.INBOX:
+def _whereabouts(found: EventTrace) -> Iterator[TraceLine]:
+    match found.location:
+        case Location.INBOX:
             again = "" if found.ready_at is None else f"; tried again at {_date(found.ready_at / 1000)}"
-            yield Line("inbox", f"{found.note}{again if found.failures else ''}")
+            yield TraceLine("inbox", f"{found.note}{again if found.failures else ''}")
             if found.failures:
-                yield Line("why", f"the log has it: look for {found.event_id.hex()}")
-        case Place.BURIED:
-            yield Line("dead letter", f"{found.note}; see event-service dead show inbox {found.dead}")
-        case Place.ACCEPTED:
+                yield TraceLine("why", f"the log has it: look for {found.event_id.hex()}")
+        case Location.DEAD_LETTER:
+            yield TraceLine("dead letter", f"{found.note}; see event-service dead show inbox {found.dead}")
+        case Location.ACCEPTED:
             assert found.accepted_at is not None, "accepted at some time"
-            yield Line("accepted", _date(found.accepted_at / 1000))
+            yield TraceLine("accepted", _date(found.accepted_at / 1000))
             for sink in found.sinks:
                 when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
                 hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
-                yield Line(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
+                yield TraceLine(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
             if not found.sinks:
-                yield Line("sinks", "not queued for any sink, or its delivery record has expired")
+                yield TraceLine("sinks", "not queued for any sink, or its delivery record has expired")
     for drop in found.dropped:
-        yield Line(
+        yield TraceLine(
             "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is no longer known'}: {drop.reason}"
         )
-    if found.place is Place.UNKNOWN and not found.dropped:
-        yield Line(
+    if found.location is Location.UNKNOWN and not found.dropped:
+        yield TraceLine(
             "never accepted",
             "no relay has sent it recently, or no registered user is concerned by it (counted as `unwanted`), or its "
             "id is older than EVENTS_SEEN_RETENTION",
@@ -139,5 +139,5 @@ def _date(seconds: float) -> str:
     try:
         return utc(seconds)
     except (OverflowError, OSError, ValueError):
-        # An author may date an event as he likes.
+        # An author may give an event any date.
         return f"{seconds:.0f} s after 1970"
