@@ -41,11 +41,11 @@ from pipeline.process.rate import Allowance
 from pipeline.process.slots import held_indexes, is_supervised
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
-from pipeline.relay.channel import Channel
 from pipeline.relay.dial import Compression, DialPolicy, dial
 from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
+from pipeline.relay.websocket import WebSocket
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
@@ -195,7 +195,7 @@ class _Dialler:
     ctx: StageContext
     policy: DialPolicy
 
-    def dial(self, address: RelayAddress) -> Channel:
+    def dial(self, address: RelayAddress) -> WebSocket:
         return dial(address, self.policy, self.ctx.clock, self.ctx.stop.is_set)
 
     def information(self, address: RelayAddress) -> RelayInformation:

@@ -7,10 +7,10 @@ from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import fetch_information
 from pipeline.relay.secret_key import read_secret_key
-from pipeline.relay.transport import Transport
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import RelaySink
@@ -45,7 +45,7 @@ def run(ctx: StageContext) -> None:
     with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
         sink = RelaySink(
             target,
-            lambda: Transport(dial(target, policy, ctx.clock, cancelled), ctx.clock),
+            lambda: BlockingWebSocket(dial(target, policy, ctx.clock, cancelled), ctx.clock),
             read_secret_key(config.secret_key_path),
             ctx.clock,
             ctx.metrics,

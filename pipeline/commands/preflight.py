@@ -8,7 +8,7 @@ from typing import Final
 from pipeline.errors import EventServiceError
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import SystemClock
-from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.dial import DialPolicy, dial, never
 from pipeline.relay.errors import DialError
 from pipeline.relay.resolve import endpoints, system_resolver
@@ -68,7 +68,7 @@ def _resolving(address: RelayAddress, config: Config) -> Callable[[], Finding]:
         if address.network is not Network.CLEARNET:
             proxied = config.socks_proxy is not None and address.network is Network.ONION
             return Finding(subject, proxied, "resolved by the proxy" if proxied else f"no way into {address.network}")
-        attempt = Attempt(Deadline(SystemClock(), _TIMEOUT_S), never)
+        attempt = AttemptDeadline(Deadline(SystemClock(), _TIMEOUT_S), never)
         try:
             found = endpoints(
                 address.host, address.port, resolver=system_resolver,

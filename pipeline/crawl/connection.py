@@ -31,14 +31,14 @@ from pipeline.nostr.message import (
 from pipeline.process.rate import Budget, Rate
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.authentication import AuthState
-from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import SkippedMessage
-from pipeline.relay.limits import Limits
-from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.relay.sighting import sighting
 from pipeline.relay.subscription import PAGE_PREFIX
+from pipeline.relay.websocket import WebSocket
 from pipeline.store.relays import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
@@ -63,7 +63,7 @@ class Connection:
     """
 
     def __init__(
-        self, relay: int, address: RelayAddress, crawl: RelaySync, limits: Limits, host: HostBackoff,
+        self, relay: int, address: RelayAddress, crawl: RelaySync, limits: RelayLimits, host: HostBackoff,
         metrics: RelayMetrics, shared: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
@@ -99,7 +99,7 @@ class Connection:
         """Whether the relay owes an answer, after which there may be more to ask."""
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> RelayLimits:
         """What has been learned of the relay's limits."""
         return self._session.limits
 
@@ -156,7 +156,7 @@ class Connection:
         self._crawl.connected()
         self._row.put(RelayState.CONNECTED)
 
-    def turn(self, channel: Channel) -> int:
+    def turn(self, channel: WebSocket) -> int:
         """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
         if self._is_costly:
@@ -198,7 +198,7 @@ class Connection:
             self._is_held = True
             self._row.put(RelayState.BACKPRESSURED)
 
-    def resume(self, channel: Channel) -> None:
+    def resume(self, channel: WebSocket) -> None:
         """Reading goes on, after `hold`."""
         if self._is_held:
             self._is_held = False
@@ -221,7 +221,7 @@ class Connection:
             self._slowed_until = max(self._slowed_until, now + pause_s)
         self._crawl.on_costly()
 
-    def _may_read_on(self, channel: Channel, now: float) -> bool:
+    def _may_read_on(self, channel: WebSocket, now: float) -> bool:
         if now >= self._slowed_until and self._hand_over.push():
             self._slowed_until = 0.0
             self._wait_anew(channel, now)
@@ -231,7 +231,7 @@ class Connection:
         self._due_at = self._slowed_until if self._slowed_until > now else now + _FULL_CHECK_S
         return False
 
-    def _wait_anew(self, channel: Channel, now: float) -> None:
+    def _wait_anew(self, channel: WebSocket, now: float) -> None:
         """Nothing was read for a while: what the relay owes us is owed from now on."""
         channel.last_received = now
         self._session.resume(now)
@@ -241,7 +241,7 @@ class Connection:
         """Whether there is more to do than to read events."""
         return now >= self._due_at or bool(self._session.outgoing) or now >= self._crawl.next_time()
 
-    def _work(self, channel: Channel, now: float) -> None:
+    def _work(self, channel: WebSocket, now: float) -> None:
         """Do whatever but reading is due, and find the next time for it."""
         self._has_news = False
         self._tell()
@@ -259,7 +259,7 @@ class Connection:
         self._due_at = min(self._times(channel))
         self.is_asking = self._session.pages > 0 or self._session.comparison.is_open
 
-    def _times(self, channel: Channel) -> Iterator[float]:
+    def _times(self, channel: WebSocket) -> Iterator[float]:
         yield self._crawl.next_time()
         yield max(self._pinged_at, channel.last_received) + PING_AFTER_S
         yield channel.last_received + GIVE_UP_AFTER_S
@@ -267,7 +267,7 @@ class Connection:
             if deadline is not None:
                 yield deadline
 
-    def _keep_alive(self, channel: Channel, now: float) -> None:
+    def _keep_alive(self, channel: WebSocket, now: float) -> None:
         silent = now - channel.last_received
         if silent >= GIVE_UP_AFTER_S:
             raise ConnectionLost(LossReason.ERROR, "no answer to pings")

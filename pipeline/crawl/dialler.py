@@ -7,9 +7,9 @@ from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.nostr.address import RelayAddress
-from pipeline.relay.channel import Channel
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
+from pipeline.relay.websocket import WebSocket
 
 # What a relay's host answers itself, though not as it should.
 _ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
@@ -18,7 +18,7 @@ _ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
 class Dialler(Protocol):
     """Opens connections; called from several threads at once."""
 
-    def dial(self, address: RelayAddress) -> Channel:
+    def dial(self, address: RelayAddress) -> WebSocket:
         """An open websocket; raises `DialError`."""
         ...
 
@@ -29,7 +29,7 @@ class Dialler(Protocol):
 
 def begin(
     dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, shared: CrawlContext
-) -> Channel | ConnectionResult:
+) -> WebSocket | ConnectionResult:
     """Return the open websocket, or why there is none."""
     try:
         return dialler.dial(address)

@@ -7,9 +7,9 @@ from pipeline.crawl.relay_status import StatusRecorder
 from pipeline.crawl.sync.forms.audit import FormAudit
 from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.nostr.auth import auth_event
-from pipeline.relay.comparison import NegAnswered, NegEnd, NegEnded
-from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived, NegOutcome
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 
@@ -39,11 +39,11 @@ class Outcomes:
             case LiveEnded():
                 self._crawl.live_ended(outcome, now)
                 self._refused(outcome.refusal, outcome.detail, now)
-            case NegAnswered():
+            case NegMessageReceived():
                 self._crawl.neg_answered(outcome, self._session, now)
-            case NegEnded():
+            case NegFinished():
                 self._crawl.neg_ended(outcome, self._session)
-                if outcome.end is NegEnd.RATE_LIMITED:
+                if outcome.end is NegOutcome.RATE_LIMITED:
                     self._host.limited(now)
                 self._metrics.crawled(self._crawl.counts)
             case AuthWanted(challenge=challenge, address=address):
@@ -60,7 +60,7 @@ class Outcomes:
         self._metrics.crawled(self._crawl.counts)
         if ended.refusal is None:
             self._host.answered()
-        elif ended.key != FormAudit.KEY or ended.refusal is Refusal.RATE_LIMITED:
+        elif ended.key != FormAudit.KEY or ended.refusal is RelayRefusal.RATE_LIMITED:
             # A refused control keeps nothing from us.
             self._refused(ended.refusal, ended.detail, now)
 
@@ -70,14 +70,14 @@ class Outcomes:
         wall = self._shared.clock.now_ms() // 1000
         self._session.authenticate(auth_event(secret, address, challenge, wall), now)
 
-    def _refused(self, refusal: Refusal, detail: str, now: float) -> None:
-        if refusal is Refusal.RATE_LIMITED:
+    def _refused(self, refusal: RelayRefusal, detail: str, now: float) -> None:
+        if refusal is RelayRefusal.RATE_LIMITED:
             self._host.limited(now)
         self._metrics.refusal(refusal)
-        if refusal is Refusal.AUTH_REQUIRED and self._shared.secret is None:
+        if refusal is RelayRefusal.AUTH_REQUIRED and self._shared.secret is None:
             detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
         is_looked_into = refusal.may_be_of_size and self._crawl.trials.is_under_way
-        if not refusal.asks_for_less and refusal is not Refusal.UNCLEAR and not is_looked_into:
+        if not refusal.asks_for_less and refusal is not RelayRefusal.UNCLEAR and not is_looked_into:
             # What is had by asking for less is no trouble of the operator's.
             self._row.refused(refusal, detail)
         relay = self._row.address

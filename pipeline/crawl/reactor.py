@@ -19,8 +19,8 @@ from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.process.clock import pause
-from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost
+from pipeline.relay.websocket import WebSocket
 
 # What relays send in so long is looked at once, and goes on its way together.
 GATHER_S: Final = 0.04
@@ -63,7 +63,7 @@ _HOLD_CHECK_S: Final = 0.25
 @dataclass(slots=True, eq=False)
 class _Served:
     connection: Connection
-    channel: Channel
+    channel: WebSocket
     ended: Callable[[ConnectionResult], object]
     since: float
     events: int = 0
@@ -92,7 +92,7 @@ class Reactor:
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _gathering: ReadCoalescer = field(default_factory=ReadCoalescer)
 
-    def adopt(self, connection: Connection, channel: Channel, ended: Callable[[ConnectionResult], object]) -> None:
+    def adopt(self, connection: Connection, channel: WebSocket, ended: Callable[[ConnectionResult], object]) -> None:
         """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
 
         Who comes after the end of `run` is not served.

@@ -23,7 +23,7 @@ from pipeline.nostr.message import (
 )
 from pipeline.process.metrics import Metrics
 from pipeline.relay.errors import DialReason
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 
 _STAGE: Final = "crawler"
 _TYPES: Final[dict[type, str]] = {
@@ -116,7 +116,7 @@ class RelayMetrics:
         """Count a NOTICE by what it is about."""
         self._metrics.notices.labels(self._address, kind.value).inc()
 
-    def refusal(self, refusal: Refusal) -> None:
+    def refusal(self, refusal: RelayRefusal) -> None:
         """Count a request that the relay did not answer to its end."""
         self._metrics.stage_errors.labels(_STAGE, f"refused-{refusal}").inc()
 

@@ -30,8 +30,8 @@ from pipeline.nostr.address import RelayAddress
 from pipeline.process.metrics import Metrics
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.dial_gate import DialGate
-from pipeline.relay.limits import Limits
-from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store import cursors, gaps, relay_forms, relay_samples, relays, runs, sweeps
 from pipeline.store.backfills import Backfill
@@ -48,7 +48,7 @@ class _Relay:
     crawl: RelaySync
     host: HostBackoff
     metrics: RelayMetrics
-    limits: Limits
+    limits: RelayLimits
     failures: int
     next_dial_at: float
     """By the monotonic clock, which is never set."""
@@ -245,7 +245,7 @@ class RelayPool:
             open_gaps = gaps.of_relay(tx, candidate.relay)
             checks = relay_forms.of_relay(tx, candidate.relay)
             sample = relay_samples.of_relay(tx, candidate.relay)
-        limits = Limits.from_json(candidate.limits).as_of(now // 1000)
+        limits = RelayLimits.from_json(candidate.limits).as_of(now // 1000)
         crawl = RelaySync(
             coverage=coverage,
             limits=limits,

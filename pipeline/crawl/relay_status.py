@@ -7,9 +7,9 @@ from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth
 from pipeline.process.clock import Clock
-from pipeline.relay.limits import Limits
-from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.store.relays import RelayState, RelayStatus
 
@@ -55,7 +55,7 @@ class StatusRecorder:
         """The relay's, in canonical form."""
         return self._status.address
 
-    def learn(self, limits: Limits) -> None:
+    def learn(self, limits: RelayLimits) -> None:
         """Let the session go by `limits`, which no refusal of this connection taught."""
         self._session.limits = self._learned = limits
 
@@ -63,7 +63,7 @@ class StatusRecorder:
         """Write down with the next state to which IP address the relay's name led; empty where that is not known."""
         self._status = replace(self._status, resolved=address)
 
-    def refused(self, refusal: Refusal, detail: str) -> None:
+    def refused(self, refusal: RelayRefusal, detail: str) -> None:
         """The relay refused something; one of each kind in a row is enough to be told."""
         if not self._status.last_error.startswith(f"{refusal}: "):
             # The relay's own words mostly begin with the same.

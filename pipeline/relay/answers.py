@@ -1,8 +1,8 @@
 """Which requests of one connection were answered, and what the silence about another teaches. Pure."""
 
 from pipeline.relay.dimensions import Dimension, Source
-from pipeline.relay.lessons import after_silence
-from pipeline.relay.limits import Limits
+from pipeline.relay.limit_inference import after_silence
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import Subscription
 
@@ -44,7 +44,7 @@ class Answers:
         """Return True if this connection is to show whether what happened on another happens again."""
         return self._silences.awaits(self, now)
 
-    def after_silence(self, limits: Limits, silent: Subscription, now: float) -> Limits:
+    def after_silence(self, limits: RelayLimits, silent: Subscription, now: float) -> RelayLimits:
         """Return `limits` after a page without any answer: slower, or less, once another connection showed the same."""
         is_unheard = silent.is_early and silent.number < self._first
         # The page beside it may have taught the reason a moment ago.

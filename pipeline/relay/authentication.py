@@ -18,7 +18,7 @@ class AuthState(StrEnum):
     REFUSED = "refused"
 
 
-class Verdict(Enum):
+class AuthResult(Enum):
     """What became of an AUTH."""
 
     ACCEPTED = "accepted"
@@ -99,7 +99,7 @@ class Authentication:
         self._event_id = event_id
         self._deadline = now + PATIENCE_S
 
-    def judged(self, event_id: bytes, *, accepted: bool) -> Verdict | None:
+    def judged(self, event_id: bytes, *, accepted: bool) -> AuthResult | None:
         """Take an OK; `None` if it is about something else, or if another address is to be tried."""
         if event_id != self._event_id:
             return None
@@ -107,22 +107,22 @@ class Authentication:
             self.address += 1
             self._answered = self._event_id = None
             return None
-        return self._settle(Verdict.ACCEPTED if accepted else Verdict.REFUSED)
+        return self._settle(AuthResult.ACCEPTED if accepted else AuthResult.REFUSED)
 
-    def expired(self, now: float) -> Verdict | None:
+    def expired(self, now: float) -> AuthResult | None:
         """What waiting to its end comes to; `None` while there is time left."""
         if self._deadline is None or now < self._deadline:
             return None
         # nostr-rs-relay says nothing when it accepts.
-        return self._settle(Verdict.REFUSED if self._event_id is None else Verdict.ACCEPTED)
+        return self._settle(AuthResult.REFUSED if self._event_id is None else AuthResult.ACCEPTED)
 
     def postpone(self, now: float) -> None:
         """Wait anew, after a pause in which nothing was read."""
         if self._deadline is not None:
             self._deadline = max(self._deadline, now + PATIENCE_S)
 
-    def _settle(self, verdict: Verdict) -> Verdict:
-        if verdict is Verdict.ACCEPTED:
+    def _settle(self, verdict: AuthResult) -> AuthResult:
+        if verdict is AuthResult.ACCEPTED:
             self.state = AuthState.ACCEPTED
         else:
             self.state = AuthState.WANTED if self._event_id is None else AuthState.REFUSED

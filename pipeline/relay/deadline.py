@@ -32,7 +32,7 @@ class Deadline:
         return Deadline(self._clock, self.remaining() / parts)
 
 
-class Attempt:
+class AttemptDeadline:
     """One dial's deadline, and whether the dial is still wanted; `cancelled` is asked from the dialling thread."""
 
     __slots__ = ("_cancelled", "_deadline")
@@ -50,6 +50,6 @@ class Attempt:
             raise DialError(DialReason.TIMEOUT, doing)
         return min(remaining, WAIT_SLICE_S)
 
-    def share(self, parts: int) -> "Attempt":
+    def share(self, parts: int) -> "AttemptDeadline":
         """The same with one of `parts` equal parts of the time left."""
-        return Attempt(self._deadline.share(parts), self._cancelled)
+        return AttemptDeadline(self._deadline.share(parts), self._cancelled)

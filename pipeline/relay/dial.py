@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import Clock
-from pipeline.relay.channel import Channel
-from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
 from pipeline.relay.resolve import Endpoint, Resolver, endpoints, is_own, system_resolver
 from pipeline.relay.socks import connect_through
-from pipeline.relay.stream import wait_for
+from pipeline.relay.timed_socket import wait_for
+from pipeline.relay.websocket import WebSocket
 from pipeline.settings.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
@@ -83,12 +83,12 @@ def never() -> bool:
     return False
 
 
-def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Callable[[], bool] = never) -> Channel:
+def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Callable[[], bool] = never) -> WebSocket:
     """An open websocket to `address`; raises `DialError`, within `policy.timeout_s` and a little.
 
     `cancelled` is asked at least every quarter of a second, from this thread; once true, the dial ends.
     """
-    attempt = Attempt(Deadline(clock, policy.timeout_s), cancelled)
+    attempt = AttemptDeadline(Deadline(clock, policy.timeout_s), cancelled)
     compression = policy.compression
     if compression is not None and compression.is_offered_to(address):
         try:
@@ -101,8 +101,13 @@ def dial(address: RelayAddress, policy: DialPolicy, clock: Clock, cancelled: Cal
 
 
 def _websocket(
-    address: RelayAddress, policy: DialPolicy, clock: Clock, attempt: Attempt, *, offers_compression: bool = False
-) -> Channel:
+    address: RelayAddress,
+    policy: DialPolicy,
+    clock: Clock,
+    attempt: AttemptDeadline,
+    *,
+    offers_compression: bool = False,
+) -> WebSocket:
     sock = connect(address, policy, attempt)
     try:
         upgraded = upgrade(
@@ -115,14 +120,14 @@ def _websocket(
         raise
 
 
-def _channel(sock: socket.socket, upgraded: Upgraded, policy: DialPolicy, clock: Clock) -> Channel:
-    return Channel(
+def _channel(sock: socket.socket, upgraded: Upgraded, policy: DialPolicy, clock: Clock) -> WebSocket:
+    return WebSocket(
         sock, clock,
         initial=upgraded.initial, max_message_bytes=policy.max_message_bytes, inflates=upgraded.inflates,
     )  # fmt: skip
 
 
-def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+def connect(address: RelayAddress, policy: DialPolicy, attempt: AttemptDeadline) -> socket.socket:
     """A non-blocking socket connected to `address`, through TLS for wss; raises `DialError`.
 
     Every address of the host is vetted and connected to as it was vetted: no name is resolved twice.
@@ -150,7 +155,9 @@ def connect(address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> sock
     return _first_of(candidates, attempt, lambda sock, share: _secured(sock, address, policy, share), admit)
 
 
-def _connect_by_proxy(address: RelayAddress, proxy: HostPort, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+def _connect_by_proxy(
+    address: RelayAddress, proxy: HostPort, policy: DialPolicy, attempt: AttemptDeadline
+) -> socket.socket:
     # The operator names the proxy, usually on this machine; strangers have no say in it.
     candidates = endpoints(proxy.host, proxy.port, resolver=policy.resolver, allow_private=True, attempt=attempt)
     try:
@@ -169,8 +176,8 @@ def _connect_by_proxy(address: RelayAddress, proxy: HostPort, policy: DialPolicy
 
 def _first_of(
     candidates: list[Endpoint],
-    attempt: Attempt,
-    prepare: Callable[[socket.socket, Attempt], socket.socket],
+    attempt: AttemptDeadline,
+    prepare: Callable[[socket.socket, AttemptDeadline], socket.socket],
     admit: Callable[[Endpoint], None] = lambda _: None,
 ) -> socket.socket:
     """Return what `prepare` makes of the first candidate that connects, each given its share of the time that is left.
@@ -194,7 +201,7 @@ def _first_of(
     raise max(failures, key=lambda failure: _TELLING.index(failure.reason))
 
 
-def _connected(endpoint: Endpoint, attempt: Attempt) -> socket.socket:
+def _connected(endpoint: Endpoint, attempt: AttemptDeadline) -> socket.socket:
     try:
         sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     except OSError as error:
@@ -216,7 +223,7 @@ def _connected(endpoint: Endpoint, attempt: Attempt) -> socket.socket:
     return sock
 
 
-def _secured(sock: socket.socket, address: RelayAddress, policy: DialPolicy, attempt: Attempt) -> socket.socket:
+def _secured(sock: socket.socket, address: RelayAddress, policy: DialPolicy, attempt: AttemptDeadline) -> socket.socket:
     """`sock` itself for ws, for wss the TLS socket that takes its place, its certificate verified for the host."""
     if address.scheme != "wss":
         return sock
@@ -239,7 +246,7 @@ def _secured(sock: socket.socket, address: RelayAddress, policy: DialPolicy, att
     return secured
 
 
-def _handshake(secured: ssl.SSLSocket, attempt: Attempt) -> None:
+def _handshake(secured: ssl.SSLSocket, attempt: AttemptDeadline) -> None:
     while True:
         try:
             secured.do_handshake()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.subscription import Subscription
 
 # How long pages may still be answered after a refusal that could be of any of them.
@@ -17,7 +17,7 @@ ALONE_S: Final = 20.0
 class _Doubt:
     """What a page ends with if it has had no answer until a time."""
 
-    refusal: Refusal
+    refusal: RelayRefusal
     text: str
     until: float
 
@@ -42,13 +42,13 @@ class Doubts:
         """When `take_due` will have something to do."""
         return min((*(each.until for each in self._doubts.values()), *self._alone.values()), default=None)
 
-    def begin(self, pages: Sequence[Subscription], refusal: Refusal, text: str, now: float) -> None:
+    def begin(self, pages: Sequence[Subscription], refusal: RelayRefusal, text: str, now: float) -> None:
         """A refusal with this text is of one of these pages, if it is of any page."""
         if len(pages) > 1:
-            refusal = Refusal.UNCLEAR
+            refusal = RelayRefusal.UNCLEAR
         elif not refusal.is_lasting:
             # It may be of size, though nothing of that size was asked for.
-            refusal = Refusal.UNSUPPORTED
+            refusal = RelayRefusal.UNSUPPORTED
         for each in pages:
             self._doubts.setdefault(each.id, _Doubt(refusal, text, now + DOUBT_S))
 
@@ -56,9 +56,9 @@ class Doubts:
         """A refusal with this text may be of one of these live subscriptions, for their `limit: 0`."""
         for each in live:
             if not each.answered:
-                self._doubts.setdefault(each.id, _Doubt(Refusal.ZERO_LIMIT, text, now + DOUBT_S))
+                self._doubts.setdefault(each.id, _Doubt(RelayRefusal.ZERO_LIMIT, text, now + DOUBT_S))
 
-    def take_due(self, asked: Iterable[Subscription], now: float) -> list[tuple[Subscription, Refusal, str]]:
+    def take_due(self, asked: Iterable[Subscription], now: float) -> list[tuple[Subscription, RelayRefusal, str]]:
         """Return those that stayed without an answer, once their time is over, each with its refusal and the text.
 
         Where several may have been meant it is unclear of each, and they are asked for alone next.
@@ -69,7 +69,7 @@ class Doubts:
             del self._doubts[name]
         found = [(each, due[each.id]) for each in asked if each.id in due and not each.answered]
         for each, doubt in found:
-            if doubt.refusal is Refusal.UNCLEAR:
+            if doubt.refusal is RelayRefusal.UNCLEAR:
                 self._alone[each.key] = now + ALONE_S
             else:
                 self.on_page_ended(each.key)

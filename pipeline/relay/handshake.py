@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.address import RelayAddress
-from pipeline.relay.deadline import Attempt
+from pipeline.relay.deadline import AttemptDeadline
 from pipeline.relay.deflate import OFFER, UnusableAgreement, is_agreed
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.retry_after import retry_after_s
-from pipeline.relay.stream import BoundedStream
+from pipeline.relay.timed_socket import TimedSocket
 
 # Real answers take a few hundred bytes; proxies that add a content policy stay below 8 KiB.
 MAX_HEAD_BYTES: Final = 16 << 10
@@ -66,7 +66,7 @@ def upgrade(
     sock: socket.socket,
     address: RelayAddress,
     user_agent: str,
-    attempt: Attempt,
+    attempt: AttemptDeadline,
     *,
     now_s: int,
     offers_compression: bool = False,
@@ -76,9 +76,7 @@ def upgrade(
     No redirect is followed, no cookie kept or sent, no extension offered but compression where that is asked for.
     `now_s`: the time (Unix seconds), for a relay that says until when it is to be left alone.
     """
-    stream = BoundedStream(
-        sock, attempt, reason=DialReason.HANDSHAKE, doing="websocket handshake", budget=MAX_HEAD_BYTES
-    )
+    stream = TimedSocket(sock, attempt, reason=DialReason.HANDSHAKE, doing="websocket handshake", budget=MAX_HEAD_BYTES)
     key = base64.b64encode(secrets.token_bytes(16))
     stream.sendall(_request(address, user_agent, key, offers_compression=offers_compression))
     answer = _read_answer(stream)
@@ -109,7 +107,7 @@ def _request(address: RelayAddress, user_agent: str, key: bytes, *, offers_compr
     return "\r\n".join((*lines, "", "")).encode()
 
 
-def _read_answer(stream: BoundedStream) -> _Answer:
+def _read_answer(stream: TimedSocket) -> _Answer:
     """Read the head of the answer; those that only say that one will come (100 to 199, but for 101) are passed over."""
     while True:
         status = _status(stream.read_line())
@@ -120,7 +118,7 @@ def _read_answer(stream: BoundedStream) -> _Answer:
             return _Answer(status, headers)
 
 
-def _read_headers(stream: BoundedStream, status: int) -> _Headers:
+def _read_headers(stream: TimedSocket, status: int) -> _Headers:
     """Read up to the blank line, so that the page that comes with an error is never read."""
     headers: dict[str, list[str]] = {}
     while True:

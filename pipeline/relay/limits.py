@@ -51,7 +51,7 @@ _MAX_REFUSED_KINDS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RelayLimits:
     """How a relay may be asked; the first fields are those of `Dimension`.
 
     `bounds`: how those of them were learned that differ from the default; `refused_kinds`: kinds that it refused by
@@ -131,7 +131,7 @@ class Limits:
         known = self.bound(Dimension.KINDS)
         return MOST_KINDS if known is None or known.source is Source.CONTROL else self.max_kinds
 
-    def takes_less_than(self, before: "Limits") -> bool:
+    def takes_less_than(self, before: "RelayLimits") -> bool:
         """Whether what was cut for `before` may be refused now."""
         return self.refused_kinds != before.refused_kinds or any(
             self.of(each) < before.of(each) for each in (*LISTS, Dimension.LIMIT, Dimension.SPAN, Dimension.FRAME_BYTES)
@@ -142,7 +142,7 @@ class Limits:
         """How many filters a live subscription may have: one where it left out events, as of all but the first."""
         return 1 if self.live_missed_at else self.max_filters
 
-    def without_trust_in_live(self, now: int) -> "Limits":
+    def without_trust_in_live(self, now: int) -> "RelayLimits":
         """After live subscriptions left out events: ask for one stored event too, or else one filter at a time."""
         if not (self.refuses_zero or self.zero_is_all):
             return replace(self, refuses_zero=True)
@@ -150,7 +150,7 @@ class Limits:
 
     # Narrowing.
 
-    def narrowed(self, dimension: Dimension, to: int, source: Source = Source.REFUSAL) -> "Limits":
+    def narrowed(self, dimension: Dimension, to: int, source: Source = Source.REFUSAL) -> "RelayLimits":
         """Return these limits with one dimension held to `to`, at least 1; unchanged where it is no more already."""
         to = max(1, to)
         if to >= self.of(dimension) and not (dimension is Dimension.KINDS and self._is_first_refusal(to, source)):
@@ -163,24 +163,24 @@ class Limits:
             learned = replace(known, narrowed_at=0)
         return self._with(learned, to)
 
-    def halved(self, dimension: Dimension, asked: int, source: Source = Source.REFUSAL) -> "Limits":
+    def halved(self, dimension: Dimension, asked: int, source: Source = Source.REFUSAL) -> "RelayLimits":
         """Return these limits with one dimension held to half of what was `asked` for."""
         return self.narrowed(dimension, min(self.of(dimension), asked // 2), source)
 
-    def fewer_subscriptions(self, open_now: int, source: Source = Source.REFUSAL) -> "Limits":
+    def fewer_subscriptions(self, open_now: int, source: Source = Source.REFUSAL) -> "RelayLimits":
         """After a refusal for too many subscriptions while `open_now` were open, the refused one among them."""
         return self.subscriptions_up_to(max(1, open_now - 1), source)
 
-    def subscriptions_up_to(self, most: int, source: Source = Source.REFUSAL) -> "Limits":
+    def subscriptions_up_to(self, most: int, source: Source = Source.REFUSAL) -> "RelayLimits":
         """Return these limits with at most so many subscriptions, one of which is kept for live events."""
         narrower = self.narrowed(Dimension.SUBSCRIPTIONS, most, source)
         return narrower.narrowed(Dimension.PAGES, narrower.max_subscriptions - 1, source)
 
-    def fewer_pages(self) -> "Limits":
+    def fewer_pages(self) -> "RelayLimits":
         """After a refusal for asking too much at once."""
         return self.narrowed(Dimension.PAGES, self.max_pages - 1)
 
-    def below(self, request_bytes: int, answered: int = 0) -> "Limits":
+    def below(self, request_bytes: int, answered: int = 0) -> "RelayLimits":
         """After the connection was lost over a request of so many bytes, which was not answered.
 
         `answered`: the largest that ever was. Only where smaller ones were is size likely to be the matter, so that
@@ -189,14 +189,14 @@ class Limits:
         least = max(answered, LEAST_SEEN_BYTES) if 0 < answered < request_bytes else LEAST_FRAME_BYTES
         return self.narrowed(Dimension.FRAME_BYTES, max(least, request_bytes // 2), Source.LOSS)
 
-    def without_kind(self, kind: int) -> "Limits":
+    def without_kind(self, kind: int) -> "RelayLimits":
         """Return these limits with one more kind that the relay refuses to be asked for."""
         known = {*self.refused_kinds, kind}
         return self if len(known) > _MAX_REFUSED_KINDS else replace(self, refused_kinds=tuple(sorted(known)))
 
     # Widening.
 
-    def raised(self, dimension: Dimension) -> "Limits":
+    def raised(self, dimension: Dimension) -> "RelayLimits":
         """Return these limits with the double of one dimension, as a control event came back with as much as allowed.
 
         Unchanged where the relay itself says how much it takes.
@@ -207,7 +207,7 @@ class Limits:
             return self
         return self._with(Bound(dimension, Source.CONTROL), to)
 
-    def widened(self, now: int) -> "Limits":
+    def widened(self, now: int) -> "RelayLimits":
         """Return what to try at a look at the NIP-11 document: a step more where refusals are long past.
 
         What the document says is to be taken into account anew, and forms and kinds that were refused are tried again.
@@ -221,11 +221,11 @@ class Limits:
         )  # fmt: skip
         return anew._tried(now, frozenset(Source))
 
-    def doubted(self, now: int) -> "Limits":
+    def doubted(self, now: int) -> "RelayLimits":
         """Return what to try of that which only silence taught, some minutes after it did."""
         return self._tried(now, frozenset({Source.SILENCE}))
 
-    def dated(self, before: "Limits", now: int) -> "Limits":
+    def dated(self, before: "RelayLimits", now: int) -> "RelayLimits":
         """Return these limits with the time noted for what was narrowed until `now`, since they were as `before`."""
         if all(each.narrowed_at for each in self.bounds):
             return self
@@ -233,7 +233,7 @@ class Limits:
 
     # The NIP-11 document.
 
-    def as_of(self, now: int) -> "Limits":
+    def as_of(self, now: int) -> "RelayLimits":
         """These limits without times beyond `now`, which a clock that was ahead noted."""
         late: dict[str, Any] = {name: now for name in _TIMES if getattr(self, name) > now}
         if any(max(each.narrowed_at, each.widened_at) > now for each in self.bounds):
@@ -243,7 +243,7 @@ class Limits:
             )
         return replace(self, **late) if late else self
 
-    def informed(self, now: int) -> "Limits":
+    def informed(self, now: int) -> "RelayLimits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
         return replace(self, informed_at=now)
 
@@ -251,7 +251,7 @@ class Limits:
         """Whether the NIP-11 document should be looked at again."""
         return now - self.informed_at >= INFORMATION_AGE_S
 
-    def advertised(self, said: AdvertisedLimits) -> "Limits":
+    def advertised(self, said: AdvertisedLimits) -> "RelayLimits":
         """Return these limits narrowed to what a NIP-11 document says.
 
         Documents are often wrong, so they widen nothing, but for the bytes of a frame after a loss that only seemed to
@@ -285,7 +285,7 @@ class Limits:
         return orjson.dumps(asdict(self)).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> "Limits":
+    def from_json(cls, text: str) -> "RelayLimits":
         """Read what `to_json` wrote; whatever is missing or out of range is as if nothing had been learned."""
         try:
             stored = orjson.loads(text)
@@ -309,7 +309,7 @@ class Limits:
         known = self.bound(Dimension.KINDS)
         return source is not Source.CONTROL and (known is None or known.source is Source.CONTROL) and to < MOST_KINDS
 
-    def _tried(self, now: int, sources: frozenset[Source]) -> "Limits":
+    def _tried(self, now: int, sources: frozenset[Source]) -> "RelayLimits":
         limits = self
         for each in self.bounds:
             is_due = now - max(each.narrowed_at, each.widened_at) >= each.widen_after and each.narrowed_at > 0
@@ -320,20 +320,20 @@ class Limits:
                 limits = limits._with(replace(each, widened_at=now), to)
         return limits
 
-    def _with(self, bound: Bound, value: int) -> "Limits":
+    def _with(self, bound: Bound, value: int) -> "RelayLimits":
         others = [each for each in self.bounds if each.dimension is not bound.dimension]
         bounds = tuple(sorted((*others, bound), key=lambda each: each.dimension))
         changed: dict[str, Any] = {bound.dimension.value: value}
         return replace(self, bounds=bounds, **changed)
 
-    def _without(self, dimension: Dimension) -> "Limits":
+    def _without(self, dimension: Dimension) -> "RelayLimits":
         others = tuple(each for each in self.bounds if each.dimension is not dimension)
         changed: dict[str, Any] = {dimension.value: _DEFAULT.of(dimension)}
         return replace(self, bounds=others, **changed)
 
 
 _TIMES = ("informed_at", "whole_refused_at", "negentropy_failed_at", "live_missed_at")
-_DEFAULT = Limits()
+_DEFAULT = RelayLimits()
 MOST: Final = {each: MOST_KINDS if each is Dimension.KINDS else _DEFAULT.of(each) for each in Dimension}
 
 

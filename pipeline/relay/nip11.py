@@ -12,11 +12,11 @@ from pipeline.errors import EventServiceError
 from pipeline.nostr.address import RelayAddress
 from pipeline.process.clock import Clock
 from pipeline.relay.advertised import AdvertisedLimits, advertised_limits, is_number
-from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.dial import DialPolicy, connect, never
 from pipeline.relay.errors import DialError, DialReason, printable
 from pipeline.relay.handshake import MAX_HEAD_BYTES, host_header
-from pipeline.relay.stream import BoundedStream
+from pipeline.relay.timed_socket import TimedSocket
 
 MAX_DOCUMENT_BYTES = 256 << 10
 FETCH_TIMEOUT_S = 10.0
@@ -71,7 +71,7 @@ def fetch_information(
 
     No redirect is followed. `cancelled` is as for `dial`.
     """
-    attempt = Attempt(Deadline(clock, timeout_s), cancelled)
+    attempt = AttemptDeadline(Deadline(clock, timeout_s), cancelled)
     try:
         sock = connect(address, policy, attempt)
     except DialError as error:
@@ -106,11 +106,11 @@ def _text(value: object) -> str:
     return printable(value, _MAX_TEXT_LENGTH) if isinstance(value, str) else ""
 
 
-def _get(sock: socket.socket, address: RelayAddress, user_agent: str, attempt: Attempt) -> bytes:
+def _get(sock: socket.socket, address: RelayAddress, user_agent: str, attempt: AttemptDeadline) -> bytes:
     """The body that the relay answers a GET with; raises `InvalidInformation`."""
     # Twice, since chunks may come with headers as long as themselves.
     budget = MAX_HEAD_BYTES + 2 * MAX_DOCUMENT_BYTES
-    stream = BoundedStream(sock, attempt, reason=DialReason.HANDSHAKE, doing="information document", budget=budget)
+    stream = TimedSocket(sock, attempt, reason=DialReason.HANDSHAKE, doing="information document", budget=budget)
     headers = {
         "Host": host_header(address),
         "Accept": "application/nostr+json",  # to the letter: relays compare for equality

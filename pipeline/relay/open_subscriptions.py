@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_close, encode_req
 from pipeline.relay.closes import SentCloses
-from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, Subscription
+from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, PendingAuth, Subscription
 from pipeline.relay.succession import ClosedIds, Succession
 
 
@@ -126,7 +126,7 @@ class OpenSubscriptions:
             self.note_answered(subscription)
         self._succession.on_closed(subscription.id)
         self._closed.on_closed(subscription.id, now)
-        if subscription.hold is not Hold.REFUSED and not subscription.is_over:
+        if subscription.hold is not PendingAuth.REFUSED and not subscription.is_over:
             self._send_close(subscription.id)
 
     def close_all(self, key: str, now: float, *, is_page: bool) -> None:

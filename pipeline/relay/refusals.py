@@ -20,7 +20,7 @@ _MAX_TEXT: Final = 1_000
 _MAX_NUMBER: Final = 2**31
 
 
-class Refusal(StrEnum):
+class RelayRefusal(StrEnum):
     """Why a request did not come to its end; a metric label."""
 
     RATE_LIMITED = "rate-limited"
@@ -64,26 +64,32 @@ class Refusal(StrEnum):
     @property
     def asks_for_less(self) -> bool:
         """Whether the same may be had at once by smaller or fewer requests."""
-        return self in (Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS, Refusal.TOO_MANY_SUBSCRIPTIONS)
+        return self in (RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILTERS, RelayRefusal.TOO_MANY_SUBSCRIPTIONS)
 
     @property
     def may_be_of_size(self) -> bool:
         """Whether a request that is refused so for good may be answered when it asks for less."""
-        return self in (Refusal.RESTRICTED, Refusal.UNSUPPORTED)
+        return self in (RelayRefusal.RESTRICTED, RelayRefusal.UNSUPPORTED)
 
 
 _LASTING: Final = frozenset(
     {
-        Refusal.AUTH_REQUIRED,
-        Refusal.RESTRICTED,
-        Refusal.FORBIDDEN,
-        Refusal.SEARCH_ONLY,
-        Refusal.PAYMENT,
-        Refusal.UNSUPPORTED,
+        RelayRefusal.AUTH_REQUIRED,
+        RelayRefusal.RESTRICTED,
+        RelayRefusal.FORBIDDEN,
+        RelayRefusal.SEARCH_ONLY,
+        RelayRefusal.PAYMENT,
+        RelayRefusal.UNSUPPORTED,
     }
 )
 _OTHER_FORM: Final = frozenset(
-    {Refusal.KINDLESS, Refusal.AUTHORLESS, Refusal.KIND_REFUSED, Refusal.ZERO_LIMIT, Refusal.WITHHELD}
+    {
+        RelayRefusal.KINDLESS,
+        RelayRefusal.AUTHORLESS,
+        RelayRefusal.KIND_REFUSED,
+        RelayRefusal.ZERO_LIMIT,
+        RelayRefusal.WITHHELD,
+    }
 )
 
 
@@ -95,7 +101,7 @@ class Complaint:
     `is_default`: the text names no number, and `most` is what such a relay allows where its operator set nothing else.
     """
 
-    refusal: Refusal
+    refusal: RelayRefusal
     dimension: Dimension | None = None
     most: int | None = None
     asked: int | None = None
@@ -191,16 +197,16 @@ _WITHHELD: Final = re.compile(r"matching event requires auth|dm kinds were inclu
 _AUTH: Final = re.compile(r"auth(?!ors?\b)")
 _NOT_ACCEPTED: Final = re.compile(r"filters? (?:are|is) not accepted|filter validation failed|invalid filter|bad req\b")
 _PREFIXES: Final = {
-    "auth-required": Refusal.AUTH_REQUIRED,
-    "restricted": Refusal.RESTRICTED,
-    "rate-limited": Refusal.RATE_LIMITED,
-    "blocked": Refusal.RESTRICTED,
-    "unsupported": Refusal.UNSUPPORTED,
-    "invalid": Refusal.UNSUPPORTED,
+    "auth-required": RelayRefusal.AUTH_REQUIRED,
+    "restricted": RelayRefusal.RESTRICTED,
+    "rate-limited": RelayRefusal.RATE_LIMITED,
+    "blocked": RelayRefusal.RESTRICTED,
+    "unsupported": RelayRefusal.UNSUPPORTED,
+    "invalid": RelayRefusal.UNSUPPORTED,
 }
 
 
-def classify(text: str, prefix: str = "") -> Refusal:
+def classify(text: str, prefix: str = "") -> RelayRefusal:
     """The kind of refusal that `text`, whose machine-readable prefix is `prefix`, stands for."""
     return read(text, prefix).refusal
 
@@ -220,16 +226,16 @@ def is_withheld(text: str) -> bool:
     return _WITHHELD.search(text[:_MAX_TEXT].lower()) is not None
 
 
-def _by_prefix(lowered: str, prefix: str) -> Refusal:
+def _by_prefix(lowered: str, prefix: str) -> RelayRefusal:
     if is_rate_limit(lowered):
-        return Refusal.RATE_LIMITED
+        return RelayRefusal.RATE_LIMITED
     if prefix in ("restricted", "blocked", "") and _PAYMENT.search(lowered):
-        return Refusal.PAYMENT
+        return RelayRefusal.PAYMENT
     if prefix in _PREFIXES:
         return _PREFIXES[prefix]
     if _AUTH.search(lowered):
-        return Refusal.AUTH_REQUIRED
-    return Refusal.UNSUPPORTED if _NOT_ACCEPTED.search(lowered) else Refusal.ERROR
+        return RelayRefusal.AUTH_REQUIRED
+    return RelayRefusal.UNSUPPORTED if _NOT_ACCEPTED.search(lowered) else RelayRefusal.ERROR
 
 
 def _of_form(lowered: str) -> Complaint | None:
@@ -237,12 +243,12 @@ def _of_form(lowered: str) -> Complaint | None:
     if (named := _KINDS.search(lowered)) is not None:
         kinds = sorted({int(each) for each in re.findall(r"\d{1,6}", named[1] or named[2])})
         if kinds and kinds[-1] <= MAX_KIND:
-            return Complaint(Refusal.KIND_REFUSED, kinds=tuple(kinds))
+            return Complaint(RelayRefusal.KIND_REFUSED, kinds=tuple(kinds))
     for pattern, refusal in (
-        (_KINDLESS, Refusal.KINDLESS),
-        (_AUTHORLESS, Refusal.AUTHORLESS),
-        (_ZERO, Refusal.ZERO_LIMIT),
-        (_SEARCH_ONLY, Refusal.SEARCH_ONLY),
+        (_KINDLESS, RelayRefusal.KINDLESS),
+        (_AUTHORLESS, RelayRefusal.AUTHORLESS),
+        (_ZERO, RelayRefusal.ZERO_LIMIT),
+        (_SEARCH_ONLY, RelayRefusal.SEARCH_ONLY),
     ):
         if pattern.search(lowered):
             return Complaint(refusal)
@@ -256,7 +262,7 @@ def _of_size(lowered: str) -> Complaint | None:
     if (field := _FIELD.search(lowered)) is not None:
         return _too_many(_FIELDS[field[1]], int(field[2]))
     if (sizes := _BYTES_NAMED.search(lowered)) is not None:
-        return Complaint(Refusal.TOO_LARGE, Dimension.FRAME_BYTES, int(sizes[2]), int(sizes[1]))
+        return Complaint(RelayRefusal.TOO_LARGE, Dimension.FRAME_BYTES, int(sizes[2]), int(sizes[1]))
     for dimension, pattern in _DIMENSIONS:
         if (found := pattern.search(lowered)) is not None:
             return _too_many(dimension, _number(found))
@@ -265,7 +271,7 @@ def _of_size(lowered: str) -> Complaint | None:
 
 def _of_many(lowered: str) -> Complaint | None:
     """What there was too much of, where no number is allowed by name."""
-    complaint = Complaint(Refusal.TOO_LARGE) if _TOO_LARGE.search(lowered) else None
+    complaint = Complaint(RelayRefusal.TOO_LARGE) if _TOO_LARGE.search(lowered) else None
     if (many := _TOO_MANY.search(lowered)) is not None:
         found = _FOUND.search(lowered)
         complaint = _too_many(_WHAT[many["what"]], None, None if found is None else int(found[2]))
@@ -282,9 +288,9 @@ def _first(patterns: Iterable[re.Pattern[str]], text: str) -> re.Match[str] | No
 
 def _too_many(dimension: Dimension, most: int | None, asked: int | None = None) -> Complaint:
     refusal = {
-        Dimension.SUBSCRIPTIONS: Refusal.TOO_MANY_SUBSCRIPTIONS,
-        Dimension.FILTERS: Refusal.TOO_MANY_FILTERS,
-    }.get(dimension, Refusal.TOO_LARGE)
+        Dimension.SUBSCRIPTIONS: RelayRefusal.TOO_MANY_SUBSCRIPTIONS,
+        Dimension.FILTERS: RelayRefusal.TOO_MANY_FILTERS,
+    }.get(dimension, RelayRefusal.TOO_LARGE)
     return Complaint(refusal, dimension, most if most is None or most <= _MAX_NUMBER else None, asked)
 
 

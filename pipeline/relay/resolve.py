@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from pipeline.nostr.ip import is_global_ip
-from pipeline.relay.deadline import Attempt
+from pipeline.relay.deadline import AttemptDeadline
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.settings.values import HostPort
 
@@ -41,7 +41,9 @@ def system_resolver(host: str, port: int) -> list[SocketAddress]:
     return [cast("SocketAddress", address) for *_, address in found]  # other families have no TCP
 
 
-def endpoints(host: str, port: int, *, resolver: Resolver, allow_private: bool, attempt: Attempt) -> list[Endpoint]:
+def endpoints(
+    host: str, port: int, *, resolver: Resolver, allow_private: bool, attempt: AttemptDeadline
+) -> list[Endpoint]:
     """Where `host` may be dialled, best first, one to `MAX_ADDRESSES`; raises `DialError` when there is nothing.
 
     Whoever connects uses these addresses and asks no resolver again: a second answer may differ.
@@ -79,7 +81,7 @@ def is_own(endpoint: Endpoint, listening: HostPort) -> bool:
 
 
 def lookup(
-    host: str, port: int, resolver: Resolver, attempt: Attempt, slots: threading.Semaphore = _slots
+    host: str, port: int, resolver: Resolver, attempt: AttemptDeadline, slots: threading.Semaphore = _slots
 ) -> Sequence[SocketAddress]:
     """Ask `resolver` in a thread of its own, which is left behind when the attempt ends first.
 

@@ -27,16 +27,16 @@ from pipeline.nostr.message import (
     encode_auth,
 )
 from pipeline.relay.answers import Answers
-from pipeline.relay.authentication import Authentication, AuthState, Verdict
-from pipeline.relay.comparison import Comparison, NegAnswered, NegEnded
+from pipeline.relay.authentication import Authentication, AuthResult, AuthState
 from pipeline.relay.doubts import Doubts
-from pipeline.relay.lessons import after_refusal, meant, taken_for
-from pipeline.relay.limits import Limits
+from pipeline.relay.limit_inference import after_refusal, meant, taken_for
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.negentropy_session import NegentropyExchange, NegFinished, NegMessageReceived
 from pipeline.relay.open_subscriptions import OpenSubscriptions
-from pipeline.relay.refusals import Complaint, Refusal, is_withheld, read
+from pipeline.relay.refusals import Complaint, RelayRefusal, is_withheld, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
-from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, Hold, LiveEnded, PageEnded, Subscription
+from pipeline.relay.subscription import LIVE_PREFIX, PAGE_PREFIX, LiveEnded, PageEnded, PendingAuth, Subscription
 from pipeline.relay.succession import RecentIds
 
 # More stored events than this before the EOSE of `limit: 0`, and the relay takes 0 for no limit.
@@ -54,7 +54,7 @@ class AuthWanted:
     address: int = 0
 
 
-Outcome = PageEnded | LiveEnded | AuthWanted | NegAnswered | NegEnded
+Outcome = PageEnded | LiveEnded | AuthWanted | NegMessageReceived | NegFinished
 
 
 class Session:
@@ -66,7 +66,7 @@ class Session:
     )  # fmt: skip
 
     def __init__(
-        self, limits: Limits, *, can_authenticate: bool = False, auth_addresses: int = 1,
+        self, limits: RelayLimits, *, can_authenticate: bool = False, auth_addresses: int = 1,
         silences: Silences | None = None,
     ) -> None:  # fmt: skip
         """`can_authenticate`: the owner has a key to answer challenges with, and so many addresses to name in it;
@@ -75,7 +75,7 @@ class Session:
         self.limits = limits
         self.subscriptions = OpenSubscriptions()
         self.outgoing = self.subscriptions.outgoing
-        self.comparison = Comparison(self.outgoing)
+        self.comparison = NegentropyExchange(self.outgoing)
         self.unasked = 0
         self.late = 0
         """Events that came under ids that had long been closed."""
@@ -273,7 +273,7 @@ class Session:
             self.subscriptions.close(each, now)
             self._doubts.on_page_ended(each.key)
             self.limits = self._answers.after_silence(self.limits, each, now)
-            yield each.refused(Refusal.TIMEOUT, "no answer")
+            yield each.refused(RelayRefusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.expired(now))
         yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
 
@@ -353,7 +353,7 @@ class Session:
         self.subscriptions.close_followed_by(subscription_id, now)
         self._answers.proven = max(self._answers.proven, sum(each.answered for each in self.subscriptions))
         if subscription.is_page and self._auth.is_under_way and not subscription.was_held:
-            subscription.hold = Hold.ENDED
+            subscription.hold = PendingAuth.ENDED
         elif subscription.is_page:
             self.subscriptions.close(subscription, now)
             self._doubts.on_page_ended(subscription.key)
@@ -373,20 +373,20 @@ class Session:
         complaint = read(reason, prefix)
         refusal = complaint.refusal
         self._on_answer(subscription, now)
-        if refusal is Refusal.AUTH_REQUIRED:
+        if refusal is RelayRefusal.AUTH_REQUIRED:
             self.limits = replace(self.limits, demands_auth=True)
             is_for_some = bool(subscription.count) or is_withheld(reason)
             subscription.is_withheld = subscription.selects_confidential and is_for_some
             if not subscription.was_held and self._auth.demanded(now):
-                subscription.hold = Hold.REFUSED
+                subscription.hold = PendingAuth.REFUSED
                 yield from self._answer_challenge()
                 return
             if subscription.is_withheld:
-                refusal = Refusal.WITHHELD
-        elif refusal is Refusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
-            refusal = Refusal.FORBIDDEN
-        if subscription.asks_for_none and not subscription.answered and refusal is Refusal.UNSUPPORTED:
-            refusal = Refusal.ZERO_LIMIT
+                refusal = RelayRefusal.WITHHELD
+        elif refusal is RelayRefusal.RESTRICTED and prefix == "restricted" and self._auth.state is AuthState.ACCEPTED:
+            refusal = RelayRefusal.FORBIDDEN
+        if subscription.asks_for_none and not subscription.answered and refusal is RelayRefusal.UNSUPPORTED:
+            refusal = RelayRefusal.ZERO_LIMIT
         if not self.subscriptions.end(subscription, now):
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
@@ -406,15 +406,15 @@ class Session:
         if challenge is not None:
             yield AuthWanted(challenge, self._auth.address)
 
-    def _end_auth(self, verdict: Verdict | None, reason: str, now: float) -> Iterator[Outcome]:
+    def _end_auth(self, verdict: AuthResult | None, reason: str, now: float) -> Iterator[Outcome]:
         """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""
         if verdict is None:
             return
         for each in [each for each in self.subscriptions if each.hold is not None]:
-            if verdict is Verdict.REFUSED and each.hold is Hold.REFUSED:
+            if verdict is AuthResult.REFUSED and each.hold is PendingAuth.REFUSED:
                 if not self.subscriptions.end(each, now):
                     continue
-                refusal = Refusal.WITHHELD if each.is_withheld else Refusal.AUTH_REQUIRED
+                refusal = RelayRefusal.WITHHELD if each.is_withheld else RelayRefusal.AUTH_REQUIRED
                 self.limits = after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay)
                 yield each.refused(refusal, reason)
                 continue
@@ -428,20 +428,20 @@ class Session:
         """
         complaint = read(text)
         refusal = complaint.refusal
-        if refusal is Refusal.RATE_LIMITED:
+        if refusal is RelayRefusal.RATE_LIMITED:
             self.subscriptions.on_dropped()
         ended = self.comparison.noticed(text)
         yield from _if_any(ended)
-        if ended is not None and refusal is not Refusal.RATE_LIMITED:
+        if ended is not None and refusal is not RelayRefusal.RATE_LIMITED:
             return
-        if refusal is Refusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
+        if refusal is RelayRefusal.ERROR and classify_notice(text) in (NoticeType.EMPTY, NoticeType.UNKNOWN):
             return
         self._outset.on_refusal()
         dead = meant(complaint, text, self.subscriptions.asked)
         if not dead and (refusal.may_be_of_size or refusal.asks_for_less):
             pages = [each for each in self.subscriptions.asked if each.is_page and not each.answered]
             self._doubts.begin(pages, refusal, text, now)
-        if not dead and refusal is Refusal.UNSUPPORTED:
+        if not dead and refusal is RelayRefusal.UNSUPPORTED:
             self._doubts.begin_live([each for each in self.subscriptions.asked if each.asks_for_none], text, now)
         if not dead:
             return
@@ -484,6 +484,6 @@ class Session:
                 self.open_live(each.key, [replace(one, limit=1) for one in each.filters], now)
 
 
-def _if_any(outcome: NegAnswered | NegEnded | None) -> Iterator[Outcome]:
+def _if_any(outcome: NegMessageReceived | NegFinished | None) -> Iterator[Outcome]:
     if outcome is not None:
         yield outcome

@@ -2,9 +2,9 @@
 
 import socket
 
-from pipeline.relay.deadline import Attempt
+from pipeline.relay.deadline import AttemptDeadline
 from pipeline.relay.errors import DialError, DialReason
-from pipeline.relay.stream import BoundedStream
+from pipeline.relay.timed_socket import TimedSocket
 
 _VERSION = 5
 _DOMAIN_NAME = 3
@@ -21,12 +21,12 @@ _FAILURES = {
 }
 
 
-def connect_through(sock: socket.socket, host: str, port: int, attempt: Attempt) -> None:
+def connect_through(sock: socket.socket, host: str, port: int, attempt: AttemptDeadline) -> None:
     """Make the SOCKS proxy at the other end of `sock` connect to `host`, whose name it resolves itself.
 
     Afterwards `sock` is the connection to `host`; raises `DialError`.
     """
-    stream = BoundedStream(
+    stream = TimedSocket(
         sock,
         attempt,
         reason=DialReason.PROXY,

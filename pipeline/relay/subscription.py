@@ -7,7 +7,7 @@ from enum import Enum
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import CONFIDENTIAL_KINDS, TEXT_NOTE
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.succession import RecentIds
 
 # A relay may search long before its first event, but not pause as long between two.
@@ -31,7 +31,7 @@ class PageEnded:
     """
 
     key: str
-    refusal: Refusal | None
+    refusal: RelayRefusal | None
     detail: str
     count: int
     oldest: int | None
@@ -56,11 +56,11 @@ class LiveEnded:
     """A live subscription was ended by the relay, or never begun."""
 
     key: str
-    refusal: Refusal
+    refusal: RelayRefusal
     detail: str
 
 
-class Hold(Enum):
+class PendingAuth(Enum):
     """Why a subscription waits for the end of an AUTH to be asked for again."""
 
     REFUSED = "refused"
@@ -92,7 +92,7 @@ class Subscription:
     newest: int | None = None
     newer: int = 0
     older: int = 0
-    hold: Hold | None = None
+    hold: PendingAuth | None = None
     was_held: bool = False
     is_withheld: bool = False
     """The relay demanded AUTH for the sake of some of the events that it selects."""
@@ -194,11 +194,11 @@ class Subscription:
         if self._undated is None:
             self._undated = self._latest_possible
 
-    def refused(self, refusal: Refusal, detail: str) -> PageEnded | LiveEnded:
+    def refused(self, refusal: RelayRefusal, detail: str) -> PageEnded | LiveEnded:
         """Its end by the relay, or by our patience."""
         return self.ended(refusal, detail) if self.is_page else LiveEnded(self.key, refusal, detail)
 
-    def ended(self, refusal: Refusal | None = None, detail: str = "") -> PageEnded:
+    def ended(self, refusal: RelayRefusal | None = None, detail: str = "") -> PageEnded:
         """Its end as a page."""
         if self._undated is not None:
             since = self.filters[0].since or 0

@@ -25,10 +25,9 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
 from pipeline.process.metrics import Metrics
-from pipeline.relay.authentication import Authentication
-from pipeline.relay.authentication import Verdict as LoginVerdict
+from pipeline.relay.authentication import Authentication, AuthResult
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
-from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import SlidingWindowLimiter
@@ -67,7 +66,7 @@ class RelaySink:
     """Sends events to one relay over a connection that is kept; a `StreamSink`. For one thread."""
 
     address: RelayAddress
-    dial: Callable[[], Transport]
+    dial: Callable[[], BlockingWebSocket]
     secret: bytes | None = field(repr=False)
     clock: Clock
     metrics: Metrics
@@ -80,7 +79,7 @@ class RelaySink:
     bounds: FrameBounds | None = None
     """No frame of the relay's beyond them is parsed."""
     _state: RelayState | None = None
-    _transport: Transport | None = None
+    _transport: BlockingWebSocket | None = None
     _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
     _logins: int = 0
     """How often an AUTH was accepted; what was sent before the last and is refused for want of it is sent again."""
@@ -169,7 +168,7 @@ class RelaySink:
             self._transport = None
             self._note_state(RelayState.DISCONNECTED)
 
-    def _put(self, transport: Transport, message: Message) -> None:
+    def _put(self, transport: BlockingWebSocket, message: Message) -> None:
         now = self.clock.monotonic()
         self.rate.note(now)
         self._waiting[message.event_id] = _SentMessage(message, now, self._logins)
@@ -212,7 +211,7 @@ class RelaySink:
             self._state = state
             self.on_state(state)
 
-    def _count_skipped(self, transport: Transport) -> None:
+    def _count_skipped(self, transport: BlockingWebSocket) -> None:
         if transport.skipped:
             self.metrics.stage_errors.labels("sender", "message-too-large").inc(transport.skipped)
             transport.skipped = 0
@@ -229,7 +228,7 @@ class RelaySink:
         else:
             self._answers.append((answer.event_id, verdict))
 
-    def _authenticate(self, transport: Transport) -> None:
+    def _authenticate(self, transport: BlockingWebSocket) -> None:
         """Answer the relay's challenge where it demands that, and be done with waiting where it says nothing."""
         challenge, now = self._login.to_answer(), self.clock.monotonic()
         if challenge is not None:
@@ -240,19 +239,19 @@ class RelaySink:
             transport.send(encode_auth(event))
         self._take_login(self._login.expired(now))
 
-    def _take_login(self, verdict: LoginVerdict | None) -> None:
-        if verdict is LoginVerdict.ACCEPTED:
+    def _take_login(self, verdict: AuthResult | None) -> None:
+        if verdict is AuthResult.ACCEPTED:
             self._logins += 1
-        elif verdict is LoginVerdict.REFUSED:
+        elif verdict is AuthResult.REFUSED:
             self._answers += [(message.event_id, _AUTH_REQUIRED) for message in self._refused]
             self._refused.clear()
 
-    def _send_again(self, transport: Transport) -> None:
+    def _send_again(self, transport: BlockingWebSocket) -> None:
         """What was refused for want of an AUTH, once there was one, as the bound on events a minute allows."""
         while self._refused and not self._login.is_under_way and self.rate.room(self.clock.monotonic(), 1):
             self._put(transport, self._refused.popleft())
 
-    def _look_for_life(self, transport: Transport) -> None:
+    def _look_for_life(self, transport: BlockingWebSocket) -> None:
         now = self.clock.monotonic()
         if self._waiting and now - max(transport.last_received, self._pinged_at) >= _QUIET_S:
             self._pinged_at = now

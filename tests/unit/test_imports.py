@@ -166,7 +166,7 @@ def test_protocol_and_rules_do_no_input_or_output() -> None:
 
 
 PURE = (
-    "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.lessons",
+    "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.limit_inference",
     "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
     "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
     "pipeline.crawl.crew", "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
@@ -176,7 +176,17 @@ PURE = (
 
 @pytest.mark.parametrize("name", PURE)
 def test_cores_do_no_input_or_output_and_know_no_clock(name: str) -> None:
-    doing = {*NETWORK, "os", "pathlib", "subprocess", "threading", "time", "apsw", CLOCK, "pipeline.relay.transport"}
+    doing = {
+        *NETWORK,
+        "os",
+        "pathlib",
+        "subprocess",
+        "threading",
+        "time",
+        "apsw",
+        CLOCK,
+        "pipeline.relay.blocking_websocket",
+    }
     found = [module for module in modules() if within(module.name, name)]
     assert found
     for module in found:

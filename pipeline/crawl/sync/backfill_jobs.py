@@ -9,7 +9,7 @@ from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweeps import SweepSet
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.cursors import Cursor
 
@@ -57,7 +57,7 @@ class BackfillJobs:
         self.done(sweep.key, sweep.events, is_complete=is_complete)
         return sweeps.complete_part(sweep)
 
-    def gives_up(self, sweep: Sweep, refusal: Refusal, sweeps: SweepSet) -> bool:
+    def gives_up(self, sweep: Sweep, refusal: RelayRefusal, sweeps: SweepSet) -> bool:
         """Leave a part as incomplete that failed once too often or was refused for good; returns whether it was."""
         if sweep.purpose is not Purpose.BACKFILL:
             return False

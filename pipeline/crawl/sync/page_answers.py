@@ -23,7 +23,7 @@ from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.sync_clock import SyncClock
 from pipeline.crawl.sync.timing import LASTING_RETRY_S
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
@@ -105,12 +105,12 @@ class PageAnswers:
         session.limits = trial.limits
         sweep = self.sweeps.get(trial.sweep)
         if sweep is not None:
-            refusal = Refusal.TOO_LARGE if trial.verdict is TrialVerdict.LEARNED else trial.refusal
+            refusal = RelayRefusal.TOO_LARGE if trial.verdict is TrialVerdict.LEARNED else trial.refusal
             self.refused.put_off(sweep, refusal, mono)
         for key, refusal in self.trials.take_waiting().items():
             waiting = self.sweeps.get(key)
             if waiting is not None and trial.verdict is TrialVerdict.LEARNED:
-                self.refused.put_off(waiting, Refusal.TOO_LARGE, mono)
+                self.refused.put_off(waiting, RelayRefusal.TOO_LARGE, mono)
             elif waiting is not None:
                 self._put_off(waiting, refusal, mono)
 
@@ -124,9 +124,9 @@ class PageAnswers:
             reconciler.take(ended.ids)
             return
         self.counts.incomplete_pages += 1
-        if ended.refusal in (Refusal.TOO_MANY_FILTERS, Refusal.TOO_LARGE) and reconciler.refused():
+        if ended.refusal in (RelayRefusal.TOO_MANY_FILTERS, RelayRefusal.TOO_LARGE) and reconciler.refused():
             return
-        if ended.refusal is Refusal.TIMEOUT or ended.refusal.is_lasting:
+        if ended.refusal is RelayRefusal.TIMEOUT or ended.refusal.is_lasting:
             self.reconciling.abandon(sweep)
             return
         self._put_off(sweep, ended.refusal, mono)
@@ -142,7 +142,7 @@ class PageAnswers:
         self.counts.incomplete_pages += 1
         if is_whole:
             self.asking.failed(ended.refusal)
-        is_broken = ended.refusal is Refusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
+        is_broken = ended.refusal is RelayRefusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
         if is_broken and (ended.count or sweep.window.breaks_off) and self.sweeps.take(ended, sweep, is_broken=True):
             return False
         if not known.settles_for(ended, failures=sweep.failures, events=sweep.events):
@@ -151,7 +151,7 @@ class PageAnswers:
         sweep.is_unproven = True
         return True
 
-    def _put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+    def _put_off(self, sweep: Sweep, refusal: RelayRefusal, mono: float) -> None:
         if sweep.reconciler is None and self.refused.drops(sweep, refusal):
             return
         if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):

@@ -24,7 +24,7 @@ from pipeline.nostr.kinds import (
     RELAY_LIST,
     TEXT_NOTE,
 )
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.store.wanted import TIERS, Change, Changes
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
@@ -155,7 +155,7 @@ class Query:
         """The same query about only some members."""
         return Query(self.subject, self.prefix, tuple(members))
 
-    def most_members(self, limits: Limits) -> int:
+    def most_members(self, limits: RelayLimits) -> int:
         """How many members a filter for this query may name to a relay."""
         most = limits.max_tag_values if self.subject in BY_TAG else limits.max_authors
         return min(most, limits.members_that_fit)

@@ -7,8 +7,8 @@ from pipeline.crawl.sync.forms.forms import FormKnowledge
 from pipeline.crawl.sync.paging.page_knowledge import PageKnowledge
 from pipeline.crawl.sync.paging.slices import Manners
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.subscription import PageEnded
 
 # Times the usual wait for an answer, for relays that turned out slow.
@@ -28,7 +28,7 @@ class RelayQuirks:
     _includes_since: bool = False
     _pages: PageKnowledge = field(default_factory=PageKnowledge)
 
-    def manners(self, limits: Limits, *, compares: bool = False) -> Manners:
+    def manners(self, limits: RelayLimits, *, compares: bool = False) -> Manners:
         """What a new window should know."""
         return Manners(
             excludes_until=limits.until_exclusive,
@@ -50,7 +50,7 @@ class RelayQuirks:
 
         `events` came of the same sweep so far. What is settled for is gone on below, but completes nothing.
         """
-        if ended.refusal is not Refusal.TIMEOUT:
+        if ended.refusal is not RelayRefusal.TIMEOUT:
             return False
         if self.has_eose is False:
             return True
@@ -63,7 +63,7 @@ class RelayQuirks:
         self.patience = min(self.patience * 2, MAX_PATIENCE)
         return has_given and tries > MAX_SILENCES + 1
 
-    def learn_forms(self, forms: FormKnowledge, limits: Limits) -> Limits:
+    def learn_forms(self, forms: FormKnowledge, limits: RelayLimits) -> RelayLimits:
         """Take over whether controls came back without kinds; returns `limits` by which live filters name them."""
         answers = forms.answers_kindless
         self._answers_kindless = self._answers_kindless or answers is True
@@ -71,7 +71,7 @@ class RelayQuirks:
             return replace(limits, needs_kinds=limits.needs_kinds and not self._answers_kindless)
         return replace(limits, needs_kinds=True)
 
-    def learn(self, window: Window, limits: Limits, *, by_query: bool) -> Limits:
+    def learn(self, window: Window, limits: RelayLimits, *, by_query: bool) -> RelayLimits:
         """Take over what a finished window found out; returns `limits` with what later processes should know too."""
         self._answers_kindless = self._answers_kindless or window.answers_kindless
         self._includes_since = window.borders.includes_since

@@ -10,8 +10,8 @@ from typing import Final
 from pipeline.crawl.sync.plan import Query
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.negentropy import DEFAULT_FRAME_LIMIT, ItemSet, NegentropyFault, Reconciliation
-from pipeline.relay.comparison import NegEnd
-from pipeline.relay.limits import MAX_FRAME_BYTES, Limits
+from pipeline.relay.limits import MAX_FRAME_BYTES, RelayLimits
+from pipeline.relay.negentropy_session import NegOutcome
 
 # Ids in one filter, which fit the cap of any relay in wide use, and in one request, some megabyte of events.
 IDS_PER_FILTER: Final = 250
@@ -100,21 +100,21 @@ class Reconciler:
             self._comparison = None
         return message
 
-    def ended(self, why: NegEnd | NegentropyFault) -> bool:
+    def ended(self, why: NegOutcome | NegentropyFault) -> bool:
         """The comparison broke off: cut the span in two if that may help; returns whether it is worth going on."""
         self._comparison = None
-        if why is NegEnd.DROPPED:
+        if why is NegOutcome.DROPPED:
             self._dropped += 1
             return self._dropped <= MAX_DROPPED
         low, high = self._spans[-1]
-        too_much = why in (NegEnd.TOO_MANY, NegentropyFault.IDS, NegentropyFault.ROUNDS, NegentropyFault.LENGTH)
+        too_much = why in (NegOutcome.TOO_MANY, NegentropyFault.IDS, NegentropyFault.ROUNDS, NegentropyFault.LENGTH)
         if not too_much or low == high or self.comparisons >= MAX_COMPARISONS:
             return False
         middle = (low + high) // 2
         self._spans[-1:] = [(low, middle), (middle + 1, high)]
         return True
 
-    def page(self, limits: Limits) -> list[Filter]:
+    def page(self, limits: RelayLimits) -> list[Filter]:
         """The ids to ask for now, none if there are none left to be had of this span.
 
         Several filters in one request: each has a cap of its own at the relays that compare sets.

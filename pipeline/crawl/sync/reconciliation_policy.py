@@ -21,8 +21,8 @@ from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet
-from pipeline.relay.comparison import NegEnd
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.negentropy_session import NegOutcome
 from pipeline.relay.session import Session
 
 # A relay that does not compare sets is asked again after this (seconds).
@@ -56,12 +56,12 @@ class ReconciliationPolicy:
         self._counts = counts
         self._give_up = give_up
 
-    def may_compare(self, limits: Limits, wall: int) -> bool:
+    def may_compare(self, limits: RelayLimits, wall: int) -> bool:
         """Whether the relay may be asked to compare what pages do not divide."""
         failed_at = limits.negentropy_failed_at
         return not (failed_at and wall - failed_at < RETRY_S) and limits.max_frame_bytes >= _LEAST_FRAME_BYTES
 
-    def suits(self, sweep: Sweep, limits: Limits, wall: int) -> bool:
+    def suits(self, sweep: Sweep, limits: RelayLimits, wall: int) -> bool:
         """Whether a sweep should be tried by comparing."""
         failed_at = limits.negentropy_failed_at
         if self._holdings is None or (failed_at and wall - failed_at < RETRY_S):
@@ -129,7 +129,7 @@ class ReconciliationPolicy:
         sweep.is_open = False
         self._count_bytes(session)
 
-    def ended(self, sweep: Sweep | None, end: NegEnd, session: Session, wall: int) -> None:
+    def ended(self, sweep: Sweep | None, end: NegOutcome, session: Session, wall: int) -> None:
         """The relay ended a comparison, or did not answer."""
         self._count_bytes(session)
         if sweep is None or sweep.reconciler is None:
@@ -138,12 +138,12 @@ class ReconciliationPolicy:
         if sweep.reconciler.ended(end):
             return
         self._leave(sweep, end)
-        if end not in (NegEnd.AUTH_REQUIRED, NegEnd.RATE_LIMITED, NegEnd.TOO_MANY, NegEnd.DROPPED):
+        if end not in (NegOutcome.AUTH_REQUIRED, NegOutcome.RATE_LIMITED, NegOutcome.TOO_MANY, NegOutcome.DROPPED):
             self._judge(session, wall)
 
     def abandon(self, sweep: Sweep) -> None:
         """The relay does not give by their ids what it named: have the rest page by page."""
-        self._leave(sweep, NegEnd.REFUSED)
+        self._leave(sweep, NegOutcome.REFUSED)
 
     def lost(self, session: Session, wall: int) -> None:
         """The connection was lost: perhaps over a message that the relay did not know."""

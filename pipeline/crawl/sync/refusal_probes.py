@@ -22,7 +22,7 @@ from typing import Final
 from pipeline.crawl.sync.sweep import Sweep
 from pipeline.crawl.sync.timing import FINAL_RETRY_S, PROBE_EVERY_S
 from pipeline.nostr.filter import Filter
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
@@ -54,9 +54,9 @@ class RefusalProbes:
         self._open: str | None = None
         self._paused_until = 0.0
 
-    def on_refused(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+    def on_refused(self, sweep: Sweep, refusal: RelayRefusal, mono: float) -> None:
         """Note that the page of `sweep` was refused for good."""
-        if refusal is Refusal.FORBIDDEN:
+        if refusal is RelayRefusal.FORBIDDEN:
             # Who was told so after AUTH asks no more (NIP-42).
             self._refused.pop(sweep.key, None)
             return

@@ -12,7 +12,7 @@ from pipeline.crawl.sync.refusal_probes import RefusalProbes
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.timing import retry_wait
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
@@ -21,7 +21,7 @@ TOLD_FAILURES: Final = 3
 # A check that was not answered so often is dropped.
 MAX_OPTIONAL_FAILURES: Final = 2
 # What may be had in smaller requests.
-_TOO_MUCH: Final = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS})
+_TOO_MUCH: Final = frozenset({RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILTERS})
 
 
 class RefusedSweeps:
@@ -33,11 +33,11 @@ class RefusedSweeps:
         self._sweeps = sweeps
         self._probes = RefusalProbes()
 
-    def drops(self, sweep: Sweep, refusal: Refusal) -> bool:
+    def drops(self, sweep: Sweep, refusal: RelayRefusal) -> bool:
         """Drop a page that was refused if it is an optional one; returns whether it was."""
         is_for_long = refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH
         # Too many requests at once say nothing of this one.
-        is_vain = sweep.failures >= MAX_OPTIONAL_FAILURES and refusal is not Refusal.RATE_LIMITED
+        is_vain = sweep.failures >= MAX_OPTIONAL_FAILURES and refusal is not RelayRefusal.RATE_LIMITED
         if not sweep.window.is_optional or not (is_for_long or is_vain):
             return False
         before = Counter(sweep.window.gap_reasons)
@@ -46,7 +46,7 @@ class RefusedSweeps:
         self._sweeps.gaps.on_window_changed(sweep, before)
         return True
 
-    def put_off(self, sweep: Sweep, refusal: Refusal, mono: float) -> None:
+    def put_off(self, sweep: Sweep, refusal: RelayRefusal, mono: float) -> None:
         """Ask for a page again later that was refused, in the form that the relay takes by then."""
         if refusal.is_lasting or refusal.asks_for_change or refusal in _TOO_MUCH:
             sweep.was_refused = sweep.is_outdated = True

@@ -41,8 +41,8 @@ from pipeline.crawl.sync.sync_clock import ClockChange, SyncClock
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.crawl.sync.unfinished import Unfinished
 from pipeline.nostr.message import EventMessage
-from pipeline.relay.comparison import NegAnswered, NegEnded
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived
 from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import LiveEnded, PageEnded
@@ -67,7 +67,7 @@ class RelaySync:
     )  # fmt: skip
 
     def __init__(
-        self, *, coverage: CursorTable, limits: Limits, reach: Horizon, plan: Plan,
+        self, *, coverage: CursorTable, limits: RelayLimits, reach: Horizon, plan: Plan,
         holdings: ItemSetProvider | None = None, gaps: Iterable[OpenGap] = (), places: Places | None = None,
     ) -> None:  # fmt: skip
         """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
@@ -153,7 +153,7 @@ class RelaySync:
         """How far sweeps are, to be committed with or after the events before it."""
         return self._sweeps.take_progress()
 
-    def take_form_changes(self, limits: Limits) -> FormChanges:
+    def take_form_changes(self, limits: RelayLimits) -> FormChanges:
         """Return what the audit of forms found, to be committed with or after the events before it."""
         checks, owed = self._sweeps.forms.take_changes(), tuple(subject.value for subject in self._owed)
         self._owed.clear()
@@ -409,12 +409,12 @@ class RelaySync:
             audit.note_event(message.event)
         return True
 
-    def neg_answered(self, answer: NegAnswered, session: Session, mono: float) -> None:
+    def neg_answered(self, answer: NegMessageReceived, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""
         self._check_at = 0.0
         self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
 
-    def neg_ended(self, ended: NegEnded, session: Session) -> None:
+    def neg_ended(self, ended: NegFinished, session: Session) -> None:
         """Take the end of a comparison without a result."""
         self._check_at = 0.0
         self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)

@@ -26,8 +26,8 @@ from typing import Final
 
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import PageEnded
@@ -64,15 +64,15 @@ class Trial:
     """What a trial found out about the sweep of this key, which was refused so."""
 
     sweep: str
-    refusal: Refusal
+    refusal: RelayRefusal
     verdict: TrialVerdict
-    limits: Limits
+    limits: RelayLimits
 
 
 @dataclass(slots=True)
 class _UnderWay:
     sweep: str
-    refusal: Refusal
+    refusal: RelayRefusal
     filter: Filter
     # The lists still to be tried, the next one first; `None` while the shortest of all is.
     left: list[Dimension]
@@ -93,7 +93,7 @@ class SizeTrials:
         self._asked: deque[float] = deque(maxlen=MAX_TRIALS_A_DAY)
         self._trial: _UnderWay | None = None
         # Sweeps that were refused during the trial, and how.
-        self._waiting: dict[str, Refusal] = {}
+        self._waiting: dict[str, RelayRefusal] = {}
         # By what filters ask for, when a refusal of such was last believed.
         self._believed: dict[frozenset[str], float] = {}
 
@@ -102,7 +102,7 @@ class SizeTrials:
         """Whether a refusal is being looked into."""
         return self._trial is not None
 
-    def on_refused(self, sweep: str, page: Filter, refusal: Refusal, mono: float) -> bool:
+    def on_refused(self, sweep: str, page: Filter, refusal: RelayRefusal, mono: float) -> bool:
         """Return True if the refusal of `page` is to be looked into, or waits until another was."""
         long = [each for each, least in _LEAST.items() if size_of((page,), each) > least]
         if not refusal.may_be_of_size or not {*long} - {Dimension.LIMIT, Dimension.SPAN} or not self._may_ask(mono):
@@ -133,7 +133,7 @@ class SizeTrials:
         self._asked.append(mono)
         session.open_page(self.KEY, _part(trial), mono)
 
-    def on_page_ended(self, ended: PageEnded, limits: Limits, mono: float) -> Trial | None:
+    def on_page_ended(self, ended: PageEnded, limits: RelayLimits, mono: float) -> Trial | None:
         """Take the answer; returns what the trial has come to, once it has."""
         trial = self._trial
         if trial is None:
@@ -141,7 +141,7 @@ class SizeTrials:
         trial.is_open = False
         if ended.refusal is None:
             return self._on_answered(trial, limits)
-        if ended.refusal in (Refusal.ERROR, Refusal.UNCLEAR) and trial.errors < MAX_ERRORS:
+        if ended.refusal in (RelayRefusal.ERROR, RelayRefusal.UNCLEAR) and trial.errors < MAX_ERRORS:
             trial.errors += 1
             return None
         if not ended.refusal.may_be_of_size or trial.size is None:
@@ -154,18 +154,18 @@ class SizeTrials:
             return None
         return self._learn(trial, limits)
 
-    def take_waiting(self) -> Mapping[str, Refusal]:
+    def take_waiting(self) -> Mapping[str, RelayRefusal]:
         """Return the sweeps that were refused while another was tried, with their refusals, to be looked into next."""
         waiting, self._waiting = self._waiting, {}
         return waiting
 
-    def _on_answered(self, trial: _UnderWay, limits: Limits) -> Trial | None:
+    def _on_answered(self, trial: _UnderWay, limits: RelayLimits) -> Trial | None:
         if trial.size is None:
             trial.size = size_of((trial.filter,), trial.left[0])
             return None
         return self._learn(trial, limits)
 
-    def _learn(self, trial: _UnderWay, limits: Limits) -> Trial | None:
+    def _learn(self, trial: _UnderWay, limits: RelayLimits) -> Trial | None:
         """So much of a list is allowed; the next one is tried."""
         dimension, size = trial.left.pop(0), trial.size or 1
         if size < size_of((trial.filter,), dimension):
@@ -181,7 +181,7 @@ class SizeTrials:
             limits = limits.halved(longest, size_of((trial.filter,), longest))
         return self._end(TrialVerdict.LEARNED, limits)
 
-    def _end(self, verdict: TrialVerdict, limits: Limits) -> Trial:
+    def _end(self, verdict: TrialVerdict, limits: RelayLimits) -> Trial:
         trial, self._trial = self._trial, None
         assert trial is not None, "only a trial that is under way ends"
         return Trial(trial.sweep, trial.refusal, verdict, limits)

@@ -13,8 +13,8 @@ from typing import Final
 
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.sync.relay_lists import Named
-from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.settings.choices import CrawlMode
 
 # A relay that refused, or had too much, is asked whole again after this (seconds).
@@ -40,9 +40,15 @@ _MAX_PIECES: Final = 8
 # Failures in a row that stand for a refusal.
 MAX_FAILURES: Final = 3
 _REFUSED_AT_ONCE: Final = frozenset(
-    {Refusal.RESTRICTED, Refusal.UNSUPPORTED, Refusal.SEARCH_ONLY, Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS}
+    {
+        RelayRefusal.RESTRICTED,
+        RelayRefusal.UNSUPPORTED,
+        RelayRefusal.SEARCH_ONLY,
+        RelayRefusal.TOO_LARGE,
+        RelayRefusal.TOO_MANY_FILTERS,
+    }
 )
-_REFUSED_IN_THE_END: Final = frozenset({Refusal.ERROR, Refusal.UNCLEAR, Refusal.TIMEOUT})
+_REFUSED_IN_THE_END: Final = frozenset({RelayRefusal.ERROR, RelayRefusal.UNCLEAR, RelayRefusal.TIMEOUT})
 
 
 @dataclass(slots=True)
@@ -59,7 +65,7 @@ class FetchStrategy:
     _refused: bool = False
     _costly_until: int = 0
 
-    def decide(self, plan: Plan, limits: Limits, wall: int) -> bool:
+    def decide(self, plan: Plan, limits: RelayLimits, wall: int) -> bool:
         """Choose anew, as `plan` and `limits` are now; returns whether that changed anything."""
         before = self.is_whole
         self.is_whole = self._prefers_whole(plan, limits, wall)
@@ -77,7 +83,7 @@ class FetchStrategy:
         refused, self._refused = self._refused, False
         return refused
 
-    def failed(self, refusal: Refusal) -> None:
+    def failed(self, refusal: RelayRefusal) -> None:
         """Note how a request for everything ended."""
         self._failures += refusal in _REFUSED_IN_THE_END
         self._refused = self._refused or refusal in _REFUSED_AT_ONCE or self._failures >= MAX_FAILURES
@@ -100,7 +106,7 @@ class FetchStrategy:
         """Whether so many seconds are fetched again with fewer pages (of `page` events) whole than by query."""
         return self.is_whole and self.rate is not None and self.rate * span / page <= 2 * len(plan.live)
 
-    def _prefers_whole(self, plan: Plan, limits: Limits, wall: int) -> bool:
+    def _prefers_whole(self, plan: Plan, limits: RelayLimits, wall: int) -> bool:
         if self.mode is not CrawlMode.AUTO:
             return self.mode is CrawlMode.WHOLE
         refused = limits.whole_refused_at and wall - limits.whole_refused_at < RETRY_WHOLE_S
@@ -122,7 +128,7 @@ class FetchStrategy:
         return self.rate * BYTES_PER_EVENT > _COSTLY * plan.members * BYTES_PER_MEMBER / _ROUND_S
 
 
-def room_taken(plan: Plan, limits: Limits) -> float:
+def room_taken(plan: Plan, limits: RelayLimits) -> float:
     """The share of a relay's live subscriptions that `plan` takes by query; above 1 it does not fit."""
     most = min(limits.max_authors, limits.max_tag_values, limits.members_that_fit)
     filters = len(plan.live) * math.ceil(MAX_MEMBERS / most)

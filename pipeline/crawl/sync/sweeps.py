@@ -26,7 +26,7 @@ from pipeline.crawl.sync.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep
 from pipeline.crawl.sync.sweep_gaps import SweepGaps
 from pipeline.crawl.sync.sweep_times import SweepTimes
 from pipeline.crawl.sync.timing import LASTING_RETRY_S, Horizon
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
@@ -55,7 +55,7 @@ class SweepSet:
     )  # fmt: skip
 
     def __init__(
-        self, coverage: CursorTable, reach: Horizon, limits: Limits, reconciling: ReconciliationPolicy,
+        self, coverage: CursorTable, reach: Horizon, limits: RelayLimits, reconciling: ReconciliationPolicy,
         counts: SyncStats, gaps: OpenGaps,
     ) -> None:  # fmt: skip
         self.coverage = coverage

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.crawl.sync.plan import Member, Query, Subject
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.refusals import RelayRefusal
 
 # Waits (seconds) after a failure; doubled each time.
 RETRY_S: Final = 2.0
@@ -15,20 +15,22 @@ LASTING_RETRY_S: Final = 600.0
 # What a relay takes less of is asked for again at once, but with a breath between where it takes ever less.
 SMALLER_RETRY_S: Final = 0.2
 MAX_SMALLER: Final = 16
-_SMALLER: Final = frozenset({Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS, Refusal.KIND_REFUSED, Refusal.UNCLEAR})
+_SMALLER: Final = frozenset(
+    {RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILTERS, RelayRefusal.KIND_REFUSED, RelayRefusal.UNCLEAR}
+)
 # What was refused for good is not asked for in the same form for a day; a small request shows if the relay relents.
 FINAL_RETRY_S: Final = 86_400.0
 PROBE_EVERY_S: Final = 1_200.0
 
 
-def retry_wait(refusal: Refusal, failures: int, *, lasting_s: float = FINAL_RETRY_S) -> float:
+def retry_wait(refusal: RelayRefusal, failures: int, *, lasting_s: float = FINAL_RETRY_S) -> float:
     """Seconds until the same is asked for again, after so many refusals in a row before this one.
 
     `lasting_s`: for what was refused for good; requests that are small themselves are asked for again sooner.
     """
-    if refusal is Refusal.FORBIDDEN:
+    if refusal is RelayRefusal.FORBIDDEN:
         return FINAL_RETRY_S
-    if refusal is Refusal.RATE_LIMITED:
+    if refusal is RelayRefusal.RATE_LIMITED:
         # How long the host is left alone tells its backoff, for all requests together.
         return RETRY_S
     if refusal in _SMALLER and failures < MAX_SMALLER:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.store import relays
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
@@ -27,7 +27,7 @@ def operator(tmp_path: Path) -> Operator:
         relays.add_novel(tx, {1: 70}, NOW)
         status = RelayStatus(1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole")
         relays.put_statuses(tx, [status])
-        relays.put_limits(tx, 1, Limits(live_missed_at=NOW // 1000).to_json())
+        relays.put_limits(tx, 1, RelayLimits(live_missed_at=NOW // 1000).to_json())
     return Operator(path)
 
 

@@ -29,9 +29,9 @@ from pipeline.process.clock import SystemClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.relay.channel import Channel
-from pipeline.relay.limits import Limits
-from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
 from pipeline.store.lease import QueueSize
 from pipeline.store.relays import RelayState
@@ -82,13 +82,13 @@ class Desk:
         ours, theirs = socket.socketpair()
         address = f"wss://relay{relay}.example"
         crawl = RelaySync(
-            coverage=CursorTable(relay, ()), limits=Limits(), reach=Horizon(SETTINGS, START), plan=plan_for()
+            coverage=CursorTable(relay, ()), limits=RelayLimits(), reach=Horizon(SETTINGS, START), plan=plan_for()
         )
         made = Connection(
-            relay, parse_address(address), crawl, Limits(), HostBackoff(random.Random(1)),
+            relay, parse_address(address), crawl, RelayLimits(), HostBackoff(random.Random(1)),
             RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,
         )  # fmt: skip
-        self.reactor.adopt(made, Channel(ours, CLOCK), self.endings.put)
+        self.reactor.adopt(made, WebSocket(ours, CLOCK), self.endings.put)
         return made, theirs
 
     def finish(self) -> None:
@@ -169,7 +169,7 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
     turns: list[None] = []
     turn = made.turn
 
-    def counted(channel: Channel) -> int:
+    def counted(channel: WebSocket) -> int:
         turns.append(None)
         return turn(channel)
 
@@ -225,7 +225,7 @@ def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.M
     broken, theirs = desk.connect(1)
     _, other = desk.connect(2)
 
-    def fail(*_: Channel) -> int:
+    def fail(*_: WebSocket) -> int:
         raise ZeroDivisionError
 
     with theirs, other:

@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.nostr.address import parse_address
 from pipeline.relay import resolve
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import Compression, dial
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
-from pipeline.relay.transport import Transport
 from pipeline.settings.values import HostPort
 from tests.integration.relay.peers import (
     CLOCK,
@@ -63,7 +63,7 @@ def greet(conn: socket.socket, over: threading.Event) -> None:
 def test_failed_addresses_are_passed_over() -> None:
     with Peer(greet, host="127.0.0.2") as peer, deaf_listener() as deaf:
         answers = [closed_port(), deaf, (peer.host, peer.port)]
-        transport = Transport(dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
 
@@ -97,7 +97,7 @@ def test_path_is_requested_as_it_was_written(target: str) -> None:
 def test_messages_behind_the_answer_are_not_lost() -> None:
     """The relay's first frames may come in one segment with the end of the handshake."""
     with Peer(greet) as peer:
-        transport = Transport(dial(peer.address, policy(), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
 
@@ -137,7 +137,9 @@ def test_of_mixed_answers_only_the_public_are_dialled(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: list[SocketAddress] = [(private.host, private.port), (public.host, public.port)]
-        transport = Transport(dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK), CLOCK)
+        transport = BlockingWebSocket(
+            dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK), CLOCK
+        )
         transport.close()
         assert (private.connections, public.connections) == (0, 1)
 
@@ -147,7 +149,7 @@ def test_name_is_resolved_once_and_the_vetted_address_is_the_one_dialled(monkeyp
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: Iterator[SocketAddress] = iter([(public.host, public.port), (private.host, private.port)])
-        transport = Transport(
+        transport = BlockingWebSocket(
             dial(NAMED, policy(lambda _host, _port: [next(answers)], allow_private=False), CLOCK), CLOCK
         )
         transport.close()
@@ -294,7 +296,7 @@ def test_unknown_name() -> None:
 
 def test_tls_is_verified_for_the_name(tls: Tls) -> None:
     with Peer(greet, tls=tls.server) as peer:
-        transport = Transport(dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
         dial(peer.address, policy(tls_context=tls.client), CLOCK).close()
@@ -333,7 +335,9 @@ def test_message_limit_of_the_policy_holds() -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        transport = Transport(dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK), CLOCK)
+        transport = BlockingWebSocket(
+            dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK), CLOCK
+        )
         assert transport.receive(PATIENCE_S) == [b"ho"]
         assert transport.skipped == 1
         transport.close()
@@ -358,7 +362,7 @@ def test_answers_of_proxies_are_understood(extra: bytes, before: bytes) -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        transport = Transport(dial(peer.address, policy(), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
 
@@ -409,7 +413,7 @@ def test_compression_is_offered_and_taken_up(more: str) -> None:
 
     with Peer(script) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
-        transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello", b"plain"]
         transport.close()
     assert header(heads[0], "Sec-WebSocket-Extensions") == "permessage-deflate; server_no_context_takeover"
@@ -429,7 +433,7 @@ def test_relay_with_other_terms_of_compression_is_offered_none_any_more(answer: 
     with Peer(script) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
         for _ in range(2):
-            transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+            transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
             assert transport.receive(PATIENCE_S) == [b"hello"]
             transport.close()
     assert sorted(offer is not None for offer in offers) == [False, False, True]
@@ -451,7 +455,7 @@ def test_relay_that_fails_over_the_offer_is_offered_none_any_more(status: int) -
     with Peer(script) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
         for _ in range(2):
-            transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+            transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
             assert transport.receive(PATIENCE_S) == [b"hello"]
             transport.close()
     assert sorted(offer is not None for offer in offers) == [False, False, True]
@@ -471,7 +475,7 @@ def test_failure_that_is_not_over_the_offer_keeps_its_status() -> None:
 def test_relay_without_compression_is_read_all_the_same() -> None:
     with Peer(greet) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
-        transport = Transport(dial(peer.address, how, CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"hello"]
         transport.close()
         assert peer.connections == 1

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from pipeline.nostr.address import RelayAddress, parse_address
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.errors import DialReason
-from pipeline.relay.transport import Transport
 from pipeline.settings.values import HostPort
 from tests.integration.relay.peers import CLOCK, PATIENCE_S, TEXT, Peer, Tls, accept_websocket, failure, frame
 
@@ -48,7 +48,7 @@ def test_onion_relay_is_reached_by_name_through_the_proxy(bound: bytes) -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as proxy:
-        transport = Transport(dial(onion(), through(proxy), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(onion(), through(proxy), CLOCK), CLOCK)
         assert transport.receive(PATIENCE_S) == [b"from the onion"]
         transport.close()
     name = onion().host.encode()

@@ -16,9 +16,9 @@ from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay import authentication
 from pipeline.relay.advertised import AdvertisedLimits
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import DialPolicy, dial
 from pipeline.relay.nip11 import RelayInformation
-from pipeline.relay.transport import Transport
 from pipeline.sinks import relay as relay_sink
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
 from pipeline.sinks.frame_limit import FrameLimit
@@ -48,7 +48,7 @@ def connect(box: Outbox) -> Iterator[Connect]:
         made.append(
             RelaySink(
                 address,
-                lambda: Transport(dial(address, policy, box.clock), box.clock),
+                lambda: BlockingWebSocket(dial(address, policy, box.clock), box.clock),
                 secret,
                 box.clock,
                 Metrics(),

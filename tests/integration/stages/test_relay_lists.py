@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.store import relays as relay_table
 from pipeline.store.database import Tx
 from pipeline.store.inbox import InboxRow
@@ -56,7 +56,7 @@ def follow(world: World) -> None:
     world.put([ALICE.sign("", kind=3, created_at=NOW - 900, tags=[["p", each] for each in followees])])
 
 
-def learned(world: World, relay: ScriptedRelay, limits: Limits) -> None:
+def learned(world: World, relay: ScriptedRelay, limits: RelayLimits) -> None:
     """What was learned of a relay before."""
     with world.database.write() as tx:
         relay_table.set_bootstrap(tx, [relay.url], NOW * 1000)
@@ -99,7 +99,7 @@ def test_each_relay_is_asked_first_for_those_who_write_to_it(
     other.hold([astray])
     for relay in pair:
         # Whether a chunk is compared with what we have, before it is paged, is found out at a time of its own.
-        learned(world, relay, Limits(negentropy_failed_at=NOW, informed_at=NOW))
+        learned(world, relay, RelayLimits(negentropy_failed_at=NOW, informed_at=NOW))
     with Running(world.context("saver"), saver.run):
         follow(world)
         world.put(names(each, one if number < half else other) for number, each in enumerate(FOLLOWED))
@@ -126,7 +126,7 @@ def test_a_list_that_changes_gets_its_author_a_live_place_within_seconds(
 ) -> None:
     """On a relay with few of them, which had others before; a newer list gives it back."""
     one, other = pair
-    learned(world, one, Limits(max_subscriptions=3, max_filters=1, informed_at=NOW))
+    learned(world, one, RelayLimits(max_subscriptions=3, max_filters=1, informed_at=NOW))
     note = BOB.sign("live", created_at=NOW)
     with Running(world.context("saver"), saver.run):
         follow(world)

@@ -8,7 +8,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.cursors import Cursor
 from tests.tools.bench.report import Figure, Limit
@@ -90,7 +90,7 @@ class _Relay(Simulation):
     """One of many, which notes when things happen, in seconds after the registration."""
 
     def __init__(self, rng: random.Random) -> None:
-        super().__init__(rng, limits=Limits())
+        super().__init__(rng, limits=RelayLimits())
         self.came: dict[bytes, float] = {}
         self.asked: list[float] = []
 

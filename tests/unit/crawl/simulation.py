@@ -27,10 +27,10 @@ from pipeline.nostr.message import Closed, Eose, EventMessage, NegError, NegMess
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.nostr.tags import public_keys
-from pipeline.relay.comparison import NegAnswered, NegEnded
-from pipeline.relay.limits import MOST_KINDS, Limits
-from pipeline.relay.politeness import HostBackoff
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import MOST_KINDS, RelayLimits
+from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 from pipeline.settings.choices import CrawlMode
@@ -166,7 +166,7 @@ class Simulation:
         rng: random.Random,
         *,
         settings: CrawlSettings = SETTINGS,
-        limits: Limits | None = None,
+        limits: RelayLimits | None = None,
         audits: bool = False,
     ) -> None:
         self.rng = rng
@@ -188,14 +188,14 @@ class Simulation:
         self.max_idle_turns = MAX_IDLE_TURNS_PER_HOUR
         self.crawled_since = START
         self.doubt = (0, 0)
-        self.limits = limits or (Limits() if audits else Limits(max_kinds=MOST_KINDS))
+        self.limits = limits or (RelayLimits() if audits else RelayLimits(max_kinds=MOST_KINDS))
         self.started_with = self.limits
         self.cursors: dict[str, Cursor] = {}
         self.progress: dict[str, SweepProgress] = {}
         self.delivered: set[bytes] = set()
         # Ids of what the relay gives nobody.
         self.beyond: set[bytes] = set()
-        self.refusals: Counter[Refusal] = Counter()
+        self.refusals: Counter[RelayRefusal] = Counter()
         self.idle_turns: Counter[int] = Counter()
         self.session: Session | None = None
         self.host = HostBackoff(rng)
@@ -364,9 +364,9 @@ class Simulation:
         elif isinstance(outcome, LiveEnded):
             self.crawl.live_ended(outcome, self.mono)
             self._on_refusal(outcome.refusal)
-        elif isinstance(outcome, NegAnswered):
+        elif isinstance(outcome, NegMessageReceived):
             self.crawl.neg_answered(outcome, session, self.mono)
-        elif isinstance(outcome, NegEnded):
+        elif isinstance(outcome, NegFinished):
             self.crawl.neg_ended(outcome, session)
 
     def _store(self, changes: FormChanges) -> None:
@@ -375,10 +375,10 @@ class Simulation:
             self.owed.append(subject)
             self.cursors = {key: each for key, each in self.cursors.items() if not key.startswith(f"{subject}/")}
 
-    def _on_refusal(self, refusal: Refusal | None) -> None:
+    def _on_refusal(self, refusal: RelayRefusal | None) -> None:
         if refusal is not None:
             self.refusals[refusal] += 1
-            if refusal is Refusal.RATE_LIMITED:
+            if refusal is RelayRefusal.RATE_LIMITED:
                 self.host.limited(self.mono)
 
     # What must hold.

@@ -19,7 +19,7 @@ from pipeline.crawl.sync.store_identity import SAVE_EVERY_S, StoreIdentity
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.subscription import PageEnded
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Simulation
@@ -28,7 +28,7 @@ ALICE, BOB, CAROL = key(1), key(2), key(3)
 HOUR, DAY = 3_600, 86_400
 
 
-def crawl(*, limits: Limits | None = None) -> Simulation:
+def crawl(*, limits: RelayLimits | None = None) -> Simulation:
     sim = Simulation(random.Random(1), limits=limits)
     sim.want([ALICE, BOB], [CAROL])
     return sim
@@ -92,7 +92,7 @@ def test_gift_wraps_are_asked_for_at_once_from_two_days_before_and_not_again_for
 
 
 def test_gift_wraps_are_not_asked_for_where_that_is_refused() -> None:
-    sim = crawl(limits=Limits(refused_kinds=(GIFT_WRAP,)))
+    sim = crawl(limits=RelayLimits(refused_kinds=(GIFT_WRAP,)))
     sim.connect()
     away(sim, 2 * HOUR, 8)
     sim.run_until(2 * HOUR + 60)

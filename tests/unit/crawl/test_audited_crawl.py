@@ -11,7 +11,7 @@ from pipeline.crawl.sync.plan import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, RelayMessage
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
 from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
@@ -288,7 +288,7 @@ def live_mentions(sim: Simulation, users: list[bytes]) -> set[bytes]:
 @pytest.mark.parametrize("subscriptions", [18, 3])
 def test_mentions_come_live_from_a_relay_that_looks_at_first_values_where_there_is_room(subscriptions: int) -> None:
     """Each user has a filter of their own then; else they are polled."""
-    sim = Simulation(random.Random(1), audits=True, limits=Limits(max_subscriptions=subscriptions))
+    sim = Simulation(random.Random(1), audits=True, limits=RelayLimits(max_subscriptions=subscriptions))
     sim.relay = FirstValueRelay(FirstValueEvents(random.Random(1)))
     sim.max_idle_turns = 4_000
     users = USERS[:30]

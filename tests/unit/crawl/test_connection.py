@@ -31,11 +31,11 @@ from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.relay.channel import Channel
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import SkippedMessage
-from pipeline.relay.limits import Limits
-from pipeline.relay.politeness import HostBackoff
+from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
 from pipeline.store.schema import open_database
 from tests.unit.crawl.people import event, plan_for
@@ -103,7 +103,7 @@ class Wakes:
 
 
 def new_crawl() -> RelaySync:
-    return RelaySync(coverage=CursorTable(1, ()), limits=Limits(), reach=Horizon(SETTINGS, START), plan=plan_for())
+    return RelaySync(coverage=CursorTable(1, ()), limits=RelayLimits(), reach=Horizon(SETTINGS, START), plan=plan_for())
 
 
 def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None) -> Connection:
@@ -111,13 +111,13 @@ def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None
     gate = Backpressure(Marks(10, 5, 1 << 30))
     shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimited(log, clock), BOUNDS)
     return Connection(
-        1, parse_address("wss://a.example"), crawl or new_crawl(), Limits(), HostBackoff(random.Random(1)),
+        1, parse_address("wss://a.example"), crawl or new_crawl(), RelayLimits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
     )  # fmt: skip
 
 
 def turn(made: Connection, relay: Answering) -> int:
-    return made.turn(cast("Channel", relay))
+    return made.turn(cast("WebSocket", relay))
 
 
 def is_full(made: Connection) -> bool:
@@ -220,7 +220,7 @@ def test_a_pause_in_reading_is_no_silence_of_the_relay(tmp_path: Path) -> None:
     turn(made, relay)
     made.hold()
     clock.advance(GIVE_UP_AFTER_S)
-    made.resume(cast("Channel", relay))
+    made.resume(cast("WebSocket", relay))
     turn(made, relay)
     clock.advance(GIVE_UP_AFTER_S)
     with pytest.raises(ConnectionLost):

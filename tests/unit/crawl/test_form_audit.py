@@ -13,8 +13,8 @@ from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose, encode_req
-from pipeline.relay.limits import MOST_KINDS, Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import MOST_KINDS, RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
@@ -45,7 +45,7 @@ class Bench:
     store: StoredEvents
     plan: Plan = field(default_factory=lambda: plan_for(AUTHORS, USERS))
     knowledge: FormKnowledge = field(default_factory=FormKnowledge)
-    session: Session = field(default_factory=lambda: Session(Limits()))
+    session: Session = field(default_factory=lambda: Session(RelayLimits()))
     wall: int = NOW
     mono: float = 0.0
     requests: list[Filter] = field(default_factory=list)
@@ -231,10 +231,10 @@ def test_refused_controls_end_without_a_verdict_against_the_form(refusal: str) -
 
 
 def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
-    audit, session, plan = FormAudit(FormKnowledge()), Session(Limits()), plan_for(AUTHORS, USERS)
+    audit, session, plan = FormAudit(FormKnowledge()), Session(RelayLimits()), plan_for(AUTHORS, USERS)
     audit.open_next(plan, session, 0.0, NOW)
     assert audit.precedes_mentions
-    silent = PageEnded(FormAudit.KEY, Refusal.TIMEOUT, "no answer", 0, None, None)
+    silent = PageEnded(FormAudit.KEY, RelayRefusal.TIMEOUT, "no answer", 0, None, None)
     audit.on_page_ended(silent, session.limits, 30.0, NOW)
     session.cancel_page(FormAudit.KEY, 30.0)
     session.outgoing.clear()
@@ -289,18 +289,18 @@ def shown(audit: FormAudit, session: Session, *, count: int = 0, after_auth: boo
 
 
 def test_messages_shown_after_auth_are_owed_once_and_asked_for_on_each_connection() -> None:
-    audit, session = FormAudit(FormKnowledge()), Session(Limits())
+    audit, session = FormAudit(FormKnowledge()), Session(RelayLimits())
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
     assert not audit.knowledge.withheld
     audit.on_connected()
-    again = Session(Limits())
+    again = Session(RelayLimits())
     assert shown(audit, again, count=1, after_auth=True) == ()
     assert shown(audit, again, count=1, after_auth=True) == ()
 
 
 def test_messages_hidden_even_after_auth_are_withheld() -> None:
-    audit, session = FormAudit(FormKnowledge()), Session(Limits())
+    audit, session = FormAudit(FormKnowledge()), Session(RelayLimits())
     assert shown(audit, session, after_auth=True) == ()
     assert shown(audit, session) == ()
     assert audit.knowledge.withheld == {4}
@@ -308,7 +308,7 @@ def test_messages_hidden_even_after_auth_are_withheld() -> None:
 
 @pytest.mark.parametrize("frame", [1_000, 2_000, 5_000])
 def test_controls_fit_the_frame_however_many_kinds_they_name(frame: int) -> None:
-    bench = Bench(store(), session=Session(Limits(max_frame_bytes=frame))).run()
+    bench = Bench(store(), session=Session(RelayLimits(max_frame_bytes=frame))).run()
     assert all(len(encode_req("P1234", [each])) <= frame for each in bench.requests)
     assert bench.knowledge.is_audited(Subject.MENTIONS)
 

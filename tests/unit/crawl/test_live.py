@@ -9,7 +9,7 @@ from pipeline.crawl.sync.live.packer import SubscriptionPacker
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from tests.seeds import seeds
 from tests.unit.crawl.people import key, plan_for, query
 
@@ -21,7 +21,7 @@ def chunk(number: int, size: int = 200, subject: Subject = Subject.AUTHORS) -> Q
 class Relay:
     """What a relay would have open after every change; checks each request against its limits."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RelayLimits) -> None:
         self.limits = limits
         self.groups = SubscriptionPacker(limits)
         self.open: dict[str, list[Filter]] = {}
@@ -71,7 +71,7 @@ def _members(part: Filter) -> list[bytes]:
 
 def test_a_small_plan_is_one_subscription_without_profiles() -> None:
     plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
-    relay = Relay(Limits())
+    relay = Relay(RelayLimits())
     relay.arrange(list(plan.queries))
     assert len(relay.open) == 1
     live = [each for each in plan.queries if each.is_live]
@@ -82,11 +82,11 @@ def test_a_small_plan_is_one_subscription_without_profiles() -> None:
 
 def test_what_is_refused_together_is_asked_for_apart() -> None:
     plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
-    groups = SubscriptionPacker(Limits())
-    groups.arrange(plan.queries, Limits())
+    groups = SubscriptionPacker(RelayLimits())
+    groups.arrange(plan.queries, RelayLimits())
     groups.take_changed()
     assert groups.part("0")
-    groups.arrange(plan.queries, Limits())
+    groups.arrange(plan.queries, RelayLimits())
     opened = groups.take_changed()
     assert sorted(groups.queries_of(each) for each in opened) == [("authors/",), ("global/",), ("mentions/",)]
     assert not groups.part("0"), "what is apart cannot be parted"
@@ -123,8 +123,8 @@ def test_queries_are_subscribed_to_once_or_left_out_whatever_the_limits_and_chan
         assert relay.sent == before, "nothing changed"
 
 
-def _limits(rng: random.Random) -> Limits:
-    return Limits(
+def _limits(rng: random.Random) -> RelayLimits:
+    return RelayLimits(
         max_subscriptions=rng.choice((1, 2, 3, 18)),
         max_filters=rng.choice((1, 2, 10)),
         max_authors=rng.choice((10, 125, 250)),
@@ -136,7 +136,7 @@ def _limits(rng: random.Random) -> Limits:
 
 def test_a_changed_query_moves_only_its_own_subscription() -> None:
     queries = [chunk(n) for n in range(40)]
-    relay = Relay(Limits())
+    relay = Relay(RelayLimits())
     relay.arrange(queries)
     before, sent = dict(relay.open), relay.sent
     queries[17] = queries[17].of_members(queries[17].members[1:])
@@ -147,7 +147,7 @@ def test_a_changed_query_moves_only_its_own_subscription() -> None:
 
 def test_room_that_becomes_free_is_used() -> None:
     queries = [chunk(n) for n in range(10)]
-    relay = Relay(replace(Limits(), max_subscriptions=2))
+    relay = Relay(replace(RelayLimits(), max_subscriptions=2))
     relay.arrange(queries)
     left_out = relay.groups.left_out
     assert left_out
@@ -159,7 +159,7 @@ def test_room_that_becomes_free_is_used() -> None:
 
 def test_a_relay_with_room_for_one_subscription_is_only_paged() -> None:
     """A live one would leave no room to ask for what was missed."""
-    relay = Relay(replace(Limits(), max_subscriptions=1))
+    relay = Relay(replace(RelayLimits(), max_subscriptions=1))
     relay.arrange([GLOBAL_QUERY, chunk(1)])
     assert relay.open == {}
     assert relay.groups.left_out == ("global/", chunk(1).key)
@@ -171,7 +171,7 @@ def test_a_relay_with_room_for_one_subscription_is_only_paged() -> None:
 def test_limits_that_have_to_do_with_pages_move_nothing(change: dict[str, int]) -> None:
     """A relay that complains of too many requests must not be sent all of them again."""
     queries = [chunk(n) for n in range(20)]
-    relay = Relay(Limits())
+    relay = Relay(RelayLimits())
     relay.arrange(queries)
     sent = relay.sent
     relay.limits = replace(relay.limits, **change)  # type: ignore[arg-type]  # the values fit their fields
@@ -181,8 +181,8 @@ def test_limits_that_have_to_do_with_pages_move_nothing(change: dict[str, int]) 
 
 def test_reopening_marks_one_or_all() -> None:
     queries = [chunk(n) for n in range(12)]
-    groups = SubscriptionPacker(Limits())
-    groups.arrange(queries, Limits())
+    groups = SubscriptionPacker(RelayLimits())
+    groups.arrange(queries, RelayLimits())
     names = set(groups.take_changed())
     assert len(names) > 1
     assert groups.take_changed() == {}
@@ -193,7 +193,7 @@ def test_reopening_marks_one_or_all() -> None:
     groups.reopen("never was")
     assert groups.take_changed() == {"never was": None}
     assert groups.queries_of("never was") == ()
-    groups.arrange([], Limits())
+    groups.arrange([], RelayLimits())
     assert groups.take_changed() == dict.fromkeys(names)
 
 
@@ -201,7 +201,7 @@ def test_reopening_marks_one_or_all() -> None:
 def test_a_query_with_more_filters_than_a_request_may_have_takes_several_subscriptions(
     filters: int, members: int
 ) -> None:
-    relay = Relay(replace(Limits(), max_filters=filters, max_authors=members, max_tag_values=members))
+    relay = Relay(replace(RelayLimits(), max_filters=filters, max_authors=members, max_tag_values=members))
     queries = [GLOBAL_QUERY, chunk(1, 40)]
     relay.arrange(queries)
     assert relay.covered(queries) == {each.key for each in queries}
@@ -211,7 +211,7 @@ def test_a_query_with_more_filters_than_a_request_may_have_takes_several_subscri
 
 
 def test_what_is_refused_for_good_is_parted_to_single_queries_and_no_further() -> None:
-    relay = Relay(Limits())
+    relay = Relay(RelayLimits())
     relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     for _ in range(10):
         key = next(iter(relay.open))
@@ -223,7 +223,7 @@ def test_what_is_refused_for_good_is_parted_to_single_queries_and_no_further() -
 
 
 def test_subjects_that_are_asked_for_singly_have_a_filter_for_each_member() -> None:
-    relay = Relay(Limits(max_filters=5))
+    relay = Relay(RelayLimits(max_filters=5))
     queries = [GLOBAL_QUERY, chunk(1, 12), chunk(2, 12, Subject.MENTIONS)]
     relay.arrange(queries)
     relay.groups.ask_singly(frozenset({Subject.MENTIONS}))

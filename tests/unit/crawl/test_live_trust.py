@@ -10,7 +10,7 @@ from pipeline.crawl.sync.schedule import TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Mood, Simulation
 
@@ -43,7 +43,7 @@ def stream(sim: Simulation, since: int, until: int, every: int = 20, *, is_live:
     return events
 
 
-def limits(sim: Simulation) -> Limits:
+def limits(sim: Simulation) -> RelayLimits:
     assert sim.session is not None
     return sim.session.limits
 
@@ -73,7 +73,7 @@ def test_relay_that_does_not_subscribe_at_limit_zero_is_asked_with_limit_one(how
         sim.run_until(within + 20 * number + 2)
         assert each.id in sim.delivered, f"{number}"
     assert limits(sim).refuses_zero == (how != "nothing"), "silence teaches nothing"
-    assert (limits(sim).live_missed_at, limits(sim).max_subscriptions) == (0, Limits().max_subscriptions)
+    assert (limits(sim).live_missed_at, limits(sim).max_subscriptions) == (0, RelayLimits().max_subscriptions)
 
 
 def test_relay_that_sends_nothing_live_is_polled_and_that_is_told() -> None:
@@ -179,7 +179,7 @@ def test_query_that_brought_an_event_live_needs_no_other_proof() -> None:
 def test_query_that_is_subscribed_to_in_part_is_not_judged() -> None:
     """A strict relay has room for few of its authors; the others come by polls, which says nothing about live."""
     authors = [key(10 + number) for number in range(12)]
-    sim = Simulation(random.Random(4), limits=Limits(max_subscriptions=5, max_authors=1, max_filters=1))
+    sim = Simulation(random.Random(4), limits=RelayLimits(max_subscriptions=5, max_authors=1, max_filters=1))
     sim.max_idle_turns = 10_000
     sim.want(authors=authors, registered=[BOB])
     sim.connect()
@@ -242,15 +242,15 @@ def test_one_event_that_was_missed_changes_nothing_and_more_change_one_thing_at_
     for number in range(MISSES - 1):
         trust.on_missed(bytes([number]), now)
     trust.on_missed(bytes([0]), now)
-    assert trust.judged(Limits(), now) == Limits()
+    assert trust.judged(RelayLimits(), now) == RelayLimits()
     assert trust.is_suspect(now)
     trust.on_missed(b"another", now)
-    assert trust.judged(Limits(), now) == Limits(refuses_zero=True)
-    assert trust.judged(Limits(refuses_zero=True), now) == Limits(refuses_zero=True)
+    assert trust.judged(RelayLimits(), now) == RelayLimits(refuses_zero=True)
+    assert trust.judged(RelayLimits(refuses_zero=True), now) == RelayLimits(refuses_zero=True)
     assert not trust.is_suspect(now + SUSPECT_S)
     for number in range(MISSES):
         trust.on_missed(bytes([number]), now)
-    assert trust.judged(Limits(refuses_zero=True), now) == Limits(refuses_zero=True, live_missed_at=now)
+    assert trust.judged(RelayLimits(refuses_zero=True), now) == RelayLimits(refuses_zero=True, live_missed_at=now)
 
 
 def test_part_of_a_live_request_that_is_refused_takes_no_other_along() -> None:

@@ -5,14 +5,14 @@ import pytest
 from pipeline.crawl.sync.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, encode_req
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from tests.unit.crawl.people import event
 
 PAGE = Filter(kinds=frozenset({1}), since=100, until=200)
 
 
-def session(limits: Limits, *, events: int = 0, answered: bool = False) -> Session:
+def session(limits: RelayLimits, *, events: int = 0, answered: bool = False) -> Session:
     """A connection that is lost after so many events of a page, or without any answer."""
     made = Session(limits)
     if answered:
@@ -25,7 +25,7 @@ def session(limits: Limits, *, events: int = 0, answered: bool = False) -> Sessi
 
 
 def test_pages_shrink_when_connections_are_lost_in_the_middle_of_them() -> None:
-    losses, limits, lessons = Losses(), Limits(), []
+    losses, limits, lessons = Losses(), RelayLimits(), []
     for _ in range(40):
         lost = session(limits, events=1, answered=True)
         lessons.append(losses.on_lost(lost))
@@ -38,24 +38,24 @@ def test_pages_shrink_when_connections_are_lost_in_the_middle_of_them() -> None:
 def test_page_of_that_size_that_ends_well_shows_that_it_was_something_else() -> None:
     losses = Losses()
     for _ in range(10):
-        assert losses.on_lost(session(Limits(), events=1)) is Lesson.NONE
+        assert losses.on_lost(session(RelayLimits(), events=1)) is Lesson.NONE
         losses.on_page(400, 500)
 
 
 def test_small_pages_that_end_well_show_nothing() -> None:
     losses = Losses()
-    losses.on_lost(session(Limits(), events=1))
+    losses.on_lost(session(RelayLimits(), events=1))
     losses.on_page(10, 500)
-    assert losses.on_lost(session(Limits(), events=1)) is Lesson.SMALLER_PAGES
+    assert losses.on_lost(session(RelayLimits(), events=1)) is Lesson.SMALLER_PAGES
 
 
 def test_requests_shrink_when_connections_are_lost_with_no_answer_at_all() -> None:
     losses = Losses()
-    lessons = [losses.on_lost(session(Limits())) for _ in range(MAX_FRUITLESS)]
+    lessons = [losses.on_lost(session(RelayLimits())) for _ in range(MAX_FRUITLESS)]
     assert lessons == [Lesson.NONE] * (MAX_FRUITLESS - 1) + [Lesson.SMALLER_REQUESTS]
 
 
-def lost_over(limits: Limits, largest: int, *, takes: int) -> Session:
+def lost_over(limits: RelayLimits, largest: int, *, takes: int) -> Session:
     """A connection to a relay that answers up to so many bytes, and ends the connection over the first larger one.
 
     Up to `largest` keys are asked for, as far as `limits` allow that.
@@ -71,7 +71,7 @@ def lost_over(limits: Limits, largest: int, *, takes: int) -> Session:
 
 @pytest.mark.parametrize("takes", [1_500, 3_000, 8_000])
 def test_requests_shrink_until_they_are_taken_where_smaller_ones_are_answered(takes: int) -> None:
-    losses, limits = Losses(), Limits()
+    losses, limits = Losses(), RelayLimits()
     for _ in range(MAX_FRUITLESS + 4):
         lost = lost_over(limits, 250, takes=takes)
         losses.on_lost(lost)
@@ -82,7 +82,7 @@ def test_requests_shrink_until_they_are_taken_where_smaller_ones_are_answered(ta
 
 
 def test_requests_are_never_made_smaller_than_one_that_was_answered() -> None:
-    losses, limits = Losses(), Limits()
+    losses, limits = Losses(), RelayLimits()
     for _ in range(20):
         lost = Session(limits)
         lost.open_page("small", Filter(authors=frozenset(key.to_bytes(32) for key in range(40))), 0.0)
@@ -95,12 +95,12 @@ def test_requests_are_never_made_smaller_than_one_that_was_answered() -> None:
 
 
 def test_what_was_refused_was_taken() -> None:
-    losses, lost = Losses(), session(Limits())
+    losses, lost = Losses(), session(RelayLimits())
     list(lost.receive(Closed("P1", "error: no", "error"), 0.0))
     assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}
 
 
-@pytest.mark.parametrize("lost", [session(Limits(), answered=True), Session(Limits())])
+@pytest.mark.parametrize("lost", [session(RelayLimits(), answered=True), Session(RelayLimits())])
 def test_other_losses_teach_nothing(lost: Session) -> None:
     losses = Losses()
     assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}

@@ -16,8 +16,8 @@ from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.timing import FINAL_RETRY_S, PROBE_EVERY_S
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, RelayMessage
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Mood, Simulation, closing, cooperative
@@ -128,13 +128,13 @@ def test_changed_form_is_asked_at_once() -> None:
 def test_sweep_that_has_no_page_left_needs_no_probe() -> None:
     window = Window(GLOBAL_QUERY, START - 100, START)
     sweep, probes = Sweep(GLOBAL_QUERY, Purpose.TAIL, window, START), RefusalProbes()
-    probes.on_refused(sweep, Refusal.AUTH_REQUIRED, 0.0)
+    probes.on_refused(sweep, RelayRefusal.AUTH_REQUIRED, 0.0)
     assert not probes.asks_otherwise(sweep)
     assert list(probes.due_times()) == [PROBE_EVERY_S]
     window.take(PageResult(0))
     assert not window.has_page
     assert probes.asks_otherwise(sweep)
-    session = Session(Limits())
+    session = Session(RelayLimits())
     probes.open_next(session, 2 * PROBE_EVERY_S)
     assert list(probes.due_times()) == []
     assert session.pages == 0

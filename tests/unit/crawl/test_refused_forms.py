@@ -12,8 +12,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.dimensions import Dimension
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Mood, Simulation, closing, cooperative, noticing
 
@@ -44,7 +44,7 @@ def refusing(bad: Callable[[Filter], bool], otherwise: Mood) -> Mood:
 
 
 def served(
-    mood: Mood, limits: Limits | None = None, *, beyond: Callable[[Event], bool] = lambda _: False
+    mood: Mood, limits: RelayLimits | None = None, *, beyond: Callable[[Event], bool] = lambda _: False
 ) -> Simulation:
     """A crawl of a relay with many events of all that is wanted, after ten minutes; those `beyond` nobody gets."""
     sim = Simulation(random.Random(1), limits=limits)
@@ -80,7 +80,7 @@ def test_who_refuses_filters_without_kinds_is_asked_by_kinds_at_once(answer: Moo
     sim = served(refusing(kindless, answer))
     assert sim.everything() <= sim.delivered
     assert {event.id for event in arrive(sim)} <= sim.delivered
-    assert sum(sim.refusals.values()) == sim.refusals[Refusal.KINDLESS] <= 4
+    assert sum(sim.refusals.values()) == sim.refusals[RelayRefusal.KINDLESS] <= 4
     assert sim.crawl.counts.gap_reasons[Gap.UNLISTED_KINDS] > 0, "kinds that nobody thought of are told"
     assert not {Gap.REFUSED, Gap.NOTES_BY_AUTHOR} & sim.crawl.counts.gap_reasons.keys()
 
@@ -96,7 +96,7 @@ def test_what_was_learned_is_kept_over_a_restart() -> None:
 
 
 def test_a_relay_that_takes_short_lists_only_gets_kinds_in_several() -> None:
-    small = Limits(refuses_kindless=True, max_kinds=25, max_authors=25, max_tag_values=25)
+    small = RelayLimits(refuses_kindless=True, max_kinds=25, max_authors=25, max_tag_values=25)
     sim = served(refusing(lambda one: one.kinds is None or len(one.kinds) > 25, closing(EMPTY, live=False)), small)
     assert sim.everything() <= sim.delivered
     assert not sim.refusals
@@ -136,7 +136,7 @@ def test_who_refuses_global_kinds_gives_all_else_live() -> None:
 
 
 def test_a_relay_that_relents_is_asked_without_kinds_again_some_day() -> None:
-    narrow = Limits().narrowed(Dimension.AUTHORS, 100).dated(Limits(), START)
+    narrow = RelayLimits().narrowed(Dimension.AUTHORS, 100).dated(RelayLimits(), START)
     learned = replace(narrow, refuses_kindless=True, notes_by_author=True)
     assert learned.widened(START + 1) == narrow
     sim = served(cooperative, learned.widened(START + 1))
@@ -158,7 +158,7 @@ def test_kinds_that_are_refused_by_name_are_left_out_alone_and_told() -> None:
     assert {event.id for event in arrive(sim)} <= sim.delivered
     assert sim.session is not None
     assert {2, 10002} <= set(sim.session.limits.refused_kinds) <= {2, 10002, 30078}
-    assert sim.session.limits.max_kinds >= Limits().max_kinds
+    assert sim.session.limits.max_kinds >= RelayLimits().max_kinds
     assert sim.crawl.counts.gap_reasons[Gap.KINDS_REFUSED] > 0
 
 

@@ -14,8 +14,8 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP
 from pipeline.nostr.message import Closed, RelayMessage
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import (
@@ -300,7 +300,7 @@ def test_a_chunk_that_is_split_or_merged_starts_nothing_from_the_beginning() -> 
 
 
 def test_queries_without_room_for_a_live_subscription_are_polled() -> None:
-    sim = crawl(limits=replace(Limits(), max_subscriptions=1))
+    sim = crawl(limits=replace(RelayLimits(), max_subscriptions=1))
     sim.relay.max_subscriptions = 1
     sim.want([ALICE])
     sim.connect()
@@ -631,4 +631,4 @@ def test_whatever_happens_everything_within_reach_is_had_in_the_end(seed: int) -
     sim = story.sim
     assert not sim.everything() - sim.delivered
     assert len(sim.moved) > 10
-    assert sim.refusals[Refusal.TIMEOUT] < 500
+    assert sim.refusals[RelayRefusal.TIMEOUT] < 500

@@ -8,7 +8,7 @@ import pytest
 from pipeline.crawl.sync.plan import Subject
 from pipeline.crawl.sync.relay_lists import RelayLists
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.backfills import Backfill
 from pipeline.store.relay_lists import Listed
@@ -17,7 +17,7 @@ from tests.unit.crawl.people import event, query
 from tests.unit.crawl.simulation import START, Simulation
 
 # Two live subscriptions of one filter beside one page: most chunks have to take turns.
-NARROW = Limits(max_subscriptions=3, max_filters=1, max_pages=1)
+NARROW = RelayLimits(max_subscriptions=3, max_filters=1, max_pages=1)
 
 
 def crowd(count: int, seed: int = 1) -> list[bytes]:
@@ -25,7 +25,7 @@ def crowd(count: int, seed: int = 1) -> list[bytes]:
     return [rng.randbytes(32) for _ in range(count)]
 
 
-def crawl(limits: Limits | None = None) -> Simulation:
+def crawl(limits: RelayLimits | None = None) -> Simulation:
     return Simulation(random.Random(1), limits=limits)
 
 
@@ -120,7 +120,7 @@ def test_newly_wanted_authors_come_in_their_order_with_not_one_request_more() ->
 
 
 def test_a_list_that_changes_counts_at_once_for_all_that_has_not_been_asked_for() -> None:
-    sim, people = crawl(replace(Limits(), max_pages=1)), sorted(crowd(3_000))
+    sim, people = crawl(replace(RelayLimits(), max_pages=1)), sorted(crowd(3_000))
     sim.want(people)
     sim.connect()
     while len(authors_pages(sim)) < 3:

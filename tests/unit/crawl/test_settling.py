@@ -14,8 +14,8 @@ from pipeline.crawl.sync.size_trials import SizeTrials
 from pipeline.crawl.sync.timing import LASTING_RETRY_S, CrawlSettings, Horizon
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import PageEnded
@@ -29,17 +29,17 @@ GLOBAL_ONLY = plan_for()
 
 
 def crawl(
-    plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: Limits | None = None
+    plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: RelayLimits | None = None
 ) -> RelaySync:
     made = RelaySync(
-        coverage=CursorTable(1, (), sweeps), limits=limits or Limits(), reach=Horizon(SETTINGS, WALL), plan=plan
+        coverage=CursorTable(1, (), sweeps), limits=limits or RelayLimits(), reach=Horizon(SETTINGS, WALL), plan=plan
     )
     made.audit.knowledge.recall(audited(WALL))
     made.connected()
     return made
 
 
-def ended(refusal: Refusal | None, count: int = 0, at: int = WALL - 100, subject: str = "global") -> PageEnded:
+def ended(refusal: RelayRefusal | None, count: int = 0, at: int = WALL - 100, subject: str = "global") -> PageEnded:
     span = (at, at) if count else (None, None)
     return PageEnded(f"initial:{subject}/", refusal, "", count, *span)
 
@@ -51,19 +51,19 @@ def page_of(session: Session, number: int = -1) -> Filter:
 
 def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
     """Only EOSE completes a page; what came is kept all the same, and the loss is counted."""
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    assert made.page_ended(ended(Refusal.TIMEOUT, 7), session, 10.0) is None
+    assert made.page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 10.0) is None
     assert made.counts.pages == 0, "once may be chance"
-    made.page_ended(ended(Refusal.TIMEOUT, 7), session, 40.0)
+    made.page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 40.0)
     assert made.counts.pages == 1
-    assert made.page_ended(ended(Refusal.TIMEOUT), session, 80.0) is None
+    assert made.page_ended(ended(RelayRefusal.TIMEOUT), session, 80.0) is None
     for _ in range(5):
-        made.page_ended(ended(Refusal.TIMEOUT), session, 90.0)
+        made.page_ended(ended(RelayRefusal.TIMEOUT), session, 90.0)
     assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
     assert made.counts.sweeps == 0
     assert made.seconds_behind(WALL + 50) == 50, "the cursor did not move"
-    session = Session(Limits())
+    session = Session(RelayLimits())
     made.advance(session, 91.0, WALL + 91, may_ask=True)
     assert session.pages == 0
     made.connected()
@@ -72,10 +72,10 @@ def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
 
 
 def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     for number in range(3):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
-        made.page_ended(ended(Refusal.TIMEOUT), session, number * 1000.0 + 500)
+        made.page_ended(ended(RelayRefusal.TIMEOUT), session, number * 1000.0 + 500)
     assert (made.counts.pages, made.counts.gap_reasons) == (0, {Gap.UNANSWERED: 1})
     assert [each.patience for each in session.subscriptions if each.is_page] == [1.0, 2.0, 4.0]
 
@@ -83,7 +83,7 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
 @pytest.mark.parametrize(("count", "told"), [(0, 1), (1, 0)])
 def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, told: int) -> None:
     """A silent refusal: nothing of any kind without authors."""
-    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
     made.audit.knowledge.recall([replace(each, checked_at=0) for each in audited(WALL) if "search" in each.form])
     made.audit.knowledge.recall([FormCheck(BROAD.name, FormVerdict.UNKNOWN, 0, 0)])
     made.audit.note_event(event(WALL - 100, key(1), kind=1))
@@ -96,20 +96,20 @@ def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, to
 
 
 def test_requests_shrink_when_connections_are_lost_over_them() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     authors = frozenset(number.to_bytes(32) for number in range(300))
     session.open_page("large", Filter(authors=authors), 0.0)
     assert not made.lost(session)
-    assert session.limits == Limits(), "once may be chance"
+    assert session.limits == RelayLimits(), "once may be chance"
     assert made.lost(session)
     assert session.limits.max_frame_bytes == session.subscriptions.suspect // 2
     assert session.limits.members_that_fit < 150
 
 
 def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(Refusal.TOO_LARGE), session, 1.0)
+    made.page_ended(ended(RelayRefusal.TOO_LARGE), session, 1.0)
     opened = session.pages
     made.advance(session, 1.1, WALL, may_ask=True)
     assert session.pages == opened
@@ -118,19 +118,19 @@ def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
 
 
 def test_a_refusal_that_lasts_is_told() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(Refusal.RESTRICTED), session, 1.0)
+    made.page_ended(ended(RelayRefusal.RESTRICTED), session, 1.0)
     assert made.counts.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
     session.cancel_page("initial:global/", 0.0)
     made.advance(session, 1.5, WALL, may_ask=True)
-    made.page_ended(PageEnded(SizeTrials.KEY, Refusal.RESTRICTED, "no", 0, None, None), session, 2.0)
+    made.page_ended(PageEnded(SizeTrials.KEY, RelayRefusal.RESTRICTED, "no", 0, None, None), session, 2.0)
     assert made.counts.gap_reasons[Gap.REFUSED] == 1
 
 
 def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
     kept = SweepProgress(1, "initial:global/", WALL - 1_000, WALL - 700, WALL + 2_000, 0)
-    made, session = crawl(sweeps=(kept,)), Session(Limits())
+    made, session = crawl(sweeps=(kept,)), Session(RelayLimits())
     made.advance(session, 0.0, WALL + 3_000, may_ask=True)
     assert page_of(session).since == WALL + 2_000 - 900, "first what came since"
     made.page_ended(ended(None), session, 1.0)
@@ -142,7 +142,7 @@ def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
 
 
 def test_progress_is_told_now_and_then() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     for number in range(10):
         made.page_ended(ended(None, 50, WALL - 10 * number), session, number * 1.0)
@@ -152,14 +152,14 @@ def test_progress_is_told_now_and_then() -> None:
 
 
 def test_one_subscription_is_left_for_pages() -> None:
-    limits = replace(Limits(), max_subscriptions=1, max_pages=1)
+    limits = replace(RelayLimits(), max_subscriptions=1, max_pages=1)
     made, session = crawl(limits=limits), Session(limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     assert (session.live_subscriptions, session.pages, made.left_out) == (0, 1, 1)
 
 
 def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     for number in range(501):
         session.note_event("L1", event(WALL - number, kind=0, number=number), 1.0)
@@ -172,7 +172,7 @@ def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
 
 
 def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL + 200_000, may_ask=True)
     assert made.next_time() >= 50.0
     made.page_ended(ended(None), session, 1.0)
@@ -181,14 +181,14 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
 
 
 def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> None:
-    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     for at in (10.0, 40.0, 80.0):
-        made.page_ended(ended(Refusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
+        made.page_ended(ended(RelayRefusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
     for at in (90.0, 100.0):
-        made.page_ended(ended(Refusal.TIMEOUT, subject="authors"), session, at)
+        made.page_ended(ended(RelayRefusal.TIMEOUT, subject="authors"), session, at)
     assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
-    session = Session(Limits())
+    session = Session(RelayLimits())
     made.advance(session, 101.0, WALL + 101, may_ask=True)
     assert not any(each.key == "initial:authors/" for each in session.subscriptions)
     made.set_plan(plan_for([key(1), key(2)], generation=2))
@@ -198,16 +198,16 @@ def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> N
 
 def test_a_page_that_fails_again_and_again_is_told() -> None:
     """Whatever the reason: nobody may take silence for completeness."""
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     for number in range(1, 7):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
-        made.page_ended(ended(Refusal.ERROR), session, number * 1000.0 + 1)
+        made.page_ended(ended(RelayRefusal.ERROR), session, number * 1000.0 + 1)
         assert made.counts.gap_reasons[Gap.UNANSWERED] == number // 3
 
 
 def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
     """Where no page gets an answer beside it, on two connections, the live subscription gives way to pages."""
-    limits, silences = Limits(), Silences()
+    limits, silences = RelayLimits(), Silences()
     for most in (18, 1):
         session = Session(limits, silences=silences)
         session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
@@ -221,7 +221,7 @@ def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
 def test_silence_never_takes_back_what_was_seen_to_work() -> None:
     silences = Silences()
     for _ in range(4):
-        session = Session(Limits(), silences=silences)
+        session = Session(RelayLimits(), silences=silences)
         session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
         list(session.receive(Eose("L1"), 0.0))
         session.open_page("p", Filter(limit=1), 0.0)
@@ -232,7 +232,7 @@ def test_silence_never_takes_back_what_was_seen_to_work() -> None:
 
 
 def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
-    made, session = crawl(plan_for([key(1)])), Session(Limits())
+    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     assert not len(made.gaps)
     made.advance(session, 100.0, WALL + 100, may_ask=False)
@@ -249,7 +249,7 @@ def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
 
 
 def test_what_is_refused_is_told_once() -> None:
-    made, session = crawl(), Session(Limits())
+    made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     made.gaps.open("global/", WALL - 1_000, WALL, Gap.REFUSED)
     made.advance(session, 100.0, WALL + 100, may_ask=True)

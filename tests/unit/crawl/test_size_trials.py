@@ -7,8 +7,8 @@ import pytest
 from pipeline.crawl.sync.size_trials import MAX_ERRORS, MAX_TRIALS_A_DAY, SizeTrials, Trial, TrialVerdict
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import PageEnded
@@ -16,7 +16,7 @@ from pipeline.relay.subscription import PageEnded
 PAGE = Filter(
     authors=frozenset(bytes([n]) * 32 for n in range(200)), kinds=frozenset(range(160)), since=0, until=9_000, limit=500
 )
-REFUSED = PageEnded(SizeTrials.KEY, Refusal.UNSUPPORTED, "no", 0, None, None)
+REFUSED = PageEnded(SizeTrials.KEY, RelayRefusal.UNSUPPORTED, "no", 0, None, None)
 ANSWERED = PageEnded(SizeTrials.KEY, None, "", 0, None, None)
 
 
@@ -26,7 +26,7 @@ class Relay:
 
     bounds: dict[Dimension, int]
     trials: SizeTrials = field(default_factory=SizeTrials)
-    session: Session = field(default_factory=lambda: Session(Limits()))
+    session: Session = field(default_factory=lambda: Session(RelayLimits()))
     asked: int = 0
 
     def refuses(self, page: Filter) -> bool:
@@ -35,7 +35,7 @@ class Relay:
     def run(self, page: Filter = PAGE, mono: float = 0.0) -> Trial | None:
         """Refuse `page`, and answer what is tried until a verdict is there."""
         assert self.refuses(page)
-        if not self.trials.on_refused("sweep", page, Refusal.UNSUPPORTED, mono):
+        if not self.trials.on_refused("sweep", page, RelayRefusal.UNSUPPORTED, mono):
             return None
         while True:
             self.trials.open_next(self.session, mono)
@@ -70,7 +70,7 @@ def test_what_is_allowed_is_found_by_halves_and_nothing_else_learned(
     trial = relay.run()
     assert trial is not None
     assert trial.verdict is TrialVerdict.LEARNED
-    assert trial.limits == Limits().narrowed(dimension, learned)
+    assert trial.limits == RelayLimits().narrowed(dimension, learned)
     assert learned <= most
     assert relay.asked <= 12
 
@@ -80,7 +80,7 @@ def test_two_bounds_are_found_one_after_the_other() -> None:
     relay.run()
     kinds = frozenset(range(relay.session.limits.max_kinds))
     relay.run(Filter(authors=PAGE.authors, kinds=kinds, since=0, until=9_000, limit=500))
-    assert relay.session.limits == Limits().narrowed(Dimension.KINDS, 20).narrowed(Dimension.AUTHORS, 12)
+    assert relay.session.limits == RelayLimits().narrowed(Dimension.KINDS, 20).narrowed(Dimension.AUTHORS, 12)
     assert relay.asked <= MAX_TRIALS_A_DAY
 
 
@@ -88,26 +88,37 @@ def test_a_refusal_for_another_reason_costs_one_request() -> None:
     relay = Relay({Dimension.KINDS: 0})
     trial = relay.run()
     assert trial is not None
-    assert (trial.verdict, trial.refusal, trial.limits) == (TrialVerdict.BELIEVED, Refusal.UNSUPPORTED, Limits())
+    assert (trial.verdict, trial.refusal, trial.limits) == (
+        TrialVerdict.BELIEVED,
+        RelayRefusal.UNSUPPORTED,
+        RelayLimits(),
+    )
     assert relay.asked == 1
 
 
 @pytest.mark.parametrize(
-    "refusal", [Refusal.AUTH_REQUIRED, Refusal.FORBIDDEN, Refusal.PAYMENT, Refusal.SEARCH_ONLY, Refusal.ERROR]
+    "refusal",
+    [
+        RelayRefusal.AUTH_REQUIRED,
+        RelayRefusal.FORBIDDEN,
+        RelayRefusal.PAYMENT,
+        RelayRefusal.SEARCH_ONLY,
+        RelayRefusal.ERROR,
+    ],
 )
-def test_nothing_is_tried_after_a_refusal_that_says_why(refusal: Refusal) -> None:
+def test_nothing_is_tried_after_a_refusal_that_says_why(refusal: RelayRefusal) -> None:
     assert not SizeTrials().on_refused("sweep", PAGE, refusal, 0.0)
 
 
 def test_nothing_is_tried_of_a_filter_without_lists() -> None:
-    assert not SizeTrials().on_refused("sweep", Filter(since=0, until=10**6, limit=500), Refusal.RESTRICTED, 0.0)
+    assert not SizeTrials().on_refused("sweep", Filter(since=0, until=10**6, limit=500), RelayRefusal.RESTRICTED, 0.0)
 
 
 def test_no_more_than_so_many_are_tried_a_day() -> None:
     """The limits that were learned are forgotten each time."""
     relay = Relay({Dimension.KINDS: 1})
     for n in range(3 * MAX_TRIALS_A_DAY):
-        relay.session.limits = Limits()
+        relay.session.limits = RelayLimits()
         relay.run(mono=float(n))
     assert relay.asked == MAX_TRIALS_A_DAY
     assert not relay.trials.is_under_way
@@ -126,52 +137,52 @@ def test_what_was_believed_is_looked_into_again_after_a_day() -> None:
 
 def test_what_is_refused_meanwhile_waits() -> None:
     trials = SizeTrials()
-    assert trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
-    assert trials.on_refused("two", PAGE, Refusal.RESTRICTED, 0.0)
-    session = Session(Limits())
+    assert trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
+    assert trials.on_refused("two", PAGE, RelayRefusal.RESTRICTED, 0.0)
+    session = Session(RelayLimits())
     trials.open_next(session, 0.0)
     trials.open_next(session, 0.0)
     assert session.pages == 1
-    trial = trials.on_page_ended(REFUSED, Limits(), 0.0)
+    trial = trials.on_page_ended(REFUSED, RelayLimits(), 0.0)
     assert trial is not None
     assert trial.sweep == "one"
     assert [set(trials.take_waiting()) for _ in range(2)] == [{"two"}, set()]
 
 
-@pytest.mark.parametrize("refusal", [Refusal.TIMEOUT, Refusal.RATE_LIMITED, Refusal.AUTH_REQUIRED])
-def test_an_answer_about_something_else_proves_nothing(refusal: Refusal) -> None:
+@pytest.mark.parametrize("refusal", [RelayRefusal.TIMEOUT, RelayRefusal.RATE_LIMITED, RelayRefusal.AUTH_REQUIRED])
+def test_an_answer_about_something_else_proves_nothing(refusal: RelayRefusal) -> None:
     trials = SizeTrials()
-    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
-    trials.open_next(Session(Limits()), 0.0)
-    trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), Limits(), 0.0)
+    trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
+    trials.open_next(Session(RelayLimits()), 0.0)
+    trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), RelayLimits(), 0.0)
     assert trial is not None
-    assert (trial.verdict, trial.limits) == (TrialVerdict.GIVEN_UP, Limits())
+    assert (trial.verdict, trial.limits) == (TrialVerdict.GIVEN_UP, RelayLimits())
 
 
 def test_a_trial_has_no_page_beside_it() -> None:
-    trials, session = SizeTrials(), Session(Limits())
+    trials, session = SizeTrials(), Session(RelayLimits())
     session.open_page("other", PAGE, 0.0)
-    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
+    trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
     trials.open_next(session, 0.0)
     assert (session.pages, session.has_room_for_page()) == (1, False)
     session.cancel_page("other", 1.0)
     trials.open_next(session, 1.0)
     assert (session.pages, session.has_room_for_page()) == (1, False)
     session.cancel_page(SizeTrials.KEY, 2.0)
-    assert trials.on_page_ended(REFUSED, Limits(), 2.0) is not None
+    assert trials.on_page_ended(REFUSED, RelayLimits(), 2.0) is not None
     trials.open_next(session, 2.0)
     assert (session.pages, session.has_room_for_page()) == (0, True)
 
 
 def test_an_error_is_no_answer_to_a_trial() -> None:
-    trials, session = SizeTrials(), Session(Limits())
-    trials.on_refused("one", PAGE, Refusal.RESTRICTED, 0.0)
-    failed = PageEnded(SizeTrials.KEY, Refusal.ERROR, "busy", 0, None, None)
+    trials, session = SizeTrials(), Session(RelayLimits())
+    trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
+    failed = PageEnded(SizeTrials.KEY, RelayRefusal.ERROR, "busy", 0, None, None)
     for _ in range(MAX_ERRORS):
         trials.open_next(session, 0.0)
         session.cancel_page(SizeTrials.KEY, 0.0)
-        assert trials.on_page_ended(failed, Limits(), 0.0) is None
+        assert trials.on_page_ended(failed, RelayLimits(), 0.0) is None
     trials.open_next(session, 0.0)
-    trial = trials.on_page_ended(failed, Limits(), 0.0)
+    trial = trials.on_page_ended(failed, RelayLimits(), 0.0)
     assert trial is not None
     assert trial.verdict is TrialVerdict.GIVEN_UP

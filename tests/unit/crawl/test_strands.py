@@ -8,7 +8,7 @@ import pytest
 from pipeline.crawl.sync import sweep
 from pipeline.crawl.sync.strands import MAX_STRANDS
 from pipeline.nostr.event import Event
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from tests.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Simulation
@@ -61,7 +61,7 @@ def test_pages_of_one_long_sweep_are_open_side_by_side() -> None:
 
 def test_sweep_that_names_kinds_in_many_lists_is_parted_by_lists() -> None:
     """A relay without kindless filters that takes few kinds at once."""
-    sim = Simulation(random.Random(2), limits=Limits(max_kinds=4, refuses_kindless=True))
+    sim = Simulation(random.Random(2), limits=RelayLimits(max_kinds=4, refuses_kindless=True))
     notes = [event(START - 60 * number - 60, ALICE, (1, 6, 7, 30023)[number % 4], number) for number in range(400)]
     for each in notes:
         sim.relay.publish(each, 0)
@@ -83,7 +83,7 @@ def test_sweep_that_names_kinds_in_many_lists_is_parted_by_lists() -> None:
 @pytest.mark.parametrize("seed", seeds(3))
 def test_restarts_lose_nothing_of_what_is_parted_by_lists(seed: int) -> None:
     rng = random.Random(seed)
-    sim = Simulation(random.Random(2), limits=Limits(max_kinds=4, refuses_kindless=True))
+    sim = Simulation(random.Random(2), limits=RelayLimits(max_kinds=4, refuses_kindless=True))
     sim.relay.store.cap = 20
     notes = [event(START - 60 * number - 60, ALICE, (1, 6, 7, 30023)[number % 4], number) for number in range(400)]
     for each in notes:

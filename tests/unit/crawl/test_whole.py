@@ -12,7 +12,7 @@ from pipeline.crawl.sync.timing import LASTING_RETRY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, RelayMessage
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.wanted import Change
 from tests.seeds import seeds
@@ -22,7 +22,7 @@ from tests.unit.crawl.simulation import SETTINGS, START, Mood, Simulation, closi
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 HOUR, DAY = 3_600, 86_400
 # Room for two chunks beside the pages: more than a handful of them do not fit.
-NARROW = Limits(max_subscriptions=3, max_filters=1)
+NARROW = RelayLimits(max_subscriptions=3, max_filters=1)
 
 
 def crowd(rng: random.Random, count: int) -> list[bytes]:
@@ -232,7 +232,7 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     """Ways of asking, refusals, restarts and changes of who is wanted, at random; cursors are checked as they move."""
     print(f"seed {seed}")
     rng = random.Random(seed)
-    sim = crawl(seed, limits=rng.choice((NARROW, Limits(max_subscriptions=6, max_filters=2))))
+    sim = crawl(seed, limits=rng.choice((NARROW, RelayLimits(max_subscriptions=6, max_filters=2))))
     sim.max_idle_turns = 20_000
     people = crowd(rng, 3_000)
     sim.relay.store.cap = rng.choice((50, 500))
@@ -343,10 +343,10 @@ def test_newcomers_do_not_wait_for_those_before_them_who_are_refused() -> None:
 def test_relay_that_must_be_asked_whole_is_left_for_no_small_cost() -> None:
     """By query it leaves out what mentions users: its bytes are worth more than those of one that does not."""
     plan, asking = plan_for([ALICE], [BOB]), FetchStrategy(needs_whole=True)
-    assert asking.decide(plan, Limits(), START)
+    assert asking.decide(plan, RelayLimits(), START)
     asking.measure(10 * HOUR, HOUR)
-    assert not asking.decide(plan, Limits(), START), "nothing changes"
+    assert not asking.decide(plan, RelayLimits(), START), "nothing changes"
     assert asking.is_whole
     asking.measure(500 * HOUR, HOUR)
-    assert asking.decide(plan, Limits(), START)
+    assert asking.decide(plan, RelayLimits(), START)
     assert not asking.is_whole

@@ -3,7 +3,7 @@
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.closes import SentCloses
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 
 TOO_MANY = "Subscription rejected: Too many subscriptions: 10"
@@ -54,7 +54,7 @@ def test_sent_closes_are_bounded_without_answers() -> None:
 
 
 def test_close_that_a_rate_limit_dropped_is_sent_again_when_asked_to() -> None:
-    session = Session(Limits())
+    session = Session(RelayLimits())
     first = answer(session, "a", 0.0)
     sent(session)
     list(session.receive(Notice("rate limited"), 0.0))
@@ -66,7 +66,7 @@ def test_close_that_a_rate_limit_dropped_is_sent_again_when_asked_to() -> None:
 
 
 def test_close_that_is_dropped_again_is_sent_again() -> None:
-    session = Session(Limits())
+    session = Session(RelayLimits())
     first = answer(session, "a", 0.0)
     for _ in range(2):
         list(session.receive(Notice("rate limited"), 0.0))
@@ -77,7 +77,7 @@ def test_close_that_is_dropped_again_is_sent_again() -> None:
 
 def test_subscriptions_whose_close_was_dropped_teach_no_limit() -> None:
     """Before, a relay that dropped CLOSEs ended with a limit of one, which leaves no room for what is live."""
-    session = Session(Limits(max_subscriptions=10))
+    session = Session(RelayLimits(max_subscriptions=10))
     for number in range(8):
         answer(session, f"page {number}", float(number))
         list(session.receive(Notice("rate limited"), float(number)))
@@ -87,7 +87,7 @@ def test_subscriptions_whose_close_was_dropped_teach_no_limit() -> None:
 
 
 def test_refusal_without_dropped_closes_teaches_the_limit() -> None:
-    session = Session(Limits(max_subscriptions=10))
+    session = Session(RelayLimits(max_subscriptions=10))
     for number in range(3):
         answer(session, f"page {number}", float(number))
     for number in range(3):

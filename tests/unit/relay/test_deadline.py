@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.relay.deadline import WAIT_SLICE_S, Attempt, Deadline
+from pipeline.relay.deadline import WAIT_SLICE_S, AttemptDeadline, Deadline
 from pipeline.relay.errors import DialError, DialReason
 
 
@@ -25,7 +25,7 @@ def test_share_divides_what_is_left() -> None:
 
 def test_attempt_waits_in_slices_and_never_beyond_its_deadline() -> None:
     clock = ManualClock()
-    attempt = Attempt(Deadline(clock, 1.0), lambda: False)
+    attempt = AttemptDeadline(Deadline(clock, 1.0), lambda: False)
     assert attempt.wait_s("step") == WAIT_SLICE_S
     clock.advance(0.9)
     assert attempt.wait_s("step") == pytest.approx(0.1)
@@ -34,7 +34,7 @@ def test_attempt_waits_in_slices_and_never_beyond_its_deadline() -> None:
 def test_attempt_that_is_over_says_why() -> None:
     clock = ManualClock()
     cancelled = False
-    attempt = Attempt(Deadline(clock, 1.0), lambda: cancelled)
+    attempt = AttemptDeadline(Deadline(clock, 1.0), lambda: cancelled)
     clock.advance(1.0)
     with pytest.raises(DialError, match="the step") as late:
         attempt.wait_s("the step")

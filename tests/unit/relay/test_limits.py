@@ -24,13 +24,13 @@ from pipeline.relay.limits import (
     LEAST_FRAME_BYTES,
     LEAST_SEEN_BYTES,
     MOST,
-    Limits,
+    RelayLimits,
 )
 
 BOUNDS = tuple(each.value for each in Dimension)
 DATED = st.integers(0, 2**40)
 ANY_LIMITS = st.builds(
-    Limits,
+    RelayLimits,
     max_subscriptions=st.integers(1, 18),
     max_pages=st.integers(1, 3),
     max_filters=st.integers(1, 10),
@@ -55,7 +55,7 @@ ANY_LIMITS = st.builds(
 
 def test_the_defaults_are_what_every_relay_in_wide_use_accepts() -> None:
     """20 subscriptions on old strfry less two, 10 filters, 500 events, 131,072 bytes."""
-    limits = Limits()
+    limits = RelayLimits()
     assert limits.max_subscriptions <= 18
     assert limits.max_filters <= 10
     assert limits.max_kinds <= 10
@@ -67,7 +67,7 @@ def test_the_defaults_are_what_every_relay_in_wide_use_accepts() -> None:
 
 @given(ANY_LIMITS, st.sampled_from(Dimension), st.integers(0, 600), st.sampled_from(Source))
 def test_each_dimension_is_narrowed_by_itself_and_never_below_one(
-    limits: Limits, dimension: Dimension, to: int, source: Source
+    limits: RelayLimits, dimension: Dimension, to: int, source: Source
 ) -> None:
     for narrowed in (limits.narrowed(dimension, to, source), limits.halved(dimension, to, source)):
         assert narrowed.of(dimension) >= 1
@@ -78,7 +78,7 @@ def test_each_dimension_is_narrowed_by_itself_and_never_below_one(
 
 
 def test_too_many_subscriptions_leaves_one_less_than_were_open() -> None:
-    limits = Limits().fewer_subscriptions(5)
+    limits = RelayLimits().fewer_subscriptions(5)
     assert (limits.max_subscriptions, limits.max_pages) == (4, 3)
     assert limits.fewer_subscriptions(10) == limits
     assert limits.fewer_subscriptions(2).max_pages == 1
@@ -90,13 +90,15 @@ def document(**limitation: int) -> AdvertisedLimits:
 
 
 def test_what_a_document_says_narrows_and_never_widens() -> None:
-    said = Limits().advertised(document(max_subscriptions=10, max_limit=100, max_message_length=65_536, max_filters=3))
+    said = RelayLimits().advertised(
+        document(max_subscriptions=10, max_limit=100, max_message_length=65_536, max_filters=3)
+    )
     assert (said.max_subscriptions, said.page_limit, said.max_frame_bytes, said.max_filters) == (8, 100, 65_536, 3)
     assert {each.source for each in said.bounds} == {Source.DOCUMENT}
     generous = document(max_subscriptions=50_000, max_limit=5_000_000, max_message_length=10**9, max_filters=1_000)
-    assert Limits().advertised(generous) == Limits()
-    assert Limits().advertised(AdvertisedLimits()) == Limits()
-    assert Limits().advertised(document(max_subscriptions=0, max_limit=0, max_message_length=0)) == Limits()
+    assert RelayLimits().advertised(generous) == RelayLimits()
+    assert RelayLimits().advertised(AdvertisedLimits()) == RelayLimits()
+    assert RelayLimits().advertised(document(max_subscriptions=0, max_limit=0, max_message_length=0)) == RelayLimits()
 
 
 @pytest.mark.parametrize(
@@ -110,28 +112,28 @@ def test_what_a_document_says_narrows_and_never_widens() -> None:
     ],
 )
 def test_a_limit_is_found_wherever_documents_have_it(text: dict[str, object]) -> None:
-    assert Limits().advertised(advertised_limits(text)).max_filters == 3
+    assert RelayLimits().advertised(advertised_limits(text)).max_filters == 3
 
 
 @pytest.mark.parametrize(("said", "used", "pages"), [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 3, 2), (20, 18, 3)])
 def test_of_few_subscriptions_none_is_spared(said: int, used: int, pages: int) -> None:
     """One is live where there are two."""
-    limits = Limits().advertised(document(max_subscriptions=said))
+    limits = RelayLimits().advertised(document(max_subscriptions=said))
     assert (limits.max_subscriptions, limits.max_pages) == (used, pages)
 
 
 @pytest.mark.parametrize("message_bytes", [2_000, 16_384, 65_536, 131_072])
 def test_a_request_for_a_whole_chunk_fits_what_the_relay_takes(message_bytes: int) -> None:
     """16,384 bytes are advertised here and there; 250 keys of 67 bytes are more, and such a relay hangs up on them."""
-    limits = Limits().advertised(document(max_message_length=message_bytes))
+    limits = RelayLimits().advertised(document(max_message_length=message_bytes))
     page = BYTES_PER_FILTER + limits.max_kinds * BYTES_PER_KIND + BYTES_PER_MEMBER * limits.members_that_fit
     assert page <= message_bytes
     assert page > message_bytes - BYTES_PER_MEMBER or limits.members_that_fit > limits.max_authors
 
 
 @given(ANY_LIMITS)
-def test_limits_survive_a_restart(limits: Limits) -> None:
-    assert Limits.from_json(limits.to_json()) == limits
+def test_limits_survive_a_restart(limits: RelayLimits) -> None:
+    assert RelayLimits.from_json(limits.to_json()) == limits
 
 
 @pytest.mark.parametrize(
@@ -150,25 +152,25 @@ def test_limits_survive_a_restart(limits: Limits) -> None:
     ],
 )
 def test_what_cannot_be_read_is_as_if_nothing_had_been_learned(text: str) -> None:
-    assert Limits.from_json(text) == Limits()
+    assert RelayLimits.from_json(text) == RelayLimits()
 
 
 def test_what_can_be_read_of_a_row_is_kept() -> None:
     """A newer version may have written more, an older one less."""
     text = orjson.dumps({"max_pages": 1, "until_exclusive": True, "page_limit": -5, "flavour": "lemon"}).decode()
-    assert Limits.from_json(text) == replace(Limits(), max_pages=1, until_exclusive=True)
+    assert RelayLimits.from_json(text) == replace(RelayLimits(), max_pages=1, until_exclusive=True)
 
 
 def test_the_document_is_looked_at_once_a_day() -> None:
     now = 1_700_000_000
-    assert Limits().is_stale(now)
-    known = Limits().informed(now)
+    assert RelayLimits().is_stale(now)
+    known = RelayLimits().informed(now)
     assert not known.is_stale(now + INFORMATION_AGE_S - 1)
     assert known.is_stale(now + INFORMATION_AGE_S)
 
 
 def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_every_relay_takes() -> None:
-    limits = Limits()
+    limits = RelayLimits()
     for size in (100_000, 40_000, 10_000, 5_000, 4_000):
         smaller = limits.below(size)
         assert smaller.max_frame_bytes == max(LEAST_FRAME_BYTES, min(limits.max_frame_bytes, size // 2))
@@ -177,7 +179,7 @@ def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_ever
 
 
 def test_where_smaller_ones_were_answered_requests_become_as_small_as_it_takes() -> None:
-    limits = Limits().below(6_000, answered=500)
+    limits = RelayLimits().below(6_000, answered=500)
     assert limits.max_frame_bytes == 3_000
     assert limits.below(3_000, answered=500).below(1_500, answered=500).max_frame_bytes == LEAST_SEEN_BYTES
     assert limits.below(3_000, answered=2_500).max_frame_bytes == 2_500
@@ -187,27 +189,29 @@ NOW = 1_700_000_000
 DAY = WIDEN_AFTER_S
 
 
-def sizes(limits: Limits) -> list[int]:
+def sizes(limits: RelayLimits) -> list[int]:
     return [getattr(limits, name) for name in BOUNDS]
 
 
-def refused(limits: Limits, dimension: Dimension, to: int, now: int, source: Source = Source.REFUSAL) -> Limits:
+def refused(
+    limits: RelayLimits, dimension: Dimension, to: int, now: int, source: Source = Source.REFUSAL
+) -> RelayLimits:
     return limits.narrowed(dimension, to, source).dated(limits, now)
 
 
 def test_what_refusals_taught_is_doubted_after_a_day_step_by_step() -> None:
-    limits = refused(refused(Limits(), Dimension.AUTHORS, 60, NOW), Dimension.SUBSCRIPTIONS, 4, NOW)
+    limits = refused(refused(RelayLimits(), Dimension.AUTHORS, 60, NOW), Dimension.SUBSCRIPTIONS, 4, NOW)
     assert limits.widened(NOW + DAY - 1) == limits
     wider = limits.widened(NOW + DAY)
     assert (wider.max_authors, wider.max_subscriptions) == (120, 8)
     assert wider.widened(NOW + DAY + 1) == wider
     for day in range(2, 10):
         wider = wider.widened(NOW + day * DAY)
-    assert sizes(wider) == sizes(Limits())
+    assert sizes(wider) == sizes(RelayLimits())
 
 
 def test_each_dimension_is_tried_again_in_its_own_time() -> None:
-    limits = refused(refused(Limits(), Dimension.AUTHORS, 60, NOW), Dimension.FILTERS, 2, NOW + DAY // 2)
+    limits = refused(refused(RelayLimits(), Dimension.AUTHORS, 60, NOW), Dimension.FILTERS, 2, NOW + DAY // 2)
     wider = limits.widened(NOW + DAY)
     assert (wider.max_authors, wider.max_filters) == (120, 2)
 
@@ -215,7 +219,7 @@ def test_each_dimension_is_tried_again_in_its_own_time() -> None:
 def test_a_relay_that_refuses_more_each_time_is_tried_ever_more_rarely() -> None:
     """Its limits do not flap."""
     now, trials = NOW, 0
-    limits = refused(Limits(), Dimension.AUTHORS, 125, now)
+    limits = refused(RelayLimits(), Dimension.AUTHORS, 125, now)
     while now < NOW + 300 * DAY:
         now += DAY
         tried = limits.widened(now)
@@ -229,36 +233,36 @@ def test_a_relay_that_refuses_more_each_time_is_tried_ever_more_rarely() -> None
 
 
 def test_what_silence_taught_is_doubted_within_minutes() -> None:
-    limits = refused(Limits(), Dimension.FILTERS, 5, NOW, Source.SILENCE)
+    limits = refused(RelayLimits(), Dimension.FILTERS, 5, NOW, Source.SILENCE)
     assert limits.doubted(NOW + DOUBT_SILENCE_AFTER_S - 1) == limits
     tried = limits.doubted(NOW + DOUBT_SILENCE_AFTER_S)
     assert tried.max_filters == 10
     again = refused(tried, Dimension.FILTERS, 5, NOW + DOUBT_SILENCE_AFTER_S, Source.SILENCE)
     assert again.doubted(NOW + 2 * DOUBT_SILENCE_AFTER_S) == again, "each time after twice as long"
     assert again.doubted(NOW + 3 * DOUBT_SILENCE_AFTER_S).max_filters == 10
-    in_words = refused(Limits(), Dimension.FILTERS, 5, NOW)
+    in_words = refused(RelayLimits(), Dimension.FILTERS, 5, NOW)
     assert in_words.doubted(NOW + 10 * DAY) == in_words
 
 
 def test_more_bytes_are_never_tried() -> None:
     """A reset takes the live subscriptions along."""
-    limits = refused(Limits(), Dimension.FRAME_BYTES, 16_384, NOW)
+    limits = refused(RelayLimits(), Dimension.FRAME_BYTES, 16_384, NOW)
     assert limits.widened(NOW + 100 * DAY).max_frame_bytes == 16_384
-    lost = Limits().below(40_000).dated(Limits(), NOW)
+    lost = RelayLimits().below(40_000).dated(RelayLimits(), NOW)
     assert lost.widened(NOW + 100 * DAY).max_frame_bytes == 20_000
     assert lost.advertised(document(max_message_length=65_536)).max_frame_bytes == 65_536, "unless the relay says so"
     assert lost.advertised(document(max_message_length=16_384)).max_frame_bytes == 16_384
 
 
 def test_control_doubles_kinds_until_the_relay_says_how_many() -> None:
-    limits, steps = Limits(), [Limits().max_kinds]
+    limits, steps = RelayLimits(), [RelayLimits().max_kinds]
     while (limits := limits.raised(Dimension.KINDS)).max_kinds != steps[-1]:
         steps.append(limits.max_kinds)
     assert steps == [10, 20, 40, 80, 160, 320]
     assert limits.widened(NOW).max_kinds == 320, "and is not forgotten with the day"
     failed = limits.narrowed(Dimension.KINDS, 80, Source.CONTROL).dated(limits, NOW)
     assert failed.widened(NOW + 50 * DAY).max_kinds == 80, "only control tries more"
-    refusing = Limits().narrowed(Dimension.KINDS, 20)
+    refusing = RelayLimits().narrowed(Dimension.KINDS, 20)
     assert refusing.max_kinds == 20
     assert refusing.raised(Dimension.KINDS) == refusing
     assert refusing.narrowed(Dimension.KINDS, 3).max_kinds == 3
@@ -266,51 +270,53 @@ def test_control_doubles_kinds_until_the_relay_says_how_many() -> None:
 
 def test_live_filters_name_as_many_kinds_as_no_refusal_forbids() -> None:
     """No store is searched for them."""
-    assert Limits().live_kinds == 320
-    assert Limits().narrowed(Dimension.KINDS, 5, Source.CONTROL).live_kinds == 320
-    assert Limits().narrowed(Dimension.KINDS, 20).live_kinds == 20
+    assert RelayLimits().live_kinds == 320
+    assert RelayLimits().narrowed(Dimension.KINDS, 5, Source.CONTROL).live_kinds == 320
+    assert RelayLimits().narrowed(Dimension.KINDS, 20).live_kinds == 20
 
 
 def test_a_kind_refused_by_name_is_left_out_until_the_next_day() -> None:
-    limits = Limits().without_kind(30_078).without_kind(4)
+    limits = RelayLimits().without_kind(30_078).without_kind(4)
     assert limits.refused_kinds == (4, 30_078)
-    assert sizes(limits) == sizes(Limits())
+    assert sizes(limits) == sizes(RelayLimits())
     assert limits.widened(NOW).refused_kinds == ()
 
 
 def test_what_only_a_document_said_is_forgotten_for_the_next_one() -> None:
-    small = Limits().advertised(document(max_subscriptions=3, max_limit=10, max_message_length=9_000, max_filters=1))
-    assert small.widened(NOW) == Limits()
+    small = RelayLimits().advertised(
+        document(max_subscriptions=3, max_limit=10, max_message_length=9_000, max_filters=1)
+    )
+    assert small.widened(NOW) == RelayLimits()
 
 
 @given(ANY_LIMITS, st.integers(NOW, NOW + 2**30))
-def test_nothing_is_tried_that_not_every_relay_is_asked_for(limits: Limits, now: int) -> None:
-    for known in (limits, limits.dated(Limits(), NOW)):
+def test_nothing_is_tried_that_not_every_relay_is_asked_for(limits: RelayLimits, now: int) -> None:
+    for known in (limits, limits.dated(RelayLimits(), NOW)):
         tried = known.widened(now)
         assert all(tried.of(each) <= max(MOST[each], known.of(each)) for each in Dimension)
 
 
 def test_what_is_learned_otherwise_is_no_refusal_of_size() -> None:
-    assert replace(Limits(), needs_kinds=True).dated(Limits(), NOW).bounds == ()
+    assert replace(RelayLimits(), needs_kinds=True).dated(RelayLimits(), NOW).bounds == ()
 
 
 def test_limits_as_stored_by_the_last_release_are_read() -> None:
     stored = {"max_subscriptions": 4, "max_members": 125, "narrowed_at": NOW, "widen_after": DAY, "demands_auth": True}
-    limits = Limits.from_json(orjson.dumps(stored).decode())
-    assert limits == Limits(max_subscriptions=4, demands_auth=True)
+    limits = RelayLimits.from_json(orjson.dumps(stored).decode())
+    assert limits == RelayLimits(max_subscriptions=4, demands_auth=True)
 
 
 @pytest.mark.parametrize(
     "bounds", ["x", [1], [{"dimension": "max_moons", "source": "refusal"}], [{"dimension": "max_ids"}]]
 )
 def test_bounds_that_cannot_be_read_are_none(bounds: object) -> None:
-    assert Limits.from_json(orjson.dumps({"bounds": bounds, "refused_kinds": "4"}).decode()) == Limits()
+    assert RelayLimits.from_json(orjson.dumps({"bounds": bounds, "refused_kinds": "4"}).decode()) == RelayLimits()
 
 
 def test_times_beyond_now_are_taken_for_now() -> None:
     """A clock that was ahead noted them; what was learned then stays."""
-    ahead = Limits(informed_at=9, whole_refused_at=8, negentropy_failed_at=7)
-    ahead = ahead.narrowed(Dimension.FILTERS, 2).dated(Limits(), 9)
+    ahead = RelayLimits(informed_at=9, whole_refused_at=8, negentropy_failed_at=7)
+    ahead = ahead.narrowed(Dimension.FILTERS, 2).dated(RelayLimits(), 9)
     expected = replace(ahead, informed_at=7, whole_refused_at=7, bounds=(replace(ahead.bounds[0], narrowed_at=7),))
     assert ahead.as_of(7) == expected
     assert ahead.as_of(9) is ahead

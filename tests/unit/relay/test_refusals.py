@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.nostr.notices import reason_prefix
-from pipeline.relay.refusals import Refusal, classify, read
+from pipeline.relay.refusals import RelayRefusal, classify, read
 
-R = Refusal
+R = RelayRefusal
 TEXTS = [
     ("ERROR: too many concurrent REQs", R.TOO_MANY_SUBSCRIPTIONS),
     ("too many concurrent REQs", R.TOO_MANY_SUBSCRIPTIONS),
@@ -55,23 +55,23 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("text", "refusal"), TEXTS)
-def test_the_reason_of_a_closed(text: str, refusal: Refusal) -> None:
+def test_the_reason_of_a_closed(text: str, refusal: RelayRefusal) -> None:
     assert classify(text, reason_prefix(text)) is refusal
 
 
 @pytest.mark.parametrize(("text", "refusal"), TEXTS)
-def test_case_does_not_matter(text: str, refusal: Refusal) -> None:
+def test_case_does_not_matter(text: str, refusal: RelayRefusal) -> None:
     assert classify(text.upper(), reason_prefix(text.upper())) is refusal
     assert classify(text.lower(), reason_prefix(text.lower())) is refusal
 
 
 @pytest.mark.parametrize("text", ["authors wanted: none", "authors: too short", "Error: unknown author"])
 def test_a_word_about_authors_asks_for_no_authentication(text: str) -> None:
-    assert classify(text, reason_prefix(text)) is Refusal.ERROR
+    assert classify(text, reason_prefix(text)) is RelayRefusal.ERROR
 
 
-@pytest.mark.parametrize("refusal", Refusal)
-def test_asking_again_soon_helps_unless_the_relay_will_not_serve_us(refusal: Refusal) -> None:
+@pytest.mark.parametrize("refusal", RelayRefusal)
+def test_asking_again_soon_helps_unless_the_relay_will_not_serve_us(refusal: RelayRefusal) -> None:
     lasting = {R.AUTH_REQUIRED, R.RESTRICTED, R.FORBIDDEN, R.SEARCH_ONLY, R.PAYMENT, R.UNSUPPORTED}
     assert refusal.is_lasting is (refusal in lasting)
 
@@ -113,9 +113,9 @@ def test_a_text_tells_which_filter_it_is_about_and_how_much_there_was(
 
 @pytest.mark.parametrize("text", ["x" * 10**6, "too many kinds: " + "9" * 10**5, "limit " * 10**5, "at most " * 10**5])
 def test_a_long_text_is_read_no_further_than_it_says_something(text: str) -> None:
-    assert read(text).refusal in Refusal
+    assert read(text).refusal in RelayRefusal
 
 
 @given(st.text(), st.text())
 def test_every_text_is_some_refusal(text: str, prefix: str) -> None:
-    assert classify(text, prefix) in Refusal
+    assert classify(text, prefix) in RelayRefusal

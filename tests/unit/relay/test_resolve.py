@@ -4,13 +4,13 @@ import threading
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.relay.deadline import Attempt, Deadline
+from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import MAX_ADDRESSES, SocketAddress, endpoints, lookup
 
 
-def attempt(seconds: float = 5.0) -> Attempt:
-    return Attempt(Deadline(SystemClock(), seconds), lambda: False)
+def attempt(seconds: float = 5.0) -> AttemptDeadline:
+    return AttemptDeadline(Deadline(SystemClock(), seconds), lambda: False)
 
 
 def addresses(*ips: str, allow_private: bool = False) -> list[str]:

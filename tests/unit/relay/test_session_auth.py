@@ -11,8 +11,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import AuthChallenge, Closed, Eose, Ok, RelayMessage
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.authentication import MAX_ANSWERS, PATIENCE_S, Authentication, AuthState
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
 from pipeline.relay.subscription import LiveEnded, PageEnded
 
@@ -25,8 +25,8 @@ REFUSED = "auth-required: authenticate first"
 class Client:
     """A session, and the owner that signs for it."""
 
-    def __init__(self, *, has_key: bool = True, limits: Limits | None = None) -> None:
-        self.session = Session(limits or Limits(), can_authenticate=has_key)
+    def __init__(self, *, has_key: bool = True, limits: RelayLimits | None = None) -> None:
+        self.session = Session(limits or RelayLimits(), can_authenticate=has_key)
         self.sent: list[list[object]] = []
         self.ended: list[Outcome] = []
         self.addresses: list[int] = []
@@ -98,7 +98,7 @@ def test_an_auth_that_is_refused_is_followed_by_one_with_the_next_address() -> N
     """Only the refusal of the last is a verdict; each is sent once."""
     for accepted_at in range(4):
         client = Client()
-        client.session = Session(Limits(), can_authenticate=True, auth_addresses=3)
+        client.session = Session(RelayLimits(), can_authenticate=True, auth_addresses=3)
         _, page = client.ask()
         client.take(AuthChallenge("c"), closed(page))
         for number in range(3):
@@ -144,7 +144,7 @@ def test_a_refused_auth_ends_what_was_refused_before_and_asks_again_for_what_was
     client.take(AuthChallenge("c"), closed(live), Eose(page))
     client.take(Ok(client.answers()[0].id, False, "restricted: who are you", "restricted"))
     assert client.session.auth is AuthState.REFUSED
-    assert client.ended == [LiveEnded("0", Refusal.AUTH_REQUIRED, "restricted: who are you")]
+    assert client.ended == [LiveEnded("0", RelayRefusal.AUTH_REQUIRED, "restricted: who are you")]
     client.take(Eose(client.asked()[-1]))
     assert client.ended[1:] == [PageEnded("p", None, "", 0, None, None, is_after_auth=True)]
 
@@ -156,7 +156,7 @@ def test_restricted_after_an_auth_is_final() -> None:
     client.take(Ok(client.answers()[0].id, True, "", ""))
     client.take(closed(client.asked()[-1], "restricted: members only"))
     assert client.ended == [
-        PageEnded("p", Refusal.FORBIDDEN, "restricted: members only", 0, None, None, is_after_auth=True)
+        PageEnded("p", RelayRefusal.FORBIDDEN, "restricted: members only", 0, None, None, is_after_auth=True)
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_challenge_is_answered_once_however_often_it_is_demanded() -> None:
     client.take(Ok(client.answers()[0].id, True, "", ""))
     client.take(*(closed(each) for each in client.asked()[2:]))
     assert [each.refusal for each in client.ended if isinstance(each, PageEnded | LiveEnded)] == [
-        Refusal.AUTH_REQUIRED, Refusal.AUTH_REQUIRED,
+        RelayRefusal.AUTH_REQUIRED, RelayRefusal.AUTH_REQUIRED,
     ]  # fmt: skip
     client.ask()
     client.take(closed(client.asked()[-1]))
@@ -183,7 +183,7 @@ def test_without_a_challenge_the_refusal_stands() -> None:
     _, page = client.ask()
     client.take(closed(page))
     client.wait(PATIENCE_S)
-    assert client.ended == [PageEnded("p", Refusal.AUTH_REQUIRED, "no challenge to answer", 0, None, None)]
+    assert client.ended == [PageEnded("p", RelayRefusal.AUTH_REQUIRED, "no challenge to answer", 0, None, None)]
     assert client.session.auth is AuthState.WANTED
 
 
@@ -191,13 +191,13 @@ def test_without_a_key_the_refusal_stands_at_once() -> None:
     client = Client(has_key=False)
     _, page = client.ask()
     client.take(AuthChallenge("c"), closed(page))
-    assert client.ended == [PageEnded("p", Refusal.AUTH_REQUIRED, REFUSED, 0, None, None)]
+    assert client.ended == [PageEnded("p", RelayRefusal.AUTH_REQUIRED, REFUSED, 0, None, None)]
     assert client.session.auth is AuthState.WANTED
     assert client.answers() == []
 
 
 def test_a_challenge_alone_is_answered_only_where_auth_is_known_to_be_demanded() -> None:
-    wary, known = Client(), Client(limits=Limits(demands_auth=True))
+    wary, known = Client(), Client(limits=RelayLimits(demands_auth=True))
     for client in (wary, known):
         client.ask()
         client.take(AuthChallenge("c"))
@@ -211,7 +211,7 @@ def test_a_refusal_for_want_of_auth_is_remembered() -> None:
     client = Client(has_key=False)
     _, page = client.ask()
     client.take(closed(page))
-    assert Limits.from_json(client.session.limits.to_json()).demands_auth
+    assert RelayLimits.from_json(client.session.limits.to_json()).demands_auth
 
 
 def test_what_is_held_can_be_closed_and_replaced() -> None:

@@ -9,8 +9,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import ALONE_S
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.silence import REPEAT_AFTER_S, Silences
 from pipeline.relay.subscription import FIRST_ANSWER_S, LiveEnded, PageEnded
@@ -23,8 +23,8 @@ def page(members: int = 1) -> Filter:
 
 
 class Client:
-    def __init__(self, silences: Silences | None = None, limits: Limits | None = None) -> None:
-        self.session = Session(limits or Limits(), silences=silences)
+    def __init__(self, silences: Silences | None = None, limits: RelayLimits | None = None) -> None:
+        self.session = Session(limits or RelayLimits(), silences=silences)
 
     def ask(self, key: str, now: float = 0.0, members: int = 1) -> str:
         self.session.open_page(key, page(members), now)
@@ -87,7 +87,7 @@ def test_nothing_is_learned_of_what_was_sent_before_the_first_answer() -> None:
     client.answer(live, 1.0)
     client.ask("b", 2.0)
     assert client.expired(FIRST_ANSWER_S) == ["a"]
-    assert (client.session.limits, client.session.wants_another_connection) == (Limits(), False)
+    assert (client.session.limits, client.session.wants_another_connection) == (RelayLimits(), False)
 
 
 def silent(client: Client, members: int = 1) -> None:
@@ -102,10 +102,10 @@ def test_silence_teaches_what_another_connection_shows_again() -> None:
     silences = Silences()
     once = Client(silences)
     silent(once, members=200)
-    assert once.session.limits == Limits()
+    assert once.session.limits == RelayLimits()
     assert once.session.wants_another_connection
     silent(once, members=200)
-    assert once.session.limits == Limits(), "the same connection shows no more than before"
+    assert once.session.limits == RelayLimits(), "the same connection shows no more than before"
     again = Client(silences)
     silent(again, members=200)
     assert not again.session.wants_another_connection
@@ -139,7 +139,7 @@ def test_pages_that_are_all_dropped_beside_a_live_subscription_leave_one_place()
     first = Client(silences)
     all_pages_dropped(first)
     assert first.expired(4 * FIRST_ANSWER_S) == ["a", "b"]
-    assert (first.session.limits, first.session.wants_another_connection) == (Limits(), True)
+    assert (first.session.limits, first.session.wants_another_connection) == (RelayLimits(), True)
     second = Client(silences)
     all_pages_dropped(second)
     assert second.expired(FIRST_ANSWER_S) == ["a", "b"], "the second time is waited for no longer than usual"
@@ -164,7 +164,7 @@ def test_live_subscription_without_an_answer_beside_pages_asks_for_one_event_and
             client.answer(client.ask("b", 100.0 * number), 100.0 * number + 1)
             assert client.expired(100.0 * number + 90) == []
             assert {kind for kind, name in client.sent() if name == live} == set(), "once"
-        assert (client.session.limits, client.session.live_subscriptions) == (Limits(), 1)
+        assert (client.session.limits, client.session.live_subscriptions) == (RelayLimits(), 1)
 
 
 def test_a_relay_that_lets_each_request_wait_for_its_turn_is_asked_for_less_at_once() -> None:
@@ -197,7 +197,7 @@ def test_a_notice_without_a_name_is_about_a_page_that_stays_unanswered(answered:
         (ended,) = client.session.receive(Notice("REQ filters are not accepted"), 4.1)
         assert isinstance(ended, PageEnded)
         assert (ended.key, str(ended.refusal)) == (key, "unsupported")
-    assert client.session.limits == Limits()
+    assert client.session.limits == RelayLimits()
 
 
 def test_pages_in_doubt_are_asked_for_one_at_a_time() -> None:
@@ -226,7 +226,7 @@ def test_an_eose_after_a_notice_that_names_a_limit_is_no_answer() -> None:
     assert (ended.key, str(ended.refusal)) == ("large", "too-large")
     assert client.answer(large, 1.2) == []
     assert client.answer(small, 1.3)
-    assert client.session.limits == Limits().narrowed(Dimension.AUTHORS, 100)
+    assert client.session.limits == RelayLimits().narrowed(Dimension.AUTHORS, 100)
 
 
 def test_a_notice_with_a_path_is_about_who_has_that_form() -> None:
@@ -239,7 +239,7 @@ def test_a_notice_with_a_path_is_about_who_has_that_form() -> None:
     (ended,) = client.session.receive(Notice(text), 1.1)
     assert isinstance(ended, PageEnded)
     assert ended.key == "many"
-    assert client.session.limits == Limits().narrowed(Dimension.KINDS, 20)
+    assert client.session.limits == RelayLimits().narrowed(Dimension.KINDS, 20)
     assert live in client.session.subscriptions
 
 
@@ -258,7 +258,7 @@ def test_limit_zero_that_is_refused_is_asked_with_another_limit_and_blamed_on_no
     (ended,) = client.session.receive(Notice('invalid: "limit" must be greater than or equal to 1'), 0.1)
     assert not isinstance(ended, PageEnded)
     assert client.session.pages == 1
-    assert client.session.limits == Limits(refuses_zero=True)
+    assert client.session.limits == RelayLimits(refuses_zero=True)
 
 
 @pytest.mark.parametrize("limit", [0, 1])
@@ -267,8 +267,8 @@ def test_closed_without_a_reason_that_names_limit_zero_is_taken_for_it_once(limi
     live = client.subscribe("0", limit=limit)
     (ended,) = client.session.receive(Closed(live, "invalid: bad filter", "invalid"), 0.1)
     assert isinstance(ended, LiveEnded)
-    assert ended.refusal is (Refusal.UNSUPPORTED if limit else Refusal.ZERO_LIMIT)
-    assert client.session.limits == Limits(refuses_zero=not limit)
+    assert ended.refusal is (RelayRefusal.UNSUPPORTED if limit else RelayRefusal.ZERO_LIMIT)
+    assert client.session.limits == RelayLimits(refuses_zero=not limit)
 
 
 def test_notice_that_names_nothing_is_about_limit_zero_where_pages_are_answered() -> None:
@@ -281,7 +281,7 @@ def test_notice_that_names_nothing_is_about_limit_zero_where_pages_are_answered(
     assert deadline is not None
     (ended,) = client.session.expire(deadline)
     assert isinstance(ended, LiveEnded)
-    assert (ended.refusal, client.session.limits) == (Refusal.ZERO_LIMIT, Limits(refuses_zero=True))
+    assert (ended.refusal, client.session.limits) == (RelayRefusal.ZERO_LIMIT, RelayLimits(refuses_zero=True))
     assert client.sent() == [["CLOSE", page], ["CLOSE", live]]
 
 

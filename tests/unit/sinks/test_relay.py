@@ -14,8 +14,8 @@ from pipeline.nostr.message import parse_relay_message
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import RateLimited, get_logger
 from pipeline.process.metrics import Metrics
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
-from pipeline.relay.transport import Transport
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import ANSWER_TIMEOUT_S, MAX_IN_FLIGHT, RelaySink, verdict_on
@@ -110,7 +110,7 @@ class Rig:
         self.unused = list(self.wires)
         self.metrics = Metrics()
         log = RateLimited(get_logger("test"), self.clock)
-        dial = cast("Callable[[], Transport]", self._dial)
+        dial = cast("Callable[[], BlockingWebSocket]", self._dial)
         address = parse_address("wss://target.example")
         self.sink = RelaySink(address, dial, secret, self.clock, self.metrics, log)
 
@@ -270,7 +270,7 @@ def test_nobody_there_is_a_sink_that_is_down() -> None:
 def test_an_address_that_is_never_dialled_is_the_operators_to_change() -> None:
     rig = Rig()
 
-    def refuse() -> Transport:
+    def refuse() -> BlockingWebSocket:
         raise DialError(DialReason.PRIVATE, "127.0.0.1 is no public address", permanent=True)
 
     rig.sink.dial = refuse

@@ -24,14 +24,16 @@ from pipeline.crawl.sync.forms.forms import BROAD, FORMS, Form, FormKnowledge, F
 from pipeline.crawl.sync.plan import HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 
 # Requests for controls a relay and day.
 MAX_REQUESTS: Final = 30
-_WITHHELD: Final = frozenset({Refusal.AUTH_REQUIRED, Refusal.RESTRICTED, Refusal.FORBIDDEN, Refusal.KIND_REFUSED})
+_WITHHELD: Final = frozenset(
+    {RelayRefusal.AUTH_REQUIRED, RelayRefusal.RESTRICTED, RelayRefusal.FORBIDDEN, RelayRefusal.KIND_REFUSED}
+)
 # What was refused is asked again after this (seconds), and what was not answered at all: it keeps others waiting.
 _PAUSE_S: Final = 5.0
 _SILENT_PAUSE_S: Final = 3_600.0
@@ -65,7 +67,7 @@ class _Showing:
 class Audited:
     """What an answer means for the crawl: the relay's limits, and what was not answered and is owed again."""
 
-    limits: Limits
+    limits: RelayLimits
     owed: tuple[Subject, ...] = ()
     answers_broad: bool | None = None
     """Whether a filter that names kinds alone is answered, if that was found out."""
@@ -133,10 +135,10 @@ class FormAudit:
         """Return when (monotonic) a step that was put off is asked again."""
         return [self._not_before] if self._task is not None and not self._is_open else []
 
-    def on_page_ended(self, ended: PageEnded, limits: Limits, mono: float, wall: int) -> Audited:
+    def on_page_ended(self, ended: PageEnded, limits: RelayLimits, mono: float, wall: int) -> Audited:
         """Take the answer to the last request."""
         task, self._is_open = self._task, False
-        if ended.refusal is Refusal.TIMEOUT:
+        if ended.refusal is RelayRefusal.TIMEOUT:
             self._task, self._not_before = None, mono + _SILENT_PAUSE_S
             return Audited(limits)
         if isinstance(task, _Showing):
@@ -156,7 +158,7 @@ class FormAudit:
         if check.is_hopeless or (check.requests and self.knowledge.requests(wall) + check.requests >= MAX_REQUESTS):
             self._end(check, check.verdict, wall)
 
-    def _next_task(self, plan: Plan, limits: Limits, wall: int) -> Check | _Search | _Showing | None:
+    def _next_task(self, plan: Plan, limits: RelayLimits, wall: int) -> Check | _Search | _Showing | None:
         """Return the most important check that is due, or the search for events that it lacks."""
         self.wants_events = False
         for kind in sorted(HIDDEN_KINDS - self._shown):
@@ -178,7 +180,7 @@ class FormAudit:
                 return lacking
         return None
 
-    def _is_asked(self, form: Form, plan: Plan, limits: Limits) -> bool:
+    def _is_asked(self, form: Form, plan: Plan, limits: RelayLimits) -> bool:
         """Return True if the service uses filters of this form with the relay."""
         if form.subject in DIMENSIONS and not form.names_kinds:
             is_refused = limits.refuses_kindless or limits.withholds or avoids_notes(form, limits)
@@ -199,13 +201,13 @@ class FormAudit:
 
     # What the answer means.
 
-    def _on_refused(self, check: Check, refusal: Refusal, limits: Limits, mono: float, wall: int) -> None:
+    def _on_refused(self, check: Check, refusal: RelayRefusal, limits: RelayLimits, mono: float, wall: int) -> None:
         if check.on_refused(refusal, limits):
             self._not_before = mono + _PAUSE_S
         elif check.is_hopeless:
             self._end(check, check.verdict, wall)
 
-    def _on_shown(self, task: _Showing, ended: PageEnded, limits: Limits, wall: int) -> Audited:
+    def _on_shown(self, task: _Showing, ended: PageEnded, limits: RelayLimits, wall: int) -> Audited:
         self._task = None
         self._shown.add(task.kind)
         before = self.knowledge.shows_after_auth(task.kind)
@@ -220,7 +222,7 @@ class FormAudit:
         owes = verdict is FormVerdict.AUTH and not before
         return Audited(limits, (Subject.MENTIONS, Subject.AUTHORS) if owes else ())
 
-    def _on_searched(self, task: _Search, ended: PageEnded, limits: Limits, wall: int) -> Audited:
+    def _on_searched(self, task: _Search, ended: PageEnded, limits: RelayLimits, wall: int) -> Audited:
         self._task = None
         self.knowledge.note(task.name, FormVerdict.UNKNOWN, wall, 1)
         if ended.refusal is not None or ended.count or ended.strangers or not self._controls.has_of(task.reach):

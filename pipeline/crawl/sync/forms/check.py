@@ -38,8 +38,8 @@ from pipeline.crawl.sync.forms.filters import (
 from pipeline.crawl.sync.forms.forms import Form, FormVerdict
 from pipeline.crawl.sync.plan import Plan
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.subscription import PageEnded
 
 # So many events of its second beside a control that is missing may be all that the relay gives at once.
@@ -66,7 +66,7 @@ class Found:
     control proves nothing.
     """
 
-    limits: Limits
+    limits: RelayLimits
     verdict: FormVerdict | None = None
     owes: bool = False
     needs_another: bool = False
@@ -103,7 +103,7 @@ class Check:
         """Return True if a step was refused as often as it may be."""
         return self.tries >= MAX_TRIES
 
-    def open(self, plan: Plan, limits: Limits) -> Filter:
+    def open(self, plan: Plan, limits: RelayLimits) -> Filter:
         """Return the filter of the step that comes now, which is counted as asked."""
         self.requests += 1
         self.tries += 1
@@ -121,7 +121,7 @@ class Check:
         self.controls += 1
         return True
 
-    def on_refused(self, refusal: Refusal, limits: Limits) -> bool:
+    def on_refused(self, refusal: RelayRefusal, limits: RelayLimits) -> bool:
         """Take a refusal; returns True if the same is to be asked after a pause."""
         allowed = allowed_size(self.form, limits)
         smaller = self.size.within(allowed)
@@ -133,7 +133,7 @@ class Check:
         if smaller != self.size:
             self.size, self.full, self.tries = smaller, self.full.within(allowed), 0
             return False
-        if refusal is Refusal.RATE_LIMITED:
+        if refusal is RelayRefusal.RATE_LIMITED:
             # Too many requests at once say nothing of this one.
             self.tries -= 1
             return True
@@ -141,7 +141,7 @@ class Check:
             self.tries = MAX_TRIES
         return not self.is_hopeless
 
-    def on_answer(self, ended: PageEnded, limits: Limits) -> Found:
+    def on_answer(self, ended: PageEnded, limits: RelayLimits) -> Found:
         """Take the answer to the step."""
         self.tries = 0
         came = self.control.id in ended.ids
@@ -151,7 +151,7 @@ class Check:
 
     # `timeless`: events of other times came than were asked for.
 
-    def _on_full(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_full(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         if not came and self.proven is None:
             self._step = _Step.EXISTS
             return Found(limits)
@@ -174,13 +174,13 @@ class Check:
         self.size, self.tries, self._is_stepping_back = smaller, 0, True
         return True
 
-    def _on_exists(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_exists(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         if not came:
             return Found(limits, needs_another=True)
         self._step, self.size = _Step.SINGLE, self.full.single
         return Found(limits)
 
-    def _on_single(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_single(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         if came:
             self._step, self.size = _Step.PAIR, self.full.pair
         elif not timeless:
@@ -191,23 +191,23 @@ class Check:
             self._step = _Step.POINT
         return Found(limits)
 
-    def _on_point(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_point(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         return Found(limits, FormVerdict.HOLES if came and not timeless else FormVerdict.UNKNOWN)
 
-    def _on_pair(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_pair(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         if not came:
             return Found(limits, FormVerdict.FIRST_VALUE)
         self._step, self.size = _Step.HALF, self.full.halved()
         return Found(limits)
 
-    def _on_half(self, came: bool, timeless: bool, limits: Limits) -> Found:
+    def _on_half(self, came: bool, timeless: bool, limits: RelayLimits) -> Found:
         if not came and self.size != self.size.single:
             self.size = self.size.halved()
             return Found(limits)
         return Found(narrowed(limits, self.form, self.size), FormVerdict.WHOLE, owes=True)
 
 
-_HANDLERS: Final[dict[_Step, Callable[[Check, bool, bool, Limits], Found]]] = {
+_HANDLERS: Final[dict[_Step, Callable[[Check, bool, bool, RelayLimits], Found]]] = {
     _Step.FULL: Check._on_full,
     _Step.EXISTS: Check._on_exists,
     _Step.SINGLE: Check._on_single,

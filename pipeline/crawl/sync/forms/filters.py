@@ -9,7 +9,7 @@ from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE
 from pipeline.relay.dimensions import Dimension, Source
-from pipeline.relay.limits import MOST_KINDS, Limits
+from pipeline.relay.limits import MOST_KINDS, RelayLimits
 
 # How many times more kinds are tried once a control came back among some: most relays take them all.
 KINDS_STEP: Final = 8
@@ -45,7 +45,7 @@ class Size:
         return replace(self, values=max(1, self.values // 2))
 
 
-def wanted_size(form: Form, plan: Plan, limits: Limits, *, single: bool) -> Size:
+def wanted_size(form: Form, plan: Plan, limits: RelayLimits, *, single: bool) -> Size:
     """Return the size that the service would ask for if the relay took any; `single`: with one value."""
     values = 0
     if form.subject in DIMENSIONS:
@@ -54,19 +54,19 @@ def wanted_size(form: Form, plan: Plan, limits: Limits, *, single: bool) -> Size
     return Size(values, len(_kinds(form, limits)) if form.names_kinds else 0)
 
 
-def allowed_size(form: Form, limits: Limits) -> Size:
+def allowed_size(form: Form, limits: RelayLimits) -> Size:
     """Return the largest size that the relay is thought to take."""
     dimension = DIMENSIONS.get(form.subject)
     return Size(0 if dimension is None else limits.of(dimension), limits.max_kinds)
 
 
-def fitted(size: Size, limits: Limits) -> Size:
+def fitted(size: Size, limits: RelayLimits) -> Size:
     """Return the size cut to what the relay takes in one frame."""
     kinds = min(size.kinds, replace(limits, max_kinds=MOST_KINDS).kinds_that_fit)
     return Size(min(size.values, limits.members_beside(kinds)), kinds)
 
 
-def larger_size(form: Form, size: Size, wanted: Size, limits: Limits) -> Size | None:
+def larger_size(form: Form, size: Size, wanted: Size, limits: RelayLimits) -> Size | None:
     """Return what to try when `size` came back; `None` for nothing: no more is wanted, or the relay names its limit."""
     if form.reach is not Reach.LOW:
         return None
@@ -85,14 +85,14 @@ def less_than(size: Size, known: Size) -> Size | None:
     return replace(size, kinds=kinds) if known.kinds and kinds < size.kinds else None
 
 
-def proven(limits: Limits, form: Form, size: Size) -> Limits:
+def proven(limits: RelayLimits, form: Form, size: Size) -> RelayLimits:
     """Return the limits of a relay that gave a control among lists of this size."""
     limits = _raised(limits, Dimension.KINDS, size.kinds)
     dimension = DIMENSIONS.get(form.subject)
     return limits if dimension is None else _raised(limits, dimension, size.values)
 
 
-def narrowed(limits: Limits, form: Form, size: Size) -> Limits:
+def narrowed(limits: RelayLimits, form: Form, size: Size) -> RelayLimits:
     """Return the limits of a relay that gives a control among lists of this size, and not of twice that."""
     dimension = DIMENSIONS.get(form.subject)
     if form.names_kinds:
@@ -100,7 +100,7 @@ def narrowed(limits: Limits, form: Form, size: Size) -> Limits:
     return limits if dimension is None else limits.narrowed(dimension, size.values, Source.CONTROL)
 
 
-def avoids_notes(form: Form, limits: Limits) -> bool:
+def avoids_notes(form: Form, limits: RelayLimits) -> bool:
     """Return True if the relay refuses filters of this form that select kind 1."""
     return limits.notes_by_author and form.subject is not Subject.AUTHORS
 
@@ -110,7 +110,7 @@ def by_id(control: Control) -> Filter:
     return Filter(ids=frozenset({control.id}), limit=1)
 
 
-def around(control: Control, form: Form, size: Size, plan: Plan, limits: Limits) -> Filter:
+def around(control: Control, form: Form, size: Size, plan: Plan, limits: RelayLimits) -> Filter:
     """Return the filter of this form and size that selects the control, and little else."""
     kinds = [kind for kind in _kinds(form, limits) if kind != control.kind][: size.kinds - 1] if size.kinds else []
     named = {control.author, bytes.fromhex(control.mention or "")}
@@ -134,7 +134,7 @@ def around(control: Control, form: Form, size: Size, plan: Plan, limits: Limits)
     )
 
 
-def _kinds(form: Form, limits: Limits) -> list[int]:
+def _kinds(form: Form, limits: RelayLimits) -> list[int]:
     """Return the kinds that filters of a form name, less those that a relay does not show to everyone."""
     if form.subject is Subject.GLOBAL:
         return sorted(GLOBAL_KINDS)
@@ -142,7 +142,7 @@ def _kinds(form: Form, limits: Limits) -> list[int]:
     return sorted(ALL_KINDS - left_out - set(limits.refused_kinds))
 
 
-def _raised(limits: Limits, dimension: Dimension, size: int) -> Limits:
+def _raised(limits: RelayLimits, dimension: Dimension, size: int) -> RelayLimits:
     while limits.of(dimension) < size and (wider := limits.raised(dimension)) != limits:
         limits = wider
     return limits

@@ -23,7 +23,7 @@ from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.live.trust import LiveTrust
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweeps import SweepSet
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LIVE_PREFIX
 
@@ -121,7 +121,7 @@ class LiveCheck:
         """Return True if something was missed a short time ago."""
         return self._trust.is_suspect(wall)
 
-    def judged(self, limits: Limits, mono: float, wall: int) -> Limits:
+    def judged(self, limits: RelayLimits, mono: float, wall: int) -> RelayLimits:
         """Return how to ask from now on, by what was missed since the last call that changed it."""
         for event_id in [event_id for event_id, since in self._doubtful.items() if mono - since >= GRACE_S]:
             del self._doubtful[event_id]

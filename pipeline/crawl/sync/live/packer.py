@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.crawl.sync.plan import ALL_KINDS, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, Limits
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, RelayLimits
 
 # A key with its share of a filter that has few of them.
 _MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
@@ -35,7 +35,7 @@ class SubscriptionPacker:
         "singles",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RelayLimits) -> None:
         self._limits = limits
         self._queries: tuple[Query, ...] = ()
         self._groups: dict[str, _Group] = {}
@@ -50,7 +50,7 @@ class SubscriptionPacker:
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
-    def arrange(self, queries: Iterable[Query], limits: Limits) -> bool:
+    def arrange(self, queries: Iterable[Query], limits: RelayLimits) -> bool:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
 
         What is in one already stays there; among the others the first come first. Returns whether there was any need.
@@ -74,11 +74,13 @@ class SubscriptionPacker:
         self._left_out = frozenset(self.left_out)
         return True
 
-    def goes_by(self, limits: Limits) -> bool:
+    def goes_by(self, limits: RelayLimits) -> bool:
         """Whether `limits` change nothing about the last arrangement."""
         return _shape(limits) == _shape(self._limits)
 
-    def would_hold(self, queries: Iterable[Query], limits: Limits, singles: frozenset[Subject] | None = None) -> bool:
+    def would_hold(
+        self, queries: Iterable[Query], limits: RelayLimits, singles: frozenset[Subject] | None = None
+    ) -> bool:
         """Whether there were room for all of `queries` if they were arranged anew, maybe with other `singles`."""
         anew = SubscriptionPacker(limits)
         anew.singles = self.singles if singles is None else singles
@@ -242,7 +244,7 @@ class SubscriptionPacker:
         group.queries[query.key] = query
 
 
-def _shape(limits: Limits) -> tuple[int | bool | tuple[int, ...], ...]:
+def _shape(limits: RelayLimits) -> tuple[int | bool | tuple[int, ...], ...]:
     """What of the limits decides how queries are grouped and asked."""
     return (
         limits.max_subscriptions, limits.live_filters, limits.max_authors, limits.max_tag_values,

@@ -4,7 +4,7 @@ from pipeline.crawl.sync.live.packer import SubscriptionPacker
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.timing import MAX_RETRY_S, PROBE_EVERY_S, retry_wait
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded
 
@@ -21,7 +21,7 @@ class LiveSubscriptions:
         "_not_before", "_opened", "_partial", "_queries", "left_out",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RelayLimits) -> None:
         self._groups = SubscriptionPacker(limits)
         self._queries: tuple[Query, ...] = ()
         self._named: Named = NOBODY
@@ -97,7 +97,7 @@ class LiveSubscriptions:
             self._first_only = first_only
             self._queries = ()
 
-    def _divide(self, queries: tuple[Query, ...], limits: Limits) -> None:
+    def _divide(self, queries: tuple[Query, ...], limits: RelayLimits) -> None:
         """See whether there is room for filters of one member each; without it such queries are polled."""
         # What does not come live may be dropped for the number of values, too.
         wanted = self._first_only | (frozenset({Subject.MENTIONS}) if limits.live_missed_at else frozenset())
@@ -105,7 +105,7 @@ class LiveSubscriptions:
         self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
         self._groups.ask_singly(singles)
 
-    def _arrange(self, queries: tuple[Query, ...], named: Named, limits: Limits) -> None:
+    def _arrange(self, queries: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
         if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
             if not self._groups.goes_by(limits):
                 # What was refused is asked for otherwise from now on.

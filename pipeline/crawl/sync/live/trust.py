@@ -15,7 +15,7 @@ Times of events are Unix seconds, those of the relay's answers too.
 
 from typing import Final
 
-from pipeline.relay.limits import Limits
+from pipeline.relay.limits import RelayLimits
 
 MAX_IDS: Final = 4_096
 """What came live is remembered by so many ids; what may have been forgotten is not judged."""
@@ -68,7 +68,7 @@ class LiveTrust:
         """Return True if something was missed a short time ago."""
         return self._missed_at > 0 and wall - self._missed_at < SUSPECT_S
 
-    def judged(self, limits: Limits, wall: int) -> Limits:
+    def judged(self, limits: RelayLimits, wall: int) -> RelayLimits:
         """Return how to ask from now on, by what was missed since the last call that changed it."""
         if len(self._missed) < MISSES:
             return limits

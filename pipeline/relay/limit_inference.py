@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import Any, Final
 
 from pipeline.relay.dimensions import Dimension, Source
-from pipeline.relay.limits import Limits
-from pipeline.relay.refusals import Complaint, Refusal
+from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import Complaint, RelayRefusal
 from pipeline.relay.sizes import size_of
 from pipeline.relay.subscription import Subscription
 
 # What may be too long where a relay does not say what is.
 _LONG: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES, Dimension.IDS, Dimension.KINDS, Dimension.FILTERS)
 # What is learned of a form that is refused, whatever its size.
-_FORMS: Final[dict[Refusal, dict[str, Any]]] = {
-    Refusal.KINDLESS: {"refuses_kindless": True},
-    Refusal.AUTHORLESS: {"notes_by_author": True},
-    Refusal.ZERO_LIMIT: {"refuses_zero": True},
-    Refusal.WITHHELD: {"withholds": True},
+_FORMS: Final[dict[RelayRefusal, dict[str, Any]]] = {
+    RelayRefusal.KINDLESS: {"refuses_kindless": True},
+    RelayRefusal.AUTHORLESS: {"notes_by_author": True},
+    RelayRefusal.ZERO_LIMIT: {"refuses_zero": True},
+    RelayRefusal.WITHHELD: {"withholds": True},
 }
 _MEMBERS: Final = (Dimension.AUTHORS, Dimension.TAG_VALUES)
 _ID: Final = re.compile(r"\b[LP]\d{1,12}\b")
@@ -96,48 +96,50 @@ def _pointed_at(complaint: Complaint, asked: Subscription) -> int:
     return size_of(asked.filters[complaint.filter : complaint.filter + 1], dimension)
 
 
-_MEANT: Final[dict[Refusal, Callable[[Complaint, Sequence[Subscription]], Sequence[Subscription] | None]]] = {
-    Refusal.TOO_MANY_SUBSCRIPTIONS: _subscriptions,
-    Refusal.TOO_MANY_FILTERS: _too_large,
-    Refusal.TOO_LARGE: _too_large,
-    Refusal.RATE_LIMITED: _rate_limited,
-    Refusal.KIND_REFUSED: _kind_refused,
-    Refusal.ZERO_LIMIT: _zero_limit,
-    Refusal.KINDLESS: _kindless,
-    Refusal.AUTHORLESS: _authorless,
+_MEANT: Final[dict[RelayRefusal, Callable[[Complaint, Sequence[Subscription]], Sequence[Subscription] | None]]] = {
+    RelayRefusal.TOO_MANY_SUBSCRIPTIONS: _subscriptions,
+    RelayRefusal.TOO_MANY_FILTERS: _too_large,
+    RelayRefusal.TOO_LARGE: _too_large,
+    RelayRefusal.RATE_LIMITED: _rate_limited,
+    RelayRefusal.KIND_REFUSED: _kind_refused,
+    RelayRefusal.ZERO_LIMIT: _zero_limit,
+    RelayRefusal.KINDLESS: _kindless,
+    RelayRefusal.AUTHORLESS: _authorless,
 }
 
 
-def taken_for(complaint: Complaint, refused: Sequence[Subscription]) -> Refusal:
+def taken_for(complaint: Complaint, refused: Sequence[Subscription]) -> RelayRefusal:
     """The refusal, where its text asks for a filter of another form or size; a lasting one where none is to be had."""
     refusal = complaint.refusal
-    is_of_size = refusal in (Refusal.TOO_LARGE, Refusal.TOO_MANY_FILTERS)
+    is_of_size = refusal in (RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILTERS)
     hopeless = (
         (is_of_size and not any(_can_shrink(complaint, each) for each in refused))
-        or (refusal is Refusal.KINDLESS and not any(each.is_kindless for each in refused))
-        or (refusal is Refusal.AUTHORLESS and not any(each.is_authorless for each in refused))
-        or (refusal is Refusal.WITHHELD and not any(each.selects_confidential for each in refused))
-        or (refusal is Refusal.ZERO_LIMIT and all(each.is_page for each in refused))
+        or (refusal is RelayRefusal.KINDLESS and not any(each.is_kindless for each in refused))
+        or (refusal is RelayRefusal.AUTHORLESS and not any(each.is_authorless for each in refused))
+        or (refusal is RelayRefusal.WITHHELD and not any(each.selects_confidential for each in refused))
+        or (refusal is RelayRefusal.ZERO_LIMIT and all(each.is_page for each in refused))
     )
-    return Refusal.RESTRICTED if hopeless else refusal
+    return RelayRefusal.RESTRICTED if hopeless else refusal
 
 
-def after_refusal(limits: Limits, complaint: Complaint, refused: Sequence[Subscription], still_open: int) -> Limits:
+def after_refusal(
+    limits: RelayLimits, complaint: Complaint, refused: Sequence[Subscription], still_open: int
+) -> RelayLimits:
     """`limits` of a relay that has just refused these, with so many other subscriptions open by now.
 
     What was asked for together is answered one by one: when the last of it is refused the others may be over, but it
     was too much beside all of them. A relay may also end an older one for the sake of the newest.
     """
     match complaint.refusal:
-        case Refusal.TOO_MANY_SUBSCRIPTIONS:
+        case RelayRefusal.TOO_MANY_SUBSCRIPTIONS:
             open_then = max(still_open + 1, *(each.beside for each in refused))
             limits = limits.subscriptions_up_to(complaint.most or max(1, open_then - 1))
-        case Refusal.TOO_MANY_FILTERS | Refusal.TOO_LARGE:
+        case RelayRefusal.TOO_MANY_FILTERS | RelayRefusal.TOO_LARGE:
             for each in refused:
                 limits = _smaller(limits, complaint, each)
-        case Refusal.RATE_LIMITED:
+        case RelayRefusal.RATE_LIMITED:
             limits = limits.fewer_pages()
-        case Refusal.KIND_REFUSED:
+        case RelayRefusal.KIND_REFUSED:
             for kind in complaint.kinds:
                 limits = limits.without_kind(kind)
         case _:
@@ -145,7 +147,7 @@ def after_refusal(limits: Limits, complaint: Complaint, refused: Sequence[Subscr
     return limits
 
 
-def _smaller(limits: Limits, complaint: Complaint, refused: Subscription) -> Limits:
+def _smaller(limits: RelayLimits, complaint: Complaint, refused: Subscription) -> RelayLimits:
     """After a refusal for size: held to what is allowed, else to half of what was asked for."""
     dimension = _blamed(complaint, refused)
     size = _size(refused, dimension)
@@ -177,7 +179,7 @@ def _size(refused: Subscription, dimension: Dimension) -> int:
     return len(refused.id) if dimension is Dimension.ID_LENGTH else size_of(refused.filters, dimension)
 
 
-def after_silence(limits: Limits, subscription: Subscription, proven: int) -> Limits:
+def after_silence(limits: RelayLimits, subscription: Subscription, proven: int) -> RelayLimits:
     """`limits` of a relay that answers others, but not this page, and did so on another connection before.
 
     `proven`: how many subscriptions were surely open at once.

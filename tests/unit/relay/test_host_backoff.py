@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.relay.politeness import ENOUGH_ANSWERS, FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
+from pipeline.relay.host_backoff import ENOUGH_ANSWERS, FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
 from tests.seeds import seeds
 
 

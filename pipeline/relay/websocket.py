@@ -23,7 +23,7 @@ _CLOSE_CODES = {LossReason.PROTOCOL: 1002, LossReason.TOO_LARGE: 1009}
 _WORTH_A_GOODBYE = (LossReason.LOCAL, LossReason.CLOSED, LossReason.PROTOCOL, LossReason.TOO_LARGE)
 
 
-class Channel:
+class WebSocket:
     """A websocket over `sock`, which it owns; `initial` are bytes that were read from it already. For one thread.
 
     `inflates`: compression was agreed on (RFC 7692, without context takeover).

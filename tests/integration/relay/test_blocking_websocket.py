@@ -8,16 +8,16 @@ import pytest
 import websockets.sync.server
 
 from pipeline.nostr.address import parse_address
-from pipeline.relay.channel import Channel
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import dial
 from pipeline.relay.errors import ConnectionLost, LossReason
-from pipeline.relay.transport import Transport
+from pipeline.relay.websocket import WebSocket
 from tests.integration.relay.peers import CLOCK, PATIENCE_S, PONG, FrameSource, Tls, frame, policy
 
 
 def test_timeout_gives_nothing_and_costs_the_time_it_says() -> None:
     ours, theirs = socket.socketpair()
-    transport = Transport(Channel(ours, CLOCK), CLOCK)
+    transport = BlockingWebSocket(WebSocket(ours, CLOCK), CLOCK)
     with theirs:
         for _ in range(3):
             theirs.sendall(frame(PONG))
@@ -29,8 +29,8 @@ def test_timeout_gives_nothing_and_costs_the_time_it_says() -> None:
 
 def test_sending_takes_until_all_of_it_has_left() -> None:
     ours, theirs = socket.socketpair()
-    channel = Channel(ours, CLOCK)
-    transport = Transport(channel, CLOCK)
+    channel = WebSocket(ours, CLOCK)
+    transport = BlockingWebSocket(channel, CLOCK)
     with theirs:
         frames = FrameSource(theirs)
         reading = threading.Thread(target=frames.next)
@@ -59,7 +59,7 @@ def test_real_server(tls: Tls, secure: bool) -> None:
         serving.start()
         port = server.socket.getsockname()[1]
         address = parse_address(f"{'wss' if secure else 'ws'}://127.0.0.1:{port}")
-        transport = Transport(dial(address, policy(tls_context=tls.client), CLOCK), CLOCK)
+        transport = BlockingWebSocket(dial(address, policy(tls_context=tls.client), CLOCK), CLOCK)
         transport.send("hello")
         messages: list[bytes] = []
         while len(messages) < 2:

@@ -1,19 +1,19 @@
-"""An open websocket to a relay for a thread that serves nobody else: the calls of a `Channel`, with waiting."""
+"""An open websocket to a relay for a thread that serves nobody else: the calls of a `WebSocket`, with waiting."""
 
 import select
 
 from pipeline.process.clock import Clock
-from pipeline.relay.channel import Channel
 from pipeline.relay.deadline import Deadline
 from pipeline.relay.frames import SkippedMessage
+from pipeline.relay.websocket import WebSocket
 
 
-class Transport:
+class BlockingWebSocket:
     """Waits for `channel`, which it owns. For one thread; after `ConnectionLost` only `close` is of use."""
 
     __slots__ = ("_channel", "_clock", "skipped")
 
-    def __init__(self, channel: Channel, clock: Clock) -> None:
+    def __init__(self, channel: WebSocket, clock: Clock) -> None:
         self._channel = channel
         self._clock = clock
         self.skipped = 0

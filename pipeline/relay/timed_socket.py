@@ -1,4 +1,4 @@
-"""Reads and writes that block no longer than an `Attempt` allows, and take no more than a budget."""
+"""Reads and writes that block no longer than an `AttemptDeadline` allows, and take no more than a budget."""
 
 import io
 import select
@@ -6,7 +6,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
-from pipeline.relay.deadline import Attempt
+from pipeline.relay.deadline import AttemptDeadline
 from pipeline.relay.errors import DialError, DialReason
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 READ_AHEAD_BYTES = 4096
 
 
-def wait_for(sock: socket.socket, events: int, attempt: Attempt, doing: str) -> None:
+def wait_for(sock: socket.socket, events: int, attempt: AttemptDeadline, doing: str) -> None:
     """Return once `sock` is ready for `events` of poll(2); raises `DialError` when the attempt is over first."""
     poll = select.poll()
     poll.register(sock, events)
@@ -24,7 +24,7 @@ def wait_for(sock: socket.socket, events: int, attempt: Attempt, doing: str) -> 
         pass
 
 
-class BoundedStream:
+class TimedSocket:
     """A non-blocking socket as code written for blocking ones wants it; the socket stays its owner's to close.
 
     At most `budget` bytes are handed out. Whatever goes wrong is a `DialError`: TIMEOUT, CANCELLED, TOO_LARGE, or
@@ -34,7 +34,7 @@ class BoundedStream:
     def __init__(
         self,
         sock: socket.socket,
-        attempt: Attempt,
+        attempt: AttemptDeadline,
         *,
         reason: DialReason,
         doing: str,
@@ -131,9 +131,9 @@ class BoundedStream:
 
 
 class _RawReader(io.RawIOBase):
-    """A `BoundedStream` as the unbuffered side of a file."""
+    """A `TimedSocket` as the unbuffered side of a file."""
 
-    def __init__(self, stream: BoundedStream) -> None:
+    def __init__(self, stream: TimedSocket) -> None:
         self._stream = stream
 
     def readable(self) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.relay.channel import READ_BYTES, Channel
+from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import MAX_BATCH_MESSAGES
-from pipeline.relay.transport import Transport
+from pipeline.relay.websocket import READ_BYTES, WebSocket
 from tests.integration.relay.peers import (
     BINARY,
     CLOCK,
@@ -31,10 +31,10 @@ from tests.integration.relay.peers import (
 @contextlib.contextmanager
 def pair(
     max_message_bytes: int = 1 << 20, send_timeout_s: float = PATIENCE_S
-) -> Iterator[tuple[Channel, socket.socket]]:
+) -> Iterator[tuple[WebSocket, socket.socket]]:
     """A channel and the relay's end of its socket."""
     ours, theirs = socket.socketpair()
-    channel = Channel(ours, CLOCK, max_message_bytes=max_message_bytes, send_timeout_s=send_timeout_s)
+    channel = WebSocket(ours, CLOCK, max_message_bytes=max_message_bytes, send_timeout_s=send_timeout_s)
     with theirs:
         try:
             yield channel, theirs
@@ -43,14 +43,14 @@ def pair(
 
 
 @contextlib.contextmanager
-def tls_pair(tls: Tls) -> Iterator[tuple[Channel, ssl.SSLSocket]]:
+def tls_pair(tls: Tls) -> Iterator[tuple[WebSocket, ssl.SSLSocket]]:
     ours, theirs = socket.socketpair()
     wrapped: list[ssl.SSLSocket] = []
     handshake = threading.Thread(target=lambda: wrapped.append(tls.server.wrap_socket(theirs, server_side=True)))
     handshake.start()
     secured = tls.client.wrap_socket(ours, server_hostname="relay.example")
     handshake.join(PATIENCE_S)
-    channel = Channel(secured, CLOCK)
+    channel = WebSocket(secured, CLOCK)
     with wrapped[0]:
         try:
             yield channel, wrapped[0]
@@ -58,23 +58,23 @@ def tls_pair(tls: Tls) -> Iterator[tuple[Channel, ssl.SSLSocket]]:
             channel.close()
 
 
-def receive(channel: Channel, timeout_s: float) -> list[bytes]:
-    return Transport(channel, CLOCK).receive(timeout_s)
+def receive(channel: WebSocket, timeout_s: float) -> list[bytes]:
+    return BlockingWebSocket(channel, CLOCK).receive(timeout_s)
 
 
-def send(channel: Channel, text: str | bytes) -> None:
-    Transport(channel, CLOCK).send(text)
+def send(channel: WebSocket, text: str | bytes) -> None:
+    BlockingWebSocket(channel, CLOCK).send(text)
 
 
-def is_sending(channel: Channel) -> bool:
+def is_sending(channel: WebSocket) -> bool:
     return channel.send_by is not None
 
 
-def has_more(channel: Channel) -> bool:
+def has_more(channel: WebSocket) -> bool:
     return channel.has_more
 
 
-def receive_count(channel: Channel, count: int) -> list[bytes]:
+def receive_count(channel: WebSocket, count: int) -> list[bytes]:
     messages: list[bytes] = []
     while len(messages) < count:
         batch = receive(channel, PATIENCE_S)
@@ -83,7 +83,7 @@ def receive_count(channel: Channel, count: int) -> list[bytes]:
     return messages
 
 
-def loss(channel: Channel) -> ConnectionLost:
+def loss(channel: WebSocket) -> ConnectionLost:
     """What ends the connection; no message may come before."""
     with pytest.raises(ConnectionLost) as lost:
         assert receive(channel, PATIENCE_S) is None
@@ -260,7 +260,7 @@ def test_close_does_not_wait_for_a_relay_that_does_not_read() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 ours.send(b"x" * 100_000)
-        channel = Channel(ours, CLOCK)
+        channel = WebSocket(ours, CLOCK)
         started = time.monotonic()
         channel.close()
         assert time.monotonic() - started < PATIENCE_S / 2
@@ -313,7 +313,7 @@ def test_sending_never_waits_and_what_is_left_goes_when_it_can() -> None:
 def test_what_must_have_left_by_now_loses_the_relay_but_no_message() -> None:
     ours, theirs = socket.socketpair()
     clock = ManualClock()
-    channel = Channel(ours, clock, send_timeout_s=5.0)
+    channel = WebSocket(ours, clock, send_timeout_s=5.0)
     with theirs, contextlib.closing(channel):
         channel.send(b"x" * 3_000_000)
         clock.advance(4.9)

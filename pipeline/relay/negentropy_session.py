@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_neg_close, encode_neg_msg, encode_neg_open
 from pipeline.nostr.notices import reason_prefix
-from pipeline.relay.refusals import Refusal, classify
+from pipeline.relay.refusals import RelayRefusal, classify
 
 ANSWER_S: Final = 10.0
 NEG_PREFIX: Final = "N"
@@ -17,7 +17,7 @@ _TOO_MANY = re.compile(r"too many (query )?(results|items|records|events|negentr
 _DROPPED = re.compile(r"unknown subscription|^closed:")
 
 
-class NegEnd(StrEnum):
+class NegOutcome(StrEnum):
     """Why a comparison came to no result; a metric label."""
 
     TOO_MANY = "too-many"
@@ -33,7 +33,7 @@ class NegEnd(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NegAnswered:
+class NegMessageReceived:
     """The relay's next message in the comparison `key`."""
 
     key: str
@@ -41,15 +41,15 @@ class NegAnswered:
 
 
 @dataclass(frozen=True, slots=True)
-class NegEnded:
+class NegFinished:
     """The comparison `key` is over without a result; nothing is left open."""
 
     key: str
-    end: NegEnd
+    end: NegOutcome
     detail: str
 
 
-class Comparison:
+class NegentropyExchange:
     """The one exchange that a session may have open."""
 
     __slots__ = ("_bytes", "_deadline", "_has_answered", "_id", "_key", "_number", "_outgoing")
@@ -85,7 +85,7 @@ class Comparison:
         return self._deadline if self._id else None
 
     def open(self, key: str, query: Filter, payload: bytes, now: float) -> None:
-        """Begin; ends in one `NegEnded`, or by `close`."""
+        """Begin; ends in one `NegFinished`, or by `close`."""
         self._number += 1
         self._id, self._key = f"{NEG_PREFIX}{self._number}", key
         self._say(encode_neg_open(self._id, query, payload), now)
@@ -100,19 +100,19 @@ class Comparison:
             self._outgoing.append(encode_neg_close(self._id))
             self._id = ""
 
-    def answered(self, subscription: str, payload: bytes) -> NegAnswered | None:
+    def answered(self, subscription: str, payload: bytes) -> NegMessageReceived | None:
         """Take a NEG-MSG; `None` for one that belongs to no open exchange."""
         if subscription != self._id:
             return None
         self._has_answered = True
         self._bytes += 2 * len(payload)
-        return NegAnswered(self._key, payload)
+        return NegMessageReceived(self._key, payload)
 
-    def refused(self, subscription: str, reason: str) -> NegEnded | None:
+    def refused(self, subscription: str, reason: str) -> NegFinished | None:
         """Take a NEG-ERR or CLOSED."""
         return self._end(_end_of(reason), reason) if self._id and subscription == self._id else None
 
-    def noticed(self, text: str) -> NegEnded | None:
+    def noticed(self, text: str) -> NegFinished | None:
         """Take a NOTICE; `None` if it is about something else.
 
         While a relay has never answered a NEG-OPEN, whatever it complains about is that: some name no subject, and
@@ -121,20 +121,20 @@ class Comparison:
         if not self._id:
             return None
         refusal = classify(text, reason_prefix(text))
-        if refusal is Refusal.RATE_LIMITED:
-            return self._end(NegEnd.RATE_LIMITED, text)
+        if refusal is RelayRefusal.RATE_LIMITED:
+            return self._end(NegOutcome.RATE_LIMITED, text)
         if self._has_answered and "neg" not in text.lower():
             return None
-        return self._end(NegEnd.ERROR if self._has_answered else NegEnd.UNSUPPORTED, text)
+        return self._end(NegOutcome.ERROR if self._has_answered else NegOutcome.UNSUPPORTED, text)
 
-    def expired(self, now: float) -> NegEnded | None:
+    def expired(self, now: float) -> NegFinished | None:
         """The end by silence, if it is due."""
         if not self._id or now < self._deadline:
             return None
         if self._has_answered:
             self._outgoing.append(encode_neg_close(self._id))
         # A relay that does not know the one message would only complain about the other.
-        return self._end(NegEnd.TIMEOUT, "no answer")
+        return self._end(NegOutcome.TIMEOUT, "no answer")
 
     def postpone(self, now: float) -> None:
         """Wait anew, after a pause in which nothing was read."""
@@ -145,23 +145,23 @@ class Comparison:
         self._bytes += len(frame)
         self._outgoing.append(frame)
 
-    def _end(self, end: NegEnd, detail: str) -> NegEnded:
+    def _end(self, end: NegOutcome, detail: str) -> NegFinished:
         self._id = ""
-        return NegEnded(self._key, end, detail)
+        return NegFinished(self._key, end, detail)
 
 
-def _end_of(reason: str) -> NegEnd:
-    for pattern, end in ((_TOO_MANY, NegEnd.TOO_MANY), (_DROPPED, NegEnd.DROPPED)):
+def _end_of(reason: str) -> NegOutcome:
+    for pattern, end in ((_TOO_MANY, NegOutcome.TOO_MANY), (_DROPPED, NegOutcome.DROPPED)):
         if pattern.search(reason.lower()):
             return end
     match classify(reason, reason_prefix(reason)):
-        case Refusal.RATE_LIMITED:
-            return NegEnd.RATE_LIMITED
-        case Refusal.AUTH_REQUIRED:
-            return NegEnd.AUTH_REQUIRED
-        case Refusal.RESTRICTED | Refusal.FORBIDDEN | Refusal.KINDLESS | Refusal.AUTHORLESS:
-            return NegEnd.REFUSED
-        case Refusal.UNSUPPORTED:
-            return NegEnd.UNSUPPORTED
+        case RelayRefusal.RATE_LIMITED:
+            return NegOutcome.RATE_LIMITED
+        case RelayRefusal.AUTH_REQUIRED:
+            return NegOutcome.AUTH_REQUIRED
+        case RelayRefusal.RESTRICTED | RelayRefusal.FORBIDDEN | RelayRefusal.KINDLESS | RelayRefusal.AUTHORLESS:
+            return NegOutcome.REFUSED
+        case RelayRefusal.UNSUPPORTED:
+            return NegOutcome.UNSUPPORTED
         case _:
-            return NegEnd.UNSUPPORTED if "disabled" in reason.lower() else NegEnd.ERROR
+            return NegOutcome.UNSUPPORTED if "disabled" in reason.lower() else NegOutcome.ERROR
