@@ -48,7 +48,7 @@ from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.websocket import WebSocket
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted
+from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted_authors
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
 from pipeline.store.known_namers import KnownNamers
@@ -267,9 +267,9 @@ class _Crawler:
     def _follow(self, planner: Planner, current: Plan | None) -> Plan:
         """The plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
         with self.database.read() as tx:
-            if current is not None and wanted.latest_generation(tx) == planner.generation:
+            if current is not None and wanted_authors.latest_generation(tx) == planner.generation:
                 return current
-            changes = wanted.changes_since(tx, planner.generation)
+            changes = wanted_authors.changes_since(tx, planner.generation)
             named = self._follow_lists(tx, planner.generation)
         planner.apply(changes)
         plan = planner.plan()

@@ -1,4 +1,4 @@
-"""`stage saver`: decides what is relevant and hands it on, in one transaction with its removal from the inbox."""
+"""`stage saver`: decides what is relevant and enqueues it, in one transaction with its removal from the inbox."""
 
 import contextlib
 import random
@@ -12,17 +12,17 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import until_next
 from pipeline.process.logs import RateLimited
 from pipeline.process.stage import StageContext
-from pipeline.save import backlog
-from pipeline.save.backlog import BacklogBounds
-from pipeline.save.decider import Decider, Item, Outcome
+from pipeline.saver import outbox_limit
+from pipeline.saver.event_processor import EventProcessor, Item, Outcome
+from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import inbox, shares
+from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, DatabaseFailed, Tx
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
-from pipeline.store.waiting import POLL_S, CommitWatch
 
 BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
@@ -61,10 +61,10 @@ class _Saver:
         self._database = database
         self._target = config.target_relay
         to_pubsub, to_relay = config.sink.kind is not SinkKind.NONE, self._target is not None
-        self._decider = Decider(
+        self._processor = EventProcessor(
             to_pubsub=to_pubsub,
             to_relay=to_relay,
-            relay_backlog=lambda: BacklogBounds(
+            relay_backlog=lambda: OutboxBounds(
                 ctx.settings.target_relay_backlog, ctx.settings.target_relay_backlog_bytes
             ),
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
@@ -138,7 +138,7 @@ class _Saver:
         except DatabaseFailed:
             raise
         except Exception as error:
-            self._decider.undone()
+            self._processor.on_rollback()
             if len(rows) == 1 and isinstance(error, _StaleReceipt):
                 # The process that claimed it since saves and counts it.
                 self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
@@ -154,14 +154,14 @@ class _Saver:
 
     def _save(self, rows: Sequence[InboxRow]) -> None:
         items = [Item(row, event_from_stored(row.raw)) for row in rows]
-        self._decider.catch_up(self._database)
+        self._processor.catch_up(self._database)
         with self._database.write() as tx:
-            outcome = self._decider.decide(tx, items, self._ctx.clock.now_ms())
+            outcome = self._processor.decide(tx, items, self._ctx.clock.now_ms())
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
             outcome.events.taken += len(rows)
             self._counts.write(tx, outcome.events)
-        self._decider.committed()
+        self._processor.on_commit()
         self._count(outcome)
 
     def _retry_or_dead_letter(self, row: InboxRow, error: Exception, *, pre_charged: bool) -> None:
@@ -197,12 +197,12 @@ class _Saver:
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         if outcome.surplus_relays:
             self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)
-        given_up = outcome.events.skipped[backlog.REASON]
+        discarded = outcome.events.skipped[outbox_limit.REASON]
         if self._target is not None:
-            ignored = outcome.events.skipped.total() - given_up
+            ignored = outcome.events.skipped.total() - discarded
             self._ctx.metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
-        if given_up:
-            self._log.warning(backlog.REASON, "events for the target relay given up", count=given_up)
+        if discarded:
+            self._log.warning(outbox_limit.REASON, "events for the target relay discarded", count=discarded)
 
 
 def _dead_reason(row: InboxRow) -> str | None:

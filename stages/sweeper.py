@@ -11,7 +11,7 @@ from typing import Final
 from pipeline.process.stage import StageContext
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import disk, events, inbox, outbox, relay_pruning, retractions, samples, shares
+from pipeline.store import disk, events, inbox, outbox, relay_pruning, retractions, shares, throughput
 from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
 from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
@@ -243,9 +243,9 @@ class _Sampler:
             return
         self._next = now + _SAMPLE_EVERY_S
         with self._database.read() as tx:
-            sample = samples.look(tx, self._clock.now_ms())
+            sample = throughput.sample(tx, self._clock.now_ms())
         with self._database.write() as tx:
-            samples.put(tx, sample)
+            throughput.put(tx, sample)
 
 
 class _CallingBack:

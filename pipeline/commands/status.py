@@ -23,7 +23,7 @@ from pipeline.settings.values import HostPort
 from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.store.database import Database
-from pipeline.store.samples import Sample
+from pipeline.store.throughput import Sample
 
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not listened on
 _EVERY_S: Final = 1.0

@@ -9,7 +9,7 @@ from pipeline.commands.output import say
 from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
-from pipeline.store import monitored
+from pipeline.store import users as registered
 
 
 class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -45,8 +45,8 @@ def add(keys: tuple[bytes, ...]) -> None:
     """
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
-            monitored.unblock(tx, key)
-            is_new = monitored.register(tx, key, SystemClock().now_ms())
+            registered.unblock(tx, key)
+            is_new = registered.register(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
 
 
@@ -59,7 +59,7 @@ def remove(keys: tuple[bytes, ...]) -> None:
     """
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
-            was = monitored.remove(tx, key, SystemClock().now_ms())
+            was = registered.remove(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
 
 
@@ -72,7 +72,7 @@ def block(keys: tuple[bytes, ...]) -> None:
     """
     with open_configured_database() as database, database.write(durable=True) as tx:
         for key in keys:
-            was = monitored.block(tx, key, SystemClock().now_ms())
+            was = registered.block(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} blocked{', was registered' if was else ''}")
 
 
@@ -86,7 +86,7 @@ def list_users(as_json: bool) -> None:
     Example: event-service users list
     """
     with open_configured_to_read() as database, database.read() as tx:
-        for user in monitored.registered(tx):
+        for user in registered.registered(tx):
             renewed = f"{datetime.fromtimestamp(user.updated_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
             key, npub = user.public_key.hex(), encode_npub(user.public_key)
             value = {

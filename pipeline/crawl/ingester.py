@@ -28,7 +28,7 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.relay_forms import FormChanges
 from pipeline.store.relays import RelayStatus
 from pipeline.store.sweeps import SweepProgress
-from pipeline.store.wanted import Changes
+from pipeline.store.wanted_authors import WantedChanges
 
 BATCH_EVENTS: Final = 64
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
@@ -116,7 +116,7 @@ class EventLimits:
 @dataclass(slots=True)
 class _Work:
     batches: list[Batch] = field(default_factory=list)
-    changes: list[Changes] = field(default_factory=list)
+    changes: list[WantedChanges] = field(default_factory=list)
     events: int = 0
     size: int = 0
 
@@ -157,7 +157,7 @@ class Ingester:
         # What readers dropped since the last one.
         self._aside: Counter[str] = Counter()
         self._aside_lock = threading.Lock()
-        self._queue: SimpleQueue[tuple[Batch, ...] | Changes | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Batch, ...] | WantedChanges | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novelty = Novelty()
         # By relay, what its events cost, not yet written down.
@@ -175,7 +175,7 @@ class Ingester:
         with self._aside_lock:
             self._aside[reason] += count
 
-    def adopt(self, changes: Changes) -> None:
+    def adopt(self, changes: WantedChanges) -> None:
         """Let what is wanted follow `changes`, for all batches submitted later."""
         self._queue.put(changes)
 
@@ -214,7 +214,7 @@ class Ingester:
         while True:
             if item is None:
                 return work, True
-            if isinstance(item, Changes):
+            if isinstance(item, WantedChanges):
                 work.changes.append(item)
                 return work, False
             work.add(item)

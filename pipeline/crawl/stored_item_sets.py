@@ -17,7 +17,7 @@ from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.negentropy import ItemSet, item_key
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimited
-from pipeline.store import authors, events, wanted
+from pipeline.store import authors, events, wanted_authors
 from pipeline.store.database import Database
 
 # Some 80 bytes each in memory; of more, the newest.
@@ -130,7 +130,7 @@ class StoredItemSets:
         of_global_kinds: list[bytes] = []
         read_at = self._clock.monotonic()
         with database.read() as tx:
-            whose = wanted.numbers(tx)
+            whose = wanted_authors.numbers(tx)
         before, kept = (until, _KEY_AFTER_ALL), 0
         reached = since
         while True:

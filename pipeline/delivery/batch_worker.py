@@ -15,9 +15,9 @@ from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S, message_of
 from pipeline.delivery.poison import next_batch
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.sinks.base import Delivered, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
+from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.database import Database
 from pipeline.store.outbox import OutboxRow
-from pipeline.store.waiting import POLL_S, CommitWatch
 
 # How long the loop waits for a commit before it looks for rows whose retry is due.
 _IDLE_POLLS: Final = round(1.0 / POLL_S)

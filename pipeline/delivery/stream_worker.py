@@ -18,9 +18,9 @@ from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS, max_batch_with
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.metrics import Observations
 from pipeline.sinks.base import Delivered, Refused, Retry, SinkDown, StreamSink, Verdict
+from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.database import Database
 from pipeline.store.outbox import OutboxRow
-from pipeline.store.waiting import POLL_S, CommitWatch
 
 # After this time without an answer and without a break, a suspect no longer keeps others from being sent.
 PROBATION_S: Final = 2.0

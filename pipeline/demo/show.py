@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Tally:
+class DemoTally:
     """What was published and when (ms), and what of it came out at the other end."""
 
     published: dict[str, int] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Show:
         self._clock = SystemClock()
         self._stop = asyncio.Event()
         self._relay = DemoRelay()
-        self._tally = Tally()
+        self._tally = DemoTally()
 
     async def run(self, port: int, seconds: float | None) -> None:
         """Show it until a signal, or for some seconds; raises `DemoFailed`. Nothing stays behind.

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.store import contacts, monitored
+from pipeline.store import contacts, users
 from pipeline.store.authors import Authors, find
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Tx
@@ -101,9 +101,9 @@ def was_removed(tx: Tx, public_key: bytes) -> bool:
 def register(tx: Tx, user: ImportedUser, now: int) -> bool:
     """Register a user as of when that was; returns whether the user is new."""
     author = find(tx, user.public_key)
-    is_new = author is None or not monitored.is_registered(tx, author)
+    is_new = author is None or not users.is_registered(tx, author)
     if is_new:
-        monitored.register(tx, user.public_key, now)
+        users.register(tx, user.public_key, now)
     tx.execute(SET_TIMES if is_new else STRETCH_TIMES, (user.public_key, user.created_at, user.updated_at))
     return is_new
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pipeline.nostr.event import Event
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.tags import public_keys
-from pipeline.store.wanted import Changes
+from pipeline.store.wanted_authors import WantedChanges
 
 
 class Rule(StrEnum):
@@ -26,7 +26,7 @@ class Relevance:
         self.authors: set[bytes] = set()
         self.registered: set[bytes] = set()
 
-    def apply(self, changes: Changes) -> bool:
+    def apply(self, changes: WantedChanges) -> bool:
         """Apply `changes`, which must begin after `generation`; return True if any author ceased to be wanted."""
         self.generation = changes.generation
         removed = False

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from pipeline.store.disk import DiskUse
+from pipeline.store.gauges import QueueGauges, StoreGauges
 from pipeline.store.outbox import SinkName
-from pipeline.store.overview import Overview, QueueGauges
 from pipeline.store.relays import NOVEL_HALF_LIFE_MS
 
 TOPIC: Final = "eventSaved"
@@ -23,9 +23,9 @@ MAX_RELAYS: Final = 5_000
 
 @dataclass(frozen=True, slots=True, eq=False)  # a registry keeps collectors by identity
 class StoreCollector:
-    """The gauges of one overview, read at `now` (ms)."""
+    """The gauges of the store, read at `now` (ms)."""
 
-    overview: Overview
+    gauges: StoreGauges
     sinks: Sequence[SinkName]
     disk: DiskUse
     now: int
@@ -40,19 +40,19 @@ class StoreCollector:
         yield _single("event_service_disk_free_bytes", "Free bytes on the disk of the database", self.disk.free)
         yield _single("event_service_disk_size_bytes", "Bytes of the disk of the database", self.disk.size)
         yield _single(
-            "event_service_public_keys", "Public keys known, as authors or from contact lists", self.overview.keys
+            "event_service_public_keys", "Public keys known, as authors or from contact lists", self.gauges.keys
         )
-        yield _single("event_service_registered_users", "Registered users", self.overview.registered_users)
+        yield _single("event_service_registered_users", "Registered users", self.gauges.registered_users)
         yield _single(
-            "event_service_wanted_authors", "Registered users and followees in all", self.overview.budget.authors
+            "event_service_wanted_authors", "Registered users and followees in all", self.gauges.budget.authors
         )
         yield _single(
             "event_service_waiting_followees",
             "Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached",
-            self.overview.waiting.followees,
+            self.gauges.waiting.followees,
         )
         gaps = GaugeMetricFamily("event_service_open_gaps", "Open gaps of all relays", labels=("reason",))
-        for reason, count in self.overview.gaps.items():
+        for reason, count in self.gauges.gaps.items():
             gaps.add_metric((reason,), count)
         yield gaps
 
@@ -68,13 +68,13 @@ class StoreCollector:
             "Events first seen here, strangers' in part, halved every three days",
             labels=("address",),
         )
-        for relay in self.overview.relays:
+        for relay in self.gauges.relays:
             state.add_metric((relay.address, relay.state.value), 1)
             subscriptions.add_metric((relay.address,), relay.subscriptions)
             age = max(0, self.now - relay.novel_at)
             first_seen.add_metric((relay.address,), relay.novel * 0.5 ** (age / NOVEL_HALF_LIFE_MS))
-        target = self.overview.target
-        is_crawled = target is not None and any(relay.address == target.address for relay in self.overview.relays)
+        target = self.gauges.target
+        is_crawled = target is not None and any(relay.address == target.address for relay in self.gauges.relays)
         if target is not None and SinkName.RELAY in self.sinks and not is_crawled:
             state.add_metric((target.address, target.state.value), 1)
             subscriptions.add_metric((target.address,), 0)
@@ -87,19 +87,19 @@ class StoreCollector:
         )
         for host, milliseconds in backoffs.items():
             backoff.add_metric((host,), milliseconds)
-        addresses = _single("stored_relay_addresses_gauge", "Relay addresses known", self.overview.known_addresses)
+        addresses = _single("stored_relay_addresses_gauge", "Relay addresses known", self.gauges.known_addresses)
         return state, subscriptions, first_seen, backoff, addresses
 
     def _backoffs(self) -> dict[str, int]:
         """What is left now of each host's backoff."""
         left: dict[str, int] = {}
-        for relay in self.overview.relays:
+        for relay in self.gauges.relays:
             host = _host(relay.address)
             left[host] = max(left.get(host, 0), relay.state_since + relay.backoff - self.now)
         return {host: max(0, milliseconds) for host, milliseconds in left.items()}
 
     def _handing_on(self) -> Iterable[Metric]:
-        outboxes = [queue for queue in self.overview.outboxes if queue.sink in self.sinks]
+        outboxes = [queue for queue in self.gauges.outboxes if queue.sink in self.sinks]
         length = GaugeMetricFamily("subscription_queue_length", "Queue length", labels=("topic",))
         length.add_metric((TOPIC,), sum(outbox.waiting for outbox in outboxes))
         age = GaugeMetricFamily(
@@ -118,7 +118,7 @@ class StoreCollector:
         )
         dead = GaugeMetricFamily("event_service_dead_rows", "Dead letters", labels=label)
         size = GaugeMetricFamily("event_service_queue_bytes", "Bytes of the events that wait", labels=label)
-        for queue in (self.overview.inbox, *self.overview.outboxes):
+        for queue in (self.gauges.inbox, *self.gauges.outboxes):
             name = ("inbox" if queue.sink is None else f"outbox-{queue.sink}",)
             length.add_metric(name, queue.waiting)
             # What is kept for a sink that is off is nothing to be woken for.

@@ -24,7 +24,7 @@ from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
 from pipeline.status.diagnosis import unhealthy_stages
 from pipeline.status.snapshot import sinks_of
-from pipeline.store import inbox, outbox, wanted
+from pipeline.store import inbox, outbox, wanted_authors
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 
@@ -160,7 +160,7 @@ def _verdict(status: str, problems: Sequence[Problem]) -> Health:
 def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:
     oldest: list[tuple[SinkName | None, int | None]]
     with database.read() as tx:
-        wanted.latest_generation(tx)
+        wanted_authors.latest_generation(tx)
         oldest = [
             (None, inbox.oldest_unattempted(tx)),
             *((sink, outbox.oldest_unattempted(tx, sink)) for sink in sinks),

@@ -24,10 +24,10 @@ from pipeline.process.metrics import Metrics
 from pipeline.server.admission import Admission
 from pipeline.server.limits import Refusal, Refused
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import authors, monitored, relays
+from pipeline.store import authors, relays, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
-from pipeline.store.monitored import Signed
+from pipeline.store.users import Signed
 
 SOURCE: Final = "registration"
 MAX_RELAYS: Final = 100
@@ -157,9 +157,9 @@ class Registrations:
             raise InvalidRegistration("it takes no registration back")
         with database.read() as tx:
             author = authors.find(tx, departure.public_key)
-            is_registered = author is not None and monitored.is_registered(tx, author)
+            is_registered = author is not None and users.is_registered(tx, author)
         with database.write(durable=True) as tx:
-            has_left = monitored.leave(tx, departure, self._clock.now_ms())
+            has_left = users.leave(tx, departure, self._clock.now_ms())
         if is_registered and not has_left:
             raise InvalidRegistration("it does not name your registration, or is older")
         return _Stored(False, 0, self._clock.monotonic() - began)
@@ -173,19 +173,19 @@ class Registrations:
             author = authors.find(tx, event.pubkey)
             if author is not None:
                 _require_standing(tx, author, signed)
-                if monitored.is_registered(tx, author):
+                if users.is_registered(tx, author):
                     return
-            self._admission().require(event, monitored.count(tx))
+            self._admission().require(event, users.count(tx))
 
 
 def _require_standing(tx: Tx, author: int, signed: Signed) -> None:
     """Raise `Refused` unless the event registers its author, or did so already."""
-    held = monitored.standing(tx, author)
+    held = users.standing(tx, author)
     if held.is_blocked:
         raise Refused(Refusal.BLOCKED)
     if not held.admits(signed):
         raise Refused(Refusal.OUTDATED)
-    if monitored.is_taken_back(tx, author, signed):
+    if users.is_taken_back(tx, author, signed):
         raise Refused(Refusal.DELETED)
 
 
@@ -199,7 +199,7 @@ def _store(
         author = Authors().intern(tx, registration.public_key)
         # Checked again: a removal may have come since.
         _require_standing(tx, author, signed)
-        is_new = monitored.register_signed(tx, registration.public_key, signed, now)
+        is_new = users.register_signed(tx, registration.public_key, signed, now)
         namings = [
             relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now) for address in addresses
         ]

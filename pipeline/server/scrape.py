@@ -15,7 +15,7 @@ from pipeline.server.collectors import MAX_RELAYS, StoreCollector
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
-from pipeline.store import overview
+from pipeline.store import gauges
 from pipeline.store.database import Database
 from pipeline.store.disk import disk_use
 
@@ -53,7 +53,7 @@ class Scrape:
         began = self._clock.monotonic()
         try:
             with database.read() as tx:
-                state = overview.read(tx, max_relays=MAX_RELAYS)
+                state = gauges.read(tx, max_relays=MAX_RELAYS)
             collector = StoreCollector(state, self._sinks, disk_use(database.path), self._clock.now_ms())
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)

@@ -11,16 +11,16 @@ from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import dead, gaps, overview, relays, samples
+from pipeline.store import dead, gaps, gauges, relays, throughput
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.disk import disk_use
 from pipeline.store.gaps import GapSummary
+from pipeline.store.gauges import Failing, QueueGauges
 from pipeline.store.outbox import SinkName
-from pipeline.store.overview import Failing, QueueGauges
 from pipeline.store.relays import RelayRecord
-from pipeline.store.samples import Sample
 from pipeline.store.shares import Budget, Waiting
+from pipeline.store.throughput import Sample
 
 MAX_RELAYS: Final = 5_000
 MAX_DEAD_SHOWN: Final = 8
@@ -91,12 +91,12 @@ def sinks_of(config: Config) -> tuple[SinkName, ...]:
 def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
     """The service as it is; each part is read by itself, so that they may be milliseconds apart."""
     with database.read() as tx:
-        seen = overview.read(tx, max_relays=0)
+        seen = gauges.read(tx, max_relays=0)
         now = clock.now_ms()
         records = relays.records(tx, everything=False, limit=MAX_RELAYS)
-        failing = overview.failing(tx, now)
+        failing = gauges.failing(tx, now)
         buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
-        hour = samples.recent(tx)
+        hour = throughput.recent(tx)
         open_gaps = gaps.summaries(tx, limit=MAX_GAPS)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory

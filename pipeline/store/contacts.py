@@ -8,7 +8,7 @@ from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from pipeline.store import authors, shares, wanted
+from pipeline.store import authors, shares, wanted_authors
 from pipeline.store.database import Tx
 
 LIST_OF = "SELECT event_id, created_at FROM contact_lists WHERE follower = ?"
@@ -81,7 +81,7 @@ def _put(tx: Tx, contacts: ContactList, since: int, now: int) -> None:
     if user is not None:
         # A user who follows themselves is wanted for being registered, whatever the list says.
         lost = [followee for followee in removed if followee != follower]
-        wanted.release(tx, (followee for followee in lost if not before[followee][1]))
+        wanted_authors.release(tx, (followee for followee in lost if not before[followee][1]))
         user = user.changed(-len(lost), -sum(before[followee][1] for followee in lost))
     gained = [followee for followee in added if followee != follower]
     waits = user is not None and not shares.has_room(tx, user, len(gained), now)
@@ -90,7 +90,7 @@ def _put(tx: Tx, contacts: ContactList, since: int, now: int) -> None:
     tx.executemany(ADD, rows)
     tx.executemany(REMOVE, ((follower, followee) for followee in removed))
     if user is not None and not waits:
-        wanted.acquire(tx, reversed(gained), since, near=wanted.NEAR - user.admitted)
+        wanted_authors.acquire(tx, reversed(gained), since, near=wanted_authors.NEAR - user.admitted)
         shares.put(tx, user.changed(len(gained), 0))
     elif user is not None:
         shares.put(tx, user.changed(len(gained), len(gained)))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.store import authors, drops, monitored
+from pipeline.store import authors, drops, users
 from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
 
@@ -131,7 +131,7 @@ def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:
 def is_registered(tx: Tx, public_key: bytes) -> bool:
     """Return True if this is a registered user's key."""
     author = authors.find(tx, public_key)
-    return author is not None and monitored.is_registered(tx, author)
+    return author is not None and users.is_registered(tx, author)
 
 
 def is_wanted(tx: Tx, public_key: bytes) -> bool:

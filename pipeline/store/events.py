@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.slices import Slice
+from pipeline.store.retention_step import RetentionBatch
 
 ACCEPT = "INSERT INTO seen (event_id, event, seen_at, created_at, kind, author) VALUES (?, ?, ?, ?, ?, ?)"
 SEEN = "SELECT event_id FROM seen WHERE created_at = ?2 AND event_id = ?1"
@@ -107,26 +107,26 @@ def store(tx: Tx, events: Iterable[Accepted]) -> None:
     tx.executemany(STORE, rows)
 
 
-def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Slice[int]:
+def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> RetentionBatch[int]:
     """Drop payloads all of whose deliveries ended before `done_before`, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(DONE_AMONG, (after, done_before, limit)).fetchall()
     done = [(event,) for event, is_done in rows if is_done]
     tx.executemany(DROP, done)
-    return Slice(len(rows), len(done), rows[-1][0] if rows else 0)
+    return RetentionBatch(len(rows), len(done), rows[-1][0] if rows else 0)
 
 
-def forget_seen(tx: Tx, *, after: tuple[int, bytes], seen_before: int, limit: int) -> Slice[tuple[int, bytes]]:
+def forget_seen(tx: Tx, *, after: tuple[int, bytes], seen_before: int, limit: int) -> RetentionBatch[tuple[int, bytes]]:
     """Forget ids seen before a time, looking at up to `limit` ids beyond `after`; there is no index by time."""
     rows: list[Row] = tx.execute(FIRST_SEEN_AFTER, (*after, limit)).fetchall()
     old = [(created_at, event_id) for created_at, event_id, seen_at in rows if seen_at < seen_before]
     tx.executemany(FORGET_SEEN, old)
-    return Slice(len(rows), len(old), rows[-1][:2] if rows else FIRST_SEEN)
+    return RetentionBatch(len(rows), len(old), rows[-1][:2] if rows else FIRST_SEEN)
 
 
-def forget_deliveries(tx: Tx, *, after: int, before: int, limit: int) -> Slice[int]:
+def forget_deliveries(tx: Tx, *, after: int, before: int, limit: int) -> RetentionBatch[int]:
     """Forget outcomes older than `before` of events whose payload is gone, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(NEXT_DELIVERIES, (after, limit)).fetchall()
     looked_at, last = rows[0]
     changes = tx.total_changes()
     tx.execute(FORGET_DELIVERIES, (after, last or 0, before))
-    return Slice(looked_at, tx.total_changes() - changes, last or 0)
+    return RetentionBatch(looked_at, tx.total_changes() - changes, last or 0)

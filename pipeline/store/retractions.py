@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from pipeline.store.database import Row, Tx
-from pipeline.store.slices import Slice
+from pipeline.store.retention_step import RetentionBatch
 
 # One event, whatever its time; or, with the digest of an address for an id, every version there up to a time.
 DELETE = """
@@ -95,17 +95,17 @@ def _digest(coordinate: str) -> bytes:
     return hashlib.sha256(coordinate.encode("utf-8", "surrogatepass")).digest()
 
 
-def forget_deletions(tx: Tx, *, after: tuple[bytes, int], before: int, limit: int) -> Slice[tuple[bytes, int]]:
+def forget_deletions(tx: Tx, *, after: tuple[bytes, int], before: int, limit: int) -> RetentionBatch[tuple[bytes, int]]:
     """Forget deletions noted before a time, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(NEXT_DELETIONS, (*after, limit)).fetchall()
     old = [(event_id, author) for event_id, author, at in rows if at < before]
     tx.executemany(FORGET_DELETION, old)
-    return Slice(len(rows), len(old), rows[-1][:2] if rows else FIRST_DELETION)
+    return RetentionBatch(len(rows), len(old), rows[-1][:2] if rows else FIRST_DELETION)
 
 
-def forget_vanished(tx: Tx, *, after: int, before: int, limit: int) -> Slice[int]:
+def forget_vanished(tx: Tx, *, after: int, before: int, limit: int) -> RetentionBatch[int]:
     """Forget who vanished before a time and is not wanted, looking at up to `limit` beyond `after`."""
     rows: list[Row] = tx.execute(NEXT_VANISHED, (after, before, limit)).fetchall()
     old = [(author,) for author, is_old in rows if is_old]
     tx.executemany(FORGET_VANISHED, old)
-    return Slice(len(rows), len(old), rows[-1][0] if rows else 0)
+    return RetentionBatch(len(rows), len(old), rows[-1][0] if rows else 0)

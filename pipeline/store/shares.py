@@ -18,7 +18,7 @@ is given, so that it settles.
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.store import wanted
+from pipeline.store import wanted_authors
 from pipeline.store.database import Row, Tx
 
 FREE: Final = 0.80
@@ -185,7 +185,7 @@ def fill(tx: Tx, author: int, since: int, now: int) -> None:
 
 def admit_all(tx: Tx, author: int, now: int) -> None:
     """Want a user who has just registered and the newest followees, as many as may be; the others wait."""
-    wanted.acquire(tx, [author], now)
+    wanted_authors.acquire(tx, [author], now)
     tx.execute(COUNT_ALL, (author,))
     user = holding(tx, author)
     if user is None:
@@ -195,14 +195,14 @@ def admit_all(tx: Tx, author: int, now: int) -> None:
         fill(tx, author, now, now)
         return
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
-    wanted.acquire(tx, (followee for followee, _ in rows), now)
+    wanted_authors.acquire(tx, (followee for followee, _ in rows), now)
     put(tx, user.changed(0, -user.waiting))
 
 
 def release_all(tx: Tx, author: int) -> None:
     """Take back that a user and the user's followees are wanted."""
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
-    wanted.release(tx, {author, *(followee for followee, waits in rows if not waits)})
+    wanted_authors.release(tx, {author, *(followee for followee, waits in rows if not waits)})
     tx.execute(NONE_WAITS, (author,))
     put(tx, Holding(author, 0, 0, 0))
 
@@ -217,8 +217,8 @@ def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None
     yielding = [followee for followee, waits in reversed(rows[number:]) if not waits][:most]
     tx.executemany(SET_WAITING, ((0, author, followee) for followee in admitted))
     tx.executemany(SET_WAITING, ((1, author, followee) for followee in yielding))
-    wanted.release(tx, yielding)
-    wanted.acquire(tx, admitted, since, near=wanted.NEAR - sum(not waits for _, waits in rows))
+    wanted_authors.release(tx, yielding)
+    wanted_authors.acquire(tx, admitted, since, near=wanted_authors.NEAR - sum(not waits for _, waits in rows))
     tx.execute(PUT, (author, len(rows), sum(waits for _, waits in rows) - len(admitted) + len(yielding)))
     return len(admitted) + len(yielding)
 

@@ -32,12 +32,12 @@ ALLOWED = {
     "pipeline.crawl": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store", "pipeline.rules"},
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.delivery": SHARED | {"pipeline.store", "pipeline.sinks"},
-    "pipeline.save": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
+    "pipeline.saver": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
     "stages": SHARED
-    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "save", "sinks", "delivery")},
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery")},
     "pipeline.commands": SHARED
     | {"pipeline.demo", "pipeline.go_import", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},

@@ -5,8 +5,8 @@ that grows too large is split in two by one more bit; all others stay as they ar
 cursors that go by their names. A chunk is named by its bits, so that a new chunk finds the cursor of the one that it
 was cut from.
 
-Wanted authors of each tier (`store/wanted.py`) are cut by themselves, so that many of a late one change no chunk of the
-authors before them, and are asked for after those.
+Wanted authors of each tier (`store/wanted_authors.py`) are cut by themselves, so that many of a late one change no
+chunk of the authors before them, and are asked for after those.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from pipeline.nostr.kinds import (
     TEXT_NOTE,
 )
 from pipeline.relay.limits import RelayLimits
-from pipeline.store.wanted import TIERS, Change, Changes
+from pipeline.store.wanted_authors import TIERS, Change, WantedChanges
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
 MAX_MEMBERS = 250
@@ -253,7 +253,7 @@ class Planner:
     _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
     _queries: dict[str, Query] = field(default_factory=dict)
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: WantedChanges) -> None:
         """Take `changes`, which must begin after `generation`."""
         _change(self._authors, changes.authors)
         _change((self._registered,), changes.registered)

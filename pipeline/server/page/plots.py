@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from pipeline.store.samples import KEPT_MS, Sample
+from pipeline.store.throughput import KEPT_MS, Sample
 
 WIDTH: Final = 600
 HEIGHT: Final = 120

@@ -12,7 +12,7 @@ from time import time
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import monitored
+from pipeline.store import users
 from pipeline.store.schema import open_database
 from tests.fakes.behaviour import Behaviour, How, Refusal
 from tests.fakes.relay import ScriptedRelay
@@ -37,7 +37,7 @@ class Service(EventService):
         self.directory.mkdir(parents=True, exist_ok=True)
         with open_database(self.database, SystemClock()) as opened, opened.write() as tx:
             for user in (ALICE, BOB):
-                monitored.register(tx, bytes.fromhex(user.pubkey), NOW * 1000)
+                users.register(tx, bytes.fromhex(user.pubkey), NOW * 1000)
 
     def command(self, *arguments: str, code: int = 0) -> str:
         """What it printed, on both ways."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import inbox, monitored
+from pipeline.store import inbox, users
 from pipeline.store.database import Database
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
@@ -42,7 +42,7 @@ def fill(path: Path, *, rows: int, size: int = 1000) -> None:
     with open_database(path, SystemClock()) as database:
         with database.write() as tx:
             for user in USERS:
-                monitored.register(tx, bytes.fromhex(user.pubkey), 1)
+                users.register(tx, bytes.fromhex(user.pubkey), 1)
         append(database, 0, rows, size)
 
 

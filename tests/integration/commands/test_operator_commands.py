@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.process.clock import SystemClock
-from pipeline.store import events, inbox, monitored, outbox
+from pipeline.store import events, inbox, outbox, users
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
@@ -76,7 +76,7 @@ def test_users_come_and_go(run: Run, database: Database) -> None:
     assert run("users", "add", npub).stdout == f"{key} was registered already\n"
     assert run("users", "list").stdout.split()[:2] == [key, npub]
     with database.read() as tx:
-        assert monitored.count(tx) == 1
+        assert users.count(tx) == 1
     assert run("users", "remove", npub).stdout == f"{key} removed\n"
     assert run("users", "remove", npub).stdout == f"{key} was not registered\n"
     assert run("users", "add", npub).stdout == f"{key} registered\n"

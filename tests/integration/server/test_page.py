@@ -9,7 +9,7 @@ import pytest
 from pipeline.commands.status import page_url
 from pipeline.nostr.event import event_from_json
 from pipeline.process.page_token import read_page_token
-from pipeline.store import drops, inbox, monitored, relays, samples
+from pipeline.store import drops, inbox, relays, throughput, users
 from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
@@ -49,9 +49,9 @@ def fill(server: Running) -> None:
         inbox.append(tx, [Arrival(b"\2" * 32, b"{}", 1, now, 1)])
         (row,) = inbox.claim(tx, now=now, lease=1, limit=1)
         inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, HOSTILE)], now)
-        monitored.register(tx, b"\3" * 32, now)
+        users.register(tx, b"\3" * 32, now)
         for ago in range(20, 0, -1):
-            samples.put(tx, samples.Sample(now - ago * 10_000, 1000 - ago * 50, 900 - ago * 45, ago, 12, 40))
+            throughput.put(tx, throughput.Sample(now - ago * 10_000, 1000 - ago * 50, 900 - ago * 45, ago, 12, 40))
 
 
 def page(server: Running, path: str = "/", **headers: str) -> Answer:
@@ -244,7 +244,7 @@ def test_a_thousand_relays_come_by_pages(server: Running) -> None:
 def test_the_newest_events_can_be_traced_from_the_first_minute(server: Running) -> None:
     author, other = authors(81, 2)
     with server.database() as database, database.write() as tx:
-        monitored.register(tx, bytes.fromhex(author.pubkey), 1)
+        users.register(tx, bytes.fromhex(author.pubkey), 1)
     events = [author.sign("hello", created_at=1_700_000_000), other.sign("{}", kind=0, created_at=1_700_000_001)]
     save(server, *events)
     text = page(server).body.decode()
@@ -263,7 +263,7 @@ def test_a_refresh_keeps_focus_selection_and_scroll(server: Running, browser: Br
     with server.database() as database, database.write() as tx:
         relays.name(tx, "wss://r4.example", source="relay-list", author=1, is_user=True, now=1)
         relays.start_crawling(tx, [4], 1)
-        monitored.register(tx, b"\4" * 32, 1)
+        users.register(tx, b"\4" * 32, 1)
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 4)
     assert "sort=" in browser.run("return document.activeElement.getAttribute('href')")
     assert browser.run("return marked.isConnected && getSelection().toString().includes('outbox-pubsub')")

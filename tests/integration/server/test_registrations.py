@@ -10,7 +10,7 @@ import websocket
 
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.server import session
-from pipeline.store import authors, monitored, relays, wanted
+from pipeline.store import authors, relays, users, wanted_authors
 from pipeline.store.database import Tx
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
 from tests.world.events import Author, SignedEvent, assemble, forge_content, forge_signature
@@ -29,7 +29,7 @@ def stored_relays(server: Running) -> dict[str, tuple[str, int, bool]]:
 
 def registered(server: Running) -> set[str]:
     with server.database() as database, database.read() as tx:
-        return {change.public_key.hex() for change in wanted.changes_since(tx, 0).registered if change.wanted}
+        return {change.public_key.hex() for change in wanted_authors.changes_since(tx, 0).registered if change.wanted}
 
 
 def times(server: Running, author: Author) -> tuple[int, int]:
@@ -71,13 +71,13 @@ def test_an_author_becomes_a_user_and_their_relays_are_known(server: Running) ->
 
 
 def test_registration_is_on_the_disk_before_its_ok(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    register, synchronous = monitored.register, list[object]()
+    register, synchronous = users.register, list[object]()
 
     def watched(tx: Tx, public_key: bytes, now: int) -> bool:
         synchronous.append(tx.pragma("synchronous"))
         return register(tx, public_key, now)
 
-    monkeypatch.setattr(monitored, "register", watched)
+    monkeypatch.setattr(users, "register", watched)
     event = ALICE.registration(NOW, [])
     assert server.publish(event.raw) == ["OK", event.id, True, ""]
     assert synchronous == [2], "FULL"
@@ -104,15 +104,15 @@ def test_registering_again_only_renews_the_time(server: Running) -> None:
     event = ALICE.registration(NOW, ["wss://relay.example.com"])
     assert server.publish(event.raw)[2] is True
     with server.database() as database, database.read() as tx:
-        generation = wanted.latest_generation(tx)
+        generation = wanted_authors.latest_generation(tx)
     first = times(server, ALICE)
     assert server.publish(event.raw) == ["OK", event.id, True, ""]
     second = times(server, ALICE)
     assert first[0] == second[0]
     assert first[1] <= second[1]
     with server.database() as database, database.read() as tx:
-        assert wanted.latest_generation(tx) == generation
-        assert monitored.count(tx) == 1
+        assert wanted_authors.latest_generation(tx) == generation
+        assert users.count(tx) == 1
     assert stored_relays(server) == {"wss://relay.example.com": ("registration", 1, True)}
 
 
@@ -198,7 +198,7 @@ def test_user_without_a_stored_event_leaves_by_its_kind(server: Running) -> None
     """As one does who was registered by hand, or before events were stored."""
     now = server.clock.now_ms()
     with server.database() as database, database.write() as tx:
-        monitored.register(tx, bytes.fromhex(ALICE.pubkey), now)
+        users.register(tx, bytes.fromhex(ALICE.pubkey), now)
     server.publish(departure(5, [["k", "6666"]], now // 1000 - 60).raw)
     assert registered(server) == {ALICE.pubkey}, "older than the registration"
     left_by(server, departure(5, [["k", "6666"]], now // 1000 + 1))
@@ -208,11 +208,11 @@ def test_blocked_key_is_refused_until_it_is_added(server: Running) -> None:
     key = bytes.fromhex(ALICE.pubkey)
     assert server.publish(REGISTRATION.raw)[2] is True
     with server.database() as database, database.write() as tx:
-        assert monitored.block(tx, key, server.clock.now_ms())
+        assert users.block(tx, key, server.clock.now_ms())
     newer = ALICE.registration(server.clock.now_ms() // 1000 + 60)
     assert refusal(server, newer).startswith("blocked: ")
     with server.database() as database, database.write() as tx:
-        monitored.unblock(tx, key)
+        users.unblock(tx, key)
     assert server.publish(newer.raw)[2] is True
 
 
@@ -492,7 +492,7 @@ def test_allowlist_admits_its_keys_and_lets_users_renew(tmp_path: Path) -> None:
         assert refusal(server, ALICE.registration(NOW)) == "restricted: only keys that the operator listed can register"
         assert server.publish(BOB.registration(NOW).raw)[2] is True
         with server.database() as database, database.write() as tx:
-            monitored.register(tx, bytes.fromhex(ALICE.pubkey), 1)
+            users.register(tx, bytes.fromhex(ALICE.pubkey), 1)
         assert server.publish(ALICE.registration(NOW).raw)[2] is True, "the operator's own users"
         assert server.samples()['event_service_stage_discarded_total{reason="not-listed",stage="server"}'] == 1
 

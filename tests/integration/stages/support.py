@@ -16,7 +16,7 @@ from pipeline.process.slots import Slot, prepare_runtime_directory
 from pipeline.process.stage import StageContext
 from pipeline.process.stop import Stop
 from pipeline.settings.config import Config
-from pipeline.store import inbox, monitored
+from pipeline.store import inbox, users
 from pipeline.store.database import Database, Row
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
@@ -93,12 +93,12 @@ class World:
     def register(self, *pubkeys: str) -> None:
         with self.database.write() as tx:
             for pubkey in pubkeys:
-                monitored.register(tx, bytes.fromhex(pubkey), self.clock.now_ms())
+                users.register(tx, bytes.fromhex(pubkey), self.clock.now_ms())
 
     def remove(self, *pubkeys: str) -> None:
         with self.database.write() as tx:
             for pubkey in pubkeys:
-                monitored.remove(tx, bytes.fromhex(pubkey), self.clock.now_ms())
+                users.remove(tx, bytes.fromhex(pubkey), self.clock.now_ms())
 
     def seen(self) -> set[str]:
         return {event_id.hex() for (event_id,) in self.query("SELECT event_id FROM seen")}

@@ -4,7 +4,7 @@ from time import time
 
 import orjson
 
-from pipeline.store import events, wanted
+from pipeline.store import events, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.events import Accepted
 from tests.fakes.behaviour import Behaviour
@@ -32,7 +32,7 @@ def remember(world: World, known: list[SignedEvent]) -> None:
     numbers = Authors()
     with world.database.write() as tx:
         alice = numbers.intern(tx, bytes.fromhex(ALICE.pubkey))
-        wanted.acquire(tx, [alice], round(time() * 1000))
+        wanted_authors.acquire(tx, [alice], round(time() * 1000))
         rows = [
             Accepted(n, bytes.fromhex(each.id), each.created_at, each.kind, alice, b"", 1, 0, 0)
             for n, each in enumerate(known)

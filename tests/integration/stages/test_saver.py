@@ -15,11 +15,11 @@ import pytest
 from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
-from pipeline.save import decider
-from pipeline.store import monitored
+from pipeline.saver import event_processor
+from pipeline.store import users
 from pipeline.store.database import Database, DatabaseFailed
-from pipeline.store.monitored import Signed
 from pipeline.store.schema import open_database
+from pipeline.store.users import Signed
 from stages import saver
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
@@ -52,7 +52,7 @@ def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseExcept
             raise error
         return relay_candidates(event)
 
-    monkeypatch.setattr(decider, "relay_candidates", candidates)
+    monkeypatch.setattr(event_processor, "relay_candidates", candidates)
 
 
 @pytest.mark.parametrize("kind", [5, 62])
@@ -60,7 +60,7 @@ def test_departure_found_on_a_relay_ends_the_registration_and_is_handed_on(world
     """The followees are wanted no longer."""
     key, signed = bytes.fromhex(ALICE.pubkey), Signed(b"\1" * 32, NOW)
     with world.database.write() as tx:
-        monitored.register_signed(tx, key, signed, NOW * 1000)
+        users.register_signed(tx, key, signed, NOW * 1000)
     tags = [["e", "01" * 32]] if kind == 5 else [["relay", "ALL_RELAYS"]]
     event = ALICE.sign(kind=kind, tags=tags, created_at=NOW + 1)
     with Running(world.context("saver", {"EVENTS_TARGET_RELAY": TARGET}), saver.run):

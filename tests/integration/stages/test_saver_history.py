@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.process.clock import Clock, ManualClock
 from pipeline.process.stage import StageContext
-from pipeline.store import inbox, monitored
+from pipeline.store import inbox, users
 from pipeline.store.database import Database, Row
 from pipeline.store.schema import open_database
 from stages import saver
@@ -152,7 +152,7 @@ class Players:
         user = self._chance.person().pubkey
         joins = self._chance.rng.random() < 0.6
         with self._world.database.write() as tx:
-            step = monitored.register if joins else monitored.remove
+            step = users.register if joins else users.remove
             step(tx, bytes.fromhex(user), self._world.clock.now_ms())
             # With the write lock held, as savers do it.
             self._journal.commits.append(Move(user, joins))

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
-from pipeline.store import contacts, disk, monitored, relay_pruning, relays, retractions, wanted
+from pipeline.store import contacts, disk, relay_pruning, relays, retractions, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx, wal_bytes
@@ -143,9 +143,9 @@ def test_what_was_taken_back_is_forgotten_in_time(world: World, eager: None) -> 
         for number in range(1, 61):
             retractions.delete(tx, [number.to_bytes(32)], number, NOW_MS - number * DAY)
             retractions.vanish(tx, number, 5, NOW_MS - (335 + number) * DAY)
-        wanted.acquire(tx, [55, 60], NOW_MS)
-        wanted.acquire(tx, [56], NOW_MS)
-        wanted.release(tx, [56])
+        wanted_authors.acquire(tx, [55, 60], NOW_MS)
+        wanted_authors.acquire(tx, [56], NOW_MS)
+        wanted_authors.release(tx, [56])
     running = sweep(world, rounds=9)
     assert {author for (author,) in world.query("SELECT author FROM deletions")} == set(range(1, 31))
     assert {author for (author,) in world.query("SELECT author FROM vanished")} == {*range(1, 31), 55, 60}
@@ -498,7 +498,7 @@ def test_followees_yield_where_too_many_are_wanted(world: World) -> None:
     with world.database.write() as tx:
         authors = Authors()
         user, *followees = (authors.intern(tx, number.to_bytes(32)) for number in range(1_000))
-        monitored.register(tx, bytes(32), NOW_MS)
+        users.register(tx, bytes(32), NOW_MS)
         contacts.replace(tx, ContactList(user, bytes(32), 1, followees), NOW_MS)
     with Running(world.context("sweeper", {"EVENTS_MAX_WANTED_AUTHORS": "600"}), sweeper.run):
         wait_until(lambda: world.value("SELECT count(*) FROM wanted WHERE refs > 0") < 600)

@@ -10,7 +10,7 @@ import pytest
 from pipeline.relay.dial import DialPolicy
 from pipeline.relay.dial_gate import PER_ADDRESS, PER_PREFIX
 from pipeline.relay.resolve import SocketAddress
-from pipeline.store import monitored, relays
+from pipeline.store import relays, users
 from pipeline.store.authors import Authors
 from stages import crawler
 from tests.fakes.relay import ScriptedRelay
@@ -38,15 +38,15 @@ def resolving(monkeypatch: pytest.MonkeyPatch, places: dict[str, str]) -> None:
     monkeypatch.setattr(crawler, "DialPolicy", lambda **given: policy(**(given | {"allow_private": True})))
 
 
-def name(world: World, urls: Sequence[str], *, users: int) -> None:
-    """Let two strangers name all of `urls`, and so many registered users a part each."""
+def name(world: World, urls: Sequence[str], *, count: int) -> None:
+    """Let two strangers name all of `urls`, and `count` registered users a part each."""
     now = world.clock.now_ms()
     with world.database.write() as tx:
         namings = [(stranger, url, False) for stranger in (9_001, 9_002) for url in urls]
-        for user in range(users):
+        for user in range(count):
             key = user.to_bytes(32)
-            monitored.register(tx, key, now)
-            namings += [(Authors().intern(tx, key), url, True) for url in urls[user::users]]
+            users.register(tx, key, now)
+            namings += [(Authors().intern(tx, key), url, True) for url in urls[user::count]]
         for author, url, is_user in namings:
             relays.name(tx, url, source="relay-list", author=author, is_user=is_user, now=now)
 
@@ -60,8 +60,8 @@ def test_listener_under_many_names_is_dialled_a_few_times(
         hosts = [f"r{n}.victim.example" if is_subdomain else f"victim{n}.example" for n in range(NAMES)]
         places = {".".join(host.split(".")[-2:]): victim.address for host in hosts}
         resolving(monkeypatch, places | {"honest.example": honest.address})
-        name(world, [f"ws://{host}:{victim.port}" for host in hosts], users=12)
-        name(world, [f"ws://relay.honest.example:{honest.port}"], users=0)
+        name(world, [f"ws://{host}:{victim.port}" for host in hosts], count=12)
+        name(world, [f"ws://relay.honest.example:{honest.port}"], count=0)
         began = monotonic()
         with Running(world.context("crawler", SETTINGS), crawler.run) as running:
             wait_until(lambda: running.metric("event_service_dial_failures_total", reason="crowded") >= 40)
@@ -80,7 +80,7 @@ def test_network_under_many_addresses_is_dialled_a_few_times(world: World, monke
         victims = [stack.enter_context(TcpServer(hang_up, address=f"127.77.7.{n}")) for n in range(1, 80)]
         places = {f"victim{n}.example": victim.address for n, victim in enumerate(victims)}
         resolving(monkeypatch, places)
-        name(world, [f"ws://victim{n}.example:{victim.port}" for n, victim in enumerate(victims)], users=8)
+        name(world, [f"ws://victim{n}.example:{victim.port}" for n, victim in enumerate(victims)], count=8)
         began = monotonic()
         with Running(world.context("crawler", SETTINGS), crawler.run) as running:
             wait_until(lambda: running.metric("event_service_dial_failures_total", reason="crowded") >= 20)

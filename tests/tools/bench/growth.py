@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import authors, contacts, events, monitored, outbox
+from pipeline.store import authors, contacts, events, outbox, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -93,18 +93,18 @@ def _insert(tx: Tx, statement: str, rows: Iterable[tuple[int | bytes, ...]], cou
     assert tx.total_changes() - before == count
 
 
-def follow(path: Path, users: int, people: int) -> None:
+def follow(path: Path, count: int, people: int) -> None:
     """Let users register, each of whom follows `FOLLOWS_EACH` of so many people."""
     rng = random.Random(2)
     now = round(time() * 1000)
     with _building(path) as database, database.write() as tx:
         _insert(tx, authors.ADD, ((key(number),) for number in range(people)), people)
         numbers = Authors()
-        for user in range(users):
+        for user in range(count):
             follower = numbers.intern(tx, key(user))
             followees = frozenset(rng.sample(range(1, people + 1), FOLLOWS_EACH))
             contacts.replace(tx, ContactList(follower, bytes(32), now // 1000, followees), now)
-            monitored.register(tx, key(user), now)
+            users.register(tx, key(user), now)
 
 
 def queue(path: Path, rows: int, sink: SinkName) -> None:

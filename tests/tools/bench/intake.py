@@ -16,7 +16,7 @@ from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.store import wanted
+from pipeline.store import wanted_authors
 from pipeline.store.counters import StageCounters
 from pipeline.store.events import Accepted, accept
 from pipeline.store.schema import open_database
@@ -119,7 +119,7 @@ def _intake(directory: Path) -> Iterator[Fed]:
         counts = StageCounters(Slot("crawler", 0), Metrics())
         intake = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
         with open_database(path, clock) as database, database.read() as tx:
-            intake.adopt(wanted.changes_since(tx, 0))
+            intake.adopt(wanted_authors.changes_since(tx, 0))
         thread = threading.Thread(target=intake.run, name="intake")
         thread.start()
         try:

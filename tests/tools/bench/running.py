@@ -8,7 +8,7 @@ from time import monotonic, time
 from typing import Self
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import monitored
+from pipeline.store import users
 from pipeline.store.schema import open_database
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
@@ -92,7 +92,7 @@ def register(database: Path) -> None:
     """Register the authors of the workload in a database that no service uses yet."""
     with open_database(database, SystemClock()) as opened, opened.write() as tx:
         for author in events.people():
-            monitored.register(tx, bytes.fromhex(author.pubkey), round(time() * 1000))
+            users.register(tx, bytes.fromhex(author.pubkey), round(time() * 1000))
 
 
 def usage_figures(usage: Usage) -> list[Figure]:

@@ -12,7 +12,7 @@ from pipeline.nostr.message import EventMessage, parse_relay_message
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.rules.relevance import Relevance
-from pipeline.store.wanted import Change, Changes
+from pipeline.store.wanted_authors import Change, WantedChanges
 from tests.tools.bench import events
 from tests.tools.bench.report import Figure, Limit, PartReport, cost
 
@@ -53,11 +53,11 @@ def run(limit: float, *, quick: bool) -> PartReport:
     return PartReport("whole", figures, (note,))
 
 
-def _changes(generation: int, authors: list[bytes], users: list[bytes]) -> Changes:
+def _changes(generation: int, authors: list[bytes], users: list[bytes]) -> WantedChanges:
     def wanted(keys: list[bytes]) -> tuple[Change, ...]:
         return tuple(Change(key, True, 0, generation) for key in keys)
 
-    return Changes(generation, wanted(authors), wanted(users))
+    return WantedChanges(generation, wanted(authors), wanted(users))
 
 
 def _read_s(lines: list[bytes]) -> float:
@@ -75,13 +75,13 @@ def _read_s(lines: list[bytes]) -> float:
     return _cpu_s(read) / len(frames)
 
 
-def _planned(changes: Changes) -> object:
+def _planned(changes: WantedChanges) -> object:
     planner = Planner()
     planner.apply(changes)
     return planner, planner.plan()
 
 
-def _relevant(changes: Changes) -> object:
+def _relevant(changes: WantedChanges) -> object:
     relevance = Relevance()
     relevance.apply(changes)
     return relevance

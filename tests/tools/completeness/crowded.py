@@ -9,7 +9,7 @@ from pathlib import Path
 from time import time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import wanted
+from pipeline.store import wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.schema import open_database
 from tests.fakes.behaviour import Behaviour, Filters, How, Refusal
@@ -97,7 +97,7 @@ def _want_crowd(database: Path) -> None:
     """Followees that nobody has heard of, as if registered users had named them."""
     keys = [os.urandom(32) for _ in range(CROWD)]
     with open_database(database, SystemClock()) as opened, opened.write() as tx:
-        wanted.acquire(tx, Authors().intern_all(tx, keys), round(time() * 1000))
+        wanted_authors.acquire(tx, Authors().intern_all(tx, keys), round(time() * 1000))
 
 
 def _asked(database: Path) -> dict[str, str]:

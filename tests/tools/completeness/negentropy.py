@@ -10,7 +10,7 @@ from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
 from pipeline.relay.limits import RelayLimits
-from pipeline.store import events, relays, wanted
+from pipeline.store import events, relays, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.events import Accepted
 from pipeline.store.schema import open_database
@@ -109,7 +109,7 @@ def _remember(path: Path, people: Sequence[Author], known: Sequence[SignedEvent]
     numbers = Authors()
     with open_database(path, SystemClock()) as database, database.write() as tx:
         of = {author.pubkey: numbers.intern(tx, bytes.fromhex(author.pubkey)) for author in people}
-        wanted.acquire(tx, of.values(), now)
+        wanted_authors.acquire(tx, of.values(), now)
         rows = (
             Accepted(n, bytes.fromhex(each.id), each.created_at, each.kind, of[each.pubkey], b"", 1, now, 0)
             for n, each in enumerate(known)

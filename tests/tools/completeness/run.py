@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import monitored
+from pipeline.store import users
 from pipeline.store.schema import open_database
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
@@ -187,7 +187,7 @@ def register(database: Path, world: World) -> None:
     """Register the users in a database that no service uses yet."""
     with open_database(database, SystemClock()) as opened, opened.write() as tx:
         for user in world.users:
-            monitored.register(tx, bytes.fromhex(user.pubkey), round(time() * 1000))
+            users.register(tx, bytes.fromhex(user.pubkey), round(time() * 1000))
 
 
 def table(rows: Sequence[Row]) -> str:

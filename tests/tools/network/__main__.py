@@ -19,7 +19,7 @@ from time import monotonic, time
 from typing import Any
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import monitored
+from pipeline.store import users
 from pipeline.store.schema import open_database
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, pause
@@ -159,7 +159,7 @@ def _register(service: EventService, network: Network) -> None:
     service.directory.mkdir(parents=True, exist_ok=True)
     with open_database(service.database, SystemClock()) as opened, opened.write() as tx:
         for person in network.people[: network.users]:
-            monitored.register(tx, bytes.fromhex(person.author.pubkey), round(time() * 1000))
+            users.register(tx, bytes.fromhex(person.author.pubkey), round(time() * 1000))
 
 
 def _stats(relays: Child) -> dict[str, Any]:

@@ -16,7 +16,7 @@ QUEUES = """
 SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM inbox_dead),
        (SELECT count(*) FROM outbox WHERE sink = 'pubsub'), (SELECT count(*) FROM outbox WHERE sink = 'relay'),
        (SELECT count(*) FROM outbox_dead), (SELECT count(*) FROM deliveries WHERE sink = 'pubsub'),
-       (SELECT count(*) FROM deliveries WHERE sink = 'relay' AND outcome NOT LIKE 'given up%')
+       (SELECT count(*) FROM deliveries WHERE sink = 'relay' AND outcome NOT LIKE 'discarded%')
 """
 STAGES = ("crawler", "saver", "forwarder", "sender")
 

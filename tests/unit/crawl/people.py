@@ -7,7 +7,7 @@ from pipeline.crawl.sync.forms.forms import FORMS, FormVerdict, Reach
 from pipeline.crawl.sync.plan import Member, Plan, Planner, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.store.relay_forms import FormCheck
-from pipeline.store.wanted import Change, Changes
+from pipeline.store.wanted_authors import Change, WantedChanges
 
 
 def key(number: int, *, bits: str = "") -> bytes:
@@ -32,8 +32,8 @@ def event(
     return Event(event_id, author, created_at, kind, [["p", each.hex()] for each in mentions], "", bytes(64))
 
 
-def changes(generation: int, authors: Iterable[Change] = (), registered: Iterable[Change] = ()) -> Changes:
-    return Changes(generation, tuple(authors), tuple(registered))
+def changes(generation: int, authors: Iterable[Change] = (), registered: Iterable[Change] = ()) -> WantedChanges:
+    return WantedChanges(generation, tuple(authors), tuple(registered))
 
 
 def audited(wall: int) -> list[FormCheck]:

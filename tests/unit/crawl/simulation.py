@@ -38,7 +38,7 @@ from pipeline.store.cursors import Cursor
 from pipeline.store.relay_forms import FormChanges, FormCheck
 from pipeline.store.relay_lists import Listed
 from pipeline.store.sweeps import SweepProgress
-from pipeline.store.wanted import TIERS, Change
+from pipeline.store.wanted_authors import TIERS, Change
 from tests.fakes import negentropy
 from tests.unit.crawl.people import audited, changes
 from tests.unit.crawl.relays import StoredEvents

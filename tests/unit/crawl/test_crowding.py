@@ -10,7 +10,7 @@ from pipeline.crawl.crowding import PROVEN_FOR_MS
 from pipeline.crawl.ranking import ranked
 from pipeline.crawl.selection import Chosen, Selection, Skipped, choose, tried_anew
 from pipeline.process.clock import ManualClock
-from pipeline.store import monitored, relay_pruning, relays
+from pipeline.store import relay_pruning, relays, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
 from pipeline.store.known_namers import KnownNamers
@@ -75,7 +75,7 @@ def test_lists_of_one_registered_key_and_its_friends_drop_no_connected_relay(tmp
         connect(tx, honest, productive=productive)
         for author in (ATTACKER, *STRANGERS):
             name_all(tx, author, evil)
-        monitored.register(tx, ATTACKER.to_bytes(32), NOW)
+        users.register(tx, ATTACKER.to_bytes(32), NOW)
         while crowded := relay_pruning.crowded(tx):
             for each in crowded:
                 relay_pruning.forget_namings(tx, each, 10_000)

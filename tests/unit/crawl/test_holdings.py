@@ -16,7 +16,7 @@ from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimited
-from pipeline.store import events, wanted
+from pipeline.store import events, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
@@ -41,7 +41,7 @@ class Store:
 
     def want(self, *keys: bytes) -> None:
         with self.database.write() as tx:
-            wanted.acquire(tx, self.authors.intern_all(tx, keys), NOW * 1000)
+            wanted_authors.acquire(tx, self.authors.intern_all(tx, keys), NOW * 1000)
 
     def accept(self, author: bytes, *created_at: int, kind: int = 1) -> set[tuple[int, bytes]]:
         """Returns the items that were added."""

@@ -35,7 +35,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
 from pipeline.store.relays import RelayState, RelayStatus
 from pipeline.store.schema import open_database
-from pipeline.store.wanted import Change, Changes
+from pipeline.store.wanted_authors import Change, WantedChanges
 
 NOW_MS = 1_700_000_000_000
 NOW = NOW_MS // 1000
@@ -58,9 +58,9 @@ def forged_content(event: Event) -> Event:
     return replace(event, content="something else")
 
 
-def wanted(generation: int, *keys: bytes, gone: Sequence[bytes] = ()) -> Changes:
+def wanted(generation: int, *keys: bytes, gone: Sequence[bytes] = ()) -> WantedChanges:
     authors = [Change(key, key not in gone, NOW_MS, generation) for key in (*keys, *gone)]
-    return Changes(generation, tuple(authors), ())
+    return WantedChanges(generation, tuple(authors), ())
 
 
 class Desk:
@@ -74,7 +74,7 @@ class Desk:
         self.intake = Ingester(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
         self.intake.adopt(wanted(1, ALICE, BOB))
 
-    def take(self, *batches: Batch | Changes) -> None:
+    def take(self, *batches: Batch | WantedChanges) -> None:
         """Hand everything over, and let the intake work until it has none left."""
         for batch in batches:
             if isinstance(batch, Batch):
@@ -84,7 +84,7 @@ class Desk:
         self.intake.finish()
         self.intake.run()
 
-    def one_by_one(self, *batches: Batch | Changes) -> None:
+    def one_by_one(self, *batches: Batch | WantedChanges) -> None:
         """Each in a transaction of its own."""
         for batch in batches:
             self.take(batch)

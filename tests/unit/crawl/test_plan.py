@@ -7,7 +7,7 @@ import pytest
 from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
-from pipeline.store.wanted import Change
+from pipeline.store.wanted_authors import Change
 from tests.seeds import seeds
 from tests.unit.crawl.people import changes, event, key, member, plan_for, query
 

@@ -11,7 +11,7 @@ from pipeline.process.clock import SystemClock
 from pipeline.server.collectors import StoreCollector
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
-from pipeline.store import events, inbox, monitored, outbox, overview, relays, target_relay
+from pipeline.store import events, gauges, inbox, outbox, relays, target_relay, users
 from pipeline.store.database import Database, Tx
 from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
@@ -33,7 +33,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def rendered(database: Database, sinks: tuple[SinkName, ...] = BOTH, max_relays: int = 1000, now: int = NOW) -> str:
     with database.read() as tx:
-        state = overview.read(tx, max_relays=max_relays)
+        state = gauges.read(tx, max_relays=max_relays)
     registry = CollectorRegistry()
     registry.register(StoreCollector(state, sinks, DiskUse(8192, 4096, 1 << 20, 1 << 30), now))
     return generate_latest(registry).decode()
@@ -242,8 +242,8 @@ def test_a_clock_that_was_set_back_gives_no_negative_age(database: Database) -> 
 def test_registered_users_are_counted(database: Database) -> None:
     with database.write() as tx:
         for number in range(3):
-            monitored.register(tx, bytes([number + 1]) * 32, NOW)
-        monitored.remove(tx, bytes([1]) * 32, NOW)
+            users.register(tx, bytes([number + 1]) * 32, NOW)
+        users.remove(tx, bytes([1]) * 32, NOW)
     assert samples(rendered(database))["event_service_registered_users"] == 2
 
 

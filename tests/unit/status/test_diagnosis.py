@@ -12,8 +12,8 @@ from pipeline.status.gaps import describe_reason
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary
+from pipeline.store.gauges import Failing
 from pipeline.store.outbox import SinkName
-from pipeline.store.overview import Failing
 from pipeline.store.relays import Operator, RelayRecord, RelayState
 from pipeline.store.shares import Budget, Waiting
 

@@ -8,7 +8,7 @@ from pipeline.nostr.event import Event, sign
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.process.clock import SystemClock
 from pipeline.status import explain
-from pipeline.store import contacts, drops, events, inbox, monitored, outbox
+from pipeline.store import contacts, drops, events, inbox, outbox, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -111,7 +111,7 @@ def test_why_it_matters(db: Database) -> None:
     user, friend, stranger = (note(secret) for secret in SECRETS)
     mention = note(SECRETS[2], tags=[["p", user.pubkey.hex()]])
     with db.write() as tx:
-        monitored.register(tx, user.pubkey, NOW)
+        users.register(tx, user.pubkey, NOW)
         authors = Authors()
         followees = frozenset({authors.intern(tx, friend.pubkey)})
         contacts.replace(tx, ContactList(authors.intern(tx, user.pubkey), bytes(32), 1, followees), NOW)

@@ -11,7 +11,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Receipt
 from pipeline.store.outbox import OutboxRow, Settled, SinkName
-from pipeline.store.slices import Slice
+from pipeline.store.retention_step import RetentionBatch
 from tests.seeds import seeds
 
 NOW = 1_700_000_000_000
@@ -141,8 +141,8 @@ def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> 
         for event in range(1, 11):
             row = OutboxRow(Receipt(event, 1), 0, event, b"", b"", NOW)
             outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "ok")], NOW + event)
-        assert events.forget_deliveries(tx, after=0, before=NOW + 8, limit=5) == Slice(5, 5, 5)
-        assert events.forget_deliveries(tx, after=5, before=NOW + 8, limit=5) == Slice(5, 2, 10)
-        assert events.forget_deliveries(tx, after=10, before=NOW + 8, limit=5) == Slice(0, 0, 0)
+        assert events.forget_deliveries(tx, after=0, before=NOW + 8, limit=5) == RetentionBatch(5, 5, 5)
+        assert events.forget_deliveries(tx, after=5, before=NOW + 8, limit=5) == RetentionBatch(5, 2, 10)
+        assert events.forget_deliveries(tx, after=10, before=NOW + 8, limit=5) == RetentionBatch(0, 0, 0)
         left = tx.execute("SELECT event FROM deliveries ORDER BY event").fetchall()
     assert left == [(8,), (9,), (10,)]

@@ -9,7 +9,6 @@ from pipeline.store import (
     cursors,
     events,
     inbox,
-    monitored,
     outbox,
     relay_lists,
     relay_pruning,
@@ -17,7 +16,8 @@ from pipeline.store import (
     retractions,
     shares,
     spellings,
-    wanted,
+    users,
+    wanted_authors,
 )
 from pipeline.store.database import Database
 
@@ -92,8 +92,8 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         retractions.RETRACTED,
         retractions.NEXT_DELETIONS,
         retractions.NEXT_VANISHED,
-        wanted.AUTHORS_CHANGED_SINCE,
-        wanted.REGISTERED_CHANGED_SINCE,
+        wanted_authors.AUTHORS_CHANGED_SINCE,
+        wanted_authors.REGISTERED_CHANGED_SINCE,
         relay_lists.LATEST,
         relay_lists.LIST_OF,
         relay_lists.CHANGED_SINCE,
@@ -102,7 +102,7 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
         contacts.FOLLOWEES,
         contacts.COUNT_FOLLOWERS,
         contacts.COUNT_FOLLOWEES,
-        monitored.REGISTERED_AT,
+        users.REGISTERED_AT,
         contacts.PLACES,
         shares.HOLDING,
         shares.PUT,

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.store import monitored, relay_lists
+from pipeline.store import relay_lists, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
 from pipeline.store.relay_lists import Listed, RelayList
-from pipeline.store.wanted import latest_generation
+from pipeline.store.wanted_authors import latest_generation
 from tests.seeds import seeds
 
 NOW = 1_700_000_000
@@ -44,7 +44,7 @@ def number(tx: Tx, user: bytes) -> int:
 
 def register(db: Database, user: bytes) -> None:
     with db.write() as tx:
-        monitored.register(tx, user, NOW * 1000)
+        users.register(tx, user, NOW * 1000)
 
 
 def test_the_newest_list_counts_and_of_one_second_the_lowest_id(db: Database) -> None:
@@ -78,7 +78,7 @@ def test_a_list_known_before_its_author_is_wanted_is_told_then(db: Database) -> 
     register(db, user)
     assert reader.follow(db) == {user}
     with db.write() as tx:
-        monitored.remove(tx, user, NOW * 1000)
+        users.remove(tx, user, NOW * 1000)
     reader.follow(db)
     assert reader.known == {user: Listed(user, (), ())}
 
@@ -110,7 +110,7 @@ def test_whoever_follows_the_changes_knows_what_is_so(db: Database, seed: int) -
                     model[user] = (*known[:2], (), ())
             case 3:
                 with db.write() as tx:
-                    (monitored.remove if user in wanted else monitored.register)(tx, user, NOW * 1000)
+                    (users.remove if user in wanted else users.register)(tx, user, NOW * 1000)
                 wanted ^= {user}
             case _:
                 reader.follow(db)

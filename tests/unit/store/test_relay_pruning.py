@@ -1,6 +1,6 @@
 """Which relay addresses are forgotten, and that nobody who invents them keeps others from being learned."""
 
-from pipeline.store import monitored, relay_pruning, relays
+from pipeline.store import relay_pruning, relays, users
 from pipeline.store.database import Database, Tx
 from pipeline.store.relay_pruning import MAX_MONITORED, MAX_NAMED, MAX_NAMERS, Crowded
 from pipeline.store.relays import Naming, Operator, RelayState, RelayStatus
@@ -28,7 +28,7 @@ def prune(db: Database, most: int = relay_pruning.MAX_UNANSWERED) -> None:
 def test_620_relay_lists_of_one_user_keep_no_honest_relay_from_being_learned(db: Database) -> None:
     """A registered key of which nothing else is known, and the sweeper once in a while."""
     with db.write() as tx:
-        monitored.register(tx, bytes(32), NOW)
+        users.register(tx, bytes(32), NOW)
     for number in range(620):
         with db.write() as tx:
             for relay in range(100):
@@ -65,7 +65,7 @@ def test_author_with_too_many_namings_is_refused_until_the_sweeper_was_there(db:
 
 def test_address_that_others_name_stays_when_one_author_yields(db: Database) -> None:
     with db.write() as tx:
-        monitored.register(tx, bytes(32), NOW)
+        users.register(tx, bytes(32), NOW)
         name(tx, HONEST, 7)
         name(tx, HONEST, 1, is_user=True)
         answered = "wss://answered.example"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store import contacts, monitored, retractions, wanted
+from pipeline.store import contacts, retractions, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database
@@ -71,11 +71,11 @@ def test_a_list_deleted_by_its_id_is_forgotten_and_cannot_come_again(database: D
 
 def test_followees_of_a_deleted_list_are_wanted_no_longer(database: Database) -> None:
     with database.write() as tx:
-        monitored.register(tx, USER, 1)
+        users.register(tx, USER, 1)
     follow(database, 100)
     take_back(database, until=100)
     with database.read() as tx:
-        wants = {change.public_key for change in wanted.changes_since(tx, 0).authors if change.wanted}
+        wants = {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
     assert wants == {USER}
 
 

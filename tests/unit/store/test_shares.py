@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.store import contacts, monitored, shares, wanted
+from pipeline.store import contacts, shares, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -36,7 +36,7 @@ def follow(tx: Tx, user: object, followees: Iterable[object], *, at: int = 1, no
 
 def join(tx: Tx, user: object, followees: Iterable[object], *, now: int = NOW) -> None:
     follow(tx, user, followees, now=now)
-    monitored.register(tx, key(user), now)
+    users.register(tx, key(user), now)
 
 
 def own(user: object, count: int, first: int = 0) -> list[str]:
@@ -45,7 +45,7 @@ def own(user: object, count: int, first: int = 0) -> list[str]:
 
 
 def wanted_keys(tx: Tx) -> set[bytes]:
-    return {change.public_key for change in wanted.changes_since(tx, 0).authors if change.wanted}
+    return {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
 
 
 def had(tx: Tx, followees: Iterable[str]) -> list[str]:
@@ -121,7 +121,7 @@ def test_bound_holds_where_a_list_grows_after_the_registration(db: Database) -> 
     with db.write() as tx:
         shares.set_bound(tx, 300)
         for user in range(10):
-            monitored.register(tx, key(user), NOW)
+            users.register(tx, key(user), NOW)
         for size in (1, 30, 60, 90, 139):
             for user in range(10):
                 follow(tx, user, own(user, size), at=size)
@@ -143,7 +143,7 @@ def test_invented_keys_close_it_for_nobody(db: Database) -> None:
         settle(tx)
         for user in range(20):
             join(tx, f"new{user}", own(f"new{user}", 50))
-            assert monitored.is_registered(tx, Authors().intern(tx, key(f"new{user}")))
+            assert users.is_registered(tx, Authors().intern(tx, key(f"new{user}")))
         settle(tx)
         for user in range(20):
             assert len(had(tx, own(f"old{user}", 90))) == 90
@@ -175,7 +175,7 @@ def test_waiting_followees_are_let_in_when_room_appears(db: Database) -> None:
         join(tx, "second", own("second", 139))
         settle(tx)
         assert shares.waiting(tx).users == 1
-        monitored.remove(tx, key("first"), NOW)
+        users.remove(tx, key("first"), NOW)
         check(tx)
         settle(tx)
         assert shares.waiting(tx) == shares.Waiting(0, 0)
@@ -211,9 +211,9 @@ def test_counts_are_right_whatever_is_done(db: Database, seed: int) -> None:
                 case 0:
                     shares.set_bound(tx, rng.choice([0, 30, 100, 300]))
                 case 1 | 2:
-                    monitored.register(tx, key(user), now)
+                    users.register(tx, key(user), now)
                 case 3:
-                    monitored.remove(tx, key(user), now)
+                    users.remove(tx, key(user), now)
                 case 4 | 5 | 6:
                     for step in shares.next_steps(tx, now):
                         shares.take_step(tx, step, now)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pipeline.server.page.plots import HEIGHT, WIDTH, Plot, plots
-from pipeline.store.samples import KEPT_MS, Sample
+from pipeline.store.throughput import KEPT_MS, Sample
 
 NOW = 1_700_000_000_000
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pipeline.store import contacts, monitored, wanted
+from pipeline.store import contacts, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList, Counts
 from pipeline.store.database import Database, Row, Tx
-from pipeline.store.wanted import Change, Changes
+from pipeline.store.wanted_authors import Change, WantedChanges
 from tests.seeds import seeds
 
 NOW = 1_700_000_000_000
@@ -63,8 +63,8 @@ class Reader:
         self.authors: dict[bytes, Change] = {}
         self.registered: dict[bytes, Change] = {}
 
-    def read(self, tx: Tx) -> Changes:
-        changes = wanted.changes_since(tx, self.generation)
+    def read(self, tx: Tx) -> WantedChanges:
+        changes = wanted_authors.changes_since(tx, self.generation)
         for state, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
             for change in changed:
                 assert self.generation < change.generation <= changes.generation
@@ -110,10 +110,10 @@ class Machine:
         if action < 0.55:
             self.step_list(tx, model, person)
         elif action < 0.8:
-            assert monitored.register(tx, key(person), self.now) == (person not in model.registered)
+            assert users.register(tx, key(person), self.now) == (person not in model.registered)
             model.registered.add(person)
         else:
-            assert monitored.remove(tx, key(person), self.now) == (person in model.registered)
+            assert users.remove(tx, key(person), self.now) == (person in model.registered)
             model.registered.discard(person)
 
     def step_list(self, tx: Tx, model: Model, person: int) -> None:
@@ -140,8 +140,8 @@ class Machine:
         rows = "SELECT public_key, refs FROM wanted JOIN authors ON authors.id = wanted.author WHERE refs <> 0"
         refs: list[Row] = tx.execute(rows).fetchall()
         assert dict(refs) == {key(author): model.refs(author) for author in model.wanted()}
-        assert monitored.count(tx) == len(model.registered)
-        assert {user.public_key for user in monitored.registered(tx)} == set(map(key, model.registered))
+        assert users.count(tx) == len(model.registered)
+        assert {user.public_key for user in users.registered(tx)} == set(map(key, model.registered))
         for person in self.rng.sample(range(self.PEOPLE), 4):
             assert contacts.counts(tx, key(person)) == model.counts(person)
         self.compare_reader(tx, self.often)
@@ -152,7 +152,7 @@ class Machine:
         reader.read(tx)
         whole = Reader()
         whole.read(tx)
-        assert before <= reader.generation == whole.generation == wanted.latest_generation(tx)
+        assert before <= reader.generation == whole.generation == wanted_authors.latest_generation(tx)
         assert reader.authors == whole.authors
         assert reader.registered == whole.registered
         assert set(whole.authors) == set(map(key, self.model.wanted()))
@@ -171,12 +171,12 @@ def test_wanted_is_exactly_the_registered_and_whom_they_follow(db: Database, see
 
 
 def wanted_keys(tx: Tx) -> set[bytes]:
-    return {change.public_key for change in wanted.changes_since(tx, 0).authors if change.wanted}
+    return {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
 
 
 def test_the_newest_list_wins_and_at_equal_time_the_lowest_id(db: Database) -> None:
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
         for at, event_id, followees, taken in (
             (100, b"b" * 32, [2], True),
             (99, b"a" * 32, [3], False),
@@ -202,12 +202,12 @@ def test_an_empty_list_still_keeps_an_older_one_out(db: Database) -> None:
 def test_following_oneself_neither_adds_a_reason_nor_takes_one_away(db: Database) -> None:
     with db.write() as tx:
         contacts.replace(tx, list_of(tx, 1, [1, 2], at=1), NOW)
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
         contacts.replace(tx, list_of(tx, 1, [2], at=2), NOW)
         assert wanted_keys(tx) == {key(1), key(2)}
         contacts.replace(tx, list_of(tx, 1, [1], at=3), NOW)
         assert wanted_keys(tx) == {key(1)}
-        monitored.remove(tx, key(1), NOW)
+        users.remove(tx, key(1), NOW)
         assert wanted_keys(tx) == set()
 
 
@@ -215,56 +215,59 @@ def test_a_list_that_was_known_before_the_registration_counts_from_then_on(db: D
     with db.write() as tx:
         contacts.replace(tx, list_of(tx, 1, range(2, 300), at=1), NOW)
         assert wanted_keys(tx) == set()
-        monitored.register(tx, key(1), NOW + 5)
-        changes = wanted.changes_since(tx, 0)
+        users.register(tx, key(1), NOW + 5)
+        changes = wanted_authors.changes_since(tx, 0)
     assert {change.public_key for change in changes.authors} == set(map(key, range(1, 300)))
     assert {change.since for change in changes.authors} == {NOW + 5}
 
 
 def test_registering_again_only_renews_the_time(db: Database) -> None:
     with db.write() as tx:
-        assert monitored.register(tx, key(1), NOW)
-        before = wanted.changes_since(tx, 0)
-        assert not monitored.register(tx, key(1), NOW + 1)
-        assert wanted.changes_since(tx, 0) == before
-        (user,) = monitored.registered(tx)
+        assert users.register(tx, key(1), NOW)
+        before = wanted_authors.changes_since(tx, 0)
+        assert not users.register(tx, key(1), NOW + 1)
+        assert wanted_authors.changes_since(tx, 0) == before
+        (user,) = users.registered(tx)
         assert (user.public_key, user.created_at, user.updated_at) == (key(1), NOW, NOW + 1)
 
 
 def test_one_who_comes_back_is_a_new_change_wanted_since_then(db: Database) -> None:
     """Otherwise nobody would look back for what was missed meanwhile."""
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
-        first = wanted.latest_generation(tx)
-        monitored.remove(tx, key(1), NOW + 1)
-        gone = wanted.changes_since(tx, first)
+        users.register(tx, key(1), NOW)
+        first = wanted_authors.latest_generation(tx)
+        users.remove(tx, key(1), NOW + 1)
+        gone = wanted_authors.changes_since(tx, first)
         assert [(change.public_key, change.wanted) for change in gone.authors] == [(key(1), False)]
         assert [(change.public_key, change.wanted) for change in gone.registered] == [(key(1), False)]
-        assert monitored.count(tx) == 0
-        monitored.register(tx, key(1), NOW + 2)
-        (author,), (user,) = (wanted.changes_since(tx, gone.generation).authors, wanted.changes_since(tx, 0).registered)
+        assert users.count(tx) == 0
+        users.register(tx, key(1), NOW + 2)
+        (author,), (user,) = (
+            wanted_authors.changes_since(tx, gone.generation).authors,
+            wanted_authors.changes_since(tx, 0).registered,
+        )
     assert (author.since, author.wanted) == (user.since, user.wanted) == (NOW + 2, True)
 
 
 def test_another_reason_for_the_same_author_is_no_change(db: Database) -> None:
     with db.write() as tx:
         for user in (1, 2):
-            monitored.register(tx, key(user), NOW)
+            users.register(tx, key(user), NOW)
         contacts.replace(tx, list_of(tx, 1, [9], at=1), NOW)
-        before = wanted.latest_generation(tx)
+        before = wanted_authors.latest_generation(tx)
         contacts.replace(tx, list_of(tx, 2, [9], at=1), NOW + 1)
         contacts.replace(tx, list_of(tx, 1, [], at=2), NOW + 2)
-        assert wanted.changes_since(tx, before).authors == ()
+        assert wanted_authors.changes_since(tx, before).authors == ()
         assert key(9) in wanted_keys(tx)
 
 
 def test_an_unchanged_list_draws_no_generation(db: Database) -> None:
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
         contacts.replace(tx, list_of(tx, 1, [2, 3], at=1), NOW)
-        before = wanted.latest_generation(tx)
+        before = wanted_authors.latest_generation(tx)
         assert contacts.replace(tx, list_of(tx, 1, [3, 2], at=2), NOW)
-        assert wanted.latest_generation(tx) == before
+        assert wanted_authors.latest_generation(tx) == before
 
 
 def test_numbers_of_a_transaction_that_failed_are_not_remembered(db: Database) -> None:
@@ -284,14 +287,14 @@ def test_numbers_of_a_transaction_that_failed_are_not_remembered(db: Database) -
 def test_new_followees_are_wanted_since_the_list_was_written_and_not_before_the_bound(db: Database) -> None:
     day = 86_400_000
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
 
         def since(followee: int, written_ago: int, most_ago: int) -> int:
             listed = list_of(tx, 1, [followee], at=(NOW - written_ago) // 1000, event_id=bytes([followee]) * 32)
             contacts.retract(tx, listed.follower, {bytes([followee - 1]) * 32}, None, NOW)
             tx.execute("DELETE FROM contact_lists")
             assert contacts.replace(tx, listed, NOW, most_ago=most_ago)
-            changes = wanted.changes_since(tx, 0).authors
+            changes = wanted_authors.changes_since(tx, 0).authors
             return next(NOW - each.since for each in changes if each.public_key == key(followee))
 
         assert since(2, 3 * day, 6 * day) == 3 * day
@@ -301,7 +304,7 @@ def test_new_followees_are_wanted_since_the_list_was_written_and_not_before_the_
 
 
 def tiers(tx: Tx) -> dict[int, int]:
-    found = wanted.changes_since(tx, 0).authors
+    found = wanted_authors.changes_since(tx, 0).authors
     return {int.from_bytes(each.public_key): each.tier for each in found if each.wanted}
 
 
@@ -313,14 +316,14 @@ def follow(tx: Tx, user: int, followees: Iterable[int], at: int) -> None:
 
 @pytest.fixture
 def small_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wanted, "TIER_SIZES", (4, 6))
-    monkeypatch.setattr(wanted, "NEAR", 10)
+    monkeypatch.setattr(wanted_authors, "TIER_SIZES", (4, 6))
+    monkeypatch.setattr(wanted_authors, "NEAR", 10)
 
 
 @pytest.mark.usefixtures("small_tiers")
 def test_first_authors_are_of_the_first_tier_and_all_but_a_lists_newest_of_the_last(db: Database) -> None:
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
         follow(tx, 1, range(100, 125), 5)
         found = tiers(tx)
     by_tier = [sorted(author for author in found if found[author] == tier) for tier in range(4)]
@@ -331,7 +334,7 @@ def test_first_authors_are_of_the_first_tier_and_all_but_a_lists_newest_of_the_l
 def test_long_list_does_not_take_the_place_of_who_is_wanted_already_or_later_users(db: Database) -> None:
     with db.write() as tx:
         for user in (1, 2, 3):
-            monitored.register(tx, key(user), NOW)
+            users.register(tx, key(user), NOW)
         follow(tx, 1, [50], 5)
         before = tiers(tx)
         follow(tx, 2, range(100, 400), 5)
@@ -346,12 +349,12 @@ def test_long_list_does_not_take_the_place_of_who_is_wanted_already_or_later_use
 def test_author_of_the_last_tier_leaves_it_with_a_new_generation_once_listed_among_the_first(db: Database) -> None:
     with db.write() as tx:
         for user in (1, 2):
-            monitored.register(tx, key(user), NOW)
+            users.register(tx, key(user), NOW)
         follow(tx, 1, range(100, 140), 5)
-        before = wanted.changes_since(tx, 0)
+        before = wanted_authors.changes_since(tx, 0)
         (old,) = (each for each in before.authors if each.public_key == key(100))
         follow(tx, 2, [100, 139], 6)
-        changed = wanted.changes_since(tx, before.generation).authors
+        changed = wanted_authors.changes_since(tx, before.generation).authors
     (new,) = changed
     assert (old.tier, new.tier) == (3, 2)
     assert (new.public_key, new.since) == (key(100), old.since)
@@ -361,7 +364,7 @@ def test_author_of_the_last_tier_leaves_it_with_a_new_generation_once_listed_amo
 @pytest.mark.usefixtures("small_tiers")
 def test_place_of_who_is_not_wanted_any_more_is_free(db: Database) -> None:
     with db.write() as tx:
-        monitored.register(tx, key(1), NOW)
+        users.register(tx, key(1), NOW)
         follow(tx, 1, range(100, 103), 5)
         follow(tx, 1, [200, 201, 202], 6)
         assert set(tiers(tx).values()) == {0}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.save import backlog
-from pipeline.save.backlog import OUTCOME, RECOUNT_MS, RECOUNT_ROWS, Backlog, BacklogBounds
+from pipeline.saver import outbox_limit
+from pipeline.saver.outbox_limit import OUTCOME, RECOUNT_MS, RECOUNT_ROWS, OutboxBounds, OutboxLimit
 from pipeline.store import outbox
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
@@ -84,7 +84,7 @@ class Box:
         self.world = world
         self.most = most
         self.most_bytes = 0
-        self.backlog = Backlog(lambda: BacklogBounds(self.most, self.most_bytes))
+        self.backlog = OutboxLimit(lambda: OutboxBounds(self.most, self.most_bytes))
         self.now = NOW * 1000
         self.number = 0
 
@@ -137,7 +137,7 @@ def test_what_was_rolled_back_is_counted_again(world: World) -> None:
 
 def test_a_bound_that_is_lowered_is_reached_step_by_step(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """No transaction takes long over it."""
-    monkeypatch.setattr(backlog, "STEP", 30)
+    monkeypatch.setattr(outbox_limit, "STEP", 30)
     box = Box(world, 0)
     assert box.add(150) == 0
     box.most = 40

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.nostr.registration import Departure
-from pipeline.store import relays, retractions, shares, wanted
+from pipeline.store import relays, retractions, shares, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
 from pipeline.store.retractions import Identity
@@ -58,7 +58,7 @@ class User:
     updated_at: int
     followees: int = 0
     waiting: int = 0
-    """How many of the followees wait to be wanted; see `shares`."""
+    """Number of followees that are not wanted yet; see `shares`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a key stands: an event registers it if it is newer than `latest` (s), or `event_id` itself."""
+    """Standing of a key: an event registers it if it is newer than `latest` (s), or `event_id` itself."""
 
     is_registered: bool = False
     event_id: bytes | None = None
@@ -97,13 +97,13 @@ def standing(tx: Tx, author: int) -> Standing:
 
 
 def is_registered(tx: Tx, author: int) -> bool:
-    """Whether `author` is a registered user now."""
+    """Return True if `author` is a registered user now."""
     row = tx.execute(REGISTERED_AT, (author,)).fetchone()
     return row is not None and bool(row[0])
 
 
 def register(tx: Tx, public_key: bytes, now: int) -> bool:
-    """Make `public_key` a registered user; a repeated call only renews the time. Returns whether the user is new.
+    """Make `public_key` a registered user; a repeated call only renews the time. Return True if the user is new.
 
     The relays that the user named before are a user's from now on.
     """
@@ -111,21 +111,21 @@ def register(tx: Tx, public_key: bytes, now: int) -> bool:
     if is_registered(tx, author):
         tx.execute(RENEW, (now, author))
         return False
-    tx.execute(REGISTER, (author, now, wanted.next_generation(tx)))
+    tx.execute(REGISTER, (author, now, wanted_authors.next_generation(tx)))
     shares.admit_all(tx, author, now)
     relays.mark_named_by(tx, author)
     return True
 
 
 def register_signed(tx: Tx, public_key: bytes, signed: Signed, now: int) -> bool:
-    """Register by an event that the key's standing admits; returns whether the user is new."""
+    """Register by an event that the key's standing admits; return True if the user is new."""
     is_new = register(tx, public_key, now)
     tx.execute(SIGN, (Authors().intern(tx, public_key), signed.event_id, signed.created_at))
     return is_new
 
 
 def leave(tx: Tx, departure: Departure, now: int) -> bool:
-    """End the registration that a user's own event takes back; returns whether it did.
+    """End the registration that a user's own event ends; return True if there was one.
 
     An event older than the registration takes nothing back, except by its id. What it would take back that has not
     arrived yet is remembered.
@@ -156,17 +156,17 @@ def is_taken_back(tx: Tx, author: int, signed: Signed) -> bool:
 
 
 def _remember(tx: Tx, author: int, departure: Departure, now: int) -> None:
-    """Let no registration in any more that a departure takes back which arrives before it."""
+    """Remember a departure, so that a registration which it ends and which arrives later is refused."""
     retractions.delete(tx, sorted(departure.event_ids)[:MAX_REMEMBERED], author, now)
     if departure.vanishes or not departure.event_ids:
         at = min(departure.created_at, now // 1000)
-        tx.execute(REVOKE_UNKNOWN, (author, now, wanted.next_generation(tx), at))
+        tx.execute(REVOKE_UNKNOWN, (author, now, wanted_authors.next_generation(tx), at))
 
 
 def block(tx: Tx, public_key: bytes, now: int) -> bool:
-    """End a key's registration and refuse all to come; returns whether it was registered."""
+    """End a key's registration and refuse new ones; return True if it was registered."""
     was = remove(tx, public_key, now)
-    tx.execute(BLOCK, (Authors().intern(tx, public_key), now, wanted.next_generation(tx)))
+    tx.execute(BLOCK, (Authors().intern(tx, public_key), now, wanted_authors.next_generation(tx)))
     return was
 
 
@@ -176,20 +176,20 @@ def unblock(tx: Tx, public_key: bytes) -> None:
 
 
 def remove(tx: Tx, public_key: bytes, now: int) -> bool:
-    """End a registration; returns whether there was one."""
+    """End a registration; return True if there was one."""
     author = Authors().intern(tx, public_key)
     if not is_registered(tx, author):
         return False
-    tx.execute(REMOVE, (now, wanted.next_generation(tx), author))
+    tx.execute(REMOVE, (now, wanted_authors.next_generation(tx), author))
     shares.release_all(tx, author)
     return True
 
 
 def registered(tx: Tx) -> list[User]:
-    """Every registered user, in the order of registration."""
+    """Return all registered users, in the order of registration."""
     return [User(*row) for row in tx.execute(ALL)]
 
 
 def count(tx: Tx) -> int:
-    """How many users are registered."""
+    """Return the number of registered users."""
     return int(tx.execute(COUNT).get)

@@ -1,4 +1,4 @@
-"""How the last hour went: a row every few seconds with what had arrived, what was handed on, and how long that took."""
+"""Samples of the last hour: every few seconds, events that had arrived, deliveries, and how long they took."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 
 KEPT_MS = 3_600_000
-# Deliveries whose time from first seen to handed on is looked at for one sample.
+# Deliveries whose time since first seen is measured for one sample.
 _LOOKED_AT = 500
 
 # Row numbers are given once, so that the newest tells how many there ever were.
@@ -26,8 +26,8 @@ ALL = "SELECT at, arrived, handed_on, waiting, median, slowest FROM samples ORDE
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at `at` (ms): events that ever arrived, deliveries that were ever settled, events that wait; the
-    median and the 99th percentile (ms) from first seen to handed on, `None` when nothing was."""
+    """The state at `at` (ms): events that ever arrived, deliveries that were ever settled, pending events; the median
+    and the 99th percentile (ms) from first seen to delivered, `None` if nothing was."""
 
     at: int
     arrived: int
@@ -37,8 +37,8 @@ class Sample:
     slowest: int | None
 
 
-def look(tx: Tx, now: int) -> Sample:
-    """The state at `now`; delays are of what was delivered since the last sample. Counts queues, so takes its time."""
+def sample(tx: Tx, now: int) -> Sample:
+    """Return the state at `now`; delays are of deliveries since the last sample. Counts queues, so it is slow."""
     delays = [delay for (delay,) in tx.execute(DELAYS, (_LOOKED_AT, tx.execute(LAST).get))]
     owed = sum(outbox.waiting(tx, sink) for sink in SinkName)
     return Sample(
@@ -52,12 +52,12 @@ def look(tx: Tx, now: int) -> Sample:
 
 
 def put(tx: Tx, sample: Sample) -> None:
-    """Keep `sample`, and forget what is older than `KEPT_MS`."""
+    """Store `sample`, and drop those older than `KEPT_MS`."""
     at, arrived, handed_on, waiting = sample.at, sample.arrived, sample.handed_on, sample.waiting
     tx.execute(PUT, (at, arrived, handed_on, waiting, sample.median, sample.slowest))
     tx.execute(TRIM, (at - KEPT_MS, at))
 
 
 def recent(tx: Tx) -> tuple[Sample, ...]:
-    """The samples that are kept, the oldest first."""
+    """Return the samples, the oldest first."""
     return tuple(Sample(*row) for row in tx.execute(ALL))

@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline.process.clock import ManualClock
 from pipeline.process.stop import Stop
 from pipeline.store import inbox
+from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.database import Database
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
-from pipeline.store.waiting import CommitWatch
 
 
 def commit(db: Database, number: int = 1) -> None:

@@ -14,7 +14,7 @@ POLL_S: Final = 0.01
 
 
 class CommitWatch:
-    """Tells when other connections have committed. Owned by the thread of its database."""
+    """Watch for commits of other connections. Owned by the thread of its database."""
 
     __slots__ = ("_database", "_version")
 
@@ -23,13 +23,13 @@ class CommitWatch:
         self._version = database.data_version()
 
     def changed(self) -> bool:
-        """Whether anybody else has committed since this was last asked, or waited for."""
+        """Return True if another connection has committed since the last call, or the last wait."""
         version, before = self._database.data_version(), self._version
         self._version = version
         return version != before
 
     def wait(self, stop: Stop, polls: int) -> bool:
-        """Wait for a commit since the last call, `stop`, or `polls` times `POLL_S`; returns whether one came."""
+        """Wait for a commit since the last call, for `stop`, or `polls` times `POLL_S`; return True if one came."""
         for _ in range(polls):
             if self.changed():
                 return True

@@ -1,8 +1,8 @@
-"""What the gauges show: how relays fare, what waits in the queues, how many users there are."""
+"""What the gauges show: states of relays, sizes of queues, numbers of users."""
 
 from dataclasses import dataclass
 
-from pipeline.store import authors, gaps, inbox, monitored, outbox, relays, shares, target_relay
+from pipeline.store import authors, gaps, inbox, outbox, relays, shares, target_relay, users
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relays import RelayState
@@ -30,7 +30,7 @@ _LOOKED_AT = 300
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """A row of the inbox (`sink` is `None`) or an outbox that failed before and is tried again at `ready_at` (ms)."""
+    """A row of the inbox (`sink` is `None`) or an outbox that failed and is retried at `ready_at` (ms)."""
 
     sink: SinkName | None
     event_id: bytes
@@ -40,7 +40,7 @@ class Failing:
 
 @dataclass(frozen=True, slots=True)
 class RelayGauges:
-    """How a relay fares; `backoff` (ms) is what was left of its host's at `state_since`, the row's time in ms.
+    """State of a relay; `backoff` (ms) is what was left of its host's at `state_since`, the row's time in ms.
 
     `novel`: events that it brought first, as of `novel_at` (ms); they count for less as they age.
     """
@@ -56,7 +56,7 @@ class RelayGauges:
 
 @dataclass(frozen=True, slots=True)
 class QueueGauges:
-    """The outbox of `sink`, or with `None` the inbox: rows that wait, since when the oldest (ms), rows given up.
+    """The outbox of `sink`, or with `None` the inbox: pending rows, since when the oldest (ms), dead letters.
 
     `bytes`: of the events that wait.
     """
@@ -69,7 +69,7 @@ class QueueGauges:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class StoreGauges:
     """The state of the service at one moment."""
 
     relays: tuple[RelayGauges, ...]
@@ -78,19 +78,19 @@ class Overview:
     outboxes: tuple[QueueGauges, ...]
     registered_users: int
     keys: int
-    """Public keys met."""
+    """Public keys known."""
     gaps: dict[str, int]
     """Open gaps by reason."""
     target: TargetRelay | None = None
     budget: Budget = NO_BUDGET
-    """How many authors are wanted."""
+    """Wanted authors."""
     waiting: Waiting = NONE_WAITING
-    """Followees who are not, as there are too many."""
+    """Followees that are not wanted, since there are too many."""
 
 
-def read(tx: Tx, *, max_relays: int) -> Overview:
-    """The overview of one snapshot, with `max_relays` of the relays that are or were crawled."""
-    return Overview(
+def read(tx: Tx, *, max_relays: int) -> StoreGauges:
+    """Return the gauges of one snapshot, with `max_relays` of the relays that are or were crawled."""
+    return StoreGauges(
         relays=tuple(
             RelayGauges(address, RelayState(state), since, subscriptions, backoff, novel, novel_at)
             for address, state, since, subscriptions, backoff, novel, novel_at in tx.execute(RELAYS, (max_relays,))
@@ -98,7 +98,7 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
         known_addresses=relays.found(tx),
         inbox=_inbox(tx),
         outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
-        registered_users=monitored.count(tx),
+        registered_users=users.count(tx),
         keys=authors.met(tx),
         gaps=gaps.by_reason(tx),
         target=target_relay.read(tx),
@@ -108,7 +108,7 @@ def read(tx: Tx, *, max_relays: int) -> Overview:
 
 
 def failing(tx: Tx, now: int) -> tuple[Failing, ...]:
-    """Rows that are put off since they failed, those first that are put off longest; a bounded look at each queue."""
+    """Return rows that failed and are to be retried, the latest first; a bounded look at each queue."""
     found = [Failing(None, *row) for row in tx.execute(FAILING_INBOX, (now, _LOOKED_AT))]
     for sink in SinkName:
         found += [Failing(sink, *row) for row in tx.execute(FAILING_OUTBOX, (now, _LOOKED_AT, sink.value))]

@@ -1,4 +1,4 @@
-"""What becomes of events in the transaction that saves them: contacts, retractions, relays, outbox rows and drops."""
+"""The transaction that saves events: contacts, retractions, relay lists, mentions, outbox rows and drops."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +16,21 @@ from pipeline.nostr.tags import coordinate, expiration, first_values
 from pipeline.rules.relevance import Relevance
 from pipeline.rules.retraction import retraction
 from pipeline.rules.target_relay import skip_reason
-from pipeline.save import backlog
-from pipeline.save.backlog import Backlog, BacklogBounds
-from pipeline.save.named import RecentlyNamed
-from pipeline.store import authors, contacts, drops, events, monitored, outbox, relay_lists, relays, retractions, wanted
+from pipeline.saver import outbox_limit
+from pipeline.saver.mention_cache import RecentMentions
+from pipeline.saver.outbox_limit import OutboxBounds, OutboxLimit
+from pipeline.store import (
+    authors,
+    contacts,
+    drops,
+    events,
+    outbox,
+    relay_lists,
+    relays,
+    retractions,
+    users,
+    wanted_authors,
+)
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.counters import StageTally
@@ -32,13 +43,13 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import Identity, Retracted
 
-# NIP-65 asks for two to four of each; whoever names dozens is not found sooner for it.
+# NIP-65 asks for two to four of each; an author who lists dozens is not found sooner.
 MAX_LISTED: Final = 10
-# Of a longer list, relays that are not known may come first; each that is looked up costs a query.
+# A longer list may begin with unknown relays; each lookup costs a query.
 MAX_LOOKED_UP: Final = 40
-# A gift wrap has one recipient (NIP-59); each that is looked up costs a query under the write lock.
+# A gift wrap has one recipient (NIP-59); each lookup costs a query under the write lock.
 MAX_RECIPIENTS: Final = 10
-# Retracting these would take back the retraction itself (NIP-09, NIP-62).
+# Retracting these would undo the retraction itself (NIP-09, NIP-62).
 _NOT_RETRACTABLE: Final = frozenset({DELETION, VANISH})
 _PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 
@@ -52,18 +63,18 @@ class Item(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What was decided of some items, counted once it is committed."""
+    """Outcome of some items, counted once it is committed."""
 
     events: StageTally = field(default_factory=StageTally)
     dropped: list[Drop] = field(default_factory=list)
     beyond_retention: int = 0
-    """Events that are taken for new, though their ids would be forgotten if they had been seen in their time."""
+    """New events so old that their ids would have been dropped if they had been seen at their time."""
 
     surplus_relays: int = 0
-    """Addresses not stored, as their author names too many."""
+    """Addresses not stored, since their author mentions too many."""
 
     def drop(self, event_id: bytes, relay: int, reason: str) -> None:
-        """The event goes no further."""
+        """Drop the event."""
         self.events.drop(reason)
         self.dropped.append(Drop(event_id, reason, relay))
 
@@ -75,20 +86,20 @@ class _Decided(NamedTuple):
     """To the target relay."""
 
 
-class Decider:
-    """Decides on events in transactions that its owner begins and ends. Owned by one thread.
+class EventProcessor:
+    """Processes events in transactions that its owner begins and ends. Owned by one thread.
 
-    What it remembers of a transaction it believes only when told of its end, by `committed` or `undone`.
+    Its caches are valid only if the owner reports the end of each transaction, by `on_commit` or `on_rollback`.
     """
 
     def __init__(
-        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], BacklogBounds],
+        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], OutboxBounds],
         suppress_retracted: bool = False, followed_ago_ms: int = 0, ids_kept_ms: int = 0,
         public_url: RelayAddress | None = None,
     ) -> None:  # fmt: skip
-        """`to_pubsub`, `to_relay`: which sinks there are; one that is off is given no rows.
+        """`to_pubsub`, `to_relay`: which sinks are on; one that is off gets no rows.
 
-        `relay_backlog`: how much may wait for the target relay. `suppress_retracted`: drop events
+        `relay_backlog`: how much may be pending for the target relay. `suppress_retracted`: drop events
         that are known to be retracted, which otherwise go to Pub/Sub and nowhere else. `followed_ago_ms`: how long ago
         at most a contact list counts as having been written. `ids_kept_ms`: for how long ids are kept at most; 0: ever.
         `public_url`: the address by which users know this service; a request to vanish from it ends a registration.
@@ -102,43 +113,43 @@ class Decider:
         self._authors = Authors()
         self._relevance = Relevance()
         self._committed_generation = 0
-        self._named = RecentlyNamed()
-        self._backlog = Backlog(relay_backlog)
+        self._mentions = RecentMentions()
+        self._outbox_limit = OutboxLimit(relay_backlog)
 
     def catch_up(self, database: Database) -> None:
-        """Follow what others have committed, which may be a million authors, before anybody waits for the lock."""
+        """Read what others have committed, which may be a million authors, before the write lock is held."""
         with database.read() as tx:
-            self._follow(tx)
+            self._refresh_relevance(tx)
         self._committed_generation = self._relevance.generation
 
     def decide(self, tx: Tx, items: Sequence[Item], now: int) -> Outcome:
-        """Write down what becomes of each of `items`, all but that they leave the inbox; `now` in milliseconds."""
+        """Write everything that follows from `items`, except that they leave the inbox; `now` in ms."""
         outcome = Outcome()
-        self._follow(tx)
+        self._refresh_relevance(tx)
         self._replace_contacts(tx, items, now)
         self._retract(tx, items, now)
-        self._follow(tx)
-        self._hand_on(tx, items, outcome, now)
-        # Last, so that the events that take registrations back are handed on themselves.
+        self._refresh_relevance(tx)
+        self._enqueue(tx, items, outcome, now)
+        # Last, so that the events that end registrations are enqueued themselves.
         self._end_registrations(tx, items, now)
         return outcome
 
-    def committed(self) -> None:
-        """The transaction of the last `decide` came to its good end."""
+    def on_commit(self) -> None:
+        """The transaction of the last `decide` was committed."""
         self._committed_generation = self._relevance.generation
 
-    def undone(self) -> None:
-        """It was rolled back, which takes back what it taught us."""
+    def on_rollback(self) -> None:
+        """It was rolled back: drop what was cached in it."""
         self._authors.forget()
-        self._named.forget()
-        self._backlog.forget()
+        self._mentions.forget()
+        self._outbox_limit.forget()
         if self._relevance.generation != self._committed_generation:
             self._relevance = Relevance()
 
-    def _follow(self, tx: Tx) -> None:
-        """Let relevance be what the database says at this point of the transaction."""
-        if wanted.latest_generation(tx) != self._relevance.generation:
-            self._relevance.apply(wanted.stream_since(tx, self._relevance.generation))
+    def _refresh_relevance(self, tx: Tx) -> None:
+        """Bring relevance up to date with this point of the transaction."""
+        if wanted_authors.latest_generation(tx) != self._relevance.generation:
+            self._relevance.apply(wanted_authors.stream_since(tx, self._relevance.generation))
 
     def _replace_contacts(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
@@ -150,24 +161,24 @@ class Decider:
 
     def _retract(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for item in items:
-            taken_back = retraction(item.event)
-            if taken_back is not None:
+            retracted_by = retraction(item.event)
+            if retracted_by is not None:
                 author = self._authors.intern(tx, item.event.pubkey)
-                contacts.retract(tx, author, taken_back.event_ids, taken_back.contacts_until, now)
-                relay_lists.retract(tx, author, taken_back.event_ids, taken_back.relay_list_until)
-                retractions.delete(tx, taken_back.event_ids, author, now)
-                retractions.delete_versions(tx, taken_back.coordinates, author, item.event.created_at, now)
-                if taken_back.vanished_until is not None:
-                    retractions.vanish(tx, author, taken_back.vanished_until, now)
+                contacts.retract(tx, author, retracted_by.event_ids, retracted_by.contacts_until, now)
+                relay_lists.retract(tx, author, retracted_by.event_ids, retracted_by.relay_list_until)
+                retractions.delete(tx, retracted_by.event_ids, author, now)
+                retractions.delete_versions(tx, retracted_by.coordinates, author, item.event.created_at, now)
+                if retracted_by.vanished_until is not None:
+                    retractions.vanish(tx, author, retracted_by.vanished_until, now)
 
     def _end_registrations(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for event in (item.event for item in items):
             if event.kind in (DELETION, VANISH) and event.pubkey in self._relevance.registered:
                 departure = parse_departure(event, self._public_url)
                 if departure is not None:
-                    monitored.leave(tx, departure, now)
+                    users.leave(tx, departure, now)
 
-    def _hand_on(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
+    def _enqueue(self, tx: Tx, items: Sequence[Item], outcome: Outcome, now: int) -> None:
         kept = self._keep(tx, self._relevant(items, outcome), outcome, now // 1000)
         new = events.accept(tx, (each.accepted for each in kept), now)
         outcome.events.drop("duplicate", len(kept) - len(new))
@@ -178,10 +189,10 @@ class Decider:
         self._send_to_relay(tx, fresh, outcome, now)
         for each in fresh:
             if each.accepted.retracted is None:
-                self._name_relays(tx, each, outcome, now)
+                self._record_mentions(tx, each, outcome, now)
         drops.append(tx, outcome.dropped, now)
         outcome.events.out += len(new)
-        outcome.beyond_retention += self._count_forgettable(fresh, now)
+        outcome.beyond_retention += self._count_beyond_retention(fresh, now)
 
     def _relevant(self, items: Sequence[Item], outcome: Outcome) -> list[Item]:
         """Return those that a rule matches; the others are dropped."""
@@ -194,25 +205,25 @@ class Decider:
         return relevant
 
     def _send_to_relay(self, tx: Tx, fresh: Sequence[_Decided], outcome: Outcome, now: int) -> None:
-        """Queue what the target relay is to get, and make room for it by giving up what waits longest."""
+        """Enqueue for the target relay, and make room by dropping the oldest."""
         to_relay = [each.accepted for each in fresh if each.reason_not_to_send is None]
         new = QueueSize(len(to_relay), sum(len(accepted.payload) for accepted in to_relay))
-        given_up = self._backlog.make_room(tx, new, now)
+        discarded = self._outbox_limit.make_room(tx, new, now)
         outbox.append(tx, SinkName.RELAY, (accepted.event for accepted in to_relay), now)
         if self._to_relay:
             reasons = (each.reason_not_to_send for each in fresh)
             outcome.events.skipped.update(reason for reason in reasons if reason is not None)
-            outcome.events.skip(backlog.REASON, given_up)
+            outcome.events.skip(outbox_limit.REASON, discarded)
 
-    def _count_forgettable(self, fresh: Sequence[_Decided], now: int) -> int:
-        """Return how many are older than the ids that are kept, so that they may have been handed on before."""
+    def _count_beyond_retention(self, fresh: Sequence[_Decided], now: int) -> int:
+        """Return how many are older than the ids that are kept, so that they may have been delivered before."""
         if not self._ids_kept_ms:
             return 0
         known_from = (now - self._ids_kept_ms) // 1000
         return sum(each.accepted.created_at < known_from for each in fresh)
 
     def _keep(self, tx: Tx, relevant: Sequence[Item], outcome: Outcome, now_s: int) -> list[_Decided]:
-        """Decide where each of `relevant` goes; what is suppressed is dropped."""
+        """Decide for which sinks each of `relevant` is queued; drop what is suppressed."""
         authored = [(item.event, self._authors.intern(tx, item.event.pubkey)) for item in relevant]
         retracted = self._retracted(tx, authored, now_s)
         kept: list[_Decided] = []
@@ -250,32 +261,32 @@ class Decider:
         )  # fmt: skip
         return _Decided(event, accepted, reason)
 
-    def _name_relays(self, tx: Tx, decided: _Decided, outcome: Outcome, now: int) -> None:
+    def _record_mentions(self, tx: Tx, decided: _Decided, outcome: Outcome, now: int) -> None:
         event, author = decided.event, decided.accepted.author
         is_user = event.pubkey in self._relevance.registered
         candidates = relay_candidates(event)
         for candidate in candidates:
             spelling, source = candidate.address.spelling, candidate.source
-            if source is not Source.MONITOR and self._named.is_resting(author, now):
+            if source is not Source.MONITOR and self._mentions.is_resting(author, now):
                 outcome.surplus_relays += 1
                 continue
-            if self._named.is_new(spelling, author, is_user=is_user):
+            if self._mentions.is_new(spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
                 seen_up_at = min(event.created_at * 1000, now) if source is Source.MONITOR else 0
                 naming = relays.name(
                     tx, spelling, source=source, author=author, is_user=is_user, now=now, seen_up_at=seen_up_at
                 )
                 if naming is relays.Naming.REFUSED:
-                    self._named.discard(spelling, author, is_user=is_user)
+                    self._mentions.discard(spelling, author, is_user=is_user)
                     outcome.surplus_relays += 1
                     if source is not Source.MONITOR:
-                        self._named.rest(author, now)
+                        self._mentions.rest(author, now)
         if event.kind == RELAY_LIST:
             relay_lists.replace(tx, _relay_list(tx, decided, candidates))
 
 
 def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> RelayList:
-    """The list as the store keeps it, by relays that it knows."""
+    """Return the list as the store keeps it, by relays that it knows."""
     writes: dict[int, None] = {}
     reads: dict[int, None] = {}
     for candidate in candidates[:MAX_LOOKED_UP]:
@@ -293,7 +304,7 @@ def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> R
 
 
 def _identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:
-    """What the event can be taken back by: its author, and for a gift wrap (NIP-59) its recipient."""
+    """Yield who can retract the event: its author, and for a gift wrap (NIP-59) its recipient."""
     yield Identity(event.id, author, event.created_at, coordinate(event))
     if event.kind == GIFT_WRAP:
         for value in islice(first_values(event, "p"), MAX_RECIPIENTS):

@@ -1,4 +1,4 @@
-"""Whose events are wanted whatever their kind: registered users and everybody in their newest contact lists.
+"""Authors whose events are wanted whatever their kind: registered users and those in their newest contact lists.
 
 Each author is counted once per reason (`refs`: being registered, and each registered follower). A change from none to
 some or back draws a new generation, by which readers find what changed, and cursors tell whom they already cover.
@@ -70,7 +70,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class WantedChanges:
     """Everything that changed after one generation, up to `generation`."""
 
     generation: int
@@ -79,17 +79,17 @@ class Changes:
 
 
 def latest_generation(tx: Tx) -> int:
-    """The number of the newest change."""
+    """Return the number of the newest change."""
     return int(tx.execute(LATEST_GENERATION).get)
 
 
 def count(tx: Tx) -> int:
-    """How many authors are wanted."""
+    """Return the number of wanted authors."""
     return int(tx.execute(COUNT).get)
 
 
 def numbers(tx: Tx) -> set[int]:
-    """The numbers of all wanted authors."""
+    """Return the numbers of all wanted authors."""
     return {int(author) for (author,) in tx.execute(NUMBERS)}
 
 
@@ -98,15 +98,15 @@ def next_generation(tx: Tx) -> int:
     return int(tx.execute(NEXT_GENERATION).get)
 
 
-def changes_since(tx: Tx, generation: int) -> Changes:
-    """What changed after `generation`; 0 gives the whole state. Call inside one transaction or snapshot."""
+def changes_since(tx: Tx, generation: int) -> WantedChanges:
+    """Return the changes after `generation`; 0 gives the whole state. Call inside one transaction or snapshot."""
     changes = stream_since(tx, generation)
-    return Changes(changes.generation, tuple(changes.authors), tuple(changes.registered))
+    return WantedChanges(changes.generation, tuple(changes.authors), tuple(changes.registered))
 
 
-def stream_since(tx: Tx, generation: int) -> Changes:
-    """The same, to be gone through once within the transaction: a million of them at once take 300 MB."""
-    return Changes(
+def stream_since(tx: Tx, generation: int) -> WantedChanges:
+    """Return the same as iterators, to be read once within the transaction: a million changes take 300 MB at once."""
+    return WantedChanges(
         latest_generation(tx),
         (_change(row) for row in tx.execute(AUTHORS_CHANGED_SINCE, (generation,))),
         (_change(row) for row in tx.execute(REGISTERED_CHANGED_SINCE, (generation,))),

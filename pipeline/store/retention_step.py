@@ -1,4 +1,4 @@
-"""One step of a walk over a table, as retention takes it: short, so that nobody waits for the write lock."""
+"""One step of retention over a table: short, so that the write lock is free again soon."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -7,7 +7,7 @@ _Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True, slots=True)
-class Slice(Generic[_Key]):
+class RetentionBatch(Generic[_Key]):
     """Rows looked at, rows dropped, and the key of the last one, after which the next step begins.
 
     A step that looked at fewer rows than it was allowed has come to the end of the table.

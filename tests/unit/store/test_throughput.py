@@ -1,6 +1,6 @@
 """What is noted of the last hour."""
 
-from pipeline.store import events, inbox, outbox, samples
+from pipeline.store import events, inbox, outbox, throughput
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
@@ -20,17 +20,17 @@ def test_a_sample_tells_what_arrived_was_handed_on_and_waits(db: Database) -> No
         outbox.append(tx, SinkName.PUBSUB, [1, 2, 3], NOW)
         rows = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=2)
         outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "delivered") for row in rows], NOW)
-        first = samples.look(tx, NOW + 1)
-        samples.put(tx, first)
-        second = samples.look(tx, NOW + 2)
-    assert first == samples.Sample(NOW + 1, arrived=5, handed_on=2, waiting=3, median=200, slowest=200)
+        first = throughput.sample(tx, NOW + 1)
+        throughput.put(tx, first)
+        second = throughput.sample(tx, NOW + 2)
+    assert first == throughput.Sample(NOW + 1, arrived=5, handed_on=2, waiting=3, median=200, slowest=200)
     assert (second.median, second.slowest) == (None, None)
 
 
 def test_an_hour_is_kept_and_nothing_of_the_future(db: Database) -> None:
     with db.write() as tx:
-        for at in (NOW, NOW + samples.KEPT_MS, NOW + samples.KEPT_MS + 1, NOW + 1000):
-            samples.put(tx, samples.Sample(at, 0, 0, 0, None, None))
-        assert [sample.at for sample in samples.recent(tx)] == [NOW + 1000]
-        samples.put(tx, samples.Sample(NOW + samples.KEPT_MS + 500, 0, 0, 0, None, None))
-        assert [sample.at - NOW for sample in samples.recent(tx)] == [1000, samples.KEPT_MS + 500]
+        for at in (NOW, NOW + throughput.KEPT_MS, NOW + throughput.KEPT_MS + 1, NOW + 1000):
+            throughput.put(tx, throughput.Sample(at, 0, 0, 0, None, None))
+        assert [sample.at for sample in throughput.recent(tx)] == [NOW + 1000]
+        throughput.put(tx, throughput.Sample(NOW + throughput.KEPT_MS + 500, 0, 0, 0, None, None))
+        assert [sample.at - NOW for sample in throughput.recent(tx)] == [1000, throughput.KEPT_MS + 500]
