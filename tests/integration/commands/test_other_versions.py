@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.process.clock import SystemClock
 from pipeline.store.database import Database
-from pipeline.store.schema import MIGRATIONS, Migration, migrate
+from pipeline.store.migrations import MIGRATIONS, Migration
+from pipeline.store.schema import migrate
 from tests.integration.commands.operator import Operator
 
 NEWER = Migration("9999-newer", ("CREATE TABLE newer (x INTEGER) STRICT",))

@@ -10,7 +10,8 @@ import pytest
 from pipeline.process.clock import ManualClock, SystemClock
 from pipeline.store import inbox
 from pipeline.store.database import Database, Row
-from pipeline.store.schema import MIGRATIONS, open_database
+from pipeline.store.migrations import MIGRATIONS
+from pipeline.store.schema import open_database
 from tests.fakes.child import Child
 from tests.fakes.net import pause
 from tests.seeds import seeds

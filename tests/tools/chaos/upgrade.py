@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.process.clock import SystemClock
 from pipeline.store.database import Database
-from pipeline.store.schema import MIGRATIONS, migrate
+from pipeline.store.migrations import MIGRATIONS
+from pipeline.store.schema import migrate
 from tests.world.events import SignedEvent
 
 HOLDER = "queue of an earlier version"

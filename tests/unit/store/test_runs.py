@@ -11,8 +11,9 @@ from pipeline.store.backup import back_up
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database
 from pipeline.store.drops import Drop
+from pipeline.store.migrations import MIGRATIONS
 from pipeline.store.runs import Doubt, Run
-from pipeline.store.schema import MIGRATIONS, migrate
+from pipeline.store.schema import migrate
 
 DAY_MS = 86_400_000
 NOW = 1_700_000_000_000

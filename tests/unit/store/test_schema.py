@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.process.clock import ManualClock
 from pipeline.store.database import Database, DatabaseUnusable, Row
-from pipeline.store.schema import MIGRATIONS, Migration, migrate, open_database, open_to_read
+from pipeline.store.migrations import MIGRATIONS, Migration
+from pipeline.store.schema import migrate, open_database, open_to_read
 
 MORE = Migration("9999-more", ("CREATE TABLE more (x INTEGER) STRICT", "INSERT INTO more VALUES (1)"))
 
