@@ -11,6 +11,7 @@ from typing import Self
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from tests.fakes.greeting import greet
 from tests.fakes.net import pause
 from tests.world.events import SignedEvent
 
@@ -151,6 +152,7 @@ class PatientPublisher:
         if self._socket is None:
             connection = connect(self._url, max_size=None, compression=None, proxy=None)
             self._socket = self._open.enter_context(connection)
+            greet(self._socket)
             self._left = CONNECTION_EVENTS
         return self._socket
 

@@ -8,6 +8,7 @@ from time import monotonic
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from tests.fakes.greeting import greet
 from tests.fakes.net import pause
 
 _CHUNK = 100
@@ -121,6 +122,7 @@ class _Reader:
         if self._socket is None:
             connection = connect(self._url, max_size=None, compression=None, proxy=None)
             self._socket = self._open.enter_context(connection)
+            greet(self._socket)
         self._socket.send(json.dumps(["REQ", name, {"ids": list(ids), "limit": len(ids)}]))
         return self._socket
 
