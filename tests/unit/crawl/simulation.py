@@ -8,7 +8,7 @@ import heapq
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -203,7 +203,7 @@ class Simulation:
         self.lists = RelayLists()
         self.moved: list[Cursor] = []
         self.owed: list[str] = []
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._actions: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self.crawl = self._new_crawl()
 
@@ -214,7 +214,7 @@ class Simulation:
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something so many seconds after the start."""
-        heapq.heappush(self._due, (100.0 + seconds, next(self._number), action))
+        heapq.heappush(self._actions, (100.0 + seconds, next(self._number), action))
 
     # What happens to the service.
 
@@ -295,14 +295,14 @@ class Simulation:
         """Let the simulated time pass until so many seconds after the start."""
         end = 100.0 + seconds
         while self.mono < end:
-            while self._due and self._due[0][0] <= self.mono:
-                heapq.heappop(self._due)[2]()
+            while self._actions and self._actions[0][0] <= self.mono:
+                heapq.heappop(self._actions)[2]()
             busy = self._turn()
             if not busy:
                 self._sleep(end)
 
     def _sleep(self, end: float) -> None:
-        times = [end, *(due[0] for due in self._due[:1])]
+        times = [end, *(action[0] for action in self._actions[:1])]
         if self.session is not None:
             hour = int(self.mono) // 3600
             self.idle_turns[hour] += 1
@@ -404,28 +404,32 @@ class Simulation:
 
     def missing(self, cursor: Cursor) -> list[Event]:
         """Events that `cursor` says are had, and are not."""
+        # What came in during the very second is for the overlap of the next sweep.
+        lacking = [
+            event
+            for event in self.relay.store.events
+            if event.id not in self.delivered
+            and event.id not in self.beyond
+            and self.relay.stored_at[event.id] < cursor.complete_until
+        ]
+        if not lacking:
+            return []
         subject, _, prefix = cursor.query.partition("/")
         asked = [each for each in self.plan.queries if each.subject == subject and _related(each, prefix)]
         if subject == Subject.WHOLE:
             asked, prefix = list(self.plan.live), ""
-        return [
-            event
-            for query in asked
-            for event in self.within_reach(query, prefix, cursor.generation)
-            # What came in during the very second is for the overlap of the next sweep.
-            if self.relay.stored_at[event.id] < cursor.complete_until and event.id not in self.delivered | self.beyond
-        ]
+        return [event for query in asked for event in self._due(query, lacking, prefix, cursor.generation)]
 
-    def within_reach(self, query: Query, prefix: str = "", generation: int = 2**40) -> list[Event]:
+    def _due(self, query: Query, events: Iterable[Event], prefix: str = "", generation: int = 2**40) -> Iterator[Event]:
         """Events of `query` that should be had some time: not dated before its reach, nor taken in long after."""
+        chunk = prefix.rpartition(".")[2]
         reaches = {
             each.public_key: self._reach(query, each)
             for each in query.members
-            if each.generation <= generation and _bits(each.public_key).startswith(prefix.rpartition(".")[2])
+            if each.generation <= generation and (not chunk or _bits(each.public_key).startswith(chunk))
         }
         kinds = query.kinds
-        found: list[Event] = []
-        for event in self.relay.store.events:
+        for event in events:
             if query.subject is Subject.GLOBAL:
                 reach: int | None = self.crawled_since - self.settings.backfill
             elif query.subject is Subject.MENTIONS:
@@ -434,8 +438,7 @@ class Simulation:
                 reach = reaches.get(event.pubkey)
             late = self.relay.stored_at[event.id] - event.created_at > OVERLAP_S and not self._was_there(event)
             if reach is not None and event.created_at >= reach and not late and (kinds is None or event.kind in kinds):
-                found.append(event)
-        return found
+                yield event
 
     def _reach(self, query: Query, member: Member) -> int:
         if query.subject is Subject.PROFILES:
@@ -448,7 +451,7 @@ class Simulation:
 
     def everything(self) -> set[bytes]:
         """Ids of all events that should be had by now, given time."""
-        return {event.id for query in self.plan.queries for event in self.within_reach(query)}
+        return {event.id for query in self.plan.queries for event in self._due(query, self.relay.store.events)}
 
 
 def _related(query: Query, prefix: str) -> bool:

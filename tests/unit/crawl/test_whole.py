@@ -159,13 +159,13 @@ def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(
 @pytest.mark.timeout(400)
 def test_a_relay_that_begins_to_refuse_loses_nothing_and_is_asked_again_a_day_later() -> None:
     sim = crawl(limits=NARROW)
-    many = crowd(sim.rng, 3_000)
+    many = crowd(sim.rng, 1_500)
     sim.max_idle_turns = 4_000
     put(sim, event(START - 60, many[0]))
     sim.want(many)
     sim.connect()
     for minute in range(0, 120, 3):
-        author = many[minute * 20]
+        author = many[minute * 12]
         sim.at(60 * minute, lambda author=author: sim.relay.publish(event(sim.wall, author), sim.wall))  # type: ignore[misc]
     sim.run_until(1_000)
     assert way(sim) == "whole"
