@@ -48,13 +48,23 @@ from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.websocket import WebSocket
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import backfills, inbox, outbox, relay_lists, relays, runs, wanted_authors
+from pipeline.store import (
+    backfills,
+    inbox,
+    outbox,
+    relay_candidates,
+    relay_lists,
+    relay_status,
+    relays,
+    runs,
+    wanted_authors,
+)
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
 from pipeline.store.known_namers import KnownNamers
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 from pipeline.store.runs import Run
 from pipeline.store.schema import open_database
 
@@ -305,7 +315,7 @@ class _Crawler:
         )  # fmt: skip
         now = self.ctx.clock.now_ms()
         with self.database.read() as tx:
-            found = relays.candidates(
+            found = relay_candidates.candidates(
                 tx, discovered=config.discover_relays, limit=config.max_relays + _SPARE_CANDIDATES
             )
             chosen = choose(ranked(found, now), selection, now, functools.partial(self.namers.of, tx))
@@ -320,7 +330,7 @@ class _Crawler:
         mine = [] if share is None else share_of(selected, share.index, share.count)
         if tried := tried_anew(mine, now):
             with self.database.write() as tx:
-                relays.note_tried(tx, tried, now)
+                relay_candidates.mark_tried(tx, tried, now)
         if not self.has_looked:
             self.has_looked = True
             self._correct_states({each.candidate.relay for each in mine}, share)
@@ -350,7 +360,7 @@ class _Crawler:
         with self.database.read() as tx:
             stale = [
                 each
-                for each in relays.statuses(tx)
+                for each in relay_status.statuses(tx)
                 if each.state is not RelayState.DISCONNECTED
                 and each.relay not in mine
                 and share is not None

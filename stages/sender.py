@@ -18,7 +18,7 @@ from pipeline.store import sent, target_relay
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 from pipeline.store.schema import open_database
 
 

@@ -20,7 +20,7 @@ from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.stop import Stop
 from pipeline.settings.config import Config
 from pipeline.settings.values import InvalidValue, duration_ms
-from pipeline.store import authors, backfills, relays
+from pipeline.store import authors, backfills, relay_records, relays
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.database import Database, Tx
 
@@ -189,7 +189,7 @@ def _summarize(database: Database, job: Backfill, view: _View) -> None:
     with database.read() as tx:
         numbers = [number for key in job.authors if (number := authors.find(tx, key)) is not None]
         new = backfills.count_new(tx, job, numbers)
-        names = {record.relay: record.address for record in relays.records(tx, everything=True, limit=1_000_000)}
+        names = {record.relay: record.address for record in relay_records.records(tx, everything=True, limit=1_000_000)}
     say(f"{view.text()}; {new:,} events of that time are new since the job was ordered")
     for each in view.progress:
         if not each.is_over:

@@ -21,11 +21,12 @@ from pipeline.settings.choices import CrawlMode
 from pipeline.settings.values import without_user
 from pipeline.status.forms import form_lines
 from pipeline.status.gaps import describe, describe_reason
-from pipeline.store import cursors, gaps, relay_forms
+from pipeline.store import cursors, gaps, relay_forms, relay_records
 from pipeline.store import relays as store
 from pipeline.store.database import Database
 from pipeline.store.gaps import OpenGap
-from pipeline.store.relays import Operator, RelayRecord
+from pipeline.store.relay_records import RelayRecord
+from pipeline.store.relays import OperatorOverride
 
 _MAX_LISTED = 100_000
 
@@ -71,7 +72,7 @@ def list_relays(everything: bool, as_json: bool) -> None:
       event-service relays list --all --json | jq -r 'select(.state == "disconnected") | .address'
     """
     with open_configured_to_read() as database, database.read() as tx:
-        for record in store.records(tx, everything=everything, limit=_MAX_LISTED):
+        for record in relay_records.records(tx, everything=everything, limit=_MAX_LISTED):
             say(json.dumps(_value(record)) if as_json else _line(record))
 
 
@@ -110,7 +111,7 @@ def add(addresses: tuple[str, ...]) -> None:
 
     Example: event-service relays add wss://relay.example.com
     """
-    _decide(addresses, Operator.ADDED)
+    _decide(addresses, OperatorOverride.ADDED)
 
 
 @relays.command()
@@ -120,7 +121,7 @@ def remove(addresses: tuple[str, ...]) -> None:
 
     Example: event-service relays remove wss://relay.example.com
     """
-    _decide(addresses, Operator.REMOVED)
+    _decide(addresses, OperatorOverride.REMOVED)
 
 
 @relays.command()
@@ -138,7 +139,7 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
             say(f"{address}: {mode}")
 
 
-def _decide(addresses: tuple[str, ...], decision: Operator) -> None:
+def _decide(addresses: tuple[str, ...], decision: OperatorOverride) -> None:
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:
             store.set_operator(tx, address, decision, SystemClock().now_ms())
@@ -147,7 +148,7 @@ def _decide(addresses: tuple[str, ...], decision: Operator) -> None:
 
 def _record(database: Database, address: str) -> RelayRecord:
     with database.read() as tx:
-        for record in store.records(tx, everything=True, limit=_MAX_LISTED):
+        for record in relay_records.records(tx, everything=True, limit=_MAX_LISTED):
             if record.address == parse_address(address).url:
                 return record
     raise click.ClickException(f"{address} is not known")
@@ -172,8 +173,8 @@ def _gap_value(gap: OpenGap) -> dict[str, Any]:
 
 
 def _line(record: RelayRecord) -> str:
-    state = record.operator.value if record.operator is Operator.REMOVED else record.state.value
-    if record.crawled_since is None and record.operator is not Operator.REMOVED:
+    state = record.operator.value if record.operator is OperatorOverride.REMOVED else record.state.value
+    if record.crawled_since is None and record.operator is not OperatorOverride.REMOVED:
         state = "never dialled"
     named = "user" if record.named_by_user else record.operator.value or record.source
     return (

@@ -39,7 +39,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.sighting import sighting
 from pipeline.relay.subscription import PAGE_PREFIX
 from pipeline.relay.websocket import WebSocket
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
 PING_AFTER_S: Final = 30.0

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias
 
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.nostr.domain import address_prefix, is_address, registrable_domain
-from pipeline.store.relays import Namer, RelayCandidate
+from pipeline.store.relay_candidates import RelayCandidate
+from pipeline.store.relay_mentions import Mention
 
 PROVEN_FOR_MS: Final = 7 * 86_400_000
 # Of all relays that are dialled; a monitor (NIP-66) names what others named, and counts as one of them.
@@ -30,7 +31,7 @@ _NAMERS_NEEDED: Final = 2
 _SOME_USER: Final = 0
 
 
-NamersOf: TypeAlias = Callable[[RelayCandidate], Sequence[Namer]]
+NamersOf: TypeAlias = Callable[[RelayCandidate], Sequence[Mention]]
 """Tells who names a relay."""
 
 
@@ -120,7 +121,7 @@ class Crowd:
                 return True
         return False
 
-    def _namers_with_room(self, namers: Iterable[Namer]) -> list[int]:
+    def _namers_with_room(self, namers: Iterable[Mention]) -> list[int]:
         """Return the two that have the most room, or fewer."""
         room = {
             namer.author: (self.bounds.monitor if namer.as_monitor else self.bounds.author)

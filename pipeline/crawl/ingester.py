@@ -17,7 +17,19 @@ from pipeline.crawl.sync.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
 from pipeline.rules.relevance import Relevance, Rule
-from pipeline.store import backfills, cursors, drops, events, gaps, inbox, relay_forms, relay_samples, relays, sweeps
+from pipeline.store import (
+    backfills,
+    cursors,
+    drops,
+    events,
+    gaps,
+    inbox,
+    relay_candidates,
+    relay_forms,
+    relay_samples,
+    relay_status,
+    sweeps,
+)
 from pipeline.store.backfills import BackfillProgress
 from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.cursors import Cursor
@@ -26,7 +38,7 @@ from pipeline.store.drops import Drop
 from pipeline.store.gaps import GapChanges
 from pipeline.store.inbox import Arrival
 from pipeline.store.relay_forms import FormChanges
-from pipeline.store.relays import RelayStatus
+from pipeline.store.relay_status import RelayStatus
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted_authors import WantedChanges
 
@@ -161,7 +173,7 @@ class Ingester:
         # Events that each relay was the first to bring, not yet written down.
         self._novelty = Novelty()
         # By relay, what its events cost, not yet written down.
-        self._costs: dict[int, relays.RelayCost] = {}
+        self._costs: dict[int, relay_status.RelayCost] = {}
         self._novel_at = clock.monotonic()
         self._committed_at = 0.0
         self._written_at = -COUNTS_EVERY_S
@@ -265,10 +277,10 @@ class Ingester:
             for batch in batches:
                 if batch.forms:
                     relay_forms.put(tx, batch.relay, batch.forms)
-            relays.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
+            relay_status.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
             for batch in batches:
                 if batch.limits is not None:
-                    relays.put_limits(tx, batch.relay, batch.limits)
+                    relay_status.put_limits(tx, batch.relay, batch.limits)
                 if batch.sample is not None:
                     relay_samples.put(tx, batch.relay, batch.sample)
             for event_id in new:
@@ -301,8 +313,8 @@ class Ingester:
             brought = self._novelty.take()
             worth = {relay: each.worth for relay, each in brought.items()}
             productive = [relay for relay, each in brought.items() if each.is_productive]
-            relays.add_novel(tx, worth, self._clock.now_ms(), productive=productive)
-            relays.add_costs(tx, self._costs)
+            relay_candidates.add_first_seen(tx, worth, self._clock.now_ms(), productive=productive)
+            relay_status.add_costs(tx, self._costs)
             self._costs.clear()
             self._novel_at = self._clock.monotonic()
 
@@ -328,7 +340,7 @@ class Ingester:
             if (tell := readers.get(relay)) is not None:
                 tell(verified)
             if verified.forged or verified.stranger_bytes:
-                cost = self._costs.get(relay, relays.RelayCost())
+                cost = self._costs.get(relay, relay_status.RelayCost())
                 self._costs[relay] = cost.plus(verified.forged, verified.stranger_bytes)
 
     def _check(self, event: Event, batch: Batch, verified: Verified) -> Arrival | None:

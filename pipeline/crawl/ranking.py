@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from pipeline.crawl.crowding import is_proven
+from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS, RelayCandidate
 from pipeline.store.relay_pruning import MAX_NAMERS
-from pipeline.store.relays import NOVEL_HALF_LIFE_MS, RelayCandidate
 
 _HOUR_MS: Final = 3_600_000
 # A monitor's word (NIP-66) is worth something for this long.
@@ -44,7 +44,7 @@ def is_incumbent(candidate: RelayCandidate, now: int) -> bool:
 
 def score(candidate: RelayCandidate, now: int) -> float:
     """What a relay is worth: about the binary logarithm of the novel events that it brought lately, give and take."""
-    worth = math.log2(1 + candidate.novel * 0.5 ** (max(0, now - candidate.novel_at) / NOVEL_HALF_LIFE_MS))
+    worth = math.log2(1 + candidate.novel * 0.5 ** (max(0, now - candidate.novel_at) / FIRST_SEEN_HALF_LIFE_MS))
     worth += _NAMED_BY_USER * candidate.named_by_user
     worth += _ALL_NAMERS * min(candidate.namers, MAX_NAMERS) / MAX_NAMERS
     worth += _SEEN_UP * (0 <= now - candidate.seen_up_at < _SEEN_UP_MS)

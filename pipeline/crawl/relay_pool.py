@@ -33,10 +33,10 @@ from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
-from pipeline.store import cursors, gaps, relay_forms, relay_samples, relays, runs, sweeps
+from pipeline.store import cursors, gaps, relay_forms, relay_samples, relay_status, runs, sweeps
 from pipeline.store.backfills import Backfill
 from pipeline.store.database import Database
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.runs import Doubt
 
 JOIN_S: Final = 5.0
@@ -157,7 +157,7 @@ class RelayPool:
         now = self.shared.clock.now_ms()
         if never := [each.candidate.relay for each in selected if _crawled_since(each, now) is None]:
             with database.write() as tx:
-                relays.start_crawling(tx, never, now)
+                relay_status.start_crawling(tx, never, now)
         for each in new:
             self._relays[each.candidate.relay] = self._add(database, each, plan, now)
         for rank, (number, each) in enumerate(wanted.items()):

@@ -11,7 +11,7 @@ from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
 
 _MAX_ERROR_CHARS = 200
 

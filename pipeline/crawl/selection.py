@@ -16,7 +16,7 @@ from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, NamersOf, i
 from pipeline.crawl.ranking import is_incumbent, ranked
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.nostr.ports import SERVICE_PORTS
-from pipeline.store.relays import RelayCandidate
+from pipeline.store.relay_candidates import RelayCandidate
 
 # The share of the places that is for trying out, and for how long (ms).
 EXPLORE: Final = 0.1

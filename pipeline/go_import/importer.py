@@ -23,7 +23,7 @@ from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS
 from pipeline.process.clock import Clock, pause
-from pipeline.store import inbox, relays
+from pipeline.store import inbox, relay_mentions
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
 from pipeline.store.inbox import Arrival
@@ -156,7 +156,9 @@ class GoImporter:
         if author is not None and item.relays:
             number, is_user = self._authors.intern(tx, author), author.hex().encode() in self._users
             for each in item.relays:
-                relays.name(tx, each.address.spelling, source=each.source, author=number, is_user=is_user, now=now)
+                relay_mentions.record_mention(
+                    tx, each.address.spelling, source=each.source, author=number, is_user=is_user, now=now
+                )
         return target.add_seen(tx, self._authors, [item.seen]) == 1
 
     def _add_relay(self, tx: Tx, url: str) -> bool:

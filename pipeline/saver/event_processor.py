@@ -26,6 +26,7 @@ from pipeline.store import (
     events,
     outbox,
     relay_lists,
+    relay_mentions,
     relays,
     retractions,
     users,
@@ -273,10 +274,10 @@ class EventProcessor:
             if self._mentions.is_new(spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
                 seen_up_at = min(event.created_at * 1000, now) if source is Source.MONITOR else 0
-                naming = relays.name(
+                naming = relay_mentions.record_mention(
                     tx, spelling, source=source, author=author, is_user=is_user, now=now, seen_up_at=seen_up_at
                 )
-                if naming is relays.Naming.REFUSED:
+                if naming is relay_mentions.MentionOutcome.REFUSED:
                     self._mentions.discard(spelling, author, is_user=is_user)
                     outcome.surplus_relays += 1
                     if source is not Source.MONITOR:

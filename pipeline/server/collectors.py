@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from pipeline.store.disk import DiskUse
 from pipeline.store.gauges import QueueGauges, StoreGauges
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import NOVEL_HALF_LIFE_MS
+from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS
 
 TOPIC: Final = "eventSaved"
 MAX_RELAYS: Final = 5_000
@@ -72,7 +72,7 @@ class StoreCollector:
             state.add_metric((relay.address, relay.state.value), 1)
             subscriptions.add_metric((relay.address,), relay.subscriptions)
             age = max(0, self.now - relay.novel_at)
-            first_seen.add_metric((relay.address,), relay.novel * 0.5 ** (age / NOVEL_HALF_LIFE_MS))
+            first_seen.add_metric((relay.address,), relay.novel * 0.5 ** (age / FIRST_SEEN_HALF_LIFE_MS))
         target = self.gauges.target
         is_crawled = target is not None and any(relay.address == target.address for relay in self.gauges.relays)
         if target is not None and SinkName.RELAY in self.sinks and not is_crawled:

@@ -24,7 +24,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.server.admission import Admission
 from pipeline.server.limits import Refusal, Refused
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import authors, relays, users
+from pipeline.store import authors, relay_mentions, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
 from pipeline.store.users import Signed
@@ -201,6 +201,7 @@ def _store(
         _require_standing(tx, author, signed)
         is_new = users.register_signed(tx, registration.public_key, signed, now)
         namings = [
-            relays.name(tx, address, source=SOURCE, author=author, is_user=True, now=now) for address in addresses
+            relay_mentions.record_mention(tx, address, source=SOURCE, author=author, is_user=True, now=now)
+            for address in addresses
         ]
-    return is_new, namings.count(relays.Naming.REFUSED)
+    return is_new, namings.count(relay_mentions.MentionOutcome.REFUSED)

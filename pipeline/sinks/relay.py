@@ -31,7 +31,7 @@ from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import SlidingWindowLimiter
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100

@@ -14,7 +14,9 @@ from pipeline.status import gaps
 from pipeline.status.snapshot import Snapshot, counted
 from pipeline.store.dead import DeadQueue
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import Operator, RelayRecord, RelayState
+from pipeline.store.relay_records import RelayRecord
+from pipeline.store.relay_status import RelayState
+from pipeline.store.relays import OperatorOverride
 
 _MIN_FREE_BYTES: Final = 64 << 20
 _CROWDED: Final = "crowded"
@@ -244,7 +246,7 @@ def _costs(seen: Snapshot) -> Iterator[Diagnosis]:
 def _relays(seen: Snapshot) -> Iterator[Diagnosis]:
     crawled = [
         relay for relay in seen.relays
-        if relay.crawled_since is not None and relay.operator is not Operator.REMOVED
+        if relay.crawled_since is not None and relay.operator is not OperatorOverride.REMOVED
     ]  # fmt: skip
     up = [relay for relay in crawled if relay.state in (RelayState.CONNECTED, RelayState.BACKPRESSURED)]
     if crawled and not up:

@@ -11,14 +11,14 @@ from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import dead, gaps, gauges, relays, throughput
+from pipeline.store import dead, gaps, gauges, relay_records, throughput
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.disk import disk_use
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing, QueueGauges
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import RelayRecord
+from pipeline.store.relay_records import RelayRecord
 from pipeline.store.shares import Budget, Waiting
 from pipeline.store.throughput import Sample
 
@@ -93,7 +93,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
     with database.read() as tx:
         seen = gauges.read(tx, max_relays=0)
         now = clock.now_ms()
-        records = relays.records(tx, everything=False, limit=MAX_RELAYS)
+        records = relay_records.records(tx, everything=False, limit=MAX_RELAYS)
         failing = gauges.failing(tx, now)
         buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
         hour = throughput.recent(tx)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.store import authors, gaps, inbox, outbox, relays, shares, target_relay, users
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 from pipeline.store.shares import NO_BUDGET, NONE_WAITING, Budget, Waiting
 from pipeline.store.target_relay import TargetRelay
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.store import relays
+from pipeline.store import relay_mentions
 from pipeline.store.database import Tx
-from pipeline.store.relays import Namer, RelayCandidate
+from pipeline.store.relay_candidates import RelayCandidate
+from pipeline.store.relay_mentions import Mention
 
 # Some 300 bytes each.
 MAX_REMEMBERED: Final = 50_000
@@ -19,9 +20,9 @@ class KnownNamers:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, bool, int, tuple[Namer, ...]]] = {}
+        self._known: dict[int, tuple[int, bool, int, tuple[Mention, ...]]] = {}
 
-    def of(self, tx: Tx, candidate: RelayCandidate) -> Sequence[Namer]:
+    def of(self, tx: Tx, candidate: RelayCandidate) -> Sequence[Mention]:
         """Return who names a relay."""
         known = self._known.get(candidate.relay)
         if known is not None:
@@ -29,7 +30,7 @@ class KnownNamers:
             if (namers, by_user) == (candidate.namers, candidate.named_by_user) and uses < _USES:
                 self._known[candidate.relay] = (namers, by_user, uses + 1, found)
                 return found
-        found = tuple(relays.namers_of(tx, candidate.relay))
+        found = tuple(relay_mentions.mentions_of(tx, candidate.relay))
         if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         self._known[candidate.relay] = (candidate.namers, candidate.named_by_user, 0, found)

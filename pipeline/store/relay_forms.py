@@ -6,7 +6,7 @@ A form that turned out to leave events out takes back, in the same transaction, 
 from dataclasses import dataclass
 
 from pipeline.store.database import Tx
-from pipeline.store.relays import put_limits
+from pipeline.store.relay_status import put_limits
 
 PUT = """
 INSERT INTO relay_forms (relay, form, verdict, checked_at, requests) VALUES (?, ?, ?, ?, ?)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.store.database import Tx
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 
 PUT = "INSERT OR REPLACE INTO target_relay (only_row, address, state, state_since) VALUES (1, ?, ?, ?)"
 READ = "SELECT address, state, state_since FROM target_relay"

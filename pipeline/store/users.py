@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.nostr.registration import Departure
-from pipeline.store import relays, retractions, shares, wanted_authors
+from pipeline.store import relay_mentions, retractions, shares, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
 from pipeline.store.retractions import Identity
@@ -113,7 +113,7 @@ def register(tx: Tx, public_key: bytes, now: int) -> bool:
         return False
     tx.execute(REGISTER, (author, now, wanted_authors.next_generation(tx)))
     shares.admit_all(tx, author, now)
-    relays.mark_named_by(tx, author)
+    relay_mentions.mark_mentioned_by_user(tx, author)
     return True
 
 

@@ -24,7 +24,8 @@ from pipeline.status.explain import newest as newest_events
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow
-from pipeline.store.relays import RelayRecord, RelayState
+from pipeline.store.relay_records import RelayRecord
+from pipeline.store.relay_status import RelayState
 
 MAX_NEWEST: Final = 12
 """Events that are listed for who wants to trace one."""

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.process.clock import SystemClock
 from pipeline.relay.limits import RelayLimits
-from pipeline.store import relays
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store import relay_candidates, relay_mentions, relay_status
+from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 from tests.integration.commands.operator import Operator
 
@@ -22,12 +22,12 @@ def operator(tmp_path: Path) -> Operator:
     with open_database(path, SystemClock()) as database, database.write() as tx:
         for address, namers in (("wss://good.example", 3), ("wss://new.example", 2), ("wss://rumour.example", 1)):
             for author in range(namers):
-                relays.name(tx, address, source="relay-list", author=author, is_user=False, now=NOW)
-        relays.start_crawling(tx, [1], NOW)
-        relays.add_novel(tx, {1: 70}, NOW)
+                relay_mentions.record_mention(tx, address, source="relay-list", author=author, is_user=False, now=NOW)
+        relay_status.start_crawling(tx, [1], NOW)
+        relay_candidates.add_first_seen(tx, {1: 70}, NOW)
         status = RelayStatus(1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole")
-        relays.put_statuses(tx, [status])
-        relays.put_limits(tx, 1, RelayLimits(live_missed_at=NOW // 1000).to_json())
+        relay_status.put_statuses(tx, [status])
+        relay_status.put_limits(tx, 1, RelayLimits(live_missed_at=NOW // 1000).to_json())
     return Operator(path)
 
 
@@ -55,7 +55,7 @@ def test_added_and_removed_ones_stay_so(operator: Operator) -> None:
     operator.succeed("relays", "add", "wss://mine.example", "rumour.example")
     operator.succeed("relays", "remove", "wss://new.example")
     with open_database(operator.path, SystemClock()) as database, database.read() as tx:
-        candidates = [each.address for each in relays.candidates(tx, discovered=True, limit=9)]
+        candidates = [each.address for each in relay_candidates.candidates(tx, discovered=True, limit=9)]
         assert candidates == ["wss://rumour.example", "wss://mine.example", "wss://good.example"]
     assert "removed" in operator.succeed("relays", "list").split("wss://new.example")[0].splitlines()[-1]
     operator.succeed("relays", "add", "wss://new.example")

@@ -34,7 +34,7 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
 from pipeline.store.lease import QueueSize
-from pipeline.store.relays import RelayState
+from pipeline.store.relay_status import RelayState
 from pipeline.store.schema import open_database
 from tests.integration.relay.peers import PATIENCE_S, TEXT, FrameSource, frame
 from tests.unit.crawl.people import event, plan_for

@@ -9,13 +9,13 @@ import pytest
 from pipeline.commands.status import page_url
 from pipeline.nostr.event import event_from_json
 from pipeline.process.page_token import read_page_token
-from pipeline.store import drops, inbox, relays, throughput, users
+from pipeline.store import drops, inbox, relay_candidates, relay_mentions, relay_status, throughput, users
 from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
 from tests.fakes.browser import Browser, is_installed
 from tests.integration.server.harness import Answer, Running, running
 from tests.world.events import SignedEvent, authors
@@ -40,11 +40,13 @@ def fill(server: Running) -> None:
     now = server.clock.now_ms()
     with server.database() as database, database.write() as tx:
         for number, state in enumerate((RelayState.CONNECTED, RelayState.DISCONNECTED, RelayState.BACKPRESSURED), 1):
-            relays.name(tx, f"wss://r{number}.example", source="relay-list", author=1, is_user=True, now=now)
-            relays.start_crawling(tx, [number], now)
+            relay_mentions.record_mention(
+                tx, f"wss://r{number}.example", source="relay-list", author=1, is_user=True, now=now
+            )
+            relay_status.start_crawling(tx, [number], now)
             status = RelayStatus(number, "", state, now, number, 0, 0, 0, HOSTILE if number == 2 else "")
-            relays.put_statuses(tx, [status])
-        relays.add_novel(tx, {1: 5, 2: 900, 3: 70}, now)
+            relay_status.put_statuses(tx, [status])
+        relay_candidates.add_first_seen(tx, {1: 5, 2: 900, 3: 70}, now)
         drops.append(tx, [Drop(bytes.fromhex(EVENT), "invalid-hash", 1)], now)
         inbox.append(tx, [Arrival(b"\2" * 32, b"{}", 1, now, 1)])
         (row,) = inbox.claim(tx, now=now, lease=1, limit=1)
@@ -181,8 +183,8 @@ def test_a_browser_shows_it_and_keeps_it_fresh(server: Running, browser: Browser
     browser.type_into("#q", "r2")
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 1)
     with server.database() as database, database.write() as tx:
-        relays.name(tx, "wss://r22.example", source="relay-list", author=1, is_user=True, now=1)
-        relays.start_crawling(tx, [4], 1)
+        relay_mentions.record_mention(tx, "wss://r22.example", source="relay-list", author=1, is_user=True, now=1)
+        relay_status.start_crawling(tx, [4], 1)
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 2)
     assert browser.run("return [document.activeElement.id, document.getElementById('q').value]") == ["q", "r2"]
     assert browser.run("return document.title") != "stolen"
@@ -214,8 +216,10 @@ def test_a_phone_need_not_be_scrolled_sideways(server: Running) -> None:
 def crowd(server: Running, count: int) -> None:
     with server.database() as database, database.write() as tx:
         for number in range(1, count + 1):
-            relays.name(tx, f"wss://r{number:04}.example", source="relay-list", author=1, is_user=True, now=1)
-            relays.start_crawling(tx, [number], 1)
+            relay_mentions.record_mention(
+                tx, f"wss://r{number:04}.example", source="relay-list", author=1, is_user=True, now=1
+            )
+            relay_status.start_crawling(tx, [number], 1)
 
 
 def save(server: Running, *events: SignedEvent) -> None:
@@ -261,8 +265,8 @@ def test_a_refresh_keeps_focus_selection_and_scroll(server: Running, browser: Br
     browser.run("document.querySelector('.relays th:nth-child(3) a').focus()")
     browser.run("window.marked = document.getElementById('queues'); getSelection().selectAllChildren(marked)")
     with server.database() as database, database.write() as tx:
-        relays.name(tx, "wss://r4.example", source="relay-list", author=1, is_user=True, now=1)
-        relays.start_crawling(tx, [4], 1)
+        relay_mentions.record_mention(tx, "wss://r4.example", source="relay-list", author=1, is_user=True, now=1)
+        relay_status.start_crawling(tx, [4], 1)
         users.register(tx, b"\4" * 32, 1)
     browser.wait("return document.querySelectorAll('.relays tbody tr').length", lambda rows: rows == 4)
     assert "sort=" in browser.run("return document.activeElement.getAttribute('href')")

@@ -10,7 +10,7 @@ import websocket
 
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.server import session
-from pipeline.store import authors, relays, users, wanted_authors
+from pipeline.store import authors, relay_candidates, users, wanted_authors
 from pipeline.store.database import Tx
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
 from tests.world.events import Author, SignedEvent, assemble, forge_content, forge_signature
@@ -467,7 +467,9 @@ def test_a_failing_database_is_an_error_and_not_a_refusal(server: Running) -> No
 def test_a_registered_users_relays_become_candidates(server: Running) -> None:
     assert server.publish(ALICE.registration(NOW, ["wss://relay.example.com"]).raw)[2] is True
     with server.database() as database, database.read() as tx:
-        assert [each.address for each in relays.candidates(tx, discovered=True, limit=9)] == ["wss://relay.example.com"]
+        assert [each.address for each in relay_candidates.candidates(tx, discovered=True, limit=9)] == [
+            "wss://relay.example.com"
+        ]
 
 
 def test_nobody_new_is_taken_beyond_the_most_users(tmp_path: Path) -> None:

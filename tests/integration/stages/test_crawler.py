@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.crawl import reconnect
 from pipeline.process.rate import Rate
+from pipeline.store import relay_mentions, relay_status
 from pipeline.store import relays as relay_table
 from stages import crawler
 from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
@@ -162,7 +163,9 @@ def test_a_restart_is_no_failure_of_the_relay(world: World, relay: ScriptedRelay
 def name(world: World, relay: ScriptedRelay, *who: int) -> None:
     with world.database.write() as tx:
         for author in who:
-            relay_table.name(tx, relay.url, source="relay-list", author=author, is_user=False, now=world.clock.now_ms())
+            relay_mentions.record_mention(
+                tx, relay.url, source="relay-list", author=author, is_user=False, now=world.clock.now_ms()
+            )
 
 
 def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRelay) -> None:
@@ -191,7 +194,7 @@ def test_what_a_killed_process_said_of_a_relay_is_put_right(world: World, relay:
     with world.database.write() as tx:
         number = relay_table.find(tx, relay.url)
         assert number is not None
-        relay_table.start_crawling(tx, [number], 1)
+        relay_status.start_crawling(tx, [number], 1)
     world.execute("UPDATE relays SET state = 'connected', subscriptions = 7, failures = 3")
     with ScriptedRelay() as other, crawling(world, other.url):
         wait_until(lambda: state(world, relay)[:3] == ("disconnected", 0, 3))

@@ -14,7 +14,7 @@ from pipeline.crawl import connection
 from pipeline.crawl.sync import costs
 from pipeline.process.rate import Rate
 from pipeline.relay import dial as dial_module
-from pipeline.store import relays
+from pipeline.store import relay_mentions, relay_records
 from stages import crawler
 from tests.fakes.procs import process
 from tests.fakes.relay import ScriptedRelay
@@ -166,7 +166,7 @@ def test_no_address_outside_the_public_internet_is_ever_dialled(world: World, mo
         with world.database.write() as tx:
             for url in urls:
                 # As written, however odd: whatever came into the table is judged when it is dialled.
-                relays.name(tx, url, source="test", author=1, is_user=True, now=1)
+                relay_mentions.record_mention(tx, url, source="test", author=1, is_user=True, now=1)
         settings = {
             "EVENTS_ALLOW_PRIVATE_RELAYS": "false", "EVENTS_DISCOVER_RELAYS": "true",
             "EVENTS_MAX_RELAYS_PER_HOST": "50",
@@ -219,7 +219,7 @@ def test_relay_that_forges_is_cut_off_and_left_alone_beside_an_honest_one(
     assert wait_ms > 400_000
     assert forged_at > 0
     with world.database.read() as tx:
-        found = {each.address: each for each in relays.records(tx, everything=True, limit=10)}
+        found = {each.address: each for each in relay_records.records(tx, everything=True, limit=10)}
     assert not found[honest.url].forged_at
 
 

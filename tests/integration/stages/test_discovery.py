@@ -20,8 +20,8 @@ from pipeline.process.rate import Rate
 from pipeline.relay import dial_gate
 from pipeline.relay.dial import DialPolicy
 from pipeline.relay.resolve import SocketAddress
-from pipeline.store import relays
-from pipeline.store.relays import Operator
+from pipeline.store import relay_mentions, relays
+from pipeline.store.relays import OperatorOverride
 from stages import crawler, saver
 from tests.corpus import needs_real, real_addresses
 from tests.corpus.addresses import drawn
@@ -61,19 +61,21 @@ def states(world: World) -> dict[str, str]:
 def test_relays_added_and_removed_by_hand_are_dialled_and_dropped(world: World) -> None:
     """Beside the running crawler, whoever names them."""
 
-    def decide(decision: Operator) -> None:
+    def decide(decision: OperatorOverride) -> None:
         with world.database.write() as tx:
             relays.set_operator(tx, relay.url, decision, world.clock.now_ms())
 
     with ScriptedRelay() as relay, crawling(world, EVENTS_DISCOVER_RELAYS="false"):
-        decide(Operator.ADDED)
+        decide(OperatorOverride.ADDED)
         wait_until(lambda: states(world).get(relay.url) == "connected")
-        decide(Operator.REMOVED)
+        decide(OperatorOverride.REMOVED)
         wait_until(lambda: states(world)[relay.url] == "disconnected")
         with world.database.write() as tx:
             for author in range(5):
-                relays.name(tx, relay.url, source="relay-list", author=author, is_user=True, now=world.clock.now_ms())
-        decide(Operator.ADDED)
+                relay_mentions.record_mention(
+                    tx, relay.url, source="relay-list", author=author, is_user=True, now=world.clock.now_ms()
+                )
+        decide(OperatorOverride.ADDED)
         wait_until(lambda: states(world)[relay.url] == "connected")
 
 
@@ -84,7 +86,7 @@ def test_an_address_is_dialled_as_written_and_after_a_404_as_others_write_it(wor
         canonical = f"{relay.url}/relay"
         with world.database.write() as tx:
             for author, spelling in enumerate(("/relay?", "/relay?", "/relay//")):
-                relays.name(
+                relay_mentions.record_mention(
                     tx, relay.url + spelling, source="hint", author=author, is_user=False, now=world.clock.now_ms()
                 )
         with crawling(world, EVENTS_BOOTSTRAP_RELAYS=f"{relay.url}/relay/") as running:
@@ -114,7 +116,9 @@ def test_an_onion_relay_is_reached_through_the_proxy_and_else_skipped_and_counte
     host = onion_host()
     with world.database.write() as tx:
         for author in (1, 2):
-            relays.name(tx, f"ws://{host}", source="relay-list", author=author, is_user=False, now=NOW * 1000)
+            relay_mentions.record_mention(
+                tx, f"ws://{host}", source="relay-list", author=author, is_user=False, now=NOW * 1000
+            )
     with crawling(world) as running:
         wait_until(lambda: running.metric("event_service_relays_skipped", reason="no-way") == 1)
     assert states(world) == {}

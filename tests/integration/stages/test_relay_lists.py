@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.relay.limits import RelayLimits
+from pipeline.store import relay_mentions, relay_status
 from pipeline.store import relays as relay_table
 from pipeline.store.database import Tx
 from pipeline.store.inbox import InboxRow
@@ -62,7 +63,7 @@ def learned(world: World, relay: ScriptedRelay, limits: RelayLimits) -> None:
         relay_table.set_bootstrap(tx, [relay.url], NOW * 1000)
         number = relay_table.find(tx, relay.url)
         assert number is not None
-        relay_table.put_limits(tx, number, limits.to_json())
+        relay_status.put_limits(tx, number, limits.to_json())
 
 
 def whom(req: Req) -> set[str]:
@@ -146,13 +147,13 @@ def test_a_list_that_changes_gets_its_author_a_live_place_within_seconds(
 def test_author_who_names_too_many_costs_no_lookups_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of their lists would keep honest events waiting, each with a hundred addresses."""
     tried: list[str] = []
-    name = relay_table.name
+    name = relay_mentions.record_mention
 
-    def counted(tx: Tx, spelling: str, **options: Any) -> relay_table.Naming:
+    def counted(tx: Tx, spelling: str, **options: Any) -> relay_mentions.MentionOutcome:
         tried.append(spelling)
         return name(tx, spelling, **options)
 
-    monkeypatch.setattr(relay_table, "name", counted)
+    monkeypatch.setattr(relay_mentions, "record_mention", counted)
     lists = [
         ALICE.sign(
             kind=10002, created_at=NOW - 100 + number,

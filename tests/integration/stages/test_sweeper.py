@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
-from pipeline.store import contacts, disk, relay_pruning, relays, retractions, users, wanted_authors
+from pipeline.store import contacts, disk, relay_mentions, relay_pruning, relays, retractions, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx, wal_bytes
@@ -476,9 +476,13 @@ def test_relay_addresses_beyond_the_bounds_are_forgotten(
     surplus, others = 150, 60
     with world.database.write() as tx:
         for number in range(relay_pruning.MAX_NAMED + surplus):
-            relays.name(tx, f"wss://r{number}.example", source="hint", author=1, is_user=True, now=NOW_MS)
+            relay_mentions.record_mention(
+                tx, f"wss://r{number}.example", source="hint", author=1, is_user=True, now=NOW_MS
+            )
         for author in range(2, 2 + others):
-            relays.name(tx, f"wss://a{author}.example", source="hint", author=author, is_user=False, now=NOW_MS + 1)
+            relay_mentions.record_mention(
+                tx, f"wss://a{author}.example", source="hint", author=author, is_user=False, now=NOW_MS + 1
+            )
     discarded = "event_service_stage_discarded_total"
     unanswered = relay_pruning.MAX_NAMED + others - 100
     with Running(world.context("sweeper"), sweeper.run) as running:

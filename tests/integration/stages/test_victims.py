@@ -10,7 +10,7 @@ import pytest
 from pipeline.relay.dial import DialPolicy
 from pipeline.relay.dial_gate import PER_ADDRESS, PER_PREFIX
 from pipeline.relay.resolve import SocketAddress
-from pipeline.store import relays, users
+from pipeline.store import relay_mentions, users
 from pipeline.store.authors import Authors
 from stages import crawler
 from tests.fakes.relay import ScriptedRelay
@@ -48,7 +48,7 @@ def name(world: World, urls: Sequence[str], *, count: int) -> None:
             users.register(tx, key, now)
             namings += [(Authors().intern(tx, key), url, True) for url in urls[user::count]]
         for author, url, is_user in namings:
-            relays.name(tx, url, source="relay-list", author=author, is_user=is_user, now=now)
+            relay_mentions.record_mention(tx, url, source="relay-list", author=author, is_user=is_user, now=now)
 
 
 @pytest.mark.parametrize("is_subdomain", [False, True], ids=["domains", "subdomains"])

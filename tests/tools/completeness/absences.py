@@ -11,7 +11,7 @@ from time import time
 
 from pipeline.crawl.reconnect import HEALTHY_S
 from pipeline.process.clock import SystemClock
-from pipeline.store import relays
+from pipeline.store import relay_candidates, relay_status, relays
 from pipeline.store.schema import open_database
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import pause
@@ -90,8 +90,8 @@ def _crawl_since(service: Run, peer: Peer, since: int) -> None:
     service.service.directory.mkdir(parents=True, exist_ok=True)
     with open_database(service.service.database, SystemClock()) as database, database.write() as tx:
         relays.set_bootstrap(tx, [peer.address], since * 1000)
-        relays.start_crawling(
-            tx, [each.relay for each in relays.candidates(tx, discovered=False, limit=1)], since * 1000
+        relay_status.start_crawling(
+            tx, [each.relay for each in relay_candidates.candidates(tx, discovered=False, limit=1)], since * 1000
         )
 
 

@@ -10,7 +10,7 @@ from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
 from pipeline.relay.limits import RelayLimits
-from pipeline.store import events, relays, wanted_authors
+from pipeline.store import events, relay_status, relays, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.events import Accepted
 from pipeline.store.schema import open_database
@@ -119,4 +119,4 @@ def _remember(path: Path, people: Sequence[Author], known: Sequence[SignedEvent]
         relay = relays.find(tx, url)
         assert relay is not None
         if not compares:
-            relays.put_limits(tx, relay, RelayLimits(negentropy_failed_at=now // 1000).to_json())
+            relay_status.put_limits(tx, relay, RelayLimits(negentropy_failed_at=now // 1000).to_json())

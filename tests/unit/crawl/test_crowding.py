@@ -10,11 +10,13 @@ from pipeline.crawl.crowding import PROVEN_FOR_MS
 from pipeline.crawl.ranking import ranked
 from pipeline.crawl.selection import Chosen, Selection, Skipped, choose, tried_anew
 from pipeline.process.clock import ManualClock
-from pipeline.store import relay_pruning, relays, users
+from pipeline.store import relay_candidates, relay_mentions, relay_pruning, relay_status, relays, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
 from pipeline.store.known_namers import KnownNamers
-from pipeline.store.relays import Namer, RelayCandidate, RelayState, RelayStatus
+from pipeline.store.relay_candidates import RelayCandidate
+from pipeline.store.relay_mentions import Mention
+from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 
 NOW = 1_800_000_000_000
@@ -41,8 +43,8 @@ def hosts(chosen: Chosen, *, trials: bool = True) -> set[str]:
     return {each.address.host for each in chosen.selected if trials or not each.is_trial}
 
 
-def of_one_author(author: int) -> list[Namer]:
-    return [Namer(author, False, False), Namer(author + 1, False, False)]
+def of_one_author(author: int) -> list[Mention]:
+    return [Mention(author, False, False), Mention(author + 1, False, False)]
 
 
 # In the store, as the attack goes.
@@ -51,17 +53,17 @@ def of_one_author(author: int) -> list[Namer]:
 def name_all(tx: Tx, author: int, addresses: Iterable[str], *, is_user: bool = False) -> None:
     number = Authors().intern(tx, author.to_bytes(32))
     for address in addresses:
-        relays.name(tx, address, source="relay-list", author=number, is_user=is_user, now=NOW)
+        relay_mentions.record_mention(tx, address, source="relay-list", author=number, is_user=is_user, now=NOW)
 
 
 def connect(tx: Tx, addresses: Iterable[str], *, productive: bool) -> None:
     for address in addresses:
         number = relays.find(tx, address)
         assert number is not None
-        relays.start_crawling(tx, [number], NOW - HOUR)
-        relays.put_statuses(tx, [RelayStatus(number, address, RelayState.CONNECTED, NOW - HOUR, 1, 0, 0, 0, "")])
+        relay_status.start_crawling(tx, [number], NOW - HOUR)
+        relay_status.put_statuses(tx, [RelayStatus(number, address, RelayState.CONNECTED, NOW - HOUR, 1, 0, 0, 0, "")])
         if productive:
-            relays.add_novel(tx, {number: 1.0}, NOW - HOUR, productive=[number])
+            relay_candidates.add_first_seen(tx, {number: 1.0}, NOW - HOUR, productive=[number])
 
 
 @pytest.mark.parametrize("productive", [True, False], ids=["productive", "idle"])
@@ -79,7 +81,7 @@ def test_lists_of_one_registered_key_and_its_friends_drop_no_connected_relay(tmp
         while crowded := relay_pruning.crowded(tx):
             for each in crowded:
                 relay_pruning.forget_namings(tx, each, 10_000)
-        found = relays.candidates(tx, discovered=True, limit=20_040)
+        found = relay_candidates.candidates(tx, discovered=True, limit=20_040)
         assert sum(each.named_by_user for each in found) >= 500
         chosen = choose(ranked(found, NOW), selection(40), NOW, functools.partial(KnownNamers().of, tx))
     assert {url.removeprefix("wss://") for url in honest} <= hosts(chosen)
@@ -96,7 +98,7 @@ def test_strangers_keys_drop_no_productive_relay_at_the_default_size() -> None:
     evil = [
         candidate(5_000 + number, f"evil{number}.example", named_by_user=True, namers=16) for number in range(1_000)
     ]
-    namers = {each.relay: [Namer(key, False, key == ATTACKER) for key in (ATTACKER, *STRANGERS)] for each in evil}
+    namers = {each.relay: [Mention(key, False, key == ATTACKER) for key in (ATTACKER, *STRANGERS)] for each in evil}
     found = ranked([*own, *honest, *evil], NOW)
     chosen = choose(found, selection(), NOW, lambda each: namers.get(each.relay, of_one_author(each.relay)))
     kept = hosts(chosen)
@@ -110,7 +112,7 @@ def test_relay_that_was_lost_a_while_ago_keeps_its_place_and_one_long_gone_does_
     gone = away._replace(relay=3, address="wss://c.example", state_since=NOW - 10 * HOUR, failures=9)
     stale = there._replace(relay=4, address="wss://d.example", productive_at=NOW - PROVEN_FOR_MS, novel=0.0)
     better = [candidate(10 + n, f"n{n}.example", named_by_user=True, namers=3) for n in range(5)]
-    users = {each.relay: [Namer(each.relay, False, True)] for each in better}
+    users = {each.relay: [Mention(each.relay, False, True)] for each in better}
     chosen = choose(
         ranked([gone, stale, *better, away, there], NOW), selection(5), NOW, lambda each: users.get(each.relay, [])
     )
@@ -140,10 +142,10 @@ def test_relays_with_something_in_common_get_few_places_and_a_few_trials(
             resolved = f"203.0.113.{number % 250}"
         return candidate(number, host, resolved=resolved if same.keys() & {"resolved", "prefix"} else "")
 
-    def namers(each: RelayCandidate) -> list[Namer]:
+    def namers(each: RelayCandidate) -> list[Mention]:
         if "namer" in same:
-            return [Namer(1, False, False), Namer(2, False, False)]
-        return [Namer(1, True, False), Namer(1_000 + each.relay, False, False)] if "monitor" in same else []
+            return [Mention(1, False, False), Mention(2, False, False)]
+        return [Mention(1, True, False), Mention(1_000 + each.relay, False, False)] if "monitor" in same else []
 
     crowd = [made(number) for number in range(200)]
     chosen = choose(ranked(crowd, NOW), selection(), NOW, namers)
@@ -167,7 +169,10 @@ def test_hundreds_of_productive_relays_of_one_hoster_and_those_of_users_are_not_
     fresh = [candidate(2_000 + number, f"f{number}.hoster.example", resolved="203.0.113.9") for number in range(3)]
     chosen = choose(
         ranked([*productive, *of_users, *fresh], NOW), selection(), NOW,
-        lambda each: [Namer(each.relay // 2, False, each.named_by_user), Namer(each.relay // 2 + 9_999, False, False)],
+        lambda each: [
+            Mention(each.relay // 2, False, each.named_by_user),
+            Mention(each.relay // 2 + 9_999, False, False),
+        ],
     )  # fmt: skip
     assert len(hosts(chosen)) == 603
     assert not chosen.crowded
@@ -175,7 +180,7 @@ def test_hundreds_of_productive_relays_of_one_hoster_and_those_of_users_are_not_
 
 def test_user_counts_for_few_relays_and_those_that_come_first_of_these() -> None:
     named = [candidate(number, f"n{number}.example", named_by_user=True, namers=1) for number in range(100)]
-    chosen = choose(ranked(named, NOW), selection(), NOW, lambda _: [Namer(7, False, True)])
+    chosen = choose(ranked(named, NOW), selection(), NOW, lambda _: [Mention(7, False, True)])
     assert hosts(chosen, trials=False) == {f"n{number}.example" for number in range(20)}
     assert chosen.crowded == {Skipped.NAMER: 80}
 

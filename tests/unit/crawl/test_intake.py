@@ -27,13 +27,13 @@ from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.store import cursors, events, inbox, relays
+from pipeline.store import cursors, events, inbox, relay_candidates, relay_records, relay_status, relays
 from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, DatabaseFailed, Row
 from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 from pipeline.store.wanted_authors import Change, WantedChanges
 
@@ -303,12 +303,12 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
 def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
     with desk.db.write() as tx:
         relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
-        relays.start_crawling(tx, [1], NOW_MS)
+        relay_status.start_crawling(tx, [1], NOW_MS)
     status = RelayStatus(1, "wss://a.example", RelayState.CONNECTED, NOW_MS, 3, 0, 0, 0, "")
     desk.take(Batch(1, NOW_MS, status=status), Batch(1, NOW_MS, limits='{"max_pages":1}'))
     with desk.db.read() as tx:
-        assert relays.statuses(tx) == [status]
-        assert relays.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'
+        assert relay_status.statuses(tx) == [status]
+        assert relay_candidates.candidates(tx, discovered=False, limit=9)[0].limits == '{"max_pages":1}'
 
 
 def test_what_is_submitted_together_is_committed_together(desk: Desk) -> None:
@@ -408,7 +408,7 @@ def test_readers_learn_what_the_verification_of_their_events_found(desk: Desk) -
         relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
     desk.take(batch(note("5")))
     with desk.db.read() as tx:
-        (record,) = relays.records(tx, everything=True, limit=9)
+        (record,) = relay_records.records(tx, everything=True, limit=9)
     assert (record.forged, record.stranger_bytes) == (2, len(strange.to_json()))
 
 
@@ -419,7 +419,7 @@ def test_many_forgeries_are_written_down_at_once(desk: Desk, monkeypatch: pytest
         relays.set_bootstrap(tx, ["wss://a.example"], NOW_MS)
     desk.take(batch(*(forged_content(note(f"{n}")) for n in range(3))))
     with desk.db.read() as tx:
-        (record,) = relays.records(tx, everything=True, limit=9)
+        (record,) = relay_records.records(tx, everything=True, limit=9)
     assert record.forged == 3
 
 

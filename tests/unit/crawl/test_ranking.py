@@ -1,7 +1,7 @@
 """The order in which relays deserve to be dialled."""
 
 from pipeline.crawl.ranking import ranked, score
-from pipeline.store.relays import NOVEL_HALF_LIFE_MS, RelayCandidate
+from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS, RelayCandidate
 
 NOW = 1_700_000_000_000
 HOUR = 3_600_000
@@ -21,7 +21,7 @@ def test_the_operators_come_before_all_whatever_they_brought() -> None:
 def test_what_they_brought_lately_counts_most() -> None:
     brought = PLAIN._replace(novel=5_000.0, novel_at=NOW)
     named = PLAIN._replace(namers=16, named_by_user=True)
-    long_ago = brought._replace(novel_at=NOW - 12 * NOVEL_HALF_LIFE_MS)
+    long_ago = brought._replace(novel_at=NOW - 12 * FIRST_SEEN_HALF_LIFE_MS)
     assert order(PLAIN, named, brought, long_ago) == [2, 1, 3, 0]
 
 

@@ -20,7 +20,7 @@ from pipeline.crawl.selection import (
     tried_anew,
 )
 from pipeline.nostr.address import RelayAddress, parse_address
-from pipeline.store.relays import RelayCandidate
+from pipeline.store.relay_candidates import RelayCandidate
 from tests.fakes.socks import onion_host
 from tests.seeds import seeds
 

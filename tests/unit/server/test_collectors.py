@@ -11,14 +11,25 @@ from pipeline.process.clock import SystemClock
 from pipeline.server.collectors import StoreCollector
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
-from pipeline.store import events, gauges, inbox, outbox, relays, target_relay, users
+from pipeline.store import (
+    events,
+    gauges,
+    inbox,
+    outbox,
+    relay_candidates,
+    relay_mentions,
+    relay_status,
+    relays,
+    target_relay,
+    users,
+)
 from pipeline.store.database import Database, Tx
 from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 
 NOW = 1_700_000_000_000
@@ -47,11 +58,11 @@ def samples(text: str) -> dict[str, float]:
 def crawl(
     tx: Tx, address: str, state: RelayState, *, backoff: int = 0, subscriptions: int = 0, since: int = NOW
 ) -> None:
-    relays.name(tx, address, source="test", author=1, is_user=False, now=NOW)
+    relay_mentions.record_mention(tx, address, source="test", author=1, is_user=False, now=NOW)
     number = relays.find(tx, address)
     assert number is not None
-    relays.start_crawling(tx, [number], NOW)
-    relays.put_statuses(tx, [RelayStatus(number, address, state, since, subscriptions, backoff, 0, 0, "")])
+    relay_status.start_crawling(tx, [number], NOW)
+    relay_status.put_statuses(tx, [RelayStatus(number, address, state, since, subscriptions, backoff, 0, 0, "")])
 
 
 def owe(tx: Tx, event: int, received_at: int, *sinks: SinkName) -> None:
@@ -138,7 +149,7 @@ def test_only_the_current_state_of_a_crawled_relay_has_a_series(database: Databa
         crawl(tx, "wss://a.example.com", RelayState.CONNECTED, subscriptions=7)
         crawl(tx, "wss://b.example.com/x", RelayState.BACKPRESSURED, subscriptions=2)
         crawl(tx, "wss://c.example.com", RelayState.DISCONNECTED)
-        relays.name(tx, "wss://never.example.com", source="test", author=1, is_user=False, now=NOW)
+        relay_mentions.record_mention(tx, "wss://never.example.com", source="test", author=1, is_user=False, now=NOW)
     found = {
         name: value
         for name, value in samples(rendered(database)).items()
@@ -163,10 +174,10 @@ def test_events_that_a_relay_brought_first_count_for_less_as_they_age(database: 
         crawl(tx, "wss://a.example.com", RelayState.CONNECTED)
         number = relays.find(tx, "wss://a.example.com")
         assert number is not None
-        relays.add_novel(tx, {number: 100}, NOW)
+        relay_candidates.add_first_seen(tx, {number: 100}, NOW)
     name = 'event_service_relay_first_seen_events{address="wss://a.example.com"}'
     assert samples(rendered(database))[name] == 100
-    assert samples(rendered(database, now=NOW + relays.NOVEL_HALF_LIFE_MS))[name] == 50
+    assert samples(rendered(database, now=NOW + relay_candidates.FIRST_SEEN_HALF_LIFE_MS))[name] == 50
 
 
 def test_a_hosts_backoff_is_the_longest_of_its_relays_and_runs_down(database: Database) -> None:

@@ -14,7 +14,9 @@ from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing
 from pipeline.store.outbox import SinkName
-from pipeline.store.relays import Operator, RelayRecord, RelayState
+from pipeline.store.relay_records import RelayRecord
+from pipeline.store.relay_status import RelayState
+from pipeline.store.relays import OperatorOverride
 from pipeline.store.shares import Budget, Waiting
 
 NOW = 1_700_000_000_000
@@ -77,8 +79,8 @@ def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
 
 def relay(state: RelayState, last_error: str = "", failures: int = 0, number: int = 1) -> RelayRecord:
     return RelayRecord(
-        number, f"wss://r{number}.example", "bootstrap", Operator.NOTHING, 0, 0, 0, False, 1, state, 0, 0, "query",
-        "auto", 0.0, 0, 0, 0, failures, 0, 0, last_error, "{}",
+        number, f"wss://r{number}.example", "bootstrap", OperatorOverride.NOTHING, 0, 0, 0, False, 1, state, 0, 0,
+        "query", "auto", 0.0, 0, 0, 0, failures, 0, 0, last_error, "{}",
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from pipeline.store import cursors, relays
+from pipeline.store import cursors, relay_mentions, relay_status, relays
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database, Tx
 from pipeline.store.horizon import seen_before
-from pipeline.store.relays import Operator, RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
+from pipeline.store.relays import OperatorOverride
 
 DAY = 86_400_000
 NOW = 20_000 * DAY
@@ -20,10 +21,10 @@ def horizon(tx: Tx, *, most: int = 180) -> float:
 
 def relay(tx: Tx, address: str, state: RelayState, *, days_ago: int, **at: int) -> int:
     """A relay in a state since so many days ago, and its cursors by query, in days ago."""
-    relays.name(tx, address, source="hint", author=1, is_user=True, now=NOW)
+    relay_mentions.record_mention(tx, address, source="hint", author=1, is_user=True, now=NOW)
     number = relays.find(tx, address)
     assert number is not None
-    relays.put_statuses(tx, [RelayStatus(number, address, state, NOW - days_ago * DAY, 0, 0, 0, 0, "")])
+    relay_status.put_statuses(tx, [RelayStatus(number, address, state, NOW - days_ago * DAY, 0, 0, 0, 0, "")])
     moved = [Cursor(number, f"{query}/", (NOW - days * DAY) // 1000, 1) for query, days in at.items()]
     cursors.advance(tx, moved, NOW // 1000)
     return number
@@ -44,9 +45,11 @@ def test_a_relay_that_is_away_keeps_ids_from_days_before_its_cursor(db: Database
         assert horizon(tx, most=31) == 31
 
 
-@pytest.mark.parametrize(("decision", "days"), [(None, 30), (Operator.ADDED, 43), (Operator.REMOVED, 30)])
+@pytest.mark.parametrize(
+    ("decision", "days"), [(None, 30), (OperatorOverride.ADDED, 43), (OperatorOverride.REMOVED, 30)]
+)
 def test_one_that_is_away_for_longer_is_waited_for_only_if_the_operator_names_it(
-    db: Database, decision: Operator | None, days: int
+    db: Database, decision: OperatorOverride | None, days: int
 ) -> None:
     with db.write() as tx:
         relay(tx, AWAY, RelayState.DISCONNECTED, days_ago=40, authors=40)

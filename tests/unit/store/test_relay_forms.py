@@ -1,6 +1,6 @@
 """Checks of forms: stored by relay, and what they take back with them."""
 
-from pipeline.store import cursors, relay_forms, relays, sweeps
+from pipeline.store import cursors, relay_forms, relay_records, relays, sweeps
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database
 from pipeline.store.relay_forms import FormChanges, FormCheck
@@ -35,4 +35,4 @@ def test_what_is_owed_takes_back_its_cursors_and_progress_and_no_others(db: Data
         assert sorted(cursors.of_relay(tx, 1), key=lambda each: each.query) == kept
         assert len(cursors.of_relay(tx, 2)) == len(queries)
         assert sweeps.of_relay(tx, 1) == left[:1]
-        assert relays.records(tx, everything=True, limit=1)[0].limits == '{"a":1}'
+        assert relay_records.records(tx, everything=True, limit=1)[0].limits == '{"a":1}'

@@ -1,20 +1,24 @@
 """Which relay addresses are forgotten, and that nobody who invents them keeps others from being learned."""
 
-from pipeline.store import relay_pruning, relays, users
+from pipeline.store import relay_candidates, relay_mentions, relay_pruning, relay_records, relay_status, relays, users
 from pipeline.store.database import Database, Tx
+from pipeline.store.relay_mentions import MentionOutcome
 from pipeline.store.relay_pruning import MAX_MONITORED, MAX_NAMED, MAX_NAMERS, Crowded
-from pipeline.store.relays import Naming, Operator, RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
+from pipeline.store.relays import OperatorOverride
 
 NOW = 1_700_000_000_000
 HONEST = "wss://honest.example"
 
 
-def name(tx: Tx, address: str, author: int, *, is_user: bool = False, now: int = NOW, source: str = "hint") -> Naming:
-    return relays.name(tx, address, source=source, author=author, is_user=is_user, now=now)
+def name(
+    tx: Tx, address: str, author: int, *, is_user: bool = False, now: int = NOW, source: str = "hint"
+) -> MentionOutcome:
+    return relay_mentions.record_mention(tx, address, source=source, author=author, is_user=is_user, now=now)
 
 
 def known(tx: Tx) -> set[str]:
-    return {each.address for each in relays.records(tx, everything=True, limit=100_000)}
+    return {each.address for each in relay_records.records(tx, everything=True, limit=100_000)}
 
 
 def prune(db: Database, most: int = relay_pruning.MAX_UNANSWERED) -> None:
@@ -37,10 +41,10 @@ def test_620_relay_lists_of_one_user_keep_no_honest_relay_from_being_learned(db:
         if number % 50 == 0:
             prune(db)
     with db.write() as tx:
-        assert name(tx, HONEST, 2, is_user=True) is Naming.NEW
+        assert name(tx, HONEST, 2, is_user=True) is MentionOutcome.NEW
     prune(db)
     with db.read() as tx:
-        candidates = [each.address for each in relays.candidates(tx, discovered=True, limit=100_000)]
+        candidates = [each.address for each in relay_candidates.candidates(tx, discovered=True, limit=100_000)]
         assert HONEST in candidates
         assert relays.count(tx) == MAX_NAMED + 1
         assert "wss://r0-0.example" not in known(tx), "the author's oldest made room"
@@ -50,17 +54,17 @@ def test_author_with_too_many_namings_is_refused_until_the_sweeper_was_there(db:
     with db.write() as tx:
         name(tx, HONEST, 9)
         for number in range(2 * MAX_NAMED):
-            assert name(tx, f"wss://r{number}.example", 1) is Naming.NEW
-        assert name(tx, "wss://more.example", 1) is Naming.REFUSED
-        assert name(tx, HONEST, 1, is_user=True) is Naming.REFUSED
-        assert name(tx, "wss://r1.example", 1) is Naming.KNOWN, "to repeat oneself costs nothing"
+            assert name(tx, f"wss://r{number}.example", 1) is MentionOutcome.NEW
+        assert name(tx, "wss://more.example", 1) is MentionOutcome.REFUSED
+        assert name(tx, HONEST, 1, is_user=True) is MentionOutcome.REFUSED
+        assert name(tx, "wss://r1.example", 1) is MentionOutcome.KNOWN, "to repeat oneself costs nothing"
         assert tx.execute("SELECT namers, named_by_user FROM relays WHERE address = ?", (HONEST,)).fetchall() == [
             (1, 0)
         ]
         assert relay_pruning.crowded(tx) == [Crowded(1, False, MAX_NAMED)]
     prune(db)
     with db.write() as tx:
-        assert name(tx, "wss://more.example", 1) is Naming.NEW
+        assert name(tx, "wss://more.example", 1) is MentionOutcome.NEW
 
 
 def test_address_that_others_name_stays_when_one_author_yields(db: Database) -> None:
@@ -72,7 +76,7 @@ def test_address_that_others_name_stays_when_one_author_yields(db: Database) -> 
         name(tx, answered, 7, is_user=True)
         number = relays.find(tx, answered)
         assert number is not None
-        relays.put_statuses(tx, [RelayStatus(number, answered, RelayState.CONNECTED, NOW, 0, 0, 0, 0, "")])
+        relay_status.put_statuses(tx, [RelayStatus(number, answered, RelayState.CONNECTED, NOW, 0, 0, 0, 0, "")])
         for number in range(MAX_NAMED):
             name(tx, f"wss://r{number}.example", 7)
     prune(db)
@@ -87,13 +91,13 @@ def test_monitor_has_a_bound_of_its_own_and_renews_what_is_known(db: Database) -
         name(tx, HONEST, 9)
         for number in range(2 * MAX_MONITORED):
             address = f"wss://r{number}.example"
-            assert name(tx, address, 1, source="monitor", is_user=True) is Naming.NEW
-        assert name(tx, "wss://more.example", 1, source="monitor") is Naming.REFUSED
-        relays.name(tx, HONEST, source="monitor", author=1, is_user=True, now=NOW, seen_up_at=NOW)
+            assert name(tx, address, 1, source="monitor", is_user=True) is MentionOutcome.NEW
+        assert name(tx, "wss://more.example", 1, source="monitor") is MentionOutcome.REFUSED
+        relay_mentions.record_mention(tx, HONEST, source="monitor", author=1, is_user=True, now=NOW, seen_up_at=NOW)
         assert tx.execute("SELECT seen_up_at FROM relays WHERE address = ?", (HONEST,)).get == NOW
-        assert name(tx, "wss://hint.example", 1) is Naming.NEW
+        assert name(tx, "wss://hint.example", 1) is MentionOutcome.NEW
         assert tx.execute("SELECT sum(named_by_user) FROM relays").get == 0
-        relays.mark_named_by(tx, 1)
+        relay_mentions.mark_mentioned_by_user(tx, 1)
         assert tx.execute("SELECT address FROM relays WHERE named_by_user").fetchall() == [("wss://hint.example",)]
         assert relay_pruning.crowded(tx) == [Crowded(1, True, MAX_MONITORED)]
 
@@ -105,13 +109,15 @@ def test_unanswered_make_room_for_each_other_however_often_named_and_crawled(db:
         for number in range(20):
             for author in range(MAX_NAMERS):
                 name(tx, f"wss://r{number}.example", author, is_user=True, now=NOW + number)
-        relays.set_operator(tx, "wss://r2.example", Operator.REMOVED, NOW)
-        numbers = {each.address: each.relay for each in relays.records(tx, everything=True, limit=100)}
-        relays.start_crawling(tx, numbers.values(), NOW)
+        relays.set_operator(tx, "wss://r2.example", OperatorOverride.REMOVED, NOW)
+        numbers = {each.address: each.relay for each in relay_records.records(tx, everything=True, limit=100)}
+        relay_status.start_crawling(tx, numbers.values(), NOW)
         for address in ("wss://r3.example", "wss://r4.example"):
-            relays.put_statuses(tx, [RelayStatus(numbers[address], address, RelayState.CONNECTED, NOW, 0, 0, 0, 0, "")])
+            relay_status.put_statuses(
+                tx, [RelayStatus(numbers[address], address, RelayState.CONNECTED, NOW, 0, 0, 0, 0, "")]
+            )
         gone = RelayStatus(numbers["wss://r4.example"], "", RelayState.DISCONNECTED, NOW + 9, 0, 0, 0, 0, "reset")
-        relays.put_statuses(tx, [gone])
+        relay_status.put_statuses(tx, [gone])
     prune(db, 2)
     with db.read() as tx:
         assert known(tx) == {"wss://boot.example", *(f"wss://r{n}.example" for n in (2, 3, 4, 18, 19))}
@@ -140,5 +146,5 @@ def test_status_of_a_forgotten_relay_leaves_nothing_behind(db: Database) -> None
         is_missing=True,
     )  # fmt: skip
     with db.write() as tx:
-        relays.put_statuses(tx, [lost])
+        relay_status.put_statuses(tx, [lost])
         assert tx.execute("SELECT count(*) FROM relay_spellings").get == 0

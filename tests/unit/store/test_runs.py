@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store import cursors, drops, relays, runs
+from pipeline.store import cursors, drops, relay_candidates, relay_status, relays, runs
 from pipeline.store.backup import back_up
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Database
@@ -111,8 +111,8 @@ def test_relays_first_crawled_by_a_clock_behind_are_crawled_from_now(
     then = NOW - 400 * DAY_MS
     with db.write() as tx:
         relays.set_bootstrap(tx, ["wss://old.example", "wss://new.example"], then)
-        relays.start_crawling(tx, [1], then - DAY_MS)
-        relays.start_crawling(tx, [2], then + 5)
+        relay_status.start_crawling(tx, [1], then - DAY_MS)
+        relay_status.start_crawling(tx, [2], then + 5)
         cursors.advance(tx, [Cursor(relay, "whole", then // 1000, 1) for relay in (1, 2)], then // 1000)
         runs.begin(tx, replace(FIRST, clock=then - 1000), then)
         if has_future:
@@ -123,5 +123,5 @@ def test_relays_first_crawled_by_a_clock_behind_are_crawled_from_now(
     with db.read() as tx:
         assert len(cursors.of_relay(tx, 1)) == 1
         assert len(cursors.of_relay(tx, 2)) == 1 - expected
-        since = {each.relay: each.crawled_since for each in relays.candidates(tx, discovered=False, limit=9)}
+        since = {each.relay: each.crawled_since for each in relay_candidates.candidates(tx, discovered=False, limit=9)}
     assert since == {1: then - DAY_MS, 2: NOW if expected else then + 5}

@@ -3,9 +3,10 @@
 import pytest
 
 from pipeline.nostr.address import InvalidAddress
-from pipeline.store import relay_pruning, relays
+from pipeline.store import relay_candidates, relay_mentions, relay_pruning, relay_records, relay_status, relays
 from pipeline.store.database import Database, Tx
-from pipeline.store.relays import Operator, RelayState, RelayStatus
+from pipeline.store.relay_status import RelayState, RelayStatus
+from pipeline.store.relays import OperatorOverride
 from pipeline.store.spellings import MAX_SPELLERS, MAX_SPELLINGS
 
 NOW = 1_700_000_000_000
@@ -13,11 +14,11 @@ BARE, SLASH, TWO = "wss://a.example/relay", "wss://a.example/relay/", "wss://a.e
 
 
 def name(tx: Tx, spelling: str, author: int, now: int = NOW) -> None:
-    relays.name(tx, spelling, source="relay-list", author=author, is_user=True, now=now)
+    relay_mentions.record_mention(tx, spelling, source="relay-list", author=author, is_user=True, now=now)
 
 
 def dialled(tx: Tx) -> list[str]:
-    found = relays.candidates(tx, discovered=True, limit=9)
+    found = relay_candidates.candidates(tx, discovered=True, limit=9)
     return [candidate.spelling or candidate.address for candidate in found]
 
 
@@ -25,7 +26,7 @@ def note_missing(tx: Tx, spelling: str, now: int) -> None:
     lost = RelayStatus(
         1, BARE, RelayState.DISCONNECTED, now, 0, 0, 1, 0, "HTTP status 404", dialled=spelling, is_missing=True
     )
-    relays.put_statuses(tx, [lost])
+    relay_status.put_statuses(tx, [lost])
 
 
 def test_the_spelling_that_most_authors_use_is_dialled(db: Database) -> None:
@@ -55,11 +56,11 @@ def test_the_operators_spelling_comes_before_all_others(db: Database) -> None:
     with db.write() as tx:
         for author in range(5):
             name(tx, SLASH, author)
-        relays.set_operator(tx, TWO, Operator.ADDED, NOW)
+        relays.set_operator(tx, TWO, OperatorOverride.ADDED, NOW)
         assert dialled(tx) == [TWO]
         relays.set_bootstrap(tx, [BARE], NOW)
         assert dialled(tx) == [BARE]
-        assert relays.records(tx, everything=True, limit=9)[0].dialled == BARE
+        assert relay_records.records(tx, everything=True, limit=9)[0].dialled == BARE
 
 
 def test_where_nothing_is_found_the_next_is_dialled_and_what_answers_stays(db: Database) -> None:
@@ -74,7 +75,7 @@ def test_where_nothing_is_found_the_next_is_dialled_and_what_answers_stays(db: D
             note_missing(tx, spelling, NOW + step)
         assert tried == [TWO, SLASH, BARE, TWO], "the canonical form is among them, and then it begins again"
         connected = RelayStatus(1, BARE, RelayState.CONNECTED, NOW + 9, 0, 0, 0, 0, "", dialled=SLASH)
-        relays.put_statuses(tx, [connected])
+        relay_status.put_statuses(tx, [connected])
         name(tx, "wss://a.example/./relay", 77)
         assert dialled(tx) == [SLASH], "what a stranger writes does not displace what answers"
 
@@ -96,8 +97,8 @@ def test_strangers_cannot_make_many_rows_nor_drive_out_what_is_in_use(db: Databa
 
 def test_spellings_go_with_their_relay(db: Database) -> None:
     with db.write() as tx:
-        relays.name(tx, SLASH, source="hint", author=1, is_user=False, now=NOW)
-        relays.name(tx, "wss://newer.example", source="hint", author=2, is_user=False, now=NOW)
+        relay_mentions.record_mention(tx, SLASH, source="hint", author=1, is_user=False, now=NOW)
+        relay_mentions.record_mention(tx, "wss://newer.example", source="hint", author=2, is_user=False, now=NOW)
         assert relay_pruning.forget_unanswered(tx, 10) == 1
         assert tx.execute("SELECT spelling FROM relay_spellings").fetchall() == [("wss://newer.example",)]
         assert tx.execute("SELECT author FROM relay_spellers").fetchall() == [(2,)]
@@ -119,7 +120,7 @@ def test_names_that_differ_in_idna_2008_only_are_two_relays(db: Database) -> Non
     with db.write() as tx:
         name(tx, "wss://strasse.de", 1)
         name(tx, "wss://straße.de/", 2)
-        addresses = [each.address for each in relays.candidates(tx, discovered=True, limit=9)]
+        addresses = [each.address for each in relay_candidates.candidates(tx, discovered=True, limit=9)]
         assert addresses == ["wss://strasse.de", "wss://xn--strae-oqa.de"]
         assert dialled(tx) == ["wss://strasse.de", "wss://straße.de/"]
 
