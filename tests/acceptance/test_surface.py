@@ -9,11 +9,11 @@ from time import monotonic, time
 import pytest
 import websocket
 
+from tests.factories.events import Author, authors, forge_signature
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
-from tests.world.events import Author, authors, forge_signature
 
 USER, FRIEND, STRANGER = authors(3, 3)
 TYPES = {

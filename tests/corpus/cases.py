@@ -9,7 +9,7 @@ from typing import Any
 from coincurve import PrivateKey
 
 from tests.corpus.events import PEOPLE, T0
-from tests.world.events import assemble, compact, event_hash, forge_content, forge_signature
+from tests.factories.events import assemble, compact, event_hash, forge_content, forge_signature
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from tests.world.events import Author, SignedEvent, Tags, authors
+from tests.factories.events import Author, SignedEvent, Tags, authors
 
 SEED = 2_024
 T0 = 1_700_000_000

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from tests.world.events import SignedEvent
+from tests.factories.events import SignedEvent
 
 Filters = Sequence[Mapping[str, Any]]
 

@@ -17,7 +17,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.peer import Peer
-from tests.world.ledger import Delivered
+from tests.oracle.delivery import Delivered
 
 PROJECT = "test"
 TOPIC_ID = "nostr-events"

@@ -8,7 +8,7 @@ from typing import Self
 
 import apsw
 
-from tests.world.events import Author, SignedEvent
+from tests.factories.events import Author, SignedEvent
 
 Raw = str | bytes | None
 """What ends up in a payload column."""

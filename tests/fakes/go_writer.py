@@ -11,8 +11,8 @@ from pathlib import Path
 
 import apsw
 
+from tests.factories.events import Author, SignedEvent, assemble
 from tests.fakes.go_database import GoDatabase
-from tests.world.events import Author, SignedEvent, assemble
 
 PAYLOAD = 3000
 UNFINISHED = 200

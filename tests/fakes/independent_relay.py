@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.factories.events import SignedEvent
+from tests.factories.workload import write_events
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.peer import Peer
 from tests.fakes.publisher import Answers, publish_events
 from tests.fakes.scratch import scratch_path
-from tests.world.events import SignedEvent
-from tests.world.workload import write_events
 
 READY_TIMEOUT_S = 20.0
 LOAD_TIMEOUT_S = 300.0

@@ -11,9 +11,9 @@ from typing import Self
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from tests.factories.events import SignedEvent
 from tests.fakes.greeting import greet
 from tests.fakes.net import pause
-from tests.world.events import SignedEvent
 
 WINDOW = 16
 """Events on the way to a relay. More, or bursts, run into Nagle's algorithm at the relay and get slower."""

@@ -25,7 +25,7 @@ from tests.fakes import wire
 from tests.fakes.net import loopback_address
 from tests.fakes.pubsub_record import Batch, Recorder
 from tests.fakes.pubsub_rules import Rule, Script
-from tests.world.ledger import Delivered
+from tests.oracle.delivery import Delivered
 
 PROJECT: str = "test"
 TOPIC: str = f"projects/{PROJECT}/topics/nostr-events"

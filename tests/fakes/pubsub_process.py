@@ -16,7 +16,7 @@ from tests.fakes.pubsub import DEFAULT_TIMEOUT_S, TOPIC, FakePubSub
 from tests.fakes.pubsub_record import Batch, read_record
 from tests.fakes.pubsub_rules import Rule, rules_from_json, rules_to_json
 from tests.fakes.scratch import scratch_path
-from tests.world.ledger import Delivered
+from tests.oracle.delivery import Delivered
 
 READY_TIMEOUT_S = 30.0
 _POLL_S = 0.05

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes import wire
-from tests.world.ledger import Delivered
+from tests.oracle.delivery import Delivered
 
 _HEADER = struct.Struct("<dI")
 

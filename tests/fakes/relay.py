@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import HONEST, Behaviour, Upgrade
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay_connection import Connection
@@ -38,7 +39,6 @@ from tests.fakes.relay_journal import (
     Req,
 )
 from tests.fakes.relay_store import MemoryStore
-from tests.world.events import SignedEvent
 
 _quiet = logging.getLogger("tests.fakes.relay.websockets")
 _quiet.setLevel(logging.CRITICAL + 1)

@@ -9,12 +9,12 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import Behaviour, How, Interruption, Refusal
 from tests.fakes.relay_intake import Intake, Relay
 from tests.fakes.relay_journal import Answered, Close, Entry, Other, Refused, Req
 from tests.fakes.relay_output import Output, event_frame
 from tests.fakes.relay_store import InvalidFilter, Page, Query
-from tests.world.events import SignedEvent
 
 
 class Connection:

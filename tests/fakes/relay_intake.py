@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any, Protocol
 
+from tests.factories.events import SignedEvent, from_raw, is_authentic
 from tests.fakes.behaviour import Behaviour, OkRule
 from tests.fakes.relay_journal import Authenticated, Journal, Other, Published
 from tests.fakes.relay_output import Output
 from tests.fakes.relay_store import MemoryStore
-from tests.world.events import SignedEvent, from_raw, is_authentic
 
 
 class Relay(Protocol):

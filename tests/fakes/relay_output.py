@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import Frame, Opcode
 
+from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import Behaviour, How
 from tests.fakes.relay_frames import (
     COMPRESSED,
@@ -20,7 +21,6 @@ from tests.fakes.relay_frames import (
     reset,
     write,
 )
-from tests.world.events import SignedEvent
 
 _WRITE_CHUNK = 64
 """Frames put on the wire at once; between two chunks other connections get their turn."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from tests.factories.events import SignedEvent
+from tests.factories.workload import read_events, write_events
 from tests.fakes.behaviour import PRESETS
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, pause
@@ -20,8 +22,6 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Gone, Opened, Req
 from tests.fakes.relay_stream import Times, stream
 from tests.fakes.scratch import scratch_path
-from tests.world.events import SignedEvent
-from tests.world.workload import read_events, write_events
 
 READY_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 600.0

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tests.factories.events import SignedEvent
+from tests.factories.workload import replaceable_key
 from tests.fakes.behaviour import Behaviour, Filters, Order
-from tests.world.events import SignedEvent
-from tests.world.workload import replaceable_key
 
 
 class InvalidFilter(ValueError):

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from time import monotonic, time
 
+from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
-from tests.world.events import SignedEvent
-from tests.world.ledger import Ledger
+from tests.oracle.delivery import Ledger
 
 MAX_BATCH = 64
 MAX_UNREAD_BYTES = 2 * 1024 * 1024

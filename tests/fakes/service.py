@@ -22,11 +22,11 @@ from typing import Any, Self
 
 import websocket
 
+from tests.factories.events import Author, SignedEvent
 from tests.fakes.child import Child, ChildFailed
 from tests.fakes.net import free_port, loopback_address, pause
 from tests.fakes.procs import Process, session_members
 from tests.fakes.scrape import Scrape
-from tests.world.events import Author, SignedEvent
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 75.0

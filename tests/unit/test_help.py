@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from tests.command_lines import all_commands, arguments, complaint
+from tests.support.command_lines import all_commands, arguments, complaint
 
 COMMANDS = dict(all_commands())
 SLOW = (

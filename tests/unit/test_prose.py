@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from pipeline.cli import main
 from pipeline.process.metrics import Metrics
 from pipeline.settings.schema import SETTINGS
-from tests.command_lines import all_commands
+from tests.support.command_lines import all_commands
 
 ROOT = Path(__file__).resolve().parents[2]
 # In no text for operators; the glossary has a word for each.

@@ -14,11 +14,11 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.store import users
 from pipeline.store.schema import open_database
+from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.behaviour import Behaviour, How, Refusal
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.stages.support import wait_until
-from tests.world.events import Author, SignedEvent, authors
 
 ALICE, BOB = authors(91, 2)
 NOW = int(time())

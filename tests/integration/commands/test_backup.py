@@ -17,11 +17,11 @@ from pipeline.store import inbox, users
 from pipeline.store.database import Database
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
+from tests.factories.events import authors
 from tests.fakes.child import Child
 from tests.fakes.net import pause
 from tests.integration.commands.operator import Operator
-from tests.seeds import seeds
-from tests.world.events import authors
+from tests.support.seeds import seeds
 
 WAIT_S = 30.0
 USERS = authors(63, 3)

@@ -6,12 +6,12 @@ from time import time
 
 import pytest
 
+from tests.factories.events import Author, SignedEvent
+from tests.factories.workload import Workload
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.commands.operator import Operator
-from tests.world.events import Author, SignedEvent
-from tests.world.workload import Workload
 
 NOW = int(time())
 WAIT_S = 40.0

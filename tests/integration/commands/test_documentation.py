@@ -14,11 +14,11 @@ from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
-from tests.command_lines import arguments, complaint
+from tests.factories.events import Author
 from tests.fakes.go_database import GoDatabase
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import settings
-from tests.world.events import Author
+from tests.support.command_lines import arguments, complaint
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ("README.md", "CONTRIBUTING.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")

@@ -8,8 +8,8 @@ from pipeline.process.clock import SystemClock
 from pipeline.store import inbox
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
+from tests.factories.events import Author
 from tests.integration.commands.operator import Operator
-from tests.world.events import Author
 
 
 def test_an_event_is_explained_by_either_form_of_its_id(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from time import time
 import pytest
 
 from pipeline.go_import.swap import workspace
+from tests.factories.events import SignedEvent, authors, forge_content, forge_signature
+from tests.factories.workload import Workload
 from tests.fakes.child import Child
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.net import pause
 from tests.integration.commands.operator import Operator
-from tests.seeds import seeds
-from tests.world.events import SignedEvent, authors, forge_content, forge_signature
-from tests.world.workload import Workload
+from tests.support.seeds import seeds
 
 WAIT_S = 30.0
 NOW = int(time())

@@ -11,13 +11,13 @@ from pipeline.cli import main
 from pipeline.process.clock import SystemClock
 from pipeline.store.database import DatabaseUnusable
 from pipeline.store.schema import open_database
+from tests.factories.events import authors
 from tests.fakes.child import Child
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.net import pause
 from tests.fakes.service import settings
 from tests.integration.commands.operator import Operator
-from tests.seeds import seeds
-from tests.world.events import authors
+from tests.support.seeds import seeds
 
 WAIT_S = 30.0
 NOW = 1_700_000_000

@@ -18,10 +18,10 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from tests.factories.events import Author
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import settings
-from tests.world.events import Author
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

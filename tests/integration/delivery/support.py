@@ -23,8 +23,8 @@ from pipeline.store.database import Row
 from pipeline.store.events import Accepted
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from tests.factories.events import Author, SignedEvent
 from tests.fakes.net import pause
-from tests.world.events import Author, SignedEvent
 
 NOW = 1_700_000_000
 PATIENCE_S = 20.0

@@ -18,7 +18,7 @@ from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Ve
 from pipeline.store import outbox
 from pipeline.store.outbox import SinkName
 from tests.integration.delivery.support import NOW, Loop, Outbox, notes, wait_until
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 Answer = Callable[[Sequence[Message]], Verdicts]
 

@@ -10,9 +10,9 @@ from pipeline.nostr.client_message import encode_neg_close, encode_neg_msg, enco
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import NegError, NegMessage, parse_relay_message
 from pipeline.nostr.negentropy import DEFAULT_FRAME_LIMIT, MIN_FRAME_LIMIT, ItemSet, Reconciliation
+from tests.factories.events import Author
 from tests.fakes.independent_relay import IndependentRelay
-from tests.seeds import seeds
-from tests.world.events import Author
+from tests.support.seeds import seeds
 
 Item = tuple[int, bytes]
 

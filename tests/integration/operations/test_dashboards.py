@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from tests.factories.events import authors
 from tests.fakes.behaviour import Behaviour, OkRule
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, wait_listening
@@ -24,7 +25,6 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import until
-from tests.world.events import authors
 
 DEPLOY = Path(__file__).resolve().parents[3] / "pipeline" / "deploy"
 ALERTS = DEPLOY / "alerts.yml"

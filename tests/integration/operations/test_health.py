@@ -9,12 +9,12 @@ from time import time
 
 import pytest
 
+from tests.factories.events import SignedEvent, authors
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import PATIENCE_S, complaint, logged, problems, until
-from tests.world.events import SignedEvent, authors
 
 AUTHORS = authors(9, 3)
 

@@ -4,14 +4,14 @@ from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
 
+from tests.factories.events import authors
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import PATIENCE_S, until
-from tests.world.events import authors
-from tests.world.ledger import Ledger
+from tests.oracle.delivery import Ledger
 
 HIGH, LOW = 400, 300
 FIRST, SECOND = 300, 900

@@ -9,6 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.factories.events import authors
 from tests.fakes import systemd_box
 from tests.fakes.credentials import write_key_file
 from tests.fakes.go_database import GoDatabase
@@ -16,7 +17,6 @@ from tests.fakes.net import free_port, loopback_address
 from tests.fakes.scrape import Scrape
 from tests.fakes.systemd_box import SystemdBox
 from tests.integration.operations.support import until
-from tests.world.events import authors
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = "/root/event-service"

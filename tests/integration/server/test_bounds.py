@@ -16,8 +16,8 @@ import websocket
 from pipeline.process.rate import Rate
 from pipeline.server import session
 from pipeline.server.limits import DEFAULT_LIMITS
+from tests.factories.events import authors as make_authors
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, read_to_end, running
-from tests.world.events import authors as make_authors
 
 NOW = 1_700_000_000
 ALICE = make_authors(4, 1)[0]

@@ -22,10 +22,10 @@ from pipeline.settings.values import HostPort
 from pipeline.store import authors, contacts
 from pipeline.store.contacts import ContactList
 from stages.server import listener
+from tests.factories.events import authors as make_authors
 from tests.fakes.child import Child
 from tests.fakes.net import free_port
 from tests.integration.server.harness import PATIENCE_S, Running, read_to_end, running
-from tests.world.events import authors as make_authors
 
 ALICE, BOB, CAROL = (author.pubkey for author in make_authors(1, 3))
 

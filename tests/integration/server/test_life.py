@@ -14,9 +14,9 @@ from pipeline.process.heartbeat import read_heartbeat
 from pipeline.server.limits import DEFAULT_LIMITS
 from pipeline.settings.values import HostPort
 from stages.server import listener
+from tests.factories.events import authors as make_authors
 from tests.fakes.net import free_port, loopback_address
 from tests.integration.server.harness import PATIENCE_S, Running, closing_code, read_to_end, running
-from tests.world.events import authors as make_authors
 
 
 def test_the_first_beat_comes_when_it_listens(server: Running) -> None:

@@ -16,9 +16,9 @@ from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
 from pipeline.store.relay_status import RelayState, RelayStatus
+from tests.factories.events import SignedEvent, authors
 from tests.fakes.browser import Browser, is_installed
 from tests.integration.server.harness import Answer, Running, running
-from tests.world.events import SignedEvent, authors
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 HOSTILE = "<script>document.title='stolen'</script><img src=http://127.0.0.9/x onerror=alert(1)>\"'"

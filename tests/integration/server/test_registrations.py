@@ -12,9 +12,9 @@ from pipeline.nostr.nip19 import encode_npub
 from pipeline.server import session
 from pipeline.store import authors, relay_candidates, users, wanted_authors
 from pipeline.store.database import Tx
+from tests.factories.events import Author, SignedEvent, assemble, forge_content, forge_signature
+from tests.factories.events import authors as make_authors
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
-from tests.world.events import Author, SignedEvent, assemble, forge_content, forge_signature
-from tests.world.events import authors as make_authors
 
 NOW = 1_700_000_000
 ALICE, BOB = make_authors(2, 2)

@@ -15,10 +15,10 @@ import pytest
 from pipeline.errors import CannotStart
 from pipeline.sinks.base import DELIVERED, SinkDown
 from pipeline.sinks.jsonl import JsonlSink, StdoutSink
+from tests.factories.events import SignedEvent, is_authentic
+from tests.factories.workload import read_events
 from tests.fakes.child import ROOT, Child
 from tests.integration.delivery.support import ALICE, Loop, Outbox, message, messages, notes, wait_until
-from tests.world.events import SignedEvent, is_authentic
-from tests.world.workload import read_events
 
 
 @pytest.fixture

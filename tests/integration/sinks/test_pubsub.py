@@ -21,13 +21,13 @@ from pipeline.process.clock import ManualClock
 from pipeline.sinks import pubsub
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.pubsub import MAX_CALL_BYTES, MAX_CALLS, PubsubSettings, PubsubSink, attributes
+from tests.factories.events import Author
 from tests.fakes.credentials import write_key_file
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PROJECT, TOPIC, FakePubSub
 from tests.fakes.pubsub_rules import Rule
 from tests.integration.delivery.support import NOW, message, messages, notes
-from tests.world.events import Author
-from tests.world.ledger import read_payload
+from tests.oracle.delivery import read_payload
 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""

@@ -24,13 +24,13 @@ from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.relay import RelaySink
 from pipeline.store.outbox import SinkName
+from tests.factories.events import Author
+from tests.factories.workload import Workload
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refusal
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Opened, Published
 from tests.integration.delivery.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
-from tests.world.events import Author
-from tests.world.workload import Workload
 
 SECRET = Author.from_seed(77, 0)
 Connect = Callable[..., RelaySink]

@@ -2,8 +2,8 @@
 
 import random
 
+from tests.factories.events import Author, SignedEvent, authors
 from tests.integration.stages.support import NOW
-from tests.world.events import Author, SignedEvent, authors
 
 KINDS = (0, 1, 1, 1, 2, 3, 3, 3, 3, 4, 5, 5, 6, 7, 30023, 62, 1059, 1059, 10002, 10002)
 # Only what was made lately is deleted.

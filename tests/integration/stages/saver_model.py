@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from tests.factories.events import SignedEvent
 from tests.integration.stages.support import World
-from tests.world.events import SignedEvent
 
 GLOBAL_KINDS = (0, 2, 3, 10002)
 TARGET_KINDS = (0, 3, 10002)

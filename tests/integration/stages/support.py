@@ -20,9 +20,9 @@ from pipeline.store import inbox, users
 from pipeline.store.database import Database, Row
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
+from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.service import settings
-from tests.world.events import SignedEvent
 
 PATIENCE_S = 20.0
 NOW = 1_700_000_000

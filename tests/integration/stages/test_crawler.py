@@ -17,11 +17,11 @@ from pipeline.process.rate import Rate
 from pipeline.store import relay_mentions, relay_status
 from pipeline.store import relays as relay_table
 from stages import crawler
+from tests.factories.events import Author, SignedEvent, assemble, authors
 from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Answered, Close, Gone, HttpRequest, Opened, Req
 from tests.integration.stages.support import PATIENCE_S, Running, World, wait_until
-from tests.world.events import Author, SignedEvent, assemble, authors
 
 ALICE, BOB = authors(51, 2)
 NOW = int(time())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.events import authors
 from tests.fakes.behaviour import AuthDemand, Behaviour
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import free_port
@@ -12,7 +13,6 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Req
 from tests.integration.stages.support import World, wait_until
 from tests.integration.stages.test_crawler import crawling, profiles, quick, state, wait_arrived, wait_live
-from tests.world.events import authors
 
 __all__ = ["quick"]
 

@@ -16,6 +16,7 @@ from pipeline.process.rate import Rate
 from pipeline.relay import dial as dial_module
 from pipeline.store import relay_mentions, relay_records
 from stages import crawler
+from tests.factories.events import authors, forge_content, forge_signature
 from tests.fakes.procs import process
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Req
@@ -23,7 +24,6 @@ from tests.fakes.tcp import drip_headers, flood_headers, hang_up, say_garbage, s
 from tests.integration.relay.peers import TEXT, Peer, accept_websocket, frame, read_head
 from tests.integration.stages.support import World, wait_until
 from tests.integration.stages.test_crawler import crawling, open_lives, profiles, quick, wait_arrived, wait_live
-from tests.world.events import authors, forge_content, forge_signature
 
 __all__ = ["quick"]
 

@@ -7,13 +7,13 @@ import orjson
 from pipeline.store import events, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.events import Accepted
+from tests.factories.events import SignedEvent, authors
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Other, Req
 from tests.integration.stages.support import World, wait_until
 from tests.integration.stages.test_crawler import crawling, quick, wait_arrived
-from tests.world.events import SignedEvent, authors
 
 __all__ = ["quick"]
 

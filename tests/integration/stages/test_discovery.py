@@ -25,6 +25,7 @@ from pipeline.store.relays import OperatorOverride
 from stages import crawler, saver
 from tests.corpus import needs_real, real_addresses
 from tests.corpus.addresses import drawn
+from tests.factories.events import authors
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
@@ -32,7 +33,6 @@ from tests.fakes.relay_journal import HttpRequest
 from tests.fakes.socks import SocksProxy, onion_host
 from tests.integration.relay.peers import make_tls
 from tests.integration.stages.support import Running, World, wait_until
-from tests.world.events import authors
 
 (ALICE,) = authors(77, 1)
 NOW = int(time())

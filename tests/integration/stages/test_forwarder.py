@@ -14,14 +14,14 @@ from pipeline.process.heartbeat import HeartbeatReading, read_heartbeat
 from pipeline.sinks.base import Message, Verdicts
 from pipeline.sinks.jsonl import JsonlSink
 from stages import forwarder, saver
+from tests.factories.events import Author, SignedEvent, from_raw
+from tests.factories.workload import read_events
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.seeds import seeds
-from tests.world.events import Author, SignedEvent, from_raw
-from tests.world.ledger import UUID_ATTRIBUTE
-from tests.world.workload import read_events
+from tests.oracle.delivery import UUID_ATTRIBUTE
+from tests.support.seeds import seeds
 
 ALICE = Author.from_seed(42, 0)
 PUBSUB = {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test"}

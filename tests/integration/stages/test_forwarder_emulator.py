@@ -11,15 +11,15 @@ from time import monotonic
 import pytest
 
 from stages import saver
+from tests.factories.events import SignedEvent
+from tests.factories.workload import Workload
 from tests.fakes.consumer import Consumer, judge
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.net import pause
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.seeds import seeds
-from tests.sizes import size
-from tests.world.events import SignedEvent
-from tests.world.workload import Workload
+from tests.support.scale import size
+from tests.support.seeds import seeds
 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""

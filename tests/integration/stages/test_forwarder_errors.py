@@ -12,10 +12,10 @@ from pipeline.sinks import pubsub
 from pipeline.store import dead
 from pipeline.store.dead import DeadFilter, DeadQueue
 from stages import forwarder, saver
+from tests.factories.events import Author, SignedEvent, from_raw
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.pubsub_rules import Rule
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.world.events import Author, SignedEvent, from_raw
 
 ALICE = Author.from_seed(42, 0)
 PUBSUB = {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test"}

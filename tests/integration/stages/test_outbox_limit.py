@@ -8,8 +8,8 @@ from pipeline.store import outbox
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from stages import saver
+from tests.factories.events import Author, SignedEvent
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.world.events import Author, SignedEvent
 
 ALICE = Author.from_seed(44, 0)
 TARGET = "ws://127.0.0.9:9"

@@ -14,10 +14,10 @@ from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Receipt
 from pipeline.store.relay_pruning import MAX_NAMED
 from stages import crawler, saver
+from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Req
 from tests.integration.stages.support import Running, World, wait_until
-from tests.world.events import Author, SignedEvent, authors
 
 ALICE, BOB, *FOLLOWED = authors(61, 42)
 NOW = int(time())

@@ -6,10 +6,10 @@ from itertools import permutations
 import pytest
 
 from stages import forwarder, saver
+from tests.factories.events import SignedEvent, authors, from_raw
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import FakePubSub
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.world.events import SignedEvent, authors, from_raw
 
 ALICE, BOB, WRAPPER = authors(59, 3)
 TARGET = {"EVENTS_TARGET_RELAY": "ws://127.0.0.9:9"}

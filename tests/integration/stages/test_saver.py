@@ -21,10 +21,10 @@ from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database
 from pipeline.store.users import Signed
 from stages import saver
+from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.seeds import seeds
-from tests.world.events import Author, SignedEvent, authors
+from tests.support.seeds import seeds
 
 ALICE, BOB, CAROL = authors(41, 3)
 TARGET = "ws://127.0.0.9:9"

@@ -19,12 +19,12 @@ from pipeline.store import inbox, users
 from pipeline.store.database import Database, Row
 from pipeline.store.schema import open_database
 from stages import saver
+from tests.factories.events import SignedEvent
 from tests.integration.stages.saver_events import Chance
 from tests.integration.stages.saver_model import SaverModel, check
 from tests.integration.stages.support import NOW, World, arrival, wait_until
-from tests.seeds import seeds
-from tests.sizes import size
-from tests.world.events import SignedEvent
+from tests.support.scale import size
+from tests.support.seeds import seeds
 
 EVENTS = size(3_000, 200_000)
 PEOPLE = 40

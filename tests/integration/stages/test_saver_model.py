@@ -10,7 +10,7 @@ from stages import saver
 from tests.integration.stages.saver_events import Chance
 from tests.integration.stages.saver_model import SaverModel, check
 from tests.integration.stages.support import NOW, Running, World
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 STEPS = 70
 

@@ -17,6 +17,8 @@ from pipeline.process.heartbeat import read_heartbeat
 from pipeline.sinks import relay as relay_sink
 from pipeline.sinks.relay import MAX_IN_FLIGHT
 from stages import forwarder, saver, sender
+from tests.factories.events import Author, SignedEvent, from_raw
+from tests.factories.workload import Workload
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.pubsub import FakePubSub
@@ -24,9 +26,7 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Published
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.seeds import seeds
-from tests.world.events import Author, SignedEvent, from_raw
-from tests.world.workload import Workload
+from tests.support.seeds import seeds
 
 ALICE = Author.from_seed(43, 0)
 SECRET = Author.from_seed(43, 1)

@@ -17,7 +17,7 @@ from pipeline.store.database import Database, Tx, wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
 from tests.integration.stages.support import NOW, Running, World, wait_until
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 HOUR, DAY = 3_600_000, 86_400_000
 NOW_MS = NOW * 1000

@@ -14,7 +14,7 @@ from pipeline.store.migrations import MIGRATIONS
 from pipeline.store.schema import open_database
 from tests.fakes.child import Child
 from tests.fakes.net import pause
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 WAIT_S = 30.0
 LEASE_MS = 250

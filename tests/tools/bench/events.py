@@ -14,8 +14,8 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.world.events import Author, SignedEvent, authors
-from tests.world.workload import write_events
+from tests.factories.events import Author, SignedEvent, authors
+from tests.factories.workload import write_events
 
 SEED = 20_240
 AUTHORS = 400

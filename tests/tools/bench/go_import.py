@@ -18,11 +18,11 @@ from pipeline.process.clock import SystemClock
 from pipeline.store import inbox
 from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
+from tests.factories.events import from_raw
 from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.service import settings
 from tests.tools.bench import events
 from tests.tools.bench.report import Figure, PartReport, table
-from tests.world.events import from_raw
 
 EVENTS, QUICK_EVENTS = 100_000, 10_000
 FOLLOWERS, FOLLOWS_EACH = 1000, 200

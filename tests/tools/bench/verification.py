@@ -9,9 +9,9 @@ from typing import Self
 
 from coincurve import PublicKeyXOnly
 
+from tests.factories.events import Author
 from tests.tools.bench.machine import CORES
 from tests.tools.bench.report import Figure, Limit, PartReport, per_second
-from tests.world.events import Author
 
 _SIGNATURES = 200
 _ROUNDS = 5

@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.fakes.relay_journal import Gone, Published
 from tests.fakes.wire import message, publish_request
+from tests.oracle.delivery import Books, Delivered, Fault, Ledger
 from tests.tools.chaos.queues import PUBSUB, RELAY
 from tests.tools.chaos.scene import Scene
-from tests.world.ledger import Books, Delivered, Fault, Ledger
 
 # What the target relay is given (compatibility: kinds 0, 3 and 10002).
 SENT_KINDS = frozenset({0, 3, 10002})

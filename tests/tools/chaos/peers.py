@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tests.factories.events import SignedEvent
+from tests.factories.workload import newest_versions, replaceable_key
 from tests.fakes.behaviour import PRESETS, Behaviour
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
-from tests.world.events import SignedEvent
-from tests.world.ledger import Ledger
-from tests.world.workload import newest_versions, replaceable_key
+from tests.oracle.delivery import Ledger
 
 # Presets whose relays hand out everything to whoever asks patiently.
 SOURCES = ("honest", "strfry", "nostr-relay", "node-relay", "nostream")

@@ -4,7 +4,7 @@ import random
 import time
 from dataclasses import dataclass, field
 
-from tests.world.events import Author, SignedEvent
+from tests.factories.events import Author, SignedEvent
 
 MIN_LATE_S = 60
 # Weights of what people do.

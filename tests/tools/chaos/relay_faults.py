@@ -1,11 +1,11 @@
 """Faults of the relays that are crawled."""
 
+from tests.factories.events import forge_content
 from tests.fakes.behaviour import Behaviour, How, Interruption, Order, RateLimit, Refusal, Upgrade
 from tests.tools.chaos.faults import Play, fault
 from tests.tools.chaos.peers import ScriptedPeer
 from tests.tools.chaos.scene import Scene
 from tests.tools.completeness.catalogue import Catalogue
-from tests.world.events import forge_content
 
 RELAYS = "relays"
 FLOOD = "flood"

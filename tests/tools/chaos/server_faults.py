@@ -6,9 +6,9 @@ import socket
 import threading
 import time
 
+from tests.factories.events import Author, forge_signature
 from tests.tools.chaos.faults import Play, fault
 from tests.tools.chaos.scene import Scene
-from tests.world.events import Author, forge_signature
 
 SERVER = "web server"
 CLIENTS = 4

@@ -6,7 +6,7 @@ from pipeline.process.clock import SystemClock
 from pipeline.store.database import Database
 from pipeline.store.migrations import MIGRATIONS
 from pipeline.store.schema import migrate
-from tests.world.events import SignedEvent
+from tests.factories.events import SignedEvent
 
 HOLDER = "queue of an earlier version"
 """Where the books say that such events are: nowhere else."""

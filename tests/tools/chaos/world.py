@@ -7,17 +7,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.factories.events import SignedEvent, authors, forge_signature
+from tests.factories.workload import replaceable_key
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService
+from tests.oracle.delivery import Ledger
+from tests.oracle.relevance import GLOBAL_KINDS, Horizon
 from tests.tools.chaos.peers import MIRRORS, SOURCES, IndependentPeer, Peer, ScriptedPeer
 from tests.tools.chaos.people import People
 from tests.tools.chaos.upgrade import HOLDER
-from tests.world.events import SignedEvent, authors, forge_signature
-from tests.world.ledger import Ledger
-from tests.world.relevance import GLOBAL_KINDS, Horizon
-from tests.world.workload import replaceable_key
 
 REACH_S = 2 * 3600
 HISTORY_S = 3000

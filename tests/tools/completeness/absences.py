@@ -13,6 +13,7 @@ from pipeline.crawl.reconnect import HEALTHY_S
 from pipeline.process.clock import SystemClock
 from pipeline.store import relay_candidates, relay_status, relays
 from pipeline.store.schema import open_database
+from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
@@ -20,7 +21,6 @@ from tests.fakes.relay_store import MemoryStore
 from tests.tools.completeness.catalogue import HONEST_CASE, Case
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
 
 _HOUR_S, _DAY_S = 3600, 86_400
 _SETTINGS = {"EVENTS_RESWEEP_EVERY": "6h"}

@@ -8,6 +8,7 @@ from email.utils import format_datetime
 
 from pipeline.crawl.sync.plan import ALL_KINDS
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
+from tests.factories.events import SignedEvent, forge_content, forge_signature
 from tests.fakes.behaviour import (
     HONEST,
     PRESETS,
@@ -22,7 +23,6 @@ from tests.fakes.behaviour import (
     Upgrade,
 )
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent, forge_content, forge_signature
 
 _IN_EIGHT_SECONDS = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
 

@@ -6,13 +6,13 @@ from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
+from tests.factories.events import SignedEvent
+from tests.factories.workload import newest_versions
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import pause
 from tests.fakes.service import EventService
 from tests.tools.completeness.run import GAPS, Row, environment, register
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
-from tests.world.workload import newest_versions
 
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"
 

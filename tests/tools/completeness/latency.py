@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, time
 
+from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Req
 from tests.fakes.service import EventService
 from tests.tools.completeness.run import environment, register
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
 
 RELAYS = 20
 RATE = 200

@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from time import time
 
+from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.tools.completeness.catalogue import HONEST_CASE, Case, Catalogue
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
 
 RELAYS = 20
 STORED = 2_500

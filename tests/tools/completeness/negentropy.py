@@ -14,13 +14,13 @@ from pipeline.store import events, relay_status, relays, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.events import Accepted
 from pipeline.store.schema import open_database
+from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import pause
 from tests.fakes.proxy import CountingProxy
 from tests.fakes.service import EventService
 from tests.tools.completeness.independent import have
 from tests.tools.completeness.run import environment
-from tests.world.events import Author, SignedEvent, authors
 
 AUTHORS = 200
 SPAN_S = 70 * 3600

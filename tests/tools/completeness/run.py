@@ -10,6 +10,7 @@ from time import monotonic, time
 from pipeline.process.clock import SystemClock
 from pipeline.store import users
 from pipeline.store.schema import open_database
+from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Opened, Req
@@ -17,7 +18,6 @@ from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
 from tests.tools.completeness.catalogue import Case
 from tests.tools.completeness.world import REACH_S, World
-from tests.world.events import SignedEvent
 
 GAPS = "event_service_crawl_gaps_total"
 RESWEEP_EVERY_S = 15

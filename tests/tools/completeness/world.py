@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 from time import time
 
-from tests.world.events import Author, SignedEvent, authors
+from tests.factories.events import Author, SignedEvent, authors
 
 REACH_S = 2 * 3600
 """How far back a first start reaches."""

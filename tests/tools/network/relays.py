@@ -22,8 +22,8 @@ import orjson
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.factories.events import SignedEvent
 from tests.tools.network.world import Network, Placed
-from tests.world.events import SignedEvent
 
 CAP = 500
 MAX_SUBSCRIPTIONS = 20

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from tests.world.events import Author, SignedEvent
+from tests.factories.events import Author, SignedEvent
 
 # How many relays an author writes to: as in real lists a few, sometimes many. The mean is about 5.
 _LIST_SIZES = ((1, 6), (2, 14), (3, 20), (4, 18), (5, 14), (6, 9), (7, 6), (8, 4), (10, 4), (15, 3), (20, 1), (35, 1))

@@ -7,7 +7,7 @@ from typing import Final
 
 import websocket
 
-from tests.world.events import SignedEvent
+from tests.factories.events import SignedEvent
 
 PROXY: Final = "127.0.0.2"
 """What the service is told to trust; its visitors are strangers by whatever addresses they have."""

@@ -3,12 +3,12 @@
 from contextlib import ExitStack
 from time import time
 
+from tests.factories.events import Author, SignedEvent
 from tests.fakes.tcp import TcpServer, hang_up
 from tests.tools.siege.attacks import attack
 from tests.tools.siege.names import literal, loopback, named
 from tests.tools.siege.siege import Siege
 from tests.tools.siege.watch import number, wait_connected
-from tests.world.events import Author, SignedEvent
 
 _NEWCOMER_S = 30.0
 _NO_ONE = 9

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from time import time
 
-from tests.world.events import Author, Tags, assemble, compact, event_hash, forge_signature
+from tests.factories.events import Author, Tags, assemble, compact, event_hash, forge_signature
 
 _MIB = 1 << 20
 # Below the default of EVENTS_MAX_EVENT_BYTES, so that the event is valid.

@@ -3,10 +3,10 @@
 import hashlib
 from time import monotonic, time
 
+from tests.factories.events import Author, SignedEvent
 from tests.tools.siege.attacks import attack
 from tests.tools.siege.siege import Siege
 from tests.tools.siege.watch import number
-from tests.world.events import Author, SignedEvent
 
 _REGISTERED = """
 SELECT count(*) FROM monitored JOIN authors ON authors.id = author

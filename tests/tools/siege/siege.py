@@ -12,6 +12,7 @@ from math import inf
 from pathlib import Path
 from time import monotonic, time
 
+from tests.factories.events import Author, SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_record import RecordReader
@@ -23,7 +24,6 @@ from tests.tools.siege.hostile import HostileRelays
 from tests.tools.siege.names import HOOKS, loopback
 from tests.tools.siege.watch import Costs, Watch, wait_connected, wait_proven
 from tests.tools.siege.world import World
-from tests.world.events import Author, SignedEvent
 
 START_S = 60.0
 DIAL_S = 30.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.nostr.address import parse_address
+from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.behaviour import PRESETS
 from tests.fakes.command_relay import CommandRelay
 from tests.fakes.publisher import PatientPublisher
@@ -17,7 +18,6 @@ from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Gone
 from tests.tools.completeness.foreign.registry import QUICK
 from tests.tools.siege.names import literal, named
-from tests.world.events import Author, SignedEvent, authors
 
 # Presets whose relays answer at once and give everything to everybody.
 _PRESETS = ("honest", "strfry", "nostr-relay", "nostream")

@@ -12,11 +12,11 @@ from tests.fakes.net import pause
 from tests.fakes.relay_journal import Published
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
+from tests.oracle.delivery import Books
 from tests.tools.chaos.queues import Queues
 from tests.tools.chaos.world import REACH_S, World
 from tests.tools.soak.restarts import ANEW, STOP_LIMIT_S, Restarts
 from tests.tools.soak.sums import STAGES, Sums
-from tests.world.ledger import Books
 
 START_LIMIT_S = 180.0
 SETTLE_LIMIT_S = 300.0

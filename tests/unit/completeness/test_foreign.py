@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.workload import newest_versions
 from tests.tools.completeness.foreign import options
 from tests.tools.completeness.foreign.registry import RELAYS
 from tests.tools.completeness.foreign.result import Cost, Missing, Phase, Result, as_value, table
 from tests.tools.completeness.foreign.run import Plan
 from tests.tools.completeness.foreign.shape import Order, Shape, late, mention
 from tests.tools.completeness.foreign.suite import CAPS, scenarios
-from tests.world.workload import newest_versions
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.crawl.sync.chunk_tree import ChunkTree
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Planner, chunks
 from pipeline.store.wanted_authors import Change
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import changes, member
 
 

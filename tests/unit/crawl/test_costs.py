@@ -14,7 +14,7 @@ from pipeline.crawl.sync.costs import (
     RelayCosts,
     Verified,
 )
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 RATE = 1_000
 

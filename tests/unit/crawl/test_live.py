@@ -10,7 +10,7 @@ from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
 from pipeline.relay.limits import RelayLimits
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import key, plan_for, query
 
 

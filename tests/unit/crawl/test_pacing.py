@@ -11,7 +11,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.settings.choices import CrawlMode
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Simulation
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.event import Event
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.naive_relay import Border, Chosen, NaiveRelay, Sent, fetch
 from tests.unit.crawl.people import event, key, query
 

@@ -8,7 +8,7 @@ from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.store.wanted_authors import Change
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import changes, event, key, member, plan_for, query
 
 Chunks = dict[str, frozenset[bytes]]

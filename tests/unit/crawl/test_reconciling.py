@@ -25,7 +25,7 @@ from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import SETTINGS, START, Simulation, closing
 

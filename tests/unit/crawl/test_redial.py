@@ -16,7 +16,7 @@ from pipeline.crawl.reconnect import (
 )
 from pipeline.process.rate import Allowance
 from pipeline.relay.errors import LossReason
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 JITTER = 0.25
 NOW = 10**12

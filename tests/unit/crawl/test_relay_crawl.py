@@ -16,7 +16,7 @@ from pipeline.nostr.kinds import GIFT_WRAP
 from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import (
     SETTINGS,

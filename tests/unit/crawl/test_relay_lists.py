@@ -12,7 +12,7 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.backfills import Backfill
 from pipeline.store.relay_lists import Listed
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, query
 from tests.unit.crawl.simulation import START, Simulation
 

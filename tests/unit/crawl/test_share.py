@@ -22,7 +22,7 @@ from pipeline.crawl.selection import (
 from pipeline.nostr.address import RelayAddress, parse_address
 from pipeline.store.relay_candidates import RelayCandidate
 from tests.fakes.socks import onion_host
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 SKIPPED = ("relay.nos.social", "127.0.0.1", "localhost", "nostr.band")
 

@@ -9,7 +9,7 @@ from pipeline.crawl.sync import sweep
 from pipeline.crawl.sync.strands import MAX_STRANDS
 from pipeline.nostr.event import Event
 from pipeline.relay.limits import RelayLimits
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, key
 from tests.unit.crawl.simulation import START, Simulation
 

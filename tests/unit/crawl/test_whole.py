@@ -15,7 +15,7 @@ from pipeline.nostr.message import Eose, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.wanted_authors import Change
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import changes, event, key, plan_for
 from tests.unit.crawl.simulation import SETTINGS, START, Mood, Simulation, closing, cooperative
 

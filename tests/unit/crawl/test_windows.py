@@ -17,7 +17,7 @@ from pipeline.crawl.sync.paging.slices import Manners, PageResult
 from pipeline.crawl.sync.paging.window import PAGE_LIMIT, Window
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.event import Event
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.crawl.people import event, key, query
 from tests.unit.crawl.relays import StoredEvents, fetch, result_of
 

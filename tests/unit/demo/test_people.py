@@ -7,7 +7,7 @@ from pipeline.nostr import kinds
 from pipeline.nostr.event import verify
 from pipeline.nostr.extract import contacts, relay_candidates
 from pipeline.nostr.registration import parse_registration
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 RELAY = "ws://127.0.0.1:7777"
 NOW = 1_700_000_000

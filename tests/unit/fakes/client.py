@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from websockets.sync.client import connect
 
-from tests.world.events import SignedEvent, from_raw
+from tests.factories.events import SignedEvent, from_raw
 
 TIMEOUT_S = 10.0
 SILENCE_S = 0.3

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.events import Author, SignedEvent
 from tests.fakes.behaviour import Behaviour, How, Interruption
 from tests.fakes.child import ChildFailed
 from tests.fakes.command_relay import CommandRelay
@@ -12,7 +13,6 @@ from tests.fakes.publisher import PatientPublisher
 from tests.fakes.relay import ScriptedRelay
 from tests.tools.completeness.foreign.book import take_book
 from tests.tools.completeness.foreign.subject import RelayCommand, Subject
-from tests.world.events import Author, SignedEvent
 
 FORGETFUL = "env PYTHONPATH={root} {python} -m tests.fakes.relay_process --addr {address} --port {port}"
 LASTING = (

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.events import Author
+from tests.factories.workload import Workload, newest_versions
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.independent_relay import IndependentRelay
 from tests.unit.fakes.client import NaiveClient
 from tests.unit.fakes.test_pubsub import Client
-from tests.world.events import Author
-from tests.world.workload import Workload, newest_versions
 
 NOW = 1_700_000_000
 WORLD = Workload(seed=8, events=300, authors=20, since=NOW, until=NOW + 100)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.factories.events import Author, SignedEvent, forge_content, forge_signature, is_authentic
+from tests.factories.workload import Workload
 from tests.fakes.behaviour import (
     KHATRU,
     NODE_RELAY,
@@ -30,8 +32,6 @@ from tests.fakes.publisher import publish_events
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Gone, HttpRequest, Other, Published, Refused, Req
 from tests.unit.fakes.client import TIMEOUT_S, NaiveClient
-from tests.world.events import Author, SignedEvent, forge_content, forge_signature, is_authentic
-from tests.world.workload import Workload
 
 NOW = 1_700_000_000
 ALICE = Author.from_seed(1, 0)

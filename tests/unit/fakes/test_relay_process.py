@@ -2,12 +2,12 @@
 
 from time import monotonic
 
+from tests.factories.events import Author
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_process import RelayProcess
 from tests.fakes.relay_stream import hold_stream, stream
+from tests.oracle.delivery import Delivered, Ledger
 from tests.unit.fakes.client import NaiveClient
-from tests.world.events import Author
-from tests.world.ledger import Delivered, Ledger
 
 NOW = 1_700_000_000
 ALICE = Author.from_seed(4, 0)

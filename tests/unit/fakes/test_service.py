@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories.events import Author
 from tests.fakes.child import ChildFailed
 from tests.fakes.procs import session_members
 from tests.fakes.service import EventService, settings
-from tests.world.events import Author
 
 ALICE = Author.from_seed(2, 0)
 STAND_IN = """

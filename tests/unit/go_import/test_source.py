@@ -12,8 +12,8 @@ from pipeline.go_import.source import GoDatabase as Reader
 from pipeline.process.clock import SystemClock
 from pipeline.store.database import DatabaseUnusable
 from pipeline.store.schema import open_database
+from tests.factories.events import authors
 from tests.fakes.go_database import GoDatabase, GoSchema
-from tests.world.events import authors
 
 NOW = 1_700_000_000
 ALICE, BOB, CAROL = authors(6, 3)

@@ -25,7 +25,7 @@ from pipeline.nostr.address import (
 from tests.corpus import OURS, needs_real, real_addresses
 from tests.corpus.addresses import drawn
 from tests.corpus.make import outcomes
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 ONION = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid"
 

@@ -28,6 +28,7 @@ from pipeline.nostr.event import Event, Reason, event_from_json
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.frame import InvalidEventMessage, InvalidMessage
 from pipeline.nostr.message import Notice, Ok, parse_relay_message
+from tests.factories.events import Author
 from tests.unit.nostr.strategies import (
     filters,
     json_values,
@@ -38,7 +39,6 @@ from tests.unit.nostr.strategies import (
     unsigned_events,
     value_of,
 )
-from tests.world.events import Author
 
 KINDS = Filter(kinds=frozenset({3, 0}), limit=0)
 

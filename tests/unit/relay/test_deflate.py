@@ -9,7 +9,7 @@ from websockets.frames import Frame, Opcode
 
 from pipeline.relay.deflate import UnusableAgreement, inflate, inflate_head, is_agreed
 from pipeline.relay.frames import SKIPPED_END_BYTES, FrameReader, SkippedMessage
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.unit.relay.test_frames import BINARY, CONTINUATION, PING, TEXT, cut, frame, read_all
 
 MOST = 4096

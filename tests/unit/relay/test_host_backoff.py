@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.relay.host_backoff import ENOUGH_ANSWERS, FIRST_BACKOFF_S, MAX_BACKOFF_S, QUIET_S, HostBackoff
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 
 class Fixed(random.Random):

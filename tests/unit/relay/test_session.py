@@ -15,7 +15,7 @@ from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.subscription import FIRST_ANSWER_S, MAX_SKIPPED_SPANS, NEXT_ANSWER_S, LiveEnded, PageEnded
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 ALICE, BOB = b"a" * 32, b"b" * 32
 PAGE = Filter(authors=frozenset({ALICE}), since=100, until=200, limit=500)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.settings.env_file import MAX_BYTES, InvalidEnvFile, format_env, parse_env, read_env_file
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 
 @pytest.mark.parametrize(

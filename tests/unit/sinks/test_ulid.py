@@ -6,7 +6,7 @@ import re
 import pytest
 
 from pipeline.sinks.ulid import ulid
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 

@@ -12,7 +12,7 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.lease import Receipt
 from pipeline.store.outbox import OutboxRow, Settled, SinkName
 from pipeline.store.retention_step import RetentionBatch
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 NOW = 1_700_000_000_000
 

@@ -15,7 +15,7 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter, LeaseQueue, Postponed, Receipt
 from pipeline.store.outbox import SinkName
 from stages.saver import MAX_CLAIMS
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 START = 1_700_000_000_000
 

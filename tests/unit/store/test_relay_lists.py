@@ -10,7 +10,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.database import Database, Tx
 from pipeline.store.relay_lists import Listed, RelayList
 from pipeline.store.wanted_authors import latest_generation
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 NOW = 1_700_000_000
 USERS = [number.to_bytes(32) for number in range(8)]

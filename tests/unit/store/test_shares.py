@@ -9,7 +9,7 @@ from pipeline.store import contacts, shares, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000

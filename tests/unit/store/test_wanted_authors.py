@@ -11,7 +11,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList, Counts
 from pipeline.store.database import Database, Row, Tx
 from pipeline.store.wanted_authors import Change, WantedChanges
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 
 NOW = 1_700_000_000_000
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from tests.factories.events import SignedEvent
 from tests.tools.completeness.foreign.clients import CLIENTS, fetch
 from tests.tools.completeness.foreign.result import Result
 from tests.tools.completeness.foreign.shape import Shape
 from tests.tools.completeness.foreign.subject import RelayCommand, Subject
 from tests.tools.completeness.foreign.trial import PHASES, Pace, Trial
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
 
 _MOST_HOLDERS = 3
 

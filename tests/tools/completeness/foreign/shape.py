@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from time import time
 
+from tests.factories.events import SignedEvent
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
 
 LATE_S = 48 * 3600
 """How far back late arrivals are dated: as NIP-59 dates its wraps."""

@@ -9,12 +9,12 @@ from typing import Self
 
 from websockets.exceptions import WebSocketException
 
+from tests.factories.events import SignedEvent
 from tests.fakes.child import Child
 from tests.fakes.command_relay import CommandRelay
 from tests.fakes.proxy import CountingProxy
 from tests.fakes.publisher import PatientPublisher
 from tests.tools.completeness.foreign.book import take_book
-from tests.world.events import SignedEvent
 
 
 @dataclass(frozen=True, slots=True)

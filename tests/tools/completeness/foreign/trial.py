@@ -11,6 +11,8 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.crawl.reconnect import HEALTHY_S
+from tests.factories.events import SignedEvent
+from tests.factories.workload import newest_versions
 from tests.fakes.net import pause
 from tests.fakes.procs import kill_session
 from tests.fakes.proxy import Traffic
@@ -21,8 +23,6 @@ from tests.tools.completeness.foreign.shape import Shape, late, streamed, stream
 from tests.tools.completeness.foreign.subject import Subject
 from tests.tools.completeness.run import AUTH_KEY, register
 from tests.tools.completeness.world import World
-from tests.world.events import SignedEvent
-from tests.world.workload import newest_versions
 
 _LOOK_EVERY_S = 0.5
 _HAVE = "SELECT lower(hex(event_id)) FROM inbox UNION SELECT lower(hex(event_id)) FROM seen"

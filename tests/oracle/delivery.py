@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.world.events import SignedEvent, from_raw, is_authentic
-from tests.world.relevance import Holding, Horizon, Relevance, Verdict
+from tests.factories.events import SignedEvent, from_raw, is_authentic
+from tests.oracle.relevance import Holding, Horizon, Relevance, Verdict
 
 UUID_ATTRIBUTE = "_watermill_message_uuid"
 FIELDS = frozenset({"id", "pubkey", "created_at", "kind", "tags", "content", "sig"})

@@ -15,13 +15,13 @@ import pytest
 from pipeline.store import inbox
 from pipeline.store.database import Database
 from pipeline.store.inbox import Arrival
+from tests.factories.events import Author
 from tests.fakes.behaviour import Behaviour, Refusal
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import until
-from tests.world.events import Author
 
 POISON = b"\xee" * 32
 

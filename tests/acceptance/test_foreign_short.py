@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.tools.completeness.foreign.registry import QUICK
 from tests.tools.completeness.foreign.result import table
 from tests.tools.completeness.foreign.run import Plan, together

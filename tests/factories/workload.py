@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.world.events import Author, SignedEvent, authors, from_raw
+from tests.factories.events import Author, SignedEvent, authors, from_raw
 
 COMMON_KINDS = ((0, 6.0), (1, 60.0), (3, 4.0), (7, 25.0), (10002, 5.0))
 AVERAGE_EVENT_BYTES = 770

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.world.events import SignedEvent
-from tests.world.workload import newest_versions, replaceable_key
+from tests.factories.events import SignedEvent
+from tests.factories.workload import newest_versions, replaceable_key
 
 GLOBAL_KINDS = frozenset({0, 2, 3, 10002})
 PROFILE_KINDS = frozenset({0, 3, 10002})

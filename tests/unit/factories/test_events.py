@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.world.events import (
+from tests.factories.events import (
     Author,
     assemble,
     authors,
@@ -15,7 +15,7 @@ from tests.world.events import (
     from_raw,
     is_authentic,
 )
-from tests.world.workload import Workload, newest_versions, read_events, write_events
+from tests.factories.workload import Workload, newest_versions, read_events, write_events
 
 NOW = 1_700_000_000
 ALICE, BOB, CAROL = authors(5, 3)

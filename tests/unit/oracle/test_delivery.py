@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.world.events import SignedEvent, authors, forge_signature
-from tests.world.ledger import UUID_ATTRIBUTE, Books, Delivered, Ledger, delivered_lines
-from tests.world.relevance import Horizon, Verdict
+from tests.factories.events import SignedEvent, authors, forge_signature
+from tests.oracle.delivery import UUID_ATTRIBUTE, Books, Delivered, Ledger, delivered_lines
+from tests.oracle.relevance import Horizon, Verdict
 
 NOW = 1_700_000_000
 ALICE, BOB, CAROL, DAVE = authors(11, 4)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.tools.siege.report import broken, table
 from tests.tools.siege.run import ATTACKS, together
 

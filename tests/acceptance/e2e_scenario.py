@@ -7,14 +7,14 @@ from pathlib import Path
 from time import time
 from typing import Protocol, Self
 
+from tests.factories.events import Author
+from tests.factories.workload import Workload, newest_versions
 from tests.fakes.emulator import PubSubEmulator
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.service import EventService, settings
-from tests.world.events import Author
-from tests.world.ledger import Books, Delivered, Ledger
-from tests.world.relevance import Horizon
-from tests.world.workload import Workload, newest_versions
+from tests.oracle.delivery import Books, Delivered, Ledger
+from tests.oracle.relevance import Horizon
 
 REACH_S = 2 * 3600
 RELAY_CAP = 500

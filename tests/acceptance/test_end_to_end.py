@@ -12,7 +12,7 @@ from time import monotonic, time
 
 import pytest
 
-from tests.acceptance.first_road import EmulatorConsumer, FakeConsumer, road
+from tests.acceptance.e2e_scenario import EmulatorConsumer, FakeConsumer, road
 from tests.fakes.emulator import emulator_program
 from tests.fakes.service import EventService, settings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.seeds import seeds
+from tests.support.seeds import seeds
 from tests.tools.completeness import alone, crowded
 from tests.tools.completeness.catalogue import Catalogue
 from tests.tools.completeness.run import table

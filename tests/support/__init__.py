@@ -1,0 +1,1 @@
+"""What tests share that is neither a fake, an event nor a judgement."""
