@@ -25,7 +25,7 @@ _DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender":
 def _load(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
     """Take the settings of an environment file into this process's environment, for a command that looks once."""
     if path is not None:
-        from pipeline.commands.setting_up import load_env_file_or_exit  # noqa: PLC0415
+        from pipeline.commands.bootstrap import load_env_file_or_exit  # noqa: PLC0415
 
         load_env_file_or_exit(path)
 
@@ -48,7 +48,7 @@ def _with_env_file(command: click.Command) -> click.Command:
 class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
-    _ELSEWHERE: ClassVar = {
+    _LAZY_COMMANDS: ClassVar = {
         "backfill": "Have a running service fetch a span of the past.",
         "backup": "Copy the database of a running service.",
         "demo": "Run the whole service on a relay of its own.",
@@ -61,10 +61,10 @@ class _Commands(click.Group):
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), *self._ELSEWHERE])
+        return sorted([*super().list_commands(ctx), *self._LAZY_COMMANDS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._ELSEWHERE:
+        if cmd_name not in self._LAZY_COMMANDS:
             return super().get_command(ctx, cmd_name)
         module = cmd_name.replace("-", "_")
         command = getattr(importlib.import_module(f"pipeline.commands.{module}"), module)
@@ -74,7 +74,7 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         here = {name: command.get_short_help_str(200) for name, command in self.commands.items()}
         with formatter.section("Commands"):
-            formatter.write_dl(sorted((here | self._ELSEWHERE).items()))
+            formatter.write_dl(sorted((here | self._LAZY_COMMANDS).items()))
 
 
 # Files 0640, folders 0750 at most.
@@ -132,7 +132,7 @@ def supervise(env_file: Path | None) -> None:
 
     Example: EVENTS_ENVIRONMENT=DEVELOPMENT EVENTS_DATABASE_PATH=/tmp/events.db event-service supervise
     """
-    from pipeline.commands.setting_up import (  # noqa: PLC0415
+    from pipeline.commands.bootstrap import (  # noqa: PLC0415
         announce_runtime_directory,
         live_settings_or_exit,
         open_or_exit,
@@ -162,7 +162,7 @@ def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) 
 
     Example: event-service stage forwarder
     """
-    from pipeline.commands.setting_up import announce_runtime_directory, live_settings_or_exit  # noqa: PLC0415
+    from pipeline.commands.bootstrap import announce_runtime_directory, live_settings_or_exit  # noqa: PLC0415
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
@@ -186,8 +186,8 @@ def check(online: bool, env_file: Path | None) -> None:
       event-service check
       event-service check --online --env-file /etc/event-service/environment
     """
+    from pipeline.commands.bootstrap import live_settings_or_exit  # noqa: PLC0415
     from pipeline.commands.exposure import exposed_secrets  # noqa: PLC0415
-    from pipeline.commands.setting_up import live_settings_or_exit  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
     config = live.config

@@ -34,10 +34,10 @@ from pipeline.crawl.sync.timing import CrawlSettings
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process import procfs
-from pipeline.process.condition import utc
-from pipeline.process.logs import RateLimited
+from pipeline.process.liveness import utc
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import LEFT
-from pipeline.process.rate import Allowance
+from pipeline.process.rate import TokenBucket
 from pipeline.process.slots import held_indexes, is_supervised
 from pipeline.process.stage import StageContext
 from pipeline.relay.authentication import AuthState
@@ -104,7 +104,7 @@ def run(ctx: StageContext) -> None:
     intake = Ingester(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
     gate = Backpressure(_marks(config))
     secret = read_secret_key(config.secret_key_path)
-    log = RateLimited(ctx.log, ctx.clock)
+    log = RateLimitedLogger(ctx.log, ctx.clock)
     turn = watch("reactor", _THREAD_LIMIT_S).turn
     bounds = FrameBounds(limits.bytes, limits.tags)
     shared = CrawlContext(
@@ -127,7 +127,7 @@ def run(ctx: StageContext) -> None:
     _raise_file_limit(ctx)
     holdings = StoredItemSets(open_here, ctx.clock, log, on_turn=watch("holdings", _SLOW_THREAD_LIMIT_S).turn)
     now = ctx.clock.monotonic()
-    dials = DialBounds(Allowance(dial_rate(config.crawlers), now), Allowance(fast_dial_rate(config.crawlers), now))
+    dials = DialBounds(TokenBucket(dial_rate(config.crawlers), now), TokenBucket(fast_dial_rate(config.crawlers), now))
     fleet = RelayPool(
         _Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, holdings, gate=dial_gate
     )

@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
 from pipeline.delivery.sink_health import LastAnswer, SinkHealth
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
@@ -65,7 +65,7 @@ def _worker(
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
-    log = RateLimited(ctx.log, ctx.clock)
+    log = RateLimitedLogger(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
     client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
     return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn)

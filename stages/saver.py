@@ -10,7 +10,7 @@ from pipeline.nostr.event import event_from_stored
 from pipeline.nostr.extract import MAX_CANDIDATES
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import until_next
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.saver import outbox_limit
 from pipeline.saver.event_processor import EventProcessor, Item, Outcome
@@ -73,7 +73,7 @@ class _Saver:
             followed_ago_ms=max(0, config.new_author_lookback_max - config.new_author_lookback),
         )
         # Which events cannot be saved is up to those who make them.
-        self._log = RateLimited(ctx.log, ctx.clock)
+        self._log = RateLimitedLogger(ctx.log, ctx.clock)
         self._counts = StageCounters(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)

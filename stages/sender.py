@@ -5,7 +5,7 @@ from pipeline.delivery.sink_health import SinkHealth
 from pipeline.delivery.stream_worker import StreamWorker
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.dial import DialPolicy, dial
@@ -31,7 +31,7 @@ def run(ctx: StageContext) -> None:
             ctx.heartbeat.beat()
         return
     policy = DialPolicy(allow_private=config.allow_private_relays, user_agent="event-service")
-    log = RateLimited(ctx.log, ctx.clock)
+    log = RateLimitedLogger(ctx.log, ctx.clock)
 
     def beat() -> None:
         ctx.heartbeat.beat(loop.problem())

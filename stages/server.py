@@ -12,7 +12,7 @@ from typing import Final
 from websockets.asyncio.server import Server, serve
 
 from pipeline.errors import CannotStart
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.page_token import make_page_token
 from pipeline.process.stage import StageContext
 from pipeline.server.admission import admission_of
@@ -20,8 +20,8 @@ from pipeline.server.connection import Guard
 from pipeline.server.errors import ErrorLog, library_logger
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import PageAccess, PublicKeys, Web
-from pipeline.server.limits import Limits, Refusal, RequestRates, limits_of
-from pipeline.server.page.answer import StatusPage
+from pipeline.server.limits import RejectReason, RequestRates, ServerLimits, limits_of
+from pipeline.server.page.response import StatusPage
 from pipeline.server.registrations import Registrations
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
@@ -47,7 +47,7 @@ _QUEUED_FRAMES: Final = 1
 _WRITE_BUFFER_BYTES: Final = 64 << 10
 
 
-def run(ctx: StageContext, limits: Limits | None = None) -> None:
+def run(ctx: StageContext, limits: ServerLimits | None = None) -> None:
     """Serve until stopped, within the bounds of the settings or `limits`.
 
     Raises `CannotStart` when the listen address or the database cannot be used.
@@ -103,14 +103,14 @@ def _threads(ctx: StageContext) -> Iterator[_Threads]:
             thread.close()
 
 
-async def _serve(ctx: StageContext, limits: Limits, sock: socket.socket, threads: _Threads) -> None:
+async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, threads: _Threads) -> None:
     for thread in threads.all:
         await thread.start()
     await threads.registration.run(functools.partial(_set_bound, ctx.config.max_wanted_authors))
-    log = RateLimited(ctx.log, ctx.clock)
+    log = RateLimitedLogger(ctx.log, ctx.clock)
     errors = ErrorLog(ctx.log, ctx.clock, ctx.metrics)
 
-    def refuse(refusal: Refusal) -> None:
+    def refuse(refusal: RejectReason) -> None:
         ctx.metrics.stage_discarded.labels(STAGE, refusal.value).inc()
         log.debug(refusal.value, "client refused", reason=refusal.value)
 
@@ -185,7 +185,7 @@ async def _beat_until_stopped(ctx: StageContext) -> None:
 async def _close(server: Server, guard: Guard) -> None:
     """Say goodbye to all websockets (1001), and cut off whoever takes too long over it."""
     server.close()
-    guard.abort_silent()
+    guard.close_idle()
     for grace_s in (_STOP_S, 1.0):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):

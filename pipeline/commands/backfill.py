@@ -11,9 +11,9 @@ from typing import Final
 
 import click
 
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit, open_to_read_or_exit
 from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
-from pipeline.commands.setting_up import config_or_exit, of_running_service, open_or_exit, open_to_read_or_exit
 from pipeline.commands.users import PublicKey
 from pipeline.process.clock import SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats

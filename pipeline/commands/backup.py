@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.bootstrap import cannot_start, config_or_exit
 from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
-from pipeline.commands.setting_up import cannot_start, config_or_exit
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
 from pipeline.store.backup import back_up

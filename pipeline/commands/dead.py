@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
+from pipeline.commands.bootstrap import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
 from pipeline.commands.output import number_of, say
-from pipeline.commands.setting_up import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
 from pipeline.process.clock import SystemClock
 from pipeline.settings import values
 from pipeline.settings.values import InvalidValue

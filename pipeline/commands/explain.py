@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from pipeline.commands.bootstrap import open_configured_to_read
 from pipeline.commands.output import say
-from pipeline.commands.setting_up import open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
 from pipeline.status.explain import explain_event
 

@@ -8,9 +8,9 @@ from typing import Final
 
 import click
 
+from pipeline.commands.bootstrap import cannot_start, config_or_exit, open_configured_database
 from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
-from pipeline.commands.setting_up import cannot_start, config_or_exit, open_configured_database
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.go_import import private_copy
 from pipeline.go_import.importer import GoImporter, ImportTally

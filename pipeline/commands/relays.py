@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from pipeline.commands.output import say
-from pipeline.commands.setting_up import (
+from pipeline.commands.bootstrap import (
     config_or_exit,
     open_configured_database,
     open_configured_to_read,
     open_to_read_or_exit,
 )
+from pipeline.commands.output import say
 from pipeline.nostr.address import InvalidAddress, parse_address
 from pipeline.process.clock import SystemClock
 from pipeline.settings.choices import CrawlMode

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import click
 
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_to_read_or_exit
 from pipeline.commands.output import say
-from pipeline.commands.setting_up import config_or_exit, of_running_service, open_to_read_or_exit
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.process.condition import Condition
+from pipeline.process.liveness import StageHealth
 from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
 from pipeline.settings.choices import StatusPageAccess
@@ -158,7 +158,7 @@ def _lines(found: Diagnosis) -> list[str]:
     return [*lines, f"    {found.advice}"] if found.advice else lines
 
 
-def _stage(stage: Condition) -> str:
+def _stage(stage: StageHealth) -> str:
     return f"{stage.slot:<14} {stage.state:<9} {stage.since or '':<21} {stage.why}".rstrip()
 
 

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import click
 
+from pipeline.commands.bootstrap import open_configured_database, open_configured_to_read
 from pipeline.commands.output import say
-from pipeline.commands.setting_up import open_configured_database, open_configured_to_read
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
 from pipeline.store import users as registered

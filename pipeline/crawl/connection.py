@@ -28,7 +28,7 @@ from pipeline.nostr.message import (
     classify_notice,
     parse_relay_message,
 )
-from pipeline.process.rate import Budget, Rate
+from pipeline.process.rate import OverdraftBucket, Rate
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.errors import ConnectionLost, LossReason
@@ -88,7 +88,7 @@ class Connection:
         self._is_held = False
         self.is_closing = False
         self._invalid_frames = 0
-        self._long = Budget(LONG_MESSAGES, shared.clock.monotonic())
+        self._long = OverdraftBucket(LONG_MESSAGES, shared.clock.monotonic())
         # Until when nothing is read, for what was read past or costs too much; 0 while that is not so.
         self._slowed_until = 0.0
         self._pinged_at = 0.0

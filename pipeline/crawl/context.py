@@ -7,7 +7,7 @@ from pipeline.crawl.flow_control import Backpressure, TransactionBatcher
 from pipeline.crawl.ingester import Ingester
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class CrawlContext:
     intake: Ingester
     parcel: TransactionBatcher
     gate: Backpressure
-    log: RateLimited
+    log: RateLimitedLogger
     bounds: FrameBounds
     secret: bytes | None = None
     on_turn: Callable[[], None] = lambda: None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.crawl.lost_relays import LostRelays
-from pipeline.process.rate import Allowance
+from pipeline.process.rate import TokenBucket
 
 # Name look-ups and handshakes under way at once; more would only fight for the same line.
 MAX_DIALS: Final = 32
@@ -18,8 +18,8 @@ MAX_FAST_DIALS: Final = MAX_DIALS // 2
 class DialBounds:
     """How many dials may be begun, however many are due. `fast`: of relays that were just lost; `common`: of others."""
 
-    common: Allowance
-    fast: Allowance
+    common: TokenBucket
+    fast: TokenBucket
 
 
 @dataclass(frozen=True, slots=True)

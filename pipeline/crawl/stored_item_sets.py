@@ -16,7 +16,7 @@ from pipeline.crawl.sync.plan import Query, Subject
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.negentropy import ItemSet, item_key
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.store import authors, events, wanted_authors
 from pipeline.store.database import Database
 
@@ -51,7 +51,7 @@ class StoredItemSets:
         self,
         open_database: Callable[[], Database],
         clock: Clock,
-        log: RateLimited,
+        log: RateLimitedLogger,
         *,
         max_items: int = MAX_ITEMS,
         on_turn: Callable[[], None] = lambda: None,

@@ -19,7 +19,7 @@ from typing import Final
 from pipeline.delivery.poison import is_suspect
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics, Observations
 from pipeline.sinks.base import Message, Refused, Retry, Verdict
 from pipeline.store import outbox
@@ -61,7 +61,7 @@ class OutboxClient:
     clock: Clock
     metrics: Metrics
     counts: StageCounters
-    log: RateLimited
+    log: RateLimitedLogger
     holder: str | None = None
     rng: random.Random = field(default_factory=random.Random)
     claims: int = 0

@@ -25,7 +25,7 @@ _HINT_TAGS: Final = frozenset({"p", "e", "a", "q"})
 _STATEMENT_TAGS: Final = frozenset({"r", "relay", "relays", "group"})
 
 
-class Source(StrEnum):
+class MentionSource(StrEnum):
     """What kind of statement named a relay; a closed set, fit for a metric label and a database column."""
 
     RELAY_LIST = "relay-list"  # NIP-65, read from and written to
@@ -39,10 +39,10 @@ class Source(StrEnum):
     HINT = "hint"  # beside a reference to a key or an event
 
 
-WRITTEN_TO: Final = frozenset({Source.RELAY_LIST, Source.RELAY_LIST_WRITE})
-READ_FROM: Final = frozenset({Source.RELAY_LIST, Source.RELAY_LIST_READ})
-_MARKERS: Final = {"read": Source.RELAY_LIST_READ, "write": Source.RELAY_LIST_WRITE}
-_RELAY_LIST_SOURCES: Final = frozenset({Source.RELAY_LIST, *_MARKERS.values()})
+WRITTEN_TO: Final = frozenset({MentionSource.RELAY_LIST, MentionSource.RELAY_LIST_WRITE})
+READ_FROM: Final = frozenset({MentionSource.RELAY_LIST, MentionSource.RELAY_LIST_READ})
+_MARKERS: Final = {"read": MentionSource.RELAY_LIST_READ, "write": MentionSource.RELAY_LIST_WRITE}
+_RELAY_LIST_SOURCES: Final = frozenset({MentionSource.RELAY_LIST, *_MARKERS.values()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Candidate:
     """A relay that an event names, and how."""
 
     address: RelayAddress
-    source: Source
+    source: MentionSource
 
 
 def contacts(event: Event) -> list[bytes]:
@@ -83,52 +83,52 @@ def relay_candidates(event: Event) -> list[Candidate]:
     return list(found.values())
 
 
-def _merge(known: Source, new: Source) -> Source:
+def _merge(known: MentionSource, new: MentionSource) -> MentionSource:
     """The source of a relay that is named twice: the first, but read and write together make both."""
     both = known is not new and known in _RELAY_LIST_SOURCES and new in _RELAY_LIST_SOURCES
-    return Source.RELAY_LIST if both else known
+    return MentionSource.RELAY_LIST if both else known
 
 
-def _texts(event: Event) -> Iterator[tuple[str, Source]]:
+def _texts(event: Event) -> Iterator[tuple[str, MentionSource]]:
     """What may be an address of a relay, one at a time."""
     for text, source in dict.fromkeys(_statements(event)):
         # What stands beside a reference or links to a page is a relay only where it says so.
-        explicit_only = source in (Source.HINT, Source.LINK)
+        explicit_only = source in (MentionSource.HINT, MentionSource.LINK)
         for part in split_addresses(text):
             if not explicit_only or _WEBSOCKET.match(part):
                 yield part, source
 
 
-def _statements(event: Event) -> Iterator[tuple[str, Source]]:
+def _statements(event: Event) -> Iterator[tuple[str, MentionSource]]:
     if event.kind in _NOT_RECOMMENDING:
         return
     if event.kind == kinds.RELAY_DISCOVERY:
-        yield tags.identifier(event), Source.MONITOR
+        yield tags.identifier(event), MentionSource.MONITOR
     elif event.kind == kinds.RECOMMENDED_RELAY:
-        yield event.content, Source.RECOMMENDATION
+        yield event.content, MentionSource.RECOMMENDATION
     elif event.kind == kinds.CONTACTS:
-        yield from ((text, Source.CONTACT_LIST) for text in _content_relays(event.content))
+        yield from ((text, MentionSource.CONTACT_LIST) for text in _content_relays(event.content))
     yield from _tag_statements(event)
-    yield from ((tag[2], Source.HINT) for tag in event.tags if len(tag) > 2 and tag[0] in _HINT_TAGS and tag[2])
+    yield from ((tag[2], MentionSource.HINT) for tag in event.tags if len(tag) > 2 and tag[0] in _HINT_TAGS and tag[2])
 
 
-def _tag_statements(event: Event) -> Iterator[tuple[str, Source]]:
+def _tag_statements(event: Event) -> Iterator[tuple[str, MentionSource]]:
     for tag in event.tags:
         if tag[0] not in _STATEMENT_TAGS:
             continue
         match tag:
             case ["r", text, *markers]:
-                yield text, _relay_list_source(markers) if event.kind == kinds.RELAY_LIST else Source.LINK
+                yield text, _relay_list_source(markers) if event.kind == kinds.RELAY_LIST else MentionSource.LINK
             case ["relay", text, *_]:
-                yield text, Source.RELAY_TAG
+                yield text, MentionSource.RELAY_TAG
             case ["relays", *texts]:
-                yield from ((text, Source.RELAY_TAG) for text in texts)
+                yield from ((text, MentionSource.RELAY_TAG) for text in texts)
             case ["group", _, text, *_] if event.kind == kinds.SIMPLE_GROUPS:
-                yield text, Source.RELAY_TAG
+                yield text, MentionSource.RELAY_TAG
 
 
-def _relay_list_source(markers: list[str]) -> Source:
-    return _MARKERS.get(markers[0], Source.RELAY_LIST) if markers else Source.RELAY_LIST
+def _relay_list_source(markers: list[str]) -> MentionSource:
+    return _MARKERS.get(markers[0], MentionSource.RELAY_LIST) if markers else MentionSource.RELAY_LIST
 
 
 def _content_relays(content: str) -> Iterator[str]:

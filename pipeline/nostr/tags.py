@@ -11,7 +11,7 @@ _PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 _TIME: Final = re.compile("[0-9]{1,19}")
 
 
-class Version(Protocol):
+class EventVersion(Protocol):
     """What decides between versions of a replaceable or addressable event."""
 
     @property
@@ -61,6 +61,6 @@ def is_protected(event: Event) -> bool:
     return any(tag[0] == "-" for tag in event.tags)
 
 
-def supersedes(new: Version, old: Version) -> bool:
+def supersedes(new: EventVersion, old: EventVersion) -> bool:
     """Whether `new` replaces `old` at the same address: later `created_at`, or at the same time lower id (NIP-01)."""
     return (-new.created_at, new.id) < (-old.created_at, old.id)

@@ -128,7 +128,7 @@ class Child:
             self._process = None
         return code
 
-    def listen(self, runtime_directory: Path, clock: Clock) -> None:
+    def read_heartbeat(self, runtime_directory: Path, clock: Clock) -> None:
         """Take note of the process's latest sign of life."""
         reading = read_heartbeat(runtime_directory, self.name, clock)
         # A former process of the slot may have left its own, or still be ending.
@@ -143,11 +143,11 @@ class Child:
         if use is not None and use.cpu_s > self._cpu_s:
             self._cpu_s, self._grown_s = use.cpu_s, now_s
 
-    def forgive(self, now_s: float) -> None:
+    def reset_heartbeat_timer(self, now_s: float) -> None:
         """Count its silence from `now_s`, as after a time in which no process could run."""
         self._alive_s = self._grown_s = now_s
 
-    def is_silent(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:
+    def is_hung(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:
         """Whether a running process has been silent for longer than it may.
 
         Before its first beat it may be as long as it takes on a busy machine: it hangs when its processor time does not

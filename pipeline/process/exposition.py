@@ -19,7 +19,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import DATABASE_LOCKED, HeartbeatReading, read_heartbeats
-from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.slots import metrics_directory
 from pipeline.settings.values import HostPort
 
@@ -174,7 +174,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: HostPort, render: Callable[[], bytes], health: Callable[[], Health]) -> None:
         self.render = render
         self.health = health
-        self._log = RateLimited(_log, SystemClock())
+        self._log = RateLimitedLogger(_log, SystemClock())
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         every_address = address.host in ("", "::") and socket.has_dualstack_ipv6()
         if every_address or ":" in address.host:

@@ -1,7 +1,7 @@
 """Logs: one line each on standard error, readable on a terminal and JSON elsewhere, with its priority in the journal.
 
 Messages are constant texts; what varies goes into named fields, which are escaped and cut, so that nothing a stranger
-sends can forge or flood a line. `RateLimited` bounds how many lines a stranger can cause.
+sends can forge or flood a line. `RateLimitedLogger` bounds how many lines a stranger can cause.
 """
 
 import json
@@ -79,7 +79,7 @@ class Logger:
             self._logger.log(level, message, extra={_FIELDS: fields})
 
 
-class RateLimited:
+class RateLimitedLogger:
     """Writes at most `lines` lines per `interval_s` and key; the next line of a key tells how many were left out."""
 
     # Keys come from the network; those beyond share one allowance.

@@ -18,7 +18,7 @@ class Rate:
     per_minute: float
 
 
-class Allowance:
+class TokenBucket:
     """What is left of one `Rate`; it fills up again as time passes. For one thread."""
 
     __slots__ = ("_at", "_left", "_rate")
@@ -46,7 +46,7 @@ class Allowance:
         self._at = now
 
 
-class Budget:
+class OverdraftBucket:
     """What is left of one `Rate` for uses that are known only afterwards, so that it may be overdrawn. For one thread.
 
     It begins full. The rate may be replaced at any time.
@@ -77,15 +77,15 @@ class Budget:
             self._rate = rate
 
 
-class Allowances:
-    """One `Allowance` per name, for a bounded number of names; beyond that the longest known are forgotten."""
+class TokenBuckets:
+    """One `TokenBucket` per name, for a bounded number of names; beyond that the longest known are forgotten."""
 
     __slots__ = ("_max_names", "_names", "_rate")
 
     def __init__(self, rate: Rate, max_names: int = MAX_RATED) -> None:
         self._rate = rate
         self._max_names = max_names
-        self._names: dict[str, Allowance] = {}
+        self._names: dict[str, TokenBucket] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -96,7 +96,7 @@ class Allowances:
         if allowance is None:
             if len(self._names) >= self._max_names:
                 self._make_room(now)
-            allowance = self._names[name] = Allowance(self._rate, now)
+            allowance = self._names[name] = TokenBucket(self._rate, now)
         return allowance.take(now)
 
     def _make_room(self, now: float) -> None:

@@ -19,7 +19,7 @@ REPEAT_AFTER_S = 0.2
 ASKS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Wish(Enum):
+class StopRequest(Enum):
     """What a signal asks for."""
 
     NOTHING = auto()
@@ -27,24 +27,24 @@ class Wish(Enum):
     STOP_AT_ONCE = auto()
 
 
-class StopWishes:
+class StopRequests:
     """Tells the first signal that asks a process to stop from one that asks for it again."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._first_s: float | None = None
 
-    def take(self, number: int) -> Wish:
+    def on_signal(self, number: int) -> StopRequest:
         """What signal `number` asks for, given those before it."""
         if number not in ASKS_TO_STOP:
-            return Wish.NOTHING
+            return StopRequest.NOTHING
         now_s = self._clock.monotonic()
         if self._first_s is None:
             self._first_s = now_s
-            return Wish.STOP
+            return StopRequest.STOP
         # A terminal that goes away may say so twice.
         again = number != signal.SIGHUP and now_s - self._first_s >= REPEAT_AFTER_S
-        return Wish.STOP_AT_ONCE if again else Wish.NOTHING
+        return StopRequest.STOP_AT_ONCE if again else StopRequest.NOTHING
 
 
 class SignalPipe:
@@ -88,7 +88,7 @@ class StageSignals:
         self, stop: Stop, clock: Clock, *, supervised: bool, hangup: Callable[[], object] | None = None
     ) -> None:
         self._stop = stop
-        self._wishes = StopWishes(clock)
+        self._wishes = StopRequests(clock)
         self._hangup = hangup
         if supervised:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,10 +106,10 @@ class StageSignals:
         if number == signal.SIGHUP and self._hangup is not None:
             self._hangup()
             return
-        wish = self._wishes.take(number)
-        if wish is Wish.STOP:
+        wish = self._wishes.on_signal(number)
+        if wish is StopRequest.STOP:
             self._stop.set(number.name)
-        elif wish is Wish.STOP_AT_ONCE:
+        elif wish is StopRequest.STOP_AT_ONCE:
             os._exit(1)
 
 

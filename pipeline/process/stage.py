@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from pipeline.errors import CannotStart, NoRoom
 from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.process.condition import HEARTBEAT_LIMIT_S, StageState, condition_of
 from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat, read_heartbeat
+from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageState, health_of
 from pipeline.process.logs import Logger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
@@ -163,7 +163,7 @@ def _in_slot(
             watchdog = StageWatchdog(config.runtime_directory, slot.name, Notifier.from_env(os.environ), clock)
         yield heartbeat
     except Exception as error:
-        heartbeat.fail(_last_words(failure[0] if failure else error))
+        heartbeat.fail(_exit_message(failure[0] if failure else error))
         raise
     finally:
         if watchdog is not None:
@@ -171,7 +171,7 @@ def _in_slot(
         if server is not None:
             server.close()
         if failure:
-            heartbeat.fail(_last_words(failure[0]))
+            heartbeat.fail(_exit_message(failure[0]))
         heartbeat.close()
 
 
@@ -181,7 +181,7 @@ def shared_memory(database: Path) -> Path:
     return database.with_name(database.name + "-shm")
 
 
-def _last_words(error: BaseException) -> str:
+def _exit_message(error: BaseException) -> str:
     return f"ended: {error}" if isinstance(error, CannotStart) else f"ended: {type(error).__name__}: {error}"
 
 
@@ -208,7 +208,7 @@ def stage_health(runtime_directory: Path, slot_name: str, clock: Clock) -> "Heal
     reading = read_heartbeat(runtime_directory, slot_name, clock)
     if reading is None:
         return Health(False, b'{"status": "failing", "stages": []}')
-    condition = condition_of(reading, clock)
+    condition = health_of(reading, clock)
     if condition.state is StageState.OK:
         return Health(True, b'"ok"')
     return Health(False, json.dumps({"status": "failing", "stages": [asdict(condition)]}).encode())

@@ -17,7 +17,7 @@ from pipeline.process.notify import Notifier
 from pipeline.process.slots import acquire_supervisor_lock, wipe_free_slots
 from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED
 from pipeline.process.stop import Stop
-from pipeline.process.supervisor import SLOT_NAME, StageSpec, Supervisor, Surroundings, Times
+from pipeline.process.supervisor import SLOT_NAME, StageSpec, Supervisor, SupervisorEnvironment, Timeouts
 
 if TYPE_CHECKING:
     from pipeline.settings.config import Config
@@ -37,7 +37,7 @@ def supervise(
     config: "Config",
     env: Mapping[str, str],
     *,
-    times: Times | None = None,
+    times: Timeouts | None = None,
     live: "ReloadableConfig | None" = None,
     started: Callable[[], None] = lambda: None,
 ) -> int:
@@ -51,7 +51,7 @@ def supervise(
     logs.configure(config.log_level, SLOT_NAME)
     directory = config.runtime_directory
     try:
-        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(times or Times()).lock_wait_s)
+        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(times or Timeouts()).lock_wait_s)
     except CannotStart as error:
         _log.error("cannot start", error=str(error))
         return EXIT_CANNOT_START
@@ -61,8 +61,8 @@ def supervise(
     heartbeat = Heartbeat(directory, SLOT_NAME, clock)
     try:
         profiling.start(config, SLOT_NAME, SLOT_NAME)
-        around = Surroundings(
-            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Times(),
+        around = SupervisorEnvironment(
+            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Timeouts(),
             has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
             has_room=partial(_has_room, config.database_path.parent),
             reload=_reloading(live, directory / SETTINGS_FILE),

@@ -15,7 +15,7 @@ from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
-from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopWishes, Wish
+from pipeline.process.signals import ASKS_TO_STOP, SignalPipe, StopRequest, StopRequests
 from pipeline.process.slots import Slot
 from pipeline.process.stage import (
     EXIT_CANNOT_START,
@@ -47,7 +47,7 @@ class StageSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Timeouts:
     """How long things may take, in seconds."""
 
     beat_limit_s: float = HEARTBEAT_LIMIT_S
@@ -69,7 +69,7 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SupervisorEnvironment:
     """What the supervisor finds around itself."""
 
     runtime_directory: Path
@@ -80,7 +80,7 @@ class Surroundings:
     metrics: Metrics
     heartbeat: Heartbeat
     rng: random.Random = field(default_factory=random.SystemRandom)
-    times: Times = field(default_factory=Times)
+    times: Timeouts = field(default_factory=Timeouts)
     has_moved: Callable[[], bool] = lambda: False
     """Whether another file, or none, is where the database was."""
     has_room: Callable[[], bool] = lambda: True
@@ -92,7 +92,7 @@ class Surroundings:
 class Supervisor:
     """Starts, watches, restarts and ends the processes of `specs`; single-threaded, in the main thread."""
 
-    def __init__(self, specs: Sequence[StageSpec], launch: Launch, around: Surroundings) -> None:
+    def __init__(self, specs: Sequence[StageSpec], launch: Launch, around: SupervisorEnvironment) -> None:
         self._launch = launch
         self._around = around
         self._clock, self._times, self._notifier = around.clock, around.times, around.notifier
@@ -100,7 +100,7 @@ class Supervisor:
             Child(Slot(spec.name, index), spec.drain_order) for spec in specs for index in range(spec.count)
         ]
         self._drain: Drain | None = None
-        self._wishes = StopWishes(around.clock)
+        self._wishes = StopRequests(around.clock)
         self._exit_code = EXIT_OK
         self._ready = False
         self._status = ""
@@ -167,10 +167,10 @@ class Supervisor:
                     child.reload_due = True
                     child.pass_reload_on()
             return
-        wish = self._wishes.take(number)
-        if wish is Wish.STOP:
+        wish = self._wishes.on_signal(number)
+        if wish is StopRequest.STOP:
             self._around.stop.set(number.name)
-        elif wish is Wish.STOP_AT_ONCE and self._drain is not None:
+        elif wish is StopRequest.STOP_AT_ONCE and self._drain is not None:
             _log.error("told to stop once more", signal=number.name)
             self._drain.kill_all(self._clock.monotonic())
 
@@ -203,9 +203,9 @@ class Supervisor:
         for child in self._children:
             pid, code = child.pid, child.reap()
             if code is not None:
-                self._take_exit(child, pid, code)
+                self._on_exit(child, pid, code)
 
-    def _take_exit(self, child: Child, pid: int | None, code: int) -> None:
+    def _on_exit(self, child: Child, pid: int | None, code: int) -> None:
         if self._drain is not None or self._around.stop.is_set():
             _log.info("stage ended", stage=child.name, pid=pid, how=_how(code))
             # One that was told to stop while its interpreter started dies of the signal itself.
@@ -246,12 +246,12 @@ class Supervisor:
         silent = False
         for child in self._children:
             if stalled:
-                child.forgive(now_s)
-            child.listen(self._around.runtime_directory, self._clock)
+                child.reset_heartbeat_timer(now_s)
+            child.read_heartbeat(self._around.runtime_directory, self._clock)
             child.pass_reload_on()
-            if child.is_silent(now_s, self._times.beat_limit_s, self._times.first_beat_limit_s):
+            if child.is_hung(now_s, self._times.beat_limit_s, self._times.first_beat_limit_s):
                 silent = True
-                self._kill_silent(child)
+                self._kill_hung(child)
         self._around.heartbeat.beat(self._report()[:MAX_STATUS_BYTES])
         # A restart is under way wherever a stage is missing; what a watchdog must end is silence that kills cannot end.
         if not silent:
@@ -266,7 +266,7 @@ class Supervisor:
         watchdog_s = self._notifier.watchdog_interval_s
         return interval_s if watchdog_s is None else min(interval_s, watchdog_s / 2)
 
-    def _kill_silent(self, child: Child) -> None:
+    def _kill_hung(self, child: Child) -> None:
         # While draining the group's deadline decides; a stage that flushes may not beat.
         if not child.hung and self._drain is None:
             _log.error("stage hangs, killing it", stage=child.name, pid=child.pid)

@@ -11,7 +11,7 @@ from typing import Final
 
 from pipeline.nostr.domain import address_prefix, registrable_domain
 from pipeline.process.clock import Clock
-from pipeline.process.rate import Allowances, Rate
+from pipeline.process.rate import Rate, TokenBuckets
 
 # Of all crawler processes together. A victim sees no more than this of us.
 PER_ADDRESS: Final = Rate(10, 6)
@@ -59,10 +59,10 @@ class DialGate:
     def __init__(self, rates: DialRates, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._addresses = Allowances(rates.address)
-        self._prefixes = Allowances(rates.prefix)
-        self._domains = Allowances(rates.domain)
-        self._proven_addresses = Allowances(rates.proven)
+        self._addresses = TokenBuckets(rates.address)
+        self._prefixes = TokenBuckets(rates.prefix)
+        self._domains = TokenBuckets(rates.domain)
+        self._proven_addresses = TokenBuckets(rates.proven)
         self._exempt: Set[str] = frozenset()
         self._proven: Mapping[str, str] = {}
         self._resolved: dict[str, str] = {}

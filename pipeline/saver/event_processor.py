@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event
-from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, Source, relay_candidates
+from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, MentionSource, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
 from pipeline.nostr.registration import parse_departure
@@ -268,19 +268,19 @@ class EventProcessor:
         candidates = relay_candidates(event)
         for candidate in candidates:
             spelling, source = candidate.address.spelling, candidate.source
-            if source is not Source.MONITOR and self._mentions.is_resting(author, now):
+            if source is not MentionSource.MONITOR and self._mentions.is_resting(author, now):
                 outcome.surplus_relays += 1
                 continue
             if self._mentions.is_new(spelling, author, is_user=is_user):
                 # A monitor's report (NIP-66) is about its own time, and no later than now.
-                seen_up_at = min(event.created_at * 1000, now) if source is Source.MONITOR else 0
+                seen_up_at = min(event.created_at * 1000, now) if source is MentionSource.MONITOR else 0
                 naming = relay_mentions.record_mention(
                     tx, spelling, source=source, author=author, is_user=is_user, now=now, seen_up_at=seen_up_at
                 )
                 if naming is relay_mentions.MentionOutcome.REFUSED:
                     self._mentions.discard(spelling, author, is_user=is_user)
                     outcome.surplus_relays += 1
-                    if source is not Source.MONITOR:
+                    if source is not MentionSource.MONITOR:
                         self._mentions.rest(author, now)
         if event.kind == RELAY_LIST:
             relay_lists.replace(tx, _relay_list(tx, decided, candidates))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.proof_of_work import proven_bits
-from pipeline.server.limits import Refusal, Refused
+from pipeline.server.limits import Rejected, RejectReason
 from pipeline.settings.choices import RegistrationMode
 from pipeline.settings.config import Config
 
@@ -21,21 +21,22 @@ class Admission:
     """The work that is asked for in mode `proof-of-work`."""
 
     def require(self, event: Event, users: int) -> None:
-        """Raise `Refused` unless the event may register its author beside so many users."""
+        """Raise `Rejected` unless the event may register its author beside so many users."""
         if users >= self.max_users:
-            raise Refused(Refusal.USERS)
+            raise Rejected(RejectReason.USERS)
         if self.mode is RegistrationMode.ALLOWLIST and event.pubkey not in self.keys:
-            raise Refused(Refusal.NOT_LISTED)
+            raise Rejected(RejectReason.NOT_LISTED)
         if self.mode is RegistrationMode.PROOF_OF_WORK and proven_bits(event) < self.bits:
-            raise Refused(Refusal.WORK)
+            raise Rejected(RejectReason.WORK)
 
     @property
-    def explanation(self) -> dict[Refusal, str]:
+    def explanation(self) -> dict[RejectReason, str]:
         """What a client is told of each refusal."""
         return {
-            Refusal.USERS: "restricted: no more users are taken",
-            Refusal.NOT_LISTED: "restricted: only keys that the operator listed can register",
-            Refusal.WORK: f"pow: {self.bits} bits of work are needed, in a nonce tag that commits to them (NIP-13)",
+            RejectReason.USERS: "restricted: no more users are taken",
+            RejectReason.NOT_LISTED: "restricted: only keys that the operator listed can register",
+            RejectReason.WORK: f"pow: {self.bits} bits of work are needed,"
+            " in a nonce tag that commits to them (NIP-13)",
         }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.ip import IPAddress, is_global_ip
-from pipeline.server.limits import PREFIX_FACTORS, Limits, Refusal, Refused, prefixes_of
+from pipeline.server.limits import PREFIX_FACTORS, Rejected, RejectReason, ServerLimits, prefixes_of
 from pipeline.settings.values import IPNetwork
 
 _MAX_FORWARDED_LENGTH: Final = 64  # an IPv6 address with a port has at most 54 characters
@@ -15,7 +15,7 @@ _UNKNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class ClientAddress:
     """The other end of a connection; `client` is the name that bounds count it under.
 
     One `is_near` comes from this machine or a private network: it may be a proxy that no setting names, and the bounds
@@ -34,13 +34,13 @@ class Peer:
         return 2 if self.is_here or self.is_proxy else int(self.is_near)
 
 
-def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> Peer:
+def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> ClientAddress:
     """The peer at a socket's remote address, as asyncio gives it (`None` when the peer has gone already)."""
     host = socket_address[0] if isinstance(socket_address, tuple) and socket_address else ""
     ip = _parse_ip(str(host))
     if ip is None:
-        return Peer(_UNKNOWN, False)
-    return Peer(_client_name(ip), not is_global_ip(ip), _is_among(ip, proxies), ip.is_loopback)
+        return ClientAddress(_UNKNOWN, False)
+    return ClientAddress(_client_name(ip), not is_global_ip(ip), _is_among(ip, proxies), ip.is_loopback)
 
 
 def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> str | None:
@@ -57,12 +57,12 @@ def client_behind(forwarded_for: str | None, proxies: Sequence[IPNetwork]) -> st
     return None
 
 
-class Place:
-    """What one connection has been given; `Gate.leave` takes it all back."""
+class ConnectionSlot:
+    """What one connection has been given; `ConnectionLimiter.leave` takes it all back."""
 
     __slots__ = ("client", "counted", "in_request", "in_session", "network", "peer")
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: ClientAddress) -> None:
         self.peer = peer
         self.client: str | None = None
         self.network: str | None = None
@@ -78,12 +78,12 @@ class Place:
         return 0 if self.client is not None else self.peer.reach
 
 
-class Gate:
+class ConnectionLimiter:
     """Hands out places for connections and websocket sessions; used by the event loop alone."""
 
     __slots__ = ("_by_client", "_held", "_limits", "_proxies", "_requests", "_sessions")
 
-    def __init__(self, limits: Limits, proxies: Sequence[IPNetwork] = ()) -> None:
+    def __init__(self, limits: ServerLimits, proxies: Sequence[IPNetwork] = ()) -> None:
         """`proxies`: those whose word about their visitors is believed."""
         self._limits = limits
         self._proxies = proxies
@@ -93,14 +93,14 @@ class Gate:
         self._sessions = 0
         self._by_client: Counter[str] = Counter()
 
-    def enter(self, peer: Peer) -> Place:
-        """A place for a new connection; raises `Refused`.
+    def enter(self, peer: ClientAddress) -> ConnectionSlot:
+        """A place for a new connection; raises `Rejected`.
 
         A proxy's counts under whom it speaks for, once known, a near peer's under no client.
         """
         if sum(self._held) >= self._limits.connections or not self.admits(peer.reach):
-            raise Refused(Refusal.CONNECTIONS)
-        place = Place(peer)
+            raise Rejected(RejectReason.CONNECTIONS)
+        place = ConnectionSlot(peer)
         if not (peer.is_near or peer.is_proxy):
             self._count(place, peer.client)
         self._held[place.counted] += 1
@@ -110,13 +110,13 @@ class Gate:
         """Return True if those with so much `reach` and with less hold fewer places than are open to them."""
         return sum(self._held[: reach + 1]) < self._limits.connections - self._limits.reserved * (2 - reach)
 
-    def identify(self, place: Place, forwarded_for: str | None) -> None:
-        """Count a proxy's connection under the client it speaks for; raises `Refused`."""
+    def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
+        """Count a proxy's connection under the client it speaks for; raises `Rejected`."""
         if place.client is None and place.peer.is_proxy:
             client = client_behind(forwarded_for, self._proxies)
             if client is not None:
                 if not self.admits(0):
-                    raise Refused(Refusal.CONNECTIONS)
+                    raise Rejected(RejectReason.CONNECTIONS)
                 self._count(place, client)
             elif not place.peer.is_near:
                 self._count(place, place.peer.client)
@@ -124,23 +124,23 @@ class Gate:
             place.counted = place.reach
             self._held[place.counted] += 1
 
-    def open_request(self, place: Place) -> None:
-        """Let the connection have an answer over HTTP; raises `Refused`. Neighbours always may."""
+    def open_request(self, place: ConnectionSlot) -> None:
+        """Let the connection have an answer over HTTP; raises `Rejected`. Neighbours always may."""
         if place.reach or place.in_request:
             return
         if self._requests >= self._limits.requests:
-            raise Refused(Refusal.CONNECTIONS)
+            raise Rejected(RejectReason.CONNECTIONS)
         self._requests += 1
         place.in_request = True
 
-    def open_session(self, place: Place) -> None:
-        """Let the connection become a websocket; raises `Refused`."""
+    def open_session(self, place: ConnectionSlot) -> None:
+        """Let the connection become a websocket; raises `Rejected`."""
         if self._sessions >= self._limits.sessions:
-            raise Refused(Refusal.SESSIONS)
+            raise Rejected(RejectReason.SESSIONS)
         self._sessions += 1
         place.in_session = True
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: ConnectionSlot) -> None:
         """Take the place of an ended connection back; once per place."""
         self._held[place.counted] -= 1
         self._requests -= place.in_request
@@ -150,11 +150,11 @@ class Gate:
             if not self._by_client[name]:
                 del self._by_client[name]
 
-    def _count(self, place: Place, client: str) -> None:
+    def _count(self, place: ConnectionSlot, client: str) -> None:
         names = prefixes_of(client)
         for name, factor in zip(names, PREFIX_FACTORS, strict=False):
             if self._by_client[name] >= self._limits.connections_per_client * factor:
-                raise Refused(Refusal.CLIENT_CONNECTIONS)
+                raise Rejected(RejectReason.CLIENT_CONNECTIONS)
         self._by_client.update(names)
         place.client = client
         place.network = names[-1]

@@ -9,10 +9,10 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from pipeline.process.clock import Clock
-from pipeline.process.rate import Allowance
-from pipeline.server.clients import Gate, Peer, Place, client_behind, peer_of
+from pipeline.process.rate import TokenBucket
+from pipeline.server.clients import ClientAddress, ConnectionLimiter, ConnectionSlot, client_behind, peer_of
 from pipeline.server.eviction import Occupant, first_to_yield
-from pipeline.server.limits import Limits, Refusal, Refuse, Refused, prefixes_of
+from pipeline.server.limits import Refuse, Rejected, RejectReason, ServerLimits, prefixes_of
 from pipeline.settings.values import IPNetwork
 
 # asyncio reads 256 KiB at once: up to 40,000 pings, all of which the library would answer before we see the first.
@@ -27,7 +27,7 @@ class Guard:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: ServerLimits,
         clock: Clock,
         refuse: Refuse,
         proxies: Sequence[IPNetwork] = (),
@@ -39,67 +39,67 @@ class Guard:
         self.clock = clock
         self.refuse = refuse
         self.proxies = proxies
-        self.gate = Gate(limits, proxies)
+        self.limiter = ConnectionLimiter(limits, proxies)
         # In the order in which they came.
-        self.connections: dict[GuardedConnection, None] = {}
+        self.connections: dict[LimitedConnection, None] = {}
 
-    def connection_class(self) -> "type[GuardedConnection]":
+    def connection_class(self) -> "type[LimitedConnection]":
         """The class whose connections answer to this guard."""
 
-        class Connection(GuardedConnection):
+        class BoundConnection(LimitedConnection):
             guard = self
 
-        return Connection
+        return BoundConnection
 
-    def enter(self, peer: Peer) -> Place:
-        """Return a place for a new connection; when all are taken a silent one yields; raises `Refused`."""
+    def enter(self, peer: ClientAddress) -> ConnectionSlot:
+        """Return a place for a new connection; when all are taken a silent one yields; raises `Rejected`."""
         try:
-            return self.gate.enter(peer)
-        except Refused as refused:
+            return self.limiter.enter(peer)
+        except Rejected as refused:
             network = None if peer.is_near or peer.is_proxy else prefixes_of(peer.client)[-1]
-            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(network, peer.reach):
+            if refused.reason is not RejectReason.CONNECTIONS or not self._make_room(network, peer.reach):
                 raise
-            return self.gate.enter(peer)
+            return self.limiter.enter(peer)
 
-    def identify(self, place: Place, forwarded_for: str | None) -> None:
-        """Count a connection under the client that it is made for; a silent one yields to it; raises `Refused`."""
+    def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
+        """Count a connection under the client that it is made for; a silent one yields to it; raises `Rejected`."""
         try:
-            self.gate.identify(place, forwarded_for)
-        except Refused as refused:
+            self.limiter.identify(place, forwarded_for)
+        except Rejected as refused:
             client = client_behind(forwarded_for, self.proxies)
             network = None if client is None else prefixes_of(client)[-1]
-            if refused.reason is not Refusal.CONNECTIONS or not self._make_room(network, 0):
+            if refused.reason is not RejectReason.CONNECTIONS or not self._make_room(network, 0):
                 raise
-            self.gate.identify(place, forwarded_for)
+            self.limiter.identify(place, forwarded_for)
 
     def require_origin(self, origins: Sequence[str]) -> None:
-        """Raise `Refused` for a page that the setting does not name."""
+        """Raise `Rejected` for a page that the setting does not name."""
         if self._origins and not self._origins.issuperset(origin.lower() for origin in origins):
-            raise Refused(Refusal.ORIGIN)
+            raise Rejected(RejectReason.ORIGIN)
 
-    def open_session(self, place: Place) -> None:
-        """Take a place among the websockets; when all are taken a silent one yields; raises `Refused`."""
+    def open_session(self, place: ConnectionSlot) -> None:
+        """Take a place among the websockets; when all are taken a silent one yields; raises `Rejected`."""
         try:
-            self.gate.open_session(place)
-        except Refused:
+            self.limiter.open_session(place)
+        except Rejected:
             if not self._make_room(place.network, place.reach, sessions_only=True):
                 raise
-            self.gate.open_session(place)
+            self.limiter.open_session(place)
 
     def _make_room(self, network: str | None, reach: int, *, sessions_only: bool = False) -> bool:
         """End the connection that yields to a newcomer; return whether there was one."""
-        connections = [each for each in self.connections if each.place is not None]
+        connections = [each for each in self.connections if each.slot is not None]
         occupants = [each.occupant() for each in connections]
         latest = self.clock.monotonic() - _SPARED_S
         index = first_to_yield(
             occupants, random.choice, network=network, reach=reach, latest=latest, sessions_only=sessions_only
         )
-        if index is None and not sessions_only and self.gate.admits(reach):
+        if index is None and not sessions_only and self.limiter.admits(reach):
             # Only because others have taken all: a neighbour that is not served has no use of its place.
             index = next((index for index, each in enumerate(occupants) if not each.is_served), None)
         if index is None:
             return False
-        connections[index].cut(Refusal.SILENT)
+        connections[index].abort_with(RejectReason.SILENT)
         connections[index].give_back()
         return True
 
@@ -108,23 +108,23 @@ class Guard:
         for connection in tuple(self.connections):
             connection.transport.abort()
 
-    def abort_silent(self) -> None:
+    def close_idle(self) -> None:
         """End the connections that have not asked for anything yet."""
         for connection in tuple(self.connections):
             if connection.request is None:
                 connection.transport.abort()
 
 
-class GuardedConnection(ServerConnection):
+class LimitedConnection(ServerConnection):
     """Refuses connections beyond the bounds, and cuts off clients that flood or do not read."""
 
     guard: Guard
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.place: Place | None = None
+        self.slot: ConnectionSlot | None = None
         self._head_bytes = 0
-        self._frames = Allowance(self.guard.limits.frames, self.guard.clock.monotonic())
+        self._frames = TokenBucket(self.guard.limits.frames, self.guard.clock.monotonic())
         self._unread: asyncio.TimerHandle | None = None
         self._is_cut = False
         self.is_refused = False
@@ -134,49 +134,49 @@ class GuardedConnection(ServerConnection):
 
     def occupant(self) -> Occupant:
         """Return what decides whether it yields its place; it has one."""
-        assert self.place is not None
-        place = self.place
+        assert self.slot is not None
+        slot = self.slot
         is_served = self.request is not None and not self.is_refused
-        return Occupant(place.network, place.reach, place.in_session, is_served, self.waiting_since)
+        return Occupant(slot.network, slot.reach, slot.in_session, is_served, self.waiting_since)
 
     @property
     def client(self) -> str | None:
         """The name that the client's own bounds count under; None if only the bounds for all are its."""
-        return None if self.place is None else self.place.client
+        return None if self.slot is None else self.slot.client
 
     @property
-    def peer(self) -> Peer | None:
+    def peer(self) -> ClientAddress | None:
         """The other end; None when it has gone."""
-        return None if self.place is None else self.place.peer
+        return None if self.slot is None else self.slot.peer
 
     def identify(self, forwarded_for: str | None) -> None:
-        """Count the connection under the client that it is made for; raises `Refused`."""
-        if self.place is not None:
-            self.guard.identify(self.place, forwarded_for)
+        """Count the connection under the client that it is made for; raises `Rejected`."""
+        if self.slot is not None:
+            self.guard.identify(self.slot, forwarded_for)
 
     def open_session(self) -> None:
-        """Take a place among the websockets, held until the connection ends; raises `Refused`."""
-        if self.place is not None:
-            self.guard.open_session(self.place)
+        """Take a place among the websockets, held until the connection ends; raises `Rejected`."""
+        if self.slot is not None:
+            self.guard.open_session(self.slot)
 
     def open_request(self) -> None:
-        """Take a place among the requests that are answered, held until the connection ends; raises `Refused`."""
-        if self.place is not None:
-            self.guard.gate.open_request(self.place)
+        """Take a place among the requests that are answered, held until the connection ends; raises `Rejected`."""
+        if self.slot is not None:
+            self.guard.limiter.open_request(self.slot)
 
     def give_back(self) -> None:
         """Give the place back; may be repeated."""
-        if self.place is not None:
+        if self.slot is not None:
             self.guard.connections.pop(self, None)
-            self.guard.gate.leave(self.place)
-            self.place = None
+            self.guard.limiter.leave(self.slot)
+            self.slot = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place, or say that there is none and close."""
         super().connection_made(transport)
         try:
-            self.place = self.guard.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
-        except Refused as error:
+            self.slot = self.guard.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
+        except Rejected as error:
             self.guard.refuse(error.reason)
             # The library learns that the connection is lost before it has read anything.
             self.transport.write(_FULL)
@@ -197,7 +197,7 @@ class GuardedConnection(ServerConnection):
             if self.request is None:
                 self._head_bytes += len(part)
                 if self._head_bytes > self.guard.limits.request_bytes:
-                    self.cut(Refusal.REQUEST_SIZE)
+                    self.abort_with(RejectReason.REQUEST_SIZE)
             if self.transport.is_closing():
                 return
             super().data_received(part)
@@ -208,21 +208,21 @@ class GuardedConnection(ServerConnection):
             return
         # The library answers pings by itself, so that only here a flood of them is seen.
         if not isinstance(event, Request) and not self._frames.take(self.guard.clock.monotonic()):
-            self.cut(Refusal.FRAMES)
+            self.abort_with(RejectReason.FRAMES)
             return
         super().process_event(event)
 
     def pause_writing(self) -> None:
         """Give the client, who leaves much unread, a time to go on reading."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self.guard.limits.send_s, self.cut, Refusal.SLOW)
+        self._unread = self.loop.call_later(self.guard.limits.send_s, self.abort_with, RejectReason.SLOW)
 
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
         self._forget_unread()
 
-    def cut(self, refusal: Refusal) -> None:
+    def abort_with(self, refusal: RejectReason) -> None:
         """Count why, and end the connection without another word."""
         if not self._is_cut:
             self._is_cut = True

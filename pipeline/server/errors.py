@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.process.clock import Clock
 from pipeline.process.logs import Logger
 from pipeline.process.metrics import Metrics
-from pipeline.process.rate import Allowance, Rate
+from pipeline.process.rate import Rate, TokenBucket
 
 _STAGE: Final = "server"
 # Enough to see what is wrong; tracebacks are long.
@@ -20,7 +20,7 @@ class ErrorLog:
         self._log = log
         self._clock = clock
         self._metrics = metrics
-        self._allowance = Allowance(_TRACEBACKS, clock.monotonic())
+        self._allowance = TokenBucket(_TRACEBACKS, clock.monotonic())
 
     def unexpected(self, kind: str, message: str, cause: BaseException | None, **fields: object) -> None:
         """Note an error of a `kind` out of a closed set."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Occupant:
     """A connection that holds a place.
 
-    `network`: whom its bounds count for, None for a neighbour. `reach`: see `Place.reach`. `is_session`: a websocket.
-    `is_served`: its request has come and was not refused. `waiting_since`: since when a websocket waits for its
-    client's next message.
+    `network`: whom its bounds count for, None for a neighbour. `reach`: see `ConnectionSlot.reach`. `is_session`: a
+    websocket. `is_served`: its request has come and was not refused. `waiting_since`: since when a websocket waits for
+    its client's next message.
     """
 
     network: str | None

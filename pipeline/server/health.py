@@ -15,9 +15,9 @@ import apsw
 
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.condition import Condition, StageState, condition_of, utc
 from pipeline.process.exposition import Health
 from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.liveness import StageHealth, StageState, health_of, utc
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
@@ -33,7 +33,7 @@ DATABASE_TIMEOUT_S: Final = 5.0
 """A question of microseconds that is not answered by then finds the disk or the thread stuck."""
 MIN_FREE_BYTES: Final = 64 << 20
 """Left on the database's disk: as much as the write-ahead log alone may take."""
-_BEYOND_SELF_HELP: Final = frozenset({StageState.HANGS, StageState.GONE})
+_BEYOND_SELF_HELP: Final = frozenset({StageState.HUNG, StageState.EXITED})
 _EMPTIED_BY: Final = {None: "saver", SinkName.PUBSUB: "forwarder", SinkName.RELAY: "sender"}
 
 
@@ -51,7 +51,7 @@ class Report:
     """Everything that is wrong, how each process stands, and what is wrong with the database or `ok`."""
 
     problems: tuple[Problem, ...]
-    stages: tuple[Condition, ...]
+    stages: tuple[StageHealth, ...]
     database: str
 
 
@@ -105,9 +105,9 @@ class HealthCheck:
             problems.append(Problem("database", None, database))
         return _verdict("not ready", problems)
 
-    def _conditions(self) -> list[Condition]:
+    def _conditions(self) -> list[StageHealth]:
         directory = self._settings().runtime_directory
-        return [condition_of(reading, self._clock) for reading in read_heartbeats(directory, self._clock)]
+        return [health_of(reading, self._clock) for reading in read_heartbeats(directory, self._clock)]
 
     async def look(self) -> Report:
         """How every process stands, and all that is wrong."""

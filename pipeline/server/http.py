@@ -19,10 +19,10 @@ from pipeline.process.clock import Clock
 from pipeline.process.exposition import CONTENT_TYPE, Health
 from pipeline.process.metrics import Metrics
 from pipeline.process.page_token import is_page_token
-from pipeline.server.connection import GuardedConnection
+from pipeline.server.connection import LimitedConnection
 from pipeline.server.errors import ErrorLog
 from pipeline.server.health import HealthCheck
-from pipeline.server.limits import Refusal, Refused, RequestRates
+from pipeline.server.limits import Rejected, RejectReason, RequestRates
 from pipeline.server.page.request import TOKEN_COOKIE, PageRequest, cookie_of, is_local, parse_request
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
@@ -80,7 +80,7 @@ class PageAccess:
         self._shown_to = shown_to
         self._token = token
 
-    def admit(self, connection: GuardedConnection, request: Request) -> PageRequest | None:
+    def admit(self, connection: LimitedConnection, request: Request) -> PageRequest | None:
         """Return what a browser asks of the page; None if it may not see it.
 
         Being local needs the token as well: what a proxy on this machine forwards comes from this machine too. A
@@ -129,13 +129,13 @@ class Web:
 
     async def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """The answer to a request, `None` if it may become a websocket."""
-        assert isinstance(connection, GuardedConnection)
+        assert isinstance(connection, LimitedConnection)
         # Releases of the library before 17 know no methods: they refuse all but GET by themselves.
         method = getattr(request, "method", "GET")
         path = request.path.partition("?")[0]
         try:
             answer = await self._answer(connection, request, method, path)
-        except Refused as error:
+        except Rejected as error:
             connection.guard.refuse(error.reason)
             connection.is_refused = True
             answer = _refused(error.reason)
@@ -147,7 +147,7 @@ class Web:
             answer.body = b""
         return answer
 
-    async def _answer(self, connection: GuardedConnection, request: Request, method: str, path: str) -> Response | None:
+    async def _answer(self, connection: LimitedConnection, request: Request, method: str, path: str) -> Response | None:
         self._note_unnamed_proxy(connection, request)
         connection.identify(_forwarded_for(request))
         if path == "/":
@@ -177,7 +177,7 @@ class Web:
             self._rates.look_up(connection.client)
         return await route()
 
-    def _note_unnamed_proxy(self, connection: GuardedConnection, request: Request) -> None:
+    def _note_unnamed_proxy(self, connection: LimitedConnection, request: Request) -> None:
         """Count what says that it was forwarded, from a peer that `EVENTS_TRUSTED_PROXIES` does not name.
 
         Where proxies are named, a far peer's header is only a visitor's.
@@ -186,7 +186,7 @@ class Web:
         if peer is None or peer.is_proxy or not any(name in request.headers for name in _FORWARDING):
             return
         if peer.is_near or not connection.guard.proxies:
-            connection.guard.refuse(Refusal.UNNAMED_PROXY)
+            connection.guard.refuse(RejectReason.UNNAMED_PROXY)
 
     def _route(self, path: str) -> Callable[[], Awaitable[Response]] | None:
         if path == "/metrics":
@@ -212,7 +212,7 @@ def _is_browser(request: Request, method: str) -> bool:
     return any("text/html" in value for value in request.headers.get_all("Accept"))
 
 
-def _is_from_here(connection: GuardedConnection, request: Request) -> bool:
+def _is_from_here(connection: LimitedConnection, request: Request) -> bool:
     """Return True if a browser on this machine asks for this machine, and no trusted proxy asks for a visitor."""
     peer, host = connection.peer, request.headers.get_all("Host")
     is_forwarded = peer is None or (peer.is_proxy and any(name in request.headers for name in _FORWARDING))
@@ -232,10 +232,10 @@ def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
     return Response(status.value, status.phrase, headers, body)
 
 
-def _refused(reason: Refusal) -> Response:
-    if reason is Refusal.ORIGIN:
+def _refused(reason: RejectReason) -> Response:
+    if reason is RejectReason.ORIGIN:
         return response(HTTPStatus.FORBIDDEN, TEXT, b"this origin is not allowed\n")
-    if reason is not Refusal.REQUESTS:
+    if reason is not RejectReason.REQUESTS:
         return response(HTTPStatus.SERVICE_UNAVAILABLE, TEXT, b"too many requests at once\n")
     answer = response(HTTPStatus.TOO_MANY_REQUESTS, TEXT, b"too many requests, try again in a minute\n")
     answer.headers["Retry-After"] = "60"

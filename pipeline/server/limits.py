@@ -8,12 +8,12 @@ from typing import Final
 
 from pipeline.errors import EventServiceError
 from pipeline.process.clock import Clock
-from pipeline.process.rate import Allowances, Rate
+from pipeline.process.rate import Rate, TokenBuckets
 from pipeline.settings.config import Config
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ServerLimits:
     """The bounds of the server; `limits_of` gives those that it runs with. Times are seconds."""
 
     connections: int = 512
@@ -57,13 +57,13 @@ class Limits:
         return max(self.connections - 2 * self.reserved - self.sessions, self.connections // 4)
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = ServerLimits()
 
 _REGISTRATION_BURST_MIN: Final = 10
 """Minutes' worth of registrations that may come at once, as when many users behind one address arrive together."""
 
 
-def limits_of(config: Config) -> Limits:
+def limits_of(config: Config) -> ServerLimits:
     """The bounds as an operator has set them."""
     rate = config.max_registrations_per_minute
     return replace(
@@ -82,7 +82,7 @@ PREFIX_FACTORS: Final = (1, 2, 4)
 _WIDER_PREFIXES: Final = (56, 48)
 
 
-class Refusal(StrEnum):
+class RejectReason(StrEnum):
     """Why something of a client was dropped; a closed set, the `reason` of `stage_discarded`."""
 
     CONNECTIONS = "connections"
@@ -114,15 +114,15 @@ class Refusal(StrEnum):
     USERS = "users"
 
 
-class Refused(EventServiceError):
+class Rejected(EventServiceError):
     """A bound was reached."""
 
-    def __init__(self, reason: Refusal) -> None:
+    def __init__(self, reason: RejectReason) -> None:
         super().__init__(f"refused: {reason}")
         self.reason: Final = reason
 
 
-Refuse = Callable[[Refusal], None]
+Refuse = Callable[[RejectReason], None]
 """Counts something that was dropped."""
 
 
@@ -133,7 +133,7 @@ class ClientRates:
 
     def __init__(self, rate: Rate) -> None:
         rates = (Rate(rate.burst * factor, rate.per_minute * factor) for factor in PREFIX_FACTORS)
-        self._allowances = tuple(Allowances(each) for each in rates)
+        self._allowances = tuple(TokenBuckets(each) for each in rates)
 
     def take(self, client: str | None, now: float) -> bool:
         """Use one of `client`'s and return True if there was one left; None has no bound of its own."""
@@ -149,22 +149,22 @@ class RequestRates:
 
     __slots__ = ("_clock", "_lookups", "_renderings")
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: ServerLimits, clock: Clock) -> None:
         self._clock = clock
         self._lookups = ClientRates(limits.lookups)
         self._renderings = ClientRates(limits.renderings)
 
     def render(self, client: str | None) -> None:
-        """Use one rendering of metrics or page; raises `Refused`."""
+        """Use one rendering of metrics or page; raises `Rejected`."""
         self._take(self._renderings, client)
 
     def look_up(self, client: str | None) -> None:
-        """Use one read of the database; raises `Refused`."""
+        """Use one read of the database; raises `Rejected`."""
         self._take(self._lookups, client)
 
     def _take(self, rates: ClientRates, client: str | None) -> None:
         if not rates.take(client, self._clock.monotonic()):
-            raise Refused(Refusal.REQUESTS)
+            raise Rejected(RejectReason.REQUESTS)
 
 
 def prefixes_of(client: str) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ from pipeline.nostr.registration import (
     parse_registration,
 )
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.server.admission import Admission
-from pipeline.server.limits import Refusal, Refused
+from pipeline.server.limits import Rejected, RejectReason
 from pipeline.server.worker import DatabaseThread
 from pipeline.store import authors, relay_mentions, users
 from pipeline.store.authors import Authors
@@ -37,20 +37,20 @@ _STAGE: Final = "server"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RegistrationVerdict:
     """What a client is told of its event; the reason is empty when it is accepted."""
 
     accepted: bool
     reason: str
 
 
-ACCEPTED: Final = Verdict(True, "")
+ACCEPTED: Final = RegistrationVerdict(True, "")
 _EXPLAINED: Final = {
-    Refusal.BUSY: "error: too many registrations wait, try again later",
-    Refusal.AHEAD: f"invalid: dated more than {MAX_AHEAD_S} seconds ahead",
-    Refusal.OUTDATED: "invalid: not newer than your last registration or its removal",
-    Refusal.DELETED: "invalid: you have deleted this registration, or vanished since",
-    Refusal.BLOCKED: "blocked: the operator does not accept this key",
+    RejectReason.BUSY: "error: too many registrations wait, try again later",
+    RejectReason.AHEAD: f"invalid: dated more than {MAX_AHEAD_S} seconds ahead",
+    RejectReason.OUTDATED: "invalid: not newer than your last registration or its removal",
+    RejectReason.DELETED: "invalid: you have deleted this registration, or vanished since",
+    RejectReason.BLOCKED: "blocked: the operator does not accept this key",
 }
 
 
@@ -69,7 +69,7 @@ class Registrations:
         thread: DatabaseThread,
         clock: Clock,
         metrics: Metrics,
-        log: RateLimited,
+        log: RateLimitedLogger,
         *,
         allow_private_relays: bool,
         admission: Callable[[], Admission],
@@ -93,44 +93,44 @@ class Registrations:
         self._errors = metrics.stage_errors.labels(_STAGE, "registration")
         self._discarded = metrics.stage_discarded
 
-    async def take(self, event: Event) -> Verdict:
+    async def take(self, event: Event) -> RegistrationVerdict:
         """Verify and store a registration; accepted only once it is committed."""
         self._taken.inc()
         began = self._clock.monotonic()
         try:
             stored = await self._thread.run(functools.partial(self._register, event))
         except InvalidEvent as error:
-            return self._refuse(Refusal.INVALID_EVENT, f"invalid: {error}")
+            return self._refuse(RejectReason.INVALID_EVENT, f"invalid: {error}")
         except InvalidRegistration as error:
-            return self._refuse(Refusal.INVALID_REGISTRATION, f"invalid: {error}")
-        except Refused as error:
+            return self._refuse(RejectReason.INVALID_REGISTRATION, f"invalid: {error}")
+        except Rejected as error:
             explained = _EXPLAINED | self._admission().explanation
             return self._refuse(error.reason, explained.get(error.reason, "error: try again later"))
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()
             self._log.error("registration", "a registration could not be stored", error=error)
-            return Verdict(False, "error: the registration could not be stored, try again later")
+            return RegistrationVerdict(False, "error: the registration could not be stored, try again later")
         self._stored.inc()
         if event.kind != REGISTRATION:
             self._log.debug("left", "user left", public_key=event.pubkey)
             return ACCEPTED
         self._succeeded.record(stored.seconds)
-        self._discard(Refusal.SURPLUS_RELAYS, stored.surplus_relays)
+        self._discard(RejectReason.SURPLUS_RELAYS, stored.surplus_relays)
         self._log.debug("registered", "user registered", public_key=event.pubkey, new=stored.is_new_user)
         return ACCEPTED
 
-    def refuse_malformed(self, reason: str) -> Verdict:
+    def refuse_malformed(self, reason: str) -> RegistrationVerdict:
         """The verdict on an event that could not even be read."""
         self._taken.inc()
-        return self._refuse(Refusal.INVALID_EVENT, f"invalid: {reason}")
+        return self._refuse(RejectReason.INVALID_EVENT, f"invalid: {reason}")
 
-    def _refuse(self, refusal: Refusal, reason: str) -> Verdict:
+    def _refuse(self, refusal: RejectReason, reason: str) -> RegistrationVerdict:
         self._discard(refusal, 1)
         self._log.debug("refused", "registration refused", reason=reason)
-        return Verdict(False, reason)
+        return RegistrationVerdict(False, reason)
 
-    def _discard(self, refusal: Refusal, count: int) -> None:
+    def _discard(self, refusal: RejectReason, count: int) -> None:
         if count:
             self._discarded.labels(_STAGE, refusal.value).inc(count)
 
@@ -140,7 +140,7 @@ class Registrations:
             return self._leave(event, database)
         registration = parse_registration(event)
         if event.created_at > self._clock.now_ms() // 1000 + MAX_AHEAD_S:
-            raise Refused(Refusal.AHEAD)
+            raise Rejected(RejectReason.AHEAD)
         signed = Signed(event.id, event.created_at)
         self._require_room(event, signed, database)
         began = self._clock.monotonic()
@@ -165,7 +165,7 @@ class Registrations:
         return _Stored(False, 0, self._clock.monotonic() - began)
 
     def _require_room(self, event: Event, signed: Signed, database: Database) -> None:
-        """Raise `Refused` for an event that registers no user and for a new user who is not admitted.
+        """Raise `Rejected` for an event that registers no user and for a new user who is not admitted.
 
         Who is registered may always renew.
         """
@@ -179,14 +179,14 @@ class Registrations:
 
 
 def _require_standing(tx: Tx, author: int, signed: Signed) -> None:
-    """Raise `Refused` unless the event registers its author, or did so already."""
+    """Raise `Rejected` unless the event registers its author, or did so already."""
     held = users.standing(tx, author)
     if held.is_blocked:
-        raise Refused(Refusal.BLOCKED)
+        raise Rejected(RejectReason.BLOCKED)
     if not held.admits(signed):
-        raise Refused(Refusal.OUTDATED)
+        raise Rejected(RejectReason.OUTDATED)
     if users.is_taken_back(tx, author, signed):
-        raise Refused(Refusal.DELETED)
+        raise Rejected(RejectReason.DELETED)
 
 
 def _store(

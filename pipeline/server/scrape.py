@@ -9,7 +9,7 @@ import apsw
 from pipeline.errors import EventServiceError
 from pipeline.process import exposition
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.server.collectors import MAX_RELAYS, StoreCollector
 from pipeline.server.worker import DatabaseThread
@@ -26,7 +26,7 @@ class Scrape:
     """Renders the metrics of all processes in a thread; those who ask during it get the same rendering."""
 
     def __init__(
-        self, thread: DatabaseThread, config: Config, clock: Clock, metrics: Metrics, log: RateLimited
+        self, thread: DatabaseThread, config: Config, clock: Clock, metrics: Metrics, log: RateLimitedLogger
     ) -> None:
         self._thread = thread
         self._runtime_directory: Path = config.runtime_directory

@@ -21,21 +21,21 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.frame import InvalidMessage
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
-from pipeline.process.rate import Allowance
-from pipeline.server.connection import GuardedConnection
-from pipeline.server.limits import ClientRates, Limits, Refusal, Refuse
-from pipeline.server.registrations import Registrations, Verdict
+from pipeline.process.rate import TokenBucket
+from pipeline.server.connection import LimitedConnection
+from pipeline.server.limits import ClientRates, Refuse, RejectReason, ServerLimits
+from pipeline.server.registrations import Registrations, RegistrationVerdict
 
 UNSUPPORTED: Final = "unsupported: this is not a relay, it takes registrations (kind 6666) only"
 # Nothing is open that could be closed, and no client is asked to authenticate.
 _IGNORED: Final = ("CLOSE", "AUTH")
-TOO_FAST: Final = Verdict(False, "rate-limited: too many registrations, try again in a minute")
+TOO_FAST: Final = RegistrationVerdict(False, "rate-limited: too many registrations, try again in a minute")
 
 
 class Sessions:
     """Serves the websockets of all clients; used by the event loop alone."""
 
-    def __init__(self, registrations: Registrations, limits: Limits, clock: Clock, refuse: Refuse) -> None:
+    def __init__(self, registrations: Registrations, limits: ServerLimits, clock: Clock, refuse: Refuse) -> None:
         self._registrations = registrations
         self._limits = limits
         self._clock = clock
@@ -45,32 +45,32 @@ class Sessions:
 
     async def serve(self, connection: ServerConnection) -> None:
         """Answer a client until one side ends the connection or a bound is reached."""
-        assert isinstance(connection, GuardedConnection)
+        assert isinstance(connection, LimitedConnection)
         try:
             await self._answer_all(connection)
         except ConnectionClosed as closed:
             if closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
-                self._refuse(Refusal.FRAME_SIZE)
+                self._refuse(RejectReason.FRAME_SIZE)
 
-    async def _answer_all(self, connection: GuardedConnection) -> None:
+    async def _answer_all(self, connection: LimitedConnection) -> None:
         client = connection.client
-        allowance = Allowance(self._limits.messages, self._clock.monotonic())
+        allowance = TokenBucket(self._limits.messages, self._clock.monotonic())
         while True:
             connection.waiting_since = self._clock.monotonic()
             try:
                 async with asyncio.timeout(self._limits.idle_s):
                     raw = await connection.recv(decode=False)
             except TimeoutError:
-                return await self._close(connection, Refusal.IDLE, CloseCode.NORMAL_CLOSURE, "idle for too long")
+                return await self._close(connection, RejectReason.IDLE, CloseCode.NORMAL_CLOSURE, "idle for too long")
             connection.waiting_since = None
             if not allowance.take(self._clock.monotonic()):
                 return await self._close(
-                    connection, Refusal.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
+                    connection, RejectReason.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
                 )
             try:
                 answer = await self._answer(client, raw)
             except InvalidMessage as error:
-                return await self._close(connection, Refusal.NO_MESSAGE, CloseCode.INVALID_DATA, str(error))
+                return await self._close(connection, RejectReason.NO_MESSAGE, CloseCode.INVALID_DATA, str(error))
             if answer is not None:
                 await connection.send(answer)
 
@@ -95,12 +95,12 @@ class Sessions:
             case OtherMessage(label):
                 return None if label in _IGNORED else encode_notice(UNSUPPORTED)
 
-    async def _verdict(self, client: str | None, event: Event) -> Verdict:
+    async def _verdict(self, client: str | None, event: Event) -> RegistrationVerdict:
         if not self._rates.take(client, self._clock.monotonic()):
-            self._refuse(Refusal.REGISTRATIONS)
+            self._refuse(RejectReason.REGISTRATIONS)
             return TOO_FAST
         return await self._registrations.take(event)
 
-    async def _close(self, connection: GuardedConnection, refusal: Refusal, code: CloseCode, why: str) -> None:
+    async def _close(self, connection: LimitedConnection, refusal: RejectReason, code: CloseCode, why: str) -> None:
         self._refuse(refusal)
         await connection.close(code, why)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from pipeline.server.limits import Refusal, Refused
+from pipeline.server.limits import Rejected, RejectReason
 from pipeline.store.database import Database
 
 _Result = TypeVar("_Result")
@@ -31,13 +31,13 @@ class DatabaseThread:
         await self.run(lambda database: None)
 
     async def run(self, job: Callable[[Database], _Result]) -> _Result:
-        """Do `job` in the thread and give its result or error; raises `Refused` when too much waits already.
+        """Do `job` in the thread and give its result or error; raises `Rejected` when too much waits already.
 
         A caller that is cancelled leaves its job undone if that has not begun.
         """
         with self._lock:
             if self._waiting >= self._max_waiting:
-                raise Refused(Refusal.BUSY)
+                raise Rejected(RejectReason.BUSY)
             self._waiting += 1
         future = self._executor.submit(self._do, job)
         # Counted until the thread is done with it, not just until its caller has lost patience.

@@ -29,7 +29,7 @@ from pipeline.errors import CannotStart
 from pipeline.nostr import json_text
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
-from pipeline.sinks.doubts import Doubts
+from pipeline.sinks.topic_doubts import TopicDoubts
 from pipeline.sinks.ulid import ulid
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
@@ -86,7 +86,7 @@ class PubsubSink:
         self._clock = clock or SystemClock()
         self._client = _client(settings)
         self._path = settings.path
-        self._doubts = Doubts()
+        self._doubts = TopicDoubts()
 
     @property
     def max_messages(self) -> int:
@@ -178,7 +178,7 @@ class _Batch:
 
     __slots__ = ("_clock", "_doubted", "_doubts", "_messages", "_part", "_parts", "_probes", "verdicts")
 
-    def __init__(self, messages: Sequence[Message], doubts: Doubts, clock: Clock) -> None:
+    def __init__(self, messages: Sequence[Message], doubts: TopicDoubts, clock: Clock) -> None:
         self._clock = clock
         self.verdicts: list[Verdict | None] = [None] * len(messages)
         self._messages = messages

@@ -23,7 +23,7 @@ from pipeline.nostr.message import (
 )
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
-from pipeline.process.logs import RateLimited
+from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.relay.authentication import Authentication, AuthResult
 from pipeline.relay.blocking_websocket import BlockingWebSocket
@@ -70,7 +70,7 @@ class RelaySink:
     secret: bytes | None = field(repr=False)
     clock: Clock
     metrics: Metrics
-    log: RateLimited
+    log: RateLimitedLogger
     rate: SlidingWindowLimiter = field(default_factory=lambda: SlidingWindowLimiter(lambda: 0))
     frame_limit: FrameLimit | None = None
     """What the relay says of the largest message that it takes."""

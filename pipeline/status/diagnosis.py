@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from pipeline.process.condition import HEARTBEAT_LIMIT_S, Condition, StageState
+from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageHealth, StageState
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.settings.values import format_duration
@@ -75,18 +75,18 @@ def diagnose(seen: Snapshot, max_queue_age: int) -> list[Diagnosis]:
     return sorted(found, key=lambda each: each.weight is not Severity.PROBLEM)
 
 
-def unhealthy_stages(stages: Sequence[Condition]) -> Iterator[Condition]:
+def unhealthy_stages(stages: Sequence[StageHealth]) -> Iterator[StageHealth]:
     """Yield the processes that are not healthy.
 
     A supervisor knows its stages and reports one that is missing. Any other process that exited was started by hand,
     and is left out.
     """
-    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.GONE for stage in stages)
+    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.EXITED for stage in stages)
     complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}
     for stage in stages:
         if stage.state is StageState.OK:
             continue
-        if stage.state is StageState.GONE and is_supervised and not any(stage.slot in each for each in complaints):
+        if stage.state is StageState.EXITED and is_supervised and not any(stage.slot in each for each in complaints):
             continue
         yield stage
 
@@ -103,13 +103,13 @@ def _stages(seen: Snapshot) -> Iterator[Diagnosis]:
         yield Diagnosis(weight, stage.slot, f"{stage.state}{since}: {stage.why}", _stage_advice(stage))
 
 
-def _stage_advice(stage: Condition) -> str:
+def _stage_advice(stage: StageHealth) -> str:
     match stage.state:
-        case StageState.HANGS:
+        case StageState.HUNG:
             return (
                 f"after {HEARTBEAT_LIMIT_S:.0f} s without a heartbeat it is killed and restarted; what it held is kept"
             )
-        case StageState.GONE:
+        case StageState.EXITED:
             return "the log says why it exited; event-service supervise restarts it"
         case StageState.FAILING:
             return "its work stays queued; event-service check --online tests what it needs"

@@ -7,7 +7,7 @@ from pipeline.nostr.event import Event, InvalidEvent, event_from_json
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.nostr.tags import public_keys
-from pipeline.process.condition import utc
+from pipeline.process.liveness import utc
 from pipeline.store import event_trace
 from pipeline.store.database import Tx
 from pipeline.store.event_trace import EventTrace, Location

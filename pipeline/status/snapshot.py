@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.process.clock import Clock
-from pipeline.process.condition import Condition, condition_of
 from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.liveness import StageHealth, health_of
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import dead, gaps, gauges, relay_records, throughput
@@ -58,7 +58,7 @@ class Snapshot:
     """The service at `now` (ms). Counts by reason are since the runtime directory began."""
 
     now: int
-    stages: tuple[Condition, ...]
+    stages: tuple[StageHealth, ...]
     queues: tuple[QueueStatus, ...]
     sinks: tuple[SinkStatus, ...]
     relay_backlog: int
@@ -104,7 +104,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
     readings = read_heartbeats(directory, clock) if directory.exists() else []
     return Snapshot(
         now=now,
-        stages=tuple(condition_of(reading, clock) for reading in readings),
+        stages=tuple(health_of(reading, clock) for reading in readings),
         queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
         sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
         relay_backlog=config.target_relay_backlog,

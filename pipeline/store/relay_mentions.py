@@ -4,7 +4,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from pipeline.nostr.address import parse_address
-from pipeline.nostr.extract import Source
+from pipeline.nostr.extract import MentionSource
 from pipeline.store import relay_pruning, spellings
 from pipeline.store.database import Row, Tx
 from pipeline.store.relay_pruning import MAX_NAMERS
@@ -67,7 +67,7 @@ def record_mention(
     `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said. The reports of a monitor have a
     bound of their own and make no relay a user's.
     """
-    as_monitor = source == Source.MONITOR
+    as_monitor = source == MentionSource.MONITOR
     address = preferred(tx, parse_address(spelling).url)
     known = find(tx, address)
     has_named = known is not None and tx.execute(HAS_NAMED, (known, author)).fetchone() is not None

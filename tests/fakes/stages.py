@@ -4,7 +4,8 @@
     stage NAME [INDEX] [--supervised] [--env-file=FILE]     one stage
 
 FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behaviour,…`, see BEHAVIOURS; the default is
-`steady`. FAKE_TIMES: JSON, fields of `Times` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE: `ORPHAN_GRACE_S`.
+`steady`. FAKE_TIMES: JSON, fields of `Timeouts` (`restart_base_s` for the policy's). FAKE_ORPHAN_GRACE:
+`ORPHAN_GRACE_S`.
 FAKE_SLOT_WAIT: how long a supervised stage waits for its slot, in seconds.
 FAKE_FAULT: see `faulty`.
 FAKE_JOURNAL: a FIFO that gets one line `EVENT SLOT PID` for everything a stage does.
@@ -25,7 +26,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.stage import StageContext, run_stage
 from pipeline.process.supervision import SETTINGS_FILE, supervise
-from pipeline.process.supervisor import StageSpec, Times
+from pipeline.process.supervisor import StageSpec, Timeouts
 from pipeline.settings.reload import ReloadableConfig
 
 BEAT_EVERY_S = 0.05
@@ -158,10 +159,10 @@ def command(options: list[str], name: str, index: int) -> list[str]:
     return [sys.executable, "-m", "tests.fakes.stages", "stage", name, str(index), "--supervised", *options]
 
 
-def times() -> Times:
+def times() -> Timeouts:
     given = json.loads(os.environ.get("FAKE_TIMES", "{}"))
     base_s = given.pop("restart_base_s", 0.05)
-    return Times(restart=RestartPolicy(Backoff(base_s, 2.0, 60.0)), **given)
+    return Timeouts(restart=RestartPolicy(Backoff(base_s, 2.0, 60.0)), **given)
 
 
 def specs() -> list[StageSpec]:

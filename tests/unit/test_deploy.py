@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from pipeline.process.supervisor import Times
+from pipeline.process.supervisor import Timeouts
 from pipeline.settings.env_file import read_env_file
 from pipeline.settings.schema import SETTINGS
 
@@ -55,7 +55,7 @@ def test_the_supervisor_has_time_to_drain() -> None:
     """systemd must wait longer than the supervisor gives its stages."""
     stop = re.search(r"^TimeoutStopSec=(\d+)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE)
     assert stop is not None
-    assert int(stop[1]) > Times().drain_s
+    assert int(stop[1]) > Timeouts().drain_s
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -112,7 +112,7 @@ def test_what_compose_mounts_and_sets_is_there() -> None:
     assert set(ours["environment"]) <= names
     assert given <= set(ours["environment"])
     assert (ROOT / "pipeline" / "deploy" / ours["build"]["context"] / "Dockerfile").is_file()
-    assert int(ours["stop_grace_period"].removesuffix("s")) > Times().drain_s
+    assert int(ours["stop_grace_period"].removesuffix("s")) > Timeouts().drain_s
 
 
 def test_kubernetes_probes_ask_what_is_served_and_wait_for_the_stages() -> None:
@@ -122,7 +122,7 @@ def test_kubernetes_probes_ask_what_is_served_and_wait_for_the_stages() -> None:
     (container,) = pod["containers"]
     paths = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
     assert paths == {"startup": "/_ready", "liveness": "/_live", "readiness": "/_ready"}
-    assert pod["terminationGracePeriodSeconds"] > Times().drain_s
+    assert pod["terminationGracePeriodSeconds"] > Timeouts().drain_s
     assert pod["securityContext"]["runAsUser"] == 10001
     given = {entry["name"] for entry in container["env"]} | set(documents[1]["data"])
     assert given <= {setting.name for setting in SETTINGS}

@@ -28,11 +28,6 @@ REPLACED = re.compile(
 )
 # In no line of the product, comments included.
 GONE = re.compile(r"\b(by and by|of late|in vain|begun anew|hands on|ever and again)\b", re.IGNORECASE)
-# Names that stand for several things today. No other may come, and those that go are struck out.
-TWICE = {
-    "Budget", "Connection", "Doubts", "Limits", "Reach", "Refusal", "Refused", "RelayRow", "Source", "Verdict",
-    "Version",
-}  # fmt: skip
 DOCUMENTS = sorted((*ROOT.glob("*.md"), *(ROOT / "pipeline/docs").rglob("*.md"), ROOT / "tests/tools/README.md"))
 DEPLOYED = sorted(path for path in (ROOT / "pipeline/deploy").iterdir() if path.suffix not in (".lock", ".json"))
 # Words that a program of others says, or that a document must name in order to say that they are gone.
@@ -79,7 +74,7 @@ def test_settings_and_metrics_use_words_of_the_glossary() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["status/diagnosis.py", "status/gaps.py", "status/explain.py", "process/condition.py", "server/health.py"]
+    "name", ["status/diagnosis.py", "status/gaps.py", "status/explain.py", "process/liveness.py", "server/health.py"]
 )
 def test_status_and_trace_use_words_of_the_glossary(name: str) -> None:
     tree = ast.parse((ROOT / "pipeline" / name).read_text())
@@ -136,4 +131,4 @@ def test_class_name_stands_for_one_thing() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 places[node.name].add(path.relative_to(ROOT).as_posix())
-    assert {name: where for name, where in places.items() if len(where) > 1 and name not in TWICE} == {}
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}

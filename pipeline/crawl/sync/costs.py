@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.process.rate import Budget, Rate
+from pipeline.process.rate import OverdraftBucket, Rate
 
 FORGERIES: Final = Rate(burst=5_000, per_minute=60)
 """A sixth of a second of CPU at once, and 3 s a day."""
@@ -64,9 +64,9 @@ class RelayCosts:
     def __init__(self, byte_rate: Callable[[], int], now: float) -> None:
         self._byte_rate = byte_rate
         self._rate = byte_rate()
-        self._bytes = Budget(_rate_of(self._rate), now)
-        self._unasked = Budget(_rate_of(self._rate), now)
-        self._forgeries = Budget(FORGERIES, now)
+        self._bytes = OverdraftBucket(_rate_of(self._rate), now)
+        self._unasked = OverdraftBucket(_rate_of(self._rate), now)
+        self._forgeries = OverdraftBucket(FORGERIES, now)
         self._paced_since: float | None = None
         self._flooding_since: float | None = None
         # Of one event of a stranger; the newest count most.

@@ -26,7 +26,7 @@ from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import SystemClock
-from pipeline.process.logs import Logger, RateLimited
+from pipeline.process.logs import Logger, RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.relay.host_backoff import HostBackoff
@@ -100,7 +100,7 @@ class Desk:
 @contextmanager
 def working(path: Path) -> Iterator[Desk]:
     intake, gate = Taking(path), Backpressure(Marks(10, 5, 1 << 30))
-    log = RateLimited(Logger(logging.getLogger("test")), CLOCK)
+    log = RateLimitedLogger(Logger(logging.getLogger("test")), CLOCK)
     reactor = Reactor(CrawlContext(CLOCK, intake, TransactionBatcher(intake), gate, log, FrameBounds(10**6, 100)))
     thread = threading.Thread(target=reactor.run, daemon=True)
     thread.start()

@@ -12,7 +12,7 @@ from pipeline.delivery.sink_health import SinkHealth
 from pipeline.delivery.stream_worker import StreamWorker
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, ManualClock, SystemClock
-from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
@@ -144,7 +144,7 @@ class Loop:
         self.beats = 0
         self.error: BaseException | None = None
         self._box = box
-        log = RateLimited(get_logger(stage), box.clock)
+        log = RateLimitedLogger(get_logger(stage), box.clock)
         counts = StageCounters(Slot(stage, 0), self.metrics)
         self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
         self.health = SinkHealth(box.sink)

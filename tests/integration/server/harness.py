@@ -21,7 +21,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot, prepare_runtime_directory
 from pipeline.process.stage import StageContext
 from pipeline.process.stop import Stop
-from pipeline.server.limits import Limits
+from pipeline.server.limits import ServerLimits
 from pipeline.settings.config import Config
 from pipeline.store.database import Database
 from stages import server
@@ -58,7 +58,7 @@ class Answer:
 class Running:
     """A server stage that runs, until `close`."""
 
-    def __init__(self, directory: Path, env: Mapping[str, str], limits: Limits | None) -> None:
+    def __init__(self, directory: Path, env: Mapping[str, str], limits: ServerLimits | None) -> None:
         self.host = loopback_address()
         self.port = free_port(self.host)
         self.config = Config.from_env(
@@ -81,7 +81,7 @@ class Running:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(limits,), name=SLOT.name)
 
-    def _run(self, limits: Limits | None) -> None:
+    def _run(self, limits: ServerLimits | None) -> None:
         try:
             server.run(self.context, limits)
         except BaseException as error:  # raised again by the test's own thread
@@ -165,7 +165,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(directory: Path, limits: Limits | None = None, **env: str) -> Iterator[Running]:
+def running(directory: Path, limits: ServerLimits | None = None, **env: str) -> Iterator[Running]:
     """A server stage over a database in `directory`, with settings on top of those of DEVELOPMENT."""
     stage = Running(directory, env, limits)
     try:

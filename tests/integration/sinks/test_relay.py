@@ -12,7 +12,7 @@ from pipeline.delivery import stream_worker
 from pipeline.nostr.address import parse_address
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.nostr.message import RelayMessage, parse_relay_message
-from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay import authentication
 from pipeline.relay.advertised import AdvertisedLimits
@@ -44,7 +44,7 @@ def connect(box: Outbox) -> Iterator[Connect]:
     def to(url: str, secret: bytes | None = None) -> RelaySink:
         address = parse_address(url)
         policy = DialPolicy(allow_private=True)
-        log = RateLimited(get_logger("sender"), box.clock)
+        log = RateLimitedLogger(get_logger("sender"), box.clock)
         made.append(
             RelaySink(
                 address,

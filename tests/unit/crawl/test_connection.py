@@ -28,7 +28,7 @@ from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import Event
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import ManualClock
-from pipeline.process.logs import Logger, RateLimited
+from pipeline.process.logs import Logger, RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.relay.errors import ConnectionLost, LossReason
@@ -109,7 +109,7 @@ def new_crawl() -> RelaySync:
 def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None) -> Connection:
     log = Logger(logging.getLogger("test"))
     gate = Backpressure(Marks(10, 5, 1 << 30))
-    shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimited(log, clock), BOUNDS)
+    shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimitedLogger(log, clock), BOUNDS)
     return Connection(
         1, parse_address("wss://a.example"), crawl or new_crawl(), RelayLimits(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,

@@ -15,7 +15,7 @@ from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.process.clock import ManualClock
-from pipeline.process.logs import Logger, RateLimited
+from pipeline.process.logs import Logger, RateLimitedLogger
 from pipeline.store import events, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database
@@ -59,7 +59,8 @@ class Store:
 
     @contextmanager
     def holdings(self, **options: int) -> Iterator[StoredItemSets]:
-        made = StoredItemSets(self.open, self.clock, RateLimited(Logger(logging.getLogger("t")), self.clock), **options)  # type: ignore[arg-type]
+        log = RateLimitedLogger(Logger(logging.getLogger("t")), self.clock)
+        made = StoredItemSets(self.open, self.clock, log, **options)  # type: ignore[arg-type]
         thread = threading.Thread(target=made.run)
         thread.start()
         try:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, DialQueue, DueRelay
 from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
 from pipeline.crawl.reconnect import FAST_DIALS, HEALTHY_S, ConnectionResult, dial_rate, fast_dial_rate
-from pipeline.process.rate import Allowance, Rate
+from pipeline.process.rate import Rate, TokenBucket
 from pipeline.relay.errors import LossReason
 
 LOSS = ConnectionResult("eof", "gone", lived=HEALTHY_S, was_of_use=True)
@@ -88,7 +88,7 @@ def due(*relays: int, operators: tuple[int, ...] = ()) -> list[DueRelay]:
 
 
 def queue(lost: LostRelays, *, burst: int = 1000, fast: int = 1000) -> DialQueue:
-    return DialQueue(DialBounds(Allowance(Rate(burst, 0.0), 0.0), Allowance(Rate(fast, 0.0), 0.0)), lost)
+    return DialQueue(DialBounds(TokenBucket(Rate(burst, 0.0), 0.0), TokenBucket(Rate(fast, 0.0), 0.0)), lost)
 
 
 def dialled(made: DialQueue, relays: list[DueRelay], *, connected: int = 1000, now: float = 3.0) -> list[int]:
@@ -160,7 +160,7 @@ def test_fifty_lost_relays_are_back_within_three_seconds_of_answering(away_s: in
     """Turn by turn as a crawler's main loop goes, where each dial in vain is refused at once."""
     rng, relays = random.Random(1), range(50)
     lost = LostRelays(rng)
-    bounds = DialBounds(Allowance(dial_rate(1), 0.0), Allowance(fast_dial_rate(1), 0.0))
+    bounds = DialBounds(TokenBucket(dial_rate(1), 0.0), TokenBucket(fast_dial_rate(1), 0.0))
     made = DialQueue(bounds, lost)
     due_at = {relay: wait for relay in relays if (wait := lost.on_ending(relay, LOSS, 0.0)) is not None}
     back: dict[int, float] = {}

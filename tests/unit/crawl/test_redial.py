@@ -14,7 +14,7 @@ from pipeline.crawl.reconnect import (
     is_missing,
     resumed_at,
 )
-from pipeline.process.rate import Allowance
+from pipeline.process.rate import TokenBucket
 from pipeline.relay.errors import LossReason
 from tests.support.seeds import seeds
 
@@ -165,7 +165,7 @@ def test_dial_that_an_earlier_process_planned(next_dial_at: int, planned_at: int
 @pytest.mark.parametrize("crawlers", [1, 2, 3, 8, 64])
 def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
     """Together they begin no more than all of it, and a thousand relays are dialled within two minutes of the start."""
-    allowances = [Allowance(dial_rate(crawlers), now=0.0) for _ in range(crawlers)]
+    allowances = [TokenBucket(dial_rate(crawlers), now=0.0) for _ in range(crawlers)]
     left, dialled = [1000 // crawlers + 1] * crawlers, 0
     for second in range(121):
         for index, allowance in enumerate(allowances):

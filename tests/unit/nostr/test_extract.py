@@ -15,7 +15,7 @@ from pipeline.nostr.extract import (
     MAX_CANDIDATES,
     MAX_CONTENT_LENGTH,
     MAX_TEXTS,
-    Source,
+    MentionSource,
     contacts,
     relay_candidates,
 )
@@ -28,7 +28,7 @@ def make_event(kind: int, tags: list[list[str]] | None = None, content: str = ""
     return Event(bytes(32), bytes(32), 1_700_000_000, kind, tags or [], content, bytes(64))
 
 
-def named(event: Event) -> list[tuple[str, Source]]:
+def named(event: Event) -> list[tuple[str, MentionSource]]:
     return [(candidate.address.url, candidate.source) for candidate in relay_candidates(event)]
 
 
@@ -63,21 +63,21 @@ def test_relay_list_with_markers() -> None:
         ["r"],
     ]
     assert named(make_event(kinds.RELAY_LIST, tags)) == [
-        ("wss://both.example", Source.RELAY_LIST),
-        ("wss://read.example", Source.RELAY_LIST_READ),
-        ("wss://write.example", Source.RELAY_LIST_WRITE),
-        ("wss://odd.example", Source.RELAY_LIST),
-        ("wss://twice.example", Source.RELAY_LIST),
-        ("wss://web.example", Source.RELAY_LIST),
-        ("wss://bare.example", Source.RELAY_LIST),
+        ("wss://both.example", MentionSource.RELAY_LIST),
+        ("wss://read.example", MentionSource.RELAY_LIST_READ),
+        ("wss://write.example", MentionSource.RELAY_LIST_WRITE),
+        ("wss://odd.example", MentionSource.RELAY_LIST),
+        ("wss://twice.example", MentionSource.RELAY_LIST),
+        ("wss://web.example", MentionSource.RELAY_LIST),
+        ("wss://bare.example", MentionSource.RELAY_LIST),
     ]
 
 
 def test_joined_addresses_in_one_tag() -> None:
     tags = [["r", "wss://a.example, wss://b.example junk", "read"]]
     assert named(make_event(kinds.RELAY_LIST, tags)) == [
-        ("wss://a.example", Source.RELAY_LIST_READ),
-        ("wss://b.example", Source.RELAY_LIST_READ),
+        ("wss://a.example", MentionSource.RELAY_LIST_READ),
+        ("wss://b.example", MentionSource.RELAY_LIST_READ),
     ]
 
 
@@ -90,7 +90,7 @@ def test_joined_addresses_in_one_tag() -> None:
     ],
 )
 def test_relays_in_the_content_of_contact_lists(content: str) -> None:
-    expected = [("wss://a.example", Source.CONTACT_LIST), ("wss://b.example", Source.CONTACT_LIST)]
+    expected = [("wss://a.example", MentionSource.CONTACT_LIST), ("wss://b.example", MentionSource.CONTACT_LIST)]
     assert named(make_event(kinds.CONTACTS, content=content)) == expected
     assert named(make_event(kinds.TEXT_NOTE, content=content)) == []
 
@@ -114,19 +114,19 @@ def test_relays_in_the_content_of_contact_lists(content: str) -> None:
 )
 def test_content_that_is_no_list_of_relays_harms_nothing(content: str) -> None:
     event = make_event(kinds.CONTACTS, [["p", KEY, "wss://hint.example"]], content)
-    assert named(event) == [("wss://hint.example", Source.HINT)]
+    assert named(event) == [("wss://hint.example", MentionSource.HINT)]
     assert contacts(event) == [bytes.fromhex(KEY)]
 
 
 def test_recommendation() -> None:
     assert named(make_event(kinds.RECOMMENDED_RELAY, content=" wss://a.example\n")) == [
-        ("wss://a.example", Source.RECOMMENDATION)
+        ("wss://a.example", MentionSource.RECOMMENDATION)
     ]
 
 
 def test_monitor() -> None:
     tags = [["d", "wss://a.example/"], ["d", "wss://b.example"], ["n", "clearnet"]]
-    assert named(make_event(kinds.RELAY_DISCOVERY, tags)) == [("wss://a.example", Source.MONITOR)]
+    assert named(make_event(kinds.RELAY_DISCOVERY, tags)) == [("wss://a.example", MentionSource.MONITOR)]
     assert named(make_event(kinds.RELAY_DISCOVERY, [["d", KEY]])) == []
     assert named(make_event(kinds.RELAY_DISCOVERY)) == []
 
@@ -135,9 +135,9 @@ def test_monitor() -> None:
 def test_relay_tags(kind: int) -> None:
     tags = [["relay", "wss://a.example", "author"], ["relay"], ["relays", "wss://b.example", "wss://c.example"]]
     assert named(make_event(kind, tags)) == [
-        ("wss://a.example", Source.RELAY_TAG),
-        ("wss://b.example", Source.RELAY_TAG),
-        ("wss://c.example", Source.RELAY_TAG),
+        ("wss://a.example", MentionSource.RELAY_TAG),
+        ("wss://b.example", MentionSource.RELAY_TAG),
+        ("wss://c.example", MentionSource.RELAY_TAG),
     ]
 
 
@@ -149,8 +149,8 @@ def test_lists_that_recommend_nothing(kind: int) -> None:
 def test_group_list() -> None:
     tags = [["group", "pizza", "wss://a.example", "name"], ["group", "pizza"], ["r", "wss://b.example"]]
     assert named(make_event(kinds.SIMPLE_GROUPS, tags)) == [
-        ("wss://a.example", Source.RELAY_TAG),
-        ("wss://b.example", Source.LINK),
+        ("wss://a.example", MentionSource.RELAY_TAG),
+        ("wss://b.example", MentionSource.LINK),
     ]
     assert named(make_event(kinds.TEXT_NOTE, [["group", "pizza", "wss://a.example"]])) == []
 
@@ -164,7 +164,10 @@ def test_web_links_are_ordinary_and_no_relays(kind: int) -> None:
         ["r", "WSS://a.example"],
         ["r", "https://web.example wss://c.example"],
     ]
-    assert named(make_event(kind, tags)) == [("wss://a.example", Source.LINK), ("wss://c.example", Source.LINK)]
+    assert named(make_event(kind, tags)) == [
+        ("wss://a.example", MentionSource.LINK),
+        ("wss://c.example", MentionSource.LINK),
+    ]
 
 
 def test_hints_stand_third_in_references_and_come_last() -> None:
@@ -181,10 +184,10 @@ def test_hints_stand_third_in_references_and_come_last() -> None:
         ["relay", "wss://q.example"],
     ]
     assert named(make_event(kinds.TEXT_NOTE, tags)) == [
-        ("wss://q.example", Source.RELAY_TAG),
-        ("wss://p.example", Source.HINT),
-        ("ws://e.example", Source.HINT),
-        ("wss://a.example", Source.HINT),
+        ("wss://q.example", MentionSource.RELAY_TAG),
+        ("wss://p.example", MentionSource.HINT),
+        ("ws://e.example", MentionSource.HINT),
+        ("wss://a.example", MentionSource.HINT),
     ]
 
 
@@ -199,16 +202,16 @@ def test_candidates_are_bounded() -> None:
     tags = [["r", f"wss://relay{number}.example"] for number in range(MAX_CANDIDATES * 3)]
     tags.append(["r", "wss://relay0.example", "read"])
     found = named(make_event(kinds.RELAY_LIST, tags))
-    assert found == [(f"wss://relay{number}.example", Source.RELAY_LIST) for number in range(MAX_CANDIDATES)]
+    assert found == [(f"wss://relay{number}.example", MentionSource.RELAY_LIST) for number in range(MAX_CANDIDATES)]
 
 
 def test_junk_uses_up_a_bounded_number_of_attempts_and_repetition_none() -> None:
     repeated = [["p", KEY, "wss://one.example"]] * MAX_TEXTS * 3
     event = make_event(kinds.CONTACTS, [*repeated, ["p", KEY, "wss://two.example"]])
-    assert named(event) == [("wss://one.example", Source.HINT), ("wss://two.example", Source.HINT)]
+    assert named(event) == [("wss://one.example", MentionSource.HINT), ("wss://two.example", MentionSource.HINT)]
     junk = [["r", f"wss://{number}@x.example"] for number in range(MAX_TEXTS - 1)]
     tail = [["r", "wss://one.example"], ["r", "wss://two.example"]]
-    assert named(make_event(kinds.RELAY_LIST, junk + tail)) == [("wss://one.example", Source.RELAY_LIST)]
+    assert named(make_event(kinds.RELAY_LIST, junk + tail)) == [("wss://one.example", MentionSource.RELAY_LIST)]
 
 
 @pytest.mark.parametrize("pattern", ["%20", "a.", "x,", "é", "wss://", "wss://a.b "])
@@ -248,7 +251,7 @@ class Found:
 
     followed: int
     relays: set[str]
-    sources: Counter[Source]
+    sources: Counter[MentionSource]
 
 
 def said_by(corpus: Corpus) -> Found:
@@ -274,15 +277,15 @@ def test_our_corpus_names_relays_and_contacts() -> None:
     expected = {f"wss://{host}.example.com" for host in hosts}
     assert found.relays == expected | {"wss://set.example.com/path", "ws://not.example.com", "ws://10.0.0.1"}
     assert found.sources == {
-        Source.HINT: 5,
-        Source.CONTACT_LIST: 3,
-        Source.RELAY_LIST: 3,
-        Source.RELAY_TAG: 2,
-        Source.RELAY_LIST_READ: 1,
-        Source.RELAY_LIST_WRITE: 1,
-        Source.RECOMMENDATION: 1,
-        Source.MONITOR: 1,
-        Source.LINK: 1,
+        MentionSource.HINT: 5,
+        MentionSource.CONTACT_LIST: 3,
+        MentionSource.RELAY_LIST: 3,
+        MentionSource.RELAY_TAG: 2,
+        MentionSource.RELAY_LIST_READ: 1,
+        MentionSource.RELAY_LIST_WRITE: 1,
+        MentionSource.RECOMMENDATION: 1,
+        MentionSource.MONITOR: 1,
+        MentionSource.LINK: 1,
     }
 
 
@@ -293,13 +296,13 @@ def test_real_events_name_relays_and_contacts() -> None:
     assert found.followed == 21_082
     assert len(found.relays) == 434
     assert found.sources == {
-        Source.RELAY_TAG: 923,
-        Source.RELAY_LIST: 909,
-        Source.CONTACT_LIST: 865,
-        Source.HINT: 775,
-        Source.LINK: 132,
-        Source.RELAY_LIST_READ: 64,
-        Source.RELAY_LIST_WRITE: 19,
-        Source.MONITOR: 15,
-        Source.RECOMMENDATION: 3,
+        MentionSource.RELAY_TAG: 923,
+        MentionSource.RELAY_LIST: 909,
+        MentionSource.CONTACT_LIST: 865,
+        MentionSource.HINT: 775,
+        MentionSource.LINK: 132,
+        MentionSource.RELAY_LIST_READ: 64,
+        MentionSource.RELAY_LIST_WRITE: 19,
+        MentionSource.MONITOR: 15,
+        MentionSource.RECOMMENDATION: 3,
     }

@@ -42,10 +42,10 @@ def test_heartbeat_of_the_slots_former_process_is_not_its_own(runtime: Path, clo
     heartbeat = Heartbeat(runtime, "saver-0", clock)
     heartbeat.beat()
     stranger = started(Process(os.getpid() + 1), clock)
-    stranger.listen(runtime, clock)
+    stranger.read_heartbeat(runtime, clock)
     assert not stranger.ready
     child = started(Process(os.getpid()), clock)
-    child.listen(runtime, clock)
+    child.read_heartbeat(runtime, clock)
     assert child.ready
     heartbeat.close()
 
@@ -54,7 +54,7 @@ def test_silence_is_counted_from_the_start_then_from_the_last_beat(runtime: Path
     child = started(Process(os.getpid()), clock)
 
     def is_silent() -> bool:
-        return child.is_silent(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60)
+        return child.is_hung(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60)
 
     clock.advance(60)
     assert not is_silent()
@@ -63,11 +63,11 @@ def test_silence_is_counted_from_the_start_then_from_the_last_beat(runtime: Path
     heartbeat = Heartbeat(runtime, "saver-0", clock)
     heartbeat.beat()
     clock.advance(30)
-    child.listen(runtime, clock)
+    child.read_heartbeat(runtime, clock)
     assert not is_silent()
     clock.advance(1)
     assert is_silent()
-    child.forgive(clock.monotonic())
+    child.reset_heartbeat_timer(clock.monotonic())
     assert not is_silent()
     heartbeat.close()
 
@@ -85,8 +85,8 @@ def test_start_that_is_starved_is_no_hang(runtime: Path, clock: ManualClock, mon
     starved, child = Starved(monkeypatch), started(Process(os.getpid()), clock)
 
     def is_silent() -> bool:
-        child.listen(runtime, clock)
-        return child.is_silent(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60)
+        child.read_heartbeat(runtime, clock)
+        return child.is_hung(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60)
 
     for _ in range(3600):
         clock.advance(1)
@@ -107,10 +107,10 @@ def test_start_may_take_more_processor_time_each_time_it_failed(
 
     def allowed_s() -> float:
         starved.cpu_s = 0.0
-        while not child.is_silent(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60):
+        while not child.is_hung(clock.monotonic(), beat_limit_s=30, first_beat_limit_s=60):
             starved.cpu_s += 30
             clock.advance(30)
-            child.listen(runtime, clock)
+            child.read_heartbeat(runtime, clock)
         return starved.cpu_s - 30
 
     allowed = []
@@ -120,7 +120,7 @@ def test_start_may_take_more_processor_time_each_time_it_failed(
     assert allowed == [60, 120, 240, 480, 960, 960]
     heartbeat = Heartbeat(runtime, "saver-0", clock)
     heartbeat.beat()
-    child.listen(runtime, clock)
+    child.read_heartbeat(runtime, clock)
     heartbeat.close()
     child.start(cast("Launch", lambda slot: Process(os.getpid())), clock.monotonic())
     assert allowed_s() == 60
@@ -134,7 +134,7 @@ def test_health_lasts_until_the_last_sign_of_life(runtime: Path, clock: ManualCl
     clock.advance(40)
     heartbeat.beat()
     clock.advance(25)
-    child.listen(runtime, clock)
+    child.read_heartbeat(runtime, clock)
     process.code = 1
     assert child.reap() == 1
     assert child.healthy_for_s == pytest.approx(40)

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.process import logs
 from pipeline.process.clock import ManualClock
-from pipeline.process.logs import MAX_VALUE_CHARS, RateLimited
+from pipeline.process.logs import MAX_VALUE_CHARS, RateLimitedLogger
 from pipeline.settings.choices import LogLevel
 
 LOG = logs.get_logger("relay")
@@ -166,7 +166,7 @@ def test_exception_of_another_thread_is_given_as_cause(out: io.StringIO) -> None
 def test_rate_limit_counts_what_it_leaves_out(out: io.StringIO) -> None:
     configure(out)
     clock = ManualClock()
-    limited = RateLimited(LOG, clock, lines=2, interval_s=60)
+    limited = RateLimitedLogger(LOG, clock, lines=2, interval_s=60)
     for _ in range(10):
         limited.debug("wss://a", "bad frame")
     limited.error("wss://b", "bad frame")
@@ -185,18 +185,18 @@ def test_rate_limit_counts_what_it_leaves_out(out: io.StringIO) -> None:
 def test_rate_limit_over_very_many_keys_is_bounded(out: io.StringIO) -> None:
     configure(out)
     clock = ManualClock()
-    limited = RateLimited(LOG, clock, lines=1, interval_s=60)
-    for number in range(3 * RateLimited.MAX_KEYS):
+    limited = RateLimitedLogger(LOG, clock, lines=1, interval_s=60)
+    for number in range(3 * RateLimitedLogger.MAX_KEYS):
         limited.warning(str(number), "bad frame")
-    assert len(text_lines(out)) == RateLimited.MAX_KEYS + 1
+    assert len(text_lines(out)) == RateLimitedLogger.MAX_KEYS + 1
     clock.advance(60)
     limited.warning("new", "bad frame")
-    assert len(text_lines(out)) == RateLimited.MAX_KEYS + 2
+    assert len(text_lines(out)) == RateLimitedLogger.MAX_KEYS + 2
 
 
 def test_line_of_a_disabled_level_uses_no_allowance(out: io.StringIO) -> None:
     configure(out, LogLevel.ERROR)
-    limited = RateLimited(LOG, ManualClock(), lines=1)
+    limited = RateLimitedLogger(LOG, ManualClock(), lines=1)
     limited.debug("k", "x")
     limited.error("k", "x")
     assert text_lines(out) == ["ERROR crawler-0 relay: x"]
@@ -205,7 +205,7 @@ def test_line_of_a_disabled_level_uses_no_allowance(out: io.StringIO) -> None:
 def test_tracebacks_are_bounded_too(out: io.StringIO) -> None:
     configure(out, as_json=True)
     clock = ManualClock()
-    limited = RateLimited(LOG, clock, lines=1)
+    limited = RateLimitedLogger(LOG, clock, lines=1)
     for _ in range(3):
         try:
             raise ValueError("broken")

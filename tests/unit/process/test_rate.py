@@ -2,15 +2,15 @@
 
 import random
 
-from pipeline.process.rate import Allowance, Budget, Rate
+from pipeline.process.rate import OverdraftBucket, Rate, TokenBucket
 
 
-def taken(allowance: Allowance, times: int, now: float) -> int:
+def taken(allowance: TokenBucket, times: int, now: float) -> int:
     return sum(allowance.take(now) for _ in range(times))
 
 
 def test_a_burst_then_the_rate() -> None:
-    allowance = Allowance(Rate(burst=5, per_minute=60), now=0.0)
+    allowance = TokenBucket(Rate(burst=5, per_minute=60), now=0.0)
     assert taken(allowance, 10, 0.0) == 5
     assert taken(allowance, 10, 0.5) == 0
     assert taken(allowance, 10, 3.0) == 3
@@ -21,7 +21,7 @@ def test_over_any_time_no_more_than_burst_and_rate() -> None:
     rng = random.Random(seed := random.randrange(2**32))
     print(f"seed {seed}")
     rate = Rate(burst=rng.randrange(1, 50), per_minute=rng.randrange(1, 600))
-    allowance = Allowance(rate, now=0.0)
+    allowance = TokenBucket(rate, now=0.0)
     now, count = 0.0, 0
     for _ in range(2000):
         now += rng.expovariate(10.0)
@@ -30,7 +30,7 @@ def test_over_any_time_no_more_than_burst_and_rate() -> None:
 
 
 def test_budget_may_be_overdrawn_and_fills_up_to_its_burst() -> None:
-    budget = Budget(Rate(burst=10, per_minute=60), now=0.0)
+    budget = OverdraftBucket(Rate(burst=10, per_minute=60), now=0.0)
     assert budget.spend(15, 0.0) == -5
     assert budget.left(5.0) == 0
     assert budget.spend(-3, 5.0) == 3
@@ -39,7 +39,7 @@ def test_budget_may_be_overdrawn_and_fills_up_to_its_burst() -> None:
 
 
 def test_budget_goes_by_a_new_rate_from_then_on() -> None:
-    budget = Budget(Rate(burst=10, per_minute=60), now=0.0)
+    budget = OverdraftBucket(Rate(burst=10, per_minute=60), now=0.0)
     budget.spend(20, 0.0)
     budget.set_rate(Rate(burst=4, per_minute=600), 5.0)
     assert budget.left(5.5) == 0

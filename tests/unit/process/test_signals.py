@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.process.signals import REPEAT_AFTER_S, SignalPipe, StopWishes, Wish
+from pipeline.process.signals import REPEAT_AFTER_S, SignalPipe, StopRequest, StopRequests
 
 
 @pytest.fixture
@@ -58,21 +58,21 @@ def test_ignored_hangup_is_taken_where_it_does_not_end_the_process() -> None:
 
 def test_signals_within_a_moment_are_one_wish() -> None:
     clock = ManualClock()
-    wishes = StopWishes(clock)
-    assert wishes.take(signal.SIGCHLD) is Wish.NOTHING
-    assert wishes.take(signal.SIGTERM) is Wish.STOP
-    assert wishes.take(signal.SIGTERM) is Wish.NOTHING
+    wishes = StopRequests(clock)
+    assert wishes.on_signal(signal.SIGCHLD) is StopRequest.NOTHING
+    assert wishes.on_signal(signal.SIGTERM) is StopRequest.STOP
+    assert wishes.on_signal(signal.SIGTERM) is StopRequest.NOTHING
     clock.advance(REPEAT_AFTER_S - 0.01)
-    assert wishes.take(signal.SIGTERM) is Wish.NOTHING
+    assert wishes.on_signal(signal.SIGTERM) is StopRequest.NOTHING
     clock.advance(0.02)
-    assert wishes.take(signal.SIGINT) is Wish.STOP_AT_ONCE
-    assert wishes.take(signal.SIGTERM) is Wish.STOP_AT_ONCE
+    assert wishes.on_signal(signal.SIGINT) is StopRequest.STOP_AT_ONCE
+    assert wishes.on_signal(signal.SIGTERM) is StopRequest.STOP_AT_ONCE
 
 
 def test_hangup_asks_to_stop_but_never_at_once() -> None:
     clock = ManualClock()
-    wishes = StopWishes(clock)
-    assert wishes.take(signal.SIGHUP) is Wish.STOP
+    wishes = StopRequests(clock)
+    assert wishes.on_signal(signal.SIGHUP) is StopRequest.STOP
     clock.advance(60)
-    assert wishes.take(signal.SIGHUP) is Wish.NOTHING
-    assert wishes.take(signal.SIGTERM) is Wish.STOP_AT_ONCE
+    assert wishes.on_signal(signal.SIGHUP) is StopRequest.NOTHING
+    assert wishes.on_signal(signal.SIGTERM) is StopRequest.STOP_AT_ONCE

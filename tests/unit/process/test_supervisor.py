@@ -21,7 +21,7 @@ from pipeline.process.notify import Notifier
 from pipeline.process.restart import RestartPolicy
 from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
-from pipeline.process.supervisor import StageSpec, Supervisor, Surroundings, Times
+from pipeline.process.supervisor import StageSpec, Supervisor, SupervisorEnvironment, Timeouts
 
 SPECS = [StageSpec("saver", 1, 0)]
 
@@ -57,10 +57,10 @@ def systemd() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def around(runtime: Path, systemd: socket.socket) -> Iterator[Surroundings]:
+def around(runtime: Path, systemd: socket.socket) -> Iterator[SupervisorEnvironment]:
     clock = SystemClock()
     heartbeat = Heartbeat(runtime, "supervisor", clock)
-    times = Times(
+    times = Timeouts(
         beat_limit_s=0.1,
         first_beat_limit_s=0.1,
         drain_s=0.1,
@@ -68,12 +68,12 @@ def around(runtime: Path, systemd: socket.socket) -> Iterator[Surroundings]:
         restart=RestartPolicy(Backoff(0.01, 1.0, 1.0)),
     )
     notifier = Notifier("@" + systemd.getsockname()[1:].decode(), watchdog_interval_s=30)
-    yield Surroundings(runtime, clock, Stop(), notifier, Metrics(), heartbeat, random.Random(1), times)
+    yield SupervisorEnvironment(runtime, clock, Stop(), notifier, Metrics(), heartbeat, random.Random(1), times)
     heartbeat.close()
 
 
 def test_watchdog_is_not_told_of_silence_that_no_kill_ends(
-    around: Surroundings, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+    around: SupervisorEnvironment, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "KILL_GRACE_S", 0.1)
     process = Unkillable()
@@ -94,7 +94,9 @@ def test_watchdog_is_not_told_of_silence_that_no_kill_ends(
     assert 1 <= told.count(b"WATCHDOG=1") < 15
 
 
-def test_stage_that_cannot_be_launched_is_tried_again(around: Surroundings, caplog: pytest.LogCaptureFixture) -> None:
+def test_stage_that_cannot_be_launched_is_tried_again(
+    around: SupervisorEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
     attempts: list[Slot] = []
 
     def launch(slot: Slot) -> Any:
@@ -108,7 +110,7 @@ def test_stage_that_cannot_be_launched_is_tried_again(around: Surroundings, capl
     assert caplog.text.count("stage cannot be launched") == 3
 
 
-def test_own_error_leaves_no_stage_behind(around: Surroundings) -> None:
+def test_own_error_leaves_no_stage_behind(around: SupervisorEnvironment) -> None:
     processes: list[subprocess.Popen[bytes]] = []
 
     def launch(slot: Slot) -> "subprocess.Popen[bytes]":

@@ -2,26 +2,26 @@
 
 import pytest
 
-from pipeline.process.rate import Allowances, Rate
-from pipeline.server.limits import DEFAULT_LIMITS, ClientRates, Limits, limits_of
+from pipeline.process.rate import Rate, TokenBuckets
+from pipeline.server.limits import DEFAULT_LIMITS, ClientRates, ServerLimits, limits_of
 from pipeline.settings.config import Config
 
 
 def test_clients_have_allowances_of_their_own() -> None:
-    allowances = Allowances(Rate(2, 0))
+    allowances = TokenBuckets(Rate(2, 0))
     assert [allowances.take("a", 0.0) for _ in range(3)] == [True, True, False]
     assert allowances.take("b", 0.0)
 
 
 def test_the_number_of_remembered_clients_is_bounded() -> None:
-    allowances = Allowances(Rate(2, 0), max_names=100)
+    allowances = TokenBuckets(Rate(2, 0), max_names=100)
     for number in range(10_000):
         assert allowances.take(str(number), 0.0)
         assert len(allowances) <= 100
 
 
 def test_clients_with_a_full_allowance_are_forgotten_first() -> None:
-    allowances = Allowances(Rate(2, 60), max_names=4)
+    allowances = TokenBuckets(Rate(2, 60), max_names=4)
     assert [allowances.take("busy", 0.0) for _ in range(2)] == [True, True]
     for name in "abc":
         allowances.take(name, 0.0)
@@ -38,12 +38,12 @@ def test_the_settings_default_to_the_defaults() -> None:
 
 @pytest.mark.parametrize("kept", ["connections_per_client", "sessions"])
 def test_the_defaults_leave_room_for_others(kept: str) -> None:
-    limits = Limits()
+    limits = ServerLimits()
     assert getattr(limits, kept) * 4 <= limits.connections
 
 
 def test_requests_and_registrations_of_strangers_fit_beside_each_other() -> None:
-    limits = Limits()
+    limits = ServerLimits()
     assert limits.requests + limits.sessions + 2 * limits.reserved <= limits.connections
 
 

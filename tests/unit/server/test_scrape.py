@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.server.scrape import Scrape
 from pipeline.server.worker import DatabaseThread
@@ -32,7 +32,7 @@ class Stand:
             }
         )
         self.thread = DatabaseThread("scrape", functools.partial(open_database, config.database_path, clock))
-        self.scrape = Scrape(self.thread, config, clock, Metrics(), RateLimited(get_logger("test"), clock))
+        self.scrape = Scrape(self.thread, config, clock, Metrics(), RateLimitedLogger(get_logger("test"), clock))
         self.released = threading.Event()
 
     def hold(self) -> "asyncio.Task[bool]":

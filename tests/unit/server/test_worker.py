@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.server.limits import Refused
+from pipeline.server.limits import Rejected
 from pipeline.server.worker import DatabaseThread
 from pipeline.store.database import Database, DatabaseFailed
 from pipeline.store.schema import open_database
@@ -78,7 +78,7 @@ def test_too_many_jobs_are_refused_and_places_come_back(worker: DatabaseThread) 
         await begun(gated)
         waiting = asyncio.create_task(worker.run(lambda database: 2))
         await asyncio.sleep(0)
-        with pytest.raises(Refused):
+        with pytest.raises(Rejected):
             await worker.run(lambda database: 3)
         gated.released.set()
         await running

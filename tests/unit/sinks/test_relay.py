@@ -12,7 +12,7 @@ from pipeline.nostr.address import parse_address
 from pipeline.nostr.event import sign
 from pipeline.nostr.message import parse_relay_message
 from pipeline.process.clock import ManualClock
-from pipeline.process.logs import RateLimited, get_logger
+from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason, LossReason
@@ -109,7 +109,7 @@ class Rig:
         self.wires = [Wire(self.clock, script) for script in scripts]
         self.unused = list(self.wires)
         self.metrics = Metrics()
-        log = RateLimited(get_logger("test"), self.clock)
+        log = RateLimitedLogger(get_logger("test"), self.clock)
         dial = cast("Callable[[], BlockingWebSocket]", self._dial)
         address = parse_address("wss://target.example")
         self.sink = RelaySink(address, dial, secret, self.clock, self.metrics, log)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.sync.paging.slices import Gap
-from pipeline.process.condition import Condition, StageState
+from pipeline.process.liveness import StageHealth, StageState
 from pipeline.relay.errors import DialReason
 from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
 from pipeline.status.gaps import describe_reason
@@ -24,7 +24,7 @@ EVENT = b"\xab" * 32
 QUEUES = tuple(QueueStatus(name, 0, None, 0) for name in ("inbox", "outbox-pubsub", "outbox-relay"))
 WELL = Snapshot(
     now=NOW,
-    stages=(Condition("saver-0", StageState.OK, None, ""),),
+    stages=(StageHealth("saver-0", StageState.OK, None, ""),),
     queues=QUEUES,
     sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
     relay_backlog=1_000,
@@ -141,9 +141,9 @@ def test_nothing_that_runs_is_a_problem() -> None:
     assert one(replace(WELL, stages=())).what == "no stage runs"
 
 
-@pytest.mark.parametrize(("state", "words"), [(StageState.HANGS, "killed"), (StageState.FAILING, "check --online")])
+@pytest.mark.parametrize(("state", "words"), [(StageState.HUNG, "killed"), (StageState.FAILING, "check --online")])
 def test_a_stage_in_trouble_is_told_with_what_to_do(state: StageState, words: str) -> None:
-    found = one(replace(WELL, stages=(Condition("forwarder-0", state, "2026-01-02T03:04:05Z", "why"),)))
+    found = one(replace(WELL, stages=(StageHealth("forwarder-0", state, "2026-01-02T03:04:05Z", "why"),)))
     assert (found.weight, found.subject) == (Severity.PROBLEM, "forwarder-0")
     assert "since 2026-01-02T03:04:05Z: why" in found.what
     assert words in found.advice

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.server.page.plots import HEIGHT, WIDTH, Plot, plots
+from pipeline.server.page.charts import HEIGHT, WIDTH, Plot, plots
 from pipeline.store.throughput import KEPT_MS, Sample
 
 NOW = 1_700_000_000_000

@@ -23,7 +23,7 @@ WITHIN_S: Final = 3.0
 _MOST_REMEMBERED: Final = 50_000
 
 
-class Doubts:
+class TopicDoubts:
     """What the refusals of one topic mean; for several threads. Times are monotonic seconds."""
 
     __slots__ = ("_doubted", "_lock", "_refused_at", "_taken_at")

@@ -20,12 +20,12 @@ class StageState(StrEnum):
     FAILING = "failing"
     """It lives, and says itself that something is wrong."""
     STARTING = "starting"
-    HANGS = "hung"
-    GONE = "exited"
+    HUNG = "hung"
+    EXITED = "exited"
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class StageHealth:
     """A slot's state; since when (UTC, None: unknown); and why, empty where there is nothing to say."""
 
     slot: str
@@ -34,17 +34,17 @@ class Condition:
     why: str
 
 
-def condition_of(reading: HeartbeatReading, clock: Clock) -> Condition:
+def health_of(reading: HeartbeatReading, clock: Clock) -> StageHealth:
     """What `reading` says of its process; `since` is its start, last beat or complaint, as it matters."""
     state, why = _state(reading)
     since: str | None
-    if state in (StageState.FAILING, StageState.GONE) and reading.status:
+    if state in (StageState.FAILING, StageState.EXITED) and reading.status:
         since = _ago(reading.status_age_s, clock)
     elif reading.ready:
         since = _ago(reading.age_s, clock)
     else:
         since = utc(reading.started_s) if reading.alive else None
-    return Condition(reading.slot_name, state, since, why)
+    return StageHealth(reading.slot_name, state, since, why)
 
 
 def utc(seconds: float) -> str:
@@ -54,11 +54,11 @@ def utc(seconds: float) -> str:
 
 def _state(reading: HeartbeatReading) -> tuple[StageState, str]:
     if not reading.alive:
-        return StageState.GONE, reading.status or "exited without an error message"
+        return StageState.EXITED, reading.status or "exited without an error message"
     if not reading.ready:
         return StageState.STARTING, "has sent no heartbeat yet"
     if reading.age_s > SILENCE_LIMIT_S:
-        return StageState.HANGS, f"has sent no heartbeat for {reading.age_s:.0f} s"
+        return StageState.HUNG, f"has sent no heartbeat for {reading.age_s:.0f} s"
     return (StageState.FAILING, reading.status) if reading.status else (StageState.OK, "")
 
 

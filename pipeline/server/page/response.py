@@ -13,11 +13,11 @@ from websockets.http11 import Response
 
 from pipeline.printable import printable
 from pipeline.process.clock import Clock
-from pipeline.process.condition import Condition
+from pipeline.process.liveness import StageHealth
 from pipeline.server.health import HealthCheck
 from pipeline.server.http import response
 from pipeline.server.page.request import COLUMNS, PageRequest
-from pipeline.server.page.view import View, age, gather
+from pipeline.server.page.view_model import View, age, gather
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
 from pipeline.status.diagnosis import Severity
@@ -51,7 +51,7 @@ class StatusPage:
         return answer
 
 
-def render(view: View, stages: Sequence[Condition], request: PageRequest) -> bytes:
+def render(view: View, stages: Sequence[StageHealth], request: PageRequest) -> bytes:
     """The page's bytes; everything that a stranger may have chosen is escaped."""
     problems = sum(each.weight is Severity.PROBLEM for each in view.diagnoses)
     text = _template().render(

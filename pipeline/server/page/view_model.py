@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.process.clock import Clock
-from pipeline.process.condition import utc
 from pipeline.process.counters import read_newest
+from pipeline.process.liveness import utc
 from pipeline.process.metrics import LEFT
-from pipeline.server.page.plots import Plot, milliseconds, plots
+from pipeline.server.page.charts import Plot, milliseconds, plots
 from pipeline.server.page.request import PageRequest
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
