@@ -132,7 +132,7 @@ def test_stages_do_not_know_each_other() -> None:
             assert not [imported for imported in module.imports if within(imported, "stages")], module.name
 
 
-def test_stages_are_known_to_the_command_line_alone_which_finds_them_by_name() -> None:
+def test_only_the_command_line_knows_stages_and_finds_them_by_name() -> None:
     assert list(offences(("stages", "pipeline.cli"), {"stages"})) == []
 
 

@@ -140,7 +140,7 @@ def test_what_relays_send_is_handed_over_and_what_we_ask_is_sent(desk: Desk) -> 
         assert desk.endings.get(timeout=PATIENCE_S).was_of_use
 
 
-def test_a_relay_whose_batches_nobody_takes_is_not_read_and_holds_up_no_other(desk: Desk) -> None:
+def test_relay_whose_batches_wait_is_not_read_and_delays_no_other(desk: Desk) -> None:
     room = BATCH_EVENTS * BATCHES_PER_RELAY
     found = events(room + 1)
     _, full = desk.connect(1)

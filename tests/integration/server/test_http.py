@@ -156,7 +156,7 @@ def problems(server: Running) -> list[dict[str, str]]:
     return found
 
 
-def test_a_process_that_has_died_fails_health_unless_a_supervisor_does_without_it(server: Running) -> None:
+def test_dead_process_fails_health_unless_the_supervisor_dropped_it(server: Running) -> None:
     with Child([sys.executable, "-c", WRITE_HEARTBEAT_AND_DIE, str(server.config.runtime_directory)]) as child:
         assert child.wait(PATIENCE_S) == 1
     (problem,) = problems(server)

@@ -241,9 +241,7 @@ def test_topic_that_refuses_everything_after_it_worked_is_down(
     assert sink.deliver(batch) == [DELIVERED] * count
 
 
-def test_nothing_is_buried_when_the_topic_works_again_in_the_middle_of_a_batch(
-    server: FakePubSub, sink: PubsubSink
-) -> None:
+def test_nothing_is_dead_lettered_if_the_topic_recovers_within_a_batch(server: FakePubSub, sink: PubsubSink) -> None:
     """What was refused last was refused by a topic that refused everything."""
     for calls in range(1, 16):
         works(sink)
@@ -281,9 +279,7 @@ def test_many_bad_messages_before_good_ones_are_to_blame(server: FakePubSub, sin
     assert {index for index, verdict in settled.items() if verdict == DEAD_LETTER} == bad
 
 
-def test_bad_messages_alone_in_a_batch_are_to_blame_once_another_thread_delivers(
-    server: FakePubSub, sink: PubsubSink
-) -> None:
+def test_lone_bad_messages_are_blamed_once_another_thread_delivers(server: FakePubSub, sink: PubsubSink) -> None:
     works(sink)
     bad = messages(notes(5))
     server.set_rules(*(Rule(status="INVALID_ARGUMENT", containing=each.event_id.hex()) for each in bad))

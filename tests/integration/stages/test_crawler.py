@@ -514,7 +514,7 @@ def open_lives(relay: ScriptedRelay) -> set[str]:
     return {req.subscription for req in relay.journal.of(Req, is_live)} - closed
 
 
-def test_changes_of_what_is_wanted_do_not_multiply_events_where_requests_add(world: World) -> None:
+def test_plan_changes_multiply_no_events_where_requests_accumulate(world: World) -> None:
     """Once an event has come twice, each change closes what came before it."""
     people = authors(52, 6)
     copies: list[int] = []

@@ -79,7 +79,7 @@ def test_relays_added_and_removed_by_hand_are_dialled_and_dropped(world: World) 
         wait_until(lambda: states(world)[relay.url] == "connected")
 
 
-def test_an_address_is_dialled_as_written_and_after_a_404_as_others_write_it(world: World) -> None:
+def test_address_is_dialled_as_written_and_after_a_404_as_others_write_it(world: World) -> None:
     """The operator's spelling is wrong, what most authors write too; metrics and rows keep the canonical form."""
     event = ALICE.sign("found", kind=0, created_at=NOW)
     with ScriptedRelay(Behaviour(only_path="/relay//"), events=[event]) as relay:
@@ -97,7 +97,7 @@ def test_an_address_is_dialled_as_written_and_after_a_404_as_others_write_it(wor
         assert paths[:2] == ["/relay/", "/relay?"]
 
 
-def test_how_a_relay_is_asked_is_decided_beside_the_running_crawler_and_told(world: World) -> None:
+def test_strategy_is_chosen_beside_the_running_crawler_and_reported(world: World) -> None:
     def asked() -> str:
         return str(world.query("SELECT asked FROM relays")[0][0])
 
@@ -112,7 +112,7 @@ def test_how_a_relay_is_asked_is_decided_beside_the_running_crawler_and_told(wor
         wait_until(lambda: running.metric("event_service_crawl_whole_relays") == 1)
 
 
-def test_an_onion_relay_is_reached_through_the_proxy_and_else_skipped_and_counted(world: World) -> None:
+def test_onion_relay_is_dialled_by_proxy_or_skipped_and_counted(world: World) -> None:
     host = onion_host()
     with world.database.write() as tx:
         for author in (1, 2):

@@ -74,7 +74,7 @@ def test_departure_found_on_a_relay_ends_the_registration_and_is_handed_on(world
         assert event.id in {each.hex() for (each,) in world.query("SELECT event_id FROM events")}
 
 
-def test_a_relevant_event_reaches_both_outboxes_and_an_irrelevant_one_nothing(world: World) -> None:
+def test_relevant_event_reaches_both_outboxes_an_irrelevant_one_none(world: World) -> None:
     profile, note = ALICE.sign("hi", kind=0, created_at=NOW), ALICE.sign("hi", kind=1, created_at=NOW)
     with Running(world.context("saver", {"EVENTS_TARGET_RELAY": TARGET}), saver.run) as running:
         world.put([profile, note])

@@ -78,7 +78,7 @@ def test_a_payload_stays_until_every_sink_has_had_it_for_an_hour(world: World, e
     assert running.metric("event_service_stage_discarded_total", stage="sweeper", reason="expired-event") == 2
 
 
-def test_payloads_go_as_soon_as_delivered_from_a_database_that_is_too_large(world: World, eager: None) -> None:
+def test_payloads_are_deleted_once_delivered_if_the_database_is_too_large(world: World, eager: None) -> None:
     put_event(world, 1, sinks=1, pubsub=NOW_MS)
     put_event(world, 2, sinks=2, pubsub=NOW_MS)
     put_event(world, 3, sinks=1)

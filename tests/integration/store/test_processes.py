@@ -27,7 +27,7 @@ def start(stack: ExitStack, count: int) -> list[Child]:
     return children
 
 
-def test_processes_that_open_a_fresh_file_at_once_all_find_the_whole_schema(tmp_path: Path) -> None:
+def test_processes_opening_a_fresh_file_at_once_all_find_the_schema(tmp_path: Path) -> None:
     """The stages start together; each must wait for the one that migrates, and none may take the other's lock for an
     unusable file, which would stop the service for good."""
     with ExitStack() as stack:

@@ -65,7 +65,7 @@ def test_nobody_can_know_of_what_is_not_tried() -> None:
     assert bench.complaints == []
 
 
-def test_nothing_is_judged_while_something_else_is_wrong_or_the_sink_does_half_of_it() -> None:
+def test_nothing_is_judged_while_others_fail_or_the_sink_half_works() -> None:
     bench = Bench()
     bench.look(SinkState(Standing.DOWN, 100.0), 100, 200, SILENT, settled=math.inf)
     bench.look(SinkState(Standing.ODD, 200.0), 200, 300, TOLD)

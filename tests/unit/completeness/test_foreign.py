@@ -52,7 +52,7 @@ def test_late_events_and_mentions_lie_within_the_reach() -> None:
     assert min(event.created_at for event in events) < world.now - 48 * 3600
 
 
-def test_every_relay_is_tried_alone_with_every_cap_that_it_can_have_and_all_together() -> None:
+def test_every_relay_is_tried_alone_with_each_cap_and_all_together() -> None:
     made = list(scenarios(RELAYS, Plan()))
     for relay in RELAYS:
         alone = [

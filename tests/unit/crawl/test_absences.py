@@ -70,7 +70,7 @@ def test_what_came_while_we_were_away_is_had_however_it_is_dated() -> None:
     assert {each.id for each in late} <= sim.delivered
 
 
-def test_gift_wraps_are_asked_for_at_once_from_two_days_before_and_not_again_for_ten_minutes() -> None:
+def test_gift_wraps_are_asked_for_at_once_then_not_for_ten_minutes() -> None:
     sim = crawl()
     sim.connect()
     sim.run_until(HOUR)
@@ -108,7 +108,7 @@ def test_gift_wraps_are_not_asked_for_where_they_are_withheld() -> None:
     assert wrap_pages(sim) == []
 
 
-def test_the_last_days_are_swept_once_an_hour_however_often_the_relay_is_lost() -> None:
+def test_last_days_are_swept_hourly_however_often_the_relay_is_lost() -> None:
     sim = crawl()
     sim.connect()
     sim.run_until(2 * HOUR)
@@ -203,7 +203,7 @@ def test_sample_outlives_the_process_and_is_written_seldom() -> None:
     assert later.take_sample(0.0) == (), "that of the other store is forgotten at once"
 
 
-def test_relay_that_comes_back_with_another_store_after_a_restart_is_swept_for_days() -> None:
+def test_relay_back_with_another_store_after_a_restart_is_swept_for_days() -> None:
     sim = crawl()
     given = [event(START - 60 * n - 60, ALICE, number=n) for n in range(StoreIdentity.SAMPLE)]
     for each in given:
@@ -253,7 +253,7 @@ def test_a_thousand_absences_at_once_take_no_more_than_their_places(seed: int) -
             places.leave(number)
 
 
-def test_a_query_is_owed_until_a_resweep_that_began_after_the_last_absence_is_complete() -> None:
+def test_query_is_owed_until_a_resweep_after_the_last_absence_completes() -> None:
     absences = Absences(1, Places())
     assert not absences.is_owed(None)
     absences.on_back(11_000, 12_000)

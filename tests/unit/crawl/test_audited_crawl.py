@@ -286,7 +286,7 @@ def live_mentions(sim: Simulation, users: list[bytes]) -> set[bytes]:
 
 
 @pytest.mark.parametrize("subscriptions", [18, 3])
-def test_mentions_come_live_from_a_relay_that_looks_at_first_values_where_there_is_room(subscriptions: int) -> None:
+def test_first_value_relay_sends_mentions_live_while_places_are_free(subscriptions: int) -> None:
     """Each user has a filter of their own then; else they are polled."""
     sim = Simulation(random.Random(1), audits=True, limits=RelayLimits(max_subscriptions=subscriptions))
     sim.relay = FirstValueRelay(FirstValueEvents(random.Random(1)))

@@ -128,7 +128,7 @@ def events_of(intake: Recording) -> set[bytes]:
     return {each.id for batch in intake.batches for each in batch.events}
 
 
-def test_no_cursor_is_handed_over_before_its_events_and_nothing_is_read_meanwhile(tmp_path: Path) -> None:
+def test_cursor_follows_its_events_and_nothing_is_read_in_between(tmp_path: Path) -> None:
     clock = ManualClock(START * 1000)
     intake, wakes = Recording(tmp_path / "events.db", clock), Wakes()
     found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1) - 1)]
@@ -170,7 +170,7 @@ def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
     assert events_of(intake) == {each.id for each in found}
 
 
-def test_event_that_is_too_costly_to_parse_is_counted_and_the_page_still_ends(tmp_path: Path) -> None:
+def test_event_too_costly_to_parse_is_counted_and_the_page_ends(tmp_path: Path) -> None:
     """Of an allowed length in bytes, but for its tags, and beyond it; what is no event is no message."""
     clock = ManualClock(START * 1000)
     intake = Recording(tmp_path / "events.db", clock)
@@ -194,7 +194,7 @@ def take_up(intake: Recording) -> None:
     taken()
 
 
-def test_a_connection_is_of_use_that_brings_what_was_not_known_or_a_sweep_further(tmp_path: Path) -> None:
+def test_connection_with_new_events_or_sweep_progress_is_productive(tmp_path: Path) -> None:
     """A tail that follows each connect is no reason to dial a relay again soon that ends every connection."""
     clock, crawl = ManualClock(START * 1000), new_crawl()
     intake = Recording(tmp_path / "events.db", clock)
@@ -280,7 +280,7 @@ def test_relay_whose_message_was_skipped_is_slowed_and_not_cut_off(tmp_path: Pat
     assert not is_full(made)
 
 
-def test_text_that_is_no_message_ends_a_connection_only_where_nothing_else_comes(tmp_path: Path) -> None:
+def test_invalid_messages_end_a_connection_only_if_nothing_else_comes(tmp_path: Path) -> None:
     clock = ManualClock(START * 1000)
     made, relay = made_of(Recording(tmp_path / "events.db", clock), clock), Sending()
     made.open(lambda: None)

@@ -36,7 +36,7 @@ def test_a_chunk_goes_on_from_the_one_it_was_cut_from() -> None:
     assert coverage.of(authors("0")) is None
 
 
-def test_a_chunk_that_was_put_together_is_covered_as_far_as_the_least_of_its_parts() -> None:
+def test_merged_chunk_is_covered_as_far_as_the_least_of_its_parts() -> None:
     coverage = known(cursor("authors/00", 300, 9), cursor("authors/010", 200, 4), cursor("authors/011", 100, 7))
     assert coverage.of(authors("0")) == cursor("authors/0", 100, 4)
     assert coverage.of(authors("01")) == cursor("authors/01", 100, 4)
@@ -49,7 +49,7 @@ def test_it_is_not_covered_when_a_part_is_not(missing: str) -> None:
     assert known(*parts).of(authors("0")) is None
 
 
-def test_of_several_cursors_the_one_for_the_newest_members_counts_then_the_furthest() -> None:
+def test_cursor_of_the_newest_members_counts_then_the_furthest() -> None:
     coverage = known(cursor("authors/", 100, 9), cursor("authors/0", 300, 5), cursor("authors/01", 200, 9))
     assert coverage.of(authors("01")) == cursor("authors/01", 200, 9)
     assert coverage.of(authors("00")) == cursor("authors/", 100, 9)

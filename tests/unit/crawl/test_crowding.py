@@ -67,7 +67,7 @@ def connect(tx: Tx, addresses: Iterable[str], *, productive: bool) -> None:
 
 
 @pytest.mark.parametrize("productive", [True, False], ids=["productive", "idle"])
-def test_lists_of_one_registered_key_and_its_friends_drop_no_connected_relay(tmp_path: Path, productive: bool) -> None:
+def test_lists_of_one_key_and_its_friends_drop_no_connected_relay(tmp_path: Path, productive: bool) -> None:
     """Of 205 relay lists and a registration, with 15 other keys that name the same; 40 relays may be dialled."""
     honest = [f"wss://r{number}.honest{number % 7}.example" for number in range(20)]
     evil = [f"wss://evil{number}.example" for number in range(2_050)]
@@ -106,7 +106,7 @@ def test_strangers_keys_drop_no_productive_relay_at_the_default_size() -> None:
     assert sum(f"h{number}.hoster{number % 3}.example" in kept for number in range(1_000)) == 993
 
 
-def test_relay_that_was_lost_a_while_ago_keeps_its_place_and_one_long_gone_does_not() -> None:
+def test_recently_lost_relay_keeps_its_place_one_long_gone_does_not() -> None:
     there = incumbent(1, "a.example")
     away = there._replace(relay=2, address="wss://b.example", is_connected=False, state_since=NOW - HOUR)
     gone = away._replace(relay=3, address="wss://c.example", state_since=NOW - 10 * HOUR, failures=9)
@@ -158,7 +158,7 @@ def test_relays_with_something_in_common_get_few_places_and_a_few_trials(
     assert not tried & {each.candidate.relay for each in again.selected if each.is_trial}
 
 
-def test_hundreds_of_productive_relays_of_one_hoster_and_those_of_users_are_not_counted() -> None:
+def test_productive_relays_of_one_host_and_users_relays_are_not_counted() -> None:
     productive = [
         incumbent(number, f"r{number}.hoster.example")._replace(resolved="203.0.113.9") for number in range(300)
     ]

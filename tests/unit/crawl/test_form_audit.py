@@ -246,7 +246,7 @@ def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
 
 
 @pytest.mark.parametrize(("most", "found"), [(15, 10), (25, 20), (100, 80)])
-def test_step_to_more_kinds_that_is_refused_without_a_word_is_not_made_again(most: int, found: int) -> None:
+def test_silently_refused_step_to_more_kinds_is_not_repeated(most: int, found: int) -> None:
     """relayer says "REQ filters are not accepted" and nothing more."""
     bench = Bench(store(), most_kinds=most).run()
     assert len(bench.requests) <= 20
@@ -288,7 +288,7 @@ def shown(audit: FormAudit, session: Session, *, count: int = 0, after_auth: boo
     return audit.on_page_ended(ended, session.limits, 1.0, NOW).owed
 
 
-def test_messages_shown_after_auth_are_owed_once_and_asked_for_on_each_connection() -> None:
+def test_messages_shown_after_auth_are_owed_once_and_asked_each_connection() -> None:
     audit, session = FormAudit(FormKnowledge()), Session(RelayLimits())
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)

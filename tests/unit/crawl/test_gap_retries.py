@@ -134,7 +134,7 @@ def test_what_a_form_leaves_out_is_had_by_one_filter_for_everything() -> None:
     assert 0 < whole_pages(sim) <= 4
 
 
-def test_relay_that_has_too_much_is_not_read_through_for_what_a_form_leaves_out() -> None:
+def test_huge_relay_is_not_read_through_for_events_a_form_omits() -> None:
     sim = with_holes(40 * 500)
     sim.run_until(1_000)
     assert Gap.HOLES in {gap.reason for gap in sim.crawl.gaps}
@@ -152,7 +152,7 @@ class SilentToBroad(KindFirstEvents):
 
 @pytest.mark.parametrize("others", [0, 40 * 500])
 @pytest.mark.parametrize("store", [KindFirstEvents, SilentToBroad])
-def test_kinds_that_no_list_names_are_asked_for_by_name_where_everything_is_no_way(
+def test_unlisted_kinds_are_asked_explicitly_where_the_firehose_fails(
     store: type[KindFirstEvents], others: int
 ) -> None:
     """A relay that has too much, or does not answer; once, slowly, and not again with each resweep."""

@@ -55,7 +55,7 @@ def release(batch: Batch) -> None:
     batch.taken()
 
 
-def test_only_so_many_batches_with_events_wait_at_once_and_nothing_overtakes_them() -> None:
+def test_waiting_event_batches_are_bounded_and_never_overtaken() -> None:
     submitted: list[Batch] = []
     wakes = Wakes()
     hand_over = hand_over_to(submitted.append, wakes)

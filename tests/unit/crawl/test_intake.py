@@ -196,7 +196,7 @@ def test_an_unwanted_event_is_never_known_so_that_it_can_come_in_later(desk: Des
 
 
 @pytest.mark.parametrize("noticed", [True, False])
-def test_an_event_that_the_saver_dropped_comes_in_again_once_its_author_is_back(desk: Desk, noticed: bool) -> None:
+def test_event_dropped_by_the_saver_returns_once_its_author_is_back(desk: Desk, noticed: bool) -> None:
     """Its author was not wanted for a moment, in which the saver dropped it, whether this process noticed or not."""
     event = note()
     desk.take(batch(event))

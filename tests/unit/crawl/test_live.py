@@ -93,7 +93,7 @@ def test_what_is_refused_together_is_asked_for_apart() -> None:
 
 
 @pytest.mark.parametrize("seed", seeds(6))
-def test_queries_are_subscribed_to_once_or_left_out_whatever_the_limits_and_changes(seed: int) -> None:
+def test_queries_are_subscribed_once_or_left_out_under_any_limits(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     pool = [
@@ -198,9 +198,7 @@ def test_reopening_marks_one_or_all() -> None:
 
 
 @pytest.mark.parametrize(("filters", "members"), [(3, 20), (1, 10), (4, 1)])
-def test_a_query_with_more_filters_than_a_request_may_have_takes_several_subscriptions(
-    filters: int, members: int
-) -> None:
+def test_query_with_too_many_filters_takes_several_subscriptions(filters: int, members: int) -> None:
     relay = Relay(replace(RelayLimits(), max_filters=filters, max_authors=members, max_tag_values=members))
     queries = [GLOBAL_QUERY, chunk(1, 40)]
     relay.arrange(queries)
@@ -210,7 +208,7 @@ def test_a_query_with_more_filters_than_a_request_may_have_takes_several_subscri
     assert relay.sent <= 2 + len(relay.open), "what is new moves its own piece only"
 
 
-def test_what_is_refused_for_good_is_parted_to_single_queries_and_no_further() -> None:
+def test_subscription_refused_for_good_is_split_to_single_queries_at_most() -> None:
     relay = Relay(RelayLimits())
     relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     for _ in range(10):

@@ -47,7 +47,7 @@ def test_steady_traffic_is_no_silence() -> None:
         silence.on_live(at)
 
 
-def test_relay_that_drops_a_subscription_is_found_out_before_the_next_regular_sweep() -> None:
+def test_dropped_subscription_is_detected_before_the_next_regular_sweep() -> None:
     """It brought an event every two seconds; then they are kept back."""
     sim = crawl()
     sim.max_idle_turns = 10_000

@@ -65,7 +65,7 @@ def zero(how: str) -> Mood:
 
 
 @pytest.mark.parametrize(("how", "within"), [("eose", 60), ("nothing", 60), ("closed", 5), ("notice", 10)])
-def test_relay_that_does_not_subscribe_at_limit_zero_is_asked_with_limit_one(how: str, within: int) -> None:
+def test_relay_that_ignores_limit_zero_is_asked_with_limit_one(how: str, within: int) -> None:
     sim = crawl(zero(how))
     stream(sim, 10, within)
     late = stream(sim, within, within + 600)
@@ -153,7 +153,7 @@ def tails(sim: Simulation) -> list[float]:
     return times
 
 
-def test_quiet_relay_is_swept_for_a_proof_three_times_in_the_life_of_the_process() -> None:
+def test_quiet_relay_is_swept_for_proof_three_times_a_process() -> None:
     sim = crawl()
     times = tails(sim)
     sim.run_until(1_500)
@@ -192,7 +192,7 @@ def test_query_that_is_subscribed_to_in_part_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize("at", [2, 40, 100])
-def test_relay_that_goes_deaf_is_found_out_within_moments_of_what_it_keeps_back(at: int) -> None:
+def test_deaf_relay_is_detected_soon_after_the_event_it_withholds(at: int) -> None:
     sim = crawl()
     kept = stream(sim, at, at + 20, 5, is_live=False)
     sim.run_until(at + 20 + PROVE_AFTER_S[2] + 5)
@@ -236,7 +236,7 @@ def test_what_came_live_is_remembered_within_bounds() -> None:
     assert not trust.came(ids[0])
 
 
-def test_one_event_that_was_missed_changes_nothing_and_more_change_one_thing_at_a_time() -> None:
+def test_one_missed_event_changes_nothing_more_change_one_thing_at_a_time() -> None:
     trust, now = LiveTrust(), 1_000_000
     assert not trust.is_suspect(now)
     for number in range(MISSES - 1):

@@ -70,7 +70,7 @@ def lost_over(limits: RelayLimits, largest: int, *, takes: int) -> Session:
 
 
 @pytest.mark.parametrize("takes", [1_500, 3_000, 8_000])
-def test_requests_shrink_until_they_are_taken_where_smaller_ones_are_answered(takes: int) -> None:
+def test_requests_shrink_until_accepted_where_smaller_ones_are_answered(takes: int) -> None:
     losses, limits = Losses(), RelayLimits()
     for _ in range(MAX_FRUITLESS + 4):
         lost = lost_over(limits, 250, takes=takes)

@@ -31,7 +31,7 @@ def waits(made: LostRelays, relay: int, until: float) -> list[tuple[float, float
     return found
 
 
-def test_lost_relay_is_tried_in_seconds_for_five_minutes_then_slower_for_an_hour() -> None:
+def test_lost_relay_is_redialled_in_seconds_for_minutes_then_slower() -> None:
     found = waits(lost_relays(1), 1, 2 * FORGOTTEN_S)
     assert all(1 <= wait <= 3 for at, wait in found if at < FAST_S)
     assert all(10 <= wait <= 20 for at, wait in found if at >= FAST_S)
@@ -58,7 +58,7 @@ def test_other_relays_follow_the_common_schedule(loss: ConnectionResult) -> None
 
 
 @pytest.mark.parametrize("status", [502, 504])
-def test_proxy_before_a_relay_that_is_not_up_yet_does_not_count_as_its_answer(status: int) -> None:
+def test_proxy_in_front_of_a_relay_that_is_down_is_not_its_answer(status: int) -> None:
     made = lost_relays(1)
     assert made.on_ending(1, ConnectionResult("dial", "", status=status), 2.0) is not None
 

@@ -60,7 +60,7 @@ def test_shuffled_pages_are_divided_by_time() -> None:
     assert window.gaps == 0
 
 
-def test_pages_that_were_sorted_after_they_were_cut_off_are_found_out_by_control() -> None:
+def test_pages_sorted_after_truncation_are_detected_by_a_control_page() -> None:
     rng = random.Random(6)
     events = notes(200)
     rng.shuffle(events)
@@ -86,7 +86,7 @@ def test_what_arrives_between_a_page_and_its_control_is_no_disorder() -> None:
     assert window.knowledge.proofs("authors:any") > 0
 
 
-def test_a_relay_without_since_that_begins_with_the_oldest_is_divided_by_members_and_kinds() -> None:
+def test_oldest_first_relay_without_since_is_split_by_members_and_kinds() -> None:
     """Its pages are full of what is older, whatever is asked for."""
     events = notes(100) + [event(SINCE - number, AUTHORS[number % 8], 1, 1_000 + number) for number in range(1, 100)]
 
@@ -139,7 +139,7 @@ def test_a_relay_that_excludes_since_gives_a_dense_second_all_the_same(until: bo
     assert fetch(again, exclusive(events, 30, until=until), 60) == {each.id for each in events}
 
 
-def test_a_few_events_of_the_oldest_second_are_no_gap_once_the_relay_gave_more() -> None:
+def test_few_events_of_the_oldest_second_are_no_gap_if_it_gave_more() -> None:
     """They equal the largest page seen so far, and are told until a larger one of the same form comes."""
     last = [event(UNTIL - 5, AUTHORS[0], 1, number) for number in range(10)]
     window = Window(ASKED, SINCE, UNTIL)
@@ -170,7 +170,7 @@ def test_what_a_relay_without_until_cannot_give_is_counted() -> None:
     assert window.gap_reasons[Gap.IGNORES_TIMES] >= 1
 
 
-def test_a_relay_that_ignores_since_ends_the_window_with_its_first_older_event() -> None:
+def test_relay_that_ignores_since_ends_the_window_at_an_older_event() -> None:
     events = notes(100) + [event(SINCE - number, AUTHORS[0], 1, number) for number in range(1, 500)]
 
     def since_ignored(page: Filter) -> list[Event]:

@@ -129,7 +129,7 @@ def test_what_was_had_of_everything_closes_all_that_was_open_before(gaps: OpenGa
     ]  # fmt: skip
 
 
-def test_what_is_missing_of_everything_is_missing_of_each_query_that_takes_its_place(gaps: OpenGaps) -> None:
+def test_firehose_gap_is_inherited_by_each_query_that_replaces_it(gaps: OpenGaps) -> None:
     """A relay that is no longer asked whole has not become complete by that."""
     gaps.open("whole/", 10, 20, DENSE)
     gaps.follow(["authors/0", "authors/1", "mentions/", "global/", "profiles/"])

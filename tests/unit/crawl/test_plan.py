@@ -86,7 +86,7 @@ def test_the_cut_does_not_depend_on_the_order_of_arrival() -> None:
     assert cut(set(keys)) == first
 
 
-def test_the_plan_has_profiles_first_then_what_is_global_then_mentions_then_authors() -> None:
+def test_plan_orders_profiles_global_kinds_mentions_authors() -> None:
     users = [key(n) for n in range(3)]
     authors = [key(n) for n in range(10)]
     plan = plan_for(authors, users)

@@ -29,7 +29,7 @@ def test_a_users_relay_comes_before_one_that_a_few_strangers_named() -> None:
     assert order(PLAIN._replace(namers=5), PLAIN._replace(namers=1, named_by_user=True)) == [1, 0]
 
 
-def test_a_dead_relay_falls_behind_those_that_nobody_tried_and_is_the_first_of_its_like_again_when_it_answers() -> None:
+def test_failed_relay_ranks_below_untried_until_it_answers() -> None:
     dead = PLAIN._replace(namers=16, named_by_user=True, failures=20)
     assert order(dead, PLAIN) == [1, 0]
     assert order(dead._replace(failures=0), PLAIN) == [0, 1]
@@ -43,6 +43,6 @@ def test_time_spent_away_counts_and_a_monitors_word_helps() -> None:
     assert score(seen_up._replace(seen_up_at=NOW + HOUR), NOW) == score(PLAIN, NOW), "a report from the future is none"
 
 
-def test_a_connection_is_not_given_up_for_a_little_and_equals_keep_their_order() -> None:
+def test_connection_survives_small_rank_changes_and_equals_keep_order() -> None:
     assert order(PLAIN._replace(namers=3), PLAIN._replace(is_connected=True)) == [1, 0]
     assert order(PLAIN, PLAIN, PLAIN) == [0, 1, 2]

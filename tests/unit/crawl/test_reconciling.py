@@ -200,7 +200,7 @@ def test_a_second_that_cannot_be_cut_is_paged() -> None:
     assert sim.crawl.counts.comparisons["too-many"] >= 1
 
 
-def test_what_the_relay_named_and_does_not_have_is_given_up_and_the_rest_is_had() -> None:
+def test_ids_a_relay_names_but_lacks_are_dropped_and_the_rest_fetched() -> None:
     """As when it was deleted between the two requests; a small cap hides nothing."""
     sim = crawl()
     known, late = stored(sim, history(200)), history(100, seed=2)
@@ -282,7 +282,7 @@ def test_a_relay_that_takes_five_seconds_to_answer_is_waited_for() -> None:
     assert sim.crawl.counts.comparisons == {"complete": 1}
 
 
-def test_ids_are_asked_for_in_several_filters_of_one_request_and_fewer_where_that_is_refused() -> None:
+def test_ids_go_in_several_filters_of_a_request_fewer_once_refused() -> None:
     sim = crawl()
     known, late = stored(sim, history(1_500)), history(1_400, seed=2)
     sim.relay.mood = lambda name, filters: (

@@ -65,7 +65,7 @@ def test_connections_that_are_lost_at_once_are_dialled_ever_more_rarely() -> Non
     assert found[-1] == 1800
 
 
-def test_a_relay_that_cuts_every_connection_but_brings_something_new_each_time_is_not_left_for_long() -> None:
+def test_relay_that_cuts_connections_but_brings_news_is_redialled_soon() -> None:
     """Else what it has more than it gives at once would take days, and each live event half an hour."""
     assert delays([OF_USE] * 12) == [2] + [20] * 11
     assert delays([LOST] * 12 + [OF_USE])[-1] == 20
@@ -184,5 +184,5 @@ def test_no_relay_is_where_a_web_server_answers_with_something_else(status: int 
     assert not is_missing(ConnectionResult("error", "", lived=1.0, status=status))
 
 
-def test_relay_that_forges_is_left_alone_ever_longer_whatever_else_it_brings() -> None:
+def test_forging_relay_is_paused_ever_longer_whatever_else_it_brings() -> None:
     assert delays([FORGED] * 4) == [600, 1200, 1800, 1800]

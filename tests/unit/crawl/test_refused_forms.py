@@ -163,7 +163,7 @@ def test_kinds_that_are_refused_by_name_are_left_out_alone_and_told() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])
-def test_a_relay_that_takes_few_kinds_and_filters_gives_everything_all_the_same(most: int) -> None:
+def test_relay_that_accepts_few_kinds_and_filters_gives_everything(most: int) -> None:
     """strfry with `filterValidation`."""
 
     def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:

@@ -316,7 +316,7 @@ def test_queries_without_room_for_a_live_subscription_are_polled() -> None:
 
 
 @pytest.mark.parametrize("most", [2, 3, 4])
-def test_a_relay_that_refuses_the_last_of_many_requests_keeps_its_live_subscription(most: int) -> None:
+def test_relay_that_refuses_the_last_request_keeps_its_live_subscription(most: int) -> None:
     sim = crawl()
     sim.relay.max_subscriptions = most
     sim.want([random.Random(n).randbytes(32) for n in range(600)], [ALICE])
@@ -330,7 +330,7 @@ def test_a_relay_that_refuses_the_last_of_many_requests_keeps_its_live_subscript
 
 
 @pytest.mark.parametrize("most", [2, 3, 5])
-def test_a_relay_with_few_subscriptions_is_learned_and_still_gives_everything(most: int) -> None:
+def test_low_subscription_limit_is_learned_and_everything_still_comes(most: int) -> None:
     sim = crawl()
     people = [random.Random(n).randbytes(32) for n in range(3_000)]
     put(sim, *(event(START - 60 * n, each) for n, each in enumerate(people[:300])))
@@ -365,7 +365,7 @@ def test_a_relay_with_few_subscriptions_is_learned_and_still_gives_everything(mo
     ],
     ids=lambda value: "" if isinstance(value, int) else None,
 )
-def test_a_relay_that_refuses_is_asked_ever_less_and_serves_once_it_wants_to(mood: Mood, most_requests: int) -> None:
+def test_refusing_relay_is_asked_ever_less_and_serves_once_it_relents(mood: Mood, most_requests: int) -> None:
     """In the second hour of refusals; nothing is completed by any of them."""
     sim = crawl()
     put(sim, *(event(START - 600 * n, ALICE, 1, n) for n in range(50)))
@@ -497,7 +497,7 @@ def test_what_comes_while_a_cursor_lies_in_the_future_is_had_all_the_same(error:
 
 
 @pytest.mark.parametrize("corrected_at", [1_000, 1_070, 1_140, 1_210])
-def test_what_was_refused_as_future_is_fetched_soon_after_a_clock_that_was_behind_is_right(corrected_at: int) -> None:
+def test_events_refused_as_future_are_fetched_once_the_clock_is_right(corrected_at: int) -> None:
     """It was new, and so above every cursor; the next sweep by the timetable may be minutes away."""
     sim = crawl()
     sim.clock_error = -4 * 3_600

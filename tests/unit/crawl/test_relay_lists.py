@@ -74,7 +74,7 @@ def _named(model: dict[bytes, tuple[set[int], set[int]]], relay: int) -> tuple[s
     return writers, {each for each, (_, reads) in model.items() if relay in reads}
 
 
-def test_a_relay_is_asked_first_for_those_who_write_to_it_and_for_mentions_of_those_who_read_there() -> None:
+def test_relay_is_asked_first_for_its_listed_writers_and_readers_mentions() -> None:
     sim, people = crawl(), crowd(3_000)
     users, here, readers = people[:200], set(people[::20]), set(people[:10])
     for each in people:
@@ -95,7 +95,7 @@ def test_a_relay_is_asked_first_for_those_who_write_to_it_and_for_mentions_of_th
     assert all(cursor.generation == 1 for name, cursor in sim.cursors.items() if name.startswith("authors/"))
 
 
-def test_newly_wanted_authors_come_in_their_order_with_not_one_request_more() -> None:
+def test_new_authors_come_in_their_order_without_more_requests() -> None:
     """Few of them fall into each chunk: those chunks come first that have any who write here."""
     everybody, counts = crowd(12_000), []
     new = crowd(200, seed=2)
@@ -119,7 +119,7 @@ def test_newly_wanted_authors_come_in_their_order_with_not_one_request_more() ->
     assert counts[0] == counts[1]
 
 
-def test_a_list_that_changes_counts_at_once_for_all_that_has_not_been_asked_for() -> None:
+def test_changed_relay_list_counts_at_once_for_all_not_yet_asked() -> None:
     sim, people = crawl(replace(RelayLimits(), max_pages=1)), sorted(crowd(3_000))
     sim.want(people)
     sim.connect()
@@ -135,7 +135,7 @@ def test_a_list_that_changes_counts_at_once_for_all_that_has_not_been_asked_for(
     assert set().union(*authors_pages(sim)) == set(people)
 
 
-def test_a_relay_that_is_asked_whole_is_asked_first_for_newcomers_who_write_to_it() -> None:
+def test_firehose_relay_is_asked_first_for_new_authors_who_list_it() -> None:
     sim = crawl()
     sim.ask(CrawlMode.WHOLE)
     sim.want(crowd(10))

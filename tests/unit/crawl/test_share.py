@@ -203,7 +203,7 @@ def test_relays_beyond_the_bound_per_host_are_counted_as_skipped() -> None:
     assert passed_over(named, selection(per_host=3)) == {}
 
 
-def test_a_candidate_is_dialled_as_it_is_spelled_unless_that_is_another_relay() -> None:
+def test_candidate_is_dialled_as_spelled_unless_that_is_another_relay() -> None:
     plain = candidate("wss://relay.example/x")
     spelled = [plain._replace(spelling=text) for text in ("wss://relay.example/x/", "wss://relay.example/y", "junk")]
     dialled = [select([each], selection())[0].address.spelling for each in spelled]
@@ -222,7 +222,7 @@ def test_trial_begun_by_a_clock_ahead_is_over() -> None:
     assert 12 not in [each.candidate.relay for each in select(candidates, selection(relays=10), now)]
 
 
-def test_relay_lists_are_asked_of_twenty_relays_besides_the_operators_and_of_the_same_ones() -> None:
+def test_relay_lists_are_asked_of_the_operators_and_twenty_stable_relays() -> None:
     mine = [candidate(f"wss://mine{n}.example", bootstrap=True, number=n) for n in range(3)]
     others = [candidate(f"wss://r{n}.example", number=100 + n) for n in range(40)]
     first = fetching_lists(select([*mine, *others], selection()), frozenset())

@@ -158,7 +158,7 @@ def test_what_is_no_longer_wanted_ends_with_its_strands() -> None:
     assert "lookback:authors/" not in sim.progress
 
 
-def test_second_restart_before_the_whole_is_saved_again_keeps_what_strands_have_left() -> None:
+def test_second_restart_before_progress_is_saved_keeps_unfinished_strands() -> None:
     """Strands that were resumed are saved as of the second process, the whole still as of the first."""
     sim, wanted = crawl(3)
     sim.connect()

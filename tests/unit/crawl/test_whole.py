@@ -85,7 +85,7 @@ def test_everything_is_asked_for_once_live_and_stored() -> None:
     assert late.id in sim.delivered
 
 
-def test_whoever_becomes_wanted_is_looked_back_for_by_query_and_then_covered_by_the_whole_cursor() -> None:
+def test_new_author_is_looked_back_for_then_covered_by_firehose_cursor() -> None:
     sim = crawl()
     sim.ask(CrawlMode.WHOLE)
     put(sim, event(START - 60, ALICE), event(START - HOUR, BOB), event(START - HOUR, ALICE, 1, 0, [CAROL]))
@@ -103,7 +103,7 @@ def test_whoever_becomes_wanted_is_looked_back_for_by_query_and_then_covered_by_
     assert live_filters(sim) == [Filter(limit=0)], "nothing is opened anew for one more author"
 
 
-def test_a_plan_that_outgrows_a_relay_is_asked_whole_and_one_that_fits_by_query() -> None:
+def test_plan_too_large_for_a_relay_uses_the_firehose_else_filters() -> None:
     sim = crawl(limits=NARROW)
     many = crowd(sim.rng, 4_000)
     put(sim, event(START - 60, ALICE))
@@ -136,7 +136,7 @@ def test_a_plan_that_outgrows_a_relay_is_asked_whole_and_one_that_fits_by_query(
     ],
     ids=["closed", "errors", "silently empty", "mute"],
 )
-def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(mood: Mood, within: int) -> None:
+def test_relay_that_refuses_broad_filters_is_filtered_from_its_cursor(mood: Mood, within: int) -> None:
     sim = crawl(limits=NARROW)
     many = crowd(sim.rng, 4_000)
     sim.max_idle_turns = 4_000  # chunks take turns
@@ -157,7 +157,7 @@ def test_a_relay_that_refuses_broad_filters_is_asked_by_query_from_where_it_was(
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_a_relay_that_begins_to_refuse_loses_nothing_and_is_asked_again_a_day_later() -> None:
+def test_firehose_that_is_refused_later_loses_nothing_and_is_retried_daily() -> None:
     sim = crawl(limits=NARROW)
     many = crowd(sim.rng, 1_500)
     sim.max_idle_turns = 4_000
@@ -290,7 +290,7 @@ def plan_of(authors: Iterable[tuple[bytes, int]]) -> Plan:
     return planner.plan()
 
 
-def test_who_becomes_wanted_later_is_added_beside_what_is_left_of_those_before() -> None:
+def test_later_new_authors_are_added_to_the_unfinished_lookback() -> None:
     first, both = [key(n) for n in range(5)], [key(n) for n in range(7)]
     newcomers = NewAuthorLookback.since(plan_for(first, generation=1), 0, NOBODY)
     (old,) = newcomers.pieces.values()
@@ -305,7 +305,7 @@ def test_who_becomes_wanted_later_is_added_beside_what_is_left_of_those_before()
     assert newcomers.done(fresh.key)
 
 
-def test_small_pieces_that_are_left_are_put_together_and_name_everybody_once() -> None:
+def test_small_lookback_chunks_are_merged_and_name_each_author_once() -> None:
     newcomers = NewAuthorLookback(0)
     names: set[str] = set()
     for number in range(1, 60):

@@ -115,7 +115,7 @@ def test_with_a_page_limit_of_one_nothing_is_lost_silently(seed: int) -> None:
         assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
 
 
-def test_second_at_the_border_of_what_is_divided_is_asked_for_again_where_until_is_left_out() -> None:
+def test_second_at_a_bisection_border_is_repeated_where_until_excludes() -> None:
     """A full page of one second falls whatever the order is; what follows it shows that the order is none."""
     rng = random.Random(1)
     relay = StoredEvents(rng, exclusive_until=True, shuffled=True, cap=5)
@@ -130,7 +130,7 @@ def test_second_at_the_border_of_what_is_divided_is_asked_for_again_where_until_
 
 
 @pytest.mark.parametrize("seed", seeds(20))
-def test_spans_are_no_longer_than_the_relay_takes_and_nothing_is_lost_silently(seed: int) -> None:
+def test_spans_respect_the_relays_maximum_and_nothing_is_lost_silently(seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     for asked in QUERIES.values():
@@ -151,7 +151,7 @@ def test_spans_are_no_longer_than_the_relay_takes_and_nothing_is_lost_silently(s
         assert window.gaps or not wanted_of(relay, asked, SINCE, UNTIL - relay.exclusive_until) - got
 
 
-def test_progress_of_a_relay_that_takes_short_spans_is_known_between_two_of_them() -> None:
+def test_progress_is_known_between_two_short_spans() -> None:
     window = Window(QUERIES["authors"], SINCE, UNTIL, manners=Manners(max_span=200, believes_empty=True))
     left: list[tuple[int, int] | None] = []
     while not window.is_done:
@@ -367,7 +367,7 @@ def test_few_others_come_along_with_those_put_first() -> None:
     assert not other.is_first
 
 
-def test_page_of_skipped_events_that_show_no_time_is_halved_down_to_their_seconds() -> None:
+def test_page_of_skipped_undated_events_is_bisected_down_to_a_second() -> None:
     """Else everything older than a full page of them would be taken for had."""
     at, cap = 1_234, 3
     window, asked = Window(GLOBAL_QUERY, SINCE, UNTIL), set()

@@ -36,7 +36,7 @@ def test_larger_messages_that_pass_are_no_sign() -> None:
     assert not broken_twice(Breakers(), size=300, delivered=1_000)
 
 
-def test_what_was_learned_is_forgotten_after_a_day_or_by_the_first_that_passes() -> None:
+def test_lesson_is_forgotten_after_a_day_or_by_the_first_success() -> None:
     made = Breakers()
     broken_twice(made)
     assert not made.is_too_large(200_000, 1.0 + LEARNED_FOR_S)

@@ -45,7 +45,7 @@ def is_answered(connection: socket.socket) -> bool:
         return False
 
 
-def test_cut_line_ends_connections_and_lets_none_through_until_it_is_mended(echo: tuple[str, int]) -> None:
+def test_cut_line_ends_connections_and_admits_none_until_mended(echo: tuple[str, int]) -> None:
     with CountingProxy(*echo) as proxy, call(proxy) as before:
         assert is_answered(before)
         with proxy.cut(), call(proxy) as meanwhile:

@@ -242,7 +242,7 @@ def test_a_repeated_req_may_be_ignored() -> None:
         assert client.is_silent()
 
 
-def test_a_filter_that_is_too_broad_ends_the_whole_req_at_once_and_opens_nothing() -> None:
+def test_too_broad_filter_ends_the_req_at_once_and_opens_nothing() -> None:
     with ScriptedRelay(NOSTR_RS) as relay, NaiveClient(relay.url) as client:
         narrow = {"kinds": [1], "authors": ["ab" * 32]}
         client.send("REQ", "s", narrow, {"kinds": [0]})

@@ -297,7 +297,7 @@ def test_all_names_are_exported() -> None:
     assert all(hasattr(message, name) for name in message.__all__)
 
 
-def test_challenge_that_is_too_long_to_be_signed_and_sent_back_is_no_message() -> None:
+def test_challenge_too_long_to_sign_and_send_is_no_message() -> None:
     parse_relay_message(b'["AUTH","%s"]' % (b"x" * MAX_CHALLENGE))
     with pytest.raises(InvalidMessage):
         parse_relay_message(b'["AUTH","%s"]' % (b"x" * (MAX_CHALLENGE + 1)))

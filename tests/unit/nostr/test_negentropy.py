@@ -179,7 +179,7 @@ def test_fewer_than_32_items_are_listed_at_first(count: int, mode: str) -> None:
 
 
 @pytest.mark.parametrize(("count", "fingerprints"), [(1, 1), (3, 1), (4, 2), (31, 11), (255, 85), (256, 16)])
-def test_a_range_that_differs_is_asked_about_finely_and_never_by_a_list_of_ours(count: int, fingerprints: int) -> None:
+def test_differing_range_is_split_finely_and_never_listed_by_us(count: int, fingerprints: int) -> None:
     items = [(n, make_id(n)) for n in range(count)]
     answer = Reconciliation(ItemSet(items)).receive(bytes.fromhex("61" + "000001" + "00" * 16))
     assert answer is not None
@@ -339,7 +339,7 @@ def test_a_full_message_ends_with_the_fingerprint_of_all_that_was_left_out() -> 
     assert sum(Relay([item]).fingerprint(0, 1) in answer for item in items) == asked > 50
 
 
-def test_a_full_message_past_our_last_item_lists_none_rather_than_the_fingerprint_of_none() -> None:
+def test_full_message_past_our_last_item_lists_no_ids() -> None:
     """A full relay answers with the fingerprint of its own empty rest, which would pass for agreement."""
     reconciliation = Reconciliation(ItemSet([(0, make_id(0))]), frame_limit=MIN_FRAME_LIMIT)
     answer = reconciliation.receive(differing_ranges(range(1, 2_000)))

@@ -40,7 +40,7 @@ def test_more_are_admitted_as_time_passes() -> None:
     assert admitted(gate, hosts) == 2
 
 
-def test_proven_hosts_have_a_bound_of_their_own_where_they_proved_themselves_and_the_operators_none() -> None:
+def test_dials_of_proven_hosts_have_their_own_bound_operators_hosts_none() -> None:
     gate = DialGate(RATES, ManualClock())
     proven = {f"p{number}.hoster.example": "203.0.113.9" for number in range(50)}
     gate.trust({"own.example"}, proven)

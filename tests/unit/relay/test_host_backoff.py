@@ -79,7 +79,7 @@ def test_of_a_host_that_rations_requests_most_of_the_ration_is_had(per_second: f
     assert refusals < now / 4
 
 
-def test_a_host_that_gives_hardly_anything_between_refusals_is_left_alone_ever_longer() -> None:
+def test_host_that_gives_little_between_refusals_is_paused_ever_longer() -> None:
     host, now = HostBackoff(Fixed()), 0.0
     for _ in range(12):
         host.limited(now)

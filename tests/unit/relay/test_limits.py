@@ -169,7 +169,7 @@ def test_the_document_is_looked_at_once_a_day() -> None:
     assert known.is_stale(now + INFORMATION_AGE_S)
 
 
-def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_every_relay_takes() -> None:
+def test_request_that_ended_the_connection_is_halved_down_to_a_floor() -> None:
     limits = RelayLimits()
     for size in (100_000, 40_000, 10_000, 5_000, 4_000):
         smaller = limits.below(size)
@@ -178,7 +178,7 @@ def test_a_request_that_ended_the_connection_is_halved_but_never_below_what_ever
     assert limits.members_that_fit > 50
 
 
-def test_where_smaller_ones_were_answered_requests_become_as_small_as_it_takes() -> None:
+def test_requests_shrink_as_far_as_needed_where_smaller_ones_were_answered() -> None:
     limits = RelayLimits().below(6_000, answered=500)
     assert limits.max_frame_bytes == 3_000
     assert limits.below(3_000, answered=500).below(1_500, answered=500).max_frame_bytes == LEAST_SEEN_BYTES

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> Non
     assert list(session.receive(Eose(page), 2.0)) == [complete("p", 2, 120, 180, newer=1, older=1)]
 
 
-def test_silence_ends_a_page_incomplete_later_before_the_first_answer_than_after_it() -> None:
+def test_silence_ends_a_page_incomplete_sooner_after_a_first_answer() -> None:
     session = Session(RelayLimits())
     list(session.receive(Eose(open_page(session, "first")), 0.0))
     sent(session)
@@ -216,7 +216,7 @@ def test_a_live_subscription_survives_its_eose_and_then_any_silence() -> None:
     assert session.live_subscriptions == 1
 
 
-def test_from_silence_on_a_live_subscription_nothing_is_learned_and_nothing_closed() -> None:
+def test_silence_on_a_live_subscription_teaches_and_closes_nothing() -> None:
     """nostr-rs-relay subscribes to `limit: 0` and never sends the EOSE."""
     session = Session(RelayLimits())
     list(session.receive(Eose(open_page(session)), 0.0))
@@ -326,7 +326,7 @@ def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
 @pytest.mark.parametrize(
     "text", ["ERROR: bad req: x", "invalid: query", "auth-required: no", "some error", "blocked: no"]
 )
-def test_another_complaint_by_notice_is_about_the_only_page_or_nobody_knows_what(text: str) -> None:
+def test_other_notice_is_assigned_to_the_only_open_page_or_to_none(text: str) -> None:
     session = Session(RelayLimits())
     open_live(session)
     open_page(session, "p")
@@ -388,7 +388,7 @@ def test_what_was_asked_for_together_was_too_much_together(by_notice: bool) -> N
     assert session.limits.max_subscriptions == 3
 
 
-def test_a_relay_that_ends_the_oldest_for_the_newest_has_room_for_the_others() -> None:
+def test_relay_that_closes_the_oldest_for_the_newest_keeps_the_others() -> None:
     session = Session(RelayLimits())
     oldest, *_ = (open_live(session, key) for key in "abcd")
     list(session.receive(closed(oldest, "error: too many subscriptions"), 1.0))
@@ -537,7 +537,7 @@ class Machine:
 
 
 @pytest.mark.parametrize("seed", seeds(5))
-def test_whatever_a_relay_says_each_page_ends_once_and_completes_by_its_eose_alone(seed: int) -> None:
+def test_each_page_ends_once_and_completes_by_its_eose_alone(seed: int) -> None:
     print(f"seed {seed}")
     machine = Machine(random.Random(seed))
     for _ in range(600):
@@ -589,7 +589,7 @@ def test_skipped_event_without_a_time_lies_between_its_neighbours(
     assert (ended.count, ended.skipped, ended.undated) == (len(before) + len(after) + 1, (span,), 1)
 
 
-def test_skipped_event_that_shows_nothing_belongs_to_the_page_answered_last() -> None:
+def test_unreadable_skipped_event_belongs_to_the_page_answered_last() -> None:
     session = Session(RelayLimits())
     for key, at in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
         session.open_page(key, PAGE, 0.0)
@@ -781,7 +781,7 @@ def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
     assert (ended.refusal, session.limits.withholds) == (refusal, refusal is RelayRefusal.WITHHELD)
 
 
-def test_auth_that_cannot_be_given_for_some_events_of_many_asks_for_other_kinds() -> None:
+def test_impossible_auth_for_some_of_many_events_asks_for_other_kinds() -> None:
     """The relay has sent no challenge to answer."""
     session = Session(RelayLimits(), can_authenticate=True)
     session.open_page("k", PAGE, 0.0)

@@ -138,7 +138,7 @@ def test_a_page_that_ends_while_an_auth_is_under_way_is_asked_for_again() -> Non
     assert client.ended == [PageEnded("p", None, "", 0, None, None, is_after_auth=True)]
 
 
-def test_a_refused_auth_ends_what_was_refused_before_and_asks_again_for_what_was_not() -> None:
+def test_refused_auth_ends_refused_requests_and_repeats_the_others() -> None:
     client = Client()
     live, page = client.ask()
     client.take(AuthChallenge("c"), closed(live), Eose(page))
@@ -196,7 +196,7 @@ def test_without_a_key_the_refusal_stands_at_once() -> None:
     assert client.answers() == []
 
 
-def test_a_challenge_alone_is_answered_only_where_auth_is_known_to_be_demanded() -> None:
+def test_bare_challenge_is_answered_only_where_auth_is_demanded() -> None:
     wary, known = Client(), Client(limits=RelayLimits(demands_auth=True))
     for client in (wary, known):
         client.ask()

@@ -46,7 +46,7 @@ class Client:
         return frames
 
 
-def test_what_a_relay_did_not_hear_at_first_is_repeated_once_one_page_is_answered() -> None:
+def test_unheard_requests_are_repeated_once_a_page_is_answered() -> None:
     client = Client()
     live, first, second = client.subscribe("0"), client.ask("a"), client.ask("b")
     assert client.session.next_deadline() == REPEAT_AFTER_S
@@ -59,7 +59,7 @@ def test_what_a_relay_did_not_hear_at_first_is_repeated_once_one_page_is_answere
     assert (client.session.pages, client.session.live_subscriptions) == (1, 1)
 
 
-def test_a_relay_that_is_only_slow_at_first_gets_one_page_twice_and_nothing_else() -> None:
+def test_relay_slow_only_at_first_gets_one_page_twice_and_nothing_else() -> None:
     client = Client()
     client.subscribe("0")
     first, second = client.ask("a"), client.ask("b")
@@ -115,7 +115,7 @@ def test_silence_teaches_what_another_connection_shows_again() -> None:
     assert bound.source is Source.SILENCE
 
 
-def test_silence_beyond_what_was_ever_open_at_once_teaches_the_number_of_subscriptions() -> None:
+def test_silence_beyond_the_most_ever_open_teaches_max_subscriptions() -> None:
     silences = Silences()
     for _ in range(2):
         client = Client(silences)
@@ -134,7 +134,7 @@ def all_pages_dropped(client: Client) -> None:
     client.answer(live, 0.1)
 
 
-def test_pages_that_are_all_dropped_beside_a_live_subscription_leave_one_place() -> None:
+def test_pages_all_dropped_beside_a_live_subscription_leave_one_place() -> None:
     silences = Silences()
     first = Client(silences)
     all_pages_dropped(first)
@@ -146,7 +146,7 @@ def test_pages_that_are_all_dropped_beside_a_live_subscription_leave_one_place()
     assert (second.session.limits.max_subscriptions, second.session.wants_another_connection) == (1, False)
 
 
-def test_live_subscription_without_an_answer_beside_pages_asks_for_one_event_and_teaches_nothing() -> None:
+def test_unanswered_live_subscription_beside_pages_asks_for_one_event() -> None:
     """nostr-rs-relay subscribes to `limit: 0` without an EOSE; other relays do not subscribe."""
     silences = Silences()
     for _ in range(2):
@@ -167,7 +167,7 @@ def test_live_subscription_without_an_answer_beside_pages_asks_for_one_event_and
         assert (client.session.limits, client.session.live_subscriptions) == (RelayLimits(), 1)
 
 
-def test_a_relay_that_lets_each_request_wait_for_its_turn_is_asked_for_less_at_once() -> None:
+def test_relay_that_serves_requests_in_turn_gets_fewer_at_once() -> None:
     """nostr-rs-relay with a limit on subscriptions a minute: the connection stands still, and nothing is broken."""
     client = Client(Silences())
     client.answer(client.ask("a"), 0.1)
@@ -251,7 +251,7 @@ def test_a_notice_with_the_id_is_about_that_subscription() -> None:
     assert ended.key == "b"
 
 
-def test_limit_zero_that_is_refused_is_asked_with_another_limit_and_blamed_on_no_page() -> None:
+def test_refused_limit_zero_is_retried_with_a_limit_and_blames_no_page() -> None:
     client = Client()
     client.subscribe("0")
     client.ask("a")
@@ -262,7 +262,7 @@ def test_limit_zero_that_is_refused_is_asked_with_another_limit_and_blamed_on_no
 
 
 @pytest.mark.parametrize("limit", [0, 1])
-def test_closed_without_a_reason_that_names_limit_zero_is_taken_for_it_once(limit: int) -> None:
+def test_closed_without_reason_is_blamed_on_limit_zero_once(limit: int) -> None:
     client = Client()
     live = client.subscribe("0", limit=limit)
     (ended,) = client.session.receive(Closed(live, "invalid: bad filter", "invalid"), 0.1)
@@ -271,7 +271,7 @@ def test_closed_without_a_reason_that_names_limit_zero_is_taken_for_it_once(limi
     assert client.session.limits == RelayLimits(refuses_zero=not limit)
 
 
-def test_notice_that_names_nothing_is_about_limit_zero_where_pages_are_answered() -> None:
+def test_unnamed_notice_is_assigned_to_limit_zero_if_pages_are_answered() -> None:
     client = Client()
     live = client.subscribe("0")
     page = client.ask("a")
@@ -301,7 +301,7 @@ def test_another_refusal_puts_those_in_doubt_that_were_asked_for_since() -> None
     assert client.expired(4.1) == ["c"]
 
 
-def test_a_refusal_that_may_be_of_a_live_one_is_believed_of_a_page_that_stays_unanswered() -> None:
+def test_ambiguous_refusal_is_assigned_to_the_page_left_unanswered() -> None:
     client = Client()
     client.answer(client.ask("first"), 0.1)
     client.subscribe("0", 1.0, limit=1)
@@ -317,7 +317,7 @@ def test_a_refusal_that_may_be_of_a_live_one_is_believed_of_a_page_that_stays_un
     assert client.session.live_subscriptions == 1
 
 
-def test_others_do_not_use_up_the_turn_of_a_page_that_is_to_be_asked_for_alone() -> None:
+def test_page_to_be_asked_alone_keeps_its_turn() -> None:
     client = Client()
     for key in "ab":
         client.ask(key, 1.0)

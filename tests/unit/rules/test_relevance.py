@@ -23,7 +23,7 @@ def test_global_kinds_are_wanted_of_anybody(kind: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5, 7, 1059, 6666, 10_000, 20_001, 30_023])
-def test_any_kind_is_wanted_of_users_and_whom_they_follow_and_of_who_mentions_a_user(kind: int) -> None:
+def test_any_kind_of_users_followees_and_mentions_of_users_is_relevant(kind: int) -> None:
     known = relevance()
     assert known.rule(event(1, USER, kind)) is Rule.AUTHOR
     assert known.rule(event(1, FRIEND, kind)) is Rule.AUTHOR

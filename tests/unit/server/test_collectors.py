@@ -191,7 +191,7 @@ def test_a_hosts_backoff_is_the_longest_of_its_relays_and_runs_down(database: Da
     assert found['relay_rate_limit_backoff_ms_gauge{address="2606:4700::1"}'] == 0
 
 
-def test_the_number_of_relays_with_series_is_bounded_and_the_connected_come_first(database: Database) -> None:
+def test_relays_with_series_are_bounded_connected_ones_first(database: Database) -> None:
     with database.write() as tx:
         for number in range(20):
             crawl(tx, f"wss://old{number}.example.com", RelayState.DISCONNECTED, since=NOW + number)

@@ -30,7 +30,7 @@ def test_network_with_the_most_websockets_yields_its_oldest_that_waits() -> None
     assert yields(occupants, sessions_only=True) == 2
 
 
-def test_among_equals_and_against_smaller_networks_any_that_waits_is_chosen() -> None:
+def test_any_waiting_one_is_evicted_among_equals_and_small_networks() -> None:
     assert yields([waiting("b"), waiting("a"), waiting("a"), BUSY], network="a", sessions_only=True) == 2
     assert yields([waiting("a"), waiting("c"), waiting("b")], sessions_only=True) == 2
 

@@ -116,7 +116,7 @@ def test_relay_whose_strangers_are_paced_is_told_with_the_setting() -> None:
     assert "wss://r1.example" in found.what
 
 
-def test_absences_not_made_up_for_are_told_longest_first_and_by_what_is_under_way() -> None:
+def test_open_absences_are_reported_longest_first_with_their_sweeps() -> None:
     up, now = relay(RelayState.CONNECTED), NOW // 1000
     swept = replace(up, owed_since=now - 7_200, is_resweeping=True)
     owed = [replace(up, address=f"wss://r{n}.example", owed_since=now - n * 60) for n in (2, 5)]
@@ -184,7 +184,7 @@ def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     assert diagnose(replace(large, relay_backlog_bytes=0), 900_000) == []
 
 
-def test_a_queue_that_stands_still_is_a_problem_and_age_zero_bounds_nothing() -> None:
+def test_stalled_queue_is_a_problem_and_age_zero_bounds_nothing() -> None:
     seen = replace(WELL, queues=(QueueStatus("inbox", 7, 3_600_000, 0), *QUEUES[1:]))
     assert one(seen).what == "7 pending, the oldest for 1h"
     assert diagnose(seen, 0) == []

@@ -263,9 +263,7 @@ def test_who_waits_too_long_for_the_lock_is_told_so(
     assert authors(db) == 1
 
 
-def test_a_file_that_stays_locked_while_it_is_opened_is_not_called_unusable(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_locked_while_opened_is_not_reported_unusable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.05)
     with apsw.Connection(str(path)) as other:
         other.execute("COMMIT")
@@ -299,7 +297,7 @@ def test_a_writer_waits_for_the_one_before_it(db: Database, path: Path, clock: M
     assert seen in ([0], [1]), "whichever came first, the other waited"
 
 
-def test_a_snapshot_does_not_move_while_it_is_held_and_pins_nothing_afterwards(
+def test_snapshot_stays_fixed_while_held_and_pins_nothing_afterwards(
     db: Database, path: Path, clock: ManualClock
 ) -> None:
     with open_database(path, clock) as other:

@@ -304,7 +304,7 @@ def one_row(db: Database, item: bytes = b"i" * 32) -> Receipt:
         return inbox.claim(tx, now=START, lease=1_000, limit=1)[0].receipt
 
 
-def test_an_expired_lease_is_given_to_the_next_and_the_first_holder_changes_nothing(db: Database) -> None:
+def test_expired_lease_goes_to_the_next_and_its_old_holder_changes_nothing(db: Database) -> None:
     first = one_row(db)
     with db.write() as tx:
         assert inbox.claim(tx, now=START + 999, lease=1_000, limit=9) == []

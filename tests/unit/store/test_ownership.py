@@ -18,7 +18,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 
 @needs_root
-def test_a_database_that_root_makes_first_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
+def test_database_made_by_root_belongs_to_the_owner_of_its_folder(tmp_path: Path) -> None:
     """Its log and index too, which SQLite makes beside it."""
     folder = tmp_path / "state"
     folder.mkdir()

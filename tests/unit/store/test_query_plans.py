@@ -180,7 +180,7 @@ def test_whether_an_author_may_name_more_reads_only_an_index_of_their_own(db: Da
     )
 
 
-def test_addresses_that_never_answered_are_counted_and_forgotten_off_their_index(db: Database) -> None:
+def test_unanswered_addresses_are_counted_and_deleted_by_their_index(db: Database) -> None:
     """Of that index, the oldest are the first."""
     for statement in (relay_pruning.COUNT_UNANSWERED, relay_pruning.OLDEST_UNANSWERED):
         steps = plan(db, statement)

@@ -29,7 +29,7 @@ def prune(db: Database, most: int = relay_pruning.MAX_UNANSWERED) -> None:
         relay_pruning.forget_unanswered(tx, relay_pruning.unanswered_surplus(tx, most))
 
 
-def test_620_relay_lists_of_one_user_keep_no_honest_relay_from_being_learned(db: Database) -> None:
+def test_620_relay_lists_of_one_user_keep_no_honest_relay_unlearned(db: Database) -> None:
     """A registered key of which nothing else is known, and the sweeper once in a while."""
     with db.write() as tx:
         users.register(tx, bytes(32), NOW)
@@ -50,7 +50,7 @@ def test_620_relay_lists_of_one_user_keep_no_honest_relay_from_being_learned(db:
         assert "wss://r0-0.example" not in known(tx), "the author's oldest made room"
 
 
-def test_author_with_too_many_namings_is_refused_until_the_sweeper_was_there(db: Database) -> None:
+def test_author_with_too_many_mentions_is_refused_until_swept(db: Database) -> None:
     with db.write() as tx:
         name(tx, HONEST, 9)
         for number in range(2 * MAX_NAMED):
@@ -102,7 +102,7 @@ def test_monitor_has_a_bound_of_its_own_and_renews_what_is_known(db: Database) -
         assert relay_pruning.crowded(tx) == [Crowded(1, True, MAX_MONITORED)]
 
 
-def test_unanswered_make_room_for_each_other_however_often_named_and_crawled(db: Database) -> None:
+def test_unanswered_relays_displace_each_other_however_often_mentioned(db: Database) -> None:
     """What answered, what the operator decided and the bootstrap relays stay."""
     with db.write() as tx:
         relays.set_bootstrap(tx, ["wss://boot.example"], NOW)

@@ -180,7 +180,7 @@ def test_novel_events_count_for_less_as_they_age(db: Database) -> None:
         assert (round(found.novel, 6), found.novel_at) == (60.0, NOW + FIRST_SEEN_HALF_LIFE_MS)
 
 
-def test_costs_add_up_and_tell_since_when_a_relay_is_paced_and_when_it_was_cut_off(db: Database) -> None:
+def test_costs_add_up_and_record_when_a_relay_was_paced_and_cut_off(db: Database) -> None:
     def put(tx: Tx, at: int, *, is_forging: bool = False, is_paced: bool = False) -> tuple[int, int, int, int]:
         state = RelayState.DISCONNECTED if is_forging else RelayState.CONNECTED
         status = RelayStatus(1, "wss://a.example", state, NOW + at, 0, 0, 0, 0, "")

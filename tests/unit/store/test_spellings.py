@@ -104,7 +104,7 @@ def test_spellings_go_with_their_relay(db: Database) -> None:
         assert tx.execute("SELECT author FROM relay_spellers").fetchall() == [(2,)]
 
 
-def test_a_spelling_with_ws_counts_for_the_wss_address_that_stands_for_both(db: Database) -> None:
+def test_ws_spelling_counts_for_the_wss_address_of_both(db: Database) -> None:
     with db.write() as tx:
         name(tx, BARE, 1)
         name(tx, "ws://a.example/relay/", 2)

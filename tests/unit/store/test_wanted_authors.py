@@ -284,7 +284,7 @@ def test_numbers_of_a_transaction_that_failed_are_not_remembered(db: Database) -
         assert authors.intern_all(tx, [key(1), key(1), key(3)]) == {known, known + 1}
 
 
-def test_new_followees_are_wanted_since_the_list_was_written_and_not_before_the_bound(db: Database) -> None:
+def test_new_followees_are_wanted_since_their_list_within_the_bound(db: Database) -> None:
     day = 86_400_000
     with db.write() as tx:
         users.register(tx, key(1), NOW)
@@ -321,7 +321,7 @@ def small_tiers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_tiers")
-def test_first_authors_are_of_the_first_tier_and_all_but_a_lists_newest_of_the_last(db: Database) -> None:
+def test_first_authors_are_first_tier_all_but_a_lists_newest_are_last(db: Database) -> None:
     with db.write() as tx:
         users.register(tx, key(1), NOW)
         follow(tx, 1, range(100, 125), 5)
@@ -331,7 +331,7 @@ def test_first_authors_are_of_the_first_tier_and_all_but_a_lists_newest_of_the_l
 
 
 @pytest.mark.usefixtures("small_tiers")
-def test_long_list_does_not_take_the_place_of_who_is_wanted_already_or_later_users(db: Database) -> None:
+def test_long_list_displaces_neither_wanted_authors_nor_later_users(db: Database) -> None:
     with db.write() as tx:
         for user in (1, 2, 3):
             users.register(tx, key(user), NOW)
@@ -346,7 +346,7 @@ def test_long_list_does_not_take_the_place_of_who_is_wanted_already_or_later_use
 
 
 @pytest.mark.usefixtures("small_tiers")
-def test_author_of_the_last_tier_leaves_it_with_a_new_generation_once_listed_among_the_first(db: Database) -> None:
+def test_author_promoted_from_the_last_tier_gets_a_new_generation(db: Database) -> None:
     with db.write() as tx:
         for user in (1, 2):
             users.register(tx, key(user), NOW)
