@@ -132,3 +132,14 @@ def test_class_name_stands_for_one_thing() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].add(path.relative_to(ROOT).as_posix())
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+MAX_TEST_NAME = 70
+"""Subject, condition and result fit into it; a longer name is one that is not read."""
+
+
+def test_name_of_a_test_has_at_most_70_characters() -> None:
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = [name for path in files for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.M)]
+    assert len(names) > 2_000
+    assert [name for name in names if len(name) > MAX_TEST_NAME] == []
