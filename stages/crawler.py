@@ -385,9 +385,9 @@ class _Crawler:
         self.told_behind = set(told)
         for bound in _BEHIND_BOUNDS_S:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind.values()))
-        metrics.crawl_left_out.set(self.fleet.left_out)
+        metrics.queries_without_subscription.set(self.fleet.left_out)
         metrics.crawl_live_missed.set(self.fleet.polled_for_misses)
-        metrics.crawl_whole.set(self.fleet.asked_whole)
+        metrics.firehose_relays.set(self.fleet.asked_whole)
         states = self.fleet.auth_states()
         for state in AuthState:
             metrics.crawl_auth.labels(state.value).set(states[state])

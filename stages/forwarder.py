@@ -1,4 +1,4 @@
-"""`stage forwarder`: hands the events of the `pubsub` outbox to the configured sink."""
+"""`stage forwarder`: delivers the events of the `pubsub` outbox to the configured sink."""
 
 import threading
 from typing import Final

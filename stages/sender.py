@@ -1,4 +1,4 @@
-"""`stage sender`: hands contact lists, profiles and relay lists on to the target relay."""
+"""`stage sender`: delivers contact lists, profiles and relay lists to the target relay."""
 
 from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
 from pipeline.delivery.sink_health import SinkHealth

@@ -230,7 +230,7 @@ class _Backlog:
 
 
 class _Sampler:
-    """Notes at intervals how much arrived, was handed on and waits."""
+    """Samples at intervals how much arrived, was delivered and is pending."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._clock = ctx.clock

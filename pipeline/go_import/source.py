@@ -104,7 +104,7 @@ class GoCounts:
 
 @dataclass(frozen=True, slots=True)
 class GoDone:
-    """An event that was handed on; `processed_at` in seconds, `None` in files without it."""
+    """An event that was delivered; `processed_at` in seconds, `None` in files without it."""
 
     event_id: bytes | None
     payload: bytes | None
@@ -131,7 +131,7 @@ class GoContactList:
 
 @dataclass(frozen=True, slots=True)
 class GoWaiting:
-    """A message that asks to hand on an event; `payload` is the event's, if the row `exists`, `saved_at` in seconds."""
+    """A message that asks to deliver an event; `payload` is the event's, if the row `exists`, `saved_at` in seconds."""
 
     event_id: bytes | None
     exists: bool
@@ -175,7 +175,7 @@ class GoDatabase:
         return GoCounts(*(int(self._connection.execute(statement).get) for statement in statements))
 
     def done(self) -> Iterator[GoDone]:
-        """Events that were handed on."""
+        """Yield events that were delivered."""
         return (GoDone(*row) for _, *row in self._pages(DONE))
 
     def relays(self) -> Iterator[bytes | None]:
@@ -193,7 +193,7 @@ class GoDatabase:
             yield GoContactList(follower, tuple(key for (key,) in rows), payload)
 
     def waiting(self) -> Iterator[GoWaiting]:
-        """Events that were not handed on yet, in the order in which they were saved."""
+        """Yield events that were not delivered yet, in the order in which they were saved."""
         for _, event_id, exists, payload, saved_at in self._pages(WAITING):
             yield GoWaiting(event_id, bool(exists), payload, saved_at)
 

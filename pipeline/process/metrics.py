@@ -204,8 +204,9 @@ class Metrics:
         self.crawl_relays_behind = self._gauge(
             "event_service_crawl_relays_behind", "Connected relays at most so many seconds behind", ("seconds",)
         )
-        self.crawl_left_out = self._gauge(
-            "event_service_crawl_left_out_queries", "Queries without a live subscription, as their relay has no room"
+        self.queries_without_subscription = self._gauge(
+            "event_service_queries_without_subscription",
+            "Queries without a live subscription, as their relay has no room",
         )
         self.crawl_live_missed = self._gauge(
             "event_service_crawl_live_missed_relays", "Connected relays polled as their live subscriptions omit events"
@@ -213,7 +214,9 @@ class Metrics:
         self.relays_skipped = self._gauge(
             "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
         )
-        self.crawl_whole = self._gauge("event_service_crawl_whole_relays", "Relays asked for everything, not by author")
+        self.firehose_relays = self._gauge(
+            "event_service_firehose_relays", "Relays asked for everything, not by author"
+        )
         self.crawl_auth = self._gauge(
             "event_service_crawl_auth_relays", "Connected relays by NIP-42 authentication state", ("state",)
         )

@@ -1,1 +1,1 @@
-"""Where events are handed on to."""
+"""Sinks: where events are delivered."""

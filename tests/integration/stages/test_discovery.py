@@ -109,7 +109,7 @@ def test_strategy_is_chosen_beside_the_running_crawler_and_reported(world: World
         relay.wait_for_req(lambda req: list(req.filters) == [{"limit": 0}])
         relay.publish(ALICE.sign("anybody", kind=0, created_at=NOW))
         wait_until(lambda: world.inbox_size() == 1)
-        wait_until(lambda: running.metric("event_service_crawl_whole_relays") == 1)
+        wait_until(lambda: running.metric("event_service_firehose_relays") == 1)
 
 
 def test_onion_relay_is_dialled_by_proxy_or_skipped_and_counted(world: World) -> None:
