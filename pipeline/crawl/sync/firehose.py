@@ -93,7 +93,7 @@ class FirehoseSync:
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
         for query in self.wanted.live:
-            if self._sweeps.has_room(mono):
+            if self._sweeps.has_room(mono, query.tier):
                 self._resweeps.begin_due(query, mono, wall)
 
     @property

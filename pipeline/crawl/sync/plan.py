@@ -205,6 +205,7 @@ class Plan:
     _whole: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
     _with_lists: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
     _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
+    _user_keys: frozenset[bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "live", tuple(query for query in self.queries if query.is_live))
@@ -218,6 +219,14 @@ class Plan:
         if (keys := self._live_keys) is None:
             keys = frozenset(query.key for query in self.live)
             object.__setattr__(self, "_live_keys", keys)
+        return keys
+
+    @property
+    def user_keys(self) -> frozenset[bytes]:
+        """The public keys of all registered users."""
+        if (keys := self._user_keys) is None:
+            keys = frozenset(member.public_key for query in self.users for member in query.members)
+            object.__setattr__(self, "_user_keys", keys)
         return keys
 
     @property

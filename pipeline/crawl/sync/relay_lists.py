@@ -6,8 +6,9 @@ It decides about order only: a list may be old, wrong or missing, and everybody 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from pipeline.crawl.sync.plan import BY_TAG, Member, Query, Subject, chunks
+from pipeline.crawl.sync.plan import BY_TAG, Member, Query, Subject, chunks, tier_mark
 from pipeline.store.relay_lists import Listed
+from pipeline.store.wanted_authors import TIERS
 
 # No chunk of the plan has it in its name.
 _MARK: Final = "@"
@@ -61,12 +62,22 @@ class Named:
     def alone(self, queries: Sequence[Query]) -> tuple[Query, ...]:
         """What live queries ask for, about those only who are to be found here; in stable chunks of other names."""
         return tuple(
-            Query(subject, _MARK + prefix, chunk)
-            for subject in (Subject.MENTIONS, Subject.AUTHORS)
+            Query(subject, f"{_MARK}{tier_mark(tier)}{prefix}", chunk)
+            for subject, tier in ((Subject.MENTIONS, 0), *((Subject.AUTHORS, tier) for tier in range(TIERS)))
             for prefix, chunk in chunks(
-                {each.public_key: each for query in queries if query.subject is subject for each in self.among(query)}
+                {
+                    each.public_key: each
+                    for query in queries
+                    if query.subject is subject and query.tier == tier
+                    for each in self.among(query)
+                }
             )
         )
+
+
+def is_named(query: Query) -> bool:
+    """Return True if `query` is about those only who are to be found at one relay."""
+    return query.prefix.startswith(_MARK)
 
 
 NOBODY: Final = Named({}, 0)

@@ -118,6 +118,7 @@ class RelaySync:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
         self._whole.wanted = plan.with_lists if self.fetches_lists else plan
         self._plan = self._whole.plan
+        self._sweeps.users = plan.user_keys
         self.gaps.follow({query.key for query in self._plan.queries} | self._whole.swept_queries())
         self._check_at = 0.0
 
@@ -221,7 +222,7 @@ class RelaySync:
         self._note_absence(wall)
         named = self.named
         self._live.follow(self._sweeps.forms.first_only)
-        self._live.open_due(self._plan.queries, named, session, mono)
+        self._live.open_due(self._plan.queries, self._plan.users, named, session, mono)
         self._sweep_torn(session)
         self._drop_unwanted()
         self._sweeps.follow(named)

@@ -53,7 +53,7 @@ class Schedule:
         began, self._turn = self._turn % max(len(queries), 1), -1
         for number in (*range(began, len(queries)), *range(began)):
             self._begin_due(queries[number], plan, mono, wall)
-            if self._turn < 0 and not self._sweeps.has_room(mono):
+            if self._turn < 0 and not self._sweeps.has_room(mono, queries[number].tier):
                 self._turn = number
         self._turn = max(self._turn, 0)
 

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject, tier_mark
 from pipeline.crawl.sync.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.settings.choices import CrawlMode
+from pipeline.store.wanted_authors import TIERS
 
 # A relay that refused, or had too much, is asked whole again after this (seconds).
 RETRY_WHOLE_S: Final = 86_400
@@ -163,14 +164,15 @@ class NewAuthorLookback:
         if plan.generation <= self.generation:
             return
         queries = [query for query in plan.live if query.generation > self.generation]
-        for subject in (Subject.MENTIONS, Subject.AUTHORS):
-            newer = _newer(queries, subject, self.generation, named)
+        # Those of each tier by themselves, as what is new by earlier ones comes before later ones.
+        for subject, tier in ((Subject.MENTIONS, 0), *((Subject.AUTHORS, tier) for tier in range(TIERS))):
+            newer = _newer(queries, subject, tier, self.generation, named)
             if newer:
-                self._add(subject, newer)
+                self._add(subject, tier, newer)
         self.generation = plan.generation
 
-    def _add(self, subject: Subject, newer: list[Member]) -> None:
-        old = [piece for piece in self.pieces.values() if piece.subject is subject]
+    def _add(self, subject: Subject, tier: int, newer: list[Member]) -> None:
+        old = [piece for piece in self.pieces.values() if piece.subject is subject and piece.tier == tier]
         members = [member for piece in old for member in piece.members]
         if len(old) > _MAX_PIECES and 2 * len(members) < MAX_MEMBERS * len(old):
             for piece in old:
@@ -178,7 +180,7 @@ class NewAuthorLookback:
             newer = [*newer, *members]
         for first in range(0, len(newer), MAX_MEMBERS):
             # No chunk has a plus in its name: what is known of it says nothing about a piece.
-            piece = Query(subject, f"+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
+            piece = Query(subject, f"{tier_mark(tier)}+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
             self.pieces[piece.key] = piece
             self._named += 1
 
@@ -188,11 +190,11 @@ class NewAuthorLookback:
         return not self.pieces
 
 
-def _newer(queries: Iterable[Query], subject: Subject, generation: int, named: Named) -> list[Member]:
+def _newer(queries: Iterable[Query], subject: Subject, tier: int, generation: int, named: Named) -> list[Member]:
     here: list[Member] = []
     elsewhere: list[Member] = []
     for query in queries:
-        if query.subject is subject:
+        if query.subject is subject and query.tier == tier:
             found = {member.public_key for member in named.among(query)}
             for member in query.members:
                 if member.generation > generation:

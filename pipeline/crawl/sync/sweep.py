@@ -59,6 +59,8 @@ class Sweep:
     """What it is compared for now, since pages do not divide it; `None` where it is compared as a whole."""
     turns: int = 0
     """How often it waited for what it is compared with."""
+    is_for_users: bool = False
+    """Whether those whom its window puts first are registered users."""
     parent: "Sweep | None" = None
     """The sweep of which it is a strand."""
     strands: list["Sweep"] = field(default_factory=list)
@@ -110,11 +112,21 @@ class Sweep:
         return self._saved is not None or any(strand.has_progress for strand in self.strands)
 
     @property
-    def rank(self) -> tuple[Purpose, bool]:
-        """The lowest first when there is room for one only: of one purpose, those last who are found elsewhere."""
+    def tier(self) -> int:
+        """The tier of its members; the first as long as it asks for users."""
+        return 0 if self.is_for_users and self.window.is_first else self.query.tier
+
+    @property
+    def rank(self) -> tuple[bool, int, Purpose, bool]:
+        """The lowest first when there is room for one only.
+
+        What authors of a later tier wrote waits for all that is new by those before them: however many there are, these
+        are swept in time. Of one purpose, those come last who are found elsewhere.
+        """
         # What is fetched once from the beginning of time can wait.
         purpose = Purpose.BACKFILL if self.query.subject is Subject.RELAY_LISTS else self.purpose
-        return purpose, self.query.subject in _ABOUT_PEOPLE and not self.window.is_first
+        is_elsewhere = self.query.subject in _ABOUT_PEOPLE and not self.window.is_first
+        return purpose > Purpose.WRAPS, self.tier, purpose, is_elsewhere
 
     @property
     def is_untouched(self) -> bool:

@@ -51,7 +51,7 @@ class SweepSet:
 
     __slots__ = (
         "_counts", "_progress", "_reconciling", "_under_way", "coverage", "forms", "gaps", "held", "known", "limits",
-        "named", "postponed", "reach", "times",
+        "named", "postponed", "reach", "times", "users",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class SweepSet:
         # What is not begun until it is known in which form to ask for it.
         self.postponed: frozenset[Subject] = frozenset()
         self.named: Named = NOBODY
+        self.users: frozenset[bytes] = frozenset()
         # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
         self.held: Sweep | None = None
         self._reconciling = reconciling
@@ -113,10 +114,14 @@ class SweepSet:
                 # To be begun again at once.
                 self.end(sweep)
 
-    def has_room(self, mono: float) -> bool:
-        """Whether another sweep may begin; those that only wait to try again take none."""
-        few = len(self._under_way) < MAX_SWEEPS
-        return few or sum(sweep.not_before <= mono for sweep in self._under_way.values()) < MAX_SWEEPS
+    def has_room(self, mono: float, tier: int = 0) -> bool:
+        """Return True if another sweep for authors of `tier` may begin.
+
+        Those that only wait to try again take no room, nor do those for authors of later tiers.
+        """
+        if len(self._under_way) < MAX_SWEEPS:
+            return True
+        return sum(each.not_before <= mono and each.tier <= tier for each in self._under_way.values()) < MAX_SWEEPS
 
     def begin(
         self, query: Query, purpose: Purpose, since: int, wall: int, mono: float, *, resumes: bool = True
@@ -129,7 +134,7 @@ class SweepSet:
         stuck = self._under_way.get(key)
         if self.is_under_way(key, query.generation):
             return
-        if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono):
+        if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono, query.tier):
             return
         if query.subject in self.postponed or (self.held is not None and self.held.key == key):
             return
@@ -151,9 +156,16 @@ class SweepSet:
             # One that a clock that was ahead began says nothing about what has come since.
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED and stuck is None:
-            sweep.window.put_first({member.public_key for member in self.named.among(query)})
+            self._put_first(sweep)
         self.times.on_begun(sweep, mono)
         self._add(sweep)
+
+    def _put_first(self, sweep: Sweep) -> None:
+        """Let a sweep ask first for users, who may be of a late tier, else for those who are named at the relay."""
+        query = sweep.query
+        users = {each.public_key for each in query.members} & self.users if query.tier else frozenset[bytes]()
+        sweep.is_for_users = bool(users)
+        sweep.window.put_first(users or {member.public_key for member in self.named.among(query)})
 
     def is_under_way(self, key: str, generation: int) -> bool:
         """Return True if a sweep of this key is under way; not if it was refused and is of an older generation."""

@@ -256,12 +256,16 @@ class Simulation:
         self.mode = self.crawl.asking.mode = mode
 
     def want(
-        self, authors: Iterable[bytes] = (), registered: Iterable[bytes] = (), *, gone: Iterable[bytes] = ()
-    ) -> None:
+        self, authors: Iterable[bytes] = (), registered: Iterable[bytes] = (), *, gone: Iterable[bytes] = (),
+        tier: int | None = None,
+    ) -> None:  # fmt: skip
         """One change of what is wanted."""
         generation, now, leaving = self.planner.generation + 1, self.wall * 1000, set(gone)
         people, users = {*authors, *registered, *leaving}, {*registered, *leaving}
-        began = [Change(each, each not in leaving, now, generation, self._tier()) for each in sorted(people)]
+        began = [
+            Change(each, each not in leaving, now, generation, self._tier() if tier is None else tier)
+            for each in sorted(people)
+        ]
         self.changes.update((each.public_key, each) for each in began)
         self.planner.apply(
             changes(generation, began, [Change(each, each not in leaving, now, generation) for each in sorted(users)])

@@ -10,6 +10,7 @@ from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
 from pipeline.relay.limits import RelayLimits
+from pipeline.store.wanted_authors import TIERS
 from tests.support.seeds import seeds
 from tests.unit.crawl.people import key, plan_for, query
 
@@ -98,7 +99,8 @@ def test_queries_are_subscribed_once_or_left_out_under_any_limits(seed: int) -> 
     rng = random.Random(seed)
     pool = [
         GLOBAL_QUERY,
-        *(chunk(n, rng.randrange(1, 251), rng.choice([Subject.AUTHORS, Subject.MENTIONS])) for n in range(60)),
+        *(chunk(n, rng.randrange(1, 251), rng.choice([Subject.AUTHORS, Subject.MENTIONS])) for n in range(40)),
+        *(of_tier(rng.randrange(1, TIERS), n, rng.randrange(1, 251)) for n in range(20)),
     ]
     relay = Relay(_limits(rng))
     for _ in range(25):
@@ -237,3 +239,27 @@ def test_subjects_that_are_asked_for_singly_have_a_filter_for_each_member() -> N
     many = [*queries, chunk(3, 200, Subject.MENTIONS)]
     assert not relay.groups.would_hold(many, relay.limits, frozenset({Subject.MENTIONS}))
     assert relay.groups.would_hold(many, relay.limits)
+
+
+def of_tier(tier: int, number: int, size: int = 200) -> Query:
+    return query(Subject.AUTHORS, [key((tier * 100 + number) * 1_000 + n) for n in range(size)], f"{tier}.{number:06b}")
+
+
+def test_those_of_an_earlier_tier_take_the_places_of_later_ones() -> None:
+    relay = Relay(RelayLimits(max_subscriptions=4, max_filters=2))
+    late = [of_tier(3, number) for number in range(6)]
+    relay.arrange(late)
+    assert not relay.groups.left_out
+    early = [chunk(1), of_tier(2, 1)]
+    relay.arrange([*early, *late])
+    assert relay.covered([*early, *late]) == {each.key for each in early} | {
+        each.key for each in late if each.key not in relay.groups.left_out
+    }
+    assert len(relay.groups.left_out) == 2
+    assert {each.key for each in late} > set(relay.groups.left_out)
+    before = relay.sent
+    relay.arrange([*early, *late])
+    assert relay.sent == before, "nothing changed"
+    relay.arrange([*early, of_tier(3, 9), *late])
+    assert relay.covered(early) == {each.key for each in early}
+    assert of_tier(3, 9).key in relay.groups.left_out, "what has a place keeps it before others of its tier"

@@ -1,9 +1,12 @@
 """Which live subscriptions one relay is to have: queries packed into as few as its limits allow, and moved rarely."""
 
+import heapq
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.crawl.sync.plan import ALL_KINDS, Query, Subject, chunks
+from pipeline.crawl.sync.relay_lists import is_named
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, RelayLimits
 
@@ -53,7 +56,8 @@ class SubscriptionPacker:
     def arrange(self, queries: Iterable[Query], limits: RelayLimits) -> bool:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
 
-        What is in one already stays there; among the others the first come first. Returns whether there was any need.
+        What is in one already stays there, unless its `rank` is later than that of what has no place otherwise; among
+        others of one rank the first come first. Returns whether there was any need.
         """
         queries = tuple(queries)
         if queries is self._queries and self.goes_by(limits):
@@ -69,8 +73,8 @@ class SubscriptionPacker:
         for key, group in list(self._groups.items()):
             self._refresh(key, group, wanted)
             grouped.update(group.queries)
-        homeless = [key for key, piece in wanted.items() if key not in grouped and not self._place(piece)]
-        self.left_out = tuple(dict.fromkeys(self._origins[key] for key in homeless))
+        homeless = self._place_all([piece for key, piece in wanted.items() if key not in grouped])
+        self.left_out = tuple(dict.fromkeys(self._origins[piece.key] for piece in homeless))
         self._left_out = frozenset(self.left_out)
         return True
 
@@ -203,6 +207,50 @@ class SubscriptionPacker:
             del self._groups[key]
             group.queries = {}
 
+    def _place_all(self, queries: list[Query]) -> list[Query]:
+        """Give each query a place, at the cost of later ones if need be; returns those without one."""
+        without: list[Query] = []
+        latest = max((rank(each) for group in self._groups.values() for each in group.queries.values()), default=0)
+        waiting = [(rank(query), number, query) for number, query in enumerate(queries)]
+        heapq.heapify(waiting)
+        numbers = itertools.count(len(waiting))
+        while waiting:
+            place, _, query = heapq.heappop(waiting)
+            if self._place(query):
+                latest = max(latest, place)
+            elif place < latest and (displaced := self._displace(query)) is not None:
+                for each in displaced:
+                    heapq.heappush(waiting, (rank(each), next(numbers), each))
+            else:
+                without.append(query)
+        # What was displaced may have had more room than what took its place needs.
+        return [query for query in without if not self._place(query)]
+
+    def _displace(self, query: Query) -> list[Query] | None:
+        """Put a query in the place of later ones; returns those that have none for it, None where it has none either.
+
+        Of several subscriptions it takes the one with the latest queries.
+        """
+        place = rank(query)
+        for key in sorted(self._groups, key=lambda key: -max(map(rank, self._groups[key].queries.values()))):
+            kept, later = _Group(), [each for each in self._groups[key].queries.values() if rank(each) > place]
+            for each in self._groups[key].queries.values():
+                if rank(each) <= place:
+                    self._put(kept, each)
+            if not later or not self._fits(kept, query):
+                continue
+            self._put(kept, query)
+            self._groups[key] = kept
+            self._changed.add(key)
+            displaced: list[Query] = []
+            for each in sorted(later, key=rank):
+                if self._fits(kept, each):
+                    self._put(kept, each)
+                else:
+                    displaced.append(each)
+            return displaced
+        return None
+
     def _place(self, query: Query) -> bool:
         for key, group in self._groups.items():
             if self._fits(group, query):
@@ -253,6 +301,14 @@ def _shape(limits: RelayLimits) -> tuple[int | bool | tuple[int, ...], ...]:
         limits.withholds,
         limits.notes_by_author,
     )  # fmt: skip
+
+
+def rank(query: Query) -> int:
+    """Return which queries have a place rather than which others, the lowest first.
+
+    Of later tiers those come first who are named at the relay, as all of them will hardly fit.
+    """
+    return 0 if not query.tier else 1 if is_named(query) else 1 + query.tier
 
 
 def _subjects(group: _Group, query: Query) -> set[Subject]:

@@ -77,9 +77,14 @@ class LiveSubscriptions:
         self._opened.clear()
         self._ended.clear()
 
-    def open_due(self, queries: tuple[Query, ...], named: Named, session: Session, mono: float) -> None:
-        """Open, replace and close what must be for these queries, as far as its time has come and there is room."""
-        self._arrange(queries, named, session.limits)
+    def open_due(
+        self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, session: Session, mono: float
+    ) -> None:
+        """Open, replace and close what must be for these queries, as far as its time has come and there is room.
+
+        Where there is none for all of them, those for `users` come first.
+        """
+        self._arrange(queries, users, named, session.limits)
         for key, filters in self._groups.take_changed().items():
             if filters is None:
                 self._ended.pop(key, None)
@@ -105,14 +110,14 @@ class LiveSubscriptions:
         self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
         self._groups.ask_singly(singles)
 
-    def _arrange(self, queries: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
+    def _arrange(self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
         if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
             if not self._groups.goes_by(limits):
                 # What was refused is asked for otherwise from now on.
                 self._not_before.clear()
             self._queries, self._named = queries, named
             self._divide(queries, limits)
-            first = () if self._groups.would_hold(queries, limits) else named.alone(queries)
+            first = () if self._groups.would_hold(queries, limits) else (*users, *named.alone(queries))
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._groups.clear()
             self._first = first

@@ -1,0 +1,123 @@
+"""Many who become wanted at once, at a relay that serves few requests: those before them have theirs as ever."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import orjson
+import pytest
+
+from pipeline.nostr.message import Notice
+from pipeline.relay.limits import RelayLimits
+from pipeline.settings.choices import CrawlMode
+from pipeline.store.wanted_authors import TIERS
+from tests.unit.crawl.people import event
+from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
+
+LAST = TIERS - 1
+SUBSCRIPTIONS = 10
+
+
+@dataclass
+class RationingRelay(TalkingRelay):
+    """Drops every message above a rate, CLOSE included, with a NOTICE that names none."""
+
+    now: Callable[[], float] = lambda: 0.0
+    per_s: float = 4.0
+    burst: float = 240.0
+    dropped: int = 0
+    _tokens: float = 240.0
+    _at: float = 0.0
+
+    def hear(self, frame: str) -> None:
+        now = self.now()
+        self._tokens = min(self.burst, self._tokens + (now - self._at) * self.per_s)
+        self._at = now
+        if self._tokens < 1:
+            self.dropped += 1
+            self.outbox.append(Notice("rate limited"))
+            return
+        self._tokens -= 1
+        kind, subscription, *_ = orjson.loads(frame)
+        if kind == "REQ" and subscription not in self.open and len(self.open) >= self.max_subscriptions:
+            self.outbox.append(Notice(f"Subscription rejected: Too many subscriptions: {self.max_subscriptions}"))
+            return
+        super().hear(frame)
+
+
+def crowd(count: int, seed: int) -> list[bytes]:
+    rng = random.Random(seed)
+    return [rng.randbytes(32) for _ in range(count)]
+
+
+def rationed(mode: CrawlMode) -> tuple[Simulation, RationingRelay]:
+    sim = Simulation(random.Random(1), limits=replace(RelayLimits(), max_kinds=320))
+    sim.max_idle_turns = 100_000
+    relay = RationingRelay(sim.relay.store, max_subscriptions=SUBSCRIPTIONS, now=lambda: sim.mono)
+    sim.relay = relay
+    sim.ask(mode)
+    return sim, relay
+
+
+def lateness(sim: Simulation, authors: list[bytes], seconds: int, *, wait: float) -> list[bytes]:
+    """Let one of `authors` write every second; returns the ids that had not come `wait` seconds later."""
+    began, late, sent = sim.mono - 100, list[bytes](), list[tuple[float, bytes]]()
+    for number in range(seconds):
+        sim.run_until(began + number)
+        written = event(sim.wall, authors[number % len(authors)], number=number)
+        sim.relay.publish(written, sim.wall)
+        sent.append((began + number, written.id))
+        late += [each for at, each in sent if at + wait <= sim.mono - 100 < at + wait + 1 and each not in sim.delivered]
+    return late
+
+
+@pytest.mark.parametrize("mode", [CrawlMode.QUERY, CrawlMode.WHOLE])
+def test_old_authors_stay_live_where_a_crowd_is_more_than_a_relay_serves(mode: CrawlMode) -> None:
+    sim, relay = rationed(mode)
+    relay.per_s, relay.burst = (4, 240) if mode is CrawlMode.QUERY else (1, 40)
+    old = crowd(40, 1)
+    sim.relay.publish(event(START - 5, old[0]), 0)
+    sim.want(old[8:], old[:8], tier=0)
+    sim.connect()
+    sim.run_until(200)
+    late: list[bytes] = []
+    for number in range(12):
+        sim.want(crowd(2_500, 10 + number), tier=LAST)
+        late += lateness(sim, old, 10, wait=2)
+    assert relay.dropped > 0
+    assert late == []
+    assert sim.session is not None
+    assert sim.session.limits.max_subscriptions >= SUBSCRIPTIONS - 1
+
+
+def test_user_who_registers_behind_a_crowd_is_live_soon() -> None:
+    sim, _ = rationed(CrawlMode.QUERY)
+    sim.want(crowd(30, 1), crowd(3, 2), tier=0)
+    sim.connect()
+    sim.run_until(200)
+    for number in range(10):
+        sim.want(crowd(2_500, 10 + number), tier=LAST)
+        sim.run_until(sim.mono - 100 + 4)
+    user = crowd(1, 3)
+    sim.want((), user, tier=LAST)
+    sim.run_until(sim.mono - 100 + 20)
+    assert lateness(sim, user, 20, wait=2) == []
+
+
+def test_what_old_authors_wrote_while_away_comes_before_what_a_crowd_ever_wrote() -> None:
+    sim, relay = rationed(CrawlMode.QUERY)
+    relay.per_s, relay.burst = 1 / 3, 60
+    old = crowd(40, 1)
+    sim.want(old, tier=0)
+    sim.connect()
+    sim.run_until(200)
+    sim.want(crowd(30_000, 9), tier=LAST)
+    sim.run_until(210)
+    sim.disconnect()
+    sim.run_until(400)
+    missed = [event(sim.wall - 30, each) for each in old]
+    for each in missed:
+        sim.relay.publish(each, sim.wall - 30)
+    sim.connect()
+    sim.run_until(500)
+    assert {each.id for each in missed} <= sim.delivered
