@@ -268,7 +268,7 @@ class _Crawler:
             if now >= lists_at:
                 lists_at = now + _LOOK_AT_LISTS_S
                 self._look_at_lists(planner.generation, plan)
-            self.fleet.turn(plan)
+            self.fleet.tick(plan)
             self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
             self.ctx.metrics.dials_waiting.set(self.fleet.waiting)
             self.ctx.heartbeat.beat()
@@ -283,16 +283,16 @@ class _Crawler:
             named = self._follow_lists(tx, planner.generation)
         planner.apply(changes)
         plan = planner.plan()
-        self.intake.adopt(changes)
+        self.intake.update_relevance(changes)
         # First, so that what is new is ordered by it from the beginning.
-        self.fleet.note_named(named, plan)
+        self.fleet.set_relay_lists(named, plan)
         self.fleet.set_plan(plan)
         return plan
 
     def _look_at_lists(self, generation: int, plan: Plan) -> None:
         with self.database.read() as tx:
             named = self._follow_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
-        self.fleet.note_named(named, plan)
+        self.fleet.set_relay_lists(named, plan)
 
     def _follow_lists(self, tx: Tx, generation: int) -> Collection[int]:
         """Take what changed of relay lists, and of whose are wanted since `generation`; returns the relays affected."""
@@ -385,9 +385,9 @@ class _Crawler:
         self.told_behind = set(told)
         for bound in _BEHIND_BOUNDS_S:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind.values()))
-        metrics.queries_without_subscription.set(self.fleet.left_out)
+        metrics.queries_without_subscription.set(self.fleet.unserved_queries)
         metrics.crawl_live_missed.set(self.fleet.polled_for_misses)
-        metrics.firehose_relays.set(self.fleet.asked_whole)
+        metrics.firehose_relays.set(self.fleet.firehose_relays)
         states = self.fleet.auth_states()
         for state in AuthState:
             metrics.crawl_auth.labels(state.value).set(states[state])

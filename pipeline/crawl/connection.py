@@ -59,7 +59,7 @@ _FULL_CHECK_S: Final = 1.0
 class Connection:
     """Serves one relay from the handshake to the end of the connection.
 
-    Once it is open it belongs to the thread that calls `turn`; it never waits there.
+    Once it is open it belongs to the thread that calls `step`; it never waits there.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Connection:
         metrics: RelayMetrics, shared: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
-        self._crawl = crawl
+        self._sync = crawl
         self._host = host
         self._metrics = metrics
         self._shared = shared
@@ -85,7 +85,7 @@ class Connection:
         self._information: SimpleQueue[AdvertisedLimits | None] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
         self._has_news = False
-        self._is_held = False
+        self._is_paused = False
         self.is_closing = False
         self._invalid_frames = 0
         self._long = OverdraftBucket(LONG_MESSAGES, shared.clock.monotonic())
@@ -94,8 +94,8 @@ class Connection:
         self._pinged_at = 0.0
         # When something is due that the relay does not bring up by itself.
         self._due_at = -math.inf
-        self._tell_at = math.inf
-        self.is_asking = False
+        self._metrics_due_at = math.inf
+        self.awaits_reply = False
         """Whether the relay owes an answer, after which there may be more to ask."""
 
     @property
@@ -114,19 +114,19 @@ class Connection:
         return self._session.auth
 
     @property
-    def is_full(self) -> bool:
+    def is_blocked(self) -> bool:
         """Whether nothing more may be read for now: the intake must take up what was, or the relay is slowed."""
         return self._hand_over.is_full or self._slowed_until > 0
 
     @property
-    def was_of_use(self) -> bool:
+    def was_productive(self) -> bool:
         """Whether events came that were not known before, or a sweep came further."""
-        return self._hand_over.was_of_use or self._crawl.has_gained
+        return self._hand_over.was_productive or self._sync.has_gained
 
     @property
     def next_time(self) -> float:
-        """When `turn` must be called again at the latest (monotonic)."""
-        times = (self._due_at, self._tell_at)
+        """When `step` must be called again at the latest (monotonic)."""
+        times = (self._due_at, self._metrics_due_at)
         return min(*times, self._slowed_until) if self._slowed_until else min(times)
 
     def post_information(self, said: AdvertisedLimits | None) -> None:
@@ -151,19 +151,19 @@ class Connection:
         self._row.note_resolved(address)
 
     def open(self, wake: Callable[[], object]) -> None:
-        """Begin; `wake` asks, from any thread, for a call of `turn`."""
+        """Begin; `wake` asks, from any thread, for a call of `step`."""
         self._wake = wake
-        self._crawl.connected()
+        self._sync.on_connected()
         self._row.put(RelayState.CONNECTED)
 
-    def turn(self, channel: WebSocket) -> int:
+    def step(self, channel: WebSocket) -> int:
         """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
         if self._is_costly:
             self._bound_costs(now)
             # The relay is told before nothing is read for a while.
             self._work(channel, now)
-        if self.is_full and not self._may_read_on(channel, now):
+        if self.is_blocked and not self._can_read(channel, now):
             return 0
         frames = channel.receive()
         for raw in frames:
@@ -172,66 +172,66 @@ class Connection:
             else:
                 self._on_frame(raw, now)
         if frames:
-            self._tell_at = min(self._tell_at, now + TELL_S)
+            self._metrics_due_at = min(self._metrics_due_at, now + TELL_S)
             self._hand_over.flush()
         if self._has_news or self._has_work(now):
             self._work(channel, now)
-        elif now >= self._tell_at:
-            self._tell()
+        elif now >= self._metrics_due_at:
+            self._flush_metrics()
         return len(frames)
 
-    def lost(self) -> bool:
+    def on_lost(self) -> bool:
         """Take note that the connection was lost, but not by us; returns whether that taught to ask for less."""
-        has_taught = self._crawl.lost(self._session)
+        has_taught = self._sync.on_lost(self._session)
         self._report()
         return has_taught
 
     def finish(self) -> bool:
         """Hand over what came before the end; returns whether that is done, and is to be called again until it is."""
-        self._tell()
+        self._flush_metrics()
         self._hand_over.flush()
-        return self._hand_over.push()
+        return self._hand_over.drain()
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """Nothing is read from now on, since too much waits to be saved; the relay's buffers keep what it sends."""
-        if not self._is_held:
-            self._is_held = True
+        if not self._is_paused:
+            self._is_paused = True
             self._row.put(RelayState.BACKPRESSURED)
 
     def resume(self, channel: WebSocket) -> None:
-        """Reading goes on, after `hold`."""
-        if self._is_held:
-            self._is_held = False
-            self._wait_anew(channel, self._clock.monotonic())
+        """Reading goes on, after `pause`."""
+        if self._is_paused:
+            self._is_paused = False
+            self._restart_timeouts(channel, self._clock.monotonic())
             self._row.put(RelayState.CONNECTED)
 
     def _on_verified(self, verified: Verified) -> None:
         """Take what the verification of some events found; called by the intake's thread."""
-        if self._crawl.costs.note(verified, self._clock.monotonic()):
+        if self._sync.costs.note(verified, self._clock.monotonic()):
             self._is_costly = True
             self._wake_up()
 
     def _bound_costs(self, now: float) -> None:
         """Cut off a relay that forges, and slow one that brings more of strangers than it may."""
         self._is_costly = False
-        costs = self._crawl.costs
+        costs = self._sync.costs
         if costs.is_forging(now):
             raise ConnectionLost(LossReason.FORGED, "too many events that are malformed or forged")
         if (pause_s := costs.pause_s(now)) > 0:
             self._slowed_until = max(self._slowed_until, now + pause_s)
-        self._crawl.on_costly()
+        self._sync.on_costly()
 
-    def _may_read_on(self, channel: WebSocket, now: float) -> bool:
-        if now >= self._slowed_until and self._hand_over.push():
+    def _can_read(self, channel: WebSocket, now: float) -> bool:
+        if now >= self._slowed_until and self._hand_over.drain():
             self._slowed_until = 0.0
-            self._wait_anew(channel, now)
+            self._restart_timeouts(channel, now)
             return True
         channel.flush()
-        self._tell()
+        self._flush_metrics()
         self._due_at = self._slowed_until if self._slowed_until > now else now + _FULL_CHECK_S
         return False
 
-    def _wait_anew(self, channel: WebSocket, now: float) -> None:
+    def _restart_timeouts(self, channel: WebSocket, now: float) -> None:
         """Nothing was read for a while: what the relay owes us is owed from now on."""
         channel.last_received = now
         self._session.resume(now)
@@ -239,28 +239,28 @@ class Connection:
 
     def _has_work(self, now: float) -> bool:
         """Whether there is more to do than to read events."""
-        return now >= self._due_at or bool(self._session.outgoing) or now >= self._crawl.next_time()
+        return now >= self._due_at or bool(self._session.outgoing) or now >= self._sync.next_time()
 
     def _work(self, channel: WebSocket, now: float) -> None:
         """Do whatever but reading is due, and find the next time for it."""
         self._has_news = False
-        self._tell()
+        self._flush_metrics()
         self._take_plans()
         self._take_information()
-        for ended in self._session.expire(now):
-            self._outcomes.take(ended, now)
+        for ended in self._session.on_timeout(now):
+            self._outcomes.on_outcome(ended, now)
         if self._session.wants_another_connection:
             raise ConnectionLost(LossReason.LOCAL, "a page stays unanswered: asked for on another connection")
-        self._crawl.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.may_ask(now))
+        self._sync.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.can_send(now))
         while self._session.outgoing and channel.send_by is None:
             channel.send(self._session.outgoing.popleft())
         self._report()
         self._keep_alive(channel, now)
         self._due_at = min(self._times(channel))
-        self.is_asking = self._session.pages > 0 or self._session.comparison.is_open
+        self.awaits_reply = self._session.pages > 0 or self._session.comparison.is_open
 
     def _times(self, channel: WebSocket) -> Iterator[float]:
-        yield self._crawl.next_time()
+        yield self._sync.next_time()
         yield max(self._pinged_at, channel.last_received) + PING_AFTER_S
         yield channel.last_received + GIVE_UP_AFTER_S
         for deadline in (self._session.next_deadline(), channel.send_by):
@@ -275,8 +275,8 @@ class Connection:
             self._pinged_at = now
             channel.ping()
 
-    def _tell(self) -> None:
-        self._tell_at = math.inf
+    def _flush_metrics(self) -> None:
+        self._metrics_due_at = math.inf
         self._metrics.tell()
 
     def _wake_up(self) -> None:
@@ -289,7 +289,7 @@ class Connection:
             while True:
                 plan = self._plans.get_nowait()
         if plan is not None:
-            self._crawl.set_plan(plan)
+            self._sync.set_plan(plan)
 
     def _take_information(self) -> None:
         """Widen what refusals taught by a step, as is due once a day, and narrow it by the relay's own word."""
@@ -297,8 +297,8 @@ class Connection:
             said = self._information.get_nowait()
             self._row.keep_up()
             now = self._clock.now_ms() // 1000
-            limits = self.limits.informed(now).widened(now)
-            self._row.learn(limits if said is None else limits.advertised(said))
+            limits = self.limits.with_nip11_fetched_at(now).relaxed(now)
+            self._row.learn(limits if said is None else limits.with_advertised(said))
 
     def _on_frame(self, raw: bytes, now: float) -> None:
         if len(raw) > LONG_BYTES:
@@ -311,8 +311,8 @@ class Connection:
         except InvalidEventMessage as error:
             self._metrics.invalid_event(error.reason)
             # Costs as little as a forgery, and brings as little.
-            self._is_costly |= self._crawl.costs.note(Verified(forged=1), now)
-            self._session.note_time(error.subscription, error.created_at, now)
+            self._is_costly |= self._sync.costs.note(Verified(forged=1), now)
+            self._session.record_event_time(error.subscription, error.created_at, now)
             return
         except InvalidMessage as error:
             self._metrics.invalid_message(error.reason)
@@ -321,10 +321,10 @@ class Connection:
         self._invalid_frames = 0
         self._metrics.message(message)
         if isinstance(message, KnownEvent):
-            self._session.note_time(message.subscription, message.created_at, now, message.id)
-            self._crawl.note_arrival(message.id, message.created_at, message.subscription, self._session, now)
+            self._session.record_event_time(message.subscription, message.created_at, now, message.id)
+            self._sync.on_arrival(message.id, message.created_at, message.subscription, self._session, now)
             self._metrics.duplicate()
-            if self._crawl.audit.is_searching:
+            if self._sync.audit.is_searching:
                 self._note_known(raw)
             return
         if isinstance(message, EventMessage):
@@ -336,7 +336,7 @@ class Connection:
             # It may bring forward when something is due.
             self._due_at = now
         for outcome in self._session.receive(message, now):
-            self._outcomes.take(outcome, now)
+            self._outcomes.on_outcome(outcome, now)
 
     def _on_excess(self, raw: bytes, excess: Excess, now: float) -> None:
         """Count a frame that is too costly to be parsed, an event towards the subscription that it came in."""
@@ -346,15 +346,15 @@ class Connection:
             self._count_invalid()
             return
         self._metrics.excessive_event(excess)
-        self._session.note_time(event.subscription or "", event.created_at, now, event.event_id)
+        self._session.record_event_time(event.subscription or "", event.created_at, now, event.event_id)
 
     def _on_event(self, message: EventMessage, size: int, now: float) -> None:
         event = message.event
         if self._session.note_event(message.subscription, event, now):
-            self._crawl.note_arrival(event.id, event.created_at, message.subscription, self._session, now)
+            self._sync.on_arrival(event.id, event.created_at, message.subscription, self._session, now)
         if event.kind in GLOBAL_KINDS and not self._is_page(message.subscription):
-            self._is_costly |= self._crawl.costs.note_unasked(size, now)
-        if self._crawl.takes(message, self._session):
+            self._is_costly |= self._sync.costs.note_unasked(size, now)
+        if self._sync.takes(message, self._session):
             self._hand_over.add(message.event, size)
 
     def _is_page(self, subscription: str) -> bool:
@@ -365,7 +365,7 @@ class Connection:
         with suppress(InvalidMessage):
             message = parse_relay_message(raw)
             if isinstance(message, EventMessage):
-                self._crawl.takes(message, self._session)
+                self._sync.takes(message, self._session)
 
     def _pay_for_long(self, size: int, now: float) -> None:
         """Read nothing for a while, once long messages have come faster than they may."""
@@ -382,14 +382,14 @@ class Connection:
         if event.event_id is not None and event.event_id in self._shared.intake.committed:
             self._metrics.duplicate()
             if event.subscription is not None:
-                self._session.note_time(event.subscription, event.created_at, now, event.event_id)
+                self._session.record_event_time(event.subscription, event.created_at, now, event.event_id)
             return
         self._metrics.skipped_event()
         live = self._session.note_skipped(event, now)
         if live is not None:
             wall = self._clock.now_ms() // 1000
-            self._crawl.live_skipped(live, wall if event.created_at is None else event.created_at)
-            self._metrics.crawled(self._crawl.counts)
+            self._sync.on_live_skipped(live, wall if event.created_at is None else event.created_at)
+            self._metrics.crawled(self._sync.stats)
 
     def _count_invalid(self) -> None:
         self._invalid_frames += 1
@@ -404,12 +404,12 @@ class Connection:
         if self._session.late:
             self._metrics.late(self._session.late)
             self._session.late = 0
-        backfilled = self._crawl.backfilling.take_untold()
+        backfilled = self._sync.backfill_jobs.take_unreported()
         if backfilled:
-            self._hand_over.note(backfilled=backfilled)
-        moved, progress, gaps = self._crawl.take_moved(), self._crawl.take_progress(), self._crawl.gaps.take_changes()
+            self._hand_over.enqueue_metadata(backfilled=backfilled)
+        moved, progress, gaps = self._sync.take_moved(), self._sync.take_progress(), self._sync.gaps.take_changes()
         if moved or progress or gaps:
-            self._hand_over.note(cursors=moved, progress=progress, gaps=gaps)
-        if (sample := self._crawl.identity.take_sample(self._clock.monotonic())) is not None:
-            self._hand_over.note(sample=sample)
+            self._hand_over.enqueue_metadata(cursors=moved, progress=progress, gaps=gaps)
+        if (sample := self._sync.identity.take_sample(self._clock.monotonic())) is not None:
+            self._hand_over.enqueue_metadata(sample=sample)
         self._row.keep_up()

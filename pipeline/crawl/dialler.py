@@ -37,7 +37,7 @@ def begin(
         metrics.not_dialled(error.reason)
         return ConnectionResult(
             "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
-            is_our_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
+            is_local_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
             is_crowded=error.reason is DialReason.CROWDED,
         )  # fmt: skip
     except Exception as error:

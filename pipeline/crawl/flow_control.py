@@ -97,12 +97,12 @@ class RelayBatcher:
     """One relay's events on their way to `submit`, `BATCHES_PER_RELAY` batches at a time, and what goes with them.
 
     Owned by the reactor's thread, but for what it gives the intake to call. `wake` is called there once room was made
-    that `push` had found none of; `verified` is called in the intake's thread with what it found of the events.
+    that `drain` had found none of; `verified` is called in the intake's thread with what it found of the events.
     """
 
     __slots__ = (
         "_clock", "_is_stuck", "_pending", "_relay", "_room", "_sizes", "_submit", "_verified", "_waiting", "_wake",
-        "was_of_use",
+        "was_productive",
     )  # fmt: skip
 
     def __init__(
@@ -123,7 +123,7 @@ class RelayBatcher:
         for _ in range(BATCHES_PER_RELAY):
             self._room.put(None)
         self._is_stuck = False
-        self.was_of_use = False
+        self.was_productive = False
         """Whether there were any events."""
 
     @property
@@ -140,7 +140,7 @@ class RelayBatcher:
         """Hand over the events that were added."""
         if not self._pending:
             return
-        self.was_of_use = True
+        self.was_productive = True
         now_ms = self._clock.now_ms()
         first = 0
         while first < len(self._pending):
@@ -152,7 +152,7 @@ class RelayBatcher:
             first = last
         self._pending.clear()
         self._sizes.clear()
-        self.push()
+        self.drain()
 
     def _end_of_batch(self, first: int) -> tuple[int, int]:
         """Return where the batch ends that begins at `first`, and its bytes; a large event is alone."""
@@ -163,7 +163,7 @@ class RelayBatcher:
             size -= self._sizes[last]
         return last, size
 
-    def note(
+    def enqueue_metadata(
         self,
         *,
         cursors: tuple[Cursor, ...] = (),
@@ -177,9 +177,9 @@ class RelayBatcher:
         self.flush()
         now_ms = self._clock.now_ms()
         self._waiting.append(Batch(self._relay, now_ms, (), cursors, progress, backfilled, gaps, forms, sample=sample))
-        self.push()
+        self.drain()
 
-    def push(self) -> bool:
+    def drain(self) -> bool:
         """Hand over what there is room for; returns whether that is all."""
         while self._waiting:
             if self._waiting[0].events and not self._has_room():
@@ -194,15 +194,15 @@ class RelayBatcher:
             self._wake()
 
     def _has_room(self) -> bool:
-        if not self._take_room():
+        if not self._acquire():
             self._is_stuck = True
             # Looked at once more after saying so: room that was made in between has woken nobody.
-            if not self._take_room():
+            if not self._acquire():
                 return False
         self._is_stuck = False
         return True
 
-    def _take_room(self) -> bool:
+    def _acquire(self) -> bool:
         try:
             self._room.get_nowait()
         except Empty:

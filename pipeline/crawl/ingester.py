@@ -111,7 +111,7 @@ class Batch:
     """Called with what the verification of its events found, together with that of others of the relay."""
 
     @property
-    def has_notes(self) -> bool:
+    def has_metadata(self) -> bool:
         """Whether there is anything to be written but for its events."""
         notes = (self.cursors, self.progress, self.backfilled, self.gaps, self.forms, self.status, self.limits)
         return self.sample is not None or any(map(bool, notes))
@@ -182,12 +182,12 @@ class Ingester:
         """Hand over batches that belong into one transaction; with events, only within a `HandOver` allowance."""
         self._queue.put(batches)
 
-    def set_aside(self, reason: str, count: int = 1) -> None:
+    def count_dropped(self, reason: str, count: int = 1) -> None:
         """Count events that a reader dropped before they came into a batch; written down within `ASIDE_EVERY_S`."""
         with self._aside_lock:
             self._aside[reason] += count
 
-    def adopt(self, changes: WantedChanges) -> None:
+    def update_relevance(self, changes: WantedChanges) -> None:
         """Let what is wanted follow `changes`, for all batches submitted later."""
         self._queue.put(changes)
 
@@ -244,7 +244,7 @@ class Ingester:
         for batch in batches:
             if batch.taken is not None:
                 batch.taken()
-        candidates = [(event, batch) for batch in batches for event in self._candidates(batch)]
+        candidates = [(event, batch) for batch in batches for event in self._wanted_events(batch)]
         known = _known(database, [event for event, _ in candidates])
         arrivals: dict[bytes, Arrival] = {}
         genuine: dict[bytes, Event] = {}
@@ -258,7 +258,7 @@ class Ingester:
         self._note_costs(batches, found)
         # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
         is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
-        if arrivals or self._dropped or is_due or any(batch.has_notes for batch in batches):
+        if arrivals or self._dropped or is_due or any(batch.has_metadata for batch in batches):
             self._write(database, batches, arrivals, genuine)
         self.committed.add_all(known)
         self.committed.add_all(arrivals)
@@ -324,7 +324,7 @@ class Ingester:
         else:
             self._novelty.note_other(relay, is_mention=self._relevance.rule(event) is Rule.MENTION)
 
-    def _candidates(self, batch: Batch) -> list[Event]:
+    def _wanted_events(self, batch: Batch) -> list[Event]:
         """The wanted events of `batch` that are not among the committed ids."""
         self._tally.taken += len(batch.events)
         wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
@@ -346,7 +346,7 @@ class Ingester:
     def _check(self, event: Event, batch: Batch, verified: Verified) -> Arrival | None:
         """The event as a row, `None` (and counted) if it must not be saved."""
         raw = event.to_json()
-        reason = self._fault(event, len(raw), batch.received_at // 1000, verified)
+        reason = self._rejection_reason(event, len(raw), batch.received_at // 1000, verified)
         if reason is not None:
             self._tally.drop(reason)
             self._dropped.append(Drop(event.id, reason, batch.relay))
@@ -356,7 +356,7 @@ class Ingester:
             verified.stranger_bytes += len(raw)
         return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
 
-    def _fault(self, event: Event, size: int, now_s: int, verified: Verified) -> str | None:
+    def _rejection_reason(self, event: Event, size: int, now_s: int, verified: Verified) -> str | None:
         if size > self._limits.bytes:
             return "too-large"
         if len(event.tags) > self._limits.tags:

@@ -61,7 +61,7 @@ class LostRelays:
         if _is_loss(ending):
             self._lost[relay] = _Lost(now)
         lost = self._lost.get(relay)
-        if lost is None or ((ending.is_our_fault or ending.is_crowded) and not ending.connected):
+        if lost is None or ((ending.is_local_fault or ending.is_crowded) and not ending.connected):
             return None
         if not self._stays_lost(lost, ending, now):
             del self._lost[relay]
@@ -105,5 +105,5 @@ class LostRelays:
 
 def _is_loss(ending: ConnectionResult) -> bool:
     """Return True if a connection ended that is worth a quick return."""
-    is_cut_off = ending.is_our_will or ending.is_forging
-    return ending.connected and ending.lived >= HEALTHY_S and ending.was_of_use and not is_cut_off
+    is_cut_off = ending.by_request or ending.is_forging
+    return ending.connected and ending.lifetime_s >= HEALTHY_S and ending.was_productive and not is_cut_off

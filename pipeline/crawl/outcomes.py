@@ -31,38 +31,38 @@ class Outcomes:
         self._hand_over = hand_over
         self._shared = shared
 
-    def take(self, outcome: Outcome, now: float) -> None:
+    def on_outcome(self, outcome: Outcome, now: float) -> None:
         """Act on one outcome."""
         match outcome:
             case PageEnded():
-                self._page_ended(outcome, now)
+                self._on_page_ended(outcome, now)
             case LiveEnded():
-                self._crawl.live_ended(outcome, now)
-                self._refused(outcome.refusal, outcome.detail, now)
+                self._crawl.on_live_ended(outcome, now)
+                self._on_refused(outcome.refusal, outcome.detail, now)
             case NegMessageReceived():
-                self._crawl.neg_answered(outcome, self._session, now)
+                self._crawl.on_neg_message(outcome, self._session, now)
             case NegFinished():
-                self._crawl.neg_ended(outcome, self._session)
+                self._crawl.on_neg_finished(outcome, self._session)
                 if outcome.end is NegOutcome.RATE_LIMITED:
-                    self._host.limited(now)
-                self._metrics.crawled(self._crawl.counts)
+                    self._host.on_rate_limited(now)
+                self._metrics.crawled(self._crawl.stats)
             case AuthWanted(challenge=challenge, address=address):
                 self._authenticate(self._row.auth_addresses[address], challenge, now)
 
-    def _page_ended(self, ended: PageEnded, now: float) -> None:
-        cursor = self._crawl.page_ended(ended, self._session, now)
+    def _on_page_ended(self, ended: PageEnded, now: float) -> None:
+        cursor = self._crawl.on_page_ended(ended, self._session, now)
         progress = self._crawl.take_progress()
         gaps = self._crawl.gaps.take_changes()
         forms = self._crawl.take_form_changes(self._session.limits)
         if cursor is not None or progress or gaps or forms:
             moved = () if cursor is None else (cursor,)
-            self._hand_over.note(cursors=moved, progress=progress, gaps=gaps, forms=forms)
-        self._metrics.crawled(self._crawl.counts)
+            self._hand_over.enqueue_metadata(cursors=moved, progress=progress, gaps=gaps, forms=forms)
+        self._metrics.crawled(self._crawl.stats)
         if ended.refusal is None:
-            self._host.answered()
+            self._host.on_success()
         elif ended.key != FormAudit.KEY or ended.refusal is RelayRefusal.RATE_LIMITED:
             # A refused control keeps nothing from us.
-            self._refused(ended.refusal, ended.detail, now)
+            self._on_refused(ended.refusal, ended.detail, now)
 
     def _authenticate(self, address: str, challenge: str, now: float) -> None:
         secret = self._shared.secret
@@ -70,15 +70,15 @@ class Outcomes:
         wall = self._shared.clock.now_ms() // 1000
         self._session.authenticate(auth_event(secret, address, challenge, wall), now)
 
-    def _refused(self, refusal: RelayRefusal, detail: str, now: float) -> None:
+    def _on_refused(self, refusal: RelayRefusal, detail: str, now: float) -> None:
         if refusal is RelayRefusal.RATE_LIMITED:
-            self._host.limited(now)
+            self._host.on_rate_limited(now)
         self._metrics.refusal(refusal)
         if refusal is RelayRefusal.AUTH_REQUIRED and self._shared.secret is None:
             detail = f"no key is configured (EVENTS_SECRET_KEY_PATH): {detail}"
         is_looked_into = refusal.may_be_of_size and self._crawl.trials.is_under_way
         if not refusal.asks_for_less and refusal is not RelayRefusal.UNCLEAR and not is_looked_into:
             # What is had by asking for less is no trouble of the operator's.
-            self._row.refused(refusal, detail)
+            self._row.on_refused(refusal, detail)
         relay = self._row.address
         self._shared.log.debug(f"{relay} {refusal}", "refused", relay=relay, reason=refusal, text=detail)

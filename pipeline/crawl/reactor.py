@@ -42,7 +42,7 @@ class ReadCoalescer:
         self._count = 0
         self._before = 0
 
-    def next_look(self, now: float, messages: Sequence[int], *, is_asking: bool) -> float:
+    def next_read_at(self, now: float, messages: Sequence[int], *, is_asking: bool) -> float:
         """When to look again after a look that brought so many from each relay; `is_asking`: one has more to answer."""
         current = int(now / GATHER_S)
         if current != self._slice:
@@ -76,7 +76,7 @@ class _Served:
 
 @dataclass(slots=True)
 class Reactor:
-    """Serves connections, in the thread that calls `run`; `adopt` and `finish` may be called in any other."""
+    """Serves connections, in the thread that calls `run`; `register` and `finish` may be called in any other."""
 
     shared: CrawlContext
     _poll: select.epoll = field(default_factory=select.epoll)
@@ -92,7 +92,7 @@ class Reactor:
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _gathering: ReadCoalescer = field(default_factory=ReadCoalescer)
 
-    def adopt(self, connection: Connection, channel: WebSocket, ended: Callable[[ConnectionResult], object]) -> None:
+    def register(self, connection: Connection, channel: WebSocket, ended: Callable[[ConnectionResult], object]) -> None:
         """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
 
         Who comes after the end of `run` is not served.
@@ -106,7 +106,7 @@ class Reactor:
     def finish(self) -> None:
         """Let `run` end all connections, and return once the intake has taken what they brought."""
         self._is_finishing = True
-        self._ring()
+        self._wake()
 
     def run(self) -> None:
         """Work until `finish`."""
@@ -117,15 +117,15 @@ class Reactor:
             if self.shared.gate.is_open:
                 self._round()
             else:
-                self._hold()
+                self._pause()
         self._answer_calls()
         for served in list(self._served.values()):
             self._end(served, _closed_by_us())
-        self._let_go()
+        self._finish_closed()
         while self._over:
             self._poll.poll(_MAX_WAIT_S)
             self._answer_calls()
-            self._let_go()
+            self._finish_closed()
         self._has_ended = True
         self._answer_calls()
         for served in self._served.values():
@@ -133,7 +133,7 @@ class Reactor:
 
     def _round(self) -> None:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
-        ready = self._poll.poll(self._patience())
+        ready = self._poll.poll(self._poll_timeout())
         if not self.shared.gate.is_open:
             return
         due = self._answer_calls()
@@ -144,13 +144,13 @@ class Reactor:
             served.timer = math.inf
             due.add(served)
         messages = [self._turn(served) for served in due if served.ending is None]
-        self._let_go()
+        self._finish_closed()
         if any(messages):
             now = self.shared.clock.monotonic()
-            is_asking = any(served.connection.is_asking for served in due)
-            pause(self._gathering.next_look(now, messages, is_asking=is_asking) - now)
+            is_asking = any(served.connection.awaits_reply for served in due)
+            pause(self._gathering.next_read_at(now, messages, is_asking=is_asking) - now)
 
-    def _patience(self) -> float:
+    def _poll_timeout(self) -> float:
         if not self._timers:
             return _MAX_WAIT_S
         return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.shared.clock.monotonic()))
@@ -170,12 +170,12 @@ class Reactor:
     def _await(self, served: _Served) -> None:
         """Poll for what the connection waits for now, and be back when it wants to be called."""
         channel, connection = served.channel, served.connection
-        self._poll_for(served, channel.send_events if connection.is_full else channel.events)
-        has_more = channel.has_more and not connection.is_full
+        self._poll_for(served, channel.send_events if connection.is_blocked else channel.events)
+        has_more = channel.has_more and not connection.is_blocked
         self._call_at(served, -math.inf if has_more else connection.next_time)
 
     def _poll_for(self, served: _Served, events: int) -> None:
-        if served.connection.is_full and served.channel.send_by is None:
+        if served.connection.is_blocked and served.channel.send_by is None:
             # Not even for its end, which epoll(7) tells of whatever it is asked for.
             events = 0
         if events == served.events:
@@ -193,7 +193,7 @@ class Reactor:
             served.timer = time
             heapq.heappush(self._timers, (time, next(self._numbers), served))
 
-    def _hold(self) -> None:
+    def _pause(self) -> None:
         """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
         while not self._is_finishing:
             self.shared.on_turn()
@@ -202,8 +202,8 @@ class Reactor:
                 if served.connection.is_closing:
                     self._end(served, _closed_by_us())
                 else:
-                    served.connection.hold()
-            self._let_go()
+                    served.connection.pause()
+            self._finish_closed()
             if self.shared.gate.wait(_HOLD_CHECK_S):
                 break
         for served in self._served.values():
@@ -217,24 +217,24 @@ class Reactor:
             self._poll.unregister(served.channel)
         served.channel.close()
         lived = max(self.shared.clock.monotonic() - served.since, 0.001)
-        served.ending = replace(ending, lived=lived)
+        served.ending = replace(ending, lifetime_s=lived)
         self._over.add(served)
 
-    def _let_go(self) -> None:
+    def _finish_closed(self) -> None:
         """Hand over what the turns brought, and tell of those that are over and have nothing left to hand over."""
         over = [each for each in self._over if each.connection.finish()]
         self.shared.parcel.send()
         for served in over:
             self._over.remove(served)
             assert served.ending is not None, "it is over"
-            served.ended(replace(served.ending, was_of_use=served.connection.was_of_use))
+            served.ended(replace(served.ending, was_productive=served.connection.was_productive))
 
     def _call(self, served: _Served) -> None:
         """Let `served` have a turn soon; in any thread."""
         self._called.put(served)
-        self._ring()
+        self._wake()
 
-    def _ring(self) -> None:
+    def _wake(self) -> None:
         if not self._has_rung:
             self._has_rung = True
             os.eventfd_write(self._bell, 1)
@@ -258,10 +258,10 @@ def _turned(served: _Served) -> int | ConnectionResult:
     if connection.is_closing:
         return _closed_by_us()
     try:
-        return connection.turn(served.channel)
+        return connection.step(served.channel)
     except ConnectionLost as error:
-        return ConnectionResult(error.reason, error.detail, has_taught=connection.lost())
+        return ConnectionResult(error.reason, error.detail, has_taught=connection.on_lost())
 
 
 def _closed_by_us() -> ConnectionResult:
-    return ConnectionResult("closed", "closed by us", is_our_will=True)
+    return ConnectionResult("closed", "closed by us", by_request=True)

@@ -43,31 +43,31 @@ MAX_DELAY_S: Final = 1.25 * MAX_RETRY_AFTER_S
 
 @dataclass(frozen=True, slots=True)
 class ConnectionResult:
-    """How a connection or the attempt at one ended; `lived` is seconds after the handshake, 0 if there was none.
+    """How a connection or the attempt at one ended; `lifetime_s` is seconds after the handshake, 0 if there was none.
 
-    `was_of_use`: events came that were not known before, or a sweep came further. `answered`: something on the other
-    side said yes or no, so that the line works. `has_taught`: the loss showed how to ask for less in one request.
+    `was_productive`: events came that were not known before, or a sweep came further. `answered`: something on the
+    other side said yes or no, so that the line works. `has_taught`: the loss showed how to ask for less in one request.
     `retry_after_s`: for how long a relay that answered with `status` asked to be left alone.
     """
 
     reason: str
     detail: str
-    lived: float = 0.0
-    was_of_use: bool = False
+    lifetime_s: float = 0.0
+    was_productive: bool = False
     has_taught: bool = False
     answered: bool = False
     status: int | None = None
     retry_after_s: int | None = None
     permanent: bool = False
-    is_our_fault: bool = False
-    is_our_will: bool = False
+    is_local_fault: bool = False
+    by_request: bool = False
     is_crowded: bool = False
     """It was not dialled, since its address, network or domain was too often."""
 
     @property
     def connected(self) -> bool:
         """Whether there was a connection."""
-        return self.lived > 0
+        return self.lifetime_s > 0
 
     @property
     def is_forging(self) -> bool:
@@ -80,11 +80,11 @@ def failures_after(failures: int, ending: ConnectionResult) -> int:
     if ending.is_forging:
         # However long it lasted and whatever else it brought.
         return failures + 1
-    if ending.lived >= HEALTHY_S:
+    if ending.lifetime_s >= HEALTHY_S:
         return 0
-    if ending.is_our_fault or ending.is_our_will or ending.has_taught or ending.is_crowded:
+    if ending.is_local_fault or ending.by_request or ending.has_taught or ending.is_crowded:
         return failures
-    return min(failures + 1, _MOST_IF_OF_USE if ending.was_of_use else 100)
+    return min(failures + 1, _MOST_IF_OF_USE if ending.was_productive else 100)
 
 
 def is_missing(ending: ConnectionResult) -> bool:
@@ -94,11 +94,11 @@ def is_missing(ending: ConnectionResult) -> bool:
 
 def delay_s(failures: int, ending: ConnectionResult, rng: random.Random) -> float:
     """Seconds until the next dial; `failures` counts this ending, too. Jittered, so that relays spread out."""
-    if ending.is_our_will:
+    if ending.by_request:
         return 0.0
     if ending.is_crowded:
         return _CROWDED_S * rng.uniform(0.5, 1.5)
-    if ending.is_our_fault:
+    if ending.is_local_fault:
         base = _OUR_FAULT_S
     elif ending.is_forging:
         base = min(_FORGED_BASE_S * 2.0 ** min(failures, 16), _DIAL_CAP_S)

@@ -85,7 +85,7 @@ class RelayPool:
     backfills: Mapping[int, Sequence[Backfill]] = field(default_factory=dict)
     """By relay, what the operator ordered and it has not come to the end of."""
     lists: RelayLists = field(default_factory=RelayLists)
-    """Where authors say that they are to be found; changed by the owner, who then calls `note_named`."""
+    """Where authors say that they are to be found; changed by the owner, who then calls `set_relay_lists`."""
     rng: random.Random = field(default_factory=random.Random)
     gate: DialGate | None = None
     """What bounds the dialler's dials, and knows where names led."""
@@ -128,14 +128,14 @@ class RelayPool:
         return min((relay.crawl.seconds_behind(wall) for relay in self._relays.values()), default=0)
 
     @property
-    def asked_whole(self) -> int:
+    def firehose_relays(self) -> int:
         """How many relays are asked for everything that they have."""
-        return sum(relay.crawl.asking.is_whole for relay in self._relays.values() if relay.connection is not None)
+        return sum(relay.crawl.strategy.is_firehose for relay in self._relays.values() if relay.connection is not None)
 
     @property
-    def left_out(self) -> int:
+    def unserved_queries(self) -> int:
         """How many queries in all go without a live subscription since their relay has no room for it."""
-        return sum(relay.crawl.left_out for relay in self._relays.values() if relay.connection is not None)
+        return sum(relay.crawl.unserved_queries for relay in self._relays.values() if relay.connection is not None)
 
     @property
     def polled_for_misses(self) -> int:
@@ -165,7 +165,7 @@ class RelayPool:
             self._spell(self._relays[number], each)
             self._set_mode(self._relays[number], _mode(each, self.mode), plan)
             self._set_lists(self._relays[number], each.candidate.by_operator or number in self.list_relays, plan)
-            self._order(self._relays[number], tuple(self.backfills.get(number, ())), plan)
+            self._set_backfills(self._relays[number], tuple(self.backfills.get(number, ())), plan)
 
     def _spell(self, relay: _Relay, selected: Selected) -> None:
         """Dial by the spelling of now from the next time on, which is at once where nothing was found at another."""
@@ -181,19 +181,19 @@ class RelayPool:
                 relay.connection.post_plan(plan)
 
     def _set_mode(self, relay: _Relay, mode: CrawlMode, plan: Plan) -> None:
-        if relay.crawl.asking.mode is not mode:
-            relay.crawl.asking.mode = mode
+        if relay.crawl.strategy.mode is not mode:
+            relay.crawl.strategy.mode = mode
             if relay.connection is not None:
                 # The reactor decides, when it next thinks of what to ask.
                 relay.connection.post_plan(plan)
 
-    def _order(self, relay: _Relay, jobs: tuple[Backfill, ...], plan: Plan) -> None:
-        if relay.crawl.backfilling.ordered != jobs:
-            relay.crawl.backfilling.ordered = jobs
+    def _set_backfills(self, relay: _Relay, jobs: tuple[Backfill, ...], plan: Plan) -> None:
+        if relay.crawl.backfill_jobs.ordered != jobs:
+            relay.crawl.backfill_jobs.ordered = jobs
             if relay.connection is not None:
                 relay.connection.post_plan(plan)
 
-    def note_named(self, changed: Iterable[int], plan: Plan) -> None:
+    def set_relay_lists(self, changed: Iterable[int], plan: Plan) -> None:
         """Let relays follow at which of them others are named now."""
         for number in self._relays.keys() & set(changed):
             relay = self._relays[number]
@@ -209,7 +209,7 @@ class RelayPool:
             else:
                 relay.crawl.set_plan(plan)
 
-    def turn(self, plan: Plan) -> None:
+    def tick(self, plan: Plan) -> None:
         """Take note of connections that ended, and dial what is due."""
         self._reap()
         mono = self.shared.clock.monotonic()
@@ -262,7 +262,7 @@ class RelayPool:
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now
         return _Relay(
-            selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.set_aside), limits,
+            selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.count_dropped), limits,
             candidate.failures, self.shared.clock.monotonic() + wait_ms / 1000,
         )  # fmt: skip
 
@@ -287,7 +287,7 @@ class RelayPool:
         else:
             self._reached = True
             connection.note_resolved(self._resolved(address))
-            self._reactor.adopt(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
+            self._reactor.register(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
             inform(self.dialler, address, connection, self.shared)
         self._dialling.discard(number)
 
@@ -306,9 +306,9 @@ class RelayPool:
                 return
             relay = self._relays.get(ended.relay)
             if relay is not None:
-                self._note_ending(ended.relay, relay, ended.ending)
+                self._on_connection_end(ended.relay, relay, ended.ending)
 
-    def _note_ending(self, number: int, relay: _Relay, ending: ConnectionResult) -> None:
+    def _on_connection_end(self, number: int, relay: _Relay, ending: ConnectionResult) -> None:
         now = self.shared.clock.now_ms()
         address = relay.selected.address.url
         if relay.connection is not None:
@@ -340,7 +340,7 @@ class RelayPool:
             relay.failures,
             now + round(wait_s * 1000),
             ending.detail,
-            relay.crawl.asking.way,
+            relay.crawl.strategy.name,
             relay.selected.address.spelling if relay.is_missing else "",
             relay.is_missing,
             relay.crawl.absences.since,

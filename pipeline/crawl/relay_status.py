@@ -63,7 +63,7 @@ class StatusRecorder:
         """Write down with the next state to which IP address the relay's name led; empty where that is not known."""
         self._status = replace(self._status, resolved=address)
 
-    def refused(self, refusal: RelayRefusal, detail: str) -> None:
+    def on_refused(self, refusal: RelayRefusal, detail: str) -> None:
         """The relay refused something; one of each kind in a row is enough to be told."""
         if not self._status.last_error.startswith(f"{refusal}: "):
             # The relay's own words mostly begin with the same.
@@ -78,7 +78,7 @@ class StatusRecorder:
             state=state,
             state_since=now,
             subscriptions=self._session.live_subscriptions,
-            asked=self._crawl.asking.way,
+            asked=self._crawl.strategy.name,
             owed_since=self._crawl.absences.since,
             is_resweeping=self._crawl.is_resweeping,
             is_paced=self._is_paced(),
@@ -97,7 +97,7 @@ class StatusRecorder:
             self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
         crawl, status = self._crawl, self._status
         told = (status.subscriptions, status.asked, self._told, status.owed_since)
-        now = (session.live_subscriptions, crawl.asking.way, status.last_error, crawl.absences.since)
+        now = (session.live_subscriptions, crawl.strategy.name, status.last_error, crawl.absences.since)
         flags = (crawl.is_resweeping, self._is_paced())
         if (*now, *flags) != (*told, status.is_resweeping, status.is_paced):
             self.put(self._status.state)

@@ -66,18 +66,18 @@ class StoredItemSets:
         self._asked: set[tuple[str, int]] = set()
         self._reading: _Reading | None = None
 
-    def of(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
+    def item_set_for(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
         """See `Holdings`."""
         if query.subject not in (Subject.GLOBAL, Subject.AUTHORS):
             # No tags are stored, by which mentions would be told.
-            return Unavailable.KNOWN
+            return Unavailable.UNKNOWN
         reading, name = self._reading, (query.key, query.generation)
         if reading is not None and self._serves(reading, since) and name in reading.sets:
             return reading.sets[name]
         if name not in self._asked:
             self._asked.add(name)
             self._queue.put((query, since))
-        return Unavailable.YET
+        return Unavailable.LOADING
 
     def finish(self) -> None:
         """Let `run` return."""

@@ -68,11 +68,11 @@ class Authentication:
         """When waiting is over."""
         return self._deadline
 
-    def challenged(self, challenge: str) -> None:
+    def on_challenge(self, challenge: str) -> None:
         """Note the relay's newest challenge."""
         self._challenge = challenge
 
-    def demanded(self, now: float) -> bool:
+    def on_auth_required(self, now: float) -> bool:
         """The relay demands an AUTH; returns whether it is going to get one that it has not had."""
         if self.is_under_way:
             return True
@@ -87,19 +87,19 @@ class Authentication:
         self._deadline = now + PATIENCE_S
         return True
 
-    def to_answer(self) -> str | None:
+    def pending_challenge(self) -> str | None:
         """The challenge that should be answered now, if there is one."""
         is_due = self.is_under_way and self._event_id is None and self._challenge != self._answered
         return self._challenge if is_due else None
 
-    def answered(self, event_id: bytes, now: float) -> None:
+    def on_answered(self, event_id: bytes, now: float) -> None:
         """The AUTH event with this id was sent in answer to the newest challenge."""
         self._answered = self._challenge
         self._answers += 1
         self._event_id = event_id
         self._deadline = now + PATIENCE_S
 
-    def judged(self, event_id: bytes, *, accepted: bool) -> AuthResult | None:
+    def on_ok(self, event_id: bytes, *, accepted: bool) -> AuthResult | None:
         """Take an OK; `None` if it is about something else, or if another address is to be tried."""
         if event_id != self._event_id:
             return None
@@ -109,7 +109,7 @@ class Authentication:
             return None
         return self._settle(AuthResult.ACCEPTED if accepted else AuthResult.REFUSED)
 
-    def expired(self, now: float) -> AuthResult | None:
+    def on_timeout(self, now: float) -> AuthResult | None:
         """What waiting to its end comes to; `None` while there is time left."""
         if self._deadline is None or now < self._deadline:
             return None

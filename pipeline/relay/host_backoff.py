@@ -26,7 +26,7 @@ class HostBackoff:
         self._backoff = 0.0
         self._until = 0.0
 
-    def limited(self, now: float) -> None:
+    def on_rate_limited(self, now: float) -> None:
         """Note that the host refused for too many requests; those that it refused in one go count once."""
         with self._lock:
             if now < self._until:
@@ -38,12 +38,12 @@ class HostBackoff:
             self._answers = 0
             self._until = now + self._backoff * self._random.uniform(0.75, 1.25)
 
-    def answered(self) -> None:
+    def on_success(self) -> None:
         """Note that the host served a request."""
         with self._lock:
             self._answers += 1
 
-    def may_ask(self, now: float) -> bool:
+    def can_send(self, now: float) -> bool:
         """Whether the host may be asked for anything now."""
         return now >= self._until
 

@@ -207,7 +207,7 @@ class RelayLimits:
             return self
         return self._with(Bound(dimension, Source.CONTROL), to)
 
-    def widened(self, now: int) -> "RelayLimits":
+    def relaxed(self, now: int) -> "RelayLimits":
         """Return what to try at a look at the NIP-11 document: a step more where refusals are long past.
 
         What the document says is to be taken into account anew, and forms and kinds that were refused are tried again.
@@ -243,7 +243,7 @@ class RelayLimits:
             )
         return replace(self, **late) if late else self
 
-    def informed(self, now: int) -> "RelayLimits":
+    def with_nip11_fetched_at(self, now: int) -> "RelayLimits":
         """As of a look at the NIP-11 document, whether it was to be had or not."""
         return replace(self, informed_at=now)
 
@@ -251,7 +251,7 @@ class RelayLimits:
         """Whether the NIP-11 document should be looked at again."""
         return now - self.informed_at >= INFORMATION_AGE_S
 
-    def advertised(self, said: AdvertisedLimits) -> "RelayLimits":
+    def with_advertised(self, said: AdvertisedLimits) -> "RelayLimits":
         """Return these limits narrowed to what a NIP-11 document says.
 
         Documents are often wrong, so they widen nothing, but for the bytes of a frame after a loss that only seemed to

@@ -100,7 +100,7 @@ class NegentropyExchange:
             self._outgoing.append(encode_neg_close(self._id))
             self._id = ""
 
-    def answered(self, subscription: str, payload: bytes) -> NegMessageReceived | None:
+    def on_message(self, subscription: str, payload: bytes) -> NegMessageReceived | None:
         """Take a NEG-MSG; `None` for one that belongs to no open exchange."""
         if subscription != self._id:
             return None
@@ -108,11 +108,11 @@ class NegentropyExchange:
         self._bytes += 2 * len(payload)
         return NegMessageReceived(self._key, payload)
 
-    def refused(self, subscription: str, reason: str) -> NegFinished | None:
+    def on_error(self, subscription: str, reason: str) -> NegFinished | None:
         """Take a NEG-ERR or CLOSED."""
         return self._end(_end_of(reason), reason) if self._id and subscription == self._id else None
 
-    def noticed(self, text: str) -> NegFinished | None:
+    def on_notice(self, text: str) -> NegFinished | None:
         """Take a NOTICE; `None` if it is about something else.
 
         While a relay has never answered a NEG-OPEN, whatever it complains about is that: some name no subject, and
@@ -127,7 +127,7 @@ class NegentropyExchange:
             return None
         return self._end(NegOutcome.ERROR if self._has_answered else NegOutcome.UNSUPPORTED, text)
 
-    def expired(self, now: float) -> NegFinished | None:
+    def on_timeout(self, now: float) -> NegFinished | None:
         """The end by silence, if it is due."""
         if not self._id or now < self._deadline:
             return None

@@ -208,7 +208,7 @@ class Session:
         if not subscription.is_page and created_at is not None:
             self.newest_live = max(self.newest_live, created_at)
 
-    def note_time(
+    def record_event_time(
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
     ) -> None:
         """Count an event of which no more is known than its time and id, if that: one known before, or malformed."""
@@ -244,23 +244,23 @@ class Session:
             case Eose(subscription=subscription_id):
                 yield from self._on_eose(subscription_id, now)
             case NegMessage(subscription=subscription_id, payload=payload):
-                yield from _if_any(self.comparison.answered(subscription_id, payload))
+                yield from _if_any(self.comparison.on_message(subscription_id, payload))
             case NegError(subscription=subscription_id, reason=reason):
-                yield from _if_any(self.comparison.refused(subscription_id, reason))
+                yield from _if_any(self.comparison.on_error(subscription_id, reason))
             case Closed(subscription=subscription_id, reason=reason, prefix=prefix):
-                yield from _if_any(self.comparison.refused(subscription_id, reason))
+                yield from _if_any(self.comparison.on_error(subscription_id, reason))
                 yield from self._on_closed(subscription_id, reason, prefix, now)
             case Notice(text=text):
                 yield from self._on_notice(text, now)
             case AuthChallenge(challenge=challenge):
                 yield from self._on_challenge(challenge, now)
             case Ok(event_id=event_id, accepted=accepted, reason=reason):
-                yield from self._end_auth(self._auth.judged(event_id, accepted=accepted), reason, now)
+                yield from self._end_auth(self._auth.on_ok(event_id, accepted=accepted), reason, now)
                 yield from self._answer_challenge()
             case _:
                 pass
 
-    def expire(self, now: float) -> Iterator[Outcome]:
+    def on_timeout(self, now: float) -> Iterator[Outcome]:
         """End pages whose relay has fallen silent, and repeat what it may not have heard."""
         self._repeat_one(now)
         self.subscriptions.close_overdue(now)
@@ -274,11 +274,11 @@ class Session:
             self._doubts.on_page_ended(each.key)
             self.limits = self._answers.after_silence(self.limits, each, now)
             yield each.refused(RelayRefusal.TIMEOUT, "no answer")
-        yield from _if_any(self.comparison.expired(now))
-        yield from self._end_auth(self._auth.expired(now), "no challenge to answer", now)
+        yield from _if_any(self.comparison.on_timeout(now))
+        yield from self._end_auth(self._auth.on_timeout(now), "no challenge to answer", now)
 
     def next_deadline(self) -> float | None:
-        """When `expire` will have something to do; `None` while no answer is due."""
+        """When `on_timeout` will have something to do; `None` while no answer is due."""
         times = [
             self._auth.deadline, self.comparison.deadline, self._outset.repeat_at, self._doubts.until,
             self.subscriptions.deadline,
@@ -293,7 +293,7 @@ class Session:
 
     def authenticate(self, event: Event, now: float) -> None:
         """Send `event` in answer to the challenge that was last asked for."""
-        self._auth.answered(event.id, now)
+        self._auth.on_answered(event.id, now)
         self.outgoing.append(encode_auth(event))
 
     def _on_stray(self, subscription_id: str, now: float) -> None:
@@ -377,7 +377,7 @@ class Session:
             self.limits = replace(self.limits, demands_auth=True)
             is_for_some = bool(subscription.count) or is_withheld(reason)
             subscription.is_withheld = subscription.selects_confidential and is_for_some
-            if not subscription.was_held and self._auth.demanded(now):
+            if not subscription.was_held and self._auth.on_auth_required(now):
                 subscription.hold = PendingAuth.REFUSED
                 yield from self._answer_challenge()
                 return
@@ -396,13 +396,13 @@ class Session:
         yield subscription.refused(refusal, reason)
 
     def _on_challenge(self, challenge: str, now: float) -> Iterator[Outcome]:
-        self._auth.challenged(challenge)
+        self._auth.on_challenge(challenge)
         # A relay known to want it may give less, rather than refuse, before it has it.
-        if self._auth.is_under_way or (self.limits.demands_auth and self._auth.demanded(now)):
+        if self._auth.is_under_way or (self.limits.demands_auth and self._auth.on_auth_required(now)):
             yield from self._answer_challenge()
 
     def _answer_challenge(self) -> Iterator[Outcome]:
-        challenge = self._auth.to_answer()
+        challenge = self._auth.pending_challenge()
         if challenge is not None:
             yield AuthWanted(challenge, self._auth.address)
 
@@ -430,7 +430,7 @@ class Session:
         refusal = complaint.refusal
         if refusal is RelayRefusal.RATE_LIMITED:
             self.subscriptions.on_dropped()
-        ended = self.comparison.noticed(text)
+        ended = self.comparison.on_notice(text)
         yield from _if_any(ended)
         if ended is not None and refusal is not RelayRefusal.RATE_LIMITED:
             return

@@ -199,7 +199,7 @@ class RelaySink:
             case Ok():
                 self._settle(message)
             case AuthChallenge(challenge):
-                self._login.challenged(challenge)
+                self._login.on_challenge(challenge)
             case Notice(text):
                 self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
 
@@ -219,25 +219,25 @@ class RelaySink:
     def _settle(self, answer: Ok) -> None:
         sent = self._waiting.pop(answer.event_id, None)
         if sent is None:
-            self._take_login(self._login.judged(answer.event_id, accepted=answer.accepted))
+            self._take_login(self._login.on_ok(answer.event_id, accepted=answer.accepted))
             return
         now = self._last_answer_at = self.clock.monotonic()
         verdict = verdict_on(answer)
-        if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._login.demanded(now)):
+        if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._login.on_auth_required(now)):
             self._refused.append(sent.message)
         else:
             self._answers.append((answer.event_id, verdict))
 
     def _authenticate(self, transport: BlockingWebSocket) -> None:
         """Answer the relay's challenge where it demands that, and be done with waiting where it says nothing."""
-        challenge, now = self._login.to_answer(), self.clock.monotonic()
+        challenge, now = self._login.pending_challenge(), self.clock.monotonic()
         if challenge is not None:
             assert self.secret is not None, "asked for only with a key"
             address = addresses_for_auth(self.address)[self._login.address]
             event = auth_event(self.secret, address, challenge, self.clock.now_ms() // 1000)
-            self._login.answered(event.id, now)
+            self._login.on_answered(event.id, now)
             transport.send(encode_auth(event))
-        self._take_login(self._login.expired(now))
+        self._take_login(self._login.on_timeout(now))
 
     def _take_login(self, verdict: AuthResult | None) -> None:
         if verdict is AuthResult.ACCEPTED:

@@ -45,7 +45,7 @@ class BackfillJobs:
 
     def begin_next(self, plan: Plan, sweeps: SweepSet, mono: float, wall: int) -> None:
         """Begin the next part of what the operator ordered; one at a time, behind everything else."""
-        part = self.next_part(plan, sweeps.coverage, sweeps.named)
+        part = self.next_part(plan, sweeps.cursors, sweeps.named)
         if part is None or sweeps.times.not_before(part.key) > mono:
             return
         if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
@@ -54,10 +54,10 @@ class BackfillJobs:
     def complete(self, sweep: Sweep, sweeps: SweepSet) -> Cursor:
         """Take note that the sweep of a part came to its end; returns the cursor that says so."""
         is_complete = not sweep.is_unproven and not sweep.window.gaps
-        self.done(sweep.key, sweep.events, is_complete=is_complete)
+        self.on_part_done(sweep.key, sweep.events, is_complete=is_complete)
         return sweeps.complete_part(sweep)
 
-    def gives_up(self, sweep: Sweep, refusal: RelayRefusal, sweeps: SweepSet) -> bool:
+    def abandon_if_exhausted(self, sweep: Sweep, refusal: RelayRefusal, sweeps: SweepSet) -> bool:
         """Leave a part as incomplete that failed once too often or was refused for good; returns whether it was."""
         if sweep.purpose is not Purpose.BACKFILL:
             return False
@@ -87,7 +87,7 @@ class BackfillJobs:
         jobs = {each.job for each in self.ordered}
         return any(key in job.parts for number, job in self._jobs.items() if number in jobs)
 
-    def done(self, key: str, events: int, *, is_complete: bool) -> None:
+    def on_part_done(self, key: str, events: int, *, is_complete: bool) -> None:
         """Note the end of a part."""
         for job in self._jobs.values():
             if job.parts.pop(key, None) is not None:
@@ -101,7 +101,7 @@ class BackfillJobs:
                 )
                 self._untold.append(job.progress)
 
-    def take_untold(self) -> tuple[BackfillProgress, ...]:
+    def take_unreported(self) -> tuple[BackfillProgress, ...]:
         """How far jobs are, to be committed with or after the events before it."""
         taken = tuple(self._untold)
         self._untold.clear()
@@ -111,7 +111,7 @@ class BackfillJobs:
         """Begin a job, or go on where a former process was."""
         queries = sorted(_queries(job, plan), key=lambda query: -len(named.among(query)))
         parts = [JobPart(job, query, f"backfill:{job.job}:{query.key}") for query in queries]
-        left = {part.key: part for part in parts if coverage.named(part.key) is None}
+        left = {part.key: part for part in parts if coverage.get(part.key) is None}
         progress = BackfillProgress(job.job, self.relay, len(parts), len(parts) - len(left), is_over=not left)
         self._untold.append(progress)
         begun = self._jobs[job.job] = _Job(left, progress)

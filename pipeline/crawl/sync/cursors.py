@@ -27,11 +27,11 @@ class CursorTable:
         self._found: dict[str, Cursor | None] = {}
         self._progress = {progress.sweep: progress for progress in sweeps}
 
-    def of(self, query: Query) -> Cursor | None:
+    def cursor_for(self, query: Query) -> Cursor | None:
         """How far `query` is complete; `None` if it never was."""
         own = self._of_chunk(query)
         whole = self._cursors.get(FIREHOSE_QUERY.key) if query.is_live else None
-        if own is None or whole is None or query.subject is Subject.WHOLE:
+        if own is None or whole is None or query.subject is Subject.FIREHOSE:
             return own or whole
         # Each way begins where the other ended, and looks back for whoever became wanted meanwhile.
         return Cursor(
@@ -41,13 +41,13 @@ class CursorTable:
             max(own.generation, whole.generation),
         )
 
-    def begin_whole(self, queries: Iterable[Query]) -> None:
+    def start_firehose(self, queries: Iterable[Query]) -> None:
         """Let the cursor for everything stand where all of `queries` are complete, if each of them was once."""
         covered: list[Cursor] = []
         pending: list[int] = []
         newest = 0
         for query in queries:
-            cursor = self.of(query)
+            cursor = self.cursor_for(query)
             if cursor is None:
                 return
             covered.append(cursor)
@@ -60,23 +60,23 @@ class CursorTable:
 
     def _of_chunk(self, query: Query) -> Cursor | None:
         if query.key not in self._found:
-            self._found[query.key] = self._look_for(query)
+            self._found[query.key] = self._resolve(query)
         return self._found[query.key]
 
-    def _look_for(self, query: Query) -> Cursor | None:
+    def _resolve(self, query: Query) -> Cursor | None:
         # From the whole tier on: that a chunk of another tier is complete says nothing of this one.
         lengths = range(query.mark_length, len(query.prefix) + 1)
         keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
         found = [self._cursors[key] for key in keys if key in self._cursors]
         if found:
             return max(found, key=lambda cursor: (cursor.generation, cursor.complete_until))
-        return self._merged(query, _MAX_MERGE_DEPTH)
+        return self._merge_children(query, _MAX_MERGE_DEPTH)
 
-    def named(self, key: str) -> Cursor | None:
+    def get(self, key: str) -> Cursor | None:
         """The cursor of exactly this key."""
         return self._cursors.get(key)
 
-    def turn_back(self, latest: int, to: int) -> bool:
+    def rewind(self, latest: int, to: int) -> bool:
         """Set cursors beyond `latest` back `to` a time: the clock was wrong, and nobody can tell what they cover.
 
         Returns whether there was any.
@@ -106,7 +106,7 @@ class CursorTable:
         self._found.clear()
         return cursor
 
-    def _merged(self, query: Query, depth: int) -> Cursor | None:
+    def _merge_children(self, query: Query, depth: int) -> Cursor | None:
         """What both halves of a chunk have in common, if both are covered."""
         covered: list[Cursor] = []
         for bit in "01":
@@ -125,4 +125,4 @@ class CursorTable:
     def _half(self, query: Query, bit: str, depth: int) -> Cursor | None:
         half = Query(query.subject, query.prefix + bit)
         exact = self._cursors.get(half.key)
-        return exact if exact is not None or depth == 0 else self._merged(half, depth - 1)
+        return exact if exact is not None or depth == 0 else self._merge_children(half, depth - 1)

@@ -27,17 +27,17 @@ _CHUNKS_EVERY_S: Final = 60.0
 class FirehoseSync:
     """The whole side of one relay's crawl. `wanted`: the plan by query, whichever way the relay is asked."""
 
-    CANARY: Final = "whole-canary"
-    _CANARY_PAGE: Final = Filter(limit=1)
+    PROBE: Final = "whole-canary"
+    _PROBE_PAGE: Final = Filter(limit=1)
 
-    __slots__ = ("_asking", "_chunks_at", "_gaps", "_newcomers", "_resweeps", "_sweeps", "wanted")
+    __slots__ = ("_chunks_at", "_gaps", "_newcomers", "_resweeps", "_strategy", "_sweeps", "wanted")
 
     def __init__(
         self, wanted: Plan, asking: FetchStrategy, sweeps: SweepSet, gaps: OpenGaps, resweeps: Resweeps
     ) -> None:
         self.wanted = wanted
         self._resweeps = resweeps
-        self._asking = asking
+        self._strategy = asking
         self._sweeps = sweeps
         self._gaps = gaps
         # Who became wanted since the cursor for everything.
@@ -47,38 +47,38 @@ class FirehoseSync:
     @property
     def plan(self) -> Plan:
         """What is wanted, the way the relay is asked for it."""
-        return self.wanted.whole if self._asking.is_whole else self.wanted
+        return self.wanted.whole if self._strategy.is_firehose else self.wanted
 
-    def chosen_anew(self) -> None:
+    def on_strategy_changed(self) -> None:
         """The relay is asked another way from now on; what was covered either way stays so."""
-        if self._asking.is_whole:
-            self._sweeps.coverage.begin_whole(self.wanted.live)
-        self._newcomers = self._sweeps.held = None
+        if self._strategy.is_firehose:
+            self._sweeps.cursors.start_firehose(self.wanted.live)
+        self._newcomers = self._sweeps.unconfirmed_firehose = None
 
     def swept_queries(self) -> frozenset[str]:
         """The keys of queries that are swept besides those of the plan."""
-        if not self._asking.is_whole:
+        if not self._strategy.is_firehose:
             return frozenset()
         live = self.wanted.live_keys
         return live if self._newcomers is None else live | self._newcomers.pieces.keys()
 
     def begin_due(self, mono: float, wall: int) -> None:
         """Begin what one filter for everything does not bring."""
-        if self._asking.is_whole:
+        if self._strategy.is_firehose:
             self._look_back(mono, wall)
             self._resweep_chunks(mono, wall)
 
     def _look_back(self, mono: float, wall: int) -> None:
         """Fetch by query what those who became wanted since wrote before, so that the whole cursor covers them too."""
-        coverage, reach = self._sweeps.coverage, self._sweeps.reach
-        cursor = coverage.of(FIREHOSE_QUERY)
+        coverage, reach = self._sweeps.cursors, self._sweeps.horizon
+        cursor = coverage.cursor_for(FIREHOSE_QUERY)
         if cursor is None or cursor.generation >= self.wanted.generation:
             return
         if self._newcomers is None:
             self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._sweeps.named)
         self._newcomers.follow(self.wanted, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
-            since = reach.of_lookback(piece.subject, piece.members, wall)
+            since = reach.lookback_since(piece.subject, piece.members, wall)
             self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
         if not self._newcomers.pieces:
             # Written down with the next sweep that moves this cursor.
@@ -87,9 +87,9 @@ class FirehoseSync:
 
     def _resweep_chunks(self, mono: float, wall: int) -> None:
         """Look for late arrivals by query where that takes fewer pages."""
-        reach = self._sweeps.reach
-        every, whole = reach.settings.resweep_every, self._sweeps.coverage.of(FIREHOSE_QUERY)
-        if whole is None or mono < self._chunks_at or not every or self._resweeps_whole():
+        reach = self._sweeps.horizon
+        every, whole = reach.settings.resweep_every, self._sweeps.cursors.cursor_for(FIREHOSE_QUERY)
+        if whole is None or mono < self._chunks_at or not every or self._resweeps_firehose():
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
         for query in self.wanted.live:
@@ -99,72 +99,72 @@ class FirehoseSync:
     @property
     def reswept(self) -> Iterator[Query]:
         """What is looked through for late arrivals: the queries of the plan, or chunks in place of everything."""
-        by_chunk = self._asking.is_whole and not self._resweeps_whole()
+        by_chunk = self._strategy.is_firehose and not self._resweeps_firehose()
         yield from self.wanted.live if by_chunk else self.plan.live
 
     def is_reswept(self, query: Query) -> bool:
         """Whether a query of the plan is looked through for late arrivals, rather than chunks in its place."""
-        return query.subject is not Subject.WHOLE or self._resweeps_whole()
+        return query.subject is not Subject.FIREHOSE or self._resweeps_firehose()
 
-    def _resweeps_whole(self) -> bool:
-        window = self._sweeps.reach.settings.resweep_window
-        return self._asking.resweeps_whole(self.wanted, window, self._sweeps.limits.page_limit)
+    def _resweeps_firehose(self) -> bool:
+        window = self._sweeps.horizon.settings.resweep_window
+        return self._strategy.resweeps_firehose(self.wanted, window, self._sweeps.limits.page_limit)
 
-    def believes(self, sweep: Sweep, mono: float) -> bool:
+    def accepts(self, sweep: Sweep, mono: float) -> bool:
         """Whether a sweep for everything that ended brought all there is.
 
         Where it brought nothing it is held, until the relay was seen to give something when asked for anything.
         """
-        if sweep.window.gap_reasons[Gap.DENSE_SECOND] and self._asking.mode is CrawlMode.AUTO:
+        if sweep.window.gap_reasons[Gap.DENSE_SECOND] and self._strategy.mode is CrawlMode.AUTO:
             # Authors divide a second that kinds do not.
-            self._asking.cannot()
+            self._strategy.disable_firehose()
             return False
         if sweep.window.needs_kinds:
             # It gave something by kinds alone, of which nobody knows all; by author it may give everything.
-            self._leave(sweep, mono)
+            self._abandon(sweep, mono)
             return False
-        self._asking.measure(sweep.events, sweep.span)
+        self._strategy.record_rate(sweep.events, sweep.span)
         if not sweep.events:
-            self._sweeps.held = sweep
+            self._sweeps.unconfirmed_firehose = sweep
         return sweep.events > 0
 
-    def open_canary(self, session: Session, mono: float) -> None:
+    def open_probe(self, session: Session, mono: float) -> None:
         """Ask for any event at all while a sweep is held."""
-        held = self._sweeps.held
+        held = self._sweeps.unconfirmed_firehose
         if held is not None and not held.is_open and session.has_room_for_page():
             held.is_open = True
-            session.open_page(self.CANARY, self._CANARY_PAGE, mono)
+            session.open_page(self.PROBE, self._PROBE_PAGE, mono)
 
-    def canary_ended(self, ended: PageEnded, mono: float) -> Sweep | None:
+    def on_probe_ended(self, ended: PageEnded, mono: float) -> Sweep | None:
         """Take the answer; returns the sweep that was held if it is believed now."""
-        sweep, self._sweeps.held = self._sweeps.held, None
+        sweep, self._sweeps.unconfirmed_firehose = self._sweeps.unconfirmed_firehose, None
         if sweep is None:
             return None
         self._sweeps.times.sweep_again(sweep.query.key)
         if ended.refusal is not None:
-            self._asking.failed(ended.refusal)
+            self._strategy.on_failed(ended.refusal)
             self._sweeps.times.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
             return None
         if not ended.count:
-            self._leave(sweep, mono)
+            self._abandon(sweep, mono)
             return None
         self._sweeps.times.swept(sweep.query.key, mono)
         return sweep
 
-    def _leave(self, sweep: Sweep, mono: float) -> None:
+    def _abandon(self, sweep: Sweep, mono: float) -> None:
         """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
-        self._asking.cannot()
+        self._strategy.disable_firehose()
         self._gaps.open(sweep.query.key, *sweep.window.span, Gap.NO_BROAD_FILTERS)
         self._sweeps.times.wait(sweep.key, mono + LASTING_RETRY_S)
 
-    def is_piece(self, query: Query) -> bool:
+    def is_lookback_chunk(self, query: Query) -> bool:
         """Whether a query is a part of the look-back for newcomers."""
         return self._newcomers is not None and query.key in self._newcomers.pieces
 
-    def piece_completed(self, query: Query) -> Cursor | None:
+    def on_chunk_complete(self, query: Query) -> Cursor | None:
         """Take note that a part of that look-back is had; returns the cursor that the last one moves."""
-        newcomers, coverage = self._newcomers, self._sweeps.coverage
-        whole = coverage.of(FIREHOSE_QUERY)
+        newcomers, coverage = self._newcomers, self._sweeps.cursors
+        whole = coverage.cursor_for(FIREHOSE_QUERY)
         if newcomers is None or not newcomers.done(query.key) or whole is None:
             return None
         self._newcomers = None

@@ -74,7 +74,7 @@ class GapRetries:
 
     def goes_on(self, sweep: Sweep) -> bool:
         """Return False for a try that is to end though it has more to ask for: everything is too much."""
-        if sweep.query.subject is not Subject.WHOLE or sweep.window.is_done:
+        if sweep.query.subject is not Subject.FIREHOSE or sweep.window.is_done:
             return True
         left, (low, high) = sweep.window.remaining, sweep.window.span
         done_s = 0 if left is None else min(high, sweep.started) - left[1]
@@ -97,7 +97,7 @@ class GapRetries:
         gap, self._gap = self._gap, None
         if sweep.is_unproven or gap is None:
             return
-        if sweep.query.subject is not Subject.WHOLE:
+        if sweep.query.subject is not Subject.FIREHOSE:
             self._sweeps.gaps.settle(sweep)
             return
         is_whole = sweep.events and not sweep.window.found_by_kinds and not sweep.window.missing
@@ -121,11 +121,11 @@ class GapRetries:
         """Return the query to ask for a gap with, `None` if it is not to be asked for now."""
         if gap.since >= wall or gap.reason in _OF_RELAY:
             return None
-        if gap.reason in _OF_FORM and query.subject is not Subject.WHOLE:
+        if gap.reason in _OF_FORM and query.subject is not Subject.FIREHOSE:
             if not self._whole_fails and self._may_ask_whole(wall):
                 return FIREHOSE_QUERY
             return None if Gap(gap.reason) in self._sweeps.known_gaps(query) else query
-        settings = self._sweeps.reach.settings
+        settings = self._sweeps.horizon.settings
         swept_s = settings.resweep_window if settings.resweep_every else FUTURE_S
         return query if gap.reason in PAGING_GAPS and gap.until < wall - swept_s else None
 
@@ -133,7 +133,7 @@ class GapRetries:
         limits, forms = self._sweeps.limits, self._sweeps.forms
         is_refused = limits.whole_refused_at > 0 and wall - limits.whole_refused_at < DAY_S
         is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
-        return not (is_refused or is_narrow or forms.has_holes(Subject.WHOLE))
+        return not (is_refused or is_narrow or forms.has_holes(Subject.FIREHOSE))
 
 
 def _name(gap: OpenGap) -> tuple[str, str, int]:

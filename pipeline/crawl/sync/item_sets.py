@@ -20,15 +20,15 @@ class ItemSetWindow:
 class Unavailable(Enum):
     """Why there is nothing to compare with."""
 
-    YET = "yet"
+    LOADING = "yet"
     """It is being built; ask again in a second."""
-    KNOWN = "known"
+    UNKNOWN = "known"
     """It cannot be told from what is stored."""
 
 
 class ItemSetProvider(Protocol):
     """Tells what we have, without waiting; called for many relays."""
 
-    def of(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
+    def item_set_for(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
         """What we have of `query` since then, or as far back as there is room for."""
         ...

@@ -29,7 +29,7 @@ class Lag:
         return max(0, wall - min(times, default=wall))
 
     def _complete_until(self, query: Query, newest_live: int) -> int:
-        cursor = self._coverage.of(query)
+        cursor = self._coverage.cursor_for(query)
         if cursor is None:
             return self._crawled_since
         is_closed = self._clock.connected_at is not None and cursor.complete_until >= self._clock.connected_at

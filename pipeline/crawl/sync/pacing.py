@@ -35,8 +35,8 @@ class StrangerPacing:
     def follow(self, mono: float) -> None:
         """Close or open the live subscription for global kinds, and sweep what neither may have had."""
         since = self.costs.flooding_since(mono)
-        if since is not None and self._asking.is_whole and mono - since >= WHOLE_PATIENCE_S:
-            self._asking.cannot()
+        if since is not None and self._asking.is_firehose and mono - since >= WHOLE_PATIENCE_S:
+            self._asking.disable_firehose()
         if self._live.leaves_out_global is (since is not None):
             return
         self._live.leaves_out_global = since is not None

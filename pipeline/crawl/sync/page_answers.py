@@ -35,15 +35,15 @@ class PageAnswers:
 
     sweeps: SweepSet
     refused: RefusedSweeps
-    reconciling: ReconciliationPolicy
+    reconciliation: ReconciliationPolicy
     trials: SizeTrials
-    backfilling: BackfillJobs
+    backfill_jobs: BackfillJobs
     retries: GapRetries
-    whole: FirehoseSync
+    firehose: FirehoseSync
     check: LiveCheck
     losses: Losses
-    asking: FetchStrategy
-    counts: SyncStats
+    strategy: FetchStrategy
+    stats: SyncStats
     gaps: OpenGaps
     clock: SyncClock
     has_gained: bool = False
@@ -72,19 +72,19 @@ class PageAnswers:
 
     def finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
         """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
-        by_query = not self.asking.is_whole and sweep.query.subject is not Subject.WHOLE
-        session.limits = self.sweeps.known.learn(sweep.window, session.limits, by_query=by_query)
+        by_query = not self.strategy.is_firehose and sweep.query.subject is not Subject.FIREHOSE
+        session.limits = self.sweeps.quirks.learn(sweep.window, session.limits, by_query=by_query)
         whole = self.sweeps.join(sweep, mono)
         if whole is None:
             return None
         self.sweeps.end(whole)
         self.check.on_swept(whole, session, mono)
         if whole.purpose is Purpose.BACKFILL:
-            return self.backfilling.complete(whole, self.sweeps)
+            return self.backfill_jobs.complete(whole, self.sweeps)
         if whole.purpose is Purpose.RETRY:
             self.retries.complete(whole)
             return None
-        if whole.query.subject is Subject.WHOLE and not self.whole.believes(whole, mono):
+        if whole.query.subject is Subject.FIREHOSE and not self.firehose.accepts(whole, mono):
             return None
         return self.complete(whole, mono)
 
@@ -94,8 +94,8 @@ class PageAnswers:
             return None
         if sweep.query.subject is Subject.GLOBAL and sweep.events:
             self.gaps.note_broad(answers=True)
-        if self.whole.is_piece(sweep.query):
-            return self.whole.piece_completed(sweep.query)
+        if self.firehose.is_lookback_chunk(sweep.query):
+            return self.firehose.on_chunk_complete(sweep.query)
         return None if sweep.purpose is Purpose.WRAPS else self.sweeps.moved_cursor(sweep, self.clock.wall)
 
     def end_trial(self, trial: Trial | None, session: Session, mono: float) -> None:
@@ -117,31 +117,31 @@ class PageAnswers:
     def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
         """Take a page of what a comparison found only the relay to have."""
         if ended.refusal is None:
-            self.sweeps.known.has_eose = True
-            self.counts.pages += 1
+            self.sweeps.quirks.has_eose = True
+            self.stats.pages += 1
             sweep.failures = 0
             sweep.events += ended.count
             reconciler.take(ended.ids)
             return
-        self.counts.incomplete_pages += 1
+        self.stats.incomplete_pages += 1
         if ended.refusal in (RelayRefusal.TOO_MANY_FILTERS, RelayRefusal.TOO_LARGE) and reconciler.refused():
             return
         if ended.refusal is RelayRefusal.TIMEOUT or ended.refusal.is_lasting:
-            self.reconciling.abandon(sweep)
+            self.reconciliation.abandon(sweep)
             return
         self._put_off(sweep, ended.refusal, mono)
 
     def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
         """Whether a page was answered, or as far as it will ever be; if not it is put off."""
-        is_whole, known = sweep.query.subject is Subject.WHOLE, self.sweeps.known
+        is_whole, known = sweep.query.subject is Subject.FIREHOSE, self.sweeps.quirks
         if ended.refusal is None:
             known.has_eose = True
             if is_whole and ended.count:
-                self.asking.answered()
+                self.strategy.on_answered()
             return True
-        self.counts.incomplete_pages += 1
+        self.stats.incomplete_pages += 1
         if is_whole:
-            self.asking.failed(ended.refusal)
+            self.strategy.on_failed(ended.refusal)
         is_broken = ended.refusal is RelayRefusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
         if is_broken and (ended.count or sweep.window.breaks_off) and self.sweeps.take(ended, sweep, is_broken=True):
             return False
@@ -157,5 +157,5 @@ class PageAnswers:
         if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
             sweep.not_before = mono + LASTING_RETRY_S
             return
-        if not (self.backfilling.gives_up(sweep, refusal, self.sweeps) or self.retries.gives_up(sweep)):
+        if not (self.backfill_jobs.abandon_if_exhausted(sweep, refusal, self.sweeps) or self.retries.gives_up(sweep)):
             self.refused.put_off(sweep, refusal, mono)

@@ -67,7 +67,7 @@ class Subject(StrEnum):
     PROFILES = "profiles"
     RELAY_LISTS = "relay-lists"
     """Where wanted authors are to be found, however long ago they said so; asked of few relays, once."""
-    WHOLE = "whole"
+    FIREHOSE = "whole"
     """Everything that a relay has; what is wanted of it is found here."""
 
 
@@ -242,13 +242,13 @@ class Plan:
         """The same for a relay that is asked for everything at once; profiles go back too far for that."""
         if (plan := self._whole) is None:
             profiles = (query for query in self.queries if not query.is_live)
-            plan = Plan(self.generation, (*profiles, Query(Subject.WHOLE, "", generation=self.generation)))
+            plan = Plan(self.generation, (*profiles, Query(Subject.FIREHOSE, "", generation=self.generation)))
             object.__setattr__(self, "_whole", plan)
         return plan
 
 
 GLOBAL_QUERY = Query(Subject.GLOBAL, "")
-FIREHOSE_QUERY = Query(Subject.WHOLE, "")
+FIREHOSE_QUERY = Query(Subject.FIREHOSE, "")
 
 
 @dataclass(slots=True)

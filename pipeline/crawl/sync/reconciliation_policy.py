@@ -46,14 +46,14 @@ _PROTOCOL: Final = "protocol"
 class ReconciliationPolicy:
     """The comparisons of one relay's crawl. No I/O of its own, no clock; `mono` is monotonic seconds."""
 
-    __slots__ = ("_counts", "_give_up", "_holdings")
+    __slots__ = ("_give_up", "_item_sets", "_stats")
 
     def __init__(
         self, holdings: ItemSetProvider | None, counts: SyncStats, give_up: Callable[[Sweep, Stuck], None]
     ) -> None:
         """`give_up` is told what of a sweep can be had neither by pages nor by comparing."""
-        self._holdings = holdings
-        self._counts = counts
+        self._item_sets = holdings
+        self._stats = counts
         self._give_up = give_up
 
     def may_compare(self, limits: RelayLimits, wall: int) -> bool:
@@ -61,10 +61,10 @@ class ReconciliationPolicy:
         failed_at = limits.negentropy_failed_at
         return not (failed_at and wall - failed_at < RETRY_S) and limits.max_frame_bytes >= _LEAST_FRAME_BYTES
 
-    def suits(self, sweep: Sweep, limits: RelayLimits, wall: int) -> bool:
+    def applies_to(self, sweep: Sweep, limits: RelayLimits, wall: int) -> bool:
         """Whether a sweep should be tried by comparing."""
         failed_at = limits.negentropy_failed_at
-        if self._holdings is None or (failed_at and wall - failed_at < RETRY_S):
+        if self._item_sets is None or (failed_at and wall - failed_at < RETRY_S):
             return False
         if sweep.query.subject not in (Subject.GLOBAL, Subject.AUTHORS) or limits.until_exclusive:
             return False
@@ -98,7 +98,7 @@ class ReconciliationPolicy:
                 return True
             self._settle(sweep, reconciler, session)
         if reconciler.is_done:
-            self._leave(sweep, _COMPLETE if reconciler.is_proven else _UNPROVEN)
+            self._fall_back_to_paging(sweep, _COMPLETE if reconciler.is_proven else _UNPROVEN)
             return False
         if session.comparison.is_open:
             sweep.not_before = mono + _TURN_S
@@ -107,7 +107,7 @@ class ReconciliationPolicy:
         session.comparison.open(sweep.key, *reconciler.opening(), mono)
         return True
 
-    def answered(self, sweep: Sweep | None, payload: bytes, session: Session, mono: float, wall: int) -> None:
+    def on_message(self, sweep: Sweep | None, payload: bytes, session: Session, mono: float, wall: int) -> None:
         """Take the relay's next message."""
         if sweep is None or sweep.reconciler is None:
             session.comparison.close()
@@ -119,8 +119,8 @@ class ReconciliationPolicy:
             sweep.is_open = False
             self._count_bytes(session)
             if not sweep.reconciler.ended(error.reason):
-                self._leave(sweep, _PROTOCOL)
-                self._judge(session, wall)
+                self._fall_back_to_paging(sweep, _PROTOCOL)
+                self._record_failure(session, wall)
             return
         if message is not None:
             session.comparison.answer(message, mono)
@@ -129,7 +129,7 @@ class ReconciliationPolicy:
         sweep.is_open = False
         self._count_bytes(session)
 
-    def ended(self, sweep: Sweep | None, end: NegOutcome, session: Session, wall: int) -> None:
+    def on_finished(self, sweep: Sweep | None, end: NegOutcome, session: Session, wall: int) -> None:
         """The relay ended a comparison, or did not answer."""
         self._count_bytes(session)
         if sweep is None or sweep.reconciler is None:
@@ -137,18 +137,18 @@ class ReconciliationPolicy:
         sweep.is_open = False
         if sweep.reconciler.ended(end):
             return
-        self._leave(sweep, end)
+        self._fall_back_to_paging(sweep, end)
         if end not in (NegOutcome.AUTH_REQUIRED, NegOutcome.RATE_LIMITED, NegOutcome.TOO_MANY, NegOutcome.DROPPED):
-            self._judge(session, wall)
+            self._record_failure(session, wall)
 
     def abandon(self, sweep: Sweep) -> None:
         """The relay does not give by their ids what it named: have the rest page by page."""
-        self._leave(sweep, NegOutcome.REFUSED)
+        self._fall_back_to_paging(sweep, NegOutcome.REFUSED)
 
-    def lost(self, session: Session, wall: int) -> None:
+    def on_lost(self, session: Session, wall: int) -> None:
         """The connection was lost: perhaps over a message that the relay did not know."""
         if session.comparison.is_probing:
-            self._judge(session, wall)
+            self._record_failure(session, wall)
 
     def _begin_stuck(self, sweep: Sweep, stuck: Stuck, session: Session) -> None:
         """Compare with nothing what pages do not divide: the relay names all that it has of it."""
@@ -167,16 +167,16 @@ class ReconciliationPolicy:
         for stuck in list(sweep.window.stuck):
             self._give_up(sweep, stuck)
 
-    def _judge(self, session: Session, wall: int) -> None:
+    def _record_failure(self, session: Session, wall: int) -> None:
         """Let a relay be for long that failed before it ever succeeded; one that succeeded is tried again each time."""
         if not session.limits.reconciles:
             session.limits = replace(session.limits, negentropy_failed_at=wall)
 
     def _begin(self, sweep: Sweep, session: Session, mono: float) -> bool:
-        assert self._holdings is not None, "nothing suits without"
+        assert self._item_sets is not None, "nothing suits without"
         low, high = sweep.started - sweep.span, sweep.started
-        held = self._holdings.of(sweep.query, low)
-        if held is Unavailable.YET and sweep.turns < _MAX_TURNS:
+        held = self._item_sets.item_set_for(sweep.query, low)
+        if held is Unavailable.LOADING and sweep.turns < _MAX_TURNS:
             sweep.not_before = mono + min(_TURN_S, _FIRST_TURN_S * 2.0**sweep.turns)
             sweep.turns += 1
             return False
@@ -202,14 +202,14 @@ class ReconciliationPolicy:
             if not session.limits.reconciles:
                 session.limits = replace(session.limits, reconciles=True, negentropy_failed_at=0)
 
-    def _leave(self, sweep: Sweep, result: str) -> None:
+    def _fall_back_to_paging(self, sweep: Sweep, result: str) -> None:
         """Whatever is not settled is paged from here on."""
-        self._counts.comparisons[str(result)] += 1
+        self._stats.comparisons[str(result)] += 1
         reconciler, stuck = sweep.reconciler, sweep.stuck
         sweep.compares = False
         sweep.reconciler = sweep.stuck = None
         if reconciler is not None:
-            self._counts.needed += reconciler.needed
+            self._stats.needed += reconciler.needed
         if stuck is None or reconciler is None:
             return
         # Some relays compare no more than a page holds: one that names as many as came before shows nothing.
@@ -219,4 +219,4 @@ class ReconciliationPolicy:
             self._give_up(sweep, stuck)
 
     def _count_bytes(self, session: Session) -> None:
-        self._counts.compared_bytes += session.comparison.take_bytes()
+        self._stats.compared_bytes += session.comparison.take_bytes()

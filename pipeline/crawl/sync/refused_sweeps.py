@@ -77,7 +77,7 @@ class RefusedSweeps:
         sweeps, query = self._sweeps, sweep.query
         before = Counter(sweep.window.gap_reasons)
         sweep.is_outdated = False
-        known, is_tail = sweeps.known.manners(sweeps.limits), sweep.purpose is Purpose.TAIL
+        known, is_tail = sweeps.quirks.manners(sweeps.limits), sweep.purpose is Purpose.TAIL
         manners = sweeps.forms.manners(known, query.subject, is_tail=is_tail, is_routine=False)
         sweep.window.limit = min(sweep.window.limit, sweeps.limits.page_limit)
         sweep.window.reform(manners, query.most_members(sweeps.limits))

@@ -60,10 +60,38 @@ class RelaySync:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_answers", "_check", "_check_at", "_clock", "_coverage", "_lag", "_live", "_losses", "_moved", "_owed",
-        "_plan", "_reach", "_reconciling", "_refused", "_resweeps", "_retries", "_schedule", "_sweeps", "_unfinished",
-        "_whole", "absences", "asking", "audit", "backfilling", "counts", "fetches_lists", "gaps", "identity", "named",
-        "pacing", "silences", "trials",
+        "_answers",
+        "_check",
+        "_check_at",
+        "_clock",
+        "_cursors",
+        "_firehose",
+        "_horizon",
+        "_lag",
+        "_live",
+        "_losses",
+        "_moved",
+        "_owed",
+        "_plan",
+        "_reconciliation",
+        "_refused",
+        "_resweeps",
+        "_retries",
+        "_schedule",
+        "_sweeps",
+        "_unfinished",
+        "absences",
+        "audit",
+        "backfill_jobs",
+        "fetches_lists",
+        "gaps",
+        "identity",
+        "named",
+        "pacing",
+        "silences",
+        "stats",
+        "strategy",
+        "trials",
     )  # fmt: skip
 
     def __init__(
@@ -74,22 +102,22 @@ class RelaySync:
 
         `places`: shared by all relays of the process, all for itself without.
         """
-        self.asking = FetchStrategy()
-        self.backfilling = BackfillJobs(coverage.relay)
-        self.counts = SyncStats()
+        self.strategy = FetchStrategy()
+        self.backfill_jobs = BackfillJobs(coverage.relay)
+        self.stats = SyncStats()
         self.silences = Silences()
         self.trials = SizeTrials()
-        self.gaps = OpenGaps(coverage.relay, self.counts, gaps)
+        self.gaps = OpenGaps(coverage.relay, self.stats, gaps)
         # Both replaced by another thread; followed from the next plan on.
         self.fetches_lists = False
         """Whether the relay is also asked for the relay lists of all wanted authors."""
         self.named: Named = NOBODY
         self._clock = SyncClock()
-        self._coverage = coverage
-        self._reach = reach
-        self._reconciling = ReconciliationPolicy(holdings, self.counts, self._give_up)
+        self._cursors = coverage
+        self._horizon = reach
+        self._reconciliation = ReconciliationPolicy(holdings, self.stats, self._give_up)
         self._live = LiveSubscriptions(limits)
-        self._sweeps = SweepSet(coverage, self._reach, limits, self._reconciling, self.counts, self.gaps)
+        self._sweeps = SweepSet(coverage, self._horizon, limits, self._reconciliation, self.stats, self.gaps)
         self._refused = RefusedSweeps(self._sweeps)
         self.audit = FormAudit(self._sweeps.forms)
         # Subjects of which cursors were taken back that are stored yet.
@@ -98,9 +126,9 @@ class RelaySync:
         self.identity = StoreIdentity()
         self._check = LiveCheck(self._sweeps, self._live)
         self._resweeps = Resweeps(self._sweeps, self.absences)
-        self.pacing = StrangerPacing(self._live, self._sweeps, self.asking)
-        self._whole = FirehoseSync(plan, self.asking, self._sweeps, self.gaps, self._resweeps)
-        self._schedule = Schedule(self._sweeps, self._live, self._whole, self._resweeps, self._check)
+        self.pacing = StrangerPacing(self._live, self._sweeps, self.strategy)
+        self._firehose = FirehoseSync(plan, self.strategy, self._sweeps, self.gaps, self._resweeps)
+        self._schedule = Schedule(self._sweeps, self._live, self._firehose, self._resweeps, self._check)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
@@ -109,37 +137,37 @@ class RelaySync:
         self._losses = Losses()
         self._retries = GapRetries(self._sweeps, self.gaps)
         self._answers = PageAnswers(
-            self._sweeps, self._refused, self._reconciling, self.trials, self.backfilling, self._retries,
-            self._whole, self._check, self._losses, self.asking, self.counts, self.gaps, self._clock,
+            self._sweeps, self._refused, self._reconciliation, self.trials, self.backfill_jobs, self._retries,
+            self._firehose, self._check, self._losses, self.strategy, self.stats, self.gaps, self._clock,
         )  # fmt: skip
         self._moved: list[Cursor] = []
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
-        self._whole.wanted = plan.with_lists if self.fetches_lists else plan
-        self._plan = self._whole.plan
+        self._firehose.wanted = plan.with_lists if self.fetches_lists else plan
+        self._plan = self._firehose.plan
         self._sweeps.users = plan.user_keys
-        self.gaps.follow({query.key for query in self._plan.queries} | self._whole.swept_queries())
+        self.gaps.follow({query.key for query in self._plan.queries} | self._firehose.swept_queries())
         self._check_at = 0.0
 
-    def connected(self) -> None:
+    def on_connected(self) -> None:
         """A new connection stands: nothing is subscribed to, and every live query has a gap behind it."""
         self._answers.has_gained = False
         self._clock.on_connected()
         self.absences.on_lost()
         self.identity.on_connected()
-        self._live.connected()
+        self._live.on_connected()
         self._check.on_connected()
-        self._sweeps.connected()
+        self._sweeps.on_connected()
         self._refused.on_connected()
         self.trials.on_connected()
         self.audit.on_connected()
         self._check_at = 0.0
 
-    def lost(self, session: Session) -> bool:
+    def on_lost(self, session: Session) -> bool:
         """The connection of `session` was lost; returns whether that taught how to ask for less from now on."""
         self.absences.on_lost()
-        self._reconciling.lost(session, self._clock.wall)
+        self._reconciliation.on_lost(session, self._clock.wall)
         lesson = self._losses.on_lost(session)
         match lesson:
             case Lesson.SMALLER_REQUESTS:
@@ -189,9 +217,9 @@ class RelaySync:
         return self._answers.has_gained
 
     @property
-    def left_out(self) -> int:
+    def unserved_queries(self) -> int:
         """How many queries this relay has no room for as live subscriptions."""
-        return len(self._live.left_out)
+        return len(self._live.unserved)
 
     @property
     def is_resweeping(self) -> bool:
@@ -228,14 +256,14 @@ class RelaySync:
         self._sweeps.follow(named)
         self.trials.open_next(session, mono)
         if not self.trials.is_under_way:
-            self.audit.open_next(self._whole.wanted, session, mono, wall)
+            self.audit.open_next(self._firehose.wanted, session, mono, wall)
         self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
-        self._whole.begin_due(mono, wall)
-        self._resweeps.begin_wraps(self._whole.wanted, mono, wall)
-        self._resweeps.settle(self._whole.reswept, wall)
-        self.backfilling.begin_next(self._whole.wanted, self._sweeps, mono, wall)
-        self._retries.begin_next((*self._whole.wanted.live, *self._plan.queries), mono, wall)
+        self._firehose.begin_due(mono, wall)
+        self._resweeps.begin_wraps(self._firehose.wanted, mono, wall)
+        self._resweeps.settle(self._firehose.reswept, wall)
+        self.backfill_jobs.begin_next(self._firehose.wanted, self._sweeps, mono, wall)
+        self._retries.begin_next((*self._firehose.wanted.live, *self._plan.queries), mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
 
@@ -253,8 +281,8 @@ class RelaySync:
                 # At once, while it shows which times are wrong.
                 session.limits = session.limits.as_of(wall)
                 if change is ClockChange.FAR_BACK:
-                    self._sweeps.owe_what_is_under_way(session, mono)
-                if self._coverage.turn_back(wall + OVERLAP_S, wall - self._reach.span):
+                    self._sweeps.owe_all_under_way(session, mono)
+                if self._cursors.rewind(wall + OVERLAP_S, wall - self._horizon.span):
                     self._sweeps.times.sweep_all_again()
             case ClockChange.FORWARD:
                 # It was behind: what was new then lay in the future, and was refused.
@@ -269,7 +297,7 @@ class RelaySync:
             return
         since = self._clock.away_since
         if since is None:
-            cursors = [cursor for query in self._plan.live if (cursor := self._coverage.of(query)) is not None]
+            cursors = [cursor for query in self._plan.live if (cursor := self._cursors.cursor_for(query)) is not None]
             since = min((cursor.complete_until for cursor in cursors), default=None)
         if since is not None:
             self.absences.on_back(since, wall)
@@ -277,21 +305,21 @@ class RelaySync:
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""
         forms, mentions = self._sweeps.forms, Subject.MENTIONS
-        self.asking.needs_whole = forms.has_holes(mentions) and forms.has_holes(mentions, names_kinds=True)
-        if self.asking.take_refusal():
+        self.strategy.needs_firehose = forms.has_holes(mentions) and forms.has_holes(mentions, names_kinds=True)
+        if self.strategy.pop_refusal():
             session.limits = replace(session.limits, whole_refused_at=wall)
-        if self.asking.decide(self._whole.wanted, session.limits, wall):
-            self._whole.chosen_anew()
-            self.set_plan(self._whole.wanted)
+        if self.strategy.decide(self._firehose.wanted, session.limits, wall):
+            self._firehose.on_strategy_changed()
+            self.set_plan(self._firehose.wanted)
             self._sweeps.times.sweep_all_again()
             self._schedule.restart()
 
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer."""
-        wanted = {query.key for query in self._plan.queries} | self._whole.swept_queries()
-        wanted |= wrap_keys(self._whole.wanted)
-        backfilled = self.backfilling
-        self._sweeps.drop(
+        wanted = {query.key for query in self._plan.queries} | self._firehose.swept_queries()
+        wanted |= wrap_keys(self._firehose.wanted)
+        backfilled = self.backfill_jobs
+        self._sweeps.cancel_unwanted(
             lambda sweep: (
                 backfilled.is_wanted(sweep.key)
                 if sweep.purpose is Purpose.BACKFILL
@@ -300,7 +328,7 @@ class RelaySync:
         )
 
     def _open_pages(self, session: Session, mono: float) -> None:
-        self._whole.open_canary(session, mono)
+        self._firehose.open_probe(session, mono)
         self.identity.open(session, mono)
         self.pacing.delay_pages(mono)
         self._refused.release_changed()
@@ -311,14 +339,14 @@ class RelaySync:
                 return
             if sweep.is_outdated:
                 self._refused.reform(sweep)
-            if self._reconciling.open_next(sweep, session, mono):
+            if self._reconciliation.open_next(sweep, session, mono):
                 continue
             if sweep.window.is_done:
                 cursor = self._answers.finish(sweep, session, mono)
                 self._moved += [] if cursor is None else [cursor]
             else:
                 sweep.is_open = True
-                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.known.patience)
+                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.quirks.patience)
 
     def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
         """Return `ready`, and where there is room for more pages, strands of those that are long."""
@@ -343,15 +371,15 @@ class RelaySync:
 
     # What the answers complete.
 
-    def live_ended(self, ended: LiveEnded, mono: float) -> None:
+    def on_live_ended(self, ended: LiveEnded, mono: float) -> None:
         """Take the end of a live subscription: open it again later, and sweep what it may miss."""
         self._check_at = 0.0
-        if self.asking.is_whole:
-            self.asking.failed(ended.refusal)
-        for key in self._live.ended(ended, mono):
+        if self.strategy.is_firehose:
+            self.strategy.on_failed(ended.refusal)
+        for key in self._live.on_ended(ended, mono):
             self._sweeps.times.sweep_again(key)
 
-    def page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
+    def on_page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
         self._check_at = 0.0
         sweep = self._sweeps.get(ended.key)
@@ -364,15 +392,15 @@ class RelaySync:
         elif ended.key == StoreIdentity.KEY:
             if self.identity.is_other(ended):
                 # Later than any sweep that has begun, none of which goes back as far.
-                self.absences.on_back(self._clock.wall - self._reach.span, self._clock.wall + 1)
-        elif ended.key == FirehoseSync.CANARY:
-            believed = self._whole.canary_ended(ended, mono)
+                self.absences.on_back(self._clock.wall - self._horizon.span, self._clock.wall + 1)
+        elif ended.key == FirehoseSync.PROBE:
+            believed = self._firehose.on_probe_ended(ended, mono)
             return None if believed is None else self._answers.complete(believed, mono)
         elif sweep is not None:
             return self._answers.on_page_ended(ended, sweep, session, mono)
         return None
 
-    def live_skipped(self, key: str, at: int) -> None:
+    def on_live_skipped(self, key: str, at: int) -> None:
         """Tell that the live subscription `key` brought an event of `at` (Unix seconds) that was too long to be read.
 
         By the first of its queries: the next tail sweeps find out which of them it is about.
@@ -383,19 +411,19 @@ class RelaySync:
     def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
         """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
         audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
-        limits = self._sweeps.known.learn_forms(self._sweeps.forms, audited.limits)
+        limits = self._sweeps.quirks.learn_forms(self._sweeps.forms, audited.limits)
         session.limits = self._sweeps.limits = limits
         for sweep in self._sweeps.in_order():
             sweep.window.allow_kinds(audited.limits.kinds_that_fit)
-        if self._sweeps.forms.has_holes(Subject.WHOLE):
-            self.asking.cannot()
+        if self._sweeps.forms.has_holes(Subject.FIREHOSE):
+            self.strategy.disable_firehose()
         if audited.answers_broad is not None:
             self.gaps.note_broad(answers=audited.answers_broad)
         for subject in audited.owed:
             self._owed.append(subject)
             self._sweeps.owe(subject, session, mono)
 
-    def note_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
+    def on_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
         """Compare what comes live with what sweeps bring, whether it is known or new."""
         self._check.on_arrival(event_id, created_at, subscription, session, mono, self._clock.wall)
 
@@ -410,15 +438,15 @@ class RelaySync:
             audit.note_event(message.event)
         return True
 
-    def neg_answered(self, answer: NegMessageReceived, session: Session, mono: float) -> None:
+    def on_neg_message(self, answer: NegMessageReceived, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""
         self._check_at = 0.0
-        self._reconciling.answered(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
+        self._reconciliation.on_message(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
 
-    def neg_ended(self, ended: NegFinished, session: Session) -> None:
+    def on_neg_finished(self, ended: NegFinished, session: Session) -> None:
         """Take the end of a comparison without a result."""
         self._check_at = 0.0
-        self._reconciling.ended(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)
+        self._reconciliation.on_finished(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)
 
     def _give_up(self, sweep: Sweep, stuck: Stuck) -> None:
         self._sweeps.give_up(sweep, stuck)

@@ -32,14 +32,14 @@ class Resweeps:
 
     def begin_due(self, query: Query, mono: float, wall: int) -> None:
         """Begin a resweep of `query` if one is due."""
-        reach, key = self._sweeps.reach, sweep_key(Purpose.RESWEEP, query)
+        reach, key = self._sweeps.horizon, sweep_key(Purpose.RESWEEP, query)
         if not reach.settings.resweep_every or key in self._sweeps:
             return
         last = self._sweeps.last_resweep(query)
         is_owed = self._is_owed(query) and self._absences.wait_s(query.key, self._done(query), wall) == 0
         if not reach.is_resweep_due(wall, last) and not (is_owed and self._may_begin(mono, wall)):
             return
-        since = reach.of_resweep(wall, last)
+        since = reach.resweep_since(wall, last)
         if is_owed:
             since = min(since, self._absences.since - reach.settings.resweep_window)
         # What a former process has had of it arrived before the absence.
@@ -71,7 +71,7 @@ class Resweeps:
         wraps = self._absences.wraps_wait_s(wall)
         if wraps is not None:
             yield mono + wraps
-        if self._absences.since and self._sweeps.reach.settings.resweep_every:
+        if self._absences.since and self._sweeps.horizon.settings.resweep_every:
             for query in queries:
                 if self._is_owed(query) and sweep_key(Purpose.RESWEEP, query) not in self._sweeps:
                     yield mono + max(_LOOK_S, self._absences.wait_s(query.key, self._done(query), wall))
@@ -81,7 +81,7 @@ class Resweeps:
 
     def _done(self, query: Query) -> int | None:
         """When the last resweep of `query` began that is complete."""
-        cursor = self._sweeps.coverage.named(sweep_key(Purpose.RESWEEP, query))
+        cursor = self._sweeps.cursors.get(sweep_key(Purpose.RESWEEP, query))
         return None if cursor is None else cursor.complete_until
 
     def _may_begin(self, mono: float, wall: int) -> bool:

@@ -63,23 +63,23 @@ class Schedule:
         yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
         for query in plan.queries:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
-            if query.is_live and self._sweeps.coverage.of(query) is not None:
+            if query.is_live and self._sweeps.cursors.cursor_for(query) is not None:
                 yield from self._due_times(query, plan, mono, wall)
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
-        sweeps, reach = self._sweeps, self._sweeps.reach
+        sweeps, reach = self._sweeps, self._sweeps.horizon
         if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
             return
-        cursor = sweeps.coverage.of(query)
+        cursor = sweeps.cursors.cursor_for(query)
         # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
             if not sweeps.is_under_way(sweep_key(Purpose.INITIAL, query), query.generation):
-                sweeps.begin(query, Purpose.INITIAL, reach.of_initial(query, wall), wall, mono)
+                sweeps.begin(query, Purpose.INITIAL, reach.initial_since(query, wall), wall, mono)
             return
         is_behind = query.generation > cursor.generation and query.members
         if is_behind and not sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, query), query.generation):
             new = [member for member in query.members if member.generation > cursor.generation]
-            since = reach.of_lookback(query.subject, new, wall)
+            since = reach.lookback_since(query.subject, new, wall)
             sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
         if not query.is_live:
             return
@@ -96,20 +96,20 @@ class Schedule:
         if tail not in self._sweeps and swept is not None:
             yield max(swept + self._tail_every(query, plan), self._sweeps.times.not_before(tail))
         if resweep not in self._sweeps and not self._sweeps.times.waits(resweep) and self._is_reswept(query):
-            reach, last = self._sweeps.reach, self._sweeps.last_resweep(query)
+            reach, last = self._sweeps.horizon, self._sweeps.last_resweep(query)
             yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
 
     def _is_reswept(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""
-        return self._sweeps.reach.settings.resweep_every > 0 and self._whole.is_reswept(query)
+        return self._sweeps.horizon.settings.resweep_every > 0 and self._whole.is_reswept(query)
 
     def _tail_every(self, query: Query, plan: Plan) -> float:
         every, taking_turns = TAIL_EVERY_S, len(plan.live)
         if not self._live.has(query.key):
-            every, taking_turns = POLL_EVERY_S, len(self._live.left_out)
+            every, taking_turns = POLL_EVERY_S, len(self._live.unserved)
         elif self.polls:
             every = POLL_EVERY_S
         elif taking_turns <= FEW_QUERIES:
             every = self._check.proves_after(query.key) or every
-        is_empty = taking_turns > FEW_QUERIES and not self._sweeps.known.gave
+        is_empty = taking_turns > FEW_QUERIES and not self._sweeps.quirks.gave
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))

@@ -57,9 +57,9 @@ class FetchStrategy:
     """The choice for one relay, over all its connections. `rate`: events that it has for each second of its past."""
 
     mode: CrawlMode = CrawlMode.AUTO
-    is_whole: bool = False
+    is_firehose: bool = False
     rate: float | None = None
-    needs_whole: bool = False
+    needs_firehose: bool = False
     """By query it leaves out what mentions users, with kinds named and without."""
     _seen_s: float = 0.0
     _failures: int = 0
@@ -68,63 +68,63 @@ class FetchStrategy:
 
     def decide(self, plan: Plan, limits: RelayLimits, wall: int) -> bool:
         """Choose anew, as `plan` and `limits` are now; returns whether that changed anything."""
-        before = self.is_whole
-        self.is_whole = self._prefers_whole(plan, limits, wall)
-        if before != self.is_whole:
+        before = self.is_firehose
+        self.is_firehose = self._prefers_firehose(plan, limits, wall)
+        if before != self.is_firehose:
             self._failures = 0
-        return before != self.is_whole
+        return before != self.is_firehose
 
     @property
-    def way(self) -> str:
+    def name(self) -> str:
         """How the relay is asked, for its row."""
-        return CrawlMode.WHOLE.value if self.is_whole else CrawlMode.QUERY.value
+        return CrawlMode.WHOLE.value if self.is_firehose else CrawlMode.QUERY.value
 
-    def take_refusal(self) -> bool:
+    def pop_refusal(self) -> bool:
         """Whether the relay refused to be asked whole; told once."""
         refused, self._refused = self._refused, False
         return refused
 
-    def failed(self, refusal: RelayRefusal) -> None:
+    def on_failed(self, refusal: RelayRefusal) -> None:
         """Note how a request for everything ended."""
         self._failures += refusal in _REFUSED_IN_THE_END
         self._refused = self._refused or refusal in _REFUSED_AT_ONCE or self._failures >= MAX_FAILURES
 
-    def answered(self) -> None:
+    def on_answered(self) -> None:
         """Note that a request for everything brought events."""
         self._failures = 0
 
-    def cannot(self) -> None:
+    def disable_firehose(self) -> None:
         """Note that the relay gives nothing when it is asked for everything, or not all there is."""
         self._refused = True
 
-    def measure(self, events: int, span: int) -> None:
+    def record_rate(self, events: int, span: int) -> None:
         """Note that a sweep for everything brought so many events for so many seconds."""
         rate = events / max(span, 1)
         self.rate = rate if self.rate is None else (1 - _NEWEST) * self.rate + _NEWEST * rate
         self._seen_s += span
 
-    def resweeps_whole(self, plan: Plan, span: int, page: int) -> bool:
+    def resweeps_firehose(self, plan: Plan, span: int, page: int) -> bool:
         """Whether so many seconds are fetched again with fewer pages (of `page` events) whole than by query."""
-        return self.is_whole and self.rate is not None and self.rate * span / page <= 2 * len(plan.live)
+        return self.is_firehose and self.rate is not None and self.rate * span / page <= 2 * len(plan.live)
 
-    def _prefers_whole(self, plan: Plan, limits: RelayLimits, wall: int) -> bool:
+    def _prefers_firehose(self, plan: Plan, limits: RelayLimits, wall: int) -> bool:
         if self.mode is not CrawlMode.AUTO:
             return self.mode is CrawlMode.WHOLE
         refused = limits.whole_refused_at and wall - limits.whole_refused_at < RETRY_WHOLE_S
         is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
-        is_few = len(plan.live) <= FEW_QUERIES and not self.needs_whole
+        is_few = len(plan.live) <= FEW_QUERIES and not self.needs_firehose
         if refused or is_narrow or is_few or wall < self._costly_until:
             return False
-        if self.is_whole and self._is_costly(plan):
+        if self.is_firehose and self._is_costly(plan):
             self._costly_until = wall + RETRY_WHOLE_S
             self.rate, self._seen_s = None, 0.0
             return False
-        return self.needs_whole or room_taken(plan, limits) > (_ROOMY if self.is_whole else _FULL)
+        return self.needs_firehose or room_taken(plan, limits) > (_ROOMY if self.is_firehose else _FULL)
 
     def _is_costly(self, plan: Plan) -> bool:
         if self.rate is None or self._seen_s < _JUDGED_SPAN_S:
             return False
-        if self.needs_whole:
+        if self.needs_firehose:
             return self.rate > MOST_RATE
         return self.rate * BYTES_PER_EVENT > _COSTLY * plan.members * BYTES_PER_MEMBER / _ROUND_S
 

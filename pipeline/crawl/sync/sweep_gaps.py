@@ -21,7 +21,7 @@ class SweepGaps:
     def on_window_changed(self, sweep: Sweep, before: Counter[Gap]) -> None:
         """Take what the window of a sweep found to be missing since its reasons were those of `before`."""
         self._counts.gap_reasons += sweep.window.gap_reasons - before
-        is_extra = sweep.purpose is Purpose.RETRY and sweep.query.subject is Subject.WHOLE
+        is_extra = sweep.purpose is Purpose.RETRY and sweep.query.subject is Subject.FIREHOSE
         for missing in sweep.window.take_missing():
             if sweep.query.is_planned and not is_extra:
                 self._gaps.open(sweep.query.key, missing.low, missing.high, missing.gap, count=0)
@@ -42,6 +42,6 @@ class SweepGaps:
         """Close what a complete sweep went through, but for what it found missing itself."""
         found = ((each.gap, each.low, each.high) for each in sweep.window.missing)
         self._gaps.settle(sweep.query.key, sweep.window.covered, found, *PAGING_GAPS)
-        if sweep.query.subject is Subject.WHOLE and not sweep.window.found_by_kinds:
+        if sweep.query.subject is Subject.FIREHOSE and not sweep.window.found_by_kinds:
             # What it found missing is told of everything.
             self._gaps.close_all(sweep.window.covered, sweep.started, but=sweep.query.key)

@@ -50,27 +50,40 @@ class SweepSet:
     """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
 
     __slots__ = (
-        "_counts", "_progress", "_reconciling", "_under_way", "coverage", "forms", "gaps", "held", "known", "limits",
-        "named", "postponed", "reach", "times", "users",
+        "_progress",
+        "_reconciliation",
+        "_stats",
+        "_under_way",
+        "cursors",
+        "forms",
+        "gaps",
+        "horizon",
+        "limits",
+        "named",
+        "postponed",
+        "quirks",
+        "times",
+        "unconfirmed_firehose",
+        "users",
     )  # fmt: skip
 
     def __init__(
         self, coverage: CursorTable, reach: Horizon, limits: RelayLimits, reconciling: ReconciliationPolicy,
         counts: SyncStats, gaps: OpenGaps,
     ) -> None:  # fmt: skip
-        self.coverage = coverage
-        self.reach = reach
+        self.cursors = coverage
+        self.horizon = reach
         self.limits = limits
-        self.known = RelayQuirks()
+        self.quirks = RelayQuirks()
         self.forms = FormKnowledge()
         # What is not begun until it is known in which form to ask for it.
         self.postponed: frozenset[Subject] = frozenset()
         self.named: Named = NOBODY
         self.users: frozenset[bytes] = frozenset()
         # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
-        self.held: Sweep | None = None
-        self._reconciling = reconciling
-        self._counts = counts
+        self.unconfirmed_firehose: Sweep | None = None
+        self._reconciliation = reconciling
+        self._stats = counts
         self.gaps = SweepGaps(counts, gaps)
         self._under_way: dict[str, Sweep] = {}
         self.times = SweepTimes()
@@ -136,23 +149,25 @@ class SweepSet:
             return
         if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono, query.tier):
             return
-        if query.subject in self.postponed or (self.held is not None and self.held.key == key):
+        if query.subject in self.postponed or (
+            self.unconfirmed_firehose is not None and self.unconfirmed_firehose.key == key
+        ):
             return
         if self.times.must_wait(key, query.generation, mono):
             return
         if self.times.is_hopeless(key, query.generation):
             # What can never be completed is not asked for from ever further back.
-            since = max(since, wall - self.reach.span)
+            since = max(since, wall - self.horizon.span)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
         window = self._window(query, since, wall + FUTURE_S, wall, is_tail=purpose is Purpose.TAIL)
         sweep = Sweep(query, purpose, window, wall, wall - since)
-        sweep.compares = self._reconciling.suits(sweep, self.limits, wall)
+        sweep.compares = self._reconciliation.applies_to(sweep, self.limits, wall)
         if stuck is not None:
             sweep.take_over(stuck)
             self.end(stuck)
         elif resumes:
-            progress = self.coverage.progress(key)
+            progress = self.cursors.progress(key)
             # One that a clock that was ahead began says nothing about what has come since.
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED and stuck is None:
@@ -177,7 +192,7 @@ class SweepSet:
 
     def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
         """Sweep a span (both ends included) that an operator ordered, under a name of its own."""
-        left = self.coverage.progress(name)
+        left = self.cursors.progress(name)
         if left is not None and left.generation == query.generation:
             since, until = max(since, left.since), min(until, left.until)
         window = self._window(query, since, until, wall, is_thorough=True)
@@ -204,7 +219,7 @@ class SweepSet:
     ) -> Window:
         """`is_thorough`: it may take many requests for what hardly anybody writes."""
         limits = self.limits
-        compares = self._reconciling.may_compare(limits, wall)
+        compares = self._reconciliation.may_compare(limits, wall)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
             manners=self._manners(query, is_tail=is_tail, is_thorough=is_thorough, compares=compares),
@@ -215,7 +230,7 @@ class SweepSet:
         self, query: Query, *, is_tail: bool = False, is_thorough: bool = False, compares: bool = False
     ) -> Manners:
         is_routine = is_tail and self.times.last_swept(query.key) is not None
-        known = self.known.manners(self.limits, compares=compares)
+        known = self.quirks.manners(self.limits, compares=compares)
         # Of many queries each would take as many requests.
         is_few = is_thorough and len(query.bits) <= 1
         return self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few)
@@ -237,10 +252,10 @@ class SweepSet:
             return False
         sweep.failures = 0
         sweep.events += 0 if is_control else ended.count
-        self.known.gave = self.known.gave or ended.count > 0
-        self._counts.pages += 1
+        self.quirks.gave = self.quirks.gave or ended.count > 0
+        self._stats.pages += 1
         self.gaps.on_window_changed(sweep, before)
-        self._counts.dense_seconds += sweep.window.dense_seconds - dense
+        self._stats.dense_seconds += sweep.window.dense_seconds - dense
         return True
 
     # A sweep and its strands.
@@ -261,7 +276,7 @@ class SweepSet:
         sweep.window.give_up_below(end - BORDER_S)
         strand = self._add_strand(whole, names[0], window)
         # Together: without its row, what the strand is for would count as had.
-        self._progress += [each.mark(self.coverage.relay, mono) for each in (strand, sweep)]
+        self._progress += [each.mark(self.cursors.relay, mono) for each in (strand, sweep)]
         return strand
 
     def join(self, sweep: Sweep, mono: float) -> Sweep | None:
@@ -272,18 +287,18 @@ class SweepSet:
             whole.absorb(sweep)
             self._forget_progress(sweep)
         elif sweep.strands and sweep.has_progress:
-            self._progress.append(sweep.mark(self.coverage.relay, mono))
+            self._progress.append(sweep.mark(self.cursors.relay, mono))
         return whole if whole.window.is_done and not whole.strands else None
 
     def _resume(self, sweep: Sweep, progress: SweepProgress | None) -> None:
         """Leave out what a former process has had of a sweep and of its strands."""
-        rows = [(name, row) for name in strand_names(sweep) if (row := self.coverage.progress(name)) is not None]
+        rows = [(name, row) for name in strand_names(sweep) if (row := self.cursors.progress(name)) is not None]
         is_resumed = sweep.resume(progress)
         for name, row in rows:
             # Whenever it began: what a strand has left is left of no other.
             if is_resumed:
                 strand = self._add_strand(sweep, name, sweep.window.lower_part(row.since, row.until))
-                strand.mark(self.coverage.relay, 0.0)
+                strand.mark(self.cursors.relay, 0.0)
             else:
                 self._progress.append(replace(row, since=0, until=-1))
 
@@ -306,7 +321,7 @@ class SweepSet:
             del self._under_way[strand.key]
             self._forget_progress(strand)
 
-    def drop(self, is_wanted: Callable[[Sweep], bool]) -> None:
+    def cancel_unwanted(self, is_wanted: Callable[[Sweep], bool]) -> None:
         """End those that nobody wants any more; a relay that refuses them would be asked for ever."""
         for sweep in list(self._under_way.values()):
             if sweep.parent is None and not sweep.is_under_way and not is_wanted(sweep):
@@ -315,19 +330,19 @@ class SweepSet:
 
     def owe(self, subject: Subject, session: Session, mono: float) -> None:
         """Forget what is complete about `subject`, to be asked for once more in another form."""
-        self.coverage.take_back(subject)
-        self._begin_anew([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
+        self.cursors.take_back(subject)
+        self._restart([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
 
-    def owe_what_is_under_way(self, session: Session, mono: float) -> None:
+    def owe_all_under_way(self, session: Session, mono: float) -> None:
         """Restart all sweeps: the clock was set back, and what they bring may be refused as of the future.
 
         Those that begin now end where that begins.
         """
         for sweep in self._under_way.values():
             self._forget_progress(sweep)
-        self._begin_anew(list(self._under_way.values()), session, mono)
+        self._restart(list(self._under_way.values()), session, mono)
 
-    def _begin_anew(self, sweeps: Sequence[Sweep], session: Session, mono: float) -> None:
+    def _restart(self, sweeps: Sequence[Sweep], session: Session, mono: float) -> None:
         for sweep in sweeps:
             if sweep.reconciler is not None and sweep.is_open:
                 session.comparison.close()
@@ -341,10 +356,10 @@ class SweepSet:
         for sweep in self._under_way.values():
             sweep.window.limit = min(sweep.window.limit, limit)
 
-    def connected(self) -> None:
+    def on_connected(self) -> None:
         """A new connection stands, on which no page is open: every query has a gap behind it."""
         self.times.sweep_all_again()
-        self.held = None
+        self.unconfirmed_firehose = None
         for sweep in self._under_way.values():
             sweep.is_open = False
             if sweep.reconciler is not None:
@@ -355,11 +370,11 @@ class SweepSet:
         self._forget_progress(sweep)
         if sweep.is_unproven:
             self.gaps.on_refused(sweep, Gap.NO_EOSE)
-            wait_s = min(LASTING_RETRY_S, self.reach.settings.resweep_every or math.inf)
+            wait_s = min(LASTING_RETRY_S, self.horizon.settings.resweep_every or math.inf)
             self.times.on_incomplete(sweep, mono + wait_s)
             return False
         self.times.on_complete(sweep.key)
-        self._counts.sweeps += 1
+        self._stats.sweeps += 1
         if sweep.purpose in _FULL:
             self.gaps.on_complete(sweep)
         return True
@@ -370,35 +385,35 @@ class SweepSet:
         self.times.on_complete(sweep.key)
         if sweep.query.is_planned and not sweep.is_unproven:
             self.gaps.settle(sweep)
-        return self.coverage.advance(sweep.key, sweep.started, sweep.query.generation)
+        return self.cursors.advance(sweep.key, sweep.started, sweep.query.generation)
 
     def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:
         """The cursor of what a complete sweep was for, moved as far as it covers."""
-        query, cursor = sweep.query, self.coverage.of(sweep.query)
+        query, cursor = sweep.query, self.cursors.cursor_for(sweep.query)
         started = min(sweep.started, wall)
         match sweep.purpose:
             case Purpose.INITIAL:
-                return self.coverage.advance(query.key, started, query.generation)
+                return self.cursors.advance(query.key, started, query.generation)
             case Purpose.TAIL:
-                return self.coverage.advance(query.key, started, 0 if cursor is None else cursor.generation)
+                return self.cursors.advance(query.key, started, 0 if cursor is None else cursor.generation)
             case Purpose.LOOKBACK:
                 until = started if cursor is None else cursor.complete_until
-                return self.coverage.advance(query.key, until, query.generation)
+                return self.cursors.advance(query.key, until, query.generation)
             case _:
-                return self.coverage.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
+                return self.cursors.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
 
     def last_resweep(self, query: Query) -> int:
         """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
-        resweep = self.coverage.named(sweep_key(Purpose.RESWEEP, query))
-        return self.reach.crawled_since if resweep is None else resweep.complete_until
+        resweep = self.cursors.get(sweep_key(Purpose.RESWEEP, query))
+        return self.horizon.crawled_since if resweep is None else resweep.complete_until
 
     def note_progress(self, sweep: Sweep, mono: float) -> None:
         """Remember how far a sweep is, once that is worth a row."""
-        if (progress := sweep.progress(self.coverage.relay, mono)) is not None:
+        if (progress := sweep.progress(self.cursors.relay, mono)) is not None:
             self._progress.append(progress)
 
     def _forget_progress(self, sweep: Sweep) -> None:
-        if (over := sweep.over(self.coverage.relay)) is not None:
+        if (over := sweep.over(self.cursors.relay)) is not None:
             self._progress.append(over)
 
     def take_progress(self) -> tuple[SweepProgress, ...]:

@@ -73,22 +73,22 @@ class Horizon:
         """How many seconds back anything is asked for that has been asked for before."""
         return max(self.settings.resweep_window, self.settings.backfill)
 
-    def of_initial(self, query: Query, wall: int) -> int:
+    def initial_since(self, query: Query, wall: int) -> int:
         """Where the first sweep of a query begins."""
         since = min(self.crawled_since, wall) - self.settings.backfill
-        return min(self.of_lookback(query.subject, query.members, wall), since)
+        return min(self.lookback_since(query.subject, query.members, wall), since)
 
-    def of_lookback(self, subject: Subject, members: Sequence[Member], wall: int) -> int:
+    def lookback_since(self, subject: Subject, members: Sequence[Member], wall: int) -> int:
         """Where a sweep for what `members` wrote before they were wanted begins."""
         if subject in (Subject.PROFILES, Subject.RELAY_LISTS):
             return 0
-        if subject is Subject.WHOLE:
+        if subject is Subject.FIREHOSE:
             return min(self.crawled_since, wall) - self.settings.lookback
         # A relay found long after somebody became wanted is asked for as much as it would have been asked then.
         times = [min(max(member.since, self.crawled_since), wall) - self.settings.lookback for member in members]
         return min(times, default=min(self.crawled_since, wall))
 
-    def of_resweep(self, wall: int, last: int) -> int:
+    def resweep_since(self, wall: int, last: int) -> int:
         """Where a sweep for late arrivals begins, after one at `last`."""
         if last < self.doubted_at:
             return min(wall, self.doubted_since) - self.settings.resweep_window

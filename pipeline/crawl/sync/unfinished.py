@@ -31,8 +31,8 @@ class Unfinished:
         self._tell_at = mono + TELL_EVERY_S
         told = {gap.form for gap in self._gaps if gap.reason in SWEEP_GAPS}
         for query in queries:
-            if query.key not in told and self._sweeps.coverage.of(query) is None:
+            if query.key not in told and self._sweeps.cursors.cursor_for(query) is None:
                 sweep = self._sweeps.get(sweep_key(Purpose.INITIAL, query))
-                begin = self._sweeps.reach.of_initial(query, connected_at)
+                begin = self._sweeps.horizon.initial_since(query, connected_at)
                 span = (begin, connected_at) if sweep is None else sweep.window.span
                 self._gaps.open(query.key, *span, Gap.UNFINISHED, count=0)

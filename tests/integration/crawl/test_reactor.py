@@ -86,9 +86,9 @@ class Desk:
         )
         made = Connection(
             relay, parse_address(address), crawl, RelayLimits(), HostBackoff(random.Random(1)),
-            RelayMetrics(Metrics(), address, self.intake.set_aside), self.reactor.shared,
+            RelayMetrics(Metrics(), address, self.intake.count_dropped), self.reactor.shared,
         )  # fmt: skip
-        self.reactor.adopt(made, WebSocket(ours, CLOCK), self.endings.put)
+        self.reactor.register(made, WebSocket(ours, CLOCK), self.endings.put)
         return made, theirs
 
     def finish(self) -> None:
@@ -137,7 +137,7 @@ def test_what_relays_send_is_handed_over_and_what_we_ask_is_sent(desk: Desk) -> 
             assert [each.id for each in batch.events] == [found.id]
             assert batch.taken is not None
             batch.taken()
-        assert desk.endings.get(timeout=PATIENCE_S).was_of_use
+        assert desk.endings.get(timeout=PATIENCE_S).was_productive
 
 
 def test_relay_whose_batches_wait_is_not_read_and_delays_no_other(desk: Desk) -> None:
@@ -167,7 +167,7 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
     room = BATCH_EVENTS * BATCHES_PER_RELAY
     made, theirs = desk.connect()
     turns: list[None] = []
-    turn = made.turn
+    turn = made.step
 
     def counted(channel: WebSocket) -> int:
         turns.append(None)
@@ -175,7 +175,7 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
 
     theirs.sendall(b"".join(map(sent, events(room + 1))))
     batches = [desk.intake.next_events() for _ in range(BATCHES_PER_RELAY)]
-    monkeypatch.setattr(made, "turn", counted)
+    monkeypatch.setattr(made, "step", counted)
     theirs.close()
     assert not threading.Event().wait(0.3)
     assert len(turns) < 10
@@ -186,7 +186,7 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
     assert len(last.events) == 1
     assert last.taken is not None
     last.taken()
-    assert desk.endings.get(timeout=PATIENCE_S).was_of_use
+    assert desk.endings.get(timeout=PATIENCE_S).was_productive
 
 
 def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
@@ -217,10 +217,10 @@ def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
         theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
         desk.intake.wait_state(RelayState.BACKPRESSURED)
         made.close()
-        assert desk.endings.get(timeout=PATIENCE_S).is_our_will
+        assert desk.endings.get(timeout=PATIENCE_S).by_request
 
 
-@pytest.mark.parametrize("where", ["turn", "lost"])
+@pytest.mark.parametrize("where", ["step", "on_lost"])
 def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     broken, theirs = desk.connect(1)
     _, other = desk.connect(2)

@@ -119,7 +119,7 @@ def _intake(directory: Path) -> Iterator[Fed]:
         counts = StageCounters(Slot("crawler", 0), Metrics())
         intake = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
         with open_database(path, clock) as database, database.read() as tx:
-            intake.adopt(wanted_authors.changes_since(tx, 0))
+            intake.update_relevance(wanted_authors.changes_since(tx, 0))
         thread = threading.Thread(target=intake.run, name="intake")
         thread.start()
         try:

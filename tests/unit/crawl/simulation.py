@@ -220,7 +220,7 @@ class Simulation:
 
     def connect(self) -> None:
         self.session = Session(self.limits, silences=self.crawl.silences)
-        self.crawl.connected()
+        self.crawl.on_connected()
 
     def disconnect(self) -> None:
         if self.session is not None:
@@ -239,7 +239,7 @@ class Simulation:
             reach=Horizon(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
         )  # fmt: skip
         crawl.audit.knowledge.recall(self.forms.values())
-        crawl.asking.mode = self.mode
+        crawl.strategy.mode = self.mode
         crawl.named = self.lists.at(RELAY)
         return crawl
 
@@ -253,7 +253,7 @@ class Simulation:
 
     def ask(self, mode: CrawlMode) -> None:
         """What the operator wants, of this process and later ones."""
-        self.mode = self.crawl.asking.mode = mode
+        self.mode = self.crawl.strategy.mode = mode
 
     def want(
         self, authors: Iterable[bytes] = (), registered: Iterable[bytes] = (), *, gone: Iterable[bytes] = (),
@@ -322,14 +322,14 @@ class Simulation:
         session = self.session
         if session is None:
             return False
-        for ended in list(session.expire(self.mono)):
+        for ended in list(session.on_timeout(self.mono)):
             self._on_outcome(session, ended)
         if session.wants_another_connection:
-            self.crawl.lost(session)
+            self.crawl.on_lost(session)
             self.disconnect()
             self.connect()
             return True
-        self.crawl.advance(session, self.mono, self.wall, may_ask=self.host.may_ask(self.mono))
+        self.crawl.advance(session, self.mono, self.wall, may_ask=self.host.can_send(self.mono))
         for cursor in self.crawl.take_moved():
             self._commit(cursor)
         said = bool(session.outgoing)
@@ -348,14 +348,14 @@ class Simulation:
     def _on_event(self, session: Session, message: EventMessage) -> None:
         event = message.event
         if session.note_event(message.subscription, event, self.mono):
-            self.crawl.note_arrival(event.id, event.created_at, message.subscription, session, self.mono)
+            self.crawl.on_arrival(event.id, event.created_at, message.subscription, session, self.mono)
         is_of_now = event.created_at <= self.wall + FUTURE_S
         if self.crawl.takes(message, session) and self.is_wanted(message.event) and is_of_now:
             self.delivered.add(message.event.id)
 
     def _on_outcome(self, session: Session, outcome: object) -> None:
         if isinstance(outcome, PageEnded):
-            cursor = self.crawl.page_ended(outcome, session, self.mono)
+            cursor = self.crawl.on_page_ended(outcome, session, self.mono)
             if cursor is not None:
                 self._commit(cursor)
             self._store(self.crawl.take_form_changes(session.limits))
@@ -366,12 +366,12 @@ class Simulation:
                     self.progress[progress.sweep] = progress
             self._on_refusal(outcome.refusal)
         elif isinstance(outcome, LiveEnded):
-            self.crawl.live_ended(outcome, self.mono)
+            self.crawl.on_live_ended(outcome, self.mono)
             self._on_refusal(outcome.refusal)
         elif isinstance(outcome, NegMessageReceived):
-            self.crawl.neg_answered(outcome, session, self.mono)
+            self.crawl.on_neg_message(outcome, session, self.mono)
         elif isinstance(outcome, NegFinished):
-            self.crawl.neg_ended(outcome, session)
+            self.crawl.on_neg_finished(outcome, session)
 
     def _store(self, changes: FormChanges) -> None:
         self.forms |= {each.form: each for each in changes.checks}
@@ -383,7 +383,7 @@ class Simulation:
         if refusal is not None:
             self.refusals[refusal] += 1
             if refusal is RelayRefusal.RATE_LIMITED:
-                self.host.limited(self.mono)
+                self.host.on_rate_limited(self.mono)
 
     # What must hold.
 
@@ -420,7 +420,7 @@ class Simulation:
             return []
         subject, _, prefix = cursor.query.partition("/")
         asked = [each for each in self.plan.queries if each.subject == subject and _related(each, prefix)]
-        if subject == Subject.WHOLE:
+        if subject == Subject.FIREHOSE:
             asked, prefix = list(self.plan.live), ""
         return [event for query in asked for event in self._due(query, lacking, prefix, cursor.generation)]
 

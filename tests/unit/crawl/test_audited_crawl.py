@@ -134,7 +134,7 @@ def test_relay_that_finds_nothing_by_tags_is_asked_for_everything() -> None:
     sim = simulation(NoTagEvents, 7)
     sim.connect()
     sim.run_until(900)
-    assert sim.crawl.asking.is_whole
+    assert sim.crawl.strategy.is_firehose
     assert sim.everything() <= sim.delivered
 
 

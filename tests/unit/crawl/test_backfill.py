@@ -35,12 +35,12 @@ class Past(Simulation):
         self.want([ALICE, BOB], [CAROL])
 
     def order(self, *jobs: Backfill) -> None:
-        self.crawl.backfilling.ordered = jobs
+        self.crawl.backfill_jobs.ordered = jobs
         self.crawl.set_plan(self.plan)
 
     def run_until(self, seconds: float) -> None:
         super().run_until(seconds)
-        self.told += self.crawl.backfilling.take_untold()
+        self.told += self.crawl.backfill_jobs.take_unreported()
 
     def within(self, authors: Iterable[bytes] = (ALICE, BOB)) -> set[bytes]:
         return {each.id for each in self.past if each.pubkey in authors and SINCE <= each.created_at <= UNTIL}

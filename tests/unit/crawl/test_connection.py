@@ -112,16 +112,16 @@ def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None
     shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimitedLogger(log, clock), BOUNDS)
     return Connection(
         1, parse_address("wss://a.example"), crawl or new_crawl(), RelayLimits(), HostBackoff(random.Random(1)),
-        RelayMetrics(Metrics(), "wss://a.example", shared.intake.set_aside), shared,
+        RelayMetrics(Metrics(), "wss://a.example", shared.intake.count_dropped), shared,
     )  # fmt: skip
 
 
 def turn(made: Connection, relay: Answering) -> int:
-    return made.turn(cast("WebSocket", relay))
+    return made.step(cast("WebSocket", relay))
 
 
 def is_full(made: Connection) -> bool:
-    return made.is_full
+    return made.is_blocked
 
 
 def events_of(intake: Recording) -> set[bytes]:
@@ -163,7 +163,7 @@ def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
     made.open(Wakes())
     turn(made, relay)
     turn(made, relay)
-    made.lost()
+    made.on_lost()
     assert not made.finish()
     take_up(intake)
     assert made.finish()
@@ -206,7 +206,7 @@ def test_connection_with_new_events_or_sweep_progress_is_productive(tmp_path: Pa
         assert turn(made, relay) == 0
         clock.advance(1.0)
         assert turn(made, relay) >= 2
-        return made.was_of_use
+        return made.was_productive
 
     known, new = event(START - 10, kind=0), event(START - 9, kind=0)
     intake.committed.add_all([known.id])
@@ -218,7 +218,7 @@ def test_a_pause_in_reading_is_no_silence_of_the_relay(tmp_path: Path) -> None:
     relay, made = Answering([]), made_of(Recording(tmp_path / "events.db", clock), clock)
     made.open(Wakes())
     turn(made, relay)
-    made.hold()
+    made.pause()
     clock.advance(GIVE_UP_AFTER_S)
     made.resume(cast("WebSocket", relay))
     turn(made, relay)

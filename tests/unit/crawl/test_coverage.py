@@ -23,36 +23,36 @@ def known(*cursors: Cursor) -> CursorTable:
 
 def test_what_was_never_fetched_has_no_cursor() -> None:
     coverage = known(cursor("mentions/", 100), cursor("resweep:authors/", 100))
-    assert coverage.of(authors("")) is None
-    assert coverage.of(authors("01")) is None
-    assert coverage.of(GLOBAL_QUERY) is None
+    assert coverage.cursor_for(authors("")) is None
+    assert coverage.cursor_for(authors("01")) is None
+    assert coverage.cursor_for(GLOBAL_QUERY) is None
 
 
 def test_a_chunk_goes_on_from_the_one_it_was_cut_from() -> None:
     """However many bits longer it is; a chunk beside it says nothing."""
     coverage = known(cursor("authors/01", 100, 5))
-    assert coverage.of(authors("0110")) == cursor("authors/01", 100, 5)
-    assert coverage.of(authors("00")) is None
-    assert coverage.of(authors("0")) is None
+    assert coverage.cursor_for(authors("0110")) == cursor("authors/01", 100, 5)
+    assert coverage.cursor_for(authors("00")) is None
+    assert coverage.cursor_for(authors("0")) is None
 
 
 def test_merged_chunk_is_covered_as_far_as_the_least_of_its_parts() -> None:
     coverage = known(cursor("authors/00", 300, 9), cursor("authors/010", 200, 4), cursor("authors/011", 100, 7))
-    assert coverage.of(authors("0")) == cursor("authors/0", 100, 4)
-    assert coverage.of(authors("01")) == cursor("authors/01", 100, 4)
-    assert coverage.of(authors("")) is None, "nothing is known of the other half"
+    assert coverage.cursor_for(authors("0")) == cursor("authors/0", 100, 4)
+    assert coverage.cursor_for(authors("01")) == cursor("authors/01", 100, 4)
+    assert coverage.cursor_for(authors("")) is None, "nothing is known of the other half"
 
 
 @pytest.mark.parametrize("missing", ["00", "010", "011"])
 def test_it_is_not_covered_when_a_part_is_not(missing: str) -> None:
     parts = [cursor(f"authors/{prefix}", 100) for prefix in ("00", "010", "011") if prefix != missing]
-    assert known(*parts).of(authors("0")) is None
+    assert known(*parts).cursor_for(authors("0")) is None
 
 
 def test_cursor_of_the_newest_members_counts_then_the_furthest() -> None:
     coverage = known(cursor("authors/", 100, 9), cursor("authors/0", 300, 5), cursor("authors/01", 200, 9))
-    assert coverage.of(authors("01")) == cursor("authors/01", 200, 9)
-    assert coverage.of(authors("00")) == cursor("authors/", 100, 9)
+    assert coverage.cursor_for(authors("01")) == cursor("authors/01", 200, 9)
+    assert coverage.cursor_for(authors("00")) == cursor("authors/", 100, 9)
 
 
 def test_progress_never_goes_back_and_is_returned_to_be_committed() -> None:
@@ -60,14 +60,14 @@ def test_progress_never_goes_back_and_is_returned_to_be_committed() -> None:
     assert coverage.advance("authors/0", 100, 3) == cursor("authors/0", 100, 3)
     assert coverage.advance("authors/0", 50, 4) == cursor("authors/0", 100, 4)
     assert coverage.advance("authors/0", 150, 2) == cursor("authors/0", 150, 4)
-    assert coverage.of(authors("0")) == coverage.named("authors/0") == cursor("authors/0", 150, 4)
-    assert coverage.named("authors/1") is None
+    assert coverage.cursor_for(authors("0")) == coverage.get("authors/0") == cursor("authors/0", 150, 4)
+    assert coverage.get("authors/1") is None
 
 
 def test_the_key_of_one_subject_is_not_taken_for_another() -> None:
     coverage = known(cursor("authors/0", 100))
-    assert coverage.of(Query(Subject.MENTIONS, "01")) is None
-    assert coverage.of(Query(Subject.PROFILES, "0")) is None
+    assert coverage.cursor_for(Query(Subject.MENTIONS, "01")) is None
+    assert coverage.cursor_for(Query(Subject.PROFILES, "0")) is None
 
 
 def test_finding_out_that_nothing_is_covered_takes_few_look_ups() -> None:
@@ -88,18 +88,18 @@ def test_finding_out_that_nothing_is_covered_takes_few_look_ups() -> None:
     coverage = known()
     counting = Counting()
     coverage._cursors = counting
-    assert coverage.of(authors("0101")) is None
+    assert coverage.cursor_for(authors("0101")) is None
     assert counting.looked_up < 40
 
 
 def test_cursor_of_another_tier_says_nothing() -> None:
     coverage = known(cursor("authors/", 100, 9), cursor("authors/01", 300, 9), cursor("authors/2.0", 200, 4))
-    assert coverage.of(authors("2.01")) == cursor("authors/2.0", 200, 4)
-    assert coverage.of(authors("2.1")) is None
-    assert coverage.of(authors("1.01")) is None
-    assert coverage.of(authors("01")) == cursor("authors/01", 300, 9)
+    assert coverage.cursor_for(authors("2.01")) == cursor("authors/2.0", 200, 4)
+    assert coverage.cursor_for(authors("2.1")) is None
+    assert coverage.cursor_for(authors("1.01")) is None
+    assert coverage.cursor_for(authors("01")) == cursor("authors/01", 300, 9)
 
 
 def test_chunk_of_a_tier_that_was_put_together_is_covered_by_its_parts() -> None:
     coverage = known(cursor("authors/3.00", 300, 9), cursor("authors/3.01", 200, 4))
-    assert coverage.of(authors("3.0")) == cursor("authors/3.0", 200, 4)
+    assert coverage.cursor_for(authors("3.0")) == cursor("authors/3.0", 200, 4)

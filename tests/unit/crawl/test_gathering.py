@@ -9,7 +9,7 @@ BUSY = [1] * (FEW_MESSAGES + 1)
 
 
 def looks(gathering: ReadCoalescer, now: float, messages: list[int], *, is_asking: bool = False) -> float:
-    return gathering.next_look(now, messages, is_asking=is_asking)
+    return gathering.next_read_at(now, messages, is_asking=is_asking)
 
 
 def test_what_comes_now_and_then_is_looked_at_at_once() -> None:

@@ -60,15 +60,15 @@ def test_waiting_event_batches_are_bounded_and_never_overtaken() -> None:
     wakes = Wakes()
     hand_over = hand_over_to(submitted.append, wakes)
     first, last = Cursor(1, "first", 0, 0), Cursor(1, "last", 1, 0)
-    hand_over.note(cursors=(first,))
+    hand_over.enqueue_metadata(cursors=(first,))
     found = fill(hand_over, BATCHES_PER_RELAY + 1)
-    hand_over.note(cursors=(last,))
+    hand_over.enqueue_metadata(cursors=(last,))
     assert [len(batch.events) for batch in submitted] == [0, *[BATCH_EVENTS] * BATCHES_PER_RELAY]
-    assert (hand_over.push(), hand_over.is_full) == (False, True)
+    assert (hand_over.drain(), hand_over.is_full) == (False, True)
     assert wakes.count == 0
     release(submitted[1])
     assert wakes.count == 1
-    assert (hand_over.push(), hand_over.is_full) == (True, False)
+    assert (hand_over.drain(), hand_over.is_full) == (True, False)
     assert [each for batch in submitted for each in batch.events] == found
     assert [batch.cursors for batch in submitted if batch.cursors] == [(first,), (last,)]
     assert submitted[-1].cursors == (last,)
@@ -77,13 +77,13 @@ def test_waiting_event_batches_are_bounded_and_never_overtaken() -> None:
 def test_what_is_noted_comes_behind_the_events_that_were_added_before() -> None:
     submitted: list[Batch] = []
     hand_over = hand_over_to(submitted.append, Wakes())
-    assert not hand_over.was_of_use
+    assert not hand_over.was_productive
     found = event(1, kind=1)
     hand_over.add(found, 800)
     assert submitted == []
-    hand_over.note(cursors=(Cursor(1, "global/", 0, 0),))
+    hand_over.enqueue_metadata(cursors=(Cursor(1, "global/", 0, 0),))
     assert [(batch.events, len(batch.cursors)) for batch in submitted] == [((found,), 0), ((), 1)]
-    assert hand_over.was_of_use
+    assert hand_over.was_productive
 
 
 def test_room_that_nobody_waits_for_wakes_nobody() -> None:
@@ -113,7 +113,7 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
     for _ in range(batches):
         hand_over.add(note, 800)
         hand_over.flush()
-        while not hand_over.push():
+        while not hand_over.drain():
             assert awake.wait(10)
             awake.clear()
     intake.join(10)
@@ -165,7 +165,7 @@ def test_large_events_are_handed_over_in_small_batches() -> None:
     hand_over.flush()
     for batch in batches:
         release(batch)
-        hand_over.push()
+        hand_over.drain()
     assert [batch.size for batch in batches] == [BATCH_BYTES, 1, 4 * BATCH_BYTES, 5]
     assert [each.created_at for batch in batches for each in batch.events] == list(range(len(sizes)))
 

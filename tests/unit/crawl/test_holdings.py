@@ -80,8 +80,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def held(holdings: StoredItemSets, asked: Query, since: int = SINCE) -> ItemSetWindow:
     until = monotonic() + 10
-    while not isinstance(found := holdings.of(asked, since), ItemSetWindow):
-        assert found is Unavailable.YET
+    while not isinstance(found := holdings.item_set_for(asked, since), ItemSetWindow):
+        assert found is Unavailable.LOADING
         assert monotonic() < until
         pause(0.01)
     return found
@@ -112,10 +112,10 @@ def test_the_items_of_a_query_are_those_that_match_it(store: Store) -> None:
         assert items(held(holdings, query(Subject.AUTHORS, [key(9)], "1"))) == set()
 
 
-@pytest.mark.parametrize("subject", [Subject.MENTIONS, Subject.PROFILES, Subject.WHOLE])
+@pytest.mark.parametrize("subject", [Subject.MENTIONS, Subject.PROFILES, Subject.FIREHOSE])
 def test_what_the_store_cannot_tell_is_not_held(store: Store, subject: Subject) -> None:
     with store.holdings() as holdings:
-        assert holdings.of(query(subject, [ALICE]), SINCE) is Unavailable.KNOWN
+        assert holdings.item_set_for(query(subject, [ALICE]), SINCE) is Unavailable.UNKNOWN
 
 
 def test_of_too_many_the_newest_are_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_a_store_that_fails_holds_nothing_and_ends_nothing(store: Store, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(events, "seen_before", fail)
             asked = query(Subject.AUTHORS, [ALICE])
-            assert holdings.of(asked, SINCE) is Unavailable.YET
+            assert holdings.item_set_for(asked, SINCE) is Unavailable.LOADING
             until = monotonic() + 10
             while not failures:
                 assert monotonic() < until

@@ -72,7 +72,7 @@ class Desk:
         self.db = open_database(path, self.clock)
         counts = StageCounters(Slot("crawler", 0), self.metrics)
         self.intake = Ingester(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
-        self.intake.adopt(wanted(1, ALICE, BOB))
+        self.intake.update_relevance(wanted(1, ALICE, BOB))
 
     def take(self, *batches: Batch | WantedChanges) -> None:
         """Hand everything over, and let the intake work until it has none left."""
@@ -80,7 +80,7 @@ class Desk:
             if isinstance(batch, Batch):
                 self.intake.submit(batch)
             else:
-                self.intake.adopt(batch)
+                self.intake.update_relevance(batch)
         self.intake.finish()
         self.intake.run()
 
@@ -293,7 +293,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         return database
 
     intake = Ingester(small, EventLimits(10**6, 10), clock, StageCounters(Slot("crawler", 0), Metrics()))
-    intake.adopt(wanted(1, ALICE))
+    intake.update_relevance(wanted(1, ALICE))
     intake.submit(batch(note("x" * 500_000)))
     intake.finish()
     with pytest.raises(DatabaseFailed):

@@ -29,8 +29,8 @@ class Relay:
         self.sent = 0
 
     def arrange(self, queries: list[Query]) -> None:
-        self.groups.arrange(queries, self.limits)
-        for name, filters in self.groups.take_changed().items():
+        self.groups.pack(queries, self.limits)
+        for name, filters in self.groups.pop_changes().items():
             self.sent += 1
             if filters is None:
                 self.open.pop(name, None)
@@ -84,13 +84,13 @@ def test_a_small_plan_is_one_subscription_without_profiles() -> None:
 def test_what_is_refused_together_is_asked_for_apart() -> None:
     plan = plan_for([key(n) for n in range(20)], [key(n) for n in range(3)])
     groups = SubscriptionPacker(RelayLimits())
-    groups.arrange(plan.queries, RelayLimits())
-    groups.take_changed()
-    assert groups.part("0")
-    groups.arrange(plan.queries, RelayLimits())
-    opened = groups.take_changed()
+    groups.pack(plan.queries, RelayLimits())
+    groups.pop_changes()
+    assert groups.split_by_subject("0")
+    groups.pack(plan.queries, RelayLimits())
+    opened = groups.pop_changes()
     assert sorted(groups.queries_of(each) for each in opened) == [("authors/",), ("global/",), ("mentions/",)]
-    assert not groups.part("0"), "what is apart cannot be parted"
+    assert not groups.split_by_subject("0"), "what is apart cannot be parted"
 
 
 @pytest.mark.parametrize("seed", seeds(6))
@@ -184,19 +184,19 @@ def test_limits_that_have_to_do_with_pages_move_nothing(change: dict[str, int]) 
 def test_reopening_marks_one_or_all() -> None:
     queries = [chunk(n) for n in range(12)]
     groups = SubscriptionPacker(RelayLimits())
-    groups.arrange(queries, RelayLimits())
-    names = set(groups.take_changed())
+    groups.pack(queries, RelayLimits())
+    names = set(groups.pop_changes())
     assert len(names) > 1
-    assert groups.take_changed() == {}
+    assert groups.pop_changes() == {}
     groups.reopen("0")
-    assert set(groups.take_changed()) == {"0"}
+    assert set(groups.pop_changes()) == {"0"}
     groups.reopen()
-    assert set(groups.take_changed()) == names
+    assert set(groups.pop_changes()) == names
     groups.reopen("never was")
-    assert groups.take_changed() == {"never was": None}
+    assert groups.pop_changes() == {"never was": None}
     assert groups.queries_of("never was") == ()
-    groups.arrange([], RelayLimits())
-    assert groups.take_changed() == dict.fromkeys(names)
+    groups.pack([], RelayLimits())
+    assert groups.pop_changes() == dict.fromkeys(names)
 
 
 @pytest.mark.parametrize(("filters", "members"), [(3, 20), (1, 10), (4, 1)])
@@ -215,10 +215,10 @@ def test_subscription_refused_for_good_is_split_to_single_queries_at_most() -> N
     relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     for _ in range(10):
         key = next(iter(relay.open))
-        if not relay.groups.part(key):
+        if not relay.groups.split_by_subject(key):
             break
         relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
-    assert not relay.groups.part(key)
+    assert not relay.groups.split_by_subject(key)
     assert len(relay.groups.queries_of(key)) == 1
 
 
@@ -237,8 +237,8 @@ def test_subjects_that_are_asked_for_singly_have_a_filter_for_each_member() -> N
     assert relay.covered(queries) == {each.key for each in queries}
     assert len(relay.open) == 1
     many = [*queries, chunk(3, 200, Subject.MENTIONS)]
-    assert not relay.groups.would_hold(many, relay.limits, frozenset({Subject.MENTIONS}))
-    assert relay.groups.would_hold(many, relay.limits)
+    assert not relay.groups.fits(many, relay.limits, frozenset({Subject.MENTIONS}))
+    assert relay.groups.fits(many, relay.limits)
 
 
 def of_tier(tier: int, number: int, size: int = 200) -> Query:

@@ -10,7 +10,7 @@ from pipeline.crawl.reconnect import FAST_DIALS, HEALTHY_S, ConnectionResult, di
 from pipeline.process.rate import Rate, TokenBucket
 from pipeline.relay.errors import LossReason
 
-LOSS = ConnectionResult("eof", "gone", lived=HEALTHY_S, was_of_use=True)
+LOSS = ConnectionResult("eof", "gone", lifetime_s=HEALTHY_S, was_productive=True)
 SILENCE = ConnectionResult("dial", "timeout")
 REFUSED = ConnectionResult("dial", "refused", answered=True)
 
@@ -42,13 +42,15 @@ def test_lost_relay_is_redialled_in_seconds_for_minutes_then_slower() -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        pytest.param(ConnectionResult("eof", "", lived=HEALTHY_S), id="it brought nothing"),
-        pytest.param(ConnectionResult("eof", "", lived=HEALTHY_S - 1, was_of_use=True), id="it did not last"),
+        pytest.param(ConnectionResult("eof", "", lifetime_s=HEALTHY_S), id="it brought nothing"),
+        pytest.param(ConnectionResult("eof", "", lifetime_s=HEALTHY_S - 1, was_productive=True), id="it did not last"),
         pytest.param(
-            ConnectionResult("closed", "", lived=HEALTHY_S, was_of_use=True, is_our_will=True), id="we ended it"
+            ConnectionResult("closed", "", lifetime_s=HEALTHY_S, was_productive=True, by_request=True), id="we ended it"
         ),
         pytest.param(SILENCE, id="it never was"),
-        pytest.param(ConnectionResult(LossReason.FORGED, "", lived=HEALTHY_S, was_of_use=True), id="it forged"),
+        pytest.param(
+            ConnectionResult(LossReason.FORGED, "", lifetime_s=HEALTHY_S, was_productive=True), id="it forged"
+        ),
     ],
 )
 def test_other_relays_follow_the_common_schedule(loss: ConnectionResult) -> None:
@@ -68,7 +70,7 @@ def test_proxy_in_front_of_a_relay_that_is_down_is_not_its_answer(status: int) -
     [
         *(ConnectionResult("dial", "", status=status) for status in (429, 503, 200, 301, 403, 404, 500)),
         ConnectionResult("dial", "unknown name", permanent=True),
-        ConnectionResult("eof", "", lived=5.0, was_of_use=True),
+        ConnectionResult("eof", "", lifetime_s=5.0, was_productive=True),
     ],
 )
 def test_any_other_answer_ends_the_haste(ending: ConnectionResult) -> None:
@@ -79,7 +81,7 @@ def test_any_other_answer_ends_the_haste(ending: ConnectionResult) -> None:
 
 def test_what_this_machine_lacked_ends_no_haste() -> None:
     made = lost_relays(1)
-    assert made.on_ending(1, ConnectionResult("dial", "too many open files", is_our_fault=True), 1.0) is None
+    assert made.on_ending(1, ConnectionResult("dial", "too many open files", is_local_fault=True), 1.0) is None
     assert made.on_ending(1, SILENCE, 2.0) is not None
 
 

@@ -136,8 +136,8 @@ def test_pages_of_strangers_hold_no_more_than_the_rate_allows_in_moments() -> No
 
 def test_relay_asked_for_everything_is_asked_by_query_where_a_flood_lasts() -> None:
     sim = costly()
-    sim.crawl.asking.mode = CrawlMode.AUTO
-    sim.crawl.asking.is_whole = sim.crawl.asking.needs_whole = True
+    sim.crawl.strategy.mode = CrawlMode.AUTO
+    sim.crawl.strategy.is_firehose = sim.crawl.strategy.needs_firehose = True
     flood(sim, 4_000, every_s=0.5)
     sim.run_until(WHOLE_PATIENCE_S + 600)
-    assert sim.crawl.asking.take_refusal() or not sim.crawl.asking.is_whole
+    assert sim.crawl.strategy.pop_refusal() or not sim.crawl.strategy.is_firehose

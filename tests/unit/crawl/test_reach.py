@@ -17,13 +17,13 @@ def member(since: int) -> Member:
 @pytest.mark.parametrize("since", [WALL - 5, WALL + 5, WALL + 400 * DAY])
 def test_author_wanted_by_a_clock_ahead_is_looked_back_for(since: int) -> None:
     reach = Horizon(SETTINGS, WALL - 30 * DAY)
-    assert reach.of_lookback(Subject.AUTHORS, [member(since)], WALL) == min(since, WALL) - 7 * DAY
+    assert reach.lookback_since(Subject.AUTHORS, [member(since)], WALL) == min(since, WALL) - 7 * DAY
 
 
 def test_relay_crawled_by_a_clock_ahead_reaches_as_far_as_one_crawled_now() -> None:
     ahead, now = Horizon(SETTINGS, WALL + 400 * DAY), Horizon(SETTINGS, WALL)
-    for query in (Query(Subject.AUTHORS, ""), Query(Subject.WHOLE, ""), Query(Subject.PROFILES, "")):
-        assert ahead.of_initial(query, WALL) == now.of_initial(query, WALL)
+    for query in (Query(Subject.AUTHORS, ""), Query(Subject.FIREHOSE, ""), Query(Subject.PROFILES, "")):
+        assert ahead.initial_since(query, WALL) == now.initial_since(query, WALL)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_relay_crawled_by_a_clock_ahead_reaches_as_far_as_one_crawled_now() -> N
 )
 def test_resweep_is_due_after_its_interval_or_a_time_that_cannot_be(last: int, is_due: bool) -> None:
     assert Horizon(SETTINGS, 0).is_resweep_due(WALL, last) == is_due
-    assert Horizon(SETTINGS, 0).of_resweep(WALL, last) == WALL - 3 * DAY
+    assert Horizon(SETTINGS, 0).resweep_since(WALL, last) == WALL - 3 * DAY
 
 
 def test_doubt_reaches_back_from_where_it_begins_until_it_is_dispelled() -> None:
     reach = Horizon(SETTINGS, 0, doubted_since=WALL - 10 * DAY, doubted_at=WALL - 60)
     assert reach.is_resweep_due(WALL, WALL - 61)
-    assert reach.of_resweep(WALL, WALL - 61) == WALL - 13 * DAY
+    assert reach.resweep_since(WALL, WALL - 61) == WALL - 13 * DAY
     assert not reach.is_resweep_due(WALL, WALL - 60)
-    assert reach.of_resweep(WALL, WALL - 60) == WALL - 3 * DAY
+    assert reach.resweep_since(WALL, WALL - 60) == WALL - 3 * DAY

@@ -42,12 +42,12 @@ class DeliveredEvents:
         self.extra = extra
         self.patience = 2
 
-    def of(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
+    def item_set_for(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
         if query.subject not in (Subject.GLOBAL, Subject.AUTHORS):
-            return Unavailable.KNOWN
+            return Unavailable.UNKNOWN
         if self.patience:
             self.patience -= 1
-            return Unavailable.YET
+            return Unavailable.LOADING
         wanted = query.filter()
         ours = [each for each in self.sim.relay.store.events if each.id in self.sim.delivered] + self.extra
         items = ItemSet((each.created_at, each.id) for each in ours if wanted.matches(each))
@@ -112,9 +112,9 @@ def test_a_resweep_asks_only_for_what_came_late() -> None:
     paged = [page for _, (page, *_) in sim.relay.requests if page.limit and page.ids is None and page.authors]
     # Only what is too new to be in the store as yet is paged.
     assert all(page.since is None or page.since > START - 2 * HELD_LATER_S for page in paged if not page.kinds)
-    assert sim.crawl.counts.comparisons == {"complete": 1}
-    assert sim.crawl.counts.needed == 30
-    assert sim.crawl.counts.compared_bytes > 0
+    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.needed == 30
+    assert sim.crawl.stats.compared_bytes > 0
     assert "resweep:authors/" in sim.cursors
 
 
@@ -176,7 +176,7 @@ def test_a_relay_that_always_agrees_is_not_believed() -> None:
     sim.relay.neg_mood = lambda kind, name: [] if kind == "NEG-CLOSE" else [NegMessage(name, b"\x61")]
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons == {"unproven": 1}
+    assert sim.crawl.stats.comparisons == {"unproven": 1}
 
 
 def test_a_window_with_too_much_in_it_is_cut() -> None:
@@ -187,7 +187,7 @@ def test_a_window_with_too_much_in_it_is_cut() -> None:
     assert have_all(sim, known, late)
     assert {event_id for page in id_pages(sim) for event_id in page.ids or ()} == {each.id for each in late}
     assert sum(kind == "NEG-OPEN" for kind, *_ in sim.relay.compared) > 8
-    assert sim.crawl.counts.comparisons == {"complete": 1}
+    assert sim.crawl.stats.comparisons == {"complete": 1}
 
 
 def test_a_second_that_cannot_be_cut_is_paged() -> None:
@@ -197,7 +197,7 @@ def test_a_second_that_cannot_be_cut_is_paged() -> None:
     sim.relay.max_compared = 20
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons["too-many"] >= 1
+    assert sim.crawl.stats.comparisons["too-many"] >= 1
 
 
 def test_ids_a_relay_names_but_lacks_are_dropped_and_the_rest_fetched() -> None:
@@ -228,7 +228,7 @@ def test_ids_that_are_refused_are_had_by_pages() -> None:
     sim.relay.mood = lambda name, filters: refuse(name, filters) if filters[0].ids is not None else None
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons["refused"] == 1
+    assert sim.crawl.stats.comparisons["refused"] == 1
 
 
 def test_a_comparison_that_the_relay_forgot_is_begun_again() -> None:
@@ -246,7 +246,7 @@ def test_a_comparison_that_the_relay_forgot_is_begun_again() -> None:
     run_through_a_resweep(sim, late)
     assert len(set(hits)) == 2
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons == {"complete": 1}
+    assert sim.crawl.stats.comparisons == {"complete": 1}
 
 
 def test_a_relay_that_forgets_every_comparison_is_paged_and_tried_again() -> None:
@@ -257,7 +257,7 @@ def test_a_relay_that_forgets_every_comparison_is_paged_and_tried_again() -> Non
     )
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons == {"dropped": 1}
+    assert sim.crawl.stats.comparisons == {"dropped": 1}
     assert sim.session is not None
     assert not sim.session.limits.negentropy_failed_at
 
@@ -279,7 +279,7 @@ def test_a_relay_that_takes_five_seconds_to_answer_is_waited_for() -> None:
     run_through_a_resweep(sim, late)
     assert len(delayed) == 1
     assert have_all(sim, known, late)
-    assert sim.crawl.counts.comparisons == {"complete": 1}
+    assert sim.crawl.stats.comparisons == {"complete": 1}
 
 
 def test_ids_go_in_several_filters_of_a_request_fewer_once_refused() -> None:
@@ -293,7 +293,7 @@ def test_ids_go_in_several_filters_of_a_request_fewer_once_refused() -> None:
     asked = [filters for _, filters in sim.relay.requests if filters[0].ids is not None]
     assert len(asked[0]) > 3 >= max(len(filters) for filters in asked[1:])
     assert len(asked) <= 6
-    assert sim.crawl.counts.comparisons == {"complete": 1}
+    assert sim.crawl.stats.comparisons == {"complete": 1}
 
 
 @pytest.mark.parametrize("at", ["NEG-OPEN", "NEG-MSG", "NEG-CLOSE"])

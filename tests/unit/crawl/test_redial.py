@@ -39,10 +39,10 @@ def delays(endings: list[ConnectionResult], failures: int = 0) -> list[float]:
 
 
 REFUSED = ConnectionResult("dial", "refused")
-LOST = ConnectionResult("eof", "gone", lived=5.0)
-OF_USE = ConnectionResult("eof", "gone", lived=5.0, was_of_use=True)
-WORKED = ConnectionResult("eof", "gone", lived=HEALTHY_S)
-FORGED = ConnectionResult(LossReason.FORGED, "too many", lived=10 * HEALTHY_S, was_of_use=True)
+LOST = ConnectionResult("eof", "gone", lifetime_s=5.0)
+OF_USE = ConnectionResult("eof", "gone", lifetime_s=5.0, was_productive=True)
+WORKED = ConnectionResult("eof", "gone", lifetime_s=HEALTHY_S)
+FORGED = ConnectionResult(LossReason.FORGED, "too many", lifetime_s=10 * HEALTHY_S, was_productive=True)
 
 
 def test_failed_dials_wait_5_25_125_625_seconds_then_half_an_hour() -> None:
@@ -73,7 +73,7 @@ def test_relay_that_cuts_connections_but_brings_news_is_redialled_soon() -> None
 
 
 def test_a_loss_that_taught_to_ask_for_less_is_followed_by_a_dial_at_once() -> None:
-    taught = ConnectionResult("eof", "gone", lived=5.0, has_taught=True)
+    taught = ConnectionResult("eof", "gone", lifetime_s=5.0, has_taught=True)
     assert delays([LOST, LOST, taught, taught, LOST])[2:4] == [2, 2]
     assert failures_after(3, taught) == 3
 
@@ -98,7 +98,7 @@ def test_other_answers_are_failures_like_any(status: int) -> None:
 
 def test_what_we_lacked_ourselves_is_no_failure_of_the_relay() -> None:
     """No file descriptors, say."""
-    ours = ConnectionResult("dial", "too many open files", is_our_fault=True)
+    ours = ConnectionResult("dial", "too many open files", is_local_fault=True)
     assert delays([ours] * 5) == [10] * 5
     assert failures_after(3, ours) == 3
     assert delays([REFUSED, ours, REFUSED]) == [5, 10, 25]
@@ -106,10 +106,10 @@ def test_what_we_lacked_ourselves_is_no_failure_of_the_relay() -> None:
 
 def test_what_we_ended_ourselves_is_no_failure_of_the_relay() -> None:
     """A stop or a changed selection: whoever starts next dials at once, however often that happens."""
-    ended = ConnectionResult("closed", "closed by us", lived=5.0, is_our_will=True)
+    ended = ConnectionResult("closed", "closed by us", lifetime_s=5.0, by_request=True)
     assert failures_after(0, ended) == 0
     assert failures_after(4, ended) == 4
-    assert failures_after(4, ConnectionResult("closed", "closed by us", lived=HEALTHY_S, is_our_will=True)) == 0
+    assert failures_after(4, ConnectionResult("closed", "closed by us", lifetime_s=HEALTHY_S, by_request=True)) == 0
     assert delays([ended] * 5) == [0] * 5
 
 
@@ -181,7 +181,7 @@ def test_so_many_processes_share_the_bound_on_dials(crawlers: int) -> None:
 )
 def test_no_relay_is_where_a_web_server_answers_with_something_else(status: int | None, missing: bool) -> None:
     assert is_missing(ConnectionResult("dial", "", status=status)) is missing
-    assert not is_missing(ConnectionResult("error", "", lived=1.0, status=status))
+    assert not is_missing(ConnectionResult("error", "", lifetime_s=1.0, status=status))
 
 
 def test_forging_relay_is_paused_ever_longer_whatever_else_it_brings() -> None:

@@ -81,8 +81,8 @@ def test_who_refuses_filters_without_kinds_is_asked_by_kinds_at_once(answer: Moo
     assert sim.everything() <= sim.delivered
     assert {event.id for event in arrive(sim)} <= sim.delivered
     assert sum(sim.refusals.values()) == sim.refusals[RelayRefusal.KINDLESS] <= 4
-    assert sim.crawl.counts.gap_reasons[Gap.UNLISTED_KINDS] > 0, "kinds that nobody thought of are told"
-    assert not {Gap.REFUSED, Gap.NOTES_BY_AUTHOR} & sim.crawl.counts.gap_reasons.keys()
+    assert sim.crawl.stats.gap_reasons[Gap.UNLISTED_KINDS] > 0, "kinds that nobody thought of are told"
+    assert not {Gap.REFUSED, Gap.NOTES_BY_AUTHOR} & sim.crawl.stats.gap_reasons.keys()
 
 
 def test_what_was_learned_is_kept_over_a_restart() -> None:
@@ -116,7 +116,7 @@ def test_who_gives_notes_by_author_only_is_asked_for_other_mentions() -> None:
     *had, note = arrive(sim)
     assert {event.id for event in had} <= sim.delivered
     assert note.id not in sim.delivered, "nobody gets it there"
-    assert sim.crawl.counts.gap_reasons[Gap.NOTES_BY_AUTHOR] > 0
+    assert sim.crawl.stats.gap_reasons[Gap.NOTES_BY_AUTHOR] > 0
     asked = [each for name, filters in sim.relay.requests if name.startswith("P") for each in filters]
     assert any(each.authors and each.kinds is None for each in asked), "authors are asked for without kinds as ever"
     assert sum(sim.refusals.values()) <= 3
@@ -132,14 +132,14 @@ def test_who_refuses_global_kinds_gives_all_else_live() -> None:
     note, profile, reaction, mention = arrive(sim)
     assert {note.id, reaction.id, mention.id} <= sim.delivered
     assert profile.id not in sim.delivered
-    assert sim.crawl.counts.gap_reasons[Gap.REFUSED] > 0
+    assert sim.crawl.stats.gap_reasons[Gap.REFUSED] > 0
 
 
 def test_a_relay_that_relents_is_asked_without_kinds_again_some_day() -> None:
     narrow = RelayLimits().narrowed(Dimension.AUTHORS, 100).dated(RelayLimits(), START)
     learned = replace(narrow, refuses_kindless=True, notes_by_author=True)
-    assert learned.widened(START + 1) == narrow
-    sim = served(cooperative, learned.widened(START + 1))
+    assert learned.relaxed(START + 1) == narrow
+    sim = served(cooperative, learned.relaxed(START + 1))
     assert sim.everything() <= sim.delivered
 
 
@@ -159,7 +159,7 @@ def test_kinds_that_are_refused_by_name_are_left_out_alone_and_told() -> None:
     assert sim.session is not None
     assert {2, 10002} <= set(sim.session.limits.refused_kinds) <= {2, 10002, 30078}
     assert sim.session.limits.max_kinds >= RelayLimits().max_kinds
-    assert sim.crawl.counts.gap_reasons[Gap.KINDS_REFUSED] > 0
+    assert sim.crawl.stats.gap_reasons[Gap.KINDS_REFUSED] > 0
 
 
 @pytest.mark.parametrize("most", [1, 2, 3])

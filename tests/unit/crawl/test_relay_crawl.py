@@ -306,7 +306,7 @@ def test_queries_without_room_for_a_live_subscription_are_polled() -> None:
     sim.connect()
     sim.run_until(60)
     assert lives(sim) == []
-    assert sim.crawl.left_out == 2
+    assert sim.crawl.unserved_queries == 2
     before = len(pages(sim))
     sim.at(90, lambda: sim.relay.publish(event(START + 90, ALICE), sim.wall))
     sim.run_until(60 + 10 * POLL_EVERY_S)
@@ -323,7 +323,7 @@ def test_relay_that_refuses_the_last_request_keeps_its_live_subscription(most: i
     sim.connect()
     sim.run_until(100)
     assert sim.session is not None
-    assert (sim.session.limits.max_subscriptions, sim.crawl.left_out) == (most if most < 4 else 18, 0)
+    assert (sim.session.limits.max_subscriptions, sim.crawl.unserved_queries) == (most if most < 4 else 18, 0)
     sim.at(120, lambda: sim.relay.publish(event(START + 120, ALICE), sim.wall))
     sim.run_until(121)
     assert len(sim.delivered) == 1
@@ -386,7 +386,7 @@ def test_refusing_relay_is_asked_ever_less_and_serves_once_it_relents(mood: Mood
     assert sim.everything() <= sim.delivered
     assert cursor_keys(sim) == {"profiles/", "global/", "mentions/", "authors/"}
     assert sim.session is not None
-    assert sim.session.live_subscriptions >= 1 or sim.crawl.left_out
+    assert sim.session.live_subscriptions >= 1 or sim.crawl.unserved_queries
 
 
 def _a_page() -> tuple[str, list[Filter]]:

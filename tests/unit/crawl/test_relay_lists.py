@@ -160,7 +160,7 @@ def test_the_parts_of_an_ordered_backfill_come_by_how_many_write_there() -> None
     here = set(people[-100:])
     sim.name(*here, writes=True)
     asked = len(authors_pages(sim))
-    sim.crawl.backfilling.ordered = (Backfill(1, 0, START - 400 * 86_400, (), START * 1000),)
+    sim.crawl.backfill_jobs.ordered = (Backfill(1, 0, START - 400 * 86_400, (), START * 1000),)
     sim.crawl.set_plan(sim.plan)
     sim.run_until(300)
     found = first_asked(authors_pages(sim)[asked:])
@@ -176,12 +176,12 @@ def test_the_few_live_places_of_a_relay_go_to_those_who_write_to_it() -> None:
     sim.want(people)
     sim.connect()
     sim.run_until(300)
-    left_out = sim.crawl.left_out
+    left_out = sim.crawl.unserved_queries
     sim.name(*here, writes=True)
     sim.run_until(302)
     asked = {author for filters in sim.relay.open.values() for each in filters for author in each.authors or ()}
     assert here <= asked
-    assert sim.crawl.left_out >= left_out, "told of as before"
+    assert sim.crawl.unserved_queries >= left_out, "told of as before"
     for author in (people[0], other):
         at = sim.wall
         sim.relay.publish(event(at, author, 1, 7), at)

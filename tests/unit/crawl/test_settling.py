@@ -35,7 +35,7 @@ def crawl(
         coverage=CursorTable(1, (), sweeps), limits=limits or RelayLimits(), reach=Horizon(SETTINGS, WALL), plan=plan
     )
     made.audit.knowledge.recall(audited(WALL))
-    made.connected()
+    made.on_connected()
     return made
 
 
@@ -53,20 +53,20 @@ def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
     """Only EOSE completes a page; what came is kept all the same, and the loss is counted."""
     made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    assert made.page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 10.0) is None
-    assert made.counts.pages == 0, "once may be chance"
-    made.page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 40.0)
-    assert made.counts.pages == 1
-    assert made.page_ended(ended(RelayRefusal.TIMEOUT), session, 80.0) is None
+    assert made.on_page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 10.0) is None
+    assert made.stats.pages == 0, "once may be chance"
+    made.on_page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 40.0)
+    assert made.stats.pages == 1
+    assert made.on_page_ended(ended(RelayRefusal.TIMEOUT), session, 80.0) is None
     for _ in range(5):
-        made.page_ended(ended(RelayRefusal.TIMEOUT), session, 90.0)
-    assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
-    assert made.counts.sweeps == 0
+        made.on_page_ended(ended(RelayRefusal.TIMEOUT), session, 90.0)
+    assert made.stats.gap_reasons[Gap.NO_EOSE] == 1
+    assert made.stats.sweeps == 0
     assert made.seconds_behind(WALL + 50) == 50, "the cursor did not move"
     session = Session(RelayLimits())
     made.advance(session, 91.0, WALL + 91, may_ask=True)
     assert session.pages == 0
-    made.connected()
+    made.on_connected()
     made.advance(session, 100.0 + LASTING_RETRY_S, WALL + 700, may_ask=True)
     assert session.pages == 1, "but it is tried again"
 
@@ -75,8 +75,8 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
     made, session = crawl(), Session(RelayLimits())
     for number in range(3):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
-        made.page_ended(ended(RelayRefusal.TIMEOUT), session, number * 1000.0 + 500)
-    assert (made.counts.pages, made.counts.gap_reasons) == (0, {Gap.UNANSWERED: 1})
+        made.on_page_ended(ended(RelayRefusal.TIMEOUT), session, number * 1000.0 + 500)
+    assert (made.stats.pages, made.stats.gap_reasons) == (0, {Gap.UNANSWERED: 1})
     assert [each.patience for each in session.subscriptions if each.is_page] == [1.0, 2.0, 4.0]
 
 
@@ -88,10 +88,10 @@ def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, to
     made.audit.knowledge.recall([FormCheck(BROAD.name, FormVerdict.UNKNOWN, 0, 0)])
     made.audit.note_event(event(WALL - 100, key(1), kind=1))
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(PageEnded(FormAudit.KEY, None, "", count, None, None), session, 1.0)
-    assert made.counts.gap_reasons[Gap.NO_BROAD_FILTERS] == told
+    made.on_page_ended(PageEnded(FormAudit.KEY, None, "", count, None, None), session, 1.0)
+    assert made.stats.gap_reasons[Gap.NO_BROAD_FILTERS] == told
     assert len(made.gaps) == told
-    made.page_ended(ended(None, 1), session, 2.0)
+    made.on_page_ended(ended(None, 1), session, 2.0)
     assert not len(made.gaps)
 
 
@@ -99,9 +99,9 @@ def test_requests_shrink_when_connections_are_lost_over_them() -> None:
     made, session = crawl(), Session(RelayLimits())
     authors = frozenset(number.to_bytes(32) for number in range(300))
     session.open_page("large", Filter(authors=authors), 0.0)
-    assert not made.lost(session)
+    assert not made.on_lost(session)
     assert session.limits == RelayLimits(), "once may be chance"
-    assert made.lost(session)
+    assert made.on_lost(session)
     assert session.limits.max_frame_bytes == session.subscriptions.suspect // 2
     assert session.limits.members_that_fit < 150
 
@@ -109,7 +109,7 @@ def test_requests_shrink_when_connections_are_lost_over_them() -> None:
 def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
     made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(RelayRefusal.TOO_LARGE), session, 1.0)
+    made.on_page_ended(ended(RelayRefusal.TOO_LARGE), session, 1.0)
     opened = session.pages
     made.advance(session, 1.1, WALL, may_ask=True)
     assert session.pages == opened
@@ -120,12 +120,12 @@ def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
 def test_a_refusal_that_lasts_is_told() -> None:
     made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
-    made.page_ended(ended(RelayRefusal.RESTRICTED), session, 1.0)
-    assert made.counts.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
+    made.on_page_ended(ended(RelayRefusal.RESTRICTED), session, 1.0)
+    assert made.stats.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
     session.cancel_page("initial:global/", 0.0)
     made.advance(session, 1.5, WALL, may_ask=True)
-    made.page_ended(PageEnded(SizeTrials.KEY, RelayRefusal.RESTRICTED, "no", 0, None, None), session, 2.0)
-    assert made.counts.gap_reasons[Gap.REFUSED] == 1
+    made.on_page_ended(PageEnded(SizeTrials.KEY, RelayRefusal.RESTRICTED, "no", 0, None, None), session, 2.0)
+    assert made.stats.gap_reasons[Gap.REFUSED] == 1
 
 
 def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
@@ -133,10 +133,10 @@ def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
     made, session = crawl(sweeps=(kept,)), Session(RelayLimits())
     made.advance(session, 0.0, WALL + 3_000, may_ask=True)
     assert page_of(session).since == WALL + 2_000 - 900, "first what came since"
-    made.page_ended(ended(None), session, 1.0)
+    made.on_page_ended(ended(None), session, 1.0)
     made.advance(session, 2.0, WALL + 3_000, may_ask=True)
     assert (page_of(session).since, page_of(session).until) == (WALL - 1_000, WALL - 700)
-    cursor = made.page_ended(ended(None), session, 3.0)
+    cursor = made.on_page_ended(ended(None), session, 3.0)
     assert cursor is not None
     assert [each.is_over for each in made.take_progress()] == [True]
 
@@ -145,7 +145,7 @@ def test_progress_is_told_now_and_then() -> None:
     made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     for number in range(10):
-        made.page_ended(ended(None, 50, WALL - 10 * number), session, number * 1.0)
+        made.on_page_ended(ended(None, 50, WALL - 10 * number), session, number * 1.0)
     (progress,) = made.take_progress()
     assert (progress.sweep, progress.since, progress.started) == ("initial:global/", WALL - 1_000, WALL)
     assert made.take_progress() == ()
@@ -155,7 +155,7 @@ def test_one_subscription_is_left_for_pages() -> None:
     limits = replace(RelayLimits(), max_subscriptions=1, max_pages=1)
     made, session = crawl(limits=limits), Session(limits)
     made.advance(session, 0.0, WALL, may_ask=True)
-    assert (session.live_subscriptions, session.pages, made.left_out) == (0, 1, 1)
+    assert (session.live_subscriptions, session.pages, made.unserved_queries) == (0, 1, 1)
 
 
 def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
@@ -165,7 +165,7 @@ def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
         session.note_event("L1", event(WALL - number, kind=0, number=number), 1.0)
     assert session.limits.zero_is_all
     made.advance(session, 100.0, WALL, may_ask=True)
-    made.connected()
+    made.on_connected()
     again = Session(session.limits)
     made.advance(again, 200.0, WALL, may_ask=True)
     assert [each.filters[0].limit for each in again.subscriptions if not each.is_page] == [1]
@@ -175,7 +175,7 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
     made, session = crawl(), Session(RelayLimits())
     made.advance(session, 0.0, WALL + 200_000, may_ask=True)
     assert made.next_time() >= 50.0
-    made.page_ended(ended(None), session, 1.0)
+    made.on_page_ended(ended(None), session, 1.0)
     made.advance(session, 1.0, WALL + 200_000, may_ask=True)
     assert any(each.key.startswith("resweep:") for each in session.subscriptions)
 
@@ -184,10 +184,10 @@ def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> N
     made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
     made.advance(session, 0.0, WALL, may_ask=True)
     for at in (10.0, 40.0, 80.0):
-        made.page_ended(ended(RelayRefusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
+        made.on_page_ended(ended(RelayRefusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
     for at in (90.0, 100.0):
-        made.page_ended(ended(RelayRefusal.TIMEOUT, subject="authors"), session, at)
-    assert made.counts.gap_reasons[Gap.NO_EOSE] == 1
+        made.on_page_ended(ended(RelayRefusal.TIMEOUT, subject="authors"), session, at)
+    assert made.stats.gap_reasons[Gap.NO_EOSE] == 1
     session = Session(RelayLimits())
     made.advance(session, 101.0, WALL + 101, may_ask=True)
     assert not any(each.key == "initial:authors/" for each in session.subscriptions)
@@ -201,8 +201,8 @@ def test_a_page_that_fails_again_and_again_is_told() -> None:
     made, session = crawl(), Session(RelayLimits())
     for number in range(1, 7):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
-        made.page_ended(ended(RelayRefusal.ERROR), session, number * 1000.0 + 1)
-        assert made.counts.gap_reasons[Gap.UNANSWERED] == number // 3
+        made.on_page_ended(ended(RelayRefusal.ERROR), session, number * 1000.0 + 1)
+        assert made.stats.gap_reasons[Gap.UNANSWERED] == number // 3
 
 
 def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
@@ -213,7 +213,7 @@ def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
         session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
         list(session.receive(Eose("L1"), 0.0))
         session.open_page("p", Filter(limit=1), 0.0)
-        assert [type(each).__name__ for each in session.expire(31.0)] == ["PageEnded"]
+        assert [type(each).__name__ for each in session.on_timeout(31.0)] == ["PageEnded"]
         limits = session.limits
         assert limits.max_subscriptions == most
 
@@ -227,7 +227,7 @@ def test_silence_never_takes_back_what_was_seen_to_work() -> None:
         session.open_page("p", Filter(limit=1), 0.0)
         list(session.receive(Eose("P2"), 0.0))
         session.open_page("q", Filter(limit=1), 0.0)
-        list(session.expire(31.0))
+        list(session.on_timeout(31.0))
         assert session.limits.max_subscriptions >= 2
 
 
@@ -243,7 +243,7 @@ def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
     for number in range(20):
         for each in [each.key for each in session.subscriptions if each.is_page]:
             session.cancel_page(each, 101.0)
-            made.page_ended(PageEnded(each, None, "", 0, None, None), session, 101.0 + number)
+            made.on_page_ended(PageEnded(each, None, "", 0, None, None), session, 101.0 + number)
         made.advance(session, 101.0 + number, WALL + 101 + number, may_ask=True)
     assert not {gap.reason for gap in made.gaps} & {Gap.UNFINISHED}
 

@@ -36,7 +36,7 @@ def test_refused_check_of_an_empty_page_is_dropped_and_reported() -> None:
     sim.connect()
     sim.run_until(300)
     assert "authors/" in sim.cursors, "nothing that is required was refused"
-    assert Gap.REFUSED not in sim.crawl.counts.gap_reasons
+    assert Gap.REFUSED not in sim.crawl.stats.gap_reasons
     assert any(gap.reason == Gap.UNCHECKED and gap.form == "authors/" for gap in sim.crawl.gaps)
 
 

@@ -51,7 +51,7 @@ def live_filters(sim: Simulation) -> list[Filter]:
 
 
 def way(sim: Simulation) -> str:
-    return sim.crawl.asking.way
+    return sim.crawl.strategy.name
 
 
 def refusing_broad(how: Mood) -> Mood:
@@ -196,8 +196,8 @@ def test_a_relay_that_has_too_much_is_asked_by_query_again() -> None:
     sim.crawled_since = START
     sim.connect()
     sim.run_until(60)
-    assert sim.crawl.asking.rate is None or sim.crawl.asking.rate < 4
-    sim.crawl.asking.measure(100_000, 4 * HOUR)
+    assert sim.crawl.strategy.rate is None or sim.crawl.strategy.rate < 4
+    sim.crawl.strategy.record_rate(100_000, 4 * HOUR)
     sim.run_until(120)
     assert way(sim) == "query"
     sim.run_until(600)
@@ -342,11 +342,11 @@ def test_newcomers_do_not_wait_for_those_before_them_who_are_refused() -> None:
 
 def test_relay_that_must_be_asked_whole_is_left_for_no_small_cost() -> None:
     """By query it leaves out what mentions users: its bytes are worth more than those of one that does not."""
-    plan, asking = plan_for([ALICE], [BOB]), FetchStrategy(needs_whole=True)
+    plan, asking = plan_for([ALICE], [BOB]), FetchStrategy(needs_firehose=True)
     assert asking.decide(plan, RelayLimits(), START)
-    asking.measure(10 * HOUR, HOUR)
+    asking.record_rate(10 * HOUR, HOUR)
     assert not asking.decide(plan, RelayLimits(), START), "nothing changes"
-    assert asking.is_whole
-    asking.measure(500 * HOUR, HOUR)
+    assert asking.is_firehose
+    asking.record_rate(500 * HOUR, HOUR)
     assert asking.decide(plan, RelayLimits(), START)
-    assert not asking.is_whole
+    assert not asking.is_firehose

@@ -22,7 +22,7 @@ def wait_of(host: HostBackoff, now: float) -> float:
 def test_a_new_host_may_be_asked() -> None:
     host = HostBackoff(Fixed())
     for now in (0.0, 12.5, 10.0**9):
-        assert host.may_ask(now)
+        assert host.can_send(now)
         assert host.remaining_ms(now) == 0
 
 
@@ -30,11 +30,11 @@ def test_a_new_host_may_be_asked() -> None:
 def test_waits_double_up_to_ten_minutes(start: float) -> None:
     host, now, waits = HostBackoff(Fixed()), start, []
     for _ in range(14):
-        host.limited(now)
+        host.on_rate_limited(now)
         waits.append(wait_of(host, now))
-        assert not host.may_ask(now)
+        assert not host.can_send(now)
         now += waits[-1]
-        assert host.may_ask(now)
+        assert host.can_send(now)
     assert waits[:4] == [FIRST_BACKOFF_S, 2, 4, 8]
     assert waits[-1] == MAX_BACKOFF_S
     assert waits == sorted(waits)
@@ -44,20 +44,20 @@ def test_refusals_of_what_was_asked_before_the_wait_count_once() -> None:
     """A relay refuses several requests at once, and each connection to the host hears of it."""
     host = HostBackoff(Fixed())
     for _ in range(5):
-        host.limited(100.0)
-        host.limited(100.9)
+        host.on_rate_limited(100.0)
+        host.on_rate_limited(100.9)
     assert wait_of(host, 100.0) == FIRST_BACKOFF_S
 
 
 def test_quiet_minutes_are_rewarded_and_a_shorter_peace_is_not() -> None:
     host = HostBackoff(Fixed())
     for now in (0.0, 1.0, 3.0):
-        host.limited(now)
+        host.on_rate_limited(now)
     assert wait_of(host, 3.0) == 4
-    host.limited(7.0 + QUIET_S)
+    host.on_rate_limited(7.0 + QUIET_S)
     assert wait_of(host, 7.0 + QUIET_S) == 8
     later = 15.0 + QUIET_S * 2 + 1
-    host.limited(later)
+    host.on_rate_limited(later)
     assert wait_of(host, later) == FIRST_BACKOFF_S
 
 
@@ -66,13 +66,13 @@ def test_of_a_host_that_rations_requests_most_of_the_ration_is_had(per_second: f
     """So many a second, saved up for a minute: doubling at each refusal would soon leave it alone for ten minutes."""
     host, now, ration, answers, refusals = HostBackoff(Fixed()), 0.0, 60 * per_second, 0, 0
     while now < 6 * 3600:
-        if host.may_ask(now) and ration >= 1:
+        if host.can_send(now) and ration >= 1:
             ration -= 1
             answers += 1
-            host.answered()
-        elif host.may_ask(now):
+            host.on_success()
+        elif host.can_send(now):
             refusals += 1
-            host.limited(now)
+            host.on_rate_limited(now)
         ration = min(60 * per_second, ration + 0.05 * per_second)
         now += 0.05
     assert answers > 0.4 * per_second * now
@@ -82,11 +82,11 @@ def test_of_a_host_that_rations_requests_most_of_the_ration_is_had(per_second: f
 def test_host_that_gives_little_between_refusals_is_paused_ever_longer() -> None:
     host, now = HostBackoff(Fixed()), 0.0
     for _ in range(12):
-        host.limited(now)
+        host.on_rate_limited(now)
         now += wait_of(host, now)
         for _ in range(ENOUGH_ANSWERS - 1):
-            host.answered()
-    host.limited(now)
+            host.on_success()
+    host.on_rate_limited(now)
     assert wait_of(host, now) == MAX_BACKOFF_S
 
 
@@ -97,7 +97,7 @@ def test_jitter_spreads_the_waits_by_a_quarter_at_most(seed: int) -> None:
     waits = []
     for _ in range(200):
         host = HostBackoff(rng)
-        host.limited(50.0)
+        host.on_rate_limited(50.0)
         waits.append(wait_of(host, 50.0))
     assert 0.75 <= min(waits) < 0.85
     assert 1.15 < max(waits) <= 1.25

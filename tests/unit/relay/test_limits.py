@@ -90,15 +90,17 @@ def document(**limitation: int) -> AdvertisedLimits:
 
 
 def test_what_a_document_says_narrows_and_never_widens() -> None:
-    said = RelayLimits().advertised(
+    said = RelayLimits().with_advertised(
         document(max_subscriptions=10, max_limit=100, max_message_length=65_536, max_filters=3)
     )
     assert (said.max_subscriptions, said.page_limit, said.max_frame_bytes, said.max_filters) == (8, 100, 65_536, 3)
     assert {each.source for each in said.bounds} == {Source.DOCUMENT}
     generous = document(max_subscriptions=50_000, max_limit=5_000_000, max_message_length=10**9, max_filters=1_000)
-    assert RelayLimits().advertised(generous) == RelayLimits()
-    assert RelayLimits().advertised(AdvertisedLimits()) == RelayLimits()
-    assert RelayLimits().advertised(document(max_subscriptions=0, max_limit=0, max_message_length=0)) == RelayLimits()
+    assert RelayLimits().with_advertised(generous) == RelayLimits()
+    assert RelayLimits().with_advertised(AdvertisedLimits()) == RelayLimits()
+    assert (
+        RelayLimits().with_advertised(document(max_subscriptions=0, max_limit=0, max_message_length=0)) == RelayLimits()
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,20 +114,20 @@ def test_what_a_document_says_narrows_and_never_widens() -> None:
     ],
 )
 def test_a_limit_is_found_wherever_documents_have_it(text: dict[str, object]) -> None:
-    assert RelayLimits().advertised(advertised_limits(text)).max_filters == 3
+    assert RelayLimits().with_advertised(advertised_limits(text)).max_filters == 3
 
 
 @pytest.mark.parametrize(("said", "used", "pages"), [(1, 1, 1), (2, 2, 1), (3, 3, 2), (4, 3, 2), (20, 18, 3)])
 def test_of_few_subscriptions_none_is_spared(said: int, used: int, pages: int) -> None:
     """One is live where there are two."""
-    limits = RelayLimits().advertised(document(max_subscriptions=said))
+    limits = RelayLimits().with_advertised(document(max_subscriptions=said))
     assert (limits.max_subscriptions, limits.max_pages) == (used, pages)
 
 
 @pytest.mark.parametrize("message_bytes", [2_000, 16_384, 65_536, 131_072])
 def test_a_request_for_a_whole_chunk_fits_what_the_relay_takes(message_bytes: int) -> None:
     """16,384 bytes are advertised here and there; 250 keys of 67 bytes are more, and such a relay hangs up on them."""
-    limits = RelayLimits().advertised(document(max_message_length=message_bytes))
+    limits = RelayLimits().with_advertised(document(max_message_length=message_bytes))
     page = BYTES_PER_FILTER + limits.max_kinds * BYTES_PER_KIND + BYTES_PER_MEMBER * limits.members_that_fit
     assert page <= message_bytes
     assert page > message_bytes - BYTES_PER_MEMBER or limits.members_that_fit > limits.max_authors
@@ -164,7 +166,7 @@ def test_what_can_be_read_of_a_row_is_kept() -> None:
 def test_the_document_is_looked_at_once_a_day() -> None:
     now = 1_700_000_000
     assert RelayLimits().is_stale(now)
-    known = RelayLimits().informed(now)
+    known = RelayLimits().with_nip11_fetched_at(now)
     assert not known.is_stale(now + INFORMATION_AGE_S - 1)
     assert known.is_stale(now + INFORMATION_AGE_S)
 
@@ -201,18 +203,18 @@ def refused(
 
 def test_what_refusals_taught_is_doubted_after_a_day_step_by_step() -> None:
     limits = refused(refused(RelayLimits(), Dimension.AUTHORS, 60, NOW), Dimension.SUBSCRIPTIONS, 4, NOW)
-    assert limits.widened(NOW + DAY - 1) == limits
-    wider = limits.widened(NOW + DAY)
+    assert limits.relaxed(NOW + DAY - 1) == limits
+    wider = limits.relaxed(NOW + DAY)
     assert (wider.max_authors, wider.max_subscriptions) == (120, 8)
-    assert wider.widened(NOW + DAY + 1) == wider
+    assert wider.relaxed(NOW + DAY + 1) == wider
     for day in range(2, 10):
-        wider = wider.widened(NOW + day * DAY)
+        wider = wider.relaxed(NOW + day * DAY)
     assert sizes(wider) == sizes(RelayLimits())
 
 
 def test_each_dimension_is_tried_again_in_its_own_time() -> None:
     limits = refused(refused(RelayLimits(), Dimension.AUTHORS, 60, NOW), Dimension.FILTERS, 2, NOW + DAY // 2)
-    wider = limits.widened(NOW + DAY)
+    wider = limits.relaxed(NOW + DAY)
     assert (wider.max_authors, wider.max_filters) == (120, 2)
 
 
@@ -222,7 +224,7 @@ def test_a_relay_that_refuses_more_each_time_is_tried_ever_more_rarely() -> None
     limits = refused(RelayLimits(), Dimension.AUTHORS, 125, now)
     while now < NOW + 300 * DAY:
         now += DAY
-        tried = limits.widened(now)
+        tried = limits.relaxed(now)
         if tried != limits:
             trials += 1
             limits = refused(tried, Dimension.AUTHORS, 125, now)
@@ -247,11 +249,13 @@ def test_what_silence_taught_is_doubted_within_minutes() -> None:
 def test_more_bytes_are_never_tried() -> None:
     """A reset takes the live subscriptions along."""
     limits = refused(RelayLimits(), Dimension.FRAME_BYTES, 16_384, NOW)
-    assert limits.widened(NOW + 100 * DAY).max_frame_bytes == 16_384
+    assert limits.relaxed(NOW + 100 * DAY).max_frame_bytes == 16_384
     lost = RelayLimits().below(40_000).dated(RelayLimits(), NOW)
-    assert lost.widened(NOW + 100 * DAY).max_frame_bytes == 20_000
-    assert lost.advertised(document(max_message_length=65_536)).max_frame_bytes == 65_536, "unless the relay says so"
-    assert lost.advertised(document(max_message_length=16_384)).max_frame_bytes == 16_384
+    assert lost.relaxed(NOW + 100 * DAY).max_frame_bytes == 20_000
+    assert lost.with_advertised(document(max_message_length=65_536)).max_frame_bytes == 65_536, (
+        "unless the relay says so"
+    )
+    assert lost.with_advertised(document(max_message_length=16_384)).max_frame_bytes == 16_384
 
 
 def test_control_doubles_kinds_until_the_relay_says_how_many() -> None:
@@ -259,9 +263,9 @@ def test_control_doubles_kinds_until_the_relay_says_how_many() -> None:
     while (limits := limits.raised(Dimension.KINDS)).max_kinds != steps[-1]:
         steps.append(limits.max_kinds)
     assert steps == [10, 20, 40, 80, 160, 320]
-    assert limits.widened(NOW).max_kinds == 320, "and is not forgotten with the day"
+    assert limits.relaxed(NOW).max_kinds == 320, "and is not forgotten with the day"
     failed = limits.narrowed(Dimension.KINDS, 80, Source.CONTROL).dated(limits, NOW)
-    assert failed.widened(NOW + 50 * DAY).max_kinds == 80, "only control tries more"
+    assert failed.relaxed(NOW + 50 * DAY).max_kinds == 80, "only control tries more"
     refusing = RelayLimits().narrowed(Dimension.KINDS, 20)
     assert refusing.max_kinds == 20
     assert refusing.raised(Dimension.KINDS) == refusing
@@ -279,20 +283,20 @@ def test_a_kind_refused_by_name_is_left_out_until_the_next_day() -> None:
     limits = RelayLimits().without_kind(30_078).without_kind(4)
     assert limits.refused_kinds == (4, 30_078)
     assert sizes(limits) == sizes(RelayLimits())
-    assert limits.widened(NOW).refused_kinds == ()
+    assert limits.relaxed(NOW).refused_kinds == ()
 
 
 def test_what_only_a_document_said_is_forgotten_for_the_next_one() -> None:
-    small = RelayLimits().advertised(
+    small = RelayLimits().with_advertised(
         document(max_subscriptions=3, max_limit=10, max_message_length=9_000, max_filters=1)
     )
-    assert small.widened(NOW) == RelayLimits()
+    assert small.relaxed(NOW) == RelayLimits()
 
 
 @given(ANY_LIMITS, st.integers(NOW, NOW + 2**30))
 def test_nothing_is_tried_that_not_every_relay_is_asked_for(limits: RelayLimits, now: int) -> None:
     for known in (limits, limits.dated(RelayLimits(), NOW)):
-        tried = known.widened(now)
+        tried = known.relaxed(now)
         assert all(tried.of(each) <= max(MOST[each], known.of(each)) for each in Dimension)
 
 

@@ -46,7 +46,7 @@ def open_live(session: Session, key: str = "0", now: float = 0.0) -> str:
 
 def expired(session: Session, now: float) -> list[str]:
     """The keys of what silence has ended."""
-    return [each.key for each in session.expire(now) if isinstance(each, PageEnded | LiveEnded)]
+    return [each.key for each in session.on_timeout(now) if isinstance(each, PageEnded | LiveEnded)]
 
 
 def closed(subscription: str, reason: str) -> Closed:
@@ -113,7 +113,7 @@ def test_events_that_were_not_asked_for_count_to_the_limit_only() -> None:
         session.note_event(page, stray, FIRST_ANSWER_S - 1)
     session.note_event("nobody's", event(150), FIRST_ANSWER_S - 1)
     assert session.unasked == 3
-    assert list(session.expire(FIRST_ANSWER_S)) == [
+    assert list(session.on_timeout(FIRST_ANSWER_S)) == [
         PageEnded("p", RelayRefusal.TIMEOUT, "no answer", 0, None, None, strangers=2)
     ]
 
@@ -145,8 +145,8 @@ def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> Non
     session = Session(RelayLimits())
     page = open_page(session)
     for created_at in (180, 120, None, 99, 201):
-        session.note_time(page, created_at, 1.0)
-    session.note_time("nobody's", 150, 1.0)
+        session.record_event_time(page, created_at, 1.0)
+    session.record_event_time("nobody's", 150, 1.0)
     assert session.unasked == 1
     assert list(session.receive(Eose(page), 2.0)) == [complete("p", 2, 120, 180, newer=1, older=1)]
 
@@ -162,8 +162,8 @@ def test_silence_ends_a_page_incomplete_sooner_after_a_first_answer() -> None:
     assert session.next_deadline() == 10.0 + FIRST_ANSWER_S
     session.note_event(talking, event(150), 12.0)
     assert session.next_deadline() == 12.0 + NEXT_ANSWER_S
-    assert list(session.expire(12.0 + NEXT_ANSWER_S - 0.01)) == []
-    assert list(session.expire(12.0 + NEXT_ANSWER_S)) == [
+    assert list(session.on_timeout(12.0 + NEXT_ANSWER_S - 0.01)) == []
+    assert list(session.on_timeout(12.0 + NEXT_ANSWER_S)) == [
         PageEnded("talking", RelayRefusal.TIMEOUT, "no answer", 1, 150, 150)
     ]
     assert expired(session, 10.0 + FIRST_ANSWER_S) == ["slow"]
@@ -186,7 +186,7 @@ def test_a_pause_of_ours_is_not_the_relays_silence() -> None:
     answered = open_page(session, "answered", 0.0)
     session.note_event(answered, event(150), 1.0)
     session.resume(100.0)
-    assert list(session.expire(100.0 + NEXT_ANSWER_S - 0.01)) == []
+    assert list(session.on_timeout(100.0 + NEXT_ANSWER_S - 0.01)) == []
     assert expired(session, 100.0 + NEXT_ANSWER_S) == ["answered"]
     assert session.next_deadline() == 100.0 + FIRST_ANSWER_S
 
@@ -212,7 +212,7 @@ def test_a_live_subscription_survives_its_eose_and_then_any_silence() -> None:
     session = Session(RelayLimits())
     live = open_live(session)
     assert list(session.receive(Eose(live), 1.0)) == []
-    assert list(session.expire(10.0**9)) == []
+    assert list(session.on_timeout(10.0**9)) == []
     assert session.live_subscriptions == 1
 
 
@@ -482,7 +482,7 @@ class Machine:
 
     def step(self) -> None:
         self.now += self.rng.choice((0.0, 0.1, 4.0))
-        for outcome in list(self.session.expire(self.now)):
+        for outcome in list(self.session.on_timeout(self.now)):
             self.settle(outcome, eosed=None)
         target = self.rng.choice([*self.pages.values(), *self.live.values(), "P0", "L0"])
         match self.rng.randrange(7):
@@ -644,7 +644,7 @@ def test_events_that_come_twice_under_a_replaced_id_show_that_requests_add() -> 
     open_live(session)
     session.note_event(live, event(151), 2.0)
     assert not adds(session)
-    session.note_time(live, 151, 2.0, event(151).id)
+    session.record_event_time(live, 151, 2.0, event(151).id)
     assert adds(session)
     assert live_ids(session) == [("REQ", "L2")]
     list(session.receive(Eose("L2"), 3.0))
@@ -667,9 +667,9 @@ def test_old_one_is_closed_in_the_end_though_no_eose_comes() -> None:
     session.open_live("0", [LIVE], 10.0)
     sent(session)
     assert session.next_deadline() == 15.0
-    assert list(session.expire(14.9)) == []
+    assert list(session.on_timeout(14.9)) == []
     assert sent(session) == []
-    list(session.expire(15.0))
+    list(session.on_timeout(15.0))
     assert live_ids(session) == [("CLOSE", "L1")]
 
 
@@ -687,7 +687,7 @@ def test_old_one_stays_where_its_successor_is_refused() -> None:
     sent(session)
     assert [type(each) for each in session.receive(closed("L2", "error: busy"), 11.0)] == [LiveEnded]
     assert session.live_subscriptions == 1
-    list(session.expire(100.0))
+    list(session.on_timeout(100.0))
     assert sent(session) == []
     session.open_live("0", [LIVE], 101.0)
     list(session.receive(Eose("L3"), 102.0))
@@ -699,7 +699,7 @@ def test_end_of_an_old_one_by_the_relay_is_no_loss() -> None:
     session.open_live("0", [LIVE], 10.0)
     assert list(session.receive(closed("L1", "error: busy"), 11.0)) == []
     list(session.receive(Eose("L2"), 12.0))
-    list(session.expire(100.0))
+    list(session.on_timeout(100.0))
     assert live_ids(session) == [("REQ", "L2")]
 
 
@@ -746,10 +746,10 @@ def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
     live = open_live(session)
     session.close_live("0", 10.0)
     session.note_event(live, event(150), 12.0)
-    session.note_time("never", 150, 100.0)
+    session.record_event_time("never", 150, 100.0)
     assert (session.unasked, session.late) == (2, 0)
     session.note_event(live, event(150), 21.0)
-    session.note_time(live, 150, 21.0)
+    session.record_event_time(live, 150, 21.0)
     assert (session.unasked, session.late) == (2, 2)
 
 
@@ -788,7 +788,7 @@ def test_impossible_auth_for_some_of_many_events_asks_for_other_kinds() -> None:
     assert not list(
         session.receive(Closed("P1", "auth-required: At least one matching event requires AUTH", "auth-required"), 1.0)
     )
-    (ended,) = session.expire(10.0)
+    (ended,) = session.on_timeout(10.0)
     assert isinstance(ended, PageEnded)
     assert (ended.refusal, session.limits.withholds) == (RelayRefusal.WITHHELD, True)
 

@@ -38,7 +38,7 @@ class Client:
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        self._act(self.session.expire(self.now))
+        self._act(self.session.on_timeout(self.now))
 
     def ask(self) -> tuple[str, str]:
         """Open a live subscription and a page; returns their ids."""
@@ -229,10 +229,10 @@ def test_challenges_without_end_are_answered_so_often_and_no_more() -> None:
     """Each answer is a signature."""
     login = Authentication(is_possible=True)
     for number in range(3 * MAX_ANSWERS):
-        login.challenged(f"{number}")
-        is_answered = login.demanded(float(number))
+        login.on_challenge(f"{number}")
+        is_answered = login.on_auth_required(float(number))
         assert is_answered is (number < MAX_ANSWERS)
         if is_answered:
-            assert login.to_answer() == f"{number}"
-            login.answered(number.to_bytes(32), float(number))
-            login.judged(number.to_bytes(32), accepted=False)
+            assert login.pending_challenge() == f"{number}"
+            login.on_answered(number.to_bytes(32), float(number))
+            login.on_ok(number.to_bytes(32), accepted=False)

@@ -38,7 +38,7 @@ class Client:
         return list(self.session.receive(Eose(name), now))
 
     def expired(self, now: float) -> list[str]:
-        return [each.key for each in self.session.expire(now) if isinstance(each, PageEnded)]
+        return [each.key for each in self.session.on_timeout(now) if isinstance(each, PageEnded)]
 
     def sent(self) -> list[list[str]]:
         frames = [orjson.loads(frame)[:2] for frame in self.session.outgoing]
@@ -279,7 +279,7 @@ def test_unnamed_notice_is_assigned_to_limit_zero_if_pages_are_answered() -> Non
     assert client.answer(page, 0.2), "no page is blamed"
     deadline = client.session.next_deadline()
     assert deadline is not None
-    (ended,) = client.session.expire(deadline)
+    (ended,) = client.session.on_timeout(deadline)
     assert isinstance(ended, LiveEnded)
     assert (ended.refusal, client.session.limits) == (RelayRefusal.ZERO_LIMIT, RelayLimits(refuses_zero=True))
     assert client.sent() == [["CLOSE", page], ["CLOSE", live]]
@@ -311,7 +311,7 @@ def test_ambiguous_refusal_is_assigned_to_the_page_left_unanswered() -> None:
     assert client.expired(3.1) == [], "the live one was meant"
     client.ask("b", 4.0)
     assert list(client.session.receive(Notice("REQ filters are not accepted"), 4.1)) == []
-    (ended,) = client.session.expire(6.1)
+    (ended,) = client.session.on_timeout(6.1)
     assert isinstance(ended, PageEnded)
     assert (ended.key, str(ended.refusal)) == ("b", "unsupported")
     assert client.session.live_subscriptions == 1

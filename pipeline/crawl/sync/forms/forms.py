@@ -83,7 +83,7 @@ FORMS: Final = (
     Form(Subject.AUTHORS, False, Reach.HIGH),
     Form(Subject.AUTHORS, True, Reach.LOW),
     BROAD,
-    Form(Subject.WHOLE, False, Reach.LOW),
+    Form(Subject.FIREHOSE, False, Reach.LOW),
     Form(Subject.AUTHORS, True, Reach.HIGH),
 )
 

@@ -12,7 +12,7 @@ from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_ME
 
 # A key with its share of a filter that has few of them.
 _MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
-_BROAD = frozenset({Subject.GLOBAL, Subject.WHOLE})
+_BROAD = frozenset({Subject.GLOBAL, Subject.FIREHOSE})
 
 
 @dataclass(slots=True)
@@ -53,14 +53,14 @@ class SubscriptionPacker:
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
-    def arrange(self, queries: Iterable[Query], limits: RelayLimits) -> bool:
+    def pack(self, queries: Iterable[Query], limits: RelayLimits) -> bool:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
 
         What is in one already stays there, unless its `rank` is later than that of what has no place otherwise; among
         others of one rank the first come first. Returns whether there was any need.
         """
         queries = tuple(queries)
-        if queries is self._queries and self.goes_by(limits):
+        if queries is self._queries and self.has_shape_of(limits):
             self._limits = limits
             return False
         self._queries = queries
@@ -78,19 +78,17 @@ class SubscriptionPacker:
         self._left_out = frozenset(self.left_out)
         return True
 
-    def goes_by(self, limits: RelayLimits) -> bool:
+    def has_shape_of(self, limits: RelayLimits) -> bool:
         """Whether `limits` change nothing about the last arrangement."""
         return _shape(limits) == _shape(self._limits)
 
-    def would_hold(
-        self, queries: Iterable[Query], limits: RelayLimits, singles: frozenset[Subject] | None = None
-    ) -> bool:
+    def fits(self, queries: Iterable[Query], limits: RelayLimits, singles: frozenset[Subject] | None = None) -> bool:
         """Whether there were room for all of `queries` if they were arranged anew, maybe with other `singles`."""
         anew = SubscriptionPacker(limits)
         anew.singles = self.singles if singles is None else singles
         anew._is_parted = self._is_parted
         anew._most_filters = self._most_filters
-        anew.arrange(queries, limits)
+        anew.pack(queries, limits)
         return not anew.left_out
 
     def ask_singly(self, subjects: frozenset[Subject]) -> None:
@@ -109,7 +107,7 @@ class SubscriptionPacker:
         """Whether there is room for the query `key`."""
         return key not in self._left_out
 
-    def take_changed(self) -> dict[str, list[Filter] | None]:
+    def pop_changes(self) -> dict[str, list[Filter] | None]:
         """The subscriptions to open or replace with their filters, and to close with `None`, since the last call."""
         changed = {key: self.filters(key) for key in sorted(self._changed)}
         self._changed.clear()
@@ -119,7 +117,7 @@ class SubscriptionPacker:
         """Mark one subscription, or all, as not open."""
         self._changed.update(self._groups if key is None else (key,))
 
-    def part(self, key: str) -> bool:
+    def split_by_subject(self, key: str) -> bool:
         """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
 
         For each subject apart at first, then for half as many filters, down to a single query.

@@ -13,12 +13,12 @@ class LiveSubscriptions:
     """Keeps a session's live subscriptions as the queries want them. Does no I/O; times are monotonic seconds.
 
     Where not all of them fit, those come first who are named at the relay, by queries about them alone; queries that
-    have no room then are `left_out`, even if some of what they ask for comes by others.
+    have no room then are `unserved`, even if some of what they ask for comes by others.
     """
 
     __slots__ = (
         "_asked", "_ended", "_failures", "_first", "_first_only", "_groups", "_leaves_out_global", "_named",
-        "_not_before", "_opened", "_partial", "_queries", "left_out",
+        "_not_before", "_opened", "_partial", "_queries", "unserved",
     )  # fmt: skip
 
     def __init__(self, limits: RelayLimits) -> None:
@@ -28,7 +28,7 @@ class LiveSubscriptions:
         # Queries about those alone who are named, while they are needed; and all that are to be asked.
         self._first: tuple[Query, ...] = ()
         self._asked: tuple[Query, ...] = ()
-        self.left_out: tuple[str, ...] = ()
+        self.unserved: tuple[str, ...] = ()
         self._not_before: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._opened: dict[str, float] = {}
@@ -69,7 +69,7 @@ class LiveSubscriptions:
         """The keys of the queries in subscription `key`."""
         return self._groups.queries_of(key)
 
-    def connected(self) -> None:
+    def on_connected(self) -> None:
         """A new connection stands, on which nothing is open."""
         self._groups.reopen()
         self._not_before.clear()
@@ -84,8 +84,8 @@ class LiveSubscriptions:
 
         Where there is none for all of them, those for `users` come first.
         """
-        self._arrange(queries, users, named, session.limits)
-        for key, filters in self._groups.take_changed().items():
+        self._pack(queries, users, named, session.limits)
+        for key, filters in self._groups.pop_changes().items():
             if filters is None:
                 self._ended.pop(key, None)
                 session.close_live(key, mono)
@@ -106,18 +106,18 @@ class LiveSubscriptions:
         """See whether there is room for filters of one member each; without it such queries are polled."""
         # What does not come live may be dropped for the number of values, too.
         wanted = self._first_only | (frozenset({Subject.MENTIONS}) if limits.live_missed_at else frozenset())
-        singles = wanted if wanted and self._groups.would_hold(queries, limits, wanted) else frozenset()
+        singles = wanted if wanted and self._groups.fits(queries, limits, wanted) else frozenset()
         self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
         self._groups.ask_singly(singles)
 
-    def _arrange(self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
-        if queries is not self._queries or named is not self._named or not self._groups.goes_by(limits):
-            if not self._groups.goes_by(limits):
+    def _pack(self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
+        if queries is not self._queries or named is not self._named or not self._groups.has_shape_of(limits):
+            if not self._groups.has_shape_of(limits):
                 # What was refused is asked for otherwise from now on.
                 self._not_before.clear()
             self._queries, self._named = queries, named
             self._divide(queries, limits)
-            first = () if self._groups.would_hold(queries, limits) else (*users, *named.alone(queries))
+            first = () if self._groups.fits(queries, limits) else (*users, *named.alone(queries))
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._groups.clear()
             self._first = first
@@ -127,17 +127,17 @@ class LiveSubscriptions:
                 self._asked = (*first, *rest)
             else:
                 self._asked = (*broad, *first, *rest) if first else queries
-        if self._groups.arrange(self._asked, limits):
+        if self._groups.pack(self._asked, limits):
             mine = {query.key for query in self._first}
-            self.left_out = tuple(key for key in self._groups.left_out if key not in mine)
+            self.unserved = tuple(key for key in self._groups.left_out if key not in mine)
 
-    def ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
+    def on_ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
         """Take the end of one, to open it again later; returns the keys of the queries that it was for.
 
         What asks for several things is refused for one of them: they are opened again at once, each by itself.
         """
         queries = self._groups.queries_of(ended.key)
-        if ended.refusal.is_lasting and self._groups.part(ended.key):
+        if ended.refusal.is_lasting and self._groups.split_by_subject(ended.key):
             self._queries = ()
             return queries
         lived = mono - self._opened.get(ended.key, mono)
