@@ -243,7 +243,7 @@ class _Crawler:
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
-        plan = self._follow(planner, None)
+        plan = self._refresh_plan(planner, None)
         seen_version = -1
         relays_at = queues_at = lists_at = 0.0
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
@@ -252,35 +252,35 @@ class _Crawler:
             version = self.database.data_version()
             if version != seen_version:
                 seen_version = version
-                plan = self._follow(planner, plan)
+                plan = self._refresh_plan(planner, plan)
             if now >= relays_at:
-                self._look_at_relays(plan)
+                self._refresh_relays(plan)
                 # Looking through ten thousand takes a while; it must not become the main work.
                 took = self.ctx.clock.monotonic() - now
                 relays_at = now + max(_LOOK_AT_RELAYS_S, min(_LOOK_SHARE * took, _MAX_LOOK_S))
-                self._tell_behind()
+                self._report_lag()
             if now >= alive_at:
                 alive_at = now + _ALIVE_EVERY_S
                 _note_alive(self.ctx, self.database)
             if now >= queues_at:
                 queues_at = now + _LOOK_AT_QUEUES_S
-                self._look_at_queues()
+                self._refresh_backpressure()
             if now >= lists_at:
                 lists_at = now + _LOOK_AT_LISTS_S
-                self._look_at_lists(planner.generation, plan)
+                self._refresh_relay_lists(planner.generation, plan)
             self.fleet.tick(plan)
             self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
             self.ctx.metrics.dials_waiting.set(self.fleet.waiting)
             self.ctx.heartbeat.beat()
             self.ctx.stop.wait(_TURN_S)
 
-    def _follow(self, planner: Planner, current: Plan | None) -> Plan:
+    def _refresh_plan(self, planner: Planner, current: Plan | None) -> Plan:
         """The plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
         with self.database.read() as tx:
             if current is not None and wanted_authors.latest_generation(tx) == planner.generation:
                 return current
             changes = wanted_authors.changes_since(tx, planner.generation)
-            named = self._follow_lists(tx, planner.generation)
+            named = self._apply_relay_lists(tx, planner.generation)
         planner.apply(changes)
         plan = planner.plan()
         self.intake.update_relevance(changes)
@@ -289,18 +289,18 @@ class _Crawler:
         self.fleet.set_plan(plan)
         return plan
 
-    def _look_at_lists(self, generation: int, plan: Plan) -> None:
+    def _refresh_relay_lists(self, generation: int, plan: Plan) -> None:
         with self.database.read() as tx:
-            named = self._follow_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
+            named = self._apply_relay_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
         self.fleet.set_relay_lists(named, plan)
 
-    def _follow_lists(self, tx: Tx, generation: int) -> Collection[int]:
-        """Take what changed of relay lists, and of whose are wanted since `generation`; returns the relays affected."""
+    def _apply_relay_lists(self, tx: Tx, generation: int) -> Collection[int]:
+        """Take what changed of relay lists, and of whose are wanted since `generation`; return the relays affected."""
         named = self.fleet.lists.apply(relay_lists.changed_since(tx, self.list_change, generation))
         self.list_change = relay_lists.latest(tx)
         return named
 
-    def _look_at_relays(self, plan: Plan) -> None:
+    def _refresh_relays(self, plan: Plan) -> None:
         config = self.ctx.settings
         written = tuple(relay.spelling for relay in config.bootstrap_relays)
         if written != self.bootstrap:
@@ -344,7 +344,7 @@ class _Crawler:
         """The share of the relays that this process takes now; says when that changes."""
         path, most = self.ctx.config.database_path, self.ctx.settings.crawlers
         held = held_indexes(path, self.ctx.slot.stage)
-        # Where nobody holds a slot, as in a test, the settings are all there is.
+        # If no process holds a slot, as in a test, the settings decide.
         supervised = most if not held or is_supervised(path) else None
         share = self.crew.share(held, supervised, self.ctx.clock.monotonic())
         if share != self.share or not self.has_looked:
@@ -356,7 +356,7 @@ class _Crawler:
         return share
 
     def _correct_states(self, mine: Collection[int], share: Share | None) -> None:
-        """Take back what a process that was killed last said of relays that nobody crawls any more."""
+        """Correct the states that a killed process left of relays which are not crawled any more."""
         with self.database.read() as tx:
             stale = [
                 each
@@ -371,7 +371,7 @@ class _Crawler:
             over = replace(each, state=RelayState.DISCONNECTED, state_since=now, subscriptions=0, rate_limit_backoff=0)
             self.intake.submit(Batch(each.relay, now, status=over))
 
-    def _tell_behind(self) -> None:
+    def _report_lag(self) -> None:
         metrics = self.ctx.metrics
         wall = self.ctx.clock.now_ms() // 1000
         behind = self.fleet.seconds_behind(wall)
@@ -392,13 +392,13 @@ class _Crawler:
         for state in AuthState:
             metrics.crawl_auth.labels(state.value).set(states[state])
 
-    def _look_at_queues(self) -> None:
+    def _refresh_backpressure(self) -> None:
         config = self.ctx.settings
         most = config.backpressure_high + 1
         with self.database.read() as tx:
             waiting = inbox.size(tx, most)
             if config.sink.kind is not SinkKind.NONE:
-                # What is kept for a sink that is off waits for nobody.
+                # Rows of a sink that is off do not count.
                 owed = outbox.size(tx, SinkName.PUBSUB, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
         self.gate.set_marks(_marks(config))

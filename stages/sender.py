@@ -37,7 +37,7 @@ def run(ctx: StageContext) -> None:
         ctx.heartbeat.beat(loop.problem())
 
     def cancelled() -> bool:
-        # Asked again and again for as long as a dial takes, which is longer than a silence that is worth a word.
+        # Called repeatedly during a dial, which lasts longer than the limit of a heartbeat.
         beat()
         return ctx.stop.is_set()
 

@@ -40,7 +40,7 @@ _STOP_S: Final = 5.0
 _ENVELOPE_BYTES: Final = 64
 # Connections that the kernel holds until they are accepted: of one more it drops the first packet, a second's wait.
 _BACKLOG: Final = 1024
-# Connections accepted before those that are there are read again: whoever has asked already must not count as silent.
+# Connections accepted before existing ones are read again, so that one with a request does not count as silent.
 _ACCEPTED_AT_ONCE: Final = 16
 # One message waits while another is worked on; more would only take memory.
 _QUEUED_FRAMES: Final = 1
@@ -52,7 +52,7 @@ def run(ctx: StageContext, limits: ServerLimits | None = None) -> None:
 
     Raises `CannotStart` when the listen address or the database cannot be used.
     """
-    # Else whoever hangs up on an answer causes lines: asyncio warns of each write to a lost connection.
+    # asyncio warns of each write to a lost connection, so that clients that hang up cause lines.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     with listener(ctx.config.listen_address) as sock, _threads(ctx) as threads:
         asyncio.run(_serve(ctx, limits or limits_of(ctx.config), sock, threads))
@@ -60,7 +60,7 @@ def run(ctx: StageContext, limits: ServerLimits | None = None) -> None:
 
 @contextlib.contextmanager
 def listener(address: HostPort) -> Iterator[socket.socket]:
-    """A socket that listens on `address`, without a host on every local one; raises `CannotStart`."""
+    """A socket that listens on `address`, without a host on every local one. Raises `CannotStart`."""
     try:
         sock = _listen(address)
     except OSError as error:
@@ -81,7 +81,7 @@ def _listen(address: HostPort) -> socket.socket:
 
 
 class _Threads:
-    """A thread per kind of work, so that a slow scrape or a busy writer keeps nobody else waiting."""
+    """A thread per kind of work, so that a slow scrape or a busy writer delays no other work."""
 
     def __init__(self, ctx: StageContext) -> None:
         open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked)
@@ -183,7 +183,7 @@ async def _beat_until_stopped(ctx: StageContext) -> None:
 
 
 async def _close(server: Server, guard: Guard) -> None:
-    """Say goodbye to all websockets (1001), and cut off whoever takes too long over it."""
+    """Close all websockets (1001), and abort those that take too long over it."""
     server.close()
     guard.close_idle()
     for grace_s in (_STOP_S, 1.0):

@@ -18,11 +18,11 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
 _TURN_S: Final = 0.1
-# Half of the 50 ms that nobody should wait for the write lock; slices grow and shrink to stay under it.
+# Half of the 50 ms that no process should wait for the write lock; slices grow and shrink to stay under it.
 _SLICE_TARGET_S: Final = 0.025
 _FIRST_SLICE_ROWS: Final = 100
 _MAX_SLICE_ROWS: Final = 2_000
-# A walk that found nothing to do begins anew only after this, so that an idle service is idle.
+# A walk that found nothing to do restarts after this, so that an idle service is idle.
 _REST_S: Final = 10.0
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 _SEEN_PACE_S: Final = 0.5
@@ -42,18 +42,18 @@ def run(ctx: StageContext) -> None:
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
         horizon = _Horizon(ctx, database)
         walks = [
-            _Walk(ctx, database, "event", _Events(ctx).step),
-            _Walk(ctx, database, "seen", _Seen(horizon).step, pace_s=_SEEN_PACE_S),
-            _Walk(ctx, database, "delivery", _Deliveries(ctx).step),
-            _Walk(ctx, database, "deletion", _Deletions(horizon).step, pace_s=_SEEN_PACE_S),
-            _Walk(ctx, database, "vanished", _Vanished(ctx).step, pace_s=_SEEN_PACE_S),
+            _TableWalk(ctx, database, "event", _Events(ctx).step),
+            _TableWalk(ctx, database, "seen", _Seen(horizon).step, pace_s=_SEEN_PACE_S),
+            _TableWalk(ctx, database, "delivery", _Deliveries(ctx).step),
+            _TableWalk(ctx, database, "deletion", _Deletions(horizon).step, pace_s=_SEEN_PACE_S),
+            _TableWalk(ctx, database, "vanished", _VanishRequests(ctx).step, pace_s=_SEEN_PACE_S),
             *(
-                _Walk(ctx, database, f"outbox-{sink}", _Backlog(ctx, sink).step, pace_s=_SEEN_PACE_S)
+                _TableWalk(ctx, database, f"outbox-{sink}", _OffSink(ctx, sink).step, pace_s=_SEEN_PACE_S)
                 for sink in _sinks_off(ctx.config)
             ),
         ]
         log = _WriteAheadLog(ctx, database)
-        late = _CallingBack(ctx, database)
+        late = _FutureRows(ctx, database)
         relays = _Relays(ctx, database)
         users = _Shares(ctx, database)
         sampler = _Sampler(ctx, database)
@@ -76,8 +76,8 @@ Step = Callable[[Tx, int], tuple[int, bool]]
 """Looks at up to so many rows: how many it dropped, and whether the walk has come to its end."""
 
 
-class _Walk:
-    """Goes over a table in slices, each a short transaction of its own, again and again."""
+class _TableWalk:
+    """Walk over a table in steps, each a short transaction of its own, repeated for ever."""
 
     def __init__(self, ctx: StageContext, database: Database, what: str, step: Step, *, pace_s: float = 0.0) -> None:
         self._clock = ctx.clock
@@ -89,7 +89,7 @@ class _Walk:
         self._counter = ctx.metrics.stage_discarded.labels(_STAGE, f"expired-{what}")
 
     def turn(self) -> bool:
-        """Do one slice if it is time; returns whether it was."""
+        """Do one slice if it is time; return True if it was."""
         began = self._clock.monotonic()
         if began < self._rest_until:
             return False
@@ -138,7 +138,7 @@ class _Horizon:
         """In ms."""
 
     def turn(self) -> None:
-        """Find it out anew if it is time."""
+        """Read it again when due."""
         if self._ctx.clock.monotonic() < self._next_at:
             return
         self._next_at = self._ctx.clock.monotonic() + _HORIZON_EVERY_S
@@ -193,7 +193,7 @@ class _Deletions:
         return done.dropped, at_end
 
 
-class _Vanished:
+class _VanishRequests:
     """Who has vanished, for as long as they are wanted and for `VANISHED_RETENTION_MS`."""
 
     def __init__(self, ctx: StageContext) -> None:
@@ -213,7 +213,7 @@ def _sinks_off(config: Config) -> list[SinkName]:
     return [sink for sink in SinkName if is_off[sink]]
 
 
-class _Backlog:
+class _OffSink:
     """What a sink was owed when it was switched off, for as long as an id is remembered."""
 
     def __init__(self, ctx: StageContext, sink: SinkName) -> None:
@@ -248,7 +248,7 @@ class _Sampler:
             throughput.put(tx, sample)
 
 
-class _CallingBack:
+class _FutureRows:
     """Makes ready what was queued, leased or put off while the clock was ahead, and would wait until that time."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:

@@ -81,7 +81,7 @@ def page_url(config: Config) -> str:
 
 
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:
-    """Print the status once; returns whether there is no problem."""
+    """Print the status once; return True if there is no problem."""
     seen = read_snapshot(config, database, clock)
     found = [*diagnose(seen, config.max_queue_age), *_unknown_settings()]
     say(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))

@@ -70,7 +70,7 @@ class Show:
         self._tally = DemoTally()
 
     async def run(self, port: int, seconds: float | None) -> None:
-        """Show it until a signal, or for some seconds; raises `DemoFailed`. Nothing stays behind.
+        """Show it until a signal, or for some seconds. Raises `DemoFailed`. Nothing stays behind.
 
         `port` is the status page's; it is another one if another program listens there.
         """

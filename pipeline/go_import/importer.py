@@ -194,7 +194,7 @@ class GoImporter:
         return event if is_theirs and self._is_signed(event) else None
 
     def _is_signed(self, event: Event) -> bool:
-        """Whether its author says so, and not of the future."""
+        """Return True if its author says so, and not of the future."""
         try:
             verify(event)
         except InvalidEvent:

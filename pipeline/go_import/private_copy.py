@@ -2,8 +2,8 @@
 
 The files of the source are opened for reading only, and never by SQLite: its read-only connections make `-wal` and
 `-shm` beside a database in WAL mode, and cannot read what a crash left behind without writing. Locks of SQLite's own
-protocol hold the source still meanwhile: the shared lock of the database, under which nobody commits to a database with
-a rollback journal or removes a write-ahead log, and the checkpoint lock, under which nothing moves from the log into
+protocol keep the source unchanged during the copy. Under the shared lock of the database no program commits to a
+database with a rollback journal or removes a write-ahead log; under the checkpoint lock nothing moves from the log into
 the database. Writers with a log go on; what they append is left out like any unfinished transaction.
 """
 
@@ -42,12 +42,12 @@ Progress = Callable[[int], None]
 
 
 class SourceUnusable(EventServiceError):
-    """The database to read from is missing, unreadable, held by somebody, or not what it should be."""
+    """The database to read from is missing, unreadable, in use, or not what it should be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Which files make up a database and when each was last written; equal while nobody writes."""
+    """Which files make up a database and when each was last written; equal while no program writes."""
 
     files: tuple[tuple[int, int, int] | None, ...]
 
@@ -58,7 +58,7 @@ class Fingerprint:
 
 
 def size(source: Path) -> int:
-    """How many bytes a copy of `source` takes; raises `SourceUnusable`."""
+    """Return how many bytes a copy of `source` takes. Raises `SourceUnusable`."""
     if _stat(source) is None:
         raise SourceUnusable(f"there is no file {source}")
     sizes = (_stat(source.with_name(source.name + suffix)) for suffix in ("", "-wal", "-journal"))
@@ -66,7 +66,7 @@ def size(source: Path) -> int:
 
 
 def copy(source: Path, target: Path, clock: Clock, progress: Progress) -> Fingerprint:
-    """Copy a database with its log or journal to `target`, as of one moment; returns what the source was then.
+    """Copy a database with its log or journal to `target`, as of one moment; return what the source was then.
 
     `source` must be resolved, since SQLite keeps the side files beside the real file. Raises `SourceUnusable`.
     """
@@ -103,7 +103,7 @@ def _held_still(source: Path, clock: Clock) -> Iterator[BinaryIO]:
     """The opened database, under locks that go with its closing."""
     with ExitStack() as stack:
         database = stack.enter_context(source.open("rb"))
-        # Whoever is about to write holds the pending byte, and new readers stay away.
+        # A program that is about to write holds the pending byte, and new readers stay away.
         _acquire(database, (_PENDING, 1), source, clock)
         _acquire(database, _SHARED, source, clock)
         _set_lock(database, (_PENDING, 1), fcntl.F_UNLCK)
@@ -117,9 +117,9 @@ def _held_still(source: Path, clock: Clock) -> Iterator[BinaryIO]:
 
 
 def _witness(source: Path) -> tuple[object, ...]:
-    """What stays the same while the locks hold the source still, and does not if there was nothing to lock.
+    """Return what stays the same while the locks hold, and changes if there was nothing to lock.
 
-    A log that begins anew gets another header: frames of before and after must not come together.
+    A log that is restarted gets another header: frames of before and after must not come together.
     """
     memory = _stat(source.with_name(source.name + "-shm"))
     log = source.with_name(source.name + "-wal")
@@ -148,7 +148,7 @@ def _acquire(file: BinaryIO, where: tuple[int, int], source: Path, clock: Clock)
 
 
 def _set_lock(file: BinaryIO, where: tuple[int, int], kind: int) -> bool:
-    """Take or release a lock that belongs to this opening of the file, not to the process; returns whether it could."""
+    """Take or release a lock that belongs to this opening of the file, not to the process; return True if it could."""
     try:
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, _flock(kind, where))
     except (BlockingIOError, PermissionError):
@@ -162,7 +162,7 @@ def _flock(kind: int, where: tuple[int, int]) -> bytes:
 
 
 def is_locked(source: Path) -> bool:
-    """Whether another program has the database open, as far as locks tell: without a log it holds one at work only."""
+    """Return True if locks show that another program has the database open; without a log it holds one at work only."""
     with source.open("rb") as file:
         found = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, (_PENDING, 512)))
     return bool(struct.unpack_from("h", found)[0] != fcntl.F_UNLCK)

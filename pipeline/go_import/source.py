@@ -1,6 +1,6 @@
 """The Go service's database, read from a private copy (`private_copy.py`), whichever version of its schema wrote it.
 
-The copy is brought to the newest schema first: what an old one lacks is empty. Values are what somebody else's program
+The copy is brought to the newest schema first: what an old one lacks is empty. Values are what another program
 left there, so that every text is read as bytes and every number may be anything; the caller judges them.
 """
 
@@ -31,9 +31,9 @@ TABLES_OF_LATER_VERSIONS = (
     """,
     "CREATE TABLE IF NOT EXISTS pubsub (topic TEXT, uuid TEXT PRIMARY KEY, payload BLOB, created_at INTEGER)",
 )
-# That service writes an event and its message in one transaction, marks the event after it has handed it on, and
+# That service writes an event and its message in one transaction, marks the event after it has delivered it, and
 # deletes the message after that. So a message whose event bears no mark is all that is left to do, and an event without
-# one is done: in files without marks, too, and where marks were introduced after it had been handed on.
+# one is done: in files without marks, too, and where marks were introduced after it had been delivered.
 WAITING_MESSAGES = (
     "CREATE TABLE import_waiting (message INTEGER PRIMARY KEY, event_id TEXT, saved_at)",
     """
@@ -122,7 +122,7 @@ class GoUser:
 
 @dataclass(frozen=True, slots=True)
 class GoContactList:
-    """Whom a follower follows, as hex keys (`None`: a reference to nobody), and the event that is said to say so."""
+    """Followees of a follower, as hex keys (`None`: a dangling reference), and the event that is said to list them."""
 
     follower: bytes | None
     followees: tuple[bytes | None, ...]
@@ -143,7 +143,7 @@ class GoDatabase:
     """The copy, opened; it is changed at will. Owned by one thread."""
 
     def __init__(self, copy: Path) -> None:
-        """Open and prepare a copy; raises `SourceUnusable` if it is no database of the Go service."""
+        """Open and prepare a copy. Raises `SourceUnusable` if it is no database of the Go service."""
         try:
             self._connection = apsw.Connection(str(copy))
             try:

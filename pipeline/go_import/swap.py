@@ -5,8 +5,8 @@
     NAME.imported    the same, complete; from here on the files are moved
     NAME.go-backup   the old database with its log or journal, as they were
 
-Every step is one rename. `Database.open` refuses NAME while NAME.imported exists, so that nobody comes to use or create
-what stands there between two renames; whoever runs the import again goes on with the moving.
+Every step is one rename. `Database.open` refuses NAME while NAME.imported exists, so that no process uses or creates
+what is there between two renames; the next import goes on with the moving.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ class Swap:
         return _beside(self.path, ".go-backup")
 
     def is_ours(self) -> bool:
-        """Whether a database of this service is at `path`."""
+        """Return True if a database of this service is at `path`."""
         try:
             with self.path.open("rb") as file:
                 header = file.read(_APPLICATION_ID_AT.stop)
@@ -86,7 +86,7 @@ class Swap:
 
 @contextmanager
 def workspace(database: Path) -> Iterator[Path]:
-    """An empty folder beside `database` that nobody else uses; gone afterwards, and after a crash emptied again."""
+    """An empty folder beside `database` for this process alone; gone afterwards, and after a crash emptied again."""
     directory = _beside(database, ".import")
     directory.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

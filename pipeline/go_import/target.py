@@ -73,7 +73,7 @@ class ImportedContacts:
 
 
 def add_seen(tx: Tx, authors: Authors, ids: Iterable[SeenId]) -> int:
-    """Make ids seen; returns how many were not before."""
+    """Make ids seen; return how many were not before."""
     rows = (
         (
             each.event_id,
@@ -89,17 +89,17 @@ def add_seen(tx: Tx, authors: Authors, ids: Iterable[SeenId]) -> int:
 
 
 def add_relay(tx: Tx, address: str, now: int) -> bool:
-    """Make a canonical address known; returns whether it is new."""
+    """Make a canonical address known; return True if it is new."""
     return tx.execute(ADD_RELAY, (address, RELAY_SOURCE, now)).fetchone() is not None
 
 
 def was_removed(tx: Tx, public_key: bytes) -> bool:
-    """Whether the user was registered here once and removed since."""
+    """Return True if the user was registered here once and removed since."""
     return tx.execute(WAS_REMOVED, (public_key,)).fetchone() is not None
 
 
 def register(tx: Tx, user: ImportedUser, now: int) -> bool:
-    """Register a user as of when that was; returns whether the user is new."""
+    """Register a user as of when that was; return True if the user is new."""
     author = find(tx, user.public_key)
     is_new = author is None or not users.is_registered(tx, author)
     if is_new:
@@ -109,7 +109,7 @@ def register(tx: Tx, user: ImportedUser, now: int) -> bool:
 
 
 def replace_contacts(tx: Tx, authors: Authors, imported: ImportedContacts, now: int) -> bool:
-    """Take a contact list if it is newer than what is known; returns whether it was taken.
+    """Take a contact list if it is newer than what is known; return True if it was taken.
 
     One without a time is taken where nothing is known, or another one without, since it comes later.
     """

@@ -152,7 +152,7 @@ def split_addresses(text: str) -> list[str]:
 
 
 def parse_address(text: str) -> RelayAddress:
-    """The canonical address of the one relay that `text` names; raises `InvalidAddress` and nothing else.
+    """The canonical address of the one relay that `text` names. Raises `InvalidAddress` and nothing else.
 
     `parse_address(address.url) == address` for every address that it returns. Addresses recur, so that many are
     remembered.
@@ -312,7 +312,7 @@ def _check_name(host: str) -> None:
 
 
 def _is_onion_service(label: str) -> bool:
-    """Whether `label` is an onion service of version 3, the only one in use: key, checksum and version in base32."""
+    """Return True if `label` is an onion service of version 3, the only one in use: key, checksum, version."""
     if len(label) != 56:
         return False
     try:

@@ -50,7 +50,7 @@ class InvalidPublish(InvalidEventMessage):
 
 
 def parse_client_message(raw: bytes) -> ClientMessage:
-    """Read a client's frame; raises `InvalidMessage`, or `InvalidPublish` if only the event is at fault.
+    """Read a client's frame. Raises `InvalidMessage`, or `InvalidPublish` if only the event is at fault.
 
     Some clients write an EVENT as relays do, with a subscription before the event.
     """
@@ -77,7 +77,7 @@ def _published(frame: list[Any]) -> Event:
 
 
 def _is_short_text(value: object) -> TypeGuard[str]:
-    """Whether it can be sent back as it came."""
+    """Return True if it can be sent back as it came."""
     if type(value) is not str or len(value) > MAX_ID:
         return False
     return not any("\ud800" <= character <= "\udfff" for character in value)

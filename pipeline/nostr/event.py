@@ -96,7 +96,7 @@ class Event:
 
 
 def event_from_json(raw: bytes) -> Event:
-    """Parse the JSON text of an event in UTF-8; raises `InvalidEvent`. See `parse_event` for what it accepts."""
+    """Parse the JSON text of an event in UTF-8. Raises `InvalidEvent`. See `parse_event` for what it accepts."""
     try:
         value = json_text.decode(raw)
     except json_text.NotJson:
@@ -168,7 +168,7 @@ def event_id(event: Event) -> bytes:
 
 
 def verify(event: Event) -> None:
-    """Check the id against the hash, then the BIP-340 signature; raises `InvalidEvent`, reason `hash` or `signature`.
+    """Check the id against the hash, then the BIP-340 signature. Raises `InvalidEvent`, reason `hash` or `signature`.
 
     strfry hashes U+007F as `\\u007f` where everybody else leaves it raw, so an id made either way is right.
     """
@@ -180,7 +180,7 @@ def verify(event: Event) -> None:
 
 
 def is_signature(sig: bytes, message: bytes, pubkey: bytes) -> bool:
-    """Whether `sig` is a BIP-340 signature of the 32-byte `message` by `pubkey`. Thread-safe; releases the GIL."""
+    """Return True if `sig` is a BIP-340 signature of `message`, 32 bytes, by `pubkey`. Thread-safe, outside the GIL."""
     if len(sig) != 64 or len(message) != 32 or len(pubkey) != 32:
         return False  # the C library does not check lengths and would read past the end
     try:
@@ -190,7 +190,7 @@ def is_signature(sig: bytes, message: bytes, pubkey: bytes) -> bool:
 
 
 def public_key(secret: bytes) -> bytes:
-    """The 32-byte public key of a 32-byte secret key; raises `ValueError` for one that is out of range."""
+    """The 32-byte public key of a 32-byte secret key. Raises `ValueError` for one that is out of range."""
     if len(secret) != 32:
         raise ValueError("a secret key has 32 bytes")
     key: bytes = coincurve.PublicKeyXOnly.from_secret(secret).format()

@@ -49,7 +49,7 @@ class Filter:
                 raise ValueError("a tag name has two conditions")
 
     def matches(self, event: Event) -> bool:
-        """Whether the event fulfils every condition; `limit` is none."""
+        """Return True if the event fulfils every condition; `limit` is none."""
         return (
             (self.kinds is None or event.kind in self.kinds)
             and (self.authors is None or event.pubkey in self.authors)
@@ -83,7 +83,7 @@ class Filter:
 
 
 def parse_filter(value: object) -> Filter:
-    """Make a `Filter` of a decoded JSON value; raises `InvalidFilter`.
+    """Make a `Filter` of a decoded JSON value. Raises `InvalidFilter`.
 
     As strict as strfry: an unknown member is refused rather than ignored, since ignoring a condition widens the filter.
     """

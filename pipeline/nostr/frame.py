@@ -45,7 +45,7 @@ class InvalidEventMessage(InvalidEvent):
 
 
 def parse_frame(raw: bytes) -> list[Any]:
-    """The elements of a frame, the first of them text; raises `InvalidMessage`."""
+    """The elements of a frame, the first of them text. Raises `InvalidMessage`."""
     try:
         frame = json_text.decode(raw)
     except json_text.NotJson:
@@ -56,7 +56,7 @@ def parse_frame(raw: bytes) -> list[Any]:
 
 
 def event_at(frame: list[Any], index: int, subscription: str) -> Event:
-    """The event among the elements; raises `InvalidEventMessage`."""
+    """The event among the elements. Raises `InvalidEventMessage`."""
     value = frame[index] if len(frame) > index else None
     try:
         return parse_event(value)
@@ -65,7 +65,7 @@ def event_at(frame: list[Any], index: int, subscription: str) -> Event:
 
 
 def text_at(frame: list[Any], index: int, fault: MessageFault) -> str:
-    """The text among the elements; raises `InvalidMessage` with `fault` if it is missing or no text."""
+    """The text among the elements. Raises `InvalidMessage` with `fault` if it is missing or no text."""
     text = frame[index] if len(frame) > index else None
     if type(text) is not str:
         raise InvalidMessage(fault)

@@ -42,7 +42,7 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 
 def is_global_ip(ip: IPAddress) -> bool:
-    """Whether `ip` is a unicast address of the public Internet, by the IPv4 address inside where it embeds one."""
+    """Return True if `ip` is a unicast address of the public Internet, by the IPv4 address that it may embed."""
     if isinstance(ip, IPv4Address):
         return not any(ip in network for network in _NOT_GLOBAL_V4)
     embedded = ip.ipv4_mapped or ip.sixtofour
@@ -54,7 +54,7 @@ def is_global_ip(ip: IPAddress) -> bool:
 
 
 def is_ipv4_like(host: str) -> bool:
-    """Whether the lowercase `host` can only be meant as an IPv4 address: its last label is a number."""
+    """Return True if the lowercase `host` can only be meant as an IPv4 address: its last label is a number."""
     return _NUMBER_LIKE.fullmatch(host.rpartition(".")[2]) is not None
 
 

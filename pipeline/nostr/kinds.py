@@ -33,20 +33,20 @@ GLOBAL_KINDS: Final = frozenset({METADATA, RECOMMENDED_RELAY, CONTACTS, RELAY_LI
 
 
 def is_replaceable(kind: int) -> bool:
-    """Whether only an author's newest event of this kind counts."""
+    """Return True if only an author's newest event of this kind counts."""
     return kind in (METADATA, CONTACTS) or 10_000 <= kind < 20_000
 
 
 def is_ephemeral(kind: int) -> bool:
-    """Whether relays pass the event on without storing it."""
+    """Return True if relays pass the event on without storing it."""
     return 20_000 <= kind < 30_000
 
 
 def is_addressable(kind: int) -> bool:
-    """Whether only an author's newest event of this kind and `d` tag counts."""
+    """Return True if only an author's newest event of this kind and `d` tag counts."""
     return FIRST_ADDRESSABLE <= kind < 40_000
 
 
 def is_regular(kind: int) -> bool:
-    """Whether every event of this kind counts, whatever else its author wrote."""
+    """Return True if every event of this kind counts, whatever else its author wrote."""
     return not (is_replaceable(kind) or is_ephemeral(kind) or is_addressable(kind))

@@ -168,7 +168,7 @@ RelayMessage: TypeAlias = (
 
 
 def parse_relay_message(raw: bytes, seen: Container[bytes] | None = None) -> RelayMessage:
-    """Read a frame that a relay sent; raises `InvalidMessage`, or `InvalidEventMessage` if only the event is at fault.
+    """Read a frame that a relay sent. Raises `InvalidMessage`, or `InvalidEventMessage` if only the event is at fault.
 
     Surplus elements and surrounding whitespace are tolerated; a reason that is missing or no text reads as "".
     An event whose id is in `seen` becomes a `KnownEvent`, whatever else is wrong with it, at about half the cost.

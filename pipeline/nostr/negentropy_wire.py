@@ -84,7 +84,7 @@ class Reader:
 
     @property
     def at_end(self) -> bool:
-        """Whether no range is left."""
+        """True if no range is left."""
         return self._position == len(self._data)
 
     def range_head(self, lower_bound: bytes) -> tuple[bytes, Mode]:

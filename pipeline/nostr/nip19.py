@@ -26,7 +26,7 @@ def encode_npub(public_key: bytes) -> str:
 
 
 def decode_npub(text: str) -> bytes:
-    """The 32-byte public key of an `npub1…`; raises `InvalidEncoding`."""
+    """The 32-byte public key of an `npub1…`. Raises `InvalidEncoding`."""
     return _decode("npub", text)
 
 
@@ -36,7 +36,7 @@ def encode_nsec(secret: bytes) -> str:
 
 
 def decode_nsec(text: str) -> bytes:
-    """The 32-byte secret key of an `nsec1…`; raises `InvalidEncoding`."""
+    """The 32-byte secret key of an `nsec1…`. Raises `InvalidEncoding`."""
     return _decode("nsec", text)
 
 
@@ -46,12 +46,12 @@ def encode_note(event_id: bytes) -> str:
 
 
 def decode_note(text: str) -> bytes:
-    """The 32-byte event id of a `note1…`; raises `InvalidEncoding`."""
+    """The 32-byte event id of a `note1…`. Raises `InvalidEncoding`."""
     return _decode("note", text)
 
 
 def parse_public_key(text: str) -> bytes:
-    """A public key, 32 bytes, from 64 hexadecimal digits in either case or from `npub1…`; raises `InvalidEncoding`.
+    """A public key, 32 bytes, from 64 hexadecimal digits in either case or from `npub1…`. Raises `InvalidEncoding`.
 
     Surrounding blanks are ignored. Whether the key is a point on the curve is not checked.
     """
@@ -65,7 +65,7 @@ def parse_public_key(text: str) -> bytes:
 
 def parse_event_id(text: str) -> bytes:
     """An event's id, 32 bytes, from 64 hexadecimal digits in either case, `note1…` or `nevent1…`, also after `nostr:`
-    (NIP-21); raises `InvalidEncoding`."""
+    (NIP-21). Raises `InvalidEncoding`."""
     text = text.strip().removeprefix("nostr:")
     if _HEX64.fullmatch(text):
         return bytes.fromhex(text)

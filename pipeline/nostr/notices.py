@@ -70,23 +70,23 @@ def classify_notice(text: str) -> NoticeType:
 
 
 def is_rate_limit(text: str) -> bool:
-    """Whether a notice or reason asks for fewer requests: back off from the host; what was asked is not answered."""
+    """Return True if a notice or reason asks for fewer requests: back off from the host; no answer will come."""
     text = text.lower()
     return _RATE_LIMIT.search(text) is not None or _in_order(text, "slow", "down")
 
 
 def is_concurrency_limit(text: str) -> bool:
-    """Whether a notice or reason says that too many subscriptions are open: the newest one died."""
+    """Return True if a notice or reason says that too many subscriptions are open: the newest one died."""
     return _CONCURRENCY_LIMIT.search(text.lower()) is not None
 
 
 def is_too_large(text: str) -> bool:
-    """Whether a notice or reason says that a request was too large: halve its lists."""
+    """Return True if a notice or reason says that a request was too large: halve its lists."""
     return _TOO_LARGE.search(text.lower()) is not None
 
 
 def _in_order(text: str, first: str, second: str) -> bool:
-    """Whether one line of `text` has `second` after `first`: what `first.*second` finds, but in linear time."""
+    """Return True if one line of `text` has `second` after `first`: what `first.*second` finds, but in linear time."""
     return any(0 <= line.find(first) <= line.rfind(second) - len(first) for line in text.split("\n"))
 
 

@@ -68,7 +68,7 @@ def _is(text: str, address: RelayAddress) -> bool:
 
 
 def parse_registration(event: Event) -> Registration:
-    """Read a registration out of a verified event; raises `InvalidRegistration`.
+    """Read a registration out of a verified event. Raises `InvalidRegistration`.
 
     The content is `{"relays":[{"address":"wss://…"}]}`. The list may be empty, null or absent. One address that is no
     address of a websocket refuses the whole; a private address does not.

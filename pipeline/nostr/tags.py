@@ -57,10 +57,10 @@ def expiration(event: Event) -> int | None:
 
 
 def is_protected(event: Event) -> bool:
-    """Whether only its author may publish it to a relay (NIP-70): some tag is called `-`."""
+    """Return True if only its author may publish it to a relay (NIP-70): some tag is called `-`."""
     return any(tag[0] == "-" for tag in event.tags)
 
 
 def supersedes(new: EventVersion, old: EventVersion) -> bool:
-    """Whether `new` replaces `old` at the same address: later `created_at`, or at the same time lower id (NIP-01)."""
+    """Return True if `new` replaces `old` at the same address: later `created_at`, or at the same time lower id."""
     return (-new.created_at, new.id) < (-old.created_at, old.id)

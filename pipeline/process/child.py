@@ -82,17 +82,17 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Whether there is a process that has not been reaped."""
+        """True if there is a process that has not been reaped."""
         return self._process is not None
 
     @property
     def has_run(self) -> bool:
-        """Whether there ever was a process."""
+        """True if there ever was a process."""
         return self._started_s > 0.0
 
     @property
     def ready(self) -> bool:
-        """Whether the present process has beaten."""
+        """True if the present process has beaten."""
         return self.running and self._beaten
 
     @property
@@ -110,7 +110,7 @@ class Child:
         return self.failures >= CRASH_LOOP_FAILURES and self.healthy_for_s < healthy_s
 
     def start(self, launch: Launch, now_s: float) -> None:
-        """Start the process; raises `OSError` when that cannot be done."""
+        """Start the process. Raises `OSError` when that cannot be done."""
         self._failed_starts = 0 if self._beaten else self._failed_starts + self.has_run
         self._started_s = self._alive_s = self._grown_s = now_s
         self._cpu_s = 0.0
@@ -148,7 +148,7 @@ class Child:
         self._alive_s = self._grown_s = now_s
 
     def is_hung(self, now_s: float, beat_limit_s: float, first_beat_limit_s: float) -> bool:
-        """Whether a running process has been silent for longer than it may.
+        """Return True if a running process has been silent for longer than it may.
 
         Before its first beat it may be as long as it takes on a busy machine: it hangs when its processor time does not
         grow for `first_beat_limit_s`, or has come to that, and twice that with each failed start before.

@@ -32,7 +32,7 @@ class Drain:
         return self._deadline_s
 
     def step(self, now_s: float) -> bool:
-        """Do what is due at `now_s`; returns whether all groups have ended."""
+        """Do what is due at `now_s`; return True if all groups have ended."""
         while self._groups:
             running = [child for child in self._groups[0] if child.running]
             if not running:

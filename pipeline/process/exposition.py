@@ -148,7 +148,7 @@ class ExpositionServer:
     """Answers `GET /metrics` and `GET /_health` from a thread of its own until `close`."""
 
     def __init__(self, address: HostPort, render: Callable[[], bytes], health: Callable[[], Health]) -> None:
-        """Listen on `address` (port 0: any free one); raises `OSError` when that cannot be done."""
+        """Listen on `address` (port 0: any free one). Raises `OSError` when that cannot be done."""
         self._server = _Server(address, render, health)
         # The poll interval only bounds how long `close` takes.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="exposition", daemon=True)

@@ -42,7 +42,7 @@ class HeartbeatReading:
     slot_name: str
     pid: int
     alive: bool
-    """Whether the very process that wrote it still runs."""
+    """True if the very process that wrote it still runs."""
     age_s: float
     """Seconds since the last beat; infinite before the first."""
     status: str = ""
@@ -54,11 +54,11 @@ class HeartbeatReading:
     use: ProcessUse | None = None
     """What it used when it last looked at itself, some seconds ago at most; None where it could not."""
     max_files: int = 0
-    """How many files it may have open."""
+    """Number of files it may have open."""
 
     @property
     def ready(self) -> bool:
-        """Whether the process has beaten at least once since this machine started."""
+        """True if the process has beaten at least once since this machine started."""
         return math.isfinite(self.age_s)
 
 
@@ -232,6 +232,6 @@ def _lock(kind: int) -> bytes:
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Whether a process holds the file's lock; it is asked for, not taken, so that no process is refused for it."""
+    """Return True if a process holds the file's lock; the lock is not taken, so that no process is refused for it."""
     answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)

@@ -70,7 +70,7 @@ class Logger:
         self._logger.error(message, exc_info=cause or True, extra={_FIELDS: fields})
 
     def is_enabled_for(self, level: int) -> bool:
-        """Whether a line of `level` would be written, to spare the work of making its fields."""
+        """Return True if a line of `level` would be written, to spare the work of making its fields."""
         return self._logger.isEnabledFor(level)
 
     def log(self, level: int, message: str, fields: Mapping[str, object]) -> None:
@@ -125,7 +125,7 @@ class RateLimitedLogger:
         self._log.log(level, message, fields)
 
     def _admit(self, key: str) -> int | None:
-        """How many lines of `key` were left out before this one; None when this one is left out too."""
+        """Return how many lines of `key` were dropped before this one; None if this one is dropped too."""
         now_s = self._clock.monotonic()
         with self._lock:
             if key not in self._windows and len(self._windows) >= self.MAX_KEYS:

@@ -33,7 +33,7 @@ class Notifier:
 
     @property
     def listens(self) -> bool:
-        """Whether systemd named a socket."""
+        """True if systemd named a socket."""
         return self._address is not None
 
     def ready(self, status: str) -> None:

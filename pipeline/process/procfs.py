@@ -54,7 +54,7 @@ def process_use(pid: int) -> ProcessUse | None:
 
 
 def started_after_boot_s(pid: int) -> float | None:
-    """How many seconds after the boot of the machine `pid` was started; None when there is no such process."""
+    """Return the seconds from the boot of the machine to the start of `pid`; None if there is no such process."""
     fields = _stat_fields(pid)
     return None if fields is None else int(fields[_START]) / _TICKS_PER_SECOND
 

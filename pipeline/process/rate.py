@@ -29,7 +29,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Use one; returns whether there was one left."""
+        """Use one; return True if there was one left."""
         self._fill(now)
         if self._left < 1:
             return False
@@ -37,7 +37,7 @@ class TokenBucket:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Whether nothing would be lost by forgetting it."""
+        """Return True if nothing would be lost by forgetting it."""
         self._fill(now)
         return self._left >= self._rate.burst
 
@@ -91,7 +91,7 @@ class TokenBuckets:
         return len(self._names)
 
     def take(self, name: str, now: float) -> bool:
-        """Use one of `name`'s; returns whether there was one left."""
+        """Use one of `name`'s; return True if there was one left."""
         allowance = self._names.get(name)
         if allowance is None:
             if len(self._names) >= self._max_names:

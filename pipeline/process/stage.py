@@ -68,7 +68,7 @@ class StageContext:
     live: "ReloadableConfig | None" = None
 
     def on_locked(self, _: float) -> bool:
-        """Say that the database is locked, and by whom; returns whether to wait on. See `Database.open`."""
+        """Say that the database is locked, and by whom; return True if to wait on. See `Database.open`."""
         holder = procfs.lock_owner(shared_memory(self.config.database_path), WRITE_LOCK_BYTE)
         self.heartbeat.complain(f"{DATABASE_LOCKED}{holder and f' by {holder}'}", _LOCKED_S)
         return not self.stop.is_set()
@@ -224,7 +224,7 @@ def _watch_lifeline(stop: Stop) -> None:
 
 
 def _stop_when_threads_fail(stop: Stop) -> list[BaseException]:
-    """Let an error that ends a thread end the stage; returns a list that such errors are added to."""
+    """Let an error that ends a thread end the stage; return a list that such errors are added to."""
     failures: list[BaseException] = []
 
     def hook(args: threading.ExceptHookArgs) -> None:

@@ -30,7 +30,7 @@ class Stop:
                 os.eventfd_write(self._descriptor, 1)
 
     def is_set(self) -> bool:
-        """Whether the work must end."""
+        """Return True if the work must end."""
         return self._event.is_set()
 
     @property
@@ -39,7 +39,7 @@ class Stop:
         return self._reason
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until set or for `timeout_s` seconds (`None`: for ever); returns whether it is set."""
+        """Wait until set or for `timeout_s` seconds (`None`: for ever); return True if it is set."""
         return self._event.wait(timeout_s)
 
     def fileno(self) -> int:

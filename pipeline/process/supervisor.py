@@ -82,9 +82,9 @@ class SupervisorEnvironment:
     rng: random.Random = field(default_factory=random.SystemRandom)
     times: Timeouts = field(default_factory=Timeouts)
     has_moved: Callable[[], bool] = lambda: False
-    """Whether another file, or none, is where the database was."""
+    """True if another file, or none, is where the database was."""
     has_room: Callable[[], bool] = lambda: True
-    """Whether the disk of the database has room for what a stage writes."""
+    """True if the disk of the database has room for what a stage writes."""
     reload: Callable[[], bool] | None = None
     """What SIGHUP does before stages that still run are told; returns whether to tell them. None: it ends all."""
 
@@ -107,7 +107,7 @@ class Supervisor:
         self._checked_s = self._check_at_s = self._extend_at_s = 0.0
 
     def run(self) -> int:
-        """Supervise until told to stop; returns the exit code.
+        """Supervise until told to stop; return the exit code.
 
         0: all stages were ended and none had to be killed; 3: a stage cannot start and not all have run before, which
         would be an accident; 1: anything else.
@@ -135,7 +135,7 @@ class Supervisor:
         return self._exit_code
 
     def _turn(self, signals: SignalPipe) -> bool:
-        """Do everything that is due; returns whether all is over."""
+        """Do everything that is due; return True if all is over."""
         for number in signals.read():
             self._take_signal(signal.Signals(number))
         self._reap()
@@ -274,7 +274,7 @@ class Supervisor:
             child.send(signal.SIGKILL)
 
     def _report(self) -> str:
-        """Tell systemd of readiness, and of the state when it has changed; returns what is wrong."""
+        """Tell systemd of readiness, and of the state when it has changed; return what is wrong."""
         ready = sum(child.ready for child in self._children)
         status = f"{ready} of {len(self._children)} stages run"
         looping = [

@@ -94,7 +94,7 @@ class ConnectionLimiter:
         self._by_client: Counter[str] = Counter()
 
     def enter(self, peer: ClientAddress) -> ConnectionSlot:
-        """A place for a new connection; raises `Rejected`.
+        """A place for a new connection. Raises `Rejected`.
 
         A proxy's counts under whom it speaks for, once known, a near peer's under no client.
         """
@@ -111,7 +111,7 @@ class ConnectionLimiter:
         return sum(self._held[: reach + 1]) < self._limits.connections - self._limits.reserved * (2 - reach)
 
     def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
-        """Count a proxy's connection under the client it speaks for; raises `Rejected`."""
+        """Count a proxy's connection under the client it speaks for. Raises `Rejected`."""
         if place.client is None and place.peer.is_proxy:
             client = client_behind(forwarded_for, self._proxies)
             if client is not None:
@@ -125,7 +125,7 @@ class ConnectionLimiter:
             self._held[place.counted] += 1
 
     def open_request(self, place: ConnectionSlot) -> None:
-        """Let the connection have an answer over HTTP; raises `Rejected`. Neighbours always may."""
+        """Let the connection have an answer over HTTP. Raises `Rejected`. Neighbours always may."""
         if place.reach or place.in_request:
             return
         if self._requests >= self._limits.requests:
@@ -134,7 +134,7 @@ class ConnectionLimiter:
         place.in_request = True
 
     def open_session(self, place: ConnectionSlot) -> None:
-        """Let the connection become a websocket; raises `Rejected`."""
+        """Let the connection become a websocket. Raises `Rejected`."""
         if self._sessions >= self._limits.sessions:
             raise Rejected(RejectReason.SESSIONS)
         self._sessions += 1

@@ -52,7 +52,7 @@ class Guard:
         return BoundConnection
 
     def enter(self, peer: ClientAddress) -> ConnectionSlot:
-        """Return a place for a new connection; when all are taken a silent one yields; raises `Rejected`."""
+        """Return a place for a new connection; when all are taken a silent one yields. Raises `Rejected`."""
         try:
             return self.limiter.enter(peer)
         except Rejected as refused:
@@ -62,7 +62,7 @@ class Guard:
             return self.limiter.enter(peer)
 
     def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
-        """Count a connection under the client that it is made for; a silent one yields to it; raises `Rejected`."""
+        """Count a connection under the client that it is made for; a silent one yields to it. Raises `Rejected`."""
         try:
             self.limiter.identify(place, forwarded_for)
         except Rejected as refused:
@@ -78,7 +78,7 @@ class Guard:
             raise Rejected(RejectReason.ORIGIN)
 
     def open_session(self, place: ConnectionSlot) -> None:
-        """Take a place among the websockets; when all are taken a silent one yields; raises `Rejected`."""
+        """Take a place among the websockets; when all are taken a silent one yields. Raises `Rejected`."""
         try:
             self.limiter.open_session(place)
         except Rejected:
@@ -150,17 +150,17 @@ class LimitedConnection(ServerConnection):
         return None if self.slot is None else self.slot.peer
 
     def identify(self, forwarded_for: str | None) -> None:
-        """Count the connection under the client that it is made for; raises `Rejected`."""
+        """Count the connection under the client that it is made for. Raises `Rejected`."""
         if self.slot is not None:
             self.guard.identify(self.slot, forwarded_for)
 
     def open_session(self) -> None:
-        """Take a place among the websockets, held until the connection ends; raises `Rejected`."""
+        """Take a place among the websockets, held until the connection ends. Raises `Rejected`."""
         if self.slot is not None:
             self.guard.open_session(self.slot)
 
     def open_request(self) -> None:
-        """Take a place among the requests that are answered, held until the connection ends; raises `Rejected`."""
+        """Take a place among the requests that are answered, held until the connection ends. Raises `Rejected`."""
         if self.slot is not None:
             self.guard.limiter.open_request(self.slot)
 

@@ -155,11 +155,11 @@ class RequestRates:
         self._renderings = ClientRates(limits.renderings)
 
     def render(self, client: str | None) -> None:
-        """Use one rendering of metrics or page; raises `Rejected`."""
+        """Use one rendering of metrics or page. Raises `Rejected`."""
         self._take(self._renderings, client)
 
     def look_up(self, client: str | None) -> None:
-        """Use one read of the database; raises `Rejected`."""
+        """Use one read of the database. Raises `Rejected`."""
         self._take(self._lookups, client)
 
     def _take(self, rates: ClientRates, client: str | None) -> None:

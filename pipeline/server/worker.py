@@ -31,7 +31,7 @@ class DatabaseThread:
         await self.run(lambda database: None)
 
     async def run(self, job: Callable[[Database], _Result]) -> _Result:
-        """Do `job` in the thread and give its result or error; raises `Rejected` when too much waits already.
+        """Do `job` in the thread and give its result or error. Raises `Rejected` when too much waits already.
 
         A caller that is cancelled leaves its job undone if that has not begun.
         """

@@ -110,7 +110,7 @@ class Config:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], *, runs: bool = True) -> "Config":
-        """Read the settings from `env`; raises `InvalidConfig` that names every wrong or missing variable.
+        """Read the settings from `env`. Raises `InvalidConfig` that names every wrong or missing variable.
 
         `runs`: a stage is to be run, which needs all that its sink needs; other commands look at the database alone.
         """

@@ -21,7 +21,7 @@ class InvalidEnvFile(CannotStart):
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The assignments in `path`, later ones winning; raises `InvalidEnvFile`."""
+    """The assignments in `path`, later ones winning. Raises `InvalidEnvFile`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -38,7 +38,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def parse_env(text: str) -> dict[str, str]:
-    """The assignments in `text`; raises `InvalidEnvFile` that names the first line which is none.
+    """The assignments in `text`. Raises `InvalidEnvFile` that names the first line which is none.
 
     As in systemd: blank lines and those that begin with `#` or `;` are passed over; a value may be quoted, in part or
     whole and over several lines; a backslash before a line's end joins the next to it; nothing is expanded.
@@ -63,7 +63,7 @@ class _Scanner:
         self._at = 0
 
     def skip_to_assignment(self) -> bool:
-        """Go to the first character of the next assignment; returns whether there is one."""
+        """Go to the first character of the next assignment; return True if there is one."""
         while self._at < len(self._text):
             character = self._text[self._at]
             if character in "#;":

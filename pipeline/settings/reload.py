@@ -32,7 +32,7 @@ class ReloadableConfig:
     """
 
     def __init__(self, path: Path | None, env: Mapping[str, str]) -> None:
-        """Read both; raises `InvalidEnvFile` or `InvalidConfig`. `path` None: there is no file, and nothing changes."""
+        """Read both. Raises `InvalidEnvFile` or `InvalidConfig`. `path` None: there is no file, and nothing changes."""
         self.path = path
         self._env = dict(env)
         self.file = self._read()

@@ -73,11 +73,11 @@ class Sink(Protocol):
 
     @property
     def max_messages(self) -> int:
-        """How many messages a batch may hold."""
+        """Number of messages a batch may hold."""
         ...
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
-        """The verdict on each message, on one of them at least; raises `SinkDown`. The messages are all different."""
+        """The verdict on each message, on one of them at least. Raises `SinkDown`. The messages are all different."""
         ...
 
     def keep_alive(self) -> None:
@@ -98,7 +98,7 @@ class StreamSink(Protocol):
     """Takes messages one by one and has many under way, each answered when it is; used by one thread."""
 
     def room(self) -> int:
-        """How many more messages it would take now."""
+        """Return how many more messages it would take now."""
         ...
 
     def heard_at(self) -> float:
@@ -106,11 +106,11 @@ class StreamSink(Protocol):
         ...
 
     def open(self) -> None:
-        """Be ready to take messages; raises `SinkDown`, with nothing under way."""
+        """Be ready to take messages. Raises `SinkDown`, with nothing under way."""
         ...
 
     def send(self, message: Message) -> None:
-        """Put a message under way, whose id nothing under way has; raises `SinkDown` as `collect` does.
+        """Put a message under way, whose id nothing under way has. Raises `SinkDown` as `collect` does.
 
         Called after `open`, while there is room.
         """

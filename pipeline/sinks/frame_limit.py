@@ -9,7 +9,7 @@ from pipeline.process.clock import Clock
 from pipeline.relay.limits import INFORMATION_AGE_S
 from pipeline.relay.nip11 import InvalidInformation, RelayInformation
 
-# A relay that took less would take no event; whoever says so means something else.
+# A relay that accepts less accepts no event; a smaller figure means something else.
 _LEAST_BYTES: Final = 1_024
 
 
@@ -25,7 +25,7 @@ class FrameLimit:
         self.most: int | None = None
 
     def refresh(self) -> None:
-        """Ask the relay if that was not done for a day; returns at once."""
+        """Ask the relay if that was not done for a day, without waiting."""
         now = self._clock.monotonic()
         if now - self._asked_at >= INFORMATION_AGE_S:
             self._asked_at = now

@@ -51,7 +51,7 @@ class JsonlSink:
         return [DELIVERED] * len(messages)
 
     def keep_alive(self) -> None:
-        """Let go of a file that was moved away, so that whoever rotates it need not wait for the next event."""
+        """Close a file that was moved away, so that log rotation need not wait for the next event."""
         # What is wrong with the path is said when there is something to write.
         with contextlib.suppress(OSError):
             self._follow_rotation()
@@ -135,7 +135,7 @@ def _append(descriptor: int, data: bytes) -> None:
 
 
 def _finish_last_line(descriptor: int) -> int:
-    """Take back a line that somebody died over, who will deliver it again; returns where the next line begins."""
+    """Cut off an unfinished line of a crashed process, which is written again; return where the next line begins."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
         return found.st_size

@@ -48,8 +48,8 @@ _MAX_PROBES: Final = 3
 _REFUSED: Final = "INVALID_ARGUMENT"
 _DEAD_LETTER: Final = Refused(_REFUSED, dead_letter=True)
 
-# Left to itself a channel waits ever longer before it connects again, up to two minutes: whoever calls meanwhile is
-# told that nobody is there, long after somebody is.
+# By default a channel waits ever longer before it connects again, up to two minutes: until then every call fails, long
+# after the server is back.
 _RECONNECT: Final = (("grpc.initial_reconnect_backoff_ms", 1_000), ("grpc.max_reconnect_backoff_ms", 5_000))
 
 _PUBLISH: Final = "pubsub.topics.publish"
@@ -141,7 +141,7 @@ class PubsubSink:
 
 
 def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
-    """What there is to say of a topic that exists and may be published to; raises `SinkDown` if either is not so."""
+    """What there is to say of a topic that exists and may be published to. Raises `SinkDown` if either is not so."""
     client = _client(settings)
     try:
         client.get_topic(topic=settings.path, retry=None, timeout=timeout_s)
@@ -219,7 +219,7 @@ class _Batch:
         self._doubted.clear()
 
     def on_refusal(self) -> bool:
-        """The topic refused the part; returns whether it refuses everything."""
+        """The topic refused the part; return True if it refuses everything."""
         if len(self._part) > 1:
             # One bad message fails the call for all: halve until it stands alone.
             together = (self._messages[index].event_id for index in self._part)

@@ -29,7 +29,7 @@ class SlidingWindowLimiter:
         self._written_at = 0.0
 
     def room(self, now: float, wanted: int) -> int:
-        """How many of `wanted` may be done now."""
+        """Return how many of `wanted` may be done now."""
         most = self._per_minute()
         if self._pending and now - self._written_at >= _WRITE_EVERY_S:
             self.flush(now)

@@ -258,14 +258,14 @@ class RelaySink:
             transport.ping()
 
     def _time_out(self) -> None:
-        """Give up what was not answered in time, and the connection if nothing was answered since it was sent."""
+        """Retry what was not answered in time, and drop the connection if nothing was answered since it was sent."""
         until = self.clock.monotonic() - ANSWER_TIMEOUT_S
         late = list(takewhile(lambda sent: sent.at <= until, self._waiting.values()))
         for sent in late:
             del self._waiting[sent.message.event_id]
             self._answers.append((sent.message.event_id, _TIMEOUT))
         if late and self._last_answer_at < late[-1].at:
-            # Nobody is there any more, maybe, and a new connection would tell.
+            # The relay may be gone; a new connection shows that.
             self._disconnect()
             self._answers += [(event_id, None) for event_id in self._waiting]
             self._answers += [(message.event_id, None) for message in self._refused]

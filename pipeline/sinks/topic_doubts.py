@@ -19,7 +19,7 @@ MAX_DOUBTED: Final = 3
 """So many messages refused in a row, each alone, say that it is not the messages."""
 WITHIN_S: Final = 3.0
 """A topic that works again and fails again takes longer."""
-# What nobody offers again is forgotten all at once.
+# Ids that are never offered again are forgotten all at once.
 _MOST_REMEMBERED: Final = 50_000
 
 
@@ -54,7 +54,7 @@ class TopicDoubts:
             self._refused_at[event_id] = now
 
     def on_refusal(self, event_id: bytes, now: float) -> bool:
-        """A message was refused alone; returns whether it is at fault."""
+        """A message was refused alone; return True if it is at fault."""
         with self._lock:
             before = self._refused_at.get(event_id, -math.inf)
             if self._taken_at is not None and before <= self._taken_at and now - before <= WITHIN_S:

@@ -63,7 +63,7 @@ class Snapshot:
     sinks: tuple[SinkStatus, ...]
     relay_backlog: int
     relay_backlog_bytes: int
-    """How many events may wait for the target relay; 0: any number."""
+    """Number of events may wait for the target relay; 0: any number."""
     relays: tuple[RelayRecord, ...]
     gaps: tuple[GapSummary, ...]
     failing: tuple[Failing, ...]

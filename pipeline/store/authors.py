@@ -46,5 +46,5 @@ def find(tx: Tx, public_key: bytes) -> int | None:
 
 
 def met(tx: Tx) -> int:
-    """How many keys have a number."""
+    """Return how many keys have a number."""
     return int(tx.execute(MET).get)

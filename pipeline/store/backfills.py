@@ -65,7 +65,7 @@ class BackfillProgress:
 
 
 def add(tx: Tx, since: int, until: int, authors: Iterable[bytes], relays: Iterable[int], now: int) -> int:
-    """Write a job for these relays; returns its number."""
+    """Write a job for these relays; return its number."""
     job = int(tx.execute(ADD, (since, until, b"".join(authors), now)).get)
     tx.executemany(ADD_RELAY, ((job, relay) for relay in relays))
     return job
@@ -88,7 +88,7 @@ def still_open(tx: Tx) -> dict[int, list[Backfill]]:
 
 
 def cancel(tx: Tx, job: int, now: int) -> bool:
-    """End a job; returns whether there was one to be ended."""
+    """End a job; return True if there was one to be ended."""
     return tx.execute(CANCEL, (now, job)).fetchone() is not None
 
 
@@ -115,7 +115,7 @@ def connected(tx: Tx) -> dict[int, str]:
 
 
 def count_new(tx: Tx, job: Backfill, authors: Iterable[int]) -> int:
-    """How many events of the job's time, by `authors` if it is about some, came in since it was written."""
+    """Return how many events of the job's time, by `authors` if it is about some, came in since it was written."""
     span = (job.since, job.until, job.created_at)
     if not job.authors:
         return int(tx.execute(NEW, span).get)

@@ -34,8 +34,8 @@ class BackupDiskFull(EventServiceError):
 def back_up(database: Database, target: Path, progress: Progress) -> None:
     """Copy everything committed by now to `target`, which appears complete or not at all and replaces what was there.
 
-    All steps share one snapshot: without it SQLite begins anew whenever somebody writes, which a busy service always
-    does. Nobody waits for us meanwhile, but the write-ahead log cannot be reset. Raises `DatabaseFailed`, or
+    All steps share one snapshot: without it SQLite restarts the copy at every write, which a busy service always has.
+    No writer waits for it, but the write-ahead log cannot be reset. Raises `DatabaseFailed`, or
     `BackupDiskFull`.
     """
     part = target.with_name(target.name + ".part")
@@ -90,7 +90,7 @@ def _step(backup: apsw.Backup, part: Path) -> None:
     try:
         backup.step(_STEP_PAGES)
     except apsw.FullError as error:
-        # Caught here, since it is no fault of the database that is read meanwhile.
+        # Caught here, since it is not a fault of the database that is read.
         raise BackupDiskFull(part.parent) from error
 
 

@@ -45,7 +45,7 @@ class Counts:
 
 
 def replace(tx: Tx, contacts: ContactList, now: int, *, most_ago: int = 0) -> bool:
-    """Take `contacts` if it is newer than what is known, writing only the difference; returns whether it was.
+    """Take `contacts` if it is newer than what is known, writing only the difference; return True if it was.
 
     Whom it adds is wanted since the list was written, `most_ago` (ms) before `now` at most.
     """

@@ -23,17 +23,17 @@ OLDEST_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x65767376
 BUSY_TIMEOUT_S = 60.0
 TELL_LOCKED_S = 3.0
-"""Longer than any transaction of ours: whoever holds a lock for so long is not one of us."""
+"""Longer than any transaction of ours: another program holds a lock for so long."""
 # Some tenths of a second of SQLite's work.
 _PROGRESS_STEPS = 10_000_000
 # Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.
 RESTART_PATIENCE_S = 0.05
-# Above this the sweeper makes the log begin anew, which cuts the file back to it: lower than the size at which whoever
-# commits must checkpoint, since that takes a while to come about.
+# Above this the sweeper restarts the log, which cuts the file back to it: lower than the size at which a commit must
+# checkpoint, since that takes a while to happen.
 JOURNAL_SIZE_LIMIT = 48 << 20
 _CACHE_KIB = 32 << 10
-# The sweeper checkpoints; whoever commits does so only where it cannot keep up. SQLite's own 1,000 pages let every
-# writer do it all the time, each holding up the others: a fifth of the throughput.
+# The sweeper checkpoints; a commit does so only if the sweeper cannot keep up. With SQLite's own 1,000 pages every
+# writer does it all the time and delays the others: a fifth of the throughput.
 _AUTOCHECKPOINT_PAGES = 16_384
 
 Tx = apsw.Connection
@@ -185,7 +185,7 @@ class Database:
         return int(self._connection.pragma("data_version"))
 
     def checkpoint(self) -> None:
-        """Move what readers allow out of the write-ahead log; holds up nobody, and leaves it to whoever is at it."""
+        """Move what readers allow out of the write-ahead log, unless another is doing so; no writer waits for it."""
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         except apsw.BusyError:
@@ -194,9 +194,9 @@ class Database:
             raise _failure(self.path, "written", error) from error
 
     def restart_log(self) -> bool:
-        """Move everything out of the write-ahead log and let it begin anew; writers wait meanwhile.
+        """Move everything out of the write-ahead log and restart it; writers wait until it is done.
 
-        Returns whether it came to that within `RESTART_PATIENCE_S`: a reader may still need what is in it.
+        Return True if that was possible within `RESTART_PATIENCE_S`: a reader may still need what is in it.
         """
         self._connection.set_busy_handler(_JitteredBusyHandler(RESTART_PATIENCE_S))
         try:
@@ -211,7 +211,7 @@ class Database:
 
     @contextmanager
     def progress(self, on_progress: Callable[[], None] | None) -> Iterator[None]:
-        """Call `on_progress` again and again while a statement takes its time."""
+        """Call `on_progress` repeatedly while a statement runs long."""
         if on_progress is None:
             yield
             return

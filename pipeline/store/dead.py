@@ -1,4 +1,4 @@
-"""Rows that were given up, of every queue: found, put back, or dropped for good."""
+"""Dead letters of every queue: find, requeue and purge them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ INBOX_PAYLOAD = "SELECT raw FROM inbox_dead WHERE seq = ?"
 OUTBOX_PAYLOAD = """
 SELECT payload FROM outbox_dead JOIN events ON events.event = outbox_dead.event WHERE outbox_dead.seq = ?
 """
-# The event has had its end at this sink, so that retention may let go of its payload.
+# The event is settled at this sink, so that retention may drop its payload.
 RECORD_DROPPED = """
 INSERT INTO deliveries (event, sink, outcome, at) SELECT event, sink, 'dropped', ?1 FROM outbox_dead WHERE seq = ?2
 ON CONFLICT DO NOTHING
@@ -36,7 +36,7 @@ ON CONFLICT DO NOTHING
 
 
 class DeadQueue(StrEnum):
-    """Where a row died; the outbox by its sink."""
+    """Queue of a dead letter; the outbox by its sink."""
 
     INBOX = "inbox"
     PUBSUB = "pubsub"
@@ -45,7 +45,7 @@ class DeadQueue(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DeadRow:
-    """A buried row; `buried_at` in ms, `event_id` empty if the event's payload is gone."""
+    """A dead letter; `buried_at` in ms, `event_id` empty if the event's payload is gone."""
 
     queue: DeadQueue
     seq: int
@@ -58,7 +58,7 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadFilter:
-    """Which rows: of a queue, with `reason` in their reason, buried at `buried_before` (ms) or earlier."""
+    """Which dead letters: of a queue, with `reason` in their reason, from `buried_before` (ms) or earlier."""
 
     queue: DeadQueue
     reason: str
@@ -66,7 +66,7 @@ class DeadFilter:
 
 
 def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
-    """Rows that fit, the oldest first."""
+    """Return the dead letters that fit, the oldest first."""
     bindings = (wanted.reason, wanted.buried_before, limit)
     rows: list[Row] = (
         tx.execute(FIND_INBOX, bindings) if wanted.queue is DeadQueue.INBOX
@@ -76,7 +76,7 @@ def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
 
 
 def find_newest(tx: Tx, queue: DeadQueue, limit: int) -> list[DeadRow]:
-    """The rows of a queue that came last, the newest first."""
+    """Return the newest dead letters of a queue, the newest first."""
     rows: list[Row] = (
         tx.execute(NEWEST_INBOX, (limit,)) if queue is DeadQueue.INBOX
         else tx.execute(NEWEST_OUTBOX, (limit, queue.value))
@@ -85,19 +85,19 @@ def find_newest(tx: Tx, queue: DeadQueue, limit: int) -> list[DeadRow]:
 
 
 def payload(tx: Tx, row: DeadRow) -> bytes | None:
-    """The event as it is stored; `None` if it is gone."""
+    """Return the event as it is stored; `None` if it is gone."""
     statement = INBOX_PAYLOAD if row.queue is DeadQueue.INBOX else OUTBOX_PAYLOAD
     found = tx.execute(statement, (row.seq,)).fetchone()
     return None if found is None else bytes(found[0])
 
 
 def retry(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
-    """Put rows back, ready at once; returns how many there were."""
+    """Queue dead letters again, ready at once; return how many there were."""
     return _of(queue).requeue(tx, seqs, now)
 
 
 def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
-    """Forget rows for good; returns how many there were."""
+    """Remove dead letters for good; return how many there were."""
     if queue is not DeadQueue.INBOX:
         tx.executemany(RECORD_DROPPED, ((now, seq) for seq in seqs))
     return _of(queue).purge(tx, seqs)

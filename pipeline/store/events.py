@@ -35,7 +35,7 @@ FORGET_SEEN = "DELETE FROM seen WHERE created_at = ? AND event_id = ?"
 NEXT_DELIVERIES = (
     "SELECT count(*), max(event) FROM (SELECT event FROM deliveries WHERE event > ? ORDER BY event LIMIT ?)"
 )
-# What an event has had at one sink is needed for as long as it is owed to another, or lies buried there.
+# The outcome at one sink is needed as long as the event is pending at another, or a dead letter there.
 FORGET_DELIVERIES = """
 DELETE FROM deliveries WHERE event > ?1 AND event <= ?2 AND at < ?3
    AND NOT EXISTS (SELECT 1 FROM events WHERE events.event = deliveries.event)
@@ -76,7 +76,7 @@ FIRST_SEEN: Final = (-1, b"")
 
 
 def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
-    """Record ids as seen; returns those that were not seen before."""
+    """Record ids as seen; return those that were not seen before."""
     by_id = {e.event_id: e for e in events}
     # Looking first costs less than a RETURNING clause, which keeps what it returns until the statement is done.
     known = seen(tx, ((e.event_id, e.created_at) for e in by_id.values()))
@@ -92,7 +92,7 @@ def seen(tx: Tx, events: Iterable[tuple[bytes, int]]) -> set[bytes]:
 
 
 def any_without_time(tx: Tx) -> bool:
-    """Whether any id is kept under `NO_TIME`, so that it may be that of an event of any time."""
+    """Return True if any id is kept under `NO_TIME`, so that it may be that of an event of any time."""
     return tx.execute(ANY_WITHOUT_TIME).fetchone() is not None
 
 

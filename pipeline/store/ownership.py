@@ -11,7 +11,7 @@ _MODE = 0o600
 
 
 def create_private(path: Path) -> None:
-    """Make the missing file at `path`, which only its owner may read; as root for whoever owns its folder.
+    """Make the missing file at `path`, which only its owner may read; as root, for the owner of its folder.
 
     A command of an operator may be what first opens the database of a service that has a user of its own.
     """

@@ -1,7 +1,7 @@
 """Where each author writes and reads, by their newest relay list (kind 10002, NIP-65).
 
 Newest wins; at equal times the lowest id. Each change of a list has a number, by which readers find what changed.
-Relays are numbers of `relays`; one that was forgotten since names nobody.
+Relays are numbers of `relays`; one that was pruned since matches none.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,9 @@ from pipeline.store.database import Tx
 
 LATEST = "SELECT max(seq) FROM relay_lists"
 LIST_OF = "SELECT event_id, created_at, writes, reads FROM relay_lists WHERE author = ?"
-# Anew, so that it has the newest number of all.
+# Replaced, so that it has the newest number of all.
 PUT = "REPLACE INTO relay_lists (author, event_id, created_at, writes, reads) VALUES (?, ?, ?, ?, ?)"
-# The same relays as before: there is nothing to tell.
+# The same relays as before: readers need no change.
 TOUCH = "UPDATE relay_lists SET event_id = ?, created_at = ? WHERE author = ?"
 # Lists of wanted authors that changed; of those who are not wanted, that there is nothing to know.
 CHANGED_SINCE = """
@@ -51,7 +51,7 @@ class Listed(NamedTuple):
 
 
 def replace(tx: Tx, lists: RelayList) -> bool:
-    """Take a list if it is newer than what is known; returns whether it was."""
+    """Take a list if it is newer than what is known; return True if it was."""
     known = tx.execute(LIST_OF, (lists.author,)).fetchone()
     if known is not None and (-lists.created_at, lists.event_id) >= (-known[1], known[0]):
         return False
@@ -78,7 +78,7 @@ def latest(tx: Tx) -> int:
 
 
 def changed_since(tx: Tx, change: int, generation: int) -> Iterator[Listed]:
-    """What to know of wanted authors after change `change` of lists and `generation` of who is wanted.
+    """Lists of wanted authors after change `change` of lists and `generation` of who is wanted.
 
     0 for both gives everything. To be gone through once within the transaction. Some are told of twice.
     """

@@ -63,7 +63,7 @@ def record_mention(
 ) -> MentionOutcome:
     """Record that `author` (a registered user if `is_user`) mentions a relay; refused beyond bounds of `relay_pruning`.
 
-    `spelling`: the address as it is written; raises `InvalidAddress`.
+    `spelling`: the address as it is written. Raises `InvalidAddress`.
     `seen_up_at`: when `author` says that the relay answered (ms), 0 for nothing said. The reports of a monitor have a
     bound of their own and make no relay a user's.
     """

@@ -69,7 +69,7 @@ class _Row(NamedTuple):
 
 
 def begin(tx: Tx, run: Run, now: int) -> Doubt | None:
-    """Note that `run` begins, or lives on; returns what is to be doubted since the run before, if that is new."""
+    """Note that `run` begins, or lives on; return what is to be doubted since the run before, if that is new."""
     rows = [_Row(*row) for row in tx.execute(RUNS)]
     unclean = [row for row in rows if row.file != run.file or (not row.is_clean and _may_be_other_boot(row, run, now))]
     doubt = None
@@ -97,7 +97,7 @@ def last_doubt(tx: Tx) -> Doubt | None:
 
 
 def correct_first_crawls(tx: Tx, run: Run, now: int) -> int:
-    """Let relays begin now that were first crawled by a clock that was behind; returns how many. Call before `begin`.
+    """Let relays begin now that were first crawled by a clock that was behind; return how many. Call before `begin`.
 
     Their cursors would otherwise be taken for an absence as long as the clock was behind. Such a clock is told by a
     different time of the same boot and by events that it took to be of the future; only both together are proof.
@@ -135,6 +135,6 @@ def _crawl_from_now(tx: Tx, numbers: Sequence[int], now: int) -> None:
 
 
 def mark_copied(tx: Tx) -> None:
-    """Let whoever opens this copy of a database know that it is one; one of an older schema is left as it is."""
+    """Mark this copy of a database as one, for its next start; one of an older schema is left as it is."""
     if ("runs",) in tx.execute(TABLES).fetchall():
         tx.execute(MARK_COPIED)

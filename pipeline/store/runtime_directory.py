@@ -1,6 +1,6 @@
 """Where the processes of the service that runs on this database keep their heartbeats and metrics.
 
-Written by whoever runs, read by commands that an operator starts with another environment.
+Written by the service, read by commands that an operator starts with another environment.
 """
 
 from pathlib import Path

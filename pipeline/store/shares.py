@@ -28,7 +28,7 @@ RELIEVED: Final = 0.90
 # What is above is for users alone: they are wanted in any case.
 FULL: Final = 0.99
 MAX_SHARE: Final = 10_000
-# Whoever registers many keys today yields before users who have been here for long.
+# Many keys registered today yield before users of long standing.
 NEW_USER_MS: Final = 7 * 86_400_000
 NEW_USER_FACTOR: Final = 10
 MAX_LEVEL: Final = MAX_SHARE * NEW_USER_FACTOR
@@ -210,7 +210,7 @@ def release_all(tx: Tx, author: int) -> None:
 def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None) -> int:
     """Let the newest `number` of a user's followees be wanted (from `since` on, in ms), and the others wait.
 
-    Changes at most `most` of each; returns how many follows changed.
+    Changes at most `most` of each; return how many follows changed.
     """
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
     admitted = [followee for followee, waits in rows[:number] if waits][:most]
@@ -244,7 +244,7 @@ def next_steps(tx: Tx, now: int) -> list[Step]:
 
 
 def take_step(tx: Tx, step: Step, now: int) -> int:
-    """Do a step; returns how many follows changed."""
+    """Do a step; return how many follows changed."""
     if step.author is None:
         tx.execute(SET_LEVEL, (step.number,))
         return 0

@@ -12,7 +12,7 @@ from pipeline.store.database import Tx
 
 # Of one relay; what is named by fewest authors makes room. Real relays have two or three.
 MAX_SPELLINGS: Final = 8
-# Beyond this many authors of one spelling nobody asks how many more there are.
+# Authors counted for one spelling; more make no difference.
 MAX_SPELLERS: Final = 64
 
 FIND = "SELECT id, authors FROM relay_spellings WHERE relay = ? AND spelling = ?"

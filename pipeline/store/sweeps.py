@@ -33,7 +33,7 @@ class SweepProgress:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """True if nothing is left."""
         return self.until < self.since
 
 

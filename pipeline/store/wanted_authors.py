@@ -14,8 +14,8 @@ first. A list of many followees cannot take the place of authors who were wanted
 | 2 | all others among the first `NEAR` followees that each user's list brought |
 | 3 | the rest |
 
-An author keeps the tier while wanted, but leaves the last one as soon as a list has them among its first. Whoever
-changes tiers has a new generation, so that a cursor of the new tier never covers what only the old one had.
+An author keeps the tier while wanted, but leaves the last one as soon as a list has them among its first. An
+author who changes tiers has a new generation, so that a cursor of the new tier never covers what only the old one had.
 """
 
 from collections.abc import Iterable

@@ -47,7 +47,7 @@ class PageRequest:
     """What opens the page, where it is not open to everyone."""
 
     def finds(self, *texts: str) -> bool:
-        """Whether every word searched for stands in one of `texts`."""
+        """Return True if every word searched for stands in one of `texts`."""
         everything = " ".join(texts).lower()
         return all(word in everything for word in self.search.lower().split())
 
@@ -105,7 +105,7 @@ def cookie_of(values: Sequence[str]) -> str:
 
 
 def is_local(peer: str, host: str) -> bool:
-    """Whether a browser on this machine asked for this machine, by an address or name that no stranger controls.
+    """Return True if a browser on this machine asked for this machine, by an address or name that no stranger controls.
 
     A page of a stranger's can have a browser ask for any name that resolves here; only `localhost` and loopback
     addresses are surely meant.
