@@ -1,4 +1,4 @@
-"""The world of the first road's acceptance: one capped relay with an hour of events, three registered users."""
+"""The end-to-end scenario: one capped relay with an hour of events, three registered users."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from tests.fakes.emulator import PubSubEmulator
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.service import EventService, settings
-from tests.oracle.delivery import Books, Delivered, Ledger
+from tests.oracle.delivery import Delivered, DeliveryOracle, DeliveryReport
 from tests.oracle.relevance import Horizon
 
 REACH_S = 2 * 3600
@@ -78,12 +78,12 @@ class EmulatorConsumer:
 
 
 @dataclass(frozen=True, slots=True)
-class Road:
-    """A relay with its events, a service on it, and the books."""
+class Scenario:
+    """A relay with its events, a service on it, and the oracle."""
 
     relay: IndependentRelay
     service: EventService
-    ledger: Ledger
+    oracle: DeliveryOracle
     users: list[Author]
     consumer: FakeConsumer | EmulatorConsumer
 
@@ -93,16 +93,16 @@ class Road:
             accepted, reason = self.service.register(user)
             assert accepted, reason
 
-    def finish(self) -> Books:
-        """Wait for everything that is due, end the service, and close the books."""
-        due = len(self.ledger.required())
+    def finish(self) -> DeliveryReport:
+        """Wait for everything that is due, end the service, and judge what came."""
+        due = len(self.oracle.required())
         self.consumer.collect(due, ARRIVAL_TIMEOUT_S)
         assert self.service.stop() == 0
-        return self.ledger.close(self.consumer.collect(due, ARRIVAL_TIMEOUT_S))
+        return self.oracle.judge(self.consumer.collect(due, ARRIVAL_TIMEOUT_S))
 
 
 @contextmanager
-def road(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: int) -> Iterator[Road]:
+def scenario(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: int) -> Iterator[Scenario]:
     """A relay that holds `events` events of 500 authors over the last hour, and a service that is not started yet."""
     now = int(time())
     workload = Workload(seed=now // 3600, events=events, authors=500, since=now - 3000, until=now - 60, registered=3)
@@ -110,10 +110,10 @@ def road(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: 
     made = list(workload.generate())
     with IndependentRelay(lmdb=directory / "lmdb", max_limit=RELAY_CAP) as relay:
         relay.load(made)
-        ledger = Ledger(Horizon(since=now - REACH_S))
-        ledger.hold(relay.url, newest_versions(made))
+        oracle = DeliveryOracle(Horizon(since=now - REACH_S))
+        oracle.hold(relay.url, newest_versions(made))
         users = workload.registered_users()
-        ledger.register(*(user.pubkey for user in users))
+        oracle.register(*(user.pubkey for user in users))
         env = settings(
             relays=[relay.url],
             pubsub=consumer.address,
@@ -123,6 +123,6 @@ def road(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: 
         )
         service = EventService(directory / "service", env)
         try:
-            yield Road(relay, service, ledger, users, consumer)
+            yield Scenario(relay, service, oracle, users, consumer)
         finally:
             service.close()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.chaos.broken import MISTAKES, Mistake
+from tests.tools.chaos.mutation_check import MUTATIONS, Mutation
+from tests.tools.chaos.patched_source import PatchedSource
 from tests.tools.chaos.run import Options, run
-from tests.tools.chaos.tree import Tree
 
 MINUTES = 2.0
 SETTLE_S = 40.0
@@ -26,7 +26,7 @@ def test_nothing_is_lost_whatever_breaks(tmp_path: Path) -> None:
     assert report.faults
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_the_mistakes_that_it_must_catch_can_still_be_made(tmp_path: Path, mistake: Mistake) -> None:
-    """`python -m tests.tools.chaos.broken` shows that each is caught, which takes some minutes."""
-    Tree(tmp_path / "tree").replace(*mistake.replacements)
+@pytest.mark.parametrize("mistake", MUTATIONS, ids=lambda mistake: mistake.name)
+def test_the_mistakes_that_it_must_catch_can_still_be_made(tmp_path: Path, mistake: Mutation) -> None:
+    """`python -m tests.tools.chaos.mutation_check` shows that each is caught, which takes some minutes."""
+    PatchedSource(tmp_path / "tree").replace(*mistake.replacements)

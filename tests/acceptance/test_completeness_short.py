@@ -3,8 +3,8 @@
 import pytest
 
 from tests.support.seeds import seeds
-from tests.tools.completeness import alone, crowded
-from tests.tools.completeness.catalogue import Catalogue
+from tests.tools.completeness import over_capacity, single_behaviour
+from tests.tools.completeness.behaviours import BehaviourMatrix
 from tests.tools.completeness.run import table
 
 TIMEOUT_S = 90.0
@@ -20,7 +20,7 @@ BEHAVIOURS = (
 def test_everything_is_had_or_its_loss_is_reported() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")
-    rows = alone.run(Catalogue().choose(BEHAVIOURS, slow=False), seed, TIMEOUT_S)
+    rows = single_behaviour.run(BehaviourMatrix().choose(BEHAVIOURS, slow=False), seed, TIMEOUT_S)
     print(table(rows))
     assert [row.name for row in rows if not row.is_good] == []
 
@@ -29,7 +29,7 @@ def test_everything_is_had_or_its_loss_is_reported() -> None:
 def test_a_crowd_is_had_whole_or_by_query_as_each_relay_allows() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")
-    rows = crowded.run(seed, TIMEOUT_S)
+    rows = over_capacity.run(seed, TIMEOUT_S)
     print(table(rows))
     assert [row.name for row in rows if not row.is_good] == []
-    assert crowded.wrongly_asked(rows) == []
+    assert over_capacity.wrongly_asked(rows) == []

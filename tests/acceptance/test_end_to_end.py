@@ -12,7 +12,7 @@ from time import monotonic, time
 
 import pytest
 
-from tests.acceptance.e2e_scenario import EmulatorConsumer, FakeConsumer, road
+from tests.acceptance.e2e_scenario import EmulatorConsumer, FakeConsumer, scenario
 from tests.fakes.emulator import emulator_program
 from tests.fakes.service import EventService, settings
 
@@ -41,35 +41,35 @@ def test_everything_relevant_arrives_and_nothing_else(
     tmp_path: Path, consumer: FakeConsumer | EmulatorConsumer
 ) -> None:
     """20,000 events on a relay capped at 500, three users registered over the websocket."""
-    with road(tmp_path, consumer, events=EVENTS) as scene:
-        scene.service.start()
+    with scenario(tmp_path, consumer, events=EVENTS) as run:
+        run.service.start()
         began = monotonic()
-        scene.register()
-        due = len(scene.ledger.required())
-        scene.consumer.collect(due, 60.0)
+        run.register()
+        due = len(run.oracle.required())
+        run.consumer.collect(due, 60.0)
         print(f"{due} relevant of {EVENTS} events in {monotonic() - began:.1f} s")
-        books = scene.finish()
-        print(books.text())
-        assert books.clean
-        assert books.exactly_once
+        report = run.finish()
+        print(report.text())
+        assert report.clean
+        assert report.exactly_once
 
 
 @pytest.mark.timeout(180)
 def test_live_events_arrive_within_moments(tmp_path: Path, consumer: FakeConsumer | EmulatorConsumer) -> None:
     """200 events published one by one while the service runs."""
-    with road(tmp_path, consumer, events=200) as scene:
-        scene.service.start()
-        scene.register()
-        due = len(scene.ledger.required())
-        scene.consumer.collect(due, 60.0)
-        user = scene.users[0]
+    with scenario(tmp_path, consumer, events=200) as run:
+        run.service.start()
+        run.register()
+        due = len(run.oracle.required())
+        run.consumer.collect(due, 60.0)
+        user = run.users[0]
         for number in range(200):
             event = user.sign(f"live {number}", kind=1, created_at=int(time()))
-            scene.ledger.hold(scene.relay.url, [event], live=True)
-            scene.relay.publish([event])
-        books = scene.finish()
-        print(books.text())
-        assert books.clean
+            run.oracle.hold(run.relay.url, [event], live=True)
+            run.relay.publish([event])
+        report = run.finish()
+        print(report.text())
+        assert report.clean
 
 
 @pytest.mark.timeout(180)
@@ -78,39 +78,39 @@ def test_killing_stages_changes_nothing(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    with FakeConsumer() as consumer, road(tmp_path, consumer, events=KILLED_EVENTS) as scene:
-        scene.service.start()
-        scene.register()
+    with FakeConsumer() as consumer, scenario(tmp_path, consumer, events=KILLED_EVENTS) as run:
+        run.service.start()
+        run.register()
         for name in rng.sample(["crawler", "saver", "forwarder", "sender", "sweeper", "server"] * 2, 12):
-            victims = scene.service.stages(name)
+            victims = run.service.stages(name)
             if victims:
                 rng.choice(victims).signal(signal.SIGKILL)
-        left = [os.pidfd_open(member.pid) for member in scene.service.processes()]
-        scene.service.kill()
+        left = [os.pidfd_open(member.pid) for member in run.service.processes()]
+        run.service.kill()
         for descriptor in left:
             assert select.select([descriptor], [], [], 30.0)[0], "a stage outlives its supervisor"
             os.close(descriptor)
-        scene.service.start()
-        books = scene.finish()
-        print(books.text())
-        assert books.clean
+        run.service.start()
+        report = run.finish()
+        print(report.text())
+        assert report.clean
 
 
 @pytest.mark.timeout(120)
 def test_a_second_forwarder_takes_part(tmp_path: Path) -> None:
     """`stage forwarder` by hand beside a running service: all arrives, and its slot shows in the metrics."""
-    with FakeConsumer() as consumer, road(tmp_path, consumer, events=KILLED_EVENTS) as scene:
-        scene.service.start()
-        by_hand = EventService.stage("forwarder", scene.service.directory, scene.service.env)
+    with FakeConsumer() as consumer, scenario(tmp_path, consumer, events=KILLED_EVENTS) as run:
+        run.service.start()
+        by_hand = EventService.stage("forwarder", run.service.directory, run.service.env)
         by_hand.start()
         try:
-            scene.service.wait_metric("process_threads", lambda threads: threads > 0, slot="forwarder-1")
-            scene.register()
-            books = scene.finish()
+            run.service.wait_metric("process_threads", lambda threads: threads > 0, slot="forwarder-1")
+            run.register()
+            report = run.finish()
         finally:
             assert by_hand.stop() == 0
-        print(books.text())
-        assert books.clean
+        print(report.text())
+        assert report.clean
 
 
 def _no_directory(tmp_path: Path) -> dict[str, str]:

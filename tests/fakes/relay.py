@@ -31,10 +31,10 @@ from tests.fakes.relay_journal import (
     DEFAULT_TIMEOUT_S,
     Answered,
     Close,
-    Gone,
+    Connected,
+    Disconnected,
     HttpRequest,
     Journal,
-    Opened,
     Published,
     Req,
 )
@@ -232,12 +232,12 @@ class ScriptedRelay:
         connection = Connection(self, socket, number)
         self._connections[number] = (connection, socket)
         headers = plain_headers(socket.request)
-        self.journal.add(Opened(at=monotonic(), connection=number, path=socket.request.path, headers=headers))
+        self.journal.add(Connected(at=monotonic(), connection=number, path=socket.request.path, headers=headers))
         try:
             await connection.serve()
         finally:
             del self._connections[number]
-            self.journal.add(Gone(at=monotonic(), connection=number, code=socket.close_code or 1006))
+            self.journal.add(Disconnected(at=monotonic(), connection=number, code=socket.close_code or 1006))
 
     async def _process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP and refused handshakes; `None` lets the handshake go on."""
@@ -276,13 +276,13 @@ class ScriptedRelay:
         match = None if subscription is None else (lambda page: bool(page.subscription == subscription))
         return self.journal.wait_for(Answered, match, count=count, timeout_s=timeout_s)
 
-    def wait_for_connection(self, count: int = 1, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Opened:
+    def wait_for_connection(self, count: int = 1, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Connected:
         """The handshake number `count`."""
-        return self.journal.wait_for(Opened, count=count, timeout_s=timeout_s)
+        return self.journal.wait_for(Connected, count=count, timeout_s=timeout_s)
 
-    def wait_for_disconnection(self, count: int = 1, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Gone:
+    def wait_for_disconnection(self, count: int = 1, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Disconnected:
         """The end number `count` of a connection."""
-        return self.journal.wait_for(Gone, count=count, timeout_s=timeout_s)
+        return self.journal.wait_for(Disconnected, count=count, timeout_s=timeout_s)
 
     def wait_for_published(
         self, event_id: str | None = None, *, count: int = 1, timeout_s: float = DEFAULT_TIMEOUT_S

@@ -20,7 +20,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened(Entry):
+class Connected(Entry):
     """A client's websocket handshake was accepted. Header names are in lowercase."""
 
     path: str
@@ -28,7 +28,7 @@ class Opened(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gone(Entry):
+class Disconnected(Entry):
     """A connection ended, whoever ended it; `code` is the websocket close code, 1006 for none."""
 
     code: int

@@ -19,7 +19,7 @@ from tests.fakes.child import Child
 from tests.fakes.net import free_port, loopback_address, pause
 from tests.fakes.peer import Peer
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Gone, Opened, Req
+from tests.fakes.relay_journal import Connected, Disconnected, Req
 from tests.fakes.relay_stream import Times, stream
 from tests.fakes.scratch import scratch_path
 
@@ -102,7 +102,7 @@ def _obey(relay: ScriptedRelay, command: str, arguments: dict[str, Any]) -> Any:
             return relay.behave(PRESETS[arguments["preset"]])
         case "stats":
             journal = relay.journal
-            kinds = {"opened": Opened, "gone": Gone, "reqs": Req}
+            kinds = {"opened": Connected, "gone": Disconnected, "reqs": Req}
             counts = {name: len(journal.of(kind)) for name, kind in kinds.items()}
             return counts | {"subscriptions": relay.open_subscriptions, "events": len(relay.stored())}
         case _:

@@ -6,7 +6,7 @@ from time import monotonic, time
 from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
-from tests.oracle.delivery import Ledger
+from tests.oracle.delivery import DeliveryOracle
 
 MAX_BATCH = 64
 MAX_UNREAD_BYTES = 2 * 1024 * 1024
@@ -41,10 +41,10 @@ def _wait_for_readers(relay: ScriptedRelay) -> None:
         pause(_STALL_STEP_S)
 
 
-def hold_stream(ledger: Ledger, relay: str, events: Sequence[SignedEvent], times: Times) -> None:
+def hold_stream(oracle: DeliveryOracle, relay: str, events: Sequence[SignedEvent], times: Times) -> None:
     """Note in the books what `stream` did."""
     for at, part in _parts(events, times):
-        ledger.hold(relay, part, available_at=at, live=True)
+        oracle.hold(relay, part, available_at=at, live=True)
 
 
 def _parts(events: Sequence[SignedEvent], times: Times) -> Iterator[tuple[float, Sequence[SignedEvent]]]:

@@ -1,7 +1,7 @@
-"""The books of a run: what relays held on one side, what was delivered on the other, and the difference.
+"""The delivery oracle: what relays held on one side, what was delivered on the other, and the difference.
 
-Fill a `Ledger` with what each relay offers and who registered; give `Ledger.close` what the sink took. Every payload
-is read and verified with this package's own code.
+Give a `DeliveryOracle` what each relay offers and who registered; `DeliveryOracle.judge` compares that with what the
+sink took. Every payload is read and verified with this package's own code.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.oracle.relevance import Holding, Horizon, Relevance, Verdict
 UUID_ATTRIBUTE = "_watermill_message_uuid"
 FIELDS = frozenset({"id", "pubkey", "created_at", "kind", "tags", "content", "sig"})
 MAX_LISTED = 10
-"""How many ids of one fault the readable text lists."""
+"""How many ids of one sort the readable text lists."""
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _LOWER_HEX = re.compile(r"[0-9a-f]*")
 
@@ -34,15 +34,15 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong: the event (or message number) and why, for a reader."""
+class Discrepancy:
+    """One difference: the event (or message number) and why, for a reader."""
 
     subject: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class DeliveryReport:
     """The verdict on a run. `duplicates`: how often each id came that came more than once; allowed, but told.
 
     `latencies_ms` holds p50, p99 and the maximum from available to arrived, for events that came in live.
@@ -51,10 +51,10 @@ class Books:
     expected: int
     messages: int
     distinct: int
-    lost: tuple[Fault, ...]
-    extra: tuple[Fault, ...]
-    invalid: tuple[Fault, ...]
-    uuid_changes: tuple[Fault, ...]
+    lost: tuple[Discrepancy, ...]
+    extra: tuple[Discrepancy, ...]
+    invalid: tuple[Discrepancy, ...]
+    uuid_changes: tuple[Discrepancy, ...]
     duplicates: Mapping[str, int]
     latencies_ms: Mapping[str, float]
 
@@ -77,7 +77,7 @@ class Books:
             f"{len(self.uuid_changes)} uuid changes, {repeats} repeats of {len(self.duplicates)} events"
         ]
         for name in ("lost", "extra", "invalid", "uuid_changes"):
-            faults: tuple[Fault, ...] = getattr(self, name)
+            faults: tuple[Discrepancy, ...] = getattr(self, name)
             lines += [f"  {name}: {fault.subject}: {fault.detail}" for fault in faults[:MAX_LISTED]]
             if len(faults) > MAX_LISTED:
                 lines.append(f"  {name}: and {len(faults) - MAX_LISTED} more")
@@ -90,7 +90,7 @@ class Books:
         return json.dumps(asdict(self) | {"clean": self.clean, "exactly_once": self.exactly_once})
 
 
-class Ledger:
+class DeliveryOracle:
     """What relays offered and who registered; not thread-safe."""
 
     def __init__(self, horizon: Horizon | None = None) -> None:
@@ -125,9 +125,9 @@ class Ledger:
         """Ids of what must come through, for a test that waits until it has."""
         return set(self.relevance().required())
 
-    def close(self, delivered: Iterable[Delivered]) -> Books:
+    def judge(self, delivered: Iterable[Delivered]) -> DeliveryReport:
         """Compare what is noted with what was `delivered`."""
-        return _Audit(self.relevance()).books(delivered)
+        return _Audit(self.relevance()).report(delivered)
 
 
 class _Audit:
@@ -135,17 +135,17 @@ class _Audit:
         self._relevance = relevance
         self._counts: Counter[str] = Counter()
         self._uuids: dict[str, set[str]] = defaultdict(set)
-        self._invalid: list[Fault] = []
-        self._extra: dict[str, Fault] = {}
+        self._invalid: list[Discrepancy] = []
+        self._extra: dict[str, Discrepancy] = {}
         self._latencies: list[float] = []
         self._messages = 0
 
-    def books(self, delivered: Iterable[Delivered]) -> Books:
+    def report(self, delivered: Iterable[Delivered]) -> DeliveryReport:
         for message in delivered:
             self._messages += 1
             self._take(message)
         required = self._relevance.required()
-        return Books(
+        return DeliveryReport(
             expected=len(required),
             messages=self._messages,
             distinct=len(self._counts),
@@ -153,7 +153,9 @@ class _Audit:
             extra=tuple(self._extra.values()),
             invalid=tuple(self._invalid),
             uuid_changes=tuple(
-                Fault(event_id, " ".join(sorted(uuids))) for event_id, uuids in self._uuids.items() if len(uuids) > 1
+                Discrepancy(event_id, " ".join(sorted(uuids)))
+                for event_id, uuids in self._uuids.items()
+                if len(uuids) > 1
             ),
             duplicates={event_id: count for event_id, count in self._counts.items() if count > 1},
             latencies_ms=_percentiles(self._latencies),
@@ -163,7 +165,7 @@ class _Audit:
         event, faults = read_payload(message.data)
         if message.attributes is not None:
             faults += _attribute_faults(message.attributes)
-        self._invalid += [Fault(event.id if event else f"message {self._messages}", fault) for fault in faults]
+        self._invalid += [Discrepancy(event.id if event else f"message {self._messages}", fault) for fault in faults]
         if event is None:
             return
         self._counts[event.id] += 1
@@ -178,14 +180,16 @@ class _Audit:
     def _judge(self, event: SignedEvent) -> None:
         held = self._relevance.events.get(event.id)
         if held is None:
-            self._extra[event.id] = Fault(event.id, f"kind {event.kind}, which no relay held")
+            self._extra[event.id] = Discrepancy(event.id, f"kind {event.kind}, which no relay held")
         elif self._relevance.judge(held) is Verdict.MUST_NOT:
-            self._extra[event.id] = Fault(event.id, f"kind {event.kind} by {event.pubkey}, which no rule wants")
+            self._extra[event.id] = Discrepancy(event.id, f"kind {event.kind} by {event.pubkey}, which no rule wants")
 
-    def _lost(self, event_id: str, why: str) -> Fault:
+    def _lost(self, event_id: str, why: str) -> Discrepancy:
         event = self._relevance.events[event_id]
         relays = sorted({holding.relay for holding in self._relevance.holdings[event_id]})
-        return Fault(event_id, f"kind {event.kind}, created_at {event.created_at}, {why}, held by {', '.join(relays)}")
+        return Discrepancy(
+            event_id, f"kind {event.kind}, created_at {event.created_at}, {why}, held by {', '.join(relays)}"
+        )
 
 
 def read_payload(data: bytes) -> tuple[SignedEvent | None, list[str]]:

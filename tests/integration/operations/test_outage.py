@@ -11,7 +11,7 @@ from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.operations.support import PATIENCE_S, until
-from tests.oracle.delivery import Ledger
+from tests.oracle.delivery import DeliveryOracle
 
 HIGH, LOW = 400, 300
 FIRST, SECOND = 300, 900
@@ -24,11 +24,11 @@ def wait_state(service: EventService, relay: ScriptedRelay, state: str) -> None:
 
 def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
     """The target relay gets its share, the crawl goes on to the bound and no further, and after it nothing is lost."""
-    ledger, now = Ledger(), int(time())
+    oracle, now = DeliveryOracle(), int(time())
     events = [person.sign("{}", kind=0, created_at=now - 300 + number // 5) for number, person in enumerate(PEOPLE)]
     rules = [Rule(status="UNAVAILABLE")]
     with ScriptedRelay(events=events[:FIRST]) as relay, ScriptedRelay() as target, PubSubProcess(rules=rules) as pubsub:
-        ledger.hold(relay.url, events)
+        oracle.hold(relay.url, events)
         env = settings(
             relays=[relay.url],
             target=target.url,
@@ -68,5 +68,5 @@ def test_an_outage_of_pubsub_is_nobody_elses(tmp_path: Path) -> None:
             assert scrape.value("event_service_sink_retries_total", sink="relay") == 0
             assert scrape.value("event_service_delivery_seconds_count", sink="pubsub") == len(events)
             assert service.stop() == 0
-        books = ledger.close(pubsub.deliveries())
-    assert books.exactly_once, books.text()
+        report = oracle.judge(pubsub.deliveries())
+    assert report.exactly_once, report.text()

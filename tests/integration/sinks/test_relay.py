@@ -29,7 +29,7 @@ from tests.factories.workload import Workload
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refusal
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Authenticated, Opened, Published
+from tests.fakes.relay_journal import Authenticated, Connected, Published
 from tests.integration.delivery.support import NOW, Loop, Outbox, exchange, message, messages, notes, wait_until
 
 SECRET = Author.from_seed(77, 0)
@@ -173,13 +173,13 @@ def test_an_event_that_the_relay_cannot_bear(
         wait_until(lambda: len(box.outcomes()) >= 20)
         box.put(others[20:])
         wait_until(lambda: len(box.outcomes()) == 31)
-        connections = len(relay.journal.of(Opened))
+        connections = len(relay.journal.of(Connected))
         box.put([larger])
         box.wait_empty()
     assert {box.outcomes()[box.numbers[event.id]] for event in (large, larger)} == {"refused: too-large"}
     assert {box.outcomes()[box.numbers[event.id]] for event in others} == {"delivered"}
     assert loop.metric("event_service_stage_errors_total", stage="sender", kind="disconnected") >= 1
-    assert len(relay.journal.of(Opened)) <= connections + 1
+    assert len(relay.journal.of(Connected)) <= connections + 1
     assert box.dead() == {}
 
 

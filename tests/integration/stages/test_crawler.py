@@ -20,7 +20,7 @@ from stages import crawler
 from tests.factories.events import Author, SignedEvent, assemble, authors
 from tests.fakes.behaviour import Behaviour, How, Interruption, RateLimit, Refusal, Upgrade
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Answered, Close, Gone, HttpRequest, Opened, Req
+from tests.fakes.relay_journal import Answered, Close, Connected, Disconnected, HttpRequest, Req
 from tests.integration.stages.support import PATIENCE_S, Running, World, wait_until
 
 ALICE, BOB = authors(51, 2)
@@ -185,7 +185,7 @@ def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRela
         assert relay.connections == 1, "the others go on undisturbed"
         world.execute("UPDATE relays SET namers = 2 WHERE address = ?", other.url)
         other.wait_for_connection(2)
-    assert len(relay.journal.of(Opened)) == 1
+    assert len(relay.journal.of(Connected)) == 1
 
 
 def test_what_a_killed_process_said_of_a_relay_is_put_right(world: World, relay: ScriptedRelay) -> None:
@@ -335,7 +335,7 @@ def test_a_flood_of_what_is_no_message_ends_the_connection(world: World, relay: 
         assert running.metric("event_service_stage_errors_total", stage="crawler", kind="message-json") > 1000
         relay.publish(*profiles(1))
         wait_arrived(world, profiles(1))
-        assert relay.journal.of(Gone) == []
+        assert relay.journal.of(Disconnected) == []
 
 
 def test_some_garbage_costs_only_itself(world: World) -> None:
@@ -347,7 +347,7 @@ def test_some_garbage_costs_only_itself(world: World) -> None:
         live = profiles(1, first=500)
         relay.publish(*live)
         wait_arrived(world, live)
-        assert len(relay.journal.of(Opened)) == 1
+        assert len(relay.journal.of(Connected)) == 1
 
 
 def malformed(event: SignedEvent) -> SignedEvent:
@@ -362,7 +362,7 @@ def test_malformed_events_do_not_hide_the_others(world: World) -> None:
     with ScriptedRelay(Behaviour(forge=malformed), events=events) as relay, crawling(world, relay.url) as running:
         wait_arrived(world, events)
         wait_until(lambda: world.value("SELECT count(*) FROM cursors WHERE query LIKE 'global%'") == 1)
-        assert len(relay.journal.of(Opened)) == 1
+        assert len(relay.journal.of(Connected)) == 1
         pubkey = {"stage": "crawler", "reason": "invalid-pubkey"}
         assert running.metric("event_service_stage_discarded_total", **pubkey) >= 2000
 
@@ -382,7 +382,7 @@ def test_two_crawlers_share_the_relays(world: World) -> None:
         assert sum(counts) == 6
         assert [one.connections for one in made] == [1] * 6
     for one in made:
-        assert len(one.journal.of(Opened)) == 1
+        assert len(one.journal.of(Connected)) == 1
         one.stop()
 
 
@@ -481,7 +481,7 @@ def test_a_skipped_host_is_dialled_only_if_it_is_a_bootstrap_relay(world: World,
         with crawling(world, relay.url, **settings):
             wait_live(relay)
             wait_until(lambda: state(world, relay)[0] == "connected")
-            assert skipped.journal.of(Opened) == []
+            assert skipped.journal.of(Connected) == []
         with crawling(world, relay.url, skipped.url, **settings):
             skipped.wait_for_connection()
 

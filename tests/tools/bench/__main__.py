@@ -1,7 +1,7 @@
 """Measures the service and its parts, each figure beside the limit that the machine sets.
 
 V is bare signature verification: every unique event must be verified once, so V per core is what no design exceeds. It
-is measured before each part, and all the time meanwhile; figures are held against the latter. Timings never fail; what
+is measured before each part, and all the time during it; figures are held against the latter. Timings never fail; what
 is wrong is for readers to see. Beside each share stands that of the last release, measured with --quick on whatever
 machine that was. Parts run in the order given below whatever the order of names.
 """
@@ -18,39 +18,39 @@ from pathlib import Path
 from tests.tools.bench import (
     disk,
     duplicates,
+    firehose,
     fleet,
     go_import,
     growth,
     intake,
     latency,
-    library,
     outbox,
+    protocol,
     relays,
     scrape,
     service,
-    stages_alone,
+    single_stage,
     startup,
     verification,
-    whole,
 )
+from tests.tools.bench.calibration import BaselineSampler
 from tests.tools.bench.machine import CORES
-from tests.tools.bench.meanwhile import Meanwhile
 from tests.tools.bench.report import PartReport, held_against, shares, table, to_value
 
 PARTS: dict[str, Callable[..., PartReport]] = {
     "verify": verification.run,
-    "protocol": library.run,
+    "protocol": protocol.run,
     "intake": intake.run,
-    "saver": stages_alone.run_saver,
-    "forwarder": stages_alone.run_forwarder,
-    "sender": stages_alone.run_sender,
+    "saver": single_stage.run_saver,
+    "forwarder": single_stage.run_forwarder,
+    "sender": single_stage.run_sender,
     "duplicates": duplicates.run,
     "relays": relays.run,
     "scrape": scrape.run,
     "service": service.run,
     "latency": latency.run,
     "start": startup.run,
-    "whole": whole.run,
+    "firehose": firehose.run,
     "fleet": fleet.run,
     "outbox": outbox.run,
     "import": go_import.run,
@@ -78,10 +78,10 @@ def main() -> int:
     print(f"{CORES} cores, Python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}", flush=True)
     reports: list[PartReport] = []
     released: dict[str, dict[str, float]] = json.loads(RELEASED.read_text())
-    with Meanwhile() as meanwhile:
+    with BaselineSampler() as sampler:
         for name in [name for name in PARTS if not options.parts or name in options.parts]:
             began = time.monotonic()
-            reports.append(_measured(name, meanwhile, quick=options.quick))
+            reports.append(_measured(name, sampler, quick=options.quick))
             print(table(reports[-1], released.get(reports[-1].part)), flush=True)
             print(f"   took {time.monotonic() - began:.0f} s", flush=True)
     if options.json is not None:
@@ -91,12 +91,12 @@ def main() -> int:
     return 0
 
 
-def _measured(name: str, meanwhile: Meanwhile, *, quick: bool) -> PartReport:
-    v = verification.v()
-    meanwhile.begin()
-    report = PARTS[name](v, quick=quick)
-    rate = meanwhile.rate()
-    return report if rate is None or name in _BEST_ROUNDS else held_against(report, v, rate)
+def _measured(name: str, sampler: BaselineSampler, *, quick: bool) -> PartReport:
+    rate = verification.baseline_rate()
+    sampler.begin()
+    report = PARTS[name](rate, quick=quick)
+    during = sampler.rate()
+    return report if during is None or name in _BEST_ROUNDS else held_against(report, rate, during)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ _WRITE_EVERY_S = 0.02
 _TIMEOUT_S = 600.0
 
 
-class _Neighbour(threading.Thread):
+class _CompetingWriter(threading.Thread):
     """Appends to the inbox as a crawler does, and notes how long each transaction took."""
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ def _import(directory: Path, schema: GoSchema, count: int) -> tuple[float, list[
     source, target = directory / "go.db", directory / "events.db"
     build(source, schema, count)
     open_database(target, SystemClock()).close()
-    neighbour = _Neighbour(target)
+    neighbour = _CompetingWriter(target)
     neighbour.start()
     began = monotonic()
     try:

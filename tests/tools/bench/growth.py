@@ -29,8 +29,8 @@ from tests.fakes.procs import peak_resident_bytes
 from tests.fakes.service import EventService, settings
 from tests.tools.bench.events import FIRST_CREATED_AT, blocks, lines
 from tests.tools.bench.report import Figure, Limit, PartReport, table
-from tests.tools.bench.stages_alone import Run, forward, save
-from tests.tools.bench.verification import v
+from tests.tools.bench.single_stage import Run, forward, save
+from tests.tools.bench.verification import baseline_rate
 
 SEEN, USERS, FOLLOWS_EACH, QUEUED = 10_000_000, 10_000, 500, 1_000_000
 PEOPLE = 1_000_000
@@ -229,4 +229,4 @@ def run(limit: float, *, quick: bool) -> PartReport:
 
 
 if __name__ == "__main__":
-    print(table(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, ROWS, ROUNDS, v())))
+    print(table(measure(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0, ROWS, ROUNDS, baseline_rate())))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from pipeline.nostr.address import InvalidAddress, parse_address
 from tests.corpus import REAL, real
-from tests.tools.bench import first_asked
+from tests.tools.bench import relay_list_ordering
 from tests.tools.bench.report import Figure, Limit, PartReport
 from tests.tools.network.world import Network
 
@@ -55,7 +55,7 @@ def run(_: float, *, quick: bool) -> PartReport:
         f"{len(people):,} people drawn from {source}, {sizes[len(sizes) // 2]} relays each (median), {len(popular)} in "
         f"all; {len(holders):,} events, {mean:.1f} copies each",
     )
-    return PartReport("outbox", (*figures, *first_asked.figures(quick=quick)), notes)
+    return PartReport("outbox", (*figures, *relay_list_ordering.figures(quick=quick)), notes)
 
 
 def real_lists() -> list[tuple[str, ...]]:

@@ -19,6 +19,7 @@ from pipeline.nostr.event import Event, event_id, parse_event, sign, verify
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import EventMessage, InvalidEventMessage, parse_relay_message
 from tests.corpus import REAL, real
+from tests.tools.bench.report import Figure, PartReport, per_second
 
 BARE = "bare verification"
 
@@ -144,6 +145,20 @@ def report(name: str, frames: Sequence[bytes], rounds: int) -> dict[str, Any]:
         "per_second": {step: round(value) for step, value in rates.items()},
         "share": {step: round(value / bare, 3) for step, value in rates.items()},
     }
+
+
+def run(limit: float, *, quick: bool) -> PartReport:
+    """The part `protocol`."""
+    frames, rounds = (500, 2) if quick else (2000, 5)
+    figures: list[Figure] = []
+    sets = {"typical": typical_frames(frames)}
+    if REAL is not None:
+        sets["real"] = real_frames()[:frames]
+    for name, chosen in sets.items():
+        size = sum(map(len, chosen)) // len(chosen)
+        for step, rate in measure(chosen, rounds).items():
+            figures.append(per_second(f"{name}: {step}", rate, limit, f"{1e6 / rate:.1f} us, {size} bytes"))
+    return PartReport("protocol", tuple(figures), ("events per second of processor time of one thread",))
 
 
 def main() -> None:

@@ -11,12 +11,12 @@ _COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {}"
 class Limit:
     """What a figure is held against, in the figure's unit, measured in the same run.
 
-    It grows with V where `v_power` is 1, and falls with it where that is -1.
+    It grows with the baseline rate (V) where `rate_power` is 1, and falls with it where that is -1.
     """
 
     name: str
     value: float
-    v_power: int = 0
+    rate_power: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,14 @@ def cost(name: str, seconds: float, limit: float, note: str = "") -> Figure:
     return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1), note)
 
 
-def held_against(report: PartReport, v: float, meanwhile: float) -> PartReport:
-    """The report with V as it was meanwhile for its limits, which were made with `v`."""
-    note = f"V was {meanwhile:,.0f}/s meanwhile, {meanwhile / v:.2f} of the best of this run, {v:,.0f}/s"
+def held_against(report: PartReport, baseline_rate: float, baseline_rate_during: float) -> PartReport:
+    """The report with the baseline rate during the part for its limits, which were made with `baseline_rate`."""
+    slowed = baseline_rate_during / baseline_rate
+    note = f"V was {baseline_rate_during:,.0f}/s during it, {slowed:.2f} of this run's best, {baseline_rate:,.0f}/s"
     figures = tuple(
         figure
         if figure.limit is None
-        else replace(
-            figure, limit=replace(figure.limit, value=figure.limit.value * (meanwhile / v) ** figure.limit.v_power)
-        )
+        else replace(figure, limit=replace(figure.limit, value=figure.limit.value * slowed**figure.limit.rate_power))
         for figure in report.figures
     )
     return replace(report, figures=figures, notes=(*report.notes, note))

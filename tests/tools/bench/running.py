@@ -24,7 +24,7 @@ _POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Sample:
     """The service at one moment: messages at the sink, rows in the queues, size of the log, stages that died so far."""
 
     at: float
@@ -66,14 +66,14 @@ class Running:
         """Processor time of every process now."""
         return Moment.of(self._pids())
 
-    def look(self) -> Look:
+    def look(self) -> Sample:
         """The queues and the sink now."""
         scrape = self.service.scrape()
         inbox = scrape.value("event_service_queue_length", queue="inbox")
         outbox = scrape.value("event_service_queue_length", queue="outbox-pubsub")
         wal_bytes = scrape.value("event_service_wal_bytes")
         unasked = scrape.value("event_service_stage_exits_total")
-        return Look(monotonic(), self.sink.count, round(inbox), round(outbox), round(wal_bytes), round(unasked))
+        return Sample(monotonic(), self.sink.count, round(inbox), round(outbox), round(wal_bytes), round(unasked))
 
     def wait_drained(self, sent: Sent, timeout_s: float) -> int:
         """How much the sink took in all, once that is everything that was sent or the time is up."""

@@ -12,7 +12,7 @@ from tests.tools.bench.generator import Spec
 from tests.tools.bench.load import Sent, balanced_addresses
 from tests.tools.bench.machine import CORES, Usage
 from tests.tools.bench.report import Figure, Limit, PartReport, cost, per_second
-from tests.tools.bench.running import Look, Running, own_cpu_s, usage_figures
+from tests.tools.bench.running import Running, Sample, own_cpu_s, usage_figures
 
 RELAYS = 4
 _LOOK_EVERY_S = 2.5
@@ -76,7 +76,7 @@ def _warm_up(running: Running, longest_s: float) -> None:
         pause(0.5)
 
 
-def _report(looks: list[Look], usage: Usage, sent: Sent, arrived: int, limit: float) -> PartReport:
+def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: float) -> PartReport:
     taken = looks[-1].arrived - looks[0].arrived
     rates = [(b.arrived - a.arrived) / (b.at - a.at) for a, b in itertools.pairwise(looks)]
     figures = [
@@ -103,5 +103,5 @@ def _report(looks: list[Look], usage: Usage, sent: Sent, arrived: int, limit: fl
     return PartReport("service", tuple(figures), notes)
 
 
-def _queues(look: Look) -> str:
+def _queues(look: Sample) -> str:
     return f"inbox {look.inbox:,}, outbox {look.outbox:,}"

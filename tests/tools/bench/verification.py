@@ -64,7 +64,7 @@ def measure(seconds: float = 1.5) -> Verifications:
 _seen: list[float] = []
 
 
-def v() -> float:
+def baseline_rate() -> float:
     """V, the best that this run has seen so far: the machine may be slow at one moment, but is never too quick."""
     _seen.append(measure(0.6).parsed)
     return max(_seen)

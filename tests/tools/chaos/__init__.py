@@ -1,1 +1,1 @@
-"""The whole service broken in every way that the world will, and its books checked; see `bin/chaos --help`."""
+"""The whole service broken in every way that production will, and its deliveries judged; see `bin/chaos --help`."""

@@ -1,4 +1,4 @@
-"""Drives the whole service as an operator runs it, breaks it in every way that the world will, and checks the books."""
+"""Runs the service as an operator does, breaks it in every way that production will, and judges what is delivered."""
 
 import argparse
 import json

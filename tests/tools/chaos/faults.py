@@ -6,7 +6,7 @@ A fault may yield several times. `FAULTS` names them all; two that touch one `su
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from tests.tools.chaos.scene import Scene
+from tests.tools.chaos.harness import ChaosHarness
 
 Play = Generator[float, None, None]
 
@@ -20,7 +20,7 @@ class Fault:
 
     kind: str
     subject: str
-    play: Callable[[Scene], Play]
+    play: Callable[[ChaosHarness], Play]
     weight: float = 1.0
     least_minutes: float = 0.0
 
@@ -30,10 +30,10 @@ FAULTS: dict[str, Fault] = {}
 
 def fault(
     kind: str, subject: str, *, weight: float = 1.0, least_minutes: float = 0.0
-) -> Callable[[Callable[[Scene], Play]], Callable[[Scene], Play]]:
+) -> Callable[[Callable[[ChaosHarness], Play]], Callable[[ChaosHarness], Play]]:
     """Enter a generator into `FAULTS`."""
 
-    def enter(play: Callable[[Scene], Play]) -> Callable[[Scene], Play]:
+    def enter(play: Callable[[ChaosHarness], Play]) -> Callable[[ChaosHarness], Play]:
         assert kind not in FAULTS, kind
         FAULTS[kind] = Fault(kind, subject, play, weight, least_minutes)
         return play

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from tests.fakes.procs import process
 from tests.fakes.service import StageProcess
 from tests.tools.chaos import hooks
+from tests.tools.chaos.harness import EXPECTED, ChaosHarness
 from tests.tools.chaos.health import complains_of_others
-from tests.tools.chaos.hooks import conduct
+from tests.tools.chaos.health_oracle import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkHealthChecker
+from tests.tools.chaos.hooks import transaction_monitor
 from tests.tools.chaos.queues import PUBSUB, RELAY, Depths
-from tests.tools.chaos.scene import EXPECTED, Scene
-from tests.tools.chaos.sink_truth import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkJudge
 
 # Several times what each needs for a dozen relays, so that growth shows and noise does not.
 MAX_RESIDENT_BYTES = 400 << 20
@@ -23,7 +23,7 @@ MAX_OPEN_FILES = 200
 MAX_THREADS = 80
 MAX_WAL_BYTES = 160 << 20
 MAX_LOCK_WAIT_S = 1.0
-"""For the write lock, by the fair clock, while we hold up nobody."""
+"""For the write lock, by the compensated clock, while we hold up nobody."""
 MAX_LISTED = 40
 """Violations beyond this are only counted."""
 _PROCESS_EVERY_S = 0.5
@@ -51,16 +51,16 @@ class Peaks:
     wal_bytes: int = 0
     queued: int = 0
     lock_wait_s: float = 0.0
-    """The longest wait for the write lock that was the service's own doing, by the fair clock."""
+    """The longest wait for the write lock that was the service's own doing, by the compensated clock."""
     forgiven_s: float = 0.0
     """How much of the time the machine was too busy to let the service run."""
 
 
 class Watcher:
-    """Looks at a scene from threads of its own between `start` and `stop`."""
+    """Looks at the harness from threads of its own between `start` and `stop`."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, harness: ChaosHarness) -> None:
+        self.harness = harness
         self.peaks = Peaks()
         self.samples: list[DepthSample] = []
         self.violations: list[str] = []
@@ -71,10 +71,10 @@ class Watcher:
         self._view: tuple[str, float] = ("unknown", time.monotonic())
         self._untrue, self._untrue_view = 0, ""
         self._counters: dict[tuple[str, str], float] = {}
-        self._restarts = scene.restarts
-        self.sinks = [SinkJudge(sink, scene.clock, self._violated) for sink in (PUBSUB, RELAY)]
+        self._restarts = harness.restarts
+        self.sinks = [SinkHealthChecker(sink, harness.clock, self._violated) for sink in (PUBSUB, RELAY)]
         self.errors: list[BaseException] = []
-        self.clock = scene.clock
+        self.clock = harness.clock
 
     def start(self) -> None:
         """Begin to look."""
@@ -107,28 +107,28 @@ class Watcher:
         self.violations.append(f"{time.strftime('%H:%M:%S')} {text}")
 
     def _look_at_processes(self) -> None:
-        stages = self.scene.stages()
-        self.scene.tick()
+        stages = self.harness.stages()
+        self.harness.tick()
         self._set_view(stages)
         for one in stages:
             self._weigh(one)
-        for pid in self.scene.supervisors():
+        for pid in self.harness.supervisors():
             if (supervisor := process(pid)) is not None:
-                self.scene.keep_secrets(" ".join(supervisor.command), "the command line of the supervisor")
-        database = self.scene.service.database
+                self.harness.keep_secrets(" ".join(supervisor.command), "the command line of the supervisor")
+        database = self.harness.service.database
         wal = database.with_name(database.name + "-wal")
         with contextlib.suppress(FileNotFoundError):
             size = wal.stat().st_size
             if size > MAX_WAL_BYTES >= self.peaks.wal_bytes:
                 self._violated(f"the write-ahead log has {size} bytes")
             self.peaks.wal_bytes = max(self.peaks.wal_bytes, size)
-        depths = self.scene.queues.depths()
+        depths = self.harness.queues.depths()
         if depths is not None:
             self.samples.append(DepthSample(time.monotonic(), depths))
             self.peaks.queued = max(self.peaks.queued, depths.total)
 
     def _weigh(self, one: StageProcess) -> None:
-        self.scene.keep_secrets(" ".join(one.process.command), f"the command line of {one.name}")
+        self.harness.keep_secrets(" ".join(one.process.command), f"the command line of {one.name}")
         use = (
             ("bytes in memory", one.process.resident_bytes, self.peaks.resident_bytes, MAX_RESIDENT_BYTES),
             ("open files", one.process.open_files(), self.peaks.open_files, MAX_OPEN_FILES),
@@ -144,10 +144,10 @@ class Watcher:
         """How things stand by what the kernel shows: well, ill, or nobody's guess."""
         running = {(one.name, one.slot) for one in stages if one.process.state not in "Tt"}
         stopped = any(one.process.state in "Tt" for one in stages)
-        if self.scene.doubts or not self.scene.service.running:
+        if self.harness.uncertain_faults or not self.harness.service.running:
             view = "doubtful"
-        elif self.scene.ill:
-            view = f"ill: {self.scene.ill}"
+        elif self.harness.expected_problem:
+            view = f"ill: {self.harness.expected_problem}"
         elif running >= EXPECTED and not stopped:
             view = f"well {sorted(one.pid for one in stages)}"
         else:
@@ -159,16 +159,16 @@ class Watcher:
     def _look_at_health(self) -> None:
         began = time.monotonic()
         try:
-            status, body = self.scene.service.get("/_health")
+            status, body = self.harness.service.get("/_health")
         except (OSError, ValueError):
             status, body = 0, "no answer"
         self.health_looks += 1
-        self.scene.keep_secrets(body, "/_health")
+        self.harness.keep_secrets(body, "/_health")
         view, since = self._view
         self._judge_sinks(began, body)
         # A view that changed while the answer was on its way says nothing about it.
         if (
-            self.scene.doubts
+            self.harness.uncertain_faults
             or self.clock.between(since, began) < TRUTH_WITHIN_S
             or not view.startswith(("well", "ill"))
         ):
@@ -185,23 +185,23 @@ class Watcher:
 
     def _judge_sinks(self, began: float, body: str) -> None:
         view, since = self._view
-        settled = since if view.startswith("well") and not self.scene.doubts else math.inf
+        settled = since if view.startswith("well") and not self.harness.uncertain_faults else math.inf
         for judge in self.sinks:
-            offered = self.scene.queues.is_offered(judge.sink)
-            judge.look(began, self.scene.sinks[judge.sink], settled, offered, body)
+            offered = self.harness.queues.is_offered(judge.sink)
+            judge.look(began, self.harness.sinks[judge.sink], settled, offered, body)
 
     def look_at_conduct(self) -> None:
         """Judge what the stages have noted of themselves; once, when all is over."""
         self.peaks.forgiven_s = self.clock.forgiven_s
-        for path in sorted(hooks.notes_in(self.scene.hooks).iterdir()):
+        for path in sorted(hooks.notes_in(self.harness.hooks).iterdir()):
             for line in path.read_text().splitlines():
-                self._judge(conduct.Note(**json.loads(line)))
+                self._judge(transaction_monitor.Observation(**json.loads(line)))
 
-    def _judge(self, note: conduct.Note) -> None:
-        if note.kind == conduct.NETWORK:
+    def _judge(self, note: transaction_monitor.Observation) -> None:
+        if note.kind == transaction_monitor.NETWORK:
             self._violated(f"{note.detail} with a transaction open")
             return
-        if any(stall.began <= note.ended and note.began <= stall.ended for stall in self.scene.stalls):
+        if any(stall.began <= note.ended and note.began <= stall.ended for stall in self.harness.stalls):
             return
         fair_s = self.clock.between(note.began, note.ended)
         self.peaks.lock_wait_s = max(self.peaks.lock_wait_s, fair_s)
@@ -210,23 +210,23 @@ class Watcher:
             self._violated(f"{note.detail} waited {took_s:.1f} s for the write lock, {fair_s:.1f} s of it by right")
 
     def _look_at_metrics(self) -> None:
-        restarts = self.scene.restarts
+        restarts = self.harness.restarts
         try:
-            scrape = self.scene.service.scrape()
+            scrape = self.harness.service.scrape()
             types = scrape.types()
-            self.scene.keep_secrets(scrape.text, "/metrics")
+            self.harness.keep_secrets(scrape.text, "/metrics")
         except (OSError, AssertionError, ValueError):
             return
         with contextlib.suppress(OSError):
-            self.scene.keep_secrets(self.scene.service.get("/")[1], "the status page")
+            self.harness.keep_secrets(self.harness.service.get("/")[1], "the status page")
         self.metrics_looks += 1
         counters = {
             (sample.name, repr(sorted(sample.labels.items()))): sample.value
             for sample in scrape.samples()
             if _is_counter(sample.name, types)
         }
-        if restarts != self._restarts or restarts != self.scene.restarts:
-            self._restarts = self.scene.restarts
+        if restarts != self._restarts or restarts != self.harness.restarts:
+            self._restarts = self.harness.restarts
             self._counters = {}
             return
         for key, before in self._counters.items():

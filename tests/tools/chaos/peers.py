@@ -14,7 +14,7 @@ from tests.factories.workload import newest_versions, replaceable_key
 from tests.fakes.behaviour import PRESETS, Behaviour
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.relay import ScriptedRelay
-from tests.oracle.delivery import Ledger
+from tests.oracle.delivery import DeliveryOracle
 
 # Presets whose relays hand out everything to whoever asks patiently.
 SOURCES = ("honest", "strfry", "nostr-relay", "node-relay", "nostream")
@@ -29,7 +29,7 @@ JOIN_S = 30.0
 
 
 class Peer(Protocol):
-    """One relay of the world."""
+    """One relay of the environment."""
 
     name: str
 
@@ -44,7 +44,7 @@ class Peer(Protocol):
         """Take an event now, and hand it to whoever is subscribed."""
         ...
 
-    def book(self, ledger: Ledger, began: float) -> None:
+    def book(self, oracle: DeliveryOracle, began: float) -> None:
         """Note what it offers, from `began` (Unix seconds) on where it was there before."""
         ...
 
@@ -53,7 +53,7 @@ class Peer(Protocol):
 
 @dataclass(slots=True)
 class ScriptedPeer:
-    """A scripted relay, which keeps every version; a forged copy counts for nothing in the books."""
+    """A scripted relay, which keeps every version; a forged copy does not count for the oracle."""
 
     name: str
     relay: ScriptedRelay
@@ -125,12 +125,12 @@ class ScriptedPeer:
             if self.is_up:
                 self.relay.shout(*frames)
 
-    def book(self, ledger: Ledger, began: float) -> None:
+    def book(self, oracle: DeliveryOracle, began: float) -> None:
         """See `Peer`."""
         if self.is_source:
-            ledger.hold(self.name, self.held, available_at=began)
+            oracle.hold(self.name, self.held, available_at=began)
             for at, event in self.live:
-                ledger.hold(self.name, [event], available_at=at, live=True)
+                oracle.hold(self.name, [event], available_at=at, live=True)
 
     def close(self) -> None:
         """See `Peer`."""
@@ -198,13 +198,13 @@ class IndependentPeer:
             if self._pending:
                 raise TimeoutError(f"the independent relay has not answered {len(self._pending)} events")
 
-    def book(self, ledger: Ledger, began: float) -> None:
+    def book(self, oracle: DeliveryOracle, began: float) -> None:
         """See `Peer`."""
         left = {event.id for event in newest_versions([*self.held, *(event for _, event in self.taken)])}
-        ledger.hold(self.name, [event for event in self.held if event.id in left], available_at=began)
+        oracle.hold(self.name, [event for event in self.held if event.id in left], available_at=began)
         for at, event in self.taken:
             if replaceable_key(event) is None:
-                ledger.hold(self.name, [event], available_at=at, live=True)
+                oracle.hold(self.name, [event], available_at=at, live=True)
 
     def freeze(self) -> None:
         """Let it stand still."""

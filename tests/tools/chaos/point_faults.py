@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tools.chaos.faults import Play, fault
+from tests.tools.chaos.harness import ChaosHarness
 from tests.tools.chaos.hooks.points import BEFORE, COMMITTED
 from tests.tools.chaos.process_faults import SERVICE
-from tests.tools.chaos.scene import Scene
 
 STATEMENTS = {
     "crawler": ("INSERT INTO inbox", "INSERT INTO cursors", "COMMIT"),
@@ -57,94 +57,94 @@ POINTS = _points()
 
 
 @fault("die-at-points", SERVICE, weight=4)
-def die_at_points(scene: Scene) -> Play:
+def die_at_points(harness: ChaosHarness) -> Play:
     """For some seconds every stage dies at one point after the other, as soon as it comes there."""
-    until = time.monotonic() + scene.rng.uniform(*_ROUND_S)
+    until = time.monotonic() + harness.rng.uniform(*_ROUND_S)
     asked: dict[str, tuple[Point, float]] = {}
     while time.monotonic() < until:
         for stage in STATEMENTS:
             if stage not in asked:
-                asked[stage] = (_ask(scene, _rarest(scene, stage)), time.monotonic())
+                asked[stage] = (_ask(harness, _rarest(harness, stage)), time.monotonic())
         yield _STEP_S
-        running = {one.name for one in scene.service.stages()}
+        running = {one.name for one in harness.service.stages()}
         for stage, (point, since) in list(asked.items()):
             if stage not in running:
                 # It is being started again, which may take longer than the way to the point.
                 asked[stage] = (point, time.monotonic())
-            elif _has_died(scene, point) or time.monotonic() - since > _WAIT_S:
-                _withdraw(scene, point)
+            elif _has_died(harness, point) or time.monotonic() - since > _WAIT_S:
+                _withdraw(harness, point)
                 del asked[stage]
     for point, _ in asked.values():
-        _withdraw(scene, point)
+        _withdraw(harness, point)
     yield _STEP_S
     for point, _ in asked.values():
-        _has_died(scene, point)
+        _has_died(harness, point)
 
 
-def _rarest(scene: Scene, stage: str) -> Point:
+def _rarest(harness: ChaosHarness, stage: str) -> Point:
     """The point at which a stage has died least often; of several that to which it was sent least."""
     of_stage = [point for point in POINTS if point.stage == stage]
     return min(
         of_stage,
         key=lambda point: (
-            scene.points_reached[str(point)] + scene.points_asked[str(point)] // _MOST_VAIN,
-            scene.points_asked[str(point)],
-            scene.rng.random(),
+            harness.points_reached[str(point)] + harness.points_asked[str(point)] // _MOST_VAIN,
+            harness.points_asked[str(point)],
+            harness.rng.random(),
         ),
     )
 
 
 @fault("die-after-cursor", SERVICE)
-def die_after_cursor(scene: Scene) -> Play:
+def die_after_cursor(harness: ChaosHarness) -> Play:
     """A crawler dies right after it committed a cursor."""
-    yield from _die(scene, Point("crawler", COMMITTED, "INSERT INTO cursors"))
+    yield from _die(harness, Point("crawler", COMMITTED, "INSERT INTO cursors"))
 
 
 @fault("die-before-settling", SERVICE)
-def die_before_settling(scene: Scene) -> Play:
+def die_before_settling(harness: ChaosHarness) -> Play:
     """A forwarder dies right before it writes down that a batch was delivered."""
-    yield from _die(scene, Point("forwarder", BEFORE, "INSERT INTO deliveries"))
+    yield from _die(harness, Point("forwarder", BEFORE, "INSERT INTO deliveries"))
 
 
-def _die(scene: Scene, point: Point) -> Play:
-    _ask(scene, point)
+def _die(harness: ChaosHarness, point: Point) -> Play:
+    _ask(harness, point)
     deadline = time.monotonic() + _WAIT_S
-    while not (died := _has_died(scene, point)) and time.monotonic() < deadline:
+    while not (died := _has_died(harness, point)) and time.monotonic() < deadline:
         yield _STEP_S
     if not died:
-        _withdraw(scene, point)
+        _withdraw(harness, point)
         yield _STEP_S
-        _has_died(scene, point)
+        _has_died(harness, point)
 
 
-def _ask(scene: Scene, point: Point) -> Point:
-    asked = scene.points / point.stage
+def _ask(harness: ChaosHarness, point: Point) -> Point:
+    asked = harness.points / point.stage
     unfinished = asked.with_suffix(".part")
     unfinished.write_text(f"{point.moment}|{point.statement}|{point.stage}")
     unfinished.rename(asked)
-    scene.points_asked[str(point)] += 1
+    harness.points_asked[str(point)] += 1
     return point
 
 
-def _withdraw(scene: Scene, point: Point) -> None:
-    (scene.points / point.stage).unlink(missing_ok=True)
+def _withdraw(harness: ChaosHarness, point: Point) -> None:
+    (harness.points / point.stage).unlink(missing_ok=True)
 
 
-def _has_died(scene: Scene, point: Point) -> bool:
+def _has_died(harness: ChaosHarness, point: Point) -> bool:
     """Whether a process of its stage stands still at the point; it is killed there."""
-    for stopped in scene.points.glob("*.stopped"):
+    for stopped in harness.points.glob("*.stopped"):
         if stopped.read_text().endswith(f"|{point.stage}"):
-            _kill(scene, point.stage, stopped)
-            scene.points_reached[str(point)] += 1
+            _kill(harness, point.stage, stopped)
+            harness.points_reached[str(point)] += 1
             return True
     return False
 
 
-def _kill(scene: Scene, stage: str, stopped: Path) -> None:
+def _kill(harness: ChaosHarness, stage: str, stopped: Path) -> None:
     pid = int(stopped.stem)
-    scene.victims.add(pid)
+    harness.killed_pids.add(pid)
     if stage in ("forwarder", "sender"):
-        scene.allow_in_flight()
+        harness.allow_in_flight()
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     stopped.unlink()

@@ -16,7 +16,7 @@ from tests.fakes.child import ChildFailed
 from tests.fakes.net import pause
 from tests.fakes.service import EventService
 from tests.tools.chaos.disk import make_read_only, small_disk
-from tests.tools.chaos.scene import Scene
+from tests.tools.chaos.harness import ChaosHarness
 
 CANNOT_START = 3
 LIMIT_S = 120.0
@@ -59,46 +59,46 @@ DAMAGE: tuple[Callable[[Path], None], ...] = (
 )
 
 
-def refusals(scene: Scene) -> list[str]:
+def refusals(harness: ChaosHarness) -> list[str]:
     """What is wrong with how the service treats damaged copies of its database and the rest; it must have ended."""
-    with closing(apsw.Connection(str(scene.service.database))) as connection:
+    with closing(apsw.Connection(str(harness.service.database))) as connection:
         whole = connection.serialize("main")
     found: list[str] = []
     for damage in DAMAGE:
-        name, path = _copy(scene, whole, damage.__name__)
+        name, path = _copy(harness, whole, damage.__name__)
         damage(path)
         before = path.read_bytes()
-        faults = _faults(scene, path)
+        faults = _faults(harness, path)
         faults += [] if path.read_bytes() == before else ["was changed"]
         found += [f"database {name}: {fault}" for fault in faults]
-    found += [f"database with a broken page: {fault}" for fault in _broken_page(scene, whole)]
-    found += [f"database replaced while in use: {fault}" for fault in _replaced(scene, whole)]
-    found += [f"read-only disk: {fault}" for fault in _read_only(scene, whole)]
-    found += [f"settings with secrets: {fault}" for fault in _bad_secrets(scene)]
-    found += [f"addresses of the inside: {fault}" for fault in _inside(scene)]
-    return found + _told(scene)
+    found += [f"database with a broken page: {fault}" for fault in _broken_page(harness, whole)]
+    found += [f"database replaced while in use: {fault}" for fault in _replaced(harness, whole)]
+    found += [f"read-only disk: {fault}" for fault in _read_only(harness, whole)]
+    found += [f"settings with secrets: {fault}" for fault in _bad_secrets(harness)]
+    found += [f"addresses of the inside: {fault}" for fault in _inside(harness)]
+    return found + _told(harness)
 
 
-def _copy(scene: Scene, whole: bytes, what: str) -> tuple[str, Path]:
+def _copy(harness: ChaosHarness, whole: bytes, what: str) -> tuple[str, Path]:
     name = what.strip("_").replace("_", "-")
-    directory = scene.service.directory / name
+    directory = harness.service.directory / name
     directory.mkdir()
     path = directory / "events.db"
     path.write_bytes(whole)
     return name, path
 
 
-def _service(scene: Scene, path: Path, directory: Path | None = None, **settings: str) -> EventService:
+def _service(harness: ChaosHarness, path: Path, directory: Path | None = None, **settings: str) -> EventService:
     """One on the database at `path`, with its other files in `directory`, which is that of the database if not told."""
     directory = directory or path.parent
-    env = {**scene.service.env, "EVENTS_DATABASE_PATH": str(path), "EVENTS_RUNTIME_DIRECTORY": f"{directory}/run"}
+    env = {**harness.service.env, "EVENTS_DATABASE_PATH": str(path), "EVENTS_RUNTIME_DIRECTORY": f"{directory}/run"}
     service = EventService(directory, {**env, **settings})
     service.env["EVENTS_LISTEN_ADDRESS"] = f"{service.host}:{service.port}"
     return service
 
 
-def _faults(scene: Scene, path: Path, directory: Path | None = None) -> list[str]:
-    service = _service(scene, path, directory)
+def _faults(harness: ChaosHarness, path: Path, directory: Path | None = None) -> list[str]:
+    service = _service(harness, path, directory)
     service.start(wait=False)
     try:
         code = service.wait_exit(LIMIT_S)
@@ -111,16 +111,16 @@ def _faults(scene: Scene, path: Path, directory: Path | None = None) -> list[str
     return faults + ([] if len(lines) == 1 else [f"{len(lines)} lines name it: {service.log_text()[-300:]}"])
 
 
-def _broken_page(scene: Scene, whole: bytes) -> list[str]:
+def _broken_page(harness: ChaosHarness, whole: bytes) -> list[str]:
     """Nobody looks at every page when starting; whoever meets it says so, and what the other pages hold stays."""
-    _, path = _copy(scene, whole, "broken_page")
+    _, path = _copy(harness, whole, "broken_page")
     with closing(apsw.Connection(str(path))) as connection:
         page = int(connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'outbox'").get)
         seen = set(connection.execute("SELECT event_id FROM seen"))
     with path.open("r+b") as file:
         file.seek((page - 1) * _PAGE_BYTES)
-        file.write(random.Random(scene.world.seed).randbytes(_PAGE_BYTES))
-    service = _service(scene, path)
+        file.write(random.Random(harness.environment.seed).randbytes(_PAGE_BYTES))
+    service = _service(harness, path)
     service.start(wait=False)
     deadline = monotonic() + LIMIT_S
     faults = ["nobody says so"]
@@ -141,9 +141,9 @@ def _is_healthy(service: EventService) -> bool:
         return False
 
 
-def _replaced(scene: Scene, whole: bytes) -> list[str]:
-    _, path = _copy(scene, whole, "replaced")
-    service = _service(scene, path)
+def _replaced(harness: ChaosHarness, whole: bytes) -> list[str]:
+    _, path = _copy(harness, whole, "replaced")
+    service = _service(harness, path)
     try:
         service.start(timeout_s=LIMIT_S)
         path.rename(path.with_name("away.db"))
@@ -159,30 +159,30 @@ def _replaced(scene: Scene, whole: bytes) -> list[str]:
     return faults + ([] if path.read_bytes() == before else ["the other was changed"])
 
 
-def _read_only(scene: Scene, whole: bytes) -> list[str]:
+def _read_only(harness: ChaosHarness, whole: bytes) -> list[str]:
     """A file system that takes no writes, where the machine lets us make one."""
-    directory = scene.service.directory / "read-only"
+    directory = harness.service.directory / "read-only"
     disk = directory / "disk"
     with small_disk(disk) as mounted:
         path = disk / "events.db"
         path.write_bytes(whole)
-        return _faults(scene, path, directory) if mounted and make_read_only(disk) else []
+        return _faults(harness, path, directory) if mounted and make_read_only(disk) else []
 
 
-def _bad_secrets(scene: Scene) -> list[str]:
+def _bad_secrets(harness: ChaosHarness) -> list[str]:
     """Secrets that are of no use are refused like everything else, and not repeated; `_told` looks for them."""
     settings = {
         "credentials": {
             "PUBSUB_EMULATOR_HOST": "",
-            "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": str(scene.secrets.broken_key_file),
+            "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": str(harness.secrets.broken_key_file),
         },
-        "password": {"EVENTS_BOOTSTRAP_RELAYS": scene.secrets.address},
+        "password": {"EVENTS_BOOTSTRAP_RELAYS": harness.secrets.address},
     }
     found = []
     for name, env in settings.items():
-        directory = scene.service.directory / f"bad-{name}"
+        directory = harness.service.directory / f"bad-{name}"
         directory.mkdir()
-        service = _service(scene, directory / "events.db", directory, **env)
+        service = _service(harness, directory / "events.db", directory, **env)
         service.start(wait=False)
         try:
             code = service.wait_exit(LIMIT_S)
@@ -196,15 +196,15 @@ def _bad_secrets(scene: Scene) -> list[str]:
     return found
 
 
-def _inside(scene: Scene) -> list[str]:
+def _inside(harness: ChaosHarness) -> list[str]:
     """Relay addresses that lead to this machine are not dialled unless the operator allows it."""
     with socket.create_server(("127.0.0.1", 0)) as trap:
         port = trap.getsockname()[1]
-        directory = scene.service.directory / "inside"
+        directory = harness.service.directory / "inside"
         directory.mkdir()
         relays = ",".join(f"ws://{host}:{port}" for host in _INSIDE)
         service = _service(
-            scene, directory / "events.db", EVENTS_ALLOW_PRIVATE_RELAYS="false", EVENTS_BOOTSTRAP_RELAYS=relays
+            harness, directory / "events.db", EVENTS_ALLOW_PRIVATE_RELAYS="false", EVENTS_BOOTSTRAP_RELAYS=relays
         )
         try:
             service.start(timeout_s=LIMIT_S)
@@ -224,11 +224,13 @@ def _inside(scene: Scene) -> list[str]:
         return [*faults, "one was dialled"]
 
 
-def _told(scene: Scene) -> list[str]:
+def _told(harness: ChaosHarness) -> list[str]:
     """Secrets in logs or in the files of the processes; files that others may read."""
-    run = scene.service.directory / "run"
-    logs = scene.service.directory.rglob(scene.service.log.name)
+    run = harness.service.directory / "run"
+    logs = harness.service.directory.rglob(harness.service.log.name)
     for path in (*logs, *(path for path in run.rglob("*") if path.is_file())):
-        scene.keep_secrets(path.read_bytes().decode(errors="replace"), str(path.relative_to(scene.service.directory)))
+        harness.keep_secrets(
+            path.read_bytes().decode(errors="replace"), str(path.relative_to(harness.service.directory))
+        )
     mode = run.stat().st_mode & 0o777
     return [] if mode == 0o700 else [f"the runtime directory has mode {mode:o}"]

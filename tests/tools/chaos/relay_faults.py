@@ -3,9 +3,9 @@
 from tests.factories.events import forge_content
 from tests.fakes.behaviour import Behaviour, How, Interruption, Order, RateLimit, Refusal, Upgrade
 from tests.tools.chaos.faults import Play, fault
+from tests.tools.chaos.harness import ChaosHarness
 from tests.tools.chaos.peers import ScriptedPeer
-from tests.tools.chaos.scene import Scene
-from tests.tools.completeness.catalogue import Catalogue
+from tests.tools.completeness.behaviours import BehaviourMatrix
 
 RELAYS = "relays"
 FLOOD = "flood"
@@ -21,38 +21,38 @@ _JUNK = (
 )
 
 
-def _some(scene: Scene) -> list[ScriptedPeer]:
-    peers = scene.world.scripted
-    return scene.rng.sample(peers, scene.rng.randint(1, len(peers)))
+def _some(harness: ChaosHarness) -> list[ScriptedPeer]:
+    peers = harness.environment.scripted
+    return harness.rng.sample(peers, harness.rng.randint(1, len(peers)))
 
 
 @fault("relays-drop", RELAYS, weight=2)
-def relays_drop(scene: Scene) -> Play:
+def relays_drop(harness: ChaosHarness) -> Play:
     """Connections are reset, of one relay or of many."""
-    for peer in _some(scene):
+    for peer in _some(harness):
         peer.drop()
     yield 0.5
 
 
 @fault("relays-restart", RELAYS, weight=2)
-def relays_restart(scene: Scene) -> Play:
+def relays_restart(harness: ChaosHarness) -> Play:
     """Relays go away and come back with what was published meanwhile."""
-    peers = _some(scene)
+    peers = _some(harness)
     for peer in peers:
         peer.down()
-    yield scene.rng.uniform(1.0, 5.0)
+    yield harness.rng.uniform(1.0, 5.0)
     for peer in peers:
         peer.up()
 
 
-def _changes(scene: Scene) -> list[Behaviour]:
-    forge_with = f"forged {scene.rng.random()}"
-    times = scene.rng.randint(1, 6)
+def _changes(harness: ChaosHarness) -> list[Behaviour]:
+    forge_with = f"forged {harness.rng.random()}"
+    times = harness.rng.randint(1, 6)
     return [
         Behaviour(eose=False),
         Behaviour(order=Order.SHUFFLED),
         Behaviour(copies=3),
-        Behaviour(cap=scene.rng.choice((20, 50, 120))),
+        Behaviour(cap=harness.rng.choice((20, 50, 120))),
         Behaviour(answer_delay_s=1.0),
         Behaviour(eose_delay_s=3.0),
         Behaviour(event_delay_s=0.002),
@@ -71,7 +71,7 @@ def _changes(scene: Scene) -> list[Behaviour]:
         Behaviour(refusals=(Refusal(How.NOTICE, "ERROR: too many concurrent REQs", times=times),)),
         Behaviour(refusals=(Refusal(How.SILENT, times=times),)),
         Behaviour(refusals=(Refusal(How.RESET, times=times),)),
-        Behaviour(interruption=Interruption(scene.rng.randint(0, 100), times=times)),
+        Behaviour(interruption=Interruption(harness.rng.randint(0, 100), times=times)),
         Behaviour(interruption=Interruption(10, How.CLOSED, "error: timeout", times=times)),
         Behaviour(interruption=Interruption(10, How.ENDLESS_FRAME, times=1)),
         Behaviour(upgrade=Upgrade(502, times=1)),
@@ -79,72 +79,72 @@ def _changes(scene: Scene) -> list[Behaviour]:
 
 
 @fault("relays-misbehave", RELAYS, weight=4)
-def relays_misbehave(scene: Scene) -> Play:
+def relays_misbehave(harness: ChaosHarness) -> Play:
     """Some relays behave in some new way for a while, most of them after their connections were reset."""
-    changed = _some(scene)[:4]
+    changed = _some(harness)[:4]
     for peer in changed:
-        peer.behave(peer.preset | scene.rng.choice(_changes(scene)))
-        if scene.rng.random() < 0.7:
+        peer.behave(peer.preset | harness.rng.choice(_changes(harness)))
+        if harness.rng.random() < 0.7:
             peer.drop()
-    yield scene.rng.uniform(3.0, 8.0)
+    yield harness.rng.uniform(3.0, 8.0)
     for peer in changed:
         peer.behave(peer.preset)
 
 
 @fault("relays-of-all-kinds", RELAYS, weight=4)
-def relays_of_all_kinds(scene: Scene) -> Play:
+def relays_of_all_kinds(harness: ChaosHarness) -> Play:
     """Some relays behave for a while as the completeness command has it, each otherwise.
 
     Not as those that hide events from everybody while they pretend to have given all: whoever asked them meanwhile has
     no reason to ask again.
     """
-    cases = scene.rng.sample([item for item in Catalogue().cases.items() if item[1].gives_all], 4)
-    changed = _some(scene)[:4]
+    cases = harness.rng.sample([item for item in BehaviourMatrix().cases.items() if item[1].gives_all], 4)
+    changed = _some(harness)[:4]
     for peer, (name, case) in zip(changed, cases, strict=False):
-        scene.behaviours.add(name)
+        harness.behaviours.add(name)
         peer.behave(peer.preset | case.behaviour)
-        if scene.rng.random() < 0.7:
+        if harness.rng.random() < 0.7:
             peer.drop()
-    yield scene.rng.uniform(3.0, 8.0)
+    yield harness.rng.uniform(3.0, 8.0)
     for peer in changed:
         peer.behave(peer.preset)
 
 
 @fault("relays-shout", RELAYS)
-def relays_shout(scene: Scene) -> Play:
+def relays_shout(harness: ChaosHarness) -> Play:
     """Junk to every client."""
-    for peer in _some(scene):
-        peer.shout(*(scene.rng.choice(_JUNK) for _ in range(20)))
+    for peer in _some(harness):
+        peer.shout(*(harness.rng.choice(_JUNK) for _ in range(20)))
     yield 0.5
 
 
 @fault("flood", FLOOD)
-def flood(scene: Scene) -> Play:
+def flood(harness: ChaosHarness) -> Play:
     """Ten times the load."""
-    scene.world.flood = FLOOD_FACTOR
-    yield scene.rng.uniform(4.0, 12.0)
-    scene.world.flood = 1.0
+    harness.environment.flood = FLOOD_FACTOR
+    yield harness.rng.uniform(4.0, 12.0)
+    harness.environment.flood = 1.0
 
 
 @fault("flood-for-a-minute", FLOOD, weight=0.3, least_minutes=5.0)
-def flood_for_a_minute(scene: Scene) -> Play:
+def flood_for_a_minute(harness: ChaosHarness) -> Play:
     """Ten times the load, and whatever else comes meanwhile."""
-    scene.world.flood = FLOOD_FACTOR
+    harness.environment.flood = FLOOD_FACTOR
     yield 60.0
-    scene.world.flood = 1.0
+    harness.environment.flood = 1.0
 
 
 @fault("independent-freezes", INDEPENDENT)
-def independent_freezes(scene: Scene) -> Play:
+def independent_freezes(harness: ChaosHarness) -> Play:
     """Its process stands still: connections stay, nothing comes."""
-    scene.world.independent.freeze()
-    yield scene.rng.uniform(2.0, 8.0)
-    scene.world.independent.thaw()
+    harness.environment.independent.freeze()
+    yield harness.rng.uniform(2.0, 8.0)
+    harness.environment.independent.thaw()
 
 
 @fault("independent-crashes", INDEPENDENT)
-def independent_crashes(scene: Scene) -> Play:
+def independent_crashes(harness: ChaosHarness) -> Play:
     """Killed, and started again over the same files."""
-    scene.world.independent.relay.kill()
-    yield scene.rng.uniform(0.5, 4.0)
-    scene.world.independent.relay.start()
+    harness.environment.independent.relay.kill()
+    yield harness.rng.uniform(0.5, 4.0)
+    harness.environment.independent.relay.start()

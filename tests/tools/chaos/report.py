@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tests.tools.chaos.books import SinkBooks
+from tests.tools.chaos.delivery_oracle import SinkDeliveries
+from tests.tools.chaos.health_oracle import HealthReport
 from tests.tools.chaos.invariants import MAX_LISTED, Peaks
-from tests.tools.chaos.sink_truth import Telling
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Report:
     minutes: float
     resweep: bool
     faults: list[Injected] = field(default_factory=list)
-    sinks: list[SinkBooks] = field(default_factory=list)
+    sinks: list[SinkDeliveries] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     peaks: Peaks = field(default_factory=Peaks)
@@ -67,7 +67,7 @@ class Report:
     """Rows that were made ready by hand since the time for settling was up; `None`: it was not."""
     points: dict[str, int] = field(default_factory=dict)
     """How often a stage was killed at each named point."""
-    outages: dict[str, Telling] = field(default_factory=dict)
+    outages: dict[str, HealthReport] = field(default_factory=dict)
     """By sink, how soon health told that it was down, and that it was not any more."""
     behaviours: list[str] = field(default_factory=list)
     upgraded_from: int = 0
@@ -80,8 +80,8 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Every verdict that is not as it must be."""
-        failed = [f"books of {sink.sink}" for sink in self.sinks if not sink.ok]
-        failed += ["no books were closed"] if not self.sinks else []
+        failed = [f"deliveries to {sink.sink}" for sink in self.sinks if not sink.ok]
+        failed += ["no sink was judged"] if not self.sinks else []
         failed += [f"{sum(self.buried)} rows buried"] if any(self.buried) else []
         failed += [f"refused for good: {line}" for line in self.refused]
         return failed + [f"violated: {text}" for text in self.violations]
@@ -153,7 +153,7 @@ def _points(points: Mapping[str, int]) -> str:
     return f"named points: {len(points)}, each {least} to {most} times; never: {', '.join(never) or 'none'}"
 
 
-def _outages(sink: str, telling: Telling) -> str:
+def _outages(sink: str, telling: HealthReport) -> str:
     return (
         f"health told of {telling.outages} outages of {sink} after {telling.told_after_s:.1f} s at most, "
         f"of {telling.ends} ends after {telling.ended_after_s:.1f} s"

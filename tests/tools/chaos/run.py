@@ -11,17 +11,17 @@ from pathlib import Path
 from tests.fakes.child import ROOT
 from tests.fakes.net import pause
 from tests.tools.chaos import point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults
-from tests.tools.chaos.books import Arrived, close_books, due_at_relay
-from tests.tools.chaos.conductor import Conductor
+from tests.tools.chaos.delivery_oracle import Arrived, due_at_relay, judge_deliveries
 from tests.tools.chaos.disk import small_disk
+from tests.tools.chaos.environment import Environment
 from tests.tools.chaos.faults import FAULTS, Fault
+from tests.tools.chaos.harness import MAX_CLOCK_ERROR_S, ChaosHarness
 from tests.tools.chaos.invariants import Watcher
+from tests.tools.chaos.patched_source import PatchedSource
 from tests.tools.chaos.refusals import refusals
 from tests.tools.chaos.report import Report
-from tests.tools.chaos.scene import MAX_CLOCK_ERROR_S, Scene
+from tests.tools.chaos.scheduler import FaultScheduler
 from tests.tools.chaos.store_faults import LEAST_CLOCK_ERROR_S, set_clock_right
-from tests.tools.chaos.tree import Tree
-from tests.tools.chaos.world import World
 
 RATE = 60.0
 """Events a second, so that two cores are not the limit."""
@@ -47,7 +47,7 @@ MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_fault
 @dataclass(frozen=True, slots=True)
 class Options:
     """What to run. `settle_s`: for how long nothing may arrive of what is due after the last fault,
-    `hurry_s`: the same after a restart. `resweep`: see `Scene.start`; `None` leaves it to the seed.
+    `hurry_s`: the same after a restart. `resweep`: see `ChaosHarness.start`; `None` leaves it to the seed.
     `keep`: where the files of a failed run are copied to. `source`: the checkout whose service is run, after `damage`.
     """
 
@@ -59,7 +59,7 @@ class Options:
     resweep: bool | None = None
     keep: Path | None = None
     source: Path = ROOT
-    damage: Callable[[Tree], None] | None = None
+    damage: Callable[[PatchedSource], None] | None = None
 
     @property
     def resweeps(self) -> bool:
@@ -80,92 +80,101 @@ class Options:
 
 
 def run(options: Options, say: Callable[[str], None]) -> Report:
-    """Start the world and the service, break what can be broken, heal it, and close the books."""
+    """Start environment and service, inject faults, end them, and judge what was delivered."""
     began = time.monotonic()
     report = Report(options.seed, options.minutes, options.resweeps)
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        world = World.start(options.seed, directory, rate=RATE, late_s=LATE_S[options.resweeps])
+        environment = Environment.start(options.seed, directory, rate=RATE, late_s=LATE_S[options.resweeps])
         try:
-            _with_world(options, world, directory, report, say)
+            _with_world(options, environment, directory, report, say)
         finally:
-            world.close()
+            environment.close()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     report.seconds = time.monotonic() - began
     return report
 
 
-def _with_world(options: Options, world: World, directory: Path, report: Report, say: Callable[[str], None]) -> None:
-    tree = Tree(directory / "tree", options.source)
+def _with_world(
+    options: Options, environment: Environment, directory: Path, report: Report, say: Callable[[str], None]
+) -> None:
+    tree = PatchedSource(directory / "tree", options.source)
     if options.damage is not None:
         options.damage(tree)
     rng = random.Random(f"faults {options.seed}")
     with small_disk(directory / "service" / "disk") as mounted:
         wrong_s = options.wrong_s
-        scene = Scene.start(world, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s)
+        harness = ChaosHarness.start(
+            environment, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s
+        )
         if wrong_s:
             say(f"the clock is wrong by {wrong_s / 3600:+.1f} h at the first start")
-        scene.has_small_disk = mounted
+        harness.has_small_disk = mounted
         try:
-            _play(options, scene, report, say)
+            _play(options, harness, report, say)
             if options.kinds == ():
-                report.violations += refusals(scene)
+                report.violations += refusals(harness)
         finally:
-            scene.close()
+            harness.close()
             if options.keep is not None and not report.ok:
                 shutil.copytree(directory, options.keep, dirs_exist_ok=True)
 
 
-def _play(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
-    scene.world.live_with(scene.service)
-    watcher = Watcher(scene)
-    conductor = Conductor(scene, options.faults(), options.seed, say)
+def _play(options: Options, harness: ChaosHarness, report: Report, say: Callable[[str], None]) -> None:
+    harness.environment.live_with(harness.service)
+    watcher = Watcher(harness)
+    conductor = FaultScheduler(harness, options.faults(), options.seed, say)
     report.faults = conductor.injected
-    report.violations = scene.violations
+    report.violations = harness.violations
     watcher.start()
     try:
         if options.wrong_s:
-            set_clock_right(scene, FIRST_WRONG_S)
+            set_clock_right(harness, FIRST_WRONG_S)
         conductor.run(options.minutes * 60)
-        scene.stop_by_hand()
-        scene.world.settle(_FLUSH_LIMIT_S)
+        harness.stop_by_hand()
+        harness.environment.settle(_FLUSH_LIMIT_S)
         say("healed; waiting for what is due")
-        _settle(options, scene, report, say)
+        _settle(options, harness, report, say)
     finally:
-        scene.doubts += 1
+        harness.uncertain_faults += 1
         watcher.stop()
-    scene.stop_in_order()
+    harness.stop_in_order()
     watcher.look_at_conduct()
     report.violations += watcher.violations
-    conductor.recoveries(watcher.samples, scene.world.rate)
-    _conclude(scene, watcher, report)
+    conductor.recoveries(watcher.samples, harness.environment.rate)
+    _conclude(harness, watcher, report)
 
 
-def _settle(options: Options, scene: Scene, report: Report, say: Callable[[str], None]) -> None:
+def _settle(options: Options, harness: ChaosHarness, report: Report, say: Callable[[str], None]) -> None:
     """Wait until all that is due has come; in the end by a restart that cuts short what waits by intention."""
-    ledger = scene.world.ledger()
-    due, at_relay = ledger.required(), due_at_relay(ledger)
-    arrived = Arrived(scene)
+    oracle = harness.environment.oracle()
+    due, at_relay = oracle.required(), due_at_relay(oracle)
+    arrived = Arrived(harness)
     began = time.monotonic()
-    if not _wait(scene, arrived, due, at_relay, options.settle_s, say):
+    if not _wait(harness, arrived, due, at_relay, options.settle_s, say):
         for failed, most_s in ((False, MAX_LEASE_S), (True, MAX_WAIT_S)):
-            if (wait_s := scene.queues.longest_wait_s(failed=failed)) > most_s:
-                scene.violations.append(f"a row that has {'' if failed else 'not '}failed waits for {wait_s:.0f} s")
-        scene.doubts += 1
-        scene.stop_in_order()
-        report.hurried = scene.queues.clear_waits()
-        scene.start_again()
-        scene.doubts -= 1
-        _wait(scene, arrived, due, at_relay, options.hurry_s, say)
+            if (wait_s := harness.queues.longest_wait_s(failed=failed)) > most_s:
+                harness.violations.append(f"a row that has {'' if failed else 'not '}failed waits for {wait_s:.0f} s")
+        harness.uncertain_faults += 1
+        harness.stop_in_order()
+        report.hurried = harness.queues.clear_waits()
+        harness.start_again()
+        harness.uncertain_faults -= 1
+        _wait(harness, arrived, due, at_relay, options.hurry_s, say)
     report.settled_after_s = time.monotonic() - began
     pause(LINGER_S)
 
 
 def _wait(
-    scene: Scene, arrived: Arrived, due: set[str], at_relay: set[str], limit_s: float, say: Callable[[str], None]
+    harness: ChaosHarness,
+    arrived: Arrived,
+    due: set[str],
+    at_relay: set[str],
+    limit_s: float,
+    say: Callable[[str], None],
 ) -> bool:
-    """Wait until all has come; in vain once nothing more has come for `limit_s` by the fair clock, or far too long."""
+    """Wait until all has come; False if nothing came for `limit_s` by the compensated clock, or after far too long."""
     began = moved = told_at = time.monotonic()
     fewest = len(due) + len(at_relay) + 1
     while True:
@@ -179,24 +188,24 @@ def _wait(
             told_at = now
             what = ", ".join(f"{len(ids)} at {sink}" for sink, ids in missing.items())
             say(f"{now - began:6.1f} s  missing: {what}")
-        if scene.clock.between(moved, now) >= limit_s or now - began >= _MAX_WAITS * limit_s:
+        if harness.clock.between(moved, now) >= limit_s or now - began >= _MAX_WAITS * limit_s:
             return False
         pause(_POLL_S)
 
 
-def _conclude(scene: Scene, watcher: Watcher, report: Report) -> None:
-    world = scene.world
-    report.sinks = close_books(scene, world.ledger())
-    report.buried = scene.queues.buried()
-    report.refused = scene.queues.refusals()
+def _conclude(harness: ChaosHarness, watcher: Watcher, report: Report) -> None:
+    environment = harness.environment
+    report.sinks = judge_deliveries(harness, environment.oracle())
+    report.buried = harness.queues.buried()
+    report.refused = harness.queues.refusals()
     report.peaks = watcher.peaks
-    report.points = {str(point): scene.points_reached[str(point)] for point in point_faults.POINTS}
-    report.points |= scene.points_reached
+    report.points = {str(point): harness.points_reached[str(point)] for point in point_faults.POINTS}
+    report.points |= harness.points_reached
     report.outages = {judge.sink: judge.telling for judge in watcher.sinks}
-    report.upgraded_from = scene.upgraded_from
-    report.behaviours = sorted(scene.behaviours)
-    report.frames_lost, report.sectors_lost = scene.frames_lost, scene.sectors_lost
-    if faults := scene.queues.integrity():
+    report.upgraded_from = harness.upgraded_from
+    report.behaviours = sorted(harness.behaviours)
+    report.frames_lost, report.sectors_lost = harness.frames_lost, harness.sectors_lost
+    if faults := harness.queues.integrity():
         report.violations.append(f"the database is damaged: {faults}")
-    report.published, report.registered = world.published, len(world.registered)
+    report.published, report.registered = environment.published, len(environment.registered)
     report.health_looks, report.metrics_looks = watcher.health_looks, watcher.metrics_looks

@@ -8,7 +8,7 @@ import time
 
 from tests.factories.events import Author, forge_signature
 from tests.tools.chaos.faults import Play, fault
-from tests.tools.chaos.scene import Scene
+from tests.tools.chaos.harness import ChaosHarness
 
 SERVER = "web server"
 CLIENTS = 4
@@ -26,25 +26,30 @@ _PATHS = ("/", "/metrics", "/_health", "/public-keys/", "/public-keys/zz", "/pub
 
 
 @fault("server-fuzzed", SERVER, weight=2)
-def server_fuzzed(scene: Scene) -> Play:
+def server_fuzzed(harness: ChaosHarness) -> Play:
     """Several clients send what they like for some seconds, over HTTP and websockets."""
-    before = {one.pid for one in scene.stages("server")}
-    began, restarts, stop = time.monotonic(), scene.restarts, threading.Event()
-    host, port = scene.service.host, scene.service.port
+    before = {one.pid for one in harness.stages("server")}
+    began, restarts, stop = time.monotonic(), harness.restarts, threading.Event()
+    host, port = harness.service.host, harness.service.port
     threads = [
-        threading.Thread(target=_bother, args=(host, port, random.Random(scene.rng.random()), stop), daemon=True)
+        threading.Thread(target=_bother, args=(host, port, random.Random(harness.rng.random()), stop), daemon=True)
         for _ in range(CLIENTS)
     ]
     for thread in threads:
         thread.start()
-    yield scene.rng.uniform(2.0, 5.0)
+    yield harness.rng.uniform(2.0, 5.0)
     stop.set()
     while any(thread.is_alive() for thread in threads):
         yield _PAUSE_S
-    after = {one.pid for one in scene.stages("server")}
+    after = {one.pid for one in harness.stages("server")}
     # Whoever was killed meanwhile was killed by us.
-    if before and before - after - scene.victims and restarts == scene.restarts and scene.is_left_alone(began):
-        scene.violations.append("the web server ended over what strangers sent it")
+    if (
+        before
+        and before - after - harness.killed_pids
+        and restarts == harness.restarts
+        and harness.is_left_alone(began)
+    ):
+        harness.violations.append("the web server ended over what strangers sent it")
 
 
 def _bother(host: str, port: int, rng: random.Random, stop: threading.Event) -> None:

@@ -9,7 +9,7 @@ from pipeline.store.schema import migrate
 from tests.factories.events import SignedEvent
 
 HOLDER = "queue of an earlier version"
-"""Where the books say that such events are: nowhere else."""
+"""Where the oracle says that such events are: nowhere else."""
 # By the tables of the very first version, which every later one still had to take over.
 _PUT_RELAY = "INSERT INTO relays (id, address, source, first_seen, last_seen) VALUES (1, ?1, 'bootstrap', ?2, ?2)"
 _PUT_EVENT = "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at) VALUES (?, ?, 1, ?, ?)"

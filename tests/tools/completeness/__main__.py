@@ -14,8 +14,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tests.tools.completeness import absences, alone, crowded, independent, latency, mixed, negentropy
-from tests.tools.completeness.catalogue import Catalogue
+from tests.tools.completeness import (
+    absences,
+    independent,
+    latency,
+    negentropy,
+    over_capacity,
+    random_mix,
+    single_behaviour,
+)
+from tests.tools.completeness.behaviours import BehaviourMatrix
 from tests.tools.completeness.foreign import options as foreign_options
 from tests.tools.completeness.foreign import run as foreign
 from tests.tools.completeness.foreign import suite
@@ -43,7 +51,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bin/completeness", description=__doc__)
-    parser.add_argument("--behaviours", metavar="A,B", help=f"only these: {', '.join(Catalogue().cases)}")
+    parser.add_argument("--behaviours", metavar="A,B", help=f"only these: {', '.join(BehaviourMatrix().cases)}")
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 2**31))
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="longest wait of each part")
@@ -69,15 +77,15 @@ def _relays(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
 def _parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Run the parts that were chosen; what came of them for JSON, and whether all is well."""
     try:
-        cases = Catalogue().choose(options.behaviours, slow=not options.quick)
+        cases = BehaviourMatrix().choose(options.behaviours, slow=not options.quick)
     except KeyError as error:
         parser.error(f"no such behaviour: {error}")
     seed, timeout = options.seed, options.timeout
     parts: dict[str, Callable[[], list[Row]]] = {
-        "alone": lambda: alone.run(cases, seed, timeout, keep=options.keep),
+        "alone": lambda: single_behaviour.run(cases, seed, timeout, keep=options.keep),
         "absences": lambda: absences.run(seed, timeout, keep=options.keep),
-        "mixed": lambda: mixed.run(Catalogue(), seed, timeout, keep=options.keep),
-        "crowded": lambda: crowded.run(seed, timeout, keep=options.keep),
+        "mixed": lambda: random_mix.run(BehaviourMatrix(), seed, timeout, keep=options.keep),
+        "crowded": lambda: over_capacity.run(seed, timeout, keep=options.keep),
         "independent": lambda: independent.run(seed, timeout, events=5_000, cap=20),
         "hour": lambda: independent.run(seed, 4 * timeout, events=100_000, cap=20),
     }

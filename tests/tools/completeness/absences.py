@@ -18,7 +18,7 @@ from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_store import MemoryStore
-from tests.tools.completeness.catalogue import HONEST_CASE, Case
+from tests.tools.completeness.behaviours import HONEST_CASE, Case
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.world import World
 

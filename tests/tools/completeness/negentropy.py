@@ -30,7 +30,7 @@ _SWEPT = "SELECT count(*) FROM cursors WHERE query = 'resweep:authors/'"
 
 
 @dataclass(frozen=True, slots=True)
-class Saving:
+class ReconciliationSavings:
     """Bytes that one resweep moved, both ways, compared and paged; `missing` events that only the relay had."""
 
     common: int
@@ -59,7 +59,7 @@ class Saving:
         return self.compared_got == self.paged_got == self.missing
 
 
-def run(seed: int, timeout_s: float, *, common: int = 100_000, missing: int = 100) -> Saving:
+def run(seed: int, timeout_s: float, *, common: int = 100_000, missing: int = 100) -> ReconciliationSavings:
     """Measure both against the same independent relay."""
     people = authors(seed, AUTHORS)
     newest = int(time()) - 3600
@@ -75,7 +75,7 @@ def run(seed: int, timeout_s: float, *, common: int = 100_000, missing: int = 10
             assert relay.load(made) == len(made)
             compared = _resweep(scratch / "compared", relay, people, known, lacked, timeout_s, compares=True)
             paged = _resweep(scratch / "paged", relay, people, known, lacked, timeout_s, compares=False)
-    return Saving(len(known), missing, *compared, *paged)
+    return ReconciliationSavings(len(known), missing, *compared, *paged)
 
 
 def _resweep(

@@ -13,10 +13,10 @@ from pipeline.store.schema import open_database
 from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Opened, Req
+from tests.fakes.relay_journal import Connected, Req
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
-from tests.tools.completeness.catalogue import Case
+from tests.tools.completeness.behaviours import Case
 from tests.tools.completeness.world import REACH_S, World
 
 GAPS = "event_service_crawl_gaps_total"
@@ -172,7 +172,7 @@ class Run:
             beyond=peer.beyond,
             gaps=self.gaps(peer),
             pages=len(peer.relay.journal.of(Req)),
-            connections=len(peer.relay.journal.of(Opened)),
+            connections=len(peer.relay.journal.of(Connected)),
             seconds=None if peer.done_at is None else peer.done_at - began,
             cannot=peer.case.cannot,
             loses=peer.case.loses,

@@ -15,7 +15,7 @@ from tests.fakes.behaviour import PRESETS
 from tests.fakes.command_relay import CommandRelay
 from tests.fakes.publisher import PatientPublisher
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Gone
+from tests.fakes.relay_journal import Disconnected
 from tests.tools.completeness.foreign.registry import QUICK
 from tests.tools.siege.names import literal, named
 
@@ -47,7 +47,7 @@ class HonestRelay:
     @property
     def disconnections(self) -> int:
         """How many connections have ended so far; unknown, hence 0, for one that others wrote."""
-        return 0 if self.scripted is None else len(self.scripted.journal.of(Gone))
+        return 0 if self.scripted is None else len(self.scripted.journal.of(Disconnected))
 
     def start(self) -> None:
         """Serve."""

@@ -1,4 +1,4 @@
-"""One run: a world that goes on living, a service that is ended over and over, and sums that must hold throughout."""
+"""One run: a living environment, a service that is ended again and again, and sums that must hold throughout."""
 
 import random
 import shutil
@@ -12,15 +12,15 @@ from tests.fakes.net import pause
 from tests.fakes.relay_journal import Published
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
-from tests.oracle.delivery import Books
+from tests.oracle.delivery import DeliveryReport
+from tests.tools.chaos.environment import REACH_S, Environment
 from tests.tools.chaos.queues import Queues
-from tests.tools.chaos.world import REACH_S, World
 from tests.tools.soak.restarts import ANEW, STOP_LIMIT_S, Restarts
 from tests.tools.soak.sums import STAGES, Sums
 
 START_LIMIT_S = 180.0
 SETTLE_LIMIT_S = 300.0
-# Published by the people of the world, a second, beside the past that they begin with.
+# Published by the people of the environment, a second, beside the past that they begin with.
 RATE = 25.0
 LOOK_EVERY_S = 2.0
 _POLL_S = 0.5
@@ -36,7 +36,7 @@ class Report:
     looks: int = 0
     done: dict[str, int] = field(default_factory=dict)
     sums: Sums | None = None
-    books: Books | None = None
+    delivery: DeliveryReport | None = None
     published: int = 0
     exits: float = 0.0
     repeats: int = 0
@@ -48,26 +48,26 @@ class Report:
         lines.append(f"unasked ends that /metrics counted: {self.exits:.0f}; messages beyond the first: {self.repeats}")
         if self.sums is not None:
             lines += [f"{name}: {one.text()}" for name, one in self.sums.stages.items()]
-        if self.books is not None:
-            lines.append(self.books.text())
+        if self.delivery is not None:
+            lines.append(self.delivery.text())
         return "\n".join([*lines, *(f"FAULT {fault}" for fault in self.faults), "ok" if not self.faults else "NOT OK"])
 
 
 def run(
     seed: int, minutes: float, say: Callable[[str], None], *, rate: float = RATE, keep: Path | None = None
 ) -> Report:
-    """Let the world live for so many minutes while the service is ended and comes back, then close all accounts.
+    """Let the environment live for so many minutes while the service is ended and comes back, then close all accounts.
 
     The files of a run that shows a fault are copied to `keep`.
     """
     with tempfile.TemporaryDirectory(prefix="event-service-soak-") as folder:
         directory = Path(folder)
-        world = World.start(seed, directory, rate=rate, late_s=REACH_S // 2)
+        environment = Environment.start(seed, directory, rate=rate, late_s=REACH_S // 2)
         try:
             env = settings(
-                relays=world.urls,
-                target=world.target.url,
-                pubsub=world.pubsub.address,
+                relays=environment.urls,
+                target=environment.target.url,
+                pubsub=environment.pubsub.address,
                 EVENTS_CRAWLERS="2",
                 EVENTS_BACKFILL=f"{REACH_S}s",
                 EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S}s",
@@ -75,7 +75,7 @@ def run(
                 EVENTS_RESWEEP_EVERY="30s",
             )
             service = EventService(directory / "service", env)
-            soak = _Soak(Report(seed), world, service, say)
+            soak = _Soak(Report(seed), environment, service, say)
             try:
                 soak.live(minutes * 60, random.Random(f"soak {seed}"))
                 soak.settle()
@@ -89,13 +89,13 @@ def run(
                 if keep is not None and soak.report.faults:
                     shutil.copytree(directory / "service", keep, ignore=shutil.ignore_patterns("run"))
         finally:
-            world.close()
+            environment.close()
 
 
 @dataclass(slots=True)
 class _Soak:
     report: Report
-    world: World
+    environment: Environment
     service: EventService
     say: Callable[[str], None]
     counters: dict[str, float] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class _Soak:
 
     def live(self, seconds: float, rng: random.Random) -> None:
         self.service.start(timeout_s=START_LIMIT_S)
-        self.world.live_with(self.service)
+        self.environment.live_with(self.service)
         restarts = Restarts(self.service, rng)
         began = time.monotonic()
         while (at := time.monotonic() - began) < seconds:
@@ -145,8 +145,8 @@ class _Soak:
     def settle(self) -> None:
         """Wait until all that is due has come, and nothing moves any more."""
         self.service.wait_healthy(START_LIMIT_S)
-        self.world.settle(SETTLE_LIMIT_S)
-        due = self.world.ledger().required()
+        self.environment.settle(SETTLE_LIMIT_S)
+        due = self.environment.oracle().required()
         deadline = time.monotonic() + SETTLE_LIMIT_S
         at_rest, last = 0, -1
         while at_rest < _REST_LOOKS:
@@ -165,11 +165,11 @@ class _Soak:
             pause(_POLL_S)
 
     def _arrived(self) -> set[str]:
-        return {each.attributes["event_id"] for batch in self.world.pubsub.batches() for each in batch.messages()}
+        return {each.attributes["event_id"] for batch in self.environment.pubsub.batches() for each in batch.messages()}
 
     def close(self) -> None:
         """Silence the relays, compare `/metrics` with the database, and both with what came to the sinks."""
-        for peer in self.world.peers:
+        for peer in self.environment.peers:
             peer.close()
         differences = ["not compared"]
         deadline = time.monotonic() + SETTLE_LIMIT_S
@@ -186,17 +186,19 @@ class _Soak:
         self._compare_sinks(sums)
 
     def _compare_sinks(self, sums: Sums) -> None:
-        delivered = [each for batch in self.world.pubsub.batches() for each in batch.deliveries()]
-        books = self.world.ledger().close(delivered)
-        taken = {entry.event_id for entry in self.world.target.journal.of(Published) if entry.accepted is not False}
-        for sink, came in (("forwarder", books.distinct), ("sender", len(taken))):
+        delivered = [each for batch in self.environment.pubsub.batches() for each in batch.deliveries()]
+        delivery = self.environment.oracle().judge(delivered)
+        taken = {
+            entry.event_id for entry in self.environment.target.journal.of(Published) if entry.accepted is not False
+        }
+        for sink, came in (("forwarder", delivery.distinct), ("sender", len(taken))):
             if (out := sums.stages[sink].handed_on) != came:
                 self.report.faults.append(f"{sink} counted {out} events, {came} came")
-        if not books.clean:
-            self.report.faults.append("the books of Pub/Sub are not clean")
-        self.report.sums, self.report.books = sums, books
-        self.report.published = self.world.published
-        self.report.repeats = books.messages - books.distinct
+        if not delivery.clean:
+            self.report.faults.append("deliveries to Pub/Sub are not clean")
+        self.report.sums, self.report.delivery = sums, delivery
+        self.report.published = self.environment.published
+        self.report.repeats = delivery.messages - delivery.distinct
 
 
 def _goes_on(key: str) -> bool:

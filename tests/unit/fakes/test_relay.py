@@ -30,7 +30,7 @@ from tests.fakes.behaviour import (
 )
 from tests.fakes.publisher import publish_events
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Authenticated, Gone, HttpRequest, Other, Published, Refused, Req
+from tests.fakes.relay_journal import Authenticated, Disconnected, HttpRequest, Other, Published, Refused, Req
 from tests.unit.fakes.client import TIMEOUT_S, NaiveClient
 
 NOW = 1_700_000_000
@@ -286,7 +286,7 @@ def test_a_frame_or_message_may_never_end(relay: ScriptedRelay, how: How) -> Non
     with NaiveClient(relay.url) as client:
         client.send("REQ", "s", {})
         assert client.is_silent()
-        assert relay.journal.of(Gone) == []
+        assert relay.journal.of(Disconnected) == []
 
 
 def test_events_can_be_repeated_unasked_or_forged(relay: ScriptedRelay) -> None:

@@ -6,7 +6,7 @@ from tests.factories.events import Author
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_process import RelayProcess
 from tests.fakes.relay_stream import hold_stream, stream
-from tests.oracle.delivery import Delivered, Ledger
+from tests.oracle.delivery import Delivered, DeliveryOracle
 from tests.unit.fakes.client import NaiveClient
 
 NOW = 1_700_000_000
@@ -16,19 +16,19 @@ EVENTS = [ALICE.sign(str(number), created_at=NOW + number) for number in range(2
 
 def test_a_stream_keeps_its_rate_and_is_booked() -> None:
     """All events go out in order; the books know when each did."""
-    ledger = Ledger()
-    ledger.register(ALICE.pubkey)
+    oracle = DeliveryOracle()
+    oracle.register(ALICE.pubkey)
     with ScriptedRelay() as relay, NaiveClient(relay.url) as client:
         client.page({"limit": 0})
         began = monotonic()
         times = stream(relay, EVENTS[:50], per_s=200)
         assert monotonic() - began >= 0.2
         assert [client.receive()[2]["id"] for _ in range(50)] == [event.id for event in EVENTS[:50]]
-        hold_stream(ledger, relay.url, EVENTS[:50], times)
+        hold_stream(oracle, relay.url, EVENTS[:50], times)
     arrived = [Delivered(event.raw.encode(), None, times[-1][0]) for event in EVENTS[:50]]
-    books = ledger.close(arrived)
-    assert books.clean
-    assert books.latencies_ms["max"] >= 200
+    report = oracle.judge(arrived)
+    assert report.clean
+    assert report.latencies_ms["max"] >= 200
 
 
 def test_a_relay_process_holds_streams_and_counts() -> None:

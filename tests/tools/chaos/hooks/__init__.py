@@ -38,7 +38,7 @@ def unsynced_in(folder: Path) -> Path:
 
 
 def notes_in(folder: Path) -> Path:
-    """The folder with one file per process, in which it notes what it should not have done; see `conduct`."""
+    """The folder with one file per process, with what it should not have done; see `transaction_monitor`."""
     return folder / "notes"
 
 

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from . import FOLDER, clock, conduct, disk, points, threads
+from . import FOLDER, clock, disk, points, threads, transaction_monitor
 
 if FOLDER in os.environ:
     _folder = Path(os.environ[FOLDER])
     clock.install(_folder)
-    conduct.install(_folder)
+    transaction_monitor.install(_folder)
     points.install(_folder)
     disk.install(_folder)
     threads.install(_folder)

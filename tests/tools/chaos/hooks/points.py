@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from . import conduct, points_in
+from . import points_in, transaction_monitor
 
 BEFORE, AFTER, COMMITTED = "before", "after", "committed"
 """Moments: before a statement, after it has changed rows, after the commit of a transaction in which it did."""
@@ -36,8 +36,8 @@ class Connection(apsw.Connection):
             try:
                 begun = super().execute(statements, *arguments, **named)
             finally:
-                conduct.waited(began, time.monotonic())
-            conduct.opened(self)
+                transaction_monitor.waited(began, time.monotonic())
+            transaction_monitor.opened(self)
             return begun
         try:
             if self._wanted is None:
@@ -45,9 +45,9 @@ class Connection(apsw.Connection):
             return self._watched(text, lambda: super(Connection, self).execute(statements, *arguments, **named))
         finally:
             if text == "BEGIN":
-                conduct.opened(self)
+                transaction_monitor.opened(self)
             elif text in ("COMMIT", "ROLLBACK"):
-                conduct.look_again()
+                transaction_monitor.look_again()
 
     def executemany(self, statements: str, *arguments: Any, **named: Any) -> Any:
         if self._wanted is None:

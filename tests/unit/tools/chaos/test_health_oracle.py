@@ -2,8 +2,8 @@
 
 import math
 
-from tests.tools.chaos.lateness import FairClock
-from tests.tools.chaos.sink_truth import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkJudge, SinkState, Standing
+from tests.tools.chaos.cpu_delay import CompensatedClock
+from tests.tools.chaos.health_oracle import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkHealthChecker, SinkState, SinkStatus
 
 TOLD = '{"problems": [{"why": "sink pubsub is down: UNAVAILABLE"}]}'
 SILENT = '"ok"'
@@ -14,7 +14,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
-        self.judge = SinkJudge("pubsub", FairClock(0.0), self.complaints.append)
+        self.judge = SinkHealthChecker("pubsub", CompensatedClock(0.0), self.complaints.append)
 
     def look(self, state: SinkState, began: float, ended: float, body: str, *, settled: float = 0.0) -> None:
         """Look twice a second."""
@@ -26,7 +26,7 @@ class Bench:
 
 def test_an_outage_must_be_told_in_time() -> None:
     bench = Bench()
-    down = SinkState(Standing.DOWN, 100.0)
+    down = SinkState(SinkStatus.DOWN, 100.0)
     bench.look(down, 100, 100 + TRUTH_WITHIN_S, SILENT)
     assert bench.complaints == []
     bench.look(down, 100 + TRUTH_WITHIN_S, 100 + TRUTH_WITHIN_S + UNTRUE_LOOKS, SILENT)
@@ -36,8 +36,8 @@ def test_an_outage_must_be_told_in_time() -> None:
 
 def test_its_end_must_be_told_in_time() -> None:
     bench = Bench()
-    bench.look(SinkState(Standing.DOWN, 100.0), 105, 120, TOLD)
-    well = SinkState(Standing.WELL, 120.0)
+    bench.look(SinkState(SinkStatus.DOWN, 100.0), 105, 120, TOLD)
+    well = SinkState(SinkStatus.WELL, 120.0)
     bench.look(well, 120, 120 + TRUTH_WITHIN_S, TOLD)
     assert bench.complaints == []
     bench.look(well, 130, 140, TOLD)
@@ -47,7 +47,7 @@ def test_its_end_must_be_told_in_time() -> None:
 def test_what_was_told_is_summed_up() -> None:
     bench = Bench()
     for began in (100.0, 200.0):
-        down, well = SinkState(Standing.DOWN, began), SinkState(Standing.WELL, began + 20)
+        down, well = SinkState(SinkStatus.DOWN, began), SinkState(SinkStatus.WELL, began + 20)
         bench.look(down, began, began + 6, SILENT)
         bench.look(down, began + 6, began + 20, TOLD)
         bench.look(well, began + 20, began + 23, TOLD)
@@ -59,7 +59,7 @@ def test_what_was_told_is_summed_up() -> None:
 
 def test_nobody_can_know_of_what_is_not_tried() -> None:
     bench = Bench()
-    down = SinkState(Standing.DOWN, 100.0)
+    down = SinkState(SinkStatus.DOWN, 100.0)
     for moment in range(100, 200):
         bench.judge.look(moment, down, 0.0, offered=moment % 5 == 0, body=SILENT)
     assert bench.complaints == []
@@ -67,7 +67,7 @@ def test_nobody_can_know_of_what_is_not_tried() -> None:
 
 def test_nothing_is_judged_while_others_fail_or_the_sink_half_works() -> None:
     bench = Bench()
-    bench.look(SinkState(Standing.DOWN, 100.0), 100, 200, SILENT, settled=math.inf)
-    bench.look(SinkState(Standing.ODD, 200.0), 200, 300, TOLD)
-    bench.look(SinkState(Standing.WELL, 300.0), 300, 320, TOLD, settled=315.0)
+    bench.look(SinkState(SinkStatus.DOWN, 100.0), 100, 200, SILENT, settled=math.inf)
+    bench.look(SinkState(SinkStatus.ODD, 200.0), 200, 300, TOLD)
+    bench.look(SinkState(SinkStatus.WELL, 300.0), 300, 320, TOLD, settled=315.0)
     assert bench.complaints == []

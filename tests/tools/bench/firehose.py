@@ -1,4 +1,4 @@
-"""`whole`: what 200,000 wanted authors cost: planning, memory, and finding what is wanted in all that a relay sends."""
+"""`firehose`: what 200,000 wanted authors cost: planning, memory, and the match of all that a relay sends."""
 
 import random
 import time
@@ -22,7 +22,7 @@ _EVENTS = 10_000
 
 
 def run(limit: float, *, quick: bool) -> PartReport:
-    """The part `whole`."""
+    """The part `firehose`."""
     rng = random.Random(events.SEED)
     keys = [rng.randbytes(32) for _ in range(AUTHORS)]
     everybody = _changes(1, keys, keys[:USERS])
@@ -42,7 +42,7 @@ def run(limit: float, *, quick: bool) -> PartReport:
         Figure("taking up 200,000 authors", taken, "s CPU"),
         Figure("planning their queries", planned, "s CPU", Limit("1 s", 1.0)),
         Figure("planning again for one more", again, "s CPU", Limit("1 s", 1.0)),
-        Figure("queries by author that whole spares a relay", len(planner.plan().live), ""),
+        Figure("queries by author that the firehose spares a relay", len(planner.plan().live), ""),
         Figure("plan, in memory", _bytes(lambda: _planned(everybody)) / 1e6, "MB"),
         Figure("relevance, in memory", _bytes(lambda: _relevant(everybody)) / 1e6, "MB"),
         cost("finding that nobody wants an event", matched, limit),
@@ -50,7 +50,7 @@ def run(limit: float, *, quick: bool) -> PartReport:
         cost("reading and dropping an unwanted event", _read_s(lines) + matched, limit, "frame, session, match"),
     )
     note = f"{count:,} notes of {events.EVENT_BYTES} bytes, two tags each; plan and relevance share the keys, 13 MB"
-    return PartReport("whole", figures, (note,))
+    return PartReport("firehose", figures, (note,))
 
 
 def _changes(generation: int, authors: list[bytes], users: list[bytes]) -> WantedChanges:

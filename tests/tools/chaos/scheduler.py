@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tests.fakes.net import pause
 from tests.tools.chaos.faults import Fault, Play
+from tests.tools.chaos.harness import ChaosHarness
 from tests.tools.chaos.invariants import DepthSample
 from tests.tools.chaos.report import Injected
-from tests.tools.chaos.scene import Scene
 
 ALONE_SHARE = 0.5
 """The part of the time in which faults come one by one."""
@@ -28,11 +28,11 @@ class _Running:
     until: float
 
 
-class Conductor:
-    """Injects `faults` into a scene for some time."""
+class FaultScheduler:
+    """Scheduler that injects `faults` into a running service for some time."""
 
-    def __init__(self, scene: Scene, faults: Sequence[Fault], seed: int, say: Callable[[str], None]) -> None:
-        self._scene = scene
+    def __init__(self, harness: ChaosHarness, faults: Sequence[Fault], seed: int, say: Callable[[str], None]) -> None:
+        self._scene = harness
         self._faults = list(faults)
         self._rng = random.Random(f"conductor {seed}")
         self._say = say
@@ -56,9 +56,9 @@ class Conductor:
                 self._begin()
                 next_at = self._now_s + self._rng.uniform(*_GAP_S)
             pause(_STEP_S)
-        self.heal()
+        self.end_faults()
 
-    def heal(self) -> None:
+    def end_faults(self) -> None:
         """End every fault under way, each when its time comes."""
         while self._running:
             self._advance()

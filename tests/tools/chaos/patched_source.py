@@ -23,7 +23,7 @@ class NoMatch(AssertionError):
     """The text to be replaced is not there, or not once: the tree has changed since the replacement was written."""
 
 
-class Tree:
+class PatchedSource:
     """The packages of the service, and the hooks that are imported before them, in `path`."""
 
     def __init__(self, path: Path, source: Path = ROOT) -> None:

@@ -361,7 +361,7 @@ def _refusing(refusal: Refusal) -> Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class BehaviourMatrix:
     """The cases by name."""
 
     cases: Mapping[str, Case] = field(

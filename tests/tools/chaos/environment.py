@@ -1,4 +1,4 @@
-"""The world of a run: relays with overlapping contents, people who go on living, users who register, both sinks."""
+"""The environment of a run: relays with overlapping contents, people who publish, users who register, both sinks."""
 
 import contextlib
 import random
@@ -13,11 +13,11 @@ from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService
-from tests.oracle.delivery import Ledger
+from tests.oracle.delivery import DeliveryOracle
 from tests.oracle.relevance import GLOBAL_KINDS, Horizon
 from tests.tools.chaos.peers import MIRRORS, SOURCES, IndependentPeer, Peer, ScriptedPeer
-from tests.tools.chaos.people import People
 from tests.tools.chaos.upgrade import HOLDER
+from tests.tools.chaos.workload import People
 
 REACH_S = 2 * 3600
 HISTORY_S = 3000
@@ -33,7 +33,7 @@ JOIN_S = 15.0
 
 
 @dataclass(slots=True)
-class World:
+class Environment:
     """Everything outside the service. `rate`: events a second; `register` is told the service by `live_with`."""
 
     seed: int
@@ -53,24 +53,24 @@ class World:
     _errors: list[BaseException] = field(default_factory=list)
 
     @classmethod
-    def start(cls, seed: int, directory: Path, *, rate: float, late_s: int) -> "World":
+    def start(cls, seed: int, directory: Path, *, rate: float, late_s: int) -> "Environment":
         """Start all peers and let them hold the past. Late events are dated back by up to `late_s`."""
         rng = random.Random(f"world {seed}")
         began = int(time.time())
         people = People(authors(seed, AUTHORS), USERS, rng, late_s)
         target, pubsub = ScriptedRelay(), PubSubProcess(record=directory / "pubsub.record")
         peers: list[Peer] = [ScriptedPeer.start(preset, seed) for preset in (*SOURCES, *MIRRORS)]
-        world = cls(seed, rate, people, peers, target, pubsub, began)
+        environment = cls(seed, rate, people, peers, target, pubsub, began)
         try:
             peers.append(IndependentPeer(directory / "lmdb"))
             target.start()
             pubsub.start()
-            world._rng = random.Random(f"placing {seed}")
-            world._remember(people.history(HISTORY_EVENTS, since=began - HISTORY_S, until=began - 60))
+            environment._rng = random.Random(f"placing {seed}")
+            environment._remember(people.history(HISTORY_EVENTS, since=began - HISTORY_S, until=began - 60))
         except BaseException:
-            world.close()
+            environment.close()
             raise
-        return world
+        return environment
 
     def _remember(self, events: list[SignedEvent]) -> None:
         held: dict[str, list[SignedEvent]] = {peer.name: [] for peer in self.peers}
@@ -194,14 +194,14 @@ class World:
         self.independent.flush(timeout_s)
         pause(_TICK_S)
 
-    def ledger(self) -> Ledger:
+    def oracle(self) -> DeliveryOracle:
         """What must, may and must not have come through."""
-        ledger = Ledger(Horizon(since=self.began - REACH_S, deleted_due=True))
+        oracle = DeliveryOracle(Horizon(since=self.began - REACH_S, deleted_due=True))
         for peer in self.peers:
-            peer.book(ledger, self.began)
-        ledger.hold(HOLDER, self._left_behind, available_at=self.began)
-        ledger.register(*self.registered)
-        return ledger
+            peer.book(oracle, self.began)
+        oracle.hold(HOLDER, self._left_behind, available_at=self.began)
+        oracle.register(*self.registered)
+        return oracle
 
     def close(self) -> None:
         """End all peers."""

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tests.tools.chaos.lateness import FairClock
+from tests.tools.chaos.cpu_delay import CompensatedClock
 
 TRUTH_WITHIN_S = 10.0
-"""Health says how things stand once they have stood like that for so long, by the fair clock."""
+"""Health says how things stand once they have stood like that for so long, by the compensated clock."""
 UNTRUE_LOOKS = 3
 """Health is wrong when it says the wrong thing so many times running."""
 
 
-class Standing(Enum):
+class SinkStatus(Enum):
     """How a sink is treated by the run."""
 
     WELL = "well"
@@ -26,12 +26,12 @@ class Standing(Enum):
 class SinkState:
     """How a sink stands since when, in monotonic seconds."""
 
-    standing: Standing
+    standing: SinkStatus
     since: float
 
 
 @dataclass(slots=True)
-class Telling:
+class HealthReport:
     """How often outages were told of, and after how many fair seconds at most; the same of their ends."""
 
     outages: int = 0
@@ -41,14 +41,14 @@ class Telling:
 
 
 @dataclass(slots=True)
-class SinkJudge:
+class SinkHealthChecker:
     """Holds what health says of `sink` against how it stands; for one thread."""
 
     sink: str
-    clock: FairClock
+    clock: CompensatedClock
     violated: Callable[[str], None]
-    telling: Telling = field(default_factory=Telling)
-    _state: SinkState = field(default_factory=lambda: SinkState(Standing.WELL, -math.inf))
+    telling: HealthReport = field(default_factory=HealthReport)
+    _state: SinkState = field(default_factory=lambda: SinkState(SinkStatus.WELL, -math.inf))
     _told: bool = True
     _was_told: bool = False
     _untrue: int = 0
@@ -61,11 +61,11 @@ class SinkJudge:
         for it, without which it cannot know.
         """
         if state is not self._state:
-            self._was_told = self._told and self._state.standing is Standing.DOWN
+            self._was_told = self._told and self._state.standing is SinkStatus.DOWN
             self._state, self._told, self._untrue, self._offered_since = state, False, 0, math.inf
         self._offered_since = min(self._offered_since, now) if offered else math.inf
-        is_down = state.standing is Standing.DOWN
-        if state.standing is Standing.ODD or settled_since == math.inf:
+        is_down = state.standing is SinkStatus.DOWN
+        if state.standing is SinkStatus.ODD or settled_since == math.inf:
             return
         if (f"sink {self.sink} " in body) == is_down:
             self._untrue = 0

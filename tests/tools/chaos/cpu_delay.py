@@ -1,8 +1,8 @@
 """How late the machine lets the service be: the time that its processes were ready to run and had to wait.
 
-A busy machine makes everybody late, and no judgement of how long something took may take that for a fault. The kernel
-tells for each thread how long it has waited for a processor. `FairClock` leaves that time out; but it never leaves
-out more than `MOST_FORGIVEN` of any second, so that whatever lasts is judged in the end, on any machine.
+A busy machine makes all processes late, and no judgement of how long something took may count that as a fault. The
+kernel says for each thread how long it has waited for a processor. `CompensatedClock` leaves that time out, but never
+more than `MOST_FORGIVEN` of any second, so that what lasts is judged in the end, on any machine.
 """
 
 import bisect
@@ -25,7 +25,7 @@ def waited_s(pid: int) -> float:
     return total * _NS
 
 
-class FairClock:
+class CompensatedClock:
     """Monotonic seconds without those that the machine took; `tick` is called now and then, by whatever thread."""
 
     def __init__(self, now: float) -> None:
@@ -50,7 +50,7 @@ class FairClock:
             self._fair.append(self._fair[-1] + passed - late)
 
     def between(self, began: float, ended: float) -> float:
-        """Fair seconds between two moments; what lies after the last tick counts in full."""
+        """Compensated seconds between two moments; what lies after the last tick counts in full."""
         return self._read(ended) - self._read(began)
 
     def _read(self, moment: float) -> float:

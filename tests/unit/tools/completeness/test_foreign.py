@@ -16,7 +16,7 @@ from tests.tools.completeness.foreign.run import Plan
 from tests.tools.completeness.foreign.shape import Order, Shape, late, mention
 from tests.tools.completeness.foreign.suite import CAPS, scenarios
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def test_world_has_the_size_that_was_asked_for_and_two_thirds_are_relevant() -> None:

@@ -1,6 +1,6 @@
-"""Shows that the conscience works: builds that lose events are caught. Run as `python -m tests.tools.chaos.broken`.
+"""Mutation check: builds that lose events are caught. Run as `python -m tests.tools.chaos.mutation_check`.
 
-Each is a copy of the tree with one of the classical mistakes written into it. Exits with 1 if any passes unnoticed.
+Each mutant is a copy of the tree with one classical mistake in it. Exits with 1 if any passes unnoticed.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.child import ROOT
+from tests.tools.chaos.patched_source import PatchedSource, Replacement
 from tests.tools.chaos.run import Options, run
-from tests.tools.chaos.tree import Replacement, Tree
 
 # What is lost does not come however long one waits.
 _SETTLE_S = 5.0
@@ -20,8 +20,8 @@ _HURRY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
-    """A mistake in the source, and the faults that bring it to light."""
+class Mutation:
+    """A mistake in the source, and the faults that reveal it."""
 
     name: str
     replacements: Sequence[Replacement]
@@ -29,8 +29,8 @@ class Mistake:
     minutes: float
 
 
-MISTAKES = (
-    Mistake(
+MUTATIONS = (
+    Mutation(
         "acknowledged before it is published",
         [
             Replacement(
@@ -44,7 +44,7 @@ MISTAKES = (
         ("pubsub-down", "kill-forwarder", "die-before-settling"),
         0.6,
     ),
-    Mistake(
+    Mutation(
         "cursor committed before the events that it covers",
         [
             Replacement(
@@ -61,7 +61,7 @@ MISTAKES = (
         ("die-after-cursor",),
         0.7,
     ),
-    Mistake(
+    Mutation(
         "lossy filter in front of the exact look-up",
         [
             Replacement(
@@ -83,7 +83,7 @@ MISTAKES = (
 
 def main() -> int:
     """Run all of them, or those whose names contain the text given."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.chaos.broken", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.tools.chaos.mutation_check", description=__doc__)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--source", type=Path, metavar="DIR", default=ROOT, help="damage copies of another checkout")
     parser.add_argument("--only", default="", metavar="TEXT", help="those whose names contain TEXT")
@@ -92,23 +92,23 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     unnoticed = [
         mistake.name
-        for mistake in MISTAKES
+        for mistake in MUTATIONS
         if options.only in mistake.name and not caught(mistake, seed, options.source)
     ]
     return 1 if unnoticed else 0
 
 
-def caught(mistake: Mistake, seed: int, source: Path) -> bool:
+def caught(mistake: Mutation, seed: int, source: Path) -> bool:
     """Whether a run of the damaged build loses events, and is said to."""
 
-    def damage(tree: Tree) -> None:
+    def damage(tree: PatchedSource) -> None:
         tree.replace(*mistake.replacements)
 
     what = Options(
         seed, mistake.minutes, mistake.kinds, _SETTLE_S, source=source, damage=damage, hurry_s=_HURRY_S, resweep=False
     )
     report = run(what, lambda _: None)
-    lost = sum(len(sink.books.lost) for sink in report.sinks)
+    lost = sum(len(sink.report.lost) for sink in report.sinks)
     print(f"{'caught' if lost else 'UNNOTICED'}: {mistake.name}: {lost} events lost", flush=True)
     if not lost:
         print(report.text(), flush=True)

@@ -10,7 +10,7 @@ from tests.factories.events import SignedEvent
 from tests.fakes.behaviour import Behaviour
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
-from tests.tools.completeness.catalogue import HONEST_CASE, Case, Catalogue
+from tests.tools.completeness.behaviours import HONEST_CASE, BehaviourMatrix, Case
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.world import World
 
@@ -26,7 +26,7 @@ _ALONE = frozenset(
 )
 
 
-def run(catalogue: Catalogue, seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
+def run(catalogue: BehaviourMatrix, seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
     """Play it; the same seed mixes the same."""
     world = World.make(seed)
     rng = random.Random(seed)
@@ -45,7 +45,7 @@ def run(catalogue: Catalogue, seed: int, timeout_s: float, *, keep: Path | None 
             return service.rows(began)[1:]
 
 
-def _peer(catalogue: Catalogue, rng: random.Random, seed: int) -> Peer:
+def _peer(catalogue: BehaviourMatrix, rng: random.Random, seed: int) -> Peer:
     names = [name for name, case in catalogue.cases.items() if not case.slow and name not in _ALONE]
     chosen = sorted(rng.sample(names, rng.randint(1, MAX_TOGETHER)))
     cases = [catalogue.cases[name] for name in chosen]

@@ -1,4 +1,4 @@
-"""What happens in the world of a run: events of every sort, one after the other, by the seed."""
+"""What happens in the environment of a run: events of every sort, one after the other, by the seed."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""V meanwhile: how quick a core is while something else is measured.
+"""The baseline rate (V) while something else is measured: how quick a core is.
 
 On a machine whose cores are shared with others it changes by half from one second to the next, and V, its best, says
 little of what was possible. So a process of its own verifies now and then, in bursts long enough to warm a core's
@@ -20,11 +20,11 @@ _EVERY_S = 0.4
 _ANSWER_S = 10.0
 
 
-class Meanwhile:
+class BaselineSampler:
     """The measuring process, which takes some 3 % of a core."""
 
     def __init__(self) -> None:
-        self._child = Child.module("tests.tools.bench.meanwhile")
+        self._child = Child.module("tests.tools.bench.calibration")
 
     def __enter__(self) -> Self:
         return self

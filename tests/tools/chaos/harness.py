@@ -18,14 +18,14 @@ from tests.fakes.net import pause
 from tests.fakes.procs import Process, process, session_members
 from tests.fakes.service import EventService, StageProcess, settings
 from tests.tools.chaos import hooks
+from tests.tools.chaos.cpu_delay import CompensatedClock
+from tests.tools.chaos.environment import REACH_S, Environment
 from tests.tools.chaos.health import complains_of_others
-from tests.tools.chaos.lateness import FairClock
+from tests.tools.chaos.health_oracle import SinkState, SinkStatus
+from tests.tools.chaos.patched_source import PatchedSource
 from tests.tools.chaos.queues import PUBSUB, RELAY, Queues
 from tests.tools.chaos.secrets import Secrets
-from tests.tools.chaos.sink_truth import SinkState, Standing
-from tests.tools.chaos.tree import Tree
 from tests.tools.chaos.upgrade import leave_behind, versions
-from tests.tools.chaos.world import REACH_S, World
 
 CRAWLERS = 2
 EXPECTED = frozenset(
@@ -55,12 +55,12 @@ class Allowance:
     """How often each event may come once more to a sink: once for each time that it was on its way when one broke."""
 
     repeats: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    lies: list[tuple[str, float, float]] = field(default_factory=list)
+    unreliable_periods: list[tuple[str, float, float]] = field(default_factory=list)
     """Sinks and times (Unix seconds) in which what a sink took could not be written down, or it said it had not."""
 
-    def lied(self, sink: str, at: float) -> bool:
+    def was_unreliable(self, sink: str, at: float) -> bool:
         """Whether what the sink took at this time may come once more."""
-        return any(name == sink and begin <= at <= end for name, begin, end in self.lies)
+        return any(name == sink and begin <= at <= end for name, begin, end in self.unreliable_periods)
 
     def add(self, sink: str, event_ids: Iterable[str]) -> None:
         """Allow each of these events one repeat."""
@@ -76,28 +76,28 @@ class Stall:
 
 
 @dataclass(slots=True)
-class Scene:
-    """One service over one world; used by one thread, but for what it samples."""
+class ChaosHarness:
+    """One service in one environment; used by one thread, but for what it samples."""
 
-    world: World
+    environment: Environment
     service: EventService
     queues: Queues
-    tree: Tree
+    tree: PatchedSource
     rng: random.Random
     secrets: Secrets
-    clock: FairClock = field(default_factory=lambda: FairClock(time.monotonic()))
+    clock: CompensatedClock = field(default_factory=lambda: CompensatedClock(time.monotonic()))
     allowance: Allowance = field(default_factory=Allowance)
-    by_hand: list[EventService] = field(default_factory=list)
+    manual_stages: list[EventService] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     restarts: int = 0
     """How often the service as a whole was started again; its counters begin anew then."""
-    doubts: int = 0
+    uncertain_faults: int = 0
     """Faults under way of which it is nobody's guess what health says."""
     is_alone: bool = False
     """Whether no other fault was under way when the last one began."""
-    ill: str = ""
+    expected_problem: str = ""
     """What is wrong that health must tell, however well all processes look; empty when nothing is."""
-    victims: set[int] = field(default_factory=set)
+    killed_pids: set[int] = field(default_factory=set)
     """Processes that were killed or stopped on purpose; others have no reason to hang."""
     has_small_disk: bool = False
     """Whether the database is on a disk that may be filled."""
@@ -114,7 +114,7 @@ class Scene:
     points_reached: Counter[str] = field(default_factory=Counter)
     """How often one was killed there."""
     sinks: dict[str, SinkState] = field(
-        default_factory=lambda: {sink: SinkState(Standing.WELL, time.monotonic()) for sink in (PUBSUB, RELAY)}
+        default_factory=lambda: {sink: SinkState(SinkStatus.WELL, time.monotonic()) for sink in (PUBSUB, RELAY)}
     )
     """How each sink stands by what was done to it."""
     stalls: list[Stall] = field(default_factory=list)
@@ -141,19 +141,26 @@ class Scene:
             stall.ended = time.monotonic() + _STALL_SLACK_S
 
     @contextmanager
-    def sink_is(self, sink: str, standing: Standing) -> Iterator[None]:
+    def sink_is(self, sink: str, standing: SinkStatus) -> Iterator[None]:
         """Meanwhile the sink stands like that, and well afterwards."""
         self.sinks[sink] = SinkState(standing, time.monotonic())
         try:
             yield
         finally:
-            self.sinks[sink] = SinkState(Standing.WELL, time.monotonic())
+            self.sinks[sink] = SinkState(SinkStatus.WELL, time.monotonic())
 
     @classmethod
     def start(
-        cls, world: World, directory: Path, tree: Tree, rng: random.Random, *, resweep: bool, wrong_s: float = 0.0
-    ) -> "Scene":
-        """Start the service on `world`, PRODUCTION, with everything that it needs to find all of it.
+        cls,
+        environment: Environment,
+        directory: Path,
+        tree: PatchedSource,
+        rng: random.Random,
+        *,
+        resweep: bool,
+        wrong_s: float = 0.0,
+    ) -> "ChaosHarness":
+        """Start the service on `environment`, PRODUCTION, with everything that it needs to find all of it.
 
         Its database is in `directory/disk`, which may be a disk of its own.
         `wrong_s`: by how much its clock is wrong, until somebody sets it.
@@ -161,9 +168,9 @@ class Scene:
         """
         secrets = Secrets.make(directory, rng)
         env = settings(
-            relays=world.urls,
-            target=world.target.url,
-            pubsub=world.pubsub.address,
+            relays=environment.urls,
+            target=environment.target.url,
+            pubsub=environment.pubsub.address,
             EVENTS_CRAWLERS=str(CRAWLERS),
             EVENTS_BACKFILL=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
             EVENTS_NEW_AUTHOR_LOOKBACK=f"{REACH_S + MAX_CLOCK_ERROR_S}s",
@@ -179,15 +186,15 @@ class Scene:
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"
-        scene = cls(world, service, Queues(service.database), tree, rng, secrets)
-        scene.upgraded_from = scene._begin_with_an_earlier_version()
+        harness = cls(environment, service, Queues(service.database), tree, rng, secrets)
+        harness.upgraded_from = harness._begin_with_an_earlier_version()
         service.start(timeout_s=START_LIMIT_S)
-        return scene
+        return harness
 
     def _begin_with_an_earlier_version(self) -> int:
         """Let the service find a database of one, and half of the time be killed while it is made a new one."""
         steps = self.rng.randint(1, versions())
-        leave_behind(self.service.database, steps, self.world.peers[0].url, self.world.left_behind())
+        leave_behind(self.service.database, steps, self.environment.peers[0].url, self.environment.left_behind())
         if self.rng.random() < 0.5:
             self.service.start(wait=False)
             pause(self.rng.uniform(*_UPGRADE_KILL_S))
@@ -201,19 +208,19 @@ class Scene:
 
     def is_left_alone(self, since: float) -> bool:
         """Whether nothing was done since then (monotonic seconds) that may end a stage, and nothing is being done."""
-        return not self.doubts and all(stall.ended < since for stall in self.stalls)
+        return not self.uncertain_faults and all(stall.ended < since for stall in self.stalls)
 
     def stages(self, name: str | None = None) -> list[StageProcess]:
         """The living stages, those started by hand too."""
         found: list[StageProcess] = []
-        for each in (self.service, *self.by_hand):
+        for each in (self.service, *self.manual_stages):
             with suppress(AssertionError):
                 found += each.stages(name)
         return found
 
     def supervisors(self) -> list[int]:
         """The processes that were started as such, by id."""
-        return [each.child.pid for each in (self.service, *self.by_hand) if each.running]
+        return [each.child.pid for each in (self.service, *self.manual_stages) if each.running]
 
     def some_stage(self, name: str | None = None) -> StageProcess | None:
         """One of the supervised stages, by chance; `None` when none runs."""
@@ -246,14 +253,14 @@ class Scene:
         """The stages that hand events on."""
         return [*self.stages("forwarder"), *self.stages("sender")]
 
-    def kill_stages(self, victims: list[StageProcess]) -> None:
+    def kill_stages(self, stages: list[StageProcess]) -> None:
         """SIGKILL, with what they carried allowed to come again."""
-        carries = any(one.name in ("forwarder", "sender") for one in victims)
-        with self.frozen(victims):
+        carries = any(one.name in ("forwarder", "sender") for one in stages)
+        with self.frozen(stages):
             if carries:
                 self.allow_in_flight()
-            for one in victims:
-                self.victims.add(one.pid)
+            for one in stages:
+                self.killed_pids.add(one.pid)
                 with suppress(ProcessLookupError):
                     os.kill(one.pid, signal.SIGKILL)
 
@@ -272,10 +279,10 @@ class Scene:
 
     def kill_all(self) -> None:
         """SIGKILL to everything at once, what was started by hand too."""
-        for each in (*self.by_hand, self.service):
+        for each in (*self.manual_stages, self.service):
             _kill_at_once(each)
             each.close()
-        self.by_hand.clear()
+        self.manual_stages.clear()
 
     def start_again(self) -> None:
         """Start the service again after its end."""
@@ -318,7 +325,7 @@ class Scene:
         return code
 
     def tick(self) -> None:
-        """Let the fair clock go on; to be called every moment."""
+        """Let the compensated clock advance; to be called every moment."""
         pids = [os.getpid(), *self.supervisors(), *(one.pid for one in self.stages())]
         self.clock.tick(time.monotonic(), pids)
 
@@ -329,7 +336,7 @@ class Scene:
         has its own reason.
         """
         alone = self.is_left_alone(time.monotonic() - _BUSY_S)
-        for each in self.by_hand:
+        for each in self.manual_stages:
             if each.running:
                 # It may have been in the slot of the stage that was to be frozen, and no supervisor ends it.
                 each.child.signal(signal.SIGCONT)
@@ -337,7 +344,7 @@ class Scene:
                 if code not in (0, -signal.SIGTERM) and alone:
                     self.violations.append(f"told to stop, a stage run by hand ended with exit code {code}")
             each.close()
-        self.by_hand.clear()
+        self.manual_stages.clear()
 
     def close(self) -> None:
         """End everything at once."""

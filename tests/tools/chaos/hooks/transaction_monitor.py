@@ -1,6 +1,6 @@
 """Notes what a process does with a transaction open that it should not: wait long for the lock, or use the network.
 
-Each note is one line of JSON in the process's own file: `Note`.
+Each note is one line of JSON in the process's own file: `Observation`.
 """
 
 import json
@@ -25,7 +25,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class Observation:
     """`kind`: what happened, between two times of the monotonic clock; `detail`: in which stage, and what."""
 
     kind: str
@@ -81,7 +81,7 @@ def waited(began: float, ended: float) -> None:
 
 def note(kind: str, began: float, detail: str) -> None:
     """Write it down."""
-    told = Note(kind, began, time.monotonic(), f"{' '.join(sys.argv[1:4])} {detail}")
+    told = Observation(kind, began, time.monotonic(), f"{' '.join(sys.argv[1:4])} {detail}")
     with Path(_state["path"]).open("a") as file:
         file.write(json.dumps(asdict(told)) + "\n")
 
