@@ -1,6 +1,31 @@
-"""What the ends of one relay's pages complete: sweeps go on, are put off, or are over and move a cursor.
+"""When a page, a sweep and a cursor are complete. No I/O, no clock; `mono` is monotonic seconds.
 
-No I/O, no clock; `mono` is monotonic seconds.
+A *page* is complete once its end says that the relay gave all it will give:
+
+| a page ends | of | and so |
+|---|---|---|
+| with EOSE | any sweep | it is complete |
+| with EOSE | ids that only the relay has | they were had, and the reconciliation goes on |
+| with an error, again and again, after some events | a window | what came counts, and the next page asks for less |
+| without EOSE, at a relay that never sends one (`RelayQuirks.settles_for`) | any | it is complete, though unproven |
+| refused for size, form or number | any sweep | it is asked for smaller, at once or once a trial shows what fits |
+| refused, a page that is optional | a check, a control | it is dropped, and reported as a gap |
+| refused otherwise, or unanswered | any sweep | it is asked for later (`RefusedSweeps`) |
+
+A *sweep* is complete once its window has no page left (`Window.is_done`), and its strands are joined:
+
+| a sweep is over | and so |
+|---|---|
+| a strand, while others are under way | it waits for them |
+| of an operator's backfill | that part of the job is done |
+| a retry of a gap | the gap closes, but for what was missing again |
+| by one filter for everything, which brought nothing or only by kinds | it is not believed, and the strategy changes |
+| unproven | it is swept again; no cursor moves |
+| a chunk of new authors at such a relay | once all chunks are through, the cursor of everything covers them |
+| for gift wraps | no cursor moves |
+| else | the *cursor* of its query moves to when it began (`SweepSet.moved_cursor`) |
+
+The cursor is committed with or after the events before it, never earlier.
 """
 
 from dataclasses import dataclass

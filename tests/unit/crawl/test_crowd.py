@@ -104,7 +104,7 @@ def test_user_who_registers_behind_a_crowd_is_live_soon() -> None:
     assert lateness(sim, user, 20, wait=2) == []
 
 
-def test_what_old_authors_wrote_while_away_comes_before_what_a_crowd_ever_wrote() -> None:
+def test_early_authors_missed_events_come_before_a_crowds_past() -> None:
     sim, relay = rationed(CrawlMode.QUERY)
     relay.per_s, relay.burst = 1 / 3, 60
     old = crowd(40, 1)
