@@ -37,8 +37,8 @@ from pipeline.store.lease import QueueSize
 from pipeline.store.relay_status import RelayState
 from pipeline.store.schema import open_database
 from tests.integration.relay.peers import PATIENCE_S, TEXT, FrameSource, frame
-from tests.unit.crawl.people import event, plan_for
-from tests.unit.crawl.simulation import SETTINGS, START
+from tests.simulation.simulation import SETTINGS, START
+from tests.support.plans import event, plan_for
 
 CLOCK = SystemClock()
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.cursors import Cursor
+from tests.simulation.simulation import RELAY, START, Simulation
+from tests.support.plans import event
 from tests.tools.bench.report import Figure, Limit
 from tests.tools.network.world import Network
-from tests.unit.crawl.people import event
-from tests.unit.crawl.simulation import RELAY, START, Simulation
 
 _SEED = 77
 _RELAYS = 100

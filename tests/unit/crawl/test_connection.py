@@ -38,8 +38,8 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
 from pipeline.store.schema import open_database
-from tests.unit.crawl.people import event, plan_for
-from tests.unit.crawl.simulation import SETTINGS, START
+from tests.simulation.simulation import SETTINGS, START
+from tests.support.plans import event, plan_for
 
 
 class Answering:

@@ -5,7 +5,7 @@ import pytest
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.rules.relevance import Relevance, Rule
 from pipeline.store.wanted_authors import Change
-from tests.unit.crawl.people import changes, event, key
+from tests.support.plans import changes, event, key
 
 USER, FRIEND, STRANGER = key(1), key(2), key(3)
 

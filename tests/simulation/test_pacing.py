@@ -11,9 +11,9 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.settings.choices import CrawlMode
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, key
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Simulation
 
 ALICE, BOB, STRANGER = key(1), key(2), key(3)
 EVENT_BYTES = 100_000

@@ -25,9 +25,9 @@ from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
+from tests.simulation.simulation import SETTINGS, START, Simulation, closing
+from tests.support.plans import event, key
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import SETTINGS, START, Simulation, closing
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 DAY = 86_400

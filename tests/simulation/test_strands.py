@@ -9,9 +9,9 @@ from pipeline.crawl.sync import sweep
 from pipeline.crawl.sync.strands import MAX_STRANDS
 from pipeline.nostr.event import Event
 from pipeline.relay.limits import RelayLimits
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, key
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Simulation
 
 ALICE = key(1)
 DAY = 86_400

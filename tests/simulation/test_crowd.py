@@ -11,8 +11,8 @@ from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.wanted_authors import TIERS
-from tests.unit.crawl.people import event
-from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
+from tests.simulation.simulation import START, Simulation, TalkingRelay
+from tests.support.plans import event
 
 LAST = TIERS - 1
 SUBSCRIPTIONS = 10

@@ -40,8 +40,8 @@ from pipeline.store.relay_lists import Listed
 from pipeline.store.sweeps import SweepProgress
 from pipeline.store.wanted_authors import TIERS, Change
 from tests.fakes import negentropy
-from tests.unit.crawl.people import audited, changes
-from tests.unit.crawl.relays import StoredEvents
+from tests.support.plans import audited, changes
+from tests.support.stored_events import StoredEvents
 
 RELAY = 1
 START = 1_700_000_000

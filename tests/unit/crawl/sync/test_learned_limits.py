@@ -21,7 +21,7 @@ from pipeline.relay.silence import Silences
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
 from pipeline.store.sweeps import SweepProgress
-from tests.unit.crawl.people import audited, event, key, plan_for
+from tests.support.plans import audited, event, key, plan_for
 
 WALL = 1_000_000
 SETTINGS = CrawlSettings(backfill=1_000, lookback=1_000, resweep_window=10_000, resweep_every=100_000)

@@ -11,8 +11,8 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
 from pipeline.relay.limits import RelayLimits
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Mood, Simulation
+from tests.simulation.simulation import START, Mood, Simulation
+from tests.support.plans import event, key
 
 ALICE, BOB = key(1), key(2)
 

@@ -21,8 +21,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.subscription import PageEnded
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Simulation
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, key
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 HOUR, DAY = 3_600, 86_400

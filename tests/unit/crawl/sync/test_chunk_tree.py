@@ -7,8 +7,8 @@ import pytest
 from pipeline.crawl.sync.chunk_tree import ChunkTree
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Planner, chunks
 from pipeline.store.wanted_authors import Change
+from tests.support.plans import changes, member
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import changes, member
 
 
 def people(rng: random.Random, count: int) -> list[bytes]:

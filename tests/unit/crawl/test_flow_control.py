@@ -24,7 +24,7 @@ from pipeline.process.slots import Slot
 from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
 from pipeline.store.schema import open_database
-from tests.unit.crawl.people import event
+from tests.support.plans import event
 
 
 class Wakes:

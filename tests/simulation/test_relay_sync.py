@@ -16,9 +16,7 @@ from pipeline.nostr.kinds import GIFT_WRAP
 from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
-from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import (
+from tests.simulation.simulation import (
     SETTINGS,
     START,
     Mood,
@@ -28,6 +26,8 @@ from tests.unit.crawl.simulation import (
     mute,
     noticing,
 )
+from tests.support.plans import event, key
+from tests.support.seeds import seeds
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 DAY = 86_400

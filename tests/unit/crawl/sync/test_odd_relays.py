@@ -11,8 +11,8 @@ from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from tests.unit.crawl.naive_relay import fetch, result_of
-from tests.unit.crawl.people import event, key, query
+from tests.simulation.naive_relay import fetch, result_of
+from tests.support.plans import event, key, query
 
 SINCE, UNTIL = 100_000, 110_000
 AUTHORS = [key(n) for n in range(8)]

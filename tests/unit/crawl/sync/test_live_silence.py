@@ -5,7 +5,7 @@ import random
 from itertools import pairwise
 
 from pipeline.crawl.sync.live.silence import EXPECTED_EVENTS, LEAST_EVENTS, LEAST_S, MAX_PAUSE_S, PAUSE_S, LiveSilence
-from tests.unit.crawl.test_live_trust import crawl, limits, stream, tails
+from tests.simulation.test_live_trust import crawl, limits, stream, tails
 
 
 def busy(until: float, every: float) -> LiveSilence:

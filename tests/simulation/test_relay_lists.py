@@ -12,9 +12,9 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.backfills import Backfill
 from pipeline.store.relay_lists import Listed
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, query
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, query
-from tests.unit.crawl.simulation import START, Simulation
 
 # Two live subscriptions of one filter beside one page: most chunks have to take turns.
 NARROW = RelayLimits(max_subscriptions=3, max_filters=1, max_pages=1)

@@ -19,8 +19,8 @@ from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Mood, Simulation, closing, cooperative
+from tests.simulation.simulation import START, Mood, Simulation, closing, cooperative
+from tests.support.plans import event, key
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 HOUR, DAY = 3_600, 86_400

@@ -18,8 +18,8 @@ from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
-from tests.unit.crawl.people import event, key, plan_for
-from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, NarrowEvents, ShortListEvents, StoredEvents
+from tests.support.plans import event, key, plan_for
+from tests.support.stored_events import FirstValueEvents, KindFirstEvents, NarrowEvents, ShortListEvents, StoredEvents
 
 NOW = 1_700_000_000
 USERS = [key(n) for n in range(1, 151)]

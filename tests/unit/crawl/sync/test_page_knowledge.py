@@ -11,8 +11,8 @@ from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import LISTED_KINDS, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from tests.unit.crawl.naive_relay import result_of
-from tests.unit.crawl.people import event, key, query
+from tests.simulation.naive_relay import result_of
+from tests.support.plans import event, key, query
 
 SINCE, UNTIL = 100_000, 200_000
 FORM = "authors:any"

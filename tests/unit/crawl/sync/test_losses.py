@@ -7,7 +7,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, encode_req
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
-from tests.unit.crawl.people import event
+from tests.support.plans import event
 
 PAGE = Filter(kinds=frozenset({1}), since=100, until=200)
 

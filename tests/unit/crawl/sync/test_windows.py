@@ -17,9 +17,9 @@ from pipeline.crawl.sync.paging.slices import Manners, PageResult
 from pipeline.crawl.sync.paging.window import PAGE_LIMIT, Window
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 from pipeline.nostr.event import Event
+from tests.support.plans import event, key, query
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import event, key, query
-from tests.unit.crawl.relays import StoredEvents, fetch, result_of
+from tests.support.stored_events import StoredEvents, fetch, result_of
 
 SINCE, UNTIL = 1_000, 2_000
 AUTHORS = [key(n) for n in range(12)]

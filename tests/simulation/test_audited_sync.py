@@ -12,9 +12,9 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, RelayMessage
 from pipeline.relay.limits import RelayLimits
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.relays import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
-from tests.unit.crawl.simulation import START, Simulation, TalkingRelay
+from tests.simulation.simulation import START, Simulation, TalkingRelay
+from tests.support.plans import event, key
+from tests.support.stored_events import FirstValueEvents, KindFirstEvents, ShortListEvents, StoredEvents
 
 USERS = [key(n) for n in range(1, 121)]
 FOLLOWEES = [key(1000 + n) for n in range(150)]

@@ -8,9 +8,9 @@ import pytest
 from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.event import Event
+from tests.simulation.naive_relay import Border, Chosen, NaiveRelay, Sent, fetch
+from tests.support.plans import event, key, query
 from tests.support.seeds import seeds
-from tests.unit.crawl.naive_relay import Border, Chosen, NaiveRelay, Sent, fetch
-from tests.unit.crawl.people import event, key, query
 
 SINCE, UNTIL = 10_000, 20_000
 AUTHORS = [key(n) for n in range(12)]

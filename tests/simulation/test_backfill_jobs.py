@@ -10,8 +10,8 @@ from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.store.backfills import Backfill, BackfillProgress
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import RELAY, START, Simulation, closing, cooperative
+from tests.simulation.simulation import RELAY, START, Simulation, closing, cooperative
+from tests.support.plans import event, key
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 DAY = 86_400

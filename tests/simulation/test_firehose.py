@@ -15,9 +15,9 @@ from pipeline.nostr.message import Eose, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store.wanted_authors import Change
+from tests.simulation.simulation import SETTINGS, START, Mood, Simulation, closing, cooperative
+from tests.support.plans import changes, event, key, plan_for
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import changes, event, key, plan_for
-from tests.unit.crawl.simulation import SETTINGS, START, Mood, Simulation, closing, cooperative
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
 HOUR, DAY = 3_600, 86_400

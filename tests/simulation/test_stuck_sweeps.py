@@ -8,8 +8,8 @@ from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.message import Closed, RelayMessage
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Simulation
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, key
 
 ALICE, BOB = key(1), key(2)
 

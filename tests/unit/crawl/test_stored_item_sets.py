@@ -22,7 +22,7 @@ from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.schema import open_database
 from tests.fakes.net import pause
-from tests.unit.crawl.people import key, query
+from tests.support.plans import key, query
 
 NOW = 1_700_000_000
 SINCE = NOW - 72 * 3600

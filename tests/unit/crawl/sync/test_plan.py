@@ -8,8 +8,8 @@ from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Member, Planner
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.store.wanted_authors import Change
+from tests.support.plans import changes, event, key, member, plan_for, query
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import changes, event, key, member, plan_for, query
 
 Chunks = dict[str, frozenset[bytes]]
 

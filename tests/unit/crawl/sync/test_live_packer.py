@@ -11,8 +11,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
 from pipeline.relay.limits import RelayLimits
 from pipeline.store.wanted_authors import TIERS
+from tests.support.plans import key, plan_for, query
 from tests.support.seeds import seeds
-from tests.unit.crawl.people import key, plan_for, query
 
 
 def chunk(number: int, size: int = 200, subject: Subject = Subject.AUTHORS) -> Query:

@@ -14,8 +14,8 @@ from pipeline.nostr.message import Closed, RelayMessage
 from pipeline.relay.dimensions import Dimension
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.simulation import START, Mood, Simulation, closing, cooperative, noticing
+from tests.simulation.simulation import START, Mood, Simulation, closing, cooperative, noticing
+from tests.support.plans import event, key
 
 ALICE, CAROL, STRANGER = key(1), key(3), key(9)
 EMPTY = "blocked: can't handle empty filters"

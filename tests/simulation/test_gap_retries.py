@@ -10,9 +10,9 @@ from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, NegError, RelayMessage
-from tests.unit.crawl.people import event, key
-from tests.unit.crawl.relays import KindFirstEvents
-from tests.unit.crawl.simulation import START, Simulation
+from tests.simulation.simulation import START, Simulation
+from tests.support.plans import event, key
+from tests.support.stored_events import KindFirstEvents
 
 AUTHORS = [key(n) for n in range(5)]
 USERS = [key(100 + n) for n in range(5)]
