@@ -130,15 +130,19 @@ class Metrics:
     def __init__(self, max_address_labels: int = MAX_ADDRESS_LABELS) -> None:
         self.registry = CollectorRegistry()
         self.address_labels = BoundedLabels(max_address_labels)
-        self._contract()
-        self._own()
+        self._define_contract()
+        self._define_stages()
+        self._define_sinks()
+        self._define_crawl()
+        self._define_comparison()
+        self._define_dials()
 
     def handler(self, name: str, *, success: bool = True) -> HandlerCalls:
         """The bound metrics of handler `name` for calls that succeeded or failed; keep it."""
         labels = (name, "success" if success else "error")
         return HandlerCalls(self.handler_calls.labels(*labels), self.handler_duration.labels(*labels))
 
-    def _contract(self) -> None:
+    def _define_contract(self) -> None:
         handler = ("handlerName", "result")
         self.handler_calls = self._counter("application_handler_calls_total", "Handler calls", handler)
         self.handler_duration = Histogram(
@@ -169,7 +173,7 @@ class Metrics:
         )
         self.notices = self._counter("notice_type_total", "Notices", ("address", "noticeType"))
 
-    def _own(self) -> None:
+    def _define_stages(self) -> None:
         self.stage_in = self._counter("event_service_stage_in_total", "Items taken", ("stage",))
         self.stage_out = self._counter(
             "event_service_stage_out_total", "Items passed to the next queue or delivered", ("stage",)
@@ -182,7 +186,11 @@ class Metrics:
             "event_service_events_beyond_retention_total",
             "Accepted events older than EVENTS_SEEN_RETENTION_MAX",
         )
-        self._handing_on()
+        self.stage_exits = self._counter(
+            "event_service_stage_exits_total", "Unexpected exits of stage processes", ("slot", "reason")
+        )
+
+    def _define_crawl(self) -> None:
         self.crawl_gaps = self._counter(
             "event_service_crawl_gaps_total",
             "Known gaps: events a relay holds but does not return",
@@ -211,9 +219,6 @@ class Metrics:
         self.crawl_live_missed = self._gauge(
             "event_service_crawl_live_missed_relays", "Connected relays polled as their live subscriptions omit events"
         )
-        self.relays_skipped = self._gauge(
-            "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
-        )
         self.firehose_relays = self._gauge(
             "event_service_firehose_relays", "Relays asked for everything, not by author"
         )
@@ -223,10 +228,11 @@ class Metrics:
         self.crawl_pages = self._counter(
             "event_service_crawl_pages_total", "Pages of stored events", ("address", "result")
         )
-        self.dial_failures = self._counter("event_service_dial_failures_total", "Failed dials", ("reason",))
-        self.dials_waiting = self._gauge(
-            "event_service_dials_waiting", "Relays due for a dial, delayed by the dial rate limit"
+        self.crawl_dense_seconds = self._counter(
+            "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
         )
+
+    def _define_comparison(self) -> None:
         self.crawl_reconciliations = self._counter(
             "event_service_crawl_reconciliations_total",
             "Sweeps by comparison with a relay (NIP-77)",
@@ -240,14 +246,17 @@ class Metrics:
         self.crawl_reconciliation_bytes = self._counter(
             "event_service_crawl_reconciliation_bytes_total", "Bytes of NEG messages, both ways", ("address",)
         )
-        self.crawl_dense_seconds = self._counter(
-            "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
+
+    def _define_dials(self) -> None:
+        self.relays_skipped = self._gauge(
+            "event_service_relays_skipped", "Known relays that may not be dialled", ("reason",)
         )
-        self.stage_exits = self._counter(
-            "event_service_stage_exits_total", "Unexpected exits of stage processes", ("slot", "reason")
+        self.dial_failures = self._counter("event_service_dial_failures_total", "Failed dials", ("reason",))
+        self.dials_waiting = self._gauge(
+            "event_service_dials_waiting", "Relays due for a dial, delayed by the dial rate limit"
         )
 
-    def _handing_on(self) -> None:
+    def _define_sinks(self) -> None:
         sink = ("sink",)
         self.sink_in_flight = self._gauge(
             "event_service_sink_in_flight", "Events offered to the sink, not answered yet", sink
