@@ -20,7 +20,8 @@ from pipeline.settings.choices import StatusPageAccess
 from pipeline.settings.config import Config
 from pipeline.settings.misspelt import unknown_settings
 from pipeline.settings.values import HostPort
-from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
+from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
+from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.store.database import Database
 from pipeline.store.throughput import Sample

@@ -22,7 +22,7 @@ from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
-from pipeline.status.diagnosis import unhealthy_stages
+from pipeline.status.service_diagnosis import unhealthy_stages
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import inbox, outbox, wanted_authors
 from pipeline.store.database import Database

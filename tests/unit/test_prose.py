@@ -74,7 +74,15 @@ def test_settings_and_metrics_use_words_of_the_glossary() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["status/diagnosis.py", "status/gaps.py", "status/explain.py", "process/liveness.py", "server/health.py"]
+    "name",
+    [
+        "status/service_diagnosis.py",
+        "status/relay_diagnosis.py",
+        "status/gaps.py",
+        "status/explain.py",
+        "process/liveness.py",
+        "server/health.py",
+    ],
 )
 def test_status_and_trace_use_words_of_the_glossary(name: str) -> None:
     tree = ast.parse((ROOT / "pipeline" / name).read_text())

@@ -18,9 +18,10 @@ from pipeline.server.page.request import PageRequest
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.status import gaps
-from pipeline.status.diagnosis import Diagnosis, diagnose, rough_duration
+from pipeline.status.diagnosis import Diagnosis, rough_duration
 from pipeline.status.explain import Recent, TraceLine, explain_event
 from pipeline.status.explain import newest as newest_events
+from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow

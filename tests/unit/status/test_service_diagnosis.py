@@ -7,8 +7,9 @@ import pytest
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.process.liveness import StageHealth, StageState
 from pipeline.relay.errors import DialReason
-from pipeline.status.diagnosis import Diagnosis, Severity, diagnose, rough_duration
+from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
 from pipeline.status.gaps import describe_reason
+from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary

@@ -1,0 +1,176 @@
+"""Problems and notes for the operator, found in one snapshot: what is wrong, why, and what to do. Pure."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageHealth, StageState
+from pipeline.process.supervisor import NO_ROOM
+from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
+from pipeline.status.diagnosis import MAX_NAMED, Diagnosis, Severity, count_of, rough_duration
+from pipeline.status.relay_diagnosis import diagnose_crowding, diagnose_relays
+from pipeline.status.snapshot import Snapshot, counted
+from pipeline.store.dead import DeadQueue
+from pipeline.store.outbox import SinkName
+
+_MIN_FREE_BYTES: Final = 64 << 20
+_RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
+# A backlog is full in bytes where not even such an event fits.
+_LARGE_EVENT_BYTES: Final = 1 << 20
+
+
+def diagnose(seen: Snapshot, max_queue_age: int) -> list[Diagnosis]:
+    """Return problems, then notes; `max_queue_age` in ms, 0 for any age."""
+    found = [
+        *_stages(seen),
+        *_disk(seen),
+        *_queues(seen, max_queue_age),
+        *_backlog(seen),
+        *_kept(seen),
+        *_dead(seen),
+        *_failing(seen),
+        *_restarts(seen),
+        *diagnose_relays(seen),
+        *_proxies(seen),
+        *_shares(seen),
+        *diagnose_crowding(seen),
+    ]
+    return sorted(found, key=lambda each: each.weight is not Severity.PROBLEM)
+
+
+def unhealthy_stages(stages: Sequence[StageHealth]) -> Iterator[StageHealth]:
+    """Yield the processes that are not healthy.
+
+    A supervisor knows its stages and reports one that is missing. Any other process that exited was started by hand,
+    and is left out.
+    """
+    is_supervised = any(stage.slot == SUPERVISOR and stage.state is not StageState.EXITED for stage in stages)
+    complaints = {stage.why for stage in stages if stage.slot == SUPERVISOR}
+    for stage in stages:
+        if stage.state is StageState.OK:
+            continue
+        if stage.state is StageState.EXITED and is_supervised and not any(stage.slot in each for each in complaints):
+            continue
+        yield stage
+
+
+def _stages(seen: Snapshot) -> Iterator[Diagnosis]:
+    if not seen.stages:
+        yield Diagnosis(Severity.PROBLEM, "service", "no stage runs", "start it: event-service supervise")
+    for stage in unhealthy_stages(seen.stages):
+        if stage.why.startswith(NO_ROOM) and seen.free_bytes < _MIN_FREE_BYTES:
+            # Reported once, as a problem of the disk.
+            continue
+        since = "" if stage.since is None else f" since {stage.since}"
+        weight = Severity.NOTE if stage.state is StageState.STARTING else Severity.PROBLEM
+        yield Diagnosis(weight, stage.slot, f"{stage.state}{since}: {stage.why}", _stage_advice(stage))
+
+
+def _stage_advice(stage: StageHealth) -> str:
+    match stage.state:
+        case StageState.HUNG:
+            return (
+                f"after {HEARTBEAT_LIMIT_S:.0f} s without a heartbeat it is killed and restarted; what it held is kept"
+            )
+        case StageState.EXITED:
+            return "the log says why it exited; event-service supervise restarts it"
+        case StageState.FAILING:
+            return "its work stays queued; event-service check --online tests what it needs"
+        case _:
+            return ""
+
+
+def _disk(seen: Snapshot) -> Iterator[Diagnosis]:
+    if seen.free_bytes < _MIN_FREE_BYTES:
+        what = f"{NO_ROOM}: {seen.free_bytes >> 20} MiB are left beside the database"
+        yield Diagnosis(Severity.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
+
+
+def _queues(seen: Snapshot, max_age: int) -> Iterator[Diagnosis]:
+    off = _off(seen)
+    for queue in seen.queues:
+        if queue.name not in off and max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
+            what = f"{queue.waiting:,} pending, the oldest for {rough_duration(queue.oldest_ms)}"
+            yield Diagnosis(Severity.PROBLEM, queue.name, what, "see what the stage that empties it reports")
+
+
+def _backlog(seen: Snapshot) -> Iterator[Diagnosis]:
+    queue = next((queue for queue in seen.queues if queue.name == _RELAY_QUEUE), None)
+    if queue is None or _RELAY_QUEUE in _off(seen):
+        return
+    is_full = 0 < seen.relay_backlog <= queue.waiting
+    if is_full or 0 < seen.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
+        yield Diagnosis(
+            Severity.PROBLEM, _RELAY_QUEUE, f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
+            f"see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG{'' if is_full else '_BYTES'} is the bound",
+        )  # fmt: skip
+
+
+def _kept(seen: Snapshot) -> Iterator[Diagnosis]:
+    for queue in seen.queues:
+        if queue.name in (off := _off(seen)) and queue.waiting:
+            yield Diagnosis(
+                Severity.NOTE, queue.name, f"{count_of(queue.waiting, 'event')} kept for a sink that is off",
+                "switch it on to deliver them, or drop them: "
+                f"event-service dead drop --sink {off[queue.name]}",
+            )  # fmt: skip
+
+
+def _off(seen: Snapshot) -> dict[str, SinkName]:
+    """Return the queues of sinks that are off."""
+    on = {sink.name for sink in seen.sinks}
+    return {f"outbox-{sink}": sink for sink in SinkName if sink not in on}
+
+
+def _dead(seen: Snapshot) -> Iterator[Diagnosis]:
+    for queue, status in zip(DeadQueue, seen.queues, strict=True):
+        if status.dead:
+            reasons = Counter(row.reason for row in seen.dead if row.queue is queue)
+            why = "; ".join(reason for reason, _ in reasons.most_common(MAX_NAMED))
+            yield Diagnosis(
+                Severity.PROBLEM, status.name, f"{count_of(status.dead, 'dead letter')}: {why}",
+                f"event-service dead list --queue {queue}; then dead retry or dead drop",
+            )  # fmt: skip
+
+
+def _failing(seen: Snapshot) -> Iterator[Diagnosis]:
+    names = {None: "inbox"} | {sink.name: f"outbox-{sink.name}" for sink in seen.sinks}
+    kinds = counted({kind: count for (stage, kind), count in seen.errors.items() if stage == "saver"})
+    retries = {sink.name: counted(sink.retries) for sink in seen.sinks}
+    for sink, name in names.items():
+        rows = [row for row in seen.failing if row.sink == sink]
+        if rows:
+            worst = max(rows, key=lambda row: row.failures)
+            why = kinds if sink is None else retries.get(sink, "")
+            what = f"{count_of(len(rows), 'event')} failed and to be retried, one {worst.failures} times"
+            what += f"; so far: {why}" if why else ""
+            event = worst.event_id.hex()
+            yield Diagnosis(Severity.NOTE, name, what, f"event-service explain {event}", event)
+
+
+def _restarts(seen: Snapshot) -> Iterator[Diagnosis]:
+    for (slot, reason), count in seen.exits.items():
+        if reason == "no-room":
+            continue
+        what = f"crashed {count_of(count, 'time')} and was restarted: {reason}"
+        yield Diagnosis(Severity.NOTE, slot, what, "the log has why")
+
+
+def _proxies(seen: Snapshot) -> Iterator[Diagnosis]:
+    if seen.discarded.get(("server", "unnamed-proxy")):
+        yield Diagnosis(
+            Severity.NOTE, "web server", "forwarded requests arrive from an address that EVENTS_TRUSTED_PROXIES does "
+            "not name: their X-Forwarded-For is ignored", "if a reverse proxy of yours sends them, set "
+            "EVENTS_TRUSTED_PROXIES to its address and restart, so that clients are bounded one by one",
+        )  # fmt: skip
+
+
+def _shares(seen: Snapshot) -> Iterator[Diagnosis]:
+    if seen.waiting.followees:
+        waiting = f"{count_of(seen.waiting.followees, 'followee')} of {count_of(seen.waiting.users, 'user')} wait"
+        yield Diagnosis(
+            Severity.NOTE, "users", f"{waiting}: {seen.budget.authors:,} authors are wanted of at most "
+            f"{seen.budget.max_authors:,}. The newest and largest users yield", "raise EVENTS_MAX_WANTED_AUTHORS, or "
+            "end registrations that follow invented keys: event-service users list, users block; EVENTS_REGISTRATION "
+            "restricts new ones",
+        )  # fmt: skip
