@@ -31,7 +31,7 @@ def _load(ctx: click.Context, _param: click.Parameter, path: Path | None) -> Non
 
 
 def _with_env_file(command: click.Command) -> click.Command:
-    """The command, and all commands below it, with the option that takes settings from a file."""
+    """Return the command, and all commands below it, with the option that takes settings from a file."""
     if isinstance(command, click.Group):
         for each in command.commands.values():
             _with_env_file(each)
@@ -205,7 +205,7 @@ def check(online: bool, env_file: Path | None) -> None:
 
 
 def _extending_start() -> "Callable[[], None]":
-    """What tells systemd, at most every few seconds, that the service is at its start."""
+    """Return what tells systemd, at most every few seconds, that the service is at its start."""
     from pipeline.process.clock import SystemClock  # noqa: PLC0415
     from pipeline.process.notify import Notifier  # noqa: PLC0415
     from pipeline.process.supervisor import EXTEND_EVERY_S, EXTEND_S  # noqa: PLC0415
@@ -229,7 +229,7 @@ def _specs(config: "Config") -> "list[StageSpec]":
 
 
 def _stage_command(options: Sequence[str], name: str, slot: int) -> Sequence[str]:
-    """The public command for one slot, in the interpreter and environment that run this one."""
+    """Return the public command for one slot, in the interpreter and environment that run this one."""
     return (sys.executable, "-m", "pipeline.cli", "stage", name, "--slot", str(slot), *options, "--supervised")
 
 

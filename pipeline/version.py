@@ -22,7 +22,7 @@ class Version:
 
 
 def read_version(build_file: Path = BUILD_FILE) -> Version:
-    """The version of this program; never fails."""
+    """Return the version of this program; never fails."""
     try:
         built = json.loads(build_file.read_bytes())
         revision, time = str(built["revision"]), str(built["time"])

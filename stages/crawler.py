@@ -275,7 +275,7 @@ class _Crawler:
             self.ctx.stop.wait(_TURN_S)
 
     def _refresh_plan(self, planner: Planner, current: Plan | None) -> Plan:
-        """The plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
+        """Return the plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
         with self.database.read() as tx:
             if current is not None and wanted_authors.latest_generation(tx) == planner.generation:
                 return current
@@ -341,7 +341,7 @@ class _Crawler:
         self.fleet.set_relays(self.database, mine, plan)
 
     def _share(self) -> Share | None:
-        """The share of the relays that this process takes now; says when that changes."""
+        """Return the share of the relays that this process takes now; says when that changes."""
         path, most = self.ctx.config.database_path, self.ctx.settings.crawlers
         held = held_indexes(path, self.ctx.slot.stage)
         # If no process holds a slot, as in a test, the settings decide.

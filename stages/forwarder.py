@@ -78,7 +78,7 @@ def _work(ctx: StageContext, worker: BatchWorker) -> None:
 
 
 def _sink(config: Config) -> Sink:
-    """The configured sink; each kind is imported only where it is used, Pub/Sub above all."""
+    """Return the configured sink; each kind is imported only where it is used, Pub/Sub above all."""
     match config.sink.kind:
         case SinkKind.PUBSUB:
             from pipeline.sinks.pubsub import PubsubSettings, PubsubSink  # noqa: PLC0415

@@ -73,7 +73,7 @@ def _note_state(ctx: StageContext, database: Database, target: RelayAddress, sta
 
 
 def _rate(ctx: StageContext, database: Database) -> SlidingWindowLimiter:
-    """The bound of the settings, with what the process before this one has sent within the last minute."""
+    """Return the bound of the settings, with what the process before this one has sent within the last minute."""
     with database.read() as tx:
         now, mono = ctx.clock.now_ms(), ctx.clock.monotonic()
         before = sent.recent(tx, SinkName.RELAY, now)

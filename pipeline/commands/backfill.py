@@ -38,7 +38,7 @@ class Moment(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs
     name = "time"
 
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The seconds; fails with what is wrong."""
+        """Return the seconds; fails with what is wrong."""
         if isinstance(value, int) or _SECONDS.fullmatch(value):
             return int(value)
         try:
@@ -74,7 +74,7 @@ class _View:
         return int(100 * sum(shares) / max(len(self.progress), 1))
 
     def short_text(self) -> str:
-        """What fits beside the bar in 80 columns."""
+        """Return what fits beside the bar in 80 columns."""
         over, events = sum(each.is_over for each in self.progress), sum(each.events for each in self.progress)
         return f"{over}/{len(self.progress)} relays, {events:,} events"
 

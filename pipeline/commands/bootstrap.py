@@ -23,7 +23,7 @@ EXIT_CANNOT_START = 3
 
 
 def live_settings_or_exit(env_file: Path | None) -> ReloadableConfig:
-    """The settings of the environment and of `env_file`, which goes into the environment; ends the program if wrong."""
+    """Return the settings of the environment and of `env_file`, which is exported; ends the program if wrong."""
     try:
         live = ReloadableConfig(env_file, os.environ)
     except CannotStart as error:
@@ -41,7 +41,7 @@ def load_env_file_or_exit(path: Path) -> None:
 
 
 def config_or_exit() -> Config:
-    """The settings of the environment, as far as a command needs them that runs no stage; ends the program if wrong."""
+    """Return the settings that a command needs which runs no stage; ends the program if they are wrong."""
     try:
         return Config.from_env(os.environ, runs=False)
     except CannotStart as error:
@@ -71,12 +71,12 @@ def announce_runtime_directory(config: Config, *, unless_known: bool = False) ->
 
 
 def open_configured_database() -> Database:
-    """The database of `EVENTS_DATABASE_PATH`; ends the program if it cannot be used."""
+    """Return the database of `EVENTS_DATABASE_PATH`; ends the program if it cannot be used."""
     return open_or_exit(config_or_exit())
 
 
 def open_or_exit(config: Config, on_progress: Callable[[], None] | None = None) -> Database:
-    """The database of `config`; ends the program if it cannot be used. `on_progress`: see `open_database`."""
+    """Return the database of `config`; ends the program if it cannot be used. `on_progress`: see `open_database`."""
     try:
         return open_database(config.database_path, SystemClock(), on_progress=on_progress)
     except (CannotStart, DatabaseFailed) as error:
@@ -84,7 +84,7 @@ def open_or_exit(config: Config, on_progress: Callable[[], None] | None = None) 
 
 
 def _state_directory_hint(database: Path) -> str:
-    """What to do about a database that a unit of systemd may not write; empty where that is not the reason."""
+    """Return what to do about a database that a unit of systemd may not write; empty where that is not the reason."""
     state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if not state or database.resolve().is_relative_to(Path(state).resolve()):
         return ""
@@ -95,12 +95,12 @@ def _state_directory_hint(database: Path) -> str:
 
 
 def open_configured_to_read() -> Database:
-    """The same for those who only look: the schema is left as a running service of another version may need it."""
+    """Return the same to read only: the schema is left as a running service of another version may need it."""
     return open_to_read_or_exit(config_or_exit())
 
 
 def open_to_read_or_exit(config: Config) -> Database:
-    """The database of `config`, its schema left alone; ends the program if it cannot be used."""
+    """Return the database of `config`, its schema left alone; ends the program if it cannot be used."""
     try:
         return open_to_read(config.database_path, SystemClock())
     except (CannotStart, DatabaseFailed) as error:

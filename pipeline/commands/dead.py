@@ -31,7 +31,7 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs on
     name = "age"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The milliseconds; fails with what is wrong."""
+        """Return the milliseconds; fails with what is wrong."""
         try:
             return value if isinstance(value, int) else values.duration_ms(value)
         except InvalidValue as error:
@@ -43,7 +43,7 @@ _SINK = click.Choice([sink.value for sink in SinkName])
 
 
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose rows, the same for every command."""
+    """Return the options that choose rows, the same for every command."""
     for option in (
         click.option("--older", type=Age(), default="0s", help="Only dead letters at least this old, such as 2h."),
         click.option("--reason", default="", help="Only rows with this text in their reason."),
@@ -171,7 +171,7 @@ def _matching(tx: Tx, filters: list[DeadFilter]) -> list[DeadRow]:
 
 
 def _value(row: DeadRow) -> dict[str, object]:
-    """The row for scripts."""
+    """Return the row for scripts."""
     when = datetime.fromtimestamp(row.buried_at / 1000, UTC)
     return {
         "queue": row.queue.value, "number": row.seq, "event": row.event_id.hex(), "claims": row.claims,

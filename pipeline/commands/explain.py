@@ -1,4 +1,4 @@
-"""`event-service explain`: the story of one event."""
+"""`event-service explain`: the trace of one event."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ class EventId(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
     name = "event id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The 32 bytes; fails with what is wrong."""
+        """Return the 32 bytes; fails with what is wrong."""
         try:
             return value if isinstance(value, bytes) else parse_event_id(value)
         except InvalidEncoding as error:

@@ -37,7 +37,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]  # generic in the stub
     name = "address"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The address as it is written, with a scheme; fails with what is wrong."""
+        """Return the address as it is written, with a scheme; fails with what is wrong."""
         try:
             return parse_address(value).spelling
         except InvalidAddress as error:
@@ -155,7 +155,7 @@ def _record(database: Database, address: str) -> RelayRecord:
 
 
 def _gap_lines(missing: list[OpenGap]) -> str | None:
-    """The open gaps, a line each, the largest number of one reason first."""
+    """Return the open gaps, a line each, the largest number of one reason first."""
     reasons = Counter(gap.reason for gap in missing)
     lines = [f"{len(missing):,} open"] if missing else []
     for reason, _ in reasons.most_common():
@@ -184,7 +184,7 @@ def _line(record: RelayRecord) -> str:
 
 
 def _value(record: RelayRecord) -> dict[str, Any]:
-    """The record for people and scripts: times as text."""
+    """Return the record for people and scripts: times as text."""
     times = ("first_seen", "last_seen", "crawled_since", "state_since", "novel_at", "next_dial_at", "seen_up_at",
              "forged_at", "paced_at")  # fmt: skip
     value = asdict(record)

@@ -97,7 +97,7 @@ def _unknown_settings() -> list[Diagnosis]:
 
 
 def as_value(seen: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
-    """The status for scripts."""
+    """Return the status for scripts."""
     return {
         "troubles": [asdict(each) for each in found],
         "stages": [asdict(stage) for stage in seen.stages],
@@ -116,7 +116,7 @@ def as_value(seen: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
 
 
 def as_text(seen: Snapshot, found: list[Diagnosis]) -> str:
-    """The status for a person."""
+    """Return the status for a person."""
     lines = [line for each in found for line in _lines(each)] or ["all is well"]
     lines += ["", *(_stage(stage) for stage in seen.stages), ""]
     for queue in seen.queues:

@@ -18,7 +18,7 @@ class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the st
     name = "public key"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        """The 32 bytes of the key; fails with what is wrong."""
+        """Return the 32 bytes of the key; fails with what is wrong."""
         try:
             return parse_public_key(value)
         except InvalidEncoding as error:

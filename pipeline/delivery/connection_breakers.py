@@ -45,7 +45,7 @@ class Breakers:
             each.was_passed = each.was_passed or size < each.size
 
     def on_broken(self, event_id: bytes, size: int, now: float) -> bool:
-        """The connection broke while this message was under way alone; return True if that is for its size."""
+        """Return the connection broke while this message was under way alone; return True if that is for its size."""
         known = self._breakers.get(event_id)
         if known is None:
             if len(self._breakers) >= _MAX_BREAKERS:

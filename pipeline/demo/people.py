@@ -33,7 +33,7 @@ class Person:
 
     @classmethod
     def made_by(cls, rng: random.Random, name: str) -> "Person":
-        """A person with a new key."""
+        """Return a person with a new key."""
         secret = rng.randbytes(32)
         return cls(name, secret, public_key(secret))
 
@@ -60,13 +60,13 @@ class People:
             yield self.contact_list(user, now)
 
     def contact_list(self, user: Person, now: int) -> Event:
-        """A new list of whom `user` follows: most of the friends."""
+        """Return a new list of whom `user` follows: most of the friends."""
         followed = self._rng.sample(self.friends, k=self._rng.randint(FRIENDS // 2, FRIENDS - 1))
         tags = [["p", friend.key.hex()] for friend in followed]
         return sign(user.secret, created_at=now, kind=kinds.CONTACTS, tags=tags, content="")
 
     def registration(self, user: Person, now: int) -> Event:
-        """What `user` registers with."""
+        """Return what `user` registers with."""
         content = json.dumps({"relays": [{"address": self._relay}]})
         return sign(user.secret, created_at=now, kind=kinds.REGISTRATION, tags=[], content=content)
 

@@ -24,7 +24,7 @@ class DemoFailed(EventServiceError):
 
 
 def settings(env: Mapping[str, str], folder: Path, relay: str, port: int) -> dict[str, str]:
-    """The child's environment: ours without any setting of the service, and those that make it a demo."""
+    """Return the child's environment: ours without any setting of the service, and those that make it a demo."""
     inherited = {name: value for name, value in env.items() if not name.startswith(_PREFIX) and name not in _OUR_OWN}
     return inherited | {
         "EVENTS_ENVIRONMENT": "DEVELOPMENT",

@@ -142,7 +142,7 @@ class _Tail:
         self._offset = 0
 
     def new_ids(self) -> list[str]:
-        """Those of the lines that came since the last call."""
+        """Return those of the lines that came since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:

@@ -165,7 +165,7 @@ class GoImporter:
         return target.add_relay(tx, url, self._clock.now_ms())
 
     def _contacts(self, row: GoContactList, tally: ImportTally) -> ImportedContacts:
-        """A list with its time, if its own event is still there; else whom it followed, without one."""
+        """Return a list with its time, if its own event is still there; else whom it followed, without one."""
         follower = _binary(row.follower, "its follower is no public key")
         event = self._own_list(row, follower)
         if event is not None:
@@ -181,7 +181,7 @@ class GoImporter:
         return ImportedContacts(follower, followees, None, None)
 
     def _own_list(self, row: GoContactList, follower: bytes) -> Event | None:
-        """The event that the list is said to come from, if it does.
+        """Return the event that the list is said to come from, if it does.
 
         Its own tags count then, not the followees beside it, which may be those of another list: what follows from a
         signed event cannot be wrong for longer than until a newer one comes.
@@ -230,7 +230,7 @@ class GoImporter:
         return bool(inbox.append(tx, [item]))
 
     def _past_ms(self, seconds: object) -> int:
-        """A time in seconds as ms; now for what is no time, or not in the past."""
+        """Return a time in seconds as ms; now for what is no time, or not in the past."""
         now = self._clock.now_ms()
         return min(seconds * 1000, now) if type(seconds) is int and seconds > 0 else now
 
@@ -264,7 +264,7 @@ def _binary(text: bytes | None, why_not: str) -> bytes:
 
 
 def _binary_or_none(text: bytes | None) -> bytes | None:
-    """The 32 bytes of 64 hexadecimal digits in either case."""
+    """Return the 32 bytes of 64 hexadecimal digits in either case."""
     if text is None or len(text) != 64:
         return None
     try:

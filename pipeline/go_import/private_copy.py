@@ -53,7 +53,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, source: Path) -> "Fingerprint":
-        """The state of `source` now."""
+        """Return the state of `source` now."""
         return cls(tuple(_stat(source.with_name(source.name + suffix)) for suffix in ("", "-wal", "-journal")))
 
 
@@ -84,7 +84,7 @@ def copy(source: Path, target: Path, clock: Clock, progress: Progress) -> Finger
 
 
 def _attempt(source: Path, target: Path, clock: Clock, progress: Progress) -> Fingerprint | None:
-    """One copy; `None` if the source changed under it."""
+    """Return one copy; `None` if the source changed under it."""
     with _held_still(source, clock) as database:
         before, fingerprint = _witness(source), Fingerprint.of(source)
         for suffix in ("-wal", "-journal"):

@@ -170,7 +170,7 @@ class GoDatabase:
             execute(statement)
 
     def counts(self) -> GoCounts:
-        """What there is to import."""
+        """Return what there is to import."""
         statements = (COUNT_DONE, COUNT_RELAYS, COUNT_CONTACT_LISTS, COUNT_USERS, COUNT_WAITING)
         return GoCounts(*(int(self._connection.execute(statement).get) for statement in statements))
 
@@ -198,7 +198,7 @@ class GoDatabase:
             yield GoWaiting(event_id, bool(exists), payload, saved_at)
 
     def _pages(self, statement: str) -> Iterator[Row]:
-        """The rows of a statement that takes a number to go on after and a limit."""
+        """Yield the rows of a statement that takes a number to go on after and a limit."""
         after = -(1 << 63)
         while True:
             rows = self._rows(statement, (after, _PAGE))

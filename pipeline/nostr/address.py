@@ -139,7 +139,7 @@ _OVERLAYS: Final = {"onion": Network.ONION, "i2p": Network.I2P, "loki": Network.
 
 
 def split_addresses(text: str) -> list[str]:
-    """The parts of `text` that may each be an address, in order, the first `MAX_PARTS` of them.
+    """Return the parts of `text` that may each be an address, in order, the first `MAX_PARTS` of them.
 
     A text longer than `MAX_JOINED_LENGTH` holds none.
     """
@@ -152,7 +152,7 @@ def split_addresses(text: str) -> list[str]:
 
 
 def parse_address(text: str) -> RelayAddress:
-    """The canonical address of the one relay that `text` names. Raises `InvalidAddress` and nothing else.
+    """Return the canonical address of the one relay that `text` names. Raises `InvalidAddress` and nothing else.
 
     `parse_address(address.url) == address` for every address that it returns. Addresses recur, so that many are
     remembered.
@@ -226,7 +226,7 @@ def _trim(text: str) -> str:
 
 
 def _split_scheme(text: str) -> tuple[str | None, str]:
-    """The scheme's word in lowercase, `None` where there is none, and what follows it."""
+    """Return the scheme's word in lowercase, `None` where there is none, and what follows it."""
     word, separator, rest = text.partition("://")
     if not separator:
         return None, text
@@ -289,7 +289,7 @@ def _ascii_host(name: str) -> str:
 
 
 def _ascii_label(label: str) -> str:
-    """The label as the domain name system has it: by IDNA 2008, and what that refuses, as emoji, by IDNA 2003."""
+    """Return the label as the domain name system has it: by IDNA 2008, and emoji and the like by IDNA 2003."""
     try:
         return idna.encode(label, uts46=True).decode("ascii")
     except idna.IDNAError:

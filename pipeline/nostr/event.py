@@ -81,7 +81,7 @@ class Event:
         return f"<Event {self.id.hex()} kind {self.kind}>"
 
     def to_json(self) -> bytes:
-        """The seven fields of NIP-01 as compact JSON; equal events give equal bytes."""
+        """Return the seven fields of NIP-01 as compact JSON; equal events give equal bytes."""
         return json_text.encode(
             {
                 "id": self.id.hex(),
@@ -105,7 +105,7 @@ def event_from_json(raw: bytes) -> Event:
 
 
 def event_from_stored(raw: bytes) -> Event:
-    """The event whose `to_json` is `raw`, at a third of the cost of reading a stranger's.
+    """Return the event whose `to_json` is `raw`, at a third of the cost of reading a stranger's.
 
     Nothing is checked that `raw` has by its origin; what no `to_json` wrote raises `InvalidEvent`, as far as it shows.
     """
@@ -155,7 +155,7 @@ def parse_event(value: object) -> Event:
 
 
 def canonical(event: Event) -> bytes:
-    """The bytes whose SHA-256 is the event's id, as every common implementation writes them.
+    """Return the bytes whose SHA-256 is the event's id, as every common implementation writes them.
 
     NIP-01 is silent on control characters without a short escape; all write them as lowercase `\\u00xx`.
     """
@@ -163,7 +163,7 @@ def canonical(event: Event) -> bytes:
 
 
 def event_id(event: Event) -> bytes:
-    """The id that the event ought to have: SHA-256 of `canonical(event)`."""
+    """Return the id that the event ought to have: SHA-256 of `canonical(event)`."""
     return sha256(canonical(event)).digest()
 
 
@@ -190,7 +190,7 @@ def is_signature(sig: bytes, message: bytes, pubkey: bytes) -> bool:
 
 
 def public_key(secret: bytes) -> bytes:
-    """The 32-byte public key of a 32-byte secret key. Raises `ValueError` for one that is out of range."""
+    """Return the 32-byte public key of a 32-byte secret key. Raises `ValueError` for one that is out of range."""
     if len(secret) != 32:
         raise ValueError("a secret key has 32 bytes")
     key: bytes = coincurve.PublicKeyXOnly.from_secret(secret).format()
@@ -198,7 +198,7 @@ def public_key(secret: bytes) -> bytes:
 
 
 def sign(secret: bytes, *, created_at: int, kind: int, tags: Sequence[Sequence[str]], content: str) -> Event:
-    """A valid event by the owner of `secret`; the same arguments give the same event."""
+    """Return a valid event by the owner of `secret`; the same arguments give the same event."""
     unsigned = Event(b"", public_key(secret), created_at, kind, tags, content, b"")
     digest = event_id(unsigned)
     sig: bytes = coincurve.PrivateKey(secret).sign_schnorr(digest, aux_randomness=bytes(32))
@@ -206,7 +206,7 @@ def sign(secret: bytes, *, created_at: int, kind: int, tags: Sequence[Sequence[s
 
 
 def _binary(text: object, length: int, reason: Reason) -> bytes:
-    """The bytes of lowercase hexadecimal; `bytes.fromhex` alone would accept capitals and blanks."""
+    """Return the bytes of lowercase hexadecimal; `bytes.fromhex` alone would accept capitals and blanks."""
     if type(text) is str and len(text) == 2 * length:
         try:
             data = bytes.fromhex(text)

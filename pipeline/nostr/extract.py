@@ -54,7 +54,7 @@ class Candidate:
 
 
 def contacts(event: Event) -> list[bytes]:
-    """The distinct keys, 32 bytes each, that a contact list (kind 3) follows, in its order; `[]` for another kind.
+    """Return the distinct keys, 32 bytes each, in a contact list (kind 3), in its order; `[]` for another kind.
 
     Only 64 lowercase hexadecimal digits are a key (NIP-01); a malformed `p` tag costs itself alone.
     """
@@ -66,7 +66,7 @@ def contacts(event: Event) -> list[bytes]:
 
 
 def relay_candidates(event: Event) -> list[Candidate]:
-    """The relays that `event` names, each once, at most `MAX_CANDIDATES`; statements about relays come before hints.
+    """Return the relays that `event` names, each once, at most `MAX_CANDIDATES`; statements come before hints.
 
     Private addresses are among them (see `RelayAddress.is_private`); relays that the author blocks are not.
     """
@@ -84,13 +84,13 @@ def relay_candidates(event: Event) -> list[Candidate]:
 
 
 def _merge(known: MentionSource, new: MentionSource) -> MentionSource:
-    """The source of a relay that is named twice: the first, but read and write together make both."""
+    """Return the source of a relay that is named twice: the first, but read and write together make both."""
     both = known is not new and known in _RELAY_LIST_SOURCES and new in _RELAY_LIST_SOURCES
     return MentionSource.RELAY_LIST if both else known
 
 
 def _texts(event: Event) -> Iterator[tuple[str, MentionSource]]:
-    """What may be an address of a relay, one at a time."""
+    """Yield what may be an address of a relay, one at a time."""
     for text, source in dict.fromkeys(_statements(event)):
         # What stands beside a reference or links to a page is a relay only where it says so.
         explicit_only = source in (MentionSource.HINT, MentionSource.LINK)
@@ -132,7 +132,7 @@ def _relay_list_source(markers: list[str]) -> MentionSource:
 
 
 def _content_relays(content: str) -> Iterator[str]:
-    """The addresses in a contact list's content: `{"wss://…": {…}}`, `[["wss://…", …]]` or `["wss://…"]`."""
+    """Yield the addresses in a contact list's content: `{"wss://…": {…}}`, `[["wss://…", …]]` or `["wss://…"]`."""
     if not content.startswith(("{", "[")) or len(content) > MAX_CONTENT_LENGTH:
         return
     try:

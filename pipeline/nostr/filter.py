@@ -60,7 +60,7 @@ class Filter:
         )
 
     def to_value(self) -> dict[str, Any]:
-        """The filter as a JSON value whose members and lists have a fixed order."""
+        """Return the filter as a JSON value whose members and lists have a fixed order."""
         value: dict[str, Any] = {}
         if self.ids is not None:
             value["ids"] = sorted(item.hex() for item in self.ids)
@@ -78,7 +78,7 @@ class Filter:
         return sorted(values, key=lambda value: (value in self.last, value))
 
     def encode(self) -> bytes:
-        """The filter as JSON; equal filters give equal bytes."""
+        """Return the filter as JSON; equal filters give equal bytes."""
         return json_text.encode(self.to_value())
 
 

@@ -45,7 +45,7 @@ class InvalidEventMessage(InvalidEvent):
 
 
 def parse_frame(raw: bytes) -> list[Any]:
-    """The elements of a frame, the first of them text. Raises `InvalidMessage`."""
+    """Return the elements of a frame, the first of them text. Raises `InvalidMessage`."""
     try:
         frame = json_text.decode(raw)
     except json_text.NotJson:
@@ -56,7 +56,7 @@ def parse_frame(raw: bytes) -> list[Any]:
 
 
 def event_at(frame: list[Any], index: int, subscription: str) -> Event:
-    """The event among the elements. Raises `InvalidEventMessage`."""
+    """Return the event among the elements. Raises `InvalidEventMessage`."""
     value = frame[index] if len(frame) > index else None
     try:
         return parse_event(value)
@@ -65,7 +65,7 @@ def event_at(frame: list[Any], index: int, subscription: str) -> Event:
 
 
 def text_at(frame: list[Any], index: int, fault: MessageFault) -> str:
-    """The text among the elements. Raises `InvalidMessage` with `fault` if it is missing or no text."""
+    """Return the text among the elements. Raises `InvalidMessage` with `fault` if it is missing or no text."""
     text = frame[index] if len(frame) > index else None
     if type(text) is not str:
         raise InvalidMessage(fault)
@@ -73,7 +73,7 @@ def text_at(frame: list[Any], index: int, fault: MessageFault) -> str:
 
 
 def id_and_time(value: object) -> tuple[int | None, bytes | None]:
-    """The `created_at` and id of what should be an event, as far as these two are well-formed."""
+    """Return the `created_at` and id of what should be an event, as far as these two are well-formed."""
     if type(value) is not dict:
         return None, None
     created_at = value.get("created_at")
@@ -83,7 +83,7 @@ def id_and_time(value: object) -> tuple[int | None, bytes | None]:
 
 
 def bytes_32(text: object) -> bytes | None:
-    """The bytes of 64 hexadecimal digits in either case, or None."""
+    """Return the bytes of 64 hexadecimal digits in either case, or None."""
     if type(text) is str and len(text) == 64:
         try:
             data = bytes.fromhex(text)

@@ -31,7 +31,7 @@ class NotJson(EventServiceError):
 
 
 def decode(raw: bytes) -> Any:
-    """The value of a JSON text in UTF-8. Raises `NotJson` and nothing else.
+    """Return the value of a JSON text in UTF-8. Raises `NotJson` and nothing else.
 
     Of equal keys in one object the last counts. A byte order mark, NaN, Infinity and nesting deeper than about a
     thousand levels are refused, and numbers beyond the range of floats. An integer outside of 64 bits becomes a float.

@@ -58,7 +58,7 @@ class ItemSet:
 
     @classmethod
     def of_keys(cls, keys: Iterable[bytes]) -> "ItemSet":
-        """The items with these keys, each of which `item_key` gave; the keys are shared, not copied."""
+        """Return the items with these keys, each of which `item_key` gave; the keys are shared, not copied."""
         made = cls(())
         made._sum_up(sorted(set(keys)))
         return made
@@ -67,7 +67,7 @@ class ItemSet:
         return len(self._keys)
 
     def between(self, since: int, until: int) -> "ItemSet":
-        """The items with `since <= created_at <= until`, as in a filter; neither is negative."""
+        """Return the items with `since <= created_at <= until`, as in a filter; neither is negative."""
         lower = bisect_left(self._keys, since.to_bytes(TIME_SIZE, "big"))
         upper = bisect_left(self._keys, (until + 1).to_bytes(TIME_SIZE, "big"))
         first, last = bisect_right(self._starts, lower), bisect_left(self._starts, upper)
@@ -79,7 +79,7 @@ class ItemSet:
         )
 
     def holding_back(self, most: int) -> tuple["ItemSet", set[bytes]]:
-        """All but up to `most` items, spread evenly, and the ids of these."""
+        """Return all but up to `most` items, spread evenly, and the ids of these."""
         step = max(1, len(self._keys) // most)
         held_back = range(step // 2, len(self._keys), step)[:most]
         keys, starts, sums = self._keys.copy(), list[int](), list[int]()
@@ -95,19 +95,19 @@ class ItemSet:
         return self._part(keys, starts, sums), {self._keys[index][TIME_SIZE:] for index in held_back}
 
     def index(self, bound: bytes, lower: int) -> int:
-        """The index of the first item from `lower` on that is not below `bound`."""
+        """Return the index of the first item from `lower` on that is not below `bound`."""
         return bisect_left(self._keys, bound, lower)
 
     def key(self, index: int) -> bytes:
-        """The item at `index` in the form of a bound."""
+        """Return the item at `index` in the form of a bound."""
         return self._keys[index]
 
     def ids(self, lower: int, upper: int) -> list[bytes]:
-        """The ids of the items from index `lower` up to `upper`."""
+        """Return the ids of the items from index `lower` up to `upper`."""
         return [key[TIME_SIZE:] for key in self._keys[lower:upper]]
 
     def fingerprint(self, lower: int, upper: int) -> bytes:
-        """The protocol's 16-byte fingerprint of the items from index `lower` up to `upper`."""
+        """Return the protocol's 16-byte fingerprint of the items from index `lower` up to `upper`."""
         total = self._sum_before(upper) - self._sum_before(lower)
         summed = (total % 2**256).to_bytes(ID_SIZE, "little")
         return sha256(summed + encode_varint(upper - lower)).digest()[:FINGERPRINT_SIZE]
@@ -130,7 +130,7 @@ class ItemSet:
 
 
 def item_key(created_at: int, event_id: bytes) -> bytes:
-    """The form of an item that sorts as the protocol wants."""
+    """Return the form of an item that sorts as the protocol wants."""
     return created_at.to_bytes(TIME_SIZE, "big") + event_id
 
 
@@ -160,7 +160,7 @@ class Reconciliation:
         self._max_need = max_need
 
     def open(self) -> bytes:
-        """The message for NEG-OPEN."""
+        """Return the message for NEG-OPEN."""
         writer = Writer()
         if len(self._items) < _FEW:
             writer.id_list(INFINITY, self._items.ids(0, len(self._items)))
@@ -233,6 +233,6 @@ class Reconciliation:
 
 
 def _shortest_bound(before: bytes, after: bytes) -> bytes:
-    """The shortest bound that is above one item and not above the next."""
+    """Return the shortest bound that is above one item and not above the next."""
     common = next(index for index, (one, other) in enumerate(zip(before, after, strict=True)) if one != other)
     return after[: max(common + 1, TIME_SIZE)]

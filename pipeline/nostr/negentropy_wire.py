@@ -88,7 +88,7 @@ class Reader:
         return self._position == len(self._data)
 
     def range_head(self, lower_bound: bytes) -> tuple[bytes, Mode]:
-        """A range's upper bound, which is not below `lower_bound`, and its mode."""
+        """Return a range's upper bound, which is not below `lower_bound`, and its mode."""
         self._ranges += 1
         if self._ranges > MAX_RANGES:
             raise InvalidNegentropy(NegentropyFault.LENGTH)
@@ -102,11 +102,11 @@ class Reader:
             raise InvalidNegentropy(NegentropyFault.MODE) from None
 
     def fingerprint(self) -> bytes:
-        """What a range of mode FINGERPRINT brings."""
+        """Return what a range of mode FINGERPRINT brings."""
         return self._take(FINGERPRINT_SIZE)
 
     def ids(self) -> set[bytes]:
-        """What a range of mode ID_LIST brings."""
+        """Return what a range of mode ID_LIST brings."""
         count = self._varint()
         data = self._take(count * ID_SIZE)
         return {data[start : start + ID_SIZE] for start in range(0, len(data), ID_SIZE)}
@@ -160,7 +160,7 @@ class Writer:
         self.data += encode_varint(len(ids)) + b"".join(ids)
 
     def mark(self) -> tuple[int, int]:
-        """The present state, for `reset`."""
+        """Return the present state, for `reset`."""
         return len(self.data), self._time
 
     def reset(self, mark: tuple[int, int]) -> None:

@@ -26,7 +26,7 @@ def encode_npub(public_key: bytes) -> str:
 
 
 def decode_npub(text: str) -> bytes:
-    """The 32-byte public key of an `npub1…`. Raises `InvalidEncoding`."""
+    """Return the 32-byte public key of an `npub1…`. Raises `InvalidEncoding`."""
     return _decode("npub", text)
 
 
@@ -36,7 +36,7 @@ def encode_nsec(secret: bytes) -> str:
 
 
 def decode_nsec(text: str) -> bytes:
-    """The 32-byte secret key of an `nsec1…`. Raises `InvalidEncoding`."""
+    """Return the 32-byte secret key of an `nsec1…`. Raises `InvalidEncoding`."""
     return _decode("nsec", text)
 
 
@@ -46,12 +46,12 @@ def encode_note(event_id: bytes) -> str:
 
 
 def decode_note(text: str) -> bytes:
-    """The 32-byte event id of a `note1…`. Raises `InvalidEncoding`."""
+    """Return the 32-byte event id of a `note1…`. Raises `InvalidEncoding`."""
     return _decode("note", text)
 
 
 def parse_public_key(text: str) -> bytes:
-    """A public key, 32 bytes, from 64 hexadecimal digits in either case or from `npub1…`. Raises `InvalidEncoding`.
+    """Return a public key, 32 bytes, from 64 hexadecimal digits in either case or `npub1…`. Raises `InvalidEncoding`.
 
     Surrounding blanks are ignored. Whether the key is a point on the curve is not checked.
     """
@@ -64,8 +64,10 @@ def parse_public_key(text: str) -> bytes:
 
 
 def parse_event_id(text: str) -> bytes:
-    """An event's id, 32 bytes, from 64 hexadecimal digits in either case, `note1…` or `nevent1…`, also after `nostr:`
-    (NIP-21). Raises `InvalidEncoding`."""
+    """Return an event's id, 32 bytes, from 64 hexadecimal digits in either case, `note1…` or `nevent1…`.
+
+    `nostr:` may stand before it (NIP-21). Raises `InvalidEncoding`.
+    """
     text = text.strip().removeprefix("nostr:")
     if _HEX64.fullmatch(text):
         return bytes.fromhex(text)
@@ -95,7 +97,7 @@ def _decode(prefix: str, text: str) -> bytes:
 
 
 def _event_of(text: str) -> bytes:
-    """The id in an `nevent1…`: records of type, length and value, of which that of type 0 is the id."""
+    """Return the id in an `nevent1…`: records of type, length and value, of which that of type 0 is the id."""
     if len(text) > _MAX_NEVENT_LENGTH or (text != text.lower() and text != text.upper()):
         raise InvalidEncoding(f"it is no nevent1… of at most {_MAX_NEVENT_LENGTH} characters in one case")
     data, spare = _decode_words("nevent", text.lower().removeprefix("nevent1"))
@@ -110,7 +112,7 @@ def _event_of(text: str) -> bytes:
 
 
 def _decode_words(prefix: str, text: str) -> tuple[bytes, int]:
-    """The bytes that the characters after `prefix` and its `1` stand for, and what is left of the last group."""
+    """Return the bytes that the characters after `prefix` and its `1` stand for, and what is left of the last group."""
     try:
         values = [_VALUES[character] for character in text]
     except KeyError:

@@ -51,7 +51,7 @@ class NoticeType(StrEnum):
 
 
 def reason_prefix(reason: str) -> str:
-    """The prefix of a CLOSED, OK or NEG-ERR reason, one of `PREFIXES` in lowercase, or "" without one.
+    """Return the prefix of a CLOSED, OK or NEG-ERR reason, one of `PREFIXES` in lowercase, or "" without one.
 
     strfry puts `ERROR: ` before everything, so the word behind it counts, and `error` only if there is none.
     """
@@ -64,7 +64,7 @@ def reason_prefix(reason: str) -> str:
 
 
 def classify_notice(text: str) -> NoticeType:
-    """The sense of a notice's text, whatever its case; of several the first in the order of `NoticeType`."""
+    """Return the sense of a notice's text, whatever its case; of several the first in the order of `NoticeType`."""
     text = text.strip().lower()
     return next((kind for kind, holds in _NOTICES if holds(text)), NoticeType.UNKNOWN)
 

@@ -24,29 +24,29 @@ class EventVersion(Protocol):
 
 
 def first_values(event: Event, name: str) -> Iterator[str]:
-    """The second element, which relays index, of each tag called `name` that has one, in order."""
+    """Return the second element, which relays index, of each tag called `name` that has one, in order."""
     return (tag[1] for tag in event.tags if tag[0] == name and len(tag) > 1)
 
 
 def public_keys(event: Event) -> set[bytes]:
-    """The distinct well-formed keys, 32 bytes each, that `p` tags name; others are left out."""
+    """Return the distinct well-formed keys, 32 bytes each, that `p` tags name; others are left out."""
     return {bytes.fromhex(value) for value in first_values(event, "p") if _PUBLIC_KEY.fullmatch(value)}
 
 
 def identifier(event: Event) -> str:
-    """The first `d` value, or "" without one: with kind and author the address of an addressable event (NIP-01)."""
+    """Return the first `d` value, or "" without one: with kind and author an addressable event's address (NIP-01)."""
     return next(first_values(event, "d"), "")
 
 
 def coordinate(event: Event) -> str | None:
-    """What `a` tags call the event's address, `kind:pubkey:d`, all its versions; None where every event is its own."""
+    """Return the event's address as in `a` tags, `kind:pubkey:d`, of all versions; None if each event is its own."""
     if is_addressable(event.kind):
         return f"{event.kind}:{event.pubkey.hex()}:{identifier(event)}"
     return f"{event.kind}:{event.pubkey.hex()}:" if is_replaceable(event.kind) else None
 
 
 def expiration(event: Event) -> int | None:
-    """When the event expires, in seconds since 1970 (NIP-40), by its first `expiration` tag; None for never.
+    """Return when the event expires, in seconds since 1970 (NIP-40), by its first `expiration` tag; None for never.
 
     A value that is no whole number below 2**63 is no expiry: a typing error must not lose the event.
     """

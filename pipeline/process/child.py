@@ -33,7 +33,7 @@ _MOST_DOUBLED = 16
 
 
 def launcher(command: Callable[[str, int], Sequence[str]], env: Mapping[str, str], runtime_directory: Path) -> Launch:
-    """What starts `command(stage, index)` in `env`, less what is not for stages."""
+    """Return what starts `command(stage, index)` in `env`, less what is not for stages."""
     stage_env = {name: value for name, value in env.items() if name not in _NOT_FOR_STAGES}
     stage_env["EVENTS_RUNTIME_DIRECTORY"] = str(runtime_directory)
 
@@ -119,7 +119,7 @@ class Child:
         self.restart_at_s = None
 
     def reap(self) -> int | None:
-        """The exit code of a process that has ended (negative: by that signal); None when there is nothing to reap."""
+        """Return the exit code of an ended process (negative: by that signal); None if there is nothing to reap."""
         if self._process is None:
             return None
         code = self._process.poll()

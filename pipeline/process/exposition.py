@@ -51,7 +51,7 @@ class Collector(Protocol):
     """Makes metrics at the moment of a scrape."""
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics with their samples as of now."""
+        """Return the metrics with their samples as of now."""
         ...
 
 
@@ -64,7 +64,7 @@ class Health:
 
 
 def render(runtime_directory: Path, collectors: Sequence[Collector] = (), *, clock: Clock | None = None) -> bytes:
-    """The metrics of all processes and of `collectors` in text format 0.0.4, under the exact names of the contract.
+    """Return the metrics of all processes and of `collectors` in text format 0.0.4, by the names of the contract.
 
     Counters outlive the process that counted; gauges of dead processes are left out.
     """

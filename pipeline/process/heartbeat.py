@@ -185,7 +185,7 @@ class Heartbeat:
 
 
 def read_heartbeats(runtime_directory: Path, clock: Clock) -> list[HeartbeatReading]:
-    """The last word of every process that did not end in good order, sorted by slot name."""
+    """Return the last word of every process that did not end in good order, sorted by slot name."""
     try:
         names = sorted(path.name for path in heartbeats_directory(runtime_directory).iterdir())
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def read_heartbeats(runtime_directory: Path, clock: Clock) -> list[HeartbeatRead
 
 
 def read_heartbeat(runtime_directory: Path, slot_name: str, clock: Clock) -> HeartbeatReading | None:
-    """The last word of the process in `slot_name`; None when there is none."""
+    """Return the last word of the process in `slot_name`; None when there is none."""
     try:
         with (heartbeats_directory(runtime_directory) / slot_name).open("rb") as file:
             data = file.read(_LAYOUT.size + 1)

@@ -35,7 +35,7 @@ class StageHealth:
 
 
 def health_of(reading: HeartbeatReading, clock: Clock) -> StageHealth:
-    """What `reading` says of its process; `since` is its start, last beat or complaint, as it matters."""
+    """Return what `reading` says of its process; `since` is its start, last beat or complaint, as it matters."""
     state, why = _state(reading)
     since: str | None
     if state in (StageState.FAILING, StageState.EXITED) and reading.status:

@@ -94,7 +94,7 @@ def is_held(path: Path) -> bool:
 
 
 def lock_holder(path: Path) -> str:
-    """The process that holds the lock at `path`, as text for an operator."""
+    """Return the process that holds the lock at `path`, as text for an operator."""
     try:
         number = int(path.read_text())
         os.kill(number, 0)
@@ -106,7 +106,7 @@ def lock_holder(path: Path) -> str:
 
 
 def locks_directory(database: Path) -> Path:
-    """Where the locks of all processes that work on `database` lie, made when missing, as accessible as it is.
+    """Return where the locks of all processes that work on `database` lie, made when missing, as accessible as it is.
 
     Raises `CannotStart` when it cannot be made.
     """

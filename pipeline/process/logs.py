@@ -145,7 +145,7 @@ class RateLimitedLogger:
 
 
 def get_logger(name: str) -> Logger:
-    """The logger of one part of the program, such as `relay`; usable before `configure`."""
+    """Return the logger of one part of the program, such as `relay`; usable before `configure`."""
     return Logger(logging.getLogger(f"{_ROOT}.{name}"))
 
 
@@ -182,7 +182,7 @@ def is_journal(stream: TextIO) -> bool:
 
 
 def journal_priority(level: int) -> str:
-    """The mark before a line by which the journal knows its priority (sd-daemon(3))."""
+    """Return the mark before a line by which the journal knows its priority (sd-daemon(3))."""
     number = next((number for least, number in _PRIORITIES if level >= least), _DEBUG_PRIORITY)
     return f"<{number}>"
 

@@ -138,7 +138,7 @@ class Metrics:
         self._define_dials()
 
     def handler(self, name: str, *, success: bool = True) -> HandlerCalls:
-        """The bound metrics of handler `name` for calls that succeeded or failed; keep it."""
+        """Return the bound metrics of handler `name` for calls that succeeded or failed; keep it."""
         labels = (name, "success" if success else "error")
         return HandlerCalls(self.handler_calls.labels(*labels), self.handler_duration.labels(*labels))
 
@@ -282,5 +282,5 @@ class Metrics:
         return Counter(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-        """A gauge that is added up over the living processes; never decreased below what its process added."""
+        """Return a gauge that is added up over the living processes; never decreased below what its process added."""
         return Gauge(name, text, labels, registry=self.registry, multiprocess_mode="livesum")

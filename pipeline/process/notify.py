@@ -23,7 +23,7 @@ class Notifier:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> "Notifier":
-        """What `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` ask of this process."""
+        """Return what `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` ask of this process."""
         address = env.get("NOTIFY_SOCKET", "")
         if not address.startswith(("/", "@")):
             return cls()

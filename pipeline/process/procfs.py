@@ -40,7 +40,7 @@ def holders(path: Path) -> list[int]:
 
 
 def process_use(pid: int) -> ProcessUse | None:
-    """What `pid` uses now; None when there is no such process, or it is hidden from us."""
+    """Return what `pid` uses now; None when there is no such process, or it is hidden from us."""
     fields = _stat_fields(pid)
     if fields is None:
         return None

@@ -30,6 +30,6 @@ class RestartPolicy:
     """A stage that showed life for so long is a healthy one that had an accident."""
 
     def after_exit(self, failures: int, healthy_for_s: float, now_s: float, rng: random.Random) -> Restart:
-        """The restart after an end at `now_s` that followed `failures` others and `healthy_for_s` seconds of life."""
+        """Return the restart after an exit at `now_s` that followed `failures` others and `healthy_for_s` of life."""
         failures = 1 if healthy_for_s >= self.healthy_s else failures + 1
         return Restart(failures, now_s + self.backoff.delay_s(failures, rng))

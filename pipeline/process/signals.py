@@ -35,7 +35,7 @@ class StopRequests:
         self._first_s: float | None = None
 
     def on_signal(self, number: int) -> StopRequest:
-        """What signal `number` asks for, given those before it."""
+        """Return what signal `number` asks for, given those before it."""
         if number not in ASKS_TO_STOP:
             return StopRequest.NOTHING
         now_s = self._clock.monotonic()
@@ -59,11 +59,11 @@ class SignalPipe:
         self._former = {number: signal.signal(number, _ignore) for number in self._numbers}
 
     def fileno(self) -> int:
-        """The descriptor to watch: readable when signals wait."""
+        """Return the descriptor to watch: readable when signals wait."""
         return self._reader
 
     def read(self) -> list[int]:
-        """The signals that have come since the last call, in order; never waits."""
+        """Return the signals that have come since the last call, in order; never waits."""
         with contextlib.suppress(BlockingIOError):
             return [number for number in os.read(self._reader, 4096) if number in self._numbers]
         return []

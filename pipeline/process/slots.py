@@ -89,17 +89,17 @@ def prepare_runtime_directory(path: Path) -> None:
 
 
 def slots_directory(runtime_directory: Path) -> Path:
-    """Where the lock files lie."""
+    """Return where the lock files lie."""
     return runtime_directory / "slots"
 
 
 def heartbeats_directory(runtime_directory: Path) -> Path:
-    """Where the heartbeat files lie, one per slot and named by it."""
+    """Return where the heartbeat files lie, one per slot and named by it."""
     return runtime_directory / "heartbeats"
 
 
 def metrics_directory(runtime_directory: Path) -> Path:
-    """Where the metrics files lie, `TYPE_SLOT.db`."""
+    """Return where the metrics files lie, `TYPE_SLOT.db`."""
     return runtime_directory / "metrics"
 
 
@@ -174,7 +174,7 @@ def _slot_locks(runtime_directory: Path, slot: Slot, database: Path | None) -> l
 
 
 def _take_all(paths: Sequence[Path], database: Path | None) -> list[FileLock] | str:
-    """All locks, or who holds one of them; then none is kept. The first is of the runtime directory."""
+    """Return all locks, or who holds one of them; then none is kept. The first is of the runtime directory."""
     like = None if database is None else owner_of(database)
     taken: list[FileLock] = []
     for path in paths:
@@ -193,7 +193,7 @@ def is_supervised(database: Path) -> bool:
 
 
 def held_indexes(database: Path, stage: str) -> tuple[int, ...]:
-    """The slots of `stage` on `database` that some process holds, in order."""
+    """Return the slots of `stage` on `database` that some process holds, in order."""
     found = [path for path in locks_directory(database).glob(f"{stage}-*.lock") if is_held(path)]
     numbers = [path.stem.removeprefix(f"{stage}-") for path in found]
     return tuple(sorted(int(number) for number in numbers if number.isdecimal()))

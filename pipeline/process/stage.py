@@ -176,7 +176,7 @@ def _in_slot(
 
 
 def shared_memory(database: Path) -> Path:
-    """The file by whose locks processes that use `database` keep out of each other's way."""
+    """Return the file by whose locks processes that use `database` keep out of each other's way."""
     database = database.resolve()
     return database.with_name(database.name + "-shm")
 

@@ -43,7 +43,7 @@ class Stop:
         return self._event.wait(timeout_s)
 
     def fileno(self) -> int:
-        """A descriptor that is readable once this is set, for selectors; owned by this object, never to be read."""
+        """Return a descriptor that is readable once this is set, for selectors; owned by this object, never read."""
         with self._lock:
             if self._descriptor is None:
                 self._descriptor = os.eventfd(int(self._event.is_set()), os.EFD_CLOEXEC | os.EFD_NONBLOCK)

@@ -106,7 +106,7 @@ def _has_room(folder: Path) -> bool:
 
 
 def _reloading(live: "ReloadableConfig | None", published: Path) -> Callable[[], bool] | None:
-    """What to do at SIGHUP; stages follow what was found good, so that a bad file harms no stage that is restarted."""
+    """Return what to do at SIGHUP; stages follow a valid file only, so that a bad one harms no restarted stage."""
     if live is None or live.path is None:
         return None
     live.publish(published)

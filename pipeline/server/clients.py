@@ -35,7 +35,7 @@ class ClientAddress:
 
 
 def peer_of(socket_address: object, proxies: Sequence[IPNetwork] = ()) -> ClientAddress:
-    """The peer at a socket's remote address, as asyncio gives it (`None` when the peer has gone already)."""
+    """Return the peer at a socket's remote address, as asyncio gives it (`None` when the peer has gone already)."""
     host = socket_address[0] if isinstance(socket_address, tuple) and socket_address else ""
     ip = _parse_ip(str(host))
     if ip is None:
@@ -94,7 +94,7 @@ class ConnectionLimiter:
         self._by_client: Counter[str] = Counter()
 
     def enter(self, peer: ClientAddress) -> ConnectionSlot:
-        """A place for a new connection. Raises `Rejected`.
+        """Return a place for a new connection. Raises `Rejected`.
 
         A proxy's counts under whom it speaks for, once known, a near peer's under no client.
         """
@@ -175,7 +175,7 @@ def _is_among(ip: IPAddress, networks: Sequence[IPNetwork]) -> bool:
 
 
 def _without_port(text: str) -> str:
-    """The address out of `1.2.3.4:5`, `[::1]:5` and `fe80::1%eth0`, as some proxies write them."""
+    """Return the address out of `1.2.3.4:5`, `[::1]:5` and `fe80::1%eth0`, as some proxies write them."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

@@ -31,7 +31,7 @@ class StoreCollector:
     now: int
 
     def collect(self) -> Iterable[Metric]:
-        """The gauges, each family once."""
+        """Yield the gauges, each family once."""
         yield from self._relays()
         yield from self._handing_on()
         yield from self._queues()
@@ -91,7 +91,7 @@ class StoreCollector:
         return state, subscriptions, first_seen, backoff, addresses
 
     def _backoffs(self) -> dict[str, int]:
-        """What is left now of each host's backoff."""
+        """Return what is left now of each host's backoff."""
         left: dict[str, int] = {}
         for relay in self.gauges.relays:
             host = _host(relay.address)

@@ -44,7 +44,7 @@ class Guard:
         self.connections: dict[LimitedConnection, None] = {}
 
     def connection_class(self) -> "type[LimitedConnection]":
-        """The class whose connections answer to this guard."""
+        """Return the class whose connections answer to this guard."""
 
         class BoundConnection(LimitedConnection):
             guard = self
@@ -100,7 +100,7 @@ class Guard:
         if index is None:
             return False
         connections[index].abort_with(RejectReason.SILENT)
-        connections[index].give_back()
+        connections[index].release_slot()
         return True
 
     def abort_all(self) -> None:
@@ -164,7 +164,7 @@ class LimitedConnection(ServerConnection):
         if self.slot is not None:
             self.guard.limiter.open_request(self.slot)
 
-    def give_back(self) -> None:
+    def release_slot(self) -> None:
         """Give the place back; may be repeated."""
         if self.slot is not None:
             self.guard.connections.pop(self, None)
@@ -187,7 +187,7 @@ class LimitedConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._forget_unread()
-        self.give_back()
+        self.release_slot()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

@@ -34,7 +34,7 @@ class ErrorLog:
 
 
 def library_logger(errors: ErrorLog) -> logging.Logger:
-    """A logger for the websocket library alone: what it calls an error is noted, and nothing else."""
+    """Return a logger for the websocket library alone: what it calls an error is noted, and nothing else."""
     logger = logging.Logger("websockets", logging.ERROR)
     logger.addHandler(_Forward(errors))
     return logger

@@ -125,7 +125,7 @@ class HealthCheck:
         return Report(tuple(problems), tuple(stages), database)
 
     async def _ask_database(self) -> tuple[str, _Found | None]:
-        """What is wrong with the database, or `ok` and what it says."""
+        """Return what is wrong with the database, or `ok` and what it says."""
         sinks = sinks_of(self._settings())
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):

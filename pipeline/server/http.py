@@ -102,7 +102,7 @@ class Page(Protocol):
     """What a browser is shown at `/`."""
 
     async def answer(self, request: PageRequest) -> Response:
-        """The page as it is now."""
+        """Return the page as it is now."""
         ...
 
 
@@ -128,7 +128,7 @@ class Web:
         self._rates = rates
 
     async def process_request(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The answer to a request, `None` if it may become a websocket."""
+        """Return the answer to a request, `None` if it may become a websocket."""
         assert isinstance(connection, LimitedConnection)
         # Releases of the library before 17 know no methods: they refuse all but GET by themselves.
         method = getattr(request, "method", "GET")
@@ -220,7 +220,7 @@ def _is_from_here(connection: LimitedConnection, request: Request) -> bool:
 
 
 def response(status: HTTPStatus, content_type: str, body: bytes) -> Response:
-    """A complete answer, the last of its connection."""
+    """Return a complete answer, the last of its connection."""
     headers = Headers(
         [
             ("Date", formatdate(usegmt=True)),

@@ -64,7 +64,7 @@ _REGISTRATION_BURST_MIN: Final = 10
 
 
 def limits_of(config: Config) -> ServerLimits:
-    """The bounds as an operator has set them."""
+    """Return the bounds as an operator has set them."""
     rate = config.max_registrations_per_minute
     return replace(
         DEFAULT_LIMITS,

@@ -121,7 +121,7 @@ class Registrations:
         return ACCEPTED
 
     def refuse_malformed(self, reason: str) -> RegistrationVerdict:
-        """The verdict on an event that could not even be read."""
+        """Return the verdict on an event that could not even be read."""
         self._taken.inc()
         return self._refuse(RejectReason.INVALID_EVENT, f"invalid: {reason}")
 

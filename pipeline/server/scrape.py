@@ -39,7 +39,7 @@ class Scrape:
         self._rendering: asyncio.Task[bytes] | None = None
 
     async def text(self) -> bytes:
-        """The metrics in text format 0.0.4."""
+        """Return the metrics in text format 0.0.4."""
         if self._rendering is None or self._rendering.done():
             self._rendering = asyncio.create_task(self._thread.run(self._render))
         # Shielded: a caller that is cancelled must not take the answer from the others.
@@ -49,7 +49,7 @@ class Scrape:
         return exposition.render(self._runtime_directory, self._collectors(database), clock=self._clock)
 
     def _collectors(self, database: Database) -> list[exposition.Collector]:
-        """The gauges of the database; none if it fails, since the processes' own metrics are then needed most."""
+        """Return the gauges of the database; none if it fails, since the processes' metrics are then needed most."""
         began = self._clock.monotonic()
         try:
             with database.read() as tx:

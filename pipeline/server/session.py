@@ -75,7 +75,7 @@ class Sessions:
                 await connection.send(answer)
 
     async def _answer(self, client: str | None, raw: bytes) -> str | None:
-        """The answer to a message, if it wants one. Raises `InvalidMessage`."""
+        """Return the answer to a message, if it wants one. Raises `InvalidMessage`."""
         if (excess := self._bounds.excess(raw)) is not None:
             return encode_notice(self._registrations.refuse_malformed(excess).reason)
         try:

@@ -143,7 +143,7 @@ def _default_runtime_directory(env: Mapping[str, str], database: Path) -> Path:
 
 
 def _credential(env: Mapping[str, str], name: str) -> Path | None:
-    """The file that systemd's `LoadCredential=` made of this name; the units let one that is missing read as `none`."""
+    """Return the file that systemd's `LoadCredential=` made of this name; a missing one reads as `none`."""
     directory = env.get("CREDENTIALS_DIRECTORY", "")
     path = Path(directory) / name
     if not directory or not path.is_file() or path.read_bytes().strip() == _NO_CREDENTIAL:

@@ -21,7 +21,7 @@ class InvalidEnvFile(CannotStart):
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The assignments in `path`, later ones winning. Raises `InvalidEnvFile`."""
+    """Return the assignments in `path`, later ones winning. Raises `InvalidEnvFile`."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
@@ -38,7 +38,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 
 def parse_env(text: str) -> dict[str, str]:
-    """The assignments in `text`. Raises `InvalidEnvFile` that names the first line which is none.
+    """Return the assignments in `text`. Raises `InvalidEnvFile` that names the first line which is none.
 
     As in systemd: blank lines and those that begin with `#` or `;` are passed over; a value may be quoted, in part or
     whole and over several lines; a backslash before a line's end joins the next to it; nothing is expanded.
@@ -75,7 +75,7 @@ class _Scanner:
         return False
 
     def name(self) -> str:
-        """The name before the next equals sign, which is passed."""
+        """Return the name before the next equals sign, which is passed."""
         end = _LINE_END.search(self._text, self._at)
         line = self._text[self._at : len(self._text) if end is None else end.start()]
         name, equals, _ = line.partition("=")
@@ -86,7 +86,7 @@ class _Scanner:
         return name.rstrip(_BLANKS)
 
     def value(self) -> str:
-        """The value up to the end of its line, without the blanks around it."""
+        """Return the value up to the end of its line, without the blanks around it."""
         done, plain, is_plain = "", "", False
         while (character := self._next()) not in _ENDS_LINE:
             if is_plain or character not in _BLANKS + _QUOTES:
@@ -116,7 +116,7 @@ class _Scanner:
         return "".join(parts)
 
     def _next(self) -> str:
-        """The next character, which is passed; empty at the end."""
+        """Return the next character, which is passed; empty at the end."""
         character = self._text[self._at : self._at + 1]
         self._at += len(character)
         return character

@@ -49,7 +49,7 @@ def duration_ms(text: str) -> int:
 
 
 def format_duration(milliseconds: int) -> str:
-    """The shortest text that `duration_ms` reads back as `milliseconds`."""
+    """Return the shortest text that `duration_ms` reads back as `milliseconds`."""
     for unit in ("d", "h", "m", "s"):
         if milliseconds and milliseconds % _MS_PER_UNIT[unit] == 0:
             return f"{milliseconds // _MS_PER_UNIT[unit]}{unit}"
@@ -112,7 +112,7 @@ def ports(text: str) -> frozenset[int]:
 
 
 def format_list(items: Iterable[object]) -> str:
-    """The text that lists are read from."""
+    """Return the text that lists are read from."""
     return ",".join(map(str, items))
 
 
@@ -133,5 +133,5 @@ def host_port(text: str) -> HostPort:
 
 
 def without_user(text: str) -> str:
-    """An address as it may be shown: without the name and password that it may hold."""
+    """Return an address as it may be shown: without the name and password that it may hold."""
     return _USER.sub(r"\1***@", text)

@@ -77,7 +77,7 @@ class Sink(Protocol):
         ...
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
-        """The verdict on each message, on one of them at least. Raises `SinkDown`. The messages are all different."""
+        """Return the verdict on each message, on one at least. Raises `SinkDown`. The messages are all different."""
         ...
 
     def keep_alive(self) -> None:
@@ -102,7 +102,7 @@ class StreamSink(Protocol):
         ...
 
     def heard_at(self) -> float:
-        """When (monotonic s) it last showed that it is there, while something is under way, or recently."""
+        """Return when (monotonic s) it last showed that it is there, while something is under way, or recently."""
         ...
 
     def open(self) -> None:

@@ -119,7 +119,7 @@ class PubsubSink:
         self._client.transport.close()
 
     def _publish(self, messages: Sequence[Message]) -> tuple[str | None, str]:
-        """The status of one call, `None` when all is well, and what the service said."""
+        """Return the status of one call, `None` when all is well, and what the service said."""
         request = PublishRequest.pb()(topic=self._path)
         for message in messages:
             request.messages.add(data=message.payload, attributes=attributes(message))
@@ -141,7 +141,7 @@ class PubsubSink:
 
 
 def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
-    """What there is to say of a topic that exists and may be published to. Raises `SinkDown` if either is not so."""
+    """Return a description of a topic that exists and may be published to. Raises `SinkDown` if either is not so."""
     client = _client(settings)
     try:
         client.get_topic(topic=settings.path, retry=None, timeout=timeout_s)
@@ -162,7 +162,7 @@ def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
 
 
 def attributes(message: Message) -> dict[str, str]:
-    """The attributes of a message. Its uuid comes from the event alone, and so survives whatever happens to us."""
+    """Return the attributes of a message. Its uuid comes from the event alone, and so survives any crash."""
     event: dict[str, Any] = json_text.decode(message.payload)
     found = {
         "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),
@@ -196,7 +196,7 @@ class _Batch:
         return self.verdicts[: last + 1]
 
     def next_part(self) -> Sequence[Message] | None:
-        """What to offer in one call; None when there is nothing left."""
+        """Return what to offer in one call; None when there is nothing left."""
         if not self._parts:
             return None
         if self._doubts.is_down(len(self._messages)) and self._doubted:
@@ -219,7 +219,7 @@ class _Batch:
         self._doubted.clear()
 
     def on_refusal(self) -> bool:
-        """The topic refused the part; return True if it refuses everything."""
+        """Return the topic refused the part; return True if it refuses everything."""
         if len(self._part) > 1:
             # One bad message fails the call for all: halve until it stands alone.
             together = (self._messages[index].event_id for index in self._part)
@@ -262,7 +262,7 @@ def _client(settings: PubsubSettings) -> PublisherClient:
 
 
 def _credentials(path: Path | None) -> Credentials:
-    """What the file at `path` holds, of whatever type, or the machine's own (application default credentials)."""
+    """Return the credentials in the file at `path`, of any type, or the application default credentials."""
     try:
         if path is None:
             found, _ = google.auth.default(scopes=_SCOPES)
@@ -282,6 +282,6 @@ def _credentials(path: Path | None) -> Credentials:
 
 
 def _channel(*arguments: Any, options: Sequence[tuple[str, Any]] = (), **named: Any) -> grpc.Channel:
-    """The channel that the transport makes by default, with a say in how it connects again."""
+    """Return the channel that the transport makes by default, with a say in how it connects again."""
     channel: grpc.Channel = PublisherGrpcTransport.create_channel(*arguments, options=[*options, *_RECONNECT], **named)
     return channel

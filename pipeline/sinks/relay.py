@@ -279,7 +279,7 @@ class RelaySink:
 
 
 def _outcome(verdict: Verdict) -> tuple[str, str]:
-    """What `events_sent_to_relay_counter` calls a verdict: decision and result."""
+    """Return what `events_sent_to_relay_counter` calls a verdict: decision and result."""
     match verdict:
         case Delivered():
             return ("send", "success")
@@ -298,7 +298,7 @@ def _has_expired(message: Message, now_s: int) -> bool:
 
 
 def verdict_on(answer: Ok) -> Verdict:
-    """What an OK means for its event: final answers are told from those worth another try by their prefix."""
+    """Return what an OK means for its event: final answers are told from those worth another try by their prefix."""
     if answer.accepted:
         return DELIVERED
     if answer.prefix in FINAL_PREFIXES:

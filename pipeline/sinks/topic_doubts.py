@@ -54,7 +54,7 @@ class TopicDoubts:
             self._refused_at[event_id] = now
 
     def on_refusal(self, event_id: bytes, now: float) -> bool:
-        """A message was refused alone; return True if it is at fault."""
+        """Return a message was refused alone; return True if it is at fault."""
         with self._lock:
             before = self._refused_at.get(event_id, -math.inf)
             if self._taken_at is not None and before <= self._taken_at and now - before <= WITHIN_S:

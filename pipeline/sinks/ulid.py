@@ -9,7 +9,7 @@ _TIME_BITS: Final = 48
 
 
 def ulid(time_ms: int, entropy: bytes) -> str:
-    """The ULID of a time and ten bytes; the same for the same arguments."""
+    """Return the ULID of a time and ten bytes; the same for the same arguments."""
     assert len(entropy) == 10, "a ULID holds 80 bits beside its time"
     number = (time_ms & ((1 << _TIME_BITS) - 1)) << 80 | int.from_bytes(entropy)
     return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

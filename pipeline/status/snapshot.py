@@ -82,14 +82,14 @@ class Snapshot:
 
 
 def sinks_of(config: Config) -> tuple[SinkName, ...]:
-    """The sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
+    """Return the sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
     pubsub = (SinkName.PUBSUB,) if config.sink.kind is not SinkKind.NONE else ()
     relay = (SinkName.RELAY,) if config.target_relay is not None else ()
     return (*pubsub, *relay)
 
 
 def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
-    """The service as it is; each part is read by itself, so that they may be milliseconds apart."""
+    """Return the service as it is; each part is read by itself, so that they may be milliseconds apart."""
     with database.read() as tx:
         seen = gauges.read(tx, max_relays=0)
         now = clock.now_ms()
@@ -147,7 +147,7 @@ def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus
 
 
 def _summed(counters: list[Counted], name: str, *labels: str) -> dict[tuple[str, str], int]:
-    """The counters of `name` by the values of two labels, added up over processes, the largest first."""
+    """Return the counters of `name` by the values of two labels, added up over processes, the largest first."""
     found: Counter[tuple[str, str]] = Counter()
     for each in counters:
         if each.name == name and each.value:

@@ -21,7 +21,7 @@ class Authors:
         self._known: dict[bytes, int] = {}
 
     def intern(self, tx: Tx, public_key: bytes) -> int:
-        """The number of `public_key` (32 bytes), given to it now if it has none. Call `forget` if `tx` rolls back."""
+        """Return the number of `public_key` (32 bytes), a new one if it has none. Call `forget` if `tx` rolls back."""
         number = self._known.get(public_key)
         if number is None:
             number = find(tx, public_key) or int(tx.execute(ADD, (public_key,)).get)
@@ -31,7 +31,7 @@ class Authors:
         return number
 
     def intern_all(self, tx: Tx, public_keys: Iterable[bytes]) -> set[int]:
-        """The numbers of several keys."""
+        """Return the numbers of several keys."""
         return {self.intern(tx, public_key) for public_key in public_keys}
 
     def forget(self) -> None:
@@ -40,7 +40,7 @@ class Authors:
 
 
 def find(tx: Tx, public_key: bytes) -> int | None:
-    """The number of `public_key`, `None` if it was never met."""
+    """Return the number of `public_key`, `None` if it was never met."""
     row = tx.execute(FIND, (public_key,)).fetchone()
     return None if row is None else int(row[0])
 

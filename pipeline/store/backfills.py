@@ -72,7 +72,7 @@ def add(tx: Tx, since: int, until: int, authors: Iterable[bytes], relays: Iterab
 
 
 def every(tx: Tx) -> list[Backfill]:
-    """All jobs, the oldest first."""
+    """Return all jobs, the oldest first."""
     return [
         Backfill(job, since, until, _keys(keys), at, bool(gone))
         for job, since, until, keys, at, gone in tx.execute(ALL)
@@ -110,7 +110,7 @@ def progress(tx: Tx, job: int) -> list[BackfillProgress]:
 
 
 def connected(tx: Tx) -> dict[int, str]:
-    """The relays that crawlers are connected to, and their addresses."""
+    """Return the relays that crawlers are connected to, and their addresses."""
     return {int(relay): str(address) for relay, address in tx.execute(CONNECTED)}
 
 

@@ -103,7 +103,7 @@ def followees(tx: Tx, follower: int) -> set[int]:
 
 
 def counts(tx: Tx, public_key: bytes) -> Counts:
-    """The counts of `public_key`; zeros for a key that was never met."""
+    """Return the counts of `public_key`; zeros for a key that was never met."""
     author = authors.find(tx, public_key)
     if author is None:
         return Counts(0, 0)

@@ -37,5 +37,5 @@ def advance(tx: Tx, cursors: Iterable[Cursor], latest: int) -> None:
 
 
 def of_relay(tx: Tx, relay: int) -> list[Cursor]:
-    """Every cursor of a relay."""
+    """Return every cursor of a relay."""
     return [Cursor(*row) for row in tx.execute(OF_RELAY, (relay,))]

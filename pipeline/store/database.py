@@ -181,7 +181,7 @@ class Database:
             self._connection.execute("ROLLBACK")
 
     def data_version(self) -> int:
-        """A number that changes whenever another connection has committed (2 µs)."""
+        """Return a number that changes whenever another connection has committed (2 µs)."""
         return int(self._connection.pragma("data_version"))
 
     def checkpoint(self) -> None:
@@ -242,7 +242,7 @@ class Database:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells the file at `path` from any other (2 µs); `None` when there is none."""
+    """Return what tells the file at `path` from any other (2 µs); `None` when there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116  (half the time of `Path.stat`, at every transaction)
     except OSError:
@@ -251,7 +251,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def wal_bytes(path: Path) -> int:
-    """The size of the write-ahead log beside `path`; 0 when there is none."""
+    """Return the size of the write-ahead log beside `path`; 0 when there is none."""
     try:
         return path.with_name(path.name + "-wal").stat().st_size
     except FileNotFoundError:
@@ -329,7 +329,7 @@ _NO_ROOM_BYTES = 256 << 10
 
 
 def _failure(path: Path, what: str, error: apsw.Error) -> DatabaseFailed:
-    """What to raise for an error of the database's surroundings."""
+    """Return what to raise for an error of the database's surroundings."""
     is_full = isinstance(error, apsw.FullError)
     if is_full or (isinstance(error, apsw.IOError) and _free_bytes(path) < _NO_ROOM_BYTES):
         return DiskFull(f"disk is full: the database {path} cannot be {what}")

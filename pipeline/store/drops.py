@@ -45,6 +45,6 @@ def append(tx: Tx, drops: Sequence[Drop], now: int) -> None:
 
 
 def of_event(tx: Tx, event_id: bytes, limit: int = 5) -> tuple[Dropped, ...]:
-    """The newest drops of copies of an event."""
+    """Return the newest drops of copies of an event."""
     rows: Iterable[tuple[str, str, int]] = tx.execute(OF_EVENT, (event_id, limit))
     return tuple(Dropped(*row) for row in rows)

@@ -86,7 +86,7 @@ def accept(tx: Tx, events: Iterable[Accepted], now: int) -> set[bytes]:
 
 
 def seen(tx: Tx, events: Iterable[tuple[bytes, int]]) -> set[bytes]:
-    """Which of `events`, each with its id and time (s), were accepted within the retention of ids: the ids."""
+    """Return which of `events`, each with its id and time (s), were accepted within the retention of ids: the ids."""
     statement = SEEN_AT_ANY_TIME if any_without_time(tx) else SEEN
     return {event_id for (event_id,) in tx.executemany(statement, events)}
 
@@ -97,7 +97,7 @@ def any_without_time(tx: Tx) -> bool:
 
 
 def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) -> list[Seen]:
-    """The newest accepted events dated `since` or later whose time and id are below `before`."""
+    """Return the newest accepted events dated `since` or later whose time and id are below `before`."""
     return [Seen(*row) for row in tx.execute(SEEN_BEFORE, (since, *before, limit))]
 
 

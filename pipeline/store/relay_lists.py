@@ -73,7 +73,7 @@ def retract(tx: Tx, author: int, event_ids: AbstractSet[bytes], until: int | Non
 
 
 def latest(tx: Tx) -> int:
-    """The number of the newest change."""
+    """Return the number of the newest change."""
     return int(tx.execute(LATEST).get or 0)
 
 

@@ -18,6 +18,6 @@ def record(tx: Tx, directory: Path) -> None:
 
 
 def recorded(tx: Tx) -> Path | None:
-    """The directory that was recorded last; None before the first run."""
+    """Return the directory that was recorded last; None before the first run."""
     row = tx.execute(RECORDED).fetchone()
     return None if row is None else Path(str(row[0]))

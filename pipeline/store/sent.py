@@ -19,5 +19,5 @@ def note(tx: Tx, sink: SinkName, count: int, now: int) -> None:
 
 
 def recent(tx: Tx, sink: SinkName, now: int) -> list[tuple[int, int]]:
-    """When (ms) messages were sent within the last minute, and how many each time, the oldest first."""
+    """Return when (ms) messages were sent within the last minute, and how many each time, the oldest first."""
     return [(int(at), int(count)) for at, count in tx.execute(RECENT, (sink.value, now - KEPT_MS, now))]

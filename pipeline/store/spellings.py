@@ -79,7 +79,7 @@ def of_scheme(spelling: str, address: str) -> str:
 
 
 def _found(tx: Tx, relay: int, spelling: str, now: int) -> tuple[int, int]:
-    """The number of a spelling and how many authors use it; one that is new takes the place of the least used."""
+    """Return the number of a spelling and of its authors; a new one takes the place of the least used."""
     row = tx.execute(FIND, (relay, spelling)).fetchone()
     if row is not None:
         return int(row[0]), int(row[1])

@@ -47,5 +47,5 @@ def put(tx: Tx, progress: Iterable[SweepProgress]) -> None:
 
 
 def of_relay(tx: Tx, relay: int) -> list[SweepProgress]:
-    """Every sweep of a relay that is under way."""
+    """Return every sweep of a relay that is under way."""
     return [SweepProgress(*row) for row in tx.execute(OF_RELAY, (relay,))]

@@ -62,7 +62,7 @@ def _delivered(sample: Sample) -> int:
 
 
 def _rates(samples: Sequence[Sample], count: Callable[[Sample], int]) -> list[Point]:
-    """The growth of a count per second; none over a gap, or where a dead row put back makes it fall."""
+    """Return the growth of a count per second; none over a gap, or where a dead row put back makes it fall."""
     points: list[Point] = []
     for before, after in pairwise(samples):
         took, grown = after.at - before.at, count(after) - count(before)
@@ -100,7 +100,7 @@ def _path(points: Iterable[Point], now: int, top: float, span: int) -> Iterable[
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50 …"""
+    """Return the next of 1, 2, 5, 10, 20, 50 …"""
     scale = 1.0
     while True:
         for step in _STEPS:
@@ -114,7 +114,7 @@ def _number(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """A duration in the unit that shows it best."""
+    """Return a duration in the unit that shows it best."""
     if value < 1000:
         return f"{value:.0f} ms"
     return f"{value / 1000:.1f} s" if value < 60_000 else f"{value / 60_000:.0f} min"

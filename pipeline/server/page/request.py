@@ -34,7 +34,7 @@ TOKEN_COOKIE: Final = "event-service-token"  # noqa: S105  # its name
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A query: text to find relays by, the column to sort them by, and the event whose story is to be told."""
+    """A query: text to find relays by, the column to sort them by, and the event to trace."""
 
     search: str = ""
     sort: str = "novel"
@@ -52,12 +52,12 @@ class PageRequest:
         return all(word in everything for word in self.search.lower().split())
 
     def sorted_by(self, column: str) -> str:
-        """The link that sorts by `column`, the other way round if it does so already."""
+        """Return the link that sorts by `column`, the other way round if it does so already."""
         descending = not self.descending if column == self.sort else column in _MOST_FIRST
         return self._link(f"{'-' if descending else ''}{column}", 1)
 
     def at_page(self, page: int) -> str:
-        """The link to another page of the table."""
+        """Return the link to another page of the table."""
         return self._link(self.order, page)
 
     def _link(self, order: str, page: int) -> str:

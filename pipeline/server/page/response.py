@@ -39,7 +39,7 @@ class StatusPage:
         self._clock = clock
 
     async def answer(self, request: PageRequest) -> Response:
-        """The page as it is now."""
+        """Return the page as it is now."""
         config = self._settings()
         view = await self._thread.run(lambda database: gather(database, config, self._clock, request))
         report = await self._health.look()
@@ -52,7 +52,7 @@ class StatusPage:
 
 
 def render(view: View, stages: Sequence[StageHealth], request: PageRequest) -> bytes:
-    """The page's bytes; everything that a stranger may have chosen is escaped."""
+    """Return the page's bytes; everything that a stranger may have chosen is escaped."""
     problems = sum(each.weight is Severity.PROBLEM for each in view.diagnoses)
     text = _template().render(
         view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, age=age,

@@ -195,7 +195,7 @@ def _dead_line(row: DeadRow) -> DeadLine:
 
 
 def age(seconds: int) -> str:
-    """A duration in its two largest units."""
+    """Return a duration in its two largest units."""
     parts: Sequence[tuple[int, str]] = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
     for (size, name), (smaller, smaller_name) in pairwise(parts):
         if seconds >= size:
