@@ -1,9 +1,6 @@
 """`--help` teaches: every command shows examples, every example is one that the command takes, and it comes at once."""
 
-import os
 import re
-import subprocess
-import sys
 
 import click
 import pytest
@@ -11,18 +8,6 @@ import pytest
 from tests.support.command_lines import all_commands, arguments, complaint
 
 COMMANDS = dict(all_commands())
-SLOW = (
-    "apsw",
-    "google",
-    "grpc",
-    "websockets",
-    "websocket",
-    "orjson",
-    "coincurve",
-    "prometheus_client",
-    "jinja2",
-    "asyncio",
-)
 
 
 def examples(command: click.Command) -> list[str]:
@@ -49,16 +34,3 @@ def test_what_no_command_takes_is_found(given: list[str]) -> None:
 def test_exit_codes_are_told() -> None:
     text = " ".join((COMMANDS["event-service"].help or "").split())
     assert "0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured" in text
-
-
-def test_help_imports_nothing_slow() -> None:
-    """Its time is the interpreter's and click's; how long that is depends on the machine."""
-    code = (
-        "import sys\nfrom pipeline.cli import main\ntry:\n    main(['--help'])\nfinally:\n"
-        f"    print([name for name in {SLOW} if name in sys.modules], file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)
-    )
-    assert "Examples:" in done.stdout
-    assert done.stderr == "[]\n"

@@ -1,5 +1,6 @@
-"""The top level holds what was agreed on and nothing else."""
+"""The top level holds what was agreed on and nothing else; each tier of tests what it is for."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -18,3 +19,18 @@ def test_the_top_level() -> None:
     present = {name.split("/")[0] for name in listed.splitlines() if not name.startswith(".")}
     assert present >= AGREED
     assert present <= AGREED | CUSTOMARY
+
+
+STARTS_PROCESSES = re.compile(
+    r"subprocess\.(run|Popen|check_\w+)\(|multiprocessing|os\.fork\b"
+    r"|from tests\.fakes\.(\w+_process|child|service|procs)\b"
+)
+LISTS_FILES_BY_GIT = {"test_layout.py", "test_documents.py"}
+
+
+def test_unit_tests_and_simulations_start_no_process() -> None:
+    """So that all of them are done within a minute; such tests belong into tests/integration."""
+    files = [path for tier in ("unit", "simulation") for path in (ROOT / "tests" / tier).rglob("*.py")]
+    assert len(files) > 100
+    starting = {path.name for path in files if STARTS_PROCESSES.search(path.read_text())}
+    assert starting == LISTS_FILES_BY_GIT

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.runtime import process_metrics, runtime
+
+__all__ = ["process_metrics", "runtime"]
+
 # Longer than any step takes on a busy machine; only a failing test waits so long.
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[3]

@@ -1,12 +1,10 @@
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.process.clock import ManualClock, SystemClock
+from pipeline.process.clock import ManualClock
 from pipeline.process.heartbeat import MAX_STATUS_BYTES, Heartbeat, read_heartbeat, read_heartbeats
 from pipeline.process.slots import heartbeats_directory
 
@@ -187,33 +185,6 @@ def test_a_process_that_cannot_look_at_itself_beats_all_the_same(
     reading = read_heartbeat(runtime, "saver-0", clock)
     assert reading is not None
     assert (reading.alive, reading.ready, reading.use) == (True, True, None)
-    heartbeat.close()
-
-
-def test_the_file_of_a_killed_process_tells_that_it_is_gone(runtime: Path) -> None:
-    program = (
-        "import sys, threading; from pathlib import Path; from pipeline.process.heartbeat import Heartbeat;"
-        "from pipeline.process.clock import SystemClock;"
-        "beat = Heartbeat(Path(sys.argv[1]), 'saver-0', SystemClock()); beat.beat('at work');"
-        "print('beat', flush=True);"
-        "threading.Event().wait(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, str(runtime)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        living = read_heartbeat(runtime, "saver-0", SystemClock())
-        process.kill()
-        process.wait()
-        dead = read_heartbeat(runtime, "saver-0", SystemClock())
-    assert living is not None
-    assert dead is not None
-    assert (living.alive, living.pid) == (True, process.pid)
-    assert (dead.alive, dead.status) == (False, "at work")
-    # A successor in the same slot is the living one, though the file is the same.
-    heartbeat = Heartbeat(runtime, "saver-0", SystemClock())
-    successor = read_heartbeat(runtime, "saver-0", SystemClock())
-    assert successor is not None
-    assert (successor.alive, successor.pid) == (True, os.getpid())
     heartbeat.close()
 
 

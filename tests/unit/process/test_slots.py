@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,22 +96,6 @@ def test_slots_are_bounded(runtime: Path) -> None:
         acquire_slot(runtime, "crawler", None)
     for one in held:
         one.release()
-
-
-def test_slot_of_a_killed_process_is_free(runtime: Path) -> None:
-    code = (
-        "import sys, pathlib; from pipeline.process.slots import acquire_slot;"
-        "held = acquire_slot(pathlib.Path(sys.argv[1]), 'saver', 0); print('held', flush=True); input()"
-    )
-    command = [sys.executable, "-c", code, str(runtime)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(SlotTaken, match=f"process {process.pid}"):
-            acquire_slot(runtime, "saver", 0)
-        process.kill()
-        process.wait()
-        acquire_slot(runtime, "saver", 0).release()
 
 
 def test_slot_about_to_be_freed_is_waited_for(runtime: Path) -> None:

@@ -1,9 +1,6 @@
 """Opening the file, refusing what is not ours without touching it, and what transactions promise."""
 
-import contextlib
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +12,7 @@ from typing import Any, ClassVar
 import apsw
 import pytest
 
-from pipeline.process import procfs
 from pipeline.process.clock import ManualClock
-from pipeline.process.stage import WRITE_LOCK_BYTE, shared_memory
 from pipeline.store import database
 from pipeline.store.database import (
     APPLICATION_ID,
@@ -31,26 +26,9 @@ from pipeline.store.database import (
 )
 from pipeline.store.schema import open_database
 from tests.fakes.net import pause
+from tests.support.database import GO_SERVICE, contents, refusal
 
 NOBODY = 65_534
-# The tables of the Go service that are told apart by name, and one row that its owner has not checkpointed yet.
-GO_SERVICE = (
-    "CREATE TABLE public_keys_to_monitor (id INTEGER PRIMARY KEY, public_key TEXT UNIQUE, created_at, updated_at)",
-    "CREATE TABLE contacts_followees (follower_id INTEGER, followee_id INTEGER)",
-    "INSERT INTO public_keys_to_monitor VALUES (1, 'ab', 0, 0)",
-)
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Every file but the shared memory, which is no data and which any reader writes to."""
-    return {each.name: each.read_bytes() for each in directory.iterdir() if not each.name.endswith("-shm")}
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DatabaseUnusable) as caught:
-        Database.open(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def make(path: Path, *statements: str) -> None:
@@ -109,17 +87,6 @@ def test_what_is_not_ours_is_refused_and_left_as_it_was(
     before = contents(tmp_path)
     assert why in refusal(path)
     assert str(path) in refusal(path)
-    assert contents(tmp_path) == before
-
-
-def test_the_write_ahead_log_of_another_program_is_left_as_it_was(tmp_path: Path) -> None:
-    """The Go service may have been killed: what it left in its log is for it, or the import, to take."""
-    path = tmp_path / "go.db"
-    program = "import apsw, os, sys; c = apsw.Connection(sys.argv[1])\nfor s in sys.argv[2:]: c.execute(s)\nos._exit(0)"
-    subprocess.run([sys.executable, "-c", program, path, "PRAGMA journal_mode = wal", *GO_SERVICE], check=True)
-    before = contents(tmp_path)
-    assert len(before["go.db-wal"]) > 0
-    assert "Go service" in refusal(path)
     assert contents(tmp_path) == before
 
 
@@ -439,36 +406,6 @@ def test_full_disk_is_told_as_such_wherever_it_is_met(db: Database) -> None:
         tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1, NULL)")
 
 
-def fill(db: Database) -> None:
-    """Write until there is no room."""
-    while True:
-        with db.write() as tx:
-            tx.execute("INSERT INTO drops (event_id, reason, relay, at) VALUES (zeroblob(9000), '', 1, 1)")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
-def test_disk_that_is_full_leaves_every_step_with_one_error(tmp_path: Path, clock: ManualClock) -> None:
-    """A real one, down to its last byte: opening, writing, checkpoints and a log that begins again."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    if subprocess.run(("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)), check=False).returncode:
-        pytest.skip("no disk can be mounted here")
-    try:
-        with open_database(path / "events.db", clock) as db:
-            with pytest.raises(DiskFull):
-                fill(db)
-            with contextlib.suppress(OSError), (path / "rest").open("wb", buffering=0) as rest:
-                while True:
-                    rest.write(b"x")
-            for step in (db.checkpoint, db.restart_log):
-                with contextlib.suppress(DiskFull):
-                    step()
-            with db.read() as tx:
-                tx.execute("SELECT count(*) FROM drops").fetchall()
-    finally:
-        subprocess.run(("umount", "--lazy", str(path)), check=True)
-
-
 class _CountingFile(apsw.VFSFile):
     synced: ClassVar[list[str]] = []
 
@@ -529,23 +466,6 @@ def test_lock_held_by_another_is_told_and_waited_for_as_long_as_wanted(
             pass
     assert len(told) == 2
     assert told[1] > 1.0
-
-
-def test_holder_of_the_write_lock_is_known_to_the_kernel(db: Database, path: Path) -> None:
-    """An operator's sqlite3, by its process and name."""
-    code = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
-        "c.execute('BEGIN IMMEDIATE'); print('held', flush=True); input()"
-    )
-    assert procfs.lock_owner(shared_memory(path), WRITE_LOCK_BYTE) == ""
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        owner = procfs.lock_owner(shared_memory(path), WRITE_LOCK_BYTE)
-        holder.kill()
-    assert owner.startswith(f"process {holder.pid} (python")
 
 
 def test_progress_is_told_of_while_a_statement_takes_its_time(

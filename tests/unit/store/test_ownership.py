@@ -2,8 +2,6 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -61,31 +59,3 @@ def test_the_owner_is_told_in_words(tmp_path: Path) -> None:
     assert "belongs to user " in describe_owner(path)
     assert "with mode 0604" in describe_owner(path)
     assert describe_owner(tmp_path / "missing") == ""
-
-
-STRANGER = """
-import os, sys
-from pathlib import Path
-from pipeline.store.database import Database, DatabaseUnusable
-os.setuid(int(sys.argv[2]))
-try:
-    Database.open(Path(sys.argv[1]))
-except DatabaseUnusable as error:
-    print(error)
-"""
-
-
-@needs_root
-def test_a_database_that_cannot_be_written_names_its_owner(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
-    open_database(path, SystemClock()).close()
-    os.chown(path, SERVICE, SERVICE)
-    path.chmod(0o644)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.name.startswith(("pytest", "popen", "test")):
-            folder.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(path), str(SERVICE + 1)],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    assert f"it belongs to user {SERVICE} with mode 0644, and this is user {SERVICE + 1}" in done.stdout

@@ -16,7 +16,7 @@ from pipeline.process.supervisor import Timeouts
 from pipeline.settings.env_file import read_env_file
 from pipeline.settings.schema import SETTINGS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "pipeline" / "deploy"
 UNITS = ("event-service.service", "event-service@.service")
 MAX_EXPOSURE = 1.5

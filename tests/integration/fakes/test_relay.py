@@ -31,7 +31,7 @@ from tests.fakes.behaviour import (
 from tests.fakes.publisher import publish_events
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Disconnected, HttpRequest, Other, Published, Refused, Req
-from tests.unit.fakes.client import TIMEOUT_S, NaiveClient
+from tests.integration.fakes.client import TIMEOUT_S, NaiveClient
 
 NOW = 1_700_000_000
 ALICE = Author.from_seed(1, 0)

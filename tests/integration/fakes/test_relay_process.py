@@ -6,8 +6,8 @@ from tests.factories.events import Author
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_process import RelayProcess
 from tests.fakes.relay_stream import hold_stream, stream
+from tests.integration.fakes.client import NaiveClient
 from tests.oracle.delivery import Delivered, DeliveryOracle
-from tests.unit.fakes.client import NaiveClient
 
 NOW = 1_700_000_000
 ALICE = Author.from_seed(4, 0)

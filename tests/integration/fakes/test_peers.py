@@ -9,8 +9,8 @@ from tests.factories.events import Author
 from tests.factories.workload import Workload, newest_versions
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.independent_relay import IndependentRelay
-from tests.unit.fakes.client import NaiveClient
-from tests.unit.fakes.test_pubsub import Client
+from tests.integration.fakes.client import NaiveClient
+from tests.integration.fakes.test_pubsub import Client
 
 NOW = 1_700_000_000
 WORLD = Workload(seed=8, events=300, authors=20, since=NOW, until=NOW + 100)

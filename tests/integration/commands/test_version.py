@@ -15,7 +15,7 @@ from pipeline import __version__
 from pipeline.cli import main
 from pipeline.version import UNKNOWN, git_revision, read_version
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RUNTIME = f"python{platform.python_version()}"
 
 
