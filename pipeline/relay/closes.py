@@ -54,8 +54,9 @@ class SentCloses:
         self._doubtful.update(dict.fromkeys(self._sent))
         self._sent.clear()
 
-    def take_doubtful(self) -> list[str]:
-        """Return the ids to send a CLOSE for once more."""
-        doubtful = list(self._doubtful)
-        self._doubtful.clear()
-        return doubtful
+    def take_doubtful(self, most: int) -> list[str]:
+        """Return at most so many ids to send a CLOSE for once more."""
+        taken = list(self._doubtful)[:most]
+        for subscription_id in taken:
+            del self._doubtful[subscription_id]
+        return taken

@@ -49,8 +49,11 @@ def _subscriptions(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subs
 
 
 def _rate_limited(_: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:
-    """The request was dropped; any that has had no answer may be the one."""
-    return [each for each in asked if each.is_page or not each.answered]
+    """The request was dropped; any that has had no answer may be the one.
+
+    Events that come under an id that was open before answer no request.
+    """
+    return [each for each in asked if each.is_page or each.previous is not None or not each.answered]
 
 
 def _kind_refused(complaint: Complaint, asked: Sequence[Subscription]) -> Sequence[Subscription] | None:

@@ -92,13 +92,14 @@ class OpenSubscriptions:
     ) -> Subscription:  # fmt: skip
         """Send a REQ; one that is open under this id is replaced."""
         # Removed first also when it is replaced, so that the newest request comes last.
-        self._by_id.pop(subscription_id, None)
+        replaced = self._by_id.pop(subscription_id, None)
         self._closes.on_opened(subscription_id)
         request = encode_req(subscription_id, filters)
         self._requests += 1
         self._by_id[subscription_id] = opened = Subscription(
             subscription_id, key, tuple(filters), now, len(self._by_id) + 1, patience,
             watched=watched, size=len(request), number=self._requests, is_early=is_early,
+            previous=replaced.previous or replaced if replaced is not None else None,
         )  # fmt: skip
         self.outgoing.append(request)
         return opened
@@ -159,10 +160,18 @@ class OpenSubscriptions:
         """Note that the relay dropped some message, which may have been a CLOSE."""
         self._closes.on_dropped()
 
-    def close_doubtful(self) -> None:
-        """Send once more the CLOSEs that the relay may have dropped."""
-        for subscription_id in self._closes.take_doubtful():
+    def close_doubtful(self, most: int) -> None:
+        """Send once more at most so many of the CLOSEs that the relay may have dropped."""
+        for subscription_id in self._closes.take_doubtful(most):
             self._send_close(subscription_id)
+
+    def restore(self, dropped: Subscription) -> bool:
+        """Go back to what a request that the relay dropped was to replace; returns False if there is no such."""
+        if dropped.previous is None:
+            return False
+        del self._by_id[dropped.id]
+        self._by_id[dropped.id] = dropped.previous
+        return True
 
     @property
     def at_relay(self) -> int:
@@ -172,6 +181,7 @@ class OpenSubscriptions:
     def on_end_of_answer(self, subscription: Subscription) -> None:
         """Note that the relay said all that it has to say to a request for now: it read what was sent before it."""
         self._closes.on_answered(subscription.number)
+        subscription.previous = None
 
     def note_answered(self, subscription: Subscription) -> None:
         """Take note that the relay read a request, whatever it says to it."""

@@ -33,6 +33,7 @@ from pipeline.relay.limit_inference import after_refusal, meant, taken_for
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.negentropy_session import NegentropyExchange, NegFinished, NegMessageReceived
 from pipeline.relay.open_subscriptions import OpenSubscriptions
+from pipeline.relay.page_pace import PagePace
 from pipeline.relay.refusals import Complaint, RelayRefusal, is_withheld, read
 from pipeline.relay.sighting import Sighting
 from pipeline.relay.silence import Outset, Silences
@@ -61,7 +62,7 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_answers", "_auth", "_doubts", "_outset", "_torn", "comparison", "holds_pages", "late", "limits",
+        "_answers", "_auth", "_doubts", "_outset", "_pace", "_torn", "comparison", "holds_pages", "late", "limits",
         "newest_live", "outgoing", "subscriptions", "unasked",
     )  # fmt: skip
 
@@ -87,6 +88,7 @@ class Session:
         self._auth = Authentication(is_possible=can_authenticate, addresses=auth_addresses)
         self._doubts = Doubts()
         self._outset = Outset()
+        self._pace = PagePace()
         self._torn: list[str] = []
 
     @property
@@ -152,8 +154,16 @@ class Session:
         self.subscriptions.close_all(key, now, is_page=False)
 
     def close_doubtful(self) -> None:
-        """Close once more what may still be open at the relay, since it limits the rate of messages."""
-        self.subscriptions.close_doubtful()
+        """Close once more what may still be open at the relay, since it limits the rate of messages.
+
+        All of it only where its limit of subscriptions demands it: a CLOSE is one more message.
+        """
+        is_full = self.subscriptions.at_relay >= self.limits.max_subscriptions
+        self.subscriptions.close_doubtful(self.subscriptions.at_relay if is_full else 1)
+
+    def pages_wait_until(self, now: float) -> float | None:
+        """Return until when no page may be asked for, as the relay limits the rate of requests; None if one may."""
+        return self._pace.wait_until(now)
 
     def take_torn(self) -> list[str]:
         """Return the keys of the live subscriptions that were closed before their successors were asked for."""
@@ -185,6 +195,7 @@ class Session:
         if self._answers.awaits_repetition(now):
             # A former connection was waited for with patience.
             patience = 1.0
+        self._pace.on_opened(now)
         self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience, watched)
 
     def cancel_page(self, key: str, now: float) -> None:
@@ -349,6 +360,8 @@ class Session:
         subscription.is_complete = True
         subscription.hear(now)
         self.subscriptions.on_end_of_answer(subscription)
+        if subscription.is_page:
+            self._pace.on_answered()
         self._on_answer(subscription, now)
         self.subscriptions.close_followed_by(subscription_id, now)
         self._answers.proven = max(self._answers.proven, sum(each.answered for each in self.subscriptions))
@@ -372,6 +385,8 @@ class Session:
         self.subscriptions.on_end_of_answer(subscription)
         complaint = read(reason, prefix)
         refusal = complaint.refusal
+        if refusal is RelayRefusal.RATE_LIMITED:
+            self._pace.on_limited(now)
         self._on_answer(subscription, now)
         if refusal is RelayRefusal.AUTH_REQUIRED:
             self.limits = replace(self.limits, demands_auth=True)
@@ -430,6 +445,7 @@ class Session:
         refusal = complaint.refusal
         if refusal is RelayRefusal.RATE_LIMITED:
             self.subscriptions.on_dropped()
+            self._pace.on_limited(now)
         ended = self.comparison.on_notice(text)
         yield from _if_any(ended)
         if ended is not None and refusal is not RelayRefusal.RATE_LIMITED:
@@ -448,7 +464,8 @@ class Session:
         refusal = taken_for(complaint, dead)
         told = []
         for each in dead:
-            if self.subscriptions.end_by_us(each, now):
+            is_restored = refusal is RelayRefusal.RATE_LIMITED and self.subscriptions.restore(each)
+            if is_restored or self.subscriptions.end_by_us(each, now):
                 told.append(each)
             self._doubts.on_page_ended(each.key)
         self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, self.subscriptions.at_relay)

@@ -102,6 +102,8 @@ class Subscription:
     ids: set[bytes] = field(default_factory=set)
     strangers: int = 0
     undated: int = 0
+    previous: "Subscription | None" = None
+    """What is open at the relay under the same id until it takes this, as far as that is known."""
     copies: RecentIds | None = None
     """What came lately, where it replaced another under its id."""
     skipped: list[tuple[int, int]] = field(default_factory=list)

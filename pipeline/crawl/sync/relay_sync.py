@@ -246,7 +246,6 @@ class RelaySync:
         if not may_ask:
             self._check_at = mono + 1.0
             return
-        session.close_doubtful()
         self._note_absence(wall)
         named = self.named
         self._live.follow(self._sweeps.forms.first_only)
@@ -335,7 +334,7 @@ class RelaySync:
         self._refused.open_probe(session, mono)
         ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
         for sweep in self._with_strands(ready, session.room_for_pages(), mono):
-            if not session.has_room_for_page():
+            if not session.has_room_for_page() or session.pages_wait_until(mono) is not None:
                 return
             if sweep.is_outdated:
                 self._refused.reform(sweep)
@@ -346,6 +345,7 @@ class RelaySync:
                 self._moved += [] if cursor is None else [cursor]
             else:
                 sweep.is_open = True
+                session.close_doubtful()
                 session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.quirks.patience)
 
     def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
@@ -363,7 +363,10 @@ class RelaySync:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
         times += self._schedule.due_times(self._plan, mono, wall)
-        if session.has_room_for_page():
+        waits_until = session.pages_wait_until(mono)
+        if waits_until is not None:
+            times.append(waits_until)
+        elif session.has_room_for_page():
             times += self.audit.due_times()
             times += self._refused.due_times()
             times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)

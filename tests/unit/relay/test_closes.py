@@ -4,7 +4,10 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.closes import SentCloses
 from pipeline.relay.limits import RelayLimits
+from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
+from pipeline.relay.subscription import LiveEnded
+from tests.support.plans import event
 
 TOO_MANY = "Subscription rejected: Too many subscriptions: 10"
 
@@ -33,8 +36,8 @@ def test_close_is_taken_once_a_later_request_is_answered() -> None:
     closes.on_sent("P2", 2)
     closes.on_answered(2)
     closes.on_dropped()
-    assert closes.take_doubtful() == ["P2"], "of the second nothing is known: it was sent after the second request"
-    assert closes.take_doubtful() == []
+    assert closes.take_doubtful(9) == ["P2"], "of the second nothing is known: it was sent after the second request"
+    assert closes.take_doubtful(9) == []
 
 
 def test_close_of_an_id_that_is_used_again_is_forgotten() -> None:
@@ -95,3 +98,70 @@ def test_refusal_without_dropped_closes_teaches_the_limit() -> None:
     newest = page_of(session, "one more", 10.0)
     list(session.receive(Closed(newest, f"error: {TOO_MANY}", "error"), 10.0))
     assert session.limits.max_subscriptions == 3
+
+
+def test_only_as_many_are_closed_again_as_there_must_be_room_for() -> None:
+    session = Session(RelayLimits(max_subscriptions=10))
+    closed = [answer(session, f"page {number}", 0.0) for number in range(4)]
+    list(session.receive(Notice("rate limited"), 0.0))
+    sent(session)
+    session.close_doubtful()
+    assert sent(session) == [f'["CLOSE","{closed[-1]}"]'], "the others were sent before a request that was answered"
+    session = Session(RelayLimits(max_subscriptions=4))
+    pages = [page_of(session, f"page {number}", 0.0) for number in range(3)]
+    for each in pages:
+        list(session.receive(Eose(each), 0.0))
+    list(session.receive(Notice("rate limited"), 0.0))
+    sent(session)
+    session.close_doubtful()
+    assert len(sent(session)) == 1
+    list(session.receive(Notice("rate limited"), 0.0))
+    page_of(session, "open", 0.0)
+    sent(session)
+    session.close_doubtful()
+    assert len(sent(session)) == 3
+
+
+def live(session: Session, authors: int, now: float) -> str:
+    session.open_live("0", [Filter(authors=frozenset(bytes([each]) * 32 for each in range(authors)), limit=0)], now)
+    (subscription,) = (each.id for each in session.subscriptions if not each.is_page)
+    return subscription
+
+
+def test_live_subscription_stands_where_its_replacement_was_dropped() -> None:
+    """It is still open at the relay; a CLOSE would end it there until another may be opened."""
+    session = Session(RelayLimits())
+    first = live(session, 1, 0.0)
+    list(session.receive(Eose(first), 0.0))
+    assert live(session, 2, 1.0) == first
+    sent(session)
+    ended = list(session.receive(Notice("rate limited"), 1.0))
+    assert ended == [LiveEnded("0", RelayRefusal.RATE_LIMITED, "rate limited")]
+    assert sent(session) == []
+    (stands,) = session.subscriptions
+    assert (stands.id, len(stands.filters[0].authors or ())) == (first, 1)
+    assert live(session, 2, 5.0) == first, "it is replaced under its id later on"
+
+
+def test_event_under_a_replaced_id_is_no_answer_to_the_new_request() -> None:
+    session = Session(RelayLimits())
+    first = live(session, 1, 0.0)
+    list(session.receive(Eose(first), 0.0))
+    live(session, 2, 1.0)
+    session.note_event(first, event(5, bytes(32)), 1.0)
+    assert len(list(session.receive(Notice("rate limited"), 1.0))) == 1
+
+
+def test_dropped_request_goes_back_to_what_the_relay_took_last() -> None:
+    session = Session(RelayLimits())
+    first = live(session, 1, 0.0)
+    list(session.receive(Eose(first), 0.0))
+    live(session, 2, 1.0)
+    live(session, 3, 1.1)
+    list(session.receive(Notice("rate limited"), 1.2))
+    (stands,) = session.subscriptions
+    assert len(stands.filters[0].authors or ()) == 1
+    live(session, 3, 9.0)
+    list(session.receive(Eose(first), 9.0))
+    (stands,) = session.subscriptions
+    assert stands.previous is None

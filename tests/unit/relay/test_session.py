@@ -532,7 +532,7 @@ class Machine:
                 # The session gave it a successor by itself, as events came twice; `check` sees whether it is over.
                 return
             del self.live[outcome.key]
-            if self.has_added:
+            if self.has_added or outcome.refusal is RelayRefusal.RATE_LIMITED:
                 self.kept.add(outcome.key)
 
 
