@@ -68,7 +68,7 @@ class ConnectionSlot:
         self.network: str | None = None
         """The widest of the names that `client` counts under."""
         self.counted = peer.reach
-        """The reach that its place is counted under."""
+        """The reach that its slot is counted under."""
         self.in_request = False
         self.in_session = False
 
@@ -79,7 +79,7 @@ class ConnectionSlot:
 
 
 class ConnectionLimiter:
-    """Hands out places for connections and websocket sessions; used by the event loop alone."""
+    """Slots for connections and websocket sessions; used by the event loop alone."""
 
     __slots__ = ("_by_client", "_held", "_limits", "_proxies", "_requests", "_sessions")
 
@@ -87,77 +87,77 @@ class ConnectionLimiter:
         """`proxies`: those whose word about their visitors is believed."""
         self._limits = limits
         self._proxies = proxies
-        # By reach: how many places strangers, neighbours, this machine and proxies have.
+        # By reach: how many slots strangers, neighbours, this machine and proxies have.
         self._held = [0, 0, 0]
         self._requests = 0
         self._sessions = 0
         self._by_client: Counter[str] = Counter()
 
     def enter(self, peer: ClientAddress) -> ConnectionSlot:
-        """Return a place for a new connection. Raises `Rejected`.
+        """Return a slot for a new connection. Raises `Rejected`.
 
         A proxy's counts under whom it speaks for, once known, a near peer's under no client.
         """
         if sum(self._held) >= self._limits.connections or not self.admits(peer.reach):
             raise Rejected(RejectReason.CONNECTIONS)
-        place = ConnectionSlot(peer)
+        slot = ConnectionSlot(peer)
         if not (peer.is_near or peer.is_proxy):
-            self._count(place, peer.client)
-        self._held[place.counted] += 1
-        return place
+            self._count(slot, peer.client)
+        self._held[slot.counted] += 1
+        return slot
 
     def admits(self, reach: int) -> bool:
-        """Return True if those with so much `reach` and with less hold fewer places than are open to them."""
+        """Return True if those with so much `reach` and with less hold fewer slots than are open to them."""
         return sum(self._held[: reach + 1]) < self._limits.connections - self._limits.reserved * (2 - reach)
 
-    def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
+    def identify(self, slot: ConnectionSlot, forwarded_for: str | None) -> None:
         """Count a proxy's connection under the client it speaks for. Raises `Rejected`."""
-        if place.client is None and place.peer.is_proxy:
+        if slot.client is None and slot.peer.is_proxy:
             client = client_behind(forwarded_for, self._proxies)
             if client is not None:
                 if not self.admits(0):
                     raise Rejected(RejectReason.CONNECTIONS)
-                self._count(place, client)
-            elif not place.peer.is_near:
-                self._count(place, place.peer.client)
-            self._held[place.counted] -= 1
-            place.counted = place.reach
-            self._held[place.counted] += 1
+                self._count(slot, client)
+            elif not slot.peer.is_near:
+                self._count(slot, slot.peer.client)
+            self._held[slot.counted] -= 1
+            slot.counted = slot.reach
+            self._held[slot.counted] += 1
 
-    def open_request(self, place: ConnectionSlot) -> None:
+    def open_request(self, slot: ConnectionSlot) -> None:
         """Let the connection have an answer over HTTP. Raises `Rejected`. Neighbours always may."""
-        if place.reach or place.in_request:
+        if slot.reach or slot.in_request:
             return
         if self._requests >= self._limits.requests:
             raise Rejected(RejectReason.CONNECTIONS)
         self._requests += 1
-        place.in_request = True
+        slot.in_request = True
 
-    def open_session(self, place: ConnectionSlot) -> None:
+    def open_session(self, slot: ConnectionSlot) -> None:
         """Let the connection become a websocket. Raises `Rejected`."""
         if self._sessions >= self._limits.sessions:
             raise Rejected(RejectReason.SESSIONS)
         self._sessions += 1
-        place.in_session = True
+        slot.in_session = True
 
-    def leave(self, place: ConnectionSlot) -> None:
-        """Take the place of an ended connection back; once per place."""
-        self._held[place.counted] -= 1
-        self._requests -= place.in_request
-        self._sessions -= place.in_session
-        for name in () if place.client is None else prefixes_of(place.client):
+    def leave(self, slot: ConnectionSlot) -> None:
+        """Release the slot of an ended connection; once per slot."""
+        self._held[slot.counted] -= 1
+        self._requests -= slot.in_request
+        self._sessions -= slot.in_session
+        for name in () if slot.client is None else prefixes_of(slot.client):
             self._by_client[name] -= 1
             if not self._by_client[name]:
                 del self._by_client[name]
 
-    def _count(self, place: ConnectionSlot, client: str) -> None:
+    def _count(self, slot: ConnectionSlot, client: str) -> None:
         names = prefixes_of(client)
         for name, factor in zip(names, PREFIX_FACTORS, strict=False):
             if self._by_client[name] >= self._limits.connections_per_client * factor:
                 raise Rejected(RejectReason.CLIENT_CONNECTIONS)
         self._by_client.update(names)
-        place.client = client
-        place.network = names[-1]
+        slot.client = client
+        slot.network = names[-1]
 
 
 def _parse_ip(text: str) -> IPAddress | None:

@@ -52,7 +52,7 @@ class Guard:
         return BoundConnection
 
     def enter(self, peer: ClientAddress) -> ConnectionSlot:
-        """Return a place for a new connection; when all are taken a silent one yields. Raises `Rejected`."""
+        """Return a slot for a new connection; when all are taken a silent one yields. Raises `Rejected`."""
         try:
             return self.limiter.enter(peer)
         except Rejected as refused:
@@ -61,30 +61,30 @@ class Guard:
                 raise
             return self.limiter.enter(peer)
 
-    def identify(self, place: ConnectionSlot, forwarded_for: str | None) -> None:
+    def identify(self, slot: ConnectionSlot, forwarded_for: str | None) -> None:
         """Count a connection under the client that it is made for; a silent one yields to it. Raises `Rejected`."""
         try:
-            self.limiter.identify(place, forwarded_for)
+            self.limiter.identify(slot, forwarded_for)
         except Rejected as refused:
             client = client_behind(forwarded_for, self.proxies)
             network = None if client is None else prefixes_of(client)[-1]
             if refused.reason is not RejectReason.CONNECTIONS or not self._make_room(network, 0):
                 raise
-            self.limiter.identify(place, forwarded_for)
+            self.limiter.identify(slot, forwarded_for)
 
     def require_origin(self, origins: Sequence[str]) -> None:
         """Raise `Rejected` for a page that the setting does not name."""
         if self._origins and not self._origins.issuperset(origin.lower() for origin in origins):
             raise Rejected(RejectReason.ORIGIN)
 
-    def open_session(self, place: ConnectionSlot) -> None:
-        """Take a place among the websockets; when all are taken a silent one yields. Raises `Rejected`."""
+    def open_session(self, slot: ConnectionSlot) -> None:
+        """Take a slot among the websockets; when all are taken a silent one yields. Raises `Rejected`."""
         try:
-            self.limiter.open_session(place)
+            self.limiter.open_session(slot)
         except Rejected:
-            if not self._make_room(place.network, place.reach, sessions_only=True):
+            if not self._make_room(slot.network, slot.reach, sessions_only=True):
                 raise
-            self.limiter.open_session(place)
+            self.limiter.open_session(slot)
 
     def _make_room(self, network: str | None, reach: int, *, sessions_only: bool = False) -> bool:
         """End the connection that yields to a newcomer; return whether there was one."""
@@ -95,7 +95,7 @@ class Guard:
             occupants, random.choice, network=network, reach=reach, latest=latest, sessions_only=sessions_only
         )
         if index is None and not sessions_only and self.limiter.admits(reach):
-            # Only because others have taken all: a neighbour that is not served has no use of its place.
+            # Only because others have taken all: a neighbour that is not served has no use of its slot.
             index = next((index for index, each in enumerate(occupants) if not each.is_served), None)
         if index is None:
             return False
@@ -133,7 +133,7 @@ class LimitedConnection(ServerConnection):
         """Since when a websocket waits for its client's next message (monotonic s); None while it does not."""
 
     def occupant(self) -> Occupant:
-        """Return what decides whether it yields its place; it has one."""
+        """Return what decides whether it yields its slot; it has one."""
         assert self.slot is not None
         slot = self.slot
         is_served = self.request is not None and not self.is_refused
@@ -155,24 +155,24 @@ class LimitedConnection(ServerConnection):
             self.guard.identify(self.slot, forwarded_for)
 
     def open_session(self) -> None:
-        """Take a place among the websockets, held until the connection ends. Raises `Rejected`."""
+        """Take a slot among the websockets, held until the connection ends. Raises `Rejected`."""
         if self.slot is not None:
             self.guard.open_session(self.slot)
 
     def open_request(self) -> None:
-        """Take a place among the requests that are answered, held until the connection ends. Raises `Rejected`."""
+        """Take a slot among the requests that are answered, held until the connection ends. Raises `Rejected`."""
         if self.slot is not None:
             self.guard.limiter.open_request(self.slot)
 
     def release_slot(self) -> None:
-        """Give the place back; may be repeated."""
+        """Release the slot; may be repeated."""
         if self.slot is not None:
             self.guard.connections.pop(self, None)
             self.guard.limiter.leave(self.slot)
             self.slot = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place, or say that there is none and close."""
+        """Take a slot, or say that there is none and close."""
         super().connection_made(transport)
         try:
             self.slot = self.guard.enter(peer_of(transport.get_extra_info("peername"), self.guard.proxies))
@@ -185,7 +185,7 @@ class LimitedConnection(ServerConnection):
         self.guard.connections[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give the place back."""
+        """Release the slot."""
         self._forget_unread()
         self.release_slot()
         super().connection_lost(exc)
