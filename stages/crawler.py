@@ -61,7 +61,7 @@ from pipeline.store import (
 )
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
-from pipeline.store.known_namers import KnownNamers
+from pipeline.store.known_mentions import KnownMentions
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState
@@ -236,7 +236,7 @@ class _Crawler:
     """The labels of relays that are said to be behind."""
     list_change: int = 0
     """The newest change of relay lists that was followed."""
-    namers: KnownNamers = field(default_factory=KnownNamers)
+    namers: KnownMentions = field(default_factory=KnownMentions)
 
     def __post_init__(self) -> None:
         self.crew = Crew(self.ctx.index)

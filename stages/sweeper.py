@@ -292,7 +292,7 @@ class _Relays:
         with self._database.write() as tx:
             namings = 0
             for author in crowded:
-                namings += relay_pruning.forget_namings(tx, author, _RELAYS_PER_SLICE - namings)
+                namings += relay_pruning.prune_mentions(tx, author, _RELAYS_PER_SLICE - namings)
             forgotten = relay_pruning.forget_unanswered(tx, min(unanswered, _RELAYS_PER_SLICE - namings))
         self._surplus.inc(namings)
         self._unanswered.inc(forgotten)

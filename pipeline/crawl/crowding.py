@@ -31,7 +31,7 @@ _NAMERS_NEEDED: Final = 2
 _SOME_USER: Final = 0
 
 
-NamersOf: TypeAlias = Callable[[RelayCandidate], Sequence[Mention]]
+MentionsOf: TypeAlias = Callable[[RelayCandidate], Sequence[Mention]]
 """Tells who names a relay."""
 
 
@@ -79,12 +79,12 @@ class Crowd:
     _counts: Counter[tuple[CrowdReason, str | int]] = field(default_factory=Counter)
 
     def refuses(
-        self, candidate: RelayCandidate, address: RelayAddress, namers_of: NamersOf, now: int
+        self, candidate: RelayCandidate, address: RelayAddress, mentions_of: MentionsOf, now: int
     ) -> CrowdReason | None:
         """Count a relay and return None, or return why there may be no more of its like."""
         if candidate.by_operator or candidate.named_by_user or is_proven(candidate, now):
             return None
-        namers = namers_of(candidate)
+        namers = mentions_of(candidate)
         counted = self._namers_with_room(namers)
         if namers and len(counted) < _NAMERS_NEEDED:
             return CrowdReason.NAMER
@@ -96,7 +96,7 @@ class Crowd:
         return None
 
     def of_users(
-        self, candidates: Sequence[RelayCandidate], namers_of: NamersOf, now: int
+        self, candidates: Sequence[RelayCandidate], mentions_of: MentionsOf, now: int
     ) -> list[RelayCandidate] | None:
         """Let relays count as named by a user as long as each user names few; None if all do that say so.
 
@@ -104,16 +104,16 @@ class Crowd:
         """
         found = [
             each
-            if not each.named_by_user or self._is_users(each, namers_of, now)
+            if not each.named_by_user or self._is_users(each, mentions_of, now)
             else each._replace(named_by_user=False)
             for each in candidates
         ]
         return found if any(one is not other for one, other in zip(found, candidates, strict=True)) else None
 
-    def _is_users(self, candidate: RelayCandidate, namers_of: NamersOf, now: int) -> bool:
+    def _is_users(self, candidate: RelayCandidate, mentions_of: MentionsOf, now: int) -> bool:
         if candidate.by_operator or is_proven(candidate, now):
             return True
-        namers = namers_of(candidate)
+        namers = mentions_of(candidate)
         users = [namer.author for namer in namers if namer.is_user and not namer.as_monitor] or [_SOME_USER]
         for user in users:
             if self._counts[CrowdReason.NAMER, user] < self.bounds.author:

@@ -6,14 +6,14 @@ from typing import Final
 
 from pipeline.crawl.crowding import is_proven
 from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS, RelayCandidate
-from pipeline.store.relay_pruning import MAX_NAMERS
+from pipeline.store.relay_pruning import MAX_MENTIONS
 
 _HOUR_MS: Final = 3_600_000
 # A monitor's word (NIP-66) is worth something for this long.
 _SEEN_UP_MS: Final = 2 * 24 * _HOUR_MS
 # One doubling of novel events is worth 1.
 _NAMED_BY_USER: Final = 4.0
-_ALL_NAMERS: Final = 2.5
+_ALL_MENTIONS: Final = 2.5
 _SEEN_UP: Final = 1.0
 _NEVER_UP: Final = 4.0
 # Each failure in a row costs this, up to so many: a dead relay falls behind those that nobody tried.
@@ -46,7 +46,7 @@ def score(candidate: RelayCandidate, now: int) -> float:
     """What a relay is worth: about the binary logarithm of the novel events that it brought lately, give and take."""
     worth = math.log2(1 + candidate.novel * 0.5 ** (max(0, now - candidate.novel_at) / FIRST_SEEN_HALF_LIFE_MS))
     worth += _NAMED_BY_USER * candidate.named_by_user
-    worth += _ALL_NAMERS * min(candidate.namers, MAX_NAMERS) / MAX_NAMERS
+    worth += _ALL_MENTIONS * min(candidate.namers, MAX_MENTIONS) / MAX_MENTIONS
     worth += _SEEN_UP * (0 <= now - candidate.seen_up_at < _SEEN_UP_MS)
     worth += _CONNECTED * candidate.is_connected
     watched = candidate.connected_ms + candidate.disconnected_ms

@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, NamersOf, is_proven
+from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, MentionsOf, is_proven
 from pipeline.crawl.ranking import is_incumbent, ranked
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.nostr.ports import SERVICE_PORTS
@@ -88,7 +88,7 @@ def choose(
     candidates: Iterable[RelayCandidate],
     selection: Selection,
     now: int,
-    namers: NamersOf = lambda _: (),
+    namers: MentionsOf = lambda _: (),
 ) -> Chosen:
     """Choose the relays to crawl at `now` (ms), of `candidates` in order of preference (see `ranking`).
 
@@ -162,7 +162,7 @@ def _is_on_trial(candidate: RelayCandidate, now: int) -> bool:
 class _Choice:
     selection: Selection
     now: int
-    namers: NamersOf
+    namers: MentionsOf
     crowd: Crowd
     chosen: list[Selected] = field(default_factory=list)
     crowded: Counter[Skipped] = field(default_factory=Counter)

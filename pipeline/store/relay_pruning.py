@@ -1,4 +1,4 @@
-"""Which relay addresses are forgotten: a bounded number per author who names them, and of those that never answered.
+"""Pruning of relay addresses: a bound for each author who mentions them, and one for those that never answered.
 
 Strangers invent addresses without end. Those that answered once are kept, those that did not make room for each other,
 however often they were named. Writers only refuse an author who names far too many at once; the sweeper prunes.
@@ -12,11 +12,11 @@ from pipeline.store.database import Row, Tx
 # Addresses that never answered: the whole network is some thousands.
 MAX_UNANSWERED: Final = 40_000
 # Recorded namings of one author: relay lists hold a few, a lifetime of hints some hundreds.
-MAX_NAMED: Final = 500
+MAX_MENTIONED: Final = 500
 # Of one monitor (NIP-66): twice the relays that exist.
 MAX_MONITORED: Final = 3_000
 # Two authors make an address worth dialling; beyond this many it is not recorded who else names it.
-MAX_NAMERS: Final = 16
+MAX_MENTIONS: Final = 16
 # Until the sweeper has been there, an author may have this many times the bound.
 _SLACK: Final = 2
 
@@ -34,23 +34,23 @@ OLDEST_UNANSWERED = f"""
 SELECT id FROM relays WHERE {UNANSWERED} AND id <> (SELECT max(id) FROM relays) ORDER BY last_seen LIMIT ?
 """  # noqa: S608
 CROWDED = f"""
-SELECT author, as_monitor, count(*) - iif(as_monitor, {MAX_MONITORED}, {MAX_NAMED}) AS surplus
+SELECT author, as_monitor, count(*) - iif(as_monitor, {MAX_MONITORED}, {MAX_MENTIONED}) AS surplus
   FROM relay_namers GROUP BY author, as_monitor HAVING surplus > 0
 """  # noqa: S608
 # The addresses that an author named first, those that answered last of all.
-OLDEST_NAMED = f"""
+OLDEST_MENTIONED = f"""
 SELECT relay FROM relay_namers JOIN relays ON id = relay
  WHERE author = ? AND as_monitor = ? ORDER BY {UNANSWERED} DESC, relay LIMIT ?
 """  # noqa: S608
-FORGET_NAMING = "DELETE FROM relay_namers WHERE relay = ? AND author = ?"
-# With `MAX_NAMERS` of them there may be more than are recorded.
-UNCOUNT_NAMER = """
+FORGET_MENTION = "DELETE FROM relay_namers WHERE relay = ? AND author = ?"
+# With `MAX_MENTIONS` of them there may be more than are recorded.
+UNCOUNT_MENTION = """
 UPDATE relays SET namers = max(0, namers - 1), named_by_user = named_by_user AND (namers >= ?2 OR EXISTS (
   SELECT 1 FROM relay_namers JOIN monitored ON monitored.author = relay_namers.author
    WHERE relay = ?1 AND NOT as_monitor AND removed_at IS NULL
 )) WHERE id = ?1
 """
-IS_UNNAMED = f"""
+IS_UNMENTIONED = f"""
 SELECT 1 FROM relays WHERE id = ? AND namers = 0 AND NOT named_by_user AND {UNANSWERED}
    AND id <> (SELECT max(id) FROM relays)
 """  # noqa: S608
@@ -64,16 +64,16 @@ FORGET = (
 
 @dataclass(frozen=True, slots=True)
 class Crowded:
-    """An author, as a monitor or not, whose recorded namings are `surplus` more than the bound."""
+    """An author, as a monitor or not, whose recorded mentions are `surplus` more than the bound."""
 
     author: int
     as_monitor: bool
     surplus: int
 
 
-def may_name(tx: Tx, author: int, *, as_monitor: bool) -> bool:
-    """Return True if `author` may name one more address."""
-    most = _SLACK * (MAX_MONITORED if as_monitor else MAX_NAMED)
+def may_mention(tx: Tx, author: int, *, as_monitor: bool) -> bool:
+    """Return True if `author` may mention one more address."""
+    most = _SLACK * (MAX_MONITORED if as_monitor else MAX_MENTIONED)
     return int(tx.execute(NAMED_BY, (author, as_monitor, most)).get) < most
 
 
@@ -84,25 +84,25 @@ def unanswered_surplus(tx: Tx, most: int | None = None) -> int:
 
 
 def crowded(tx: Tx) -> list[Crowded]:
-    """Return the authors who name more than the bound."""
+    """Return the authors who mention more than the bound."""
     return [Crowded(int(author), bool(as_monitor), int(surplus)) for author, as_monitor, surplus in tx.execute(CROWDED)]
 
 
 def forget_unanswered(tx: Tx, limit: int) -> int:
-    """Forget `limit` addresses that never answered, those first that were last named longest ago; return how many."""
+    """Remove `limit` addresses that never answered, those first that were mentioned longest ago; return how many."""
     oldest: list[Row] = tx.execute(OLDEST_UNANSWERED, (limit,)).fetchall()
     for (relay,) in oldest:
         _forget(tx, relay)
     return len(oldest)
 
 
-def forget_namings(tx: Tx, of: Crowded, limit: int) -> int:
-    """Forget up to `limit` of an author's surplus namings, and addresses that no one names now; return how many."""
-    oldest: list[Row] = tx.execute(OLDEST_NAMED, (of.author, of.as_monitor, min(limit, of.surplus))).fetchall()
+def prune_mentions(tx: Tx, of: Crowded, limit: int) -> int:
+    """Remove up to `limit` of an author's surplus mentions, and addresses without mentions; return how many."""
+    oldest: list[Row] = tx.execute(OLDEST_MENTIONED, (of.author, of.as_monitor, min(limit, of.surplus))).fetchall()
     for (relay,) in oldest:
-        tx.execute(FORGET_NAMING, (relay, of.author))
-        tx.execute(UNCOUNT_NAMER, (relay, MAX_NAMERS))
-        if tx.execute(IS_UNNAMED, (relay,)).fetchone() is not None:
+        tx.execute(FORGET_MENTION, (relay, of.author))
+        tx.execute(UNCOUNT_MENTION, (relay, MAX_MENTIONS))
+        if tx.execute(IS_UNMENTIONED, (relay,)).fetchone() is not None:
             _forget(tx, relay)
     return len(oldest)
 

@@ -12,7 +12,7 @@ from pipeline.store import relays as relay_table
 from pipeline.store.database import Tx
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import Receipt
-from pipeline.store.relay_pruning import MAX_NAMED
+from pipeline.store.relay_pruning import MAX_MENTIONED
 from stages import crawler, saver
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.relay import ScriptedRelay
@@ -165,8 +165,8 @@ def test_author_who_names_too_many_costs_no_lookups_for_a_while(world: World, mo
     with Running(world.context("saver"), saver.run):
         world.put([*lists, honest])
         world.wait_saved()
-    assert len(tried) == 2 * MAX_NAMED + 2
-    assert world.query("SELECT count(*) FROM relays") == [(2 * MAX_NAMED + 1,)]
+    assert len(tried) == 2 * MAX_MENTIONED + 2
+    assert world.query("SELECT count(*) FROM relays") == [(2 * MAX_MENTIONED + 1,)]
 
 
 def test_lists_of_many_addresses_are_saved_in_short_transactions() -> None:

@@ -475,7 +475,7 @@ def test_relay_addresses_beyond_the_bounds_are_forgotten(
     monkeypatch.setattr(relay_pruning, "MAX_UNANSWERED", 100)
     surplus, others = 150, 60
     with world.database.write() as tx:
-        for number in range(relay_pruning.MAX_NAMED + surplus):
+        for number in range(relay_pruning.MAX_MENTIONED + surplus):
             relay_mentions.record_mention(
                 tx, f"wss://r{number}.example", source="hint", author=1, is_user=True, now=NOW_MS
             )
@@ -484,7 +484,7 @@ def test_relay_addresses_beyond_the_bounds_are_forgotten(
                 tx, f"wss://a{author}.example", source="hint", author=author, is_user=False, now=NOW_MS + 1
             )
     discarded = "event_service_stage_discarded_total"
-    unanswered = relay_pruning.MAX_NAMED + others - 100
+    unanswered = relay_pruning.MAX_MENTIONED + others - 100
     with Running(world.context("sweeper"), sweeper.run) as running:
         wait_until(
             lambda: (

@@ -13,7 +13,7 @@ from pipeline.process.clock import ManualClock
 from pipeline.store import relay_candidates, relay_mentions, relay_pruning, relay_status, relays, users
 from pipeline.store.authors import Authors
 from pipeline.store.database import Tx
-from pipeline.store.known_namers import KnownNamers
+from pipeline.store.known_mentions import KnownMentions
 from pipeline.store.relay_candidates import RelayCandidate
 from pipeline.store.relay_mentions import Mention
 from pipeline.store.relay_status import RelayState, RelayStatus
@@ -80,10 +80,10 @@ def test_lists_of_one_key_and_its_friends_drop_no_connected_relay(tmp_path: Path
         users.register(tx, ATTACKER.to_bytes(32), NOW)
         while crowded := relay_pruning.crowded(tx):
             for each in crowded:
-                relay_pruning.forget_namings(tx, each, 10_000)
+                relay_pruning.prune_mentions(tx, each, 10_000)
         found = relay_candidates.candidates(tx, discovered=True, limit=20_040)
         assert sum(each.named_by_user for each in found) >= 500
-        chosen = choose(ranked(found, NOW), selection(40), NOW, functools.partial(KnownNamers().of, tx))
+        chosen = choose(ranked(found, NOW), selection(40), NOW, functools.partial(KnownMentions().of, tx))
     assert {url.removeprefix("wss://") for url in honest} <= hosts(chosen)
     assert len(hosts(chosen)) == 40
 

@@ -3,7 +3,7 @@
 from pipeline.store import relay_candidates, relay_mentions, relay_pruning, relay_records, relay_status, relays, users
 from pipeline.store.database import Database, Tx
 from pipeline.store.relay_mentions import MentionOutcome
-from pipeline.store.relay_pruning import MAX_MONITORED, MAX_NAMED, MAX_NAMERS, Crowded
+from pipeline.store.relay_pruning import MAX_MENTIONED, MAX_MENTIONS, MAX_MONITORED, Crowded
 from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.relays import OperatorOverride
 
@@ -25,7 +25,7 @@ def prune(db: Database, most: int = relay_pruning.MAX_UNANSWERED) -> None:
     """What the sweeper does."""
     with db.write() as tx:
         for author in relay_pruning.crowded(tx):
-            relay_pruning.forget_namings(tx, author, author.surplus)
+            relay_pruning.prune_mentions(tx, author, author.surplus)
         relay_pruning.forget_unanswered(tx, relay_pruning.unanswered_surplus(tx, most))
 
 
@@ -37,7 +37,7 @@ def test_620_relay_lists_of_one_user_keep_no_honest_relay_unlearned(db: Database
         with db.write() as tx:
             for relay in range(100):
                 name(tx, f"wss://r{number}-{relay}.example", 1, is_user=True, now=NOW + number)
-            assert relays.count(tx) <= 2 * MAX_NAMED
+            assert relays.count(tx) <= 2 * MAX_MENTIONED
         if number % 50 == 0:
             prune(db)
     with db.write() as tx:
@@ -46,14 +46,14 @@ def test_620_relay_lists_of_one_user_keep_no_honest_relay_unlearned(db: Database
     with db.read() as tx:
         candidates = [each.address for each in relay_candidates.candidates(tx, discovered=True, limit=100_000)]
         assert HONEST in candidates
-        assert relays.count(tx) == MAX_NAMED + 1
+        assert relays.count(tx) == MAX_MENTIONED + 1
         assert "wss://r0-0.example" not in known(tx), "the author's oldest made room"
 
 
 def test_author_with_too_many_mentions_is_refused_until_swept(db: Database) -> None:
     with db.write() as tx:
         name(tx, HONEST, 9)
-        for number in range(2 * MAX_NAMED):
+        for number in range(2 * MAX_MENTIONED):
             assert name(tx, f"wss://r{number}.example", 1) is MentionOutcome.NEW
         assert name(tx, "wss://more.example", 1) is MentionOutcome.REFUSED
         assert name(tx, HONEST, 1, is_user=True) is MentionOutcome.REFUSED
@@ -61,7 +61,7 @@ def test_author_with_too_many_mentions_is_refused_until_swept(db: Database) -> N
         assert tx.execute("SELECT namers, named_by_user FROM relays WHERE address = ?", (HONEST,)).fetchall() == [
             (1, 0)
         ]
-        assert relay_pruning.crowded(tx) == [Crowded(1, False, MAX_NAMED)]
+        assert relay_pruning.crowded(tx) == [Crowded(1, False, MAX_MENTIONED)]
     prune(db)
     with db.write() as tx:
         assert name(tx, "wss://more.example", 1) is MentionOutcome.NEW
@@ -77,7 +77,7 @@ def test_address_that_others_name_stays_when_one_author_yields(db: Database) -> 
         number = relays.find(tx, answered)
         assert number is not None
         relay_status.put_statuses(tx, [RelayStatus(number, answered, RelayState.CONNECTED, NOW, 0, 0, 0, 0, "")])
-        for number in range(MAX_NAMED):
+        for number in range(MAX_MENTIONED):
             name(tx, f"wss://r{number}.example", 7)
     prune(db)
     with db.read() as tx:
@@ -107,7 +107,7 @@ def test_unanswered_relays_displace_each_other_however_often_mentioned(db: Datab
     with db.write() as tx:
         relays.set_bootstrap(tx, ["wss://boot.example"], NOW)
         for number in range(20):
-            for author in range(MAX_NAMERS):
+            for author in range(MAX_MENTIONS):
                 name(tx, f"wss://r{number}.example", author, is_user=True, now=NOW + number)
         relays.set_operator(tx, "wss://r2.example", OperatorOverride.REMOVED, NOW)
         numbers = {each.address: each.relay for each in relay_records.records(tx, everything=True, limit=100)}

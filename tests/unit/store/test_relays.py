@@ -6,7 +6,7 @@ from pipeline.store import relay_candidates, relay_mentions, relay_records, rela
 from pipeline.store.database import Database, Tx
 from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS, RelayCandidate
 from pipeline.store.relay_mentions import MentionOutcome
-from pipeline.store.relay_pruning import MAX_NAMERS
+from pipeline.store.relay_pruning import MAX_MENTIONS
 from pipeline.store.relay_status import RelayCost, RelayState, RelayStatus
 from pipeline.store.relays import OperatorOverride
 
@@ -69,11 +69,11 @@ def test_a_former_bootstrap_relay_must_be_named_like_any_other(db: Database) -> 
 
 def test_namers_are_counted_once_each_and_no_further_than_needed(db: Database) -> None:
     with db.write() as tx:
-        for author in range(MAX_NAMERS * 2):
+        for author in range(MAX_MENTIONS * 2):
             for _ in range(2):
                 name(tx, "wss://popular.example", author)
-        assert namers(tx, "wss://popular.example") == MAX_NAMERS
-        assert tx.execute("SELECT count(*) FROM relay_namers").get == MAX_NAMERS
+        assert namers(tx, "wss://popular.example") == MAX_MENTIONS
+        assert tx.execute("SELECT count(*) FROM relay_namers").get == MAX_MENTIONS
         name(tx, "wss://popular.example", 10**6, is_user=True)
         assert tx.execute("SELECT named_by_user FROM relays").get == 1
 

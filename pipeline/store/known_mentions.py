@@ -1,4 +1,4 @@
-"""Who names which relay, remembered between two looks that ask for thousands of them."""
+"""Cache of who mentions which relay, since each choice of relays asks for thousands."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,12 +10,12 @@ from pipeline.store.relay_mentions import Mention
 
 # Some 300 bytes each.
 MAX_REMEMBERED: Final = 50_000
-# Who is registered changes what a naming counts for; it is looked up again after this number of looks.
+# Registrations change what a mention counts; it is read again after this number of uses.
 _USES: Final = 100
 
 
-class KnownNamers:
-    """The namers of relays, looked up where their number has changed. For one thread."""
+class KnownMentions:
+    """Mentions of relays, read where their number has changed. For one thread."""
 
     __slots__ = ("_known",)
 
@@ -23,7 +23,7 @@ class KnownNamers:
         self._known: dict[int, tuple[int, bool, int, tuple[Mention, ...]]] = {}
 
     def of(self, tx: Tx, candidate: RelayCandidate) -> Sequence[Mention]:
-        """Return who names a relay."""
+        """Return who mentions a relay."""
         known = self._known.get(candidate.relay)
         if known is not None:
             namers, by_user, uses, found = known
