@@ -253,6 +253,27 @@ def test_one_missed_event_changes_nothing_more_change_one_thing_at_a_time() -> N
     assert trust.judged(RelayLimits(refuses_zero=True), now) == RelayLimits(refuses_zero=True, live_missed_at=now)
 
 
+def test_live_request_refused_without_its_name_is_divided() -> None:
+    """relayer with a bound on filters of a request: one NOTICE for everything, and `limit: 0` is not accepted."""
+    text = "REQ filters are not accepted"
+
+    def mood(_: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        return [Notice(text)] if len(filters) > 3 or any(each.limit == 0 for each in filters) else None
+
+    authors = [key(10 + number) for number in range(40)]
+    sim = Simulation(random.Random(5), limits=RelayLimits(max_authors=5))
+    sim.max_idle_turns = 10_000
+    sim.relay.mood = mood
+    sim.want(authors=authors, registered=[BOB])
+    sim.connect()
+    late = [event(START + at, authors[at % len(authors)], number=at) for at in range(120, 700, 7)]
+    for each in late:
+        sim.at(each.created_at - START, lambda each=each: sim.relay.publish(each, sim.wall))  # type: ignore[misc]
+    for each in late:
+        sim.run_until(each.created_at - START + 2)
+        assert each.id in sim.delivered, f"{each.created_at - START}"
+
+
 def test_part_of_a_live_request_that_is_refused_takes_no_other_along() -> None:
     """strfry that demands an author or a tag of each filter."""
     text = "ERROR: bad req: filter validation failed: filter must have exactly one author, p tag, or e tag"

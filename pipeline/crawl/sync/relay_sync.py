@@ -249,6 +249,7 @@ class RelaySync:
         self._note_absence(wall)
         named = self.named
         self._live.follow(self._sweeps.forms.first_only)
+        self._split_unanswered(session, mono)
         self._live.open_due(self._plan.queries, self._plan.users, named, session, mono)
         self._sweep_torn(session)
         self._drop_unwanted()
@@ -271,6 +272,12 @@ class RelaySync:
         for key in session.take_torn():
             self._check_at = 0.0
             for query in self._live.queries_of(key):
+                self._sweeps.times.sweep_again(query)
+
+    def _split_unanswered(self, session: Session, mono: float) -> None:
+        """Ask in smaller live requests where one stays unanswered, and sweep what it should have brought."""
+        if self._sweeps.quirks.has_eose:
+            for query in self._live.split_unanswered(session, mono):
                 self._sweeps.times.sweep_again(query)
 
     def _follow_clock(self, session: Session, mono: float, wall: int) -> None:

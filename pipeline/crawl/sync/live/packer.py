@@ -120,15 +120,15 @@ class SubscriptionPacker:
     def split_by_subject(self, key: str) -> bool:
         """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
 
-        For each subject apart at first, then for half as many filters, down to a single query.
+        For each subject apart at first, then for half as many filters, down to a single one.
         """
         group = self._groups.get(key)
         if group is None:
             return False
         if not self._is_parted and len({query.subject for query in group.queries.values()}) > 1:
             self._is_parted = True
-        elif len(group.queries) > 1:
-            self._most_filters = max(1, group.filters // 2)
+        elif (most := min(group.filters, self._most_filters or group.filters) // 2) > 0:
+            self._most_filters = most
         else:
             return False
         self.clear()
@@ -178,11 +178,15 @@ class SubscriptionPacker:
     def _most_members(self, query: Query) -> int:
         return 1 if query.subject in self.singles else query.most_members(self._limits)
 
+    @property
+    def _filters_a_request(self) -> int:
+        return min(self._limits.live_filters, self._most_filters or self._limits.live_filters)
+
     def _pieces(self, query: Query) -> list[Query]:
         """The query, cut by its members so that each piece fits into one subscription."""
         lists = len(self._kinds(query))
         limits = self._limits
-        in_filters = limits.live_filters // lists * self._most_members(query)
+        in_filters = self._filters_a_request // lists * self._most_members(query)
         most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
         if len(query.members) <= most:
             return [query]
@@ -271,9 +275,10 @@ class SubscriptionPacker:
             # Such a relay refuses a whole request for one filter that is too broad.
             return False
         parts, size = self._cost(query)
-        most = min(self._limits.live_filters, self._most_filters or self._limits.live_filters)
         # What takes more filters by itself cannot be asked for in fewer, as long as nothing says that it must.
-        fits = group.filters + parts <= most or (not group.filters and parts <= self._limits.live_filters)
+        fits = group.filters + parts <= self._filters_a_request or (
+            not group.filters and parts <= self._limits.live_filters
+        )
         return fits and group.bytes + size <= self._limits.max_frame_bytes
 
     def _cost(self, query: Query) -> tuple[int, int]:

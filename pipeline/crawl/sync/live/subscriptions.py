@@ -1,5 +1,7 @@
 """The live subscriptions of one relay's connection: opened, replaced, and opened again some time after they ended."""
 
+from typing import Final
+
 from pipeline.crawl.sync.live.packer import SubscriptionPacker
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
@@ -7,6 +9,9 @@ from pipeline.crawl.sync.timing import MAX_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import LiveEnded
+
+ANSWER_S: Final = 15.0
+"""By then a live subscription is answered that asks for something stored; the slowest relay seen takes 5 s."""
 
 
 class LiveSubscriptions:
@@ -18,7 +23,7 @@ class LiveSubscriptions:
 
     __slots__ = (
         "_asked", "_ended", "_failures", "_first", "_first_only", "_groups", "_leaves_out_global", "_named",
-        "_not_before", "_opened", "_partial", "_queries", "unserved",
+        "_not_before", "_opened", "_partial", "_queries", "_silent", "unserved",
     )  # fmt: skip
 
     def __init__(self, limits: RelayLimits) -> None:
@@ -39,12 +44,18 @@ class LiveSubscriptions:
         self._partial: tuple[str, ...] = ()
         # The queries of those that were refused, until they are asked for again.
         self._ended: dict[str, tuple[str, ...]] = {}
+        # The queries of those that stayed unanswered when they were last looked at.
+        self._silent: frozenset[str] = frozenset()
 
     def has(self, query: str) -> bool:
-        """Return True if the query of this key has a place in subscriptions that bring all of it; none was refused."""
+        """Return True if the query of this key has a place in subscriptions that bring all of it; none was refused.
+
+        One that should have been answered by now counts as refused.
+        """
         if (self._leaves_out_global and query == GLOBAL_QUERY.key) or query.startswith(self._partial):
             return False
-        return self._groups.has(query) and not any(query in queries for queries in self._ended.values())
+        is_asked = self._groups.has(query) and query not in self._silent
+        return is_asked and not any(query in queries for queries in self._ended.values())
 
     @property
     def leaves_out_global(self) -> bool:
@@ -56,6 +67,25 @@ class LiveSubscriptions:
         self._leaves_out_global = leaves_out
         # Arranged again when they are next looked at.
         self._queries = ()
+
+    def split_unanswered(self, session: Session, mono: float) -> tuple[str, ...]:
+        """Ask in smaller requests for what stayed unanswered; returns the keys of all queries that are not answered.
+
+        Some relays refuse in words that name nothing, and say no more. An EOSE is owed where something stored is asked
+        for; this is for relays that send it to others.
+        """
+        asks_for_stored = session.limits.refuses_zero or session.limits.zero_is_all
+        silent = [key for key in self._opened if self._is_silent(key, session, mono)] if asks_for_stored else []
+        queries = tuple(query for key in silent for query in self._groups.queries_of(key))
+        self._silent = frozenset(queries)
+        are_split = [self._groups.split_by_subject(key) for key in silent]
+        if any(are_split):
+            self._queries = ()
+        return queries
+
+    def _is_silent(self, key: str, session: Session, mono: float) -> bool:
+        is_open = session.subscriptions.live(key) is not None
+        return is_open and session.live_answered_at(key) is None and mono - self._opened[key] >= ANSWER_S
 
     def answered_at(self, query: str, session: Session) -> float | None:
         """Return since when (monotonic) all of a query is subscribed to, by the relay's answers; None if it is not."""
@@ -76,6 +106,7 @@ class LiveSubscriptions:
         self._failures.clear()
         self._opened.clear()
         self._ended.clear()
+        self._silent = frozenset()
 
     def open_due(
         self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, session: Session, mono: float
@@ -149,5 +180,6 @@ class LiveSubscriptions:
         return queries
 
     def due_after(self, mono: float) -> list[float]:
-        """When some may be opened again that may not be yet."""
-        return [at for at in self._not_before.values() if at > mono]
+        """When some may be opened again that may not be yet, and when those that are open should be answered."""
+        times = (*self._not_before.values(), *(at + ANSWER_S for at in self._opened.values()))
+        return [at for at in times if at > mono]

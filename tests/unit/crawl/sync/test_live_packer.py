@@ -90,7 +90,8 @@ def test_what_is_refused_together_is_asked_for_apart() -> None:
     groups.pack(plan.queries, RelayLimits())
     opened = groups.pop_changes()
     assert sorted(groups.queries_of(each) for each in opened) == [("authors/",), ("global/",), ("mentions/",)]
-    assert not groups.split_by_subject("0"), "what is apart cannot be parted"
+    assert groups.filters("0") is not None
+    assert not any(groups.split_by_subject(each) for each in opened if len(groups.filters(each) or ()) == 1)
 
 
 @pytest.mark.parametrize("seed", seeds(6))
@@ -220,6 +221,20 @@ def test_subscription_refused_for_good_is_split_to_single_queries_at_most() -> N
         relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     assert not relay.groups.split_by_subject(key)
     assert len(relay.groups.queries_of(key)) == 1
+
+
+def test_query_that_is_refused_for_good_is_cut_down_to_one_filter_each() -> None:
+    limits = RelayLimits(max_authors=4)
+    relay = Relay(limits)
+    queries = [chunk(1, 40)]
+    relay.arrange(queries)
+    for _ in range(5):
+        are_split = [relay.groups.split_by_subject(each) for each in list(relay.open)]
+        if not any(are_split):
+            break
+        relay.arrange(queries)
+        assert relay.covered(queries) == {each.key for each in queries}
+    assert max(map(len, relay.open.values())) == 1
 
 
 def test_subjects_that_are_asked_for_singly_have_a_filter_for_each_member() -> None:
