@@ -14,7 +14,7 @@ from pipeline.relay.secret_key import read_secret_key
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.sinks.relay import RelaySink
-from pipeline.store import sent, target_relay
+from pipeline.store import send_history, target_relay
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
@@ -76,11 +76,11 @@ def _rate(ctx: StageContext, database: Database) -> SlidingWindowLimiter:
     """Return the bound of the settings, with what the process before this one has sent within the last minute."""
     with database.read() as tx:
         now, mono = ctx.clock.now_ms(), ctx.clock.monotonic()
-        before = sent.recent(tx, SinkName.RELAY, now)
+        before = send_history.recent(tx, SinkName.RELAY, now)
 
     def write(count: int) -> None:
         with database.write() as tx:
-            sent.note(tx, SinkName.RELAY, count, ctx.clock.now_ms())
+            send_history.note(tx, SinkName.RELAY, count, ctx.clock.now_ms())
 
     done = [mono - (now - at) / 1000 for at, count in before for _ in range(count)]
     return SlidingWindowLimiter(lambda: ctx.settings.target_relay_rate, done, write)

@@ -18,7 +18,7 @@ from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
 from pipeline.settings.choices import StatusPageAccess
 from pipeline.settings.config import Config
-from pipeline.settings.misspelt import unknown_settings
+from pipeline.settings.typos import unknown_settings
 from pipeline.settings.values import HostPort
 from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
 from pipeline.status.service_diagnosis import diagnose

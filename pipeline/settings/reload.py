@@ -10,8 +10,8 @@ from pipeline.process import logs
 from pipeline.process.logs import get_logger
 from pipeline.settings.config import Config
 from pipeline.settings.env_file import InvalidEnvFile, format_env, read_env_file
-from pipeline.settings.misspelt import UnknownSetting, unknown_settings
 from pipeline.settings.schema import SETTINGS
+from pipeline.settings.typos import UnknownSetting, unknown_settings
 
 _log = get_logger("settings")
 _NAMES = frozenset(setting.name for setting in SETTINGS)

@@ -303,7 +303,7 @@ BACKFILLS = (
     ) STRICT, WITHOUT ROWID
     """,
 )
-# What each process has counted; see `tallies`.
+# What each process has counted; see `counters`.
 TALLIES = (
     """
     CREATE TABLE tallies (
@@ -510,7 +510,7 @@ PROVEN_RELAYS = (
     "ALTER TABLE relays ADD COLUMN resolved TEXT NOT NULL DEFAULT ''",
 )
 
-# Which wanted authors come before which; see `wanted`. Those that are known come before all that are new.
+# Which wanted authors come before which; see `wanted_authors`. Those that are known come before all that are new.
 WANTED_TIERS = (
     "ALTER TABLE wanted ADD COLUMN tier INTEGER NOT NULL DEFAULT 0",
     "CREATE INDEX wanted_tier ON wanted (tier) WHERE refs > 0",

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.settings.env_file import InvalidEnvFile
-from pipeline.settings.misspelt import UnknownSetting, unknown_settings
 from pipeline.settings.reload import read_settings_file
 from pipeline.settings.schema import SETTINGS
+from pipeline.settings.typos import UnknownSetting, unknown_settings
 
 NAMES = sorted(setting.name for setting in SETTINGS)
 
