@@ -50,6 +50,7 @@ from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import (
     backfills,
+    disk,
     inbox,
     outbox,
     relay_candidates,
@@ -401,6 +402,8 @@ class _Crawler:
                 # Rows of a sink that is off do not count.
                 owed = outbox.size(tx, SinkName.PUBSUB, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
+            has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)
+        self.intake.has_room_for_strangers = has_room
         self.gate.set_marks(_marks(config))
         self.gate.update(waiting)
 

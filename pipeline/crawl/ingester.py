@@ -163,6 +163,8 @@ class Ingester:
         self._clock = clock
         self._counts = counts
         self._relevance = Relevance()
+        self.has_room_for_strangers = True
+        """Whether events of authors are saved who are neither users nor followed by one; set by another thread."""
         # Of the transaction in the making.
         self._dropped: list[Drop] = []
         self._tally = StageTally()
@@ -329,6 +331,9 @@ class Ingester:
         self._tally.taken += len(batch.events)
         wanted = [event for event in batch.events if self._relevance.rule(event) is not None]
         self._tally.drop("unwanted", len(batch.events) - len(wanted))
+        if not self.has_room_for_strangers:
+            relevant, wanted = wanted, [event for event in wanted if not self._relevance.is_of_stranger(event)]
+            self._tally.drop("database-full", len(relevant) - len(wanted))
         candidates = [event for event in wanted if event.id not in self.committed]
         self._tally.drop("duplicate", len(wanted) - len(candidates))
         return candidates

@@ -84,6 +84,11 @@ def _disk(seen: Snapshot) -> Iterator[Diagnosis]:
     if seen.free_bytes < _MIN_FREE_BYTES:
         what = f"{NO_ROOM}: {seen.free_bytes >> 20} MiB are left beside the database"
         yield Diagnosis(Severity.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
+    if not seen.has_room_for_strangers:
+        what = "the database uses more than EVENTS_MAX_DATABASE_BYTES: profiles and lists of strangers are dropped"
+        yield Diagnosis(
+            Severity.PROBLEM, "database", what, "raise it; events of and about your users are saved as ever"
+        )
 
 
 def _queues(seen: Snapshot, max_age: int) -> Iterator[Diagnosis]:

@@ -29,6 +29,14 @@ def disk_use(path: Path) -> DiskUse:
     return DiskUse(database, wal_bytes(path), disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize)
 
 
+def has_room_for_strangers(tx: Tx, most: int) -> bool:
+    """Return True if events of strangers may be saved in a database that is to use `most` bytes (0: any number).
+
+    Beyond the bound payloads make room first, which takes some time.
+    """
+    return not most or used_bytes(tx) <= most + most // 8
+
+
 def used_bytes(tx: Tx) -> int:
     """Return the bytes of the database that hold anything."""
     return int(tx.execute(USED).get)

@@ -296,6 +296,16 @@ def test_bytes_that_wait_stop_reading_until_they_are_saved(world: World, relay: 
         assert state(world, relay)[0] == "connected"
 
 
+def test_database_beyond_its_bound_drops_what_is_of_strangers(world: World, relay: ScriptedRelay) -> None:
+    with crawling(world, relay.url, EVENTS_MAX_DATABASE_BYTES="1") as running:
+        wait_live(relay)
+        relay.publish(profiles(1)[0])
+        wait_until(lambda: running.metric("received_events_counter_total", address=relay.url) >= 1)
+    dropped = {"stage": "crawler", "reason": "database-full"}
+    assert running.metric("event_service_stage_discarded_total", **dropped) == 1
+    assert arrived(world) == set()
+
+
 def test_backlog_of_a_sink_that_is_off_stops_nothing(world: World, relay: ScriptedRelay) -> None:
     with world.database.write() as tx:
         tx.executemany("INSERT INTO outbox (event, sink, ready_at) VALUES (?, 'pubsub', 0)", ((n,) for n in range(400)))

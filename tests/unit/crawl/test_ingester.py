@@ -120,6 +120,19 @@ def batch(*found: Event, relay: int = 1) -> Batch:
     return Batch(relay, NOW_MS, tuple(found))
 
 
+def test_database_beyond_its_bound_takes_nothing_of_strangers(desk: Desk) -> None:
+    profiles = [note("{}", by=by, kind=0) for by in range(len(SECRETS))]
+    strangers = [each for each in profiles if each.pubkey not in (ALICE, BOB)]
+    assert strangers
+    desk.intake.has_room_for_strangers = False
+    desk.one_by_one(batch(*profiles, note("a"), note(kind=3, tags=[["p", "a" * 64]])))
+    assert len(desk.rows()) == len(profiles) - len(strangers) + 2
+    assert desk.counted()["database-full"] == len(strangers)
+    desk.intake.has_room_for_strangers = True
+    desk.one_by_one(batch(*strangers))
+    assert len(desk.rows()) == len(profiles) + 2, "they are not taken for known"
+
+
 def test_a_genuine_wanted_event_gets_in_as_canonical_json(desk: Desk) -> None:
     event = note("ünï\n\x7f", tags=[["p", "x"], ["-"]])
     desk.take(Batch(9, NOW_MS + 5, (event,)))

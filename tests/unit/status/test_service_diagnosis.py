@@ -43,6 +43,7 @@ WELL = Snapshot(
     budget=Budget(0, 0, 0),
     waiting=Waiting(0, 0),
     database_bytes=0,
+    has_room_for_strangers=True,
     wal_bytes=0,
     free_bytes=1 << 40,
 )
@@ -232,6 +233,12 @@ def test_many_alike_are_counted() -> None:
 def test_a_restart_and_a_full_disk_are_told() -> None:
     assert "1 time and was restarted: hung" in one(replace(WELL, exits={("saver-0", "hung"): 1})).what
     assert one(replace(WELL, free_bytes=1 << 20)).subject == "disk"
+
+
+def test_database_beyond_its_bound_is_reported_with_the_setting() -> None:
+    found = one(replace(WELL, has_room_for_strangers=False))
+    assert (found.weight, found.subject) == (Severity.PROBLEM, "database")
+    assert "EVENTS_MAX_DATABASE_BYTES" in found.what
 
 
 def test_a_rough_duration() -> None:
