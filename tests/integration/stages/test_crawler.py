@@ -302,7 +302,7 @@ def test_database_beyond_its_bound_drops_what_is_of_strangers(world: World, rela
         relay.publish(profiles(1)[0])
         wait_until(lambda: running.metric("received_events_counter_total", address=relay.url) >= 1)
     dropped = {"stage": "crawler", "reason": "database-full"}
-    assert running.metric("event_service_stage_discarded_total", **dropped) == 1
+    assert running.metric("event_service_stage_discarded_total", **dropped) >= 1, "it may come twice"
     assert arrived(world) == set()
 
 
