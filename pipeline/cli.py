@@ -205,7 +205,7 @@ def check(online: bool, env_file: Path | None) -> None:
 
 
 def _extending_start() -> "Callable[[], None]":
-    """Return what tells systemd, at most every few seconds, that the service is at its start."""
+    """Return a function that reports to systemd, at most every few seconds, that the service is starting."""
     from pipeline.process.clock import SystemClock  # noqa: PLC0415
     from pipeline.process.notify import Notifier  # noqa: PLC0415
     from pipeline.process.supervisor import EXTEND_EVERY_S, EXTEND_S  # noqa: PLC0415

@@ -32,7 +32,7 @@ def read_version(build_file: Path = BUILD_FILE) -> Version:
 
 
 def git_revision(checkout: Path) -> tuple[str, str] | None:
-    """Revision and commit time of the commit that is checked out at `checkout`; None when git cannot tell."""
+    """Revision and commit time of the commit that is checked out at `checkout`; None if git does not know."""
     if not (checkout / ".git").exists():
         return None
     # A checkout that another user owns, as at an installation by root, is only read here.

@@ -77,7 +77,7 @@ _TURN_S: Final = 0.1
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
 _LOOK_AT_LISTS_S: Final = 2.0
-# A thread that turns every second or two and has not for so long stands still; sorting a million items takes longer.
+# A thread that turns every second or two and has not for this time is hung; sorting a million items takes longer.
 _THREAD_LIMIT_S: Final = 8.0
 _SLOW_THREAD_LIMIT_S: Final = 60.0
 _ALIVE_EVERY_S: Final = runs.ALIVE_EVERY_MS / 1000
@@ -233,7 +233,7 @@ class _Crawler:
     crew: Crew = field(init=False)
     share: Share | None = None
     has_looked: bool = False
-    told_behind: set[str] = field(default_factory=set)
+    reported_behind: set[str] = field(default_factory=set)
     """The labels of relays that are said to be behind."""
     list_change: int = 0
     """The newest change of relay lists that was followed."""
@@ -276,7 +276,7 @@ class _Crawler:
             self.ctx.stop.wait(_TURN_S)
 
     def _refresh_plan(self, planner: Planner, current: Plan | None) -> Plan:
-        """Return the plan for what is wanted now; told to the intake first, so that no event comes too early for it."""
+        """Return the plan for what is wanted now; the ingester gets it first, so that no event comes too early."""
         with self.database.read() as tx:
             if current is not None and wanted_authors.latest_generation(tx) == planner.generation:
                 return current
@@ -323,7 +323,7 @@ class _Crawler:
         selected = chosen.selected
         self.dial_gate.trust(*trusted(selected, now))
         if share is not None and share.index == 0:
-            # All processes come to the same; one tells it.
+            # All processes find the same; one logs it.
             skipped = passed_over(found, selection) + chosen.crowded
             for reason in Skipped:
                 self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
@@ -378,12 +378,12 @@ class _Crawler:
         behind = self.fleet.seconds_behind(wall)
         # With no relay connected, all are as far behind as the best of them.
         metrics.crawl_behind.set(max(behind.values()) if behind else self.fleet.least_behind(wall))
-        told = {metrics.address_labels.label(address): seconds for address, seconds in behind.items()}
-        for label in self.told_behind - told.keys():
+        reported = {metrics.address_labels.label(address): seconds for address, seconds in behind.items()}
+        for label in self.reported_behind - reported.keys():
             metrics.crawl_relay_behind.labels(label).set(LEFT)
-        for label, seconds in told.items():
+        for label, seconds in reported.items():
             metrics.crawl_relay_behind.labels(label).set(seconds)
-        self.told_behind = set(told)
+        self.reported_behind = set(reported)
         for bound in _BEHIND_BOUNDS_S:
             metrics.crawl_relays_behind.labels(f"{bound:g}").set(sum(each <= bound for each in behind.values()))
         metrics.queries_without_subscription.set(self.fleet.unserved_queries)

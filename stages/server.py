@@ -34,7 +34,7 @@ from pipeline.version import read_version
 
 STAGE: Final = "server"
 _BEAT_S: Final = 1.0
-# For the end of what runs when the stage is told to stop; what is left is cut off.
+# For work that runs when the stage is stopped; what is left is cut off.
 _STOP_S: Final = 5.0
 # `["EVENT",…]` around the largest event.
 _ENVELOPE_BYTES: Final = 64

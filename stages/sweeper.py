@@ -73,7 +73,7 @@ def run(ctx: StageContext) -> None:
 
 
 Step = Callable[[Tx, int], tuple[int, bool]]
-"""Looks at up to so many rows: how many it dropped, and whether the walk has come to its end."""
+"""Looks at up to that many rows: how many it dropped, and whether the walk is at its end."""
 
 
 class _TableWalk:

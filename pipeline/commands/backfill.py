@@ -27,7 +27,7 @@ from pipeline.store.database import Database, Tx
 _LOOK_EVERY_S: Final = 0.5
 _SAY_EVERY_S: Final = 5.0
 _BAR_CHARS: Final = 20
-# A relay that is away for so long while all others are done is waited for no longer.
+# A relay that is away for this time while all others are done is not waited for.
 _AWAY_S: Final = 60.0
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 

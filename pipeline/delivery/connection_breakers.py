@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LEARNED_FOR_S: Final = 86_400.0
-"""After so long a message as large is tried again: the relay may be another by then."""
+"""After this time a message as large is tried again: the relay may have changed."""
 # More break a connection only where something else than their size is wrong.
 _MAX_BREAKERS: Final = 256
 

@@ -38,7 +38,7 @@ MAX_CLAIMS: Final = 50
 # Bytes of payloads in one claim, as many as one Pub/Sub call carries; at most one step more.
 CLAIM_BYTES: Final = 9_000_000
 CLAIM_STEP: Final = 50
-# Every so many claims one begins with the newest rows, so that new events do not wait behind a long backlog.
+# One claim in this number begins with the newest rows, so that new events do not wait behind a long backlog.
 NEWEST_EVERY: Final = 4
 _HANDLER: Final = "processSavedEvent"
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)

@@ -1,4 +1,4 @@
-"""The demo itself: a relay, people on it, the service, and a line that tells what happens."""
+"""The demo itself: a relay, people on it, the service, and a line that shows what happens."""
 
 import asyncio
 import contextlib
@@ -109,7 +109,7 @@ class Show:
     async def _live(
         self, people: People, handed_on: "_Tail", service: "asyncio.Task[int]", seconds: float | None
     ) -> None:
-        """Let people do things, look what comes out, and tell it, until it is time to end."""
+        """Let people publish, read what is delivered, and show it, until it is time to end."""
         began = told = posted = self._clock.monotonic()
         while not self._stop.is_set() and (seconds is None or self._clock.monotonic() - began < seconds):
             if service.done():

@@ -1,7 +1,7 @@
 """Judges what a database of the Go service holds, and writes what can be taken into ours.
 
 Ids of delivered events come early, so that a running service does not deliver them again. Contacts come before users,
-so that each user's followees are known at once; pending events last, when the saver can tell what is relevant. What the
+so that each user's followees are known at once; pending events last, when the saver knows what is relevant. What the
 delivered events say of contacts and relays is taken as if they were saved now: that service let an older contact
 list win once it had forgotten the newer one, whose event may still be there.
 """

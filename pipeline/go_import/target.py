@@ -44,7 +44,7 @@ FORGET_UNDATED = "DELETE FROM contact_lists WHERE follower = ? AND event_id = ?"
 
 @dataclass(frozen=True, slots=True)
 class SeenId:
-    """An event that was delivered elsewhere: seen at `seen_at` (ms); the rest is told by the event if it is at hand."""
+    """An event that was delivered elsewhere: seen at `seen_at` (ms); the rest comes from the event if it is at hand."""
 
     event_id: bytes
     seen_at: int

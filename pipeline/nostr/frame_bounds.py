@@ -1,4 +1,4 @@
-"""What a frame costs to parse, told from its bytes: a frame that holds too much is refused before. Pure."""
+"""Bounds on the cost of parsing a frame, judged by its bytes before it is parsed. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -91,7 +91,7 @@ class KnownEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Eose:
-    """The end of a subscription's stored events; `finished` tells if there are no more (NIP-67), None if unsaid."""
+    """The end of a subscription's stored events; `finished`: there are no more (NIP-67), None if not said."""
 
     subscription: str
     finished: bool | None = None

@@ -15,8 +15,8 @@ from pipeline.process.slots import Slot
 Launch = Callable[[Slot], "subprocess.Popen[bytes]"]
 """Starts the process of a slot; its standard input is a pipe that the caller keeps open and silent."""
 
-# What systemd tells the supervisor is not meant for its children, only a stage run alone has a web server of its own,
-# and the supervisor's choice of metrics files, which it makes through its environment, is for itself.
+# What systemd passes to the supervisor is not meant for its children, only a stage run alone has a web server of its
+# own, and the supervisor's choice of metrics files, which it makes through its environment, is for itself.
 _NOT_FOR_STAGES = (
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -63,7 +63,7 @@ class Child:
         self.hung = False
         """Whether the process was killed for its silence."""
         self.reload_due = False
-        """Whether the process is to be told that its settings have changed."""
+        """True if the process must be signalled that its settings have changed."""
         self.lacks_room = False
         """Whether the last process ended since a disk was full."""
         self._failed_starts = 0

@@ -23,7 +23,7 @@ MAX_STATUS_BYTES = 216
 DATABASE_LOCKED = "the database is locked"
 """How the status of a process begins that waits for a lock that another program holds."""
 # Mark, pid, start (ms since the epoch), times of the last beat (0: none yet) and of the status in ns of
-# CLOCK_MONOTONIC, which is one for all processes of a machine, so that a reader can tell ages; then what the process
+# CLOCK_MONOTONIC, which is one for all processes of a machine, so that a reader knows ages; then what the process
 # uses: CPU seconds, resident and virtual bytes, threads, open files (-1: unknown) and how many it may open; status.
 _LAYOUT = struct.Struct(f"=8sQQQQdQQQqQ{MAX_STATUS_BYTES}s")
 # `struct flock` of a 64-bit Linux: type, whence, start, length, pid.
@@ -135,7 +135,7 @@ class Heartbeat:
         return pulse
 
     def complain(self, status: str, for_s: float) -> None:
-        """Let beats for so long say what is wrong, if they say nothing else; from any thread.
+        """Let beats report a problem for some seconds, if they report nothing else; from any thread.
 
         Threads that are watched count as turning: who complains knows why they stand.
         """

@@ -1,4 +1,4 @@
-"""How a process stands, told by its heartbeat: in which state, since when, and why."""
+"""Health of a process by its heartbeat: the state, since when, and why."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,17 +8,17 @@ from pipeline.process.clock import Clock
 from pipeline.process.heartbeat import HeartbeatReading
 
 HEARTBEAT_LIMIT_S = 30.0
-"""A stage whose last beat is older is beyond help: it is killed."""
+"""A stage whose last heartbeat is older is killed."""
 SILENCE_LIMIT_S = 8.0
-"""A stage whose last beat is older hangs for the moment; health is to say so within ten seconds."""
+"""A stage whose last heartbeat is older is hung; health must report it within ten seconds."""
 
 
 class StageState(StrEnum):
-    """How a process stands."""
+    """State of a process."""
 
     OK = "ok"
     FAILING = "failing"
-    """It lives, and says itself that something is wrong."""
+    """It is alive and reports a problem."""
     STARTING = "starting"
     HUNG = "hung"
     EXITED = "exited"
@@ -26,7 +26,7 @@ class StageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StageHealth:
-    """A slot's state; since when (UTC, None: unknown); and why, empty where there is nothing to say."""
+    """State of a slot; since when (UTC, None: unknown); and why, empty if there is no problem."""
 
     slot: str
     state: StageState

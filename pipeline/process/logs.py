@@ -80,7 +80,7 @@ class Logger:
 
 
 class RateLimitedLogger:
-    """Writes at most `lines` lines per `interval_s` and key; the next line of a key tells how many were left out."""
+    """Writes at most `lines` lines per `interval_s` and key; the next line of a key has the number of those dropped."""
 
     # Keys come from the network; those beyond share one allowance.
     MAX_KEYS = 1000
@@ -173,7 +173,7 @@ def configure(level: "LogLevel", slot: str, *, as_json: bool | None = None, stre
 
 
 def is_journal(stream: TextIO) -> bool:
-    """Return True if what is written to `stream` goes to systemd's journal by itself, as systemd.exec(5) tells it."""
+    """Return True if what is written to `stream` goes to systemd's journal by itself, as in systemd.exec(5)."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -195,7 +195,7 @@ def set_level(level: "LogLevel") -> None:
 
 
 class _LibraryBound(logging.Filter):
-    """Lets so many lines of each library's logger through per minute; the next tells how many were left out."""
+    """Bound on the lines a minute of each library's logger; the next one has the number of those dropped."""
 
     LINES = 20
     INTERVAL_S = 60.0

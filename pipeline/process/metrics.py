@@ -93,7 +93,7 @@ class Observations:
             series._buckets[bucket].inc(count)
 
     def repeat(self, amount: float, count: int) -> None:
-        """Count `amount` so many times: a batch has one duration, and many events."""
+        """Count `amount` `count` times: a batch has one duration, and many events."""
         series = self._series
         series._sum.inc(amount * count)
         series._buckets[bisect_left(series._upper_bounds, amount)].inc(count)

@@ -36,5 +36,5 @@ def make_page_token(runtime_directory: Path) -> str:
 
 
 def is_page_token(token: str, given: str) -> bool:
-    """Return True if `given` is the token, in a time that tells nothing of it."""
+    """Return True if `given` is the token, in a time that is the same for every text."""
     return hmac.compare_digest(token.encode(), given.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""What the kernel tells about a process; the only module that reads /proc."""
+"""What /proc says about a process; the only module that reads it."""
 
 import math
 import os
@@ -107,7 +107,7 @@ def _command_of(pid: str) -> str:
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the machine from every other; empty where /proc shows processes only."""
+    """Return an id of this boot of the machine, unlike any other; empty where /proc shows processes only."""
     try:
         return (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""How often something may be done: so many times at once, and so many a minute (a token bucket). Pure.
+"""Token buckets: something may be done a number of times at once, and a number of times a minute. Pure.
 
 Times are monotonic seconds.
 """
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_RATED: Final = 10_000
-"""Names whose rate is remembered (about 2 MB); most are forgotten when their allowance is full again."""
+"""Names with a bucket (about 2 MB); most are forgotten when their bucket is full again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Rate:
 
 
 class TokenBucket:
-    """What is left of one `Rate`; it fills up again as time passes. For one thread."""
+    """Token bucket for one `Rate`. For one thread."""
 
     __slots__ = ("_at", "_left", "_rate")
 
@@ -29,7 +29,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Use one; return True if there was one left."""
+        """Take a token; return True if there was one."""
         self._fill(now)
         if self._left < 1:
             return False
@@ -37,7 +37,7 @@ class TokenBucket:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Return True if nothing would be lost by forgetting it."""
+        """Return True if it is full, so that it may be forgotten."""
         self._fill(now)
         return self._left >= self._rate.burst
 
@@ -47,7 +47,7 @@ class TokenBucket:
 
 
 class OverdraftBucket:
-    """What is left of one `Rate` for uses that are known only afterwards, so that it may be overdrawn. For one thread.
+    """Token bucket for costs that are known only afterwards, so that it may be overdrawn. For one thread.
 
     It begins full. The rate may be replaced at any time.
     """
@@ -66,19 +66,19 @@ class OverdraftBucket:
         return self._left
 
     def spend(self, amount: float, now: float) -> float:
-        """Note that `amount` was used, or given back if it is below 0; return what is left."""
+        """Take `amount`, or give it back if it is below 0; return what is left."""
         self._left = min(self._rate.burst, self.left(now) - amount)
         return self._left
 
     def set_rate(self, rate: Rate, now: float) -> None:
-        """Go by `rate` from now on."""
+        """Apply `rate` from now on."""
         if rate != self._rate:
             self._left = min(float(rate.burst), self.left(now))
             self._rate = rate
 
 
 class TokenBuckets:
-    """One `TokenBucket` per name, for a bounded number of names; beyond that the longest known are forgotten."""
+    """Token bucket per name, for a bounded number of names; beyond it the oldest are forgotten."""
 
     __slots__ = ("_max_names", "_names", "_rate")
 
@@ -91,16 +91,16 @@ class TokenBuckets:
         return len(self._names)
 
     def take(self, name: str, now: float) -> bool:
-        """Use one of `name`'s; return True if there was one left."""
-        allowance = self._names.get(name)
-        if allowance is None:
+        """Take a token of `name`; return True if there was one."""
+        bucket = self._names.get(name)
+        if bucket is None:
             if len(self._names) >= self._max_names:
                 self._make_room(now)
-            allowance = self._names[name] = TokenBucket(self._rate, now)
-        return allowance.take(now)
+            bucket = self._names[name] = TokenBucket(self._rate, now)
+        return bucket.take(now)
 
     def _make_room(self, now: float) -> None:
-        kept = {name: allowance for name, allowance in self._names.items() if not allowance.is_full(now)}
+        kept = {name: bucket for name, bucket in self._names.items() if not bucket.is_full(now)}
         # Room for many at once, since looking through all of them for each newcomer would be slow.
         surplus = len(kept) - self._max_names * 3 // 4
         self._names = dict(list(kept.items())[max(0, surplus) :])

@@ -27,7 +27,7 @@ class RestartPolicy:
 
     backoff: Backoff = _BACKOFF
     healthy_s: float = 60.0
-    """A stage that showed life for so long is a healthy one that had an accident."""
+    """A stage that was healthy for this time starts again with the first delay."""
 
     def after_exit(self, failures: int, healthy_for_s: float, now_s: float, rng: random.Random) -> Restart:
         """Return the restart after an exit at `now_s` that followed `failures` others and `healthy_for_s` of life."""

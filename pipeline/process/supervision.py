@@ -1,4 +1,4 @@
-"""The supervisor's own process: one for each database and runtime directory, told by signals and watched by systemd."""
+"""The supervisor's own process: one for each database and runtime directory, watched by systemd."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ def supervise(
 ) -> int:
     """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
 
-    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, as `command` must tell them.
+    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, which `command` must name to them.
     One supervisor per database and runtime directory; files that free slots left there are deleted first. `started` is
     called once this is the one. Called once per process.
     """

@@ -86,7 +86,7 @@ class SupervisorEnvironment:
     has_room: Callable[[], bool] = lambda: True
     """True if the disk of the database has room for what a stage writes."""
     reload: Callable[[], bool] | None = None
-    """What SIGHUP does before stages that still run are told; returns whether to tell them. None: it ends all."""
+    """What SIGHUP does before running stages get it too; returns whether they are to. None: it ends all."""
 
 
 class Supervisor:
@@ -107,7 +107,7 @@ class Supervisor:
         self._checked_s = self._check_at_s = self._extend_at_s = 0.0
 
     def run(self) -> int:
-        """Supervise until told to stop; return the exit code.
+        """Supervise until stopped; return the exit code.
 
         0: all stages were ended and none had to be killed; 3: a stage cannot start and not all have run before, which
         would be an accident; 1: anything else.
@@ -208,7 +208,7 @@ class Supervisor:
     def _on_exit(self, child: Child, pid: int | None, code: int) -> None:
         if self._drain is not None or self._around.stop.is_set():
             _log.info("stage ended", stage=child.name, pid=pid, how=_how(code))
-            # One that was told to stop while its interpreter started dies of the signal itself.
+            # One that was stopped while its interpreter started is killed by the signal itself.
             if code not in (EXIT_OK, -signal.SIGTERM) and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED
             return
@@ -220,7 +220,7 @@ class Supervisor:
             self._around.stop.set(f"{child.name} cannot start")
             return
         now_s = self._clock.monotonic()
-        # Health is told at once, or would miss that a stage is away for a moment.
+        # Health is updated at once, or would miss that a stage is away for a moment.
         self._check_at_s = now_s
         if code == EXIT_NO_ROOM:
             # An accident of the disk, not of the stage: it waits for room, however often.
@@ -238,7 +238,7 @@ class Supervisor:
         return restart.at_s - now_s
 
     def _check(self, now_s: float) -> None:
-        """Look at the heartbeats, when it is time, and tell systemd."""
+        """Read the heartbeats when due, and report to systemd."""
         if now_s < self._check_at_s:
             return
         stalled = now_s - self._checked_s > self._times.stall_s

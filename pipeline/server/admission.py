@@ -21,7 +21,7 @@ class Admission:
     """The work that is asked for in mode `proof-of-work`."""
 
     def require(self, event: Event, users: int) -> None:
-        """Raise `Rejected` unless the event may register its author beside so many users."""
+        """Raise `Rejected` unless the event may register its author beside `users` others."""
         if users >= self.max_users:
             raise Rejected(RejectReason.USERS)
         if self.mode is RegistrationMode.ALLOWLIST and event.pubkey not in self.keys:
@@ -31,7 +31,7 @@ class Admission:
 
     @property
     def explanation(self) -> dict[RejectReason, str]:
-        """What a client is told of each refusal."""
+        """Message to the client for each reason."""
         return {
             RejectReason.USERS: "restricted: no more users are taken",
             RejectReason.NOT_LISTED: "restricted: only keys that the operator listed can register",

@@ -119,7 +119,7 @@ class HealthCheck:
             problems += self._queue_problems(found)
             if found.free_bytes < MIN_FREE_BYTES:
                 here["disk"] = f"disk is full: {found.free_bytes >> 20} MiB left beside the database"
-                # One problem is told once: stages that wait for room say the same.
+                # One problem is reported once: stages that wait for room report the same.
                 problems = [problem for problem in problems if not problem.why.startswith(NO_ROOM)]
         problems += self._lasting(here)
         return Report(tuple(problems), tuple(stages), database)

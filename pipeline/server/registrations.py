@@ -38,7 +38,7 @@ _STAGE: Final = "server"
 
 @dataclass(frozen=True, slots=True)
 class RegistrationVerdict:
-    """What a client is told of its event; the reason is empty when it is accepted."""
+    """Answer to a client's event; the reason is empty if it is accepted."""
 
     accepted: bool
     reason: str
@@ -193,7 +193,7 @@ def _store(
     database: Database, registration: Registration, signed: Signed, addresses: list[str], clock: Clock
 ) -> tuple[bool, int]:
     """Store a registration; return whether the user is new, and how many of the relays were refused."""
-    # The client is told that it is kept, and does not come again.
+    # The client gets OK and does not send it again.
     with database.write(durable=True) as tx:
         now = clock.now_ms()
         author = Authors().intern(tx, registration.public_key)

@@ -134,7 +134,7 @@ class Config:
 
 
 def _default_runtime_directory(env: Mapping[str, str], database: Path) -> Path:
-    """systemd's directory, else one that all stages of this user and database find without being told."""
+    """Return systemd's directory, else one that all stages of this user and database derive."""
     given = env.get("RUNTIME_DIRECTORY", "").split(":")[0]
     if given:
         return Path(given)

@@ -117,7 +117,7 @@ class StreamSink(Protocol):
         ...
 
     def collect(self, timeout_s: float) -> Sequence[Answer]:
-        """Wait for answers, at most so long; every message under way has one in the end, and only one.
+        """Wait for answers, at most `timeout_s`; every message under way has one in the end, and only one.
 
         Raises `SinkDown` when what is under way will have no answer; nothing is under way then. To be called about
         every second also while nothing is.

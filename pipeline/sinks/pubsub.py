@@ -43,7 +43,7 @@ CALL_TIMEOUT_S: Final = 20.0
 MAX_CALLS: Final = 24
 # No call is begun later than this after the first, so that the last is over well inside the lease too.
 _BATCH_LIMIT_S: Final = 40.0
-# Of a batch whose first messages are all refused so many others are tried alone before the topic counts as down.
+# Messages of a batch that are tried alone, if its first ones are all refused, before the topic counts as down.
 _MAX_PROBES: Final = 3
 _REFUSED: Final = "INVALID_ARGUMENT"
 _DEAD_LETTER: Final = Refused(_REFUSED, dead_letter=True)
@@ -211,7 +211,7 @@ class _Batch:
         return [self._messages[index] for index in self._part]
 
     def on_success(self) -> None:
-        """The topic took the part: whatever it refused before is offered once more, which tells whose fault it is."""
+        """The topic accepted the part: refused messages are offered once more, which shows which are at fault."""
         self._doubts.on_success(self._clock.monotonic())
         for index in self._part:
             self.verdicts[index] = DELIVERED

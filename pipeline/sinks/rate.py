@@ -1,4 +1,4 @@
-"""A bound on how often something is done: so many times in any minute. Pure; times are monotonic seconds."""
+"""Sliding window rate limiter: a bound on events within any minute. Pure; times are monotonic seconds."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ _WRITE_EVERY_S: Final = 0.2
 class SlidingWindowLimiter:
     """Lets `per_minute()` things happen within any 60 s; 0 sets no bound. The bound may change. For one thread.
 
-    `done`: when such things were done before, the oldest first. `write` is told how many are about to be done, so that
-    the next process knows: of each one before it is done, or of several after a moment where there may be many.
+    `done`: when such things were done before, the oldest first. `write` gets the number that is about to be done, so
+    that the next process knows: of each one before it is done, or of several after a moment where there may be many.
     """
 
     __slots__ = ("_done", "_pending", "_per_minute", "_write", "_written_at")

@@ -36,7 +36,7 @@ from pipeline.store.relay_status import RelayState
 # Relays drop clients that have much more under way.
 MAX_IN_FLIGHT: Final = 100
 ANSWER_TIMEOUT_S: Final = 30.0
-# After so long without a byte the relay is pinged, and so again.
+# After this time without a byte the relay is pinged, and again after each.
 _QUIET_S: Final = 2.0
 _AUTH_REQUIRED: Final = Retry("auth-required")
 _TIMEOUT: Final = Retry("timeout")
@@ -298,7 +298,7 @@ def _has_expired(message: Message, now_s: int) -> bool:
 
 
 def verdict_on(answer: Ok) -> Verdict:
-    """Return what an OK means for its event: final answers are told from those worth another try by their prefix."""
+    """Return what an OK means for its event: its prefix says whether it is final or worth a retry."""
     if answer.accepted:
         return DELIVERED
     if answer.prefix in FINAL_PREFIXES:

@@ -23,7 +23,7 @@ OLDEST_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x65767376
 BUSY_TIMEOUT_S = 60.0
 TELL_LOCKED_S = 3.0
-"""Longer than any transaction of ours: another program holds a lock for so long."""
+"""Longer than any transaction of ours: another program holds a lock that long."""
 # Some tenths of a second of SQLite's work.
 _PROGRESS_STEPS = 10_000_000
 # Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.
@@ -242,7 +242,7 @@ class Database:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells the file at `path` from any other (2 µs); `None` when there is none."""
+    """Return an identity of the file at `path` (2 µs); `None` when there is none."""
     try:
         found = os.stat(path)  # noqa: PTH116  (half the time of `Path.stat`, at every transaction)
     except OSError:

@@ -6,7 +6,7 @@ still be known then, or it is published again. All times are ms but where it say
 
 from pipeline.store.database import Tx
 
-# A relay that was not connected for so long is not waited for, unless the operator names it.
+# A relay that was not connected for this time is not waited for, unless the operator names it.
 WAITED_FOR_MS = 30 * 86_400_000
 
 # The cursors of one relay move together while it is connected; one of a chunk that the plan has no longer stays behind.

@@ -17,7 +17,7 @@ def create_private(path: Path) -> None:
     """
     if path.exists():
         return
-    # What cannot be made is told by who opens it.
+    # The opening of the file reports what could not be made.
     with contextlib.suppress(OSError):
         owner = path.parent.stat()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)

@@ -80,7 +80,7 @@ def latest(tx: Tx) -> int:
 def changed_since(tx: Tx, change: int, generation: int) -> Iterator[Listed]:
     """Lists of wanted authors after change `change` of lists and `generation` of who is wanted.
 
-    0 for both gives everything. To be gone through once within the transaction. Some are told of twice.
+    0 for both gives everything. To be read once within the transaction. Some come twice.
     """
     # From the very beginning the lists of wanted authors are all there are.
     statements = [(OF_CHANGED_AUTHORS, generation), *([(CHANGED_SINCE, change)] if generation else [])]

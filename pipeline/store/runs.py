@@ -1,4 +1,4 @@
-"""What each crawler process notes of its own life, so that the next one can tell what the database must have lost.
+"""Runs of each crawler process, so that the next one knows what the database must have lost.
 
 Commits since the last checkpoint are lost with the power, and those since a backup with its restoration. Cursors and
 events of one commit go together; but what a live subscription brought out of its dated order is behind a cursor that
@@ -34,14 +34,14 @@ CLOCK_JUMP_MS: Final = 60_000
 ALIVE_EVERY_MS: Final = 60_000
 """How often `begin` is repeated by a process that lives on."""
 _KEPT_MS: Final = 86_400_000
-"""For so long the span of a doubt is added to that of a later one."""
+"""For this time the span of a doubt is added to that of a later one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One process of `slot` on one boot of one machine, on the file with inode `file`.
 
-    `boot` is empty where it cannot be told. `clock`: the wall-clock time (ms) of the boot by the clock as it is set
+    `boot` is empty if it is not known. `clock`: the wall-clock time (ms) of the boot by the clock as it is set
     now; on one boot it changes only when the clock is set.
     """
 

@@ -1,4 +1,4 @@
-"""What was sent to a sink within the last minute, so that a bound on it holds over restarts."""
+"""Messages sent to a sink within the last minute, so that a rate limit holds over restarts."""
 
 from typing import Final
 
@@ -7,13 +7,13 @@ from pipeline.store.outbox import SinkName
 
 KEPT_MS: Final = 60_000
 APPEND = "INSERT INTO sent (sink, at, count) VALUES (?, ?, ?)"
-# What lies in the future was noted by a clock that was ahead.
+# Times in the future were recorded by a clock that was ahead.
 TRIM = "DELETE FROM sent WHERE sink = ?1 AND (at <= ?2 OR at > ?3)"
 RECENT = "SELECT at, count FROM sent WHERE sink = ? AND at > ? AND at <= ? ORDER BY at"
 
 
 def note(tx: Tx, sink: SinkName, count: int, now: int) -> None:
-    """Note that so many messages are about to be sent to `sink` at `now` (ms), and forget what is over a minute old."""
+    """Record that `count` messages are about to be sent to `sink` at `now` (ms), and drop what is over a minute old."""
     tx.execute(TRIM, (sink.value, now - KEPT_MS, now))
     tx.execute(APPEND, (sink.value, now, count))
 

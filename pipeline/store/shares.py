@@ -130,7 +130,7 @@ class Step:
 
 
 def set_bound(tx: Tx, max_authors: int) -> None:
-    """Let at most so many authors be wanted; followees that are too many yield step by step."""
+    """Set the most authors that are wanted; followees that are too many yield step by step."""
     tx.execute(SET_BOUND, (max_authors, MAX_LEVEL))
 
 

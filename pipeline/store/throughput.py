@@ -10,7 +10,7 @@ KEPT_MS = 3_600_000
 # Deliveries whose time since first seen is measured for one sample.
 _LOOKED_AT = 500
 
-# Row numbers are given once, so that the newest tells how many there ever were.
+# Row numbers are given once, so that the newest is the count of all there ever were.
 EVER = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = ?), 0)"
 DEAD = "SELECT count(*) FROM outbox_dead"
 DELAYS = """

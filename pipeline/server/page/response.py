@@ -1,4 +1,4 @@
-"""The page as an HTTP answer: rendered, and told to the browser what it may do with it."""
+"""The page as an HTTP response: rendered, with headers for what the browser may do with it."""
 
 import base64
 import hashlib

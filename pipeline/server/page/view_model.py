@@ -148,8 +148,8 @@ def _newest_line(found: Recent, now: int) -> NewestLine:
 
 def _relay_rows(seen: Snapshot, runtime_directory: Path) -> list[RelayRow]:
     found = gaps.by_relay(seen.gaps)
-    told = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
-    behind = {address: seconds for address, seconds in told.items() if seconds != LEFT}
+    newest = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
+    behind = {address: seconds for address, seconds in newest.items() if seconds != LEFT}
     return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in seen.relays]
 
 
