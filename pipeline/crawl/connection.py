@@ -63,7 +63,7 @@ class Connection:
     """
 
     def __init__(
-        self, relay: int, address: RelayAddress, crawl: RelaySync, limits: RelayLimits, host: HostBackoff,
+        self, relay: int, address: RelayAddress, crawl: RelaySync, host: HostBackoff,
         metrics: RelayMetrics, shared: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
@@ -73,7 +73,7 @@ class Connection:
         self._shared = shared
         self._clock = shared.clock
         self._session = Session(
-            limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address)),
+            crawl.limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address)),
             silences=crawl.silences,
         )  # fmt: skip
         self._row = StatusRecorder(relay, address, self._session, crawl, host, shared.intake, shared.clock)

@@ -54,7 +54,7 @@ class RelayMetrics:
     """
 
     __slots__ = (
-        "_address", "_dense", "_known", "_messages", "_metrics", "_noted", "_pages", "_received", "_set_aside", "_told"
+        "_address", "_dense", "_known", "_messages", "_metrics", "_noted", "_pages", "_received", "_set_aside", "_told",
     )  # fmt: skip
 
     def __init__(self, metrics: Metrics, address: str, set_aside: Callable[[str, int], object]) -> None:

@@ -31,6 +31,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.dial_gate import DialGate
 from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
 from pipeline.store import cursors, gaps, relay_forms, relay_samples, relay_status, runs, sweeps
@@ -48,7 +49,6 @@ class _Relay:
     crawl: RelaySync
     host: HostBackoff
     metrics: RelayMetrics
-    limits: RelayLimits
     failures: int
     next_dial_at: float
     """By the monotonic clock, which is never set."""
@@ -245,7 +245,7 @@ class RelayPool:
             open_gaps = gaps.of_relay(tx, candidate.relay)
             checks = relay_forms.of_relay(tx, candidate.relay)
             sample = relay_samples.of_relay(tx, candidate.relay)
-        limits = RelayLimits.from_json(candidate.limits).as_of(now // 1000)
+        limits = LearnedLimits(RelayLimits.from_json(candidate.limits).as_of(now // 1000))
         crawl = RelaySync(
             coverage=coverage,
             limits=limits,
@@ -262,16 +262,14 @@ class RelayPool:
         host = self._hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now
         return _Relay(
-            selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.count_dropped), limits,
+            selected, crawl, host, RelayMetrics(self.metrics, address.url, self.shared.intake.count_dropped),
             candidate.failures, self.shared.clock.monotonic() + wait_ms / 1000,
         )  # fmt: skip
 
     def _start(self, relay: _Relay, plan: Plan) -> None:
         number, address = relay.selected.candidate.relay, relay.selected.address
         relay.crawl.set_plan(plan)
-        relay.connection = Connection(
-            number, address, relay.crawl, relay.limits, relay.host, relay.metrics, self.shared
-        )
+        relay.connection = Connection(number, address, relay.crawl, relay.host, relay.metrics, self.shared)
         if relay.was_connected:
             relay.metrics.reconnected()
         self._dialling.add(number)
@@ -311,8 +309,6 @@ class RelayPool:
     def _on_connection_end(self, number: int, relay: _Relay, ending: ConnectionResult) -> None:
         now = self.shared.clock.now_ms()
         address = relay.selected.address.url
-        if relay.connection is not None:
-            relay.limits = relay.connection.limits
         relay.connection = None
         relay.was_connected = relay.was_connected or ending.connected
         relay.is_missing = is_missing(ending)

@@ -57,7 +57,8 @@ class StatusRecorder:
 
     def learn(self, limits: RelayLimits) -> None:
         """Let the session go by `limits`, which no refusal of this connection taught."""
-        self._session.limits = self._learned = limits
+        self._session.learn(limits)
+        self._learned = limits
 
     def note_resolved(self, address: str) -> None:
         """Write down with the next state to which IP address the relay's name led; empty where that is not known."""
@@ -91,7 +92,8 @@ class StatusRecorder:
         """Write what has changed since."""
         session = self._session
         if session.limits != self._learned:
-            session.limits = self._learned = session.limits.dated(self._learned, self._clock.now_ms() // 1000)
+            self._learned = session.limits.dated(self._learned, self._clock.now_ms() // 1000)
+            session.learn(self._learned)
         if session.limits != self._written:
             self._written = session.limits
             self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))

@@ -29,6 +29,7 @@ from pipeline.nostr.message import (
 from pipeline.relay.answers import Answers
 from pipeline.relay.authentication import Authentication, AuthResult, AuthState
 from pipeline.relay.doubts import Doubts
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limit_inference import after_refusal, meant, taken_for
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.negentropy_session import NegentropyExchange, NegFinished, NegMessageReceived
@@ -62,18 +63,18 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_answers", "_auth", "_doubts", "_outset", "_pace", "_torn", "comparison", "holds_pages", "late", "limits",
+        "_answers", "_auth", "_doubts", "_limits", "_outset", "_pace", "_torn", "comparison", "holds_pages", "late",
         "newest_live", "outgoing", "subscriptions", "unasked",
     )  # fmt: skip
 
     def __init__(
-        self, limits: RelayLimits, *, can_authenticate: bool = False, auth_addresses: int = 1,
+        self, limits: LearnedLimits, *, can_authenticate: bool = False, auth_addresses: int = 1,
         silences: Silences | None = None,
     ) -> None:  # fmt: skip
         """`can_authenticate`: the owner has a key to answer challenges with, and so many addresses to name in it;
         `silences`: those of the relay on former connections.
         """
-        self.limits = limits
+        self._limits = limits
         self.subscriptions = OpenSubscriptions()
         self.outgoing = self.subscriptions.outgoing
         self.comparison = NegentropyExchange(self.outgoing)
@@ -90,6 +91,15 @@ class Session:
         self._outset = Outset()
         self._pace = PagePace()
         self._torn: list[str] = []
+
+    @property
+    def limits(self) -> RelayLimits:
+        """What the relay allows, as far as is known now."""
+        return self._limits.now
+
+    def learn(self, limits: RelayLimits) -> None:
+        """Go by `limits` from now on, on later connections too."""
+        self._limits.learn(limits)
 
     @property
     def pages(self) -> int:
@@ -277,13 +287,13 @@ class Session:
         self.subscriptions.close_overdue(now)
         for each, refusal, text in self._doubts.take_due(self.subscriptions.asked, now):
             if self.subscriptions.end_by_us(each, now):
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay)
+                self.learn(after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay))
                 yield each.refused(refusal, text)
         self._ask_for_one(now)
         for each in [each for each in self.subscriptions.asked if each.is_page and each.deadline <= now]:
             self.subscriptions.close(each, now)
             self._doubts.on_page_ended(each.key)
-            self.limits = self._answers.after_silence(self.limits, each, now)
+            self.learn(self._answers.after_silence(self.limits, each, now))
             yield each.refused(RelayRefusal.TIMEOUT, "no answer")
         yield from _if_any(self.comparison.on_timeout(now))
         yield from self._end_auth(self._auth.on_timeout(now), "no challenge to answer", now)
@@ -316,7 +326,7 @@ class Session:
     def _on_event(self, subscription: Subscription, event_id: bytes | None, now: float) -> None:
         """Take an event for an answer, and find out whether the relay takes `limit: 0` for no limit."""
         if subscription.copies is not None and event_id is not None and subscription.copies.is_copy(event_id):
-            self.limits = replace(self.limits, adds_requests=True)
+            self.learn(replace(self.limits, adds_requests=True))
             subscription.copies = None
             self._succeed(subscription, subscription.filters, now)
         if not self._outset.is_over:
@@ -324,7 +334,7 @@ class Session:
         if subscription.is_page or subscription.is_complete or self.limits.zero_is_all:
             return
         if subscription.count > MAX_UNASKED_STORED:
-            self.limits = replace(self.limits, zero_is_all=True)
+            self.learn(replace(self.limits, zero_is_all=True))
 
     def resume(self, now: float) -> None:
         """Start waiting anew for every answer, after a pause in which nothing was read."""
@@ -389,7 +399,7 @@ class Session:
             self._pace.on_limited(now)
         self._on_answer(subscription, now)
         if refusal is RelayRefusal.AUTH_REQUIRED:
-            self.limits = replace(self.limits, demands_auth=True)
+            self.learn(replace(self.limits, demands_auth=True))
             is_for_some = bool(subscription.count) or is_withheld(reason)
             subscription.is_withheld = subscription.selects_confidential and is_for_some
             if not subscription.was_held and self._auth.on_auth_required(now):
@@ -406,7 +416,7 @@ class Session:
             return
         refusal = taken_for(replace(complaint, refusal=refusal), (subscription,))
         complaint = replace(complaint, refusal=refusal)
-        self.limits = after_refusal(self.limits, complaint, (subscription,), self.subscriptions.at_relay)
+        self.learn(after_refusal(self.limits, complaint, (subscription,), self.subscriptions.at_relay))
         self._doubts.on_page_ended(subscription.key)
         yield subscription.refused(refusal, reason)
 
@@ -430,7 +440,7 @@ class Session:
                 if not self.subscriptions.end(each, now):
                     continue
                 refusal = RelayRefusal.WITHHELD if each.is_withheld else RelayRefusal.AUTH_REQUIRED
-                self.limits = after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay)
+                self.learn(after_refusal(self.limits, Complaint(refusal), (each,), self.subscriptions.at_relay))
                 yield each.refused(refusal, reason)
                 continue
             if (again := self._ask_again(each, now)) is not None:
@@ -468,7 +478,7 @@ class Session:
             if is_restored or self.subscriptions.end_by_us(each, now):
                 told.append(each)
             self._doubts.on_page_ended(each.key)
-        self.limits = after_refusal(self.limits, replace(complaint, refusal=refusal), dead, self.subscriptions.at_relay)
+        self.learn(after_refusal(self.limits, replace(complaint, refusal=refusal), dead, self.subscriptions.at_relay))
         for each in told:
             yield each.refused(refusal, text)
 

@@ -28,6 +28,7 @@ from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
 from pipeline.nostr.tags import public_keys
 from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import MOST_KINDS, RelayLimits
 from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived
 from pipeline.relay.refusals import RelayRefusal
@@ -219,7 +220,7 @@ class Simulation:
     # What happens to the service.
 
     def connect(self) -> None:
-        self.session = Session(self.limits, silences=self.crawl.silences)
+        self.session = Session(self.crawl.limits, silences=self.crawl.silences)
         self.crawl.on_connected()
 
     def disconnect(self) -> None:
@@ -235,7 +236,8 @@ class Simulation:
 
     def _new_crawl(self) -> RelaySync:
         crawl = RelaySync(
-            coverage=CursorTable(RELAY, self.cursors.values(), self.progress.values()), limits=self.limits,
+            coverage=CursorTable(RELAY, self.cursors.values(), self.progress.values()),
+            limits=LearnedLimits(self.limits),
             reach=Horizon(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
         )  # fmt: skip
         crawl.audit.knowledge.recall(self.forms.values())

@@ -23,6 +23,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, NegError, NegMessage, Notice, RelayMessage
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from tests.simulation.simulation import SETTINGS, START, Simulation, closing
@@ -369,7 +370,7 @@ def test_a_sweep_whose_relay_failed_in_another_meanwhile_is_paged() -> None:
     reconciler = Reconciler(query, ItemSet([]), 100, 200, frame=40_000, is_proven=False)
     window = Window(query, 100, 200)
     sweep = Sweep(query, Purpose.RESWEEP, window, 200, span=100, compares=True, reconciler=reconciler)
-    session = Session(RelayLimits(negentropy_failed_at=300))
+    session = Session(LearnedLimits(RelayLimits(negentropy_failed_at=300)))
     waiting = reconciliation_policy.ReconciliationPolicy(None, SyncStats(), lambda _, __: None)
     assert not waiting.open_next(sweep, session, 0.0)
     assert (sweep.reconciler, sweep.compares) == (None, False)

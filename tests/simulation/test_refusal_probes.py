@@ -16,6 +16,7 @@ from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.timing import FINAL_RETRY_S, PROBE_EVERY_S
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, RelayMessage
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -134,7 +135,7 @@ def test_sweep_that_has_no_page_left_needs_no_probe() -> None:
     window.take(PageResult(0))
     assert not window.has_page
     assert probes.asks_otherwise(sweep)
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     probes.open_next(session, 2 * PROBE_EVERY_S)
     assert list(probes.due_times()) == []
     assert session.pages == 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.sweep import Purpose, Sweep
@@ -43,10 +44,10 @@ class BackfillJobs:
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _untold: list[BackfillProgress] = field(default_factory=list)
 
-    def begin_next(self, plan: Plan, sweeps: SweepSet, mono: float, wall: int) -> None:
+    def begin_next(self, plan: Plan, known: RelayKnowledge, sweeps: SweepSet, mono: float, wall: int) -> None:
         """Begin the next part of what the operator ordered; one at a time, behind everything else."""
-        part = self.next_part(plan, sweeps.cursors, sweeps.named)
-        if part is None or sweeps.times.not_before(part.key) > mono:
+        part = self.next_part(plan, known.cursors, sweeps.named)
+        if part is None or known.times.not_before(part.key) > mono:
             return
         if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
             sweeps.begin_part(part.key, part.query, part.job.since, part.job.until, wall)

@@ -6,6 +6,7 @@ No I/O, no clock; `mono` is monotonic seconds, `wall` Unix seconds.
 from collections.abc import Iterator
 from typing import Final
 
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Plan, Query, Subject
@@ -30,14 +31,21 @@ class FirehoseSync:
     PROBE: Final = "whole-canary"
     _PROBE_PAGE: Final = Filter(limit=1)
 
-    __slots__ = ("_chunks_at", "_gaps", "_newcomers", "_resweeps", "_strategy", "_sweeps", "wanted")
+    __slots__ = ("_chunks_at", "_gaps", "_known", "_newcomers", "_resweeps", "_strategy", "_sweeps", "wanted")
 
     def __init__(
-        self, wanted: Plan, asking: FetchStrategy, sweeps: SweepSet, gaps: OpenGaps, resweeps: Resweeps
+        self,
+        known: RelayKnowledge,
+        wanted: Plan,
+        asking: FetchStrategy,
+        sweeps: SweepSet,
+        gaps: OpenGaps,
+        resweeps: Resweeps,
     ) -> None:
         self.wanted = wanted
         self._resweeps = resweeps
         self._strategy = asking
+        self._known = known
         self._sweeps = sweeps
         self._gaps = gaps
         # Who became wanted since the cursor for everything.
@@ -52,7 +60,7 @@ class FirehoseSync:
     def on_strategy_changed(self) -> None:
         """The relay is asked another way from now on; what was covered either way stays so."""
         if self._strategy.is_firehose:
-            self._sweeps.cursors.start_firehose(self.wanted.live)
+            self._known.cursors.start_firehose(self.wanted.live)
         self._newcomers = self._sweeps.unconfirmed_firehose = None
 
     def swept_queries(self) -> frozenset[str]:
@@ -70,7 +78,7 @@ class FirehoseSync:
 
     def _look_back(self, mono: float, wall: int) -> None:
         """Fetch by query what those who became wanted since wrote before, so that the whole cursor covers them too."""
-        coverage, reach = self._sweeps.cursors, self._sweeps.horizon
+        coverage, reach = self._known.cursors, self._known.horizon
         cursor = coverage.cursor_for(FIREHOSE_QUERY)
         if cursor is None or cursor.generation >= self.wanted.generation:
             return
@@ -87,8 +95,8 @@ class FirehoseSync:
 
     def _resweep_chunks(self, mono: float, wall: int) -> None:
         """Look for late arrivals by query where that takes fewer pages."""
-        reach = self._sweeps.horizon
-        every, whole = reach.settings.resweep_every, self._sweeps.cursors.cursor_for(FIREHOSE_QUERY)
+        reach = self._known.horizon
+        every, whole = reach.settings.resweep_every, self._known.cursors.cursor_for(FIREHOSE_QUERY)
         if whole is None or mono < self._chunks_at or not every or self._resweeps_firehose():
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
@@ -107,8 +115,8 @@ class FirehoseSync:
         return query.subject is not Subject.FIREHOSE or self._resweeps_firehose()
 
     def _resweeps_firehose(self) -> bool:
-        window = self._sweeps.horizon.settings.resweep_window
-        return self._strategy.resweeps_firehose(self.wanted, window, self._sweeps.limits.page_limit)
+        window = self._known.horizon.settings.resweep_window
+        return self._strategy.resweeps_firehose(self.wanted, window, self._known.limits.now.page_limit)
 
     def accepts(self, sweep: Sweep, mono: float) -> bool:
         """Whether a sweep for everything that ended brought all there is.
@@ -140,22 +148,22 @@ class FirehoseSync:
         sweep, self._sweeps.unconfirmed_firehose = self._sweeps.unconfirmed_firehose, None
         if sweep is None:
             return None
-        self._sweeps.times.sweep_again(sweep.query.key)
+        self._known.times.sweep_again(sweep.query.key)
         if ended.refusal is not None:
             self._strategy.on_failed(ended.refusal)
-            self._sweeps.times.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
+            self._known.times.wait(sweep.key, mono + retry_wait(ended.refusal, 0, lasting_s=PROBE_EVERY_S))
             return None
         if not ended.count:
             self._abandon(sweep, mono)
             return None
-        self._sweeps.times.swept(sweep.query.key, mono)
+        self._known.times.swept(sweep.query.key, mono)
         return sweep
 
     def _abandon(self, sweep: Sweep, mono: float) -> None:
         """Where the operator wants the relay asked whole all the same, nothing is taken for complete."""
         self._strategy.disable_firehose()
         self._gaps.open(sweep.query.key, *sweep.window.span, Gap.NO_BROAD_FILTERS)
-        self._sweeps.times.wait(sweep.key, mono + LASTING_RETRY_S)
+        self._known.times.wait(sweep.key, mono + LASTING_RETRY_S)
 
     def is_lookback_chunk(self, query: Query) -> bool:
         """Whether a query is a part of the look-back for newcomers."""
@@ -163,7 +171,7 @@ class FirehoseSync:
 
     def on_chunk_complete(self, query: Query) -> Cursor | None:
         """Take note that a part of that look-back is had; returns the cursor that the last one moves."""
-        newcomers, coverage = self._newcomers, self._sweeps.cursors
+        newcomers, coverage = self._newcomers, self._known.cursors
         whole = coverage.cursor_for(FIREHOSE_QUERY)
         if newcomers is None or not newcomers.done(query.key) or whole is None:
             return None

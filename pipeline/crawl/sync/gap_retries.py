@@ -17,6 +17,7 @@ unanswered is tried on another day. `mono` is monotonic seconds, `wall` Unix sec
 from collections.abc import Iterable
 from typing import Final
 
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import PAGING_GAPS, Gap
 from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Query, Subject
@@ -42,9 +43,10 @@ _OF_RELAY: Final = frozenset({Gap.WITHHELD, Gap.KINDS_REFUSED, Gap.OVERSIZED})
 class GapRetries:
     """The tries of one relay, over all its connections."""
 
-    __slots__ = ("_gap", "_gaps", "_look_at", "_sweeps", "_tried", "_whole_fails")
+    __slots__ = ("_gap", "_gaps", "_known", "_look_at", "_sweeps", "_tried", "_whole_fails")
 
-    def __init__(self, sweeps: SweepSet, gaps: OpenGaps) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, gaps: OpenGaps) -> None:
+        self._known = known
         self._sweeps = sweeps
         self._gaps = gaps
         # By what identifies a gap, when (Unix seconds) it was last tried.
@@ -98,7 +100,7 @@ class GapRetries:
         if sweep.is_unproven or gap is None:
             return
         if sweep.query.subject is not Subject.FIREHOSE:
-            self._sweeps.gaps.settle(sweep)
+            self._known.gaps.settle(sweep)
             return
         is_whole = sweep.events and not sweep.window.found_by_kinds and not sweep.window.missing
         if not is_whole:
@@ -125,12 +127,12 @@ class GapRetries:
             if not self._whole_fails and self._may_ask_whole(wall):
                 return FIREHOSE_QUERY
             return None if Gap(gap.reason) in self._sweeps.known_gaps(query) else query
-        settings = self._sweeps.horizon.settings
+        settings = self._known.horizon.settings
         swept_s = settings.resweep_window if settings.resweep_every else FUTURE_S
         return query if gap.reason in PAGING_GAPS and gap.until < wall - swept_s else None
 
     def _may_ask_whole(self, wall: int) -> bool:
-        limits, forms = self._sweeps.limits, self._sweeps.forms
+        limits, forms = self._known.limits.now, self._known.forms
         is_refused = limits.whole_refused_at > 0 and wall - limits.whole_refused_at < DAY_S
         is_narrow = limits.needs_kinds or limits.refuses_kindless or limits.notes_by_author or limits.withholds
         return not (is_refused or is_narrow or forms.has_holes(Subject.FIREHOSE))

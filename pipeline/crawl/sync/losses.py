@@ -55,7 +55,7 @@ class Losses:
         smaller = session.limits.below(session.subscriptions.suspect, self._largest_answered)
         if self._fruitless < MAX_FRUITLESS or smaller == session.limits:
             return Lesson.NONE
-        session.limits = smaller
+        session.learn(smaller)
         return Lesson.SMALLER_REQUESTS
 
     def _take_cut(self, session: Session) -> Lesson:
@@ -63,5 +63,5 @@ class Losses:
         if self._cut < MAX_CUT or smaller >= session.limits.page_limit:
             return Lesson.NONE
         self._cut = 0
-        session.limits = session.limits.narrowed(Dimension.LIMIT, smaller, Source.LOSS)
+        session.learn(session.limits.narrowed(Dimension.LIMIT, smaller, Source.LOSS))
         return Lesson.SMALLER_PAGES

@@ -8,6 +8,7 @@ seconds.
 from typing import Final
 
 from pipeline.crawl.sync.costs import PAGE_S, RelayCosts
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.losses import LEAST_PAGE
 from pipeline.crawl.sync.plan import GLOBAL_QUERY, Subject
@@ -23,12 +24,13 @@ _NEXT_PAGE_S: Final = 0.5
 class StrangerPacing:
     """Paces one relay's global kinds, over all its connections."""
 
-    __slots__ = ("_asking", "_live", "_sweeps", "costs")
+    __slots__ = ("_asking", "_known", "_live", "_sweeps", "costs")
 
-    def __init__(self, live: LiveSubscriptions, sweeps: SweepSet, asking: FetchStrategy) -> None:
+    def __init__(self, known: RelayKnowledge, live: LiveSubscriptions, sweeps: SweepSet, asking: FetchStrategy) -> None:
         self.costs = RelayCosts(lambda: 0, 0.0)
         """Replaced before the first connection; strangers' bytes have no bound by default."""
         self._live = live
+        self._known = known
         self._sweeps = sweeps
         self._asking = asking
 
@@ -40,7 +42,7 @@ class StrangerPacing:
         if self._live.leaves_out_global is (since is not None):
             return
         self._live.leaves_out_global = since is not None
-        self._sweeps.times.sweep_again(GLOBAL_QUERY.key)
+        self._known.times.sweep_again(GLOBAL_QUERY.key)
 
     def delay_pages(self, mono: float) -> None:
         """Let pages of global kinds wait until those before them are paid off, and none hold much more than that."""

@@ -34,6 +34,7 @@ from pipeline.crawl.sync import backfill_jobs
 from pipeline.crawl.sync.backfill_jobs import BackfillJobs
 from pipeline.crawl.sync.firehose import FirehoseSync
 from pipeline.crawl.sync.gap_retries import GapRetries
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.losses import Losses
 from pipeline.crawl.sync.open_gaps import OpenGaps
@@ -58,6 +59,7 @@ from pipeline.store.cursors import Cursor
 class PageAnswers:
     """Takes the ends of pages of sweeps."""
 
+    known: RelayKnowledge
     sweeps: SweepSet
     refused: RefusedSweeps
     reconciliation: ReconciliationPolicy
@@ -98,7 +100,7 @@ class PageAnswers:
     def finish(self, sweep: Sweep, session: Session, mono: float) -> Cursor | None:
         """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
         by_query = not self.strategy.is_firehose and sweep.query.subject is not Subject.FIREHOSE
-        session.limits = self.sweeps.quirks.learn(sweep.window, session.limits, by_query=by_query)
+        self.known.limits.learn(self.known.quirks.learn(sweep.window, session.limits, by_query=by_query))
         whole = self.sweeps.join(sweep, mono)
         if whole is None:
             return None
@@ -127,7 +129,7 @@ class PageAnswers:
         """Ask for what was refused within what is allowed, or believe the refusal."""
         if trial is None:
             return
-        session.limits = trial.limits
+        self.known.limits.learn(trial.limits)
         sweep = self.sweeps.get(trial.sweep)
         if sweep is not None:
             refusal = RelayRefusal.TOO_LARGE if trial.verdict is TrialVerdict.LEARNED else trial.refusal
@@ -142,7 +144,7 @@ class PageAnswers:
     def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
         """Take a page of what a comparison found only the relay to have."""
         if ended.refusal is None:
-            self.sweeps.quirks.has_eose = True
+            self.known.quirks.has_eose = True
             self.stats.pages += 1
             sweep.failures = 0
             sweep.events += ended.count
@@ -158,9 +160,9 @@ class PageAnswers:
 
     def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
         """Whether a page was answered, or as far as it will ever be; if not it is put off."""
-        is_whole, known = sweep.query.subject is Subject.FIREHOSE, self.sweeps.quirks
+        is_whole, quirks = sweep.query.subject is Subject.FIREHOSE, self.known.quirks
         if ended.refusal is None:
-            known.has_eose = True
+            quirks.has_eose = True
             if is_whole and ended.count:
                 self.strategy.on_answered()
             return True
@@ -170,7 +172,7 @@ class PageAnswers:
         is_broken = ended.refusal is RelayRefusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
         if is_broken and (ended.count or sweep.window.breaks_off) and self.sweeps.take(ended, sweep, is_broken=True):
             return False
-        if not known.settles_for(ended, failures=sweep.failures, events=sweep.events):
+        if not quirks.settles_for(ended, failures=sweep.failures, events=sweep.events):
             self._put_off(sweep, ended.refusal, mono)
             return False
         sweep.is_unproven = True

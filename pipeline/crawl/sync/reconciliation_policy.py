@@ -170,7 +170,7 @@ class ReconciliationPolicy:
     def _record_failure(self, session: Session, wall: int) -> None:
         """Let a relay be for long that failed before it ever succeeded; one that succeeded is tried again each time."""
         if not session.limits.reconciles:
-            session.limits = replace(session.limits, negentropy_failed_at=wall)
+            session.learn(replace(session.limits, negentropy_failed_at=wall))
 
     def _begin(self, sweep: Sweep, session: Session, mono: float) -> bool:
         assert self._item_sets is not None, "nothing suits without"
@@ -200,7 +200,7 @@ class ReconciliationPolicy:
             if sweep.stuck is None:
                 sweep.window.leave_out(*span)
             if not session.limits.reconciles:
-                session.limits = replace(session.limits, reconciles=True, negentropy_failed_at=0)
+                session.learn(replace(session.limits, reconciles=True, negentropy_failed_at=0))
 
     def _fall_back_to_paging(self, sweep: Sweep, result: str) -> None:
         """Whatever is not settled is paged from here on."""

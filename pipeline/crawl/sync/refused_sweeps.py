@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.crawl.sync.refusal_probes import RefusalProbes
 from pipeline.crawl.sync.sweep import Purpose, Sweep
@@ -27,9 +28,10 @@ _TOO_MUCH: Final = frozenset({RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILT
 class RefusedSweeps:
     """The sweeps of one relay as its refusals leave them."""
 
-    __slots__ = ("_probes", "_sweeps")
+    __slots__ = ("_known", "_probes", "_sweeps")
 
-    def __init__(self, sweeps: SweepSet) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet) -> None:
+        self._known = known
         self._sweeps = sweeps
         self._probes = RefusalProbes()
 
@@ -43,7 +45,7 @@ class RefusedSweeps:
         before = Counter(sweep.window.gap_reasons)
         sweep.window.drop_optional(asks_less=is_for_long)
         sweep.failures = 0
-        self._sweeps.gaps.on_window_changed(sweep, before)
+        self._known.gaps.on_window_changed(sweep, before)
         return True
 
     def put_off(self, sweep: Sweep, refusal: RelayRefusal, mono: float) -> None:
@@ -55,14 +57,14 @@ class RefusedSweeps:
             for each in self._sweeps:
                 each.is_outdated |= each.query.subject is sweep.query.subject
         if refusal.is_lasting:
-            self._sweeps.gaps.on_refused(sweep, Gap.REFUSED)
+            self._known.gaps.on_refused(sweep, Gap.REFUSED)
         if refusal.is_lasting and sweep.window.has_page:
             self._probes.on_refused(sweep, refusal, mono)
         sweep.not_before = mono + retry_wait(refusal, sweep.failures)
         sweep.failures += 1
         if sweep.failures % TOLD_FAILURES == 0:
             sweep.was_refused = True
-            self._sweeps.gaps.on_refused(sweep, Gap.UNANSWERED)
+            self._known.gaps.on_refused(sweep, Gap.UNANSWERED)
 
     def on_answered(self, sweep: Sweep) -> None:
         """Note that a page of `sweep` was answered."""
@@ -74,14 +76,14 @@ class RefusedSweeps:
 
     def reform(self, sweep: Sweep) -> None:
         """Cut what is left of a sweep as the relay takes it now."""
-        sweeps, query = self._sweeps, sweep.query
+        known, query = self._known, sweep.query
         before = Counter(sweep.window.gap_reasons)
         sweep.is_outdated = False
-        known, is_tail = sweeps.quirks.manners(sweeps.limits), sweep.purpose is Purpose.TAIL
-        manners = sweeps.forms.manners(known, query.subject, is_tail=is_tail, is_routine=False)
-        sweep.window.limit = min(sweep.window.limit, sweeps.limits.page_limit)
-        sweep.window.reform(manners, query.most_members(sweeps.limits))
-        sweeps.gaps.on_window_changed(sweep, before)
+        manners, is_tail = known.quirks.manners(known.limits.now), sweep.purpose is Purpose.TAIL
+        manners = known.forms.manners(manners, query.subject, is_tail=is_tail, is_routine=False)
+        sweep.window.limit = min(sweep.window.limit, known.limits.now.page_limit)
+        sweep.window.reform(manners, query.most_members(known.limits.now))
+        known.gaps.on_window_changed(sweep, before)
 
     def reform_all(self) -> None:
         """Mark every sweep to be cut again, as the relay accepts less than was assumed."""

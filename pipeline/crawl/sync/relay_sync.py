@@ -15,6 +15,7 @@ from pipeline.crawl.sync.firehose import FirehoseSync
 from pipeline.crawl.sync.forms.audit import FormAudit
 from pipeline.crawl.sync.gap_retries import GapRetries
 from pipeline.crawl.sync.item_sets import ItemSetProvider
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.lag import Lag
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
@@ -36,11 +37,13 @@ from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.store_identity import StoreIdentity
 from pipeline.crawl.sync.strategy import FetchStrategy
 from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, Sweep
+from pipeline.crawl.sync.sweep_gaps import SweepGaps
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.sync_clock import ClockChange, SyncClock
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.crawl.sync.unfinished import Unfinished
 from pipeline.nostr.message import EventMessage
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived
 from pipeline.relay.session import Session
@@ -60,42 +63,14 @@ class RelaySync:
     """Everything wanted of one relay. Owned by whoever serves its connection; outlives each."""
 
     __slots__ = (
-        "_answers",
-        "_check",
-        "_check_at",
-        "_clock",
-        "_cursors",
-        "_firehose",
-        "_horizon",
-        "_lag",
-        "_live",
-        "_losses",
-        "_moved",
-        "_owed",
-        "_plan",
-        "_reconciliation",
-        "_refused",
-        "_resweeps",
-        "_retries",
-        "_schedule",
-        "_sweeps",
-        "_unfinished",
-        "absences",
-        "audit",
-        "backfill_jobs",
-        "fetches_lists",
-        "gaps",
-        "identity",
-        "named",
-        "pacing",
-        "silences",
-        "stats",
-        "strategy",
-        "trials",
+        "_answers", "_check", "_check_at", "_clock", "_cursors", "_cut_to", "_firehose", "_horizon", "_known", "_lag",
+        "_live", "_losses", "_moved", "_owed", "_plan", "_reconciliation", "_refused", "_resweeps", "_retries",
+        "_schedule", "_sweeps", "_unfinished", "absences", "audit", "backfill_jobs", "fetches_lists", "gaps",
+        "identity", "named", "pacing", "silences", "stats", "strategy", "trials",
     )  # fmt: skip
 
     def __init__(
-        self, *, coverage: CursorTable, limits: RelayLimits, reach: Horizon, plan: Plan,
+        self, *, coverage: CursorTable, limits: LearnedLimits, reach: Horizon, plan: Plan,
         holdings: ItemSetProvider | None = None, gaps: Iterable[OpenGap] = (), places: Places | None = None,
     ) -> None:  # fmt: skip
         """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
@@ -116,29 +91,32 @@ class RelaySync:
         self._cursors = coverage
         self._horizon = reach
         self._reconciliation = ReconciliationPolicy(holdings, self.stats, self._give_up)
-        self._live = LiveSubscriptions(limits)
-        self._sweeps = SweepSet(coverage, self._horizon, limits, self._reconciliation, self.stats, self.gaps)
-        self._refused = RefusedSweeps(self._sweeps)
-        self.audit = FormAudit(self._sweeps.forms)
+        self._known = RelayKnowledge(coverage, reach, limits, SweepGaps(self.stats, self.gaps))
+        # The limits that the sweeps under way are cut to.
+        self._cut_to = limits.now
+        self._live = LiveSubscriptions(limits.now)
+        self._sweeps = SweepSet(self._known, self._reconciliation, self.stats)
+        self._refused = RefusedSweeps(self._known, self._sweeps)
+        self.audit = FormAudit(self._known.forms)
         # Subjects of which cursors were taken back that are stored yet.
         self._owed: list[Subject] = []
         self.absences = Absences(coverage.relay, places or Places())
         self.identity = StoreIdentity()
-        self._check = LiveCheck(self._sweeps, self._live)
-        self._resweeps = Resweeps(self._sweeps, self.absences)
-        self.pacing = StrangerPacing(self._live, self._sweeps, self.strategy)
-        self._firehose = FirehoseSync(plan, self.strategy, self._sweeps, self.gaps, self._resweeps)
-        self._schedule = Schedule(self._sweeps, self._live, self._firehose, self._resweeps, self._check)
+        self._check = LiveCheck(self._known, self._sweeps, self._live)
+        self._resweeps = Resweeps(self._known, self._sweeps, self.absences)
+        self.pacing = StrangerPacing(self._known, self._live, self._sweeps, self.strategy)
+        self._firehose = FirehoseSync(self._known, plan, self.strategy, self._sweeps, self.gaps, self._resweeps)
+        self._schedule = Schedule(self._known, self._sweeps, self._live, self._firehose, self._resweeps, self._check)
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
         self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
-        self._unfinished = Unfinished(self._sweeps, self.gaps)
+        self._unfinished = Unfinished(self._known, self._sweeps, self.gaps)
         self._losses = Losses()
-        self._retries = GapRetries(self._sweeps, self.gaps)
+        self._retries = GapRetries(self._known, self._sweeps, self.gaps)
         self._answers = PageAnswers(
-            self._sweeps, self._refused, self._reconciliation, self.trials, self.backfill_jobs, self._retries,
-            self._firehose, self._check, self._losses, self.strategy, self.stats, self.gaps, self._clock,
+            self._known, self._sweeps, self._refused, self._reconciliation, self.trials, self.backfill_jobs,
+            self._retries, self._firehose, self._check, self._losses, self.strategy, self.stats, self.gaps, self._clock,
         )  # fmt: skip
         self._moved: list[Cursor] = []
 
@@ -184,7 +162,7 @@ class RelaySync:
 
     def take_form_changes(self, limits: RelayLimits) -> FormChanges:
         """Return what the audit of forms found, to be committed with or after the events before it."""
-        checks, owed = self._sweeps.forms.take_changes(), tuple(subject.value for subject in self._owed)
+        checks, owed = self._known.forms.take_changes(), tuple(subject.value for subject in self._owed)
         self._owed.clear()
         return FormChanges(checks, owed, limits.to_json() if owed else "")
 
@@ -193,6 +171,11 @@ class RelaySync:
         taken = tuple(self._moved)
         self._moved.clear()
         return taken
+
+    @property
+    def limits(self) -> LearnedLimits:
+        """What the relay allows, to be shared with the session of each connection."""
+        return self._known.limits
 
     @property
     def costs(self) -> RelayCosts:
@@ -236,19 +219,19 @@ class RelaySync:
         self._follow_clock(session, mono, wall)
         self.pacing.follow(mono)
         self._choose(session, wall)
-        session.limits = self._check.judged(session.limits.doubted(wall), mono, wall)
+        session.learn(self._check.judged(session.limits.doubted(wall), mono, wall))
         self._check.sweep_long_silence(mono)
         self._schedule.polls = session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
-        if session.limits.takes_less_than(self._sweeps.limits):
+        if session.limits.takes_less_than(self._cut_to):
             self._refused.reform_all()
-        self._sweeps.limits = session.limits
+        self._cut_to = session.limits
         self._unfinished.tell_due(self._plan.live, self._clock.connected_at, mono, wall)
         if not may_ask:
             self._check_at = mono + 1.0
             return
         self._note_absence(wall)
         named = self.named
-        self._live.follow(self._sweeps.forms.first_only)
+        self._live.follow(self._known.forms.first_only)
         self._split_unanswered(session, mono)
         self._live.open_due(self._plan.queries, self._plan.users, named, session, mono)
         self._sweep_torn(session)
@@ -262,7 +245,7 @@ class RelaySync:
         self._firehose.begin_due(mono, wall)
         self._resweeps.begin_wraps(self._firehose.wanted, mono, wall)
         self._resweeps.settle(self._firehose.reswept, wall)
-        self.backfill_jobs.begin_next(self._firehose.wanted, self._sweeps, mono, wall)
+        self.backfill_jobs.begin_next(self._firehose.wanted, self._known, self._sweeps, mono, wall)
         self._retries.begin_next((*self._firehose.wanted.live, *self._plan.queries), mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
@@ -272,27 +255,27 @@ class RelaySync:
         for key in session.take_torn():
             self._check_at = 0.0
             for query in self._live.queries_of(key):
-                self._sweeps.times.sweep_again(query)
+                self._known.times.sweep_again(query)
 
     def _split_unanswered(self, session: Session, mono: float) -> None:
         """Ask in smaller live requests where one stays unanswered, and sweep what it should have brought."""
-        if self._sweeps.quirks.has_eose:
+        if self._known.quirks.has_eose:
             for query in self._live.split_unanswered(session, mono):
-                self._sweeps.times.sweep_again(query)
+                self._known.times.sweep_again(query)
 
     def _follow_clock(self, session: Session, mono: float, wall: int) -> None:
         """Sweep again where a wall clock that was set leaves something to be fetched."""
         match self._clock.follow(mono, wall):
             case ClockChange.BACK | ClockChange.FAR_BACK as change:
                 # At once, while it shows which times are wrong.
-                session.limits = session.limits.as_of(wall)
+                session.learn(session.limits.as_of(wall))
                 if change is ClockChange.FAR_BACK:
                     self._sweeps.owe_all_under_way(session, mono)
                 if self._cursors.rewind(wall + OVERLAP_S, wall - self._horizon.span):
-                    self._sweeps.times.sweep_all_again()
+                    self._known.times.sweep_all_again()
             case ClockChange.FORWARD:
                 # It was behind: what was new then lay in the future, and was refused.
-                self._sweeps.times.sweep_all_again()
+                self._known.times.sweep_all_again()
             case ClockChange.NONE:
                 pass
         self.gaps.now = wall
@@ -310,14 +293,14 @@ class RelaySync:
 
     def _choose(self, session: Session, wall: int) -> None:
         """Ask by query or whole, as seems best now."""
-        forms, mentions = self._sweeps.forms, Subject.MENTIONS
+        forms, mentions = self._known.forms, Subject.MENTIONS
         self.strategy.needs_firehose = forms.has_holes(mentions) and forms.has_holes(mentions, names_kinds=True)
         if self.strategy.pop_refusal():
-            session.limits = replace(session.limits, whole_refused_at=wall)
+            session.learn(replace(session.limits, whole_refused_at=wall))
         if self.strategy.decide(self._firehose.wanted, session.limits, wall):
             self._firehose.on_strategy_changed()
             self.set_plan(self._firehose.wanted)
-            self._sweeps.times.sweep_all_again()
+            self._known.times.sweep_all_again()
             self._schedule.restart()
 
     def _drop_unwanted(self) -> None:
@@ -353,7 +336,7 @@ class RelaySync:
             else:
                 sweep.is_open = True
                 session.close_doubtful()
-                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._sweeps.quirks.patience)
+                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._known.quirks.patience)
 
     def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
         """Return `ready`, and where there is room for more pages, strands of those that are long."""
@@ -387,7 +370,7 @@ class RelaySync:
         if self.strategy.is_firehose:
             self.strategy.on_failed(ended.refusal)
         for key in self._live.on_ended(ended, mono):
-            self._sweeps.times.sweep_again(key)
+            self._known.times.sweep_again(key)
 
     def on_page_ended(self, ended: PageEnded, session: Session, mono: float) -> Cursor | None:
         """Take the end of a page; returns the cursor that it moves, to be committed with the events before it."""
@@ -421,11 +404,11 @@ class RelaySync:
     def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
         """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
         audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
-        limits = self._sweeps.quirks.learn_forms(self._sweeps.forms, audited.limits)
-        session.limits = self._sweeps.limits = limits
+        limits = self._known.quirks.learn_forms(self._known.forms, audited.limits)
+        self._known.limits.learn(limits)
         for sweep in self._sweeps.in_order():
             sweep.window.allow_kinds(audited.limits.kinds_that_fit)
-        if self._sweeps.forms.has_holes(Subject.FIREHOSE):
+        if self._known.forms.has_holes(Subject.FIREHOSE):
             self.strategy.disable_firehose()
         if audited.answers_broad is not None:
             self.gaps.note_broad(answers=audited.answers_broad)

@@ -6,6 +6,7 @@
 from collections.abc import Iterable, Iterator
 
 from pipeline.crawl.sync.absences import TAILS_FIRST_S, Absences
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.plan import Plan, Query, Subject
 from pipeline.crawl.sync.sweep import Purpose, sweep_key
 from pipeline.crawl.sync.sweeps import SweepSet
@@ -19,9 +20,10 @@ _BEFORE = frozenset({Purpose.LOOKBACK, Purpose.INITIAL, Purpose.TAIL, Purpose.WR
 class Resweeps:
     """The resweeps of one relay."""
 
-    __slots__ = ("_absences", "_sweeps")
+    __slots__ = ("_absences", "_known", "_sweeps")
 
-    def __init__(self, sweeps: SweepSet, absences: Absences) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, absences: Absences) -> None:
+        self._known = known
         self._sweeps = sweeps
         self._absences = absences
 
@@ -32,7 +34,7 @@ class Resweeps:
 
     def begin_due(self, query: Query, mono: float, wall: int) -> None:
         """Begin a resweep of `query` if one is due."""
-        reach, key = self._sweeps.horizon, sweep_key(Purpose.RESWEEP, query)
+        reach, key = self._known.horizon, sweep_key(Purpose.RESWEEP, query)
         if not reach.settings.resweep_every or key in self._sweeps:
             return
         last = self._sweeps.last_resweep(query)
@@ -50,8 +52,8 @@ class Resweeps:
     def begin_wraps(self, plan: Plan, mono: float, wall: int) -> None:
         """Ask for gift wraps after an absence, unless the relay does not give them."""
         since = self._absences.take_wraps(wall)
-        sweeps = self._sweeps
-        if since is None or GIFT_WRAP in (sweeps.forms.withheld | set(sweeps.limits.refused_kinds)):
+        known = self._known
+        if since is None or GIFT_WRAP in (known.forms.withheld | set(known.limits.now.refused_kinds)):
             return
         for query in wraps_of(plan):
             self._sweeps.begin(query, Purpose.WRAPS, since, wall, mono, resumes=False)
@@ -71,7 +73,7 @@ class Resweeps:
         wraps = self._absences.wraps_wait_s(wall)
         if wraps is not None:
             yield mono + wraps
-        if self._absences.since and self._sweeps.horizon.settings.resweep_every:
+        if self._absences.since and self._known.horizon.settings.resweep_every:
             for query in queries:
                 if self._is_owed(query) and sweep_key(Purpose.RESWEEP, query) not in self._sweeps:
                     yield mono + max(_LOOK_S, self._absences.wait_s(query.key, self._done(query), wall))
@@ -81,7 +83,7 @@ class Resweeps:
 
     def _done(self, query: Query) -> int | None:
         """When the last resweep of `query` began that is complete."""
-        cursor = self._sweeps.cursors.get(sweep_key(Purpose.RESWEEP, query))
+        cursor = self._known.cursors.get(sweep_key(Purpose.RESWEEP, query))
         return None if cursor is None else cursor.complete_until
 
     def _may_begin(self, mono: float, wall: int) -> bool:

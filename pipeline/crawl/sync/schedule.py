@@ -7,6 +7,7 @@ for members that the cursor does not cover yet, and a *resweep* of the last days
 from collections.abc import Iterator
 
 from pipeline.crawl.sync.firehose import FirehoseSync
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.plan import Plan, Query, Subject
@@ -28,12 +29,19 @@ _LISTS_AT_ONCE = 2
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_check", "_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
+    __slots__ = ("_check", "_known", "_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
 
     def __init__(
-        self, sweeps: SweepSet, live: LiveSubscriptions, whole: FirehoseSync, resweeps: Resweeps, check: LiveCheck
+        self,
+        known: RelayKnowledge,
+        sweeps: SweepSet,
+        live: LiveSubscriptions,
+        whole: FirehoseSync,
+        resweeps: Resweeps,
+        check: LiveCheck,
     ) -> None:
         self._check = check
+        self._known = known
         self._sweeps = sweeps
         self._resweeps = resweeps
         self._live = live
@@ -59,18 +67,18 @@ class Schedule:
 
     def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
-        yield from self._sweeps.times.due_after(mono)
+        yield from self._known.times.due_after(mono)
         yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
         for query in plan.queries:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
-            if query.is_live and self._sweeps.cursors.cursor_for(query) is not None:
+            if query.is_live and self._known.cursors.cursor_for(query) is not None:
                 yield from self._due_times(query, plan, mono, wall)
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
-        sweeps, reach = self._sweeps, self._sweeps.horizon
+        known, sweeps, reach = self._known, self._sweeps, self._known.horizon
         if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
             return
-        cursor = sweeps.cursors.cursor_for(query)
+        cursor = known.cursors.cursor_for(query)
         # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
             if not sweeps.is_under_way(sweep_key(Purpose.INITIAL, query), query.generation):
@@ -84,7 +92,7 @@ class Schedule:
         if not query.is_live:
             return
         every = self._tail_every(query, plan)
-        swept = sweeps.times.last_swept(query.key)
+        swept = known.times.last_swept(query.key)
         if swept is None or mono - swept >= every:
             sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
         if self._is_reswept(query):
@@ -92,16 +100,16 @@ class Schedule:
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
-        swept = self._sweeps.times.last_swept(query.key)
+        swept = self._known.times.last_swept(query.key)
         if tail not in self._sweeps and swept is not None:
-            yield max(swept + self._tail_every(query, plan), self._sweeps.times.not_before(tail))
-        if resweep not in self._sweeps and not self._sweeps.times.waits(resweep) and self._is_reswept(query):
-            reach, last = self._sweeps.horizon, self._sweeps.last_resweep(query)
+            yield max(swept + self._tail_every(query, plan), self._known.times.not_before(tail))
+        if resweep not in self._sweeps and not self._known.times.waits(resweep) and self._is_reswept(query):
+            reach, last = self._known.horizon, self._sweeps.last_resweep(query)
             yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
 
     def _is_reswept(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""
-        return self._sweeps.horizon.settings.resweep_every > 0 and self._whole.is_reswept(query)
+        return self._known.horizon.settings.resweep_every > 0 and self._whole.is_reswept(query)
 
     def _tail_every(self, query: Query, plan: Plan) -> float:
         every, taking_turns = TAIL_EVERY_S, len(plan.live)
@@ -111,5 +119,5 @@ class Schedule:
             every = POLL_EVERY_S
         elif taking_turns <= FEW_QUERIES:
             every = self._check.proves_after(query.key) or every
-        is_empty = taking_turns > FEW_QUERIES and not self._sweeps.quirks.gave
+        is_empty = taking_turns > FEW_QUERIES and not self._known.quirks.gave
         return max(every, taking_turns * (_EMPTY_TURN_S if is_empty else _TURN_S))

@@ -9,24 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.crawl.sync.cursors import CursorTable
-from pipeline.crawl.sync.forms.forms import FormKnowledge
-from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.paging.kind_lists import known_gaps
 from pipeline.crawl.sync.paging.missing import Stuck
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
 from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import Query, Subject
-from pipeline.crawl.sync.quirks import RelayQuirks
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.strands import BORDER_S, border, free_names, shared_slices, strand_names
 from pipeline.crawl.sync.sweep import FUTURE_S, OVERLAP_S, Purpose, Sweep, sweep_key
-from pipeline.crawl.sync.sweep_gaps import SweepGaps
-from pipeline.crawl.sync.sweep_times import SweepTimes
-from pipeline.crawl.sync.timing import LASTING_RETRY_S, Horizon
-from pipeline.relay.limits import RelayLimits
+from pipeline.crawl.sync.timing import LASTING_RETRY_S
 from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
@@ -47,35 +41,15 @@ _ORDERED = frozenset({Purpose.LOOKBACK, Purpose.INITIAL})
 
 
 class SweepSet:
-    """The sweeps of one relay, over all its connections. `limits`: the relay's, as they are now."""
+    """The sweeps of one relay, over all its connections."""
 
     __slots__ = (
-        "_progress",
-        "_reconciliation",
-        "_stats",
-        "_under_way",
-        "cursors",
-        "forms",
-        "gaps",
-        "horizon",
-        "limits",
-        "named",
-        "postponed",
-        "quirks",
-        "times",
-        "unconfirmed_firehose",
+        "_known", "_progress", "_reconciliation", "_stats", "_under_way", "named", "postponed", "unconfirmed_firehose",
         "users",
     )  # fmt: skip
 
-    def __init__(
-        self, coverage: CursorTable, reach: Horizon, limits: RelayLimits, reconciling: ReconciliationPolicy,
-        counts: SyncStats, gaps: OpenGaps,
-    ) -> None:  # fmt: skip
-        self.cursors = coverage
-        self.horizon = reach
-        self.limits = limits
-        self.quirks = RelayQuirks()
-        self.forms = FormKnowledge()
+    def __init__(self, known: RelayKnowledge, reconciling: ReconciliationPolicy, counts: SyncStats) -> None:
+        self._known = known
         # What is not begun until it is known in which form to ask for it.
         self.postponed: frozenset[Subject] = frozenset()
         self.named: Named = NOBODY
@@ -84,9 +58,7 @@ class SweepSet:
         self.unconfirmed_firehose: Sweep | None = None
         self._reconciliation = reconciling
         self._stats = counts
-        self.gaps = SweepGaps(counts, gaps)
         self._under_way: dict[str, Sweep] = {}
-        self.times = SweepTimes()
         self._progress: list[SweepProgress] = []
 
     def __contains__(self, key: str) -> bool:
@@ -153,26 +125,26 @@ class SweepSet:
             self.unconfirmed_firehose is not None and self.unconfirmed_firehose.key == key
         ):
             return
-        if self.times.must_wait(key, query.generation, mono):
+        if self._known.times.must_wait(key, query.generation, mono):
             return
-        if self.times.is_hopeless(key, query.generation):
+        if self._known.times.is_hopeless(key, query.generation):
             # What can never be completed is not asked for from ever further back.
-            since = max(since, wall - self.horizon.span)
+            since = max(since, wall - self._known.horizon.span)
         # A clock that was set back would let a window end before it begins.
         since = min(since, wall - OVERLAP_S)
         window = self._window(query, since, wall + FUTURE_S, wall, is_tail=purpose is Purpose.TAIL)
         sweep = Sweep(query, purpose, window, wall, wall - since)
-        sweep.compares = self._reconciliation.applies_to(sweep, self.limits, wall)
+        sweep.compares = self._reconciliation.applies_to(sweep, self._known.limits.now, wall)
         if stuck is not None:
             sweep.take_over(stuck)
             self.end(stuck)
         elif resumes:
-            progress = self.cursors.progress(key)
+            progress = self._known.cursors.progress(key)
             # One that a clock that was ahead began says nothing about what has come since.
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED and stuck is None:
             self._put_first(sweep)
-        self.times.on_begun(sweep, mono)
+        self._known.times.on_begun(sweep, mono)
         self._add(sweep)
 
     def _put_first(self, sweep: Sweep) -> None:
@@ -192,7 +164,7 @@ class SweepSet:
 
     def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
         """Sweep a span (both ends included) that an operator ordered, under a name of its own."""
-        left = self.cursors.progress(name)
+        left = self._known.cursors.progress(name)
         if left is not None and left.generation == query.generation:
             since, until = max(since, left.since), min(until, left.until)
         window = self._window(query, since, until, wall, is_thorough=True)
@@ -210,7 +182,7 @@ class SweepSet:
         return known_gaps(query, self._manners(query, is_thorough=True))
 
     def _add(self, sweep: Sweep) -> None:
-        if self.forms.finds_first_only(sweep.query.subject):
+        if self._known.forms.finds_first_only(sweep.query.subject):
             sweep.pause_s = SINGLE_PAUSE_S
         self._under_way[sweep.key] = sweep
 
@@ -218,7 +190,7 @@ class SweepSet:
         self, query: Query, since: int, until: int, wall: int, *, is_tail: bool = False, is_thorough: bool = False
     ) -> Window:
         """`is_thorough`: it may take many requests for what hardly anybody writes."""
-        limits = self.limits
+        limits = self._known.limits.now
         compares = self._reconciliation.may_compare(limits, wall)
         return Window(
             query, since, until, limit=limits.page_limit, max_members=query.most_members(limits),
@@ -229,11 +201,13 @@ class SweepSet:
     def _manners(
         self, query: Query, *, is_tail: bool = False, is_thorough: bool = False, compares: bool = False
     ) -> Manners:
-        is_routine = is_tail and self.times.last_swept(query.key) is not None
-        known = self.quirks.manners(self.limits, compares=compares)
+        is_routine = is_tail and self._known.times.last_swept(query.key) is not None
+        known = self._known.quirks.manners(self._known.limits.now, compares=compares)
         # Of many queries each would take as many requests.
         is_few = is_thorough and len(query.bits) <= 1
-        return self.forms.manners(known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few)
+        return self._known.forms.manners(
+            known, query.subject, is_tail=is_tail, is_routine=is_routine, takes_many=is_few
+        )
 
     def take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
         """Take a page that ended, as far as it ever will; `is_broken`: it broke off, as it does each time.
@@ -252,9 +226,9 @@ class SweepSet:
             return False
         sweep.failures = 0
         sweep.events += 0 if is_control else ended.count
-        self.quirks.gave = self.quirks.gave or ended.count > 0
+        self._known.quirks.gave = self._known.quirks.gave or ended.count > 0
         self._stats.pages += 1
-        self.gaps.on_window_changed(sweep, before)
+        self._known.gaps.on_window_changed(sweep, before)
         self._stats.dense_seconds += sweep.window.dense_seconds - dense
         return True
 
@@ -276,7 +250,7 @@ class SweepSet:
         sweep.window.give_up_below(end - BORDER_S)
         strand = self._add_strand(whole, names[0], window)
         # Together: without its row, what the strand is for would count as had.
-        self._progress += [each.mark(self.cursors.relay, mono) for each in (strand, sweep)]
+        self._progress += [each.mark(self._known.cursors.relay, mono) for each in (strand, sweep)]
         return strand
 
     def join(self, sweep: Sweep, mono: float) -> Sweep | None:
@@ -287,18 +261,18 @@ class SweepSet:
             whole.absorb(sweep)
             self._forget_progress(sweep)
         elif sweep.strands and sweep.has_progress:
-            self._progress.append(sweep.mark(self.cursors.relay, mono))
+            self._progress.append(sweep.mark(self._known.cursors.relay, mono))
         return whole if whole.window.is_done and not whole.strands else None
 
     def _resume(self, sweep: Sweep, progress: SweepProgress | None) -> None:
         """Leave out what a former process has had of a sweep and of its strands."""
-        rows = [(name, row) for name in strand_names(sweep) if (row := self.cursors.progress(name)) is not None]
+        rows = [(name, row) for name in strand_names(sweep) if (row := self._known.cursors.progress(name)) is not None]
         is_resumed = sweep.resume(progress)
         for name, row in rows:
             # Whenever it began: what a strand has left is left of no other.
             if is_resumed:
                 strand = self._add_strand(sweep, name, sweep.window.lower_part(row.since, row.until))
-                strand.mark(self.cursors.relay, 0.0)
+                strand.mark(self._known.cursors.relay, 0.0)
             else:
                 self._progress.append(replace(row, since=0, until=-1))
 
@@ -312,7 +286,7 @@ class SweepSet:
         """Take note that what pages do not divide cannot be had in another way either."""
         before = Counter(sweep.window.gap_reasons)
         sweep.window.give_up(stuck)
-        self.gaps.on_window_changed(sweep, before)
+        self._known.gaps.on_window_changed(sweep, before)
 
     def end(self, sweep: Sweep) -> None:
         """It is no longer under way, nor are its strands."""
@@ -330,7 +304,7 @@ class SweepSet:
 
     def owe(self, subject: Subject, session: Session, mono: float) -> None:
         """Forget what is complete about `subject`, to be asked for once more in another form."""
-        self.cursors.take_back(subject)
+        self._known.cursors.take_back(subject)
         self._restart([each for each in self._under_way.values() if each.query.subject is subject], session, mono)
 
     def owe_all_under_way(self, session: Session, mono: float) -> None:
@@ -349,7 +323,7 @@ class SweepSet:
             session.cancel_page(sweep.key, mono)
             if sweep.parent is None:
                 self.end(sweep)
-                self.times.sweep_again(sweep.query.key)
+                self._known.times.sweep_again(sweep.query.key)
 
     def shrink_pages(self, limit: int) -> None:
         """Ask for at most `limit` events at once from now on, also in what is under way."""
@@ -358,7 +332,7 @@ class SweepSet:
 
     def on_connected(self) -> None:
         """A new connection stands, on which no page is open: every query has a gap behind it."""
-        self.times.sweep_all_again()
+        self._known.times.sweep_all_again()
         self.unconfirmed_firehose = None
         for sweep in self._under_way.values():
             sweep.is_open = False
@@ -369,51 +343,51 @@ class SweepSet:
         """Take note that a sweep came to its end; returns whether that completes anything."""
         self._forget_progress(sweep)
         if sweep.is_unproven:
-            self.gaps.on_refused(sweep, Gap.NO_EOSE)
-            wait_s = min(LASTING_RETRY_S, self.horizon.settings.resweep_every or math.inf)
-            self.times.on_incomplete(sweep, mono + wait_s)
+            self._known.gaps.on_refused(sweep, Gap.NO_EOSE)
+            wait_s = min(LASTING_RETRY_S, self._known.horizon.settings.resweep_every or math.inf)
+            self._known.times.on_incomplete(sweep, mono + wait_s)
             return False
-        self.times.on_complete(sweep.key)
+        self._known.times.on_complete(sweep.key)
         self._stats.sweeps += 1
         if sweep.purpose in _FULL:
-            self.gaps.on_complete(sweep)
+            self._known.gaps.on_complete(sweep)
         return True
 
     def complete_part(self, sweep: Sweep) -> Cursor:
         """Take note that a part of what an operator ordered came to its end; returns the cursor that says so."""
         self._forget_progress(sweep)
-        self.times.on_complete(sweep.key)
+        self._known.times.on_complete(sweep.key)
         if sweep.query.is_planned and not sweep.is_unproven:
-            self.gaps.settle(sweep)
-        return self.cursors.advance(sweep.key, sweep.started, sweep.query.generation)
+            self._known.gaps.settle(sweep)
+        return self._known.cursors.advance(sweep.key, sweep.started, sweep.query.generation)
 
     def moved_cursor(self, sweep: Sweep, wall: int) -> Cursor:
         """The cursor of what a complete sweep was for, moved as far as it covers."""
-        query, cursor = sweep.query, self.cursors.cursor_for(sweep.query)
+        query, cursor = sweep.query, self._known.cursors.cursor_for(sweep.query)
         started = min(sweep.started, wall)
         match sweep.purpose:
             case Purpose.INITIAL:
-                return self.cursors.advance(query.key, started, query.generation)
+                return self._known.cursors.advance(query.key, started, query.generation)
             case Purpose.TAIL:
-                return self.cursors.advance(query.key, started, 0 if cursor is None else cursor.generation)
+                return self._known.cursors.advance(query.key, started, 0 if cursor is None else cursor.generation)
             case Purpose.LOOKBACK:
                 until = started if cursor is None else cursor.complete_until
-                return self.cursors.advance(query.key, until, query.generation)
+                return self._known.cursors.advance(query.key, until, query.generation)
             case _:
-                return self.cursors.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
+                return self._known.cursors.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
 
     def last_resweep(self, query: Query) -> int:
         """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
-        resweep = self.cursors.get(sweep_key(Purpose.RESWEEP, query))
-        return self.horizon.crawled_since if resweep is None else resweep.complete_until
+        resweep = self._known.cursors.get(sweep_key(Purpose.RESWEEP, query))
+        return self._known.horizon.crawled_since if resweep is None else resweep.complete_until
 
     def note_progress(self, sweep: Sweep, mono: float) -> None:
         """Remember how far a sweep is, once that is worth a row."""
-        if (progress := sweep.progress(self.cursors.relay, mono)) is not None:
+        if (progress := sweep.progress(self._known.cursors.relay, mono)) is not None:
             self._progress.append(progress)
 
     def _forget_progress(self, sweep: Sweep) -> None:
-        if (over := sweep.over(self.cursors.relay)) is not None:
+        if (over := sweep.over(self._known.cursors.relay)) is not None:
             self._progress.append(over)
 
     def take_progress(self) -> tuple[SweepProgress, ...]:

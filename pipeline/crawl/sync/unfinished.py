@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import SWEEP_GAPS, Gap
 from pipeline.crawl.sync.plan import Query
@@ -17,9 +18,10 @@ TELL_EVERY_S: Final = 30.0
 class Unfinished:
     """Opens a gap for each query of one relay that was never had as a whole, where that takes long."""
 
-    __slots__ = ("_gaps", "_sweeps", "_tell_at")
+    __slots__ = ("_gaps", "_known", "_sweeps", "_tell_at")
 
-    def __init__(self, sweeps: SweepSet, gaps: OpenGaps) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, gaps: OpenGaps) -> None:
+        self._known = known
         self._sweeps = sweeps
         self._gaps = gaps
         self._tell_at = 0.0
@@ -31,8 +33,8 @@ class Unfinished:
         self._tell_at = mono + TELL_EVERY_S
         told = {gap.form for gap in self._gaps if gap.reason in SWEEP_GAPS}
         for query in queries:
-            if query.key not in told and self._sweeps.cursors.cursor_for(query) is None:
+            if query.key not in told and self._known.cursors.cursor_for(query) is None:
                 sweep = self._sweeps.get(sweep_key(Purpose.INITIAL, query))
-                begin = self._sweeps.horizon.initial_since(query, connected_at)
+                begin = self._known.horizon.initial_since(query, connected_at)
                 span = (begin, connected_at) if sweep is None else sweep.window.span
                 self._gaps.open(query.key, *span, Gap.UNFINISHED, count=0)

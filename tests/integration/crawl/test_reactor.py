@@ -30,6 +30,7 @@ from pipeline.process.logs import Logger, RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
@@ -82,10 +83,13 @@ class Desk:
         ours, theirs = socket.socketpair()
         address = f"wss://relay{relay}.example"
         crawl = RelaySync(
-            coverage=CursorTable(relay, ()), limits=RelayLimits(), reach=Horizon(SETTINGS, START), plan=plan_for()
+            coverage=CursorTable(relay, ()),
+            limits=LearnedLimits(RelayLimits()),
+            reach=Horizon(SETTINGS, START),
+            plan=plan_for(),
         )
         made = Connection(
-            relay, parse_address(address), crawl, RelayLimits(), HostBackoff(random.Random(1)),
+            relay, parse_address(address), crawl, HostBackoff(random.Random(1)),
             RelayMetrics(Metrics(), address, self.intake.count_dropped), self.reactor.shared,
         )  # fmt: skip
         self.reactor.register(made, WebSocket(ours, CLOCK), self.endings.put)

@@ -9,6 +9,7 @@ from pipeline.crawl.sync.plan import Planner
 from pipeline.nostr.event import event_from_json
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import EventMessage, parse_relay_message
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from pipeline.rules.relevance import Relevance
@@ -63,7 +64,7 @@ def _changes(generation: int, authors: list[bytes], users: list[bytes]) -> Wante
 def _read_s(lines: list[bytes]) -> float:
     """Processor seconds from frame to counted event, on a subscription to everything."""
     frames = [b'["EVENT","L1",' + line + b"]" for line in lines]
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_live("0", [Filter(limit=0)], 0.0)
 
     def read() -> None:

@@ -34,6 +34,7 @@ from pipeline.process.slots import Slot
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.host_backoff import HostBackoff
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
@@ -103,7 +104,12 @@ class Wakes:
 
 
 def new_crawl() -> RelaySync:
-    return RelaySync(coverage=CursorTable(1, ()), limits=RelayLimits(), reach=Horizon(SETTINGS, START), plan=plan_for())
+    return RelaySync(
+        coverage=CursorTable(1, ()),
+        limits=LearnedLimits(RelayLimits()),
+        reach=Horizon(SETTINGS, START),
+        plan=plan_for(),
+    )
 
 
 def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None) -> Connection:
@@ -111,7 +117,7 @@ def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None
     gate = Backpressure(Marks(10, 5, 1 << 30))
     shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimitedLogger(log, clock), BOUNDS)
     return Connection(
-        1, parse_address("wss://a.example"), crawl or new_crawl(), RelayLimits(), HostBackoff(random.Random(1)),
+        1, parse_address("wss://a.example"), crawl or new_crawl(), HostBackoff(random.Random(1)),
         RelayMetrics(Metrics(), "wss://a.example", shared.intake.count_dropped), shared,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.closes import SentCloses
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -57,7 +58,7 @@ def test_sent_closes_are_bounded_without_answers() -> None:
 
 
 def test_close_that_a_rate_limit_dropped_is_sent_again_when_asked_to() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = answer(session, "a", 0.0)
     sent(session)
     list(session.receive(Notice("rate limited"), 0.0))
@@ -69,7 +70,7 @@ def test_close_that_a_rate_limit_dropped_is_sent_again_when_asked_to() -> None:
 
 
 def test_close_that_is_dropped_again_is_sent_again() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = answer(session, "a", 0.0)
     for _ in range(2):
         list(session.receive(Notice("rate limited"), 0.0))
@@ -80,7 +81,7 @@ def test_close_that_is_dropped_again_is_sent_again() -> None:
 
 def test_subscriptions_whose_close_was_dropped_teach_no_limit() -> None:
     """Before, a relay that dropped CLOSEs ended with a limit of one, which leaves no room for what is live."""
-    session = Session(RelayLimits(max_subscriptions=10))
+    session = Session(LearnedLimits(RelayLimits(max_subscriptions=10)))
     for number in range(8):
         answer(session, f"page {number}", float(number))
         list(session.receive(Notice("rate limited"), float(number)))
@@ -90,7 +91,7 @@ def test_subscriptions_whose_close_was_dropped_teach_no_limit() -> None:
 
 
 def test_refusal_without_dropped_closes_teaches_the_limit() -> None:
-    session = Session(RelayLimits(max_subscriptions=10))
+    session = Session(LearnedLimits(RelayLimits(max_subscriptions=10)))
     for number in range(3):
         answer(session, f"page {number}", float(number))
     for number in range(3):
@@ -101,13 +102,13 @@ def test_refusal_without_dropped_closes_teaches_the_limit() -> None:
 
 
 def test_only_as_many_are_closed_again_as_there_must_be_room_for() -> None:
-    session = Session(RelayLimits(max_subscriptions=10))
+    session = Session(LearnedLimits(RelayLimits(max_subscriptions=10)))
     closed = [answer(session, f"page {number}", 0.0) for number in range(4)]
     list(session.receive(Notice("rate limited"), 0.0))
     sent(session)
     session.close_doubtful()
     assert sent(session) == [f'["CLOSE","{closed[-1]}"]'], "the others were sent before a request that was answered"
-    session = Session(RelayLimits(max_subscriptions=4))
+    session = Session(LearnedLimits(RelayLimits(max_subscriptions=4)))
     pages = [page_of(session, f"page {number}", 0.0) for number in range(3)]
     for each in pages:
         list(session.receive(Eose(each), 0.0))
@@ -130,7 +131,7 @@ def live(session: Session, authors: int, now: float) -> str:
 
 def test_live_subscription_stands_where_its_replacement_was_dropped() -> None:
     """It is still open at the relay; a CLOSE would end it there until another may be opened."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = live(session, 1, 0.0)
     list(session.receive(Eose(first), 0.0))
     assert live(session, 2, 1.0) == first
@@ -144,7 +145,7 @@ def test_live_subscription_stands_where_its_replacement_was_dropped() -> None:
 
 
 def test_event_under_a_replaced_id_is_no_answer_to_the_new_request() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = live(session, 1, 0.0)
     list(session.receive(Eose(first), 0.0))
     live(session, 2, 1.0)
@@ -153,7 +154,7 @@ def test_event_under_a_replaced_id_is_no_answer_to_the_new_request() -> None:
 
 
 def test_dropped_request_goes_back_to_what_the_relay_took_last() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = live(session, 1, 0.0)
     list(session.receive(Eose(first), 0.0))
     live(session, 2, 1.0)

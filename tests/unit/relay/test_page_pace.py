@@ -2,6 +2,7 @@
 
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, Notice
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.page_pace import FIRST_S, MAX_S, QUIET_S, PagePace
 from pipeline.relay.session import Session
@@ -55,7 +56,7 @@ def test_distance_is_bounded_and_ends_in_quiet() -> None:
 
 
 def test_session_tells_until_when_pages_wait() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("a", Filter(limit=1), 5.0)
     (page,) = session.subscriptions
     list(session.receive(Eose(page.id), 5.0))

@@ -10,6 +10,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice, Ok, RelayMessage, Unknown
 from pipeline.nostr.notices import reason_prefix
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -58,7 +59,7 @@ def complete(key: str, count: int = 0, oldest: int | None = None, newest: int | 
 
 
 def test_a_page_is_a_request_of_its_own_that_ends_complete_at_its_eose() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("p", PAGE, 0.0)
     assert orjson.loads(session.outgoing[0]) == ["REQ", "P1", orjson.loads(PAGE.encode())]
     page = str(sent(session)[0][1])
@@ -71,7 +72,7 @@ def test_a_page_is_a_request_of_its_own_that_ends_complete_at_its_eose() -> None
 
 def test_every_page_has_an_id_that_was_never_used_before() -> None:
     """A late answer to the page before must not be taken for one to this page."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     ids = []
     for _ in range(3):
         ids.append(open_page(session))
@@ -87,7 +88,7 @@ def test_every_page_has_an_id_that_was_never_used_before() -> None:
 
 def test_only_eose_completes() -> None:
     """Neither other messages nor an EOSE for something else do."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page, live = open_page(session), open_live(session)
     for message in (
         Eose(live),
@@ -106,7 +107,7 @@ def test_only_eose_completes() -> None:
 
 def test_events_that_were_not_asked_for_count_to_the_limit_only() -> None:
     """They do not keep a silent relay's page alive."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     list(session.receive(Eose(open_page(session, "first")), 0.0))
     page = open_page(session)
     for stray in (event(150, BOB), event(99, BOB)):
@@ -120,7 +121,7 @@ def test_events_that_were_not_asked_for_count_to_the_limit_only() -> None:
 
 def test_events_of_other_times_are_told_apart_from_those_of_the_page() -> None:
     """A relay that goes by no times is found out by them; its page is not one second wider for it."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session)
     for created_at in (250, 201, 150, 99):
         session.note_event(page, event(created_at), 1.0)
@@ -132,7 +133,7 @@ def test_events_of_other_times_are_told_apart_from_those_of_the_page() -> None:
     ("times", "rises"), [((200, 150, 150, 100), False), ((100, 150), True), ((200, 100, 150), True), ((150,), False)]
 )
 def test_it_is_told_when_a_page_does_not_begin_with_the_newest(times: tuple[int, ...], rises: bool) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session)
     for created_at in times:
         session.note_event(page, event(created_at), 1.0)
@@ -142,7 +143,7 @@ def test_it_is_told_when_a_page_does_not_begin_with_the_newest(times: tuple[int,
 
 
 def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session)
     for created_at in (180, 120, None, 99, 201):
         session.record_event_time(page, created_at, 1.0)
@@ -152,7 +153,7 @@ def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> Non
 
 
 def test_silence_ends_a_page_incomplete_sooner_after_a_first_answer() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     list(session.receive(Eose(open_page(session, "first")), 0.0))
     sent(session)
     assert session.next_deadline() is None
@@ -173,7 +174,7 @@ def test_silence_ends_a_page_incomplete_sooner_after_a_first_answer() -> None:
 
 
 def test_an_answer_in_the_moment_of_the_request_is_an_answer() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session, now=5.0)
     session.note_event(page, event(150), 5.0)
     assert session.next_deadline() == 5.0 + NEXT_ANSWER_S
@@ -181,7 +182,7 @@ def test_an_answer_in_the_moment_of_the_request_is_an_answer() -> None:
 
 def test_a_pause_of_ours_is_not_the_relays_silence() -> None:
     """After it, a relay that had not answered yet has as long as it had at first."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     open_page(session, "unanswered", 0.0)
     answered = open_page(session, "answered", 0.0)
     session.note_event(answered, event(150), 1.0)
@@ -193,7 +194,7 @@ def test_a_pause_of_ours_is_not_the_relays_silence() -> None:
 
 def test_a_live_subscription_is_replaced_under_its_own_id() -> None:
     """NIP-01: the same id replaces, so that there is no moment without it."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     first = open_live(session, "0")
     other = open_live(session, "1")
     session.open_live("0", [LIVE, PAGE], 1.0)
@@ -209,7 +210,7 @@ def test_a_live_subscription_is_replaced_under_its_own_id() -> None:
 
 
 def test_a_live_subscription_survives_its_eose_and_then_any_silence() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     live = open_live(session)
     assert list(session.receive(Eose(live), 1.0)) == []
     assert list(session.on_timeout(10.0**9)) == []
@@ -218,7 +219,7 @@ def test_a_live_subscription_survives_its_eose_and_then_any_silence() -> None:
 
 def test_silence_on_a_live_subscription_teaches_and_closes_nothing() -> None:
     """nostr-rs-relay subscribes to `limit: 0` and never sends the EOSE."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     list(session.receive(Eose(open_page(session)), 0.0))
     for key in "abcd":
         open_live(session, key)
@@ -243,7 +244,7 @@ def test_silence_on_a_live_subscription_teaches_and_closes_nothing() -> None:
     ],
 )
 def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: str, refusal: RelayRefusal) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session)
     session.open_live("0", [replace(MANY, limit=0), LIVE], 0.0)
     live = str(sent(session)[-1][1])
@@ -268,7 +269,7 @@ def test_closed_leaves_a_page_incomplete_and_ends_a_live_subscription(reason: st
 )
 def test_a_notice_against_one_subscription_more_is_about_the_newest(text: str, newest_is_live: bool) -> None:
     """No CLOSED follows these; all were asked for in the same moment, or a live one was replaced after the pages."""
-    session, refusal = Session(RelayLimits()), RelayRefusal.TOO_MANY_SUBSCRIPTIONS
+    session, refusal = Session(LearnedLimits(RelayLimits())), RelayRefusal.TOO_MANY_SUBSCRIPTIONS
     open_live(session, "0")
     open_page(session, "old")
     if newest_is_live:
@@ -295,7 +296,7 @@ def test_a_notice_against_one_subscription_more_is_about_the_newest(text: str, n
     ],
 )
 def test_a_notice_against_size_is_about_who_asks_for_so_much(text: str, ended: str | None) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     open_page(session, "small")
     session.open_page("large", MANY, 0.0)
     session.open_live("live", [replace(MANY, kinds=frozenset({1, 2}), authors=frozenset({ALICE}))] * 70, 0.0)
@@ -307,7 +308,7 @@ def test_a_notice_against_size_is_about_who_asks_for_so_much(text: str, ended: s
 
 def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
     """nostream drops the request and says no more; a live subscription may be what it dropped."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     standing = open_live(session, "0")
     list(session.receive(Eose(standing), 0.0))
     open_live(session, "1")
@@ -327,7 +328,7 @@ def test_a_rate_limit_by_notice_fails_whatever_has_no_answer_yet() -> None:
     "text", ["ERROR: bad req: x", "invalid: query", "auth-required: no", "some error", "blocked: no"]
 )
 def test_other_notice_is_assigned_to_the_only_open_page_or_to_none(text: str) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     open_live(session)
     open_page(session, "p")
     open_page(session, "q")
@@ -344,21 +345,21 @@ def test_other_notice_is_assigned_to_the_only_open_page_or_to_none(text: str) ->
 @pytest.mark.parametrize("text", ["", "  ", "welcome to my relay", "we close on friday"])
 def test_small_talk_refuses_nothing(text: str) -> None:
     """Some relays greet every client; their pages must not be thrown away for it."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     open_page(session)
     assert list(session.receive(Notice(text), 1.0)) == []
     assert (session.pages, session.limits) == (1, RelayLimits())
 
 
 def test_a_notice_to_nobody_changes_nothing() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     for text in ("ERROR: too many concurrent REQs", "rate limited", "could not parse command", "some error"):
         assert list(session.receive(Notice(text), 1.0)) == []
     assert session.limits == RelayLimits()
 
 
 def test_too_many_subscriptions_teaches_how_many_there_may_be() -> None:
-    session = Session(RelayLimits(max_subscriptions=5))
+    session = Session(LearnedLimits(RelayLimits(max_subscriptions=5)))
     for key in "abcd":
         open_live(session, key)
     page = open_page(session)
@@ -377,7 +378,7 @@ def test_too_many_subscriptions_teaches_how_many_there_may_be() -> None:
 @pytest.mark.parametrize("by_notice", [True, False])
 def test_what_was_asked_for_together_was_too_much_together(by_notice: bool) -> None:
     """The others are over when the last is refused, but were not when it was asked for."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     open_live(session)
     first, second, third = (open_page(session, key) for key in "abc")
     for page in (first, second):
@@ -389,7 +390,7 @@ def test_what_was_asked_for_together_was_too_much_together(by_notice: bool) -> N
 
 
 def test_relay_that_closes_the_oldest_for_the_newest_keeps_the_others() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     oldest, *_ = (open_live(session, key) for key in "abcd")
     list(session.receive(closed(oldest, "error: too many subscriptions"), 1.0))
     assert session.limits.max_subscriptions == 3
@@ -404,7 +405,7 @@ def test_relay_that_closes_the_oldest_for_the_newest_keeps_the_others() -> None:
     ],
 )
 def test_other_refusals_teach_to_ask_for_less(reason: str, name: str, value: int) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_live("0", [MANY] * 8, 0.0)
     list(session.receive(closed(str(sent(session)[-1][1]), reason), 1.0))
     assert getattr(session.limits, name) == value
@@ -437,7 +438,7 @@ ANONYMOUS = "blocked: an author must be specified to get their kind:1 notes"
 def test_a_filter_refused_for_its_form_teaches_another_where_there_is_one(
     page: Filter, reason: str, refusal: RelayRefusal, learned: RelayLimits
 ) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("k", page, 0.0)
     (ended,) = session.receive(Closed("P1", reason, reason_prefix(reason)), 1.0)
     assert isinstance(ended, PageEnded)
@@ -445,7 +446,7 @@ def test_a_filter_refused_for_its_form_teaches_another_where_there_is_one(
 
 
 def test_a_notice_against_a_form_is_about_those_who_have_it_and_no_answer() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_live("all", [LIVE], 0.0)
     list(session.receive(Eose("L1"), 0.5))
     session.open_page("named", replace(PAGE, kinds=frozenset({1})), 1.0)
@@ -456,7 +457,7 @@ def test_a_notice_against_a_form_is_about_those_who_have_it_and_no_answer() -> N
 
 
 def test_no_more_pages_are_open_than_allowed() -> None:
-    session = Session(RelayLimits(max_pages=2))
+    session = Session(LearnedLimits(RelayLimits(max_pages=2)))
     open_live(session)
     for key in "ab":
         assert session.has_room_for_page()
@@ -471,7 +472,7 @@ class Machine:
     def __init__(self, rng: random.Random, limits: RelayLimits | None = None) -> None:
         self.rng = rng
         self.limits = limits or RelayLimits()
-        self.session = Session(self.limits)
+        self.session = Session(LearnedLimits(self.limits))
         self.now = 0.0
         self.asked = 0
         self.pages: dict[str, str] = {}
@@ -506,7 +507,7 @@ class Machine:
         self.check()
         self.session.outgoing.clear()
         if self.rng.random() < 0.05:
-            self.session.limits = self.limits
+            self.session.learn(self.limits)
 
     def check(self) -> None:
         """Each page is open; of each live subscription one is, and what retires only beside it."""
@@ -562,7 +563,7 @@ def open_page_of(session: Session, since: int | None, until: int | None) -> str:
 
 
 def test_skipped_event_takes_a_place_in_the_page_at_its_time() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page_of(session, 100, 200)
     session.note_event(page, event(180), 1.0)
     assert session.note_skipped(Sighting(page, None, 150), 1.0) is None
@@ -577,7 +578,7 @@ def test_skipped_event_takes_a_place_in_the_page_at_its_time() -> None:
 def test_skipped_event_without_a_time_lies_between_its_neighbours(
     before: tuple[int, ...], after: tuple[int, ...], span: tuple[int, int]
 ) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page_of(session, 100, 200)
     for created_at in before:
         session.note_event(page, event(created_at), 1.0)
@@ -590,7 +591,7 @@ def test_skipped_event_without_a_time_lies_between_its_neighbours(
 
 
 def test_unreadable_skipped_event_belongs_to_the_page_answered_last() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     for key, at in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
         session.open_page(key, PAGE, 0.0)
         session.note_event(str(sent(session)[-1][1]), event(150), at)
@@ -600,14 +601,14 @@ def test_unreadable_skipped_event_belongs_to_the_page_answered_last() -> None:
 
 
 def test_skipped_event_of_a_live_subscription_is_told_by_its_key() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     live = open_live(session)
     assert session.note_skipped(Sighting(live, None, 5), 1.0) == "0"
     assert session.note_skipped(Sighting("other", None, 5), 1.0) == ""
 
 
 def test_spans_of_one_page_are_bounded() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     page = open_page_of(session, 0, 10_000)
     for created_at in range(5_000, 0, -1):
         session.note_skipped(Sighting(page, None, created_at), 1.0)
@@ -624,7 +625,7 @@ def live_ids(session: Session) -> list[tuple[str, str]]:
 
 def adding(max_subscriptions: int = 18) -> Session:
     """A session of a relay that is known to add, with one live subscription that is open."""
-    session = Session(replace(RelayLimits(max_subscriptions=max_subscriptions), adds_requests=True))
+    session = Session(LearnedLimits(replace(RelayLimits(max_subscriptions=max_subscriptions), adds_requests=True)))
     live = open_live(session)
     list(session.receive(Eose(live), 0.0))
     return session
@@ -635,7 +636,7 @@ def adds(session: Session) -> bool:
 
 
 def test_events_that_come_twice_under_a_replaced_id_show_that_requests_add() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     live = open_live(session)
     twice = event(150)
     session.note_event(live, twice, 1.0)
@@ -742,7 +743,7 @@ def test_old_one_that_a_notice_ends_is_no_loss() -> None:
 
 
 def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     live = open_live(session)
     session.close_live("0", 10.0)
     session.note_event(live, event(150), 12.0)
@@ -772,7 +773,7 @@ def test_events_under_ids_that_were_long_closed_are_counted_apart() -> None:
 def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
     page: Filter, count: int, reason: str, refusal: RelayRefusal
 ) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("k", page, 0.0)
     for number in range(count):
         session.note_event("P1", replace(event(150 + number), pubkey=next(iter(page.authors or ()))), 0.5)
@@ -783,7 +784,7 @@ def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
 
 def test_impossible_auth_for_some_of_many_events_asks_for_other_kinds() -> None:
     """The relay has sent no challenge to answer."""
-    session = Session(RelayLimits(), can_authenticate=True)
+    session = Session(LearnedLimits(RelayLimits()), can_authenticate=True)
     session.open_page("k", PAGE, 0.0)
     assert not list(
         session.receive(Closed("P1", "auth-required: At least one matching event requires AUTH", "auth-required"), 1.0)
@@ -794,7 +795,7 @@ def test_impossible_auth_for_some_of_many_events_asks_for_other_kinds() -> None:
 
 
 def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("ids", Filter(ids=frozenset({event(150).id})), 0.0)
     (ended,) = session.receive(Closed("P1", "", ""), 1.0)
     assert isinstance(ended, PageEnded)
@@ -817,7 +818,7 @@ def test_closed_without_a_reason_completes_a_page_by_ids_and_no_other() -> None:
     ],
 )
 def test_too_much_of_what_cannot_be_less_is_refused_for_good(text: str) -> None:
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     session.open_page("p", Filter(kinds=frozenset({1}), limit=500), 0.0)
     (ended,) = session.receive(closed(str(sent(session)[-1][1]), text), 1.0)
     assert isinstance(ended, PageEnded)
@@ -827,7 +828,7 @@ def test_too_much_of_what_cannot_be_less_is_refused_for_good(text: str) -> None:
 
 def test_refusal_without_a_number_is_obeyed_below_the_usual_one_too() -> None:
     """chorus names no number; its default is 100, and operators set less."""
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     asked = []
     for number in range(6):
         asked.append(session.limits.page_limit)

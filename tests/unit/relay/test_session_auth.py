@@ -11,6 +11,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import AuthChallenge, Closed, Eose, Ok, RelayMessage
 from pipeline.nostr.notices import reason_prefix
 from pipeline.relay.authentication import MAX_ANSWERS, PATIENCE_S, Authentication, AuthState
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import AuthWanted, Outcome, Session
@@ -26,7 +27,7 @@ class Client:
     """A session, and the owner that signs for it."""
 
     def __init__(self, *, has_key: bool = True, limits: RelayLimits | None = None) -> None:
-        self.session = Session(limits or RelayLimits(), can_authenticate=has_key)
+        self.session = Session(LearnedLimits(limits or RelayLimits()), can_authenticate=has_key)
         self.sent: list[list[object]] = []
         self.ended: list[Outcome] = []
         self.addresses: list[int] = []
@@ -98,7 +99,7 @@ def test_an_auth_that_is_refused_is_followed_by_one_with_the_next_address() -> N
     """Only the refusal of the last is a verdict; each is sent once."""
     for accepted_at in range(4):
         client = Client()
-        client.session = Session(RelayLimits(), can_authenticate=True, auth_addresses=3)
+        client.session = Session(LearnedLimits(RelayLimits()), can_authenticate=True, auth_addresses=3)
         _, page = client.ask()
         client.take(AuthChallenge("c"), closed(page))
         for number in range(3):

@@ -9,6 +9,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, Notice
 from pipeline.relay.dimensions import Dimension, Source
 from pipeline.relay.doubts import ALONE_S
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -24,7 +25,7 @@ def page(members: int = 1) -> Filter:
 
 class Client:
     def __init__(self, silences: Silences | None = None, limits: RelayLimits | None = None) -> None:
-        self.session = Session(limits or RelayLimits(), silences=silences)
+        self.session = Session(LearnedLimits(limits or RelayLimits()), silences=silences)
 
     def ask(self, key: str, now: float = 0.0, members: int = 1) -> str:
         self.session.open_page(key, page(members), now)

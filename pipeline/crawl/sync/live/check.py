@@ -18,6 +18,7 @@ later is swept once the silence is long for it (`live_silence.py`).
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.silence import LiveSilence
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.live.trust import LiveTrust
@@ -53,10 +54,12 @@ class LiveCheck:
     """What sweeps of one relay show about its live subscriptions."""
 
     __slots__ = (
-        "_baselines", "_doubtful", "_ids", "_live", "_lost_until", "_proven", "_silence", "_sweeps", "_tries", "_trust",
+        "_baselines", "_doubtful", "_ids", "_known", "_live", "_lost_until", "_proven", "_silence", "_sweeps", "_tries",
+        "_trust",
     )  # fmt: skip
 
-    def __init__(self, sweeps: SweepSet, live: LiveSubscriptions) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, live: LiveSubscriptions) -> None:
+        self._known = known
         self._sweeps = sweeps
         self._live = live
         self._trust = LiveTrust()
@@ -132,7 +135,7 @@ class LiveCheck:
     def sweep_long_silence(self, mono: float) -> None:
         """Sweep all that is live once nothing came for long."""
         if self._silence.take_long(mono):
-            self._sweeps.times.sweep_all_again()
+            self._known.times.sweep_all_again()
 
     def due_times(self) -> list[float]:
         """When it shows whether events were missed, or nothing came for long (monotonic)."""

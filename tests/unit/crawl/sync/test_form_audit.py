@@ -13,6 +13,7 @@ from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose, encode_req
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import MOST_KINDS, RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -45,7 +46,7 @@ class Bench:
     store: StoredEvents
     plan: Plan = field(default_factory=lambda: plan_for(AUTHORS, USERS))
     knowledge: FormKnowledge = field(default_factory=FormKnowledge)
-    session: Session = field(default_factory=lambda: Session(RelayLimits()))
+    session: Session = field(default_factory=lambda: Session(LearnedLimits(RelayLimits())))
     wall: int = NOW
     mono: float = 0.0
     requests: list[Filter] = field(default_factory=list)
@@ -88,7 +89,7 @@ class Bench:
         for outcome in list(self.session.receive(answer, self.mono)):
             assert isinstance(outcome, PageEnded)
             audited = self.audit.on_page_ended(outcome, self.session.limits, self.mono, self.wall)
-            self.session.limits = audited.limits
+            self.session.learn(audited.limits)
             self.owed += audited.owed
             self.broad.append(audited.answers_broad)
 
@@ -194,7 +195,7 @@ def test_forms_are_checked_once_a_day_and_known_after_a_restart() -> None:
     again = Bench(store(), knowledge=recalled(checks), wall=NOW + 86_000).run()
     assert not again.requests
     assert again.knowledge.is_audited(Subject.MENTIONS)
-    again.session.limits = first.session.limits
+    again.session.learn(first.session.limits)
     again.wall = NOW + 86_500
     assert 0 < len(again.run().requests) < len(first.requests)
 
@@ -231,7 +232,7 @@ def test_refused_controls_end_without_a_verdict_against_the_form(refusal: str) -
 
 
 def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
-    audit, session, plan = FormAudit(FormKnowledge()), Session(RelayLimits()), plan_for(AUTHORS, USERS)
+    audit, session, plan = FormAudit(FormKnowledge()), Session(LearnedLimits(RelayLimits())), plan_for(AUTHORS, USERS)
     audit.open_next(plan, session, 0.0, NOW)
     assert audit.precedes_mentions
     silent = PageEnded(FormAudit.KEY, RelayRefusal.TIMEOUT, "no answer", 0, None, None)
@@ -289,18 +290,18 @@ def shown(audit: FormAudit, session: Session, *, count: int = 0, after_auth: boo
 
 
 def test_messages_shown_after_auth_are_owed_once_and_asked_each_connection() -> None:
-    audit, session = FormAudit(FormKnowledge()), Session(RelayLimits())
+    audit, session = FormAudit(FormKnowledge()), Session(LearnedLimits(RelayLimits()))
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
     assert shown(audit, session, count=1, after_auth=True) == (Subject.MENTIONS, Subject.AUTHORS)
     assert not audit.knowledge.withheld
     audit.on_connected()
-    again = Session(RelayLimits())
+    again = Session(LearnedLimits(RelayLimits()))
     assert shown(audit, again, count=1, after_auth=True) == ()
     assert shown(audit, again, count=1, after_auth=True) == ()
 
 
 def test_messages_hidden_even_after_auth_are_withheld() -> None:
-    audit, session = FormAudit(FormKnowledge()), Session(RelayLimits())
+    audit, session = FormAudit(FormKnowledge()), Session(LearnedLimits(RelayLimits()))
     assert shown(audit, session, after_auth=True) == ()
     assert shown(audit, session) == ()
     assert audit.knowledge.withheld == {4}
@@ -308,7 +309,7 @@ def test_messages_hidden_even_after_auth_are_withheld() -> None:
 
 @pytest.mark.parametrize("frame", [1_000, 2_000, 5_000])
 def test_controls_fit_the_frame_however_many_kinds_they_name(frame: int) -> None:
-    bench = Bench(store(), session=Session(RelayLimits(max_frame_bytes=frame))).run()
+    bench = Bench(store(), session=Session(LearnedLimits(RelayLimits(max_frame_bytes=frame)))).run()
     assert all(len(encode_req("P1234", [each])) <= frame for each in bench.requests)
     assert bench.knowledge.is_audited(Subject.MENTIONS)
 
@@ -324,7 +325,7 @@ def test_control_under_way_is_cut_once_the_frame_is_smaller() -> None:
             while bench.session.outgoing:
                 bench._answer(bench.session.outgoing.popleft())
     # The connection is lost over it.
-    bench.session = Session(replace(bench.session.limits, max_frame_bytes=3_000))
+    bench.session = Session(LearnedLimits(replace(bench.session.limits, max_frame_bytes=3_000)))
     bench.audit.on_connected()
     bench.requests.clear()
     bench.run()

@@ -14,6 +14,7 @@ from pipeline.crawl.sync.size_trials import SizeTrials
 from pipeline.crawl.sync.timing import LASTING_RETRY_S, CrawlSettings, Horizon
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -32,7 +33,10 @@ def crawl(
     plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: RelayLimits | None = None
 ) -> RelaySync:
     made = RelaySync(
-        coverage=CursorTable(1, (), sweeps), limits=limits or RelayLimits(), reach=Horizon(SETTINGS, WALL), plan=plan
+        coverage=CursorTable(1, (), sweeps),
+        limits=LearnedLimits(limits or RelayLimits()),
+        reach=Horizon(SETTINGS, WALL),
+        plan=plan,
     )
     made.audit.knowledge.recall(audited(WALL))
     made.on_connected()
@@ -51,7 +55,8 @@ def page_of(session: Session, number: int = -1) -> Filter:
 
 def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
     """Only EOSE completes a page; what came is kept all the same, and the loss is counted."""
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     assert made.on_page_ended(ended(RelayRefusal.TIMEOUT, 7), session, 10.0) is None
     assert made.stats.pages == 0, "once may be chance"
@@ -63,7 +68,7 @@ def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
     assert made.stats.gap_reasons[Gap.NO_EOSE] == 1
     assert made.stats.sweeps == 0
     assert made.seconds_behind(WALL + 50) == 50, "the cursor did not move"
-    session = Session(RelayLimits())
+    session = Session(made.limits)
     made.advance(session, 91.0, WALL + 91, may_ask=True)
     assert session.pages == 0
     made.on_connected()
@@ -72,7 +77,8 @@ def test_pages_without_eose_are_gone_through_but_complete_nothing() -> None:
 
 
 def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     for number in range(3):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
         made.on_page_ended(ended(RelayRefusal.TIMEOUT), session, number * 1000.0 + 500)
@@ -83,7 +89,8 @@ def test_a_relay_that_never_answers_gets_more_patience_and_no_credit() -> None:
 @pytest.mark.parametrize(("count", "told"), [(0, 1), (1, 0)])
 def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, told: int) -> None:
     """A silent refusal: nothing of any kind without authors."""
-    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
+    made = crawl(plan_for([key(1)]))
+    session = Session(made.limits)
     made.audit.knowledge.recall([replace(each, checked_at=0) for each in audited(WALL) if "search" in each.form])
     made.audit.knowledge.recall([FormCheck(BROAD.name, FormVerdict.UNKNOWN, 0, 0)])
     made.audit.note_event(event(WALL - 100, key(1), kind=1))
@@ -96,7 +103,8 @@ def test_relay_without_broad_filters_is_told_until_it_answers_one(count: int, to
 
 
 def test_requests_shrink_when_connections_are_lost_over_them() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     authors = frozenset(number.to_bytes(32) for number in range(300))
     session.open_page("large", Filter(authors=authors), 0.0)
     assert not made.on_lost(session)
@@ -107,7 +115,8 @@ def test_requests_shrink_when_connections_are_lost_over_them() -> None:
 
 
 def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     made.on_page_ended(ended(RelayRefusal.TOO_LARGE), session, 1.0)
     opened = session.pages
@@ -118,7 +127,8 @@ def test_a_refusal_for_size_is_not_followed_by_a_flood_of_requests() -> None:
 
 
 def test_a_refusal_that_lasts_is_told() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     made.on_page_ended(ended(RelayRefusal.RESTRICTED), session, 1.0)
     assert made.stats.gap_reasons[Gap.REFUSED] == 0, "perhaps it was too much for it"
@@ -130,7 +140,8 @@ def test_a_refusal_that_lasts_is_told() -> None:
 
 def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
     kept = SweepProgress(1, "initial:global/", WALL - 1_000, WALL - 700, WALL + 2_000, 0)
-    made, session = crawl(sweeps=(kept,)), Session(RelayLimits())
+    made = crawl(sweeps=(kept,))
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL + 3_000, may_ask=True)
     assert page_of(session).since == WALL + 2_000 - 900, "first what came since"
     made.on_page_ended(ended(None), session, 1.0)
@@ -142,7 +153,8 @@ def test_a_sweep_goes_on_where_a_former_process_left_it() -> None:
 
 
 def test_progress_is_told_now_and_then() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     for number in range(10):
         made.on_page_ended(ended(None, 50, WALL - 10 * number), session, number * 1.0)
@@ -153,26 +165,29 @@ def test_progress_is_told_now_and_then() -> None:
 
 def test_one_subscription_is_left_for_pages() -> None:
     limits = replace(RelayLimits(), max_subscriptions=1, max_pages=1)
-    made, session = crawl(limits=limits), Session(limits)
+    made = crawl(limits=limits)
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     assert (session.live_subscriptions, session.pages, made.unserved_queries) == (0, 1, 1)
 
 
 def test_a_relay_that_takes_zero_for_no_limit_is_asked_for_one() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     for number in range(501):
         session.note_event("L1", event(WALL - number, kind=0, number=number), 1.0)
     assert session.limits.zero_is_all
     made.advance(session, 100.0, WALL, may_ask=True)
     made.on_connected()
-    again = Session(session.limits)
+    again = Session(made.limits)
     made.advance(again, 200.0, WALL, may_ask=True)
     assert [each.filters[0].limit for each in again.subscriptions if not each.is_page] == [1]
 
 
 def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL + 200_000, may_ask=True)
     assert made.next_time() >= 50.0
     made.on_page_ended(ended(None), session, 1.0)
@@ -181,14 +196,15 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
 
 
 def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> None:
-    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
+    made = crawl(plan_for([key(1)]))
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     for at in (10.0, 40.0, 80.0):
         made.on_page_ended(ended(RelayRefusal.TIMEOUT, 7 if at < 50 else 0, subject="authors"), session, at)
     for at in (90.0, 100.0):
         made.on_page_ended(ended(RelayRefusal.TIMEOUT, subject="authors"), session, at)
     assert made.stats.gap_reasons[Gap.NO_EOSE] == 1
-    session = Session(RelayLimits())
+    session = Session(made.limits)
     made.advance(session, 101.0, WALL + 101, may_ask=True)
     assert not any(each.key == "initial:authors/" for each in session.subscriptions)
     made.set_plan(plan_for([key(1), key(2)], generation=2))
@@ -198,7 +214,8 @@ def test_somebody_new_is_asked_for_at_once_where_nothing_can_be_completed() -> N
 
 def test_a_page_that_fails_again_and_again_is_told() -> None:
     """Whatever the reason: nobody may take silence for completeness."""
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     for number in range(1, 7):
         made.advance(session, number * 1000.0, WALL, may_ask=True)
         made.on_page_ended(ended(RelayRefusal.ERROR), session, number * 1000.0 + 1)
@@ -209,7 +226,7 @@ def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
     """Where no page gets an answer beside it, on two connections, the live subscription gives way to pages."""
     limits, silences = RelayLimits(), Silences()
     for most in (18, 1):
-        session = Session(limits, silences=silences)
+        session = Session(LearnedLimits(limits), silences=silences)
         session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
         list(session.receive(Eose("L1"), 0.0))
         session.open_page("p", Filter(limit=1), 0.0)
@@ -221,7 +238,7 @@ def test_silence_beside_one_open_subscription_ends_with_one_at_a_time() -> None:
 def test_silence_never_takes_back_what_was_seen_to_work() -> None:
     silences = Silences()
     for _ in range(4):
-        session = Session(RelayLimits(), silences=silences)
+        session = Session(LearnedLimits(RelayLimits()), silences=silences)
         session.open_live("0", [Filter(kinds=frozenset({1}), limit=0)], 0.0)
         list(session.receive(Eose("L1"), 0.0))
         session.open_page("p", Filter(limit=1), 0.0)
@@ -232,7 +249,8 @@ def test_silence_never_takes_back_what_was_seen_to_work() -> None:
 
 
 def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
-    made, session = crawl(plan_for([key(1)])), Session(RelayLimits())
+    made = crawl(plan_for([key(1)]))
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     assert not len(made.gaps)
     made.advance(session, 100.0, WALL + 100, may_ask=False)
@@ -249,7 +267,8 @@ def test_what_is_not_had_for_the_first_time_yet_is_told_until_it_is() -> None:
 
 
 def test_what_is_refused_is_told_once() -> None:
-    made, session = crawl(), Session(RelayLimits())
+    made = crawl()
+    session = Session(made.limits)
     made.advance(session, 0.0, WALL, may_ask=True)
     made.gaps.open("global/", WALL - 1_000, WALL, Gap.REFUSED)
     made.advance(session, 100.0, WALL + 100, may_ask=True)

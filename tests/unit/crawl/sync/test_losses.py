@@ -5,6 +5,7 @@ import pytest
 from pipeline.crawl.sync.losses import LEAST_PAGE, MAX_CUT, MAX_FRUITLESS, Lesson, Losses
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, encode_req
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
 from tests.support.plans import event
@@ -14,7 +15,7 @@ PAGE = Filter(kinds=frozenset({1}), since=100, until=200)
 
 def session(limits: RelayLimits, *, events: int = 0, answered: bool = False) -> Session:
     """A connection that is lost after so many events of a page, or without any answer."""
-    made = Session(limits)
+    made = Session(LearnedLimits(limits))
     if answered:
         made.open_page("whole", PAGE, 0.0)
         list(made.receive(Eose("P1"), 0.0))
@@ -60,7 +61,7 @@ def lost_over(limits: RelayLimits, largest: int, *, takes: int) -> Session:
 
     Up to `largest` keys are asked for, as far as `limits` allow that.
     """
-    made = Session(limits)
+    made = Session(LearnedLimits(limits))
     for number, keys in enumerate((1, min(largest, limits.members_that_fit)), 1):
         page = Filter(authors=frozenset(key.to_bytes(32) for key in range(keys)), since=100, until=200)
         made.open_page(f"page {number}", page, 0.0)
@@ -84,7 +85,7 @@ def test_requests_shrink_until_accepted_where_smaller_ones_are_answered(takes: i
 def test_requests_are_never_made_smaller_than_one_that_was_answered() -> None:
     losses, limits = Losses(), RelayLimits()
     for _ in range(20):
-        lost = Session(limits)
+        lost = Session(LearnedLimits(limits))
         lost.open_page("small", Filter(authors=frozenset(key.to_bytes(32) for key in range(40))), 0.0)
         answered = len(lost.outgoing[-1])
         list(lost.receive(Eose("P1"), 0.0))
@@ -100,7 +101,7 @@ def test_what_was_refused_was_taken() -> None:
     assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}
 
 
-@pytest.mark.parametrize("lost", [session(RelayLimits(), answered=True), Session(RelayLimits())])
+@pytest.mark.parametrize("lost", [session(RelayLimits(), answered=True), Session(LearnedLimits(RelayLimits()))])
 def test_other_losses_teach_nothing(lost: Session) -> None:
     losses = Losses()
     assert {losses.on_lost(lost) for _ in range(10)} == {Lesson.NONE}

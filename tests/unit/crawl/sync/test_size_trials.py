@@ -7,6 +7,7 @@ import pytest
 from pipeline.crawl.sync.size_trials import MAX_ERRORS, MAX_TRIALS_A_DAY, SizeTrials, Trial, TrialVerdict
 from pipeline.nostr.filter import Filter
 from pipeline.relay.dimensions import Dimension
+from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
@@ -26,7 +27,7 @@ class Relay:
 
     bounds: dict[Dimension, int]
     trials: SizeTrials = field(default_factory=SizeTrials)
-    session: Session = field(default_factory=lambda: Session(RelayLimits()))
+    session: Session = field(default_factory=lambda: Session(LearnedLimits(RelayLimits())))
     asked: int = 0
 
     def refuses(self, page: Filter) -> bool:
@@ -47,7 +48,7 @@ class Relay:
             ended = REFUSED if self.refuses(tried[0].filters[0]) else ANSWERED
             trial = self.trials.on_page_ended(ended, self.session.limits, mono)
             if trial is not None:
-                self.session.limits = trial.limits
+                self.session.learn(trial.limits)
                 return trial
 
 
@@ -118,7 +119,7 @@ def test_no_more_than_so_many_are_tried_a_day() -> None:
     """The limits that were learned are forgotten each time."""
     relay = Relay({Dimension.KINDS: 1})
     for n in range(3 * MAX_TRIALS_A_DAY):
-        relay.session.limits = RelayLimits()
+        relay.session.learn(RelayLimits())
         relay.run(mono=float(n))
     assert relay.asked == MAX_TRIALS_A_DAY
     assert not relay.trials.is_under_way
@@ -139,7 +140,7 @@ def test_what_is_refused_meanwhile_waits() -> None:
     trials = SizeTrials()
     assert trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
     assert trials.on_refused("two", PAGE, RelayRefusal.RESTRICTED, 0.0)
-    session = Session(RelayLimits())
+    session = Session(LearnedLimits(RelayLimits()))
     trials.open_next(session, 0.0)
     trials.open_next(session, 0.0)
     assert session.pages == 1
@@ -153,14 +154,14 @@ def test_what_is_refused_meanwhile_waits() -> None:
 def test_an_answer_about_something_else_proves_nothing(refusal: RelayRefusal) -> None:
     trials = SizeTrials()
     trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
-    trials.open_next(Session(RelayLimits()), 0.0)
+    trials.open_next(Session(LearnedLimits(RelayLimits())), 0.0)
     trial = trials.on_page_ended(PageEnded(SizeTrials.KEY, refusal, "", 0, None, None), RelayLimits(), 0.0)
     assert trial is not None
     assert (trial.verdict, trial.limits) == (TrialVerdict.GIVEN_UP, RelayLimits())
 
 
 def test_a_trial_has_no_page_beside_it() -> None:
-    trials, session = SizeTrials(), Session(RelayLimits())
+    trials, session = SizeTrials(), Session(LearnedLimits(RelayLimits()))
     session.open_page("other", PAGE, 0.0)
     trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
     trials.open_next(session, 0.0)
@@ -175,7 +176,7 @@ def test_a_trial_has_no_page_beside_it() -> None:
 
 
 def test_an_error_is_no_answer_to_a_trial() -> None:
-    trials, session = SizeTrials(), Session(RelayLimits())
+    trials, session = SizeTrials(), Session(LearnedLimits(RelayLimits()))
     trials.on_refused("one", PAGE, RelayRefusal.RESTRICTED, 0.0)
     failed = PageEnded(SizeTrials.KEY, RelayRefusal.ERROR, "busy", 0, None, None)
     for _ in range(MAX_ERRORS):
