@@ -249,7 +249,7 @@ class _Sampler:
 
 
 class _FutureRows:
-    """Makes ready what was queued, leased or put off while the clock was ahead, and would wait until that time."""
+    """Repair of rows that were scheduled while the clock was ahead, and would wait until that time."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._ctx = ctx
@@ -270,7 +270,7 @@ class _FutureRows:
 
 
 class _Relays:
-    """Forgets addresses of relays, and who named them, beyond the bounds of `relay_pruning`."""
+    """Pruning of relay addresses and mentions beyond the bounds of `relay_pruning`."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._clock = ctx.clock
@@ -301,7 +301,7 @@ class _Relays:
 
 
 class _Shares:
-    """Lets followees wait, or be wanted, so that users keep to their shares of the wanted authors."""
+    """Shares of users in the wanted authors: some followees wait, or cease to."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._clock = ctx.clock
@@ -327,7 +327,7 @@ class _Shares:
 
 
 class _WriteAheadLog:
-    """Keeps the log beside the database short, while others read and write."""
+    """Checkpoints that keep the log beside the database short, while others read and write."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._ctx = ctx

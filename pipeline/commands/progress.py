@@ -13,7 +13,7 @@ _EVERY_S: Final = 5.0
 
 
 class Progress:
-    """Shows steps of known length, one after the other."""
+    """Progress of steps of known length, one after the other."""
 
     __slots__ = ("_clock",)
 

@@ -21,7 +21,7 @@ Subscriptions = dict[str, list[Filter]]
 
 
 class DemoRelay:
-    """Keeps what is published, and gives it to who asks; for one event loop."""
+    """Relay that stores what is published and answers requests; for one event loop."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []

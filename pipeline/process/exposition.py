@@ -48,7 +48,7 @@ _log = get_logger("exposition")
 
 
 class Collector(Protocol):
-    """Makes metrics at the moment of a scrape."""
+    """Source of metrics at the moment of a scrape."""
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics with their samples as of now."""

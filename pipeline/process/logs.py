@@ -38,7 +38,7 @@ _PLAIN_PUNCTUATION = frozenset("._-:/@%+,[]{}()<>*#?&=!~^;|")
 
 
 class Logger:
-    """Writes lines of one part of the program; safe in every thread, not in signal handlers."""
+    """Logger of one part of the program; safe in every thread, not in signal handlers."""
 
     __slots__ = ("_logger",)
 
@@ -80,7 +80,7 @@ class Logger:
 
 
 class RateLimitedLogger:
-    """Writes at most `lines` lines per `interval_s` and key; the next line of a key has the number of those dropped."""
+    """Logger of at most `lines` lines per `interval_s` and key; the next line of a key counts those dropped."""
 
     # Keys come from the network; those beyond share one allowance.
     MAX_KEYS = 1000

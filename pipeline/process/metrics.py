@@ -52,7 +52,7 @@ def uninstall() -> None:
 
 
 class BoundedLabels:
-    """Lets the first `limit` distinct values through as labels and calls all later ones `other`; thread-safe."""
+    """Labels for the first `limit` distinct values; all later ones are `other`; thread-safe."""
 
     __slots__ = ("_limit", "_lock", "_seen")
 

@@ -12,7 +12,7 @@ _SEND_TIMEOUT_S = 0.5
 
 
 class Notifier:
-    """Sends to the socket that systemd named; every method does nothing without one, and none raises."""
+    """Client of the socket that systemd named; without one every method does nothing, and none raises."""
 
     __slots__ = ("_address", "watchdog_interval_s")
 

@@ -14,7 +14,7 @@ from types import FrameType
 from pipeline.process.clock import Clock
 from pipeline.process.stop import Stop
 
-# `timeout(1)` and some terminals send a signal to the process and to its group: what comes this soon is no second wish.
+# `timeout(1)` and some terminals send a signal to the process and to its group: one this soon is the same request.
 REPEAT_AFTER_S = 0.2
 ASKS_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -28,7 +28,7 @@ class StopRequest(Enum):
 
 
 class StopRequests:
-    """Tells the first signal that asks a process to stop from one that asks for it again."""
+    """Stop requests of a process: the first signal, and one that asks again."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,7 +48,7 @@ class StopRequests:
 
 
 class SignalPipe:
-    """Turns the signals `numbers` into bytes of a pipe from construction to `close`; main thread only."""
+    """Pipe that has the signals `numbers` as bytes, from construction to `close`; main thread only."""
 
     def __init__(self, numbers: Iterable[signal.Signals], *, hangup_ends: bool = True) -> None:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -88,7 +88,7 @@ class StageSignals:
         self, stop: Stop, clock: Clock, *, supervised: bool, hangup: Callable[[], object] | None = None
     ) -> None:
         self._stop = stop
-        self._wishes = StopRequests(clock)
+        self._requests = StopRequests(clock)
         self._hangup = hangup
         if supervised:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -106,10 +106,10 @@ class StageSignals:
         if number == signal.SIGHUP and self._hangup is not None:
             self._hangup()
             return
-        wish = self._wishes.on_signal(number)
-        if wish is StopRequest.STOP:
+        request = self._requests.on_signal(number)
+        if request is StopRequest.STOP:
             self._stop.set(number.name)
-        elif wish is StopRequest.STOP_AT_ONCE:
+        elif request is StopRequest.STOP_AT_ONCE:
             os._exit(1)
 
 

@@ -12,7 +12,7 @@ _LOOK_EVERY_S: Final = 0.5
 
 
 class StageWatchdog:
-    """Tells systemd of a stage's heartbeat from a thread of its own, until `close`.
+    """Reporter of a stage's heartbeat to systemd, in a thread of its own, until `close`.
 
     systemd hears nothing more once the stage has sent no heartbeat for half of its watchdog interval, then kills it.
     Does nothing where systemd does not listen.

@@ -37,7 +37,7 @@ class OutboxBounds:
 
 
 class OutboxLimit:
-    """Keeps the outbox of the target relay within `bounds()`, which may change. For one thread.
+    """Limit that keeps the outbox of the target relay within `bounds()`, which may change. For one thread.
 
     Rows that the sender has leased are not touched, so that there may be some hundred more.
     """

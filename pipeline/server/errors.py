@@ -14,7 +14,7 @@ _TRACEBACKS: Final = Rate(5, 5)
 
 
 class ErrorLog:
-    """Counts errors and writes the first of them with their tracebacks; used by the event loop alone."""
+    """Log that counts errors and has tracebacks of the first; used by the event loop alone."""
 
     def __init__(self, log: Logger, clock: Clock, metrics: Metrics) -> None:
         self._log = log

@@ -74,7 +74,7 @@ class PublicKeys:
 
 
 class PageAccess:
-    """Decides who is shown the status page."""
+    """Rule of who sees the status page."""
 
     def __init__(self, shown_to: Callable[[], StatusPageAccess], token: str) -> None:
         self._shown_to = shown_to

@@ -62,7 +62,7 @@ class _Stored:
 
 
 class Registrations:
-    """Takes registrations one after the other; used from the event loop."""
+    """Registrations, processed one after the other; used from the event loop."""
 
     def __init__(
         self,

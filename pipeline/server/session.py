@@ -33,7 +33,7 @@ TOO_FAST: Final = RegistrationVerdict(False, "rate-limited: too many registratio
 
 
 class Sessions:
-    """Serves the websockets of all clients; used by the event loop alone."""
+    """Server of the websockets of all clients; used by the event loop alone."""
 
     def __init__(self, registrations: Registrations, limits: ServerLimits, clock: Clock, refuse: Refuse) -> None:
         self._registrations = registrations

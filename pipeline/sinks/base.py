@@ -69,7 +69,7 @@ class SinkDown(EventServiceError):
 
 
 class Sink(Protocol):
-    """Takes messages in batches; used by one thread unless it says otherwise."""
+    """Sink that takes messages in batches; used by one thread unless it says otherwise."""
 
     @property
     def max_messages(self) -> int:
@@ -95,7 +95,7 @@ Answer = tuple[bytes, Verdict | None]
 
 @runtime_checkable
 class StreamSink(Protocol):
-    """Takes messages one by one and has many under way, each answered when it is; used by one thread."""
+    """Sink that takes messages one by one and has many under way, each answered by itself; used by one thread."""
 
     def room(self) -> int:
         """Return how many more messages it would take now."""

@@ -74,7 +74,7 @@ class JsonlSink:
 
 
 class StdoutSink:
-    """Writes whole lines to standard output. For one thread."""
+    """Sink that writes whole lines to standard output. For one thread."""
 
     __slots__ = ("_begun",)
 

@@ -11,7 +11,7 @@ _WRITE_EVERY_S: Final = 0.2
 
 
 class SlidingWindowLimiter:
-    """Lets `per_minute()` things happen within any 60 s; 0 sets no bound. The bound may change. For one thread.
+    """Limiter to `per_minute()` events within any 60 s; 0 sets no bound. The bound may change. For one thread.
 
     `done`: when such things were done before, the oldest first. `write` gets the number that is about to be done, so
     that the next process knows: of each one before it is done, or of several after a moment where there may be many.

@@ -63,7 +63,7 @@ class _SentMessage(NamedTuple):
 
 @dataclass(slots=True)
 class RelaySink:
-    """Sends events to one relay over a connection that is kept; a `StreamSink`. For one thread."""
+    """Sink that sends events to one relay over a lasting connection; a `StreamSink`. For one thread."""
 
     address: RelayAddress
     dial: Callable[[], BlockingWebSocket]

@@ -1,4 +1,4 @@
-"""Reads what the service does right now from its database, its heartbeats and its counters."""
+"""The service at one moment, read from its database, its heartbeats and its counters."""
 
 from collections import Counter
 from collections.abc import Mapping

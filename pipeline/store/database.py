@@ -358,7 +358,7 @@ def _reason(error: apsw.Error, path: Path) -> str:
 
 
 class _JitteredBusyHandler:
-    """Waits random moments for a lock: SQLite's own handler lets one of several writers starve for seconds."""
+    """Busy handler that waits random moments: with SQLite's own one of several writers starves for seconds."""
 
     __slots__ = ("_on_locked", "_random", "_tell_at", "_timeout_s", "_waited")
 

@@ -28,7 +28,7 @@ HTML: Final = "text/html; charset=utf-8"
 
 
 class StatusPage:
-    """Makes the page from the database, in a thread of its own, and from what health knows."""
+    """The page, from the database in a thread of its own, and from what health knows."""
 
     def __init__(
         self, thread: DatabaseThread, health: HealthCheck, settings: Callable[[], Config], clock: Clock
