@@ -189,6 +189,8 @@ def test_an_unfinished_first_sweep_wakes_nobody_for_a_resweep() -> None:
     made = crawl()
     session = Session(made.limits)
     made.advance(session, 0.0, WALL + 200_000, may_ask=True)
+    list(session.receive(Eose("L1"), 0.5))
+    made.advance(session, 15.0, WALL + 200_015, may_ask=True)
     assert made.next_time() >= 50.0
     made.on_page_ended(ended(None), session, 1.0)
     made.advance(session, 1.0, WALL + 200_000, may_ask=True)
