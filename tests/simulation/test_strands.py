@@ -41,6 +41,18 @@ def author_pages(sim: Simulation) -> int:
     return sum(name.startswith("P") and filters[0].authors is not None for name, filters in sim.relay.requests)
 
 
+def run_through_losses(sim: Simulation, rng: random.Random, losses: int, between_s: tuple[float, float]) -> None:
+    """Lose the connection or the process so many times on the way, then let it come to its end."""
+    at = 0.0
+    for _ in range(losses):
+        sim.connect()
+        at += rng.uniform(*between_s)
+        sim.run_until(at)
+        sim.restart() if rng.random() < 0.7 else sim.disconnect()
+    sim.connect()
+    sim.run_until(at + 900)
+
+
 def test_pages_of_one_long_sweep_are_open_side_by_side() -> None:
     sim, wanted = crawl(1, count=2_000)
     sim.connect()
@@ -89,14 +101,7 @@ def test_restarts_lose_nothing_of_what_is_parted_by_lists(seed: int) -> None:
     for each in notes:
         sim.relay.publish(each, 0)
     sim.want([ALICE])
-    at = 0.0
-    for _ in range(5):
-        sim.connect()
-        at += rng.uniform(0.2, 4.0)
-        sim.run_until(at)
-        sim.restart() if rng.random() < 0.7 else sim.disconnect()
-    sim.connect()
-    sim.run_until(at + 900)
+    run_through_losses(sim, rng, 5, (0.2, 4.0))
     assert {each.id for each in notes} <= sim.delivered
     assert sim.progress == {}
 
@@ -107,14 +112,7 @@ def test_restarts_in_the_middle_lose_nothing(seed: int, trait: str) -> None:
     """What was saved of the whole and of its strands is left out, and nothing else is."""
     sim, wanted = crawl(seed, trait=trait)
     rng = random.Random(seed)
-    at = 0.0
-    for _ in range(6):
-        sim.connect()
-        at += rng.uniform(0.5, 8.0)
-        sim.run_until(at)
-        sim.restart() if rng.random() < 0.7 else sim.disconnect()
-    sim.connect()
-    sim.run_until(at + 900)
+    run_through_losses(sim, rng, 6, (0.5, 8.0))
     assert wanted <= sim.delivered
     assert sim.cursors["authors/"].complete_until >= START
     assert sim.progress == {}

@@ -419,6 +419,15 @@ def test_compression_is_offered_and_taken_up(more: str) -> None:
     assert header(heads[0], "Sec-WebSocket-Extensions") == "permessage-deflate; server_no_context_takeover"
 
 
+def hear_hello_twice(peer: Peer) -> None:
+    """Two connections, one after the other, that may use compression."""
+    how = dataclasses.replace(policy(), compression=Compression())
+    for _ in range(2):
+        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
+        assert transport.receive(PATIENCE_S) == [b"hello"]
+        transport.close()
+
+
 @pytest.mark.parametrize(
     "answer", ["permessage-deflate", "x-webkit-deflate-frame", "permessage-deflate; server_no_context_takeover; y"]
 )
@@ -431,11 +440,7 @@ def test_relay_with_other_terms_of_compression_is_offered_none_any_more(answer: 
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        how = dataclasses.replace(policy(), compression=Compression())
-        for _ in range(2):
-            transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
-            assert transport.receive(PATIENCE_S) == [b"hello"]
-            transport.close()
+        hear_hello_twice(peer)
     assert sorted(offer is not None for offer in offers) == [False, False, True]
 
 
@@ -453,11 +458,7 @@ def test_relay_that_fails_over_the_offer_is_offered_none_any_more(status: int) -
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        how = dataclasses.replace(policy(), compression=Compression())
-        for _ in range(2):
-            transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
-            assert transport.receive(PATIENCE_S) == [b"hello"]
-            transport.close()
+        hear_hello_twice(peer)
     assert sorted(offer is not None for offer in offers) == [False, False, True]
 
 

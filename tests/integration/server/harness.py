@@ -197,3 +197,23 @@ def read_to_end(connection: socket.socket) -> bytes:
         while chunk := connection.recv(65536):
             received += chunk
     return bytes(received)
+
+
+@contextlib.contextmanager
+def write_lock_held(server: Running) -> Iterator[None]:
+    """A time in which another connection's transaction holds the write lock of the server's database."""
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with server.database() as database, database.write():
+            holding.set()
+            done.wait(PATIENCE_S)
+
+    writer = threading.Thread(target=hold)
+    writer.start()
+    assert holding.wait(PATIENCE_S)
+    try:
+        yield
+    finally:
+        done.set()
+        writer.join(PATIENCE_S)

@@ -5,7 +5,6 @@ import os
 import re
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -25,7 +24,7 @@ from stages.server import listener
 from tests.factories.events import authors as make_authors
 from tests.fakes.child import Child
 from tests.fakes.net import free_port
-from tests.integration.server.harness import PATIENCE_S, Running, read_to_end, running
+from tests.integration.server.harness import PATIENCE_S, Running, read_to_end, running, write_lock_held
 
 ALICE, BOB, CAROL = (author.pubkey for author in make_authors(1, 3))
 
@@ -394,23 +393,10 @@ def test_an_empty_host_listens_on_every_address_of_both_kinds() -> None:
 
 def test_requests_are_answered_while_a_writer_holds_the_database(server: Running) -> None:
     """Nothing that only reads waits for another process's transaction, however long that takes."""
-    holding, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with server.database() as database, database.write():
-            holding.set()
-            done.wait(PATIENCE_S)
-
-    writer = threading.Thread(target=hold)
-    writer.start()
-    assert holding.wait(PATIENCE_S)
-    try:
+    with write_lock_held(server):
         assert server.get("/_health").status == 200
         assert server.get("/metrics").status == 200
         assert server.get(f"/public-keys/{ALICE}").status == 200
-    finally:
-        done.set()
-        writer.join(PATIENCE_S)
 
 
 def test_metrics_are_complete_after_a_restart(tmp_path: Path) -> None:

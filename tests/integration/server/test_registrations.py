@@ -1,7 +1,6 @@
 """Registrations over websockets, by the client library that relays are read with."""
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pipeline.store import authors, relay_candidates, users, wanted_authors
 from pipeline.store.database import Tx
 from tests.factories.events import Author, SignedEvent, assemble, forge_content, forge_signature
 from tests.factories.events import authors as make_authors
-from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running
+from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running, write_lock_held
 
 NOW = 1_700_000_000
 ALICE, BOB = make_authors(2, 2)
@@ -425,26 +424,15 @@ def test_a_websocket_on_another_path_is_not_found(server: Running) -> None:
 def test_ok_comes_only_after_the_commit(server: Running) -> None:
     """While another process holds the write lock there is no answer, and afterwards there is."""
     event = ALICE.registration(NOW)
-    holding, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with server.database() as database, database.write():
-            holding.set()
-            done.wait(PATIENCE_S)
-
-    writer = threading.Thread(target=hold)
-    writer.start()
-    assert holding.wait(PATIENCE_S)
     with server.websocket() as client:
-        client.send(f'["EVENT",{event.raw}]')
-        # Another client's round trip is proof that the server had the time to answer.
-        assert server.get("/_health").status == 200
-        client.settimeout(0.2)
-        with pytest.raises(websocket.WebSocketTimeoutException):
-            client.recv()
-        assert registered(server) == set()
-        done.set()
-        writer.join(PATIENCE_S)
+        with write_lock_held(server):
+            client.send(f'["EVENT",{event.raw}]')
+            # Another client's round trip is proof that the server had the time to answer.
+            assert server.get("/_health").status == 200
+            client.settimeout(0.2)
+            with pytest.raises(websocket.WebSocketTimeoutException):
+                client.recv()
+            assert registered(server) == set()
         client.settimeout(PATIENCE_S)
         assert json.loads(client.recv()) == ["OK", event.id, True, ""]
     assert registered(server) == {ALICE.pubkey}

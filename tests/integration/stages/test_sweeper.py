@@ -329,11 +329,16 @@ def snapshot(path: Path, clock: Clock) -> Iterator[None]:
     thread.join()
 
 
+def bound_log(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Let the sweeper look all the time whether the log is larger than `size`."""
+    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
+    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", size)
+    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", size)
+
+
 def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the snapshot is held the log can only grow; the sweeper keeps trying while others write."""
-    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 1 << 20)
-    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 1 << 20)
+    bound_log(monkeypatch, 1 << 20)
     world = World(tmp_path)
 
     def write() -> None:
@@ -359,9 +364,7 @@ def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypa
 
 def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With readers that come and go all the time: a fraction of what is written, half a gigabyte."""
-    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 4 << 20)
-    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 4 << 20)
+    bound_log(monkeypatch, 4 << 20)
     world = World(tmp_path)
     stop = threading.Event()
 
@@ -391,9 +394,7 @@ def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_log_that_was_begun_anew_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It keeps its size, which must not be taken for something to do at each turn."""
-    monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", 1 << 20)
-    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", 1 << 20)
+    bound_log(monkeypatch, 1 << 20)
     restarts: list[int] = []
     restart = Database.restart_log
 

@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -72,17 +74,29 @@ def disk_full(harness: ChaosHarness) -> Play:
     """No room beside the database for some seconds; only where it has a disk of its own."""
     if not harness.has_small_disk:
         return
+    with _unrecorded(harness), _no_room(harness, harness.rng.randint(0, _MOST_LEFT_BYTES)):
+        yield harness.rng.uniform(2.0, 6.0)
+
+
+@contextmanager
+def _unrecorded(harness: ChaosHarness) -> Iterator[None]:
+    """A time in which what is delivered cannot always be written down, and health may say anything."""
     harness.uncertain_faults += 1
     began = time.time()
     harness.allow_in_flight()
-    filler = harness.service.database.with_name("filler")
-    with harness.stalled():
-        _fill(filler, harness.rng.randint(0, _MOST_LEFT_BYTES))
-        yield harness.rng.uniform(2.0, 6.0)
-        filler.unlink()
-    # What was delivered meanwhile could not always be written down.
+    yield
     harness.allowance.unreliable_periods += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]
     harness.uncertain_faults -= 1
+
+
+@contextmanager
+def _no_room(harness: ChaosHarness, left: int) -> Iterator[None]:
+    """A disk with `left` bytes of room at most, on which stages stand still."""
+    filler = harness.service.database.with_name("filler")
+    with harness.stalled():
+        _fill(filler, left)
+        yield
+        filler.unlink()
 
 
 def _fill(path: Path, left: int) -> None:
@@ -104,23 +118,16 @@ def disk_full_at_restart(harness: ChaosHarness) -> Play:
     """A stage is started while there is no room; it waits for some, and ends nothing for good."""
     if not harness.has_small_disk:
         return
-    harness.uncertain_faults += 1
-    began = time.time()
-    harness.allow_in_flight()
-    filler = harness.service.database.with_name("filler")
-    with harness.stalled():
-        _fill(filler, 0)
-        victim = harness.some_stage()
-        if victim is not None:
-            harness.kill_stages([victim])
-        yield harness.rng.uniform(4.0, 8.0)
-        filler.unlink()
-    yield _ENDS_AFTER_S
-    if not harness.service.running:
-        harness.violations.append(f"a full disk ended the service: {harness.service.log_text()[-500:]}")
-        harness.start_again()
-    harness.allowance.unreliable_periods += [(sink, began, time.time() + _SETTLE_SLACK_S) for sink in (PUBSUB, RELAY)]
-    harness.uncertain_faults -= 1
+    with _unrecorded(harness):
+        with _no_room(harness, 0):
+            victim = harness.some_stage()
+            if victim is not None:
+                harness.kill_stages([victim])
+            yield harness.rng.uniform(4.0, 8.0)
+        yield _ENDS_AFTER_S
+        if not harness.service.running:
+            harness.violations.append(f"a full disk ended the service: {harness.service.log_text()[-500:]}")
+            harness.start_again()
 
 
 @fault("backup-restored", SERVICE)
