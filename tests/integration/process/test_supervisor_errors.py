@@ -1,3 +1,5 @@
+"""The supervisor where a stage cannot be killed or launched, and where it fails itself."""
+
 import os
 import random
 import signal

@@ -329,6 +329,13 @@ def snapshot(path: Path, clock: Clock) -> Iterator[None]:
     thread.join()
 
 
+def write_seen(world: World) -> None:
+    """One transaction of 400 ids."""
+    with world.database.write() as tx:
+        rows = ((random.randbytes(32), number, 10**15) for number in range(400))
+        tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
+
+
 def bound_log(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let the sweeper look all the time whether the log is larger than `size`."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
@@ -341,20 +348,15 @@ def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypa
     bound_log(monkeypatch, 1 << 20)
     world = World(tmp_path)
 
-    def write() -> None:
-        with world.database.write() as tx:
-            rows = ((random.randbytes(32), number, 10**15) for number in range(400))
-            tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
-
     with Running(world.context("sweeper"), sweeper.run):
         with snapshot(world.path, world.clock):
             while wal_bytes(world.path) < 8 << 20:
-                write()
+                write_seen(world)
             peak = wal_bytes(world.path)
 
         # One more commit begins the log anew, which is cut back to its limit.
         def is_short() -> bool:
-            write()
+            write_seen(world)
             return wal_bytes(world.path) <= 3 << 20
 
         wait_until(is_short)
@@ -381,9 +383,7 @@ def test_the_log_stays_short_under_load(tmp_path: Path, monkeypatch: pytest.Monk
     longest = 0
     with Running(world.context("sweeper"), sweeper.run):
         for _ in range(300):
-            with world.database.write() as tx:
-                rows = ((random.randbytes(32), number, 10**15) for number in range(400))
-                tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
+            write_seen(world)
             longest = max(longest, wal_bytes(world.path))
     stop.set()
     for reader in readers:
@@ -407,16 +407,11 @@ def test_a_log_that_was_begun_anew_is_left_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Database, "restart_log", counted)
     world = World(tmp_path)
 
-    def write() -> None:
-        with world.database.write() as tx:
-            rows = ((random.randbytes(32), number, 10**15) for number in range(400))
-            tx.executemany("INSERT INTO seen VALUES (?, ?, ?, 5, 0, 1)", rows)
-
     with Running(world.context("sweeper"), sweeper.run):
         while wal_bytes(world.path) <= 1 << 20:
-            write()
+            write_seen(world)
         wait_until(lambda: bool(restarts))
-        write()
+        write_seen(world)
         before = len(restarts)
         for _ in range(5):
             wait_until(lambda: wal_bytes(world.path) <= 1 << 20)
