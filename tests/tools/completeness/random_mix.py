@@ -26,11 +26,11 @@ _ALONE = frozenset(
 )
 
 
-def run(catalogue: BehaviourMatrix, seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
+def run(matrix: BehaviourMatrix, seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
     """Play it; the same seed mixes the same."""
     world = World.make(seed)
     rng = random.Random(seed)
-    peers = [_peer(catalogue, rng, seed + number) for number in range(RELAYS)]
+    peers = [_peer(matrix, rng, seed + number) for number in range(RELAYS)]
     _hand_out(world, rng, peers, world.stored(STORED))
     lists = Peer("(contact lists)", HONEST_CASE, ScriptedRelay(events=world.contact_lists))
     with tempfile.TemporaryDirectory(prefix="event-service-completeness-") as scratch:
@@ -45,10 +45,10 @@ def run(catalogue: BehaviourMatrix, seed: int, timeout_s: float, *, keep: Path |
             return service.rows(began)[1:]
 
 
-def _peer(catalogue: BehaviourMatrix, rng: random.Random, seed: int) -> Peer:
-    names = [name for name, case in catalogue.cases.items() if not case.slow and name not in _ALONE]
+def _peer(matrix: BehaviourMatrix, rng: random.Random, seed: int) -> Peer:
+    names = [name for name, case in matrix.cases.items() if not case.slow and name not in _ALONE]
     chosen = sorted(rng.sample(names, rng.randint(1, MAX_TOGETHER)))
-    cases = [catalogue.cases[name] for name in chosen]
+    cases = [matrix.cases[name] for name in chosen]
     behaviour = Behaviour()
     for case in cases:
         behaviour |= case.behaviour
