@@ -64,7 +64,7 @@ HANDLERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class UsedService:
     """A service in use: one relay, one target relay, a topic, a user who follows a friend."""
 
     service: EventService
@@ -75,7 +75,7 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsedService]:
     now = int(time())
     profile = USER.sign("{}", kind=0, created_at=now - 20)
     follows = USER.contact_list([FRIEND], now - 10)
@@ -92,7 +92,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             topic.wait_count(5)
             service.public_key(USER.pubkey)
             _provoke(service, relay)
-            yield Scene(service, relay, target, topic, 5)
+            yield UsedService(service, relay, target, topic, 5)
 
 
 def _provoke(service: EventService, relay: ScriptedRelay) -> None:
@@ -110,8 +110,8 @@ def _provoke(service: EventService, relay: ScriptedRelay) -> None:
 
 
 @pytest.fixture
-def scrape(scene: Scene) -> Scrape:
-    return scene.service.scrape()
+def scrape(used: UsedService) -> Scrape:
+    return used.service.scrape()
 
 
 def test_every_metric_has_its_name_and_type(scrape: Scrape) -> None:
@@ -139,26 +139,24 @@ def test_every_handler_is_counted(scrape: Scrape) -> None:
     assert {sample.labels["result"] for sample in samples} <= {"success", "error"}
 
 
-def test_one_count_per_event(scene: Scene, scrape: Scrape) -> None:
+def test_one_count_per_event(used: UsedService, scrape: Scrape) -> None:
     saved = scrape.value("application_handler_calls_total", handlerName="saveReceivedEvent", result="success")
     published = scrape.value("application_handler_calls_total", handlerName="processSavedEvent", result="success")
-    assert saved == scene.events
+    assert saved == used.events
     # Two of them also went to the target relay, which counts on its own.
-    assert published == scene.events
+    assert published == used.events
 
 
-def test_only_the_current_state_of_a_relay_has_a_series(scene: Scene, scrape: Scrape) -> None:
-    (sample,) = scrape.samples("relay_connection_state_gauge", address=scene.relay.url)
+def test_only_the_current_state_of_a_relay_has_a_series(used: UsedService, scrape: Scrape) -> None:
+    (sample,) = scrape.samples("relay_connection_state_gauge", address=used.relay.url)
     assert sample.labels["state"] == "connected"
     assert sample.value == 1
 
 
-def test_what_does_not_go_to_the_target_relay_counts_as_ignored(scene: Scene, scrape: Scrape) -> None:
-    ignored = scrape.value(
-        "events_sent_to_relay_counter", address=scene.target.url, decision="ignore", result="success"
-    )
+def test_what_does_not_go_to_the_target_relay_counts_as_ignored(used: UsedService, scrape: Scrape) -> None:
+    ignored = scrape.value("events_sent_to_relay_counter", address=used.target.url, decision="ignore", result="success")
     assert ignored == 3, "two notes, and a profile that only its author may publish"
-    assert {event.kind for event in scene.target.stored()} == {0, 3}
+    assert {event.kind for event in used.target.stored()} == {0, 3}
 
 
 def test_the_queue_topic_is_the_one_of_old(scrape: Scrape) -> None:
@@ -171,34 +169,34 @@ def test_the_version_tells_the_runtime(scrape: Scrape) -> None:
     assert sample.labels["go"].startswith("python3.")
 
 
-def test_health_is_the_json_text_ok(scene: Scene) -> None:
-    assert scene.service.get("/_health") == (200, '"ok"')
+def test_health_is_the_json_text_ok(used: UsedService) -> None:
+    assert used.service.get("/_health") == (200, '"ok"')
 
 
-def test_counts_of_a_key_in_either_case(scene: Scene) -> None:
-    assert scene.service.public_key(USER.pubkey) == {"followers": 0, "followees": 1}
-    assert scene.service.public_key(FRIEND.pubkey.upper()) == {"followers": 1, "followees": 0}
-    status, body = scene.service.get("/public-keys/xyz")
+def test_counts_of_a_key_in_either_case(used: UsedService) -> None:
+    assert used.service.public_key(USER.pubkey) == {"followers": 0, "followees": 1}
+    assert used.service.public_key(FRIEND.pubkey.upper()) == {"followers": 1, "followees": 0}
+    status, body = used.service.get("/public-keys/xyz")
     assert (status, body) == (400, '{"statusCode":400,"message":"invalid hex public key"}')
 
 
-def test_registrations_are_answered_with_the_reason(scene: Scene) -> None:
+def test_registrations_are_answered_with_the_reason(used: UsedService) -> None:
     now = int(time())
     newcomer = Author.from_seed(99, 1)
-    assert scene.service.register(newcomer) == (True, "")
+    assert used.service.register(newcomer) == (True, "")
     for wrong in (
         newcomer.sign("{}", kind=1, created_at=now),
         newcomer.sign("no json", kind=6666, created_at=now),
         newcomer.sign('{"relays":[{"address":"https://example.com"}]}', kind=6666, created_at=now),
         forge_signature(newcomer.registration(now)),
     ):
-        accepted, reason = scene.service.register(wrong)
+        accepted, reason = used.service.register(wrong)
         assert not accepted
         assert reason
 
 
-def test_other_messages_are_ignored_and_junk_closes(scene: Scene) -> None:
-    client = websocket.create_connection(scene.service.url.replace("http:", "ws:"), timeout=10)
+def test_other_messages_are_ignored_and_junk_closes(used: UsedService) -> None:
+    client = websocket.create_connection(used.service.url.replace("http:", "ws:"), timeout=10)
     # The library forgets its socket when the other side closes first.
     with closing(client.sock):
         event = Author.from_seed(99, 2).registration(int(time()))
@@ -211,7 +209,7 @@ def test_other_messages_are_ignored_and_junk_closes(scene: Scene) -> None:
         assert client.recv_data()[0] == websocket.ABNF.OPCODE_CLOSE
 
 
-def test_a_scrape_is_quick(scene: Scene) -> None:
+def test_a_scrape_is_quick(used: UsedService) -> None:
     began = monotonic()
-    scene.service.scrape()
+    used.service.scrape()
     print(f"scrape in {1000 * (monotonic() - began):.0f} ms")
