@@ -88,8 +88,8 @@ class SubscriptionPacker:
         anew.singles = self.singles if singles is None else singles
         anew._is_parted = self._is_parted
         anew._most_filters = self._most_filters
-        anew.pack(queries, limits)
-        return not anew.left_out
+        # Of many more than there is room for, the first without a place is soon found.
+        return all(anew._place(piece) for query in queries if query.is_live for piece in anew._pieces(query))
 
     def ask_singly(self, subjects: frozenset[Subject]) -> None:
         """From the next arrangement on name one member in each filter about these subjects, and about no others."""
@@ -216,17 +216,27 @@ class SubscriptionPacker:
         waiting = [(rank(query), number, query) for number, query in enumerate(queries)]
         heapq.heapify(waiting)
         numbers = itertools.count(len(waiting))
+        # By subject the smallest that had no place: whatever needs as much has none either.
+        smallest: dict[Subject, tuple[int, int]] = {}
+        has_displaced = False
         while waiting:
             place, _, query = heapq.heappop(waiting)
-            if self._place(query):
+            filters, size = self._cost(query)
+            failed = smallest.get(query.subject)
+            is_larger = failed is not None and filters >= failed[0] and size >= failed[1]
+            if not is_larger and self._place(query):
                 latest = max(latest, place)
             elif place < latest and (displaced := self._displace(query)) is not None:
+                has_displaced = True
+                smallest.clear()
                 for each in displaced:
                     heapq.heappush(waiting, (rank(each), next(numbers), each))
             else:
                 without.append(query)
+                if not is_larger:
+                    smallest[query.subject] = filters, size
         # What was displaced may have had more room than what took its place needs.
-        return [query for query in without if not self._place(query)]
+        return [query for query in without if not self._place(query)] if has_displaced else without
 
     def _displace(self, query: Query) -> list[Query] | None:
         """Put a query in the place of later ones; returns those that have none for it, None where it has none either.
