@@ -3,15 +3,18 @@
 It decides about order only: a list may be old, wrong or missing, and everybody is asked for everywhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from pipeline.crawl.sync.plan import BY_TAG, Member, Query, Subject, chunks, tier_mark
+from pipeline.crawl.sync.plan import BY_TAG, USERS, Member, Query, Subject, chunks, tier_mark
 from pipeline.store.relay_lists import Listed
-from pipeline.store.wanted_authors import TIERS
+from pipeline.store.wanted_authors import TIER_SIZES, TIERS
 
 # No chunk of the plan has it in its name.
 _MARK: Final = "@"
+# The tiers of bounded size, and those that a crowd can fill.
+_EARLY: Final = range(len(TIER_SIZES))
+_LATE: Final = range(len(TIER_SIZES), TIERS)
 
 
 class RelayLists:
@@ -59,20 +62,29 @@ class Named:
         use = _reading(self._relay) if query.subject in BY_TAG else _writing(self._relay)
         return [member for member in query.members if use in self._lists.get(member.public_key, ())]
 
-    def alone(self, queries: Sequence[Query]) -> tuple[Query, ...]:
-        """What live queries ask for, about those only who are to be found here; in stable chunks of other names."""
-        return tuple(
-            Query(subject, f"{_MARK}{tier_mark(tier)}{prefix}", chunk)
-            for subject, tier in ((Subject.MENTIONS, 0), *((Subject.AUTHORS, tier) for tier in range(TIERS)))
-            for prefix, chunk in chunks(
-                {
-                    each.public_key: each
-                    for query in queries
-                    if query.subject is subject and query.tier == tier
-                    for each in self.among(query)
-                }
-            )
+    def first(self, queries: Sequence[Query], users: Sequence[Query]) -> tuple[Query, ...]:
+        """Return the live queries that come first where there is no room for `queries`, in stable chunks of own names.
+
+        Users come before authors, those who are named here before others, and early authors before users who are named
+        elsewhere: hardly anybody publishes where their list does not say. What all `users` write is asked for too,
+        since many have no list. Authors of later tiers come last, as a crowd may have invented them.
+        """
+        return (
+            *self._alone(Subject.AUTHORS, users, USERS),
+            *self._alone(Subject.MENTIONS, queries),
+            *(each for tier in _EARLY for each in self._authors(queries, tier)),
+            *users,
+            *(each for tier in _LATE for each in self._authors(queries, tier)),
         )
+
+    def _authors(self, queries: Sequence[Query], tier: int) -> Iterator[Query]:
+        return self._alone(Subject.AUTHORS, [query for query in queries if query.tier == tier], tier_mark(tier))
+
+    def _alone(self, subject: Subject, queries: Iterable[Query], mark: str = "") -> Iterator[Query]:
+        """Yield queries about those members of `queries` only who are to be found here."""
+        found = {each.public_key: each for query in queries if query.subject is subject for each in self.among(query)}
+        for prefix, chunk in chunks(found):
+            yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)
 
 
 def is_named(query: Query) -> bool:

@@ -127,21 +127,22 @@ def test_a_list_that_changes_gets_its_author_a_live_place_within_seconds(
 ) -> None:
     """On a relay with few of them, which had others before; a newer list gives it back."""
     one, other = pair
+    writer = FOLLOWED[1]
     learned(world, one, RelayLimits(max_subscriptions=3, max_filters=1, informed_at=NOW))
-    note = BOB.sign("live", created_at=NOW)
+    note = writer.sign("live", created_at=NOW)
     with Running(world.context("saver"), saver.run):
         follow(world)
         world.wait_saved()
         with crawling(world, one, other):
             one.wait_for_req(is_page)
-            assert not one.journal.of(Req, live_about(BOB))
-            world.put([names(BOB, one)])
-            req = one.wait_for_req(live_about(BOB))
+            assert not one.journal.of(Req, live_about(writer))
+            world.put([names(writer, one)])
+            req = one.wait_for_req(live_about(writer))
             one.wait_for_answer(req.subscription)
             assert one.publish(note) >= 1
             wait_until(lambda: note.id in world.seen(), "the event of a live place")
-            world.put([names(FOLLOWED[0], one), names(BOB, other, age=400)])
-            one.wait_for_req(lambda req: live_about(FOLLOWED[0])(req) and live_about(BOB, is_so=False)(req))
+            world.put([names(FOLLOWED[0], one), names(writer, other, age=400)])
+            one.wait_for_req(lambda req: live_about(FOLLOWED[0])(req) and live_about(writer, is_so=False)(req))
 
 
 def test_author_who_names_too_many_costs_no_lookups_for_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ class LiveSubscriptions:
     ) -> None:
         """Open, replace and close what must be for these queries, as far as its time has come and there is room.
 
-        Where there is none for all of them, those for `users` come first.
+        Where there is none for all of them, those come first whom `Named.first` has first.
         """
         self._pack(queries, users, named, session.limits)
         for key, filters in self._groups.pop_changes().items():
@@ -148,7 +148,7 @@ class LiveSubscriptions:
                 self._not_before.clear()
             self._queries, self._named = queries, named
             self._divide(queries, limits)
-            first = () if self._groups.fits(queries, limits) else (*users, *named.alone(queries))
+            first = () if self._groups.fits(queries, limits) else named.first(queries, users)
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._groups.clear()
             self._first = first
