@@ -1,12 +1,14 @@
 """Many who become wanted at once, at a relay that serves few requests: those before them have theirs as ever."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 import pytest
 
+from pipeline.crawl.sync.plan import Member, Subject
+from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
@@ -121,3 +123,23 @@ def test_early_authors_missed_events_come_before_a_crowds_past() -> None:
     sim.connect()
     sim.run_until(500)
     assert {each.id for each in missed} <= sim.delivered
+
+
+def test_look_back_under_way_is_not_reckoned_again_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    reckoned: list[int] = []
+    original = Horizon.lookback_since
+
+    def counting(self: Horizon, subject: Subject, members: Sequence[Member], wall: int) -> int:
+        reckoned.append(len(members))
+        return original(self, subject, members, wall)
+
+    sim, relay = rationed(CrawlMode.WHOLE)
+    sim.relay.publish(event(START - 5, crowd(1, 1)[0]), 0)
+    sim.want(crowd(40, 1), tier=0)
+    sim.connect()
+    sim.run_until(60)
+    relay.per_s, relay.burst = 1, 40
+    monkeypatch.setattr(Horizon, "lookback_since", counting)
+    sim.want(crowd(10_000, 2), tier=LAST)
+    sim.run_until(120)
+    assert 10_000 <= sum(reckoned) < 30_000

@@ -12,7 +12,7 @@ from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Plan, Query, Subject
 from pipeline.crawl.sync.resweeps import Resweeps
 from pipeline.crawl.sync.strategy import FetchStrategy, NewAuthorLookback
-from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.sweep import Purpose, Sweep, sweep_key
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.timing import LASTING_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.nostr.filter import Filter
@@ -86,6 +86,9 @@ class FirehoseSync:
             self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._sweeps.named)
         self._newcomers.follow(self.wanted, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
+            # Going through the members of what is under way would cost the most of all this.
+            if self._sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, piece), piece.generation):
+                continue
             since = reach.lookback_since(piece.subject, piece.members, wall)
             self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
         if not self._newcomers.pieces:
