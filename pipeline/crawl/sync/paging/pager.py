@@ -43,6 +43,10 @@ from pipeline.nostr.filter import Filter
 
 # No relay returns so few events for a larger limit.
 LEAST_CAP: Final = 5
+# Some relays send what is new under the id of an open page, too, beyond their cap. So a page may have been cut off that
+# has fewer events than another had by this share and number, and so many may be older than what it was cut off at.
+_ARRIVALS_SHARE: Final = 10
+_ARRIVALS: Final = 3
 
 
 class Pager:
@@ -205,8 +209,15 @@ class Pager:
             self._leave_second(part, result)
             return
         if not result.older and result.oldest >= part.low:
-            self._left.push(part.between(part.low, result.oldest, ends=True))
-            self._control(part, result, result.oldest)
+            oldest = self._surely_had_from(part, result, result.oldest)
+            self._left.push(part.between(part.low, oldest, ends=True))
+            self._control(part, result, oldest)
+
+    def _surely_had_from(self, part: Slice, result: PageResult, oldest: int) -> int:
+        """Return the second down to which a page falls, whatever was dated back and arrived while it was sent."""
+        times = result.within(part.low, part.high)
+        later = times[min(_ARRIVALS, len(times) // _ARRIVALS_SHARE)]
+        return later if self.settled < part.high and later < part.high else oldest
 
     def _go_below_second(self, part: Slice, result: PageResult) -> None:
         rest = part.between(part.low, part.high - 1)
@@ -253,7 +264,7 @@ class Pager:
     # Pages that are divided, and what divides no further.
 
     def _divide(self, part: Slice, result: PageResult) -> None:
-        pieces = part.divided(result)
+        pieces = part.divided(result, self._sure_size(part, result))
         if pieces:
             self._left.push(*pieces)
         else:
@@ -293,7 +304,15 @@ class Pager:
 
     def _may_be_full(self, form: str, returned: int) -> bool:
         """Whether a cap may have cut off a page with so many events."""
-        return returned >= max(min(self.knowledge.largest[form], self.limit), self._least_cap)
+        return returned >= self._least_cut(min(self.knowledge.largest[form], self.limit))
+
+    def _sure_size(self, part: Slice, result: PageResult) -> int:
+        """Return how many events of a page were stored for sure, and did not arrive while it was sent."""
+        return result.returned if part.high <= self.settled else self._least_cut(result.returned)
+
+    def _least_cut(self, most: int) -> int:
+        """Return how many events a page that was cut off has at least, where another of its form had `most`."""
+        return max(most - most // _ARRIVALS_SHARE - _ARRIVALS, self._least_cap)
 
     def _split(self, part: Slice, gap: Gap, returned: int) -> None:
         parts = part.halves()

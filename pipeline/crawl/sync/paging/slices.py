@@ -174,16 +174,17 @@ class Slice:
             )
         return ()
 
-    def divided(self, result: PageResult) -> tuple["Slice", ...]:
+    def divided(self, result: PageResult, size: int) -> tuple["Slice", ...]:
         """The slice cut by time where its page had events, what is to be asked first at the end; empty for a second.
 
-        Each piece had fewer of them than the whole, so that a page which has fewer than the relay returns is whole.
+        Each piece had fewer of them than the whole, so that a page which has fewer than the relay returns is whole;
+        `size` of them were cut off by nothing but its cap.
         Neighbours share a second where they can, in which an event was seen: a relay that leaves out the second named
         by `since` or `until` shows it there and loses nothing.
         """
         if self.is_second:
             return ()
-        part = replace(self, role=Role.PAGE, most=max(self.most, result.returned))
+        part = replace(self, role=Role.PAGE, most=max(self.most, size))
         seen = result.within(self.low, self.high)
         if not seen:
             middle = (self.low + self.high) // 2
