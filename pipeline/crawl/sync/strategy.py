@@ -195,8 +195,8 @@ def _newer(queries: Iterable[Query], subject: Subject, tier: int, generation: in
     elsewhere: list[Member] = []
     for query in queries:
         if query.subject is subject and query.tier == tier:
-            found = {member.public_key for member in named.among(query)}
-            for member in query.members:
-                if member.generation > generation:
-                    (here if member.public_key in found else elsewhere).append(member)
+            newer = query.of_members(member for member in query.members if member.generation > generation)
+            found = {member.public_key for member in named.among(newer)}
+            for member in newer.members:
+                (here if member.public_key in found else elsewhere).append(member)
     return here + elsewhere
