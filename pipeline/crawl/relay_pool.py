@@ -14,6 +14,7 @@ from pipeline.crawl.dial_queue import DialBounds, DialQueue, DueRelay
 from pipeline.crawl.dialler import Dialler, begin, inform
 from pipeline.crawl.ingester import Batch
 from pipeline.crawl.lost_relays import LostRelays
+from pipeline.crawl.plan_turns import PlanTurns
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.reconnect import ConnectionResult, delay_s, failures_after, is_missing, resumed_at
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -95,6 +96,7 @@ class RelayPool:
     _hosts: dict[str, HostBackoff] = field(default_factory=dict)
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
     _places: Places = field(default_factory=Places)
+    _turns: PlanTurns = field(default_factory=PlanTurns)
     _dialling: set[int] = field(default_factory=set)
     _lost: LostRelays = field(init=False)
     _queue: DialQueue = field(init=False)
@@ -202,15 +204,22 @@ class RelayPool:
                 relay.connection.post_plan(plan)
 
     def set_plan(self, plan: Plan) -> None:
-        """Let every relay follow `plan`."""
+        """Let every relay follow `plan`; where it is long, one connection after the other within the next ticks."""
         for relay in self._relays.values():
-            if relay.connection is not None:
-                relay.connection.post_plan(plan)
-            else:
+            if relay.connection is None:
                 relay.crawl.set_plan(plan)
+        self._turns.add(number for number, relay in self._relays.items() if relay.connection is not None)
+        self._post_plan(plan)
+
+    def _post_plan(self, plan: Plan) -> None:
+        for number in self._turns.take(len(plan.queries)):
+            relay = self._relays.get(number)
+            if relay is not None and relay.connection is not None:
+                relay.connection.post_plan(plan)
 
     def tick(self, plan: Plan) -> None:
-        """Take note of connections that ended, and dial what is due."""
+        """Take note of connections that ended, dial what is due, and let the next follow `plan`."""
+        self._post_plan(plan)
         self._reap()
         mono = self.shared.clock.monotonic()
         due = [

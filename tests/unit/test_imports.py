@@ -169,7 +169,8 @@ PURE = (
     "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.limit_inference",
     "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
     "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
-    "pipeline.crawl.crew", "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
+    "pipeline.crawl.crew", "pipeline.crawl.plan_turns",
+    "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
     "pipeline.process.backoff", "pipeline.process.restart",
 )  # fmt: skip
 
