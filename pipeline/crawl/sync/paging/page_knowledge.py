@@ -11,7 +11,9 @@ only if its page was cut off, which shows when older events follow.
 | as many controls asked for as are lacking | `CONTROL_EVERY` such pages without a proof | one more control |
 | as many, or more | `CONTROL_EVERY` such pages since the last control | a control; twice as many until the next |
 | anything | a control holds no more than its page, and older events follow | a proof more |
+| anything | a control brings the same page again, as `since` is ignored | nothing: it shows nothing |
 | anything | a control holds more than its page | no proof; every window of that form begins again, in any order |
+| fewer than `CONTROLS` proofs | a page that may be cut off rises or ignores `until`, after others fell | the same |
 
 Forms are told apart, since stores have an index for each and may read one of them in another order.
 """
@@ -51,6 +53,10 @@ class PageKnowledge:
     def proofs(self, form: str) -> int:
         """Return how often only what is older was seen to be left out."""
         return self._order(form).proofs
+
+    def is_proven(self, form: str) -> bool:
+        """Return True if only what is older was left out as often as it takes to trust the order."""
+        return self.proofs(form) >= CONTROLS
 
     def failures(self, form: str) -> int:
         """Return how often something else was seen to be left out."""

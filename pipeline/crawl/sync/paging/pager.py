@@ -16,8 +16,10 @@ The slices to ask for are a stack (`slice_stack`). A page of the slice on top is
 
 | the page | is followed by |
 |---|---|
+| may be full, and rises or ignores `until` after pages that fell unproven | everything from the start, in any order |
 | lacks an event seen at a border of the slice | the same slice with the border read otherwise (`borders`) |
 | answers a control with more than the page had | everything from the start, in any order |
+| answers a control with older events, too, as `since` is ignored | a gap over its time, unless the next page goes on |
 | is newer than asked for, or older and does not fall | if it may be full, the slice by kinds or members |
 | shows no time at all, as all of it was too long to be read | halves of its time |
 | is full of what does not match | its time divided |
@@ -57,9 +59,9 @@ class Pager:
     """
 
     __slots__ = (
-        "_controlled", "_disproofs", "_empties", "_known_gaps", "_left", "_max_span", "_record", "_trusts_order",
-        "borders", "breaks_off", "compares", "covered", "dense_seconds", "knowledge", "limit", "pages", "settled",
-        "stuck",
+        "_controlled", "_disproofs", "_doubt", "_empties", "_known_gaps", "_left", "_max_span", "_record", "_relied_on",
+        "_trusts_order", "borders", "breaks_off", "compares", "covered", "dense_seconds", "knowledge", "limit", "pages",
+        "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +89,11 @@ class Pager:
         self._known_gaps = gaps
         # The oldest second of a page whose control came back with nothing new, until it shows that the page was cut.
         self._controlled: int | None = None
+        # What a control of a relay that ignores `since` could not show to be whole, until an older page follows.
+        self._doubt: Missing | None = None
         self._trusts_order = True
+        # Forms of which a page that fell was taken to leave out only what is older.
+        self._relied_on: frozenset[str] = frozenset()
         # By form, how often its order had been disproved when this window began to rely on it.
         self._disproofs: dict[str, int] = {}
 
@@ -113,6 +119,9 @@ class Pager:
         if self._is_disproved(part.form):
             self._begin_anew()
             return
+        if self._fell_by_chance(part, result):
+            self._disprove(part.form)
+            return
         falls = self._is_by_time(part, result)
         is_whole = result.returned < max(part.most, self._least_cap)
         again = self.borders.asked_again(part, result, is_whole=is_whole, falls=falls)
@@ -121,6 +130,7 @@ class Pager:
         elif part.role is Role.CONTROL:
             self._take_control(part, result)
         else:
+            self._settle_doubt(part, result, falls=falls)
             self._take_page(part, result, falls=falls)
         self.knowledge.note_size(part.form, result.returned)
         self._left.end_page()
@@ -201,6 +211,8 @@ class Pager:
 
     def _descend(self, part: Slice, result: PageResult) -> None:
         assert result.oldest is not None, "there are some"
+        if result.returned >= self._least_cap:
+            self._relied_on |= {part.form}
         if result.returned < self._least_cap and self._empties.shows_all(part):
             return
         if result.oldest >= part.high:
@@ -245,10 +257,34 @@ class Pager:
         self._left.push(replace(part.between(oldest + 1, high), role=Role.CONTROL, expected=expected))
 
     def _take_control(self, part: Slice, result: PageResult) -> None:
-        if len(result.within(part.low, part.high)) <= part.expected:
+        if len(result.within(part.low, part.high)) > part.expected:
+            self._disprove(part.form)
+        elif result.older and self._may_be_full(part.form, result.returned):
+            # The same page again: the relay ignores `since`.
+            self._doubt = Missing(Gap.IGNORES_TIMES, part.low, part.high, part.form, result.returned)
+        else:
             self._controlled = part.low - 1
-            return
-        self.knowledge.disprove(part.form)
+
+    def _settle_doubt(self, part: Slice, result: PageResult, *, falls: bool) -> None:
+        """Note a gap where a control showed nothing, unless the page below it goes on: the oldest were not chosen."""
+        doubt, self._doubt = self._doubt, None
+        goes_on = falls and result.oldest is not None and result.oldest < part.high
+        if doubt is not None and not goes_on:
+            self._record.add(doubt)
+
+    def _fell_by_chance(self, part: Slice, result: PageResult) -> bool:
+        """Return True if a page that may be cut off shows that earlier ones of its form fell by chance.
+
+        It rises, or has what is newer than asked for. Few such events may have arrived while it was sent.
+        """
+        is_relied_on = self._trusts_order and not part.most and part.form in self._relied_on
+        if not is_relied_on or self.knowledge.is_proven(part.form) or not self._may_be_full(part.form, result.returned):
+            return False
+        arrivals = min(_ARRIVALS, result.returned // _ARRIVALS_SHARE)
+        return max(result.rises(self.settled), result.newer) > arrivals
+
+    def _disprove(self, form: str) -> None:
+        self.knowledge.disprove(form)
         self._begin_anew()
 
     def _is_disproved(self, form: str) -> bool:
@@ -258,7 +294,7 @@ class Pager:
 
     def _begin_anew(self) -> None:
         """Sorted, but not chosen by time: whatever was had so far proves nothing."""
-        self._trusts_order = False
+        self._trusts_order, self._doubt = False, None
         self._left.begin_anew()
 
     # Pages that are divided, and what divides no further.

@@ -74,7 +74,11 @@ class PageResult:
 
     def falls(self, settled: int) -> bool:
         """Whether it came newest first, but for what is newer than `settled` and may have arrived while it was sent."""
-        return all(later <= earlier for earlier, later in pairwise(at for at in self.times if at <= settled))
+        return not self.rises(settled)
+
+    def rises(self, settled: int) -> int:
+        """Return how often a newer event came after an older one, but for what is newer than `settled`."""
+        return sum(later > earlier for earlier, later in pairwise(at for at in self.times if at <= settled))
 
     def within(self, low: int, high: int) -> list[int]:
         """The times from `low` to `high` in order."""

@@ -125,7 +125,7 @@ class Window(Pager):
     def _beside(self, left: SliceStack, low: int, high: int) -> "Window":
         other = copy(self)
         other._left, other.covered = left, [(low, high)]
-        other._record, other.stuck = MissingRecord(), []
+        other._record, other.stuck, other._doubt = MissingRecord(), [], None
         other._disproofs, other._empties = dict(self._disproofs), copy(self._empties)
         # What is tried out at the border of one slice says nothing about those of another.
         other.borders = deepcopy(self.borders)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.sync.paging.page_knowledge import CONTROLS, PageKnowledge
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
 from pipeline.crawl.sync.paging.window import Window
 from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
@@ -249,3 +250,86 @@ def test_a_resumed_span_that_does_not_fit_changes_nothing() -> None:
 def test_a_query_in_parts_tells_no_remaining_span() -> None:
     window = Window(Query(Subject.AUTHORS, "", ASKED.members), SINCE, UNTIL, max_members=3)
     assert window.remaining is None
+
+
+def untold(events: list[Event], window: Window, got: set[bytes]) -> list[Event]:
+    """What was not had, and what no gap covers."""
+    spans = [(gap.low, gap.high) for gap in window.missing]
+    return [
+        each for each in events if each.id not in got and not any(low <= each.created_at <= high for low, high in spans)
+    ]
+
+
+class OldestFirst:
+    """A relay that ignores `since` and begins with the oldest, seven at a time; its first page comes newest first."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+        self.pages = 0
+
+    def page(self, asked: Filter) -> list[Event]:
+        self.pages += 1
+        found = matching(self.events, replace(asked, since=None))[::-1][:7]
+        return found[::-1] if self.pages == 1 else found
+
+
+def without_controls() -> Manners:
+    """A relay of which as many controls are under way as are asked for."""
+    known = PageKnowledge()
+    for _ in range(CONTROLS):
+        known.wants_control("authors:any", 7)
+    return Manners(pages=known)
+
+
+def test_control_that_rises_disproves_a_page_that_fell_by_chance() -> None:
+    """It has nothing more of its time than the page had: a relay that ignores `since` sends the same again."""
+    events = notes(80)
+    window = Window(ASKED, SINCE, UNTIL)
+    got = fetch(window, OldestFirst(events).page, 2_000)
+    assert not untold(events, window, got)
+    assert window.gap_reasons[Gap.IGNORES_TIMES]
+
+
+def test_control_that_repeats_its_page_leaves_a_gap_if_no_older_follows() -> None:
+    """All of the page lies in one second, which falls whatever the order is."""
+    events = [
+        event(second, AUTHORS[0], 1, n) for second, count in ((UNTIL - 500, 7), (UNTIL - 20, 10)) for n in range(count)
+    ]
+    window = Window(query(Subject.AUTHORS, AUTHORS[:1]), SINCE, UNTIL)
+    got = fetch(window, OldestFirst(events).page, 60)
+    assert len(got) == 7
+    assert not untold(events, window, got)
+
+
+def test_relay_that_ignores_since_and_returns_the_newest_has_no_gap() -> None:
+    """Older events follow its pages, so that those chose no oldest; controls show nothing and stay few."""
+    events = notes(600)
+    window = Window(ASKED, SINCE, UNTIL)
+    got = fetch(window, lambda page: matching(events, replace(page, since=None))[:30], 40)
+    assert got == {each.id for each in events}
+    assert window.gaps == 0
+
+
+def test_page_newer_than_asked_for_disproves_those_that_fell_before() -> None:
+    """Times are ignored, and the first to arrive fell by chance."""
+    times = [*range(UNTIL - 10, UNTIL - 40, -10), *[UNTIL - 60] * 4, UNTIL - 5, UNTIL - 15, UNTIL - 70]
+    events = [event(at, AUTHORS[0], 1, number) for number, at in enumerate(times)]
+    window = Window(query(Subject.AUTHORS, AUTHORS[:1]), SINCE, UNTIL, manners=without_controls())
+    got = fetch(window, lambda page: matching(events[:7], replace(page, since=None, until=None)), 200)
+    assert not untold(events, window, got)
+
+
+def test_full_page_that_rises_disproves_unproven_ones_that_fell() -> None:
+    """In order of arrival, and the first page fell by chance while no control was asked for."""
+    events = notes(300)
+    pages: list[Filter] = []
+
+    def as_arrived(page: Filter) -> list[Event]:
+        pages.append(page)
+        found = [each for each in events if page.matches(each)][:7]
+        return found if len(pages) > 1 else sorted(found, key=lambda each: -each.created_at)
+
+    window = Window(ASKED, SINCE, UNTIL, manners=without_controls())
+    got = fetch(window, as_arrived, 400)
+    assert not untold(events, window, got)
+    assert window.gaps == 0
