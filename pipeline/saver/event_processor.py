@@ -156,7 +156,7 @@ class EventProcessor:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
             follower = self._authors.intern(tx, event.pubkey)
             if not self._retracted(tx, [(event, follower)], now // 1000):
-                followees = tuple(self._authors.intern(tx, key) for key in contacts_of(event))
+                followees = self._authors.intern_all(tx, contacts_of(event))
                 newest = ContactList(follower, event.id, event.created_at, followees)
                 contacts.replace(tx, newest, now, most_ago=self._followed_ago_ms)
 

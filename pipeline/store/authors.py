@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from pipeline.store.database import Tx
 
-ADD = "INSERT INTO authors (public_key) VALUES (?) ON CONFLICT DO NOTHING RETURNING id"
-FIND = "SELECT id FROM authors WHERE public_key = ?"
+ADD = "INSERT INTO authors (public_key) VALUES (?) ON CONFLICT DO NOTHING RETURNING id, public_key"
+FIND = "SELECT id, public_key FROM authors WHERE public_key = ?"
 # Numbers are given in turn and never taken back.
 MET = "SELECT coalesce(max(id), 0) FROM authors"
 # A full table of everybody ever met would not fit a small machine; what is evicted is looked up again.
@@ -23,16 +23,22 @@ class Authors:
     def intern(self, tx: Tx, public_key: bytes) -> int:
         """Return the number of `public_key` (32 bytes), a new one if it has none. Call `forget` if `tx` rolls back."""
         number = self._known.get(public_key)
-        if number is None:
-            number = find(tx, public_key) or int(tx.execute(ADD, (public_key,)).get)
-            if len(self._known) >= CACHE_SIZE:
-                self._known.clear()
-            self._known[public_key] = number
-        return number
+        return self.intern_all(tx, [public_key])[0] if number is None else number
 
-    def intern_all(self, tx: Tx, public_keys: Iterable[bytes]) -> set[int]:
-        """Return the numbers of several keys."""
-        return {self.intern(tx, public_key) for public_key in public_keys}
+    def intern_all(self, tx: Tx, public_keys: Iterable[bytes]) -> list[int]:
+        """Return the numbers of several keys, in their order; a contact list has thousands."""
+        keys = tuple(public_keys)
+        numbers = {each: self._known.get(each) for each in keys}
+        unknown = [each for each, number in numbers.items() if number is None]
+        if unknown:
+            found = {key: int(number) for number, key in tx.executemany(FIND, ((each,) for each in unknown))}
+            added = ((each,) for each in unknown if each not in found)
+            found.update((key, int(number)) for number, key in tx.executemany(ADD, added))
+            if len(self._known) + len(found) > CACHE_SIZE:
+                self._known.clear()
+            self._known.update(found)
+            numbers.update(found)
+        return [number for each in keys if (number := numbers[each]) is not None]
 
     def forget(self) -> None:
         """Drop the cache; needed after a rolled-back transaction, whose numbers were never given."""

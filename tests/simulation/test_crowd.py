@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from pipeline.crawl.sync.plan import Member, Subject
+from pipeline.crawl.sync.sweeps import LATE_EVERY_S
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits
@@ -143,3 +144,27 @@ def test_look_back_under_way_is_not_reckoned_again_at_each_look(monkeypatch: pyt
     sim.want(crowd(10_000, 2), tier=LAST)
     sim.run_until(120)
     assert 10_000 <= sum(reckoned) < 30_000
+
+
+@pytest.mark.parametrize("mode", [CrawlMode.QUERY, CrawlMode.WHOLE])
+def test_crowds_past_is_asked_for_in_turns_and_all_of_it(mode: CrawlMode) -> None:
+    """Each request names 250 keys; one relay after the other would be asked for thousands of them within moments."""
+    sim = Simulation(random.Random(1), limits=replace(RelayLimits(), max_kinds=320))
+    sim.max_idle_turns = 100_000
+    sim.ask(mode)
+    sim.want(crowd(30, 1), crowd(3, 2), tier=0)
+    sim.relay.publish(event(START - 5, crowd(30, 1)[0]), 0)
+    sim.connect()
+    sim.run_until(200)
+    people = crowd(5_000, 10)
+    before = len(sim.relay.requests)
+    sim.want(people, tier=LAST)
+
+    def looked_back() -> set[frozenset[bytes]]:
+        asked = {each.authors for _, (each, *_) in sim.relay.requests[before:] if each.limit and each.authors}
+        return {each for each in asked if each and not each.isdisjoint(people)}
+
+    sim.run_until(201)
+    assert 0 < len(looked_back()) <= 1 / LATE_EVERY_S + 1
+    sim.run_until(230)
+    assert set().union(*looked_back()) >= set(people)

@@ -87,6 +87,8 @@ class FirehoseSync:
         self._newcomers.follow(self.wanted, self._sweeps.named)
         for piece in self._newcomers.pieces.values():
             # Going through the members of what is under way would cost the most of all this.
+            if self._sweeps.waits_for_turn(piece, mono):
+                continue
             if self._sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, piece), piece.generation):
                 continue
             since = reach.lookback_since(piece.subject, piece.members, wall)

@@ -353,6 +353,8 @@ class RelaySync:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
         times += self._schedule.due_times(self._plan, mono, wall)
+        if self._sweeps.late_at > mono:
+            times.append(self._sweeps.late_at)
         waits_until = session.pages_wait_until(mono)
         if waits_until is not None:
             times.append(waits_until)

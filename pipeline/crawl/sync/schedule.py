@@ -79,16 +79,12 @@ class Schedule:
         if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
             return
         cursor = known.cursors.cursor_for(query)
-        # What is under way is not thought about again: going through its members costs the most of all this.
         if cursor is None:
-            if not sweeps.is_under_way(sweep_key(Purpose.INITIAL, query), query.generation):
+            if self._may_begin(Purpose.INITIAL, query, mono):
                 sweeps.begin(query, Purpose.INITIAL, reach.initial_since(query, wall), wall, mono)
             return
-        is_behind = query.generation > cursor.generation and query.members
-        if is_behind and not sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, query), query.generation):
-            new = [member for member in query.members if member.generation > cursor.generation]
-            since = reach.lookback_since(query.subject, new, wall)
-            sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
+        if query.generation > cursor.generation and query.members:
+            self._look_back(query, cursor.generation, mono, wall)
         if not query.is_live:
             return
         every = self._tail_every(query, plan)
@@ -97,6 +93,19 @@ class Schedule:
             sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
         if self._is_reswept(query):
             self._resweeps.begin_due(query, mono, wall)
+
+    def _look_back(self, query: Query, generation: int, mono: float, wall: int) -> None:
+        """Fetch what members who became wanted after `generation` wrote before."""
+        if self._may_begin(Purpose.LOOKBACK, query, mono):
+            new = [member for member in query.members if member.generation > generation]
+            since = self._known.horizon.lookback_since(query.subject, new, wall)
+            self._sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
+
+    def _may_begin(self, purpose: Purpose, query: Query, mono: float) -> bool:
+        """Return False for what need not be reckoned now: going through the members costs the most of all this."""
+        sweeps = self._sweeps
+        is_under_way = sweeps.is_under_way(sweep_key(purpose, query), query.generation)
+        return not (sweeps.waits_for_turn(query, mono) or is_under_way)
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)

@@ -25,6 +25,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
+from pipeline.store.wanted_authors import TIERS
 
 # What is older (seconds) hardly arrives between two pages.
 SETTLED_S = 120
@@ -34,6 +35,10 @@ SINGLE_PAUSE_S = 0.25
 MAX_SWEEPS = 64
 # Those that go through all that a query asks for, so that what they do not miss is had.
 _FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
+# Seconds between two sweeps that begin for the past of authors of the last tier. A crowd brings thousands of them in
+# moments, each a long request, and the thread that sends them also reads what all others publish.
+LATE_EVERY_S = 0.1
+_LAST_TIER = TIERS - 1
 # Few pages that must not wait.
 _AT_ONCE = frozenset({Purpose.LOOKBACK, Purpose.WRAPS})
 # What is new here, of which some people's is to be had sooner.
@@ -44,8 +49,8 @@ class SweepSet:
     """The sweeps of one relay, over all its connections."""
 
     __slots__ = (
-        "_known", "_progress", "_reconciliation", "_stats", "_under_way", "named", "postponed", "unconfirmed_firehose",
-        "users",
+        "_known", "_progress", "_reconciliation", "_stats", "_under_way", "late_at", "named", "postponed",
+        "unconfirmed_firehose", "users",
     )  # fmt: skip
 
     def __init__(self, known: RelayKnowledge, reconciling: ReconciliationPolicy, counts: SyncStats) -> None:
@@ -56,6 +61,8 @@ class SweepSet:
         self.users: frozenset[bytes] = frozenset()
         # One for everything that brought nothing, until it is known whether the relay answers so broad a filter.
         self.unconfirmed_firehose: Sweep | None = None
+        # When the next sweep for the past of authors of the last tier may begin (monotonic).
+        self.late_at = 0.0
         self._reconciliation = reconciling
         self._stats = counts
         self._under_way: dict[str, Sweep] = {}
@@ -114,6 +121,15 @@ class SweepSet:
             return True
         return sum(each.not_before <= mono and each.tier <= tier for each in self._under_way.values()) < MAX_SWEEPS
 
+    def waits_for_turn(self, query: Query, mono: float) -> bool:
+        """Return True if the past of these authors, of the last tier, is not yet to be asked for."""
+        return mono < self.late_at and query.tier == _LAST_TIER
+
+    def _may_begin(self, query: Query, purpose: Purpose, mono: float, *, is_stuck: bool) -> bool:
+        if purpose in _ORDERED and self.waits_for_turn(query, mono):
+            return False
+        return purpose in _AT_ONCE or is_stuck or self.has_room(mono, query.tier)
+
     def begin(
         self, query: Query, purpose: Purpose, since: int, wall: int, mono: float, *, resumes: bool = True
     ) -> None:
@@ -125,7 +141,7 @@ class SweepSet:
         stuck = self._under_way.get(key)
         if self.is_under_way(key, query.generation):
             return
-        if purpose not in _AT_ONCE and stuck is None and not self.has_room(mono, query.tier):
+        if not self._may_begin(query, purpose, mono, is_stuck=stuck is not None):
             return
         if query.subject in self.postponed or (
             self.unconfirmed_firehose is not None and self.unconfirmed_firehose.key == key
@@ -148,6 +164,8 @@ class SweepSet:
             progress = self._known.cursors.progress(key)
             # One that a clock that was ahead began says nothing about what has come since.
             self._resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
+        if purpose in _ORDERED and query.tier == _LAST_TIER:
+            self.late_at = mono + LATE_EVERY_S
         if purpose in _ORDERED and stuck is None:
             self._put_first(sweep)
         self._known.times.on_begun(sweep, mono)
