@@ -1,7 +1,7 @@
 """Which relays this process crawls: chosen from the store, shared with the other crawler processes."""
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -59,10 +59,14 @@ class RelayAssignment:
         """Choose among the relays that are known now, and let the pool follow."""
         self._note_bootstrap()
         share = self._share()
-        selected = self._select(share)
+        # One time for all of it: a look may take as long as a trial has left.
+        now = self.ctx.clock.now_ms()
+        selected = self._select(share, now)
         self.list_relays = fetching_lists(selected, self.list_relays)
         mine = [] if share is None else share_of(selected, share.index, share.count)
-        self._mark_tried(mine)
+        if tried := tried_anew(mine, now):
+            with self.database.write() as tx:
+                relay_candidates.mark_tried(tx, tried, now)
         if not self.has_looked:
             self.has_looked = True
             self._correct_states({each.candidate.relay for each in mine}, share)
@@ -80,9 +84,9 @@ class RelayAssignment:
             with self.database.write() as tx:
                 relays.set_bootstrap(tx, written, self.ctx.clock.now_ms())
 
-    def _select(self, share: Share | None) -> list[Selected]:
+    def _select(self, share: Share | None, now: int) -> list[Selected]:
         """Return the relays that all processes crawl together, the best first."""
-        config, now = self.ctx.settings, self.ctx.clock.now_ms()
+        config = self.ctx.settings
         selection = Selection(
             config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
             allow_onion=config.socks_proxy is not None, ports=config.allowed_ports, own=config.public_url,
@@ -98,12 +102,6 @@ class RelayAssignment:
             for reason in Skipped:
                 self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
         return chosen.selected
-
-    def _mark_tried(self, mine: Sequence[Selected]) -> None:
-        now = self.ctx.clock.now_ms()
-        if tried := tried_anew(mine, now):
-            with self.database.write() as tx:
-                relay_candidates.mark_tried(tx, tried, now)
 
     def _share(self) -> Share | None:
         """Return the share of the relays that this process takes now; says when that changes."""
