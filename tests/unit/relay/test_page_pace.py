@@ -4,7 +4,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Eose, Notice
 from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
-from pipeline.relay.page_pace import FIRST_S, MAX_S, QUIET_S, PagePace
+from pipeline.relay.page_pace import FIRST_S, MAX_BLIND_S, MAX_S, QUIET_S, PagePace
 from pipeline.relay.session import Session
 
 
@@ -48,11 +48,24 @@ def test_distance_is_bounded_and_ends_in_quiet() -> None:
     pace, now = PagePace(), 0.0
     for _ in range(50):
         now += 20
+        pace.on_answered()
         pace.on_limited(now)
     pace.on_opened(now)
     assert pace.wait_until(now) == now + MAX_S
     pace.on_opened(now + QUIET_S)
     assert pace.wait_until(now + QUIET_S) is None
+
+
+def test_relay_that_refused_all_for_a_while_is_soon_asked_as_before() -> None:
+    """Nothing was answered meanwhile, so that nothing shows what it serves: the distance says little, and goes soon."""
+    pace, now = PagePace(), 0.0
+    for wait in (2.0, 4.0, 8.0, 16.0, 32.0):
+        now += wait
+        pace.on_limited(now)
+    assert pace.distance_s == MAX_BLIND_S
+    for _ in range(10):
+        pace.on_answered()
+    assert pace.distance_s < 0.1
 
 
 def test_session_tells_until_when_pages_wait() -> None:
