@@ -1,8 +1,8 @@
 """In which order the connections of a process follow a new plan. Pure.
 
 A plan of many queries costs each connection some ten milliseconds of the one thread that reads from all of them. All at
-once they would hold up what comes meanwhile, and a crowd that registers makes several such plans a second. So they take
-turns, and a connection that waits follows the newest plan when its turn comes.
+once they would delay that reading, and a crowd that registers makes several such plans a second. So they take turns,
+and a connection that waits follows the newest plan when its turn comes.
 """
 
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from typing import Final
 
 # A plan of so few queries is followed by all connections at once.
 FEW_QUERIES: Final = 100
-# All have had their turn after so many calls of `take`, however many plans came meanwhile.
+# All have had their turn after so many calls of `take`, however many plans came since.
 ROUNDS: Final = 20
 
 

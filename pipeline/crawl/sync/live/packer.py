@@ -83,13 +83,13 @@ class SubscriptionPacker:
         return _shape(limits) == _shape(self._limits)
 
     def fits(self, queries: Iterable[Query], limits: RelayLimits, singles: frozenset[Subject] | None = None) -> bool:
-        """Whether there were room for all of `queries` if they were arranged anew, maybe with other `singles`."""
-        anew = SubscriptionPacker(limits)
-        anew.singles = self.singles if singles is None else singles
-        anew._is_parted = self._is_parted
-        anew._most_filters = self._most_filters
+        """Return True if there is room for all of `queries`, packed from scratch and maybe with other `singles`."""
+        packer = SubscriptionPacker(limits)
+        packer.singles = self.singles if singles is None else singles
+        packer._is_parted = self._is_parted
+        packer._most_filters = self._most_filters
         # Of many more than there is room for, the first without a place is soon found.
-        return all(anew._place(piece) for query in queries if query.is_live for piece in anew._pieces(query))
+        return all(packer._place(piece) for query in queries if query.is_live for piece in packer._pieces(query))
 
     def ask_singly(self, subjects: frozenset[Subject]) -> None:
         """From the next arrangement on name one member in each filter about these subjects, and about no others."""

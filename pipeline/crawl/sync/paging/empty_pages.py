@@ -31,7 +31,7 @@ from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
 
 # An empty answer about all kinds over less than this (seconds) is believed.
 TRUSTED_SPAN_S: Final = 3600
-# What is hidden mostly mentions somebody.
+# Most hidden events are mentions.
 TRUSTED_MENTIONS_S: Final = 600
 # Pages spent on narrowing down where hidden events end; 72 h come down to about an hour each.
 MAX_SPANS: Final = 64
