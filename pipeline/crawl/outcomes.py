@@ -10,7 +10,8 @@ from pipeline.nostr.auth import auth_event
 from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.negentropy_session import NegFinished, NegMessageReceived, NegOutcome
 from pipeline.relay.refusals import RelayRefusal
-from pipeline.relay.session import AuthWanted, Outcome, Session
+from pipeline.relay.session import Session, SessionEvent
+from pipeline.relay.session_auth import AuthWanted
 from pipeline.relay.subscription import LiveEnded, PageEnded
 
 
@@ -31,7 +32,7 @@ class Outcomes:
         self._hand_over = hand_over
         self._shared = shared
 
-    def on_outcome(self, outcome: Outcome, now: float) -> None:
+    def on_outcome(self, outcome: SessionEvent, now: float) -> None:
         """Act on one outcome."""
         match outcome:
             case PageEnded():

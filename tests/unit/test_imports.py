@@ -166,7 +166,9 @@ def test_protocol_and_rules_do_no_input_or_output() -> None:
 
 
 PURE = (
-    "pipeline.relay.session", "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.limit_inference",
+    "pipeline.relay.session", "pipeline.relay.session_auth", "pipeline.relay.session_refusals",
+    "pipeline.relay.requests", "pipeline.relay.open_subscriptions", "pipeline.relay.authentication",
+    "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.limit_inference",
     "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
     "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
     "pipeline.crawl.crew", "pipeline.crawl.plan_turns",

@@ -14,7 +14,8 @@ from pipeline.relay.authentication import MAX_ANSWERS, PATIENCE_S, Authenticatio
 from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
-from pipeline.relay.session import AuthWanted, Outcome, Session
+from pipeline.relay.session import Session, SessionEvent
+from pipeline.relay.session_auth import AuthWanted
 from pipeline.relay.subscription import LiveEnded, PageEnded
 
 PAGE = Filter(kinds=frozenset({1}), since=100, until=200, limit=500)
@@ -29,7 +30,7 @@ class Client:
     def __init__(self, *, has_key: bool = True, limits: RelayLimits | None = None) -> None:
         self.session = Session(LearnedLimits(limits or RelayLimits()), can_authenticate=has_key)
         self.sent: list[list[object]] = []
-        self.ended: list[Outcome] = []
+        self.ended: list[SessionEvent] = []
         self.addresses: list[int] = []
         self.now = 0.0
 
@@ -54,7 +55,7 @@ class Client:
     def asked(self) -> list[str]:
         return [str(frame[1]) for frame in self.sent if frame[0] == "REQ"]
 
-    def _act(self, outcomes: Iterable[Outcome]) -> None:
+    def _act(self, outcomes: Iterable[SessionEvent]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, AuthWanted):
                 self.addresses.append(outcome.address)
