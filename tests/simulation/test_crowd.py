@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from pipeline.crawl.sync.plan import Member, Subject
-from pipeline.crawl.sync.sweeps import LATE_EVERY_S
+from pipeline.crawl.sync.sweep_starter import LATE_EVERY_S
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits

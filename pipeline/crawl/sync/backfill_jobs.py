@@ -9,6 +9,7 @@ from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.store.backfills import Backfill, BackfillProgress
@@ -44,21 +45,29 @@ class BackfillJobs:
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _untold: list[BackfillProgress] = field(default_factory=list)
 
-    def begin_next(self, plan: Plan, known: RelayKnowledge, sweeps: SweepSet, mono: float, wall: int) -> None:
+    def begin_next(
+        self, plan: Plan, known: RelayKnowledge, sweeps: SweepSet, starter: SweepStarter, mono: float, wall: int
+    ) -> None:
         """Begin the next part of what the operator ordered; one at a time, behind everything else."""
-        part = self.next_part(plan, known.cursors, sweeps.named)
+        part = self.next_part(plan, known.cursors, starter.named)
         if part is None or known.times.not_before(part.key) > mono:
             return
         if not any(sweep.purpose is Purpose.BACKFILL for sweep in sweeps.in_order()):
-            sweeps.begin_part(part.key, part.query, part.job.since, part.job.until, wall)
+            starter.begin_part(part.key, part.query, part.job.since, part.job.until, wall)
 
-    def complete(self, sweep: Sweep, sweeps: SweepSet) -> Cursor:
+    def complete(self, sweep: Sweep, sweeps: SweepSet, known: RelayKnowledge) -> Cursor:
         """Take note that the sweep of a part came to its end; returns the cursor that says so."""
         is_complete = not sweep.is_unproven and not sweep.window.gaps
         self.on_part_done(sweep.key, sweep.events, is_complete=is_complete)
-        return sweeps.complete_part(sweep)
+        sweeps.forget_progress(sweep)
+        known.times.on_complete(sweep.key)
+        if sweep.query.is_planned and not sweep.is_unproven:
+            known.gaps.settle(sweep)
+        return known.cursors.advance(sweep.key, sweep.started, sweep.query.generation)
 
-    def abandon_if_exhausted(self, sweep: Sweep, refusal: RelayRefusal, sweeps: SweepSet) -> bool:
+    def abandon_if_exhausted(
+        self, sweep: Sweep, refusal: RelayRefusal, sweeps: SweepSet, known: RelayKnowledge
+    ) -> bool:
         """Leave a part as incomplete that failed once too often or was refused for good; returns whether it was."""
         if sweep.purpose is not Purpose.BACKFILL:
             return False
@@ -66,7 +75,7 @@ class BackfillJobs:
             return False
         sweeps.end(sweep)
         sweep.is_unproven = True
-        self.complete(sweep, sweeps)
+        self.complete(sweep, sweeps, known)
         return True
 
     def next_part(self, plan: Plan, coverage: CursorTable, named: Named = NOBODY) -> JobPart | None:

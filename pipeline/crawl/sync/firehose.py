@@ -13,6 +13,7 @@ from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Plan, Query, Subject
 from pipeline.crawl.sync.resweeps import Resweeps
 from pipeline.crawl.sync.strategy import FetchStrategy, NewAuthorLookback
 from pipeline.crawl.sync.sweep import Purpose, Sweep, sweep_key
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.timing import LASTING_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.nostr.filter import Filter
@@ -31,7 +32,17 @@ class FirehoseSync:
     PROBE: Final = "whole-canary"
     _PROBE_PAGE: Final = Filter(limit=1)
 
-    __slots__ = ("_chunks_at", "_gaps", "_known", "_newcomers", "_resweeps", "_strategy", "_sweeps", "wanted")
+    __slots__ = (
+        "_chunks_at",
+        "_gaps",
+        "_known",
+        "_newcomers",
+        "_resweeps",
+        "_starter",
+        "_strategy",
+        "_sweeps",
+        "wanted",
+    )
 
     def __init__(
         self,
@@ -39,6 +50,7 @@ class FirehoseSync:
         wanted: Plan,
         asking: FetchStrategy,
         sweeps: SweepSet,
+        starter: SweepStarter,
         gaps: OpenGaps,
         resweeps: Resweeps,
     ) -> None:
@@ -47,6 +59,7 @@ class FirehoseSync:
         self._strategy = asking
         self._known = known
         self._sweeps = sweeps
+        self._starter = starter
         self._gaps = gaps
         # Who became wanted since the cursor for everything.
         self._newcomers: NewAuthorLookback | None = None
@@ -83,16 +96,16 @@ class FirehoseSync:
         if cursor is None or cursor.generation >= self.wanted.generation:
             return
         if self._newcomers is None:
-            self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._sweeps.named)
-        self._newcomers.follow(self.wanted, self._sweeps.named)
+            self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._starter.named)
+        self._newcomers.follow(self.wanted, self._starter.named)
         for piece in self._newcomers.pieces.values():
             # Going through the members of what is under way would cost the most of all this.
-            if self._sweeps.waits_for_turn(piece, mono):
+            if self._starter.waits_for_turn(piece, mono):
                 continue
             if self._sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, piece), piece.generation):
                 continue
             since = reach.lookback_since(piece.subject, piece.members, wall)
-            self._sweeps.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
+            self._starter.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
         if not self._newcomers.pieces:
             # Written down with the next sweep that moves this cursor.
             coverage.advance(FIREHOSE_QUERY.key, cursor.complete_until, self._newcomers.generation)

@@ -22,6 +22,7 @@ from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import PAGING_GAPS, Gap
 from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Query, Subject
 from pipeline.crawl.sync.sweep import FUTURE_S, Purpose, Sweep
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.store.gaps import OpenGap
 
@@ -43,11 +44,12 @@ _OF_RELAY: Final = frozenset({Gap.WITHHELD, Gap.KINDS_REFUSED, Gap.OVERSIZED})
 class GapRetries:
     """The tries of one relay, over all its connections."""
 
-    __slots__ = ("_gap", "_gaps", "_known", "_look_at", "_sweeps", "_tried", "_whole_fails")
+    __slots__ = ("_gap", "_gaps", "_known", "_look_at", "_starter", "_sweeps", "_tried", "_whole_fails")
 
-    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, gaps: OpenGaps) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, starter: SweepStarter, gaps: OpenGaps) -> None:
         self._known = known
         self._sweeps = sweeps
+        self._starter = starter
         self._gaps = gaps
         # By what identifies a gap, when (Unix seconds) it was last tried.
         self._tried: dict[tuple[str, str, int], int] = {}
@@ -117,7 +119,7 @@ class GapRetries:
         self._tried[_name(gap)] = wall
         self._gap = gap
         until = min(gap.until, wall + FUTURE_S)
-        self._sweeps.begin_retry(query, gap.since, until, wall, PAUSE_S)
+        self._starter.begin_retry(query, gap.since, until, wall, PAUSE_S)
 
     def _asked_by(self, gap: OpenGap, query: Query, wall: int) -> Query | None:
         """Return the query to ask for a gap with, `None` if it is not to be asked for now."""
@@ -126,7 +128,7 @@ class GapRetries:
         if gap.reason in _OF_FORM and query.subject is not Subject.FIREHOSE:
             if not self._whole_fails and self._may_ask_whole(wall):
                 return FIREHOSE_QUERY
-            return None if Gap(gap.reason) in self._sweeps.known_gaps(query) else query
+            return None if Gap(gap.reason) in self._starter.known_gaps(query) else query
         settings = self._known.horizon.settings
         swept_s = settings.resweep_window if settings.resweep_every else FUTURE_S
         return query if gap.reason in PAGING_GAPS and gap.until < wall - swept_s else None

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.forms.forms import FormKnowledge
+from pipeline.crawl.sync.plan import Query
 from pipeline.crawl.sync.quirks import RelayQuirks
+from pipeline.crawl.sync.sweep import Purpose, sweep_key
 from pipeline.crawl.sync.sweep_gaps import SweepGaps
 from pipeline.crawl.sync.sweep_times import SweepTimes
 from pipeline.crawl.sync.timing import Horizon
@@ -29,3 +31,8 @@ class RelayKnowledge:
     """Which forms of filters it answers with holes."""
     times: SweepTimes = field(default_factory=SweepTimes)
     """When its sweeps began last, and when they may begin again."""
+
+    def last_resweep(self, query: Query) -> int:
+        """When (Unix seconds) what is late was last looked for; the first crawl counts as such."""
+        resweep = self.cursors.get(sweep_key(Purpose.RESWEEP, query))
+        return self.horizon.crawled_since if resweep is None else resweep.complete_until

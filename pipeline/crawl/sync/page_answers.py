@@ -23,11 +23,13 @@ A *sweep* is complete once its window has no page left (`Window.is_done`), and i
 | unproven | it is swept again; no cursor moves |
 | a chunk of new authors at such a relay | once all chunks are through, the cursor of everything covers them |
 | for gift wraps | no cursor moves |
-| else | the *cursor* of its query moves to when it began (`SweepSet.moved_cursor`) |
+| else | the *cursor* of its query moves to when it began (`_moved_cursor`) |
 
 The cursor is committed with or after the events before it, never earlier.
 """
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 from pipeline.crawl.sync import backfill_jobs
@@ -38,14 +40,16 @@ from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.losses import Losses
 from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.paging.slices import Gap, PageResult
 from pipeline.crawl.sync.plan import Subject
 from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
 from pipeline.crawl.sync.refused_sweeps import RefusedSweeps
 from pipeline.crawl.sync.size_trials import SizeTrials, Trial, TrialVerdict
 from pipeline.crawl.sync.stats import SyncStats
+from pipeline.crawl.sync.strands import Strands
 from pipeline.crawl.sync.strategy import FetchStrategy
-from pipeline.crawl.sync.sweep import Purpose, Sweep
+from pipeline.crawl.sync.sweep import Purpose, Sweep, sweep_key
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.sync_clock import SyncClock
 from pipeline.crawl.sync.timing import LASTING_RETRY_S
@@ -54,6 +58,9 @@ from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.cursors import Cursor
 
+# Those that go through all that a query asks for, so that what they do not miss is had.
+_FULL = frozenset({Purpose.INITIAL, Purpose.TAIL, Purpose.WRAPS, Purpose.RESWEEP})
+
 
 @dataclass(slots=True)
 class PageAnswers:
@@ -61,6 +68,7 @@ class PageAnswers:
 
     known: RelayKnowledge
     sweeps: SweepSet
+    strands: Strands
     refused: RefusedSweeps
     reconciliation: ReconciliationPolicy
     trials: SizeTrials
@@ -87,7 +95,7 @@ class PageAnswers:
         self.losses.on_page(ended.count, sweep.window.limit)
         if ended.refusal is None:
             self.refused.on_answered(sweep)
-        self.sweeps.take(ended, sweep)
+        self._take(ended, sweep)
         self.has_gained |= sweep.purpose not in (Purpose.TAIL, Purpose.WRAPS)
         if sweep.window.is_done:
             return self.finish(sweep, session, mono)
@@ -101,13 +109,13 @@ class PageAnswers:
         """Take note that everything of a sweep was asked for; returns the cursor that it moves."""
         by_query = not self.strategy.is_firehose and sweep.query.subject is not Subject.FIREHOSE
         self.known.limits.learn(self.known.quirks.learn(sweep.window, session.limits, by_query=by_query))
-        whole = self.sweeps.join(sweep, mono)
+        whole = self.strands.join(sweep, mono)
         if whole is None:
             return None
         self.sweeps.end(whole)
         self.check.on_swept(whole, session, mono)
         if whole.purpose is Purpose.BACKFILL:
-            return self.backfill_jobs.complete(whole, self.sweeps)
+            return self.backfill_jobs.complete(whole, self.sweeps, self.known)
         if whole.purpose is Purpose.RETRY:
             self.retries.complete(whole)
             return None
@@ -117,13 +125,42 @@ class PageAnswers:
 
     def complete(self, sweep: Sweep, mono: float) -> Cursor | None:
         """Take note that a sweep that is over is believed; returns the cursor that it moves."""
-        if not self.sweeps.complete(sweep, mono):
+        if not self._completes(sweep, mono):
             return None
         if sweep.query.subject is Subject.GLOBAL and sweep.events:
             self.gaps.note_broad(answers=True)
         if self.firehose.is_lookback_chunk(sweep.query):
             return self.firehose.on_chunk_complete(sweep.query)
-        return None if sweep.purpose is Purpose.WRAPS else self.sweeps.moved_cursor(sweep, self.clock.wall)
+        return None if sweep.purpose is Purpose.WRAPS else self._moved_cursor(sweep)
+
+    def _completes(self, sweep: Sweep, mono: float) -> bool:
+        """Take note that a sweep came to its end; returns whether that completes anything."""
+        self.sweeps.forget_progress(sweep)
+        if sweep.is_unproven:
+            self.known.gaps.on_refused(sweep, Gap.NO_EOSE)
+            wait_s = min(LASTING_RETRY_S, self.known.horizon.settings.resweep_every or math.inf)
+            self.known.times.on_incomplete(sweep, mono + wait_s)
+            return False
+        self.known.times.on_complete(sweep.key)
+        self.stats.sweeps += 1
+        if sweep.purpose in _FULL:
+            self.known.gaps.on_complete(sweep)
+        return True
+
+    def _moved_cursor(self, sweep: Sweep) -> Cursor:
+        """The cursor of what a complete sweep was for, moved as far as it covers."""
+        query, cursor = sweep.query, self.known.cursors.cursor_for(sweep.query)
+        started = min(sweep.started, self.clock.wall)
+        match sweep.purpose:
+            case Purpose.INITIAL:
+                return self.known.cursors.advance(query.key, started, query.generation)
+            case Purpose.TAIL:
+                return self.known.cursors.advance(query.key, started, 0 if cursor is None else cursor.generation)
+            case Purpose.LOOKBACK:
+                until = started if cursor is None else cursor.complete_until
+                return self.known.cursors.advance(query.key, until, query.generation)
+            case _:
+                return self.known.cursors.advance(sweep_key(Purpose.RESWEEP, query), started, 0)
 
     def end_trial(self, trial: Trial | None, session: Session, mono: float) -> None:
         """Ask for what was refused within what is allowed, or believe the refusal."""
@@ -158,6 +195,29 @@ class PageAnswers:
             return
         self._put_off(sweep, ended.refusal, mono)
 
+    def _take(self, ended: PageEnded, sweep: Sweep, *, is_broken: bool = False) -> bool:
+        """Take a page that ended, as far as it ever will; `is_broken`: it broke off, as it does each time.
+
+        Returns False if it is to be asked for as it was.
+        """
+        before, dense = Counter(sweep.window.gap_reasons), sweep.window.dense_seconds
+        is_control = sweep.window.is_control
+        result = PageResult(
+            ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
+            ended.undated, ended.strangers,
+        )  # fmt: skip
+        if not is_broken:
+            sweep.window.take(result)
+        elif not sweep.window.break_off(result):
+            return False
+        sweep.failures = 0
+        sweep.events += 0 if is_control else ended.count
+        self.known.quirks.gave = self.known.quirks.gave or ended.count > 0
+        self.stats.pages += 1
+        self.known.gaps.on_window_changed(sweep, before)
+        self.stats.dense_seconds += sweep.window.dense_seconds - dense
+        return True
+
     def _is_answered(self, ended: PageEnded, sweep: Sweep, mono: float) -> bool:
         """Whether a page was answered, or as far as it will ever be; if not it is put off."""
         is_whole, quirks = sweep.query.subject is Subject.FIREHOSE, self.known.quirks
@@ -170,7 +230,7 @@ class PageAnswers:
         if is_whole:
             self.strategy.on_failed(ended.refusal)
         is_broken = ended.refusal is RelayRefusal.ERROR and (sweep.failures >= 1 or sweep.window.breaks_off)
-        if is_broken and (ended.count or sweep.window.breaks_off) and self.sweeps.take(ended, sweep, is_broken=True):
+        if is_broken and (ended.count or sweep.window.breaks_off) and self._take(ended, sweep, is_broken=True):
             return False
         if not quirks.settles_for(ended, failures=sweep.failures, events=sweep.events):
             self._put_off(sweep, ended.refusal, mono)
@@ -184,5 +244,6 @@ class PageAnswers:
         if sweep.reconciler is None and self.trials.on_refused(sweep.key, sweep.window.page(), refusal, mono):
             sweep.not_before = mono + LASTING_RETRY_S
             return
-        if not (self.backfill_jobs.abandon_if_exhausted(sweep, refusal, self.sweeps) or self.retries.gives_up(sweep)):
+        jobs = self.backfill_jobs
+        if not (jobs.abandon_if_exhausted(sweep, refusal, self.sweeps, self.known) or self.retries.gives_up(sweep)):
             self.refused.put_off(sweep, refusal, mono)

@@ -23,7 +23,6 @@ from pipeline.crawl.sync.losses import Lesson, Losses
 from pipeline.crawl.sync.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.sync.pacing import StrangerPacing
 from pipeline.crawl.sync.page_answers import PageAnswers
-from pipeline.crawl.sync.paging.missing import Stuck
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.crawl.sync.plan import Plan, Subject
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
@@ -35,9 +34,11 @@ from pipeline.crawl.sync.schedule import Schedule
 from pipeline.crawl.sync.size_trials import SizeTrials
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.store_identity import StoreIdentity
+from pipeline.crawl.sync.strands import Strands
 from pipeline.crawl.sync.strategy import FetchStrategy
 from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, Sweep
 from pipeline.crawl.sync.sweep_gaps import SweepGaps
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.crawl.sync.sync_clock import ClockChange, SyncClock
 from pipeline.crawl.sync.timing import Horizon
@@ -65,7 +66,8 @@ class RelaySync:
     __slots__ = (
         "_answers", "_check", "_check_at", "_clock", "_cursors", "_cut_to", "_firehose", "_horizon", "_known", "_lag",
         "_live", "_losses", "_moved", "_owed", "_plan", "_reconciliation", "_refused", "_resweeps", "_retries",
-        "_schedule", "_sweeps", "_unfinished", "absences", "audit", "backfill_jobs", "fetches_lists", "gaps",
+        "_schedule", "_starter", "_strands", "_sweeps", "_unfinished",
+        "absences", "audit", "backfill_jobs", "fetches_lists", "gaps",
         "identity", "named", "pacing", "silences", "stats", "strategy", "trials",
     )  # fmt: skip
 
@@ -90,12 +92,14 @@ class RelaySync:
         self._clock = SyncClock()
         self._cursors = coverage
         self._horizon = reach
-        self._reconciliation = ReconciliationPolicy(holdings, self.stats, self._give_up)
         self._known = RelayKnowledge(coverage, reach, limits, SweepGaps(self.stats, self.gaps))
+        self._reconciliation = ReconciliationPolicy(holdings, self.stats, self._known.gaps.give_up)
         # The limits that the sweeps under way are cut to.
         self._cut_to = limits.now
         self._live = LiveSubscriptions(limits.now)
-        self._sweeps = SweepSet(self._known, self._reconciliation, self.stats)
+        self._sweeps = SweepSet(self._known)
+        self._strands = Strands(self._known, self._sweeps)
+        self._starter = SweepStarter(self._known, self._sweeps, self._strands, self._reconciliation)
         self._refused = RefusedSweeps(self._known, self._sweeps)
         self.audit = FormAudit(self._known.forms)
         # Subjects of which cursors were taken back that are stored yet.
@@ -103,20 +107,25 @@ class RelaySync:
         self.absences = Absences(coverage.relay, places or Places())
         self.identity = StoreIdentity()
         self._check = LiveCheck(self._known, self._sweeps, self._live)
-        self._resweeps = Resweeps(self._known, self._sweeps, self.absences)
+        self._resweeps = Resweeps(self._known, self._sweeps, self._starter, self.absences)
         self.pacing = StrangerPacing(self._known, self._live, self._sweeps, self.strategy)
-        self._firehose = FirehoseSync(self._known, plan, self.strategy, self._sweeps, self.gaps, self._resweeps)
-        self._schedule = Schedule(self._known, self._sweeps, self._live, self._firehose, self._resweeps, self._check)
+        self._firehose = FirehoseSync(
+            self._known, plan, self.strategy, self._sweeps, self._starter, self.gaps, self._resweeps
+        )
+        self._schedule = Schedule(
+            self._known, self._sweeps, self._starter, self._live, self._firehose, self._resweeps, self._check
+        )
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
         self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
         self._unfinished = Unfinished(self._known, self._sweeps, self.gaps)
         self._losses = Losses()
-        self._retries = GapRetries(self._known, self._sweeps, self.gaps)
+        self._retries = GapRetries(self._known, self._sweeps, self._starter, self.gaps)
         self._answers = PageAnswers(
-            self._known, self._sweeps, self._refused, self._reconciliation, self.trials, self.backfill_jobs,
-            self._retries, self._firehose, self._check, self._losses, self.strategy, self.stats, self.gaps, self._clock,
+            self._known, self._sweeps, self._strands, self._refused, self._reconciliation, self.trials,
+            self.backfill_jobs, self._retries, self._firehose, self._check, self._losses, self.strategy, self.stats,
+            self.gaps, self._clock,
         )  # fmt: skip
         self._moved: list[Cursor] = []
 
@@ -124,7 +133,7 @@ class RelaySync:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
         self._firehose.wanted = plan.with_lists if self.fetches_lists else plan
         self._plan = self._firehose.plan
-        self._sweeps.users = plan.user_keys
+        self._starter.users = plan.user_keys
         self.gaps.follow({query.key for query in self._plan.queries} | self._firehose.swept_queries())
         self._check_at = 0.0
 
@@ -236,16 +245,16 @@ class RelaySync:
         self._live.open_due(self._plan.queries, self._plan.users, named, session, mono)
         self._sweep_torn(session)
         self._drop_unwanted()
-        self._sweeps.follow(named)
+        self._starter.follow(named)
         self.trials.open_next(session, mono)
         if not self.trials.is_under_way:
             self.audit.open_next(self._firehose.wanted, session, mono, wall)
-        self._sweeps.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
+        self._starter.postponed = frozenset({Subject.MENTIONS} if self.audit.precedes_mentions else ())
         self._schedule.begin_due(self._plan, mono, wall)
         self._firehose.begin_due(mono, wall)
         self._resweeps.begin_wraps(self._firehose.wanted, mono, wall)
         self._resweeps.settle(self._firehose.reswept, wall)
-        self.backfill_jobs.begin_next(self._firehose.wanted, self._known, self._sweeps, mono, wall)
+        self.backfill_jobs.begin_next(self._firehose.wanted, self._known, self._sweeps, self._starter, mono, wall)
         self._retries.begin_next((*self._firehose.wanted.live, *self._plan.queries), mono, wall)
         self._open_pages(session, mono)
         self._check_at = self._next_check(session, mono, wall)
@@ -343,7 +352,7 @@ class RelaySync:
         strands: list[Sweep] = []
         for sweep in ready:
             while (left := room - len(ready) - len(strands)) > 0:
-                strand = self._sweeps.split(sweep, left, mono)
+                strand = self._strands.split(sweep, left, mono)
                 if strand is None:
                     break
                 strands.append(strand)
@@ -353,8 +362,8 @@ class RelaySync:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
         times += self._schedule.due_times(self._plan, mono, wall)
-        if self._sweeps.late_at > mono:
-            times.append(self._sweeps.late_at)
+        if self._starter.late_at > mono:
+            times.append(self._starter.late_at)
         waits_until = session.pages_wait_until(mono)
         if waits_until is not None:
             times.append(waits_until)
@@ -442,6 +451,3 @@ class RelaySync:
         """Take the end of a comparison without a result."""
         self._check_at = 0.0
         self._reconciliation.on_finished(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)
-
-    def _give_up(self, sweep: Sweep, stuck: Stuck) -> None:
-        self._sweeps.give_up(sweep, stuck)

@@ -9,6 +9,7 @@ from pipeline.crawl.sync.absences import TAILS_FIRST_S, Absences
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.plan import Plan, Query, Subject
 from pipeline.crawl.sync.sweep import Purpose, sweep_key
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.nostr.kinds import GIFT_WRAP
 
@@ -20,11 +21,12 @@ _BEFORE = frozenset({Purpose.LOOKBACK, Purpose.INITIAL, Purpose.TAIL, Purpose.WR
 class Resweeps:
     """The resweeps of one relay."""
 
-    __slots__ = ("_absences", "_known", "_sweeps")
+    __slots__ = ("_absences", "_known", "_starter", "_sweeps")
 
-    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, absences: Absences) -> None:
+    def __init__(self, known: RelayKnowledge, sweeps: SweepSet, starter: SweepStarter, absences: Absences) -> None:
         self._known = known
         self._sweeps = sweeps
+        self._starter = starter
         self._absences = absences
 
     @property
@@ -37,7 +39,7 @@ class Resweeps:
         reach, key = self._known.horizon, sweep_key(Purpose.RESWEEP, query)
         if not reach.settings.resweep_every or key in self._sweeps:
             return
-        last = self._sweeps.last_resweep(query)
+        last = self._known.last_resweep(query)
         is_owed = self._is_owed(query) and self._absences.wait_s(query.key, self._done(query), wall) == 0
         if not reach.is_resweep_due(wall, last) and not (is_owed and self._may_begin(mono, wall)):
             return
@@ -45,7 +47,7 @@ class Resweeps:
         if is_owed:
             since = min(since, self._absences.since - reach.settings.resweep_window)
         # What a former process has had of it arrived before the absence.
-        self._sweeps.begin(query, Purpose.RESWEEP, max(0, since), wall, mono, resumes=not is_owed)
+        self._starter.begin(query, Purpose.RESWEEP, max(0, since), wall, mono, resumes=not is_owed)
         if key in self._sweeps:
             self._absences.on_begun(query.key, wall)
 
@@ -56,7 +58,7 @@ class Resweeps:
         if since is None or GIFT_WRAP in (known.forms.withheld | set(known.limits.now.refused_kinds)):
             return
         for query in wraps_of(plan):
-            self._sweeps.begin(query, Purpose.WRAPS, since, wall, mono, resumes=False)
+            self._starter.begin(query, Purpose.WRAPS, since, wall, mono, resumes=False)
 
     def settle(self, queries: Iterable[Query], wall: int) -> None:
         """See what is still owed of `queries`, which are all that is looked through for late arrivals."""

@@ -14,6 +14,7 @@ from pipeline.crawl.sync.plan import Plan, Query, Subject
 from pipeline.crawl.sync.resweeps import Resweeps
 from pipeline.crawl.sync.strategy import FEW_QUERIES
 from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, sweep_key
+from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet
 
 # How often a live subscription is checked by a tail sweep, and how often what has none is polled.
@@ -29,12 +30,13 @@ _LISTS_AT_ONCE = 2
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_check", "_known", "_live", "_resweeps", "_sweeps", "_turn", "_whole", "polls")
+    __slots__ = ("_check", "_known", "_live", "_resweeps", "_starter", "_sweeps", "_turn", "_whole", "polls")
 
     def __init__(
         self,
         known: RelayKnowledge,
         sweeps: SweepSet,
+        starter: SweepStarter,
         live: LiveSubscriptions,
         whole: FirehoseSync,
         resweeps: Resweeps,
@@ -43,6 +45,7 @@ class Schedule:
         self._check = check
         self._known = known
         self._sweeps = sweeps
+        self._starter = starter
         self._resweeps = resweeps
         self._live = live
         self._whole = whole
@@ -81,7 +84,7 @@ class Schedule:
         cursor = known.cursors.cursor_for(query)
         if cursor is None:
             if self._may_begin(Purpose.INITIAL, query, mono):
-                sweeps.begin(query, Purpose.INITIAL, reach.initial_since(query, wall), wall, mono)
+                self._starter.begin(query, Purpose.INITIAL, reach.initial_since(query, wall), wall, mono)
             return
         if query.generation > cursor.generation and query.members:
             self._look_back(query, cursor.generation, mono, wall)
@@ -90,7 +93,7 @@ class Schedule:
         every = self._tail_every(query, plan)
         swept = known.times.last_swept(query.key)
         if swept is None or mono - swept >= every:
-            sweeps.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
+            self._starter.begin(query, Purpose.TAIL, cursor.complete_until - OVERLAP_S, wall, mono)
         if self._is_reswept(query):
             self._resweeps.begin_due(query, mono, wall)
 
@@ -99,13 +102,13 @@ class Schedule:
         if self._may_begin(Purpose.LOOKBACK, query, mono):
             new = [member for member in query.members if member.generation > generation]
             since = self._known.horizon.lookback_since(query.subject, new, wall)
-            self._sweeps.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
+            self._starter.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
 
     def _may_begin(self, purpose: Purpose, query: Query, mono: float) -> bool:
         """Return False for what need not be reckoned now: going through the members costs the most of all this."""
         sweeps = self._sweeps
         is_under_way = sweeps.is_under_way(sweep_key(purpose, query), query.generation)
-        return not (sweeps.waits_for_turn(query, mono) or is_under_way)
+        return not (self._starter.waits_for_turn(query, mono) or is_under_way)
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)
@@ -113,7 +116,7 @@ class Schedule:
         if tail not in self._sweeps and swept is not None:
             yield max(swept + self._tail_every(query, plan), self._known.times.not_before(tail))
         if resweep not in self._sweeps and not self._known.times.waits(resweep) and self._is_reswept(query):
-            reach, last = self._known.horizon, self._sweeps.last_resweep(query)
+            reach, last = self._known.horizon, self._known.last_resweep(query)
             yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
 
     def _is_reswept(self, query: Query) -> bool:

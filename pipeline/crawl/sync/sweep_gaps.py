@@ -3,6 +3,7 @@
 from collections import Counter
 
 from pipeline.crawl.sync.open_gaps import OpenGaps
+from pipeline.crawl.sync.paging.missing import Stuck
 from pipeline.crawl.sync.paging.slices import PAGING_GAPS, SWEEP_GAPS, Gap
 from pipeline.crawl.sync.plan import Subject
 from pipeline.crawl.sync.stats import SyncStats
@@ -25,6 +26,12 @@ class SweepGaps:
         for missing in sweep.window.take_missing():
             if sweep.query.is_planned and not is_extra:
                 self._gaps.open(sweep.query.key, missing.low, missing.high, missing.gap, count=0)
+
+    def give_up(self, sweep: Sweep, stuck: Stuck) -> None:
+        """Take note that what pages do not divide cannot be had in another way either."""
+        before = Counter(sweep.window.gap_reasons)
+        sweep.window.give_up(stuck)
+        self.on_window_changed(sweep, before)
 
     def on_refused(self, sweep: Sweep, reason: Gap) -> None:
         """Note that nothing of what is left of a sweep can be had; of a gap that is tried again it is known."""
