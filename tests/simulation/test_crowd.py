@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 import orjson
 import pytest
 
-from pipeline.crawl.sync.plan import Member, Subject
+from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.late_queries import AT_ONCE
+from pipeline.crawl.sync.plan import Member, Plan, Query, Subject
+from pipeline.crawl.sync.schedule import Schedule
 from pipeline.crawl.sync.sweep_starter import LATE_EVERY_S
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits
 from pipeline.settings.choices import CrawlMode
+from pipeline.store.cursors import Cursor
 from pipeline.store.wanted_authors import TIERS
 from tests.simulation.simulation import START, Simulation, TalkingRelay
 from tests.support.plans import event
@@ -168,3 +172,31 @@ def test_crowds_past_is_asked_for_in_turns_and_all_of_it(mode: CrawlMode) -> Non
     assert 0 < len(looked_back()) <= 1 / LATE_EVERY_S + 1
     sim.run_until(230)
     assert set().union(*looked_back()) >= set(people)
+
+
+def test_answer_costs_few_looks_however_many_chunks_a_crowd_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, by_turn = [0], list[int]()
+    find, begin = CursorTable.cursor_for, Schedule.begin_due
+
+    def counting_find(self: CursorTable, query: Query) -> Cursor | None:
+        looks[0] += 1
+        return find(self, query)
+
+    def counting_begin(self: Schedule, plan: Plan, mono: float, wall: int) -> None:
+        looks[0] = 0
+        begin(self, plan, mono, wall)
+        by_turn.append(looks[0])
+
+    sim = Simulation(random.Random(1), limits=replace(RelayLimits(), max_kinds=320))
+    sim.max_idle_turns = 100_000
+    sim.ask(CrawlMode.QUERY)
+    sim.want(crowd(30, 1), crowd(3, 2), tier=0)
+    sim.connect()
+    sim.run_until(60)
+    sim.want(crowd(90_000, 10), tier=LAST)
+    assert len(sim.plan.queries) > 3 * AT_ONCE
+    monkeypatch.setattr(CursorTable, "cursor_for", counting_find)
+    monkeypatch.setattr(Schedule, "begin_due", counting_begin)
+    sim.run_until(70)
+    # Each is looked at by what begins it, and by what tells when it comes due.
+    assert AT_ONCE < max(by_turn) < 3 * AT_ONCE

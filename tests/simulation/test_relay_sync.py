@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.sync import late_queries
 from pipeline.crawl.sync.live.check import PROVE_AFTER_S
 from pipeline.crawl.sync.plan import PROFILE_KINDS, Subject
 from pipeline.crawl.sync.relay_sync import MAX_CHECK_S
@@ -623,9 +624,13 @@ class Story:
 
 
 @pytest.mark.parametrize("seed", seeds(12))
-def test_whatever_happens_everything_within_reach_is_had_in_the_end(seed: int) -> None:
-    """And no cursor was ever ahead of it, which the simulation holds each time that one moves."""
+def test_whatever_happens_everything_within_reach_is_had_in_the_end(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no cursor was ever ahead of it, which the simulation holds each time that one moves.
+
+    However many late queries are looked at together.
+    """
     print(f"seed {seed}")
+    monkeypatch.setattr(late_queries, "AT_ONCE", (late_queries.AT_ONCE, 1)[seed % 2])
     story = Story(seed)
     story.run()
     sim = story.sim

@@ -23,7 +23,7 @@ class CursorTable:
     def __init__(self, relay: int, cursors: Iterable[Cursor], sweeps: Iterable[SweepProgress] = ()) -> None:
         self.relay = relay
         self._cursors = {cursor.query: cursor for cursor in cursors}
-        # What was found of chunks, by their keys, until any cursor moves: they are looked for far more often.
+        # What was found of chunks, by their keys, until a cursor moves that has to do with them.
         self._found: dict[str, Cursor | None] = {}
         self._progress = {progress.sweep: progress for progress in sweeps}
 
@@ -65,12 +65,13 @@ class CursorTable:
 
     def _resolve(self, query: Query) -> Cursor | None:
         # From the whole tier on: that a chunk of another tier is complete says nothing of this one.
-        lengths = range(query.mark_length, len(query.prefix) + 1)
-        keys = (f"{query.subject}/{query.prefix[:length]}" for length in lengths)
-        found = [self._cursors[key] for key in keys if key in self._cursors]
+        key, shortest = query.key, len(query.key) - len(query.bits)
+        ends = range(shortest, len(key) + 1)
+        found = [cursor for end in ends if (cursor := self._cursors.get(key[:end])) is not None]
         if found:
             return max(found, key=lambda cursor: (cursor.generation, cursor.complete_until))
-        return self._merge_children(query, _MAX_MERGE_DEPTH)
+        merged = self._merge_children(key, _MAX_MERGE_DEPTH)
+        return None if merged is None else Cursor(self.relay, key, *merged)
 
     def get(self, key: str) -> Cursor | None:
         """The cursor of exactly this key."""
@@ -103,26 +104,29 @@ class CursorTable:
             complete_until = max(complete_until, before.complete_until)
             generation = max(generation, before.generation)
         cursor = self._cursors[key] = Cursor(self.relay, key, complete_until, generation)
-        self._found.clear()
+        self._forget_found(key)
         return cursor
 
-    def _merge_children(self, query: Query, depth: int) -> Cursor | None:
-        """What both halves of a chunk have in common, if both are covered."""
-        covered: list[Cursor] = []
-        for bit in "01":
-            half = self._half(query, bit, depth)
-            if half is None:
+    def _merge_children(self, key: str, depth: int) -> tuple[int, int] | None:
+        """Return up to which time, and change of members, both halves of a chunk are complete; None if one is not."""
+        times: list[tuple[int, int]] = []
+        for half in (f"{key}0", f"{key}1"):
+            cursor = self._cursors.get(half)
+            if cursor is not None:
+                times.append((cursor.complete_until, cursor.generation))
+            elif depth and (merged := self._merge_children(half, depth - 1)) is not None:
+                times.append(merged)
+            else:
                 # At once: looking through both halves of both halves doubles with each step down.
                 return None
-            covered.append(half)
-        return Cursor(
-            self.relay,
-            query.key,
-            min(cursor.complete_until for cursor in covered),
-            min(cursor.generation for cursor in covered),
-        )
+        (until, generation), (other_until, other_generation) = times
+        return min(until, other_until), min(generation, other_generation)
 
-    def _half(self, query: Query, bit: str, depth: int) -> Cursor | None:
-        half = Query(query.subject, query.prefix + bit)
-        exact = self._cursors.get(half.key)
-        return exact if exact is not None or depth == 0 else self._merge_children(half, depth - 1)
+    def _forget_found(self, moved: str) -> None:
+        """Look again for the cursors of chunks that the one of key `moved` was cut from, or that were cut from it.
+
+        All others stay found: where there are hundreds of chunks, one of them moves several times a second.
+        """
+        self._found.pop(moved, None)
+        for key in [key for key in self._found if key.startswith(moved) or moved.startswith(key)]:
+            del self._found[key]

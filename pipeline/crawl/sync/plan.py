@@ -12,6 +12,7 @@ chunk of the authors before them, and are asked for after those.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
 from pipeline.nostr.filter import Filter
@@ -25,7 +26,7 @@ from pipeline.nostr.kinds import (
     TEXT_NOTE,
 )
 from pipeline.relay.limits import RelayLimits
-from pipeline.store.wanted_authors import TIERS, Change, WantedChanges
+from pipeline.store.wanted_authors import TIER_SIZES, TIERS, Change, WantedChanges
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
 MAX_MEMBERS = 250
@@ -71,6 +72,8 @@ class Subject(StrEnum):
     """Everything that a relay has; what is wanted of it is found here."""
 
 
+# Subjects that are not subscribed to.
+_LOOKED_BACK_FOR = frozenset({Subject.PROFILES, Subject.RELAY_LISTS, Subject.GIFT_WRAPS})
 # Subjects that name whom events mention.
 BY_TAG = frozenset({Subject.MENTIONS, Subject.GIFT_WRAPS})
 
@@ -84,6 +87,9 @@ class Member:
     generation: int
 
 
+_generation = attrgetter("generation")
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One thing that each relay is asked for, whatever the time span."""
@@ -95,31 +101,24 @@ class Query:
     """The newest change among the members; of what names none, the newest that it is to cover."""
     key: str = field(init=False, compare=False)
     """The name under which cursors and subscriptions know the query."""
+    # Asked for every query of every relay each time that something may be due.
+    tier: int = field(init=False, compare=False, repr=False)
+    """How late its members became wanted; 0 for those who come before all others."""
+    is_live: bool = field(init=False, compare=False, repr=False)
+    """Whether it is subscribed to and kept complete; others are only looked back for."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", f"{self.subject}/{self.prefix}")
+        mark = self.prefix.find(_TIER_MARK)
+        object.__setattr__(self, "tier", int(self.prefix[mark - 1]) if mark > 0 else 0)
+        object.__setattr__(self, "is_live", self.subject not in _LOOKED_BACK_FOR)
         if self.members:
-            object.__setattr__(self, "generation", max(member.generation for member in self.members))
-
-    @property
-    def tier(self) -> int:
-        """Return how late its members became wanted; 0 for those who come before all others."""
-        return int(self.prefix[self.mark_length - 2]) if self.mark_length else 0
+            object.__setattr__(self, "generation", max(map(_generation, self.members)))
 
     @property
     def bits(self) -> str:
         """Return the bits that the keys of its members begin with."""
-        return self.prefix[self.mark_length :]
-
-    @property
-    def mark_length(self) -> int:
-        """Return how many characters of its prefix name the tier."""
-        return self.prefix.find(_TIER_MARK) + 1
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the query is subscribed to and kept complete; others are only looked back for."""
-        return self.subject not in (Subject.PROFILES, Subject.RELAY_LISTS, Subject.GIFT_WRAPS)
+        return self.prefix[self.prefix.find(_TIER_MARK) + 1 :]
 
     @property
     def is_planned(self) -> bool:
@@ -204,6 +203,10 @@ class Plan:
     """How many names these hold together."""
     _whole: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
     _with_lists: "Plan | None" = field(default=None, init=False, compare=False, repr=False)
+    _by_time: tuple[tuple[Query, ...], tuple[Query, ...]] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
+    _keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
     _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
     _user_keys: frozenset[bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -212,6 +215,23 @@ class Plan:
         object.__setattr__(self, "members", sum(len(query.members) for query in self.live))
 
     # Made once for a thousand relays that follow the plan, by whichever thread asks first.
+
+    @property
+    def by_time(self) -> tuple[tuple[Query, ...], tuple[Query, ...]]:
+        """The early queries, which are few whatever strangers do, and the late ones, of which a crowd makes many."""
+        if (by_time := self._by_time) is None:
+            early = tuple(query for query in self.queries if not _is_late(query))
+            by_time = early, tuple(query for query in self.queries if _is_late(query))
+            object.__setattr__(self, "_by_time", by_time)
+        return by_time
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of all queries."""
+        if (keys := self._keys) is None:
+            keys = frozenset(query.key for query in self.queries)
+            object.__setattr__(self, "_keys", keys)
+        return keys
 
     @property
     def live_keys(self) -> frozenset[str]:
@@ -304,6 +324,10 @@ def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator
 def tier_mark(tier: int) -> str:
     """Return what the names of chunks of a tier begin with."""
     return f"{tier}{_TIER_MARK}" if tier else ""
+
+
+def _is_late(query: Query) -> bool:
+    return query.tier >= len(TIER_SIZES) or query.subject is Subject.RELAY_LISTS
 
 
 def _change(trees: Sequence[ChunkTree[Member]], changes: Iterable[Change]) -> None:

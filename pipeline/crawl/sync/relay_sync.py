@@ -134,7 +134,7 @@ class RelaySync:
         self._firehose.wanted = plan.with_lists if self.fetches_lists else plan
         self._plan = self._firehose.plan
         self._starter.users = plan.user_keys
-        self.gaps.follow({query.key for query in self._plan.queries} | self._firehose.swept_queries())
+        self.gaps.follow(self._plan.keys | self._firehose.swept_queries())
         self._check_at = 0.0
 
     def on_connected(self) -> None:
@@ -225,6 +225,8 @@ class RelaySync:
         self._sweep_torn(session)
         if mono < self._check_at:
             return
+        if not self._check_at:
+            self._schedule.look_again()
         self._follow_clock(session, mono, wall)
         self.pacing.follow(mono)
         self._choose(session, wall)
@@ -314,16 +316,20 @@ class RelaySync:
 
     def _drop_unwanted(self) -> None:
         """End sweeps of queries that the plan has no longer."""
-        wanted = {query.key for query in self._plan.queries} | self._firehose.swept_queries()
-        wanted |= wrap_keys(self._firehose.wanted)
-        backfilled = self.backfill_jobs
-        self._sweeps.cancel_unwanted(
-            lambda sweep: (
-                backfilled.is_wanted(sweep.key)
-                if sweep.purpose is Purpose.BACKFILL
-                else sweep.purpose is Purpose.RETRY or sweep.query.key in wanted
-            )
-        )
+        wanted, swept = self._plan.keys, self._firehose.swept_queries()
+
+        def is_wanted(sweep: Sweep) -> bool:
+            match sweep.purpose:
+                case Purpose.RETRY:
+                    return True
+                case Purpose.BACKFILL:
+                    return self.backfill_jobs.is_wanted(sweep.key)
+                case Purpose.WRAPS:
+                    return sweep.query.key in wrap_keys(self._firehose.wanted)
+                case _:
+                    return sweep.query.key in wanted or sweep.query.key in swept
+
+        self._sweeps.cancel_unwanted(is_wanted)
 
     def _open_pages(self, session: Session, mono: float) -> None:
         self._firehose.open_probe(session, mono)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.crawl.sync.firehose import FirehoseSync
 from pipeline.crawl.sync.knowledge import RelayKnowledge
+from pipeline.crawl.sync.late_queries import LateQueries
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.plan import Plan, Query, Subject
@@ -30,7 +31,10 @@ _LISTS_AT_ONCE = 2
 class Schedule:
     """Begins what is due, and knows what comes due next."""
 
-    __slots__ = ("_check", "_known", "_live", "_resweeps", "_starter", "_sweeps", "_turn", "_whole", "polls")
+    __slots__ = (
+        "_check", "_demands", "_known", "_late", "_live", "_resweeps", "_starter", "_sweeps", "_turn", "_whole",
+        "polls",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -51,31 +55,49 @@ class Schedule:
         self._whole = whole
         self.polls = False
         """Whether queries are polled though they are subscribed to, as what comes live is not trusted."""
-        # Where the turn of queries is.
+        # Where the turn of early queries is.
         self._turn = 0
+        self._late = LateQueries()
+        # What may make any query due, as it was when they were last looked at.
+        self._demands = (0, False, 0)
 
     def restart(self) -> None:
         """Let the first query be the first again."""
         self._turn = 0
 
+    def look_again(self) -> None:
+        """Take note that something happened which may make any query due."""
+        self._late.look_again()
+
     def begin_due(self, plan: Plan, mono: float, wall: int) -> None:
-        """Begin what is due, from where there was no room for more the last time."""
-        queries = plan.queries
+        """Begin what is due, from where there was no room for more the last time; late queries a few at a time."""
+        queries, late = plan.by_time
         began, self._turn = self._turn % max(len(queries), 1), -1
         for number in (*range(began, len(queries)), *range(began)):
             self._begin_due(queries[number], plan, mono, wall)
             if self._turn < 0 and not self._sweeps.has_room(mono, queries[number].tier):
                 self._turn = number
         self._turn = max(self._turn, 0)
+        demands = self._known.times.demands, self.polls, len(self._live.unserved)
+        if demands != self._demands:
+            self._demands = demands
+            self._late.look_again()
+        self._late.follow(late)
+        for query in self._late.take(mono):
+            self._begin_due(query, plan, mono, wall)
+            for at in self._next_due_times(query, plan, mono, wall):
+                self._late.note(at)
 
     def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
         yield from self._known.times.due_after(mono)
         yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
-        for query in plan.queries:
+        early, _ = plan.by_time
+        for query in early:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
             if query.is_live and self._known.cursors.cursor_for(query) is not None:
                 yield from self._due_times(query, plan, mono, wall)
+        yield self._late.next_time(mono)
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
         known, sweeps, reach = self._known, self._sweeps, self._known.horizon
@@ -109,6 +131,16 @@ class Schedule:
         sweeps = self._sweeps
         is_under_way = sweeps.is_under_way(sweep_key(purpose, query), query.generation)
         return not (self._starter.waits_for_turn(query, mono) or is_under_way)
+
+    def _next_due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
+        """When a late query is to be looked at again: also for what could not begin yet."""
+        cursor = self._known.cursors.cursor_for(query)
+        if cursor is None or (query.generation > cursor.generation and query.members):
+            key = sweep_key(Purpose.INITIAL if cursor is None else Purpose.LOOKBACK, query)
+            if not self._sweeps.is_under_way(key, query.generation):
+                yield self._known.times.not_before(key)
+        if cursor is not None and query.is_live:
+            yield from self._due_times(query, plan, mono, wall)
 
     def _due_times(self, query: Query, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         tail, resweep = sweep_key(Purpose.TAIL, query), sweep_key(Purpose.RESWEEP, query)

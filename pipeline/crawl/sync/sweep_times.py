@@ -11,9 +11,11 @@ _FROM_CURSOR = frozenset({Purpose.TAIL, Purpose.INITIAL})
 class SweepTimes:
     """The times of one relay's sweeps, over all its connections."""
 
-    __slots__ = ("_hopeless", "_not_before", "_swept")
+    __slots__ = ("_hopeless", "_not_before", "_swept", "demands")
 
     def __init__(self) -> None:
+        self.demands = 0
+        """How often it was demanded that something be swept as soon as may be."""
         # By query, when it was last swept from its cursor on.
         self._swept: dict[str, float] = {}
         # By sweep: until when it may not begin.
@@ -55,10 +57,12 @@ class SweepTimes:
 
     def sweep_again(self, query: str) -> None:
         """Sweep a query from its cursor on as soon as may be."""
+        self.demands += 1
         self._swept.pop(query, None)
 
     def sweep_all_again(self) -> None:
         """Sweep every query from its cursor on as soon as may be."""
+        self.demands += 1
         self._swept.clear()
 
     def wait(self, key: str, until: float) -> None:

@@ -1,5 +1,7 @@
 """Cursors in memory: what a chunk may build on when it was cut from others or put together from them."""
 
+import random
+
 import pytest
 
 from pipeline.crawl.sync.cursors import CursorTable
@@ -103,3 +105,30 @@ def test_cursor_of_another_tier_says_nothing() -> None:
 def test_chunk_of_a_tier_that_was_put_together_is_covered_by_its_parts() -> None:
     coverage = known(cursor("authors/3.00", 300, 9), cursor("authors/3.01", 200, 4))
     assert coverage.cursor_for(authors("3.0")) == cursor("authors/3.0", 200, 4)
+
+
+def test_cursor_that_moves_leaves_what_was_found_of_other_chunks() -> None:
+    """Hundreds of chunks are asked about each time that something may be due, and one moves several times a second."""
+    coverage = known(cursor("authors/3.00", 300, 9), cursor("authors/3.01", 200, 4), cursor("authors/2.0", 100, 1))
+    names = ("3.00", "3.01", "3.0", "3.010", "2.0", "2.01")
+    found = {name: coverage.cursor_for(authors(name)) for name in names}
+    coverage.advance("authors/3.01", 400, 10)
+    moved = {"3.01", "3.010", "3.0"}
+    assert all(coverage.cursor_for(authors(name)) is found[name] for name in set(names) - moved)
+    assert coverage.cursor_for(authors("3.010")) == cursor("authors/3.01", 400, 10)
+    assert coverage.cursor_for(authors("3.0")) == cursor("authors/3.0", 300, 9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_found_before_is_what_would_be_found_now(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def any_chunk() -> str:
+        return rng.choice(("", "3.")) + "".join(rng.choice("01") for _ in range(rng.randrange(5)))
+
+    asked, kept = known(), dict[str, Cursor]()
+    for _ in range(100):
+        key = f"authors/{any_chunk()}"
+        kept[key] = asked.advance(key, rng.randrange(100), rng.randrange(10))
+        for chunk in (authors(any_chunk()) for _ in range(5)):
+            assert asked.cursor_for(chunk) == known(*kept.values()).cursor_for(chunk)
