@@ -60,7 +60,8 @@ class RelayLimits:
     `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `adds_requests`:
     a REQ under an open id adds to it; `zero_is_all`:
     it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `withholds`: it refuses filters that select
-    messages which it does not show us, among other kinds; `demands_auth`: it says or showed that it wants NIP-42 of
+    messages which it does not show us, among other kinds; `gives_shown`: when it closes a page for their sake it has
+    given all else of it; `demands_auth`: it says or showed that it wants NIP-42 of
     readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was
     last asked for; `whole_refused_at`: when it last refused a filter for everything; `negentropy_failed_at`: when it
     last turned out not to compare sets; `live_missed_at`: when its live subscriptions turned out to leave out events
@@ -90,6 +91,7 @@ class RelayLimits:
     adds_requests: bool = False
     refuses_zero: bool = False
     withholds: bool = False
+    gives_shown: bool = False
     demands_auth: bool = False
     informed_at: int = 0
     reconciles: bool = False
@@ -217,7 +219,7 @@ class RelayLimits:
         fresh: dict[str, Any] = {each.value: _DEFAULT.of(each) for each in Dimension if each not in unbound}
         anew = replace(
             self, **fresh, bounds=kept, refuses_kindless=False, notes_by_author=False, refuses_zero=False,
-            withholds=False, refused_kinds=(), live_missed_at=0,
+            withholds=False, gives_shown=False, refused_kinds=(), live_missed_at=0,
         )  # fmt: skip
         return anew._tried(now, frozenset(Source))
 

@@ -191,8 +191,9 @@ _KINDLESS: Final = re.compile(r"empty filters?\b|(?:without|must (?:have|name|sp
 _AUTHORLESS: Final = re.compile(r"author must be specified|must specify an author")
 _SEARCH_ONLY: Final = re.compile(r"only filter with search is supported")
 _PAYMENT: Final = re.compile(r"\bpay(?:ment)?\b|\bpaid\b|\bnot admitted\b|insufficient balance")
-# chorus, of a filter that selects direct messages among others.
-_WITHHELD: Final = re.compile(r"matching event requires auth|dm kinds were included")
+# chorus, of a filter that selects direct messages among others: after all that it shows, or instead of an answer.
+_LEFT_OUT: Final = re.compile(r"matching event requires auth")
+_WITHHELD: Final = re.compile(rf"{_LEFT_OUT.pattern}|dm kinds were included")
 # A word about authors asks for no authentication.
 _AUTH: Final = re.compile(r"auth(?!ors?\b)")
 _NOT_ACCEPTED: Final = re.compile(r"filters? (?:are|is) not accepted|filter validation failed|invalid filter|bad req\b")
@@ -224,6 +225,11 @@ def read(text: str, prefix: str | None = None) -> Complaint:
 def is_withheld(text: str) -> bool:
     """Return True if `text` asks for AUTH for the sake of some of the events that were asked for."""
     return _WITHHELD.search(text[:_MAX_TEXT].lower()) is not None
+
+
+def is_left_out(text: str) -> bool:
+    """Return True if `text` says that of the events which match some were left out, for the lack of AUTH."""
+    return _LEFT_OUT.search(text[:_MAX_TEXT].lower()) is not None
 
 
 def _by_prefix(lowered: str, prefix: str) -> RelayRefusal:

@@ -11,7 +11,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.message import encode_auth
 from pipeline.relay.authentication import Authentication, AuthResult, AuthState
 from pipeline.relay.limit_inference import after_refusal
-from pipeline.relay.refusals import Complaint, RelayRefusal, is_withheld
+from pipeline.relay.refusals import Complaint, RelayRefusal, is_left_out, is_withheld
 from pipeline.relay.requests import Requests
 from pipeline.relay.subscription import LiveEnded, PageEnded, PendingAuth, Subscription
 
@@ -87,6 +87,7 @@ class SessionAuth:
         self._requests.learn(replace(self._requests.limits, demands_auth=True))
         is_for_some = bool(refused.count) or is_withheld(reason)
         refused.is_withheld = refused.selects_confidential and is_for_some
+        refused.has_left_out = refused.is_withheld and is_left_out(reason)
         if refused.was_held or not self._auth.on_auth_required(now):
             return False
         refused.hold = PendingAuth.REFUSED
@@ -102,6 +103,17 @@ class SessionAuth:
         page.hold = PendingAuth.ENDED
         return True
 
+    def as_whole(self, refused: Subscription) -> PageEnded | None:
+        """Return the end of a page whose relay gave all of it but what it withholds; `None` if it may have given less.
+
+        It says that it left out some of the events that match, and gave others here, or on another such page.
+        """
+        limits = self._requests.limits
+        if not (refused.is_page and refused.has_left_out and (refused.count or limits.gives_shown)):
+            return None
+        self._requests.learn(replace(limits, withholds=True, gives_shown=True))
+        return refused.ended()
+
     def _end(self, verdict: AuthResult | None, reason: str, now: float) -> Iterator[PageEnded | LiveEnded]:
         """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""
         if verdict is None:
@@ -110,6 +122,9 @@ class SessionAuth:
         for each in [each for each in subscriptions if each.hold is not None]:
             if verdict is AuthResult.REFUSED and each.hold is PendingAuth.REFUSED:
                 if not subscriptions.end(each, now):
+                    continue
+                if (whole := self.as_whole(each)) is not None:
+                    yield whole
                     continue
                 refusal = RelayRefusal.WITHHELD if each.is_withheld else RelayRefusal.AUTH_REQUIRED
                 limits = after_refusal(self._requests.limits, Complaint(refusal), (each,), subscriptions.at_relay)

@@ -47,9 +47,13 @@ class SessionRefusals:
         refusal = self._refusal_of(closed, complaint.refusal, prefix)
         if not self._subscriptions.end(closed, now):
             return
+        self.doubts.on_page_ended(closed.key)
+        if (whole := self._auth.as_whole(closed)) is not None:
+            self._pace.on_answered()
+            yield whole
+            return
         refusal = taken_for(replace(complaint, refusal=refusal), (closed,))
         self._learn(replace(complaint, refusal=refusal), (closed,))
-        self.doubts.on_page_ended(closed.key)
         yield closed.refused(refusal, reason)
 
     def _refusal_of(self, closed: Subscription, refusal: RelayRefusal, prefix: str) -> RelayRefusal:

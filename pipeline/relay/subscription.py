@@ -96,6 +96,8 @@ class Subscription:
     was_held: bool = False
     is_withheld: bool = False
     """The relay demanded AUTH for the sake of some of the events that it selects."""
+    has_left_out: bool = False
+    """It did so by saying that it left them out."""
     size: int = 0
     number: int = 0
     is_early: bool = False

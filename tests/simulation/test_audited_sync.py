@@ -8,9 +8,10 @@ import pytest
 
 from pipeline.crawl.sync.forms.audit import MAX_REQUESTS
 from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.schedule import POLL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
-from pipeline.nostr.message import Closed, Eose, RelayMessage
+from pipeline.nostr.message import Closed, Eose, EventMessage, RelayMessage
 from pipeline.relay.limits import RelayLimits
 from tests.simulation.simulation import START, Simulation, TalkingRelay
 from tests.support.plans import event, key
@@ -194,7 +195,12 @@ def test_relay_that_shows_messages_has_no_gap_for_them() -> None:
 
 @dataclass
 class GuardedRelay(TalkingRelay):
-    """Closes whatever selects a message, after all else that it selects; live subscriptions as well."""
+    """Closes whatever selects a message, after all else that it selects; live subscriptions as well.
+
+    `gives_nothing`: instead of all else.
+    """
+
+    gives_nothing: bool = False
 
     def hear(self, frame: str) -> None:
         TalkingRelay.hear(self, frame)
@@ -205,19 +211,56 @@ class GuardedRelay(TalkingRelay):
             del self.open[subscription]
             reason = "auth-required: At least one matching event requires AUTH"
             self.outbox[-1] = Closed(subscription, reason, "auth-required")
+            if self.gives_nothing:
+                self.outbox = [
+                    each
+                    for each in self.outbox
+                    if not (isinstance(each, EventMessage) and each.subscription == subscription)
+                ]
 
 
-def test_what_selects_messages_is_asked_for_by_other_kinds_live_too() -> None:
+UNLISTED = (27, 31_337, 40_000, 65_535)
+
+
+def guarded(*, gives_nothing: bool = False) -> Simulation:
+    """A crawl, after a quarter of an hour, of such a relay with messages and with what is of no listed kind."""
     sim = with_messages(3)
+    for number, kind in enumerate(UNLISTED * 4):
+        at, user = START - 5_000 * number - 9, USERS[number % 5]
+        sim.relay.publish(event(at, STRANGERS[0], kind, number, [user]), START - 10)
+        sim.relay.publish(event(at, FOLLOWEES[number % 7], kind, number), START - 10)
     sim.relay.store.hidden_kinds = MESSAGES
-    sim.relay = GuardedRelay(sim.relay.store, stored_at=sim.relay.stored_at)
+    relay = GuardedRelay(sim.relay.store, stored_at=sim.relay.stored_at, gives_nothing=gives_nothing)
+    sim.relay = relay
+    sim.beyond |= {each.id for each in relay.store.events if gives_nothing and each.kind in UNLISTED}
     sim.connect()
     sim.run_until(900)
+    return sim
+
+
+def test_what_selects_messages_is_asked_for_by_other_kinds_live() -> None:
+    sim = guarded()
     assert sim.everything() - sim.beyond <= sim.delivered
     live = [each for filters in sim.relay.open.values() for each in filters if each.limit == 0]
     assert any(each.tags for each in live)
     assert all(each.kinds and MESSAGES.isdisjoint(each.kinds) for each in live if each.tags)
-    assert "withheld" in reasons(sim)
+    assert reasons(sim) == {"withheld"}
+
+
+def test_kinds_that_live_requests_may_not_name_are_looked_for_each_minute() -> None:
+    sim = guarded()
+    fresh = event(sim.wall, STRANGERS[0], 31_337, 1, [USERS[1]])
+    sim.relay.publish(fresh, sim.wall)
+    sim.run_until(sim.mono - 100.0 + POLL_EVERY_S + 20)
+    assert fresh.id in sim.delivered
+    assert sim.session is not None
+    assert not sim.session.limits.live_missed_at, "it was not to come live"
+
+
+def test_kinds_of_no_list_are_a_gap_where_nothing_comes_beside_messages() -> None:
+    sim = guarded(gives_nothing=True)
+    assert sim.everything() - sim.beyond <= sim.delivered
+    assert {"withheld", "unlisted-kinds"} <= reasons(sim)
 
 
 def test_page_that_breaks_off_each_time_is_asked_for_in_smaller_ones() -> None:

@@ -43,6 +43,7 @@ class RelayQuirks:
             notes_by_author=limits.notes_by_author,
             refused_kinds=frozenset(limits.refused_kinds),
             withholds=limits.withholds,
+            gives_shown=limits.gives_shown,
         )
 
     def settles_for(self, ended: PageEnded, *, failures: int, events: int) -> bool:

@@ -232,7 +232,9 @@ class RelaySync:
         self._choose(session, wall)
         session.learn(self._check.judged(session.limits.doubted(wall), mono, wall))
         self._check.sweep_long_silence(mono)
-        self._schedule.polls = session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
+        # What live requests may not name there comes by pages only.
+        is_partial = session.limits.withholds
+        self._schedule.polls = is_partial or session.limits.live_missed_at > 0 or self._check.is_suspect(wall)
         if session.limits.takes_less_than(self._cut_to):
             self._refused.reform_all()
         self._cut_to = session.limits

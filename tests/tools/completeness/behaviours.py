@@ -105,10 +105,6 @@ def _only_messages(filters: Filters) -> bool:
     return all(each.get("kinds") and set(each["kinds"]) <= {4, 1059} for each in filters)
 
 
-def _shown_and_listed(world: World, event: SignedEvent) -> bool:
-    return event.kind not in (4, 1059) and _listed(world, event)
-
-
 def _high_mentions(world: World) -> list[SignedEvent]:
     """What mentions users, of kinds above and below 30000, as old as two hours."""
     kinds = (1, 7, 9735, 30000, 30023, 30311)
@@ -198,8 +194,8 @@ def _page_cases() -> Mapping[str, Case]:
         ),
         "withheld-closed": Case(
             Behaviour(cap=60, withheld_kinds=frozenset({4, 1059}), closes_withheld=_AUTH_MATCHING),
-            _shown_and_listed,
-            _withheld_block,
+            _without(4, 1059),
+            lambda world: [*_withheld_block(world), *_unlisted_kinds(world)],
             cannot=True,
         ),
         "ids-closed": Case(Behaviour(cap=60, closes_ids=True)),

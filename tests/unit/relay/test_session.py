@@ -782,6 +782,33 @@ def test_auth_demanded_for_some_events_of_many_asks_for_other_kinds(
     assert (ended.refusal, session.limits.withholds) == (refusal, refusal is RelayRefusal.WITHHELD)
 
 
+LEFT_OUT = Closed("P1", "auth-required: At least one matching event requires AUTH", "auth-required")
+
+
+@pytest.mark.parametrize("has_key", [False, True])
+def test_page_closed_over_what_it_left_out_is_complete_after_the_rest(has_key: bool) -> None:
+    session = Session(LearnedLimits(RelayLimits()), can_authenticate=has_key)
+    session.open_page("k", PAGE, 0.0)
+    session.note_event("P1", replace(event(150), pubkey=next(iter(PAGE.authors or ()))), 0.5)
+    outcomes = [*session.receive(LEFT_OUT, 1.0), *session.on_timeout(10.0)]
+    (ended,) = [each for each in outcomes if isinstance(each, PageEnded)]
+    assert (ended.refusal, ended.count) == (None, 1)
+    assert session.limits.withholds
+    assert [name for name, *_ in sent(session)] == ["REQ"], "a CLOSE would be one too many"
+    session.open_page("k", PAGE, 20.0)
+    outcomes = [*session.receive(replace(LEFT_OUT, subscription="P2"), 21.0), *session.on_timeout(30.0)]
+    (ended,) = [each for each in outcomes if isinstance(each, PageEnded)]
+    assert (ended.refusal, ended.count) == (None, 0), "all of it was left out"
+
+
+def test_live_subscription_closed_over_what_it_leaves_out_names_kinds() -> None:
+    session = Session(LearnedLimits(RelayLimits(withholds=True, gives_shown=True)))
+    session.open_live("k", [replace(PAGE, limit=0)], 0.0)
+    (ended,) = session.receive(replace(LEFT_OUT, subscription="L1"), 1.0)
+    assert isinstance(ended, LiveEnded)
+    assert ended.refusal is RelayRefusal.WITHHELD
+
+
 def test_impossible_auth_for_some_of_many_events_asks_for_other_kinds() -> None:
     """The relay has sent no challenge to answer."""
     session = Session(LearnedLimits(RelayLimits()), can_authenticate=True)

@@ -183,7 +183,8 @@ class FormAudit:
     def _is_asked(self, form: Form, plan: Plan, limits: RelayLimits) -> bool:
         """Return True if the service uses filters of this form with the relay."""
         if form.subject in DIMENSIONS and not form.names_kinds:
-            is_refused = limits.refuses_kindless or limits.withholds or avoids_notes(form, limits)
+            is_withheld = limits.withholds and not limits.gives_shown
+            is_refused = limits.refuses_kindless or is_withheld or avoids_notes(form, limits)
             is_left = self.knowledge.has_holes(form.subject) and self.knowledge.verdict(form) is not FormVerdict.HOLES
             if is_refused or is_left:
                 return False

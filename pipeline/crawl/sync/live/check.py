@@ -144,6 +144,9 @@ class LiveCheck:
     def _judge(self, event_id: bytes, created_at: int, sweep: Sweep, session: Session, mono: float) -> None:
         query = sweep.query
         baseline = self._baselines.get(query.key)
+        if self._known.limits.now.withholds:
+            # Pages bring kinds of no list, too, which are not subscribed to there.
+            return
         if baseline is None or baseline.generation != query.generation or event_id in self._ids:
             return
         answered_at = self._live.answered_at(query.key, session)

@@ -21,7 +21,8 @@ def begun(part: Slice, manners: Manners) -> list[Slice]:
     """What to ask for first, in lists of kinds that the relay takes.
 
     Kinds that may be counted and hidden go apart, as they make a page look full. The listed kinds are asked for before
-    those of no list, which may take hundreds of requests.
+    those of no list, which may take hundreds of requests; where these can only be had without kinds, which a relay may
+    refuse, that comes last.
     """
     most, own = manners.max_kinds, part.query.kinds
     kinds = _named(part.query, manners)
@@ -37,7 +38,8 @@ def begun(part: Slice, manners: Manners) -> list[Slice]:
         *_lists(kinds & HIDDEN_KINDS - manners.withheld, most),
         *_lists(shown & LISTED_KINDS, most),
     )
-    return [*(replace(part, kinds=each) for each in lists), *without]
+    rest = [replace(part, role=Role.REST)] if asks_rest(part.query, manners) else []
+    return [*rest, *(replace(part, kinds=each) for each in lists), *without]
 
 
 def by_kinds(part: Slice, kinds: frozenset[int], role: Role, most: int) -> list[Slice]:
@@ -78,9 +80,20 @@ def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
         return withheld or refused
     if manners.has_holes and (manners.names_all or manners.is_live):
         return withheld
+    if asks_rest(query, manners):
+        return withheld
     unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
     misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
     return (*withheld, unlisted, *((Gap.NOTES_BY_AUTHOR,) if misses_notes else ()))
+
+
+def asks_rest(query: Query, manners: Manners) -> bool:
+    """Return True if kinds are named only as the relay refuses filters that select what it withholds.
+
+    Where nothing such matches it answers, or where it has given all else by then.
+    """
+    is_named = manners.withholds and not (manners.gives_shown or manners.refuses_kindless or manners.has_holes)
+    return is_named and not manners.notes_by_author and query.kinds is None
 
 
 def _named(query: Query, manners: Manners) -> frozenset[int] | None:
@@ -89,7 +102,8 @@ def _named(query: Query, manners: Manners) -> frozenset[int] | None:
         return STORED_KINDS
     kindless = manners.refuses_kindless or manners.has_holes
     by_author = manners.notes_by_author
-    return query.named_kinds(kindless=kindless, notes_by_author=by_author, shown_only=manners.withholds)
+    shown_only = manners.withholds and not manners.gives_shown
+    return query.named_kinds(kindless=kindless, notes_by_author=by_author, shown_only=shown_only)
 
 
 def _lists(kinds: frozenset[int], most: int) -> list[frozenset[int]]:

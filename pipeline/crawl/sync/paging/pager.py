@@ -165,7 +165,8 @@ class Pager:
         assert part.role is not Role.PAGE, "required work is never dropped"
         while self._left.has_more_of(part):
             self._left.pop()
-        self._record.add(Missing(Gap.UNCHECKED, part.low, part.high))
+        gap = Gap.UNLISTED_KINDS if part.role is Role.REST else Gap.UNCHECKED
+        self._record.add(Missing(gap, part.low, part.high))
         if asks_less:
             self._left.push(*self._empties.after_refused(part))
         self._left.end_page()

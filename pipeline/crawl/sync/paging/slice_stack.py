@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import takewhile
 
-from pipeline.crawl.sync.paging.kind_lists import begun, by_kinds, joined
+from pipeline.crawl.sync.paging.kind_lists import asks_rest, begun, by_kinds, joined
 from pipeline.crawl.sync.paging.slices import Manners, Role, Slice, parted
 from pipeline.crawl.sync.plan import Member
 
@@ -118,7 +118,7 @@ class SliceStack:
         """How many slices may be left to other windows: of what was begun in several, those that come last."""
         if self._is_pristine:
             return 0
-        return sum(1 for _ in takewhile(lambda part: part.role is Role.PAGE, self._slices[:-1]))
+        return sum(1 for _ in takewhile(lambda part: part.role in (Role.PAGE, Role.REST), self._slices[:-1]))
 
     def last_part(self, count: int) -> "SliceStack":
         """Leave the `count` slices that come last to a stack of its own; returns that."""
@@ -186,4 +186,6 @@ def _reformed(part: Slice, manners: Manners) -> Iterable[Slice]:
     """A slice as the relay takes it now."""
     if part.kinds is not None:
         return by_kinds(part, part.kinds, part.role, manners.max_kinds)
+    if part.role is Role.REST:
+        return [part] if asks_rest(part.query, replace(manners, gives_shown=False)) else []
     return begun(part, replace(manners, asks_both=False))

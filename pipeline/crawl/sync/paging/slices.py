@@ -96,6 +96,8 @@ class Role(IntEnum):
     """By kinds, what was empty without."""
     SPAN = 3
     """Without kinds, a part of what was wrongly empty."""
+    REST = 4
+    """Without kinds, what no list names, of a relay that may refuse it for what it withholds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,8 @@ class Manners:
     """Of several members it finds what the first one selects only."""
     withholds: bool = False
     """It refuses filters that select messages among other kinds."""
+    gives_shown: bool = False
+    """It gives all else that they select before it does."""
     withheld: frozenset[int] = frozenset()
     """Kinds that it was seen not to show us, so that they are not asked for."""
     believes_empty: bool = False
