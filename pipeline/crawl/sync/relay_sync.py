@@ -12,6 +12,7 @@ from pipeline.crawl.sync.backfill_jobs import BackfillJobs
 from pipeline.crawl.sync.costs import RelayCosts
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.firehose import FirehoseSync
+from pipeline.crawl.sync.form_lessons import FormLessons
 from pipeline.crawl.sync.forms.audit import FormAudit
 from pipeline.crawl.sync.gap_retries import GapRetries
 from pipeline.crawl.sync.item_sets import ItemSetProvider
@@ -23,6 +24,7 @@ from pipeline.crawl.sync.losses import Lesson, Losses
 from pipeline.crawl.sync.open_gaps import MANY_FORMS, OpenGaps
 from pipeline.crawl.sync.pacing import StrangerPacing
 from pipeline.crawl.sync.page_answers import PageAnswers
+from pipeline.crawl.sync.page_opener import PageOpener
 from pipeline.crawl.sync.paging.slices import Gap
 from pipeline.crawl.sync.plan import Plan, Subject
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
@@ -65,7 +67,7 @@ class RelaySync:
 
     __slots__ = (
         "_answers", "_check", "_check_at", "_clock", "_cursors", "_cut_to", "_firehose", "_horizon", "_known", "_lag",
-        "_live", "_losses", "_moved", "_owed", "_plan", "_reconciliation", "_refused", "_resweeps", "_retries",
+        "_lessons", "_live", "_losses", "_pages", "_plan", "_reconciliation", "_refused", "_resweeps", "_retries",
         "_schedule", "_starter", "_strands", "_sweeps", "_unfinished",
         "absences", "audit", "backfill_jobs", "fetches_lists", "gaps",
         "identity", "named", "pacing", "silences", "stats", "strategy", "trials",
@@ -102,8 +104,7 @@ class RelaySync:
         self._starter = SweepStarter(self._known, self._sweeps, self._strands, self._reconciliation)
         self._refused = RefusedSweeps(self._known, self._sweeps)
         self.audit = FormAudit(self._known.forms)
-        # Subjects of which cursors were taken back that are stored yet.
-        self._owed: list[Subject] = []
+        self._lessons = FormLessons(self.audit, self._known, self._sweeps, self.strategy, self.gaps)
         self.absences = Absences(coverage.relay, places or Places())
         self.identity = StoreIdentity()
         self._check = LiveCheck(self._known, self._sweeps, self._live)
@@ -127,7 +128,9 @@ class RelaySync:
             self.backfill_jobs, self._retries, self._firehose, self._check, self._losses, self.strategy, self.stats,
             self.gaps, self._clock,
         )  # fmt: skip
-        self._moved: list[Cursor] = []
+        self._pages = PageOpener(
+            self._known, self._sweeps, self._strands, self._refused, self._reconciliation, self._answers
+        )
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
@@ -171,15 +174,11 @@ class RelaySync:
 
     def take_form_changes(self, limits: RelayLimits) -> FormChanges:
         """Return what the audit of forms found, to be committed with or after the events before it."""
-        checks, owed = self._known.forms.take_changes(), tuple(subject.value for subject in self._owed)
-        self._owed.clear()
-        return FormChanges(checks, owed, limits.to_json() if owed else "")
+        return self._lessons.take_changes(limits)
 
     def take_moved(self) -> tuple[Cursor, ...]:
         """The cursors that `advance` moved, to be committed with or after the events before it."""
-        taken = tuple(self._moved)
-        self._moved.clear()
-        return taken
+        return self._pages.take_moved()
 
     @property
     def limits(self) -> LearnedLimits:
@@ -260,7 +259,12 @@ class RelaySync:
         self._resweeps.settle(self._firehose.reswept, wall)
         self.backfill_jobs.begin_next(self._firehose.wanted, self._known, self._sweeps, self._starter, mono, wall)
         self._retries.begin_next((*self._firehose.wanted.live, *self._plan.queries), mono, wall)
-        self._open_pages(session, mono)
+        self._firehose.open_probe(session, mono)
+        self.identity.open(session, mono)
+        self.pacing.delay_pages(mono)
+        self._refused.release_changed()
+        self._refused.open_probe(session, mono)
+        self._pages.open_due(session, mono)
         self._check_at = self._next_check(session, mono, wall)
 
     def _sweep_torn(self, session: Session) -> None:
@@ -333,39 +337,6 @@ class RelaySync:
 
         self._sweeps.cancel_unwanted(is_wanted)
 
-    def _open_pages(self, session: Session, mono: float) -> None:
-        self._firehose.open_probe(session, mono)
-        self.identity.open(session, mono)
-        self.pacing.delay_pages(mono)
-        self._refused.release_changed()
-        self._refused.open_probe(session, mono)
-        ready = [sweep for sweep in self._sweeps.in_order() if not sweep.is_open and sweep.not_before <= mono]
-        for sweep in self._with_strands(ready, session.room_for_pages(), mono):
-            if not session.has_room_for_page() or session.pages_wait_until(mono) is not None:
-                return
-            if sweep.is_outdated:
-                self._refused.reform(sweep)
-            if self._reconciliation.open_next(sweep, session, mono):
-                continue
-            if sweep.window.is_done:
-                cursor = self._answers.finish(sweep, session, mono)
-                self._moved += [] if cursor is None else [cursor]
-            else:
-                sweep.is_open = True
-                session.close_doubtful()
-                session.open_page(sweep.key, sweep.window.page(), mono, patience=self._known.quirks.patience)
-
-    def _with_strands(self, ready: list[Sweep], room: int, mono: float) -> list[Sweep]:
-        """Return `ready`, and where there is room for more pages, strands of those that are long."""
-        strands: list[Sweep] = []
-        for sweep in ready:
-            while (left := room - len(ready) - len(strands)) > 0:
-                strand = self._strands.split(sweep, left, mono)
-                if strand is None:
-                    break
-                strands.append(strand)
-        return [*ready, *strands]
-
     def _next_check(self, session: Session, mono: float, wall: int) -> float:
         """When something is due that no answer of the relay brings up by itself."""
         times = [mono + MAX_CHECK_S, *self._live.due_after(mono), *self._check.due_times()]
@@ -378,7 +349,7 @@ class RelaySync:
         elif session.has_room_for_page():
             times += self.audit.due_times()
             times += self._refused.due_times()
-            times += (sweep.not_before for sweep in self._sweeps.in_order() if not sweep.is_open)
+            times += self._pages.due_times()
         return max(min(times), mono + MIN_CHECK_S)
 
     # What the answers complete.
@@ -396,7 +367,7 @@ class RelaySync:
         self._check_at = 0.0
         sweep = self._sweeps.get(ended.key)
         if ended.key == FormAudit.KEY:
-            self._on_control_ended(ended, session, mono)
+            self._lessons.on_page_ended(ended, session, mono, self._clock.wall)
         elif ended.key == SizeTrials.KEY:
             self._answers.end_trial(self.trials.on_page_ended(ended, session.limits, mono), session, mono)
         elif ended.key == RefusalProbes.KEY:
@@ -420,35 +391,14 @@ class RelaySync:
         form = next(iter(self._live.queries_of(key)), MANY_FORMS)
         self.gaps.open(form, at, at, Gap.OVERSIZED)
 
-    def _on_control_ended(self, ended: PageEnded, session: Session, mono: float) -> None:
-        """Ask from now on as the audit of forms found to be right, and once more for what was asked otherwise."""
-        audited = self.audit.on_page_ended(ended, session.limits, mono, self._clock.wall)
-        limits = self._known.quirks.learn_forms(self._known.forms, audited.limits)
-        self._known.limits.learn(limits)
-        for sweep in self._sweeps.in_order():
-            sweep.window.allow_kinds(audited.limits.kinds_that_fit)
-        if self._known.forms.has_holes(Subject.FIREHOSE):
-            self.strategy.disable_firehose()
-        if audited.answers_broad is not None:
-            self.gaps.note_broad(answers=audited.answers_broad)
-        for subject in audited.owed:
-            self._owed.append(subject)
-            self._sweeps.owe(subject, session, mono)
-
     def on_arrival(self, event_id: bytes, created_at: int, subscription: str, session: Session, mono: float) -> None:
         """Compare what comes live with what sweeps bring, whether it is known or new."""
         self._check.on_arrival(event_id, created_at, subscription, session, mono, self._clock.wall)
 
     def takes(self, message: EventMessage, session: Session) -> bool:
         """Take note of an event; returns whether it is to be saved, rather than asked for to serve as a control."""
-        audit = self.audit
         self.identity.note(message.event)
-        if audit.is_searching and session.key_of(message.subscription) == FormAudit.KEY:
-            audit.note_event(message.event)
-            return False
-        if audit.wants_events:
-            audit.note_event(message.event)
-        return True
+        return self._lessons.takes(message, session)
 
     def on_neg_message(self, answer: NegMessageReceived, session: Session, mono: float) -> None:
         """Take the relay's next message in a comparison of sets (NIP-77)."""
