@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import RelayBatcher
 from pipeline.crawl.outcomes import Outcomes
+from pipeline.crawl.receiver import Receiver
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.relay_status import StatusRecorder
 from pipeline.crawl.sync.costs import Verified
@@ -16,19 +17,6 @@ from pipeline.crawl.sync.plan import Plan
 from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth
-from pipeline.nostr.frame_bounds import Excess
-from pipeline.nostr.kinds import GLOBAL_KINDS
-from pipeline.nostr.message import (
-    EventMessage,
-    InvalidEventMessage,
-    InvalidMessage,
-    KnownEvent,
-    MessageFault,
-    Notice,
-    classify_notice,
-    parse_relay_message,
-)
-from pipeline.process.rate import OverdraftBucket, Rate
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.authentication import AuthState
 from pipeline.relay.errors import ConnectionLost, LossReason
@@ -36,20 +24,12 @@ from pipeline.relay.frames import SkippedMessage
 from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.session import Session
-from pipeline.relay.sighting import sighting
-from pipeline.relay.subscription import PAGE_PREFIX
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.relay_status import RelayState
 
 # A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
 PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
-# Frames that are no messages: this many in a row, and the relay is no relay.
-MAX_INVALID_FRAMES: Final = 1000
-# How fast long messages are read, and those that are too long are read past: they cost as much as thousands, and where
-# they are compressed the line does not bound them. Contact lists are seldom as long.
-LONG_BYTES: Final = 64 << 10
-LONG_MESSAGES: Final = Rate(burst=8 << 20, per_minute=60 * (4 << 20))
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
 TELL_S: Final = 0.2
 # How often a connection that may not read on looks whether the relay takes what is being sent.
@@ -79,18 +59,13 @@ class Connection:
         self._row = StatusRecorder(relay, address, self._session, crawl, host, shared.intake, shared.clock)
         self._hand_over = RelayBatcher(relay, shared.clock, shared.parcel.put, self._wake_up, self._on_verified)
         self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
-        # Its events cost more than they may; set by the intake's thread.
-        self._is_costly = False
+        self._receiver = Receiver(self.address, crawl, self._session, metrics, self._hand_over, self._outcomes, shared)
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._information: SimpleQueue[AdvertisedLimits | None] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
         self._has_news = False
         self._is_paused = False
         self.is_closing = False
-        self._invalid_frames = 0
-        self._long = OverdraftBucket(LONG_MESSAGES, shared.clock.monotonic())
-        # Until when nothing is read, for what was read past or costs too much; 0 while that is not so.
-        self._slowed_until = 0.0
         self._pinged_at = 0.0
         # When something is due that the relay does not bring up by itself.
         self._due_at = -math.inf
@@ -116,7 +91,7 @@ class Connection:
     @property
     def is_blocked(self) -> bool:
         """Whether nothing more may be read for now: the intake must take up what was, or the relay is slowed."""
-        return self._hand_over.is_full or self._slowed_until > 0
+        return self._hand_over.is_full or self._receiver.slowed_until > 0
 
     @property
     def was_productive(self) -> bool:
@@ -126,8 +101,8 @@ class Connection:
     @property
     def next_time(self) -> float:
         """When `step` must be called again at the latest (monotonic)."""
-        times = (self._due_at, self._metrics_due_at)
-        return min(*times, self._slowed_until) if self._slowed_until else min(times)
+        times, slowed_until = (self._due_at, self._metrics_due_at), self._receiver.slowed_until
+        return min(*times, slowed_until) if slowed_until else min(times)
 
     def post_information(self, said: AdvertisedLimits | None) -> None:
         """Let the connection go by the relay's own word, None where it has none; safe in every thread."""
@@ -159,8 +134,8 @@ class Connection:
     def step(self, channel: WebSocket) -> int:
         """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
-        if self._is_costly:
-            self._bound_costs(now)
+        if self._receiver.is_costly:
+            self._receiver.bound_costs(now)
             # The relay is told before nothing is read for a while.
             self._work(channel, now)
         if self.is_blocked and not self._can_read(channel, now):
@@ -168,9 +143,9 @@ class Connection:
         frames = channel.receive()
         for raw in frames:
             if isinstance(raw, SkippedMessage):
-                self._on_skipped(raw, now)
+                self._receiver.on_skipped(raw, now)
             else:
-                self._on_frame(raw, now)
+                self._receiver.on_frame(raw, now)
         if frames:
             self._metrics_due_at = min(self._metrics_due_at, now + TELL_S)
             self._hand_over.flush()
@@ -208,27 +183,18 @@ class Connection:
     def _on_verified(self, verified: Verified) -> None:
         """Take what the verification of some events found; called by the intake's thread."""
         if self._sync.costs.note(verified, self._clock.monotonic()):
-            self._is_costly = True
+            self._receiver.is_costly = True
             self._wake_up()
 
-    def _bound_costs(self, now: float) -> None:
-        """Cut off a relay that forges, and slow one that brings more of strangers than it may."""
-        self._is_costly = False
-        costs = self._sync.costs
-        if costs.is_forging(now):
-            raise ConnectionLost(LossReason.FORGED, "too many events that are malformed or forged")
-        if (pause_s := costs.pause_s(now)) > 0:
-            self._slowed_until = max(self._slowed_until, now + pause_s)
-        self._sync.on_costly()
-
     def _can_read(self, channel: WebSocket, now: float) -> bool:
-        if now >= self._slowed_until and self._hand_over.drain():
-            self._slowed_until = 0.0
+        if now >= self._receiver.slowed_until and self._hand_over.drain():
+            self._receiver.slowed_until = 0.0
             self._restart_timeouts(channel, now)
             return True
         channel.flush()
         self._flush_metrics()
-        self._due_at = self._slowed_until if self._slowed_until > now else now + _FULL_CHECK_S
+        slowed_until = self._receiver.slowed_until
+        self._due_at = slowed_until if slowed_until > now else now + _FULL_CHECK_S
         return False
 
     def _restart_timeouts(self, channel: WebSocket, now: float) -> None:
@@ -239,11 +205,12 @@ class Connection:
 
     def _has_work(self, now: float) -> bool:
         """Whether there is more to do than to read events."""
-        return now >= self._due_at or bool(self._session.outgoing) or now >= self._sync.next_time()
+        is_due = self._receiver.is_work_due or now >= self._due_at
+        return is_due or bool(self._session.outgoing) or now >= self._sync.next_time()
 
     def _work(self, channel: WebSocket, now: float) -> None:
         """Do whatever but reading is due, and find the next time for it."""
-        self._has_news = False
+        self._has_news = self._receiver.is_work_due = False
         self._flush_metrics()
         self._take_plans()
         self._take_information()
@@ -299,102 +266,6 @@ class Connection:
             now = self._clock.now_ms() // 1000
             limits = self.limits.with_nip11_fetched_at(now).relaxed(now)
             self._row.learn(limits if said is None else limits.with_advertised(said))
-
-    def _on_frame(self, raw: bytes, now: float) -> None:
-        if len(raw) > LONG_BYTES:
-            self._pay_for_long(len(raw), now)
-        if (excess := self._shared.bounds.excess(raw)) is not None:
-            self._on_excess(raw, excess, now)
-            return
-        try:
-            message = parse_relay_message(raw, self._shared.intake.committed)
-        except InvalidEventMessage as error:
-            self._metrics.invalid_event(error.reason)
-            # Costs as little as a forgery, and brings as little.
-            self._is_costly |= self._sync.costs.note(Verified(forged=1), now)
-            self._session.record_event_time(error.subscription, error.created_at, now)
-            return
-        except InvalidMessage as error:
-            self._metrics.invalid_message(error.reason)
-            self._count_invalid()
-            return
-        self._invalid_frames = 0
-        self._metrics.message(message)
-        if isinstance(message, KnownEvent):
-            self._session.record_event_time(message.subscription, message.created_at, now, message.id)
-            self._sync.on_arrival(message.id, message.created_at, message.subscription, self._session, now)
-            self._metrics.duplicate()
-            if self._sync.audit.is_searching:
-                self._note_known(raw)
-            return
-        if isinstance(message, EventMessage):
-            self._on_event(message, len(raw), now)
-            return
-        if isinstance(message, Notice):
-            self._shared.log.debug(self.address, "notice", relay=self.address, text=message.text)
-            self._metrics.notice(classify_notice(message.text))
-            # It may bring forward when something is due.
-            self._due_at = now
-        for outcome in self._session.receive(message, now):
-            self._outcomes.on_outcome(outcome, now)
-
-    def _on_excess(self, raw: bytes, excess: Excess, now: float) -> None:
-        """Count a frame that is too costly to be parsed, an event towards the subscription that it came in."""
-        event = sighting(SkippedMessage(raw, b"", len(raw)))
-        if event is None:
-            self._metrics.invalid_message(MessageFault.SHAPE)
-            self._count_invalid()
-            return
-        self._metrics.excessive_event(excess)
-        self._session.record_event_time(event.subscription or "", event.created_at, now, event.event_id)
-
-    def _on_event(self, message: EventMessage, size: int, now: float) -> None:
-        event = message.event
-        if self._session.note_event(message.subscription, event, now):
-            self._sync.on_arrival(event.id, event.created_at, message.subscription, self._session, now)
-        if event.kind in GLOBAL_KINDS and not self._is_page(message.subscription):
-            self._is_costly |= self._sync.costs.note_unasked(size, now)
-        if self._sync.takes(message, self._session):
-            self._hand_over.add(message.event, size)
-
-    def _is_page(self, subscription: str) -> bool:
-        return subscription.startswith(PAGE_PREFIX) and self._session.key_of(subscription) is not None
-
-    def _note_known(self, raw: bytes) -> None:
-        """Read an event to its end that was recognised by its id, since a control is sought."""
-        with suppress(InvalidMessage):
-            message = parse_relay_message(raw)
-            if isinstance(message, EventMessage):
-                self._sync.takes(message, self._session)
-
-    def _pay_for_long(self, size: int, now: float) -> None:
-        """Read nothing for a while, once long messages have come faster than they may."""
-        if (left := self._long.spend(size, now)) < 0:
-            self._slowed_until = max(self._slowed_until, now - left / (LONG_MESSAGES.per_minute / 60))
-
-    def _on_skipped(self, message: SkippedMessage, now: float) -> None:
-        """Count what was too long to be read where it belongs, and tell that it is missing."""
-        self._pay_for_long(message.size, now)
-        event = sighting(message)
-        if event is None:
-            self._metrics.skipped_message()
-            return
-        if event.event_id is not None and event.event_id in self._shared.intake.committed:
-            self._metrics.duplicate()
-            if event.subscription is not None:
-                self._session.record_event_time(event.subscription, event.created_at, now, event.event_id)
-            return
-        self._metrics.skipped_event()
-        live = self._session.note_skipped(event, now)
-        if live is not None:
-            wall = self._clock.now_ms() // 1000
-            self._sync.on_live_skipped(live, wall if event.created_at is None else event.created_at)
-            self._metrics.crawled(self._sync.stats)
-
-    def _count_invalid(self) -> None:
-        self._invalid_frames += 1
-        if self._invalid_frames > MAX_INVALID_FRAMES:
-            raise ConnectionLost(LossReason.PROTOCOL, "too many invalid frames")
 
     def _report(self) -> None:
         """Write what has changed for those who look at the relay's row."""

@@ -10,15 +10,13 @@ import pytest
 
 from pipeline.crawl.connection import (
     GIVE_UP_AFTER_S,
-    LONG_BYTES,
-    LONG_MESSAGES,
-    MAX_INVALID_FRAMES,
     TELL_S,
     Connection,
 )
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.receiver import LONG_BYTES, LONG_MESSAGES, MAX_INVALID_FRAMES
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.sync.costs import FORGERIES
 from pipeline.crawl.sync.cursors import CursorTable
