@@ -19,7 +19,8 @@ from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import inbox, shares
 from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.counters import StageCounters, StageTally
-from pipeline.store.database import Database, DatabaseFailed, Tx
+from pipeline.store.database import Database, Tx
+from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database

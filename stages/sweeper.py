@@ -12,7 +12,8 @@ from pipeline.process.stage import StageContext
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import disk, events, inbox, outbox, relay_pruning, retractions, shares, throughput
-from pipeline.store.database import JOURNAL_SIZE_LIMIT, Database, Tx, wal_bytes
+from pipeline.store.database import Database, Tx
+from pipeline.store.database_file import JOURNAL_SIZE_LIMIT, wal_bytes
 from pipeline.store.horizon import seen_before
 from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database

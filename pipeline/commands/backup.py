@@ -11,7 +11,8 @@ from pipeline.commands.progress import Progress
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
 from pipeline.store.backup import back_up
-from pipeline.store.database import Database, DatabaseUnusable
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseUnusable
 
 
 @click.command()

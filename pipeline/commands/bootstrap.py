@@ -16,7 +16,8 @@ from pipeline.process.logs import is_journal, journal_priority
 from pipeline.settings.config import Config
 from pipeline.settings.reload import ReloadableConfig, read_settings_file
 from pipeline.store import runtime_directory
-from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database, open_to_read
 
 EXIT_CANNOT_START = 3

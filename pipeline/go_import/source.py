@@ -12,7 +12,8 @@ from typing import Final
 import apsw
 
 from pipeline.go_import.private_copy import SourceUnusable
-from pipeline.store.database import APPLICATION_ID, TABLES, Row
+from pipeline.store.database import Row
+from pipeline.store.database_file import APPLICATION_ID, TABLES
 
 # Rows read at once; that service saved events of up to a megabyte.
 _PAGE: Final = 200

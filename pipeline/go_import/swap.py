@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.go_import.private_copy import SIDE_FILES, SourceUnusable
-from pipeline.store.database import APPLICATION_ID, INTERRUPTED_SWAP
+from pipeline.store.database_file import APPLICATION_ID, INTERRUPTED_SWAP
 from pipeline.store.ownership import give_as
 
 _APPLICATION_ID_AT = slice(68, 72)  # https://sqlite.org/fileformat.html

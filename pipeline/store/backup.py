@@ -12,7 +12,8 @@ import apsw
 
 from pipeline.errors import EventServiceError
 from pipeline.store import runs
-from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseFailed
 
 # 4 MiB: some milliseconds of work between two signs of progress.
 _STEP_PAGES: Final = 1024

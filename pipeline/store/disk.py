@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store.database import Tx, wal_bytes
+from pipeline.store.database import Tx
+from pipeline.store.database_file import wal_bytes
 
 # Free pages are used again before the file grows.
 USED = """

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pipeline.store.database import TABLES, Tx
+from pipeline.store.database import Tx
+from pipeline.store.database_file import TABLES
 
 RUNS = "SELECT slot, boot, file, clock, since, alive_at, is_clean FROM runs"
 FORGET = "DELETE FROM runs WHERE slot = ?"

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.process.clock import Clock
-from pipeline.store.database import APPLICATION_ID, TABLES, Database, DatabaseUnusable, OnLocked, Tx
+from pipeline.store.database import Database, Tx
+from pipeline.store.database_errors import DatabaseUnusable
+from pipeline.store.database_file import APPLICATION_ID, TABLES, OnLocked
 from pipeline.store.migrations import MIGRATIONS, Migration
 
 CREATE_MIGRATIONS = """

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store.database import Database, DatabaseUnusable
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.schema import open_database
 
 # The tables of the Go service that are told apart by name, and one row that its owner has not checkpointed yet.

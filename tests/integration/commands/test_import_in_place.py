@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from pipeline.cli import main
 from pipeline.process.clock import SystemClock
-from pipeline.store.database import DatabaseUnusable
+from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.schema import open_database
 from tests.factories.events import authors
 from tests.fakes.child import Child

@@ -17,7 +17,8 @@ from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
 from pipeline.saver import event_processor
 from pipeline.store import users
-from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database
 from pipeline.store.users import Signed
 from stages import saver

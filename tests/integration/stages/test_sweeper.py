@@ -13,7 +13,8 @@ from pipeline.process.clock import Clock, ManualClock
 from pipeline.store import contacts, disk, relay_mentions, relay_pruning, relays, retractions, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
-from pipeline.store.database import Database, Tx, wal_bytes
+from pipeline.store.database import Database, Tx
+from pipeline.store.database_file import wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
 from tests.integration.stages.support import NOW, Running, World, wait_until
@@ -340,7 +341,7 @@ def bound_log(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let the sweeper look all the time whether the log is larger than `size`."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
     monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", size)
-    monkeypatch.setattr("pipeline.store.database.JOURNAL_SIZE_LIMIT", size)
+    monkeypatch.setattr("pipeline.store.database_file.JOURNAL_SIZE_LIMIT", size)
 
 
 def test_the_log_is_cut_back_when_a_long_reader_lets_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

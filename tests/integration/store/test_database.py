@@ -11,10 +11,8 @@ import pytest
 from pipeline.process import procfs
 from pipeline.process.clock import ManualClock, SystemClock
 from pipeline.process.stage import WRITE_LOCK_BYTE, shared_memory
-from pipeline.store.database import (
-    Database,
-    DiskFull,
-)
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DiskFull
 from pipeline.store.schema import open_database
 from tests.support.database import GO_SERVICE, contents, refusal
 
@@ -86,7 +84,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 STRANGER = """
 import os, sys
 from pathlib import Path
-from pipeline.store.database import Database, DatabaseUnusable
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseUnusable
 os.setuid(int(sys.argv[2]))
 try:
     Database.open(Path(sys.argv[1]))

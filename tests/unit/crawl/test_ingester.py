@@ -30,7 +30,8 @@ from pipeline.process.slots import Slot
 from pipeline.store import cursors, events, inbox, relay_candidates, relay_records, relay_status, relays
 from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
-from pipeline.store.database import Database, DatabaseFailed, Row
+from pipeline.store.database import Database, Row
+from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
 from pipeline.store.relay_status import RelayState, RelayStatus

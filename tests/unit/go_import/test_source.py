@@ -10,7 +10,7 @@ from pipeline.go_import.private_copy import SourceUnusable
 from pipeline.go_import.source import GoCounts, GoWaiting
 from pipeline.go_import.source import GoDatabase as Reader
 from pipeline.process.clock import SystemClock
-from pipeline.store.database import DatabaseUnusable
+from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.schema import open_database
 from tests.factories.events import authors
 from tests.fakes.go_database import GoDatabase, GoSchema

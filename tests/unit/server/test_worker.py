@@ -11,7 +11,8 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.server.limits import Rejected
 from pipeline.server.worker import DatabaseThread
-from pipeline.store.database import Database, DatabaseFailed
+from pipeline.store.database import Database
+from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database
 
 PATIENCE_S = 10.0

@@ -13,17 +13,10 @@ import apsw
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store import database
-from pipeline.store.database import (
-    APPLICATION_ID,
-    Database,
-    DatabaseBusy,
-    DatabaseFailed,
-    DatabaseUnusable,
-    DiskFull,
-    Tx,
-    wal_bytes,
-)
+from pipeline.store import database, database_file
+from pipeline.store.database import Database, Tx
+from pipeline.store.database_errors import DatabaseBusy, DatabaseFailed, DatabaseUnusable, DiskFull
+from pipeline.store.database_file import APPLICATION_ID, JOURNAL_SIZE_LIMIT, wal_bytes
 from pipeline.store.schema import open_database
 from tests.fakes.net import pause
 from tests.support.database import GO_SERVICE, contents, refusal
@@ -176,7 +169,7 @@ def test_an_sqlite_that_can_corrupt_the_file_is_refused(
 def test_an_open_file_is_set_up_for_many_processes(db: Database) -> None:
     settings = {"journal_mode": "wal", "synchronous": 1, "foreign_keys": 0, "application_id": APPLICATION_ID}
     assert {name: db.pragma(name) for name in settings} == settings
-    assert db.pragma("journal_size_limit") == database.JOURNAL_SIZE_LIMIT
+    assert db.pragma("journal_size_limit") == JOURNAL_SIZE_LIMIT
 
 
 def test_a_file_of_no_bytes_and_one_that_was_only_opened_are_ours_to_take(path: Path) -> None:
@@ -451,7 +444,7 @@ def test_lock_held_by_another_is_told_and_waited_for_as_long_as_wanted(
     db: Database, path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the time-out that holds for who tells nobody."""
-    monkeypatch.setattr(database, "TELL_LOCKED_S", 0.05)
+    monkeypatch.setattr(database_file, "TELL_LOCKED_S", 0.05)
     monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
     told: list[float] = []
 

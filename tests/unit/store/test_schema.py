@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store.database import Database, DatabaseUnusable, Row
+from pipeline.store.database import Database, Row
+from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.migrations import MIGRATIONS, Migration
 from pipeline.store.schema import migrate, open_database, open_to_read
 
