@@ -16,7 +16,7 @@ from pipeline.saver import outbox_limit
 from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.settings.choices import RetractedEvents, SinkKind
-from pipeline.store import inbox, shares
+from pipeline.store import contact_slices, inbox, shares
 from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, Tx
@@ -28,6 +28,10 @@ from pipeline.store.schema import open_database
 BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
 BATCH_BYTES: Final = 512 << 10
+# Rows of more bytes come after all others of a claim: their authors wait anyway, until the list is had as a whole.
+LONG_BYTES: Final = 64 << 10
+# Slices of long contact lists that may be left to be done; while there are more, no new rows are claimed.
+MAX_SLICES: Final = 2_000
 # What storing one address of a relay weighs in such bytes.
 ADDRESS_BYTES: Final = 1 << 10
 # After fewer rows than this the saver lets more come for a moment: a transaction costs as much as some ten of them.
@@ -90,16 +94,31 @@ class _Saver:
             self._ctx.heartbeat.beat()
             rows = self._claim()
             if not rows:
-                watch.wait(self._ctx.stop, _IDLE_POLLS)
+                if not self._work_off():
+                    watch.wait(self._ctx.stop, _IDLE_POLLS)
                 continue
+            rows.sort(key=lambda row: len(row.raw) > LONG_BYTES)
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
             for batch in transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
                 self._save_or_split(batch)
             # Rows that failed before come last, so that no other waits behind one that kills the process.
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_isolated(row)
+            self._work_off()
             if len(rows) < GATHER_ROWS:
                 self._ctx.stop.wait(until_next(GATHER_S))
+
+    def _work_off(self) -> bool:
+        """Do a slice of what long contact lists left, more if there are too many; return False if there is none."""
+        with self._database.read() as tx:
+            left = contact_slices.count(tx)
+        for _ in range(min(left, 1 + max(0, left - MAX_SLICES))):
+            self._ctx.heartbeat.beat()
+            self._processor.catch_up(self._database)
+            with self._database.write() as tx:
+                self._processor.work_off(tx, self._ctx.clock.now_ms())
+            self._processor.on_commit()
+        return left > 0
 
     def _claim(self) -> list[InboxRow]:
         clock = self._ctx.clock
@@ -155,7 +174,7 @@ class _Saver:
 
     def _save(self, rows: Sequence[InboxRow]) -> None:
         items = [Item(row, event_from_stored(row.raw)) for row in rows]
-        self._processor.catch_up(self._database)
+        self._processor.catch_up(self._database, items)
         with self._database.write() as tx:
             outcome = self._processor.decide(tx, items, self._ctx.clock.now_ms())
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):

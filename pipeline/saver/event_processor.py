@@ -33,7 +33,7 @@ from pipeline.store import (
     wanted_authors,
 )
 from pipeline.store.authors import Authors
-from pipeline.store.contacts import ContactList
+from pipeline.store.contacts import Difference, KeyedList
 from pipeline.store.counters import StageTally
 from pipeline.store.database import Database, Tx
 from pipeline.store.drops import Drop
@@ -116,12 +116,23 @@ class EventProcessor:
         self._committed_generation = 0
         self._mentions = RecentMentions()
         self._outbox_limit = OutboxLimit(relay_backlog)
+        # By the id of a contact list, what it changes, as it was before the write lock was held.
+        self._differences: dict[bytes, Difference] = {}
 
-    def catch_up(self, database: Database) -> None:
-        """Read what others have committed, which may be a million authors, before the write lock is held."""
+    def catch_up(self, database: Database, items: Sequence[Item] = ()) -> None:
+        """Read what takes long before the write lock is held: a million authors, what lists of thousands change."""
         with database.read() as tx:
             self._refresh_relevance(tx)
+            self._differences = {
+                event.id: contacts.difference(tx, follower, contacts_of(event))
+                for event in (item.event for item in items if item.event.kind == CONTACTS)
+                if (follower := authors.find(tx, event.pubkey)) is not None
+            }
         self._committed_generation = self._relevance.generation
+
+    def work_off(self, tx: Tx, now: int) -> bool:
+        """Do a little of what long contact lists left to be done; return False if nothing is left."""
+        return contacts.work_off(tx, self._authors, now)
 
     def decide(self, tx: Tx, items: Sequence[Item], now: int) -> Outcome:
         """Write everything that follows from `items`, except that they leave the inbox; `now` in ms."""
@@ -156,16 +167,19 @@ class EventProcessor:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
             follower = self._authors.intern(tx, event.pubkey)
             if not self._retracted(tx, [(event, follower)], now // 1000):
-                followees = self._authors.intern_all(tx, contacts_of(event))
-                newest = ContactList(follower, event.id, event.created_at, followees)
-                contacts.replace(tx, newest, now, most_ago=self._followed_ago_ms)
+                newest = KeyedList(follower, event.id, event.created_at, contacts_of(event))
+                contacts.replace_in_slices(
+                    tx, self._authors, newest, now, most_ago=self._followed_ago_ms,
+                    changes=self._differences.get(event.id),
+                )  # fmt: skip
 
     def _retract(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for item in items:
             retracted_by = retraction(item.event)
             if retracted_by is not None:
                 author = self._authors.intern(tx, item.event.pubkey)
-                contacts.retract(tx, author, retracted_by.event_ids, retracted_by.contacts_until, now)
+                ids, until = retracted_by.event_ids, retracted_by.contacts_until
+                contacts.retract(tx, self._authors, author, ids, until, now)
                 relay_lists.retract(tx, author, retracted_by.event_ids, retracted_by.relay_list_until)
                 retractions.delete(tx, retracted_by.event_ids, author, now)
                 retractions.delete_versions(tx, retracted_by.coordinates, author, item.event.created_at, now)

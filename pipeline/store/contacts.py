@@ -4,11 +4,13 @@ The id and time of that list are kept here, apart from the events, so that reten
 win. Newest wins; at equal times the lowest id (NIP-01, replaceable events).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from pipeline.store import authors, shares, wanted_authors
+from pipeline.store import authors, contact_slices, shares, wanted_authors
+from pipeline.store.authors import Authors
+from pipeline.store.contact_slices import ContactSlice
 from pipeline.store.database import Tx
 
 LIST_OF = "SELECT event_id, created_at FROM contact_lists WHERE follower = ?"
@@ -17,10 +19,13 @@ INSERT INTO contact_lists (follower, event_id, created_at) VALUES (?, ?, ?)
 ON CONFLICT (follower) DO UPDATE SET event_id = excluded.event_id, created_at = excluded.created_at
 """
 FOLLOWEES = "SELECT followee FROM contacts WHERE follower = ?"
-PLACES = "SELECT followee, place, waiting FROM contacts WHERE follower = ?"
+PLACES = "SELECT followee, place FROM contacts WHERE follower = ?"
+KEYS_AND_PLACES = """
+SELECT public_key, followee, place FROM contacts JOIN authors ON authors.id = followee WHERE follower = ?
+"""
 # The later someone was followed, the higher the place; lists are appended to.
 ADD = "INSERT INTO contacts (follower, followee, place, waiting) VALUES (?, ?, ?, ?)"
-REMOVE = "DELETE FROM contacts WHERE follower = ? AND followee = ?"
+REMOVE = "DELETE FROM contacts WHERE follower = ? AND followee = ? RETURNING followee, waiting"
 COUNT_FOLLOWERS = "SELECT count(*) FROM contacts WHERE followee = ?"
 COUNT_FOLLOWEES = "SELECT count(*) FROM contacts WHERE follower = ?"
 
@@ -37,6 +42,16 @@ class ContactList:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyedList:
+    """The same with the keys of the followees."""
+
+    follower: int
+    event_id: bytes
+    created_at: int
+    public_keys: Collection[bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many follow an author, and how many the author follows."""
 
@@ -44,51 +59,142 @@ class Counts:
     followees: int
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a list changes about the followees that are known, and what it was reckoned from.
+
+    `added`: public keys in the order of the list; `removed`: numbers.
+    """
+
+    added: Sequence[bytes]
+    removed: Sequence[int]
+    next_place: int
+    basis: "tuple[ListRow | None, int, int]"
+
+
+ListRow = tuple[bytes, int]
+"""The id of the newest list, and its `created_at`."""
+
+
 def replace(tx: Tx, contacts: ContactList, now: int, *, most_ago: int = 0) -> bool:
     """Take `contacts` if it is newer than what is known, writing only the difference; return True if it was.
 
     Whom it adds is wanted since the list was written, `most_ago` (ms) before `now` at most.
     """
-    known = tx.execute(LIST_OF, (contacts.follower,)).fetchone()
-    if known is not None and not _supersedes(contacts, known[0], known[1]):
+    if not _take(tx, contacts.follower, contacts.event_id, contacts.created_at):
         return False
-    tx.execute(PUT_LIST, (contacts.follower, contacts.event_id, contacts.created_at))
-    _put(tx, contacts, min(now, max(1000 * contacts.created_at, now - most_ago)), now)
+    contact_slices.forget(tx, contacts.follower)
+    listed = set(contacts.followees)
+    before: dict[int, int] = dict(tx.execute(PLACES, (contacts.follower,)))
+    added = [followee for followee in contacts.followees if followee not in before]
+    removed = [followee for followee in before if followee not in listed]
+    since = _since(contacts.created_at, now, most_ago)
+    _apply(tx, contacts.follower, added, 1 + max(before.values(), default=-1), removed, since, now)
     return True
 
 
-def retract(tx: Tx, follower: int, event_ids: AbstractSet[bytes], until: int | None, now: int) -> None:
+def difference(tx: Tx, follower: int, public_keys: Collection[bytes]) -> Difference:
+    """Return what a list of these `public_keys`, distinct, would change; needs no write lock."""
+    before = {key: (followee, place) for key, followee, place in tx.execute(KEYS_AND_PLACES, (follower,))}
+    listed = frozenset(public_keys)
+    return Difference(
+        added=[key for key in public_keys if key not in before],
+        removed=[followee for key, (followee, _) in before.items() if key not in listed],
+        next_place=1 + max((place for _, place in before.values()), default=-1),
+        basis=_basis(tx, follower),
+    )
+
+
+def replace_in_slices(
+    tx: Tx, known: Authors, contacts: "KeyedList", now: int, *, most_ago: int = 0, changes: Difference | None = None
+) -> bool:
+    """Do the same as `replace`, of a long difference a part: the rest is left to `work_off`.
+
+    `changes`: the difference as it was before the write lock was held.
+    """
+    follower = contacts.follower
+    if changes is None or changes.basis != _basis(tx, follower):
+        changes = difference(tx, follower, contacts.public_keys)
+    if not _take(tx, follower, contacts.event_id, contacts.created_at):
+        return False
+    _settle(tx, known, follower, changes, _since(contacts.created_at, now, most_ago), now)
+    return True
+
+
+def work_off(tx: Tx, known: Authors, now: int) -> bool:
+    """Do the next slice of a list that was too long for one transaction; return False if there is none."""
+    next_slice = contact_slices.take(tx)
+    if next_slice is None:
+        return False
+    _apply_slice(tx, known, next_slice, now)
+    return True
+
+
+def retract(tx: Tx, known: Authors, follower: int, event_ids: AbstractSet[bytes], until: int | None, now: int) -> None:
     """Forget the contacts of `follower` if their list is among `event_ids`, or dated `until` (seconds) or before.
 
     What was taken back, and with `until` everything as old, cannot come again.
     """
-    known = tx.execute(LIST_OF, (follower,)).fetchone()
-    if until is not None and (known is None or known[1] <= until):
+    row = tx.execute(LIST_OF, (follower,)).fetchone()
+    if until is not None and (row is None or row[1] <= until):
         # The lowest id of all: no list of the same second wins against it.
         tx.execute(PUT_LIST, (follower, bytes(32), until))
-    elif known is None or known[0] not in event_ids:
+    elif row is None or row[0] not in event_ids:
         return
-    _put(tx, ContactList(follower, b"", 0, ()), now, now)
+    _settle(tx, known, follower, difference(tx, follower, ()), now, now)
 
 
-def _put(tx: Tx, contacts: ContactList, since: int, now: int) -> None:
-    """Make the followees those of `contacts`, the new ones wanted since `since` (ms), writing only the difference."""
-    follower, listed = contacts.follower, set(contacts.followees)
-    before = {followee: (place, waits) for followee, place, waits in tx.execute(PLACES, (follower,))}
-    added = [followee for followee in contacts.followees if followee not in before]
-    removed = [followee for followee in before if followee not in listed]
+def _take(tx: Tx, follower: int, event_id: bytes, created_at: int) -> bool:
+    """Note the list as the newest of its author; return False if it is not."""
+    row = tx.execute(LIST_OF, (follower,)).fetchone()
+    if row is not None and not _supersedes(event_id, created_at, row[0], row[1]):
+        return False
+    tx.execute(PUT_LIST, (follower, event_id, created_at))
+    return True
+
+
+def _since(created_at: int, now: int, most_ago: int) -> int:
+    return min(now, max(1000 * created_at, now - most_ago))
+
+
+def _basis(tx: Tx, follower: int) -> tuple[ListRow | None, int, int]:
+    """Return what changes with each change of the followees."""
+    row: ListRow | None = tx.execute(LIST_OF, (follower,)).fetchone()
+    return row, int(tx.execute(COUNT_FOLLOWEES, (follower,)).get), contact_slices.count(tx, follower)
+
+
+def _settle(tx: Tx, known: Authors, follower: int, changes: Difference, since: int, now: int) -> None:
+    contact_slices.forget(tx, follower)
+    whole = ContactSlice(follower, since, changes.next_place, changes.added, changes.removed)
+    if len(whole.added) + len(whole.removed) <= contact_slices.SIZE:
+        _apply_slice(tx, known, whole, now)
+        return
+    first, *others = contact_slices.cut(whole)
+    _apply_slice(tx, known, first, now)
+    contact_slices.put(tx, others)
+
+
+def _apply_slice(tx: Tx, known: Authors, part: ContactSlice, now: int) -> None:
+    if part.only_admits:
+        shares.fill(tx, part.follower, part.since, now, most=contact_slices.SIZE)
+        return
+    _apply(tx, part.follower, known.intern_all(tx, part.added), part.place, part.removed, part.since, now)
+
+
+def _apply(
+    tx: Tx, follower: int, added: Sequence[int], place: int, removed: Collection[int], since: int, now: int
+) -> None:
+    """Let `follower` follow those added from now on, wanted since `since` (ms), and those removed no longer."""
+    gone = dict(tx.executemany(REMOVE, ((follower, followee) for followee in removed)))
     user = shares.holding(tx, follower)
     if user is not None:
         # A user who follows themselves is wanted for being registered, whatever the list says.
-        lost = [followee for followee in removed if followee != follower]
-        wanted_authors.release(tx, (followee for followee in lost if not before[followee][1]))
-        user = user.changed(-len(lost), -sum(before[followee][1] for followee in lost))
+        gone.pop(follower, None)
+        wanted_authors.release(tx, (followee for followee, waits in gone.items() if not waits))
+        user = user.changed(-len(gone), -sum(gone.values()))
     gained = [followee for followee in added if followee != follower]
     waits = user is not None and not shares.has_room(tx, user, len(gained), now)
-    next_place = 1 + max((place for place, _ in before.values()), default=-1)
-    rows = ((follower, each, place, waits and each != follower) for place, each in enumerate(added, next_place))
-    tx.executemany(ADD, rows)
-    tx.executemany(REMOVE, ((follower, followee) for followee in removed))
+    tx.executemany(ADD, ((follower, each, at, waits and each != follower) for at, each in enumerate(added, place)))
     if user is not None and not waits:
         wanted_authors.acquire(tx, reversed(gained), since, near=wanted_authors.NEAR - user.admitted)
         shares.put(tx, user.changed(len(gained), 0))
@@ -113,7 +219,7 @@ def counts(tx: Tx, public_key: bytes) -> Counts:
     )
 
 
-def _supersedes(contacts: ContactList, known_id: bytes, known_created_at: int) -> bool:
-    if contacts.created_at != known_created_at:
-        return contacts.created_at > known_created_at
-    return contacts.event_id < known_id
+def _supersedes(event_id: bytes, created_at: int, known_id: bytes, known_created_at: int) -> bool:
+    if created_at != known_created_at:
+        return created_at > known_created_at
+    return event_id < known_id

@@ -516,6 +516,21 @@ WANTED_TIERS = (
     "CREATE INDEX wanted_tier ON wanted (tier) WHERE refs > 0",
 )
 
+# What is left to do of contact lists that change a lot; see `contact_slices`.
+CONTACT_SLICES = (
+    """
+    CREATE TABLE contact_slices (
+      slice INTEGER PRIMARY KEY,
+      follower INTEGER NOT NULL,
+      since INTEGER NOT NULL,
+      place INTEGER NOT NULL,
+      added BLOB NOT NULL,
+      removed BLOB NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX contact_slices_follower ON contact_slices (follower)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -545,4 +560,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0026-relay-samples", RELAY_SAMPLES),
     Migration("0027-proven-relays", PROVEN_RELAYS),
     Migration("0028-wanted-tiers", WANTED_TIERS),
+    Migration("0029-contact-slices", CONTACT_SLICES),
 )

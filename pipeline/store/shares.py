@@ -18,7 +18,8 @@ is given, so that it settles.
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.store import wanted_authors
+from pipeline.store import contact_slices, wanted_authors
+from pipeline.store.contact_slices import ContactSlice
 from pipeline.store.database import Row, Tx
 
 FREE: Final = 0.80
@@ -176,23 +177,29 @@ def has_room(tx: Tx, user: Holding, more: int, now: int) -> bool:
     return not more or allowance(grown, budget(tx), now) >= grown.followees - user.waiting
 
 
-def fill(tx: Tx, author: int, since: int, now: int) -> None:
-    """Let the newest followees of a user be wanted, as many as may be."""
+def fill(tx: Tx, author: int, since: int, now: int, *, most: int | None = None) -> None:
+    """Let the newest followees of a user be wanted, as many as may be; `most` of them if that is less."""
     user = holding(tx, author)
     if user is not None:
-        fit(tx, author, allowance(user, budget(tx), now), since)
+        fit(tx, author, allowance(user, budget(tx), now), since, most=most)
 
 
 def admit_all(tx: Tx, author: int, now: int) -> None:
-    """Want a user who has just registered and the newest followees, as many as may be; the others wait."""
+    """Want a user who has just registered and the newest followees, as many as may be; the others wait.
+
+    Of thousands a part: what is left is done in slices.
+    """
     wanted_authors.acquire(tx, [author], now)
     tx.execute(COUNT_ALL, (author,))
     user = holding(tx, author)
     if user is None:
         return
-    if allowance(user, budget(tx), now) < user.followees:
+    allowed = allowance(user, budget(tx), now)
+    if user.followees > contact_slices.SIZE or allowed < user.followees:
         tx.execute(ALL_WAIT, (author,))
-        fill(tx, author, now, now)
+        fit(tx, author, min(allowed, contact_slices.SIZE), now)
+        left = range(contact_slices.SIZE, allowed, contact_slices.SIZE)
+        contact_slices.put(tx, (ContactSlice(author, now, 0, (), ()) for _ in left))
         return
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
     wanted_authors.acquire(tx, (followee for followee, _ in rows), now)

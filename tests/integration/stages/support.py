@@ -114,8 +114,9 @@ class World:
         return self.value("SELECT count(*) FROM inbox")
 
     def wait_saved(self) -> None:
-        """Return once the inbox is empty."""
-        wait_until(lambda: self.inbox_size() == 0, "saved")
+        """Return once the inbox is empty and nothing is left to do of contact lists."""
+        left = "SELECT count(*) FROM contact_slices"
+        wait_until(lambda: self.inbox_size() == 0 and self.value(left) == 0, "saved")
 
     def context(self, stage: str, settings: Mapping[str, str] | None = None, *, index: int = 0) -> StageContext:
         """What `run_stage` would give to that stage, its metrics its own; `settings` are added to the world's."""

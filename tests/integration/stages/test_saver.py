@@ -16,7 +16,9 @@ from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
 from pipeline.saver import event_processor
-from pipeline.store import users
+from pipeline.store import contacts, users
+from pipeline.store.authors import Authors
+from pipeline.store.contacts import KeyedList
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database
@@ -568,3 +570,36 @@ def test_large_contact_lists_are_saved_whole(world: World) -> None:
         world.wait_saved()
     assert world.value("SELECT count(*) FROM contacts") == 5_000
     assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 5_001
+
+
+def test_list_that_a_saver_left_half_done_is_done_by_the_next(world: World) -> None:
+    """In the middle of it other events are saved as ever."""
+    world.register(ALICE.pubkey)
+    knows, followees = Authors(), [number.to_bytes(32) for number in range(1, 3_001)]
+    with world.database.write() as tx:
+        half_done = KeyedList(knows.intern(tx, bytes.fromhex(ALICE.pubkey)), b"\1" * 32, NOW, followees)
+        assert contacts.replace_in_slices(tx, knows, half_done, NOW * 1000)
+    assert 1 < world.value("SELECT count(*) FROM wanted WHERE refs > 0") < 3_001
+    events = profiles(50)
+    world.put(events)
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert world.value("SELECT count(*) FROM contacts") == 3_000
+    assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 3_001
+    assert world.seen() == {event.id for event in events}
+
+
+def test_long_rows_wait_for_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger's list of thousands takes is not taken from users' notes."""
+    saved: list[int] = []
+
+    def noting(raw: bytes) -> Event:
+        saved.append(len(raw))
+        return event_from_stored(raw)
+
+    monkeypatch.setattr(saver, "event_from_stored", noting)
+    followees = [f"{number:064x}" for number in range(1, 2_001)]
+    world.put([BOB.contact_list(followees, NOW), *profiles(5)])
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert saved.index(max(saved)) == 5

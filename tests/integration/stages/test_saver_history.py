@@ -163,7 +163,7 @@ class Players:
 
         def few() -> bool:
             left = self._world.inbox_size()
-            if left and self._world.value("SELECT min(ready_at) FROM inbox") > NOW * 1000:
+            if left and self._world.value("SELECT coalesce(min(ready_at), 0) FROM inbox") > NOW * 1000:
                 self._world.leases_run_out()
             return left < rows
 

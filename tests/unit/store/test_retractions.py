@@ -31,7 +31,7 @@ def follow(database: Database, created_at: int, event_id: bytes = b"\x05" * 32) 
 
 def take_back(database: Database, *, event_ids: frozenset[bytes] = frozenset(), until: int | None = None) -> None:
     with database.write() as tx:
-        contacts.retract(tx, Authors().intern(tx, USER), event_ids, until, 2)
+        contacts.retract(tx, Authors(), Authors().intern(tx, USER), event_ids, until, 2)
 
 
 def followees(database: Database) -> int:

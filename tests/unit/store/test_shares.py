@@ -37,6 +37,8 @@ def follow(tx: Tx, user: object, followees: Iterable[object], *, at: int = 1, no
 def join(tx: Tx, user: object, followees: Iterable[object], *, now: int = NOW) -> None:
     follow(tx, user, followees, now=now)
     users.register(tx, key(user), now)
+    while contacts.work_off(tx, Authors(), now):
+        pass
 
 
 def own(user: object, count: int, first: int = 0) -> list[str]:

@@ -291,7 +291,7 @@ def test_new_followees_are_wanted_since_their_list_within_the_bound(db: Database
 
         def since(followee: int, written_ago: int, most_ago: int) -> int:
             listed = list_of(tx, 1, [followee], at=(NOW - written_ago) // 1000, event_id=bytes([followee]) * 32)
-            contacts.retract(tx, listed.follower, {bytes([followee - 1]) * 32}, None, NOW)
+            contacts.retract(tx, Authors(), listed.follower, {bytes([followee - 1]) * 32}, None, NOW)
             tx.execute("DELETE FROM contact_lists")
             assert contacts.replace(tx, listed, NOW, most_ago=most_ago)
             changes = wanted_authors.changes_since(tx, 0).authors
