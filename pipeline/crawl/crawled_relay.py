@@ -126,6 +126,7 @@ class RelayLoader:
         sync.pacing.costs = RelayCosts(self.shared.stranger_byte_rate, self.shared.clock.monotonic())
         sync.audit.knowledge.recall(checks)
         sync.identity.recall(sample)
+        sync.absences.recall(candidate.owed_since)
         sync.named = self.lists.at(candidate.relay)
         host = self.hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now

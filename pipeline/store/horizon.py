@@ -1,7 +1,8 @@
 """How far back ids of accepted events are kept: as far as any relay that may come back gives what we had.
 
 A relay that was away is asked again from its cursor on, and from days before it. What others gave of that time must
-still be known then, or it is published again. All times are ms but where it says so.
+still be known then, or it is published again. Its cursor moves before all of that is done: the rest is owed, and
+waited for as long as a relay is, since what a relay refuses for good stays owed. All times are ms but where it says so.
 """
 
 from pipeline.store.database import Tx
@@ -12,10 +13,11 @@ WAITED_FOR_MS = 30 * 86_400_000
 # The cursors of one relay move together while it is connected; one of a chunk that the plan has no longer stays behind.
 OLDEST = """
 SELECT min(latest) FROM (
-  SELECT max(complete_until) AS latest FROM cursors JOIN relays ON relays.id = cursors.relay
+  SELECT iif(owed_since > 0 AND state_since >= ?1, min(owed_since, max(complete_until)), max(complete_until))
+      AS latest FROM cursors JOIN relays ON relays.id = cursors.relay
    WHERE substr(query, 1, instr(query, '/')) IN ('global/', 'authors/', 'mentions/', 'whole/')
      AND operator <> 'removed'
-     AND (source = 'bootstrap' OR operator = 'added' OR state IN ('connected', 'backpressured') OR state_since >= ?)
+     AND (source = 'bootstrap' OR operator = 'added' OR state IN ('connected', 'backpressured') OR state_since >= ?1)
    GROUP BY relay
 )
 """

@@ -10,7 +10,7 @@ FIRST_SEEN_HALF_LIFE_MS = 3 * 86_400_000
 CANDIDATES = """
 SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, failures, next_dial_at, limits, ask,
   named_by_user, namers, novel, novel_at, connected_ms, disconnected_ms, tried_at, seen_up_at,
-  state IN ('connected', 'backpressured'), spelling, state_since, productive_at, resolved
+  state IN ('connected', 'backpressured'), spelling, state_since, productive_at, resolved, owed_since
   FROM relays
  WHERE operator <> 'removed' AND (
    source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
@@ -32,7 +32,8 @@ class RelayCandidate(NamedTuple):
     `tried_at`: when it was last dialled to see what it is worth; `seen_up_at`: when a monitor last saw it up;
     `spelling`: the address as it is dialled, empty for the canonical one;
     `state_since`: when its state was written, and with it `next_dial_at`; `productive_at`: when it was last the first
-    to bring an event of a wanted author, 0 for never; `resolved`: the IP address that its name led to last, if known.
+    to bring an event of a wanted author, 0 for never; `resolved`: the IP address that its name led to last, if known;
+    `owed_since`: when (Unix seconds) the oldest absence began that is not made up for, 0 for none.
     """
 
     relay: int
@@ -56,6 +57,7 @@ class RelayCandidate(NamedTuple):
     state_since: int = 0
     productive_at: int = 0
     resolved: str = ""
+    owed_since: int = 0
 
 
 def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:

@@ -1,6 +1,7 @@
 """What is made up for after absences: when, in which order, and what is still owed. Most of it in simulated time."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,7 +22,8 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GIFT_WRAP, RELAY_LIST
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.subscription import PageEnded
-from tests.simulation.simulation import START, Simulation
+from pipeline.store.cursors import Cursor
+from tests.simulation.simulation import START, Simulation, closing, cooperative
 from tests.support.plans import event, key
 
 ALICE, BOB, CAROL = key(1), key(2), key(3)
@@ -46,6 +48,10 @@ def away(sim: Simulation, at: float, seconds: float, *late: Event) -> None:
     for each in late:
         sim.at(at + seconds / 2, partial(come_in, sim, each))
     sim.at(at + seconds, sim.connect)
+
+
+def is_tail(cursor: Cursor) -> bool:
+    return cursor.query.startswith(("authors/", "mentions/", "global/"))
 
 
 def wrap_pages(sim: Simulation) -> list[Filter]:
@@ -154,6 +160,41 @@ def test_an_absence_of_weeks_is_made_up_for_from_days_before_it() -> None:
     assert late.id in sim.delivered
 
 
+def test_absence_not_made_up_for_is_owed_by_the_next_process() -> None:
+    sim = crawl()
+    sim.connect()
+    sim.run_until(2 * HOUR)
+    sim.disconnect()
+    late = event(START - 2 * DAY, ALICE, number=1)
+    come_in(sim, late)
+    sim.run_until(20 * DAY)
+    busy = closing("error: busy", live=False)
+    sim.relay.mood = lambda name, filters: busy(name, filters) if (filters[0].since or START) < START else None
+    sim.connect()
+    sim.run_until(20 * DAY + HOUR)
+    assert late.id not in sim.delivered
+    owed = sim.crawl.absences.since
+    assert owed < START + DAY < min(cursor.complete_until for cursor in sim.cursors.values() if is_tail(cursor))
+    sim.restart()
+    sim.crawl.absences.recall(owed)
+    sim.relay.mood = cooperative
+    sim.connect()
+    sim.run_until(20 * DAY + 2 * HOUR)
+    assert late.id in sim.delivered
+    assert not sim.crawl.absences.since
+
+
+def test_without_resweeps_nothing_stays_owed() -> None:
+    sim = crawl()
+    sim.settings = replace(sim.settings, resweep_every=0)
+    sim.restart()
+    sim.connect()
+    sim.run_until(HOUR)
+    away(sim, 2 * HOUR, 8)
+    sim.run_until(3 * HOUR)
+    assert not sim.crawl.absences.since
+
+
 def test_a_relay_with_another_store_is_swept_again() -> None:
     """Told by twenty events that it gave and does not have any more."""
     identity = StoreIdentity()
@@ -179,6 +220,22 @@ def test_a_relay_with_another_store_is_swept_again() -> None:
     assert not identity.is_other(ended(10))
     assert identity.is_other(ended(9))
     assert not identity.is_other(ended(0)), "it is told once"
+
+
+def test_a_relay_that_gives_few_events_again_and_again_has_no_sample() -> None:
+    few = [event(START - n, ALICE, number=n) for n in range(StoreIdentity.SAMPLE - 1)]
+    identity, recalled = StoreIdentity(), StoreIdentity()
+    for each in (*few, *few):
+        identity.note(each)
+    recalled.recall([each.id for each in (*few, *few)])
+    for one in (identity, recalled):
+        assert not one.take_sample(0.0)
+        one.on_connected()
+        sim = crawl()
+        sim.connect()
+        assert sim.session is not None
+        one.open(sim.session, 0.0)
+        assert not sim.session.outgoing
 
 
 def test_sample_outlives_the_process_and_is_written_seldom() -> None:

@@ -11,8 +11,8 @@ them. So after every absence all that may be late is looked for again.
 | a query | its resweep is complete, and began after the last absence | the query is not owed |
 | a query | its resweep is complete, and began before | the query is owed still, as events may have come behind it |
 
-A new process has no memory of this, and needs none: its start is an absence of all relays. So that these do not all
-sweep at once, only so many do as there are `Places`, the longest absent first. Times are Unix seconds.
+The start of a process is an absence of all relays; of what its predecessor owed it knows only since when. So that
+these do not all sweep at once, only so many do as there are `Places`, the longest absent first. Times are Unix seconds.
 """
 
 from typing import Final
@@ -73,6 +73,10 @@ class Absences:
         self._wraps_at = 0
         # By query, when it was last begun to be swept for late arrivals.
         self._begun: dict[str, int] = {}
+
+    def recall(self, since: int) -> None:
+        """Owe what a former process left owed: an absence that began at `since`, 0 for none."""
+        self.since = since
 
     def on_back(self, since: int, wall: int) -> None:
         """Note that the relay is back, after an absence that began at `since`."""

@@ -65,7 +65,7 @@ class Resweeps:
         if not self._absences.since:
             return
         owed = [query for query in queries if self._is_owed(query)]
-        if not owed:
+        if not owed or not self._known.horizon.settings.resweep_every:
             self._absences.settle()
         elif not self.is_under_way and all(self._absences.wait_s(query.key, self._done(query), wall) for query in owed):
             self._absences.pause()

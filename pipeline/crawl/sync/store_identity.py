@@ -34,12 +34,12 @@ class StoreIdentity:
 
     def recall(self, ids: Iterable[bytes]) -> None:
         """Take the sample of a former process."""
-        self._given.extend(ids)
+        self._given.extend(dict.fromkeys(ids))
         self._saved = tuple(self._given)
 
     def note(self, event: Event) -> None:
-        """Note that the relay gave an event; those that a newer version replaces say nothing."""
-        if is_regular(event.kind):
+        """Note that the relay gave an event, once; those that a newer version replaces say nothing."""
+        if is_regular(event.kind) and event.id not in self._given:
             self._given.append(event.id)
 
     def on_connected(self) -> None:

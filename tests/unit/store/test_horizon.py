@@ -19,12 +19,14 @@ def horizon(tx: Tx, *, most: int = 180) -> float:
     return (NOW - seen_before(tx, NOW, retention=30 * DAY, most=most * DAY, resweep_window=3 * DAY)) / DAY
 
 
-def relay(tx: Tx, address: str, state: RelayState, *, days_ago: int, **at: int) -> int:
-    """A relay in a state since so many days ago, and its cursors by query, in days ago."""
+def relay(tx: Tx, address: str, state: RelayState, *, days_ago: int, owed: int = 0, **at: int) -> int:
+    """A relay in a state since so many days ago, its cursors by query, and since when it is owed, in days ago."""
     relay_mentions.record_mention(tx, address, source="hint", author=1, is_user=True, now=NOW)
     number = relays.find(tx, address)
     assert number is not None
-    relay_status.put_statuses(tx, [RelayStatus(number, address, state, NOW - days_ago * DAY, 0, 0, 0, 0, "")])
+    since = owed and (NOW - owed * DAY) // 1000
+    status = RelayStatus(number, address, state, NOW - days_ago * DAY, 0, 0, 0, 0, "", owed_since=since)
+    relay_status.put_statuses(tx, [status])
     moved = [Cursor(number, f"{query}/", (NOW - days * DAY) // 1000, 1) for query, days in at.items()]
     cursors.advance(tx, moved, NOW // 1000)
     return number
@@ -63,4 +65,18 @@ def test_cursors_of_old_chunks_and_of_resweeps_hold_nothing_back(db: Database) -
         number = relay(tx, AWAY, RelayState.CONNECTED, days_ago=1, authors=0)
         old = [Cursor(number, query, (NOW - 100 * DAY) // 1000, 1) for query in ("authors/01", "resweep:authors/")]
         cursors.advance(tx, old, NOW // 1000)
+        assert horizon(tx) == 30
+
+
+def test_a_relay_that_is_back_keeps_ids_until_its_absence_is_made_up_for(db: Database) -> None:
+    with db.write() as tx:
+        relay(tx, AWAY, RelayState.CONNECTED, days_ago=0, owed=40, authors=0)
+        assert horizon(tx) == 43
+        relay(tx, AWAY, RelayState.CONNECTED, days_ago=0, authors=0)
+        assert horizon(tx) == 30
+
+
+def test_what_a_relay_owes_for_good_is_not_waited_for(db: Database) -> None:
+    with db.write() as tx:
+        relay(tx, AWAY, RelayState.CONNECTED, days_ago=31, owed=40, authors=0)
         assert horizon(tx) == 30
