@@ -156,6 +156,8 @@ class Behaviour:
     eose_hint: bool = False
     interruption: Interruption | None = None
     copies: int = 1
+    arrivals_a_page: int = 0
+    """Of what is about to arrive so many events come while a page is sent, under its id as well."""
     unasked: tuple[SignedEvent, ...] = ()
     forge: Callable[[SignedEvent], SignedEvent] | None = None
     garbage: tuple[str | bytes, ...] = ()

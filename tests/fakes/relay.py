@@ -13,7 +13,7 @@ It runs in a thread of its own; everything public may be called from any thread.
 import asyncio
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any, Self, TypeVar
@@ -60,11 +60,14 @@ class ScriptedRelay:
         port: int | None = None,
         replaces: bool = False,
         seed: int = 0,
+        arriving: Iterable[SignedEvent] = (),
     ) -> None:
+        """`arriving`: what comes by and by, as its behaviour says, the first first."""
         self.behaviour = behaviour
         self.journal = Journal()
         self.store = MemoryStore(replaces=replaces, seed=seed)
         self.store.add_all(events)
+        self._arriving = deque(arriving)
         self.address = address or loopback_address()
         self.port = port or free_port(self.address)
         self._turns: Counter[object] = Counter()
@@ -169,6 +172,15 @@ class ScriptedRelay:
         if self.store.add(event):
             return 0
         return sum(connection.offer(event) for connection, _ in list(self._connections.values()))
+
+    def arrive(self) -> None:
+        """Take in whatever is still about to arrive."""
+        self._call(lambda: self.let_arrive(len(self._arriving)))
+
+    def let_arrive(self, count: int) -> None:
+        """See `relay_intake.Relay`."""
+        for _ in range(min(count, len(self._arriving))):
+            self._publish(self._arriving.popleft())
 
     def shout(self, *frames: str) -> int:
         """Send frames as they stand to every client; returns to how many."""

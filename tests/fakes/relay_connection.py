@@ -192,6 +192,8 @@ class Connection:
             if await self._interrupted(subscription, page.events, behaviour):
                 return
             await self.output.events(subscription, page.events)
+            if page.events:
+                self._relay.let_arrive(behaviour.arrivals_a_page)
             await asyncio.sleep(behaviour.eose_delay_s)
         except ConnectionClosed:
             return

@@ -29,6 +29,10 @@ class Relay(Protocol):
         """Keep a published event and hand it to live subscriptions; returns why not, or nothing."""
         ...
 
+    def let_arrive(self, count: int) -> None:
+        """Take in so many of the events that are about to arrive, and hand them to whatever is open."""
+        ...
+
 
 class Intake:
     """What one client publishes, and whether it has authenticated."""

@@ -86,12 +86,12 @@ def test_what_is_refused_together_is_asked_for_apart() -> None:
     groups = SubscriptionPacker(RelayLimits())
     groups.pack(plan.queries, RelayLimits())
     groups.pop_changes()
-    assert groups.split_by_subject("0")
+    assert groups.split("0")
     groups.pack(plan.queries, RelayLimits())
     opened = groups.pop_changes()
     assert sorted(groups.queries_of(each) for each in opened) == [("authors/",), ("global/",), ("mentions/",)]
     assert groups.filters("0") is not None
-    assert not any(groups.split_by_subject(each) for each in opened if len(groups.filters(each) or ()) == 1)
+    assert not any(groups.split(each) for each in opened if len(groups.filters(each) or ()) == 1)
 
 
 @pytest.mark.parametrize("seed", seeds(6))
@@ -216,10 +216,10 @@ def test_subscription_refused_for_good_is_split_to_single_queries_at_most() -> N
     relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
     for _ in range(10):
         key = next(iter(relay.open))
-        if not relay.groups.split_by_subject(key):
+        if not relay.groups.split(key):
             break
         relay.arrange([GLOBAL_QUERY, *(chunk(n, 20) for n in range(6)), chunk(9, 20, Subject.MENTIONS)])
-    assert not relay.groups.split_by_subject(key)
+    assert not relay.groups.split(key)
     assert len(relay.groups.queries_of(key)) == 1
 
 
@@ -229,7 +229,7 @@ def test_query_that_is_refused_for_good_is_cut_down_to_one_filter_each() -> None
     queries = [chunk(1, 40)]
     relay.arrange(queries)
     for _ in range(5):
-        are_split = [relay.groups.split_by_subject(each) for each in list(relay.open)]
+        are_split = [relay.groups.split(each) for each in list(relay.open)]
         if not any(are_split):
             break
         relay.arrange(queries)

@@ -1,12 +1,13 @@
 """Live subscriptions that do not bring what they should, as tail sweeps show."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
 from pipeline.crawl.sync.live.check import GRACE_S, PROVE_AFTER_S
 from pipeline.crawl.sync.live.trust import MAX_IDS, MISSES, SUSPECT_S, LiveTrust
-from pipeline.crawl.sync.schedule import TAIL_EVERY_S
+from pipeline.crawl.sync.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
@@ -272,6 +273,45 @@ def test_live_request_refused_without_its_name_is_divided() -> None:
     for each in late:
         sim.run_until(each.created_at - START + 2)
         assert each.id in sim.delivered, f"{each.created_at - START}"
+
+
+def silent_to(is_refused: Callable[[Filter], bool]) -> Mood:
+    """A relay that says nothing to certain live requests, though it answers pages of the same form."""
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        return [] if subscription.startswith("L") and any(map(is_refused, filters)) else None
+
+    return mood
+
+
+def test_live_request_that_stays_unanswered_is_divided_to_fewer_members() -> None:
+    authors = [key(10 + number) for number in range(40)]
+    sim = Simulation(random.Random(6), limits=RelayLimits(refuses_zero=True))
+    sim.max_idle_turns = 10_000
+    sim.relay.mood = silent_to(lambda each: len(each.authors or ()) > 10)
+    sim.want(authors=authors, registered=[BOB])
+    sim.connect()
+    late = [event(START + at, authors[at % len(authors)], number=at) for at in range(120, 700, 7)]
+    for each in late:
+        sim.at(each.created_at - START, lambda each=each: sim.relay.publish(each, sim.wall))  # type: ignore[misc]
+    for each in late:
+        sim.run_until(each.created_at - START + 2)
+        assert each.id in sim.delivered, f"{each.created_at - START}"
+
+
+def test_live_request_that_nobody_answers_costs_no_more_than_polls() -> None:
+    sim = Simulation(random.Random(3), limits=RelayLimits(refuses_zero=True))
+    sim.max_idle_turns = 10_000
+    sim.relay.mood = silent_to(lambda each: each.authors is not None)
+    sim.want(authors=[ALICE], registered=[BOB])
+    sim.connect()
+    sim.run_until(300)
+    before = len(sim.relay.requests)
+    late = stream(sim, 300, 1_500, 60)
+    for each in late:
+        sim.run_until(each.created_at - START + POLL_EVERY_S + 5)
+        assert each.id in sim.delivered
+    assert len(sim.relay.requests) - before < 100
 
 
 def test_part_of_a_live_request_that_is_refused_takes_no_other_along() -> None:

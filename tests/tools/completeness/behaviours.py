@@ -50,6 +50,8 @@ def _nothing(_: World) -> list[SignedEvent]:
 class Case:
     """A behaviour; `given` says which events a patient client gets from it, `extra` makes events that bring it out.
 
+    `arriving`: events that come while the relay is asked for pages, where its behaviour says so.
+
     `cannot`: of what it holds some is out of any client's reach, and the service must say so; with `loses` it is not
     known which. `slow`: takes minutes.
     """
@@ -57,6 +59,7 @@ class Case:
     behaviour: Behaviour
     given: Given = _all
     extra: Extra = _nothing
+    arriving: Extra = _nothing
     stored: int = 300
     cannot: bool = False
     loses: bool = False
@@ -127,6 +130,16 @@ def _busy_second(world: World) -> list[SignedEvent]:
     return world.one_second(130, world.now - 1800)
 
 
+def _busy_seconds(world: World) -> list[SignedEvent]:
+    return [*world.one_second(130, world.now - 1800), *world.one_second(300, world.now - 3600)]
+
+
+def _just_now(world: World) -> list[SignedEvent]:
+    """What comes while pages are read, one in three dated back."""
+    dates = (world.now, world.now, world.now - 300)
+    return [world.event(dates[number % 3], author=world.wanted_author()) for number in range(60)]
+
+
 def _solitary_second(world: World) -> list[SignedEvent]:
     return world.one_second(60, world.now - 1800, author=world.followees[0])
 
@@ -171,6 +184,10 @@ def _page_cases() -> Mapping[str, Case]:
         "ignores-until": Case(Behaviour(cap=60, ignores_until=True), stored=150),
         "zero-is-all": Case(Behaviour(cap=100, zero_limit_is_unlimited=True)),
         "shared-limit": Case(Behaviour(cap=60, shared_limit=True)),
+        "live-in-pages": Case(Behaviour(cap=30, arrivals_a_page=3), extra=_busy_seconds, arriving=_just_now),
+        "ignores-since-arrival": Case(Behaviour(cap=60, ignores_since=True, order=Order.ARRIVAL)),
+        "ignores-until-oldest": Case(Behaviour(cap=60, ignores_until=True, order=Order.OLDEST), stored=150),
+        "ignores-times": Case(Behaviour(cap=60, ignores_since=True, ignores_until=True), stored=150),
         "dense-second": Case(Behaviour(cap=50), extra=_busy_second),
         "dense-author": Case(Behaviour(cap=20), extra=_solitary_second, cannot=True, loses=True),
         "withheld": Case(Behaviour(cap=60, withheld_kinds=frozenset({4, 1059})), _without(4, 1059), _withheld_block),
@@ -180,6 +197,7 @@ def _page_cases() -> Mapping[str, Case]:
             lambda world: [*_withheld_block(world), *_unlisted_kinds(world)],
         ),
         "kinds-for-times": Case(Behaviour(kinds_for_times=True), _listed, _high_mentions),
+        "holes-without-whole": Case(Behaviour(kinds_for_times=True, min_filter_score=1), _listed, _high_mentions),
         "short-lists": Case(Behaviour(most_kinds=10, most_tag_values=5), extra=_high_mentions),
         "first-value": Case(Behaviour(first_value_only=True), extra=_high_mentions),
         "withheld-alone": Case(
@@ -240,6 +258,15 @@ def _refusal_cases() -> Mapping[str, Case]:
         "notice-rate": Case(Behaviour(refusals=(Refusal(How.NOTICE, "rate limited", times=3),)), slow=True),
         "silent-first": Case(Behaviour(refusals=(Refusal(How.SILENT, times=3),)), slow=True),
         "rate": Case(Behaviour(cap=60, rate=RateLimit(per_s=2.0, burst=10))),
+        "rate-subs": Case(Behaviour(cap=60, rate=RateLimit(per_s=4.0, burst=12), max_subscriptions=6)),
+        "rate-subs-closed": Case(
+            Behaviour(
+                cap=60,
+                rate=RateLimit(4.0, 12, Refusal(How.CLOSED, "rate-limited: slow down")),
+                max_subscriptions=6,
+                subscriptions_refusal=Refusal(How.CLOSED, "error: too many subscriptions"),
+            )
+        ),
         "subs-notice": Case(Behaviour(max_subscriptions=3, subscriptions_refusal=Refusal(How.NOTICE, busy), cap=60)),
         "subs-closed": Case(
             Behaviour(
@@ -298,6 +325,17 @@ def _zero(filters: Filters) -> bool:
     return any(each.get("limit") == 0 for each in filters)
 
 
+def _is_large(filters: Filters) -> bool:
+    """Whether some list is longer than a relay with narrow bounds takes, or there are many filters."""
+    lists = (("authors", 20), ("kinds", 10), ("#p", 20))
+    return len(filters) > 3 or any(_more(member, most)(filters) for member, most in lists)
+
+
+def _long_live(filters: Filters) -> bool:
+    """Whether a live request is larger than that."""
+    return all(each.get("limit") in (0, 1) and "until" not in each for each in filters) and _is_large(filters)
+
+
 def _scrapes(filters: Filters) -> bool:
     """Whether some filter asks for many events by kinds alone."""
     narrow = {"ids", "authors", "#p"}
@@ -345,6 +383,9 @@ def _limit_cases() -> Mapping[str, Case]:
         "zero-closed": _refusing(Refusal(How.CLOSED, "invalid: bad filter", when=_zero)),
         "zero-eose": _refusing(Refusal(How.EOSE, when=_zero)),
         "zero-silent": _refusing(Refusal(How.SILENT, when=_zero)),
+        "live-silent": _refusing(Refusal(How.SILENT, when=_long_live)),
+        "live-unnamed": _refusing(Refusal(How.NOTICE, "REQ filters are not accepted", when=_long_live)),
+        "all-unnamed": _refusing(Refusal(How.NOTICE, "REQ filters are not accepted", when=_is_large)),
         "live-without-eose": Case(Behaviour(live_eose=False, cap=60)),
         "scraper": _refusing(Refusal(reason="error: scraper", when=_scrapes)),
         "deaf-at-first": Case(Behaviour(deaf_s=0.3, cap=60)),

@@ -40,14 +40,16 @@ def run(cases: Mapping[str, Case], seed: int, timeout_s: float, *, keep: Path | 
 
 def _peer(world: World, name: str, case: Case, seed: int) -> Peer:
     stored = [*world.stored(case.stored), *case.extra(world)]
-    peer = Peer(name, case, ScriptedRelay(case.behaviour, events=stored, seed=seed))
-    peer.offer(world, stored)
+    arriving = case.arriving(world)
+    peer = Peer(name, case, ScriptedRelay(case.behaviour, events=stored, seed=seed, arriving=arriving))
+    peer.offer(world, [*stored, *arriving])
     return peer
 
 
 def _arrive(world: World, peer: Peer) -> None:
     """Some events come to the relay live, some back-dated ones without a word."""
     live, late = world.fresh(6), world.stored(2)
+    peer.relay.arrive()
     peer.relay.publish(*live)
     peer.relay.hold(late)
     peer.offer(world, [*live, *late])

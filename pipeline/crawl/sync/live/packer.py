@@ -32,6 +32,7 @@ class SubscriptionPacker:
         "_left_out",
         "_limits",
         "_most_filters",
+        "_most_named",
         "_origins",
         "_queries",
         "left_out",
@@ -46,6 +47,8 @@ class SubscriptionPacker:
         self._is_parted = False
         # Less than the limit where more filters together were refused for no reason that was named.
         self._most_filters: int | None = None
+        # The same of the members that a filter names.
+        self._most_named: int | None = None
         # By the key of a piece, that of its query.
         self._origins: dict[str, str] = {}
         self.singles: frozenset[Subject] = frozenset()
@@ -88,6 +91,7 @@ class SubscriptionPacker:
         packer.singles = self.singles if singles is None else singles
         packer._is_parted = self._is_parted
         packer._most_filters = self._most_filters
+        packer._most_named = self._most_named
         # Of many more than there is room for, the first without a place is soon found.
         return all(packer._place(piece) for query in queries if query.is_live for piece in packer._pieces(query))
 
@@ -117,10 +121,11 @@ class SubscriptionPacker:
         """Mark one subscription, or all, as not open."""
         self._changed.update(self._groups if key is None else (key,))
 
-    def split_by_subject(self, key: str) -> bool:
+    def split(self, key: str, *, by_members: bool = False) -> bool:
         """From now on ask for less at once, as one was refused together; whether subscription `key` had more.
 
-        For each subject apart at first, then for half as many filters, down to a single one.
+        For each subject apart at first, then for half as many filters, down to a single one. `by_members`: then for
+        half as many members, which may take more subscriptions than there is room for.
         """
         group = self._groups.get(key)
         if group is None:
@@ -129,6 +134,8 @@ class SubscriptionPacker:
             self._is_parted = True
         elif (most := min(group.filters, self._most_filters or group.filters) // 2) > 0:
             self._most_filters = most
+        elif by_members and (named := max(map(self._named_at_once, group.queries.values())) // 2) > 0:
+            self._most_named = named
         else:
             return False
         self.clear()
@@ -176,7 +183,12 @@ class SubscriptionPacker:
         return [key for key in self._groups if query in self.queries_of(key)]
 
     def _most_members(self, query: Query) -> int:
-        return 1 if query.subject in self.singles else query.most_members(self._limits)
+        most = 1 if query.subject in self.singles else query.most_members(self._limits)
+        return min(most, self._most_named or most)
+
+    def _named_at_once(self, query: Query) -> int:
+        """Return how many members a filter for this query names, at most."""
+        return min(len(query.members), self._most_members(query))
 
     @property
     def _filters_a_request(self) -> int:

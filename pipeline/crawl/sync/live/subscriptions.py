@@ -69,19 +69,19 @@ class LiveSubscriptions:
         self._queries = ()
 
     def split_unanswered(self, session: Session, mono: float) -> tuple[str, ...]:
-        """Ask in smaller requests for what stayed unanswered; returns the keys of all queries that are not answered.
+        """Ask in smaller requests for what stayed unanswered; returns the keys of queries of which that shows only now.
 
         Some relays refuse in words that name nothing, and say no more. An EOSE is owed where something stored is asked
         for; this is for relays that send it to others.
         """
         asks_for_stored = session.limits.refuses_zero or session.limits.zero_is_all
         silent = [key for key in self._opened if self._is_silent(key, session, mono)] if asks_for_stored else []
-        queries = tuple(query for key in silent for query in self._groups.queries_of(key))
-        self._silent = frozenset(queries)
-        are_split = [self._groups.split_by_subject(key) for key in silent]
+        before = self._silent
+        self._silent = frozenset(query for key in silent for query in self._groups.queries_of(key))
+        are_split = [self._groups.split(key, by_members=True) for key in silent]
         if any(are_split):
             self._queries = ()
-        return queries
+        return tuple(self._silent - before)
 
     def _is_silent(self, key: str, session: Session, mono: float) -> bool:
         is_open = session.subscriptions.live(key) is not None
@@ -168,7 +168,7 @@ class LiveSubscriptions:
         What asks for several things is refused for one of them: they are opened again at once, each by itself.
         """
         queries = self._groups.queries_of(ended.key)
-        if ended.refusal.is_lasting and self._groups.split_by_subject(ended.key):
+        if ended.refusal.is_lasting and self._groups.split(ended.key):
             self._queries = ()
             return queries
         lived = mono - self._opened.get(ended.key, mono)
