@@ -104,7 +104,9 @@ def run(ctx: StageContext) -> None:
 def _context(ctx: StageContext, open_here: Callable[[], Database], counts: StageCounters) -> CrawlContext:
     config, watch = ctx.config, ctx.heartbeat.watch
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
-    intake = Ingester(open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn)
+    intake = Ingester(
+        open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn, lambda: ctx.bells.ring("saver")
+    )
     return CrawlContext(
         ctx.clock, intake, TransactionBatcher(intake), Backpressure(_marks(config)),
         RateLimitedLogger(ctx.log, ctx.clock), FrameBounds(limits.bytes, limits.tags),

@@ -68,7 +68,7 @@ def _worker(
     log = RateLimitedLogger(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
     client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
-    return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn)
+    return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn, ctx.doorbell)
 
 
 def _work(ctx: StageContext, worker: BatchWorker) -> None:

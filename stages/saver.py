@@ -9,7 +9,8 @@ from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
 from pipeline.nostr.extract import MAX_CANDIDATES
 from pipeline.process.backoff import Backoff
-from pipeline.process.clock import until_next
+from pipeline.process.clock import pause
+from pipeline.process.event_rate import EventRate
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.saver import outbox_limit
@@ -17,7 +18,7 @@ from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import contact_slices, inbox, shares
-from pipeline.store.commit_watch import POLL_S, CommitWatch
+from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseFailed
@@ -34,9 +35,12 @@ LONG_BYTES: Final = 64 << 10
 MAX_SLICES: Final = 2_000
 # What storing one address of a relay weighs in such bytes.
 ADDRESS_BYTES: Final = 1 << 10
-# After fewer rows than this the saver lets more come for a moment: a transaction costs as much as some ten of them.
-GATHER_ROWS: Final = 50
-GATHER_S: Final = 0.02
+# From this rate (events/s) on, crawlers read at common times: so long after one's commit, those of the others are there
+# too and share the saver's transaction, which costs as much as some ten events.
+SHARING_RATE: Final = 100.0
+SHARING_S: Final = 0.003
+# After a batch of so many, more are likely to be there already.
+MANY_ROWS: Final = 50
 LEASE_MS: Final = 30_000
 # A row that fails alone this often, or that the process crashes on when it is alone, is a dead letter.
 MAX_FAILURES: Final = 5
@@ -45,7 +49,8 @@ MAX_CLAIMS: Final = 1_000
 # Claimed more than once: its worker crashed or released it. It is saved alone, so that it can harm no other row.
 _SUSPECT_CLAIMS: Final = 2
 _RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
-_IDLE_POLLS: Final = round(1.0 / POLL_S)
+# How long a commit, or a row whose retry is due, may go unnoticed where no bell rings.
+_IDLE_S: Final = 1.0
 _STAGE: Final = "saver"
 
 
@@ -65,10 +70,10 @@ class _Saver:
         self._ctx = ctx
         self._database = database
         self._target = config.target_relay
-        to_pubsub, to_relay = config.sink.kind is not SinkKind.NONE, self._target is not None
+        self._to_pubsub = config.sink.kind is not SinkKind.NONE
         self._processor = EventProcessor(
-            to_pubsub=to_pubsub,
-            to_relay=to_relay,
+            to_pubsub=self._to_pubsub,
+            to_relay=self._target is not None,
             relay_backlog=lambda: OutboxBounds(
                 ctx.settings.target_relay_backlog, ctx.settings.target_relay_backlog_bytes
             ),
@@ -79,12 +84,13 @@ class _Saver:
         )
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimitedLogger(ctx.log, ctx.clock)
+        self._rate = EventRate()
         self._counts = StageCounters(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
 
     def run(self) -> None:
-        watch = CommitWatch(self._database)
+        watch = CommitWatch(self._database, self._ctx.doorbell)
         self._counts.resume(self._database, self._ctx.is_abandoned)
         with self._database.write() as tx:
             shares.set_bound(tx, self._ctx.config.max_wanted_authors)
@@ -93,10 +99,7 @@ class _Saver:
         while not self._ctx.stop.is_set():
             self._ctx.heartbeat.beat()
             rows = self._claim()
-            if not rows:
-                if not self._work_off():
-                    watch.wait(self._ctx.stop, _IDLE_POLLS)
-                continue
+            self._rate.note(self._ctx.clock.monotonic(), len(rows))
             rows.sort(key=lambda row: len(row.raw) > LONG_BYTES)
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
             for batch in transactions([row for row in rows if row.receipt.claims < _SUSPECT_CLAIMS]):
@@ -104,9 +107,14 @@ class _Saver:
             # Rows that failed before come last, so that no other waits behind one that kills the process.
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_isolated(row)
-            self._work_off()
-            if len(rows) < GATHER_ROWS:
-                self._ctx.stop.wait(until_next(GATHER_S))
+            is_busy = self._work_off() or bool(rows)
+            if len(rows) < MANY_ROWS and watch.wait(self._ctx.stop, 0.0 if is_busy else _IDLE_S):
+                self._let_gather()
+
+    def _let_gather(self) -> None:
+        """Let the rows of other crawlers join those that have just come, if many come."""
+        if self._rate.per_s(self._ctx.clock.monotonic()) >= SHARING_RATE:
+            pause(SHARING_S)
 
     def _work_off(self) -> bool:
         """Do a slice of what long contact lists left, more if there are too many; return False if there is none."""
@@ -117,6 +125,9 @@ class _Saver:
             self._processor.catch_up(self._database)
             with self._database.write() as tx:
                 self._processor.work_off(tx, self._ctx.clock.now_ms())
+                changes_wanted = self._processor.changes_wanted(tx)
+            if changes_wanted:
+                self._ctx.bells.ring("crawler")
             self._processor.on_commit()
         return left > 0
 
@@ -181,8 +192,21 @@ class _Saver:
                 raise _StaleReceipt
             outcome.events.taken += len(rows)
             self._counts.write(tx, outcome.events)
+            changes_wanted = self._processor.changes_wanted(tx)
+        self._wake_others(outcome, changes_wanted=changes_wanted)
         self._processor.on_commit()
         self._count(outcome)
+
+    def _wake_others(self, outcome: Outcome, *, changes_wanted: bool) -> None:
+        """Ring those that what was just committed is work for."""
+        new, skipped = outcome.events.out, outcome.events.skipped
+        is_for = {
+            "forwarder": self._to_pubsub and new,
+            "sender": self._target is not None and new > skipped.total() - skipped[outbox_limit.REASON],
+            "crawler": changes_wanted,
+        }
+        if stages := [stage for stage, is_work in is_for.items() if is_work]:
+            self._ctx.bells.ring(*stages)
 
     def _retry_or_dead_letter(self, row: InboxRow, error: Exception, *, pre_charged: bool) -> None:
         reason = f"{type(error).__name__}: {error}"[:200]

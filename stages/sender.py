@@ -57,7 +57,7 @@ def run(ctx: StageContext) -> None:
         )
         _note_state(ctx, database, target, RelayState.INITIALIZING)
         client = OutboxClient("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
-        loop = StreamWorker(client, SinkHealth(SinkName.RELAY), ctx.stop, beat, sink)
+        loop = StreamWorker(client, SinkHealth(SinkName.RELAY), ctx.stop, beat, sink, ctx.doorbell)
         counts.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
         try:

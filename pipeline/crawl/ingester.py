@@ -16,6 +16,7 @@ from pipeline.crawl.sync.costs import Verified
 from pipeline.crawl.sync.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
+from pipeline.process.event_rate import EventRate
 from pipeline.rules.relevance import Relevance, Rule
 from pipeline.store import (
     backfills,
@@ -48,8 +49,10 @@ TRANSACTION_EVENTS: Final = 200
 # The same for large events: as the reader had them, so that no batch is much larger, and none of a few long frames.
 BATCH_BYTES: Final = 256 << 10
 TRANSACTION_BYTES: Final = 1 << 20
-# Commits are at least this far apart while less than a reader's batch is at hand: one costs as much as several events.
-GATHER_S: Final = 0.02
+# From this rate (events/s) on, commits are this far apart while less than a reader's batch is at hand, since one costs
+# as much as several events. At lower rates they may follow sooner, in proportion.
+GATHER_S: Final = 0.01
+GATHER_RATE: Final = 100.0
 # Ids remembered in front of the database: some minutes of the whole network, 20 MB.
 REMEMBERED_IDS: Final = 200_000
 # `created_at` may be this far ahead of our clock.
@@ -154,11 +157,15 @@ class Ingester:
         clock: Clock,
         counts: StageCounters,
         on_turn: Callable[[], None] = lambda: None,
+        on_new: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_turn` is called by the thread in `run` about every second, whether there is work or not."""
+        """Called by the thread in `run`: `on_turn` about every second, whether there is work or not; `on_new` after
+        each commit of new events.
+        """
         self.committed = SeenIdCache()
         self._open_database = open_database
         self._on_turn = on_turn
+        self._on_new = on_new
         self._limits = limits
         self._clock = clock
         self._counts = counts
@@ -177,7 +184,8 @@ class Ingester:
         # By relay, what its events cost, not yet written down.
         self._costs: dict[int, relay_status.RelayCost] = {}
         self._novel_at = clock.monotonic()
-        self._committed_at = 0.0
+        self._begun_at = 0.0
+        self._rate = EventRate()
         self._written_at = -COUNTS_EVERY_S
 
     def submit(self, *batches: Batch) -> None:
@@ -205,8 +213,9 @@ class Ingester:
                 self._on_turn()
                 work, finished = self._gather()
                 if work.batches or self._aside:
+                    self._begun_at = self._clock.monotonic()
+                    self._rate.note(self._begun_at, work.events)
                     self._commit(database, work.batches)
-                    self._committed_at = self._clock.monotonic()
                 for changes in work.changes:
                     if self._relevance.apply(changes):
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
@@ -217,7 +226,7 @@ class Ingester:
     def _gather(self) -> tuple[_Work, bool]:
         """Whatever has queued, up to a transaction's worth; changes of what is wanted end the gathering.
 
-        What comes alone after a quiet moment is not held up; what comes soon after a commit shares the next one.
+        What comes now and then is not held up; of many, those that come soon after a commit share the next one.
         """
         work = _Work()
         try:
@@ -236,11 +245,16 @@ class Ingester:
                 return work, False
             if self._queue.empty() and work.events < BATCH_EVENTS and not has_waited:
                 has_waited = True
-                pause(self._committed_at + GATHER_S - self._clock.monotonic())
+                self._let_gather()
             try:
                 item = self._queue.get_nowait()
             except Empty:
                 return work, False
+
+    def _let_gather(self) -> None:
+        """Wait as long after the last commit as the rate asks for."""
+        now = self._clock.monotonic()
+        pause(self._begun_at + GATHER_S * min(1.0, self._rate.per_s(now) / GATHER_RATE) - now)
 
     def _commit(self, database: Database, batches: list[Batch]) -> None:
         for batch in batches:
@@ -291,6 +305,8 @@ class Ingester:
             drops.append(tx, self._dropped, self._clock.now_ms())
             tally = self._close_tally(len(new), len(arrivals) - len(new))
             self._counts.write(tx, tally)
+        if new:
+            self._on_new()
         self._counts.show(tally)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()

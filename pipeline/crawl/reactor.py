@@ -26,8 +26,9 @@ from pipeline.relay.websocket import WebSocket
 GATHER_S: Final = 0.04
 # What comes of an answer is looked at sooner, since the next question waits for its end.
 GATHER_ASKING_S: Final = 0.01
-# So few messages in that time are looked at one by one.
+# So few messages in that time are looked at one by one, and up to so many after half of it.
 FEW_MESSAGES: Final = 8
+SOME_MESSAGES: Final = 160
 # A relay that sent so many at once has more.
 MANY_MESSAGES: Final = 32
 
@@ -49,9 +50,11 @@ class ReadCoalescer:
             self._before = self._count if current == self._slice + 1 else 0
             self._slice, self._count = current, 0
         self._count += sum(messages)
-        if max(self._count, self._before) <= FEW_MESSAGES or max(messages) >= MANY_MESSAGES:
+        in_slice = max(self._count, self._before)
+        if in_slice <= FEW_MESSAGES or max(messages) >= MANY_MESSAGES:
             return now
-        end = (current + 1) * GATHER_S
+        every_s = GATHER_S / 2 if in_slice <= SOME_MESSAGES else GATHER_S
+        end = (int(now / every_s) + 1) * every_s
         return min(end, now + GATHER_ASKING_S) if is_asking else end
 
 

@@ -14,13 +14,14 @@ from typing import Final
 from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S, message_of
 from pipeline.delivery.poison import next_batch
 from pipeline.delivery.sink_health import SinkWorker
+from pipeline.process.doorbell import Doorbell
 from pipeline.sinks.base import Delivered, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
-from pipeline.store.commit_watch import POLL_S, CommitWatch
+from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.database import Database
 from pipeline.store.outbox import OutboxRow
 
 # How long the loop waits for a commit before it looks for rows whose retry is due.
-_IDLE_POLLS: Final = round(1.0 / POLL_S)
+_IDLE_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -29,11 +30,13 @@ class BatchWorker(SinkWorker):
 
     sink: Sink
     turn: threading.Lock = field(default_factory=threading.Lock)
-    """Held while claiming or waiting for rows: of the workers that share it, one polls for all."""
+    """Held while claiming or waiting for rows: of the workers that share it, one waits for all."""
+    doorbell: Doorbell | None = None
+    """Rung for new rows; for the worker that has the turn."""
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; then release what is claimed and not delivered."""
-        watch = CommitWatch(database)
+        watch = CommitWatch(database, self.doorbell)
         while not self.stop.is_set():
             self.beat()
             rows = self._next(database, watch)
@@ -42,13 +45,13 @@ class BatchWorker(SinkWorker):
 
     def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
         """Claim ready rows; return [] after about a second without any, or after a commit."""
-        if not self.turn.acquire(timeout=_IDLE_POLLS * POLL_S):
+        if not self.turn.acquire(timeout=_IDLE_S):
             return []
         try:
             rows = self.client.claim(database, self.sink.max_messages)
             if not rows:
                 self.sink.keep_alive()
-                watch.wait(self.stop, _IDLE_POLLS)
+                watch.wait(self.stop, _IDLE_S)
             return rows
         finally:
             self.turn.release()

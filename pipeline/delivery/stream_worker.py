@@ -16,6 +16,7 @@ from pipeline.delivery.connection_breakers import Breakers
 from pipeline.delivery.outbox_client import CLAIM_STEP, RENEW_STREAM_EVERY_S, message_of
 from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS, max_batch_with
 from pipeline.delivery.sink_health import SinkWorker
+from pipeline.process.doorbell import Doorbell
 from pipeline.process.metrics import Observations
 from pipeline.sinks.base import Delivered, Refused, Retry, SinkDown, StreamSink, Verdict
 from pipeline.store.commit_watch import POLL_S, CommitWatch
@@ -29,7 +30,7 @@ _SENDING_S: Final = 1.0
 # How long a process that stops waits for answers; the next one sends unanswered rows again.
 LAST_ANSWERS_S: Final = 3.0
 # How long rows whose retry is due may wait for the next poll.
-_IDLE_POLLS: Final = round(1.0 / POLL_S)
+_IDLE_S: Final = 1.0
 
 
 _TOO_LARGE: Final = Refused("too-large")
@@ -50,6 +51,8 @@ class StreamWorker(SinkWorker):
     """Loop of one thread for one sink that answers message by message."""
 
     sink: StreamSink
+    doorbell: Doorbell | None = None
+    """Rung for new rows."""
     _pending: deque[OutboxRow] = field(default_factory=deque)
     """Claimed, to be sent in this order."""
     _in_flight: dict[bytes, _InFlight] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class StreamWorker(SinkWorker):
 
     def run(self, database: Database) -> None:
         """Send until stopped; then wait a moment for answers and release the rows that have none."""
-        watch = CommitWatch(database)
+        watch = CommitWatch(database, self.doorbell)
         self._renewed_at = self.now()
         while not self.stop.is_set():
             self.beat()
@@ -92,7 +95,7 @@ class StreamWorker(SinkWorker):
         room = self.sink.room() - len(self._pending)
         if room <= 0 or (room < CLAIM_STEP and not self._is_quiet):
             return
-        is_due = self._looked_at is None or self.now() - self._looked_at >= _IDLE_POLLS * POLL_S
+        is_due = self._looked_at is None or self.now() - self._looked_at >= _IDLE_S
         if not watch.changed() and not is_due:
             return
         rows = self.client.claim(database, room)
@@ -106,7 +109,7 @@ class StreamWorker(SinkWorker):
             self.stop.wait(0.0 if self.sink.room() else POLL_S)
             return
         self.health.reset()
-        if (self._looked_at is not None or not self.sink.room()) and watch.wait(self.stop, _IDLE_POLLS):
+        if (self._looked_at is not None or not self.sink.room()) and watch.wait(self.stop, _IDLE_S):
             self._looked_at = None
 
     def _send(self) -> None:

@@ -78,6 +78,13 @@ def _give(descriptor: int, like: os.stat_result, mode: int) -> None:
         os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
+def give_to_owner(path: Path, like: os.stat_result) -> None:
+    """Let a new file of any kind be read and written by those who may do that to `like`."""
+    path.chmod(like.st_mode & 0o666)
+    with contextlib.suppress(PermissionError):
+        os.chown(path, like.st_uid, like.st_gid)
+
+
 def is_held(path: Path) -> bool:
     """Return True if some process holds the lock at `path`; False where there is none or it cannot be looked at."""
     try:
@@ -105,13 +112,18 @@ def lock_holder(path: Path) -> str:
     return f"process {number}"
 
 
+def locks_path(database: Path) -> Path:
+    """Return where the locks of all processes that work on `database` lie, made or not."""
+    database = database.resolve()
+    return database.with_name(database.name + ".locks")
+
+
 def locks_directory(database: Path) -> Path:
     """Return where the locks of all processes that work on `database` lie, made when missing, as accessible as it is.
 
     Raises `CannotStart` when it cannot be made.
     """
-    database = database.resolve()
-    directory = database.with_name(database.name + ".locks")
+    directory = locks_path(database)
     try:
         like = owner_of(database)
         with contextlib.suppress(FileExistsError):

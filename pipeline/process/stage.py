@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import CannotStart, NoRoom
 from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.doorbell import Doorbell, Doorbells, DoorbellUnusable
 from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat, read_heartbeat
 from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageState, health_of
 from pipeline.process.logs import Logger, get_logger
@@ -65,6 +66,10 @@ class StageContext:
     metrics: Metrics
     heartbeat: Heartbeat
     log: Logger
+    doorbell: Doorbell | None
+    """Rung by those who commit work for this stage; None where there can be none."""
+    bells: Doorbells
+    """Those of all processes on this database, to be rung after a commit."""
     live: "ReloadableConfig | None" = None
 
     def on_locked(self, _: float) -> bool:
@@ -123,7 +128,8 @@ def run_stage(
                 if live is not None and not supervised:
                     live.warn_of_unknown()
                 log, counted = get_logger(stage), Metrics(config.max_address_labels)
-                run(StageContext(config, clock, stop, held.slot, counted, heartbeat, log, live))
+                with _doorbells(config, held.slot, counted, log) as (doorbell, bells):
+                    run(StageContext(config, clock, stop, held.slot, counted, heartbeat, log, doorbell, bells, live))
                 _log.info("stage ended", reason=stop.reason or "nothing left to do")
         finally:
             held.release()
@@ -173,6 +179,33 @@ def _in_slot(
         if failure:
             heartbeat.fail(_exit_message(failure[0]))
         heartbeat.close()
+
+
+@contextmanager
+def _doorbells(
+    config: "Config", slot: Slot, counted: Metrics, log: Logger
+) -> Iterator[tuple[Doorbell | None, Doorbells]]:
+    """Yield the bell of the process and those of all; every failure is counted, the first one logged."""
+    errors = counted.stage_errors.labels(slot.stage, "doorbell")
+    told = False
+
+    def on_failure(reason: str) -> None:
+        nonlocal told
+        errors.inc()
+        if not told:
+            told = True
+            log.warning("a doorbell does not work, events may take up to a second longer", reason=reason)
+
+    doorbell = None
+    try:
+        doorbell = Doorbell.hang(config.database_path, slot.name)
+    except (DoorbellUnusable, CannotStart) as error:
+        on_failure(str(error))
+    try:
+        yield doorbell, Doorbells(config.database_path, on_failure)
+    finally:
+        if doorbell is not None:
+            doorbell.close()
 
 
 def shared_memory(database: Path) -> Path:

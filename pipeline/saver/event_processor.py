@@ -146,6 +146,10 @@ class EventProcessor:
         self._end_registrations(tx, items, now)
         return outcome
 
+    def changes_wanted(self, tx: Tx) -> bool:
+        """Return True if the set of wanted authors is another than before the last `decide`, in its transaction."""
+        return wanted_authors.latest_generation(tx) != self._committed_generation
+
     def on_commit(self) -> None:
         """The transaction of the last `decide` was committed."""
         self._committed_generation = self._relevance.generation

@@ -75,6 +75,14 @@ def returning(ctx: StageContext) -> None:
     """Ends at once, with success."""
 
 
+def ringing(ctx: StageContext) -> None:
+    """Rings the forwarder's bell twice, and works until told to stop."""
+    for _ in range(2):
+        ctx.bells.ring("forwarder")
+    note("rung", ctx)
+    beat_until_stop(ctx)
+
+
 def crash(ctx: StageContext) -> None:
     """Raises what nobody foresaw."""
     raise ValueError("broken")
@@ -137,6 +145,7 @@ BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
         silent,
         mute,
         returning,
+        ringing,
         crash,
         thread_crash,
         cannot_start,

@@ -21,4 +21,4 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sinks that are down and rows that failed are tried again at once."""
     monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
-    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)

@@ -356,7 +356,7 @@ def test_stale_receipts_change_nothing(box: Outbox) -> None:
 
 def test_what_comes_later_is_sent_without_delay(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether nothing is under way, or something silent; nobody looks without being told of a commit."""
-    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 6_000)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 60.0)
     silent = notes(1, first=99)[0]
     sink = Told(lambda name: None if name == silent.id else DELIVERED)
     with Loop(box, sink, "sender"):

@@ -29,6 +29,22 @@ def test_stage_takes_the_first_free_slot_under_its_name(programs: Programs) -> N
     assert all(json.loads(line)["process"] in ("forwarder", "forwarder-1") for line in second.log.splitlines())
 
 
+def test_stage_without_a_doorbell_works_and_says_so_once(programs: Programs) -> None:
+    """Its bell's place is taken, and its own rings reach nobody."""
+    locks = programs.directory / "events.db.locks"
+    locks.mkdir()
+    for name in ("saver-0.bell", "forwarder-0.bell"):
+        (locks / name).touch()
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": "saver=ringing"})
+    programs.journal.expect("rung", "saver-0")
+    stage.signal(signal.SIGTERM)
+    assert stage.wait() == 0
+    lines = [json.loads(line) for line in stage.log.splitlines()]
+    (told,) = [line for line in lines if line["message"].startswith("a doorbell does not work")]
+    assert "saver-0.bell" in told["reason"]
+    assert b'event_service_stage_errors_total{kind="doorbell",stage="saver"} 3.0' in render(programs.runtime)
+
+
 def test_metrics_of_stages_run_alone_come_together(programs: Programs) -> None:
     for index in range(2):
         programs.start("stage", "forwarder")

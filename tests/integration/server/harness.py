@@ -15,6 +15,7 @@ import websocket
 
 from pipeline.process import metrics
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.doorbell import Doorbells
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
@@ -76,7 +77,15 @@ class Running:
         self.stop = Stop()
         self.heartbeat = AnnouncedHeartbeat(self.config.runtime_directory, SLOT.name, self.clock)
         self.context = StageContext(
-            self.config, self.clock, self.stop, SLOT, Metrics(), self.heartbeat, get_logger(SLOT.stage)
+            self.config,
+            self.clock,
+            self.stop,
+            SLOT,
+            Metrics(),
+            self.heartbeat,
+            get_logger(SLOT.stage),
+            None,
+            Doorbells(self.config.database_path),
         )
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(limits,), name=SLOT.name)

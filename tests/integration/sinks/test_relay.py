@@ -295,7 +295,7 @@ def test_a_relay_that_limits_the_rate(
     box.put(notes(40, kind=0))
     relay.behave(Behaviour(rate=RateLimit(per_s=200, burst=10, refusal=Refusal())))
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
     with Loop(box, sink, "sender"):
         box.wait_empty()
     assert set(box.outcomes().values()) == {"delivered"}

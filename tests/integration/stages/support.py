@@ -9,6 +9,7 @@ from time import monotonic
 
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.doorbell import Doorbells
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
@@ -130,6 +131,8 @@ class World:
             Metrics(),
             Heartbeat(self.runtime, slot.name, self.clock),
             get_logger(stage),
+            None,
+            Doorbells(self.path),
         )
 
     def opener(self) -> Callable[[], Database]:

@@ -15,9 +15,11 @@ import pytest
 from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
 from pipeline.process.backoff import Backoff
+from pipeline.process.doorbell import Doorbell
 from pipeline.saver import event_processor
 from pipeline.store import contacts, users
 from pipeline.store.authors import Authors
+from pipeline.store.commit_watch import POLL_S
 from pipeline.store.contacts import KeyedList
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
@@ -26,10 +28,10 @@ from pipeline.store.users import Signed
 from stages import saver
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.service import EventService
-from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
 from tests.support.seeds import seeds
 
-ALICE, BOB, CAROL = authors(41, 3)
+ALICE, BOB, CAROL, DAVE = authors(41, 4)
 TARGET = "ws://127.0.0.9:9"
 
 
@@ -44,7 +46,7 @@ def profiles(count: int, *, first: int = 0, size: int | None = None) -> list[Sig
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once, and looked for all the time."""
     monkeypatch.setattr(saver, "_RETRY", Backoff(base_s=0.001, factor=1.0, cap_s=0.001))
-    monkeypatch.setattr(saver, "_IDLE_POLLS", 1)
+    monkeypatch.setattr(saver, "_IDLE_S", POLL_S)
 
 
 def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseException) -> None:
@@ -92,6 +94,38 @@ def test_relevant_event_reaches_both_outboxes_an_irrelevant_one_none(world: Worl
     assert count("event_service_stage_out_total", stage="saver") == 1
     assert count("event_service_stage_discarded_total", stage="saver", reason="irrelevant") == 1
     assert count("application_handler_calls_total", handlerName="saveReceivedEvent", result="success") == 2
+
+
+def test_stages_that_have_work_by_a_commit_are_woken_and_no_other(world: World) -> None:
+    """A profile is for both sinks, a relay list of its author for the crawlers too once its contacts are wanted."""
+    bells = {stage: Doorbell.hang(world.path, f"{stage}-3") for stage in ("forwarder", "sender", "crawler")}
+
+    def woken() -> set[str]:
+        return {stage for stage, bell in bells.items() if bell.silence()}
+
+    context = world.context("saver", {"EVENTS_TARGET_RELAY": TARGET})
+    world.register(ALICE.pubkey)
+    with Running(context, saver.run):
+        world.put([ALICE.sign("hi", kind=0, created_at=NOW)])
+        bells["sender"].wait(context.stop, PATIENCE_S)
+    assert woken() == {"forwarder", "sender"}
+    context = world.context("saver", {"EVENTS_TARGET_RELAY": TARGET})
+    with Running(context, saver.run):
+        world.put([ALICE.sign("hi", kind=1, created_at=NOW)])
+        bells["forwarder"].wait(context.stop, PATIENCE_S)
+    assert woken() == {"forwarder"}
+    context = world.context("saver", {"EVENTS_TARGET_RELAY": TARGET})
+    with Running(context, saver.run):
+        world.put([ALICE.contact_list([BOB, CAROL], NOW)])
+        bells["crawler"].wait(context.stop, PATIENCE_S)
+    assert woken() == {"forwarder", "sender", "crawler"}
+    context = world.context("saver", {"EVENTS_TARGET_RELAY": TARGET})
+    with Running(context, saver.run):
+        world.put([DAVE.sign("nobody asked", kind=1, created_at=NOW)])
+        world.wait_saved()
+    assert woken() == set()
+    for bell in bells.values():
+        bell.close()
 
 
 def test_it_is_saved_within_milliseconds(world: World) -> None:

@@ -48,7 +48,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = Backoff(base_s=0.02, factor=1.0, cap_s=0.02)
     monkeypatch.setattr(sink_health, "_PATIENCE", quick)
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", quick)
-    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
 
 
 def save(world: World, events: list[SignedEvent], relay: ScriptedRelay, **settings: str) -> None:
@@ -259,7 +259,7 @@ def test_what_is_never_answered_is_tried_again_alone(
     """After waits of its own, while others pass; the connection lives on."""
     monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.1, factor=2.0, cap_s=0.4))
-    monkeypatch.setattr(stream_worker, "_IDLE_POLLS", 5)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
     silent, *others = profiles(400)
     settings = {"EVENTS_TARGET_RELAY": relay.url}
     relay.behave(silent_about(silent))

@@ -72,7 +72,12 @@ class Desk:
         self.metrics = Metrics()
         self.db = open_database(path, self.clock)
         counts = StageCounters(Slot("crawler", 0), self.metrics)
-        self.intake = Ingester(lambda: open_database(path, self.clock), LIMITS, self.clock, counts)
+        self.told: list[int] = []
+        """How many rows there were each time that new ones were reported."""
+        self.intake = Ingester(
+            lambda: open_database(path, self.clock), LIMITS, self.clock, counts,
+            on_new=lambda: self.told.append(len(self.rows())),
+        )  # fmt: skip
         self.intake.update_relevance(wanted(1, ALICE, BOB))
 
     def take(self, *batches: Batch | WantedChanges) -> None:
@@ -119,6 +124,11 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def batch(*found: Event, relay: int = 1) -> Batch:
     return Batch(relay, NOW_MS, tuple(found))
+
+
+def test_new_events_are_reported_once_they_are_committed(desk: Desk) -> None:
+    desk.one_by_one(batch(note("a")), batch(note("a")), batch(), batch(note("b"), note("c")))
+    assert desk.told == [1, 3]
 
 
 def test_database_beyond_its_bound_takes_nothing_of_strangers(desk: Desk) -> None:

@@ -2,10 +2,18 @@
 
 import pytest
 
-from pipeline.crawl.reactor import FEW_MESSAGES, GATHER_ASKING_S, GATHER_S, MANY_MESSAGES, ReadCoalescer
+from pipeline.crawl.reactor import (
+    FEW_MESSAGES,
+    GATHER_ASKING_S,
+    GATHER_S,
+    MANY_MESSAGES,
+    SOME_MESSAGES,
+    ReadCoalescer,
+)
 
 BEGIN = 1_000 * GATHER_S
-BUSY = [1] * (FEW_MESSAGES + 1)
+SOME = [1] * (FEW_MESSAGES + 1)
+BUSY = [1] * (SOME_MESSAGES + 1)
 
 
 def looks(gathering: ReadCoalescer, now: float, messages: list[int], *, is_asking: bool = False) -> float:
@@ -38,6 +46,17 @@ def test_once_busy_even_the_first_messages_wait_until_it_is_quiet_again() -> Non
 
 def test_a_relay_that_has_more_is_not_kept_waiting() -> None:
     assert looks(ReadCoalescer(), BEGIN, [*BUSY, MANY_MESSAGES]) == BEGIN
+
+
+def test_the_more_comes_the_longer_it_gathers() -> None:
+    begin = BEGIN + 0.1 * GATHER_S
+    assert looks(ReadCoalescer(), begin, SOME) == pytest.approx(BEGIN + GATHER_S / 2)
+    assert looks(ReadCoalescer(), begin, BUSY) == pytest.approx(BEGIN + GATHER_S)
+
+
+def test_crawlers_with_less_to_read_look_when_the_busy_ones_do_too() -> None:
+    ends = {round(looks(ReadCoalescer(), BEGIN + 0.6 * GATHER_S, each) / GATHER_S, 6) for each in (SOME, BUSY)}
+    assert ends == {1_001}
 
 
 def test_an_answer_that_is_owed_is_looked_for_sooner() -> None:
