@@ -60,6 +60,10 @@ _LOOK_AT_LISTS_S: Final = 2.0
 _THREAD_LIMIT_S: Final = 8.0
 _SLOW_THREAD_LIMIT_S: Final = 60.0
 _ALIVE_EVERY_S: Final = runs.ALIVE_EVERY_MS / 1000
+# A plan of what is wanted takes milliseconds, but tenths of a second while a crowd registers, and then it is made this
+# many times as long after the one before, so that a fifth of a core goes into it and several changes into one.
+_PLAN_SHARE: Final = 4.0
+_MAX_PLAN_REST_S: Final = 1.0
 # A fiftieth of one core at most goes into looking through them.
 _LOOK_SHARE: Final = 50.0
 _MAX_LOOK_S: Final = 30.0
@@ -214,14 +218,15 @@ class _Crawler:
         planner = Planner()
         plan = self._refresh_plan(planner, None)
         seen_version = -1
-        relays_at = queues_at = lists_at = 0.0
+        relays_at = queues_at = lists_at = plan_at = 0.0
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
         while not self.ctx.stop.is_set() and writer.is_alive() and self.fleet.is_alive:
             now = self.ctx.clock.monotonic()
             version = self.database.data_version()
-            if version != seen_version:
+            if version != seen_version and now >= plan_at:
                 seen_version = version
                 plan = self._refresh_plan(planner, plan)
+                plan_at = now + _plan_rest(self.ctx.clock.monotonic() - now)
             if now >= relays_at:
                 self.assignment.refresh(plan)
                 # Looking through ten thousand takes a while; it must not become the main work.
@@ -282,6 +287,11 @@ class _Crawler:
         self.intake.has_room_for_strangers = has_room
         self.gate.set_marks(_marks(config))
         self.gate.update(waiting)
+
+
+def _plan_rest(took_s: float) -> float:
+    """Return how long after the begin of one plan the next may begin."""
+    return min((1 + _PLAN_SHARE) * took_s, took_s + _MAX_PLAN_REST_S)
 
 
 def _marks(config: Config) -> Marks:

@@ -8,6 +8,7 @@ it. A newer list of the same author replaces what is left of an older one.
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from pipeline.store.database import Row, Tx
@@ -16,7 +17,7 @@ from pipeline.store.database import Row, Tx
 SIZE: Final = 500
 _KEY_BYTES: Final = 32
 
-PUT = "INSERT INTO contact_slices (follower, since, place, added, removed) VALUES (?, ?, ?, ?, ?)"
+PUT = "INSERT INTO contact_slices (follower, since, added, places, removed) VALUES (?, ?, ?, ?, ?)"
 FORGET = "DELETE FROM contact_slices WHERE follower = ?"
 COUNT = "SELECT count(*) FROM contact_slices"
 COUNT_OF = "SELECT count(*) FROM contact_slices WHERE follower = ?"
@@ -26,21 +27,21 @@ SELECT slice FROM contact_slices JOIN monitored ON monitored.author = contact_sl
  WHERE removed_at IS NULL ORDER BY slice LIMIT 1
 """
 OLDEST = "SELECT min(slice) FROM contact_slices"
-TAKE = "DELETE FROM contact_slices WHERE slice = ? RETURNING follower, since, place, added, removed"
+TAKE = "DELETE FROM contact_slices WHERE slice = ? RETURNING follower, since, added, places, removed"
 
 
 @dataclass(frozen=True, slots=True)
 class ContactSlice:
     """A part of the difference that a list makes; the authors added are wanted since `since` (ms).
 
-    `added`: public keys in the order of the list, the first of which has the place `place`. `removed`: numbers.
+    `added`: public keys, with their `places` in the order of lists. `removed`: numbers.
     One without either is for a user who registered when the list was known: some more of the followees are wanted.
     """
 
     follower: int
     since: int
-    place: int
     added: Sequence[bytes]
+    places: Sequence[int]
     removed: Sequence[int]
 
     @property
@@ -50,24 +51,28 @@ class ContactSlice:
 
 
 def cut(difference: ContactSlice) -> Iterator[ContactSlice]:
-    """Yield a difference in parts that are small enough, first those that add the newest followees."""
-    follower, since, added, removed = difference.follower, difference.since, difference.added, difference.removed
-    for end in range(len(added), 0, -SIZE):
-        begin = max(0, end - SIZE)
-        yield ContactSlice(follower, since, difference.place + begin, added[begin:end], ())
-    for begin in range(0, len(removed), SIZE):
-        yield ContactSlice(follower, since, 0, (), removed[begin : begin + SIZE])
+    """Yield a difference in parts that are small enough, first that with the newest followees.
+
+    The others are in order of their keys: each part then changes few pages of the index of all keys, where parts in
+    the order of the list would each change all of them.
+    """
+    follower, since, removed = difference.follower, difference.since, difference.removed
+    added = sorted(zip(difference.places, difference.added, strict=True))
+    newest, older = added[-SIZE:], sorted(added[:-SIZE], key=itemgetter(1))
+    for part in (newest, *(older[at : at + SIZE] for at in range(0, len(older), SIZE))):
+        if part:
+            places, keys = zip(*part, strict=True)
+            yield ContactSlice(follower, since, keys, places, ())
+    for at in range(0, len(removed), SIZE):
+        yield ContactSlice(follower, since, (), (), removed[at : at + SIZE])
 
 
 def put(tx: Tx, slices: Iterable[ContactSlice]) -> None:
     """Remember what is to be done."""
-    tx.executemany(
-        PUT,
-        (
-            (each.follower, each.since, each.place, b"".join(each.added), array("q", each.removed).tobytes())
-            for each in slices
-        ),
+    rows = (
+        (each.follower, each.since, b"".join(each.added), _blob(each.places), _blob(each.removed)) for each in slices
     )
+    tx.executemany(PUT, rows)
 
 
 def forget(tx: Tx, follower: int) -> None:
@@ -88,8 +93,16 @@ def take(tx: Tx) -> ContactSlice | None:
     row: Row | None = None if number is None else tx.execute(TAKE, (number,)).fetchone()
     if row is None:
         return None
-    follower, since, place, added, removed = row
+    follower, since, added, places, removed = row
     keys = tuple(added[at : at + _KEY_BYTES] for at in range(0, len(added), _KEY_BYTES))
+    return ContactSlice(follower, since, keys, _numbers(places), _numbers(removed))
+
+
+def _blob(numbers: Sequence[int]) -> bytes:
+    return array("q", numbers).tobytes()
+
+
+def _numbers(blob: bytes) -> Sequence[int]:
     numbers = array("q")
-    numbers.frombytes(removed)
-    return ContactSlice(follower, since, place, keys, numbers)
+    numbers.frombytes(blob)
+    return numbers

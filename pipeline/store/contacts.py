@@ -4,9 +4,10 @@ The id and time of that list are kept here, apart from the events, so that reten
 win. Newest wins; at equal times the lowest id (NIP-01, replaceable events).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import count
 
 from pipeline.store import authors, contact_slices, shares, wanted_authors
 from pipeline.store.authors import Authors
@@ -89,7 +90,7 @@ def replace(tx: Tx, contacts: ContactList, now: int, *, most_ago: int = 0) -> bo
     added = [followee for followee in contacts.followees if followee not in before]
     removed = [followee for followee in before if followee not in listed]
     since = _since(contacts.created_at, now, most_ago)
-    _apply(tx, contacts.follower, added, 1 + max(before.values(), default=-1), removed, since, now)
+    _apply(tx, contacts.follower, added, count(1 + max(before.values(), default=-1)), removed, since, now)
     return True
 
 
@@ -165,7 +166,8 @@ def _basis(tx: Tx, follower: int) -> tuple[ListRow | None, int, int]:
 
 def _settle(tx: Tx, known: Authors, follower: int, changes: Difference, since: int, now: int) -> None:
     contact_slices.forget(tx, follower)
-    whole = ContactSlice(follower, since, changes.next_place, changes.added, changes.removed)
+    places = range(changes.next_place, changes.next_place + len(changes.added))
+    whole = ContactSlice(follower, since, changes.added, places, changes.removed)
     if len(whole.added) + len(whole.removed) <= contact_slices.SIZE:
         _apply_slice(tx, known, whole, now)
         return
@@ -178,11 +180,11 @@ def _apply_slice(tx: Tx, known: Authors, part: ContactSlice, now: int) -> None:
     if part.only_admits:
         shares.fill(tx, part.follower, part.since, now, most=contact_slices.SIZE)
         return
-    _apply(tx, part.follower, known.intern_all(tx, part.added), part.place, part.removed, part.since, now)
+    _apply(tx, part.follower, known.intern_all(tx, part.added), part.places, part.removed, part.since, now)
 
 
 def _apply(
-    tx: Tx, follower: int, added: Sequence[int], place: int, removed: Collection[int], since: int, now: int
+    tx: Tx, follower: int, added: Sequence[int], places: Iterable[int], removed: Collection[int], since: int, now: int
 ) -> None:
     """Let `follower` follow those added from now on, wanted since `since` (ms), and those removed no longer."""
     gone = dict(tx.executemany(REMOVE, ((follower, followee) for followee in removed)))
@@ -194,7 +196,8 @@ def _apply(
         user = user.changed(-len(gone), -sum(gone.values()))
     gained = [followee for followee in added if followee != follower]
     waits = user is not None and not shares.has_room(tx, user, len(gained), now)
-    tx.executemany(ADD, ((follower, each, at, waits and each != follower) for at, each in enumerate(added, place)))
+    placed = zip(added, places, strict=False)
+    tx.executemany(ADD, ((follower, each, place, waits and each != follower) for each, place in placed))
     if user is not None and not waits:
         wanted_authors.acquire(tx, reversed(gained), since, near=wanted_authors.NEAR - user.admitted)
         shares.put(tx, user.changed(len(gained), 0))

@@ -124,7 +124,7 @@ class JitteredBusyHandler:
         self._tell_at = TELL_LOCKED_S
 
     def __call__(self, calls: int) -> bool:
-        """Wait a moment, the `calls`th time; return False to give up."""
+        """Wait a moment, the `calls`th time; return False to wait no longer."""
         if calls == 0:
             self._waited, self._tell_at = 0.0, TELL_LOCKED_S
         if self._on_locked is None:

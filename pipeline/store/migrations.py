@@ -523,8 +523,8 @@ CONTACT_SLICES = (
       slice INTEGER PRIMARY KEY,
       follower INTEGER NOT NULL,
       since INTEGER NOT NULL,
-      place INTEGER NOT NULL,
       added BLOB NOT NULL,
+      places BLOB NOT NULL,
       removed BLOB NOT NULL
     ) STRICT
     """,

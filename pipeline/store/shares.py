@@ -199,7 +199,7 @@ def admit_all(tx: Tx, author: int, now: int) -> None:
         tx.execute(ALL_WAIT, (author,))
         fit(tx, author, min(allowed, contact_slices.SIZE), now)
         left = range(contact_slices.SIZE, allowed, contact_slices.SIZE)
-        contact_slices.put(tx, (ContactSlice(author, now, 0, (), ()) for _ in left))
+        contact_slices.put(tx, (ContactSlice(author, now, (), (), ()) for _ in left))
         return
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
     wanted_authors.acquire(tx, (followee for followee, _ in rows), now)

@@ -9,12 +9,14 @@ Wanted authors of each tier (`store/wanted_authors.py`) are cut by themselves, s
 chunk of the authors before them, and are asked for after those.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
+from pipeline.crawl.sync.newcomers import Changed, Newcomers
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (
     CONFIDENTIAL_KINDS,
@@ -98,7 +100,7 @@ class Query:
     prefix: str
     members: tuple[Member, ...] = ()
     generation: int = field(default=0, compare=False)
-    """The newest change among the members; of what names none, the newest that it is to cover."""
+    """The newest change among the members, found where it is not given; of what names none, what it is to cover."""
     key: str = field(init=False, compare=False)
     """The name under which cursors and subscriptions know the query."""
     # Asked for every query of every relay each time that something may be due.
@@ -112,7 +114,7 @@ class Query:
         mark = self.prefix.find(_TIER_MARK)
         object.__setattr__(self, "tier", int(self.prefix[mark - 1]) if mark > 0 else 0)
         object.__setattr__(self, "is_live", self.subject not in _LOOKED_BACK_FOR)
-        if self.members:
+        if self.members and not self.generation:
             object.__setattr__(self, "generation", max(map(_generation, self.members)))
 
     @property
@@ -197,6 +199,8 @@ class Plan:
     """The queries for relay lists, of which `with_lists` makes a part."""
     users: tuple[Query, ...] = ()
     """The queries for what registered users write, who are wanted authors as well; no part of the others."""
+    newcomers: Newcomers[Member] | None = field(default=None, compare=False, repr=False)
+    """The authors who became wanted lately."""
     live: tuple[Query, ...] = field(init=False, compare=False)
     """Those that are subscribed to and kept complete."""
     members: int = field(init=False, compare=False)
@@ -249,11 +253,22 @@ class Plan:
             object.__setattr__(self, "_user_keys", keys)
         return keys
 
+    def newer_authors(self, generation: int) -> Mapping[int, Sequence[Member]]:
+        """Return by tier the authors who became wanted after a change."""
+        if self.newcomers is not None and (known := self.newcomers.since(generation)) is not None:
+            return known
+        newer: defaultdict[int, list[Member]] = defaultdict(list)
+        for query in self.live:
+            if query.subject is Subject.AUTHORS and query.generation > generation:
+                newer[query.tier] += (member for member in query.members if member.generation > generation)
+        return newer
+
     @property
     def with_lists(self) -> "Plan":
         """The same for a relay that is also asked for relay lists, after all else."""
         if (plan := self._with_lists) is None:
-            plan = Plan(self.generation, (*self.queries, *self.lists), users=self.users)
+            queries = (*self.queries, *self.lists)
+            plan = Plan(self.generation, queries, users=self.users, newcomers=self.newcomers)
             object.__setattr__(self, "_with_lists", plan)
         return plan
 
@@ -281,11 +296,13 @@ class Planner:
     )
     _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
     _queries: dict[str, Query] = field(default_factory=dict)
+    _newcomers: Newcomers[Member] = field(default_factory=Newcomers)
 
     def apply(self, changes: WantedChanges) -> None:
         """Take `changes`, which must begin after `generation`."""
-        _change(self._authors, changes.authors)
+        changed = _change(self._authors, changes.authors)
         _change((self._registered,), changes.registered)
+        self._newcomers = self._newcomers.plus(changes.generation, changed)
         self.generation = changes.generation
 
     def plan(self) -> Plan:
@@ -304,14 +321,14 @@ class Planner:
         ]
         users = tuple(self._query(Subject.AUTHORS, USERS + prefix, chunk) for prefix, chunk in registered)
         authors = [query for query in found if query.subject is Subject.AUTHORS]
-        lists = [self._query(Subject.RELAY_LISTS, query.prefix, query.members) for query in authors]
+        lists = [self._query(Subject.RELAY_LISTS, each.prefix, each.members, each.generation) for each in authors]
         self._queries = {query.key: query for query in (*found, *lists, *users)}
-        return Plan(self.generation, tuple(found), tuple(lists), users)
+        return Plan(self.generation, tuple(found), tuple(lists), users, self._newcomers)
 
-    def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...]) -> Query:
+    def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...], generation: int = 0) -> Query:
         known = self._queries.get(f"{subject}/{prefix}")
         # A chunk that did not change is the same object.
-        return known if known is not None and known.members is members else Query(subject, prefix, members)
+        return known if known is not None and known.members is members else Query(subject, prefix, members, generation)
 
 
 def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator[tuple[str, tuple[Member, ...]]]:
@@ -330,18 +347,20 @@ def _is_late(query: Query) -> bool:
     return query.tier >= len(TIER_SIZES) or query.subject is Subject.RELAY_LISTS
 
 
-def _change(trees: Sequence[ChunkTree[Member]], changes: Iterable[Change]) -> None:
+def _change(trees: Sequence[ChunkTree[Member]], changes: Iterable[Change]) -> Changed[Member]:
     """Put who is wanted from now on into the tree of their tier, and take them out of all others."""
-    by_tree: list[dict[bytes, Member | None]] = [{} for _ in trees]
-    filled = [tier for tier, tree in enumerate(trees) if len(tree)]
     since_ms = since = 0
+    members: dict[bytes, tuple[int, Member | None]] = {}
     for change in changes:
         # One object for all that became wanted together: there may be millions.
         if change.since != since_ms:
             since_ms, since = change.since, change.since // 1000
-        for tier in filled:
-            by_tree[tier][change.public_key] = None
-        if change.wanted:
-            by_tree[change.tier][change.public_key] = Member(change.public_key, since, change.generation)
-    for tree, members in zip(trees, by_tree, strict=True):
-        tree.change(members)
+        member = Member(change.public_key, since, change.generation) if change.wanted else None
+        members[change.public_key] = change.tier, member
+    ordered = sorted(members.items(), key=itemgetter(0))
+    for tier, tree in enumerate(trees):
+        if len(tree):
+            tree.change_in_order([(key, each if its == tier else None) for key, (its, each) in ordered])
+        else:
+            tree.change_in_order([(key, each) for key, (its, each) in ordered if its == tier and each is not None])
+    return members

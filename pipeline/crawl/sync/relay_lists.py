@@ -59,8 +59,14 @@ class Named:
 
     def among(self, query: Query) -> list[Member]:
         """The members of `query` who are to be found here by what it asks for; nobody, if it is about all the world."""
-        use = _reading(self._relay) if query.subject in BY_TAG else _writing(self._relay)
-        return [member for member in query.members if use in self._lists.get(member.public_key, ())]
+        return self.of(query.subject, query.members)
+
+    def of(self, subject: Subject, members: Iterable[Member]) -> list[Member]:
+        """The `members` who are to be found here by what a query of `subject` asks for."""
+        if not self._lists:
+            return []
+        use = _reading(self._relay) if subject in BY_TAG else _writing(self._relay)
+        return [member for member in members if use in self._lists.get(member.public_key, ())]
 
     def first(self, queries: Sequence[Query], users: Sequence[Query]) -> tuple[Query, ...]:
         """Return the live queries that come first where there is no room for `queries`, in stable chunks of own names.

@@ -7,7 +7,7 @@ which take turns are cheaper all the same. No I/O, no clock: `wall` is Unix seco
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,7 +16,6 @@ from pipeline.crawl.sync.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.settings.choices import CrawlMode
-from pipeline.store.wanted_authors import TIERS
 
 # A relay that refused, or had too much, is asked whole again after this (seconds).
 RETRY_WHOLE_S: Final = 86_400
@@ -163,21 +162,33 @@ class NewAuthorLookback:
         """Add those in `plan` who became wanted since it was last followed."""
         if plan.generation <= self.generation:
             return
-        queries = [query for query in plan.live if query.generation > self.generation]
+        newer = [
+            member
+            for query in plan.live
+            if query.subject is Subject.MENTIONS and query.generation > self.generation
+            for member in query.members
+            if member.generation > self.generation
+        ]
+        self._add(Subject.MENTIONS, 0, newer, named)
         # Those of each tier by themselves, as what is new by earlier ones comes before later ones.
-        for subject, tier in ((Subject.MENTIONS, 0), *((Subject.AUTHORS, tier) for tier in range(TIERS))):
-            newer = _newer(queries, subject, tier, self.generation, named)
-            if newer:
-                self._add(subject, tier, newer)
+        for tier, authors in sorted(plan.newer_authors(self.generation).items()):
+            self._add(Subject.AUTHORS, tier, authors, named)
         self.generation = plan.generation
 
-    def _add(self, subject: Subject, tier: int, newer: list[Member]) -> None:
+    def _add(self, subject: Subject, tier: int, members: Sequence[Member], named: Named) -> None:
+        """Add pieces for those who became wanted, first for those who are `named` at the relay."""
+        if not members:
+            return
+        here = named.of(subject, members)
+        found = frozenset(here)
+        elsewhere = [member for member in members if member not in found] if found else members
+        newer = [*here, *elsewhere]
         old = [piece for piece in self.pieces.values() if piece.subject is subject and piece.tier == tier]
-        members = [member for piece in old for member in piece.members]
-        if len(old) > _MAX_PIECES and 2 * len(members) < MAX_MEMBERS * len(old):
+        left = [member for piece in old for member in piece.members]
+        if len(old) > _MAX_PIECES and 2 * len(left) < MAX_MEMBERS * len(old):
             for piece in old:
                 del self.pieces[piece.key]
-            newer = [*newer, *members]
+            newer += left
         for first in range(0, len(newer), MAX_MEMBERS):
             # No chunk has a plus in its name: what is known of it says nothing about a piece.
             piece = Query(subject, f"{tier_mark(tier)}+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
@@ -188,15 +199,3 @@ class NewAuthorLookback:
         """Note that the piece `key` is had; returns whether it was the last."""
         self.pieces.pop(key, None)
         return not self.pieces
-
-
-def _newer(queries: Iterable[Query], subject: Subject, tier: int, generation: int, named: Named) -> list[Member]:
-    here: list[Member] = []
-    elsewhere: list[Member] = []
-    for query in queries:
-        if query.subject is subject and query.tier == tier:
-            newer = query.of_members(member for member in query.members if member.generation > generation)
-            found = {member.public_key for member in named.among(newer)}
-            for member in newer.members:
-                (here if member.public_key in found else elsewhere).append(member)
-    return here + elsewhere

@@ -1,0 +1,52 @@
+"""Who became wanted lately: the same as by going through everybody, as far back as it is known."""
+
+import random
+
+import pytest
+
+from pipeline.crawl.sync import newcomers
+from pipeline.crawl.sync.newcomers import Newcomers
+from pipeline.crawl.sync.plan import Member, Plan, Planner
+from pipeline.store.wanted_authors import TIERS, Change
+from tests.support.plans import changes, key, member
+from tests.support.seeds import seeds
+
+
+def test_one_who_left_since_or_changed_tiers_is_found_as_now() -> None:
+    one, two, three = key(1), key(2), key(3)
+    lately: Newcomers[Member] = Newcomers()
+    lately = lately.plus(1, {one: (0, member(one)), two: (3, member(two))})
+    lately = lately.plus(2, {one: (0, None), two: (1, member(two, generation=2)), three: (3, member(three))})
+    assert lately.since(0) == {1: [member(two, generation=2)], 3: [member(three)]}
+    assert lately.since(2) == {}
+
+
+def test_oldest_batches_are_forgotten_and_nothing_is_said_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newcomers, "MOST", 3)
+    lately: Newcomers[Member] = Newcomers()
+    for generation in range(1, 6):
+        new = key(generation)
+        lately = lately.plus(generation, {new: (0, member(new, generation=generation))})
+    assert lately.since(1) is None
+    assert lately.since(2) == {0: [member(key(number), generation=number) for number in (3, 4, 5)]}
+    crowd = {key(number): (3, member(key(number), generation=6)) for number in range(10, 20)}
+    assert lately.plus(6, crowd).since(5) is None
+    assert lately.plus(6, crowd).since(6) == {}
+
+
+@pytest.mark.parametrize("seed", seeds(5))
+def test_plan_names_the_same_newcomers_as_its_chunks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(newcomers, "MOST", 60)
+    planner, people, known = Planner(), [rng.randbytes(32) for _ in range(80)], 0
+    for generation in range(1, 80):
+        chosen = rng.sample(people, rng.randrange(12))
+        began = [Change(each, rng.random() < 0.7, 5_000, generation, rng.randrange(TIERS)) for each in chosen]
+        planner.apply(changes(generation, began))
+        plan = planner.plan()
+        plain = Plan(plan.generation, plan.queries)
+        for since in (generation, generation - 1, rng.randrange(generation)):
+            known += plan.newcomers is not None and plan.newcomers.since(since) is not None
+            found = {tier: {*each} for tier, each in plan.newer_authors(since).items()}
+            assert found == {tier: {*each} for tier, each in plain.newer_authors(since).items()}
+    assert 80 < known < 3 * 79
