@@ -1,10 +1,11 @@
 """What all connections of a crawler process share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.crawl.flow_control import Backpressure, TransactionBatcher
 from pipeline.crawl.ingester import Ingester
+from pipeline.crawl.sync.late_pace import LatePace
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
@@ -15,7 +16,7 @@ class CrawlContext:
     """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
 
     `parcel` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
-    `stranger_byte_rate`: see `RelayCosts`.
+    `stranger_byte_rate`: see `RelayCosts`. `late_pace` is followed by all relays and adapted by that thread.
     """
 
     clock: Clock
@@ -27,3 +28,4 @@ class CrawlContext:
     secret: bytes | None = None
     on_turn: Callable[[], None] = lambda: None
     stranger_byte_rate: Callable[[], int] = lambda: 0
+    late_pace: LatePace = field(default_factory=LatePace)

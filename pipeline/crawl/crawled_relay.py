@@ -123,6 +123,7 @@ class RelayLoader:
             gaps=open_gaps,
             places=self.places,
         )
+        sync.share_pace(self.shared.late_pace)
         sync.pacing.costs = RelayCosts(self.shared.stranger_byte_rate, self.shared.clock.monotonic())
         sync.audit.knowledge.recall(checks)
         sync.identity.recall(sample)

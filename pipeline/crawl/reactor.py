@@ -148,8 +148,9 @@ class Reactor:
             due.add(served)
         messages = [self._turn(served) for served in due if served.ending is None]
         self._finish_closed()
+        began, now = now, self.shared.clock.monotonic()
+        self.shared.late_pace.note(now - began, now)
         if any(messages):
-            now = self.shared.clock.monotonic()
             is_asking = any(served.connection.awaits_reply for served in due)
             pause(self._gathering.next_read_at(now, messages, is_asking=is_asking) - now)
 

@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.late_pace import LEAST_S, LOOK_EVERY_S, MOST_S, LatePace
 from pipeline.crawl.sync.late_queries import AT_ONCE
 from pipeline.crawl.sync.plan import Member, Plan, Query, Subject
 from pipeline.crawl.sync.schedule import Schedule
-from pipeline.crawl.sync.sweep_starter import LATE_EVERY_S
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
 from pipeline.relay.limits import RelayLimits
@@ -169,7 +169,7 @@ def test_crowds_past_is_asked_for_in_turns_and_all_of_it(mode: CrawlMode) -> Non
         return {each for each in asked if each and not each.isdisjoint(people)}
 
     sim.run_until(201)
-    assert 0 < len(looked_back()) <= 1 / LATE_EVERY_S + 1
+    assert 0 < len(looked_back()) <= 1 / LEAST_S + 1
     sim.run_until(230)
     assert set().union(*looked_back()) >= set(people)
 
@@ -200,3 +200,23 @@ def test_answer_costs_few_looks_however_many_chunks_a_crowd_makes(monkeypatch: p
     sim.run_until(70)
     # Each is looked at by what begins it, and by what tells when it comes due.
     assert AT_ONCE < max(by_turn) < 3 * AT_ONCE
+
+
+def test_crowds_past_is_asked_for_more_slowly_while_much_is_to_be_done() -> None:
+    sim = Simulation(random.Random(1), limits=replace(RelayLimits(), max_kinds=320))
+    sim.max_idle_turns = 100_000
+    sim.ask(CrawlMode.WHOLE)
+    sim.want(crowd(30, 1), crowd(3, 2), tier=0)
+    sim.relay.publish(event(START - 5, crowd(30, 1)[0]), 0)
+    sim.connect()
+    sim.run_until(200)
+    pace = LatePace()
+    for turn in range(100):
+        pace.note(LOOK_EVERY_S, 1_000 + turn * LOOK_EVERY_S)
+    assert pace.every_s == MOST_S
+    sim.crawl.share_pace(pace)
+    before = len(sim.relay.requests)
+    sim.want(crowd(5_000, 10), tier=LAST)
+    sim.run_until(200 + 3 * MOST_S)
+    asked = [each for _, (each, *_) in sim.relay.requests[before:] if each.limit and each.authors]
+    assert 2 <= len(asked) <= 4

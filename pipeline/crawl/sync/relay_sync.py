@@ -18,6 +18,7 @@ from pipeline.crawl.sync.gap_retries import GapRetries
 from pipeline.crawl.sync.item_sets import ItemSetProvider
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.lag import Lag
+from pipeline.crawl.sync.late_pace import LatePace
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.losses import Lesson, Losses
@@ -131,6 +132,10 @@ class RelaySync:
         self._pages = PageOpener(
             self._known, self._sweeps, self._strands, self._refused, self._reconciliation, self._answers
         )
+
+    def share_pace(self, pace: LatePace) -> None:
+        """Ask for the past of a crowd at a pace that all relays of the process share."""
+        self._starter.late_pace = pace
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""

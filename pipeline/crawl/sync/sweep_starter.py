@@ -6,6 +6,7 @@
 from typing import Final
 
 from pipeline.crawl.sync.knowledge import RelayKnowledge
+from pipeline.crawl.sync.late_pace import LatePace
 from pipeline.crawl.sync.paging.kind_lists import known_gaps
 from pipeline.crawl.sync.paging.slices import Gap, Manners
 from pipeline.crawl.sync.paging.window import Window
@@ -19,9 +20,6 @@ from pipeline.store.wanted_authors import TIERS
 
 # What is older (seconds) hardly arrives between two pages.
 SETTLED_S: Final = 120
-# Seconds between two sweeps that begin for the past of authors of the last tier. A crowd brings thousands of them in
-# moments, each a long request, and the thread that sends them also reads what all others publish.
-LATE_EVERY_S: Final = 0.1
 _LAST_TIER: Final = TIERS - 1
 # Few pages that must not wait.
 _AT_ONCE: Final = frozenset({Purpose.LOOKBACK, Purpose.WRAPS})
@@ -33,7 +31,7 @@ class SweepStarter:
     """Begins sweeps of one relay, in the order and form that is known to be right."""
 
     __slots__ = (
-        "_known", "_reconciliation", "_strands", "_sweeps", "late_at", "named", "postponed", "users",
+        "_known", "_reconciliation", "_strands", "_sweeps", "late_at", "late_pace", "named", "postponed", "users",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +47,8 @@ class SweepStarter:
         """Who is named at the relay; asked for first."""
         self.users: frozenset[bytes] = frozenset()
         """Registered users; asked for before all others."""
+        self.late_pace = LatePace()
+        """How far apart such sweeps begin as are for the past of authors of the last tier."""
         self.late_at = 0.0
         """When the next sweep for the past of authors of the last tier may begin (monotonic)."""
 
@@ -106,7 +106,7 @@ class SweepStarter:
             # One that a clock that was ahead began says nothing about what has come since.
             self._strands.resume(sweep, None if progress is None or progress.started > wall + OVERLAP_S else progress)
         if purpose in _ORDERED and query.tier == _LAST_TIER:
-            self.late_at = mono + LATE_EVERY_S
+            self.late_at = mono + self.late_pace.every_s
         if purpose in _ORDERED and stuck is None:
             self._put_first(sweep)
         self._known.times.on_begun(sweep, mono)
