@@ -78,26 +78,26 @@ def run(ctx: StageContext) -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
     _raise_file_limit(ctx)
     open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked)
-    counts = StageCounters(ctx.slot, ctx.metrics)
-    shared = _context(ctx, open_here, counts)
+    counters = StageCounters(ctx.slot, ctx.metrics)
+    shared = _context(ctx, open_here, counters)
     item_sets = StoredItemSets(
         open_here, ctx.clock, shared.log, on_turn=ctx.heartbeat.watch("holdings", _SLOW_THREAD_LIMIT_S).turn
     )
     dial_gate = DialGate(DialRates.of(ctx.config.crawlers, ctx.config.max_relays_per_host), ctx.clock)
     pool = _relay_pool(ctx, shared, item_sets, dial_gate)
     with open_here() as database:
-        counts.resume(database, ctx.is_abandoned)
+        counters.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
-        writer = threading.Thread(target=shared.intake.run, name="intake", daemon=True)
+        writer = threading.Thread(target=shared.ingester.run, name="intake", daemon=True)
         writer.start()
         reader = threading.Thread(target=item_sets.run, name="holdings", daemon=True)
         reader.start()
         try:
-            _Crawler(ctx, database, pool, shared.intake, shared.gate, dial_gate).run(writer)
+            _Crawler(ctx, database, pool, shared.ingester, shared.backpressure, dial_gate).run(writer)
         finally:
             item_sets.finish()
             pool.close()
-            shared.intake.finish()
+            shared.ingester.finish()
             writer.join(JOIN_S)
             reader.join(JOIN_S)
         if ctx.stop.is_set() and not writer.is_alive():
@@ -105,21 +105,21 @@ def run(ctx: StageContext) -> None:
                 runs.end(tx, ctx.slot.name, ctx.clock.now_ms())
 
 
-def _context(ctx: StageContext, open_here: Callable[[], Database], counts: StageCounters) -> CrawlContext:
+def _context(ctx: StageContext, open_here: Callable[[], Database], counters: StageCounters) -> CrawlContext:
     config, watch = ctx.config, ctx.heartbeat.watch
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
-    intake = Ingester(
-        open_here, limits, ctx.clock, counts, watch("intake", _THREAD_LIMIT_S).turn, lambda: ctx.bells.ring("saver")
+    ingester = Ingester(
+        open_here, limits, ctx.clock, counters, watch("intake", _THREAD_LIMIT_S).turn, lambda: ctx.bells.ring("saver")
     )
     return CrawlContext(
-        ctx.clock, intake, TransactionBatcher(intake), Backpressure(_marks(config)),
+        ctx.clock, ingester, TransactionBatcher(ingester), Backpressure(_marks(config)),
         RateLimitedLogger(ctx.log, ctx.clock), FrameBounds(limits.bytes, limits.tags),
         read_secret_key(config.secret_key_path), watch("reactor", _THREAD_LIMIT_S).turn,
         lambda: ctx.settings.relay_byte_rate,
     )  # fmt: skip
 
 
-def _relay_pool(ctx: StageContext, shared: CrawlContext, item_sets: StoredItemSets, dial_gate: DialGate) -> RelayPool:
+def _relay_pool(ctx: StageContext, context: CrawlContext, item_sets: StoredItemSets, dial_gate: DialGate) -> RelayPool:
     config, now = ctx.config, ctx.clock.monotonic()
     policy = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
@@ -127,7 +127,7 @@ def _relay_pool(ctx: StageContext, shared: CrawlContext, item_sets: StoredItemSe
     )  # fmt: skip
     dials = DialBounds(TokenBucket(dial_rate(config.crawlers), now), TokenBucket(fast_dial_rate(config.crawlers), now))
     return RelayPool(
-        _Dialler(ctx, policy), shared, ctx.metrics, _crawl_settings(config), dials, item_sets, gate=dial_gate
+        _Dialler(ctx, policy), context, ctx.metrics, _crawl_settings(config), dials, item_sets, gate=dial_gate
     )
 
 
@@ -201,9 +201,9 @@ class _Crawler:
 
     ctx: StageContext
     database: Database
-    fleet: RelayPool
-    intake: Ingester
-    gate: Backpressure
+    relay_pool: RelayPool
+    ingester: Ingester
+    backpressure: Backpressure
     dial_gate: DialGate
     assignment: RelayAssignment = field(init=False)
     crawl_report: CrawlReport = field(init=False)
@@ -211,8 +211,8 @@ class _Crawler:
     """The newest change of relay lists that was followed."""
 
     def __post_init__(self) -> None:
-        self.assignment = RelayAssignment(self.ctx, self.database, self.fleet, self.intake, self.dial_gate)
-        self.crawl_report = CrawlReport(self.ctx.metrics, self.ctx.clock, self.fleet)
+        self.assignment = RelayAssignment(self.ctx, self.database, self.relay_pool, self.ingester, self.dial_gate)
+        self.crawl_report = CrawlReport(self.ctx.metrics, self.ctx.clock, self.relay_pool)
 
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
@@ -220,7 +220,7 @@ class _Crawler:
         seen_version = -1
         relays_at = queues_at = lists_at = plan_at = 0.0
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
-        while not self.ctx.stop.is_set() and writer.is_alive() and self.fleet.is_alive:
+        while not self.ctx.stop.is_set() and writer.is_alive() and self.relay_pool.is_alive:
             now = self.ctx.clock.monotonic()
             version = self.database.data_version()
             if version != seen_version and now >= plan_at:
@@ -242,9 +242,9 @@ class _Crawler:
             if now >= lists_at:
                 lists_at = now + _LOOK_AT_LISTS_S
                 self._refresh_relay_lists(planner.generation, plan)
-            self.fleet.tick(plan)
-            self.ctx.metrics.relay_downloader_gauge.set(self.fleet.connected)
-            self.ctx.metrics.dials_waiting.set(self.fleet.waiting)
+            self.relay_pool.tick(plan)
+            self.ctx.metrics.relay_downloader_gauge.set(self.relay_pool.connected)
+            self.ctx.metrics.dials_waiting.set(self.relay_pool.waiting)
             self.ctx.heartbeat.beat()
             self.ctx.stop.wait(_TURN_S)
 
@@ -257,20 +257,20 @@ class _Crawler:
             named = self._apply_relay_lists(tx, planner.generation)
         planner.apply(changes)
         plan = planner.plan()
-        self.intake.update_relevance(changes)
+        self.ingester.update_relevance(changes)
         # First, so that what is new is ordered by it from the beginning.
-        self.fleet.set_relay_lists(named, plan)
-        self.fleet.set_plan(plan)
+        self.relay_pool.set_relay_lists(named, plan)
+        self.relay_pool.set_plan(plan)
         return plan
 
     def _refresh_relay_lists(self, generation: int, plan: Plan) -> None:
         with self.database.read() as tx:
             named = self._apply_relay_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
-        self.fleet.set_relay_lists(named, plan)
+        self.relay_pool.set_relay_lists(named, plan)
 
     def _apply_relay_lists(self, tx: Tx, generation: int) -> Collection[int]:
         """Take what changed of relay lists, and of whose are wanted since `generation`; return the relays affected."""
-        named = self.fleet.lists.apply(relay_lists.changed_since(tx, self.list_change, generation))
+        named = self.relay_pool.lists.apply(relay_lists.changed_since(tx, self.list_change, generation))
         self.list_change = relay_lists.latest(tx)
         return named
 
@@ -284,9 +284,9 @@ class _Crawler:
                 owed = outbox.size(tx, SinkName.PUBSUB, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
             has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)
-        self.intake.has_room_for_strangers = has_room
-        self.gate.set_marks(_marks(config))
-        self.gate.update(waiting)
+        self.ingester.has_room_for_strangers = has_room
+        self.backpressure.set_marks(_marks(config))
+        self.backpressure.update(waiting)
 
 
 def _plan_rest(took_s: float) -> float:

@@ -28,14 +28,14 @@ def run(ctx: StageContext) -> None:
         _idle(ctx)
         return
     sink = _sink(ctx.config)
-    counts = StageCounters(ctx.slot, ctx.metrics)
+    counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
-        counts.resume(database, ctx.is_abandoned)
+        counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
     turn, last_answer = threading.Lock(), LastAnswer()
-    workers = [_worker(ctx, sink, counts, progress, index, turn, last_answer) for index in range(count)]
+    workers = [_worker(ctx, sink, counters, progress, index, turn, last_answer) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
         for index, worker in enumerate(workers)
@@ -56,7 +56,7 @@ def run(ctx: StageContext) -> None:
 def _worker(
     ctx: StageContext,
     sink: Sink,
-    counts: StageCounters,
+    counters: StageCounters,
     progress: list[float],
     index: int,
     turn: threading.Lock,
@@ -67,7 +67,7 @@ def _worker(
 
     log = RateLimitedLogger(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
-    client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+    client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counters, log, ctx.slot.name)
     return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn, ctx.doorbell)
 
 

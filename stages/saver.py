@@ -85,13 +85,13 @@ class _Saver:
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimitedLogger(ctx.log, ctx.clock)
         self._rate = EventRate()
-        self._counts = StageCounters(ctx.slot, ctx.metrics)
+        self._counters = StageCounters(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
 
     def run(self) -> None:
         watch = CommitWatch(self._database, self._ctx.doorbell)
-        self._counts.resume(self._database, self._ctx.is_abandoned)
+        self._counters.resume(self._database, self._ctx.is_abandoned)
         with self._database.write() as tx:
             shares.set_bound(tx, self._ctx.config.max_wanted_authors)
             # The process that had this slot before is gone; its rows need not wait for the end of their leases.
@@ -141,7 +141,7 @@ class _Saver:
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
             inbox.queue.dead_letter(tx, letters, clock.now_ms())
             dead = self._tally_dead(tx, len(letters))
-        self._counts.show(dead)
+        self._counters.show(dead)
         for row in rows:
             if (reason := _dead_reason(row)) is not None:
                 self._log_dead_letter(row, reason)
@@ -191,7 +191,7 @@ class _Saver:
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
             outcome.events.taken += len(rows)
-            self._counts.write(tx, outcome.events)
+            self._counters.write(tx, outcome.events)
             changes_wanted = self._processor.changes_wanted(tx)
         self._wake_others(outcome, changes_wanted=changes_wanted)
         self._processor.on_commit()
@@ -220,7 +220,7 @@ class _Saver:
                 wait_s = _RETRY.delay_s(failures, random.Random())
                 put_back = inbox.queue.postpone if pre_charged else inbox.queue.nack
                 put_back(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
-        self._counts.show(dead)
+        self._counters.show(dead)
         kind = type(error).__name__
         self._ctx.metrics.stage_errors.labels(_STAGE, kind).inc()
         self._log.error(kind, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
@@ -230,14 +230,14 @@ class _Saver:
     def _tally_dead(self, tx: Tx, count: int) -> StageTally:
         tally = StageTally(taken=count)
         tally.drop("buried", count)
-        self._counts.write(tx, tally)
+        self._counters.write(tx, tally)
         return tally
 
     def _log_dead_letter(self, row: InboxRow, reason: str) -> None:
         self._log.error("dead-letter", "event is a dead letter", event=row.event_id.hex(), reason=reason)
 
     def _count(self, outcome: Outcome) -> None:
-        self._counts.show(outcome.events)
+        self._counters.show(outcome.events)
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         if outcome.surplus_relays:
             self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)

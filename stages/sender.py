@@ -41,7 +41,7 @@ def run(ctx: StageContext) -> None:
         beat()
         return ctx.stop.is_set()
 
-    counts = StageCounters(ctx.slot, ctx.metrics)
+    counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
         sink = RelaySink(
             target,
@@ -56,14 +56,14 @@ def run(ctx: StageContext) -> None:
             FrameBounds(config.max_event_bytes, config.max_event_tags),
         )
         _note_state(ctx, database, target, RelayState.INITIALIZING)
-        client = OutboxClient("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counts, log, ctx.slot.name)
+        client = OutboxClient("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counters, log, ctx.slot.name)
         loop = StreamWorker(client, SinkHealth(SinkName.RELAY), ctx.stop, beat, sink, ctx.doorbell)
-        counts.resume(database, ctx.is_abandoned)
+        counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
         try:
             loop.run(database)
         finally:
-            sink.rate.flush(ctx.clock.monotonic())
+            sink.limiter.flush(ctx.clock.monotonic())
             sink.close()
 
 

@@ -110,9 +110,9 @@ async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, t
     log = RateLimitedLogger(ctx.log, ctx.clock)
     errors = ErrorLog(ctx.log, ctx.clock, ctx.metrics)
 
-    def refuse(refusal: RejectReason) -> None:
-        ctx.metrics.stage_discarded.labels(STAGE, refusal.value).inc()
-        log.debug(refusal.value, "client refused", reason=refusal.value)
+    def refuse(reason: RejectReason) -> None:
+        ctx.metrics.stage_discarded.labels(STAGE, reason.value).inc()
+        log.debug(reason.value, "client refused", reason=reason.value)
 
     guard = Guard(limits, ctx.clock, refuse, ctx.config.trusted_proxies, ctx.config.allowed_origins)
     registrations = Registrations(

@@ -139,11 +139,11 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
             say(f"{address}: {mode}")
 
 
-def _decide(addresses: tuple[str, ...], decision: OperatorOverride) -> None:
+def _decide(addresses: tuple[str, ...], override: OperatorOverride) -> None:
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:
-            store.set_operator(tx, address, decision, SystemClock().now_ms())
-            say(f"{address} {decision}")
+            store.set_operator(tx, address, override, SystemClock().now_ms())
+            say(f"{address} {override}")
 
 
 def _record(database: Database, address: str) -> RelayRecord:

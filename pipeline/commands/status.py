@@ -86,7 +86,7 @@ def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> 
     seen = read_snapshot(config, database, clock)
     found = [*diagnose(seen, config.max_queue_age), *_unknown_settings()]
     say(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
-    return not any(each.weight is Severity.PROBLEM for each in found)
+    return not any(each.severity is Severity.PROBLEM for each in found)
 
 
 def _unknown_settings() -> list[Diagnosis]:
@@ -96,46 +96,46 @@ def _unknown_settings() -> list[Diagnosis]:
     ]
 
 
-def as_value(seen: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
+def as_value(snapshot: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
     """Return the status for scripts."""
     return {
         "troubles": [asdict(each) for each in found],
-        "stages": [asdict(stage) for stage in seen.stages],
-        "queues": [asdict(queue) for queue in seen.queues],
-        "sinks": [asdict(sink) for sink in seen.sinks],
-        "relays": _states(seen),
-        "gaps": [asdict(gap) for gap in seen.gaps],
-        "known_addresses": seen.known_addresses,
-        "registered_users": seen.registered_users,
-        "wanted_authors": seen.budget.authors,
-        "waiting_followees": seen.waiting.followees,
-        "database_bytes": seen.database_bytes,
-        "wal_bytes": seen.wal_bytes,
-        "free_bytes": seen.free_bytes,
+        "stages": [asdict(stage) for stage in snapshot.stages],
+        "queues": [asdict(queue) for queue in snapshot.queues],
+        "sinks": [asdict(sink) for sink in snapshot.sinks],
+        "relays": _states(snapshot),
+        "gaps": [asdict(gap) for gap in snapshot.gaps],
+        "known_addresses": snapshot.known_addresses,
+        "registered_users": snapshot.registered_users,
+        "wanted_authors": snapshot.budget.authors,
+        "waiting_followees": snapshot.waiting.followees,
+        "database_bytes": snapshot.database_bytes,
+        "wal_bytes": snapshot.wal_bytes,
+        "free_bytes": snapshot.free_bytes,
     }
 
 
-def as_text(seen: Snapshot, found: list[Diagnosis]) -> str:
+def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
     """Return the status for a person."""
     lines = [line for each in found for line in _lines(each)] or ["all is well"]
-    lines += ["", *(_stage(stage) for stage in seen.stages), ""]
-    for queue in seen.queues:
+    lines += ["", *(_stage(stage) for stage in snapshot.stages), ""]
+    for queue in snapshot.queues:
         oldest = "" if queue.oldest_ms is None else f", the oldest for {rough_duration(queue.oldest_ms)}"
         size = f" ({queue.bytes >> 20} MiB)" if queue.bytes >> 20 else ""
         dead = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
         lines.append(f"{queue.name:<14} {queue.waiting} pending{size}{oldest}, {dead}")
-    for sink in seen.sinks:
+    for sink in snapshot.sinks:
         retries = f"; retried: {counted(sink.retries)}" if sink.retries else ""
         lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
-    if rates := _rates(seen.samples):
+    if rates := _rates(snapshot.samples):
         lines.append(f"{'rates':<14} {rates}")
-    relays = ", ".join(f"{count} {state}" for state, count in _states(seen).items()) or "none yet"
+    relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none yet"
     lines += [
         "",
-        f"relays         {relays}; {seen.known_addresses:,} known",
-        f"users          {seen.registered_users} registered, {seen.budget.authors:,} authors wanted",
-        f"database       {seen.database_bytes >> 20} MiB, write-ahead log {seen.wal_bytes >> 20} MiB, "
-        f"{seen.free_bytes >> 20} MiB free",
+        f"relays         {relays}; {snapshot.known_addresses:,} known",
+        f"users          {snapshot.registered_users} registered, {snapshot.budget.authors:,} authors wanted",
+        f"database       {snapshot.database_bytes >> 20} MiB, write-ahead log {snapshot.wal_bytes >> 20} MiB, "
+        f"{snapshot.free_bytes >> 20} MiB free",
     ]
     return "\n".join(lines)
 
@@ -153,16 +153,16 @@ def _rates(samples: Sequence[Sample]) -> str:
     return f"{text}; first seen to delivered: median {last.median:,} ms, 99th percentile {last.slowest:,} ms"
 
 
-def _lines(found: Diagnosis) -> list[str]:
-    mark = "!" if found.weight is Severity.PROBLEM else "~"
-    lines = [f"{mark} {found.subject}: {found.what}"]
-    return [*lines, f"    {found.advice}"] if found.advice else lines
+def _lines(diagnosis: Diagnosis) -> list[str]:
+    mark = "!" if diagnosis.severity is Severity.PROBLEM else "~"
+    lines = [f"{mark} {diagnosis.subject}: {diagnosis.what}"]
+    return [*lines, f"    {diagnosis.advice}"] if diagnosis.advice else lines
 
 
 def _stage(stage: StageHealth) -> str:
     return f"{stage.slot:<14} {stage.state:<9} {stage.since or '':<21} {stage.why}".rstrip()
 
 
-def _states(seen: Snapshot) -> dict[str, int]:
-    crawled = (relay for relay in seen.relays if relay.crawled_since is not None)
+def _states(snapshot: Snapshot) -> dict[str, int]:
+    crawled = (relay for relay in snapshot.relays if relay.crawled_since is not None)
     return dict(sorted(Counter(relay.state.value for relay in crawled).items()))

@@ -41,7 +41,7 @@ class RelayAssignment:
     ctx: StageContext
     database: Database
     pool: RelayPool
-    intake: Ingester
+    ingester: Ingester
     dial_gate: DialGate
     bootstrap: tuple[str, ...] | None = None
     """The bootstrap relays, as they are written, when this process last wrote them down."""
@@ -50,7 +50,7 @@ class RelayAssignment:
     crew: Crew = field(init=False)
     share: Share | None = None
     has_looked: bool = False
-    namers: KnownMentions = field(default_factory=KnownMentions)
+    mentions: KnownMentions = field(default_factory=KnownMentions)
 
     def __post_init__(self) -> None:
         self.crew = Crew(self.ctx.index)
@@ -94,7 +94,7 @@ class RelayAssignment:
         limit = config.max_relays + _SPARE_CANDIDATES
         with self.database.read() as tx:
             found = relay_candidates.candidates(tx, discovered=config.discover_relays, limit=limit)
-            chosen = choose(ranked(found, now), selection, now, functools.partial(self.namers.of, tx))
+            chosen = choose(ranked(found, now), selection, now, functools.partial(self.mentions.of, tx))
         self.dial_gate.trust(*trusted(chosen.selected, now))
         if share is not None and share.index == 0:
             # All processes find the same; one counts it.
@@ -132,4 +132,4 @@ class RelayAssignment:
         now = self.ctx.clock.now_ms()
         for each in stale:
             over = replace(each, state=RelayState.DISCONNECTED, state_since=now, subscriptions=0, rate_limit_backoff=0)
-            self.intake.submit(Batch(each.relay, now, status=over))
+            self.ingester.submit(Batch(each.relay, now, status=over))

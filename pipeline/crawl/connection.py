@@ -43,23 +43,23 @@ class Connection:
     """
 
     def __init__(
-        self, relay: int, address: RelayAddress, crawl: RelaySync, host: HostBackoff,
-        metrics: RelayMetrics, shared: CrawlContext,
+        self, relay: int, address: RelayAddress, sync: RelaySync, host: HostBackoff,
+        metrics: RelayMetrics, context: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
-        self._sync = crawl
+        self._sync = sync
         self._host = host
         self._metrics = metrics
-        self._shared = shared
-        self._clock = shared.clock
+        self._context = context
+        self._clock = context.clock
         self._session = Session(
-            crawl.limits, can_authenticate=shared.secret is not None, auth_addresses=len(addresses_for_auth(address)),
-            silences=crawl.silences,
+            sync.limits, can_authenticate=context.secret is not None, auth_addresses=len(addresses_for_auth(address)),
+            silences=sync.silences,
         )  # fmt: skip
-        self._row = StatusRecorder(relay, address, self._session, crawl, host, shared.intake, shared.clock)
-        self._hand_over = RelayBatcher(relay, shared.clock, shared.parcel.put, self._wake_up, self._on_verified)
-        self._outcomes = Outcomes(crawl, self._session, host, metrics, self._row, self._hand_over, shared)
-        self._receiver = Receiver(self.address, crawl, self._session, metrics, self._hand_over, self._outcomes, shared)
+        self._recorder = StatusRecorder(relay, address, self._session, sync, host, context.ingester, context.clock)
+        self._batcher = RelayBatcher(relay, context.clock, context.batcher.put, self._wake_up, self._on_verified)
+        self._outcomes = Outcomes(sync, self._session, host, metrics, self._recorder, self._batcher, context)
+        self._receiver = Receiver(self.address, sync, self._session, metrics, self._batcher, self._outcomes, context)
         self._plans: SimpleQueue[Plan] = SimpleQueue()
         self._information: SimpleQueue[AdvertisedLimits | None] = SimpleQueue()
         self._wake: Callable[[], object] | None = None
@@ -91,12 +91,12 @@ class Connection:
     @property
     def is_blocked(self) -> bool:
         """Whether nothing more may be read for now: the intake must take up what was, or the relay is slowed."""
-        return self._hand_over.is_full or self._receiver.slowed_until > 0
+        return self._batcher.is_full or self._receiver.slowed_until > 0
 
     @property
     def was_productive(self) -> bool:
         """Whether events came that were not known before, or a sweep came further."""
-        return self._hand_over.was_productive or self._sync.has_gained
+        return self._batcher.was_productive or self._sync.has_gained
 
     @property
     def next_time(self) -> float:
@@ -123,24 +123,24 @@ class Connection:
 
     def note_resolved(self, address: str) -> None:
         """Note before `open` to which IP address the relay's name led; empty where that is not known."""
-        self._row.note_resolved(address)
+        self._recorder.note_resolved(address)
 
     def open(self, wake: Callable[[], object]) -> None:
         """Begin; `wake` asks, from any thread, for a call of `step`."""
         self._wake = wake
         self._sync.on_connected()
-        self._row.put(RelayState.CONNECTED)
+        self._recorder.put(RelayState.CONNECTED)
 
-    def step(self, channel: WebSocket) -> int:
+    def step(self, websocket: WebSocket) -> int:
         """Read what has come, do what is due; returns how many messages there were. Raises `ConnectionLost`."""
         now = self._clock.monotonic()
         if self._receiver.is_costly:
             self._receiver.bound_costs(now)
             # The relay is told before nothing is read for a while.
-            self._work(channel, now)
-        if self.is_blocked and not self._can_read(channel, now):
+            self._work(websocket, now)
+        if self.is_blocked and not self._can_read(websocket, now):
             return 0
-        frames = channel.receive()
+        frames = websocket.receive()
         for raw in frames:
             if isinstance(raw, SkippedMessage):
                 self._receiver.on_skipped(raw, now)
@@ -148,9 +148,9 @@ class Connection:
                 self._receiver.on_frame(raw, now)
         if frames:
             self._metrics_due_at = min(self._metrics_due_at, now + TELL_S)
-            self._hand_over.flush()
+            self._batcher.flush()
         if self._has_news or self._has_work(now):
-            self._work(channel, now)
+            self._work(websocket, now)
         elif now >= self._metrics_due_at:
             self._flush_metrics()
         return len(frames)
@@ -164,21 +164,21 @@ class Connection:
     def finish(self) -> bool:
         """Hand over what came before the end; returns whether that is done, and is to be called again until it is."""
         self._flush_metrics()
-        self._hand_over.flush()
-        return self._hand_over.drain()
+        self._batcher.flush()
+        return self._batcher.drain()
 
     def pause(self) -> None:
         """Nothing is read from now on, since too much waits to be saved; the relay's buffers keep what it sends."""
         if not self._is_paused:
             self._is_paused = True
-            self._row.put(RelayState.BACKPRESSURED)
+            self._recorder.put(RelayState.BACKPRESSURED)
 
-    def resume(self, channel: WebSocket) -> None:
+    def resume(self, websocket: WebSocket) -> None:
         """Reading goes on, after `pause`."""
         if self._is_paused:
             self._is_paused = False
-            self._restart_timeouts(channel, self._clock.monotonic())
-            self._row.put(RelayState.CONNECTED)
+            self._restart_timeouts(websocket, self._clock.monotonic())
+            self._recorder.put(RelayState.CONNECTED)
 
     def _on_verified(self, verified: Verified) -> None:
         """Take what the verification of some events found; called by the intake's thread."""
@@ -186,20 +186,20 @@ class Connection:
             self._receiver.is_costly = True
             self._wake_up()
 
-    def _can_read(self, channel: WebSocket, now: float) -> bool:
-        if now >= self._receiver.slowed_until and self._hand_over.drain():
+    def _can_read(self, websocket: WebSocket, now: float) -> bool:
+        if now >= self._receiver.slowed_until and self._batcher.drain():
             self._receiver.slowed_until = 0.0
-            self._restart_timeouts(channel, now)
+            self._restart_timeouts(websocket, now)
             return True
-        channel.flush()
+        websocket.flush()
         self._flush_metrics()
         slowed_until = self._receiver.slowed_until
         self._due_at = slowed_until if slowed_until > now else now + _FULL_CHECK_S
         return False
 
-    def _restart_timeouts(self, channel: WebSocket, now: float) -> None:
+    def _restart_timeouts(self, websocket: WebSocket, now: float) -> None:
         """Nothing was read for a while: what the relay owes us is owed from now on."""
-        channel.last_received = now
+        websocket.last_received = now
         self._session.resume(now)
         self._due_at = now
 
@@ -208,7 +208,7 @@ class Connection:
         is_due = self._receiver.is_work_due or now >= self._due_at
         return is_due or bool(self._session.outgoing) or now >= self._sync.next_time()
 
-    def _work(self, channel: WebSocket, now: float) -> None:
+    def _work(self, websocket: WebSocket, now: float) -> None:
         """Do whatever but reading is due, and find the next time for it."""
         self._has_news = self._receiver.is_work_due = False
         self._flush_metrics()
@@ -219,28 +219,28 @@ class Connection:
         if self._session.wants_another_connection:
             raise ConnectionLost(LossReason.LOCAL, "a page stays unanswered: asked for on another connection")
         self._sync.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.can_send(now))
-        while self._session.outgoing and channel.send_by is None:
-            channel.send(self._session.outgoing.popleft())
+        while self._session.outgoing and websocket.send_by is None:
+            websocket.send(self._session.outgoing.popleft())
         self._report()
-        self._keep_alive(channel, now)
-        self._due_at = min(self._times(channel))
+        self._keep_alive(websocket, now)
+        self._due_at = min(self._times(websocket))
         self.awaits_reply = self._session.pages > 0 or self._session.comparison.is_open
 
-    def _times(self, channel: WebSocket) -> Iterator[float]:
+    def _times(self, websocket: WebSocket) -> Iterator[float]:
         yield self._sync.next_time()
-        yield max(self._pinged_at, channel.last_received) + PING_AFTER_S
-        yield channel.last_received + GIVE_UP_AFTER_S
-        for deadline in (self._session.next_deadline(), channel.send_by):
+        yield max(self._pinged_at, websocket.last_received) + PING_AFTER_S
+        yield websocket.last_received + GIVE_UP_AFTER_S
+        for deadline in (self._session.next_deadline(), websocket.send_by):
             if deadline is not None:
                 yield deadline
 
-    def _keep_alive(self, channel: WebSocket, now: float) -> None:
-        silent = now - channel.last_received
+    def _keep_alive(self, websocket: WebSocket, now: float) -> None:
+        silent = now - websocket.last_received
         if silent >= GIVE_UP_AFTER_S:
             raise ConnectionLost(LossReason.ERROR, "no answer to pings")
         if silent >= PING_AFTER_S and now - self._pinged_at >= PING_AFTER_S:
             self._pinged_at = now
-            channel.ping()
+            websocket.ping()
 
     def _flush_metrics(self) -> None:
         self._metrics_due_at = math.inf
@@ -262,10 +262,10 @@ class Connection:
         """Widen what refusals taught by a step, as is due once a day, and narrow it by the relay's own word."""
         with suppress(Empty):
             said = self._information.get_nowait()
-            self._row.keep_up()
+            self._recorder.keep_up()
             now = self._clock.now_ms() // 1000
             limits = self.limits.with_nip11_fetched_at(now).relaxed(now)
-            self._row.learn(limits if said is None else limits.with_advertised(said))
+            self._recorder.learn(limits if said is None else limits.with_advertised(said))
 
     def _report(self) -> None:
         """Write what has changed for those who look at the relay's row."""
@@ -277,10 +277,10 @@ class Connection:
             self._session.late = 0
         backfilled = self._sync.backfill_jobs.take_unreported()
         if backfilled:
-            self._hand_over.enqueue_metadata(backfilled=backfilled)
+            self._batcher.enqueue_metadata(backfilled=backfilled)
         moved, progress, gaps = self._sync.take_moved(), self._sync.take_progress(), self._sync.gaps.take_changes()
         if moved or progress or gaps:
-            self._hand_over.enqueue_metadata(cursors=moved, progress=progress, gaps=gaps)
+            self._batcher.enqueue_metadata(cursors=moved, progress=progress, gaps=gaps)
         if (sample := self._sync.identity.take_sample(self._clock.monotonic())) is not None:
-            self._hand_over.enqueue_metadata(sample=sample)
-        self._row.keep_up()
+            self._batcher.enqueue_metadata(sample=sample)
+        self._recorder.keep_up()

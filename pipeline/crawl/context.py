@@ -15,14 +15,14 @@ from pipeline.process.logs import RateLimitedLogger
 class CrawlContext:
     """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
 
-    `parcel` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
+    `batcher` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
     `stranger_byte_rate`: see `RelayCosts`. `late_pace` is followed by all relays and adapted by that thread.
     """
 
     clock: Clock
-    intake: Ingester
-    parcel: TransactionBatcher
-    gate: Backpressure
+    ingester: Ingester
+    batcher: TransactionBatcher
+    backpressure: Backpressure
     log: RateLimitedLogger
     bounds: FrameBounds
     secret: bytes | None = None

@@ -92,10 +92,10 @@ class CrawledRelay:
 class RelayLoader:
     """Takes up relays where a former process left them."""
 
-    shared: CrawlContext
+    context: CrawlContext
     metrics: Metrics
     settings: CrawlSettings
-    holdings: ItemSetProvider | None
+    item_sets: ItemSetProvider | None
     lists: RelayLists
     rng: random.Random
     places: Places = field(default_factory=Places)
@@ -107,7 +107,7 @@ class RelayLoader:
         since = crawled_since(selected, now)
         with database.read() as tx:
             doubt = runs.last_doubt(tx)
-            coverage = CursorTable(
+            table = CursorTable(
                 candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
             )
             open_gaps = gaps.of_relay(tx, candidate.relay)
@@ -115,16 +115,16 @@ class RelayLoader:
             sample = relay_samples.of_relay(tx, candidate.relay)
         limits = LearnedLimits(RelayLimits.from_json(candidate.limits).as_of(now // 1000))
         sync = RelaySync(
-            coverage=coverage,
+            cursors=table,
             limits=limits,
-            reach=Horizon(self.settings, (now if since is None else since) // 1000, *_seconds(doubt, now)),
+            horizon=Horizon(self.settings, (now if since is None else since) // 1000, *_seconds(doubt, now)),
             plan=plan,
-            holdings=self.holdings,
+            item_sets=self.item_sets,
             gaps=open_gaps,
             places=self.places,
         )
-        sync.share_pace(self.shared.late_pace)
-        sync.pacing.costs = RelayCosts(self.shared.stranger_byte_rate, self.shared.clock.monotonic())
+        sync.share_pace(self.context.late_pace)
+        sync.pacing.costs = RelayCosts(self.context.stranger_byte_rate, self.context.clock.monotonic())
         sync.audit.knowledge.recall(checks)
         sync.identity.recall(sample)
         sync.absences.recall(candidate.owed_since)
@@ -132,8 +132,8 @@ class RelayLoader:
         host = self.hosts.setdefault(address.host_key, HostBackoff(self.rng))
         wait_ms = resumed_at(candidate.next_dial_at, candidate.state_since, now) - now
         return CrawledRelay(
-            selected, sync, host, RelayMetrics(self.metrics, address.url, self.shared.intake.count_dropped),
-            candidate.failures, self.shared.clock.monotonic() + wait_ms / 1000,
+            selected, sync, host, RelayMetrics(self.metrics, address.url, self.context.ingester.count_dropped),
+            candidate.failures, self.context.clock.monotonic() + wait_ms / 1000,
         )  # fmt: skip
 
 

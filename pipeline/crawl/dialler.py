@@ -28,7 +28,7 @@ class Dialler(Protocol):
 
 
 def begin(
-    dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, shared: CrawlContext
+    dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, context: CrawlContext
 ) -> WebSocket | ConnectionResult:
     """Return the open websocket, or why there is none."""
     try:
@@ -41,19 +41,19 @@ def begin(
             is_crowded=error.reason is DialReason.CROWDED,
         )  # fmt: skip
     except Exception as error:
-        shared.log.exception(type(error).__name__, "relay failed", relay=address.url)
+        context.log.exception(type(error).__name__, "relay failed", relay=address.url)
         return ConnectionResult("unknown", type(error).__name__)
 
 
-def inform(dialler: Dialler, address: RelayAddress, connection: Connection, shared: CrawlContext) -> None:
+def inform(dialler: Dialler, address: RelayAddress, connection: Connection, context: CrawlContext) -> None:
     """Let `connection`, which is being served already, know what the relay says of itself, once a day."""
-    if not connection.limits.is_stale(shared.clock.now_ms() // 1000):
+    if not connection.limits.is_stale(context.clock.now_ms() // 1000):
         return
     try:
         said = dialler.information(address).limits
     except InvalidInformation:
         said = None
     except Exception as error:
-        shared.log.exception(type(error).__name__, "information failed", relay=address.url)
+        context.log.exception(type(error).__name__, "information failed", relay=address.url)
         return
     connection.post_information(said)

@@ -70,10 +70,10 @@ BATCHES_PER_RELAY: Final = 2
 class TransactionBatcher:
     """Batches of many relays that go to the intake as one, so that they share a transaction. For one thread."""
 
-    __slots__ = ("_batches", "_bytes", "_events", "_intake")
+    __slots__ = ("_batches", "_bytes", "_events", "_ingester")
 
-    def __init__(self, intake: Ingester) -> None:
-        self._intake = intake
+    def __init__(self, ingester: Ingester) -> None:
+        self._ingester = ingester
         self._batches: list[Batch] = []
         self._events = self._bytes = 0
 
@@ -88,7 +88,7 @@ class TransactionBatcher:
     def send(self) -> None:
         """Hand over what was put in."""
         if self._batches:
-            self._intake.submit(*self._batches)
+            self._ingester.submit(*self._batches)
             self._batches.clear()
             self._events = self._bytes = 0
 

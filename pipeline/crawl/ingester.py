@@ -155,7 +155,7 @@ class Ingester:
         open_database: Callable[[], Database],
         limits: EventLimits,
         clock: Clock,
-        counts: StageCounters,
+        counters: StageCounters,
         on_turn: Callable[[], None] = lambda: None,
         on_new: Callable[[], None] = lambda: None,
     ) -> None:
@@ -168,7 +168,7 @@ class Ingester:
         self._on_new = on_new
         self._limits = limits
         self._clock = clock
-        self._counts = counts
+        self._counters = counters
         self._relevance = Relevance()
         self.has_room_for_strangers = True
         """Whether events of authors are saved who are neither users nor followed by one; set by another thread."""
@@ -304,10 +304,10 @@ class Ingester:
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())
             tally = self._close_tally(len(new), len(arrivals) - len(new))
-            self._counts.write(tx, tally)
+            self._counters.write(tx, tally)
         if new:
             self._on_new()
-        self._counts.show(tally)
+        self._counters.show(tally)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()
 

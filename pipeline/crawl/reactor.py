@@ -66,7 +66,7 @@ _HOLD_CHECK_S: Final = 0.25
 @dataclass(slots=True, eq=False)
 class _Served:
     connection: Connection
-    channel: WebSocket
+    websocket: WebSocket
     ended: Callable[[ConnectionResult], object]
     since: float
     events: int = 0
@@ -81,7 +81,7 @@ class _Served:
 class Reactor:
     """Serves connections, in the thread that calls `run`; `register` and `finish` may be called in any other."""
 
-    shared: CrawlContext
+    context: CrawlContext
     _poll: select.epoll = field(default_factory=select.epoll)
     _bell: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
     _has_rung: bool = False
@@ -93,18 +93,20 @@ class Reactor:
     _over: set[_Served] = field(default_factory=set)
     _timers: list[tuple[float, int, _Served]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
-    _gathering: ReadCoalescer = field(default_factory=ReadCoalescer)
+    _coalescer: ReadCoalescer = field(default_factory=ReadCoalescer)
 
-    def register(self, connection: Connection, channel: WebSocket, ended: Callable[[ConnectionResult], object]) -> None:
-        """Serve `connection` until it is over; then `channel` is closed, and `ended` called in the reactor's thread.
+    def register(
+        self, connection: Connection, websocket: WebSocket, ended: Callable[[ConnectionResult], object]
+    ) -> None:
+        """Serve `connection` until it is over; then `websocket` is closed, and `ended` called in the reactor's thread.
 
         Who comes after the end of `run` is not served.
         """
-        served = _Served(connection, channel, ended, self.shared.clock.monotonic())
+        served = _Served(connection, websocket, ended, self.context.clock.monotonic())
         connection.open(lambda: self._call(served))
         self._call(served)
         if self._has_ended:
-            channel.close()
+            websocket.close()
 
     def finish(self) -> None:
         """Let `run` end all connections, and return once the intake has taken what they brought."""
@@ -116,8 +118,8 @@ class Reactor:
         # Each ring is an edge, so that none needs to be read.
         self._poll.register(self._bell, select.EPOLLIN | select.EPOLLET)
         while not self._is_finishing:
-            self.shared.on_turn()
-            if self.shared.gate.is_open:
+            self.context.on_turn()
+            if self.context.backpressure.is_open:
                 self._round()
             else:
                 self._pause()
@@ -132,38 +134,38 @@ class Reactor:
         self._has_ended = True
         self._answer_calls()
         for served in self._served.values():
-            served.channel.close()
+            served.websocket.close()
 
     def _round(self) -> None:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
         ready = self._poll.poll(self._poll_timeout())
-        if not self.shared.gate.is_open:
+        if not self.context.backpressure.is_open:
             return
         due = self._answer_calls()
         due.update(self._served[descriptor] for descriptor, _ in ready if descriptor != self._bell)
-        now = self.shared.clock.monotonic()
+        now = self.context.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             served = heapq.heappop(self._timers)[2]
             served.timer = math.inf
             due.add(served)
         messages = [self._turn(served) for served in due if served.ending is None]
         self._finish_closed()
-        began, now = now, self.shared.clock.monotonic()
-        self.shared.late_pace.note(now - began, now)
+        began, now = now, self.context.clock.monotonic()
+        self.context.late_pace.note(now - began, now)
         if any(messages):
             is_asking = any(served.connection.awaits_reply for served in due)
-            pause(self._gathering.next_read_at(now, messages, is_asking=is_asking) - now)
+            pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
 
     def _poll_timeout(self) -> float:
         if not self._timers:
             return _MAX_WAIT_S
-        return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.shared.clock.monotonic()))
+        return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.context.clock.monotonic()))
 
     def _turn(self, served: _Served) -> int:
         try:
             result = _turned(served)
         except Exception as error:
-            self.shared.log.exception(type(error).__name__, "relay failed", relay=served.connection.address)
+            self.context.log.exception(type(error).__name__, "relay failed", relay=served.connection.address)
             result = ConnectionResult("unknown", type(error).__name__)
         if isinstance(result, ConnectionResult):
             self._end(served, result)
@@ -173,23 +175,23 @@ class Reactor:
 
     def _await(self, served: _Served) -> None:
         """Poll for what the connection waits for now, and be back when it wants to be called."""
-        channel, connection = served.channel, served.connection
+        channel, connection = served.websocket, served.connection
         self._poll_for(served, channel.send_events if connection.is_blocked else channel.events)
         has_more = channel.has_more and not connection.is_blocked
         self._call_at(served, -math.inf if has_more else connection.next_time)
 
     def _poll_for(self, served: _Served, events: int) -> None:
-        if served.connection.is_blocked and served.channel.send_by is None:
+        if served.connection.is_blocked and served.websocket.send_by is None:
             # Not even for its end, which epoll(7) tells of whatever it is asked for.
             events = 0
         if events == served.events:
             return
         if not events:
-            self._poll.unregister(served.channel)
+            self._poll.unregister(served.websocket)
         elif served.events:
-            self._poll.modify(served.channel, events)
+            self._poll.modify(served.websocket, events)
         else:
-            self._poll.register(served.channel, events)
+            self._poll.register(served.websocket, events)
         served.events = events
 
     def _call_at(self, served: _Served, time: float) -> None:
@@ -200,7 +202,7 @@ class Reactor:
     def _pause(self) -> None:
         """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
         while not self._is_finishing:
-            self.shared.on_turn()
+            self.context.on_turn()
             self._answer_calls()
             for served in list(self._served.values()):
                 if served.connection.is_closing:
@@ -208,26 +210,26 @@ class Reactor:
                 else:
                     served.connection.pause()
             self._finish_closed()
-            if self.shared.gate.wait(_HOLD_CHECK_S):
+            if self.context.backpressure.wait(_HOLD_CHECK_S):
                 break
         for served in self._served.values():
-            served.connection.resume(served.channel)
+            served.connection.resume(served.websocket)
             self._call_at(served, -math.inf)
 
     def _end(self, served: _Served, ending: ConnectionResult) -> None:
         """Close the channel; the connection is over once all that it brought is taken."""
-        del self._served[served.channel.fileno()]
+        del self._served[served.websocket.fileno()]
         if served.events:
-            self._poll.unregister(served.channel)
-        served.channel.close()
-        lived = max(self.shared.clock.monotonic() - served.since, 0.001)
+            self._poll.unregister(served.websocket)
+        served.websocket.close()
+        lived = max(self.context.clock.monotonic() - served.since, 0.001)
         served.ending = replace(ending, lifetime_s=lived)
         self._over.add(served)
 
     def _finish_closed(self) -> None:
         """Hand over what the turns brought, and tell of those that are over and have nothing left to hand over."""
         over = [each for each in self._over if each.connection.finish()]
-        self.shared.parcel.send()
+        self.context.batcher.send()
         for served in over:
             self._over.remove(served)
             assert served.ending is not None, "it is over"
@@ -251,7 +253,7 @@ class Reactor:
         while not self._called.empty():
             served = self._called.get_nowait()
             if served.ending is None:
-                self._served[served.channel.fileno()] = served
+                self._served[served.websocket.fileno()] = served
                 called.add(served)
         return called
 
@@ -262,7 +264,7 @@ def _turned(served: _Served) -> int | ConnectionResult:
     if connection.is_closing:
         return _closed_by_us()
     try:
-        return connection.step(served.channel)
+        return connection.step(served.websocket)
     except ConnectionLost as error:
         return ConnectionResult(error.reason, error.detail, has_taught=connection.on_lost())
 

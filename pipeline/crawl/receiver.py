@@ -43,25 +43,37 @@ class Receiver:
     """The frames of one connection."""
 
     __slots__ = (
-        "_address", "_clock", "_committed", "_hand_over", "_invalid_frames", "_long", "_metrics", "_outcomes",
-        "_session", "_shared", "_sync", "is_costly", "is_work_due", "slowed_until",
+        "_address",
+        "_batcher",
+        "_clock",
+        "_committed",
+        "_context",
+        "_invalid_frames",
+        "_long",
+        "_metrics",
+        "_outcomes",
+        "_session",
+        "_sync",
+        "is_costly",
+        "is_work_due",
+        "slowed_until",
     )  # fmt: skip
 
     def __init__(
-        self, address: str, sync: RelaySync, session: Session, metrics: RelayMetrics, hand_over: RelayBatcher,
-        outcomes: Outcomes, shared: CrawlContext,
+        self, address: str, sync: RelaySync, session: Session, metrics: RelayMetrics, batcher: RelayBatcher,
+        outcomes: Outcomes, context: CrawlContext,
     ) -> None:  # fmt: skip
         self._address = address
         self._sync = sync
         self._session = session
         self._metrics = metrics
-        self._hand_over = hand_over
+        self._batcher = batcher
         self._outcomes = outcomes
-        self._shared = shared
-        self._clock = shared.clock
-        self._committed = shared.intake.committed
+        self._context = context
+        self._clock = context.clock
+        self._committed = context.ingester.committed
         self._invalid_frames = 0
-        self._long = OverdraftBucket(LONG_MESSAGES, shared.clock.monotonic())
+        self._long = OverdraftBucket(LONG_MESSAGES, context.clock.monotonic())
         self.is_costly = False
         """Its events cost more than they may; set by the intake's thread too."""
         self.slowed_until = 0.0
@@ -73,7 +85,7 @@ class Receiver:
         """Take a frame: count it, and let session, crawl and intake know what it says. Raises `ConnectionLost`."""
         if len(raw) > LONG_BYTES:
             self._pay_for_long(len(raw), now)
-        if (excess := self._shared.bounds.excess(raw)) is not None:
+        if (excess := self._context.bounds.excess(raw)) is not None:
             self._on_excess(raw, excess, now)
             return
         try:
@@ -101,7 +113,7 @@ class Receiver:
             self._on_event(message, len(raw), now)
             return
         if isinstance(message, Notice):
-            self._shared.log.debug(self._address, "notice", relay=self._address, text=message.text)
+            self._context.log.debug(self._address, "notice", relay=self._address, text=message.text)
             self._metrics.notice(classify_notice(message.text))
             # It may bring forward when something is due.
             self.is_work_due = True
@@ -125,7 +137,7 @@ class Receiver:
         if event.kind in GLOBAL_KINDS and not self._is_page(message.subscription):
             self.is_costly |= self._sync.costs.note_unasked(size, now)
         if self._sync.takes(message, self._session):
-            self._hand_over.add(message.event, size)
+            self._batcher.add(message.event, size)
 
     def _is_page(self, subscription: str) -> bool:
         return subscription.startswith(PAGE_PREFIX) and self._session.key_of(subscription) is not None

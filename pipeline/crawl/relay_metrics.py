@@ -120,22 +120,22 @@ class RelayMetrics:
         """Count a request that the relay did not answer to its end."""
         self._metrics.stage_errors.labels(_STAGE, f"refused-{refusal}").inc()
 
-    def crawled(self, counts: SyncStats) -> None:
-        """Count what `counts`, which only ever grow, have gained since the last call."""
+    def crawled(self, stats: SyncStats) -> None:
+        """Count what `stats`, which only ever grow, have gained since the last call."""
         told = self._told
-        self._pages[_Page.COMPLETE].inc(counts.pages - told.pages)
-        self._pages[_Page.INCOMPLETE].inc(counts.incomplete_pages - told.incomplete_pages)
-        self._dense.inc(counts.dense_seconds - told.dense_seconds)
-        for gap, number in (counts.gap_reasons - told.gap_reasons).items():
+        self._pages[_Page.COMPLETE].inc(stats.pages - told.pages)
+        self._pages[_Page.INCOMPLETE].inc(stats.incomplete_pages - told.incomplete_pages)
+        self._dense.inc(stats.dense_seconds - told.dense_seconds)
+        for gap, number in (stats.gap_reasons - told.gap_reasons).items():
             self._metrics.crawl_gaps.labels(self._address, gap.value).inc(number)
-        for result, number in (counts.comparisons - told.comparisons).items():
+        for result, number in (stats.comparisons - told.comparisons).items():
             self._metrics.crawl_reconciliations.labels(self._address, result).inc(number)
-        if counts.needed > told.needed:
-            self._metrics.crawl_needed_ids.labels(self._address).inc(counts.needed - told.needed)
-        if counts.compared_bytes > told.compared_bytes:
-            said = counts.compared_bytes - told.compared_bytes
+        if stats.needed > told.needed:
+            self._metrics.crawl_needed_ids.labels(self._address).inc(stats.needed - told.needed)
+        if stats.compared_bytes > told.compared_bytes:
+            said = stats.compared_bytes - told.compared_bytes
             self._metrics.crawl_reconciliation_bytes.labels(self._address).inc(said)
-        self._told = counts.copy()
+        self._told = stats.copy()
 
     def unasked(self, events: int) -> None:
         """Count events that belong to no request, or do not match it."""

@@ -48,11 +48,11 @@ class RelayPool:
     """Dials, redials and drops relays. All methods are for one thread, the main thread of the crawler."""
 
     dialler: Dialler
-    shared: CrawlContext
+    context: CrawlContext
     metrics: Metrics
     settings: CrawlSettings
     dials: DialBounds
-    holdings: ItemSetProvider | None = None
+    item_sets: ItemSetProvider | None = None
     mode: CrawlMode = CrawlMode.AUTO
     """How relays are asked for which the operator wants nothing else."""
     list_relays: Collection[int] = ()
@@ -79,10 +79,10 @@ class RelayPool:
     _thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
-        self._loader = RelayLoader(self.shared, self.metrics, self.settings, self.holdings, self.lists, self.rng)
+        self._loader = RelayLoader(self.context, self.metrics, self.settings, self.item_sets, self.lists, self.rng)
         self._lost = LostRelays(self.rng)
         self._queue = DialQueue(self.dials, self._lost)
-        self._reactor = Reactor(self.shared)
+        self._reactor = Reactor(self.context)
         self._thread = threading.Thread(target=self._reactor.run, name="reactor", daemon=True)
         self._thread.start()
 
@@ -130,13 +130,13 @@ class RelayPool:
         for number in [number for number in self._relays if number not in wanted]:
             self._drop(number)
         new = [each for number, each in wanted.items() if number not in self._relays]
-        now = self.shared.clock.now_ms()
+        now = self.context.clock.now_ms()
         if never := [each.candidate.relay for each in selected if crawled_since(each, now) is None]:
             with database.write() as tx:
                 relay_status.start_crawling(tx, never, now)
         for each in new:
             self._relays[each.candidate.relay] = self._loader.load(database, each, plan, now)
-        mono = self.shared.clock.monotonic()
+        mono = self.context.clock.monotonic()
         for rank, (number, each) in enumerate(wanted.items()):
             orders = RelayOrders(
                 self._mode(each), each.candidate.by_operator or number in self.list_relays,
@@ -175,7 +175,7 @@ class RelayPool:
         """Take note of connections that ended, dial what is due, and let the next follow `plan`."""
         self._post_plan(plan)
         self._reap()
-        mono = self.shared.clock.monotonic()
+        mono = self.context.clock.monotonic()
         due = [
             relay
             for number, relay in self._relays.items()
@@ -200,7 +200,7 @@ class RelayPool:
     def _start(self, relay: CrawledRelay, plan: Plan) -> None:
         number, address = relay.selected.candidate.relay, relay.selected.address
         relay.sync.set_plan(plan)
-        relay.connection = Connection(number, address, relay.sync, relay.host, relay.metrics, self.shared)
+        relay.connection = Connection(number, address, relay.sync, relay.host, relay.metrics, self.context)
         if relay.was_connected:
             relay.metrics.reconnected()
         self._dialling.add(number)
@@ -210,14 +210,14 @@ class RelayPool:
         ).start()  # fmt: skip
 
     def _dial(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
-        channel = begin(self.dialler, address, metrics, self.shared)
+        channel = begin(self.dialler, address, metrics, self.context)
         if isinstance(channel, ConnectionResult):
             self._ended.put(_Ended(number, channel))
         else:
             self._reached = True
             connection.note_resolved(self._resolved(address))
             self._reactor.register(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
-            inform(self.dialler, address, connection, self.shared)
+            inform(self.dialler, address, connection, self.context)
         self._dialling.discard(number)
 
     def _resolved(self, address: RelayAddress) -> str:
@@ -227,7 +227,7 @@ class RelayPool:
     def _reap(self) -> None:
         if self._reached:
             self._reached = False
-            self._lost.on_connected(self.shared.clock.monotonic())
+            self._lost.on_connected(self.context.clock.monotonic())
         while True:
             try:
                 ended = self._ended.get_nowait()
@@ -238,12 +238,12 @@ class RelayPool:
                 self._on_connection_end(ended.relay, relay, ended.ending)
 
     def _on_connection_end(self, number: int, relay: CrawledRelay, ending: ConnectionResult) -> None:
-        now = self.shared.clock.now_ms()
+        now = self.context.clock.now_ms()
         address = relay.selected.address.url
         relay.connection = None
         relay.was_connected = relay.was_connected or ending.connected
         relay.is_missing = is_missing(ending)
-        mono = self.shared.clock.monotonic()
+        mono = self.context.clock.monotonic()
         wait_s = self._lost.on_ending(number, ending, mono)
         is_told = wait_s is not None and not ending.connected
         if wait_s is None:
@@ -253,7 +253,7 @@ class RelayPool:
             relay.failures = 0
         relay.next_dial_at = mono + wait_s
         relay.metrics.disconnected(ending.reason)
-        self.shared.log.debug(
+        self.context.log.debug(
             address, "relay disconnected", relay=address, reason=ending.reason, detail=ending.detail,
             redial_in_s=int(wait_s),
         )  # fmt: skip
@@ -276,7 +276,7 @@ class RelayPool:
             is_paced=relay.sync.costs.paced_since(mono) is not None,
         )
         if not is_told:
-            self.shared.intake.submit(Batch(number, now, status=status))
+            self.context.ingester.submit(Batch(number, now, status=status))
         if relay.is_dropped:
             self._forget(number)
 

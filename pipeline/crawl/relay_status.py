@@ -21,27 +21,27 @@ class StatusRecorder:
 
     __slots__ = (
         "_clock",
-        "_crawl",
         "_host",
-        "_intake",
+        "_ingester",
         "_learned",
         "_session",
         "_status",
+        "_sync",
         "_told",
         "_written",
         "auth_addresses",
     )
 
     def __init__(
-        self, relay: int, address: RelayAddress, session: Session, crawl: RelaySync, host: HostBackoff,
-        intake: Ingester, clock: Clock,
+        self, relay: int, address: RelayAddress, session: Session, sync: RelaySync, host: HostBackoff,
+        ingester: Ingester, clock: Clock,
     ) -> None:  # fmt: skip
         self.auth_addresses = addresses_for_auth(address)
         """What the relay may want to be called in an AUTH, in the order in which they are tried."""
         self._session = session
-        self._crawl = crawl
+        self._sync = sync
         self._host = host
-        self._intake = intake
+        self._ingester = ingester
         self._clock = clock
         # Limits as last written down, and as last looked at.
         self._written = self._learned = session.limits
@@ -79,14 +79,14 @@ class StatusRecorder:
             state=state,
             state_since=now,
             subscriptions=self._session.live_subscriptions,
-            asked=self._crawl.strategy.name,
-            owed_since=self._crawl.absences.since,
-            is_resweeping=self._crawl.is_resweeping,
+            asked=self._sync.strategy.name,
+            owed_since=self._sync.absences.since,
+            is_resweeping=self._sync.is_resweeping,
             is_paced=self._is_paced(),
             rate_limit_backoff=self._host.remaining_ms(self._clock.monotonic()),
         )
         self._told = self._status.last_error
-        self._intake.submit(Batch(self._status.relay, now, status=self._status))
+        self._ingester.submit(Batch(self._status.relay, now, status=self._status))
 
     def keep_up(self) -> None:
         """Write what has changed since."""
@@ -96,13 +96,13 @@ class StatusRecorder:
             session.learn(self._learned)
         if session.limits != self._written:
             self._written = session.limits
-            self._intake.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
-        crawl, status = self._crawl, self._status
+            self._ingester.submit(Batch(self._status.relay, self._clock.now_ms(), limits=session.limits.to_json()))
+        sync, status = self._sync, self._status
         told = (status.subscriptions, status.asked, self._told, status.owed_since)
-        now = (session.live_subscriptions, crawl.strategy.name, status.last_error, crawl.absences.since)
-        flags = (crawl.is_resweeping, self._is_paced())
+        now = (session.live_subscriptions, sync.strategy.name, status.last_error, sync.absences.since)
+        flags = (sync.is_resweeping, self._is_paced())
         if (*now, *flags) != (*told, status.is_resweeping, status.is_paced):
             self.put(self._status.state)
 
     def _is_paced(self) -> bool:
-        return self._crawl.costs.paced_since(self._clock.monotonic()) is not None
+        return self._sync.costs.paced_since(self._clock.monotonic()) is not None

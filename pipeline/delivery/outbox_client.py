@@ -60,7 +60,7 @@ class OutboxClient:
     name: SinkName
     clock: Clock
     metrics: Metrics
-    counts: StageCounters
+    counters: StageCounters
     log: RateLimitedLogger
     holder: str | None = None
     rng: random.Random = field(default_factory=random.Random)
@@ -77,8 +77,8 @@ class OutboxClient:
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
             dead = StageTally(taken=outbox.queue.dead_letter(tx, letters, now))
             dead.drop("buried", dead.taken)
-            self.counts.write(tx, dead)
-        self.counts.show(dead)
+            self.counters.write(tx, dead)
+        self.counters.show(dead)
         for each in letters:
             self.log.error(
                 each.reason, "event is a dead letter", sink=self.name, row=each.receipt.seq, reason=each.reason
@@ -141,9 +141,9 @@ class OutboxClient:
                     settled.append(outbox.Settled(row, outcome))
             held = outbox.settle(tx, self.name, settled, now) + outbox.queue.dead_letter(tx, letters, now)
             tally = _tally(verdicts, held)
-            self.counts.write(tx, tally)
+            self.counters.write(tx, tally)
             held += outbox.queue.nack(tx, postponed)
-        self.counts.show(tally)
+        self.counters.show(tally)
         self._note_stale(len(verdicts) - held)
         self._count(verdicts, took_s, now)
 

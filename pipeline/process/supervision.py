@@ -37,7 +37,7 @@ def supervise(
     config: "Config",
     env: Mapping[str, str],
     *,
-    times: Timeouts | None = None,
+    timeouts: Timeouts | None = None,
     live: "ReloadableConfig | None" = None,
     started: Callable[[], None] = lambda: None,
 ) -> int:
@@ -51,7 +51,7 @@ def supervise(
     logs.configure(config.log_level, SLOT_NAME)
     directory = config.runtime_directory
     try:
-        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(times or Timeouts()).lock_wait_s)
+        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(timeouts or Timeouts()).lock_wait_s)
     except CannotStart as error:
         _log.error("cannot start", error=str(error))
         return EXIT_CANNOT_START
@@ -61,8 +61,8 @@ def supervise(
     heartbeat = Heartbeat(directory, SLOT_NAME, clock)
     try:
         profiling.start(config, SLOT_NAME, SLOT_NAME)
-        around = SupervisorEnvironment(
-            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, times=times or Timeouts(),
+        environment = SupervisorEnvironment(
+            directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, timeouts=timeouts or Timeouts(),
             has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
             has_room=partial(_has_room, config.database_path.parent),
             reload=_reloading(live, directory / SETTINGS_FILE),
@@ -71,7 +71,7 @@ def supervise(
         if live is not None:
             live.warn_of_unknown()
         _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
-        code = Supervisor(specs, launcher(command, env, directory), around).run()
+        code = Supervisor(specs, launcher(command, env, directory), environment).run()
         _log.info("supervisor ended", code=code)
         return code
     except CannotStart as error:

@@ -80,7 +80,7 @@ class SupervisorEnvironment:
     metrics: Metrics
     heartbeat: Heartbeat
     rng: random.Random = field(default_factory=random.SystemRandom)
-    times: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     has_moved: Callable[[], bool] = lambda: False
     """True if another file, or none, is where the database was."""
     has_room: Callable[[], bool] = lambda: True
@@ -92,15 +92,15 @@ class SupervisorEnvironment:
 class Supervisor:
     """Starts, watches, restarts and ends the processes of `specs`; single-threaded, in the main thread."""
 
-    def __init__(self, specs: Sequence[StageSpec], launch: Launch, around: SupervisorEnvironment) -> None:
+    def __init__(self, specs: Sequence[StageSpec], launch: Launch, environment: SupervisorEnvironment) -> None:
         self._launch = launch
-        self._around = around
-        self._clock, self._times, self._notifier = around.clock, around.times, around.notifier
+        self._environment = environment
+        self._clock, self._times, self._notifier = environment.clock, environment.timeouts, environment.notifier
         self._children = [
             Child(Slot(spec.name, index), spec.drain_order) for spec in specs for index in range(spec.count)
         ]
         self._drain: Drain | None = None
-        self._wishes = StopRequests(around.clock)
+        self._stop_requests = StopRequests(environment.clock)
         self._exit_code = EXIT_OK
         self._ready = False
         self._status = ""
@@ -112,10 +112,10 @@ class Supervisor:
         0: all stages were ended and none had to be killed; 3: a stage cannot start and not all have run before, which
         would be an accident; 1: anything else.
         """
-        signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD), hangup_ends=self._around.reload is None)
+        signals = SignalPipe((*ASKS_TO_STOP, signal.SIGCHLD), hangup_ends=self._environment.reload is None)
         selector = selectors.DefaultSelector()
         selector.register(signals, selectors.EVENT_READ)
-        selector.register(self._around.stop, selectors.EVENT_READ)
+        selector.register(self._environment.stop, selectors.EVENT_READ)
         now_s = self._clock.monotonic()
         self._checked_s = self._check_at_s = now_s
         for child in self._children:
@@ -123,9 +123,9 @@ class Supervisor:
         try:
             while not self._turn(signals):
                 selector.select(self._idle_s())
-                if self._drain is not None and self._around.stop in selector.get_map():
+                if self._drain is not None and self._environment.stop in selector.get_map():
                     # It stays readable for ever.
-                    selector.unregister(self._around.stop)
+                    selector.unregister(self._environment.stop)
         finally:
             # All have ended, except after an error of ours; then no stage must stay behind.
             for child in self._children:
@@ -140,7 +140,7 @@ class Supervisor:
             self._take_signal(signal.Signals(number))
         self._reap()
         now_s = self._clock.monotonic()
-        if self._around.stop.is_set() and self._drain is None:
+        if self._environment.stop.is_set() and self._drain is None:
             self._begin_drain(now_s)
         self._check(now_s)
         if self._drain is None:
@@ -161,34 +161,34 @@ class Supervisor:
         return max(0.0, min(due) - self._clock.monotonic())
 
     def _take_signal(self, number: signal.Signals) -> None:
-        if number == signal.SIGHUP and self._around.reload is not None:
-            if self._drain is None and self._around.reload():
+        if number == signal.SIGHUP and self._environment.reload is not None:
+            if self._drain is None and self._environment.reload():
                 for child in self._children:
                     child.reload_due = True
                     child.pass_reload_on()
             return
-        wish = self._wishes.on_signal(number)
+        wish = self._stop_requests.on_signal(number)
         if wish is StopRequest.STOP:
-            self._around.stop.set(number.name)
+            self._environment.stop.set(number.name)
         elif wish is StopRequest.STOP_AT_ONCE and self._drain is not None:
             _log.error("told to stop once more", signal=number.name)
             self._drain.kill_all(self._clock.monotonic())
 
     def _begin_drain(self, now_s: float) -> None:
         self._notifier.stopping()
-        _log.info("stopping", reason=self._around.stop.reason)
+        _log.info("stopping", reason=self._environment.stop.reason)
         self._drain = Drain(self._children, now_s, self._times.drain_s)
 
     def _start_due(self, now_s: float) -> None:
         for child in self._children:
             if child.restart_at_s is None or child.restart_at_s > now_s:
                 continue
-            if child.has_run and self._around.has_moved():
+            if child.has_run and self._environment.has_moved():
                 _log.error("the database was moved away or replaced, ending all", stage=child.name)
                 self._exit_code = EXIT_CANNOT_START
-                self._around.stop.set("the database was moved away or replaced")
+                self._environment.stop.set("the database was moved away or replaced")
                 return
-            if child.lacks_room and not self._around.has_room():
+            if child.lacks_room and not self._environment.has_room():
                 child.restart_at_s = now_s + self._times.room_check_s
                 continue
             try:
@@ -206,18 +206,18 @@ class Supervisor:
                 self._on_exit(child, pid, code)
 
     def _on_exit(self, child: Child, pid: int | None, code: int) -> None:
-        if self._drain is not None or self._around.stop.is_set():
+        if self._drain is not None or self._environment.stop.is_set():
             _log.info("stage ended", stage=child.name, pid=pid, how=_how(code))
             # One that was stopped while its interpreter started is killed by the signal itself.
             if code not in (EXIT_OK, -signal.SIGTERM) and self._exit_code == EXIT_OK:
                 self._exit_code = EXIT_FAILED
             return
         reason = "hung" if child.hung else "signal" if code < 0 else "no-room" if code == EXIT_NO_ROOM else "exit"
-        self._around.metrics.stage_exits.labels(child.name, reason).inc()
+        self._environment.metrics.stage_exits.labels(child.name, reason).inc()
         if code == EXIT_CANNOT_START and not self._ready:
             _log.error("stage cannot start, ending all", stage=child.name, pid=pid)
             self._exit_code = EXIT_CANNOT_START
-            self._around.stop.set(f"{child.name} cannot start")
+            self._environment.stop.set(f"{child.name} cannot start")
             return
         now_s = self._clock.monotonic()
         # Health is updated at once, or would miss that a stage is away for a moment.
@@ -233,7 +233,7 @@ class Supervisor:
         )
 
     def _plan_restart(self, child: Child, now_s: float) -> float:
-        restart = self._times.restart.after_exit(child.failures, child.healthy_for_s, now_s, self._around.rng)
+        restart = self._times.restart.after_exit(child.failures, child.healthy_for_s, now_s, self._environment.rng)
         child.failures, child.restart_at_s = restart.failures, restart.at_s
         return restart.at_s - now_s
 
@@ -247,12 +247,12 @@ class Supervisor:
         for child in self._children:
             if stalled:
                 child.reset_heartbeat_timer(now_s)
-            child.read_heartbeat(self._around.runtime_directory, self._clock)
+            child.read_heartbeat(self._environment.runtime_directory, self._clock)
             child.pass_reload_on()
             if child.is_hung(now_s, self._times.beat_limit_s, self._times.first_beat_limit_s):
                 silent = True
                 self._kill_hung(child)
-        self._around.heartbeat.beat(self._report()[:MAX_STATUS_BYTES])
+        self._environment.heartbeat.beat(self._report()[:MAX_STATUS_BYTES])
         # A restart is under way wherever a stage is missing; what a watchdog must end is silence that kills cannot end.
         if not silent:
             self._notifier.watchdog()

@@ -121,10 +121,10 @@ class Authentication:
         if self._deadline is not None:
             self._deadline = max(self._deadline, now + PATIENCE_S)
 
-    def _settle(self, verdict: AuthResult) -> AuthResult:
-        if verdict is AuthResult.ACCEPTED:
+    def _settle(self, result: AuthResult) -> AuthResult:
+        if result is AuthResult.ACCEPTED:
             self.state = AuthState.ACCEPTED
         else:
             self.state = AuthState.WANTED if self._event_id is None else AuthState.REFUSED
         self._deadline = self._event_id = None
-        return verdict
+        return result

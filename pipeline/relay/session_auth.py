@@ -114,13 +114,13 @@ class SessionAuth:
         self._requests.learn(replace(limits, withholds=True, gives_shown=True))
         return refused.ended()
 
-    def _end(self, verdict: AuthResult | None, reason: str, now: float) -> Iterator[PageEnded | LiveEnded]:
+    def _end(self, result: AuthResult | None, reason: str, now: float) -> Iterator[PageEnded | LiveEnded]:
         """Ask for what was held once more; what was refused before an AUTH that failed stays refused."""
-        if verdict is None:
+        if result is None:
             return
         subscriptions = self._requests.subscriptions
         for each in [each for each in subscriptions if each.hold is not None]:
-            if verdict is AuthResult.REFUSED and each.hold is PendingAuth.REFUSED:
+            if result is AuthResult.REFUSED and each.hold is PendingAuth.REFUSED:
                 if not subscriptions.end(each, now):
                     continue
                 if (whole := self.as_whole(each)) is not None:

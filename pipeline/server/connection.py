@@ -222,11 +222,11 @@ class LimitedConnection(ServerConnection):
         super().resume_writing()
         self._forget_unread()
 
-    def abort_with(self, refusal: RejectReason) -> None:
+    def abort_with(self, reason: RejectReason) -> None:
         """Count why, and end the connection without another word."""
         if not self._is_cut:
             self._is_cut = True
-            self.guard.refuse(refusal)
+            self.guard.refuse(reason)
             self.transport.abort()
 
     def _forget_unread(self) -> None:

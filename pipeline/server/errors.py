@@ -20,12 +20,12 @@ class ErrorLog:
         self._log = log
         self._clock = clock
         self._metrics = metrics
-        self._allowance = TokenBucket(_TRACEBACKS, clock.monotonic())
+        self._bucket = TokenBucket(_TRACEBACKS, clock.monotonic())
 
     def unexpected(self, kind: str, message: str, cause: BaseException | None, **fields: object) -> None:
         """Note an error of a `kind` out of a closed set."""
         self._metrics.stage_errors.labels(_STAGE, kind).inc()
-        if not self._allowance.take(self._clock.monotonic()):
+        if not self._bucket.take(self._clock.monotonic()):
             return
         if cause is None:
             self._log.error(message, **fields)

@@ -130,9 +130,9 @@ class Registrations:
         self._log.debug("refused", "registration refused", reason=reason)
         return RegistrationVerdict(False, reason)
 
-    def _discard(self, refusal: RejectReason, count: int) -> None:
+    def _discard(self, reason: RejectReason, count: int) -> None:
         if count:
-            self._discarded.labels(_STAGE, refusal.value).inc(count)
+            self._discarded.labels(_STAGE, reason.value).inc(count)
 
     def _register(self, event: Event, database: Database) -> _Stored:
         verify(event)

@@ -54,7 +54,7 @@ class Sessions:
 
     async def _answer_all(self, connection: LimitedConnection) -> None:
         client = connection.client
-        allowance = TokenBucket(self._limits.messages, self._clock.monotonic())
+        bucket = TokenBucket(self._limits.messages, self._clock.monotonic())
         while True:
             connection.waiting_since = self._clock.monotonic()
             try:
@@ -63,7 +63,7 @@ class Sessions:
             except TimeoutError:
                 return await self._close(connection, RejectReason.IDLE, CloseCode.NORMAL_CLOSURE, "idle for too long")
             connection.waiting_since = None
-            if not allowance.take(self._clock.monotonic()):
+            if not bucket.take(self._clock.monotonic()):
                 return await self._close(
                     connection, RejectReason.MESSAGES, CloseCode.POLICY_VIOLATION, "rate-limited: too many messages"
                 )
@@ -101,6 +101,6 @@ class Sessions:
             return TOO_FAST
         return await self._registrations.take(event)
 
-    async def _close(self, connection: LimitedConnection, refusal: RejectReason, code: CloseCode, why: str) -> None:
-        self._refuse(refusal)
+    async def _close(self, connection: LimitedConnection, reason: RejectReason, code: CloseCode, why: str) -> None:
+        self._refuse(reason)
         await connection.close(code, why)

@@ -71,7 +71,7 @@ class RelaySink:
     clock: Clock
     metrics: Metrics
     log: RateLimitedLogger
-    rate: SlidingWindowLimiter = field(default_factory=lambda: SlidingWindowLimiter(lambda: 0))
+    limiter: SlidingWindowLimiter = field(default_factory=lambda: SlidingWindowLimiter(lambda: 0))
     frame_limit: FrameLimit | None = None
     """What the relay says of the largest message that it takes."""
     on_state: Callable[[RelayState], None] = lambda _: None
@@ -79,8 +79,8 @@ class RelaySink:
     bounds: FrameBounds | None = None
     """No frame of the relay's beyond them is parsed."""
     _state: RelayState | None = None
-    _transport: BlockingWebSocket | None = None
-    _login: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
+    _websocket: BlockingWebSocket | None = None
+    _auth: Authentication = field(default_factory=lambda: Authentication(is_possible=False))
     _logins: int = 0
     """How often an AUTH was accepted; what was sent before the last and is refused for want of it is sent again."""
     _waiting: dict[bytes, _SentMessage] = field(default_factory=dict)
@@ -95,18 +95,18 @@ class RelaySink:
         """See `StreamSink.room`; the bound on events a minute leaves none for a while."""
         if self._refused:
             return 0
-        return self.rate.room(self.clock.monotonic(), MAX_IN_FLIGHT - len(self._waiting) - len(self._answers))
+        return self.limiter.room(self.clock.monotonic(), MAX_IN_FLIGHT - len(self._waiting) - len(self._answers))
 
     def heard_at(self) -> float:
         """See `StreamSink.heard_at`; events may go unanswered for their own sake, a ping does not."""
-        return -math.inf if self._transport is None else self._transport.last_received
+        return -math.inf if self._websocket is None else self._websocket.last_received
 
     def open(self) -> None:
         """See `StreamSink.open`."""
-        if self._transport is not None:
+        if self._websocket is not None:
             return
         try:
-            self._transport = self.dial()
+            self._websocket = self.dial()
         except DialError as error:
             self._note_state(RelayState.DISCONNECTED)
             self.metrics.disconnections.labels(self.address.url, "dial").inc()
@@ -117,13 +117,13 @@ class RelaySink:
         if self.frame_limit is not None:
             self.frame_limit.refresh()
         addresses = len(addresses_for_auth(self.address))
-        self._login = Authentication(is_possible=self.secret is not None, addresses=addresses)
+        self._auth = Authentication(is_possible=self.secret is not None, addresses=addresses)
         self._note_state(RelayState.CONNECTED)
         self.log.debug(self.address.url, "target relay connected", relay=self.address)
 
     def send(self, message: Message) -> None:
         """See `StreamSink.send`."""
-        assert self._transport is not None, "opened before"
+        assert self._websocket is not None, "opened before"
         if _has_expired(message, self.clock.now_ms() // 1000):
             self._answers.append((message.event_id, _EXPIRED))
             return
@@ -131,20 +131,20 @@ class RelaySink:
             self._answers.append((message.event_id, _TOO_LARGE))
             return
         try:
-            self._put(self._transport, message)
+            self._put(self._websocket, message)
         except ConnectionLost as error:
             raise self._lose(error) from error
 
     def collect(self, timeout_s: float) -> Sequence[Answer]:
         """See `StreamSink.collect`; a message without an answer for `ANSWER_TIMEOUT_S` is retried on its own."""
-        if self._transport is not None:
+        if self._websocket is not None:
             try:
-                for raw in self._transport.receive(0.0 if self._answers else timeout_s):
+                for raw in self._websocket.receive(0.0 if self._answers else timeout_s):
                     self._take(raw)
-                self._count_skipped(self._transport)
-                self._authenticate(self._transport)
-                self._send_again(self._transport)
-                self._look_for_life(self._transport)
+                self._count_skipped(self._websocket)
+                self._authenticate(self._websocket)
+                self._send_again(self._websocket)
+                self._look_for_life(self._websocket)
             except ConnectionLost as error:
                 if self._waiting or self._refused:
                     raise self._lose(error) from error
@@ -163,16 +163,16 @@ class RelaySink:
         return most is not None and len(message.payload) + _ENVELOPE_BYTES > most
 
     def _disconnect(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        if self._websocket is not None:
+            self._websocket.close()
+            self._websocket = None
             self._note_state(RelayState.DISCONNECTED)
 
-    def _put(self, transport: BlockingWebSocket, message: Message) -> None:
+    def _put(self, websocket: BlockingWebSocket, message: Message) -> None:
         now = self.clock.monotonic()
-        self.rate.note(now)
+        self.limiter.note(now)
         self._waiting[message.event_id] = _SentMessage(message, now, self._logins)
-        transport.send(_BEFORE + message.payload + _BEHIND)
+        websocket.send(_BEFORE + message.payload + _BEHIND)
 
     def _lose(self, error: ConnectionLost) -> SinkDown:
         """Forget what was under way with the connection that broke."""
@@ -199,7 +199,7 @@ class RelaySink:
             case Ok():
                 self._settle(message)
             case AuthChallenge(challenge):
-                self._login.on_challenge(challenge)
+                self._auth.on_challenge(challenge)
             case Notice(text):
                 self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
 
@@ -211,51 +211,51 @@ class RelaySink:
             self._state = state
             self.on_state(state)
 
-    def _count_skipped(self, transport: BlockingWebSocket) -> None:
-        if transport.skipped:
-            self.metrics.stage_errors.labels("sender", "message-too-large").inc(transport.skipped)
-            transport.skipped = 0
+    def _count_skipped(self, websocket: BlockingWebSocket) -> None:
+        if websocket.skipped:
+            self.metrics.stage_errors.labels("sender", "message-too-large").inc(websocket.skipped)
+            websocket.skipped = 0
 
     def _settle(self, answer: Ok) -> None:
         sent = self._waiting.pop(answer.event_id, None)
         if sent is None:
-            self._take_login(self._login.on_ok(answer.event_id, accepted=answer.accepted))
+            self._take_login(self._auth.on_ok(answer.event_id, accepted=answer.accepted))
             return
         now = self._last_answer_at = self.clock.monotonic()
         verdict = verdict_on(answer)
-        if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._login.on_auth_required(now)):
+        if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._auth.on_auth_required(now)):
             self._refused.append(sent.message)
         else:
             self._answers.append((answer.event_id, verdict))
 
-    def _authenticate(self, transport: BlockingWebSocket) -> None:
+    def _authenticate(self, websocket: BlockingWebSocket) -> None:
         """Answer the relay's challenge where it demands that, and be done with waiting where it says nothing."""
-        challenge, now = self._login.pending_challenge(), self.clock.monotonic()
+        challenge, now = self._auth.pending_challenge(), self.clock.monotonic()
         if challenge is not None:
             assert self.secret is not None, "asked for only with a key"
-            address = addresses_for_auth(self.address)[self._login.address]
+            address = addresses_for_auth(self.address)[self._auth.address]
             event = auth_event(self.secret, address, challenge, self.clock.now_ms() // 1000)
-            self._login.on_answered(event.id, now)
-            transport.send(encode_auth(event))
-        self._take_login(self._login.on_timeout(now))
+            self._auth.on_answered(event.id, now)
+            websocket.send(encode_auth(event))
+        self._take_login(self._auth.on_timeout(now))
 
-    def _take_login(self, verdict: AuthResult | None) -> None:
-        if verdict is AuthResult.ACCEPTED:
+    def _take_login(self, result: AuthResult | None) -> None:
+        if result is AuthResult.ACCEPTED:
             self._logins += 1
-        elif verdict is AuthResult.REFUSED:
+        elif result is AuthResult.REFUSED:
             self._answers += [(message.event_id, _AUTH_REQUIRED) for message in self._refused]
             self._refused.clear()
 
-    def _send_again(self, transport: BlockingWebSocket) -> None:
+    def _send_again(self, websocket: BlockingWebSocket) -> None:
         """What was refused for want of an AUTH, once there was one, as the bound on events a minute allows."""
-        while self._refused and not self._login.is_under_way and self.rate.room(self.clock.monotonic(), 1):
-            self._put(transport, self._refused.popleft())
+        while self._refused and not self._auth.is_under_way and self.limiter.room(self.clock.monotonic(), 1):
+            self._put(websocket, self._refused.popleft())
 
-    def _look_for_life(self, transport: BlockingWebSocket) -> None:
+    def _look_for_life(self, websocket: BlockingWebSocket) -> None:
         now = self.clock.monotonic()
-        if self._waiting and now - max(transport.last_received, self._pinged_at) >= _QUIET_S:
+        if self._waiting and now - max(websocket.last_received, self._pinged_at) >= _QUIET_S:
             self._pinged_at = now
-            transport.ping()
+            websocket.ping()
 
     def _time_out(self) -> None:
         """Retry what was not answered in time, and drop the connection if nothing was answered since it was sent."""

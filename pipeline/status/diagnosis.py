@@ -27,7 +27,7 @@ class Diagnosis:
     `event`: the id, in hexadecimal, of the event that it is about, where it is about one.
     """
 
-    weight: Severity
+    severity: Severity
     subject: str
     what: str
     advice: str = ""

@@ -60,33 +60,33 @@ def explain_event(tx: Tx, event_id: bytes, created_at: int | None = None) -> lis
     return [TraceLine("event", event_id.hex()), *_origin(found), *_relevance(tx, found), *_whereabouts(found)]
 
 
-def _origin(found: EventTrace) -> Iterator[TraceLine]:
-    event = _event_of(found)
+def _origin(trace: EventTrace) -> Iterator[TraceLine]:
+    event = _event_of(trace)
     if event is not None:
         yield TraceLine("what", f"kind {event.kind} by {encode_npub(event.pubkey)}, dated {_date(event.created_at)}")
-    elif found.kind is not None:
-        yield TraceLine("what", f"kind {found.kind} by {encode_npub(found.author)}; the payload is gone")
-    elif found.payload:
-        yield TraceLine("what", f"{len(found.payload)} bytes that are no event")
-    if found.received_at is not None:
+    elif trace.kind is not None:
+        yield TraceLine("what", f"kind {trace.kind} by {encode_npub(trace.author)}; the payload is gone")
+    elif trace.payload:
+        yield TraceLine("what", f"{len(trace.payload)} bytes that are no event")
+    if trace.received_at is not None:
         yield TraceLine(
-            "first seen", f"{_date(found.received_at / 1000)} at {found.relay or 'a relay that is no longer known'}"
+            "first seen", f"{_date(trace.received_at / 1000)} at {trace.relay or 'a relay that is no longer known'}"
         )
 
 
-def _event_of(found: EventTrace) -> Event | None:
+def _event_of(trace: EventTrace) -> Event | None:
     """Return the event if its payload is there and valid; the saver may fail at it because it is not."""
     try:
-        return event_from_json(found.payload) if found.payload else None
+        return event_from_json(trace.payload) if trace.payload else None
     except InvalidEvent:
         return None
 
 
-def _relevance(tx: Tx, found: EventTrace) -> Iterator[TraceLine]:
-    event = _event_of(found)
-    if event is None and not found.author:
+def _relevance(tx: Tx, trace: EventTrace) -> Iterator[TraceLine]:
+    event = _event_of(trace)
+    if event is None and not trace.author:
         return
-    kind, author = (event.kind, event.pubkey) if event is not None else (found.kind, found.author)
+    kind, author = (event.kind, event.pubkey) if event is not None else (trace.kind, trace.author)
     yield TraceLine("relevant", _rule(tx, kind, author, event))
 
 
@@ -105,29 +105,29 @@ def _rule(tx: Tx, kind: int | None, author: bytes, event: Event | None) -> str:
     return "no longer relevant: no registered user wrote it, is mentioned in it, or follows its author"
 
 
-def _whereabouts(found: EventTrace) -> Iterator[TraceLine]:
-    match found.location:
+def _whereabouts(trace: EventTrace) -> Iterator[TraceLine]:
+    match trace.location:
         case Location.INBOX:
-            again = "" if found.ready_at is None else f"; tried again at {_date(found.ready_at / 1000)}"
-            yield TraceLine("inbox", f"{found.note}{again if found.failures else ''}")
-            if found.failures:
-                yield TraceLine("why", f"the log has it: look for {found.event_id.hex()}")
+            again = "" if trace.ready_at is None else f"; tried again at {_date(trace.ready_at / 1000)}"
+            yield TraceLine("inbox", f"{trace.note}{again if trace.failures else ''}")
+            if trace.failures:
+                yield TraceLine("why", f"the log has it: look for {trace.event_id.hex()}")
         case Location.DEAD_LETTER:
-            yield TraceLine("dead letter", f"{found.note}; see event-service dead show inbox {found.dead}")
+            yield TraceLine("dead letter", f"{trace.note}; see event-service dead show inbox {trace.dead}")
         case Location.ACCEPTED:
-            assert found.accepted_at is not None, "accepted at some time"
-            yield TraceLine("accepted", _date(found.accepted_at / 1000))
-            for sink in found.sinks:
+            assert trace.accepted_at is not None, "accepted at some time"
+            yield TraceLine("accepted", _date(trace.accepted_at / 1000))
+            for sink in trace.sinks:
                 when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
                 hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
                 yield TraceLine(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
-            if not found.sinks:
+            if not trace.sinks:
                 yield TraceLine("sinks", "not queued for any sink, or its delivery record has expired")
-    for drop in found.dropped:
+    for drop in trace.dropped:
         yield TraceLine(
             "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is no longer known'}: {drop.reason}"
         )
-    if found.location is Location.UNKNOWN and not found.dropped:
+    if trace.location is Location.UNKNOWN and not trace.dropped:
         yield TraceLine(
             "never accepted",
             "no relay has sent it recently, or no registered user is concerned by it (counted as `unwanted`), or its "

@@ -15,18 +15,18 @@ _CROWDED: Final = "crowded"
 _DAY_MS: Final = 86_400_000
 
 
-def diagnose_relays(seen: Snapshot) -> Iterator[Diagnosis]:
+def diagnose_relays(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Yield what an operator should know about relays."""
-    yield from _relays(seen)
-    yield from _gaps(seen)
-    yield from _absences(seen)
-    yield from _live(seen)
-    yield from _costs(seen)
+    yield from _relays(snapshot)
+    yield from _gaps(snapshot)
+    yield from _absences(snapshot)
+    yield from _live(snapshot)
+    yield from _costs(snapshot)
 
 
-def _relays(seen: Snapshot) -> Iterator[Diagnosis]:
+def _relays(snapshot: Snapshot) -> Iterator[Diagnosis]:
     crawled = [
-        relay for relay in seen.relays
+        relay for relay in snapshot.relays
         if relay.crawled_since is not None and relay.operator is not OperatorOverride.REMOVED
     ]  # fmt: skip
     up = [relay for relay in crawled if relay.state in (RelayState.CONNECTED, RelayState.BACKPRESSURED)]
@@ -66,9 +66,9 @@ def _unreachable(crawled: Sequence[RelayRecord]) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-def _gaps(seen: Snapshot) -> Iterator[Diagnosis]:
+def _gaps(snapshot: Snapshot) -> Iterator[Diagnosis]:
     reasons: dict[str, list[str]] = {}
-    for gap in seen.gaps:
+    for gap in snapshot.gaps:
         more = f" and {gap.count - 1:,} more" if gap.count > 1 else ""
         reasons.setdefault(gap.reason, []).append(f"{gap.address} ({gaps.describe(gap)}{more})")
     for reason, found in reasons.items():
@@ -79,15 +79,15 @@ def _gaps(seen: Snapshot) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-def _absences(seen: Snapshot) -> Iterator[Diagnosis]:
+def _absences(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Relays that are swept since they were away, the longest first."""
-    owed = sorted((relay for relay in seen.relays if relay.owed_since), key=lambda relay: relay.owed_since)
+    owed = sorted((relay for relay in snapshot.relays if relay.owed_since), key=lambda relay: relay.owed_since)
     for relays, what in (
         ([relay for relay in owed if relay.is_resweeping], "being swept for what came while we were away"),
         ([relay for relay in owed if not relay.is_resweeping], "still to be swept for what came while we were away"),
     ):
         if relays:
-            since = rough_duration(max(0, seen.now - 1000 * relays[0].owed_since))
+            since = rough_duration(max(0, snapshot.now - 1000 * relays[0].owed_since))
             yield Diagnosis(
                 Severity.NOTE,
                 "relays",
@@ -95,9 +95,9 @@ def _absences(seen: Snapshot) -> Iterator[Diagnosis]:
             )
 
 
-def _live(seen: Snapshot) -> Iterator[Diagnosis]:
+def _live(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Relays that are polled since their live subscriptions left out events."""
-    polled = [relay for relay in seen.relays if relay.crawled_since is not None and relay.live_missed_at]
+    polled = [relay for relay in snapshot.relays if relay.crawled_since is not None and relay.live_missed_at]
     if polled:
         yield Diagnosis(
             Severity.NOTE,
@@ -107,9 +107,9 @@ def _live(seen: Snapshot) -> Iterator[Diagnosis]:
         )
 
 
-def _costs(seen: Snapshot) -> Iterator[Diagnosis]:
+def _costs(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Relays whose events cost more than they may."""
-    forging = [relay for relay in seen.relays if relay.forged_at and seen.now - relay.forged_at < _DAY_MS]
+    forging = [relay for relay in snapshot.relays if relay.forged_at and snapshot.now - relay.forged_at < _DAY_MS]
     if forging:
         yield Diagnosis(
             Severity.NOTE,
@@ -118,7 +118,7 @@ def _costs(seen: Snapshot) -> Iterator[Diagnosis]:
             + some_of([f"{relay.address} ({count_of(relay.forged, 'event')})" for relay in forging]),
             "nothing: it is dialled again after a while; event-service relays remove ADDRESS gives it up",
         )
-    paced = [relay for relay in seen.relays if relay.paced_at and relay.crawled_since is not None]
+    paced = [relay for relay in snapshot.relays if relay.paced_at and relay.crawled_since is not None]
     if paced:
         yield Diagnosis(
             Severity.NOTE,
@@ -129,9 +129,9 @@ def _costs(seen: Snapshot) -> Iterator[Diagnosis]:
         )
 
 
-def diagnose_crowding(seen: Snapshot) -> Iterator[Diagnosis]:
+def diagnose_crowding(snapshot: Snapshot) -> Iterator[Diagnosis]:
     """Yield a note if relays are not dialled since many names lead to one address."""
-    put_off = [relay for relay in seen.relays if relay.last_error.startswith(f"{_CROWDED}: ")]
+    put_off = [relay for relay in snapshot.relays if relay.last_error.startswith(f"{_CROWDED}: ")]
     if put_off:
         yield Diagnosis(
             Severity.NOTE, "relays", f"{count_of(len(put_off), 'relay')} put off, since many names lead to one "

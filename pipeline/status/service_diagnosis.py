@@ -19,23 +19,23 @@ _RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
 _LARGE_EVENT_BYTES: Final = 1 << 20
 
 
-def diagnose(seen: Snapshot, max_queue_age: int) -> list[Diagnosis]:
+def diagnose(snapshot: Snapshot, max_queue_age: int) -> list[Diagnosis]:
     """Return problems, then notes; `max_queue_age` in ms, 0 for any age."""
     found = [
-        *_stages(seen),
-        *_disk(seen),
-        *_queues(seen, max_queue_age),
-        *_backlog(seen),
-        *_kept(seen),
-        *_dead(seen),
-        *_failing(seen),
-        *_restarts(seen),
-        *diagnose_relays(seen),
-        *_proxies(seen),
-        *_shares(seen),
-        *diagnose_crowding(seen),
+        *_stages(snapshot),
+        *_disk(snapshot),
+        *_queues(snapshot, max_queue_age),
+        *_backlog(snapshot),
+        *_kept(snapshot),
+        *_dead(snapshot),
+        *_failing(snapshot),
+        *_restarts(snapshot),
+        *diagnose_relays(snapshot),
+        *_proxies(snapshot),
+        *_shares(snapshot),
+        *diagnose_crowding(snapshot),
     ]
-    return sorted(found, key=lambda each: each.weight is not Severity.PROBLEM)
+    return sorted(found, key=lambda each: each.severity is not Severity.PROBLEM)
 
 
 def unhealthy_stages(stages: Sequence[StageHealth]) -> Iterator[StageHealth]:
@@ -54,11 +54,11 @@ def unhealthy_stages(stages: Sequence[StageHealth]) -> Iterator[StageHealth]:
         yield stage
 
 
-def _stages(seen: Snapshot) -> Iterator[Diagnosis]:
-    if not seen.stages:
+def _stages(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    if not snapshot.stages:
         yield Diagnosis(Severity.PROBLEM, "service", "no stage runs", "start it: event-service supervise")
-    for stage in unhealthy_stages(seen.stages):
-        if stage.why.startswith(NO_ROOM) and seen.free_bytes < _MIN_FREE_BYTES:
+    for stage in unhealthy_stages(snapshot.stages):
+        if stage.why.startswith(NO_ROOM) and snapshot.free_bytes < _MIN_FREE_BYTES:
             # Reported once, as a problem of the disk.
             continue
         since = "" if stage.since is None else f" since {stage.since}"
@@ -80,40 +80,40 @@ def _stage_advice(stage: StageHealth) -> str:
             return ""
 
 
-def _disk(seen: Snapshot) -> Iterator[Diagnosis]:
-    if seen.free_bytes < _MIN_FREE_BYTES:
-        what = f"{NO_ROOM}: {seen.free_bytes >> 20} MiB are left beside the database"
+def _disk(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    if snapshot.free_bytes < _MIN_FREE_BYTES:
+        what = f"{NO_ROOM}: {snapshot.free_bytes >> 20} MiB are left beside the database"
         yield Diagnosis(Severity.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
-    if not seen.has_room_for_strangers:
+    if not snapshot.has_room_for_strangers:
         what = "the database uses more than EVENTS_MAX_DATABASE_BYTES: profiles and lists of strangers are dropped"
         yield Diagnosis(
             Severity.PROBLEM, "database", what, "raise it; events of and about your users are saved as ever"
         )
 
 
-def _queues(seen: Snapshot, max_age: int) -> Iterator[Diagnosis]:
-    off = _off(seen)
-    for queue in seen.queues:
+def _queues(snapshot: Snapshot, max_age: int) -> Iterator[Diagnosis]:
+    off = _off(snapshot)
+    for queue in snapshot.queues:
         if queue.name not in off and max_age and queue.oldest_ms is not None and queue.oldest_ms > max_age:
             what = f"{queue.waiting:,} pending, the oldest for {rough_duration(queue.oldest_ms)}"
             yield Diagnosis(Severity.PROBLEM, queue.name, what, "see what the stage that empties it reports")
 
 
-def _backlog(seen: Snapshot) -> Iterator[Diagnosis]:
-    queue = next((queue for queue in seen.queues if queue.name == _RELAY_QUEUE), None)
-    if queue is None or _RELAY_QUEUE in _off(seen):
+def _backlog(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    queue = next((queue for queue in snapshot.queues if queue.name == _RELAY_QUEUE), None)
+    if queue is None or _RELAY_QUEUE in _off(snapshot):
         return
-    is_full = 0 < seen.relay_backlog <= queue.waiting
-    if is_full or 0 < seen.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
+    is_full = 0 < snapshot.relay_backlog <= queue.waiting
+    if is_full or 0 < snapshot.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
         yield Diagnosis(
             Severity.PROBLEM, _RELAY_QUEUE, f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
             f"see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG{'' if is_full else '_BYTES'} is the bound",
         )  # fmt: skip
 
 
-def _kept(seen: Snapshot) -> Iterator[Diagnosis]:
-    for queue in seen.queues:
-        if queue.name in (off := _off(seen)) and queue.waiting:
+def _kept(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    for queue in snapshot.queues:
+        if queue.name in (off := _off(snapshot)) and queue.waiting:
             yield Diagnosis(
                 Severity.NOTE, queue.name, f"{count_of(queue.waiting, 'event')} kept for a sink that is off",
                 "switch it on to deliver them, or drop them: "
@@ -121,16 +121,16 @@ def _kept(seen: Snapshot) -> Iterator[Diagnosis]:
             )  # fmt: skip
 
 
-def _off(seen: Snapshot) -> dict[str, SinkName]:
+def _off(snapshot: Snapshot) -> dict[str, SinkName]:
     """Return the queues of sinks that are off."""
-    on = {sink.name for sink in seen.sinks}
+    on = {sink.name for sink in snapshot.sinks}
     return {f"outbox-{sink}": sink for sink in SinkName if sink not in on}
 
 
-def _dead(seen: Snapshot) -> Iterator[Diagnosis]:
-    for queue, status in zip(DeadQueue, seen.queues, strict=True):
+def _dead(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    for queue, status in zip(DeadQueue, snapshot.queues, strict=True):
         if status.dead:
-            reasons = Counter(row.reason for row in seen.dead if row.queue is queue)
+            reasons = Counter(row.reason for row in snapshot.dead if row.queue is queue)
             why = "; ".join(reason for reason, _ in reasons.most_common(MAX_NAMED))
             yield Diagnosis(
                 Severity.PROBLEM, status.name, f"{count_of(status.dead, 'dead letter')}: {why}",
@@ -138,12 +138,12 @@ def _dead(seen: Snapshot) -> Iterator[Diagnosis]:
             )  # fmt: skip
 
 
-def _failing(seen: Snapshot) -> Iterator[Diagnosis]:
-    names = {None: "inbox"} | {sink.name: f"outbox-{sink.name}" for sink in seen.sinks}
-    kinds = counted({kind: count for (stage, kind), count in seen.errors.items() if stage == "saver"})
-    retries = {sink.name: counted(sink.retries) for sink in seen.sinks}
+def _failing(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    names = {None: "inbox"} | {sink.name: f"outbox-{sink.name}" for sink in snapshot.sinks}
+    kinds = counted({kind: count for (stage, kind), count in snapshot.errors.items() if stage == "saver"})
+    retries = {sink.name: counted(sink.retries) for sink in snapshot.sinks}
     for sink, name in names.items():
-        rows = [row for row in seen.failing if row.sink == sink]
+        rows = [row for row in snapshot.failing if row.sink == sink]
         if rows:
             worst = max(rows, key=lambda row: row.failures)
             why = kinds if sink is None else retries.get(sink, "")
@@ -153,16 +153,16 @@ def _failing(seen: Snapshot) -> Iterator[Diagnosis]:
             yield Diagnosis(Severity.NOTE, name, what, f"event-service explain {event}", event)
 
 
-def _restarts(seen: Snapshot) -> Iterator[Diagnosis]:
-    for (slot, reason), count in seen.exits.items():
+def _restarts(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    for (slot, reason), count in snapshot.exits.items():
         if reason == "no-room":
             continue
         what = f"crashed {count_of(count, 'time')} and was restarted: {reason}"
         yield Diagnosis(Severity.NOTE, slot, what, "the log has why")
 
 
-def _proxies(seen: Snapshot) -> Iterator[Diagnosis]:
-    if seen.discarded.get(("server", "unnamed-proxy")):
+def _proxies(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    if snapshot.discarded.get(("server", "unnamed-proxy")):
         yield Diagnosis(
             Severity.NOTE, "web server", "forwarded requests arrive from an address that EVENTS_TRUSTED_PROXIES does "
             "not name: their X-Forwarded-For is ignored", "if a reverse proxy of yours sends them, set "
@@ -170,12 +170,15 @@ def _proxies(seen: Snapshot) -> Iterator[Diagnosis]:
         )  # fmt: skip
 
 
-def _shares(seen: Snapshot) -> Iterator[Diagnosis]:
-    if seen.waiting.followees:
-        waiting = f"{count_of(seen.waiting.followees, 'followee')} of {count_of(seen.waiting.users, 'user')} wait"
+def _shares(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    if snapshot.waiting.followees:
+        waiting = (
+            f"{count_of(snapshot.waiting.followees, 'followee')} of {count_of(snapshot.waiting.users, 'user')} wait"
+        )
         yield Diagnosis(
-            Severity.NOTE, "users", f"{waiting}: {seen.budget.authors:,} authors are wanted of at most "
-            f"{seen.budget.max_authors:,}. The newest and largest users yield", "raise EVENTS_MAX_WANTED_AUTHORS, or "
-            "end registrations that follow invented keys: event-service users list, users block; EVENTS_REGISTRATION "
+            Severity.NOTE, "users", f"{waiting}: {snapshot.budget.authors:,} authors are wanted of at most "
+            f"{snapshot.budget.max_authors:,}. The newest and largest users yield",
+            "raise EVENTS_MAX_WANTED_AUTHORS, or end registrations that follow invented keys: event-service users "
+            "list, users block; EVENTS_REGISTRATION "
             "restricts new ones",
         )  # fmt: skip

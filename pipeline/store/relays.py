@@ -47,13 +47,13 @@ def set_bootstrap(tx: Tx, addresses: Iterable[str], now: int) -> None:
         spellings.set_by_operator(tx, relay, address, now)
 
 
-def set_operator(tx: Tx, address: str, decision: OperatorOverride, now: int) -> None:
+def set_operator(tx: Tx, address: str, override: OperatorOverride, now: int) -> None:
     """Dial an address always and as it is written, or never, until the operator decides otherwise.
 
     Raises `InvalidAddress`.
     """
-    relay = int(tx.execute(SET_OPERATOR, (parse_address(address).url, decision.value, now)).get)
-    if decision is OperatorOverride.ADDED:
+    relay = int(tx.execute(SET_OPERATOR, (parse_address(address).url, override.value, now)).get)
+    if override is OperatorOverride.ADDED:
         spellings.set_by_operator(tx, relay, address, now)
         tx.execute(FORGIVE, (relay,))
 

@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> int:
     config = live.config
     if arguments[0] == "supervise":
         options = [] if file is None else [f"--env-file={config.runtime_directory / SETTINGS_FILE}"]
-        return supervise(specs(), partial(command, options), config, os.environ, times=times(), live=live)
+        return supervise(specs(), partial(command, options), config, os.environ, timeouts=times(), live=live)
     supervised = "--supervised" in arguments
     stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
     stage.SLOT_WAIT_S = float(os.environ.get("FAKE_SLOT_WAIT", stage.SLOT_WAIT_S))

@@ -200,7 +200,7 @@ class Simulation:
         self.idle_turns: Counter[int] = Counter()
         self.session: Session | None = None
         self.host = HostBackoff(rng)
-        self.holdings: ItemSetProvider | None = None
+        self.item_sets: ItemSetProvider | None = None
         self.lists = RelayLists()
         self.moved: list[Cursor] = []
         self.owed: list[str] = []
@@ -235,15 +235,15 @@ class Simulation:
         self.crawl = self._new_crawl()
 
     def _new_crawl(self) -> RelaySync:
-        crawl = RelaySync(
-            coverage=CursorTable(RELAY, self.cursors.values(), self.progress.values()),
+        sync = RelaySync(
+            cursors=CursorTable(RELAY, self.cursors.values(), self.progress.values()),
             limits=LearnedLimits(self.limits),
-            reach=Horizon(self.settings, self.crawled_since, *self.doubt), plan=self.plan, holdings=self.holdings,
+            horizon=Horizon(self.settings, self.crawled_since, *self.doubt), plan=self.plan, item_sets=self.item_sets,
         )  # fmt: skip
-        crawl.audit.knowledge.recall(self.forms.values())
-        crawl.strategy.mode = self.mode
-        crawl.named = self.lists.at(RELAY)
-        return crawl
+        sync.audit.knowledge.recall(self.forms.values())
+        sync.strategy.mode = self.mode
+        sync.named = self.lists.at(RELAY)
+        return sync
 
     def name(self, *authors: bytes, writes: bool = False, reads: bool = False) -> None:
         """What the lists of `authors` say of this relay from now on."""

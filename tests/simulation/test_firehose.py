@@ -272,13 +272,13 @@ def test_nothing_is_lost_whatever_happens(seed: int) -> None:
     assert sim.delivered >= sim.everything()
 
 
-def test_newcomers_are_those_after_the_cursor_in_pieces_of_a_request_each() -> None:
+def test_newcomers_are_those_after_the_cursor_in_chunks_of_a_request_each() -> None:
     plan = plan_for([key(n) for n in range(MAX_MEMBERS + 10)], [key(1)], generation=7)
     newcomers = NewAuthorLookback.since(plan, 6, NOBODY)
-    assert [piece.subject for piece in newcomers.pieces.values()].count(Subject.AUTHORS) == 2
-    assert sum(len(piece.members) for piece in newcomers.pieces.values()) == MAX_MEMBERS + 11
-    assert not NewAuthorLookback.since(plan, 7, NOBODY).pieces
-    *first, last = list(newcomers.pieces)
+    assert [piece.subject for piece in newcomers.chunks.values()].count(Subject.AUTHORS) == 2
+    assert sum(len(piece.members) for piece in newcomers.chunks.values()) == MAX_MEMBERS + 11
+    assert not NewAuthorLookback.since(plan, 7, NOBODY).chunks
+    *first, last = list(newcomers.chunks)
     assert not any(newcomers.done(name) for name in first)
     assert newcomers.done(last)
 
@@ -293,12 +293,12 @@ def plan_of(authors: Iterable[tuple[bytes, int]]) -> Plan:
 def test_later_new_authors_are_added_to_the_unfinished_lookback() -> None:
     first, both = [key(n) for n in range(5)], [key(n) for n in range(7)]
     newcomers = NewAuthorLookback.since(plan_for(first, generation=1), 0, NOBODY)
-    (old,) = newcomers.pieces.values()
+    (old,) = newcomers.chunks.values()
     grown = plan_of([*((each, 1) for each in first), *((each, 2) for each in both[5:])])
     newcomers.follow(grown, NOBODY)
     newcomers.follow(grown, NOBODY)
-    assert next(iter(newcomers.pieces.values())) == old
-    (_, fresh) = newcomers.pieces.values()
+    assert next(iter(newcomers.chunks.values())) == old
+    (_, fresh) = newcomers.chunks.values()
     assert {member.public_key for member in fresh.members} == set(both[5:])
     assert newcomers.generation == 2
     assert not newcomers.done(old.key)
@@ -310,9 +310,9 @@ def test_small_lookback_chunks_are_merged_and_name_each_author_once() -> None:
     names: set[str] = set()
     for number in range(1, 60):
         newcomers.follow(plan_of([(key(n), n) for n in range(1, number + 1)]), NOBODY)
-        assert len(newcomers.pieces) <= 10
-        names |= newcomers.pieces.keys()
-        members = [member.public_key for piece in newcomers.pieces.values() for member in piece.members]
+        assert len(newcomers.chunks) <= 10
+        names |= newcomers.chunks.keys()
+        members = [member.public_key for piece in newcomers.chunks.values() for member in piece.members]
         assert sorted(members) == sorted(key(n) for n in range(1, number + 1))
     assert len(names) == 59, "no name is used again"
 

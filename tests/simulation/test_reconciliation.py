@@ -58,7 +58,7 @@ class DeliveredEvents:
 def crawl(extra: list[Event] | None = None, *, seed: int = 1, limits: RelayLimits | None = None) -> Simulation:
     """A simulation that may compare."""
     sim = Simulation(random.Random(seed), limits=limits)
-    sim.holdings = DeliveredEvents(sim, extra or [])
+    sim.item_sets = DeliveredEvents(sim, extra or [])
     sim.restart()
     sim.want([ALICE, BOB], [CAROL])
     return sim

@@ -78,7 +78,7 @@ class BackfillJobs:
         self.complete(sweep, sweeps, known)
         return True
 
-    def next_part(self, plan: Plan, coverage: CursorTable, named: Named = NOBODY) -> JobPart | None:
+    def next_part(self, plan: Plan, cursors: CursorTable, named: Named = NOBODY) -> JobPart | None:
         """The part to be fetched now, of what `plan` wants; `None` while there is none.
 
         First come those about the most people who are `named` at the relay.
@@ -87,7 +87,7 @@ class BackfillJobs:
         for number in self._jobs.keys() - {each.job for each in ordered}:
             del self._jobs[number]
         for each in ordered:
-            job = self._jobs.get(each.job) or self._begin(each, plan, coverage, named)
+            job = self._jobs.get(each.job) or self._begin(each, plan, cursors, named)
             if job.parts:
                 return next(iter(job.parts.values()))
         return None
@@ -117,11 +117,11 @@ class BackfillJobs:
         self._untold.clear()
         return taken
 
-    def _begin(self, job: Backfill, plan: Plan, coverage: CursorTable, named: Named) -> _Job:
+    def _begin(self, job: Backfill, plan: Plan, cursors: CursorTable, named: Named) -> _Job:
         """Begin a job, or go on where a former process was."""
         queries = sorted(_queries(job, plan), key=lambda query: -len(named.among(query)))
         parts = [JobPart(job, query, f"backfill:{job.job}:{query.key}") for query in queries]
-        left = {part.key: part for part in parts if coverage.get(part.key) is None}
+        left = {part.key: part for part in parts if cursors.get(part.key) is None}
         progress = BackfillProgress(job.job, self.relay, len(parts), len(parts) - len(left), is_over=not left)
         self._untold.append(progress)
         begun = self._jobs[job.job] = _Job(left, progress)

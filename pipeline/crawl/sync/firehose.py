@@ -36,7 +36,7 @@ class FirehoseSync:
         "_chunks_at",
         "_gaps",
         "_known",
-        "_newcomers",
+        "_lookback",
         "_resweeps",
         "_starter",
         "_strategy",
@@ -48,7 +48,7 @@ class FirehoseSync:
         self,
         known: RelayKnowledge,
         wanted: Plan,
-        asking: FetchStrategy,
+        strategy: FetchStrategy,
         sweeps: SweepSet,
         starter: SweepStarter,
         gaps: OpenGaps,
@@ -56,13 +56,13 @@ class FirehoseSync:
     ) -> None:
         self.wanted = wanted
         self._resweeps = resweeps
-        self._strategy = asking
+        self._strategy = strategy
         self._known = known
         self._sweeps = sweeps
         self._starter = starter
         self._gaps = gaps
         # Who became wanted since the cursor for everything.
-        self._newcomers: NewAuthorLookback | None = None
+        self._lookback: NewAuthorLookback | None = None
         self._chunks_at = 0.0
 
     @property
@@ -74,14 +74,14 @@ class FirehoseSync:
         """The relay is asked another way from now on; what was covered either way stays so."""
         if self._strategy.is_firehose:
             self._known.cursors.start_firehose(self.wanted.live)
-        self._newcomers = self._sweeps.unconfirmed_firehose = None
+        self._lookback = self._sweeps.unconfirmed_firehose = None
 
     def swept_queries(self) -> frozenset[str]:
         """The keys of queries that are swept besides those of the plan."""
         if not self._strategy.is_firehose:
             return frozenset()
         live = self.wanted.live_keys
-        return live if self._newcomers is None else live | self._newcomers.pieces.keys()
+        return live if self._lookback is None else live | self._lookback.chunks.keys()
 
     def begin_due(self, mono: float, wall: int) -> None:
         """Begin what one filter for everything does not bring."""
@@ -91,30 +91,30 @@ class FirehoseSync:
 
     def _look_back(self, mono: float, wall: int) -> None:
         """Fetch by query what those who became wanted since wrote before, so that the whole cursor covers them too."""
-        coverage, reach = self._known.cursors, self._known.horizon
-        cursor = coverage.cursor_for(FIREHOSE_QUERY)
+        cursors, horizon = self._known.cursors, self._known.horizon
+        cursor = cursors.cursor_for(FIREHOSE_QUERY)
         if cursor is None or cursor.generation >= self.wanted.generation:
             return
-        if self._newcomers is None:
-            self._newcomers = NewAuthorLookback.since(self.wanted, cursor.generation, self._starter.named)
-        self._newcomers.follow(self.wanted, self._starter.named)
-        for piece in self._newcomers.pieces.values():
+        if self._lookback is None:
+            self._lookback = NewAuthorLookback.since(self.wanted, cursor.generation, self._starter.named)
+        self._lookback.follow(self.wanted, self._starter.named)
+        for chunk in self._lookback.chunks.values():
             # Going through the members of what is under way would cost the most of all this.
-            if self._starter.waits_for_turn(piece, mono):
+            if self._starter.waits_for_turn(chunk, mono):
                 continue
-            if self._sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, piece), piece.generation):
+            if self._sweeps.is_under_way(sweep_key(Purpose.LOOKBACK, chunk), chunk.generation):
                 continue
-            since = reach.lookback_since(piece.subject, piece.members, wall)
-            self._starter.begin(piece, Purpose.LOOKBACK, since, wall, mono, resumes=False)
-        if not self._newcomers.pieces:
+            since = horizon.lookback_since(chunk.subject, chunk.members, wall)
+            self._starter.begin(chunk, Purpose.LOOKBACK, since, wall, mono, resumes=False)
+        if not self._lookback.chunks:
             # Written down with the next sweep that moves this cursor.
-            coverage.advance(FIREHOSE_QUERY.key, cursor.complete_until, self._newcomers.generation)
-            self._newcomers = None
+            cursors.advance(FIREHOSE_QUERY.key, cursor.complete_until, self._lookback.generation)
+            self._lookback = None
 
     def _resweep_chunks(self, mono: float, wall: int) -> None:
         """Look for late arrivals by query where that takes fewer pages."""
-        reach = self._known.horizon
-        every, whole = reach.settings.resweep_every, self._known.cursors.cursor_for(FIREHOSE_QUERY)
+        horizon = self._known.horizon
+        every, whole = horizon.settings.resweep_every, self._known.cursors.cursor_for(FIREHOSE_QUERY)
         if whole is None or mono < self._chunks_at or not every or self._resweeps_firehose():
             return
         self._chunks_at = mono + _CHUNKS_EVERY_S
@@ -184,14 +184,14 @@ class FirehoseSync:
         self._known.times.wait(sweep.key, mono + LASTING_RETRY_S)
 
     def is_lookback_chunk(self, query: Query) -> bool:
-        """Whether a query is a part of the look-back for newcomers."""
-        return self._newcomers is not None and query.key in self._newcomers.pieces
+        """Whether a query is a part of the look-back for new authors."""
+        return self._lookback is not None and query.key in self._lookback.chunks
 
     def on_chunk_complete(self, query: Query) -> Cursor | None:
         """Take note that a part of that look-back is had; returns the cursor that the last one moves."""
-        newcomers, coverage = self._newcomers, self._known.cursors
-        whole = coverage.cursor_for(FIREHOSE_QUERY)
-        if newcomers is None or not newcomers.done(query.key) or whole is None:
+        lookback, cursors = self._lookback, self._known.cursors
+        whole = cursors.cursor_for(FIREHOSE_QUERY)
+        if lookback is None or not lookback.done(query.key) or whole is None:
             return None
-        self._newcomers = None
-        return coverage.advance(FIREHOSE_QUERY.key, whole.complete_until, newcomers.generation)
+        self._lookback = None
+        return cursors.advance(FIREHOSE_QUERY.key, whole.complete_until, lookback.generation)

@@ -11,10 +11,10 @@ from pipeline.crawl.sync.sync_clock import SyncClock
 class Lag:
     """The lag of one relay, by its cursors and by what comes live. `crawled_since`: when its first crawl began."""
 
-    __slots__ = ("_clock", "_coverage", "_crawled_since", "_live")
+    __slots__ = ("_clock", "_crawled_since", "_cursors", "_live")
 
-    def __init__(self, coverage: CursorTable, live: LiveSubscriptions, clock: SyncClock, crawled_since: int) -> None:
-        self._coverage = coverage
+    def __init__(self, cursors: CursorTable, live: LiveSubscriptions, clock: SyncClock, crawled_since: int) -> None:
+        self._cursors = cursors
         self._live = live
         self._clock = clock
         self._crawled_since = crawled_since
@@ -29,7 +29,7 @@ class Lag:
         return max(0, wall - min(times, default=wall))
 
     def _complete_until(self, query: Query, newest_live: int) -> int:
-        cursor = self._coverage.cursor_for(query)
+        cursor = self._cursors.cursor_for(query)
         if cursor is None:
             return self._crawled_since
         is_closed = self._clock.connected_at is not None and cursor.complete_until >= self._clock.connected_at

@@ -29,12 +29,12 @@ class OpenGaps:
     `now`: Unix seconds, set by whoever drives the crawl.
     """
 
-    __slots__ = ("_changed", "_counts", "_gaps", "_relay", "_written", "now")
+    __slots__ = ("_changed", "_gaps", "_relay", "_stats", "_written", "now")
 
-    def __init__(self, relay: int, counts: SyncStats, gaps: Iterable[OpenGap] = ()) -> None:
+    def __init__(self, relay: int, stats: SyncStats, gaps: Iterable[OpenGap] = ()) -> None:
         self.now = 0
         self._relay = relay
-        self._counts = counts
+        self._stats = stats
         # By form and reason, in the order of time, none touching the next.
         self._gaps: dict[_Key, list[OpenGap]] = {}
         self._written = frozenset(gaps)
@@ -54,7 +54,7 @@ class OpenGaps:
 
         `count` goes to the counter of gaps found, which also counts a gap that is open already.
         """
-        self._counts.gap_reasons[reason] += count
+        self._stats.gap_reasons[reason] += count
         self._add(form, since, until, reason, self.now)
 
     def close(self, form: str, since: int, until: int, *reasons: Gap) -> None:

@@ -24,21 +24,23 @@ _NEXT_PAGE_S: Final = 0.5
 class StrangerPacing:
     """Paces one relay's global kinds, over all its connections."""
 
-    __slots__ = ("_asking", "_known", "_live", "_sweeps", "costs")
+    __slots__ = ("_known", "_live", "_strategy", "_sweeps", "costs")
 
-    def __init__(self, known: RelayKnowledge, live: LiveSubscriptions, sweeps: SweepSet, asking: FetchStrategy) -> None:
+    def __init__(
+        self, known: RelayKnowledge, live: LiveSubscriptions, sweeps: SweepSet, strategy: FetchStrategy
+    ) -> None:
         self.costs = RelayCosts(lambda: 0, 0.0)
         """Replaced before the first connection; strangers' bytes have no bound by default."""
         self._live = live
         self._known = known
         self._sweeps = sweeps
-        self._asking = asking
+        self._strategy = strategy
 
     def follow(self, mono: float) -> None:
         """Close or open the live subscription for global kinds, and sweep what neither may have had."""
         since = self.costs.flooding_since(mono)
-        if since is not None and self._asking.is_firehose and mono - since >= WHOLE_PATIENCE_S:
-            self._asking.disable_firehose()
+        if since is not None and self._strategy.is_firehose and mono - since >= WHOLE_PATIENCE_S:
+            self._strategy.disable_firehose()
         if self._live.leaves_out_global is (since is not None):
             return
         self._live.leaves_out_global = since is not None

@@ -49,11 +49,11 @@ class ReconciliationPolicy:
     __slots__ = ("_give_up", "_item_sets", "_stats")
 
     def __init__(
-        self, holdings: ItemSetProvider | None, counts: SyncStats, give_up: Callable[[Sweep, Stuck], None]
+        self, item_sets: ItemSetProvider | None, stats: SyncStats, give_up: Callable[[Sweep, Stuck], None]
     ) -> None:
         """`give_up` is told what of a sweep can be had neither by pages nor by comparing."""
-        self._item_sets = holdings
-        self._stats = counts
+        self._item_sets = item_sets
+        self._stats = stats
         self._give_up = give_up
 
     def may_compare(self, limits: RelayLimits, wall: int) -> bool:

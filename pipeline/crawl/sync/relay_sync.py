@@ -75,28 +75,28 @@ class RelaySync:
     )  # fmt: skip
 
     def __init__(
-        self, *, coverage: CursorTable, limits: LearnedLimits, reach: Horizon, plan: Plan,
-        holdings: ItemSetProvider | None = None, gaps: Iterable[OpenGap] = (), places: Places | None = None,
+        self, *, cursors: CursorTable, limits: LearnedLimits, horizon: Horizon, plan: Plan,
+        item_sets: ItemSetProvider | None = None, gaps: Iterable[OpenGap] = (), places: Places | None = None,
     ) -> None:  # fmt: skip
-        """`holdings`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
+        """`item_sets`: what may be compared with the relay's own; nothing is without. `gaps`: those open so far.
 
         `places`: shared by all relays of the process, all for itself without.
         """
         self.strategy = FetchStrategy()
-        self.backfill_jobs = BackfillJobs(coverage.relay)
+        self.backfill_jobs = BackfillJobs(cursors.relay)
         self.stats = SyncStats()
         self.silences = Silences()
         self.trials = SizeTrials()
-        self.gaps = OpenGaps(coverage.relay, self.stats, gaps)
+        self.gaps = OpenGaps(cursors.relay, self.stats, gaps)
         # Both replaced by another thread; followed from the next plan on.
         self.fetches_lists = False
         """Whether the relay is also asked for the relay lists of all wanted authors."""
         self.named: Named = NOBODY
         self._clock = SyncClock()
-        self._cursors = coverage
-        self._horizon = reach
-        self._known = RelayKnowledge(coverage, reach, limits, SweepGaps(self.stats, self.gaps))
-        self._reconciliation = ReconciliationPolicy(holdings, self.stats, self._known.gaps.give_up)
+        self._cursors = cursors
+        self._horizon = horizon
+        self._known = RelayKnowledge(cursors, horizon, limits, SweepGaps(self.stats, self.gaps))
+        self._reconciliation = ReconciliationPolicy(item_sets, self.stats, self._known.gaps.give_up)
         # The limits that the sweeps under way are cut to.
         self._cut_to = limits.now
         self._live = LiveSubscriptions(limits.now)
@@ -106,7 +106,7 @@ class RelaySync:
         self._refused = RefusedSweeps(self._known, self._sweeps)
         self.audit = FormAudit(self._known.forms)
         self._lessons = FormLessons(self.audit, self._known, self._sweeps, self.strategy, self.gaps)
-        self.absences = Absences(coverage.relay, places or Places())
+        self.absences = Absences(cursors.relay, places or Places())
         self.identity = StoreIdentity()
         self._check = LiveCheck(self._known, self._sweeps, self._live)
         self._resweeps = Resweeps(self._known, self._sweeps, self._starter, self.absences)
@@ -120,7 +120,7 @@ class RelaySync:
         # What is wanted, the way this relay is asked for it.
         self._plan = plan
         self._check_at = 0.0
-        self._lag = Lag(coverage, self._live, self._clock, reach.crawled_since)
+        self._lag = Lag(cursors, self._live, self._clock, horizon.crawled_since)
         self._unfinished = Unfinished(self._known, self._sweeps, self.gaps)
         self._losses = Losses()
         self._retries = GapRetries(self._known, self._sweeps, self._starter, self.gaps)

@@ -36,16 +36,16 @@ class Resweeps:
 
     def begin_due(self, query: Query, mono: float, wall: int) -> None:
         """Begin a resweep of `query` if one is due."""
-        reach, key = self._known.horizon, sweep_key(Purpose.RESWEEP, query)
-        if not reach.settings.resweep_every or key in self._sweeps:
+        horizon, key = self._known.horizon, sweep_key(Purpose.RESWEEP, query)
+        if not horizon.settings.resweep_every or key in self._sweeps:
             return
         last = self._known.last_resweep(query)
         is_owed = self._is_owed(query) and self._absences.wait_s(query.key, self._done(query), wall) == 0
-        if not reach.is_resweep_due(wall, last) and not (is_owed and self._may_begin(mono, wall)):
+        if not horizon.is_resweep_due(wall, last) and not (is_owed and self._may_begin(mono, wall)):
             return
-        since = reach.resweep_since(wall, last)
+        since = horizon.resweep_since(wall, last)
         if is_owed:
-            since = min(since, self._absences.since - reach.settings.resweep_window)
+            since = min(since, self._absences.since - horizon.settings.resweep_window)
         # What a former process has had of it arrived before the absence.
         self._starter.begin(query, Purpose.RESWEEP, max(0, since), wall, mono, resumes=not is_owed)
         if key in self._sweeps:

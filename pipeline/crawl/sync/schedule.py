@@ -32,7 +32,16 @@ class Schedule:
     """Begins what is due, and knows what comes due next."""
 
     __slots__ = (
-        "_check", "_demands", "_known", "_late", "_live", "_resweeps", "_starter", "_sweeps", "_turn", "_whole",
+        "_check",
+        "_demands",
+        "_firehose",
+        "_known",
+        "_late",
+        "_live",
+        "_resweeps",
+        "_starter",
+        "_sweeps",
+        "_turn",
         "polls",
     )  # fmt: skip
 
@@ -42,7 +51,7 @@ class Schedule:
         sweeps: SweepSet,
         starter: SweepStarter,
         live: LiveSubscriptions,
-        whole: FirehoseSync,
+        firehose: FirehoseSync,
         resweeps: Resweeps,
         check: LiveCheck,
     ) -> None:
@@ -52,7 +61,7 @@ class Schedule:
         self._starter = starter
         self._resweeps = resweeps
         self._live = live
-        self._whole = whole
+        self._firehose = firehose
         self.polls = False
         """Whether queries are polled though they are subscribed to, as what comes live is not trusted."""
         # Where the turn of early queries is.
@@ -91,7 +100,7 @@ class Schedule:
     def due_times(self, plan: Plan, mono: float, wall: int) -> Iterator[float]:
         """When sweeps come due (monotonic) that no answer of the relay brings up by itself."""
         yield from self._known.times.due_after(mono)
-        yield from self._resweeps.due_times(self._whole.reswept, mono, wall)
+        yield from self._resweeps.due_times(self._firehose.reswept, mono, wall)
         early, _ = plan.by_time
         for query in early:
             # Before it is covered it has an initial sweep, whose pages tell their time themselves.
@@ -100,13 +109,13 @@ class Schedule:
         yield self._late.next_time(mono)
 
     def _begin_due(self, query: Query, plan: Plan, mono: float, wall: int) -> None:
-        known, sweeps, reach = self._known, self._sweeps, self._known.horizon
+        known, sweeps, horizon = self._known, self._sweeps, self._known.horizon
         if query.subject is Subject.RELAY_LISTS and not sweeps.is_idle_but_for(query.subject, _LISTS_AT_ONCE, mono):
             return
         cursor = known.cursors.cursor_for(query)
         if cursor is None:
             if self._may_begin(Purpose.INITIAL, query, mono):
-                self._starter.begin(query, Purpose.INITIAL, reach.initial_since(query, wall), wall, mono)
+                self._starter.begin(query, Purpose.INITIAL, horizon.initial_since(query, wall), wall, mono)
             return
         if query.generation > cursor.generation and query.members:
             self._look_back(query, cursor.generation, mono, wall)
@@ -148,12 +157,12 @@ class Schedule:
         if tail not in self._sweeps and swept is not None:
             yield max(swept + self._tail_every(query, plan), self._known.times.not_before(tail))
         if resweep not in self._sweeps and not self._known.times.waits(resweep) and self._is_reswept(query):
-            reach, last = self._known.horizon, self._known.last_resweep(query)
-            yield mono if reach.is_resweep_due(wall, last) else mono + last + reach.settings.resweep_every - wall
+            horizon, last = self._known.horizon, self._known.last_resweep(query)
+            yield mono if horizon.is_resweep_due(wall, last) else mono + last + horizon.settings.resweep_every - wall
 
     def _is_reswept(self, query: Query) -> bool:
         """Whether only the time decides when the last days are swept again."""
-        return self._known.horizon.settings.resweep_every > 0 and self._whole.is_reswept(query)
+        return self._known.horizon.settings.resweep_every > 0 and self._firehose.is_reswept(query)
 
     def _tail_every(self, query: Query, plan: Plan) -> float:
         every, taking_turns = TAIL_EVERY_S, len(plan.live)

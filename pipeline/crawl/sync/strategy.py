@@ -35,8 +35,8 @@ MOST_RATE: Final = 20.0
 _JUDGED_SPAN_S: Final = 3_600
 # The newest sweep counts this much.
 _NEWEST: Final = 0.3
-# More pieces of a look-back than these are put together where half as many would do: refused ones wait side by side.
-_MAX_PIECES: Final = 8
+# More chunks of a look-back than these are put together where half as many would do: refused ones wait side by side.
+_MAX_CHUNKS: Final = 8
 # Failures in a row that stand for a refusal.
 MAX_FAILURES: Final = 3
 _REFUSED_AT_ONCE: Final = frozenset(
@@ -142,21 +142,21 @@ def room_taken(plan: Plan, limits: RelayLimits) -> float:
 class NewAuthorLookback:
     """Those who became wanted since the cursor for everything, looked back for by query, all chunks together.
 
-    Once every piece is had the cursor covers everybody up to `generation`. Who becomes wanted meanwhile is in pieces
+    Once every chunk is had the cursor covers everybody up to `generation`. Who becomes wanted meanwhile is in chunks
     beside those that are left, which may be refused for long.
     """
 
     generation: int
-    pieces: dict[str, Query] = field(default_factory=dict)
+    chunks: dict[str, Query] = field(default_factory=dict)
     _named: int = 0
-    """How many pieces there have been; a name is not used again."""
+    """How many chunks there have been; a name is not used again."""
 
     @classmethod
     def since(cls, plan: Plan, generation: int, named: Named) -> "NewAuthorLookback":
         """Everybody in `plan` who became wanted after `generation`, first those who are `named` at the relay."""
-        newcomers = cls(generation)
-        newcomers.follow(plan, named)
-        return newcomers
+        lookback = cls(generation)
+        lookback.follow(plan, named)
+        return lookback
 
     def follow(self, plan: Plan, named: Named) -> None:
         """Add those in `plan` who became wanted since it was last followed."""
@@ -176,26 +176,26 @@ class NewAuthorLookback:
         self.generation = plan.generation
 
     def _add(self, subject: Subject, tier: int, members: Sequence[Member], named: Named) -> None:
-        """Add pieces for those who became wanted, first for those who are `named` at the relay."""
+        """Add chunks for those who became wanted, first for those who are `named` at the relay."""
         if not members:
             return
         here = named.of(subject, members)
         found = frozenset(here)
         elsewhere = [member for member in members if member not in found] if found else members
         newer = [*here, *elsewhere]
-        old = [piece for piece in self.pieces.values() if piece.subject is subject and piece.tier == tier]
-        left = [member for piece in old for member in piece.members]
-        if len(old) > _MAX_PIECES and 2 * len(left) < MAX_MEMBERS * len(old):
-            for piece in old:
-                del self.pieces[piece.key]
+        old = [chunk for chunk in self.chunks.values() if chunk.subject is subject and chunk.tier == tier]
+        left = [member for chunk in old for member in chunk.members]
+        if len(old) > _MAX_CHUNKS and 2 * len(left) < MAX_MEMBERS * len(old):
+            for chunk in old:
+                del self.chunks[chunk.key]
             newer += left
         for first in range(0, len(newer), MAX_MEMBERS):
-            # No chunk has a plus in its name: what is known of it says nothing about a piece.
-            piece = Query(subject, f"{tier_mark(tier)}+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
-            self.pieces[piece.key] = piece
+            # No query of the plan has a plus in its name: what is known of one says nothing about the other.
+            chunk = Query(subject, f"{tier_mark(tier)}+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
+            self.chunks[chunk.key] = chunk
             self._named += 1
 
     def done(self, key: str) -> bool:
-        """Note that the piece `key` is had; returns whether it was the last."""
-        self.pieces.pop(key, None)
-        return not self.pieces
+        """Note that the chunk `key` is had; returns whether it was the last."""
+        self.chunks.pop(key, None)
+        return not self.chunks

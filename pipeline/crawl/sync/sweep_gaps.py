@@ -13,15 +13,15 @@ from pipeline.crawl.sync.sweep import Purpose, Sweep
 class SweepGaps:
     """Opens and closes the gaps of sweeps."""
 
-    __slots__ = ("_counts", "_gaps")
+    __slots__ = ("_gaps", "_stats")
 
-    def __init__(self, counts: SyncStats, gaps: OpenGaps) -> None:
-        self._counts = counts
+    def __init__(self, stats: SyncStats, gaps: OpenGaps) -> None:
+        self._stats = stats
         self._gaps = gaps
 
     def on_window_changed(self, sweep: Sweep, before: Counter[Gap]) -> None:
         """Take what the window of a sweep found to be missing since its reasons were those of `before`."""
-        self._counts.gap_reasons += sweep.window.gap_reasons - before
+        self._stats.gap_reasons += sweep.window.gap_reasons - before
         is_extra = sweep.purpose is Purpose.RETRY and sweep.query.subject is Subject.FIREHOSE
         for missing in sweep.window.take_missing():
             if sweep.query.is_planned and not is_extra:

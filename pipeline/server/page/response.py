@@ -53,7 +53,7 @@ class StatusPage:
 
 def render(view: View, stages: Sequence[StageHealth], request: PageRequest) -> bytes:
     """Return the page's bytes; everything that a stranger may have chosen is escaped."""
-    problems = sum(each.weight is Severity.PROBLEM for each in view.diagnoses)
+    problems = sum(each.severity is Severity.PROBLEM for each in view.diagnoses)
     text = _template().render(
         view=view, problems=problems, stages=stages, request=request, columns=COLUMNS, age=age,
         revision=read_version().revision, style=_part("page.css"), script=_part("page.js"),

@@ -146,11 +146,11 @@ def _newest_line(found: Recent, now: int) -> NewestLine:
     )
 
 
-def _relay_rows(seen: Snapshot, runtime_directory: Path) -> list[RelayRow]:
-    found = gaps.by_relay(seen.gaps)
+def _relay_rows(snapshot: Snapshot, runtime_directory: Path) -> list[RelayRow]:
+    found = gaps.by_relay(snapshot.gaps)
     newest = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
     behind = {address: seconds for address, seconds in newest.items() if seconds != LEFT}
-    return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in seen.relays]
+    return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in snapshot.relays]
 
 
 def _relay_row(record: RelayRecord, behind: float | None, counts: Mapping[str, int]) -> RelayRow:
@@ -170,10 +170,10 @@ def _sorted(rows: list[RelayRow], request: PageRequest) -> list[RelayRow]:
     return [*sorted(having, key=attrgetter(request.sort), reverse=request.descending), *without]
 
 
-def _queue_rows(seen: Snapshot, config: Config) -> Iterable[QueueRow]:
+def _queue_rows(snapshot: Snapshot, config: Config) -> Iterable[QueueRow]:
     on = {f"outbox-{sink}" for sink in sinks_of(config)}
     purposes = {"inbox": "verified, for the saver", "outbox-pubsub": _pubsub_purpose(config)}
-    for queue in seen.queues:
+    for queue in snapshot.queues:
         if queue.name == "inbox" or queue.name in on or queue.waiting or queue.dead:
             purpose = purposes.get(queue.name, f"target relay {config.target_relay or ''}")
             oldest = "" if queue.oldest_ms is None else age(queue.oldest_ms // 1000)

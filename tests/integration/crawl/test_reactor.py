@@ -51,8 +51,8 @@ class Taking(Ingester):
     """An intake that commits when it is told to."""
 
     def __init__(self, path: Path) -> None:
-        counts = StageCounters(Slot("crawler", 0), Metrics())
-        super().__init__(lambda: open_database(path, CLOCK), EventLimits(10**6, 100), CLOCK, counts)
+        counters = StageCounters(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, CLOCK), EventLimits(10**6, 100), CLOCK, counters)
         self.taken: SimpleQueue[Batch] = SimpleQueue()
 
     def submit(self, *batches: Batch) -> None:
@@ -103,7 +103,7 @@ class Desk:
     """A reactor at work, and how its connections ended."""
 
     intake: Taking
-    gate: Backpressure
+    backpressure: Backpressure
     reactor: Reactor
     thread: threading.Thread
     endings: SimpleQueue[ConnectionResult]
@@ -112,15 +112,15 @@ class Desk:
         """A connection that is served, and the relay's end of its socket."""
         ours, theirs = socket.socketpair()
         address = f"wss://relay{relay}.example"
-        crawl = RelaySync(
-            coverage=CursorTable(relay, ()),
+        sync = RelaySync(
+            cursors=CursorTable(relay, ()),
             limits=LearnedLimits(RelayLimits()),
-            reach=Horizon(SETTINGS, START),
+            horizon=Horizon(SETTINGS, START),
             plan=plan_for(),
         )
         made = Connection(
-            relay, parse_address(address), crawl, HostBackoff(random.Random(1)),
-            RelayMetrics(Metrics(), address, self.intake.count_dropped), self.reactor.shared,
+            relay, parse_address(address), sync, HostBackoff(random.Random(1)),
+            RelayMetrics(Metrics(), address, self.intake.count_dropped), self.reactor.context,
         )  # fmt: skip
         self.reactor.register(made, WebSocket(ours, CLOCK), self.endings.put)
         return made, theirs
@@ -199,9 +199,9 @@ def test_a_relay_that_is_full_and_gone_costs_nothing_until_there_is_room(
     turns: list[None] = []
     turn = made.step
 
-    def counted(channel: WebSocket) -> int:
+    def counted(websocket: WebSocket) -> int:
         turns.append(None)
-        return turn(channel)
+        return turn(websocket)
 
     found = events(room + 1)
     theirs.sendall(b"".join(map(sent, found)))
@@ -220,7 +220,7 @@ def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
     _, theirs = desk.connect()
     with theirs:
         desk.intake.wait_state(RelayState.CONNECTED)
-        desk.gate.update(QueueSize(100, 0))
+        desk.backpressure.update(QueueSize(100, 0))
         # It may be waiting for something to come.
         theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
         desk.intake.wait_state(RelayState.BACKPRESSURED)
@@ -228,7 +228,7 @@ def test_nothing_is_read_while_the_gate_is_closed(desk: Desk) -> None:
         theirs.sendall(sent(found))
         assert not threading.Event().wait(_MOMENT_S)
         assert desk.intake.is_quiet()
-        desk.gate.update(QueueSize(0, 0))
+        desk.backpressure.update(QueueSize(0, 0))
         desk.intake.wait_state(RelayState.CONNECTED)
         batch = desk.intake.next_events()
         assert [each.id for each in batch.events] == [found.id]
@@ -239,7 +239,7 @@ def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
     made, theirs = desk.connect()
     with theirs:
         desk.intake.wait_state(RelayState.CONNECTED)
-        desk.gate.update(QueueSize(100, 0))
+        desk.backpressure.update(QueueSize(100, 0))
         theirs.sendall(frame(TEXT, b'["NOTICE","x"]'))
         desk.intake.wait_state(RelayState.BACKPRESSURED)
         made.close()

@@ -145,8 +145,8 @@ class Loop:
         self.error: BaseException | None = None
         self._box = box
         log = RateLimitedLogger(get_logger(stage), box.clock)
-        counts = StageCounters(Slot(stage, 0), self.metrics)
-        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counts, log, f"{stage}-0")
+        counters = StageCounters(Slot(stage, 0), self.metrics)
+        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0")
         self.health = SinkHealth(box.sink)
         self.worker: BatchWorker | StreamWorker
         if isinstance(sink, StreamSink):

@@ -62,7 +62,7 @@ def systemd() -> Iterator[socket.socket]:
 def around(runtime: Path, systemd: socket.socket) -> Iterator[SupervisorEnvironment]:
     clock = SystemClock()
     heartbeat = Heartbeat(runtime, "supervisor", clock)
-    times = Timeouts(
+    timeouts = Timeouts(
         beat_limit_s=0.1,
         first_beat_limit_s=0.1,
         drain_s=0.1,
@@ -70,12 +70,12 @@ def around(runtime: Path, systemd: socket.socket) -> Iterator[SupervisorEnvironm
         restart=RestartPolicy(Backoff(0.01, 1.0, 1.0)),
     )
     notifier = Notifier("@" + systemd.getsockname()[1:].decode(), watchdog_interval_s=30)
-    yield SupervisorEnvironment(runtime, clock, Stop(), notifier, Metrics(), heartbeat, random.Random(1), times)
+    yield SupervisorEnvironment(runtime, clock, Stop(), notifier, Metrics(), heartbeat, random.Random(1), timeouts)
     heartbeat.close()
 
 
 def test_watchdog_is_not_told_of_silence_that_no_kill_ends(
-    around: SupervisorEnvironment, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+    environment: SupervisorEnvironment, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "KILL_GRACE_S", 0.1)
     process = Unkillable()
@@ -87,9 +87,9 @@ def test_watchdog_is_not_told_of_silence_that_no_kill_ends(
 
     listener = threading.Thread(target=listen)
     listener.start()
-    threading.Timer(1.0, around.stop.set).start()
+    threading.Timer(1.0, environment.stop.set).start()
     launch = cast("Launch", lambda slot: process)
-    assert Supervisor(SPECS, launch, around).run() == 1
+    assert Supervisor(SPECS, launch, environment).run() == 1
     listener.join()
     assert process.received[0] == signal.SIGKILL
     # A look every 20 ms for a second; only those of the first 100 ms found nothing wrong.
@@ -97,22 +97,22 @@ def test_watchdog_is_not_told_of_silence_that_no_kill_ends(
 
 
 def test_stage_that_cannot_be_launched_is_tried_again(
-    around: SupervisorEnvironment, caplog: pytest.LogCaptureFixture
+    environment: SupervisorEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
     attempts: list[Slot] = []
 
     def launch(slot: Slot) -> Any:
         attempts.append(slot)
         if len(attempts) == 3:
-            around.stop.set("enough")
+            environment.stop.set("enough")
         raise FileNotFoundError(2, "no such program")
 
-    assert Supervisor(SPECS, launch, around).run() == 0
+    assert Supervisor(SPECS, launch, environment).run() == 0
     assert attempts == [Slot("saver", 0)] * 3
     assert caplog.text.count("stage cannot be launched") == 3
 
 
-def test_own_error_leaves_no_stage_behind(around: SupervisorEnvironment) -> None:
+def test_own_error_leaves_no_stage_behind(environment: SupervisorEnvironment) -> None:
     processes: list[subprocess.Popen[bytes]] = []
 
     def launch(slot: Slot) -> "subprocess.Popen[bytes]":
@@ -122,5 +122,5 @@ def test_own_error_leaves_no_stage_behind(around: SupervisorEnvironment) -> None
         return processes[0]
 
     with pytest.raises(ValueError, match="a fault of ours"):
-        Supervisor([StageSpec("saver", 2, 0)], launch, around).run()
+        Supervisor([StageSpec("saver", 2, 0)], launch, environment).run()
     assert processes[0].returncode == -signal.SIGKILL

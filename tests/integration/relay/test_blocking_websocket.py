@@ -17,26 +17,26 @@ from tests.integration.relay.peers import CLOCK, PATIENCE_S, PONG, FrameSource, 
 
 def test_timeout_gives_nothing_and_costs_the_time_it_says() -> None:
     ours, theirs = socket.socketpair()
-    transport = BlockingWebSocket(WebSocket(ours, CLOCK), CLOCK)
+    websocket = BlockingWebSocket(WebSocket(ours, CLOCK), CLOCK)
     with theirs:
         for _ in range(3):
             theirs.sendall(frame(PONG))
             started = time.monotonic()
-            assert transport.receive(0.1) == []
+            assert websocket.receive(0.1) == []
             assert 0.09 < time.monotonic() - started < PATIENCE_S / 2
-        transport.close()
+        websocket.close()
 
 
 def test_sending_takes_until_all_of_it_has_left() -> None:
     ours, theirs = socket.socketpair()
-    channel = WebSocket(ours, CLOCK)
-    transport = BlockingWebSocket(channel, CLOCK)
+    websocket = WebSocket(ours, CLOCK)
+    transport = BlockingWebSocket(websocket, CLOCK)
     with theirs:
         frames = FrameSource(theirs)
         reading = threading.Thread(target=frames.next)
         reading.start()
         transport.send(b"x" * 3_000_000)
-        assert channel.send_by is None
+        assert websocket.send_by is None
         reading.join(PATIENCE_S)
         assert not reading.is_alive()
         transport.close()
@@ -59,15 +59,15 @@ def test_real_server(tls: Tls, secure: bool) -> None:
         serving.start()
         port = server.socket.getsockname()[1]
         address = parse_address(f"{'wss' if secure else 'ws'}://127.0.0.1:{port}")
-        transport = BlockingWebSocket(dial(address, policy(tls_context=tls.client), CLOCK), CLOCK)
-        transport.send("hello")
+        websocket = BlockingWebSocket(dial(address, policy(tls_context=tls.client), CLOCK), CLOCK)
+        websocket.send("hello")
         messages: list[bytes] = []
         while len(messages) < 2:
-            messages += transport.receive(PATIENCE_S)
+            messages += websocket.receive(PATIENCE_S)
         assert messages == [b"fragmented", b"x" * 1_000_000]
         with pytest.raises(ConnectionLost) as lost:
-            transport.receive(PATIENCE_S)
+            websocket.receive(PATIENCE_S)
         assert (lost.value.reason, lost.value.detail) == (LossReason.CLOSED, "4000 enough")
-        transport.close()
+        websocket.close()
         server.shutdown()
         serving.join(PATIENCE_S)

@@ -63,9 +63,9 @@ def greet(conn: socket.socket, over: threading.Event) -> None:
 def test_failed_addresses_are_passed_over() -> None:
     with Peer(greet, host="127.0.0.2") as peer, deaf_listener() as deaf:
         answers = [closed_port(), deaf, (peer.host, peer.port)]
-        transport = BlockingWebSocket(dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(NAMED, policy(lambda _host, _port: answers, timeout_s=2.0), CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
 
 
 def test_request_says_who_we_are_and_offers_nothing() -> None:
@@ -97,9 +97,9 @@ def test_path_is_requested_as_it_was_written(target: str) -> None:
 def test_messages_behind_the_answer_are_not_lost() -> None:
     """The relay's first frames may come in one segment with the end of the handshake."""
     with Peer(greet) as peer:
-        transport = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
 
 
 def test_every_address_gets_only_its_share_of_the_time() -> None:
@@ -137,10 +137,10 @@ def test_of_mixed_answers_only_the_public_are_dialled(monkeypatch: pytest.Monkey
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: list[SocketAddress] = [(private.host, private.port), (public.host, public.port)]
-        transport = BlockingWebSocket(
+        websocket = BlockingWebSocket(
             dial(NAMED, policy(lambda _host, _port: answers, allow_private=False), CLOCK), CLOCK
         )
-        transport.close()
+        websocket.close()
         assert (private.connections, public.connections) == (0, 1)
 
 
@@ -149,10 +149,10 @@ def test_name_is_resolved_once_and_the_vetted_address_is_the_one_dialled(monkeyp
     monkeypatch.setattr(resolve, "is_global_ip", lambda ip: str(ip) == "127.0.0.2")
     with Peer() as private, Peer(greet, host="127.0.0.2") as public:
         answers: Iterator[SocketAddress] = iter([(public.host, public.port), (private.host, private.port)])
-        transport = BlockingWebSocket(
+        websocket = BlockingWebSocket(
             dial(NAMED, policy(lambda _host, _port: [next(answers)], allow_private=False), CLOCK), CLOCK
         )
-        transport.close()
+        websocket.close()
         assert next(answers) == (private.host, private.port)
         assert (private.connections, public.connections) == (0, 1)
 
@@ -296,9 +296,9 @@ def test_unknown_name() -> None:
 
 def test_tls_is_verified_for_the_name(tls: Tls) -> None:
     with Peer(greet, tls=tls.server) as peer:
-        transport = BlockingWebSocket(dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(NAMED_TLS, policy(peer.resolver, tls_context=tls.client), CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
         dial(peer.address, policy(tls_context=tls.client), CLOCK).close()
 
 
@@ -335,12 +335,12 @@ def test_message_limit_of_the_policy_holds() -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        transport = BlockingWebSocket(
+        websocket = BlockingWebSocket(
             dial(peer.address, dataclasses.replace(policy(), max_message_bytes=4), CLOCK), CLOCK
         )
-        assert transport.receive(PATIENCE_S) == [b"ho"]
-        assert transport.skipped == 1
-        transport.close()
+        assert websocket.receive(PATIENCE_S) == [b"ho"]
+        assert websocket.skipped == 1
+        websocket.close()
 
 
 @pytest.mark.parametrize(
@@ -362,9 +362,9 @@ def test_answers_of_proxies_are_understood(extra: bytes, before: bytes) -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as peer:
-        transport = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(peer.address, policy(), CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
 
 
 def test_endless_answers_before_the_real_one_meet_the_budget() -> None:
@@ -413,9 +413,9 @@ def test_compression_is_offered_and_taken_up(more: str) -> None:
 
     with Peer(script) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
-        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello", b"plain"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello", b"plain"]
+        websocket.close()
     assert header(heads[0], "Sec-WebSocket-Extensions") == "permessage-deflate; server_no_context_takeover"
 
 
@@ -423,9 +423,9 @@ def hear_hello_twice(peer: Peer) -> None:
     """Two connections, one after the other, that may use compression."""
     how = dataclasses.replace(policy(), compression=Compression())
     for _ in range(2):
-        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
 
 
 @pytest.mark.parametrize(
@@ -476,9 +476,9 @@ def test_failure_that_is_not_over_the_offer_keeps_its_status() -> None:
 def test_relay_without_compression_is_read_all_the_same() -> None:
     with Peer(greet) as peer:
         how = dataclasses.replace(policy(), compression=Compression())
-        transport = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"hello"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(peer.address, how, CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"hello"]
+        websocket.close()
         assert peer.connections == 1
 
 

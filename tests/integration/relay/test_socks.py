@@ -48,9 +48,9 @@ def test_onion_relay_is_reached_by_name_through_the_proxy(bound: bytes) -> None:
         over.wait(PATIENCE_S)
 
     with Peer(script) as proxy:
-        transport = BlockingWebSocket(dial(onion(), through(proxy), CLOCK), CLOCK)
-        assert transport.receive(PATIENCE_S) == [b"from the onion"]
-        transport.close()
+        websocket = BlockingWebSocket(dial(onion(), through(proxy), CLOCK), CLOCK)
+        assert websocket.receive(PATIENCE_S) == [b"from the onion"]
+        websocket.close()
     name = onion().host.encode()
     assert requests == [b"\x05\x01\x00", b"\x05\x01\x00\x03" + bytes([62]) + name + (7777).to_bytes(2, "big")]
 

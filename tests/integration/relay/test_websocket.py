@@ -34,12 +34,12 @@ def pair(
 ) -> Iterator[tuple[WebSocket, socket.socket]]:
     """A channel and the relay's end of its socket."""
     ours, theirs = socket.socketpair()
-    channel = WebSocket(ours, CLOCK, max_message_bytes=max_message_bytes, send_timeout_s=send_timeout_s)
+    websocket = WebSocket(ours, CLOCK, max_message_bytes=max_message_bytes, send_timeout_s=send_timeout_s)
     with theirs:
         try:
-            yield channel, theirs
+            yield websocket, theirs
         finally:
-            channel.close()
+            websocket.close()
 
 
 @contextlib.contextmanager
@@ -50,43 +50,43 @@ def tls_pair(tls: Tls) -> Iterator[tuple[WebSocket, ssl.SSLSocket]]:
     handshake.start()
     secured = tls.client.wrap_socket(ours, server_hostname="relay.example")
     handshake.join(PATIENCE_S)
-    channel = WebSocket(secured, CLOCK)
+    websocket = WebSocket(secured, CLOCK)
     with wrapped[0]:
         try:
-            yield channel, wrapped[0]
+            yield websocket, wrapped[0]
         finally:
-            channel.close()
+            websocket.close()
 
 
-def receive(channel: WebSocket, timeout_s: float) -> list[bytes]:
-    return BlockingWebSocket(channel, CLOCK).receive(timeout_s)
+def receive(websocket: WebSocket, timeout_s: float) -> list[bytes]:
+    return BlockingWebSocket(websocket, CLOCK).receive(timeout_s)
 
 
-def send(channel: WebSocket, text: str | bytes) -> None:
-    BlockingWebSocket(channel, CLOCK).send(text)
+def send(websocket: WebSocket, text: str | bytes) -> None:
+    BlockingWebSocket(websocket, CLOCK).send(text)
 
 
-def is_sending(channel: WebSocket) -> bool:
-    return channel.send_by is not None
+def is_sending(websocket: WebSocket) -> bool:
+    return websocket.send_by is not None
 
 
-def has_more(channel: WebSocket) -> bool:
-    return channel.has_more
+def has_more(websocket: WebSocket) -> bool:
+    return websocket.has_more
 
 
-def receive_count(channel: WebSocket, count: int) -> list[bytes]:
+def receive_count(websocket: WebSocket, count: int) -> list[bytes]:
     messages: list[bytes] = []
     while len(messages) < count:
-        batch = receive(channel, PATIENCE_S)
+        batch = receive(websocket, PATIENCE_S)
         assert batch, f"{len(messages)} of {count} messages came"
         messages += batch
     return messages
 
 
-def loss(channel: WebSocket) -> ConnectionLost:
+def loss(websocket: WebSocket) -> ConnectionLost:
     """What ends the connection; no message may come before."""
     with pytest.raises(ConnectionLost) as lost:
-        assert receive(channel, PATIENCE_S) is None
+        assert receive(websocket, PATIENCE_S) is None
     return lost.value
 
 
@@ -260,9 +260,9 @@ def test_close_does_not_wait_for_a_relay_that_does_not_read() -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 ours.send(b"x" * 100_000)
-        channel = WebSocket(ours, CLOCK)
+        websocket = WebSocket(ours, CLOCK)
         started = time.monotonic()
-        channel.close()
+        websocket.close()
         assert time.monotonic() - started < PATIENCE_S / 2
 
 
@@ -313,16 +313,16 @@ def test_sending_never_waits_and_what_is_left_goes_when_it_can() -> None:
 def test_what_must_have_left_by_now_loses_the_relay_but_no_message() -> None:
     ours, theirs = socket.socketpair()
     clock = ManualClock()
-    channel = WebSocket(ours, clock, send_timeout_s=5.0)
-    with theirs, contextlib.closing(channel):
-        channel.send(b"x" * 3_000_000)
+    websocket = WebSocket(ours, clock, send_timeout_s=5.0)
+    with theirs, contextlib.closing(websocket):
+        websocket.send(b"x" * 3_000_000)
         clock.advance(4.9)
-        assert channel.receive() == []
+        assert websocket.receive() == []
         theirs.sendall(frame(TEXT, b"last"))
         clock.advance(0.1)
-        assert channel.receive() == [b"last"]
+        assert websocket.receive() == [b"last"]
         with pytest.raises(ConnectionLost) as lost:
-            channel.receive()
+            websocket.receive()
         assert lost.value.reason is LossReason.SEND_TIMEOUT
 
 

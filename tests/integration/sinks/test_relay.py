@@ -280,7 +280,7 @@ def test_the_end_of_an_idle_connection_is_noticed(relay: ScriptedRelay, sink: Re
 
     def over() -> bool:
         assert not sink.collect(0.0)
-        return sink._transport is None
+        return sink._websocket is None
 
     wait_until(over)
     assert exchange(sink, messages(notes(1, first=1))) == [DELIVERED]

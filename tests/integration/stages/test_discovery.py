@@ -61,9 +61,9 @@ def states(world: World) -> dict[str, str]:
 def test_relays_added_and_removed_by_hand_are_dialled_and_dropped(world: World) -> None:
     """Beside the running crawler, whoever names them."""
 
-    def decide(decision: OperatorOverride) -> None:
+    def decide(override: OperatorOverride) -> None:
         with world.database.write() as tx:
-            relays.set_operator(tx, relay.url, decision, world.clock.now_ms())
+            relays.set_operator(tx, relay.url, override, world.clock.now_ms())
 
     with ScriptedRelay() as relay, crawling(world, EVENTS_DISCOVER_RELAYS="false"):
         decide(OperatorOverride.ADDED)

@@ -63,9 +63,9 @@ def run(limit: float, *, quick: bool) -> PartReport:
 class Fed:
     """An intake at work, and readers that feed it."""
 
-    def __init__(self, intake: Ingester, thread: threading.Thread, path: Path) -> None:
+    def __init__(self, ingester: Ingester, thread: threading.Thread, path: Path) -> None:
         self._path = path
-        self._intake = intake
+        self._intake = ingester
         self._thread = thread
         self._rooms = [threading.Semaphore(BATCHES_PER_RELAY) for _ in range(_READERS)]
 
@@ -116,16 +116,16 @@ def _intake(directory: Path) -> Iterator[Fed]:
     register(path)
     clock = SystemClock()
     try:
-        counts = StageCounters(Slot("crawler", 0), Metrics())
-        intake = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counts)
+        counters = StageCounters(Slot("crawler", 0), Metrics())
+        ingester = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counters)
         with open_database(path, clock) as database, database.read() as tx:
-            intake.update_relevance(wanted_authors.changes_since(tx, 0))
-        thread = threading.Thread(target=intake.run, name="intake")
+            ingester.update_relevance(wanted_authors.changes_since(tx, 0))
+        thread = threading.Thread(target=ingester.run, name="intake")
         thread.start()
         try:
-            yield Fed(intake, thread, path)
+            yield Fed(ingester, thread, path)
         finally:
-            intake.finish()
+            ingester.finish()
             thread.join()
     finally:
         metrics.uninstall()

@@ -75,8 +75,8 @@ class Recording(Ingester):
     """An intake that is too busy to take anything while the process stops."""
 
     def __init__(self, path: Path, clock: ManualClock) -> None:
-        counts = StageCounters(Slot("crawler", 0), Metrics())
-        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, counts)
+        counters = StageCounters(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 100), clock, counters)
         self.batches: list[Batch] = []
 
     def submit(self, *batches: Batch) -> None:
@@ -103,20 +103,20 @@ class Wakes:
 
 def new_crawl() -> RelaySync:
     return RelaySync(
-        coverage=CursorTable(1, ()),
+        cursors=CursorTable(1, ()),
         limits=LearnedLimits(RelayLimits()),
-        reach=Horizon(SETTINGS, START),
+        horizon=Horizon(SETTINGS, START),
         plan=plan_for(),
     )
 
 
-def made_of(intake: Ingester, clock: ManualClock, crawl: RelaySync | None = None) -> Connection:
+def made_of(ingester: Ingester, clock: ManualClock, sync: RelaySync | None = None) -> Connection:
     log = Logger(logging.getLogger("test"))
-    gate = Backpressure(Marks(10, 5, 1 << 30))
-    shared = CrawlContext(clock, intake, Straight(intake), gate, RateLimitedLogger(log, clock), BOUNDS)
+    backpressure = Backpressure(Marks(10, 5, 1 << 30))
+    context = CrawlContext(clock, ingester, Straight(ingester), backpressure, RateLimitedLogger(log, clock), BOUNDS)
     return Connection(
-        1, parse_address("wss://a.example"), crawl or new_crawl(), HostBackoff(random.Random(1)),
-        RelayMetrics(Metrics(), "wss://a.example", shared.intake.count_dropped), shared,
+        1, parse_address("wss://a.example"), sync or new_crawl(), HostBackoff(random.Random(1)),
+        RelayMetrics(Metrics(), "wss://a.example", context.ingester.count_dropped), context,
     )  # fmt: skip
 
 

@@ -41,12 +41,12 @@ def hand_over_to(submit: Callable[[Batch], None], wake: Callable[[], object]) ->
     return RelayBatcher(1, ManualClock(), submit, wake)
 
 
-def fill(hand_over: RelayBatcher, batches: int) -> list[Event]:
+def fill(batcher: RelayBatcher, batches: int) -> list[Event]:
     """Add events for so many batches and hand them over."""
     found = [event(number, kind=1) for number in range(batches * BATCH_EVENTS)]
     for each in found:
-        hand_over.add(each, 800)
-    hand_over.flush()
+        batcher.add(each, 800)
+    batcher.flush()
     return found
 
 
@@ -125,8 +125,8 @@ class Noting(Ingester):
 
     def __init__(self, path: Path) -> None:
         clock = ManualClock()
-        counts = StageCounters(Slot("crawler", 0), Metrics())
-        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 10), clock, counts)
+        counters = StageCounters(Slot("crawler", 0), Metrics())
+        super().__init__(lambda: open_database(path, clock), EventLimits(10**6, 10), clock, counters)
         self.submitted: list[tuple[Batch, ...]] = []
 
     def submit(self, *batches: Batch) -> None:
@@ -135,23 +135,23 @@ class Noting(Ingester):
 
 def test_what_a_parcel_holds_goes_together_in_order(tmp_path: Path) -> None:
     intake = Noting(tmp_path / "events.db")
-    parcel = TransactionBatcher(intake)
+    batcher = TransactionBatcher(intake)
     batches = [Batch(relay, 0) for relay in range(3)]
     for batch in batches:
-        parcel.put(batch)
+        batcher.put(batch)
     assert intake.submitted == []
-    parcel.send()
-    parcel.send()
+    batcher.send()
+    batcher.send()
     assert intake.submitted == [tuple(batches)]
 
 
 def test_a_parcel_with_a_transaction_of_events_does_not_wait(tmp_path: Path) -> None:
     intake = Noting(tmp_path / "events.db")
-    parcel = TransactionBatcher(intake)
+    batcher = TransactionBatcher(intake)
     note = event(1, kind=1)
     for _ in range(2):
-        parcel.put(Batch(1, 0, (note,) * (TRANSACTION_EVENTS - 1)))
-        parcel.put(Batch(2, 0, (note,)))
+        batcher.put(Batch(1, 0, (note,) * (TRANSACTION_EVENTS - 1)))
+        batcher.put(Batch(2, 0, (note,)))
     assert [len(batches) for batches in intake.submitted] == [2, 2]
 
 
@@ -181,7 +181,7 @@ def test_parcel_goes_as_soon_as_it_holds_a_transactions_bytes() -> None:
         def submit(self, *batches: Batch) -> None:
             sent.append(len(batches))
 
-    parcel = TransactionBatcher(Counting())
+    batcher = TransactionBatcher(Counting())
     for _ in range(3):
-        parcel.put(Batch(1, 0, (event(1, kind=0),), size=TRANSACTION_BYTES // 2))
+        batcher.put(Batch(1, 0, (event(1, kind=0),), size=TRANSACTION_BYTES // 2))
     assert sent == [2]

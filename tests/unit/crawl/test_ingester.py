@@ -71,24 +71,24 @@ class Desk:
         self.path, self.clock = path, ManualClock(NOW_MS)
         self.metrics = Metrics()
         self.db = open_database(path, self.clock)
-        counts = StageCounters(Slot("crawler", 0), self.metrics)
+        counters = StageCounters(Slot("crawler", 0), self.metrics)
         self.told: list[int] = []
         """How many rows there were each time that new ones were reported."""
-        self.intake = Ingester(
-            lambda: open_database(path, self.clock), LIMITS, self.clock, counts,
+        self.ingester = Ingester(
+            lambda: open_database(path, self.clock), LIMITS, self.clock, counters,
             on_new=lambda: self.told.append(len(self.rows())),
         )  # fmt: skip
-        self.intake.update_relevance(wanted(1, ALICE, BOB))
+        self.ingester.update_relevance(wanted(1, ALICE, BOB))
 
     def take(self, *batches: Batch | WantedChanges) -> None:
         """Hand everything over, and let the intake work until it has none left."""
         for batch in batches:
             if isinstance(batch, Batch):
-                self.intake.submit(batch)
+                self.ingester.submit(batch)
             else:
-                self.intake.update_relevance(batch)
-        self.intake.finish()
-        self.intake.run()
+                self.ingester.update_relevance(batch)
+        self.ingester.finish()
+        self.ingester.run()
 
     def one_by_one(self, *batches: Batch | WantedChanges) -> None:
         """Each in a transaction of its own."""
@@ -135,11 +135,11 @@ def test_database_beyond_its_bound_takes_nothing_of_strangers(desk: Desk) -> Non
     profiles = [note("{}", by=by, kind=0) for by in range(len(SECRETS))]
     strangers = [each for each in profiles if each.pubkey not in (ALICE, BOB)]
     assert strangers
-    desk.intake.has_room_for_strangers = False
+    desk.ingester.has_room_for_strangers = False
     desk.one_by_one(batch(*profiles, note("a"), note(kind=3, tags=[["p", "a" * 64]])))
     assert len(desk.rows()) == len(profiles) - len(strangers) + 2
     assert desk.counted()["database-full"] == len(strangers)
-    desk.intake.has_room_for_strangers = True
+    desk.ingester.has_room_for_strangers = True
     desk.one_by_one(batch(*strangers))
     assert len(desk.rows()) == len(profiles) + 2, "they are not taken for known"
 
@@ -154,7 +154,7 @@ def test_a_genuine_wanted_event_gets_in_as_canonical_json(desk: Desk) -> None:
         assert tx.execute("SELECT event_id, relay, received_at, ready_at, claims FROM inbox").fetchall() == [
             (event.id, 9, NOW_MS + 5, NOW_MS + 5, 0)
         ]
-    assert event.id in desk.intake.committed
+    assert event.id in desk.ingester.committed
     assert desk.counted() == {"in": 1, "out": 1}
 
 
@@ -183,7 +183,7 @@ def test_an_event_whose_id_is_not_its_hash_is_refused(desk: Desk) -> None:
     desk.take(batch(replace(event, id=bytes(32)), forged_content(event), forged_signature(event)))
     assert desk.rows() == []
     assert desk.counted() == {"in": 3, "invalid-hash": 2, "invalid-signature": 1}
-    assert event.id not in desk.intake.committed
+    assert event.id not in desk.ingester.committed
 
 
 def test_each_event_gets_in_once_however_often_and_whoever_brings_it(desk: Desk) -> None:
@@ -206,14 +206,14 @@ def test_what_other_processes_have_had_is_known(desk: Desk) -> None:
     desk.take(batch(waiting, seen, buried, fresh))
     assert desk.rows() == [b"waiting", fresh.to_json()]
     assert desk.counted() == {"in": 4, "out": 1, "duplicate": 3}
-    assert all(event.id in desk.intake.committed for event in (waiting, seen, buried, fresh))
+    assert all(event.id in desk.ingester.committed for event in (waiting, seen, buried, fresh))
 
 
 def test_an_unwanted_event_is_never_known_so_that_it_can_come_in_later(desk: Desk) -> None:
     carol = note(by=2)
     desk.one_by_one(batch(carol))
     assert desk.rows() == []
-    assert carol.id not in desk.intake.committed
+    assert carol.id not in desk.ingester.committed
     desk.one_by_one(wanted(2, carol.pubkey), batch(carol))
     assert desk.rows() == [carol.to_json()]
     assert desk.counted() == {"in": 2, "unwanted": 1, "out": 1}
@@ -250,7 +250,7 @@ def test_what_must_not_be_saved_is_counted_by_its_reason(desk: Desk, event: Even
     desk.take(batch(event))
     assert desk.rows() == []
     assert desk.counted() == {"in": 1, reason: 1}
-    assert event.id not in desk.intake.committed
+    assert event.id not in desk.ingester.committed
 
 
 def sized(size: int) -> Event:
@@ -300,12 +300,12 @@ def test_an_error_of_the_database_ends_the_work_and_moves_nothing(desk: Desk) ->
     with desk.db.write() as tx:
         tx.execute("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'no more'); END")
     event, cursor = note(), Cursor(1, "global/", NOW, 0)
-    desk.intake.submit(Batch(1, NOW_MS, (event,), (cursor,)))
-    desk.intake.finish()
+    desk.ingester.submit(Batch(1, NOW_MS, (event,), (cursor,)))
+    desk.ingester.finish()
     with pytest.raises(apsw.ConstraintError):
-        desk.intake.run()
+        desk.ingester.run()
     assert (desk.rows(), desk.cursors()) == ([], [])
-    assert event.id not in desk.intake.committed
+    assert event.id not in desk.ingester.committed
 
 
 def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None:
@@ -316,12 +316,12 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         database.pragma("max_page_count", int(database.pragma("page_count")))
         return database
 
-    intake = Ingester(small, EventLimits(10**6, 10), clock, StageCounters(Slot("crawler", 0), Metrics()))
-    intake.update_relevance(wanted(1, ALICE))
-    intake.submit(batch(note("x" * 500_000)))
-    intake.finish()
+    ingester = Ingester(small, EventLimits(10**6, 10), clock, StageCounters(Slot("crawler", 0), Metrics()))
+    ingester.update_relevance(wanted(1, ALICE))
+    ingester.submit(batch(note("x" * 500_000)))
+    ingester.finish()
     with pytest.raises(DatabaseFailed):
-        intake.run()
+        ingester.run()
 
 
 def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
@@ -338,7 +338,7 @@ def test_statuses_and_limits_travel_with_the_events(desk: Desk) -> None:
 def test_what_is_submitted_together_is_committed_together(desk: Desk) -> None:
     """However often the intake looks while the reactor is at its turns."""
     committed: list[int] = []
-    desk.intake.submit(
+    desk.ingester.submit(
         *(Batch(1, NOW_MS, (note(f"{n}"),), taken=lambda: committed.append(len(desk.rows()))) for n in range(3))
     )
     desk.take()
@@ -392,10 +392,10 @@ def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
 
     def submit(*found: Event) -> None:
         taken = threading.Event()
-        desk.intake.submit(Batch(1, NOW_MS, found, taken=taken.set))
+        desk.ingester.submit(Batch(1, NOW_MS, found, taken=taken.set))
         assert taken.wait(20.0), "what was submitted before is dealt with"
 
-    worker = threading.Thread(target=desk.intake.run)
+    worker = threading.Thread(target=desk.ingester.run)
     worker.start()
     try:
         # The first commits in any case, for what was counted.
@@ -406,7 +406,7 @@ def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
             submit(*strangers)
             submit()
     finally:
-        desk.intake.finish()
+        desk.ingester.finish()
         worker.join()
     assert desk.counted()["unwanted"] == 5
 
@@ -420,7 +420,7 @@ def test_readers_learn_what_the_verification_of_their_events_found(desk: Desk) -
 
     strange = note("a stranger", by=3, kind=0)
     profile = note("alice", kind=0)
-    desk.intake.submit(
+    desk.ingester.submit(
         of(1, forged_signature(note("1")), strange, profile, note("unwanted", by=3)),
         of(2, strange, forged_content(note("2")), note("3", at=NOW + 10**6)),
         of(1, forged_content(note("4"))),

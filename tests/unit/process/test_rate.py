@@ -5,27 +5,27 @@ import random
 from pipeline.process.rate import OverdraftBucket, Rate, TokenBucket
 
 
-def taken(allowance: TokenBucket, times: int, now: float) -> int:
-    return sum(allowance.take(now) for _ in range(times))
+def taken(bucket: TokenBucket, times: int, now: float) -> int:
+    return sum(bucket.take(now) for _ in range(times))
 
 
 def test_a_burst_then_the_rate() -> None:
-    allowance = TokenBucket(Rate(burst=5, per_minute=60), now=0.0)
-    assert taken(allowance, 10, 0.0) == 5
-    assert taken(allowance, 10, 0.5) == 0
-    assert taken(allowance, 10, 3.0) == 3
-    assert taken(allowance, 10, 3600.0) == 5
+    bucket = TokenBucket(Rate(burst=5, per_minute=60), now=0.0)
+    assert taken(bucket, 10, 0.0) == 5
+    assert taken(bucket, 10, 0.5) == 0
+    assert taken(bucket, 10, 3.0) == 3
+    assert taken(bucket, 10, 3600.0) == 5
 
 
 def test_over_any_time_no_more_than_burst_and_rate() -> None:
     rng = random.Random(seed := random.randrange(2**32))
     print(f"seed {seed}")
     rate = Rate(burst=rng.randrange(1, 50), per_minute=rng.randrange(1, 600))
-    allowance = TokenBucket(rate, now=0.0)
+    bucket = TokenBucket(rate, now=0.0)
     now, count = 0.0, 0
     for _ in range(2000):
         now += rng.expovariate(10.0)
-        count += taken(allowance, rng.randrange(4), now)
+        count += taken(bucket, rng.randrange(4), now)
         assert count <= rate.burst + now * rate.per_minute / 60 + 1e-6
 
 

@@ -327,7 +327,7 @@ def test_the_end_is_noticed_while_idle_and_dialling_is_for_a_message() -> None:
 
 def test_no_more_events_are_sent_in_a_minute_than_the_bound() -> None:
     rig = Rig([[ok(1), ok(2)]], [])
-    rig.sink.rate = SlidingWindowLimiter(lambda: 2)
+    rig.sink.limiter = SlidingWindowLimiter(lambda: 2)
     assert rig.sink.room() == 2
     assert rig.deliver(messages(2)) == [DELIVERED, DELIVERED]
     assert rig.sink.room() == 0
@@ -341,7 +341,7 @@ def test_what_is_sent_again_after_an_auth_counts_as_well() -> None:
     """And holds back what is new."""
     refusals = [ok(number, False, "auth-required: x") for number in (1, 2)]
     rig = Rig([[CHALLENGE], refusals, None, None, [ok(1)], *[None] * 58, [ok(2)]], secret=SECRET)
-    rig.sink.rate = SlidingWindowLimiter(lambda: 3)
+    rig.sink.limiter = SlidingWindowLimiter(lambda: 3)
     assert rig.deliver(messages(2)) == [DELIVERED, DELIVERED]
     assert rig.clock.monotonic() >= 60.0
     assert [json.loads(frame)[0] for frame in rig.wires[0].sent] == ["EVENT", "EVENT", "AUTH", "EVENT", "EVENT"]

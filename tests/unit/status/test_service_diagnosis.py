@@ -51,7 +51,7 @@ WELL = Snapshot(
 
 def test_unnamed_proxy_is_told_with_the_setting() -> None:
     (found,) = diagnose(replace(WELL, discarded={("server", "unnamed-proxy"): 7}), 0)
-    assert (found.weight, found.subject) == (Severity.NOTE, "web server")
+    assert (found.severity, found.subject) == (Severity.NOTE, "web server")
     assert "EVENTS_TRUSTED_PROXIES" in found.what
 
 
@@ -59,13 +59,13 @@ def test_relays_that_are_put_off_are_told() -> None:
     put_off = relay(RelayState.DISCONNECTED, f"{DialReason.CROWDED}: 203.0.113.9 was dialled too often lately")
     well = relay(RelayState.CONNECTED, number=2)
     (found,) = diagnose(replace(WELL, relays=(put_off, well)), 0)
-    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
+    assert (found.severity, found.subject) == (Severity.NOTE, "relays")
     assert found.what.startswith("1 relay put off")
 
 
 def test_followees_that_wait_are_told_with_the_setting() -> None:
     (found,) = diagnose(replace(WELL, budget=Budget(1_900_000, 2_000_000, 1_000), waiting=Waiting(2, 13_900)), 0)
-    assert (found.weight, found.subject) == (Severity.NOTE, "users")
+    assert (found.severity, found.subject) == (Severity.NOTE, "users")
     assert found.what.startswith("13,900 followees of 2 users wait: 1,900,000 authors are wanted of at most 2,000,000")
     assert "EVENTS_MAX_WANTED_AUTHORS" in found.advice
 
@@ -74,7 +74,7 @@ def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
     """Whatever its age and size; it is said how to get rid of it."""
     queues = (*QUEUES[:2], QueueStatus("outbox-relay", 9_000, 10**10, 0))
     (found,) = diagnose(replace(WELL, queues=queues), 1_000)
-    assert (found.weight, found.subject) == (Severity.NOTE, "outbox-relay")
+    assert (found.severity, found.subject) == (Severity.NOTE, "outbox-relay")
     assert found.what == "9,000 events kept for a sink that is off"
     assert "dead drop --sink relay" in found.advice
 
@@ -86,14 +86,14 @@ def relay(state: RelayState, last_error: str = "", failures: int = 0, number: in
     )  # fmt: skip
 
 
-def one(seen: Snapshot) -> Diagnosis:
-    (found,) = diagnose(seen, 900_000)
+def one(snapshot: Snapshot) -> Diagnosis:
+    (found,) = diagnose(snapshot, 900_000)
     return found
 
 
 def test_relay_that_left_out_live_events_is_told() -> None:
     found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), live_missed_at=1_800_000_000),)))
-    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
+    assert (found.severity, found.subject) == (Severity.NOTE, "relays")
     assert "1 relay left out events of live subscriptions" in found.what
     assert "wss://r1.example" in found.what
 
@@ -105,7 +105,7 @@ def test_relay_that_was_cut_off_for_forgeries_is_told_once_for_a_day() -> None:
     )  # fmt: skip
     relays = (relay(RelayState.CONNECTED), forging)
     found = one(replace(WELL, relays=relays))
-    assert found.weight is Severity.NOTE
+    assert found.severity is Severity.NOTE
     assert "1 relay cut off for forged events: wss://r2.example (5,001 events)" in found.what
     up_again = replace(relay(RelayState.CONNECTED), forged=5_001, forged_at=NOW - 86_400_001)
     assert diagnose(replace(WELL, relays=(up_again,)), 900_000) == []
@@ -113,7 +113,7 @@ def test_relay_that_was_cut_off_for_forgeries_is_told_once_for_a_day() -> None:
 
 def test_relay_whose_strangers_are_paced_is_told_with_the_setting() -> None:
     found = one(replace(WELL, relays=(replace(relay(RelayState.CONNECTED), paced_at=NOW - 1),)))
-    assert (found.weight, found.subject) == (Severity.NOTE, "relays")
+    assert (found.severity, found.subject) == (Severity.NOTE, "relays")
     assert "EVENTS_RELAY_BYTE_RATE" in found.what
     assert "wss://r1.example" in found.what
 
@@ -125,7 +125,7 @@ def test_open_absences_are_reported_longest_first_with_their_sweeps() -> None:
     under_way, waiting = diagnose(
         replace(WELL, relays=(*owed, swept, replace(up, address="wss://r9.example"))), 900_000
     )
-    assert {under_way.weight, waiting.weight} == {Severity.NOTE}
+    assert {under_way.severity, waiting.severity} == {Severity.NOTE}
     assert under_way.what == (
         "1 relay being swept for what came while we were away, the oldest for 2h: wss://r1.example (connected)"
     )
@@ -146,7 +146,7 @@ def test_nothing_that_runs_is_a_problem() -> None:
 @pytest.mark.parametrize(("state", "words"), [(StageState.HUNG, "killed"), (StageState.FAILING, "check --online")])
 def test_a_stage_in_trouble_is_told_with_what_to_do(state: StageState, words: str) -> None:
     found = one(replace(WELL, stages=(StageHealth("forwarder-0", state, "2026-01-02T03:04:05Z", "why"),)))
-    assert (found.weight, found.subject) == (Severity.PROBLEM, "forwarder-0")
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "forwarder-0")
     assert "since 2026-01-02T03:04:05Z: why" in found.what
     assert words in found.advice
 
@@ -160,7 +160,7 @@ def test_dead_rows_are_told_with_their_reasons() -> None:
 
 def test_a_row_that_keeps_failing_is_told_before_it_is_given_up() -> None:
     found = one(replace(WELL, failing=(Failing(None, EVENT, 2, NOW + 5),)))
-    assert found.weight is Severity.NOTE
+    assert found.severity is Severity.NOTE
     assert found.what == "1 event failed and to be retried, one 2 times; so far: ValueError (2)"
     assert (found.advice, found.event) == (f"event-service explain {EVENT.hex()}", EVENT.hex())
 
@@ -176,7 +176,7 @@ def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     sinks = (*WELL.sinks, SinkStatus(SinkName.RELAY, "wss://target.example", {}))
     full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)), sinks=sinks)
     found = one(full)
-    assert (found.weight, found.subject) == (Severity.PROBLEM, "outbox-relay")
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "outbox-relay")
     assert found.what == "backlog full (1,000 events): the oldest are being discarded"
     assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
     assert diagnose(replace(full, relay_backlog=1_001), 900_000) == []
@@ -202,7 +202,7 @@ def test_relays_that_refuse_or_are_gone_are_named() -> None:
 
 def test_no_relay_at_all_is_a_problem_of_ours() -> None:
     found = one(replace(WELL, relays=(relay(RelayState.DISCONNECTED, "no route", 3),)))
-    assert found.weight is Severity.PROBLEM
+    assert found.severity is Severity.PROBLEM
     assert "no route" in found.what
 
 
@@ -237,7 +237,7 @@ def test_a_restart_and_a_full_disk_are_told() -> None:
 
 def test_database_beyond_its_bound_is_reported_with_the_setting() -> None:
     found = one(replace(WELL, has_room_for_strangers=False))
-    assert (found.weight, found.subject) == (Severity.PROBLEM, "database")
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "database")
     assert "EVENTS_MAX_DATABASE_BYTES" in found.what
 
 

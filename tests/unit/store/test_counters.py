@@ -52,18 +52,18 @@ def shown(metrics: Metrics, stage: str = "saver") -> dict[str, float]:
     }
 
 
-def commit(database: Database, counts: StageCounters, what: StageTally) -> None:
+def commit(database: Database, counters: StageCounters, what: StageTally) -> None:
     with database.write() as tx:
-        counts.write(tx, what)
+        counters.write(tx, what)
 
 
 def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
     metrics = Metrics()
-    counts = StageCounters(SAVER, metrics)
-    counts.resume(database)
+    counters = StageCounters(SAVER, metrics)
+    counters.resume(database)
     for each in (tally(3, 2, duplicate=1), tally(2, 0, duplicate=1, irrelevant=1), tally(0, 0)):
-        commit(database, counts, each)
-        counts.show(each)
+        commit(database, counters, each)
+        counters.show(each)
     expected = {"in_total": 5, "out_total": 2, "duplicate": 2, "irrelevant": 1}
     assert shown(metrics) == expected
     # After a reboot nothing is left but the database.
@@ -77,10 +77,10 @@ def test_what_was_committed_and_not_shown_is_shown_by_the_next_in_the_slot(
 ) -> None:
     """As when a process is killed right after its commit."""
     metrics = become()
-    counts = StageCounters(SAVER, metrics)
-    counts.show(tally(1, 1))
-    commit(database, counts, tally(1, 1))
-    commit(database, counts, tally(5, 3, duplicate=2))
+    counters = StageCounters(SAVER, metrics)
+    counters.show(tally(1, 1))
+    commit(database, counters, tally(1, 1))
+    commit(database, counters, tally(5, 3, duplicate=2))
     again = become()
     for _ in range(2):
         StageCounters(SAVER, again).resume(database)
@@ -89,23 +89,23 @@ def test_what_was_committed_and_not_shown_is_shown_by_the_next_in_the_slot(
 
 def test_a_rolled_back_transaction_counts_nothing(database: Database) -> None:
     metrics = Metrics()
-    counts = StageCounters(SAVER, metrics)
+    counters = StageCounters(SAVER, metrics)
     with database.write() as tx:
-        counts.write(tx, tally(5, 5))
+        counters.write(tx, tally(5, 5))
         tx.execute("ROLLBACK")
         tx.execute("BEGIN")
-    counts.resume(database)
+    counters.resume(database)
     assert shown(metrics) == {"in_total": 0, "out_total": 0}
 
 
 def test_a_database_that_was_made_anew_goes_on_from_the_metrics(database: Database) -> None:
     """Counters never go down, and nothing that is counted later goes unseen."""
     metrics = Metrics()
-    counts = StageCounters(SAVER, metrics)
-    counts.show(tally(100, 100))
-    counts.resume(database)
-    commit(database, counts, tally(1, 1))
-    counts.resume(database)
+    counters = StageCounters(SAVER, metrics)
+    counters.show(tally(100, 100))
+    counters.resume(database)
+    commit(database, counters, tally(1, 1))
+    counters.resume(database)
     assert shown(metrics) == {"in_total": 101, "out_total": 101}
 
 
@@ -122,8 +122,8 @@ def test_slots_count_apart(database: Database) -> None:
 def test_counts_of_slots_that_nobody_has_any_more_are_counted_on(database: Database) -> None:
     """Two crawlers in place of four: what the others counted is in the sum, once, whoever starts first."""
     for index, taken in enumerate((1, 20, 300, 4000)):
-        counts = StageCounters(Slot("crawler", index), Metrics())
-        commit(database, counts, tally(taken, taken - 1, duplicate=1))
+        counters = StageCounters(Slot("crawler", index), Metrics())
+        commit(database, counters, tally(taken, taken - 1, duplicate=1))
     commit(database, StageCounters(SAVER, Metrics()), tally(7, 7))
     gone = {"crawler-2", "crawler-3"}
     found = []

@@ -51,12 +51,12 @@ def test_a_relay_that_is_away_keeps_ids_from_days_before_its_cursor(db: Database
     ("decision", "days"), [(None, 30), (OperatorOverride.ADDED, 43), (OperatorOverride.REMOVED, 30)]
 )
 def test_relay_away_for_longer_is_awaited_only_if_the_operator_names_it(
-    db: Database, decision: OperatorOverride | None, days: int
+    db: Database, override: OperatorOverride | None, days: int
 ) -> None:
     with db.write() as tx:
         relay(tx, AWAY, RelayState.DISCONNECTED, days_ago=40, authors=40)
-        if decision is not None:
-            relays.set_operator(tx, AWAY, decision, NOW)
+        if override is not None:
+            relays.set_operator(tx, AWAY, override, NOW)
         assert horizon(tx) == days
 
 

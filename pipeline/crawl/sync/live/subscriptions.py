@@ -22,12 +22,24 @@ class LiveSubscriptions:
     """
 
     __slots__ = (
-        "_asked", "_ended", "_failures", "_first", "_first_only", "_groups", "_leaves_out_global", "_named",
-        "_not_before", "_opened", "_partial", "_queries", "_silent", "unserved",
+        "_asked",
+        "_ended",
+        "_failures",
+        "_first",
+        "_first_only",
+        "_leaves_out_global",
+        "_named",
+        "_not_before",
+        "_opened",
+        "_packer",
+        "_partial",
+        "_queries",
+        "_silent",
+        "unserved",
     )  # fmt: skip
 
     def __init__(self, limits: RelayLimits) -> None:
-        self._groups = SubscriptionPacker(limits)
+        self._packer = SubscriptionPacker(limits)
         self._queries: tuple[Query, ...] = ()
         self._named: Named = NOBODY
         # Queries about those alone who are named, while they are needed; and all that are to be asked.
@@ -54,7 +66,7 @@ class LiveSubscriptions:
         """
         if (self._leaves_out_global and query == GLOBAL_QUERY.key) or query.startswith(self._partial):
             return False
-        is_asked = self._groups.has(query) and query not in self._silent
+        is_asked = self._packer.has(query) and query not in self._silent
         return is_asked and not any(query in queries for queries in self._ended.values())
 
     @property
@@ -77,8 +89,8 @@ class LiveSubscriptions:
         asks_for_stored = session.limits.refuses_zero or session.limits.zero_is_all
         silent = [key for key in self._opened if self._is_silent(key, session, mono)] if asks_for_stored else []
         before = self._silent
-        self._silent = frozenset(query for key in silent for query in self._groups.queries_of(key))
-        are_split = [self._groups.split(key, by_members=True) for key in silent]
+        self._silent = frozenset(query for key in silent for query in self._packer.queries_of(key))
+        are_split = [self._packer.split(key, by_members=True) for key in silent]
         if any(are_split):
             self._queries = ()
         return tuple(self._silent - before)
@@ -91,17 +103,17 @@ class LiveSubscriptions:
         """Return since when (monotonic) all of a query is subscribed to, by the relay's answers; None if it is not."""
         if not self.has(query):
             return None
-        times = [session.live_answered_at(key) for key in self._groups.keys_of(query)]
+        times = [session.live_answered_at(key) for key in self._packer.keys_of(query)]
         known = [at for at in times if at is not None]
         return max(known) if known and len(known) == len(times) else None
 
     def queries_of(self, key: str) -> tuple[str, ...]:
         """The keys of the queries in subscription `key`."""
-        return self._groups.queries_of(key)
+        return self._packer.queries_of(key)
 
     def on_connected(self) -> None:
         """A new connection stands, on which nothing is open."""
-        self._groups.reopen()
+        self._packer.reopen()
         self._not_before.clear()
         self._failures.clear()
         self._opened.clear()
@@ -116,12 +128,12 @@ class LiveSubscriptions:
         Where there is none for all of them, those come first whom `Named.first` has first.
         """
         self._pack(queries, users, named, session.limits)
-        for key, filters in self._groups.pop_changes().items():
+        for key, filters in self._packer.pop_changes().items():
             if filters is None:
                 self._ended.pop(key, None)
                 session.close_live(key, mono)
             elif self._not_before.get(key, 0.0) > mono or not session.has_room_for_live(key):
-                self._groups.reopen(key)
+                self._packer.reopen(key)
             else:
                 self._opened[key] = mono
                 self._ended.pop(key, None)
@@ -137,20 +149,20 @@ class LiveSubscriptions:
         """See whether there is room for filters of one member each; without it such queries are polled."""
         # What does not come live may be dropped for the number of values, too.
         wanted = self._first_only | (frozenset({Subject.MENTIONS}) if limits.live_missed_at else frozenset())
-        singles = wanted if wanted and self._groups.fits(queries, limits, wanted) else frozenset()
+        singles = wanted if wanted and self._packer.fits(queries, limits, wanted) else frozenset()
         self._partial = tuple(f"{subject}/" for subject in self._first_only - singles)
-        self._groups.ask_singly(singles)
+        self._packer.ask_singly(singles)
 
     def _pack(self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
-        if queries is not self._queries or named is not self._named or not self._groups.has_shape_of(limits):
-            if not self._groups.has_shape_of(limits):
+        if queries is not self._queries or named is not self._named or not self._packer.has_shape_of(limits):
+            if not self._packer.has_shape_of(limits):
                 # What was refused is asked for otherwise from now on.
                 self._not_before.clear()
             self._queries, self._named = queries, named
             self._divide(queries, limits)
-            first = () if self._groups.fits(queries, limits) else named.first(queries, users)
+            first = () if self._packer.fits(queries, limits) else named.first(queries, users)
             if {query.key for query in first} != {query.key for query in self._first}:
-                self._groups.clear()
+                self._packer.clear()
             self._first = first
             broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
             rest = tuple(query for query in queries if query not in broad)
@@ -158,17 +170,17 @@ class LiveSubscriptions:
                 self._asked = (*first, *rest)
             else:
                 self._asked = (*broad, *first, *rest) if first else queries
-        if self._groups.pack(self._asked, limits):
+        if self._packer.pack(self._asked, limits):
             mine = {query.key for query in self._first}
-            self.unserved = tuple(key for key in self._groups.left_out if key not in mine)
+            self.unserved = tuple(key for key in self._packer.left_out if key not in mine)
 
     def on_ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
         """Take the end of one, to open it again later; returns the keys of the queries that it was for.
 
         What asks for several things is refused for one of them: they are opened again at once, each by itself.
         """
-        queries = self._groups.queries_of(ended.key)
-        if ended.refusal.is_lasting and self._groups.split(ended.key):
+        queries = self._packer.queries_of(ended.key)
+        if ended.refusal.is_lasting and self._packer.split(ended.key):
             self._queries = ()
             return queries
         lived = mono - self._opened.get(ended.key, mono)
@@ -176,7 +188,7 @@ class LiveSubscriptions:
         self._failures[ended.key] = failures + 1
         self._not_before[ended.key] = mono + retry_wait(ended.refusal, failures, lasting_s=PROBE_EVERY_S)
         self._ended[ended.key] = queries
-        self._groups.reopen(ended.key)
+        self._packer.reopen(ended.key)
         return queries
 
     def due_after(self, mono: float) -> list[float]:

@@ -33,9 +33,9 @@ def crawl(
     plan: Plan = GLOBAL_ONLY, *, sweeps: tuple[SweepProgress, ...] = (), limits: RelayLimits | None = None
 ) -> RelaySync:
     made = RelaySync(
-        coverage=CursorTable(1, (), sweeps),
+        cursors=CursorTable(1, (), sweeps),
         limits=LearnedLimits(limits or RelayLimits()),
-        reach=Horizon(SETTINGS, WALL),
+        horizon=Horizon(SETTINGS, WALL),
         plan=plan,
     )
     made.audit.knowledge.recall(audited(WALL))

@@ -41,12 +41,12 @@ def test_other_forms_and_reasons_are_other_gaps(gaps: OpenGaps) -> None:
 
 
 def test_every_finding_is_counted_also_of_a_gap_that_is_open() -> None:
-    counts = SyncStats()
-    gaps = OpenGaps(RELAY, counts)
+    stats = SyncStats()
+    gaps = OpenGaps(RELAY, stats)
     gaps.open("authors/0", 1, 1, DENSE)
     gaps.open("authors/0", 1, 1, DENSE)
     gaps.open("authors/0", 1, 1, DENSE, count=0)
-    assert (counts.gap_reasons[DENSE], len(gaps)) == (2, 1)
+    assert (stats.gap_reasons[DENSE], len(gaps)) == (2, 1)
 
 
 def test_closing_a_part_leaves_what_lies_outside(gaps: OpenGaps) -> None:

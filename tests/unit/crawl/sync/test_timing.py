@@ -16,8 +16,8 @@ def member(since: int) -> Member:
 
 @pytest.mark.parametrize("since", [WALL - 5, WALL + 5, WALL + 400 * DAY])
 def test_author_wanted_by_a_clock_ahead_is_looked_back_for(since: int) -> None:
-    reach = Horizon(SETTINGS, WALL - 30 * DAY)
-    assert reach.lookback_since(Subject.AUTHORS, [member(since)], WALL) == min(since, WALL) - 7 * DAY
+    horizon = Horizon(SETTINGS, WALL - 30 * DAY)
+    assert horizon.lookback_since(Subject.AUTHORS, [member(since)], WALL) == min(since, WALL) - 7 * DAY
 
 
 def test_relay_crawled_by_a_clock_ahead_reaches_as_far_as_one_crawled_now() -> None:
@@ -36,8 +36,8 @@ def test_resweep_is_due_after_its_interval_or_a_time_that_cannot_be(last: int, i
 
 
 def test_doubt_reaches_back_from_where_it_begins_until_it_is_dispelled() -> None:
-    reach = Horizon(SETTINGS, 0, doubted_since=WALL - 10 * DAY, doubted_at=WALL - 60)
-    assert reach.is_resweep_due(WALL, WALL - 61)
-    assert reach.resweep_since(WALL, WALL - 61) == WALL - 13 * DAY
-    assert not reach.is_resweep_due(WALL, WALL - 60)
-    assert reach.resweep_since(WALL, WALL - 60) == WALL - 3 * DAY
+    horizon = Horizon(SETTINGS, 0, doubted_since=WALL - 10 * DAY, doubted_at=WALL - 60)
+    assert horizon.is_resweep_due(WALL, WALL - 61)
+    assert horizon.resweep_since(WALL, WALL - 61) == WALL - 13 * DAY
+    assert not horizon.is_resweep_due(WALL, WALL - 60)
+    assert horizon.resweep_since(WALL, WALL - 60) == WALL - 3 * DAY
