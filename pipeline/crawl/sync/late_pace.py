@@ -6,9 +6,10 @@ so that they may take a part of its time only. One pace for all relays of a proc
 
 from typing import Final
 
-# Seconds between two sweeps that begin at one relay for the past of authors of the last tier.
-LEAST_S: Final = 0.1
-MOST_S: Final = 5.0
+# Seconds between two sweeps that begin at one relay for the past of authors of the last tier. Each takes a REQ and a
+# CLOSE, and relays that allow four messages a second must have room for what others wait for.
+LEAST_S: Final = 0.6
+MOST_S: Final = 6.0
 # How often it is looked how busy the thread was; above the first share of the time it slows down, below the second it
 # goes faster, each by this factor.
 LOOK_EVERY_S: Final = 0.5
