@@ -120,8 +120,9 @@ class _Saver:
         """Do a slice of what long contact lists left, more if there are too many; return False if there is none."""
         with self._database.read() as tx:
             left = contact_slices.count(tx)
-        for _ in range(min(left, 1 + max(0, left - MAX_SLICES))):
-            self._ctx.heartbeat.beat()
+        for number in range(min(left, 1 + max(0, left - MAX_SLICES))):
+            if number:
+                self._ctx.heartbeat.beat()
             self._processor.catch_up(self._database)
             with self._database.write() as tx:
                 self._processor.work_off(tx, self._ctx.clock.now_ms())

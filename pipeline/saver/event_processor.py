@@ -1,7 +1,7 @@
 """The transaction that saves events: contacts, retractions, relay lists, mentions, outbox rows and drops."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
@@ -116,18 +116,14 @@ class EventProcessor:
         self._committed_generation = 0
         self._mentions = RecentMentions()
         self._outbox_limit = OutboxLimit(relay_backlog)
-        # By the id of a contact list, what it changes, as it was before the write lock was held.
-        self._differences: dict[bytes, Difference] = {}
+        # By the id of a contact list, whom it names and what it changes, as it was before the write lock was held.
+        self._lists: dict[bytes, tuple[Collection[bytes], Difference | None]] = {}
 
     def catch_up(self, database: Database, items: Sequence[Item] = ()) -> None:
         """Read what takes long before the write lock is held: a million authors, what lists of thousands change."""
         with database.read() as tx:
             self._refresh_relevance(tx)
-            self._differences = {
-                event.id: contacts.difference(tx, follower, contacts_of(event))
-                for event in (item.event for item in items if item.event.kind == CONTACTS)
-                if (follower := authors.find(tx, event.pubkey)) is not None
-            }
+            self._lists = {item.event.id: _difference(tx, item.event) for item in items if item.event.kind == CONTACTS}
         self._committed_generation = self._relevance.generation
 
     def work_off(self, tx: Tx, now: int) -> bool:
@@ -171,11 +167,10 @@ class EventProcessor:
         for event in (item.event for item in items if item.event.kind == CONTACTS):
             follower = self._authors.intern(tx, event.pubkey)
             if not self._retracted(tx, [(event, follower)], now // 1000):
-                newest = KeyedList(follower, event.id, event.created_at, contacts_of(event))
-                contacts.replace_in_slices(
-                    tx, self._authors, newest, now, most_ago=self._followed_ago_ms,
-                    changes=self._differences.get(event.id),
-                )  # fmt: skip
+                keys, changes = self._lists.get(event.id) or (contacts_of(event), None)
+                newest = KeyedList(follower, event.id, event.created_at, keys)
+                ago = self._followed_ago_ms
+                contacts.replace_in_slices(tx, self._authors, newest, now, most_ago=ago, changes=changes)
 
     def _retract(self, tx: Tx, items: Sequence[Item], now: int) -> None:
         for item in items:
@@ -320,6 +315,12 @@ def _relay_list(tx: Tx, decided: _Decided, candidates: Sequence[Candidate]) -> R
                 listed[number] = None
     event = decided.event
     return RelayList(decided.accepted.author, event.id, event.created_at, tuple(writes), tuple(reads))
+
+
+def _difference(tx: Tx, event: Event) -> tuple[Collection[bytes], Difference | None]:
+    """Return whom a contact list names, and what that changes if its author was met before."""
+    keys, follower = contacts_of(event), authors.find(tx, event.pubkey)
+    return keys, None if follower is None else contacts.difference(tx, follower, keys)
 
 
 def _identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:

@@ -211,6 +211,7 @@ class Plan:
         default=None, init=False, compare=False, repr=False
     )
     _keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
+    _subjects: frozenset[Subject] | None = field(default=None, init=False, compare=False, repr=False)
     _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
     _user_keys: frozenset[bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
@@ -236,6 +237,14 @@ class Plan:
             keys = frozenset(query.key for query in self.queries)
             object.__setattr__(self, "_keys", keys)
         return keys
+
+    @property
+    def subjects(self) -> frozenset[Subject]:
+        """The subjects of all queries."""
+        if (subjects := self._subjects) is None:
+            subjects = frozenset(query.subject for query in self.queries)
+            object.__setattr__(self, "_subjects", subjects)
+        return subjects
 
     @property
     def live_keys(self) -> frozenset[str]:

@@ -188,7 +188,7 @@ class FormAudit:
             is_left = self.knowledge.has_holes(form.subject) and self.knowledge.verdict(form) is not FormVerdict.HOLES
             if is_refused or is_left:
                 return False
-        return form.subject is Subject.GLOBAL or any(query.subject is form.subject for query in plan.queries)
+        return form.subject is Subject.GLOBAL or form.subject in plan.subjects
 
     def _has_judged_mentions(self, task: Check | _Search | _Showing) -> bool:
         if isinstance(task, _Showing):
