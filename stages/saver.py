@@ -19,7 +19,7 @@ from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import contact_slices, inbox, shares
 from pipeline.store.commit_watch import CommitWatch
-from pipeline.store.counters import StageCounters, StageTally
+from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.inbox import InboxRow
@@ -141,8 +141,8 @@ class _Saver:
             rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
             inbox.queue.dead_letter(tx, letters, clock.now_ms())
-            dead = self._tally_dead(tx, len(letters))
-        self._counters.show(dead)
+            totals = self._count_dead(tx, len(letters))
+        self._counters.show(totals)
         for row in rows:
             if (reason := _dead_reason(row)) is not None:
                 self._log_dead_letter(row, reason)
@@ -192,10 +192,11 @@ class _Saver:
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
             outcome.events.taken += len(rows)
-            self._counters.write(tx, outcome.events)
+            totals = self._counters.write(tx, outcome.events)
             changes_wanted = self._processor.changes_wanted(tx)
         self._wake_others(outcome, changes_wanted=changes_wanted)
         self._processor.on_commit()
+        self._counters.show(totals)
         self._count(outcome)
 
     def _wake_others(self, outcome: Outcome, *, changes_wanted: bool) -> None:
@@ -214,31 +215,29 @@ class _Saver:
         now = self._ctx.clock.now_ms()
         failures = row.failures + 1
         with self._database.write() as tx:
-            dead = StageTally()
+            totals: Totals = ()
             if failures >= MAX_FAILURES:
-                dead = self._tally_dead(tx, inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, reason)], now))
+                totals = self._count_dead(tx, inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, reason)], now))
             else:
                 wait_s = _RETRY.delay_s(failures, random.Random())
                 put_back = inbox.queue.postpone if pre_charged else inbox.queue.nack
                 put_back(tx, [Postponed(row.receipt, now + round(wait_s * 1000))])
-        self._counters.show(dead)
+        self._counters.show(totals)
         kind = type(error).__name__
         self._ctx.metrics.stage_errors.labels(_STAGE, kind).inc()
         self._log.error(kind, "event not saved", event=row.event_id.hex(), reason=reason, failures=failures)
         if failures >= MAX_FAILURES:
             self._log_dead_letter(row, reason)
 
-    def _tally_dead(self, tx: Tx, count: int) -> StageTally:
+    def _count_dead(self, tx: Tx, count: int) -> Totals:
         tally = StageTally(taken=count)
         tally.drop("buried", count)
-        self._counters.write(tx, tally)
-        return tally
+        return self._counters.write(tx, tally)
 
     def _log_dead_letter(self, row: InboxRow, reason: str) -> None:
         self._log.error("dead-letter", "event is a dead letter", event=row.event_id.hex(), reason=reason)
 
     def _count(self, outcome: Outcome) -> None:
-        self._counters.show(outcome.events)
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         if outcome.surplus_relays:
             self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)

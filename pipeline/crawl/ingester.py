@@ -303,11 +303,10 @@ class Ingester:
                 self._note_novel(arrivals[event_id].relay, genuine[event_id])
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())
-            tally = self._close_tally(len(new), len(arrivals) - len(new))
-            self._counters.write(tx, tally)
+            totals = self._counters.write(tx, self._close_tally(len(new), len(arrivals) - len(new)))
         if new:
             self._on_new()
-        self._counters.show(tally)
+        self._counters.show(totals)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()
 

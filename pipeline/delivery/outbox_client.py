@@ -77,8 +77,8 @@ class OutboxClient:
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
             dead = StageTally(taken=outbox.queue.dead_letter(tx, letters, now))
             dead.drop("buried", dead.taken)
-            self.counters.write(tx, dead)
-        self.counters.show(dead)
+            totals = self.counters.write(tx, dead)
+        self.counters.show(totals)
         for each in letters:
             self.log.error(
                 each.reason, "event is a dead letter", sink=self.name, row=each.receipt.seq, reason=each.reason
@@ -140,10 +140,9 @@ class OutboxClient:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Settled(row, outcome))
             held = outbox.settle(tx, self.name, settled, now) + outbox.queue.dead_letter(tx, letters, now)
-            tally = _tally(verdicts, held)
-            self.counters.write(tx, tally)
+            totals = self.counters.write(tx, _tally(verdicts, held))
             held += outbox.queue.nack(tx, postponed)
-        self.counters.show(tally)
+        self.counters.show(totals)
         self._note_stale(len(verdicts) - held)
         self._count(verdicts, took_s, now)
 

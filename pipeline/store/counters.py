@@ -1,13 +1,15 @@
 """Events that each process took, passed on and dropped, counted in the transactions that did so.
 
 A count in memory or in a file is off by a batch if a process is killed between its commit and the count. These are
-not: for each stage, events in = events out + events dropped + events in its queue.
+not: for each stage, events in = events out + events dropped + events in its queue. The table `tallies` has them
+alone; the metrics show what stands there.
 """
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from threading import Lock
 
 from prometheus_client import Counter
 
@@ -19,6 +21,7 @@ from pipeline.store.outbox import SinkName
 ADD = """
 INSERT INTO tallies (slot, what, reason, count) VALUES (?, ?, ?, ?)
 ON CONFLICT (slot, what, reason) DO UPDATE SET count = count + excluded.count
+RETURNING what, reason, count
 """
 OF_SLOT = "SELECT what, reason, count FROM tallies WHERE slot = ?"
 SLOTS = "SELECT DISTINCT slot FROM tallies WHERE slot <> ?1 AND substr(slot, 1, length(?2)) = ?2"
@@ -72,20 +75,25 @@ class StageTally:
             yield CounterKind.SKIPPED, reason, count
 
 
+Totals = Sequence[tuple[CounterKind, str, int]]
+"""Counts as they stand, by kind and reason."""
+
+
 class StageCounters:
-    """The counts of one process, in the database and, once they are committed, in its metrics; thread-safe.
+    """The counts of one process, which its metrics show once they are committed; thread-safe.
 
     A transaction calls `write` with its tally, and `show` follows its commit. If a process is killed between the two,
     the next one in its slot shows the count, in `resume`.
     """
 
-    __slots__ = ("_children", "_metrics", "_slot")
+    __slots__ = ("_children", "_lock", "_metrics", "_slot")
 
     def __init__(self, slot: Slot, metrics: Metrics) -> None:
         self._slot = slot
         self._metrics = metrics
         # The series by what they count: looking a child up by its labels costs several times as much as counting.
         self._children: dict[tuple[CounterKind, str], Counter] = {}
+        self._lock = Lock()
 
     def resume(self, database: Database, is_abandoned: Callable[[str], bool] = lambda _: False) -> None:
         """Set database and metrics to the larger count of the two; for a stage that starts, which owns its slot.
@@ -98,10 +106,9 @@ class StageCounters:
             rows: list[Row] = tx.execute(OF_SLOT, (self._slot.name,)).fetchall()
             committed = {(CounterKind.TAKEN, ""): 0, (CounterKind.OUT, ""): 0}
             committed |= {(CounterKind(what), reason): count for what, reason, count in rows}
-            ahead = {key: self._shown(*key) - count for key, count in committed.items()}
-            tx.executemany(ADD, [(self._slot.name, *key, more) for key, more in ahead.items() if more > 0])
-        for key, more in ahead.items():
-            self._series(*key).inc(max(0, -more))
+            ahead = [(*key, self._shown(*key) - count) for key, count in committed.items()]
+            self._add(tx, [entry for entry in ahead if entry[2] > 0])
+        self.show([(*key, count) for key, count in committed.items()])
 
     def _adopt(self, tx: Tx, is_abandoned: Callable[[str], bool]) -> None:
         others: list[Row] = tx.execute(SLOTS, (self._slot.name, f"{self._slot.stage}-")).fetchall()
@@ -110,14 +117,19 @@ class StageCounters:
                 tx.execute(ADOPT, (self._slot.name, slot))
                 tx.execute(FORGET, (slot,))
 
-    def write(self, tx: Tx, tally: StageTally) -> None:
-        """Count `tally` with whatever else the transaction does."""
-        tx.executemany(ADD, [(self._slot.name, *entry) for entry in tally.entries()])
+    def write(self, tx: Tx, tally: StageTally) -> Totals:
+        """Count `tally` with whatever else the transaction does; returns what it changes, to be shown after it."""
+        return self._add(tx, tally.entries())
 
-    def show(self, tally: StageTally) -> None:
-        """Add a tally that is committed to the metrics."""
-        for kind, reason, count in tally.entries():
-            self._series(kind, reason).inc(count)
+    def _add(self, tx: Tx, entries: Iterable[tuple[CounterKind, str, int]]) -> Totals:
+        rows: list[Row] = tx.executemany(ADD, [(self._slot.name, *entry) for entry in entries]).fetchall()
+        return [(CounterKind(what), reason, count) for what, reason, count in rows]
+
+    def show(self, totals: Totals) -> None:
+        """Let the metrics show counts that are committed; of two threads that do so the larger count stays."""
+        with self._lock:
+            for kind, reason, total in totals:
+                self._series(kind, reason).inc(max(0, total - self._shown(kind, reason)))
 
     def _series(self, kind: CounterKind, reason: str) -> Counter:
         child = self._children.get((kind, reason))

@@ -9,7 +9,7 @@ from pipeline.process import metrics as process_metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot, prepare_runtime_directory
-from pipeline.store.counters import StageCounters, StageTally
+from pipeline.store.counters import CounterKind, StageCounters, StageTally, Totals
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 
@@ -52,9 +52,9 @@ def shown(metrics: Metrics, stage: str = "saver") -> dict[str, float]:
     }
 
 
-def commit(database: Database, counters: StageCounters, what: StageTally) -> None:
+def commit(database: Database, counters: StageCounters, what: StageTally) -> Totals:
     with database.write() as tx:
-        counters.write(tx, what)
+        return counters.write(tx, what)
 
 
 def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
@@ -62,8 +62,7 @@ def test_what_is_committed_and_shown_is_the_same(database: Database) -> None:
     counters = StageCounters(SAVER, metrics)
     counters.resume(database)
     for each in (tally(3, 2, duplicate=1), tally(2, 0, duplicate=1, irrelevant=1), tally(0, 0)):
-        commit(database, counters, each)
-        counters.show(each)
+        counters.show(commit(database, counters, each))
     expected = {"in_total": 5, "out_total": 2, "duplicate": 2, "irrelevant": 1}
     assert shown(metrics) == expected
     # After a reboot nothing is left but the database.
@@ -78,13 +77,23 @@ def test_what_was_committed_and_not_shown_is_shown_by_the_next_in_the_slot(
     """As when a process is killed right after its commit."""
     metrics = become()
     counters = StageCounters(SAVER, metrics)
-    counters.show(tally(1, 1))
-    commit(database, counters, tally(1, 1))
+    counters.show(commit(database, counters, tally(1, 1)))
     commit(database, counters, tally(5, 3, duplicate=2))
     again = become()
     for _ in range(2):
         StageCounters(SAVER, again).resume(database)
         assert shown(again) == {"in_total": 6, "out_total": 4, "duplicate": 2}
+
+
+def test_metrics_show_what_stands_in_the_database_whoever_shows_last(database: Database) -> None:
+    """Two threads commit one after the other, and show it the other way round; one that did not show loses nothing."""
+    metrics = Metrics()
+    counters = StageCounters(SAVER, metrics)
+    commit(database, counters, tally(1, 1))
+    earlier = commit(database, counters, tally(2, 1, duplicate=1))
+    counters.show(commit(database, counters, tally(4, 4)))
+    counters.show(earlier)
+    assert shown(metrics) == {"in_total": 7, "out_total": 6, "duplicate": 1}
 
 
 def test_a_rolled_back_transaction_counts_nothing(database: Database) -> None:
@@ -102,7 +111,7 @@ def test_a_database_that_was_made_anew_goes_on_from_the_metrics(database: Databa
     """Counters never go down, and nothing that is counted later goes unseen."""
     metrics = Metrics()
     counters = StageCounters(SAVER, metrics)
-    counters.show(tally(100, 100))
+    counters.show([(CounterKind.TAKEN, "", 100), (CounterKind.OUT, "", 100)])
     counters.resume(database)
     commit(database, counters, tally(1, 1))
     counters.resume(database)
