@@ -25,6 +25,7 @@ from pipeline.store import (
     drops,
     events,
     outbox,
+    payloads,
     relay_lists,
     relay_mentions,
     relays,
@@ -197,7 +198,9 @@ class EventProcessor:
         new = events.accept(tx, (each.accepted for each in kept), now)
         outcome.events.drop("duplicate", len(kept) - len(new))
         fresh = [each for each in kept if each.accepted.event_id in new]
-        events.store(tx, (each.accepted for each in fresh if each.accepted.sinks))
+        owed = {each.accepted.event: each.accepted for each in fresh if each.accepted.sinks}
+        events.store(tx, owed.values())
+        payloads.drop(tx, (item.row.event for item in items if item.row.event not in owed))
         if self._to_pubsub:
             outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
         self._send_to_relay(tx, fresh, outcome, now)
@@ -270,7 +273,7 @@ class EventProcessor:
             reason = retracted.value
         sinks = self._to_pubsub + (reason is None)
         accepted = Accepted(
-            row.receipt.seq, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks,
+            row.event, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks,
             None if retracted is None else retracted.value,
         )  # fmt: skip
         return _Decided(event, accepted, reason)

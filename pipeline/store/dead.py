@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.store import inbox, outbox
+from pipeline.store import inbox, outbox, payloads
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import LeaseQueue
 
@@ -24,10 +24,9 @@ NEWEST_OUTBOX = """
 SELECT seq, coalesce(events.event_id, x''), reason, claims, failures, buried_at
   FROM outbox_dead LEFT JOIN events ON events.event = outbox_dead.event WHERE sink = ?2 ORDER BY seq DESC LIMIT ?1
 """
-INBOX_PAYLOAD = "SELECT raw FROM inbox_dead WHERE seq = ?"
-OUTBOX_PAYLOAD = """
-SELECT payload FROM outbox_dead JOIN events ON events.event = outbox_dead.event WHERE outbox_dead.seq = ?
-"""
+INBOX_PAYLOAD = "SELECT payload FROM inbox_dead JOIN payloads USING (event) WHERE seq = ?"
+OUTBOX_PAYLOAD = "SELECT payload FROM outbox_dead JOIN payloads USING (event) WHERE seq = ?"
+INBOX_EVENT = "SELECT event FROM inbox_dead WHERE seq = ?"
 # The event is settled at this sink, so that retention may drop its payload.
 RECORD_DROPPED = """
 INSERT INTO deliveries (event, sink, outcome, at) SELECT event, sink, 'dropped', ?1 FROM outbox_dead WHERE seq = ?2
@@ -98,7 +97,9 @@ def retry(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
 
 def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
     """Remove dead letters for good; return how many there were."""
-    if queue is not DeadQueue.INBOX:
+    if queue is DeadQueue.INBOX:
+        payloads.drop(tx, [event for (event,) in tx.executemany(INBOX_EVENT, ((seq,) for seq in seqs))])
+    else:
         tx.executemany(RECORD_DROPPED, ((now, seq) for seq in seqs))
     return _of(queue).purge(tx, seqs)
 

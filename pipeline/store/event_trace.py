@@ -8,9 +8,13 @@ from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
 
 IN_INBOX = """
-SELECT seq, raw, relay, received_at, ready_at, claims, failures FROM inbox WHERE event_id = ?
+SELECT seq, payload, relay, received_at, ready_at, claims, failures
+  FROM inbox JOIN payloads USING (event) WHERE event_id = ?
 """
-BURIED = "SELECT seq, raw, relay, received_at, buried_at, reason FROM inbox_dead WHERE event_id = ?"
+BURIED = """
+SELECT seq, payload, relay, received_at, buried_at, reason
+  FROM inbox_dead JOIN payloads USING (event) WHERE event_id = ?
+"""
 # Ids are kept by the time of their events, so that one alone is looked for among all, the newest first, which are asked
 # for most: seconds where it is among the oldest of ten million, or not at all.
 ACCEPTED = """
@@ -21,7 +25,7 @@ SELECT event, seen_at, created_at, kind, author FROM seen WHERE event_id = ?1
 ACCEPTED_AT = """
 SELECT event, seen_at, created_at, kind, author FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1
 """
-STORED = "SELECT payload, relay, received_at FROM events WHERE event = ?"
+STORED = "SELECT payload, relay, received_at FROM events JOIN payloads USING (event) WHERE event = ?"
 DELIVERIES = "SELECT sink, outcome, at FROM deliveries WHERE event = ?"
 OWED = "SELECT sink, ready_at, claims, failures FROM outbox WHERE event = ?"
 REFUSED = "SELECT seq, sink, reason, buried_at FROM outbox_dead WHERE event = ?"
@@ -30,7 +34,7 @@ ADDRESS = "SELECT address FROM relays WHERE id = ?"
 NEWEST = """
 SELECT event_id, payload, received_at,
   (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event AND sink = 'pubsub')
-  FROM events ORDER BY event DESC LIMIT ?
+  FROM events JOIN payloads USING (event) ORDER BY event DESC LIMIT ?
 """
 PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
 IS_WANTED = "SELECT 1 FROM wanted WHERE author = ? AND refs > 0"

@@ -1,8 +1,9 @@
-"""Accepted events: which ids were ever accepted (`seen`), and the payloads still owed to a sink (`events`)."""
+"""Accepted events: which ids were ever accepted (`seen`), and those still owed to a sink (`events`)."""
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from pipeline.store import payloads
 from pipeline.store.database import Row, Tx
 from pipeline.store.retention_step import RetentionBatch
 
@@ -17,7 +18,7 @@ SELECT created_at, event_id, kind, author FROM seen WHERE created_at >= ?1 AND (
  ORDER BY created_at DESC, event_id DESC LIMIT ?4
 """
 STORE = """
-INSERT INTO events (event, event_id, payload, relay, received_at, sinks, retracted) VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO events (event, event_id, relay, received_at, sinks, retracted) VALUES (?, ?, ?, ?, ?, ?)
 """
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
@@ -102,16 +103,17 @@ def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) ->
 
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:
-    """Keep the payloads until they are delivered."""
-    rows = ((e.event, e.event_id, e.payload, e.relay, e.received_at, e.sinks, e.retracted) for e in events)
+    """Keep events until they are delivered; their payloads are kept already."""
+    rows = ((e.event, e.event_id, e.relay, e.received_at, e.sinks, e.retracted) for e in events)
     tx.executemany(STORE, rows)
 
 
 def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> RetentionBatch[int]:
-    """Drop payloads all of whose deliveries ended before `done_before`, looking at up to `limit` beyond `after`."""
+    """Drop events, with payloads, whose deliveries all ended before `done_before`; looks at `limit` beyond `after`."""
     rows: list[Row] = tx.execute(DONE_AMONG, (after, done_before, limit)).fetchall()
-    done = [(event,) for event, is_done in rows if is_done]
-    tx.executemany(DROP, done)
+    done = [event for event, is_done in rows if is_done]
+    tx.executemany(DROP, ((event,) for event in done))
+    payloads.drop(tx, done)
     return RetentionBatch(len(rows), len(done), rows[-1][0] if rows else 0)
 
 

@@ -3,27 +3,30 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.store import events
+from pipeline.store import events, payloads
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSize, QueueStatements, Receipt
 
 # An event is known if it was accepted before, is a dead letter, or was appended by another crawler.
-APPEND = """
-INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, bytes)
-SELECT ?1, ?2, ?3, ?4, ?4, length(?2)
- WHERE NOT EXISTS (SELECT 1 FROM seen WHERE created_at = ?5 AND event_id = ?1)
-   AND NOT EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
-ON CONFLICT (event_id) DO NOTHING
+KNOWN = """
+SELECT ?1
+ WHERE EXISTS (SELECT 1 FROM seen WHERE created_at = ?2 AND event_id = ?1)
+    OR EXISTS (SELECT 1 FROM inbox WHERE created_at = ?2 AND event_id = ?1)
+    OR EXISTS (SELECT 1 FROM inbox_dead WHERE event_id = ?1)
 """
 # The same where ids may be kept under `events.NO_TIME`, which is 0.
-APPEND_AT_ANY_TIME = APPEND.replace("= ?5", "IN (?5, 0)")
-# What was appended since, as numbers only grow. A RETURNING clause would double the cost of appending.
-LAST = "SELECT coalesce(max(seq), 0) FROM inbox"
-APPENDED = "SELECT event_id FROM inbox WHERE seq > ?"
+KNOWN_AT_ANY_TIME = KNOWN.replace("= ?2", "IN (?2, 0)")
+# A new event has the number of its first row; a row that is queued again has another, and its event keeps its own.
+APPEND = """
+INSERT INTO inbox (seq, event, event_id, created_at, relay, received_at, ready_at, bytes)
+VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?5, ?6)
+"""
+# The largest number ever given, so that none comes back.
+LAST = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'inbox'"
 CLAIM = """
 UPDATE inbox SET ready_at = ?2, claims = claims + 1, holder = ?4
  WHERE seq IN (SELECT seq FROM inbox WHERE ready_at <= ?1 ORDER BY ready_at LIMIT ?3)
-RETURNING seq, claims, failures, event_id, raw, relay, received_at
+RETURNING seq, claims, failures, event, event_id, relay, received_at
 """
 # Whether any row is ready, without taking the write lock.
 ANY_READY = "SELECT 1 FROM inbox WHERE ready_at <= ? LIMIT 1"
@@ -40,7 +43,7 @@ OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
 OLDEST_UNATTEMPTED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
 DEAD = "SELECT count(*) FROM inbox_dead"
 
-queue = LeaseQueue(QueueStatements.of("inbox", "event_id, raw, relay, received_at, bytes"))
+queue = LeaseQueue(QueueStatements.of("inbox", "event, event_id, created_at, relay, received_at, bytes"))
 
 
 class Arrival(NamedTuple):
@@ -54,10 +57,11 @@ class Arrival(NamedTuple):
 
 
 class InboxRow(NamedTuple):
-    """A claimed row."""
+    """A claimed row of the event numbered `event`."""
 
     receipt: Receipt
     failures: int
+    event: int
     event_id: bytes
     raw: bytes
     relay: int
@@ -66,9 +70,15 @@ class InboxRow(NamedTuple):
 
 def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     """Add events that are not seen yet, ready at once; return the ids that were new."""
-    last = tx.execute(LAST).get
-    tx.executemany(APPEND_AT_ANY_TIME if events.any_without_time(tx) else APPEND, arrivals)
-    return {event_id for (event_id,) in tx.execute(APPENDED, (last,))}
+    by_id = {arrival.event_id: arrival for arrival in arrivals}
+    statement = KNOWN_AT_ANY_TIME if events.any_without_time(tx) else KNOWN
+    ids = ((arrival.event_id, arrival.created_at) for arrival in by_id.values())
+    known = {event_id for (event_id,) in tx.executemany(statement, ids)}
+    first = int(tx.execute(LAST).get) + 1
+    new = list(enumerate((arrival for event_id, arrival in by_id.items() if event_id not in known), first))
+    tx.executemany(APPEND, ((n, e.event_id, e.created_at, e.relay, e.received_at, len(e.raw)) for n, e in new))
+    payloads.put(tx, ((number, e.raw) for number, e in new))
+    return {arrival.event_id for _, arrival in new}
 
 
 def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[InboxRow]:
@@ -78,9 +88,10 @@ def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None
     """
     rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit, holder)).fetchall()
     rows.sort()
+    raw = payloads.of_events(tx, (event for _, _, _, event, *_ in rows))
     return [
-        InboxRow(Receipt(seq, claims), failures, event_id, raw, relay, received_at)
-        for seq, claims, failures, event_id, raw, relay, received_at in rows
+        InboxRow(Receipt(seq, claims), failures, event, event_id, raw.get(event, b""), relay, received_at)
+        for seq, claims, failures, event, event_id, relay, received_at in rows
     ]
 
 

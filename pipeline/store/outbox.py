@@ -9,7 +9,7 @@ from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSiz
 
 APPEND = """
 INSERT INTO outbox (event, sink, ready_at, bytes)
-VALUES (?1, ?2, ?3, coalesce((SELECT length(payload) FROM events WHERE event = ?1), 0))
+VALUES (?1, ?2, ?3, coalesce((SELECT length(payload) FROM payloads WHERE event = ?1), 0))
 """
 CLAIM = """
 UPDATE outbox SET ready_at = ?3, claims = claims + 1, holder = ?5
@@ -18,7 +18,9 @@ RETURNING seq, claims, failures, event, returned
 """
 # The same from the other end.
 CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
-PAYLOAD = "SELECT event, event_id, payload, received_at, retracted FROM events WHERE event = ?"
+EVENT = """
+SELECT event, event_id, payload, received_at, retracted FROM events JOIN payloads USING (event) WHERE event = ?
+"""
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 # Rows of a sink that a clock scheduled that was ahead, and their repair.
 FUTURE = """
@@ -117,9 +119,9 @@ def claim(
         CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
     ).fetchall()
     claimed.sort()
-    payloads: dict[int, Row] = {row[0]: row for row in tx.executemany(PAYLOAD, ((event,) for *_, event, _ in claimed))}
+    events: dict[int, Row] = {row[0]: row for row in tx.executemany(EVENT, ((event,) for *_, event, _ in claimed))}
     return [
-        OutboxRow._make((Receipt(seq, claims), failures, *payloads.get(event, (event, b"", b"", now, None)), returned))
+        OutboxRow._make((Receipt(seq, claims), failures, *events.get(event, (event, b"", b"", now, None)), returned))
         for seq, claims, failures, event, returned in claimed
     ]
 

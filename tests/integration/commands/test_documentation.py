@@ -19,6 +19,7 @@ from tests.fakes.go_database import GoDatabase
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import settings
 from tests.support.command_lines import arguments, complaint
+from tests.support.stored import store_with_payloads
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ("README.md", "CONTRIBUTING.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")
@@ -87,7 +88,7 @@ def _fill(path: Path) -> None:
             Accepted(2, b"\2" * 32, 5, 0, 1, event.raw.encode(), 1, 1, 1),
         ]
         events.accept(tx, accepted, 1)
-        events.store(tx, accepted)
+        store_with_payloads(tx, accepted)
         outbox.append(tx, SinkName.PUBSUB, [1], 1)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
         outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too large for the topic")], 20)

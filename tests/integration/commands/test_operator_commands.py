@@ -22,6 +22,7 @@ from tests.factories.events import Author
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import settings
+from tests.support.stored import store_with_payloads
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -62,7 +63,7 @@ def _dead_outbox_row(database: Database, author: Author) -> bytes:
     event = author.sign("undeliverable", kind=1, created_at=1_700_000_000)
     event_id = bytes.fromhex(event.id)
     with database.write() as tx:
-        events.store(tx, [Accepted(7, event_id, event.created_at, 1, 1, event.raw.encode(), 1, 1, 1)])
+        store_with_payloads(tx, [Accepted(7, event_id, event.created_at, 1, 1, event.raw.encode(), 1, 1, 1)])
         outbox.append(tx, SinkName.PUBSUB, [7], 1)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
         outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too many claims")], 20)
@@ -177,7 +178,7 @@ def test_backlog_of_a_sink_that_is_off_is_dropped_on_demand(run: Run, database: 
     with database.write() as tx:
         for number in range(1, 1201):
             event_id = number.to_bytes(32, "big")
-            events.store(tx, [Accepted(number, event_id, 1, 1, 1, b"{}", 1, now - 10_000, 1)])
+            store_with_payloads(tx, [Accepted(number, event_id, 1, 1, 1, b"{}", 1, now - 10_000, 1)])
             outbox.append(tx, sink, [number], now)
     on = {"EVENTS_SINK": "stdout", "EVENTS_TARGET_RELAY": "ws://127.0.0.9:9"}
     off = {"EVENTS_SINK": "none", "EVENTS_TARGET_RELAY": ""}

@@ -25,6 +25,7 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.factories.events import Author, SignedEvent
 from tests.fakes.net import pause
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000
 PATIENCE_S = 20.0
@@ -84,7 +85,7 @@ class Outbox:
             now = self.clock.now_ms()
             events.accept(tx, accepted, now)
             if payloads:
-                events.store(tx, accepted)
+                store_with_payloads(tx, accepted)
             outbox.append(tx, self.sink, [each.event for each in accepted], now)
 
     def query(self, statement: str, *bindings: object) -> list[Row]:

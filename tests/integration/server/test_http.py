@@ -217,7 +217,7 @@ def queue(server: Running, received_at: int, *, failures: int = 0) -> None:
     """Put an event into the outbox of the JSONL file that nobody delivers."""
     with server.database() as database, database.write() as tx:
         tx.execute(
-            "INSERT INTO events VALUES (?1, ?2, x'7b7d', 1, ?1, 1, NULL)",
+            "INSERT INTO events VALUES (?1, ?2, 1, ?1, 1, NULL)",
             (received_at, received_at.to_bytes(32, "big")),
         )
         tx.execute(

@@ -10,7 +10,6 @@ from pipeline.commands.status import page_url
 from pipeline.nostr.event import event_from_json
 from pipeline.process.page_token import read_page_token
 from pipeline.store import drops, inbox, relay_candidates, relay_mentions, relay_status, throughput, users
-from pipeline.store import events as store_events
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
@@ -19,6 +18,7 @@ from pipeline.store.relay_status import RelayState, RelayStatus
 from tests.factories.events import SignedEvent, authors
 from tests.fakes.browser import Browser, is_installed
 from tests.integration.server.harness import Answer, Running, running
+from tests.support.stored import store_with_payloads
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 HOSTILE = "<script>document.title='stolen'</script><img src=http://127.0.0.9/x onerror=alert(1)>\"'"
@@ -229,7 +229,7 @@ def save(server: Running, *events: SignedEvent) -> None:
         for number, event in enumerate(events, 1):
             event_id, raw = bytes.fromhex(event.id), event_from_json(event.raw.encode()).to_json()
             stored = Accepted(number, event_id, event.created_at, event.kind, 1, raw, 1, now, 1)
-            store_events.store(tx, [stored])
+            store_with_payloads(tx, [stored])
         tx.execute("INSERT INTO deliveries VALUES (1, 'pubsub', 'delivered', ?)", (now + 40,))
 
 

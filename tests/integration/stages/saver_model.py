@@ -172,6 +172,7 @@ def check(world: World, model: SaverModel) -> None:
     wanted = {key[author]: refs for author, refs in world.query("SELECT author, refs FROM wanted WHERE refs > 0")}
     assert wanted == model.wanted()
     assert world.seen() == model.seen
+    assert world.query("SELECT event FROM payloads ORDER BY 1") == world.query("SELECT event FROM events ORDER BY 1")
     assert world.queued("pubsub") == sorted(model.to_pubsub)
     assert world.queued("relay") == sorted(model.to_relay)
     retracted = world.query("SELECT event_id, retracted FROM events WHERE retracted IS NOT NULL")

@@ -88,7 +88,10 @@ def test_a_live_event_is_in_the_inbox_long_before_the_next_sweep(world: World, r
         for event in profiles(20):
             assert relay.publish(event) >= 1
             wait_arrived(world, [event])
-    assert world.query("SELECT raw FROM inbox ORDER BY seq")[0][0] == profiles(1)[0].raw.encode()
+    assert (
+        world.query("SELECT payload FROM inbox JOIN payloads USING (event) ORDER BY seq")[0][0]
+        == profiles(1)[0].raw.encode()
+    )
 
 
 def test_what_is_stored_is_fetched_and_told_of(world: World, relay: ScriptedRelay) -> None:
@@ -283,8 +286,8 @@ def test_the_outbox_counts_for_backpressure_too(world: World, relay: ScriptedRel
 def test_bytes_that_wait_stop_reading_until_they_are_saved(world: World, relay: ScriptedRelay) -> None:
     least = 16 << 20
     world.execute(
-        "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, bytes)"
-        " VALUES (randomblob(32), x'', 1, 0, 0, ?)",
+        "INSERT INTO inbox (event, event_id, relay, received_at, ready_at, bytes)"
+        " VALUES (1, randomblob(32), 1, 0, 0, ?)",
         least + 1,
     )
     events = profiles(5)

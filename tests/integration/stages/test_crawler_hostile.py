@@ -243,7 +243,9 @@ def test_flood_of_strangers_is_paced_while_users_events_come_at_once(world: Worl
         found = world.query("SELECT address, stranger_bytes FROM relays ORDER BY stranger_bytes")
     assert found[0] == (honest.url, 0)
     # What the burst and the grace let through, and what was read already.
-    assert world.value("SELECT sum(length(raw)) FROM inbox") < 20_000 * (costs.BURST_S + costs.GRACE_S) + 1_000_000
+    assert (
+        world.value("SELECT sum(length(payload)) FROM payloads") < 20_000 * (costs.BURST_S + costs.GRACE_S) + 1_000_000
+    )
 
 
 def _global_lives(relay: ScriptedRelay) -> list[str]:

@@ -175,7 +175,7 @@ def test_lists_of_many_addresses_are_saved_in_short_transactions() -> None:
     raw = b'["r","wss://relay.example"],' * 100
 
     def row(raw: bytes) -> InboxRow:
-        return InboxRow(Receipt(1, 1), 0, bytes(32), raw, 1, 0)
+        return InboxRow(Receipt(1, 1), 0, 1, bytes(32), raw, 1, 0)
 
     assert [len(batch) for batch in saver.transactions([row(raw)] * 12)] == [4, 4, 4]
     assert [len(batch) for batch in saver.transactions([row(b"x" * 800)] * saver.BATCH_ROWS)] == [saver.BATCH_ROWS]

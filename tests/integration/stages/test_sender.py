@@ -291,7 +291,7 @@ def test_killed_in_the_middle_it_loses_nothing(world: World, relay: ScriptedRela
             service.kill()
         service.start(wait=False)
         wait_delivered(world, 1500)
-        rows = world.query("SELECT failures, payload FROM outbox JOIN events USING (event) WHERE sink = 'relay'")
+        rows = world.query("SELECT failures, payload FROM outbox JOIN payloads USING (event) WHERE sink = 'relay'")
         assert [(failures, json.loads(payload)["id"]) for failures, payload in rows] == [(0, silent.id)]
         service.stop()
     finally:

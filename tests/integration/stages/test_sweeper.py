@@ -46,13 +46,16 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def put_event(world: World, number: int, *, sinks: int, received_at: int = NOW_MS - 9 * DAY, **delivered: int) -> None:
     """An event that owes `sinks` deliveries, some of them made at a time."""
-    world.execute("INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", number, received_at, sinks)
+    world.execute("INSERT INTO payloads VALUES (?, x'aa')", number)
+    world.execute("INSERT INTO events VALUES (?, randomblob(32), 1, ?, ?, NULL)", number, received_at, sinks)
     for sink, at in delivered.items():
         world.execute("INSERT INTO deliveries VALUES (?, ?, 'delivered', ?)", number, sink, at)
 
 
 def stored(world: World) -> set[int]:
-    return {number for (number,) in world.query("SELECT event FROM events")}
+    numbers = {number for (number,) in world.query("SELECT event FROM events")}
+    assert numbers == {number for (number,) in world.query("SELECT event FROM payloads")}
+    return numbers
 
 
 def sweep(world: World, rounds: int = 4, **settings: str) -> Running:
@@ -196,9 +199,8 @@ def test_random_tables_against_a_naive_reading(world: World, eager: None, seed: 
             sinks = rng.randint(1, 2)
             made = rng.sample(["pubsub", "relay"], rng.randint(0, sinks))
             at = [min(NOW_MS, received_at + rng.choice([0, 1000, HOUR])) for _ in made]
-            tx.execute(
-                "INSERT INTO events VALUES (?, randomblob(32), x'aa', 1, ?, ?, NULL)", (number, received_at, sinks)
-            )
+            tx.execute("INSERT INTO payloads VALUES (?, x'aa')", (number,))
+            tx.execute("INSERT INTO events VALUES (?, randomblob(32), 1, ?, ?, NULL)", (number, received_at, sinks))
             tx.executemany(
                 "INSERT INTO deliveries VALUES (?, ?, 'x', ?)", [(number, *one) for one in zip(made, at, strict=True)]
             )
@@ -255,9 +257,8 @@ def machine_of(steps_per_s: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def fill(world: World, rows: int, *, received_at: int, delivered_at: int | None) -> None:
     """So many events of 700 bytes, their ids and maybe their deliveries."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
-    world.execute(
-        f"{numbers} INSERT INTO events SELECT i, randomblob(32), randomblob(700), 1, ?, 1, NULL FROM n", received_at
-    )
+    world.execute(f"{numbers} INSERT INTO payloads SELECT i, randomblob(700) FROM n")
+    world.execute(f"{numbers} INSERT INTO events SELECT i, randomblob(32), 1, ?, 1, NULL FROM n", received_at)
     world.execute(f"{numbers} INSERT INTO seen SELECT randomblob(32), i, ?, 5, 0, 1 FROM n", received_at)
     if delivered_at is not None:
         world.execute(f"{numbers} INSERT INTO deliveries SELECT i, 'pubsub', 'x', ? FROM n", delivered_at)
@@ -444,8 +445,8 @@ def test_rows_that_a_wrong_clock_put_off_are_called_back(world: World) -> None:
     )
     for number, (ready_at, failures, _) in enumerate(rows):
         world.execute(
-            "INSERT INTO inbox (event_id, raw, relay, received_at, ready_at, failures)"
-            " VALUES (randomblob(32), x'aa', 1, ?, ?, ?)",
+            "INSERT INTO inbox (event, event_id, relay, received_at, ready_at, failures)"
+            " VALUES (?1, randomblob(32), 1, ?1, ?2, ?3)",
             number, ready_at, failures,
         )  # fmt: skip
         for sink in ("pubsub", "relay"):

@@ -103,7 +103,7 @@ class _Fill:
             return dict(rows)
 
     def _accepted(self, tx: Tx, row: InboxRow) -> Accepted:
-        number = row.receipt.seq
+        number = row.event
         author, created_at = self._author(tx, number), self._created_at(number)
         return Accepted(number, row.event_id, created_at, 1, author, row.raw, row.relay, row.received_at, 1)
 
@@ -149,7 +149,8 @@ def measure(count: int) -> PartReport:
         fill.database.close()
     kept = [
         ("inbox, while they wait for the saver", waiting["inbox"], count),
-        ("events, until delivered and an hour", saved["events"], count),
+        ("payloads, until delivered and an hour", saved["payloads"], count),
+        ("events, likewise", saved["events"], count),
         ("outbox, per sink, while they wait", saved["outbox"], count),
         ("deliveries, per sink, for 30 days", delivered["deliveries"], count),
         ("seen, for 30 days", saved["seen"], count),

@@ -27,6 +27,7 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.fakes.procs import peak_resident_bytes
 from tests.fakes.service import EventService, settings
+from tests.support.stored import store_with_payloads
 from tests.tools.bench.events import FIRST_CREATED_AT, blocks, lines
 from tests.tools.bench.report import Figure, Limit, PartReport, table
 from tests.tools.bench.single_stage import Run, forward, save
@@ -116,7 +117,9 @@ def queue(path: Path, rows: int, sink: SinkName) -> None:
         for first in range(0, rows, _IDS_A_TIME):
             numbers = range(_FIRST_QUEUED + first, _FIRST_QUEUED + min(first + _IDS_A_TIME, rows))
             with database.write() as tx:
-                events.store(tx, (Accepted(each, rng.randbytes(32), 0, 1, 1, payload, 1, now, 1) for each in numbers))
+                store_with_payloads(
+                    tx, (Accepted(each, rng.randbytes(32), 0, 1, 1, payload, 1, now, 1) for each in numbers)
+                )
                 outbox.append(tx, sink, numbers, now)
 
 

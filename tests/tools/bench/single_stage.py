@@ -9,7 +9,6 @@ from pathlib import Path
 from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import events as stored_events
 from pipeline.store import inbox, outbox
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
@@ -22,6 +21,7 @@ from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay_process import RelayProcess
 from tests.fakes.service import EventService, settings
+from tests.support.stored import store_with_payloads
 from tests.tools.bench import events
 from tests.tools.bench.machine import Moment, Usage
 from tests.tools.bench.report import Figure, Limit, PartReport, cost, per_second
@@ -131,7 +131,7 @@ def _queue(database: Database, rows: int) -> None:
             Accepted(number, each.event_id, each.created_at, 0, 1, each.raw, 1, now_ms, 1)
             for number, each in enumerate(arrivals, 1)
         )
-        stored_events.store(tx, accepted)
+        store_with_payloads(tx, accepted)
         outbox.append(tx, SinkName.RELAY, range(1, rows + 1), now_ms)
 
 

@@ -14,11 +14,12 @@ from tests.tools.chaos.hooks.points import BEFORE, COMMITTED
 from tests.tools.chaos.process_faults import SERVICE
 
 STATEMENTS = {
-    "crawler": ("INSERT INTO inbox", "INSERT INTO cursors", "COMMIT"),
+    "crawler": ("INSERT INTO inbox", "INSERT INTO payloads", "INSERT INTO cursors", "COMMIT"),
     "saver": (
         "UPDATE inbox",
         "INSERT INTO seen",
         "INSERT INTO events",
+        "DELETE FROM payloads",
         "INSERT INTO outbox",
         "DELETE FROM inbox",
         "COMMIT",

@@ -42,6 +42,10 @@ SELECT (SELECT 'inbox' FROM inbox WHERE event_id = ?1),
        (SELECT group_concat(sink || ' waiting, failures ' || failures || ', in ms ' || (ready_at - ?2))
           FROM outbox JOIN seen USING (event) WHERE event_id = ?1)
 """
+# A payload that nothing refers to stays for ever; a row without one is lost.
+_OWNERS = "SELECT event FROM inbox UNION SELECT event FROM inbox_dead UNION SELECT event FROM events"
+ORPHANS = f"SELECT count(*) FROM payloads WHERE event NOT IN ({_OWNERS})"
+WITHOUT_PAYLOAD = f"SELECT count(*) FROM ({_OWNERS}) WHERE event NOT IN (SELECT event FROM payloads)"
 CLEAR_WAITS = (
     "UPDATE inbox SET ready_at = min(ready_at, ?)",
     "UPDATE outbox SET ready_at = min(ready_at, ?)",
@@ -89,8 +93,11 @@ class Queues:
 
     def integrity(self) -> str:
         """What is wrong with the file as a whole; empty when nothing is. Takes a while."""
-        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check(3)")]
-        return "" if found == ["ok"] else "; ".join(found)
+        found = [str(row[0]) for row in self._rows("PRAGMA integrity_check(3)") if row[0] != "ok"]
+        for what, statement in (("payloads of no event", ORPHANS), ("events without payload", WITHOUT_PAYLOAD)):
+            if count := self._rows(statement)[0][0]:
+                found.append(f"{count} {what}")
+        return "; ".join(found)
 
     def in_flight(self, sink: str) -> set[str]:
         """Ids of the events that somebody holds a lease of, or put off after a failure."""

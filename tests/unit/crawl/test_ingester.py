@@ -97,7 +97,9 @@ class Desk:
 
     def rows(self) -> list[bytes]:
         with self.db.read() as tx:
-            found: list[Row] = tx.execute("SELECT raw FROM inbox ORDER BY seq").fetchall()
+            found: list[Row] = tx.execute(
+                "SELECT payload FROM inbox JOIN payloads USING (event) ORDER BY seq"
+            ).fetchall()
         return [raw for (raw,) in found]
 
     def cursors(self) -> list[Cursor]:
@@ -198,10 +200,10 @@ def test_what_other_processes_have_had_is_known(desk: Desk) -> None:
     """An event may wait in the inbox, be seen, or lie buried."""
     waiting, seen, buried, fresh = (note(text) for text in ("waiting", "seen", "buried", "fresh"))
     with desk.db.write() as tx:
-        inbox.append(tx, [inbox.Arrival(buried.id, b"", 1, NOW_MS, 1)])
+        inbox.append(tx, [inbox.Arrival(buried.id, b"", 1, NOW_MS, NOW)])
         (row,) = inbox.claim(tx, now=NOW_MS, lease=1, limit=9)
         inbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "broken")], NOW_MS)
-        inbox.append(tx, [inbox.Arrival(waiting.id, b"waiting", 1, NOW_MS, 1)])
+        inbox.append(tx, [inbox.Arrival(waiting.id, b"waiting", 1, NOW_MS, NOW)])
         events.accept(tx, [Accepted(99, seen.id, NOW, 1, 1, b"", 1, NOW_MS, 0)], NOW_MS)
     desk.take(batch(waiting, seen, buried, fresh))
     assert desk.rows() == [b"waiting", fresh.to_json()]

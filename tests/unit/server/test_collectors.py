@@ -12,7 +12,6 @@ from pipeline.server.collectors import StoreCollector
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import (
-    events,
     gauges,
     inbox,
     outbox,
@@ -31,6 +30,7 @@ from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
 BOTH = (SinkName.PUBSUB, SinkName.RELAY)
@@ -67,7 +67,7 @@ def crawl(
 
 def owe(tx: Tx, event: int, received_at: int, *sinks: SinkName) -> None:
     event_id = event.to_bytes(32, "big")
-    events.store(tx, [Accepted(event, event_id, 0, 1, 1, b"{}", 1, received_at, len(sinks))])
+    store_with_payloads(tx, [Accepted(event, event_id, 0, 1, 1, b"{}", 1, received_at, len(sinks))])
     for sink in sinks:
         outbox.append(tx, sink, [event], received_at)
 
@@ -233,7 +233,7 @@ def test_leased_rows_wait_and_buried_rows_are_dead(database: Database) -> None:
         inbox.append(tx, [Arrival(bytes([n]) * 32, b"{}", 1, NOW - 1000 * n, 1) for n in (4, 3, 2)])
         (first, *_) = inbox.claim(tx, now=NOW, lease=1000, limit=2)
         inbox.queue.dead_letter(tx, [DeadLetter(first.receipt, "broken")], NOW)
-        owe(tx, 1, NOW, SinkName.RELAY)
+        owe(tx, 9, NOW, SinkName.RELAY)
         (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1000, limit=1)
         outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "refused")], NOW)
     found = samples(rendered(database))

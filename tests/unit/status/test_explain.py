@@ -18,6 +18,7 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.outbox import Settled, SinkName
 from pipeline.store.schema import open_database
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
 SECRETS = [bytes(31) + bytes([number]) for number in (1, 2, 3)]
@@ -41,7 +42,7 @@ def accept(tx: Tx, event: Event, *, payload: bool = True) -> None:
     accepted = Accepted(7, event.id, event.created_at, event.kind, author, event.to_json(), 1, NOW, 1)
     events.accept(tx, [accepted], NOW)
     if payload:
-        events.store(tx, [accepted])
+        store_with_payloads(tx, [accepted])
 
 
 def told(tx: Tx, event: Event) -> dict[str, str]:

@@ -200,7 +200,7 @@ def test_a_full_disk_is_the_fault_of_the_database_and_leaves_it_usable(db: Datab
     pages = int(db.pragma("page_count"))
     db.pragma("max_page_count", pages)
     with pytest.raises(DatabaseFailed, match="cannot be written"), db.write() as tx:
-        tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1, NULL)")
+        tx.execute("INSERT INTO payloads VALUES (1, zeroblob(100000))")
     db.pragma("max_page_count", 2**30)
     with db.write() as tx:
         insert(tx)
@@ -396,7 +396,7 @@ def test_full_disk_is_told_as_such_wherever_it_is_met(db: Database) -> None:
     pages = int(db.pragma("page_count"))
     db.pragma("max_page_count", pages)
     with pytest.raises(DiskFull, match="disk is full"), db.write() as tx:
-        tx.execute("INSERT INTO events VALUES (1, x'00', zeroblob(100000), 1, 1, 1, NULL)")
+        tx.execute("INSERT INTO payloads VALUES (1, zeroblob(100000))")
 
 
 class _CountingFile(apsw.VFSFile):

@@ -9,6 +9,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
 from pipeline.store.outbox import SinkName
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
 SINKS = {DeadQueue.PUBSUB: SinkName.PUBSUB, DeadQueue.RELAY: SinkName.RELAY}
@@ -22,7 +23,7 @@ def bury(tx: Tx, queue: DeadQueue, number: int, reason: str, at: int) -> None:
         receipts = [row.receipt for row in inbox.claim(tx, now=NOW, lease=1, limit=9)]
         inbox.queue.dead_letter(tx, [DeadLetter(receipt, reason) for receipt in receipts], at)
         return
-    events.store(tx, [Accepted(number, event_id, 1, 1, 1, payload, 1, NOW, 1)])
+    store_with_payloads(tx, [Accepted(number, event_id, 1, 1, 1, payload, 1, NOW, 1)])
     outbox.append(tx, SINKS[queue], [number], NOW)
     receipts = [row.receipt for row in outbox.claim(tx, SINKS[queue], now=NOW, lease=1, limit=9)]
     outbox.queue.dead_letter(tx, [DeadLetter(receipt, reason) for receipt in receipts], at)
@@ -85,5 +86,18 @@ def test_a_row_whose_payload_is_gone_is_still_found(db: Database) -> None:
     with db.write() as tx:
         bury(tx, DeadQueue.PUBSUB, 1, "why", NOW)
         tx.execute("DELETE FROM events")
+        tx.execute("DELETE FROM payloads")
         (row,) = find(tx, DeadQueue.PUBSUB)
         assert (row.event_id, dead.payload(tx, row)) == (b"", None)
+
+
+def test_payloads_leave_with_the_dead_letters_of_the_inbox_that_are_purged(db: Database) -> None:
+    """One that is queued again keeps its own, under a new number of its row."""
+    with db.write() as tx:
+        inbox.append(tx, [Arrival(bytes([number]) * 32, b"%d" % number, 1, NOW, 1) for number in (1, 2, 3)])
+        letters = [DeadLetter(row.receipt, "why") for row in inbox.claim(tx, now=NOW, lease=1, limit=2)]
+        inbox.queue.dead_letter(tx, letters, NOW)
+        assert dead.drop(tx, DeadQueue.INBOX, [letters[0].receipt.seq], NOW) == 1
+        assert dead.retry(tx, DeadQueue.INBOX, [letters[1].receipt.seq], NOW) == 1
+        assert [row.raw for row in inbox.claim(tx, now=NOW + 1, lease=1, limit=9)] == [b"3", b"2"]
+        assert tx.execute("SELECT payload FROM payloads ORDER BY event").fetchall() == [(b"2",), (b"3",)]

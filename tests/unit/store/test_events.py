@@ -13,6 +13,7 @@ from pipeline.store.lease import Receipt
 from pipeline.store.outbox import OutboxRow, Settled, SinkName
 from pipeline.store.retention_step import RetentionBatch
 from tests.support.seeds import seeds
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
 
@@ -54,7 +55,9 @@ def test_an_id_that_was_noted_without_its_time_is_known_at_any_time(db: Database
 
 def test_a_payload_is_dropped_once_every_delivery_it_owes_is_old_enough(db: Database) -> None:
     with db.write() as tx:
-        events.store(tx, [accepted(1), accepted(2), accepted(3, sinks=1), accepted(4, sinks=0), accepted(5, sinks=0)])
+        store_with_payloads(
+            tx, [accepted(1), accepted(2), accepted(3, sinks=1), accepted(4, sinks=0), accepted(5, sinks=0)]
+        )
         for sink, numbers in ((SinkName.PUBSUB, [1, 2, 3]), (SinkName.RELAY, [1, 2])):
             outbox.append(tx, sink, numbers, NOW)
         deliver(tx, 1, SinkName.PUBSUB, NOW + 10)
@@ -85,7 +88,7 @@ def test_walking_in_slices_drops_the_same_as_one_look_at_everything(db: Database
             sinks = rng.randrange(3)
             times = [NOW + rng.randrange(1000) for _ in range(rng.randrange(sinks + 1))]
             received_at = NOW + rng.randrange(-500, 0) if times else NOW + rng.randrange(1000)
-            events.store(tx, [accepted(number, sinks=sinks, received_at=received_at)])
+            store_with_payloads(tx, [accepted(number, sinks=sinks, received_at=received_at)])
             for sink, at in zip(SinkName, times, strict=False):
                 tx.execute("INSERT INTO deliveries VALUES (?, ?, 'ok', ?)", (number, sink.value, at))
             if len(times) == sinks and max((received_at, *times)) <= bound:
@@ -106,7 +109,7 @@ def test_walking_in_slices_drops_the_same_as_one_look_at_everything(db: Database
 def test_a_slice_looks_at_no_more_than_it_may_however_many_are_not_done(db: Database) -> None:
     """It runs under the write lock: walking over everything that waits would hold up every other process."""
     with db.write() as tx:
-        events.store(tx, (accepted(n, payload=bytes(700), received_at=NOW + 10**6) for n in range(1, 20_001)))
+        store_with_payloads(tx, [accepted(n, payload=bytes(700), received_at=NOW + 10**6) for n in range(1, 20_001)])
         began = time.process_time()
         for _ in range(20):
             done = events.drop_delivered(tx, after=0, done_before=NOW, limit=10)

@@ -384,9 +384,9 @@ def test_the_dead_row_keeps_everything_and_its_reason(db: Database) -> None:
         again = inbox.claim(tx, now=START, lease=1, limit=1)[0].receipt
         inbox.queue.dead_letter(tx, [DeadLetter(again, "too many failures")], START + 7)
         row = tx.execute(
-            "SELECT seq, event_id, raw, relay, received_at, claims, failures, reason, buried_at FROM inbox_dead"
+            "SELECT seq, event, event_id, relay, received_at, claims, failures, reason, buried_at FROM inbox_dead"
         ).fetchall()
-    assert row == [(receipt.seq, b"i" * 32, b"{}", 1, START, 2, 1, "too many failures", START + 7)]
+    assert row == [(receipt.seq, receipt.seq, b"i" * 32, 1, START, 2, 1, "too many failures", START + 7)]
 
 
 def test_the_same_receipt_or_number_twice_counts_once(db: Database) -> None:

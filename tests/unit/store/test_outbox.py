@@ -5,6 +5,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.outbox import Settled, SinkName
+from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
 PUBSUB, RELAY = SinkName.PUBSUB, SinkName.RELAY
@@ -13,7 +14,7 @@ PUBSUB, RELAY = SinkName.PUBSUB, SinkName.RELAY
 def accept(tx: Tx, *numbers: int) -> None:
     accepted = [Accepted(n, n.to_bytes(32), 1, 1, 1, b"payload %d" % n, 1, NOW + n, 2) for n in numbers]
     events.accept(tx, accepted, NOW)
-    events.store(tx, accepted)
+    store_with_payloads(tx, accepted)
 
 
 def test_each_sink_claims_its_own_rows_only(db: Database) -> None:
@@ -91,7 +92,7 @@ def test_depth_and_age_are_told_by_sink(db: Database) -> None:
 def test_bytes_that_wait_are_those_of_the_payloads(db: Database) -> None:
     with db.write() as tx:
         accept(tx, 1, 2)
-        payloads = [len(payload) for (payload,) in tx.execute("SELECT payload FROM events ORDER BY event")]
+        payloads = [len(payload) for (payload,) in tx.execute("SELECT payload FROM payloads ORDER BY event")]
         outbox.append(tx, PUBSUB, [1, 2, 99], NOW)
         outbox.append(tx, RELAY, [2], NOW)
         assert outbox.size(tx, PUBSUB) == (3, sum(payloads))

@@ -78,9 +78,11 @@ def test_rows_of_a_time_to_come_are_looked_for_beyond_the_others(db: Database, s
 @pytest.mark.parametrize(
     "statement",
     [
+        inbox.KNOWN,
         inbox.APPEND,
+        inbox.LAST,
         inbox.OLDEST,
-        outbox.PAYLOAD,
+        outbox.EVENT,
         outbox.OLDEST,
         *(statements.ack for statements in (inbox.queue._statements, outbox.queue._statements)),
         *(statements.nack for statements in (inbox.queue._statements, outbox.queue._statements)),
@@ -140,7 +142,7 @@ def test_nothing_is_sorted_and_no_table_walked(db: Database, statement: str) -> 
 def test_an_id_is_looked_up_under_its_time(db: Database) -> None:
     """And not among all of that second's or of all times."""
     assert plan(db, events.SEEN)[0] == "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)"
-    assert "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)" in plan(db, inbox.APPEND)
+    assert "SEARCH seen USING PRIMARY KEY (created_at=? AND event_id=?)" in plan(db, inbox.KNOWN)
     assert plan(db, events.FIRST_SEEN_AFTER) == ["SEARCH seen USING PRIMARY KEY ((created_at,event_id)>(?,?))"]
 
 

@@ -6,9 +6,13 @@ import apsw
 import pytest
 
 from pipeline.process.clock import ManualClock
+from pipeline.store import dead, inbox, outbox
 from pipeline.store.database import Database, Row
 from pipeline.store.database_errors import DatabaseUnusable
+from pipeline.store.dead import DeadQueue
+from pipeline.store.inbox import Arrival
 from pipeline.store.migrations import MIGRATIONS, Migration
+from pipeline.store.outbox import SinkName
 from pipeline.store.schema import migrate, open_database, open_to_read
 
 MORE = Migration("9999-more", ("CREATE TABLE more (x INTEGER) STRICT", "INSERT INTO more VALUES (1)"))
@@ -45,6 +49,50 @@ def test_a_migrated_database_is_like_a_fresh_one(tmp_path: Path, clock: ManualCl
         assert migrate(old, clock, everything) == [migration.name for migration in everything[first:]]
         migrate(fresh, clock, everything)
         assert schema(old) == schema(fresh)
+
+
+def test_payloads_of_an_earlier_version_stay_where_their_events_are(tmp_path: Path, clock: ManualClock) -> None:
+    """In the middle of work: pending for the saver, leased, a dead letter, owed to a sink, a dead letter there."""
+    now = clock.now_ms()
+    before = [migration.name for migration in MIGRATIONS].index("0030-payloads")
+    payload = {number: b'{"created_at":%d}' % number for number in range(1, 8)}
+    with Database.open(tmp_path / "old.db") as db:
+        migrate(db, clock, MIGRATIONS[:before])
+        with db.write() as tx:
+            for event in (1, 2):
+                tx.execute("INSERT INTO events VALUES (?, ?, ?, 1, 7, 1, NULL)", (event, id_of(event), payload[event]))
+            tx.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (1, 'pubsub', 0)")
+            tx.execute("INSERT INTO outbox_dead VALUES (9, 2, 'pubsub', 1, 1, 'no', 8, 1)")
+            tx.execute("INSERT INTO inbox_dead VALUES (3, ?, ?, 1, 7, 5, 5, 'why', 8, 1)", (id_of(3), payload[3]))
+            tx.executemany(
+                "INSERT INTO inbox (seq, event_id, raw, relay, received_at, ready_at) VALUES (?, ?, ?, 1, 7, ?)",
+                [(seq, id_of(seq), payload[seq], now + (seq == 6) * 9999) for seq in (4, 5, 6, 7)],
+            )
+            tx.execute("UPDATE inbox SET raw = CAST('no JSON' AS BLOB) WHERE seq = 5")
+            tx.execute("DELETE FROM inbox WHERE seq = 7")
+        migrate(db, clock)
+        payload[5] = b"no JSON"
+        with db.write() as tx:
+            claimed = inbox.claim(tx, now=now, lease=1, limit=9)
+            assert [(row.receipt.seq, row.event, row.raw) for row in claimed] == [(n, n, payload[n]) for n in (4, 5)]
+            (owed,) = outbox.claim(tx, SinkName.PUBSUB, now=now, lease=1, limit=9)
+            assert (owed.event, owed.payload, owed.received_at) == (1, payload[1], 7)
+            for queue, number in ((DeadQueue.INBOX, 3), (DeadQueue.PUBSUB, 2)):
+                (letter,) = dead.find_newest(tx, queue, 9)
+                assert dead.payload(tx, letter) == payload[number]
+                assert dead.retry(tx, queue, [letter.seq], now) == 1
+            (again,) = inbox.claim(tx, now=now, lease=1, limit=9)
+            assert (again.receipt.seq, again.event, again.raw) == (8, 3, payload[3]), "no number comes back"
+            (owed,) = outbox.claim(tx, SinkName.PUBSUB, now=now, lease=1, limit=9)
+            assert owed.payload == payload[2]
+            known = [Arrival(id_of(number), b"{}", 1, 7, number) for number in (3, 4, 6)]
+            assert inbox.append(tx, [*known, Arrival(id_of(9), b"new", 1, 7, 7)]) == {id_of(9)}
+            kept = {number: payload[number] for number in range(1, 7)} | {9: b"new"}
+            assert dict(tx.execute("SELECT event, payload FROM payloads")) == kept
+
+
+def id_of(number: int) -> bytes:
+    return bytes([number]) * 32
 
 
 def test_what_was_seen_and_taken_back_stays_so(tmp_path: Path, clock: ManualClock) -> None:
