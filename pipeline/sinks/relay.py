@@ -30,6 +30,7 @@ from pipeline.relay.blocking_websocket import BlockingWebSocket
 from pipeline.relay.errors import ConnectionLost, DialError, DialReason
 from pipeline.sinks.base import DELIVERED, Answer, Delivered, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
+from pipeline.sinks.notice_refusals import NoticeRefusals
 from pipeline.sinks.rate import SlidingWindowLimiter
 from pipeline.store.relay_status import RelayState
 
@@ -87,6 +88,7 @@ class RelaySink:
     """Sent and not answered, by id, the oldest first."""
     _refused: deque[Message] = field(default_factory=deque)
     """For want of an AUTH, and to be sent again after it."""
+    _notices: NoticeRefusals = field(default_factory=NoticeRefusals)
     _answers: list[Answer] = field(default_factory=list)
     _last_answer_at: float = -math.inf
     _pinged_at: float = -math.inf
@@ -149,6 +151,7 @@ class RelaySink:
                 if self._waiting or self._refused:
                     raise self._lose(error) from error
                 self._disconnect()
+        self._take_refused()
         self._time_out()
         answers, self._answers = self._answers, []
         self._count(answers)
@@ -166,6 +169,7 @@ class RelaySink:
         if self._websocket is not None:
             self._websocket.close()
             self._websocket = None
+            self._notices.reset()
             self._note_state(RelayState.DISCONNECTED)
 
     def _put(self, websocket: BlockingWebSocket, message: Message) -> None:
@@ -202,6 +206,8 @@ class RelaySink:
                 self._auth.on_challenge(challenge)
             case Notice(text):
                 self.log.debug(type(message).__name__, "notice", relay=self.address, text=text)
+                if self._waiting:
+                    self._notices.on_notice(text, self.clock.monotonic())
 
     def _received(self, kind: str, result: str) -> None:
         self.metrics.received_messages.labels(self.address.url, kind, result).inc()
@@ -222,6 +228,7 @@ class RelaySink:
             self._take_login(self._auth.on_ok(answer.event_id, accepted=answer.accepted))
             return
         now = self._last_answer_at = self.clock.monotonic()
+        self._notices.on_ok(now, accepted=answer.accepted, is_last=not self._waiting)
         verdict = verdict_on(answer)
         if verdict == _AUTH_REQUIRED and (sent.logins < self._logins or self._auth.on_auth_required(now)):
             self._refused.append(sent.message)
@@ -257,13 +264,24 @@ class RelaySink:
             self._pinged_at = now
             websocket.ping()
 
+    def _take_refused(self) -> None:
+        """Be done with waiting for what NOTICEs refused, which keeps others from being sent."""
+        now = self.clock.monotonic()
+        if self._notices.explains(len(self._waiting), now):
+            self._last_answer_at = now
+            self._answers += self._notices.verdicts(tuple(self._waiting))
+            self._waiting.clear()
+            self._notices.reset()
+
     def _time_out(self) -> None:
         """Retry what was not answered in time, and drop the connection if nothing was answered since it was sent."""
         until = self.clock.monotonic() - ANSWER_TIMEOUT_S
         late = list(takewhile(lambda sent: sent.at <= until, self._waiting.values()))
         for sent in late:
-            del self._waiting[sent.message.event_id]
-            self._answers.append((sent.message.event_id, _TIMEOUT))
+            event_id = sent.message.event_id
+            del self._waiting[event_id]
+            is_refused = self._notices.came_since(sent.at) and self._last_answer_at > sent.at
+            self._answers += self._notices.verdicts([event_id]) if is_refused else [(event_id, _TIMEOUT)]
         if late and self._last_answer_at < late[-1].at:
             # The relay may be gone; a new connection shows that.
             self._disconnect()

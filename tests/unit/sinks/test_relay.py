@@ -205,6 +205,55 @@ def test_a_silent_message_holds_up_no_other() -> None:
     assert rig.sink.room() == MAX_IN_FLIGHT
 
 
+def notice(text: str) -> bytes:
+    return json.dumps(["NOTICE", text]).encode()
+
+
+REFUSAL = notice("invalid: Too small: expected string to have >=1 characters")
+
+
+def test_event_refused_by_a_notice_is_tried_once_more_and_no_more() -> None:
+    """nostream so refuses what its schema does not know, and says nothing of which it was."""
+    rig = Rig([[ok(1), REFUSAL], [ok(3)], None, None, None, [REFUSAL], None, None, None])
+    assert rig.deliver(messages(3)) == [DELIVERED, Retry("notice"), DELIVERED]
+    assert rig.deliver(messages(3)[1:2]) == [Refused("notice")]
+    assert rig.clock.monotonic() < ANSWER_TIMEOUT_S, "others wait no longer than for an answer"
+    assert not rig.wires[0].closed
+    assert (rig.count("success"), rig.count("ignoreError"), rig.count("error")) == (2, 1, 1)
+
+
+def test_window_full_of_events_refused_by_notices_is_free_again_soon() -> None:
+    rig = Rig([[REFUSAL] * MAX_IN_FLIGHT])
+    assert rig.deliver(messages(MAX_IN_FLIGHT)) == [Retry("notice")] * MAX_IN_FLIGHT
+    assert rig.clock.monotonic() < ANSWER_TIMEOUT_S / 2
+    assert rig.sink.room() == MAX_IN_FLIGHT
+
+
+def test_slow_answer_is_not_taken_for_a_refusal_by_notice() -> None:
+    """Two wait, and one NOTICE came: it does not show which is meant."""
+    rig = Rig([[REFUSAL], *[None] * 20, [ok(2)], *[None] * 9])
+    assert rig.deliver(messages(2)) == [Retry("notice"), DELIVERED]
+
+
+@pytest.mark.parametrize("seconds", [1, 20])
+def test_event_refused_by_ok_and_notice_leaves_the_slow_ones_alone(seconds: int) -> None:
+    both = [REFUSAL, ok(1, False, "invalid: x")]
+    rig = Rig([both, *[None] * seconds, [ok(2)]])
+    assert rig.deliver(messages(2)) == [Refused("invalid"), DELIVERED]
+
+
+def test_event_dropped_for_the_rate_by_a_notice_is_sent_ever_again() -> None:
+    rig = Rig(*[[[notice("rate limited")]] for _ in range(3)])
+    for _ in range(3):
+        assert rig.deliver(messages(1)) == [Retry("rate-limited")]
+        rig.sink.close()
+
+
+def test_chatter_refuses_no_event() -> None:
+    rig = Rig([[notice("welcome to this relay")], *[None] * 10, [ok(1)]])
+    assert rig.deliver(messages(1)) == [DELIVERED]
+
+
 def test_messages_that_a_dead_connection_took_are_sent_again_without_blame() -> None:
     """The first that times out tells that nobody is there."""
     rig = Rig([])
