@@ -27,7 +27,7 @@ class Requests:
         self.subscriptions = OpenSubscriptions()
         self.exchange = NegentropyExchange(self.subscriptions.outgoing)
         self.outset = Outset()
-        # Keys of live subscriptions that were closed before their successors were asked for.
+        # Keys of live subscriptions that were closed, or brought nothing, before their successors were asked for.
         self._torn: list[str] = []
 
     @property
@@ -71,9 +71,13 @@ class Requests:
         self._open(self._new_id(PAGE_PREFIX), key, filters, now, patience, watched)
 
     def take_torn(self) -> list[str]:
-        """Return the keys of the live subscriptions that were closed before their successors were asked for."""
+        """Return the keys of the live subscriptions that may have missed something: see `tear`."""
         torn, self._torn = self._torn, []
         return torn
+
+    def tear(self, key: str) -> None:
+        """Note that the live subscription of `key` may have missed something before its successor was asked for."""
+        self._torn.append(key)
 
     def _succeed(self, old: Subscription, filters: Sequence[Filter], now: float) -> None:
         """Ask for `filters` under a new id, beside the old one as long as there is room."""
@@ -81,7 +85,7 @@ class Requests:
             self.subscriptions.close_followed_by(old.id, now)
         if not self.has_room():
             self.subscriptions.close(old, now)
-            self._torn.append(old.key)
+            self.tear(old.key)
         successor = self._open(self._new_id(LIVE_PREFIX), old.key, filters, now)
         if old.id in self.subscriptions:
             self.subscriptions.retire(old, successor, now)

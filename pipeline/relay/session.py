@@ -145,7 +145,7 @@ class Session:
         return self._pace.wait_until(now)
 
     def take_torn(self) -> list[str]:
-        """Return the keys of the live subscriptions that were closed before their successors were asked for."""
+        """Return the keys of the live subscriptions that may have missed something; see `Requests.tear`."""
         return self._requests.take_torn()
 
     def open_page(
@@ -257,6 +257,7 @@ class Session:
             self._auth.deadline, self.comparison.deadline, self._requests.outset.repeat_at,
             self._refusals.doubts.until, self.subscriptions.deadline,
             *(each.deadline for each in self.subscriptions.asked if each.is_page),
+            *(each.deadline for each in self._without_answer()),
         ]  # fmt: skip
         return min((at for at in times if at is not None), default=None)
 
@@ -328,12 +329,17 @@ class Session:
 
         Some relays send no EOSE then, and others do not subscribe. Which it is does not show, so nothing is learned.
         """
+        for each in [each for each in self._without_answer() if each.deadline <= now]:
+            self.open_live(each.key, [replace(one, limit=1) for one in each.filters], now)
+            # Most likely nothing came of it so far.
+            self._requests.tear(each.key)
+
+    def _without_answer(self) -> list[Subscription]:
+        """Return the live subscriptions with `limit: 0` that have no answer, while later pages have one."""
         if not self._answers.pages:
-            return
+            return []
         none = [each for each in self.subscriptions.asked if each.asks_for_none and not each.answered]
-        for each in [each for each in none if each.deadline <= now]:
-            if self._answers.passed_by(each) and not self.subscriptions.is_retiring(each):
-                self.open_live(each.key, [replace(one, limit=1) for one in each.filters], now)
+        return [each for each in none if self._answers.passed_by(each) and not self.subscriptions.is_retiring(each)]
 
 
 def _if_any(outcome: NegMessageReceived | NegFinished | None) -> Iterator[SessionEvent]:

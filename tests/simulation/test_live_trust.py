@@ -12,6 +12,7 @@ from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import Closed, Eose, EventMessage, Notice, RelayMessage
 from pipeline.relay.limits import RelayLimits
+from pipeline.relay.subscription import FIRST_ANSWER_S
 from tests.simulation.simulation import START, Mood, Simulation
 from tests.support.plans import event, key
 
@@ -75,6 +76,28 @@ def test_relay_that_ignores_limit_zero_is_asked_with_limit_one(how: str, within:
         assert each.id in sim.delivered, f"{number}"
     assert limits(sim).refuses_zero == (how != "nothing"), "silence teaches nothing"
     assert (limits(sim).live_missed_at, limits(sim).max_subscriptions) == (0, RelayLimits().max_subscriptions)
+
+
+@pytest.mark.parametrize("how", ["eose", "nothing", "closed", "notice"])
+def test_first_event_after_minutes_of_quiet_comes_live_without_limit_zero(how: str) -> None:
+    sim = crawl(zero(how))
+    stream(sim, 5, 50)
+    (late,) = stream(sim, 400, 401)
+    sim.run_until(402)
+    assert late.id in sim.delivered
+    assert limits(sim).max_subscriptions == RelayLimits().max_subscriptions
+
+
+def test_what_unanswered_limit_zero_did_not_bring_is_swept_within_half_a_minute() -> None:
+    """Though other requests are answered, and none is due for minutes."""
+    sim = crawl(zero("nothing"))
+    few = [*stream(sim, 5, 8, 1), *stream(sim, 25, 28, 1)]
+    sim.run_until(FIRST_ANSWER_S + 2)
+    assert {each.id for each in few} <= sim.delivered
+    (late,) = stream(sim, 33, 34)
+    sim.run_until(35)
+    assert late.id in sim.delivered
+    assert not limits(sim).refuses_zero, "silence teaches nothing"
 
 
 def test_relay_that_sends_nothing_live_is_polled_and_that_is_told() -> None:
