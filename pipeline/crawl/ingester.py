@@ -285,20 +285,7 @@ class Ingester:
         """One transaction for all of it, and for what was counted since the last; `genuine`: the events of arrivals."""
         with database.write() as tx:
             new = inbox.append(tx, arrivals.values()) if arrivals else set()
-            moved = (cursor for batch in batches for cursor in batch.cursors)
-            cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
-            sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
-            backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
-            gaps.put(tx, (batch.gaps for batch in batches if batch.gaps is not None))
-            for batch in batches:
-                if batch.forms:
-                    relay_forms.put(tx, batch.relay, batch.forms)
-            relay_status.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
-            for batch in batches:
-                if batch.limits is not None:
-                    relay_status.put_limits(tx, batch.relay, batch.limits)
-                if batch.sample is not None:
-                    relay_samples.put(tx, batch.relay, batch.sample)
+            self._put_metadata(tx, batches)
             for event_id in new:
                 self._note_novel(arrivals[event_id].relay, genuine[event_id])
             self._put_novel(tx)
@@ -309,6 +296,22 @@ class Ingester:
         self._counters.show(totals)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()
+
+    def _put_metadata(self, tx: Tx, batches: list[Batch]) -> None:
+        """Write down what relays are complete up to, with or after the events before it, and what was learned."""
+        moved = (cursor for batch in batches for cursor in batch.cursors)
+        cursors.advance(tx, moved, self._clock.now_ms() // 1000 + OVERLAP_S)
+        sweeps.put(tx, (progress for batch in batches for progress in batch.progress))
+        backfills.put_progress(tx, (progress for batch in batches for progress in batch.backfilled))
+        gaps.put(tx, (batch.gaps for batch in batches if batch.gaps is not None))
+        relay_status.put_statuses(tx, [batch.status for batch in batches if batch.status is not None])
+        for batch in batches:
+            if batch.forms:
+                relay_forms.put(tx, batch.relay, batch.forms)
+            if batch.limits is not None:
+                relay_status.put_limits(tx, batch.relay, batch.limits)
+            if batch.sample is not None:
+                relay_samples.put(tx, batch.relay, batch.sample)
 
     def _close_tally(self, new: int, known: int) -> StageTally:
         """What the transaction decided, with what readers dropped meanwhile; the next one begins with nothing."""

@@ -179,11 +179,7 @@ def _parse(text: str) -> RelayAddress:
     tail = rest[len(authority) :].partition("#")[0]
     host, ip, port = _parse_authority(authority)
     path = _canonical_path(tail)
-    if word is None and (ip is not None or "." not in host):
-        raise InvalidAddress(AddressFault.SCHEME)
-    if word in _WEB_SCHEMES and path:
-        raise InvalidAddress(AddressFault.SCHEME)
-    scheme = _SCHEMES[word] if word else "wss"
+    scheme = _scheme_of(word, host, path, has_ip=ip is not None)
     url = _canonical_url(scheme, host, port, path)
     spelling = f"{scheme}://{authority}{tail}"
     if len(spelling) > MAX_LENGTH:
@@ -200,6 +196,15 @@ def _parse(text: str) -> RelayAddress:
         network=Network.CLEARNET if ip else _OVERLAYS.get(host.rpartition(".")[2], Network.CLEARNET),
         is_private=not is_global_ip(ip) if ip else _is_private_name(host),
     )
+
+
+def _scheme_of(word: str | None, host: str, path: str, *, has_ip: bool) -> str:
+    """Return the scheme that is meant by `word`; without one a name on the open network is taken for a relay's."""
+    if word is None and (has_ip or "." not in host):
+        raise InvalidAddress(AddressFault.SCHEME)
+    if word in _WEB_SCHEMES and path:
+        raise InvalidAddress(AddressFault.SCHEME)
+    return _SCHEMES[word] if word else "wss"
 
 
 def _canonical_url(scheme: str, host: str, port: int | None, path: str) -> str:

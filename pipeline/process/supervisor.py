@@ -275,23 +275,13 @@ class Supervisor:
 
     def _report(self) -> str:
         """Tell systemd of readiness, and of the state when it has changed; return what is wrong."""
-        ready = sum(child.ready for child in self._children)
-        status = f"{ready} of {len(self._children)} stages run"
-        looping = [
-            child.name
-            for child in self._children
-            if child.is_looping(self._times.restart.healthy_s) and not child.lacks_room
-        ]
         missing = [child.name for child in self._children if not child.ready]
-        lacking = [child.name for child in self._children if child.lacks_room]
-        waited_for = [name for name in missing if name not in looping and name not in lacking]
-        trouble = [f"{NO_ROOM}: {', '.join(lacking)} wait for room"] if lacking else []
-        trouble += [f"waiting for {', '.join(waited_for)}"] if waited_for else []
-        trouble += [f"{name} is crash-looping" for name in looping]
+        problems = self._problems(missing)
         if self._drain is not None:
             status = f"stopping, {sum(child.running for child in self._children)} stages left"
         else:
-            status = ", ".join([status, *trouble])
+            ready = len(self._children) - len(missing)
+            status = ", ".join([f"{ready} of {len(self._children)} stages run", *problems])
         if not missing and not self._ready and self._drain is None:
             self._ready = True
             _log.info("all stages run")
@@ -299,7 +289,20 @@ class Supervisor:
         elif status != self._status:
             self._notifier.status(status)
         self._status = status
-        return "; ".join(trouble)
+        return "; ".join(problems)
+
+    def _problems(self, missing: Sequence[str]) -> list[str]:
+        """Return what keeps the stages that are `missing` from running."""
+        looping = [
+            child.name
+            for child in self._children
+            if child.is_looping(self._times.restart.healthy_s) and not child.lacks_room
+        ]
+        lacking = [child.name for child in self._children if child.lacks_room]
+        waited_for = [name for name in missing if name not in looping and name not in lacking]
+        problems = [f"{NO_ROOM}: {', '.join(lacking)} wait for room"] if lacking else []
+        problems += [f"waiting for {', '.join(waited_for)}"] if waited_for else []
+        return problems + [f"{name} is crash-looping" for name in looping]
 
 
 def _how(code: int) -> str:

@@ -113,16 +113,25 @@ _MEANT: Final[dict[RelayRefusal, Callable[[Complaint, Sequence[Subscription]], S
 
 def taken_for(complaint: Complaint, refused: Sequence[Subscription]) -> RelayRefusal:
     """The refusal, where its text asks for a filter of another form or size; a lasting one where none is to be had."""
-    refusal = complaint.refusal
-    is_of_size = refusal in (RelayRefusal.TOO_LARGE, RelayRefusal.TOO_MANY_FILTERS)
-    hopeless = (
-        (is_of_size and not any(_can_shrink(complaint, each) for each in refused))
-        or (refusal is RelayRefusal.KINDLESS and not any(each.is_kindless for each in refused))
-        or (refusal is RelayRefusal.AUTHORLESS and not any(each.is_authorless for each in refused))
-        or (refusal is RelayRefusal.WITHHELD and not any(each.selects_confidential for each in refused))
-        or (refusal is RelayRefusal.ZERO_LIMIT and all(each.is_page for each in refused))
-    )
-    return RelayRefusal.RESTRICTED if hopeless else refusal
+    is_hopeless = not any(_can_comply(complaint, each) for each in refused)
+    return RelayRefusal.RESTRICTED if is_hopeless else complaint.refusal
+
+
+def _can_comply(complaint: Complaint, refused: Subscription) -> bool:
+    """Return True if there is another form or size of what was refused."""
+    match complaint.refusal:
+        case RelayRefusal.TOO_LARGE | RelayRefusal.TOO_MANY_FILTERS:
+            return _can_shrink(complaint, refused)
+        case RelayRefusal.KINDLESS:
+            return refused.is_kindless
+        case RelayRefusal.AUTHORLESS:
+            return refused.is_authorless
+        case RelayRefusal.WITHHELD:
+            return refused.selects_confidential
+        case RelayRefusal.ZERO_LIMIT:
+            return not refused.is_page
+        case _:
+            return True
 
 
 def after_refusal(

@@ -44,16 +44,18 @@ def first_to_yield(
     allowed = [
         index for index, each in enumerate(occupants) if each.reach <= reach and (each.is_session or not sessions_only)
     ]
-    if not sessions_only:
-        for index in allowed:
-            if not occupants[index].is_served:
-                return index
+    if not sessions_only and (unserved := _unserved(occupants, allowed)) is not None:
+        return unserved
     waiting = [index for index in allowed if occupants[index].waiting_since is not None]
     of_largest = _of_largest(occupants, waiting, network)
     if of_largest is not None:
         return of_largest
     settled = [index for index in waiting if (occupants[index].waiting_since or 0.0) < latest]
     return choose(settled or waiting) if waiting else None
+
+
+def _unserved(occupants: Sequence[Occupant], allowed: Sequence[int]) -> int | None:
+    return next((index for index in allowed if not occupants[index].is_served), None)
 
 
 def _of_largest(occupants: Sequence[Occupant], waiting: Sequence[int], network: str | None) -> int | None:

@@ -174,19 +174,25 @@ def _missing_database(read: Mapping[str, Any]) -> dict[str, str]:
     return {"EVENTS_DATABASE_PATH": "is required: the full path of the database file"}
 
 
+def _pubsub_problems(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
+    problems = {}
+    if read.get("environment") is Environment.DEVELOPMENT:
+        problems["EVENTS_SINK"] = "pubsub is refused when EVENTS_ENVIRONMENT is DEVELOPMENT"
+    if read.get("google_pubsub_project_id", ...) is None:
+        problems["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"] = "is required for EVENTS_SINK=pubsub"
+    if not env.get("PUBSUB_EMULATOR_HOST") and "google_pubsub_credentials_json_path" in read:
+        credentials: Path | None = read["google_pubsub_credentials_json_path"]
+        problem = None if credentials is None else credentials_problem(credentials)
+        if problem is not None:
+            problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = problem
+    return problems
+
+
 def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
     problems = _missing_database(read)
     sink: SinkSetting | None = read.get("sink")
     if sink is not None and sink.kind is SinkKind.PUBSUB:
-        if read.get("environment") is Environment.DEVELOPMENT:
-            problems["EVENTS_SINK"] = "pubsub is refused when EVENTS_ENVIRONMENT is DEVELOPMENT"
-        if read.get("google_pubsub_project_id", ...) is None:
-            problems["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"] = "is required for EVENTS_SINK=pubsub"
-        if not env.get("PUBSUB_EMULATOR_HOST") and "google_pubsub_credentials_json_path" in read:
-            credentials: Path | None = read["google_pubsub_credentials_json_path"]
-            problem = None if credentials is None else credentials_problem(credentials)
-            if problem is not None:
-                problems["EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH"] = problem
+        problems |= _pubsub_problems(read, env)
     if sink is not None and sink.path is not None and sink.path == read.get("database_path"):
         problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
     if read.get("registration") is RegistrationMode.ALLOWLIST and read.get("registration_allowlist", ...) is None:

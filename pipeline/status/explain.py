@@ -115,14 +115,7 @@ def _whereabouts(trace: EventTrace) -> Iterator[TraceLine]:
         case Location.DEAD_LETTER:
             yield TraceLine("dead letter", f"{trace.note}; see event-service dead show inbox {trace.dead}")
         case Location.ACCEPTED:
-            assert trace.accepted_at is not None, "accepted at some time"
-            yield TraceLine("accepted", _date(trace.accepted_at / 1000))
-            for sink in trace.sinks:
-                when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
-                hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
-                yield TraceLine(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
-            if not trace.sinks:
-                yield TraceLine("sinks", "not queued for any sink, or its delivery record has expired")
+            yield from _deliveries(trace)
     for drop in trace.dropped:
         yield TraceLine(
             "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is no longer known'}: {drop.reason}"
@@ -133,6 +126,17 @@ def _whereabouts(trace: EventTrace) -> Iterator[TraceLine]:
             "no relay has sent it recently, or no registered user is concerned by it (counted as `unwanted`), or its "
             "id is older than EVENTS_SEEN_RETENTION",
         )
+
+
+def _deliveries(trace: EventTrace) -> Iterator[TraceLine]:
+    assert trace.accepted_at is not None, "accepted at some time"
+    yield TraceLine("accepted", _date(trace.accepted_at / 1000))
+    for sink in trace.sinks:
+        when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
+        hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"
+        yield TraceLine(f"sink {sink.sink}", f"{sink.outcome}{when}{hint}")
+    if not trace.sinks:
+        yield TraceLine("sinks", "not queued for any sink, or its delivery record has expired")
 
 
 def _date(seconds: float) -> str:

@@ -82,11 +82,7 @@ class SweepStarter:
         stuck = self._sweeps.get(key)
         if self._sweeps.is_under_way(key, query.generation):
             return
-        if not self._may_begin(query, purpose, mono, is_stuck=stuck is not None):
-            return
-        if query.subject in self.postponed or (
-            self._sweeps.unconfirmed_firehose is not None and self._sweeps.unconfirmed_firehose.key == key
-        ):
+        if self._is_held(key, query) or not self._may_begin(query, purpose, mono, is_stuck=stuck is not None):
             return
         if self._known.times.must_wait(key, query.generation, mono):
             return
@@ -111,6 +107,11 @@ class SweepStarter:
             self._put_first(sweep)
         self._known.times.on_begun(sweep, mono)
         self._sweeps.add(sweep)
+
+    def _is_held(self, key: str, query: Query) -> bool:
+        """Return True for what is not asked for until a probe or an audit has its answer."""
+        held = self._sweeps.unconfirmed_firehose
+        return query.subject in self.postponed or (held is not None and held.key == key)
 
     def _put_first(self, sweep: Sweep) -> None:
         """Let a sweep ask first for users, who may be of a late tier, else for those who are named at the relay."""

@@ -235,7 +235,7 @@ class SubscriptionPacker:
             place, _, query = heapq.heappop(waiting)
             filters, size = self._cost(query)
             failed = smallest.get(query.subject)
-            is_larger = failed is not None and filters >= failed[0] and size >= failed[1]
+            is_larger = _needs_as_much((filters, size), failed)
             if not is_larger and self._place(query):
                 latest = max(latest, place)
             elif place < latest and (displaced := self._displace(query)) is not None:
@@ -338,3 +338,8 @@ def rank(query: Query) -> int:
 
 def _subjects(group: _Group, query: Query) -> set[Subject]:
     return {query.subject, *(each.subject for each in group.queries.values())}
+
+
+def _needs_as_much(cost: tuple[int, int], other: tuple[int, int] | None) -> bool:
+    """Return True if neither filters nor bytes are less than those of the other."""
+    return other is not None and cost[0] >= other[0] and cost[1] >= other[1]

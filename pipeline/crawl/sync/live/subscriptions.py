@@ -164,15 +164,18 @@ class LiveSubscriptions:
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._packer.clear()
             self._first = first
-            broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
-            rest = tuple(query for query in queries if query not in broad)
-            if self._leaves_out_global:
-                self._asked = (*first, *rest)
-            else:
-                self._asked = (*broad, *first, *rest) if first else queries
+            self._asked = self._in_order(queries)
         if self._packer.pack(self._asked, limits):
             mine = {query.key for query in self._first}
             self.unserved = tuple(key for key in self._packer.left_out if key not in mine)
+
+    def _in_order(self, queries: tuple[Query, ...]) -> tuple[Query, ...]:
+        """Return what to ask for, with what goes first where there is no room for all."""
+        broad = tuple(query for query in queries if query.subject is Subject.GLOBAL)
+        rest = tuple(query for query in queries if query not in broad)
+        if self._leaves_out_global:
+            return (*self._first, *rest)
+        return (*broad, *self._first, *rest) if self._first else queries
 
     def on_ended(self, ended: LiveEnded, mono: float) -> tuple[str, ...]:
         """Take the end of one, to open it again later; returns the keys of the queries that it was for.

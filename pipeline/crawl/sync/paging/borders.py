@@ -56,9 +56,16 @@ class Borders:
         if not (lacks_until or lacks_since):
             self.includes_since |= part.begins and part.low in seen and not self.excludes_since
             self._on_trial = None
-            # Full of the extra second, which this relay does not leave out after all.
-            is_beside = result.oldest is not None and result.oldest > part.high
-            return replace(part, ends=False) if is_beside else None
+            return self._beside(part, result)
+        return self._try_next(part, lacks_since=lacks_since, lacks_until=lacks_until)
+
+    def _beside(self, part: Slice, result: PageResult) -> Slice | None:
+        """Ask again where a page is full of the extra second, which this relay does not leave out after all."""
+        is_beside = result.oldest is not None and result.oldest > part.high
+        return replace(part, ends=False) if is_beside else None
+
+    def _try_next(self, part: Slice, *, lacks_since: bool, lacks_until: bool) -> Slice | None:
+        """Ask again by the next presumption; by none once all were tried."""
         was_tried = self._on_trial is not None
         if not was_tried:
             self._begin(part, lacks_since=lacks_since, lacks_until=lacks_until)

@@ -78,13 +78,15 @@ def known_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
     if _named(query, manners) is None:
         refused = () if manners.refused_kinds.isdisjoint(query.kinds or ()) else (Gap.KINDS_REFUSED,)
         return withheld or refused
-    if manners.has_holes and (manners.names_all or manners.is_live):
-        return withheld
-    if asks_rest(query, manners):
-        return withheld
+    names_others = manners.has_holes and (manners.names_all or manners.is_live)
+    return withheld if names_others or asks_rest(query, manners) else (*withheld, *_unnamed_gaps(query, manners))
+
+
+def _unnamed_gaps(query: Query, manners: Manners) -> tuple[Gap, ...]:
+    """What is missing since nothing is asked for but the kinds that are named."""
     unlisted = Gap.UNLISTED_KINDS if manners.refuses_kindless or not manners.has_holes else Gap.HOLES
     misses_notes = manners.notes_by_author and query.subject is Subject.MENTIONS
-    return (*withheld, unlisted, *((Gap.NOTES_BY_AUTHOR,) if misses_notes else ()))
+    return (unlisted, Gap.NOTES_BY_AUTHOR) if misses_notes else (unlisted,)
 
 
 def asks_rest(query: Query, manners: Manners) -> bool:
