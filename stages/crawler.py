@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import math
 import resource
 import threading
 from collections.abc import Callable, Collection
@@ -52,7 +53,10 @@ USER_AGENT: Final = "event-service"
 # The websocket is open already; what the relay says of itself is worth a short wait only.
 _INFORMATION_TIMEOUT_S: Final = 5.0
 _SPARE_DESCRIPTORS: Final = 256
+# Turns are so far apart at least, however often the bell rings.
 _TURN_S: Final = 0.1
+# The longest time between two turns, where nothing is due.
+_IDLE_S: Final = 1.0
 _LOOK_AT_RELAYS_S: Final = 5.0
 _LOOK_AT_QUEUES_S: Final = 0.25
 _LOOK_AT_LISTS_S: Final = 2.0
@@ -127,8 +131,9 @@ def _relay_pool(ctx: StageContext, context: CrawlContext, item_sets: StoredItemS
     )  # fmt: skip
     dials = DialBounds(TokenBucket(dial_rate(config.crawlers), now), TokenBucket(fast_dial_rate(config.crawlers), now))
     return RelayPool(
-        _Dialler(ctx, policy), context, ctx.metrics, _crawl_settings(config), dials, item_sets, gate=dial_gate
-    )
+        _Dialler(ctx, policy), context, ctx.metrics, _crawl_settings(config), dials, item_sets, gate=dial_gate,
+        on_ended=ctx.doorbell.ring if ctx.doorbell is not None else lambda: None,
+    )  # fmt: skip
 
 
 def _begin_run(ctx: StageContext, database: Database) -> None:
@@ -222,8 +227,12 @@ class _Crawler:
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
         while not self.ctx.stop.is_set() and writer.is_alive() and self.relay_pool.is_alive:
             now = self.ctx.clock.monotonic()
+            if self.ctx.doorbell is not None:
+                # Before the look: what is rung for from here on ends the rest.
+                self.ctx.doorbell.silence()
             version = self.database.data_version()
-            if version != seen_version and now >= plan_at:
+            is_quiet = version == seen_version
+            if not is_quiet and now >= plan_at:
                 seen_version = version
                 plan = self._refresh_plan(planner, plan)
                 plan_at = now + _plan_rest(self.ctx.clock.monotonic() - now)
@@ -246,7 +255,16 @@ class _Crawler:
             self.ctx.metrics.relay_downloader_gauge.set(self.relay_pool.connected)
             self.ctx.metrics.dials_waiting.set(self.relay_pool.waiting)
             self.ctx.heartbeat.beat()
-            self.ctx.stop.wait(_TURN_S)
+            self._rest(now, is_quiet=is_quiet, plan_at=math.inf if version == seen_version else plan_at)
+
+    def _rest(self, began: float, *, is_quiet: bool, plan_at: float) -> None:
+        """Wait until something is due, as the plan is `plan_at`, or the bell rings; after a turn that `began` then."""
+        if self.ctx.doorbell is not None:
+            # What others commit may be more than backpressure lets pass.
+            most_s = _IDLE_S if is_quiet and self.backpressure.is_open else _LOOK_AT_QUEUES_S
+            plan_in_s = max(0.0, plan_at - self.ctx.clock.monotonic())
+            self.ctx.doorbell.wait(self.ctx.stop, min(most_s, plan_in_s, self.relay_pool.rest_s()))
+        self.ctx.stop.wait(max(0.0, began + _TURN_S - self.ctx.clock.monotonic()))
 
     def _refresh_plan(self, planner: Planner, current: Plan | None) -> Plan:
         """Return the plan for what is wanted now; the ingester gets it first, so that no event comes too early."""

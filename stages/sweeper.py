@@ -19,6 +19,9 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 
 _TURN_S: Final = 0.1
+# The same while the log hardly grows and no walk has anything to do.
+_IDLE_S: Final = 0.5
+_GROWTH_BYTES: Final = 1 << 20
 # Half of the 50 ms that no process should wait for the write lock; slices grow and shrink to stay under it.
 _SLICE_TARGET_S: Final = 0.025
 _FIRST_SLICE_ROWS: Final = 100
@@ -59,11 +62,12 @@ def run(ctx: StageContext) -> None:
         users = _Shares(ctx, database)
         sampler = _Sampler(ctx, database)
         handled = ctx.metrics.handler("cleanupProcessedEvents")
-        while not ctx.stop.wait(_TURN_S):
+        rest_s = _TURN_S
+        while not ctx.stop.wait(rest_s):
             began = ctx.clock.monotonic()
             horizon.turn()
             busy = [walk.turn() for walk in walks]
-            log.turn()
+            grows = log.turn()
             late.turn()
             relays.turn()
             users.turn()
@@ -71,6 +75,7 @@ def run(ctx: StageContext) -> None:
             if any(busy):
                 handled.record(ctx.clock.monotonic() - began)
             ctx.heartbeat.beat()
+            rest_s = _TURN_S if grows or any(busy) or relays.is_at_work or users.is_at_work else _IDLE_S
 
 
 Step = Callable[[Tx, int], tuple[int, bool]]
@@ -280,6 +285,11 @@ class _Relays:
         self._unanswered = ctx.metrics.stage_discarded.labels(_STAGE, "unanswered-relay")
         self._surplus = ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relay-naming")
 
+    @property
+    def is_at_work(self) -> bool:
+        """True if there may be something to do at once."""
+        return self._clock.monotonic() >= self._next
+
     def turn(self) -> None:
         """Forget one slice if it is time; the counting is done outside of the write lock."""
         if (now := self._clock.monotonic()) < self._next:
@@ -308,9 +318,15 @@ class _Shares:
         self._clock = ctx.clock
         self._database = database
         self._next = 0.0
+        self._bells = ctx.bells
         self._steps: deque[shares.Step] = deque()
         with database.write() as tx:
             shares.set_bound(tx, ctx.config.max_wanted_authors)
+
+    @property
+    def is_at_work(self) -> bool:
+        """True if there may be a step to do at once."""
+        return self._clock.monotonic() >= self._next
 
     def turn(self) -> None:
         """Do one step if it is time; what is to be done is found outside of the write lock."""
@@ -325,6 +341,7 @@ class _Shares:
             return
         with self._database.write() as tx:
             shares.take_step(tx, self._steps.popleft(), now)
+        self._bells.ring("crawler")
 
 
 class _WriteAheadLog:
@@ -334,9 +351,12 @@ class _WriteAheadLog:
         self._ctx = ctx
         self._database = database
         self._next = 0.0
+        self._size = 0
 
-    def turn(self) -> None:
-        size = wal_bytes(self._database.path)
+    def turn(self) -> bool:
+        """Keep it short; return True if it is long or grows quickly."""
+        size, before = wal_bytes(self._database.path), self._size
+        self._size = size
         if size > JOURNAL_SIZE_LIMIT:
             # Most attempts meet a reader; the next turn tries again.
             if self._database.restart_log():
@@ -344,3 +364,4 @@ class _WriteAheadLog:
         elif (now := self._ctx.clock.monotonic()) >= self._next:
             self._next = now + _CHECKPOINT_EVERY_S
             self._database.checkpoint()
+        return size > JOURNAL_SIZE_LIMIT or size - before > _GROWTH_BYTES

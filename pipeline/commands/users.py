@@ -1,6 +1,8 @@
 """`event-service users`: who is registered."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
@@ -9,7 +11,9 @@ from pipeline.commands.bootstrap import open_configured_database, open_configure
 from pipeline.commands.output import say
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
+from pipeline.process.doorbell import Doorbells
 from pipeline.store import users as registered
+from pipeline.store.database import Tx
 
 
 class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -43,7 +47,7 @@ def add(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with open_configured_database() as database, database.write(durable=True) as tx:
+    with _change_of_users() as tx:
         for key in keys:
             registered.unblock(tx, key)
             is_new = registered.register(tx, key, SystemClock().now_ms())
@@ -57,7 +61,7 @@ def remove(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with open_configured_database() as database, database.write(durable=True) as tx:
+    with _change_of_users() as tx:
         for key in keys:
             was = registered.remove(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
@@ -70,10 +74,19 @@ def block(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users block npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with open_configured_database() as database, database.write(durable=True) as tx:
+    with _change_of_users() as tx:
         for key in keys:
             was = registered.block(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} blocked{', was registered' if was else ''}")
+
+
+@contextmanager
+def _change_of_users() -> Iterator[Tx]:
+    """Yield a transaction; crawlers that run are woken by its commit."""
+    with open_configured_database() as database:
+        with database.write(durable=True) as tx:
+            yield tx
+        Doorbells(database.path).ring("crawler")
 
 
 @users.command(name="list")

@@ -30,6 +30,11 @@ class PlanTurns:
             self._waiting.setdefault(relay)
         self._most = -(-len(self._waiting) // ROUNDS)
 
+    @property
+    def are_over(self) -> bool:
+        """Whether all connections follow the newest plan."""
+        return not self._waiting
+
     def take(self, queries: int) -> list[int]:
         """Return the relays whose turn it is to follow a plan of so many `queries`."""
         most = len(self._waiting) if queries <= FEW_QUERIES else self._most

@@ -1,9 +1,10 @@
 """The relays of one crawler process: dialled when their time comes, served by its reactor while they are connected."""
 
+import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -64,6 +65,8 @@ class RelayPool:
     rng: random.Random = field(default_factory=random.Random)
     gate: DialGate | None = None
     """What bounds the dialler's dials, and knows where names led."""
+    on_ended: Callable[[], object] = lambda: None
+    """Called, in any thread, when a connection has ended, which the next `tick` takes note of."""
     waiting: int = 0
     """How many relays are due that could not be dialled yet, for the number of dials under way or lately begun."""
     _relays: dict[int, CrawledRelay] = field(default_factory=dict)
@@ -186,6 +189,13 @@ class RelayPool:
             self._start(self._relays[number], plan)
             self.waiting -= 1
 
+    def rest_s(self) -> float:
+        """Return for how long `tick` has nothing to do unless a connection ends; 0 if it may have at any moment."""
+        if self.waiting or self._dialling or self._reached or not self._turns.are_over:
+            return 0.0
+        dials_at = (relay.next_dial_at for relay in self._relays.values() if relay.connection is None)
+        return max(0.0, min(dials_at, default=math.inf) - self.context.clock.monotonic())
+
     @property
     def is_alive(self) -> bool:
         """Whether connections are served; they are until `close`, or until something in it fails."""
@@ -212,13 +222,17 @@ class RelayPool:
     def _dial(self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics) -> None:
         channel = begin(self.dialler, address, metrics, self.context)
         if isinstance(channel, ConnectionResult):
-            self._ended.put(_Ended(number, channel))
+            self._end(number, channel)
         else:
             self._reached = True
             connection.note_resolved(self._resolved(address))
-            self._reactor.register(connection, channel, lambda ending: self._ended.put(_Ended(number, ending)))
+            self._reactor.register(connection, channel, lambda ending: self._end(number, ending))
             inform(self.dialler, address, connection, self.context)
         self._dialling.discard(number)
+
+    def _end(self, number: int, ending: ConnectionResult) -> None:
+        self._ended.put(_Ended(number, ending))
+        self.on_ended()
 
     def _resolved(self, address: RelayAddress) -> str:
         """Return the IP address to which a relay's name led last; empty where that is not known."""

@@ -22,6 +22,8 @@ from pipeline.store.outbox import OutboxRow
 
 # How long the loop waits for a commit before it looks for rows whose retry is due.
 _IDLE_S: Final = 1.0
+# How long a worker waits for its turn before it beats again; the one that has the turn ends soon after a stop.
+_TURN_WAIT_S: Final = 10.0
 
 
 @dataclass(slots=True)
@@ -45,9 +47,11 @@ class BatchWorker(SinkWorker):
 
     def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
         """Claim ready rows; return [] after about a second without any, or after a commit."""
-        if not self.turn.acquire(timeout=_IDLE_S):
+        if not self.turn.acquire(timeout=_TURN_WAIT_S):
             return []
         try:
+            if self.stop.is_set():
+                return []
             rows = self.client.claim(database, self.sink.max_messages)
             if not rows:
                 self.sink.keep_alive()

@@ -55,8 +55,8 @@ class Timeouts:
     """Opening a large database after a crash takes longer than a turn of any loop."""
     drain_s: float = 60.0
     """For all stages together; systemd's `TimeoutStopSec` must be longer."""
-    check_s: float = 1.0
-    """Between two looks at the heartbeats."""
+    check_s: float = 2.0
+    """Between two looks at the heartbeats; half of it while a stage is missing."""
     starting_check_s: float = 0.1
     """The same until all stages have beaten once."""
     lock_wait_s: float = SLOT_WAIT_S
@@ -262,7 +262,9 @@ class Supervisor:
         self._check_at_s = now_s + self._check_interval_s()
 
     def _check_interval_s(self) -> float:
-        interval_s = self._times.check_s if self._ready else self._times.starting_check_s
+        interval_s = self._times.check_s if all(child.ready for child in self._children) else self._times.check_s / 2
+        if not self._ready:
+            interval_s = self._times.starting_check_s
         watchdog_s = self._notifier.watchdog_interval_s
         return interval_s if watchdog_s is None else min(interval_s, watchdog_s / 2)
 

@@ -64,7 +64,7 @@ class _Stored:
 class Registrations:
     """Registrations, processed one after the other; used from the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what it is made of)
         self,
         thread: DatabaseThread,
         clock: Clock,
@@ -74,12 +74,15 @@ class Registrations:
         allow_private_relays: bool,
         admission: Callable[[], Admission],
         public_url: RelayAddress | None = None,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Private relays are stored only where `allow_private_relays` lets crawlers dial them.
 
         `admission`: the rule for new users, as it is now.
         `public_url`: the address by which users know this service; a request to vanish from it is one to leave.
+        `on_change`: called after each commit of a registration or a departure, in the thread that works on them.
         """
+        self._on_change = on_change
         self._public_url = public_url
         self._admission = admission
         self._thread = thread
@@ -146,6 +149,7 @@ class Registrations:
         began = self._clock.monotonic()
         usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
         is_new, refused = _store(database, registration, signed, usable[:MAX_RELAYS], self._clock)
+        self._on_change()
         surplus = max(0, len(usable) - MAX_RELAYS) + refused
         return _Stored(is_new, surplus, self._clock.monotonic() - began)
 
@@ -160,6 +164,7 @@ class Registrations:
             is_registered = author is not None and users.is_registered(tx, author)
         with database.write(durable=True) as tx:
             has_left = users.leave(tx, departure, self._clock.now_ms())
+        self._on_change()
         if is_registered and not has_left:
             raise InvalidRegistration("it does not name your registration, or is older")
         return _Stored(False, 0, self._clock.monotonic() - began)

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.nostr.nip19 import encode_npub
 from pipeline.process.clock import SystemClock
+from pipeline.process.doorbell import Doorbell
 from pipeline.store import events, inbox, outbox, users
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
@@ -68,6 +69,17 @@ def _dead_outbox_row(database: Database, author: Author) -> bytes:
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=10, lease=1000, limit=1)
         outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too many claims")], 20)
     return event_id
+
+
+def test_change_of_users_wakes_the_crawlers(run: Run, database: Database) -> None:
+    bell = Doorbell.hang(database.path, "crawler-0")
+    key = Author.from_seed(1, 0).pubkey
+    for command in ("add", "remove", "block"):
+        assert run("users", command, key).returncode == 0
+        assert bell.silence(), command
+    run("users", "list")
+    assert not bell.silence()
+    bell.close()
 
 
 def test_users_come_and_go(run: Run, database: Database) -> None:

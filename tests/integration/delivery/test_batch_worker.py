@@ -3,12 +3,13 @@
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from pipeline.delivery import sink_health
+from pipeline.delivery import batch_worker, sink_health
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import CLAIM_BYTES, CLAIM_STEP, LEASE_MS, MAX_CLAIMS, NEWEST_EVERY
 from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS
@@ -581,6 +582,27 @@ def test_claims_are_bounded_in_bytes(box: Outbox) -> None:
     most = CLAIM_BYTES + CLAIM_STEP * 181_000
     assert all(len(batch) * 180_000 <= most for batch in sink.batches)
     assert sorted(map(len, sink.batches)) == [30, 50, 50]
+
+
+def test_workers_that_wait_for_their_turn_end_with_the_process(box: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as the turn is handed over; those that come to it claim nothing."""
+    monkeypatch.setattr(batch_worker, "_TURN_WAIT_S", 600.0)
+    loops = [Loop(box, Told()) for _ in range(4)]
+    turn = threading.Lock()
+    for loop in loops:
+        assert isinstance(loop.worker, BatchWorker)
+        loop.worker.turn = turn
+    turn.acquire()
+    with ExitStack() as stack:
+        for loop in loops:
+            stack.enter_context(loop)
+            wait_until(lambda loop=loop: loop.beats > 0)  # type: ignore[misc]
+        box.put(notes(3))
+        for loop in loops:
+            loop.stop.set()
+        turn.release()
+    assert len(box.rows()) == 3
+    assert box.outcomes() == {}
 
 
 def test_a_closed_database_ends_the_loop(box: Outbox) -> None:

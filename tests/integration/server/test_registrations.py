@@ -8,6 +8,7 @@ import pytest
 import websocket
 
 from pipeline.nostr.nip19 import encode_npub
+from pipeline.process.doorbell import Doorbell
 from pipeline.server import session
 from pipeline.store import authors, relay_candidates, users, wanted_authors
 from pipeline.store.database import Tx
@@ -51,6 +52,18 @@ def refusal(server: Running, event: SignedEvent) -> str:
     assert registered(server) == set()
     assert isinstance(why, str)
     return why
+
+
+def test_registration_wakes_the_crawlers_once_it_is_committed(server: Running) -> None:
+    bell = Doorbell.hang(server.config.database_path, "crawler-0")
+    assert server.publish(forge_signature(ALICE.registration(NOW, [])).raw)[2] is False
+    assert not bell.silence()
+    event = ALICE.registration(NOW, [])
+    assert server.publish(event.raw)[2] is True
+    assert bell.silence()
+    assert server.publish(ALICE.sign(kind=5, tags=[["e", event.id]], created_at=NOW + 1).raw)[2] is True
+    assert bell.silence()
+    bell.close()
 
 
 def test_an_author_becomes_a_user_and_their_relays_are_known(server: Running) -> None:

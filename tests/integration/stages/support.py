@@ -9,7 +9,7 @@ from time import monotonic
 
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, SystemClock
-from pipeline.process.doorbell import Doorbells
+from pipeline.process.doorbell import Doorbell, Doorbells
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
@@ -56,6 +56,7 @@ class World:
     clock: Clock = field(default_factory=SystemClock)
 
     def __post_init__(self) -> None:
+        self._doorbells: list[Doorbell] = []
         self.path = self.directory / "events.db"
         self.runtime = self.directory / "runtime"
         prepare_runtime_directory(self.runtime)
@@ -70,6 +71,8 @@ class World:
 
     def close(self) -> None:
         self.database.close()
+        for each in self._doorbells:
+            each.close()
 
     def query(self, statement: str, *bindings: object) -> list[Row]:
         with self.database.read() as tx:
@@ -119,8 +122,13 @@ class World:
         left = "SELECT count(*) FROM contact_slices"
         wait_until(lambda: self.inbox_size() == 0 and self.value(left) == 0, "saved")
 
-    def context(self, stage: str, settings: Mapping[str, str] | None = None, *, index: int = 0) -> StageContext:
-        """What `run_stage` would give to that stage, its metrics its own; `settings` are added to the world's."""
+    def context(
+        self, stage: str, settings: Mapping[str, str] | None = None, *, index: int = 0, has_doorbell: bool = False
+    ) -> StageContext:
+        """What `run_stage` would give to that stage, its metrics its own; `settings` are added to the world's.
+
+        Without a doorbell the stage looks for commits that nobody rings for, as those of this world.
+        """
         slot = Slot(stage, index)
         emulator = {name: os.environ[name] for name in ("PUBSUB_EMULATOR_HOST",) if name in os.environ}
         return StageContext(
@@ -131,9 +139,13 @@ class World:
             Metrics(),
             Heartbeat(self.runtime, slot.name, self.clock),
             get_logger(stage),
-            None,
+            self._hang(slot) if has_doorbell else None,
             Doorbells(self.path),
         )
+
+    def _hang(self, slot: Slot) -> Doorbell:
+        self._doorbells.append(Doorbell.hang(self.path, slot.name))
+        return self._doorbells[-1]
 
     def opener(self) -> Callable[[], Database]:
         return lambda: open_database(self.path, self.clock)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.crawl import reconnect
+from pipeline.process.doorbell import Doorbells
 from pipeline.process.rate import Rate
 from pipeline.store import relay_mentions, relay_status
 from pipeline.store import relays as relay_table
@@ -51,9 +52,9 @@ def profiles(count: int, *, first: int = 0) -> list[SignedEvent]:
 @contextmanager
 def crawling(world: World, *urls: str, **settings: Any) -> Iterator[Running]:
     """A crawler of these bootstrap relays; with `index`, one of several."""
-    index = settings.pop("index", 0)
+    index, has_doorbell = settings.pop("index", 0), settings.pop("has_doorbell", False)
     env = {"EVENTS_BOOTSTRAP_RELAYS": ",".join(urls), "EVENTS_CRAWLERS": "1", **settings}
-    with Running(world.context("crawler", env, index=index), crawler.run) as running:
+    with Running(world.context("crawler", env, index=index, has_doorbell=has_doorbell), crawler.run) as running:
         yield running
 
 
@@ -80,6 +81,32 @@ def state(world: World, relay: ScriptedRelay) -> tuple[Any, ...]:
     """State, subscriptions, failures and last error, once there is anything to say."""
     rows = world.query("SELECT state, subscriptions, failures, last_error FROM relays WHERE address = ?", relay.url)
     return rows[0] if rows else ("unknown", 0, 0, "")
+
+
+@pytest.fixture
+def only_when_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main loop looks at nothing unless something is due or it is rung."""
+    monkeypatch.setattr(crawler, "_IDLE_S", 600.0)
+    monkeypatch.setattr(crawler, "_LOOK_AT_QUEUES_S", 600.0)
+
+
+@pytest.mark.usefixtures("only_when_rung")
+def test_new_user_is_asked_for_once_the_bell_rings(world: World, relay: ScriptedRelay) -> None:
+    with crawling(world, relay.url, has_doorbell=True):
+        wait_live(relay)
+        world.register(BOB.pubkey)
+        Doorbells(world.path).ring("crawler")
+        relay.wait_for_req(lambda req: any(BOB.pubkey in each.get("authors", ()) for each in req.filters))
+
+
+@pytest.mark.usefixtures("only_when_rung")
+def test_lost_connection_wakes_the_main_loop_which_dials_again(world: World, relay: ScriptedRelay) -> None:
+    with crawling(world, relay.url, has_doorbell=True):
+        wait_live(relay)
+        for connections in (2, 3):
+            relay.drop()
+            relay.wait_for_connection(connections)
+            wait_live(relay, connections)
 
 
 def test_a_live_event_is_in_the_inbox_long_before_the_next_sweep(world: World, relay: ScriptedRelay) -> None:

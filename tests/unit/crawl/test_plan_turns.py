@@ -25,3 +25,15 @@ def test_relay_that_waits_keeps_its_place_whatever_comes() -> None:
         turns.add(range(100))
         taken += turns.take(FEW_QUERIES + 1)
     assert sorted(taken) == list(range(100))
+
+
+def test_turns_are_over_once_all_had_theirs() -> None:
+    assert PlanTurns().are_over
+    turns = PlanTurns()
+    turns.add(range(3 * ROUNDS))
+    over = []
+    for _ in range(ROUNDS):
+        over.append(turns.are_over)
+        turns.take(FEW_QUERIES + 1)
+    assert not any(over)
+    assert turns.are_over
