@@ -144,5 +144,5 @@ def crawled_since(selected: Selected, now: int) -> int | None:
 
 
 def _seconds(doubt: Doubt | None, now: int) -> tuple[int, int]:
-    """What `Reach` takes of a doubt, noticed at `now` (ms) at the latest."""
+    """Return what `Horizon` takes of a doubt, noticed at `now` (ms) at the latest."""
     return (0, 0) if doubt is None else (doubt.since // 1000, min(doubt.noticed_at, now) // 1000)

@@ -189,7 +189,7 @@ class Ingester:
         self._written_at = -COUNTS_EVERY_S
 
     def submit(self, *batches: Batch) -> None:
-        """Hand over batches that belong into one transaction; with events, only within a `HandOver` allowance."""
+        """Hand over batches that belong into one transaction; `RelayBatcher` bounds how many have events."""
         self._queue.put(batches)
 
     def count_dropped(self, reason: str, count: int = 1) -> None:

@@ -7,8 +7,9 @@
 | lost | a dial that this machine could not make, or may not | lost: the next follows by the common schedule |
 | lost | a connection; any other HTTP answer; a permanent error; an hour | steady |
 
-Steady relays follow the common schedule (`redial.py`). When most relays are lost at once, our own network is at fault,
-more likely than all of theirs: only probes are tried then, until one of them answers. Times are monotonic seconds.
+Steady relays follow the common schedule (`reconnect.py`). When most relays are lost at once, our own network is at
+fault, more likely than all of theirs: only probes are tried then, until one of them answers. Times are monotonic
+seconds.
 """
 
 import math

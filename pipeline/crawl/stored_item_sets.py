@@ -67,7 +67,7 @@ class StoredItemSets:
         self._reading: _Reading | None = None
 
     def item_set_for(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
-        """See `Holdings`."""
+        """See `ItemSetProvider`."""
         if query.subject not in (Subject.GLOBAL, Subject.AUTHORS):
             # No tags are stored, by which mentions would be told.
             return Unavailable.UNKNOWN

@@ -12,7 +12,7 @@ DOUBT_SILENCE_AFTER_S: Final = 300
 
 
 class Dimension(StrEnum):
-    """A quantity with a bound of its own; the value names its field in `Limits`."""
+    """A quantity with a bound of its own; the value names its field in `RelayLimits`."""
 
     SUBSCRIPTIONS = "max_subscriptions"
     PAGES = "max_pages"

@@ -88,7 +88,7 @@ def test_first_event_after_minutes_of_quiet_comes_live_without_limit_zero(how: s
     assert limits(sim).max_subscriptions == RelayLimits().max_subscriptions
 
 
-def test_what_unanswered_limit_zero_did_not_bring_is_swept_within_half_a_minute() -> None:
+def test_what_unanswered_limit_zero_missed_is_swept_in_half_a_minute() -> None:
     """Though other requests are answered, and none is due for minutes."""
     sim = crawl(zero("nothing"))
     few = [*stream(sim, 5, 8, 1), *stream(sim, 25, 28, 1)]

@@ -78,3 +78,31 @@ def test_code_cites_no_document_but_the_projects_own() -> None:
         if name not in names
     }
     assert cited == set()
+
+
+_PROSE = re.compile(r'"""(?:.*?)"""|#[^\n]*', re.DOTALL)
+_MARKED = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"(?:\w+/)*\w+\.py")
+_CLASS = re.compile(r"_?(?:[A-Z][a-z0-9]+){2,}")
+ELSEWHERE = {"PubsubMessage", "PublishResponse", "TimeoutStopSec", "EventServiceDiskFills", "stages/NAME.py"}
+"""Of Pub/Sub and systemd; an alert; a placeholder."""
+
+
+def test_code_and_documents_name_files_and_classes_that_exist() -> None:
+    """Whoever renames one finds here who speaks of it."""
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in tracked() if path.suffix in (".py", ".md")}
+    sources = [name for name in texts if name.endswith(".py")]
+    files = {name[at:] for name in sources for at in (0, *(found.end() for found in re.finditer("/", name)))}
+    code = (_PROSE.sub("", texts[name]) for name in sources)
+    classes = ELSEWHERE.union(*(re.findall(r"\b_?[A-Z]\w+", each) for each in code))
+    wrong: set[str] = set()
+    for name, text in texts.items():
+        for prose in _PROSE.findall(text) if name.endswith(".py") else [text]:
+            for marked in _MARKED.findall(prose):
+                word = marked.partition("(")[0].partition(".")[0]
+                if _FILE.fullmatch(marked):
+                    if marked not in files | ELSEWHERE:
+                        wrong.add(f"{name}: {marked}")
+                elif _CLASS.fullmatch(word) and word not in classes:
+                    wrong.add(f"{name}: {marked}")
+    assert wrong == set()

@@ -5,7 +5,7 @@ that grows too large is split in two by one more bit; all others stay as they ar
 cursors that go by their names. A chunk is named by its bits, so that a new chunk finds the cursor of the one that it
 was cut from.
 
-Wanted authors of each tier (`store/wanted_authors.py`) are cut by themselves, so that many of a late one change no
+Wanted authors of each tier (`wanted_authors.py`) are cut by themselves, so that many of a late one change no
 chunk of the authors before them, and are asked for after those.
 """
 

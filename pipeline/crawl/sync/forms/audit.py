@@ -2,7 +2,7 @@
 
 The checks of one relay's forms come one after another, the most important first, in a few requests a day: which form is
 due, an event to check it with, a search for such events where the relay gave none by itself. How one check goes is told
-in `form_check.py`.
+in `check.py`.
 
 A search asks for controls by kinds alone. A relay that gave something of these kinds by author, and now gives nothing,
 does not answer filters as broad as that.

@@ -11,7 +11,7 @@ in it came to the relay since, and should have come live.
 
 Without a proof the first tail sweeps follow each other soon, so that a relay that answers and then sends nothing is
 found out within a minute. A quiet relay costs three of them, once in the life of the process. A relay that falls silent
-later is swept once the silence is long for it (`live_silence.py`).
+later is swept once the silence is long for it (`silence.py`).
 `mono` is monotonic seconds, `wall` Unix seconds.
 """
 

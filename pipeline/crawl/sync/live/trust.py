@@ -1,7 +1,7 @@
 """What follows when the live subscriptions of one relay do not bring what they should. Pure.
 
 A relay may answer a live request and then send nothing, serve its first filter only, or skip events for slow readers.
-What should have come live, as sweeps show (`live_check.py`), is a *miss* if it did not.
+What should have come live, as sweeps show (`check.py`), is a *miss* if it did not.
 
 | state | event | next state |
 |---|---|---|

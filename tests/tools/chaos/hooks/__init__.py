@@ -1,4 +1,4 @@
-"""What runs inside every process of the service under test, before anything else; `Tree` puts it there.
+"""What runs inside every process of the service under test, before anything else; `PatchedSource` puts it there.
 
 Only the standard library and apsw: it is imported by `sitecustomize`. All of it goes by files in one folder.
 """
