@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from pipeline.crawl.reconnect import resumed_at
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.nostr.domain import address_prefix, is_address, registrable_domain
 from pipeline.store.relay_candidates import RelayCandidate
 from pipeline.store.relay_mentions import Mention
 
 PROVEN_FOR_MS: Final = 7 * 86_400_000
+# One that will not be dialled for so long leaves its place to others until then: more than a few looks at all relays.
+_LONG_WAIT_MS: Final = 60_000
 # Of all relays that are dialled; a monitor (NIP-66) names what others named, and counts as one of them.
 _PER_AUTHOR: Final = 1 / 50
 _PER_MONITOR: Final = 1 / 20
@@ -100,15 +103,15 @@ class Crowd:
     ) -> list[RelayCandidate] | None:
         """Let relays count as named by a user as long as each user names few; None if all do that say so.
 
-        `candidates` are in order of preference.
+        `candidates` are in order of preference. Those that wait for their next dial count first, or a user's names
+        would be tried one after the other before the first of another user.
         """
-        found = [
-            each
-            if not each.named_by_user or self._is_users(each, mentions_of, now)
-            else each._replace(named_by_user=False)
-            for each in candidates
-        ]
-        return found if any(one is not other for one, other in zip(found, candidates, strict=True)) else None
+        of_users = [each for each in candidates if each.named_by_user]
+        of_users.sort(key=lambda each: not has_to_wait(each, now))
+        others = {each.relay for each in of_users if not self._is_users(each, mentions_of, now)}
+        if not others:
+            return None
+        return [each._replace(named_by_user=False) if each.relay in others else each for each in candidates]
 
     def _is_users(self, candidate: RelayCandidate, mentions_of: MentionsOf, now: int) -> bool:
         if candidate.by_operator or is_proven(candidate, now):
@@ -144,6 +147,12 @@ class Crowd:
 def is_proven(candidate: RelayCandidate, now: int) -> bool:
     """Return True if a relay was lately the first to bring events of wanted authors."""
     return candidate.productive_at > 0 and now - candidate.productive_at < PROVEN_FOR_MS
+
+
+def has_to_wait(candidate: RelayCandidate, now: int) -> bool:
+    """Return True if a relay that is not connected is not to be dialled for a while."""
+    dialled_at = resumed_at(candidate.next_dial_at, candidate.state_since, now)
+    return not candidate.is_connected and dialled_at - now > _LONG_WAIT_MS
 
 
 def _places(candidate: RelayCandidate, address: RelayAddress) -> list[tuple[CrowdReason, str | int]]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from pipeline.crawl.crowding import is_proven
+from pipeline.crawl.crowding import has_to_wait, is_proven
 from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS, RelayCandidate
 from pipeline.store.relay_pruning import MAX_MENTIONS
 
@@ -28,12 +28,15 @@ _KEPT_FOR_MS: Final = 6 * _HOUR_MS
 def ranked(candidates: Iterable[RelayCandidate], now: int) -> list[RelayCandidate]:
     """Return `candidates`, the best first, at `now` (ms).
 
-    Those that the operator named come first, then incumbents, then others by `score`, the oldest first.
+    Those that the operator named come first, then incumbents, then others by `score`, the oldest first. Those that
+    have to wait for their next dial come last: names that lead to one machine would keep places without being dialled.
     """
     return sorted(
         candidates,
-        key=lambda each: (not each.by_operator, not is_incumbent(each, now), -score(each, now), each.relay),
-    )
+        key=lambda each: (
+            not each.by_operator, not is_incumbent(each, now), has_to_wait(each, now), -score(each, now), each.relay,
+        ),
+    )  # fmt: skip
 
 
 def is_incumbent(candidate: RelayCandidate, now: int) -> bool:

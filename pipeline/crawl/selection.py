@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
-from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, MentionsOf, is_proven
+from pipeline.crawl.crowding import Crowd, CrowdBounds, CrowdReason, MentionsOf, has_to_wait, is_proven
 from pipeline.crawl.ranking import is_incumbent, ranked
 from pipeline.nostr.address import InvalidAddress, Network, RelayAddress, parse_address
 from pipeline.nostr.ports import SERVICE_PORTS
@@ -104,8 +104,9 @@ def choose(
     trials = min(int(most * EXPLORE), max(0, most - certain)) if len(allowed) > most else 0
     left = [each for each in allowed if not choice.take(each, most - trials)]
     crowded = Counter(choice.crowded)
-    # Those on trial stay for their time; then come those who waited longest. Of the crowded ones a few are tried, too.
-    left.sort(key=lambda each: (not _is_on_trial(each, now), min(each.tried_at, now)))
+    # Those on trial stay for their time, unless they have to wait for their next dial; then come those who waited
+    # longest. Of the crowded ones a few are tried, too.
+    left.sort(key=lambda each: (has_to_wait(each, now), not _is_on_trial(each, now), min(each.tried_at, now)))
     choice.crowd = Crowd(bounds.part(EXPLORE))
     most = min(most, len(choice.chosen) + int(most * EXPLORE))
     for each in left if trials or crowded else ():

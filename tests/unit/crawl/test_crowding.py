@@ -188,3 +188,24 @@ def test_user_counts_for_few_relays_and_those_that_come_first_of_these() -> None
 def test_operators_relays_and_addresses_of_hidden_services_are_not_counted() -> None:
     own = [candidate(number, f"o{number}.one.example", by_operator=True) for number in range(100)]
     assert len(hosts(choose(own, selection(), NOW))) == 100
+
+
+def test_new_users_relay_has_its_turn_behind_a_crowd_that_is_put_off() -> None:
+    """The gate does not dial names of one machine for minutes. There are few places, and far more names."""
+    honest = [incumbent(number, f"honest{number}.example") for number in range(21)]
+    names = [candidate(100 + number, f"victim{number}.example", named_by_user=True) for number in range(700)]
+    newcomer = candidate(900, "newcomer.example", named_by_user=True)
+    mentions = {each.relay: [Mention(each.relay // 100, False, True)] for each in (*names, newcomer)}
+    looks, dialled = 0, set[int]()
+    while newcomer.relay not in dialled:
+        looks += 1
+        assert looks <= 7, "before it come ten names of each of seven users, nineteen at each look"
+        names = [
+            each._replace(state_since=NOW - 1_000, next_dial_at=NOW + 200_000) if each.relay in dialled else each
+            for each in names
+        ]
+        ranking = ranked([*honest, *names, newcomer], NOW)
+        chosen = choose(ranking, selection(40), NOW, lambda each: mentions.get(each.relay, []))
+        assert {each.address.host for each in chosen.selected} >= {f"honest{number}.example" for number in range(21)}
+        dialled = {each.candidate.relay for each in chosen.selected}
+    assert looks > 1

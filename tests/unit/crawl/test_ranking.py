@@ -46,3 +46,13 @@ def test_time_spent_away_counts_and_a_monitors_word_helps() -> None:
 def test_connection_survives_small_rank_changes_and_equals_keep_order() -> None:
     assert order(PLAIN._replace(namers=3), PLAIN._replace(is_connected=True)) == [1, 0]
     assert order(PLAIN, PLAIN, PLAIN) == [0, 1, 2]
+
+
+def test_relay_that_is_not_dialled_for_a_while_leaves_its_place_until_then() -> None:
+    put_off = PLAIN._replace(named_by_user=True, namers=16, state_since=NOW - HOUR, next_dial_at=NOW + 240_000)
+    assert order(put_off, PLAIN) == [1, 0]
+    assert order(put_off._replace(next_dial_at=NOW + 5_000), PLAIN) == [0, 1], "it is dialled soon"
+    assert order(put_off._replace(is_connected=True), PLAIN) == [0, 1]
+    assert order(put_off._replace(by_operator=True), PLAIN) == [0, 1]
+    proven = put_off._replace(productive_at=NOW - HOUR, connected_ms=HOUR, state_since=NOW - 60_000)
+    assert order(proven, PLAIN) == [0, 1], "it brought what nobody else did"
