@@ -31,7 +31,7 @@ from tests.tools.completeness.foreign.result import Result, as_value
 from tests.tools.completeness.foreign.result import table as foreign_table
 from tests.tools.completeness.run import Row, table
 
-_DEFAULT_PARTS = "alone,mixed,crowded,independent,latency"
+_DEFAULT_PARTS = "single,mixed,over-capacity,independent,latency"
 
 
 def main() -> int:
@@ -82,14 +82,14 @@ def _parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tupl
         parser.error(f"no such behaviour: {error}")
     seed, timeout = options.seed, options.timeout
     parts: dict[str, Callable[[], list[Row]]] = {
-        "alone": lambda: single_behaviour.run(cases, seed, timeout, keep=options.keep),
+        "single": lambda: single_behaviour.run(cases, seed, timeout, keep=options.keep),
         "absences": lambda: absences.run(seed, timeout, keep=options.keep),
         "mixed": lambda: random_mix.run(BehaviourMatrix(), seed, timeout, keep=options.keep),
-        "crowded": lambda: over_capacity.run(seed, timeout, keep=options.keep),
+        "over-capacity": lambda: over_capacity.run(seed, timeout, keep=options.keep),
         "independent": lambda: independent.run(seed, timeout, events=5_000, cap=20),
         "hour": lambda: independent.run(seed, 4 * timeout, events=100_000, cap=20),
     }
-    chosen = ["alone"] if options.behaviours else options.parts.split(",")
+    chosen = ["single"] if options.behaviours else options.parts.split(",")
     if unknown := set(chosen) - {*parts, "latency", "negentropy", "foreign"}:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     plan = foreign_options.plan_of(parser, options)
