@@ -123,7 +123,7 @@ async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, t
         admission=lambda: admission_of(ctx.settings),
         allow_private_relays=ctx.config.allow_private_relays,
         public_url=ctx.config.public_url,
-        on_change=lambda: ctx.bells.ring("crawler"),
+        on_change=lambda: ctx.bells.ring("crawler", "saver"),
     )
     health = HealthCheck(threads.health, lambda: ctx.settings, ctx.clock)
     web = Web(

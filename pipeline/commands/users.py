@@ -82,11 +82,11 @@ def block(keys: tuple[bytes, ...]) -> None:
 
 @contextmanager
 def _change_of_users() -> Iterator[Tx]:
-    """Yield a transaction; crawlers that run are woken by its commit."""
+    """Yield a transaction; its commit wakes crawlers, and the saver, to which a list of thousands is left."""
     with open_configured_database() as database:
         with database.write(durable=True) as tx:
             yield tx
-        Doorbells(database.path).ring("crawler")
+        Doorbells(database.path).ring("crawler", "saver")
 
 
 @users.command(name="list")
