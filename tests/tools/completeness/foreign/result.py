@@ -65,6 +65,7 @@ class Result:
 
     `refused`: how often it said what of events that it did not take. `hidden`: relevant events that it took and gives
     to nobody who asks by id. `crashes`: how often it ended by itself. `had_by_others`: ids that another client got.
+    `failure`: why the trial was not played to its end.
     """
 
     name: str
@@ -73,11 +74,12 @@ class Result:
     hidden: int = 0
     crashes: int = 0
     had_by_others: set[str] = field(default_factory=set)
+    failure: str = ""
 
     @property
     def is_good(self) -> bool:
         """Whether everything came, or the service says that it did not."""
-        return not any(phase.untold for phase in self.phases)
+        return not self.failure and not any(phase.untold for phase in self.phases)
 
 
 def as_value(result: Result) -> dict[str, object]:
@@ -94,6 +96,8 @@ def table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         lines += [_line(result.name, width, phase) for phase in result.phases]
+        if result.failure:
+            lines.append(f"{result.name}: not played to its end: {result.failure}")
         if result.crashes:
             lines.append(f"    ended by itself {result.crashes} times and was started again")
         if result.hidden:

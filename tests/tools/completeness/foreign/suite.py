@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from tests.fakes.child import ChildFailed
 from tests.tools.completeness.foreign.registry import RELAYS, Listed
 from tests.tools.completeness.foreign.result import Result, table
 from tests.tools.completeness.foreign.run import Plan, together
@@ -35,12 +36,20 @@ def run(seed: int, plan: Plan, names: Collection[str] = (), keep: Path | None = 
     results: list[Result] = []
     for scenario in scenarios([relay for relay in listed if relay.is_installed], plan):
         began = monotonic()
-        came = together(scenario.commands, seed, scenario.plan, keep)
+        came = _played(scenario, seed, keep)
         for result in came:
             result.name = f"{result.name}: {scenario.name}"
         print(f"\n{scenario.name}, {monotonic() - began:.0f} s\n{table(came)}\n", flush=True)
         results += came
     return results
+
+
+def _played(scenario: Scenario, seed: int, keep: Path | None) -> list[Result]:
+    """What came of a scenario; a relay that does not start, or dies where nobody expects it, ends no other."""
+    try:
+        return together(scenario.commands, seed, scenario.plan, keep)
+    except (ChildFailed, OSError) as error:
+        return [Result(command.name, failure=f"{type(error).__name__}: {error}") for command in scenario.commands]
 
 
 def scenarios(relays: Sequence[Listed], plan: Plan) -> Iterator[Scenario]:

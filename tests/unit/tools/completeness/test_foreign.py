@@ -3,17 +3,20 @@
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.factories.workload import newest_versions
-from tests.tools.completeness.foreign import options
+from tests.fakes.child import ChildFailed
+from tests.tools.completeness.foreign import options, suite
 from tests.tools.completeness.foreign.registry import RELAYS
 from tests.tools.completeness.foreign.result import Cost, Missing, Phase, Result, as_value, table
 from tests.tools.completeness.foreign.run import Plan
 from tests.tools.completeness.foreign.shape import Order, Shape, late, mention
+from tests.tools.completeness.foreign.subject import RelayCommand
 from tests.tools.completeness.foreign.suite import CAPS, scenarios
 
 ROOT = Path(__file__).parents[4]
@@ -85,6 +88,25 @@ def test_missing_event_is_good_only_where_it_was_reported() -> None:
     assert "0.8000" in table([bad])
     assert "kind 7, a mention, of 6: bb" in table([bad])
     assert json.loads(json.dumps(as_value(bad)))["phases"][0]["cost"]["messages"] == {"REQ": 3}
+
+
+@pytest.mark.parametrize("error", [ChildFailed("no websocket"), ConnectionRefusedError("gone"), TimeoutError("silent")])
+def test_relay_that_fails_ends_no_other_trial(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[str] = []
+
+    def together(commands: Sequence[RelayCommand], *_: object) -> list[Result]:
+        played.append(commands[0].name)
+        if len(played) == 1:
+            raise error
+        return [Result(command.name) for command in commands]
+
+    monkeypatch.setattr(suite, "together", together)
+    monkeypatch.setattr(suite, "RELAYS", [replace(RELAYS[0], needs=None)])
+    first, *others = suite.run(1, Plan())
+    assert not first.is_good
+    assert type(error).__name__ in table([first])
+    assert len(others) == len(played) - 1 > 3
+    assert all(each.is_good for each in others)
 
 
 def test_relay_option_takes_a_name_and_a_command() -> None:
