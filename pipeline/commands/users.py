@@ -91,7 +91,8 @@ def _change_of_users() -> Iterator[Tx]:
 
 @users.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
-def list_users(as_json: bool) -> None:
+@click.option("--blocked", "only_blocked", is_flag=True, help="The keys that `users block` keeps out, and since when.")
+def list_users(as_json: bool, only_blocked: bool) -> None:
     """Print each registered user: hex key, npub, when the registration was last renewed, and how many are followed.
 
     Of these some wait where EVENTS_MAX_WANTED_AUTHORS is nearly reached.
@@ -99,12 +100,21 @@ def list_users(as_json: bool) -> None:
     Example: event-service users list
     """
     with open_configured_to_read() as database, database.read() as tx:
+        if only_blocked:
+            for public_key, at in registered.blocked(tx):
+                key, npub, since = public_key.hex(), encode_npub(public_key), _utc(at)
+                value: dict[str, object] = {"public_key": key, "npub": npub, "blocked_at": since}
+                say(json.dumps(value) if as_json else f"{key} {npub} {since} blocked")
+            return
         for user in registered.registered(tx):
-            renewed = f"{datetime.fromtimestamp(user.updated_at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-            key, npub = user.public_key.hex(), encode_npub(user.public_key)
+            key, npub, renewed = user.public_key.hex(), encode_npub(user.public_key), _utc(user.updated_at)
             value = {
                 "public_key": key, "npub": npub, "updated_at": renewed,
                 "followees": user.followees, "waiting": user.waiting,
             }  # fmt: skip
             waiting = f" {user.waiting} waiting" if user.waiting else ""
             say(json.dumps(value) if as_json else f"{key} {npub} {renewed} {user.followees} followed{waiting}")
+
+
+def _utc(at: int) -> str:
+    return f"{datetime.fromtimestamp(at / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -46,6 +46,10 @@ SELECT public_key, created_at, updated_at, followees, waiting
   FROM monitored JOIN authors ON authors.id = monitored.author
  WHERE removed_at IS NULL ORDER BY created_at, public_key
 """
+BLOCKED = """
+SELECT public_key, blocked_at FROM monitored JOIN authors ON authors.id = monitored.author
+ WHERE blocked_at IS NOT NULL ORDER BY blocked_at, public_key
+"""
 COUNT = "SELECT count(*) FROM monitored WHERE removed_at IS NULL"
 
 
@@ -188,6 +192,11 @@ def remove(tx: Tx, public_key: bytes, now: int) -> bool:
 def registered(tx: Tx) -> list[User]:
     """Return all registered users, in the order of registration."""
     return [User(*row) for row in tx.execute(ALL)]
+
+
+def blocked(tx: Tx) -> list[tuple[bytes, int]]:
+    """Return the keys that may not register, and since when (ms), in the order in which they were blocked."""
+    return [(bytes(public_key), int(at)) for public_key, at in tx.execute(BLOCKED)]
 
 
 def count(tx: Tx) -> int:

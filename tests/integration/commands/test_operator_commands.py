@@ -95,6 +95,8 @@ def test_users_come_and_go(run: Run, database: Database) -> None:
     assert run("users", "add", npub).stdout == f"{key} registered\n"
     assert run("users", "block", npub).stdout == f"{key} blocked, was registered\n"
     assert run("users", "block", npub).stdout == f"{key} blocked\n"
+    assert run("users", "list", "--blocked").stdout.startswith(f"{key} {npub} ")
+    assert json.loads(run("users", "list", "--blocked", "--json").stdout)["public_key"] == key
     assert run("users", "list").stdout == ""
 
 
