@@ -207,6 +207,8 @@ class Behaviour:
     nip11_delay_s: float = 0.0
     ok_rules: tuple[OkRule, ...] = ()
     counts: bool = False
+    negentropy: bool = False
+    """Sets are compared (NIP-77); otherwise the notice is all that is said to that."""
     negentropy_notice: str | None = "ERROR: bad msg: negentropy disabled"
 
     def __or__(self, other: Self) -> Self:

@@ -9,7 +9,9 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from pipeline.nostr.negentropy import ItemSet
 from tests.factories.events import SignedEvent
+from tests.fakes import negentropy
 from tests.fakes.behaviour import Behaviour, How, Interruption, Refusal
 from tests.fakes.relay_intake import Intake, Relay
 from tests.fakes.relay_journal import Answered, Close, Entry, Other, Refused, Req
@@ -30,6 +32,7 @@ class Connection:
         self._requests: dict[str, list[Sequence[Query]]] = {}
         self._raw_filters: dict[str, Any] = {}
         self._pages: dict[str, asyncio.Task[None]] = {}
+        self._compared: dict[str, ItemSet] = {}
         self._live = 0
         self._tokens = 0.0
         self._refilled_at: float | None = None
@@ -106,13 +109,29 @@ class Connection:
                 self.output.message("COUNT", subscription, {"count": self._relay.store.count(filters)})
             case [str(label), *_] if label.startswith("NEG-"):
                 self._note(Other, label=label)
-                self._notice(self.behaviour.negentropy_notice)
+                self._compare(message)
             case [str(label), *_]:
                 self._note(Other, label=label)
                 self._notice(self.behaviour.garbage_notice)
             case _:
                 self._note(Other, label="")
                 self._notice(self.behaviour.garbage_notice)
+
+    def _compare(self, message: list[Any]) -> None:
+        """Answer one message of NIP-77."""
+        if not self.behaviour.negentropy:
+            self._notice(self.behaviour.negentropy_notice)
+            return
+        label, subscription, *values = message
+        if label == "NEG-CLOSE":
+            self._compared.pop(subscription, None)
+            return
+        if label == "NEG-OPEN":
+            query = Query.read(values[0])
+            held = (event for event in self._relay.store if query.matches(event))
+            self._compared[subscription] = ItemSet((event.created_at, bytes.fromhex(event.id)) for event in held)
+        answer = negentropy.answer(self._compared[subscription], bytes.fromhex(values[-1]))
+        self.output.message("NEG-MSG", subscription, answer.hex())
 
     def _notice(self, text: str | None) -> None:
         if text is not None:

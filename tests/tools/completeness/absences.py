@@ -5,21 +5,26 @@ Late arrivals are looked for every six hours here, so that nothing comes by chan
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
 
 from pipeline.crawl.reconnect import HEALTHY_S
 from pipeline.process.clock import SystemClock
-from pipeline.store import relay_candidates, relay_status, relays
+from pipeline.store import events as store_events
+from pipeline.store import relay_candidates, relay_status, relays, wanted_authors
+from pipeline.store.authors import Authors
+from pipeline.store.events import Accepted
 from pipeline.store.schema import open_database
 from tests.factories.events import SignedEvent
-from tests.fakes.behaviour import Behaviour
+from tests.fakes.behaviour import Behaviour, Upgrade
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Other
 from tests.fakes.relay_store import MemoryStore
 from tests.tools.completeness.behaviours import HONEST_CASE, Case
 from tests.tools.completeness.run import Peer, Row, Run
+from tests.tools.completeness.silences import Silences
 from tests.tools.completeness.world import World
 
 _HOUR_S, _DAY_S = 3600, 86_400
@@ -27,16 +32,29 @@ _SETTINGS = {"EVENTS_RESWEEP_EVERY": "6h"}
 _AWAY_S = 8.0
 _STORED = 120
 _LIST_AGE_S = 30 * _HOUR_S
+_AGAIN_S = 5.0
+# What is younger is not compared.
+_LAG_S = 900
+# Numbers of events that none of the run gets.
+_NUMBERED_FROM = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """What comes to a relay while it is away. `forgets`: it comes back without what it had."""
+    """What comes to a relay while it is away. `forgets`: it comes back without what it had.
+
+    `returns` is what it does for once when it is back, `again`: it is lost once more soon after. `compares`: most of
+    what it has is known before the start, and must be compared.
+    """
 
     name: str
     comes: Callable[[World], list[SignedEvent]]
     behaviour: Behaviour = HONEST_CASE.behaviour
     forgets: bool = False
+    returns: Upgrade | None = None
+    again: bool = False
+    compares: bool = False
+    stored: int = _STORED
 
 
 def _wraps(world: World) -> list[SignedEvent]:
@@ -56,33 +74,73 @@ ABSENCES = (
     Absence("away-any-order", lambda world: world.stored(60), Behaviour(cap=60, until_exclusive=True)),
     Absence("away-wraps", _wraps),
     Absence("away-other-store", lambda world: world.stored(_STORED), forgets=True),
+    Absence("away-gateway", lambda world: world.stored(60), returns=Upgrade(502, times=2)),
+    Absence("away-busy", lambda world: world.stored(60), returns=Upgrade(503, (("Retry-After", "5"),), times=1)),
+    Absence("away-twice", lambda world: world.stored(60), again=True),
+    Absence("away-compared", lambda world: world.stored(20), Behaviour(negentropy=True), compares=True, stored=300),
 )
 
 
 def run(seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
     """Play all at once; the time of a row counts from the return of the relays."""
     world = World.make(seed)
-    away = [_peer(world, each.name, Case(each.behaviour), world.stored(_STORED)) for each in ABSENCES]
+    away = [_peer(world, each.name, Case(each.behaviour), world.stored(each.stored)) for each in ABSENCES]
     followed, listed = _peer(world, "list-date", HONEST_CASE, []), _peer(world, "relay-lists", HONEST_CASE, [])
     lists = Peer("(contact lists)", HONEST_CASE, ScriptedRelay(events=world.contact_lists))
     _hold(listed, [_relay_list(world, number) for number in range(20)])
+    silences = Silences(world)
     with tempfile.TemporaryDirectory(prefix="event-service-completeness-") as scratch:
-        service = Run(keep or Path(scratch), world, [lists, *away, followed, listed], _SETTINGS)
+        service = Run(keep or Path(scratch), world, [lists, *away, followed, listed, *silences.peers], _SETTINGS)
         _crawl_since(service, followed, world.now - 3 * _DAY_S)
+        _know(service, world, away)
         with service.started():
+            silences.begin()
             # The loss of a younger connection counts as one that failed.
             pause(HEALTHY_S + 2.0)
             _be_away(world, away)
-            returned = time()
+            returned, asked = time(), {peer.name: _comparisons(peer) for peer in away}
+            silences.end()
             _follow_stranger(world, lists, followed)
+            _be_away_again(world, away)
             service.wait_complete(timeout_s)
-            return service.rows(returned)[1:]
+            compared = {peer.name for peer in away if _comparisons(peer) > asked[peer.name]}
+            wrong = {each.name: "not compared" for each in ABSENCES if each.compares and each.name not in compared}
+            rows = service.rows(returned)[1:]
+            return [replace(row, fault=wrong.get(row.name) or silences.fault(service, row.name)) for row in rows]
 
 
 def _peer(world: World, name: str, case: Case, stored: Sequence[SignedEvent]) -> Peer:
     peer = Peer(name, case, ScriptedRelay(case.behaviour, events=stored))
     peer.offer(world, stored)
     return peer
+
+
+def _comparisons(peer: Peer) -> int:
+    """How often the relay was asked to compare sets (NIP-77)."""
+    return sum(other.label == "NEG-OPEN" for other in peer.relay.journal.of(Other))
+
+
+def _know(service: Run, world: World, peers: Sequence[Peer]) -> None:
+    """Let what relays have that compare sets be known from others, and its authors be wanted before the start."""
+    known = [
+        event
+        for peer, absence in zip(peers, ABSENCES, strict=True)
+        if absence.compares
+        for event in peer.relay.stored()
+        if world.is_by_wanted_author(event) and event.created_at < world.now - _LAG_S
+    ]
+    numbers, now = Authors(), world.now * 1000
+    with open_database(service.service.database, SystemClock()) as database, database.write() as tx:
+        authors = {event.pubkey: numbers.intern(tx, bytes.fromhex(event.pubkey)) for event in known}
+        wanted_authors.acquire(tx, authors.values(), now)
+        rows = [
+            Accepted(
+                _NUMBERED_FROM + number, bytes.fromhex(event.id), event.created_at, event.kind,
+                authors[event.pubkey], b"", 1, now, 0,
+            )
+            for number, event in enumerate(known)
+        ]  # fmt: skip
+        store_events.accept(tx, rows, now)
 
 
 def _crawl_since(service: Run, peer: Peer, since: int) -> None:
@@ -105,14 +163,31 @@ def _be_away(world: World, peers: Sequence[Peer]) -> None:
     for peer in peers:
         peer.relay.stop()
     for peer, absence in zip(peers, ABSENCES, strict=True):
-        events = absence.comes(world)
         if absence.forgets:
             peer.relay.store = MemoryStore()
-        peer.relay.hold(events)
-        peer.offer(world, events)
+        if absence.returns is not None:
+            peer.relay.behaviour = absence.behaviour | Behaviour(upgrade=absence.returns)
+        _arrive(world, peer, absence.comes(world))
     pause(_AWAY_S)
     for peer in peers:
         peer.relay.start()
+
+
+def _be_away_again(world: World, peers: Sequence[Peer]) -> None:
+    """Lose some once more, as soon as they are being swept for what they were away for."""
+    again = [peer for peer, absence in zip(peers, ABSENCES, strict=True) if absence.again]
+    for peer in again:
+        peer.relay.stop()
+        # Live ones, as back-dated ones are owed for an hour then.
+        _arrive(world, peer, [world.event(int(time())) for _ in range(30)])
+    pause(_AGAIN_S)
+    for peer in again:
+        peer.relay.start()
+
+
+def _arrive(world: World, peer: Peer, events: Sequence[SignedEvent]) -> None:
+    peer.relay.hold(events)
+    peer.offer(world, events)
 
 
 def _follow_stranger(world: World, lists: Peer, followed: Peer) -> None:

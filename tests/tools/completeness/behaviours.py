@@ -342,6 +342,11 @@ def _scrapes(filters: Filters) -> bool:
     return any(narrow.isdisjoint(each) and each.get("limit", 500) > 20 for each in filters)
 
 
+def _scrapes_hours(filters: Filters) -> bool:
+    """Whether some filter asks for more than half an hour of many events by kinds alone."""
+    return any(_scrapes([each]) and each.get("until", 1 << 40) - each.get("since", 0) > 1_800 for each in filters)
+
+
 def _bytes(most: int) -> Callable[[Filters], bool]:
     return lambda filters: len(json.dumps(filters)) > most
 
@@ -370,6 +375,12 @@ def _limit_cases() -> Mapping[str, Case]:
         "subs-named": Case(
             Behaviour(max_subscriptions=3, subscriptions_refusal=Refusal(How.CLOSED, few), cap=60)
         ),
+        "subs-exceeded": Case(
+            Behaviour(
+                max_subscriptions=3, subscriptions_refusal=Refusal(How.CLOSED, "Number of subscriptions exceeds limit"),
+                cap=60,
+            )
+        ),
         "filters-big": Case(Behaviour(max_filters=2, filters_refusal=Refusal(How.CLOSED, big), cap=60)),
         "filters-nip11": Case(
             Behaviour(
@@ -387,7 +398,11 @@ def _limit_cases() -> Mapping[str, Case]:
         "live-unnamed": _refusing(Refusal(How.NOTICE, "REQ filters are not accepted", when=_long_live)),
         "all-unnamed": _refusing(Refusal(How.NOTICE, "REQ filters are not accepted", when=_is_large)),
         "live-without-eose": Case(Behaviour(live_eose=False, cap=60)),
+        "live-refused": _refusing(Refusal(reason="blocked: no live subscriptions for strangers", when=_zero)),
         "scraper": _refusing(Refusal(reason="error: scraper", when=_scrapes)),
+        "scraper-hours": _refusing(Refusal(reason="error: scraper", when=_scrapes_hours)),
+        "nip11-slow": Case(Behaviour(nip11={"limitation": {"max_filters": 3}}, nip11_delay_s=8.0, cap=60)),
+        "round-trip": Case(Behaviour(cap=20, answer_delay_s=0.1)),
         "deaf-at-first": Case(Behaviour(deaf_s=0.3, cap=60)),
         "paced": Case(Behaviour(pace_s=1.0, cap=60), stored=100, slow=True),
     }  # fmt: skip

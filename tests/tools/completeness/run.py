@@ -1,5 +1,6 @@
 """One run: relays that hold and get events, the service on them, and what it has of each in the end."""
 
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -67,6 +68,8 @@ class Row:
     seconds: float | None
     cannot: bool
     loses: bool
+    fault: str = ""
+    """What else was not as it must be."""
 
     @property
     def recall(self) -> float:
@@ -81,7 +84,8 @@ class Row:
     @property
     def is_good(self) -> bool:
         """Everything is there that can be, and the service says so where something cannot."""
-        return (self.got == self.wanted or self.loses) and (self.is_reported or not self.cannot)
+        is_complete = self.got == self.wanted or self.loses
+        return is_complete and (self.is_reported or not self.cannot) and not self.fault
 
 
 def environment(relays: Sequence[str]) -> dict[str, str]:
@@ -109,6 +113,7 @@ class Run:
         key = {"EVENTS_SECRET_KEY_PATH": str(directory / "key")}
         self.service = EventService(directory, environment([peer.address for peer in peers]) | key | dict(more or {}))
         self._gaps: dict[tuple[str, str], float] = {}
+        self._came_at: dict[str, float] = {}
         self._have: set[str] = set()
 
     @contextmanager
@@ -136,6 +141,7 @@ class Run:
             have = self.have()
             self._read_gaps()
             now = time()
+            self._came_at |= dict.fromkeys(have - self._came_at.keys(), now)
             for peer in self.peers:
                 if peer.done_at is None and peer.due.keys() <= have:
                     peer.done_at = now
@@ -178,6 +184,11 @@ class Run:
             loses=peer.case.loses,
         )
 
+    def longest_s(self, peer: Peer, events: Iterable[SignedEvent]) -> float:
+        """How long the latest of `events` took; seen to a second, infinite if it did not come."""
+        late = [self._came_at.get(each.id, math.inf) - peer.due[each.id] for each in events if each.id in peer.due]
+        return max(late, default=0.0)
+
     def missing(self, peer: Peer) -> list[str]:
         """Ids that should have come."""
         return sorted(peer.due.keys() - self._have)
@@ -199,6 +210,6 @@ def table(rows: Sequence[Row]) -> str:
         beyond = f" ({row.beyond} wanted ones are given to nobody)" if row.beyond else ""
         lines.append(
             f"{row.name:<40} {row.wanted:>6} {row.got:>6} {row.recall:>7.4f} {done:>6} {row.pages:>5} "
-            f"{row.connections:>4}  {'' if row.is_good else 'BAD '}{gaps}{beyond}"
+            f"{row.connections:>4}  {'' if row.is_good else 'BAD '}{gaps}{beyond}{row.fault and f'; {row.fault}'}"
         )
     return "\n".join(lines)
