@@ -282,6 +282,9 @@ class Session:
             self._requests.on_copy(subscription, now)
         if not self._requests.outset.is_over:
             self._requests.on_answer(subscription, now)
+        if not subscription.is_page and event_id is not None:
+            for page in self.subscriptions.pages:
+                page.note_live(event_id)
         if subscription.is_page or subscription.is_complete or self.limits.zero_is_all:
             return
         if subscription.count > MAX_UNASKED_STORED:

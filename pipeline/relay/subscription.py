@@ -15,6 +15,8 @@ FIRST_ANSWER_S = 30.0
 NEXT_ANSWER_S = 10.0
 # Times of a page that are kept, in the order in which they came; no relay seen returns as many at once.
 MAX_TIMES = 5_000
+# Ids of one page, or that came live beside it, that are compared.
+_MAX_COMPARED = 2_000
 # Spans of one page that are told apart.
 MAX_SKIPPED_SPANS = 64
 # Later than any time that an event has.
@@ -49,6 +51,8 @@ class PageEnded:
     """How many events came that do not match the page, whatever their time; the relay counts them to its limit."""
     is_after_auth: bool = False
     """Whether it was refused before we authenticated, and asked for again."""
+    arrived: int = 0
+    """How many of its events came live as well, while it was open: the relay may not count them to its limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class Subscription:
     """What came lately, where it replaced another under its id."""
     skipped: list[tuple[int, int]] = field(default_factory=list)
     watched: frozenset[bytes] = frozenset()
+    _came: set[bytes] = field(default_factory=set)
+    _came_live: set[bytes] = field(default_factory=set)
     _last: int | None = None
     _times: list[int] = field(default_factory=list)
     _undated: int | None = None
@@ -186,6 +192,11 @@ class Subscription:
         else:
             self.hear(now)
 
+    def note_live(self, event_id: bytes) -> None:
+        """Note that an event came live while this page is open."""
+        if len(self._came_live) < _MAX_COMPARED:
+            self._came_live.add(event_id)
+
     def note_skipped(self, created_at: int | None, now: float, event_id: bytes | None = None) -> None:
         """Count an event that was too long to be read; where its time is not known it lies between its neighbours."""
         if created_at is not None:
@@ -222,6 +233,7 @@ class Subscription:
             self.undated,
             self.strangers,
             self.was_held,
+            len(self._came & self._came_live),
         )
 
     @property
@@ -244,6 +256,8 @@ class Subscription:
         is_asked = any(each.ids is not None and event_id in each.ids for each in self.filters)
         if is_asked or event_id in self.watched:
             self.ids.add(event_id)
+        if self.is_page and len(self._came) < _MAX_COMPARED:
+            self._came.add(event_id)
 
     def _note(self, created_at: int, now: float) -> None:
         self.hear(now)

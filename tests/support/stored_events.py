@@ -22,6 +22,8 @@ class StoredEvents:
     shuffled: bool = False
     repeats: bool = False
     hidden_kinds: frozenset[int] = frozenset()
+    arrived: int = 0
+    """How many events of the last page came live, too."""
 
     def page(self, wanted: Filter) -> list[Event]:
         assert wanted.limit is not None, "without a limit some relays answer oldest first"
@@ -41,9 +43,9 @@ class StoredEvents:
         return page
 
 
-def result_of(page: Iterable[Event]) -> PageResult:
+def result_of(page: Iterable[Event], arrived: int = 0) -> PageResult:
     times = tuple(event.created_at for event in page)
-    return PageResult(len(times), min(times, default=None), max(times, default=None), times=times)
+    return PageResult(len(times), min(times, default=None), max(times, default=None), times=times, arrived=arrived)
 
 
 def fetch(relay: StoredEvents, window: Window, most_pages: int) -> set[bytes]:
@@ -56,7 +58,7 @@ def fetch(relay: StoredEvents, window: Window, most_pages: int) -> set[bytes]:
         page = relay.page(wanted)
         assert all(wanted.matches(event) for event in page)
         got.update(event.id for event in page)
-        window.take(result_of(page))
+        window.take(result_of(page, relay.arrived))
     return got
 
 

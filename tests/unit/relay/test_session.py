@@ -129,6 +129,28 @@ def test_events_of_other_times_are_told_apart_from_those_of_the_page() -> None:
     assert session.unasked == 0
 
 
+def test_events_of_a_page_that_came_live_beside_it_are_counted() -> None:
+    """In either order, by a subscription that asks for them, and once each."""
+    session = Session(LearnedLimits(RelayLimits()))
+    live, page = open_live(session), open_page(session)
+    first, second, other = event(110), event(120), event(130)
+    session.note_event(page, first, 1.0)
+    session.note_event(live, first, 1.0)
+    session.record_event_time(live, 120, 1.0, second.id)
+    session.record_event_time(page, 120, 1.0, second.id)
+    session.note_event(page, second, 1.0)
+    session.note_event(page, other, 1.0)
+    session.note_event(live, event(140), 1.0)
+    (ended,) = session.receive(Eose(page), 2.0)
+    assert isinstance(ended, PageEnded)
+    assert (ended.count, ended.arrived) == (4, 2)
+    later = open_page(session)
+    session.note_event(later, first, 3.0)
+    (ended,) = session.receive(Eose(later), 3.0)
+    assert isinstance(ended, PageEnded)
+    assert ended.arrived == 0, "it came live before this page was asked for"
+
+
 @pytest.mark.parametrize(
     ("times", "rises"), [((200, 150, 150, 100), False), ((100, 150), True), ((200, 100, 150), True), ((150,), False)]
 )

@@ -45,8 +45,8 @@ from pipeline.nostr.filter import Filter
 
 # No relay returns so few events for a larger limit.
 LEAST_CAP: Final = 5
-# Some relays send what is new under the id of an open page, too, beyond their cap. So a page may have been cut off that
-# has fewer events than another had by this share and number, and so many may be older than what it was cut off at.
+# Some relays send what is new under the id of an open page, too, beyond their cap. What of it came live is known; of
+# the rest a page may have so many more, by share and number, and so many may be older than what it was cut off at.
 _ARRIVALS_SHARE: Final = 10
 _ARRIVALS: Final = 3
 
@@ -132,7 +132,7 @@ class Pager:
         else:
             self._settle_doubt(part, result, falls=falls)
             self._take_page(part, result, falls=falls)
-        self.knowledge.note_size(part.form, result.returned)
+        self.knowledge.note_size(part.form, result.stored)
         self._left.end_page()
 
     def break_off(self, result: PageResult) -> bool:
@@ -229,8 +229,9 @@ class Pager:
     def _surely_had_from(self, part: Slice, result: PageResult, oldest: int) -> int:
         """Return the second down to which a page falls, whatever was dated back and arrived while it was sent."""
         times = result.within(part.low, part.high)
-        later = times[min(_ARRIVALS, len(times) // _ARRIVALS_SHARE)]
-        return later if self.settled < part.high and later < part.high else oldest
+        later = times[min(max(_few_arrivals(len(times)), result.arrived), len(times) - 1)]
+        may_arrive = result.arrived > 0 or self.settled < part.high
+        return later if may_arrive and later < part.high else oldest
 
     def _go_below_second(self, part: Slice, result: PageResult) -> None:
         rest = part.between(part.low, part.high - 1)
@@ -281,7 +282,7 @@ class Pager:
         is_relied_on = self._trusts_order and not part.most and part.form in self._relied_on
         if not is_relied_on or self.knowledge.is_proven(part.form) or not self._may_be_full(part.form, result.returned):
             return False
-        arrivals = min(_ARRIVALS, result.returned // _ARRIVALS_SHARE)
+        arrivals = max(_few_arrivals(result.returned), result.arrived)
         return max(result.rises(self.settled), result.newer) > arrivals
 
     def _disprove(self, form: str) -> None:
@@ -345,7 +346,7 @@ class Pager:
 
     def _sure_size(self, part: Slice, result: PageResult) -> int:
         """Return how many events of a page were stored for sure, and did not arrive while it was sent."""
-        return result.returned if part.high <= self.settled else self._least_cut(result.returned)
+        return result.stored if part.high <= self.settled else self._least_cut(result.stored)
 
     def _least_cut(self, most: int) -> int:
         """Return how many events a page that was cut off has at least, where another of its form had `most`."""
@@ -367,3 +368,8 @@ class Pager:
         self._record.add(Missing(stuck.gap, part.low, part.high, part.form, stuck.returned))
         if part.is_kindless:
             self._left.push(*replace(part, kinds=ALL_KINDS).halves())
+
+
+def _few_arrivals(returned: int) -> int:
+    """Return how many events of a page may have arrived while it was sent though none of them came live."""
+    return min(_ARRIVALS, returned // _ARRIVALS_SHARE)

@@ -54,7 +54,8 @@ class PageResult:
 
     `newer` and `older` count those that match but for their time; `times` are those of all of them as they came, as
     far as they were noted; `skipped`: the spans in which lies what was too long to be read; `undated`: how many of
-    those show no time; `strangers`: how many came that do not match.
+    those show no time; `strangers`: how many came that do not match; `arrived`: how many came live as well, so that
+    they may have been stored before the page or have arrived while it was sent.
     """
 
     count: int
@@ -66,6 +67,12 @@ class PageResult:
     skipped: tuple[tuple[int, int], ...] = ()
     undated: int = 0
     strangers: int = 0
+    arrived: int = 0
+
+    @property
+    def stored(self) -> int:
+        """How many of what it returned were stored before it for sure, as far as what came live shows."""
+        return self.returned - self.arrived
 
     @property
     def returned(self) -> int:
