@@ -143,7 +143,8 @@ class Siege:
 
         Linux may share processors among sessions, whatever the priority of a process in each.
         """
-        for pid in (os.getpid(), self.service.child.pid, self.sink.child.pid):
+        others = [relay.foreign.child.pid for relay in self.world.relays if relay.foreign is not None]
+        for pid in (os.getpid(), self.service.child.pid, self.sink.child.pid, *others):
             with suppress(OSError):
                 Path(f"/proc/{pid}/autogroup").write_text(str(_PRECEDENCE))
 
