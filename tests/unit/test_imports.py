@@ -68,21 +68,26 @@ class Module:
     tree: ast.Module
 
     @property
-    def imports(self) -> set[str]:
+    def imports(self) -> frozenset[str]:
         """Modules and names in modules, as dotted paths; relative imports do not occur."""
-        found: set[str] = set()
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{self.name} imports relatively"
-                found.update(f"{node.module}.{alias.name}" for alias in node.names)
-        return found
+        return _imports(self)
 
     @property
     def package(self) -> str:
         """The longest entry of `ALLOWED` that the module belongs to."""
         return max((name for name in ALLOWED if within(self.name, name)), key=len, default="")
+
+
+@cache
+def _imports(module: Module) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name} imports relatively"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 @cache

@@ -127,9 +127,9 @@ def test_words_that_are_gone_stay_so() -> None:
 def test_class_name_stands_for_one_thing() -> None:
     places = defaultdict(set)
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].add(path.relative_to(ROOT).as_posix())
+        for name in re.findall(r"(?m)^ *class (\w+)[(:]", path.read_text()):
+            places[name].add(path.relative_to(ROOT).as_posix())
+    assert len(places) > 400
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 

@@ -1,6 +1,7 @@
 """Relays of one key, domain, address or network crowd out no honest ones."""
 
 import functools
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,17 +67,30 @@ def connect(tx: Tx, addresses: Iterable[str], *, productive: bool) -> None:
             relay_candidates.add_first_seen(tx, {number: 1.0}, NOW - HOUR, productive=[number])
 
 
-@pytest.mark.parametrize("productive", [True, False], ids=["productive", "idle"])
-def test_lists_of_one_key_and_its_friends_drop_no_connected_relay(tmp_path: Path, productive: bool) -> None:
-    """Of 205 relay lists and a registration, with 15 other keys that name the same; 40 relays may be dialled."""
-    honest = [f"wss://r{number}.honest{number % 7}.example" for number in range(20)]
+HONEST = [f"wss://r{number}.honest{number % 7}.example" for number in range(20)]
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with 205 relay lists of one key, and with 15 other keys that name the same."""
+    path = tmp_path_factory.mktemp("attacked") / "events.db"
     evil = [f"wss://evil{number}.example" for number in range(2_050)]
-    with open_database(tmp_path / "events.db", ManualClock(NOW)) as db, db.write() as tx:
+    with open_database(path, ManualClock(NOW)) as db, db.write() as tx:
         for author in range(1, 9):
-            name_all(tx, author, honest[author % 4 :: 4])
-        connect(tx, honest, productive=productive)
+            name_all(tx, author, HONEST[author % 4 :: 4])
         for author in (ATTACKER, *STRANGERS):
             name_all(tx, author, evil)
+    return path
+
+
+@pytest.mark.parametrize("productive", [True, False], ids=["productive", "idle"])
+def test_lists_of_one_key_and_its_friends_drop_no_connected_relay(
+    attacked: Path, tmp_path: Path, productive: bool
+) -> None:
+    """One registers, too; 40 relays may be dialled."""
+    shutil.copy(attacked, tmp_path)
+    with open_database(tmp_path / attacked.name, ManualClock(NOW)) as db, db.write() as tx:
+        connect(tx, HONEST, productive=productive)
         users.register(tx, ATTACKER.to_bytes(32), NOW)
         while crowded := relay_pruning.crowded(tx):
             for each in crowded:
@@ -84,7 +98,7 @@ def test_lists_of_one_key_and_its_friends_drop_no_connected_relay(tmp_path: Path
         found = relay_candidates.candidates(tx, discovered=True, limit=20_040)
         assert sum(each.named_by_user for each in found) >= 500
         chosen = choose(ranked(found, NOW), selection(40), NOW, functools.partial(KnownMentions().of, tx))
-    assert {url.removeprefix("wss://") for url in honest} <= hosts(chosen)
+    assert {url.removeprefix("wss://") for url in HONEST} <= hosts(chosen)
     assert len(hosts(chosen)) == 40
 
 
