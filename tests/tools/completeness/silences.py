@@ -21,8 +21,9 @@ _CASES: Final = (
 )  # fmt: skip
 # Less than the shortest poll (30 s), and room for a machine that is busy.
 WITHIN_S: Final = 20.0
-# With one place nothing can be live beside pages.
-POLLED_WITHIN_S: Final = 90.0
+# With one place nothing can be live beside pages. That nothing follows an EOSE shows by what sweeps bring, in a minute.
+_SHOWN_LATE: Final = frozenset({"quiet-subs-one", "quiet-zero-eose"})
+SHOWN_WITHIN_S: Final = 90.0
 _STEPS, _STEP_S = 6, 1.0
 
 
@@ -53,7 +54,7 @@ class Silences:
         """What was wrong with the relay of this name; empty if nothing was, or it is none of these."""
         peer = next((each for each in self.peers if each.name == name), None)
         late = 0.0 if peer is None else run.longest_s(peer, self._last[name])
-        bound = POLLED_WITHIN_S if name == "quiet-subs-one" else WITHIN_S
+        bound = SHOWN_WITHIN_S if name in _SHOWN_LATE else WITHIN_S
         return f"live after {late:.0f} s" if late > bound else ""
 
     def _publish(self, count: int) -> list[tuple[Peer, list[SignedEvent]]]:
