@@ -7,7 +7,12 @@ from collections.abc import Generator
 from time import time
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
+# No time that a machine takes is a finding, neither for an example nor for making one.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 # Under nohup children inherit that SIGHUP is ignored, which the program respects and its tests do not expect.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 _A_DAY_S = 86_400

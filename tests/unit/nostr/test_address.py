@@ -353,7 +353,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(TEXTS)
 def test_whatever_parses_is_canonical_and_nothing_else_is_raised(text: str) -> None:
     for part in (text, *split_addresses(text)):
