@@ -33,6 +33,8 @@ BATCH_BYTES: Final = 512 << 10
 LONG_BYTES: Final = 64 << 10
 # Slices of long contact lists that may be left to be done; while there are more, no new rows are claimed.
 MAX_SLICES: Final = 2_000
+# Slices begin so many times as far apart as one takes.
+SLICE_REST: Final = 3.0
 # What storing one address of a relay weighs in such bytes.
 ADDRESS_BYTES: Final = 1 << 10
 # From this rate (events/s) on, crawlers read at common times: so long after one's commit, those of the others are there
@@ -85,6 +87,8 @@ class _Saver:
         # Which events cannot be saved is up to those who make them.
         self._log = RateLimitedLogger(ctx.log, ctx.clock)
         self._rate = EventRate()
+        # When the next slice of a long contact list may be done (monotonic).
+        self._slice_at = 0.0
         self._counters = StageCounters(ctx.slot, ctx.metrics)
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
@@ -107,8 +111,8 @@ class _Saver:
             # Rows that failed before come last, so that no other waits behind one that kills the process.
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_isolated(row)
-            is_busy = self._work_off() or bool(rows)
-            if len(rows) < MANY_ROWS and watch.wait(self._ctx.stop, 0.0 if is_busy else _IDLE_S):
+            rest_s = self._work_off()
+            if len(rows) < MANY_ROWS and watch.wait(self._ctx.stop, 0.0 if rows else rest_s):
                 self._let_gather()
 
     def _let_gather(self) -> None:
@@ -116,8 +120,15 @@ class _Saver:
         if self._rate.per_s(self._ctx.clock.monotonic()) >= SHARING_RATE:
             pause(SHARING_S)
 
-    def _work_off(self) -> bool:
-        """Do a slice of what long contact lists left, more if there are too many; return False if there is none."""
+    def _work_off(self) -> float:
+        """Do a slice of what long contact lists left, more if there are too many; return when to look for the next (s).
+
+        Between two slices the write lock is left to others for longer than one takes: they poll for it, and would
+        seldom find it free.
+        """
+        began = self._ctx.clock.monotonic()
+        if began < self._slice_at:
+            return self._slice_at - began
         with self._database.read() as tx:
             left = contact_slices.count(tx)
         for number in range(min(left, 1 + max(0, left - MAX_SLICES))):
@@ -130,7 +141,11 @@ class _Saver:
             if changes_wanted:
                 self._ctx.bells.ring("crawler")
             self._processor.on_commit()
-        return left > 0
+        if not left:
+            return _IDLE_S
+        rest_s = SLICE_REST * (self._ctx.clock.monotonic() - began)
+        self._slice_at = began + rest_s
+        return rest_s
 
     def _claim(self) -> list[InboxRow]:
         clock = self._ctx.clock
