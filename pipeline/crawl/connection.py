@@ -224,7 +224,7 @@ class Connection:
         self._report()
         self._keep_alive(websocket, now)
         self._due_at = min(self._times(websocket))
-        self.awaits_reply = self._session.pages > 0 or self._session.comparison.is_open
+        self.awaits_reply = self._session.pages > 0 or self._session.reconciliation.is_open
 
     def _times(self, websocket: WebSocket) -> Iterator[float]:
         yield self._sync.next_time()

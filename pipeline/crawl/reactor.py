@@ -64,7 +64,7 @@ _HOLD_CHECK_S: Final = 0.25
 
 
 @dataclass(slots=True, eq=False)
-class _Served:
+class _Entry:
     connection: Connection
     websocket: WebSocket
     ended: Callable[[ConnectionResult], object]
@@ -87,11 +87,11 @@ class Reactor:
     _has_rung: bool = False
     _is_finishing: bool = False
     _has_ended: bool = False
-    _called: SimpleQueue[_Served] = field(default_factory=SimpleQueue)
-    _served: dict[int, _Served] = field(default_factory=dict)
-    """By the descriptor of their channels, those that are not over."""
-    _over: set[_Served] = field(default_factory=set)
-    _timers: list[tuple[float, int, _Served]] = field(default_factory=list)
+    _ready: SimpleQueue[_Entry] = field(default_factory=SimpleQueue)
+    _entries: dict[int, _Entry] = field(default_factory=dict)
+    """By the descriptor of their websockets, those that are not over."""
+    _closing: set[_Entry] = field(default_factory=set)
+    _timers: list[tuple[float, int, _Entry]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _coalescer: ReadCoalescer = field(default_factory=ReadCoalescer)
 
@@ -102,9 +102,9 @@ class Reactor:
 
         Who comes after the end of `run` is not served.
         """
-        served = _Served(connection, websocket, ended, self.context.clock.monotonic())
-        connection.open(lambda: self._call(served))
-        self._call(served)
+        entry = _Entry(connection, websocket, ended, self.context.clock.monotonic())
+        connection.open(lambda: self._call(entry))
+        self._call(entry)
         if self._has_ended:
             websocket.close()
 
@@ -124,17 +124,17 @@ class Reactor:
             else:
                 self._pause()
         self._answer_calls()
-        for served in list(self._served.values()):
-            self._end(served, _closed_by_us())
+        for entry in list(self._entries.values()):
+            self._end(entry, _closed_by_us())
         self._finish_closed()
-        while self._over:
+        while self._closing:
             self._poll.poll(_MAX_WAIT_S)
             self._answer_calls()
             self._finish_closed()
         self._has_ended = True
         self._answer_calls()
-        for served in self._served.values():
-            served.websocket.close()
+        for entry in self._entries.values():
+            entry.websocket.close()
 
     def _round(self) -> None:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
@@ -142,18 +142,18 @@ class Reactor:
         if not self.context.backpressure.is_open:
             return
         due = self._answer_calls()
-        due.update(self._served[descriptor] for descriptor, _ in ready if descriptor != self._bell)
+        due.update(self._entries[descriptor] for descriptor, _ in ready if descriptor != self._bell)
         now = self.context.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            served = heapq.heappop(self._timers)[2]
-            served.timer = math.inf
-            due.add(served)
-        messages = [self._turn(served) for served in due if served.ending is None]
+            entry = heapq.heappop(self._timers)[2]
+            entry.timer = math.inf
+            due.add(entry)
+        messages = [self._step(entry) for entry in due if entry.ending is None]
         self._finish_closed()
         began, now = now, self.context.clock.monotonic()
         self.context.late_pace.note(now - began, now)
         if any(messages):
-            is_asking = any(served.connection.awaits_reply for served in due)
+            is_asking = any(entry.connection.awaits_reply for entry in due)
             pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
 
     def _poll_timeout(self) -> float:
@@ -161,83 +161,83 @@ class Reactor:
             return _MAX_WAIT_S
         return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.context.clock.monotonic()))
 
-    def _turn(self, served: _Served) -> int:
+    def _step(self, entry: _Entry) -> int:
         try:
-            result = _turned(served)
+            result = _stepped(entry)
         except Exception as error:
-            self.context.log.exception(type(error).__name__, "relay failed", relay=served.connection.address)
+            self.context.log.exception(type(error).__name__, "relay failed", relay=entry.connection.address)
             result = ConnectionResult("unknown", type(error).__name__)
         if isinstance(result, ConnectionResult):
-            self._end(served, result)
+            self._end(entry, result)
             return 0
-        self._await(served)
+        self._await(entry)
         return result
 
-    def _await(self, served: _Served) -> None:
+    def _await(self, entry: _Entry) -> None:
         """Poll for what the connection waits for now, and be back when it wants to be called."""
-        channel, connection = served.websocket, served.connection
-        self._poll_for(served, channel.send_events if connection.is_blocked else channel.events)
-        has_more = channel.has_more and not connection.is_blocked
-        self._call_at(served, -math.inf if has_more else connection.next_time)
+        websocket, connection = entry.websocket, entry.connection
+        self._poll_for(entry, websocket.send_events if connection.is_blocked else websocket.events)
+        has_more = websocket.has_more and not connection.is_blocked
+        self._call_at(entry, -math.inf if has_more else connection.next_time)
 
-    def _poll_for(self, served: _Served, events: int) -> None:
-        if served.connection.is_blocked and served.websocket.send_by is None:
+    def _poll_for(self, entry: _Entry, events: int) -> None:
+        if entry.connection.is_blocked and entry.websocket.send_by is None:
             # Not even for its end, which epoll(7) tells of whatever it is asked for.
             events = 0
-        if events == served.events:
+        if events == entry.events:
             return
         if not events:
-            self._poll.unregister(served.websocket)
-        elif served.events:
-            self._poll.modify(served.websocket, events)
+            self._poll.unregister(entry.websocket)
+        elif entry.events:
+            self._poll.modify(entry.websocket, events)
         else:
-            self._poll.register(served.websocket, events)
-        served.events = events
+            self._poll.register(entry.websocket, events)
+        entry.events = events
 
-    def _call_at(self, served: _Served, time: float) -> None:
-        if time < served.timer:
-            served.timer = time
-            heapq.heappush(self._timers, (time, next(self._numbers), served))
+    def _call_at(self, entry: _Entry, time: float) -> None:
+        if time < entry.timer:
+            entry.timer = time
+            heapq.heappush(self._timers, (time, next(self._numbers), entry))
 
     def _pause(self) -> None:
         """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
         while not self._is_finishing:
             self.context.on_turn()
             self._answer_calls()
-            for served in list(self._served.values()):
-                if served.connection.is_closing:
-                    self._end(served, _closed_by_us())
+            for entry in list(self._entries.values()):
+                if entry.connection.is_closing:
+                    self._end(entry, _closed_by_us())
                 else:
-                    served.connection.pause()
+                    entry.connection.pause()
             self._finish_closed()
             if self.context.backpressure.wait(_HOLD_CHECK_S):
                 break
-        for served in self._served.values():
-            served.connection.resume(served.websocket)
-            self._call_at(served, -math.inf)
+        for entry in self._entries.values():
+            entry.connection.resume(entry.websocket)
+            self._call_at(entry, -math.inf)
 
-    def _end(self, served: _Served, ending: ConnectionResult) -> None:
-        """Close the channel; the connection is over once all that it brought is taken."""
-        del self._served[served.websocket.fileno()]
-        if served.events:
-            self._poll.unregister(served.websocket)
-        served.websocket.close()
-        lived = max(self.context.clock.monotonic() - served.since, 0.001)
-        served.ending = replace(ending, lifetime_s=lived)
-        self._over.add(served)
+    def _end(self, entry: _Entry, ending: ConnectionResult) -> None:
+        """Close the websocket; the connection is over once all that it brought is taken."""
+        del self._entries[entry.websocket.fileno()]
+        if entry.events:
+            self._poll.unregister(entry.websocket)
+        entry.websocket.close()
+        lived = max(self.context.clock.monotonic() - entry.since, 0.001)
+        entry.ending = replace(ending, lifetime_s=lived)
+        self._closing.add(entry)
 
     def _finish_closed(self) -> None:
         """Hand over what the turns brought, and tell of those that are over and have nothing left to hand over."""
-        over = [each for each in self._over if each.connection.finish()]
+        over = [each for each in self._closing if each.connection.finish()]
         self.context.batcher.send()
-        for served in over:
-            self._over.remove(served)
-            assert served.ending is not None, "it is over"
-            served.ended(replace(served.ending, was_productive=served.connection.was_productive))
+        for entry in over:
+            self._closing.remove(entry)
+            assert entry.ending is not None, "it is over"
+            entry.ended(replace(entry.ending, was_productive=entry.connection.was_productive))
 
-    def _call(self, served: _Served) -> None:
-        """Let `served` have a turn soon; in any thread."""
-        self._called.put(served)
+    def _call(self, entry: _Entry) -> None:
+        """Let a connection have a turn soon; in any thread."""
+        self._ready.put(entry)
         self._wake()
 
     def _wake(self) -> None:
@@ -245,26 +245,26 @@ class Reactor:
             self._has_rung = True
             os.eventfd_write(self._bell, 1)
 
-    def _answer_calls(self) -> set[_Served]:
+    def _answer_calls(self) -> set[_Entry]:
         """Whoever was called for since; those that are new are registered."""
         # In this order: who calls from here on is found below, or rings once more.
         self._has_rung = False
-        called: set[_Served] = set()
-        while not self._called.empty():
-            served = self._called.get_nowait()
-            if served.ending is None:
-                self._served[served.websocket.fileno()] = served
-                called.add(served)
+        called: set[_Entry] = set()
+        while not self._ready.empty():
+            entry = self._ready.get_nowait()
+            if entry.ending is None:
+                self._entries[entry.websocket.fileno()] = entry
+                called.add(entry)
         return called
 
 
-def _turned(served: _Served) -> int | ConnectionResult:
+def _stepped(entry: _Entry) -> int | ConnectionResult:
     """How many messages a turn brought, or that the connection is over."""
-    connection = served.connection
+    connection = entry.connection
     if connection.is_closing:
         return _closed_by_us()
     try:
-        return connection.step(served.websocket)
+        return connection.step(entry.websocket)
     except ConnectionLost as error:
         return ConnectionResult(error.reason, error.detail, has_taught=connection.on_lost())
 

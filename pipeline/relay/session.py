@@ -43,8 +43,8 @@ class Session:
     """The subscriptions of one connection. Owned by one thread."""
 
     __slots__ = (
-        "_answers", "_auth", "_pace", "_refusals", "_requests", "comparison", "holds_pages", "late", "newest_live",
-        "outgoing", "subscriptions", "unasked",
+        "_answers", "_auth", "_pace", "_refusals", "_requests", "holds_pages", "late", "newest_live",
+        "outgoing", "reconciliation", "subscriptions", "unasked",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +57,7 @@ class Session:
         self._requests = Requests(limits)
         self.subscriptions = self._requests.subscriptions
         self.outgoing = self.subscriptions.outgoing
-        self.comparison = self._requests.exchange
+        self.reconciliation = self._requests.exchange
         self.unasked = 0
         self.late = 0
         """Events that came under ids that had long been closed."""
@@ -222,11 +222,11 @@ class Session:
             case Eose(subscription=subscription_id):
                 yield from self._on_eose(subscription_id, now)
             case NegMessage(subscription=subscription_id, payload=payload):
-                yield from _if_any(self.comparison.on_message(subscription_id, payload))
+                yield from _if_any(self.reconciliation.on_message(subscription_id, payload))
             case NegError(subscription=subscription_id, reason=reason):
-                yield from _if_any(self.comparison.on_error(subscription_id, reason))
+                yield from _if_any(self.reconciliation.on_error(subscription_id, reason))
             case Closed(subscription=subscription_id, reason=reason, prefix=prefix):
-                yield from _if_any(self.comparison.on_error(subscription_id, reason))
+                yield from _if_any(self.reconciliation.on_error(subscription_id, reason))
                 yield from self._on_closed(subscription_id, reason, prefix, now)
             case Notice(text=text):
                 yield from self._refusals.on_notice(text, now)
@@ -248,13 +248,13 @@ class Session:
             self._refusals.doubts.on_page_ended(each.key)
             self.learn(self._answers.after_silence(self.limits, each, now))
             yield each.refused(RelayRefusal.TIMEOUT, "no answer")
-        yield from _if_any(self.comparison.on_timeout(now))
+        yield from _if_any(self.reconciliation.on_timeout(now))
         yield from self._auth.on_timeout(now)
 
     def next_deadline(self) -> float | None:
         """When `on_timeout` will have something to do; `None` while no answer is due."""
         times = [
-            self._auth.deadline, self.comparison.deadline, self._requests.outset.repeat_at,
+            self._auth.deadline, self.reconciliation.deadline, self._requests.outset.repeat_at,
             self._refusals.doubts.until, self.subscriptions.deadline,
             *(each.deadline for each in self.subscriptions.asked if each.is_page),
             *(each.deadline for each in self._without_answer()),
@@ -295,7 +295,7 @@ class Session:
         for each in self.subscriptions:
             each.last_at = max(each.last_at, now)
         self._auth.postpone(now)
-        self.comparison.postpone(now)
+        self.reconciliation.postpone(now)
         self._requests.outset.postpone(now)
 
     def _on_eose(self, subscription_id: str, now: float) -> Iterator[SessionEvent]:

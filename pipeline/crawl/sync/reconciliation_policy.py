@@ -100,22 +100,22 @@ class ReconciliationPolicy:
         if reconciler.is_done:
             self._fall_back_to_paging(sweep, _COMPLETE if reconciler.is_proven else _UNPROVEN)
             return False
-        if session.comparison.is_open:
+        if session.reconciliation.is_open:
             sweep.not_before = mono + _TURN_S
             return True
         sweep.is_open = True
-        session.comparison.open(sweep.key, *reconciler.opening(), mono)
+        session.reconciliation.open(sweep.key, *reconciler.opening(), mono)
         return True
 
     def on_message(self, sweep: Sweep | None, payload: bytes, session: Session, mono: float, wall: int) -> None:
         """Take the relay's next message."""
         if sweep is None or sweep.reconciler is None:
-            session.comparison.close()
+            session.reconciliation.close()
             return
         try:
             message = sweep.reconciler.answered(payload)
         except InvalidNegentropy as error:
-            session.comparison.close()
+            session.reconciliation.close()
             sweep.is_open = False
             self._count_bytes(session)
             if not sweep.reconciler.ended(error.reason):
@@ -123,9 +123,9 @@ class ReconciliationPolicy:
                 self._record_failure(session, wall)
             return
         if message is not None:
-            session.comparison.answer(message, mono)
+            session.reconciliation.answer(message, mono)
             return
-        session.comparison.close()
+        session.reconciliation.close()
         sweep.is_open = False
         self._count_bytes(session)
 
@@ -147,7 +147,7 @@ class ReconciliationPolicy:
 
     def on_lost(self, session: Session, wall: int) -> None:
         """The connection was lost: perhaps over a message that the relay did not know."""
-        if session.comparison.is_probing:
+        if session.reconciliation.is_probing:
             self._record_failure(session, wall)
 
     def _begin_stuck(self, sweep: Sweep, stuck: Stuck, session: Session) -> None:
@@ -219,4 +219,4 @@ class ReconciliationPolicy:
             self._give_up(sweep, stuck)
 
     def _count_bytes(self, session: Session) -> None:
-        self._stats.compared_bytes += session.comparison.take_bytes()
+        self._stats.compared_bytes += session.reconciliation.take_bytes()

@@ -39,9 +39,9 @@ class Schedule:
         "_late",
         "_live",
         "_resweeps",
+        "_round_robin_index",
         "_starter",
         "_sweeps",
-        "_turn",
         "polls",
     )  # fmt: skip
 
@@ -65,14 +65,14 @@ class Schedule:
         self.polls = False
         """Whether queries are polled though they are subscribed to, as what comes live is not trusted."""
         # Where the turn of early queries is.
-        self._turn = 0
+        self._round_robin_index = 0
         self._late = LateQueries()
         # What may make any query due, as it was when they were last looked at.
         self._demands = (0, False, 0)
 
     def restart(self) -> None:
         """Let the first query be the first again."""
-        self._turn = 0
+        self._round_robin_index = 0
 
     def look_again(self) -> None:
         """Take note that something happened which may make any query due."""
@@ -81,12 +81,12 @@ class Schedule:
     def begin_due(self, plan: Plan, mono: float, wall: int) -> None:
         """Begin what is due, from where there was no room for more the last time; late queries a few at a time."""
         queries, late = plan.by_time
-        began, self._turn = self._turn % max(len(queries), 1), -1
+        began, self._round_robin_index = self._round_robin_index % max(len(queries), 1), -1
         for number in (*range(began, len(queries)), *range(began)):
             self._begin_due(queries[number], plan, mono, wall)
-            if self._turn < 0 and not self._sweeps.has_room(mono, queries[number].tier):
-                self._turn = number
-        self._turn = max(self._turn, 0)
+            if self._round_robin_index < 0 and not self._sweeps.has_room(mono, queries[number].tier):
+                self._round_robin_index = number
+        self._round_robin_index = max(self._round_robin_index, 0)
         demands = self._known.times.demands, self.polls, len(self._live.unserved)
         if demands != self._demands:
             self._demands = demands

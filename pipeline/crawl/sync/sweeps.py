@@ -128,7 +128,7 @@ class SweepSet:
     def _restart(self, sweeps: Sequence[Sweep], session: Session, mono: float) -> None:
         for sweep in sweeps:
             if sweep.reconciler is not None and sweep.is_open:
-                session.comparison.close()
+                session.reconciliation.close()
             session.cancel_page(sweep.key, mono)
             if sweep.parent is None:
                 self.end(sweep)
