@@ -53,6 +53,8 @@ class PageEnded:
     """Whether it was refused before we authenticated, and asked for again."""
     arrived: int = 0
     """How many of its events came live as well, while it was open: the relay may not count them to its limit."""
+    has_left_out: bool = False
+    """Whether the relay says that it left out some of the events that match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +236,7 @@ class Subscription:
             self.strangers,
             self.was_held,
             len(self._came & self._came_live),
+            self.has_left_out,
         )
 
     @property

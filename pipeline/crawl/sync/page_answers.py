@@ -204,7 +204,7 @@ class PageAnswers:
         is_control = sweep.window.is_control
         result = PageResult(
             ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
-            ended.undated, ended.strangers, ended.arrived,
+            ended.undated, ended.strangers, ended.arrived, ended.has_left_out,
         )  # fmt: skip
         if not is_broken:
             sweep.window.take(result)

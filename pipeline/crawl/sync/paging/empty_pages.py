@@ -4,7 +4,7 @@ Some relays give nothing for filters so broad, and some count events to the limi
 
 | a page without kinds | is followed by |
 |---|---|
-| empty, over a short time | nothing: it is believed |
+| empty, over a short time | nothing: it is believed, unless the relay says that it left out something |
 | empty, the first of its form over a long time | a *check*: the same by all listed kinds |
 | empty, another one | the same; a check by the usual kinds where that takes several requests |
 
@@ -86,9 +86,9 @@ class EmptyPages:
             trusted = min(trusted, max(self._knowledge.largest.values(), default=0))
         return not part.is_kindless or part.high - part.low < trusted
 
-    def after_empty(self, part: Slice, missing: MissingRecord) -> list[Slice]:
-        """Return what an empty page is followed by."""
-        if self._believes or self.shows_all(part):
+    def after_empty(self, part: Slice, missing: MissingRecord, *, has_left_out: bool = False) -> list[Slice]:
+        """Return what an empty page is followed by; `has_left_out`: the relay hid something, and says so."""
+        if (self._believes or self.shows_all(part)) and not (has_left_out and part.is_kindless):
             return []
         if part.role is Role.SPAN:
             return self._halves(part, missing)

@@ -214,7 +214,7 @@ class Pager:
         assert result.oldest is not None, "there are some"
         if result.returned >= self._least_cap:
             self._relied_on |= {part.form}
-        if result.returned < self._least_cap and self._empties.shows_all(part):
+        if result.returned < self._least_cap and not result.has_left_out and self._empties.shows_all(part):
             return
         if result.oldest >= part.high:
             if not part.is_second:
@@ -334,7 +334,7 @@ class Pager:
 
     def _leave_empty(self, part: Slice, result: PageResult) -> None:
         if not result.older:
-            self._left.push(*self._empties.after_empty(part, self._record))
+            self._left.push(*self._empties.after_empty(part, self._record, has_left_out=result.has_left_out))
 
     @property
     def _least_cap(self) -> int:

@@ -55,7 +55,8 @@ class PageResult:
     `newer` and `older` count those that match but for their time; `times` are those of all of them as they came, as
     far as they were noted; `skipped`: the spans in which lies what was too long to be read; `undated`: how many of
     those show no time; `strangers`: how many came that do not match; `arrived`: how many came live as well, so that
-    they may have been stored before the page or have arrived while it was sent.
+    they may have been stored before the page or have arrived while it was sent; `has_left_out`: the relay says that it
+    left out others.
     """
 
     count: int
@@ -68,6 +69,7 @@ class PageResult:
     undated: int = 0
     strangers: int = 0
     arrived: int = 0
+    has_left_out: bool = False
 
     @property
     def stored(self) -> int:

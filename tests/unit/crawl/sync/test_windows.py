@@ -474,3 +474,14 @@ def test_listed_kinds_are_asked_for_before_those_of_no_list() -> None:
     for kinds in (LISTED_KINDS - HIDDEN_KINDS, HIDDEN_KINDS):
         assert window.page().kinds == kinds
         window.take(PageResult(0))
+
+
+@pytest.mark.parametrize("has_left_out", [False, True])
+def test_short_empty_page_is_checked_where_something_was_left_out(has_left_out: bool) -> None:
+    """What a relay hides may have filled the page, so that it shows nothing of the rest."""
+    manners = Manners(max_kinds=320, answers_kindless=True, withholds=True, gives_shown=True)
+    window = Window(QUERIES["mentions"], UNTIL - 100, UNTIL, manners=manners)
+    assert window.page().kinds is None
+    window.take(PageResult(0, has_left_out=has_left_out))
+    assert window.is_done != has_left_out
+    assert not has_left_out or window.page().kinds == LISTED_KINDS
