@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +13,7 @@ import click
 from pipeline import __version__
 
 if TYPE_CHECKING:
+    from pipeline.process.slots import Slot
     from pipeline.process.supervisor import StageSpec
     from pipeline.settings.config import Config
 
@@ -144,10 +145,18 @@ def supervise(env_file: Path | None) -> None:
     config = live.config
     # Once before the stages race for it, and to say in one line what may be wrong with the file.
     open_or_exit(config, _extending_start()).close()
-    options = () if env_file is None else ("--env-file", str(config.runtime_directory / SETTINGS_FILE))
-    command = partial(_stage_command, options)
-    started = partial(announce_runtime_directory, config)
-    sys.exit(run_supervisor(_specs(config), command, config, os.environ, live=live, started=started))
+    settings_file = None if env_file is None else config.runtime_directory / SETTINGS_FILE
+
+    def started() -> None:
+        announce_runtime_directory(config)
+        # Not before: a supervisor that is refused needs none of it.
+        _import_stages(config)
+
+    sys.exit(
+        run_supervisor(
+            _specs(config), partial(_run_slot, settings_file), config, os.environ, live=live, started=started
+        )
+    )
 
 
 @main.command()
@@ -156,8 +165,7 @@ def supervise(env_file: Path | None) -> None:
     "--slot", type=click.IntRange(0, 999), help="Which of the stage's slots to hold; default: the first free."
 )
 @_env_file
-@click.option("--supervised", is_flag=True, hidden=True, help="Standard input is a lifeline from the supervisor.")
-def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) -> None:
+def stage(name: str, slot: int | None, env_file: Path | None) -> None:
     """Run one stage alone, in the foreground, also beside a running `supervise`.
 
     Example: event-service stage forwarder
@@ -166,10 +174,9 @@ def stage(name: str, slot: int | None, env_file: Path | None, supervised: bool) 
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
-    if not supervised:
-        announce_runtime_directory(live.config, unless_known=True)
+    announce_runtime_directory(live.config, unless_known=True)
     run = importlib.import_module(f"stages.{name}").run
-    sys.exit(run_stage(name, slot, live.config, run, supervised=supervised, live=live))
+    sys.exit(run_stage(name, slot, live.config, run, supervised=False, live=live))
 
 
 @main.command()
@@ -228,9 +235,26 @@ def _specs(config: "Config") -> "list[StageSpec]":
     return [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]
 
 
-def _stage_command(options: Sequence[str], name: str, slot: int) -> Sequence[str]:
-    """Return the public command for one slot, in the interpreter and environment that run this one."""
-    return (sys.executable, "-m", "pipeline.cli", "stage", name, "--slot", str(slot), *options, "--supervised")
+def _import_stages(config: "Config") -> None:
+    """Import what the stages of this configuration need, to be shared by all of them; no client is made."""
+    from pipeline.settings.choices import SinkKind  # noqa: PLC0415
+
+    for name in STAGES:
+        importlib.import_module(f"stages.{name}")
+    if config.sink.kind is not SinkKind.NONE:
+        importlib.import_module(
+            "pipeline.sinks.pubsub" if config.sink.kind is SinkKind.PUBSUB else "pipeline.sinks.jsonl"
+        )
+
+
+def _run_slot(env_file: Path | None, slot: "Slot") -> int:
+    """Be the process of a slot whose standard input is a lifeline from the supervisor; return the exit code."""
+    from pipeline.commands.bootstrap import live_settings_or_exit  # noqa: PLC0415
+    from pipeline.process.stage import run_stage  # noqa: PLC0415
+
+    live = live_settings_or_exit(env_file)
+    run = importlib.import_module(f"stages.{slot.stage}").run
+    return run_stage(slot.stage, slot.index, live.config, run, supervised=True, live=live)
 
 
 if __name__ == "__main__":

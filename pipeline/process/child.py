@@ -1,10 +1,9 @@
 """One slot as its supervisor sees it: the process in it, its signs of life, and when it is started again."""
 
-import contextlib
 import signal
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from pipeline.process import procfs
 from pipeline.process.clock import Clock
@@ -12,42 +11,37 @@ from pipeline.process.heartbeat import read_heartbeat
 from pipeline.process.procfs import ProcessUse
 from pipeline.process.slots import Slot
 
-Launch = Callable[[Slot], "subprocess.Popen[bytes]"]
-"""Starts the process of a slot; its standard input is a pipe that the caller keeps open and silent."""
 
-# What systemd passes to the supervisor is not meant for its children, only a stage run alone has a web server of its
-# own, and the supervisor's choice of metrics files, which it makes through its environment, is for itself.
-_NOT_FOR_STAGES = (
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "EVENTS_STAGE_LISTEN_ADDRESS",
-    "PROMETHEUS_MULTIPROC_DIR",
-)
+class StageProcess(Protocol):
+    """A process of a stage, as its supervisor holds it."""
+
+    @property
+    def pid(self) -> int:
+        """Its id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Reap it if it has ended; return its exit code, negative for a signal, or None while it runs."""
+        ...
+
+    def send_signal(self, number: signal.Signals, /) -> None:
+        """Send it a signal, unless it was reaped."""
+        ...
+
+    def wait(self, timeout_s: float, /) -> int | None:
+        """Return its exit code once it has ended; None after about `timeout_s`."""
+        ...
+
+
+Launch = Callable[[Slot], StageProcess]
+"""Starts the process of a slot, whose standard input ends when this process does."""
+
 # Ends in a row that are no accidents any more; by then about three seconds have passed.
 CRASH_LOOP_FAILURES = 3
 # A killed process is gone within moments, unless the kernel itself holds it; then nothing helps.
 KILL_GRACE_S = 5.0
 # So many times the first bound is the most processor time that a start may take: 16 minutes.
 _MOST_DOUBLED = 16
-
-
-def launcher(command: Callable[[str, int], Sequence[str]], env: Mapping[str, str], runtime_directory: Path) -> Launch:
-    """Return what starts `command(stage, index)` in `env`, less what is not for stages."""
-    stage_env = {name: value for name, value in env.items() if name not in _NOT_FOR_STAGES}
-    stage_env["EVENTS_RUNTIME_DIRECTORY"] = str(runtime_directory)
-
-    def launch(slot: Slot) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(  # noqa: S603  # no shell, and the command is our own
-            command(slot.stage, slot.index),
-            stdin=subprocess.PIPE,
-            env=stage_env,
-            bufsize=0,
-            # Out of reach of what a terminal or timeout(1) sends to our group: the supervisor stops stages in order.
-            process_group=0,
-        )
-
-    return launch
 
 
 class Child:
@@ -70,7 +64,7 @@ class Child:
         """Processes in a row that ended without a beat."""
         self._cpu_s = 0.0
         self._grown_s = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: StageProcess | None = None
         self._started_s = 0.0
         self._alive_s = 0.0
         self._beaten = False
@@ -124,7 +118,6 @@ class Child:
             return None
         code = self._process.poll()
         if code is not None:
-            self._close_lifeline(self._process)
             self._process = None
         return code
 
@@ -172,13 +165,6 @@ class Child:
     def kill(self) -> None:
         """End the process by force and reap it, as far as the kernel allows within moments."""
         if self._process is not None:
-            self._process.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(KILL_GRACE_S)
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait(KILL_GRACE_S)
             self.reap()
-
-    @staticmethod
-    def _close_lifeline(process: "subprocess.Popen[bytes]") -> None:
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()

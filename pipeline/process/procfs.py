@@ -1,7 +1,9 @@
 """What /proc says about a process; the only module that reads it."""
 
+import contextlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # Positions in /proc/PID/stat after the command's closing parenthesis; proc(5) counts them from 3.
 _UTIME, _STIME, _THREADS, _START, _VIRTUAL, _RSS = 11, 12, 17, 19, 20, 21
+# Where the arguments begin in memory; the next field says where they end.
+_ARGUMENTS = 45
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,31 @@ def started_after_boot_s(pid: int) -> float | None:
 def set_process_name(name: str) -> None:
     """Name this process for `ps` and `top`; the kernel keeps the first 15 bytes."""
     (_PROC / "self" / "comm").write_text(name)
+
+
+def set_command_line(arguments: Sequence[str]) -> None:
+    """Show `arguments` as the command of this process, as far as those it was started with leave room.
+
+    Does nothing where /proc is hidden. For a fork, which else shows the command of its parent.
+    """
+    fields = _stat_fields(os.getpid())
+    start, end = (0, 0) if fields is None else (int(fields[_ARGUMENTS]), int(fields[_ARGUMENTS + 1]))
+    shown = "\0".join(arguments).encode()[: max(0, end - start - 1)]
+    # A kernel may refuse it; the name of the process says the same.
+    with contextlib.suppress(OSError):
+        memory = os.open(_PROC / "self" / "mem", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(memory, shown.ljust(end - start, b"\0"), start)
+        finally:
+            os.close(memory)
+
+
+def open_descriptors() -> list[int] | None:
+    """Return the numbers of the files that this process has open; None where /proc is hidden."""
+    try:
+        return [int(name) for name in os.listdir(_PROC / "self" / "fd")]  # noqa: PTH208  (names only)
+    except OSError:
+        return None
 
 
 def _stat_fields(pid: int) -> list[str] | None:

@@ -19,7 +19,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """Exponential, jittered delays that start over after a healthy time.
+    """None at first, then exponential, jittered delays that start over after a healthy time.
 
     How a stage ended makes no difference: one that always returns at once, with success, is as broken as one
     that crashes. Only exit code 3 is not for this policy: the supervisor ends over it.
@@ -27,9 +27,10 @@ class RestartPolicy:
 
     backoff: Backoff = _BACKOFF
     healthy_s: float = 60.0
-    """A stage that was healthy for this time starts again with the first delay."""
+    """A stage that was healthy for this time starts again without delay."""
 
     def after_exit(self, failures: int, healthy_for_s: float, now_s: float, rng: random.Random) -> Restart:
         """Return the restart after an exit at `now_s` that followed `failures` others and `healthy_for_s` of life."""
         failures = 1 if healthy_for_s >= self.healthy_s else failures + 1
-        return Restart(failures, now_s + self.backoff.delay_s(failures, rng))
+        delay_s = self.backoff.delay_s(failures - 1, rng) if failures > 1 else 0.0
+        return Restart(failures, now_s + delay_s)

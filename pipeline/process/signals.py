@@ -94,6 +94,8 @@ class StageSignals:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         numbers = (number for number in ASKS_TO_STOP if not supervised or number != signal.SIGINT)
         self._pipe = SignalPipe(numbers, hangup_ends=hangup is None)
+        # A fork begins with all of them blocked, so that none is lost before this.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def _watch(self) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import CannotStart
-from pipeline.process import logs, metrics, procfs, profiling
-from pipeline.process.child import launcher
+from pipeline.process import logs, metrics, procfs
 from pipeline.process.clock import SystemClock
+from pipeline.process.forked import forker
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
-from pipeline.process.slots import acquire_supervisor_lock, wipe_free_slots
+from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
 from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED
 from pipeline.process.stop import Stop
 from pipeline.process.supervisor import SLOT_NAME, StageSpec, Supervisor, SupervisorEnvironment, Timeouts
@@ -33,7 +33,7 @@ _log = get_logger("supervisor")
 
 def supervise(
     specs: Sequence[StageSpec],
-    command: Callable[[str, int], Sequence[str]],
+    run: Callable[[Slot], int],
     config: "Config",
     env: Mapping[str, str],
     *,
@@ -41,9 +41,9 @@ def supervise(
     live: "ReloadableConfig | None" = None,
     started: Callable[[], None] = lambda: None,
 ) -> int:
-    """Be the supervisor's process: run `specs`, each slot as `command(stage, index)`, until a signal; the exit code.
+    """Be the supervisor's process: run `specs`, each slot as a fork that calls `run`, until a signal; the exit code.
 
-    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, which `command` must name to them.
+    `live` with a file is followed at SIGHUP; its stages then follow `SETTINGS_FILE`, which `run` must read.
     One supervisor per database and runtime directory; files that free slots left there are deleted first. `started` is
     called once this is the one. Called once per process.
     """
@@ -60,7 +60,6 @@ def supervise(
     metrics.install(directory, SLOT_NAME)
     heartbeat = Heartbeat(directory, SLOT_NAME, clock)
     try:
-        profiling.start(config, SLOT_NAME, SLOT_NAME)
         environment = SupervisorEnvironment(
             directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, timeouts=timeouts or Timeouts(),
             has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
@@ -71,7 +70,7 @@ def supervise(
         if live is not None:
             live.warn_of_unknown()
         _log.info("supervisor started", pid=os.getpid(), stages=sum(spec.count for spec in specs))
-        code = Supervisor(specs, launcher(command, env, directory), environment).run()
+        code = Supervisor(specs, forker(run, env, directory), environment).run()
         _log.info("supervisor ended", code=code)
         return code
     except CannotStart as error:

@@ -8,14 +8,18 @@ FAKE_SPECS: `name:count:drain_order,…`. FAKE_BEHAVIOUR: `slot-or-stage=behavio
 `ORPHAN_GRACE_S`.
 FAKE_SLOT_WAIT: how long a supervised stage waits for its slot, in seconds.
 FAKE_FAULT: see `faulty`.
+FAKE_SHOWN: the folder where `showing` writes.
 FAKE_JOURNAL: a FIFO that gets one line `EVENT SLOT PID` for everything a stage does.
 """
 
 import contextlib
 import json
 import os
+import random
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,12 +28,14 @@ from pipeline.errors import CannotStart, EventServiceError, NoRoom
 from pipeline.process import stage
 from pipeline.process.backoff import Backoff
 from pipeline.process.restart import RestartPolicy
+from pipeline.process.slots import Slot
 from pipeline.process.stage import StageContext, run_stage
 from pipeline.process.supervision import SETTINGS_FILE, supervise
 from pipeline.process.supervisor import StageSpec, Timeouts
 from pipeline.settings.reload import ReloadableConfig
 
 BEAT_EVERY_S = 0.05
+TOIL_S = 0.3
 
 
 def note(event: str, ctx: StageContext) -> None:
@@ -59,6 +65,13 @@ def stubborn(ctx: StageContext) -> None:
         ctx.heartbeat.beat()
 
 
+def toiling(ctx: StageContext) -> None:
+    """Takes much processor time to be ready, then works until told to stop."""
+    while time.process_time() < TOIL_S:
+        sum(range(1_000))
+    beat_until_stop(ctx)
+
+
 def silent(ctx: StageContext) -> None:
     """Beats once and never again."""
     ctx.heartbeat.beat()
@@ -80,6 +93,22 @@ def ringing(ctx: StageContext) -> None:
     for _ in range(2):
         ctx.bells.ring("forwarder")
     note("rung", ctx)
+    beat_until_stop(ctx)
+
+
+def showing(ctx: StageContext) -> None:
+    """Writes down as JSON what it has of the process that started it, then works until told to stop."""
+    own = Path("/proc/self")
+    shown = {
+        "files": {int(path.name): str(path.readlink()) for path in (own / "fd").iterdir() if path.is_symlink()},
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "environment": dict(os.environ),
+        "command": (own / "cmdline").read_bytes().decode().rstrip("\0").split("\0"),
+        "group": os.getpgrp(),
+        "random": random.random(),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+    }
+    (Path(os.environ["FAKE_SHOWN"]) / ctx.slot.name).write_text(json.dumps(shown))
     beat_until_stop(ctx)
 
 
@@ -142,10 +171,12 @@ BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
     for one in (
         steady,
         stubborn,
+        toiling,
         silent,
         mute,
         returning,
         ringing,
+        showing,
         crash,
         thread_crash,
         cannot_start,
@@ -164,8 +195,8 @@ def run(ctx: StageContext) -> None:
     note("ended", ctx)
 
 
-def command(options: list[str], name: str, index: int) -> list[str]:
-    return [sys.executable, "-m", "tests.fakes.stages", "stage", name, str(index), "--supervised", *options]
+def run_slot(options: list[str], slot: Slot) -> int:
+    return main(["stage", slot.stage, str(slot.index), "--supervised", *options])
 
 
 def times() -> Timeouts:
@@ -186,7 +217,7 @@ def main(arguments: list[str]) -> int:
     config = live.config
     if arguments[0] == "supervise":
         options = [] if file is None else [f"--env-file={config.runtime_directory / SETTINGS_FILE}"]
-        return supervise(specs(), partial(command, options), config, os.environ, timeouts=times(), live=live)
+        return supervise(specs(), partial(run_slot, options), config, os.environ, timeouts=times(), live=live)
     supervised = "--supervised" in arguments
     stage.ORPHAN_GRACE_S = float(os.environ.get("FAKE_ORPHAN_GRACE", stage.ORPHAN_GRACE_S))
     stage.SLOT_WAIT_S = float(os.environ.get("FAKE_SLOT_WAIT", stage.SLOT_WAIT_S))

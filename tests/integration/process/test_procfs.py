@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,25 @@ def test_name_with_parenthesis_and_spaces_is_read() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "1\n"
+
+
+def test_command_line_is_shown_as_far_as_there_is_room() -> None:
+    program = """
+from pathlib import Path
+from pipeline.process import procfs
+room = len(Path("/proc/self/cmdline").read_bytes())
+procfs.set_command_line(["event-service", "stage", "saver"])
+print(Path("/proc/self/cmdline").read_text().rstrip(chr(0)).split(chr(0)))
+procfs.set_command_line(["x" * 100_000])
+print(len(Path("/proc/self/cmdline").read_text().rstrip(chr(0))) == room - 1)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["['event-service', 'stage', 'saver']", "True"]
+
+
+def test_hidden_proc_leaves_the_command_line_and_names_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = Path("/proc/self/cmdline").read_bytes()
+    monkeypatch.setattr(procfs, "_PROC", tmp_path)
+    procfs.set_command_line(["event-service"])
+    assert procfs.open_descriptors() is None
+    assert Path("/proc/self/cmdline").read_bytes() == before

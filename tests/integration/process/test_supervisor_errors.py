@@ -43,11 +43,8 @@ class Unkillable:
     def send_signal(self, number: int) -> None:
         self.received.append(number)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def wait(self, timeout: float) -> int:
-        raise subprocess.TimeoutExpired("unkillable", timeout)
+    def wait(self, timeout_s: float) -> None:
+        """It takes longer than anybody waits."""
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def systemd() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def around(runtime: Path, systemd: socket.socket) -> Iterator[SupervisorEnvironment]:
+def environment(runtime: Path, systemd: socket.socket) -> Iterator[SupervisorEnvironment]:
     clock = SystemClock()
     heartbeat = Heartbeat(runtime, "supervisor", clock)
     timeouts = Timeouts(
@@ -124,3 +121,5 @@ def test_own_error_leaves_no_stage_behind(environment: SupervisorEnvironment) ->
     with pytest.raises(ValueError, match="a fault of ours"):
         Supervisor([StageSpec("saver", 2, 0)], launch, environment).run()
     assert processes[0].returncode == -signal.SIGKILL
+    assert processes[0].stdin is not None
+    processes[0].stdin.close()

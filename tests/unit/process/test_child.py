@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 
 from pipeline.process import procfs
-from pipeline.process.child import Child, Launch, launcher
+from pipeline.process.child import Child, Launch
 from pipeline.process.clock import ManualClock
 from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.procfs import ProcessUse
@@ -141,19 +141,3 @@ def test_health_lasts_until_the_last_sign_of_life(runtime: Path, clock: ManualCl
     assert not child.running
     assert child.reap() is None
     heartbeat.close()
-
-
-def test_launched_process_gets_the_runtime_directory_and_a_silent_lifeline(runtime: Path) -> None:
-    env = {"PATH": os.environ["PATH"], "A": "b", "NOTIFY_SOCKET": "@x", "EVENTS_STAGE_LISTEN_ADDRESS": ":1"}
-    env_file = runtime / "env"
-    launch = launcher(lambda stage, index: ["sh", "-c", f"cat; env > {env_file}; exit {index}"], env, runtime)
-    process = launch(Slot("saver", 7))
-    assert process.poll() is None
-    assert os.getpgid(process.pid) == process.pid
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(30) == 7
-    written = dict(line.split("=", 1) for line in env_file.read_text().splitlines())
-    assert written["A"] == "b"
-    assert written["EVENTS_RUNTIME_DIRECTORY"] == str(runtime)
-    assert not {"NOTIFY_SOCKET", "EVENTS_STAGE_LISTEN_ADDRESS"} & set(written)

@@ -47,7 +47,12 @@ _state: dict[str, Any] = {}
 
 def install(folder: Path) -> None:
     """Watch the sockets of this process, and its Pub/Sub calls once it has such a client."""
-    _state["path"] = notes_in(folder) / str(os.getpid())
+
+    def take_file() -> None:
+        _state["path"] = notes_in(folder) / str(os.getpid())
+
+    take_file()
+    os.register_at_fork(after_in_child=take_file)
     for name in _CALLS:
         setattr(socket.socket, name, _watched(name, getattr(socket.socket, name)))
 
