@@ -128,7 +128,7 @@ class RelayMetrics:
         self._dense.inc(stats.dense_seconds - told.dense_seconds)
         for gap, number in (stats.gap_reasons - told.gap_reasons).items():
             self._metrics.crawl_gaps.labels(self._address, gap.value).inc(number)
-        for result, number in (stats.comparisons - told.comparisons).items():
+        for result, number in (stats.reconciliations - told.reconciliations).items():
             self._metrics.crawl_reconciliations.labels(self._address, result).inc(number)
         if stats.needed > told.needed:
             self._metrics.crawl_needed_ids.labels(self._address).inc(stats.needed - told.needed)

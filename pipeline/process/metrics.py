@@ -134,7 +134,7 @@ class Metrics:
         self._define_stages()
         self._define_sinks()
         self._define_crawl()
-        self._define_comparison()
+        self._define_reconciliation()
         self._define_dials()
 
     def handler(self, name: str, *, success: bool = True) -> HandlerCalls:
@@ -232,15 +232,15 @@ class Metrics:
             "event_service_crawl_dense_seconds_total", "Seconds with more events than a page holds", ("address",)
         )
 
-    def _define_comparison(self) -> None:
+    def _define_reconciliation(self) -> None:
         self.crawl_reconciliations = self._counter(
             "event_service_crawl_reconciliations_total",
-            "Sweeps by comparison with a relay (NIP-77)",
+            "Sweeps by reconciliation with a relay (NIP-77)",
             ("address", "result"),
         )
         self.crawl_needed_ids = self._counter(
             "event_service_crawl_needed_ids_total",
-            "Ids that comparisons found only the relay to have",
+            "Ids that reconciliations found only the relay to have",
             ("address",),
         )
         self.crawl_reconciliation_bytes = self._counter(

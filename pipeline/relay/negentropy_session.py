@@ -18,7 +18,7 @@ _DROPPED = re.compile(r"unknown subscription|^closed:")
 
 
 class NegOutcome(StrEnum):
-    """Why a comparison came to no result; a metric label."""
+    """Why a reconciliation came to no result; a metric label."""
 
     TOO_MANY = "too-many"
     """The relay has more events there than it compares at once."""
@@ -34,7 +34,7 @@ class NegOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NegMessageReceived:
-    """The relay's next message in the comparison `key`."""
+    """The relay's next message in the reconciliation `key`."""
 
     key: str
     payload: bytes
@@ -42,7 +42,7 @@ class NegMessageReceived:
 
 @dataclass(frozen=True, slots=True)
 class NegFinished:
-    """The comparison `key` is over without a result; nothing is left open."""
+    """The reconciliation `key` is over without a result; nothing is left open."""
 
     key: str
     end: NegOutcome

@@ -113,7 +113,7 @@ def test_a_resweep_asks_only_for_what_came_late() -> None:
     paged = [page for _, (page, *_) in sim.relay.requests if page.limit and page.ids is None and page.authors]
     # Only what is too new to be in the store as yet is paged.
     assert all(page.since is None or page.since > START - 2 * HELD_LATER_S for page in paged if not page.kinds)
-    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
     assert sim.crawl.stats.needed == 30
     assert sim.crawl.stats.compared_bytes > 0
     assert "resweep:authors/" in sim.cursors
@@ -177,7 +177,7 @@ def test_a_relay_that_always_agrees_is_not_believed() -> None:
     sim.relay.neg_mood = lambda kind, name: [] if kind == "NEG-CLOSE" else [NegMessage(name, b"\x61")]
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons == {"unproven": 1}
+    assert sim.crawl.stats.reconciliations == {"unproven": 1}
 
 
 def test_a_window_with_too_much_in_it_is_cut() -> None:
@@ -188,7 +188,7 @@ def test_a_window_with_too_much_in_it_is_cut() -> None:
     assert have_all(sim, known, late)
     assert {event_id for page in id_pages(sim) for event_id in page.ids or ()} == {each.id for each in late}
     assert sum(kind == "NEG-OPEN" for kind, *_ in sim.relay.compared) > 8
-    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
 
 
 def test_a_second_that_cannot_be_cut_is_paged() -> None:
@@ -198,7 +198,7 @@ def test_a_second_that_cannot_be_cut_is_paged() -> None:
     sim.relay.max_compared = 20
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons["too-many"] >= 1
+    assert sim.crawl.stats.reconciliations["too-many"] >= 1
 
 
 def test_ids_a_relay_names_but_lacks_are_dropped_and_the_rest_fetched() -> None:
@@ -229,7 +229,7 @@ def test_ids_that_are_refused_are_had_by_pages() -> None:
     sim.relay.mood = lambda name, filters: refuse(name, filters) if filters[0].ids is not None else None
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons["refused"] == 1
+    assert sim.crawl.stats.reconciliations["refused"] == 1
 
 
 def test_a_comparison_that_the_relay_forgot_is_begun_again() -> None:
@@ -247,7 +247,7 @@ def test_a_comparison_that_the_relay_forgot_is_begun_again() -> None:
     run_through_a_resweep(sim, late)
     assert len(set(hits)) == 2
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
 
 
 def test_a_relay_that_forgets_every_comparison_is_paged_and_tried_again() -> None:
@@ -258,7 +258,7 @@ def test_a_relay_that_forgets_every_comparison_is_paged_and_tried_again() -> Non
     )
     run_through_a_resweep(sim, late)
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons == {"dropped": 1}
+    assert sim.crawl.stats.reconciliations == {"dropped": 1}
     assert sim.session is not None
     assert not sim.session.limits.negentropy_failed_at
 
@@ -280,7 +280,7 @@ def test_a_relay_that_takes_five_seconds_to_answer_is_waited_for() -> None:
     run_through_a_resweep(sim, late)
     assert len(delayed) == 1
     assert have_all(sim, known, late)
-    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
 
 
 def test_ids_go_in_several_filters_of_a_request_fewer_once_refused() -> None:
@@ -294,7 +294,7 @@ def test_ids_go_in_several_filters_of_a_request_fewer_once_refused() -> None:
     asked = [filters for _, filters in sim.relay.requests if filters[0].ids is not None]
     assert len(asked[0]) > 3 >= max(len(filters) for filters in asked[1:])
     assert len(asked) <= 6
-    assert sim.crawl.stats.comparisons == {"complete": 1}
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
 
 
 @pytest.mark.parametrize("at", ["NEG-OPEN", "NEG-MSG", "NEG-CLOSE"])
@@ -365,7 +365,7 @@ def test_whatever_the_relay_does_the_last_days_are_complete_in_the_end(seed: int
 
 
 def test_a_sweep_whose_relay_failed_in_another_meanwhile_is_paged() -> None:
-    """Its comparison waits for a turn that never comes: what its pages bring is not for that to take."""
+    """Its reconciliation waits for a turn that never comes: what its pages bring is not for that to take."""
     query = Query(Subject.AUTHORS, "")
     reconciler = Reconciler(query, ItemSet([]), 100, 200, frame=40_000, is_proven=False)
     window = Window(query, 100, 200)

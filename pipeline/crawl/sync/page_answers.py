@@ -179,7 +179,7 @@ class PageAnswers:
                 self._put_off(waiting, refusal, mono)
 
     def _take_ids(self, ended: PageEnded, sweep: Sweep, reconciler: Reconciler, mono: float) -> None:
-        """Take a page of what a comparison found only the relay to have."""
+        """Take a page of what a reconciliation found only the relay to have."""
         if ended.refusal is None:
             self.known.quirks.has_eose = True
             self.stats.pages += 1

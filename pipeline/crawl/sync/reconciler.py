@@ -1,8 +1,8 @@
 """Finding what a relay has of one query and we do not, by comparing sets (NIP-77), and fetching that by its ids.
 
 `Reconciler` goes through spans of time, the newest first, cut in two wherever the relay or we find too much to compare
-at once. A span is settled once the comparison has come to its end and every id that only the relay has was fetched, or
-asked for and not given: then it has no such event, whatever it said. It does no I/O and knows no clock.
+at once. A span is settled once the reconciliation has come to its end and every id that only the relay has was fetched,
+or asked for and not given: then it has no such event, whatever it said. It does no I/O and knows no clock.
 """
 
 from typing import Final
@@ -20,9 +20,9 @@ IDS_PER_PAGE: Final = 1_500
 LEAST_PAGE: Final = 5
 # Ids to fetch from one span, some 2 MB; where there are more, half a span is the better question.
 MAX_NEED: Final = 20_000
-# Comparisons made of one sweep until paging is the quicker way.
-MAX_COMPARISONS: Final = 64
-# Comparisons that the relay forgot on the way until it is let be.
+# Reconciliations made of one sweep until paging is the quicker way.
+MAX_RECONCILIATIONS: Final = 64
+# Reconciliations that the relay forgot on the way until it is let be.
 MAX_DROPPED: Final = 3
 
 # Items kept back from a relay that has yet to prove itself.
@@ -38,8 +38,20 @@ class Reconciler:
     """Compares `items`, which we have of `query`, from `low` to `high` (seconds, both included)."""
 
     __slots__ = (
-        "_comparison", "_dropped", "_frame", "_items", "_need", "_page", "_query", "_size", "_spans", "_withheld",
-        "comparisons", "is_proven", "kinds", "needed",
+        "_dropped",
+        "_frame",
+        "_items",
+        "_need",
+        "_page",
+        "_query",
+        "_reconciliation",
+        "_size",
+        "_spans",
+        "_withheld",
+        "is_proven",
+        "kinds",
+        "needed",
+        "reconciliations",
     )  # fmt: skip
 
     def __init__(
@@ -48,14 +60,14 @@ class Reconciler:
     ) -> None:  # fmt: skip
         """`frame`: how many bytes may be said at once; `is_proven`: the relay was seen to compare rightly."""
         self.is_proven = is_proven
-        self.comparisons = 0
+        self.reconciliations = 0
         self.needed = 0
         self._query = query
         self.kinds: frozenset[int] | None = None
         """Some of those of the query, if not all of them."""
         self._items = items
         self._spans: list[Span] = [(low, high)] if low <= high else []
-        self._comparison: Reconciliation | None = None
+        self._reconciliation: Reconciliation | None = None
         # Items that we have and keep back, to see whether the relay names them.
         self._withheld: set[bytes] = set()
         self._need: list[bytes] | None = None
@@ -76,39 +88,39 @@ class Reconciler:
         return self._need is not None
 
     def opening(self) -> tuple[Filter, bytes]:
-        """The filter and the first message of the comparison to begin now, anew if it was begun before."""
+        """The filter and the first message of the reconciliation to begin now, anew if it was begun before."""
         low, high = self._spans[-1]
-        self.comparisons += 1
+        self.reconciliations += 1
         items = self._items.between(low, high)
         self._withheld = set()
         if not self.is_proven:
             items, self._withheld = items.holding_back(WITHHELD)
-        self._comparison = Reconciliation(items, frame_limit=self._frame, max_need=MAX_NEED)
-        return self._query.filter(kinds=self.kinds, since=low, until=high), self._comparison.open()
+        self._reconciliation = Reconciliation(items, frame_limit=self._frame, max_need=MAX_NEED)
+        return self._query.filter(kinds=self.kinds, since=low, until=high), self._reconciliation.open()
 
     def answered(self, payload: bytes) -> bytes | None:
-        """Take the relay's message; returns the next one, `None` once the comparison is at its end.
+        """Take the relay's message; returns the next one, `None` once the reconciliation is at its end.
 
         Raises `InvalidNegentropy` for what cannot be gone on with; `ended` tells whether smaller spans may help.
         """
-        assert self._comparison is not None, "opened before it is answered"
-        message = self._comparison.receive(payload)
+        assert self._reconciliation is not None, "opened before it is answered"
+        message = self._reconciliation.receive(payload)
         if message is None:
-            self.is_proven = self.is_proven or not self._withheld.isdisjoint(self._comparison.need)
-            self._need = sorted(self._comparison.need - self._withheld)
+            self.is_proven = self.is_proven or not self._withheld.isdisjoint(self._reconciliation.need)
+            self._need = sorted(self._reconciliation.need - self._withheld)
             self.needed += len(self._need)
-            self._comparison = None
+            self._reconciliation = None
         return message
 
     def ended(self, why: NegOutcome | NegentropyFault) -> bool:
-        """The comparison broke off: cut the span in two if that may help; returns whether it is worth going on."""
-        self._comparison = None
+        """The reconciliation broke off: cut the span in two if that may help; returns whether it is worth going on."""
+        self._reconciliation = None
         if why is NegOutcome.DROPPED:
             self._dropped += 1
             return self._dropped <= MAX_DROPPED
         low, high = self._spans[-1]
         too_much = why in (NegOutcome.TOO_MANY, NegentropyFault.IDS, NegentropyFault.ROUNDS, NegentropyFault.LENGTH)
-        if not too_much or low == high or self.comparisons >= MAX_COMPARISONS:
+        if not too_much or low == high or self.reconciliations >= MAX_RECONCILIATIONS:
             return False
         middle = (low + high) // 2
         self._spans[-1:] = [(low, middle), (middle + 1, high)]
@@ -150,4 +162,4 @@ class Reconciler:
 
     def interrupted(self) -> None:
         """The connection is lost: what was being compared is compared anew."""
-        self._comparison = None
+        self._reconciliation = None

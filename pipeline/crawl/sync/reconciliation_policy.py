@@ -31,7 +31,7 @@ RETRY_S: Final = 7 * 86_400
 LEAST_SPAN_S: Final = 3600
 # To learn the ids of what we hardly have any of would only cost more.
 _LEAST_ITEMS: Final = 64
-# Seconds to wait for our own set, or for another comparison to end, before looking again.
+# Seconds to wait for our own set, or for another reconciliation to end, before looking again.
 _TURN_S: Final = 1.0
 # The first times, as our own set is mostly there by then.
 _FIRST_TURN_S: Final = 0.05
@@ -44,7 +44,7 @@ _PROTOCOL: Final = "protocol"
 
 
 class ReconciliationPolicy:
-    """The comparisons of one relay's crawl. No I/O of its own, no clock; `mono` is monotonic seconds."""
+    """The reconciliations of one relay's crawl. No I/O of its own, no clock; `mono` is monotonic seconds."""
 
     __slots__ = ("_give_up", "_item_sets", "_stats")
 
@@ -130,7 +130,7 @@ class ReconciliationPolicy:
         self._count_bytes(session)
 
     def on_finished(self, sweep: Sweep | None, end: NegOutcome, session: Session, wall: int) -> None:
-        """The relay ended a comparison, or did not answer."""
+        """The relay ended a reconciliation, or did not answer."""
         self._count_bytes(session)
         if sweep is None or sweep.reconciler is None:
             return
@@ -204,7 +204,7 @@ class ReconciliationPolicy:
 
     def _fall_back_to_paging(self, sweep: Sweep, result: str) -> None:
         """Whatever is not settled is paged from here on."""
-        self._stats.comparisons[str(result)] += 1
+        self._stats.reconciliations[str(result)] += 1
         reconciler, stuck = sweep.reconciler, sweep.stuck
         sweep.compares = False
         sweep.reconciler = sweep.stuck = None

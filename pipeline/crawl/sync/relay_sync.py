@@ -406,11 +406,11 @@ class RelaySync:
         return self._lessons.takes(message, session)
 
     def on_neg_message(self, answer: NegMessageReceived, session: Session, mono: float) -> None:
-        """Take the relay's next message in a comparison of sets (NIP-77)."""
+        """Take the relay's next message in a reconciliation (NIP-77)."""
         self._check_at = 0.0
         self._reconciliation.on_message(self._sweeps.get(answer.key), answer.payload, session, mono, self._clock.wall)
 
     def on_neg_finished(self, ended: NegFinished, session: Session) -> None:
-        """Take the end of a comparison without a result."""
+        """Take the end of a reconciliation without a result."""
         self._check_at = 0.0
         self._reconciliation.on_finished(self._sweeps.get(ended.key), ended.end, session, self._clock.wall)

@@ -14,10 +14,10 @@ class SyncStats:
     incomplete_pages: int = 0
     sweeps: int = 0
     dense_seconds: int = 0
-    comparisons: Counter[str] = field(default_factory=Counter)
+    reconciliations: Counter[str] = field(default_factory=Counter)
     """Sweeps that were tried by comparing sets, by result."""
     needed: int = 0
-    """Ids that comparisons found only the relay to have."""
+    """Ids that reconciliations found only the relay to have."""
     compared_bytes: int = 0
     gap_reasons: Counter[Gap] = field(default_factory=Counter)
 
@@ -28,4 +28,4 @@ class SyncStats:
 
     def copy(self) -> "SyncStats":
         """The counts as they are now."""
-        return replace(self, gap_reasons=Counter(self.gap_reasons), comparisons=Counter(self.comparisons))
+        return replace(self, gap_reasons=Counter(self.gap_reasons), reconciliations=Counter(self.reconciliations))

@@ -109,7 +109,7 @@ class LiveCheck:
         key = sweep.query.key
         self._tries[key] = self._tries.get(key, 0) + (self._baselines.pop(key, None) is not None)
         answered_at = self._live.answered_at(key, session)
-        # A comparison of sets brings only what is not held already.
+        # A reconciliation brings only what is not held already.
         if answered_at is not None and not sweep.is_unproven and not sweep.compares:
             self._baselines[key] = _Baseline(sweep.started, mono, sweep.query.generation)
 
