@@ -88,10 +88,15 @@ class SessionAuth:
         is_for_some = bool(refused.count) or is_withheld(reason)
         refused.is_withheld = refused.selects_confidential and is_for_some
         refused.has_left_out = refused.is_withheld and is_left_out(reason)
-        if refused.was_held or not self._auth.on_auth_required(now):
+        if refused.was_held or self._is_vain(refused) or not self._auth.on_auth_required(now):
             return False
         refused.hold = PendingAuth.REFUSED
         return True
+
+    def _is_vain(self, refused: Subscription) -> bool:
+        """Whether a page that is whole but for what is withheld need not wait: no challenge came the last time."""
+        is_idle = self._auth.state is AuthState.WANTED and not self._auth.is_under_way
+        return is_idle and refused.is_page and refused.has_left_out and self._requests.limits.gives_shown
 
     def holds_ended(self, page: Subscription) -> bool:
         """Hold a page that ended well while an AUTH is under way, perhaps with less than an authenticated client gets.
