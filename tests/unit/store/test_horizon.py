@@ -48,7 +48,7 @@ def test_a_relay_that_is_away_keeps_ids_from_days_before_its_cursor(db: Database
 
 
 @pytest.mark.parametrize(
-    ("decision", "days"), [(None, 30), (OperatorOverride.ADDED, 43), (OperatorOverride.REMOVED, 30)]
+    ("override", "days"), [(None, 30), (OperatorOverride.ADDED, 43), (OperatorOverride.REMOVED, 30)]
 )
 def test_relay_away_for_longer_is_awaited_only_if_the_operator_names_it(
     db: Database, override: OperatorOverride | None, days: int
