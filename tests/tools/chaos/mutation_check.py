@@ -54,7 +54,7 @@ MUTATIONS = (
             ),
             Replacement(
                 "pipeline/crawl/connection.py",
-                "now + TELL_S)\n            self._hand_over.flush()\n",
+                "now + TELL_S)\n            self._batcher.flush()\n",
                 "now + TELL_S)\n",
             ),
         ],
