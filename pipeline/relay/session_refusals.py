@@ -106,7 +106,7 @@ class SessionRefusals:
             yield each.refused(refusal, text)
 
     def _begin_doubt(self, refusal: RelayRefusal, text: str, now: float) -> None:
-        """Wait for answers of those that a refusal of nobody in particular may be about."""
+        """Wait for answers to the requests that a refusal without an id may be about."""
         asked = self._subscriptions.asked
         if refusal.may_be_of_size or refusal.asks_for_less:
             pages = [each for each in asked if each.is_page and not each.answered]

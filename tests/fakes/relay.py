@@ -62,7 +62,7 @@ class ScriptedRelay:
         seed: int = 0,
         arriving: Iterable[SignedEvent] = (),
     ) -> None:
-        """`arriving`: what comes by and by, as its behaviour says, the first first."""
+        """`arriving`: what comes later, as its behaviour says, in this order."""
         self.behaviour = behaviour
         self.journal = Journal()
         self.store = MemoryStore(replaces=replaces, seed=seed)

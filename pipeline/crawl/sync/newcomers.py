@@ -1,4 +1,4 @@
-"""Who became wanted lately, so that what looks for newcomers need not go through everybody. Pure.
+"""Who became wanted lately, so that a look for newcomers need not go through all authors. Pure.
 
 Most that ask have followed the plan before the newest one: for them this is a few thousand members, where a crowd's
 chunks are hundreds of thousands.
@@ -16,7 +16,7 @@ _KEPT: Final = 8
 
 
 class Dated(Protocol):
-    """Somebody who became wanted by change number `generation`."""
+    """An author who became wanted by change number `generation`."""
 
     @property
     def generation(self) -> int:

@@ -88,7 +88,7 @@ class Reconciler:
         return self._need is not None
 
     def opening(self) -> tuple[Filter, bytes]:
-        """The filter and the first message of the reconciliation to begin now, anew if it was begun before."""
+        """The filter and the first message of the reconciliation to begin or restart now."""
         low, high = self._spans[-1]
         self.reconciliations += 1
         items = self._items.between(low, high)

@@ -142,7 +142,7 @@ def room_taken(plan: Plan, limits: RelayLimits) -> float:
 class NewAuthorLookback:
     """Those who became wanted since the cursor for everything, looked back for by query, all chunks together.
 
-    Once every chunk is had the cursor covers everybody up to `generation`. Who becomes wanted meanwhile is in chunks
+    Once every chunk is complete the cursor covers all authors up to `generation`. Later wanted authors are in chunks
     beside those that are left, which may be refused for long.
     """
 

@@ -53,7 +53,7 @@ class SweepStarter:
         """When the next sweep for the past of authors of the last tier may begin (monotonic)."""
 
     def follow(self, named: Named) -> None:
-        """Ask first for those who are `named` at the relay; what has not been begun yet is ordered anew."""
+        """Ask first for those who are `named` at the relay; reorder the sweeps that have not begun."""
         if named is self.named:
             return
         self.named = named

@@ -30,7 +30,7 @@ def test_stage_takes_the_first_free_slot_under_its_name(programs: Programs) -> N
 
 
 def test_stage_without_a_doorbell_works_and_says_so_once(programs: Programs) -> None:
-    """Its bell's place is taken, and its own rings reach nobody."""
+    """Its bell's place is taken, and its own rings reach no process."""
     locks = programs.directory / "events.db.locks"
     locks.mkdir()
     for name in ("saver-0.bell", "forwarder-0.bell"):

@@ -127,7 +127,7 @@ class World:
     ) -> StageContext:
         """What `run_stage` would give to that stage, its metrics its own; `settings` are added to the world's.
 
-        Without a doorbell the stage looks for commits that nobody rings for, as those of this world.
+        Without a doorbell the stage looks for commits that no process rings for, as those of this world.
         """
         slot = Slot(stage, index)
         emulator = {name: os.environ[name] for name in ("PUBSUB_EMULATOR_HOST",) if name in os.environ}

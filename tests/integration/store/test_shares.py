@@ -10,6 +10,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from tests.support.seeds import seeds
+from tests.support.wanted_counts import check_wanted
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000
@@ -70,23 +71,7 @@ def check(tx: Tx) -> None:
     """The counts are those of the rows, and the reasons to want someone those that do not wait."""
     counted = "SELECT count(*) FROM wanted WHERE refs > 0"
     assert shares.budget(tx).authors == int(tx.execute(counted).get)
-    refs = """
-    SELECT author, count(*) FROM (
-      SELECT author FROM monitored WHERE removed_at IS NULL
-       UNION ALL
-      SELECT followee FROM contacts JOIN monitored ON author = follower
-       WHERE removed_at IS NULL AND NOT contacts.waiting AND followee <> follower
-    ) GROUP BY author
-    """
-    assert dict(tx.execute(refs)) == dict(tx.execute("SELECT author, refs FROM wanted WHERE refs > 0"))
-    held = """
-    SELECT author, count(followee), coalesce(sum(contacts.waiting), 0)
-      FROM monitored LEFT JOIN contacts ON follower = author AND followee <> follower
-     WHERE removed_at IS NULL GROUP BY author
-    """
-    assert sorted(tx.execute(held)) == sorted(
-        tx.execute("SELECT author, followees, waiting FROM monitored WHERE removed_at IS NULL")
-    )
+    check_wanted(tx)
     gone = "SELECT count(*) FROM contacts JOIN monitored ON author = follower WHERE removed_at AND contacts.waiting"
     assert not tx.execute(gone).get
 

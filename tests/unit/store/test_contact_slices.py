@@ -10,6 +10,7 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import KeyedList
 from pipeline.store.database import Database, Tx
 from tests.support.seeds import seeds
+from tests.support.wanted_counts import check_wanted
 
 NOW = 1_700_000_000_000
 SIZE = 3
@@ -55,26 +56,6 @@ def wanted(tx: Tx) -> set[int]:
     return {int.from_bytes(change.public_key) for change in changes if change.wanted}
 
 
-def check(tx: Tx) -> None:
-    """The reasons to want someone are the registrations and the follows of users that do not wait."""
-    refs = """
-    SELECT author, count(*) FROM (
-      SELECT author FROM monitored WHERE removed_at IS NULL
-       UNION ALL
-      SELECT followee FROM contacts JOIN monitored ON author = follower
-       WHERE removed_at IS NULL AND NOT contacts.waiting AND followee <> follower
-    ) GROUP BY author
-    """
-    assert dict(tx.execute(refs)) == dict(tx.execute("SELECT author, refs FROM wanted WHERE refs > 0"))
-    held = """
-    SELECT author, count(followee), coalesce(sum(contacts.waiting), 0)
-      FROM monitored LEFT JOIN contacts ON follower = author AND followee <> follower
-     WHERE removed_at IS NULL GROUP BY author
-    """
-    rows = "SELECT author, followees, waiting FROM monitored WHERE removed_at IS NULL"
-    assert sorted(tx.execute(held)) == sorted(tx.execute(rows))
-
-
 def test_newest_followees_are_wanted_at_once_and_the_others_slice_by_slice(db: Database) -> None:
     with db.write() as tx:
         users.register(tx, key(1), NOW)
@@ -82,7 +63,7 @@ def test_newest_followees_are_wanted_at_once_and_the_others_slice_by_slice(db: D
         assert wanted(tx) == {1, 15, 16, 17}
     for number in work_off(db):
         with db.read() as tx:
-            check(tx)
+            check_wanted(tx)
             assert len(wanted(tx)) == min(9, 4 + SIZE * number)
     with db.read() as tx:
         assert followed(tx, 1) == [*range(10, 18)]
@@ -98,7 +79,7 @@ def test_short_difference_of_a_long_list_is_done_at_once(db: Database) -> None:
         assert follow(tx, 1, [*range(11, 30), 99], at=2)
         assert contact_slices.count(tx) == 0
         assert followed(tx, 1) == [*range(11, 30), 99]
-        check(tx)
+        check_wanted(tx)
 
 
 def test_newer_list_takes_the_place_of_what_is_left_of_an_older_one(db: Database) -> None:
@@ -142,11 +123,11 @@ def test_user_who_registers_with_a_long_list_has_the_newest_at_once(db: Database
     with db.write() as tx:
         users.register(tx, key(1), NOW)
         assert wanted(tx) == {1, 27, 28, 29}
-        check(tx)
+        check_wanted(tx)
     list(work_off(db))
     with db.read() as tx:
         assert wanted(tx) == {1, *range(10, 30)}
-        check(tx)
+        check_wanted(tx)
 
 
 def test_users_lists_come_before_those_of_strangers(db: Database) -> None:
@@ -166,7 +147,7 @@ def test_followees_beyond_a_users_share_wait(db: Database) -> None:
         follow(tx, 1, range(100, 140))
     for _ in work_off(db):
         with db.read() as tx:
-            check(tx)
+            check_wanted(tx)
             assert len(wanted(tx)) <= 20
     with db.read() as tx:
         assert len(followed(tx, 1)) == 40
@@ -216,7 +197,7 @@ def test_whatever_comes_between_slices_the_end_is_that_of_whole_lists(db: Databa
             contacts.work_off(tx, Authors(), NOW)
             raise Crash
         with db.read() as tx:
-            check(tx)
+            check_wanted(tx)
     list(work_off(db))
     with db.write() as tx:
         # What a list that came meanwhile left waiting is let in by the sweeper.
@@ -224,6 +205,6 @@ def test_whatever_comes_between_slices_the_end_is_that_of_whole_lists(db: Databa
             for each in steps:
                 shares.take_step(tx, each, NOW)
     with db.read() as tx:
-        check(tx)
+        check_wanted(tx)
         assert all(set(followed(tx, person)) == set(each) for person, (_, each) in lists.items())
         assert wanted(tx) == registered.union(*(lists[each][1] for each in registered if each in lists))
