@@ -128,7 +128,7 @@ def test_what_is_stored_is_fetched_and_told_of(world: World, relay: ScriptedRela
     with crawling(world, relay.url) as running:
         wait_arrived(world, events)
         wait_until(lambda: state(world, relay)[:3] == ("connected", 1, 0))
-        assert running.metric("relay_downloader_gauge") == 1
+        wait_until(lambda: running.metric("relay_downloader_gauge") == 1)
         assert running.metric("received_events_counter_total", address=relay.url) >= 700
         messages = {"address": relay.url, "messageType": "eose", "result": "success"}
         assert running.metric("relay_connection_received_messages_counter_total", **messages) >= 1
@@ -207,7 +207,7 @@ def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRela
         name(world, other, 2)
         other.wait_for_connection()
         wait_live(other)
-        assert running.metric("relay_downloader_gauge") == 2
+        wait_until(lambda: running.metric("relay_downloader_gauge") == 2)
         world.execute("UPDATE relays SET namers = 0 WHERE address = ?", other.url)
         other.wait_for_disconnection()
         wait_until(lambda: state(world, other)[0] == "disconnected")
@@ -418,8 +418,7 @@ def test_two_crawlers_share_the_relays(world: World) -> None:
         wait_arrived(world, profiles(60))
         for one in made:
             wait_live(one)
-        counts = [running.metric("relay_downloader_gauge") for running in (one_running, other_running)]
-        assert sum(counts) == 6
+        wait_until(lambda: sum(each.metric("relay_downloader_gauge") for each in (one_running, other_running)) == 6)
         assert [one.connections for one in made] == [1] * 6
     for one in made:
         assert len(one.journal.of(Connected)) == 1
