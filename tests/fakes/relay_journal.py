@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar
 
-DEFAULT_TIMEOUT_S = 15.0
+DEFAULT_TIMEOUT_S = 60.0
 MAX_ENTRIES = 1_000_000
 """A test that writes more has run away."""
 
