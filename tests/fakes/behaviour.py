@@ -205,6 +205,8 @@ class Behaviour:
     # Other requests.
     nip11: Mapping[str, Any] | str | None = None
     nip11_delay_s: float = 0.0
+    nip11_after_req: bool = False
+    """The document is not answered before a first REQ."""
     ok_rules: tuple[OkRule, ...] = ()
     counts: bool = False
     negentropy: bool = False

@@ -43,6 +43,7 @@ from tests.fakes.relay_store import MemoryStore
 _quiet = logging.getLogger("tests.fakes.relay.websockets")
 _quiet.setLevel(logging.CRITICAL + 1)
 T = TypeVar("T")
+_LOOK_S = 0.01
 
 
 class ScriptedRelay:
@@ -193,12 +194,13 @@ class ScriptedRelay:
 
         return self._call(send)
 
-    def drop(self) -> int:
-        """Reset every connection; returns how many there were."""
+    def drop(self, *, then_hold: Iterable[SignedEvent] = ()) -> int:
+        """Reset every connection; returns how many there were. No client is back before it holds `then_hold`."""
 
         def cut() -> int:
             for _, socket in self._connections.values():
                 reset(socket)
+            self.store.add_all(then_hold)
             return len(self._connections)
 
         return self._call(cut)
@@ -258,6 +260,8 @@ class ScriptedRelay:
             socket.transport.write(EARLY_ANSWER * self.behaviour.early_answers)
         if not wants_websocket(request):
             await asyncio.sleep(self.behaviour.nip11_delay_s)
+            while self.behaviour.nip11_after_req and not self.journal.of(Req):
+                await asyncio.sleep(_LOOK_S)
             response = nip11_response(request, self.behaviour)
         elif upgrade is not None and self.turn(upgrade, times=upgrade.times):
             response = refused_upgrade(upgrade)

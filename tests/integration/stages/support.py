@@ -25,7 +25,7 @@ from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.service import settings
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 NOW = 1_700_000_000
 RELAY = 1
 """The number of the relay that events put into an inbox by hand came from."""

@@ -11,10 +11,12 @@ from time import monotonic, time
 from typing import Any
 
 import pytest
+from prometheus_client import Gauge
 
 from pipeline.crawl import reconnect
 from pipeline.process.doorbell import Doorbells
 from pipeline.process.rate import Rate
+from pipeline.relay.dial import DialPolicy
 from pipeline.store import relay_mentions, relay_status
 from pipeline.store import relays as relay_table
 from stages import crawler
@@ -62,7 +64,7 @@ def arrived(world: World) -> set[str]:
     return {event_id.hex() for (event_id,) in world.query("SELECT event_id FROM inbox")}
 
 
-def wait_arrived(world: World, events: list[SignedEvent], timeout_s: float = 20.0) -> None:
+def wait_arrived(world: World, events: list[SignedEvent], timeout_s: float = PATIENCE_S) -> None:
     ids = {event.id for event in events}
     wait_until(lambda: ids <= arrived(world), f"all {len(ids)} events there", timeout_s)
 
@@ -129,9 +131,9 @@ def test_what_is_stored_is_fetched_and_told_of(world: World, relay: ScriptedRela
         wait_arrived(world, events)
         wait_until(lambda: state(world, relay)[:3] == ("connected", 1, 0))
         wait_until(lambda: running.metric("relay_downloader_gauge") == 1)
-        assert running.metric("received_events_counter_total", address=relay.url) >= 700
+        wait_until(lambda: running.metric("received_events_counter_total", address=relay.url) >= 700)
         messages = {"address": relay.url, "messageType": "eose", "result": "success"}
-        assert running.metric("relay_connection_received_messages_counter_total", **messages) >= 1
+        wait_until(lambda: running.metric("relay_connection_received_messages_counter_total", **messages) >= 1)
     assert state(world, relay)[:2] == ("disconnected", 0)
 
 
@@ -139,9 +141,8 @@ def test_a_lost_connection_is_dialled_again_and_nothing_is_missed(world: World, 
     """What came while it was away is fetched afterwards."""
     with crawling(world, relay.url) as running:
         wait_live(relay)
-        relay.drop()
         missed = profiles(50)
-        relay.hold(missed)
+        relay.drop(then_hold=missed)
         relay.wait_for_connection(2)
         wait_arrived(world, missed)
         late = profiles(1, first=900)
@@ -184,7 +185,7 @@ def test_a_restart_is_no_failure_of_the_relay(world: World, relay: ScriptedRelay
     """However often: the next process dials at once."""
     for number in range(1, 5):
         with crawling(world, relay.url):
-            relay.wait_for_connection(number, timeout_s=3.0)
+            relay.wait_for_connection(number)
             wait_until(lambda: state(world, relay)[0] == "connected")
         assert world.query("SELECT failures, state FROM relays") == [(0, "disconnected")]
         assert world.value("SELECT next_dial_at FROM relays") <= world.clock.now_ms()
@@ -207,7 +208,7 @@ def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRela
         name(world, other, 2)
         other.wait_for_connection()
         wait_live(other)
-        wait_until(lambda: running.metric("relay_downloader_gauge") == 2)
+        assert running.metric("relay_downloader_gauge") == 2
         world.execute("UPDATE relays SET namers = 0 WHERE address = ?", other.url)
         other.wait_for_disconnection()
         wait_until(lambda: state(world, other)[0] == "disconnected")
@@ -242,15 +243,14 @@ def test_a_change_of_what_is_wanted_reaches_the_relay_at_once(world: World, rela
     with crawling(world, relay.url):
         wait_live(relay)
         world.register(BOB.pubkey)
-        relay.wait_for_req(lambda req: is_live(req) and asks_for(BOB)(req), timeout_s=PATIENCE_S / 2)
+        relay.wait_for_req(lambda req: is_live(req) and asks_for(BOB)(req))
         wait_arrived(world, [note])
         live = BOB.sign("live", created_at=NOW)
         wait_until(lambda: relay.publish(live) > 0)
         wait_arrived(world, [live])
-        count = len(relay.journal.of(Req, is_live))
         world.remove(BOB.pubkey)
-        relay.wait_for_req(is_live, count=count + 1)
-        assert not asks_for(BOB)(relay.journal.of(Req, is_live)[-1])
+        wait_until(lambda: not any(map(asks_for(BOB), open_lives(relay).values())), "no live subscription for Bob")
+        assert open_lives(relay)
 
 
 def save(world: World) -> set[str]:
@@ -262,31 +262,44 @@ def save(world: World) -> set[str]:
     return {bytes(event_id).hex() for _, event_id in rows}  # type: ignore[arg-type]  # a blob by its column
 
 
-def test_backpressure_stops_reading_and_nothing_is_lost(world: World, relay: ScriptedRelay) -> None:
-    """Above the high mark nothing more is read; below the low one it goes on where it was."""
+MARKS = {"EVENTS_BACKPRESSURE_HIGH": "300", "EVENTS_BACKPRESSURE_LOW": "100"}
+
+
+def test_backpressure_in_the_middle_of_pages_loses_nothing(world: World, relay: ScriptedRelay) -> None:
+    """How often it stops is up to the machine; it goes on where it was."""
     events = profiles(2000)
     ids = {event.id for event in events}
     relay.hold(events)
     relay.behave(Behaviour(event_delay_s=0.0001))
     saved: set[str] = set()
-    most = stops = 0
-
-    def is_held() -> bool:
-        return bool(state(world, relay)[0] == "backpressured")
-
-    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="300", EVENTS_BACKPRESSURE_LOW="100"):
+    with crawling(world, relay.url, **MARKS):
         while not ids <= saved:
-            wait_until(lambda: is_held() or ids <= saved.union(arrived(world)))
-            stops += is_held()
-            new = save(world)
-            most = max(most, len(new))
-            saved.update(new)
+            wait_until(lambda: is_held(world, relay) or ids <= saved.union(arrived(world)))
+            saved.update(save(world))
         wait_until(lambda: state(world, relay)[0] == "connected")
         late = profiles(1, first=5000)
-        wait_until(lambda: relay.publish(*late) > 0 or late[0].id in arrived(world))
+        relay.publish(*late)
         wait_arrived(world, late)
-    assert stops >= 2
-    assert most < 1200, "what was on its way when the mark was passed"
+
+
+def is_held(world: World, relay: ScriptedRelay) -> bool:
+    return bool(state(world, relay)[0] == "backpressured")
+
+
+def test_above_the_high_mark_nothing_is_read_until_below_the_low(world: World, relay: ScriptedRelay) -> None:
+    with crawling(world, relay.url, **MARKS):
+        wait_live(relay)
+        for first in (0, 1000):
+            relay.publish(*profiles(301, first=first))
+            wait_until(lambda: is_held(world, relay))
+            held_back = profiles(5, first=first + 500)
+            relay.publish(*held_back)
+            # As many as may be left below the high mark.
+            world.execute("DELETE FROM inbox WHERE seq IN (SELECT seq FROM inbox ORDER BY seq LIMIT 150)")
+            assert not {event.id for event in held_back} & arrived(world)
+            save(world)
+            wait_arrived(world, held_back)
+            wait_until(lambda: state(world, relay)[0] == "connected")
 
 
 def test_the_outbox_counts_for_backpressure_too(world: World, relay: ScriptedRelay) -> None:
@@ -404,7 +417,7 @@ def test_malformed_events_do_not_hide_the_others(world: World) -> None:
         wait_until(lambda: world.value("SELECT count(*) FROM cursors WHERE query LIKE 'global%'") == 1)
         assert len(relay.journal.of(Connected)) == 1
         pubkey = {"stage": "crawler", "reason": "invalid-pubkey"}
-        assert running.metric("event_service_stage_discarded_total", **pubkey) >= 2000
+        wait_until(lambda: running.metric("event_service_stage_discarded_total", **pubkey) >= 2000)
 
 
 def test_two_crawlers_share_the_relays(world: World) -> None:
@@ -428,14 +441,23 @@ def test_two_crawlers_share_the_relays(world: World) -> None:
 def test_dials_are_spread_out_when_many_relays_are_due_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the start, and when all of them are lost together; those that wait are counted."""
     monkeypatch.setattr(reconnect, "DIALS", Rate(burst=2, per_minute=240))
+    waiting: list[float] = []
+    show = Gauge.set
+
+    def noting(gauge: Gauge, value: float) -> None:
+        if gauge._name == "event_service_dials_waiting":
+            waiting.append(value)
+        show(gauge, value)
+
+    monkeypatch.setattr(Gauge, "set", noting)
     with ExitStack() as stack:
         made = [stack.enter_context(ScriptedRelay()) for _ in range(8)]
         began = monotonic()
         running = stack.enter_context(crawling(world, *(one.url for one in made)))
-        wait_until(lambda: running.metric("event_service_dials_waiting") > 0, "a relay waiting")
         for one in made:
             one.wait_for_connection()
         assert monotonic() - began >= (8 - 2) / 4
+        assert max(waiting) > 0, "relays that wait"
         wait_until(lambda: running.metric("event_service_dials_waiting") == 0, "no relay waiting")
         for one in made:
             one.drop()
@@ -481,26 +503,27 @@ def test_a_page_that_breaks_off_is_asked_for_again(world: World) -> None:
         wait_arrived(world, events)
 
 
-def test_a_relay_that_only_accepts_connections_does_not_hold_up_the_stop(world: World) -> None:
+def test_a_relay_that_only_accepts_connections_does_not_hold_up_the_stop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor the others meanwhile."""
+    policy = functools.partial(DialPolicy, timeout_s=10 * PATIENCE_S)
+    monkeypatch.setattr(crawler, "DialPolicy", policy)
     with socket.create_server(("127.0.0.1", 0)) as silent, ScriptedRelay(events=profiles(5)) as relay:
         url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
         with crawling(world, url, relay.url) as running:
             connection, _ = silent.accept()
             wait_arrived(world, profiles(5))
-            began = monotonic()
             running.end()
             connection.close()
-        assert monotonic() - began < PATIENCE_S / 2
 
 
 def test_a_stop_while_held_by_backpressure(world: World, relay: ScriptedRelay) -> None:
     relay.hold(profiles(1000))
-    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="10", EVENTS_BACKPRESSURE_LOW="5") as running:
+    with crawling(world, relay.url, EVENTS_BACKPRESSURE_HIGH="10", EVENTS_BACKPRESSURE_LOW="5"):
         wait_until(lambda: state(world, relay)[0] == "backpressured")
-        began = monotonic()
-        running.end()
-        assert monotonic() - began < PATIENCE_S / 2
+    # Else it would be given up, and say nothing.
+    assert state(world, relay)[0] == "disconnected"
 
 
 def test_a_database_that_fails_ends_the_stage(world: World, relay: ScriptedRelay) -> None:
@@ -533,7 +556,7 @@ def test_the_document_of_a_relay_is_read_once_a_day(world: World) -> None:
             with crawling(world, relay.url):
                 wait_live(relay, number + 1)
                 wait_arrived(world, profiles(120))
-                wait_until(lambda: world.query("SELECT limits FROM relays")[0][0] != "{}")
+                wait_until(lambda: json.loads(world.query("SELECT limits FROM relays")[0][0]).get("informed_at", 0) > 0)
         assert len(relay.journal.of(HttpRequest)) == 1
         limits = json.loads(world.query("SELECT limits FROM relays")[0][0])
     assert limits["page_limit"] == 50
@@ -547,10 +570,10 @@ def is_asked_for(relay: ScriptedRelay, author: Author) -> bool:
     return any(map(asks_for(author), live)) and len(relay.journal.of(Answered)) >= len(relay.journal.of(Req))
 
 
-def open_lives(relay: ScriptedRelay) -> set[str]:
-    """The ids of live subscriptions that were asked for and not closed."""
+def open_lives(relay: ScriptedRelay) -> dict[str, Req]:
+    """The newest request of each live subscription that was asked for and not closed, by its id."""
     closed = {close.subscription for close in relay.journal.of(Close)}
-    return {req.subscription for req in relay.journal.of(Req, is_live)} - closed
+    return {req.subscription: req for req in relay.journal.of(Req, is_live) if req.subscription not in closed}
 
 
 def test_plan_changes_multiply_no_events_where_requests_accumulate(world: World) -> None:
@@ -571,10 +594,11 @@ def test_plan_changes_multiply_no_events_where_requests_accumulate(world: World)
         assert relay.publish(people[0].sign("last", created_at=NOW, kind=1)) == 1, copies
 
 
-def test_document_that_takes_its_time_holds_nothing_up(world: World) -> None:
+def test_document_that_takes_its_time_holds_nothing_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is fetched beside the first requests, and followed as soon as it is there."""
+    monkeypatch.setattr(crawler, "_INFORMATION_TIMEOUT_S", PATIENCE_S)
     document = {"limitation": {"max_limit": 7}}
-    with ScriptedRelay(Behaviour(nip11=document, nip11_delay_s=1.0), events=profiles(120)) as relay:
+    with ScriptedRelay(Behaviour(nip11=document, nip11_after_req=True), events=profiles(120)) as relay:
         with crawling(world, relay.url):
             first = relay.wait_for_req()
             wait_arrived(world, profiles(120))
@@ -606,4 +630,4 @@ def test_rates_of_requests_stay_below_a_relays_limit(world: World) -> None:
     events = profiles(1500)
     rate = RateLimit(per_s=20, burst=5)
     with ScriptedRelay(Behaviour(cap=500, rate=rate), events=events) as relay, crawling(world, relay.url):
-        wait_arrived(world, events, timeout_s=25)
+        wait_arrived(world, events)
