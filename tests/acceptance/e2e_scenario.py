@@ -18,7 +18,7 @@ from tests.oracle.relevance import Horizon
 
 REACH_S = 2 * 3600
 RELAY_CAP = 500
-ARRIVAL_TIMEOUT_S = 60.0
+ARRIVAL_TIMEOUT_S = 120.0
 
 
 class Consumer(Protocol):

@@ -7,7 +7,7 @@ from tests.tools.completeness import over_capacity, single_behaviour
 from tests.tools.completeness.behaviours import BehaviourMatrix
 from tests.tools.completeness.run import table
 
-TIMEOUT_S = 90.0
+TIMEOUT_S = 240.0
 BEHAVIOURS = (
     "strfry-withholding,nostr-relay,node-relay,nostr-rs,khatru,cap-20,shuffled,oldest-first,until-exclusive,"
     "ignores-since,ignores-until,zero-is-all,dense-second,dense-author,withheld,withheld-unlisted,forged-content,garbage,"
@@ -17,6 +17,7 @@ BEHAVIOURS = (
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_everything_is_had_or_its_loss_is_reported() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")
@@ -26,6 +27,7 @@ def test_everything_is_had_or_its_loss_is_reported() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_crowd_is_had_whole_or_by_query_as_each_relay_allows() -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.child import Child
 from tests.fakes.net import free_port
+from tests.integration.operations.support import until
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
@@ -25,8 +26,12 @@ def test_it_shows_events_on_their_way_and_leaves_nothing_behind(tmp_path: Path, 
         shown = demo.wait_line(rf"^Status page +(http://localhost:{port}/\?token=[\w-]+)$", START_TIMEOUT_S)
         demo.wait_line(r"[1-9]\d* relevant and delivered · the last within \d+ ms", START_TIMEOUT_S)
         request = urllib.request.Request(shown[1], headers={"Accept": "text/html"})
-        with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
-            assert "All is well" in answer.read().decode()
+
+        def page() -> str:
+            with urllib.request.urlopen(request, timeout=START_TIMEOUT_S) as answer:
+                return bytes(answer.read()).decode()
+
+        until(lambda: "All is well" in page(), page)
         (folder,) = tmp_path.glob("event-service-demo-*")
         service = service_processes(folder)
         assert service

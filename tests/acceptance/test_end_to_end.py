@@ -7,12 +7,13 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, time
 
 import pytest
 
-from tests.acceptance.e2e_scenario import EmulatorConsumer, FakeConsumer, scenario
+from tests.acceptance.e2e_scenario import ARRIVAL_TIMEOUT_S, EmulatorConsumer, FakeConsumer, scenario
 from tests.fakes.emulator import emulator_program
 from tests.fakes.service import EventService, settings
 
@@ -36,7 +37,7 @@ def consumer(request: pytest.FixtureRequest) -> Iterator[FakeConsumer | Emulator
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_everything_relevant_arrives_and_nothing_else(
     tmp_path: Path, consumer: FakeConsumer | EmulatorConsumer
 ) -> None:
@@ -46,7 +47,7 @@ def test_everything_relevant_arrives_and_nothing_else(
         began = monotonic()
         run.register()
         due = len(run.oracle.required())
-        run.consumer.collect(due, 60.0)
+        run.consumer.collect(due, ARRIVAL_TIMEOUT_S)
         print(f"{due} relevant of {EVENTS} events in {monotonic() - began:.1f} s")
         report = run.finish()
         print(report.text())
@@ -54,14 +55,14 @@ def test_everything_relevant_arrives_and_nothing_else(
         assert report.exactly_once
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_live_events_arrive_within_moments(tmp_path: Path, consumer: FakeConsumer | EmulatorConsumer) -> None:
     """200 events published one by one while the service runs."""
     with scenario(tmp_path, consumer, events=200) as run:
         run.service.start()
         run.register()
         due = len(run.oracle.required())
-        run.consumer.collect(due, 60.0)
+        run.consumer.collect(due, ARRIVAL_TIMEOUT_S)
         user = run.users[0]
         for number in range(200):
             event = user.sign(f"live {number}", kind=1, created_at=int(time()))
@@ -72,7 +73,7 @@ def test_live_events_arrive_within_moments(tmp_path: Path, consumer: FakeConsume
         assert report.clean
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_killing_stages_changes_nothing(tmp_path: Path) -> None:
     """SIGKILL of a random stage, again and again, then of the supervisor; after a restart all is there."""
     seed = random.randrange(1 << 32)
@@ -84,11 +85,16 @@ def test_killing_stages_changes_nothing(tmp_path: Path) -> None:
         for name in rng.sample(["crawler", "saver", "forwarder", "sender", "sweeper", "server"] * 2, 12):
             victims = run.service.stages(name)
             if victims:
-                rng.choice(victims).signal(signal.SIGKILL)
-        left = [os.pidfd_open(member.pid) for member in run.service.processes()]
+                # Gone already, if it was killed before.
+                with suppress(ProcessLookupError):
+                    rng.choice(victims).signal(signal.SIGKILL)
+        left = []
+        for member in run.service.processes():
+            with suppress(ProcessLookupError):
+                left.append(os.pidfd_open(member.pid))
         run.service.kill()
         for descriptor in left:
-            assert select.select([descriptor], [], [], 30.0)[0], "a stage outlives its supervisor"
+            assert select.select([descriptor], [], [], 60.0)[0], "a stage outlives its supervisor"
             os.close(descriptor)
         run.service.start()
         report = run.finish()
@@ -96,7 +102,7 @@ def test_killing_stages_changes_nothing(tmp_path: Path) -> None:
         assert report.clean
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_second_forwarder_takes_part(tmp_path: Path) -> None:
     """`stage forwarder` by hand beside a running service: all arrives, and its slot shows in the metrics."""
     with FakeConsumer() as consumer, scenario(tmp_path, consumer, events=KILLED_EVENTS) as run:

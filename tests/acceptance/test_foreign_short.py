@@ -13,11 +13,11 @@ from tests.tools.completeness.foreign.shape import Order, Shape
 from tests.tools.completeness.foreign.trial import Pace
 
 LACKING = [relay.name for relay in QUICK if not relay.is_installed]
-PACE = Pace(rate=20.0, stream_s=4.0, timeout_s=60.0, patience_s=45.0, resweep_s=10)
+PACE = Pace(rate=20.0, stream_s=4.0, timeout_s=180.0, patience_s=90.0, resweep_s=10)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(LACKING), reason=f"{', '.join(LACKING)}: not installed")
 def test_foreign_relays_are_had_whole_or_their_gaps_reported(tmp_path: Path) -> None:
     seed = seeds(1)[0]

@@ -66,11 +66,15 @@ def shown(service: EventService) -> str:
 
 
 def tell(service: EventService, words: str) -> list[str]:
-    """Page and `status` once both have `words`, within a minute."""
-    seen: list[str] = []
+    """Page and `status`, each when it first has `words`, within a minute."""
+    seen = ["", ""]
 
     def both() -> bool:
-        seen[:] = [shown(service), run(service, "status")]
+        # Kept, since it may be gone at the next look.
+        if not re.search(words, seen[0]):
+            seen[0] = shown(service)
+        if not re.search(words, seen[1]):
+            seen[1] = run(service, "status")
         return all(re.search(words, text) for text in seen)
 
     until(both, lambda: (words, *seen))

@@ -105,6 +105,8 @@ def _provoke(service: EventService, relay: ScriptedRelay) -> None:
     service.wait_metric(
         "application_handler_calls_total", lambda value: value >= 1, handlerName="cleanupProcessedEvents"
     )
+    service.wait_metric("events_sent_to_relay_counter", lambda value: value >= 3, decision="ignore")
+    service.wait_metric("application_handler_calls_total", lambda value: value >= 5, handlerName="processSavedEvent")
     # The relay that is crawled, and the one that events are sent to.
     service.wait_metric("relay_connection_state_gauge", lambda value: value == 2, state="connected")
 

@@ -31,7 +31,7 @@ from tests.fakes.scrape import Scrape
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 75.0
 """Longer than the supervisor gives its stages."""
-REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 30.0
 _POLL_S = 0.1
 _STAGE = re.compile(r"\bstage ([a-z]+)(?: .*--slot (\d+))?")
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE")

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any
 
 from tests.fakes.net import pause
+from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService
 
 PATIENCE_S = 60.0
@@ -28,6 +29,11 @@ def problems(service: EventService) -> list[dict[str, str]]:
     assert status == 503
     found: list[dict[str, str]] = json.loads(body)["problems"]
     return found
+
+
+def wait_state(service: EventService, relay: ScriptedRelay, state: str) -> None:
+    """Return once the service shows the relay in this state of its connection."""
+    service.wait_metric("relay_connection_state_gauge", lambda value: value == 1, address=relay.url, state=state)
 
 
 def complaint(service: EventService, stage: str, why: str) -> dict[str, str]:

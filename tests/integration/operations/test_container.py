@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.net import free_port
 from tests.fakes.service import EventService
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +38,7 @@ def test_the_health_check_follows_health(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "[::]", "localhost"])
 def test_the_health_check_finds_every_form_of_address(tmp_path: Path, host: str) -> None:
     service = EventService(tmp_path)
+    service.port = free_port("0.0.0.0")
     address = f"{host}:{service.port}"
     service.env["EVENTS_LISTEN_ADDRESS"] = address
     service.host = "127.0.0.1"

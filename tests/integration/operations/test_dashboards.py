@@ -106,6 +106,9 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
             os.kill(sweeper.pid, signal.SIGKILL)
             service.wait_metric("event_service_stage_exits_total", lambda number: number >= 1)
             service.wait_healthy()
+            wanted = {name for expression in EXPRESSIONS for name, _ in selectors(expression)}
+            # Some are shown from the first time on that they count something.
+            until(lambda: wanted <= service.scrape().names(), lambda: wanted - service.scrape().names())
             return service.scrape()
 
 

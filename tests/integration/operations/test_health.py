@@ -1,8 +1,10 @@
 """A running service says what is wrong with it: which stage, since when, why; and is well again afterwards."""
 
+import fcntl
 import os
 import signal
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from time import time
@@ -10,6 +12,7 @@ from time import time
 import pytest
 
 from tests.factories.events import SignedEvent, authors
+from tests.fakes.procs import process
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
@@ -69,12 +72,25 @@ def test_a_stage_that_cannot_go_on_is_named_with_its_last_words(tmp_path: Path) 
         assert service.scrape().value("event_service_stage_exits_total", slot="sweeper-0", reason="exit") >= 3
 
 
+@contextmanager
+def killed(service: EventService, stage: str) -> Iterator[None]:
+    """Kill a stage and hold its slot, without which the next process of it is not ready, until the block ends."""
+    (victim,) = service.stages(stage)
+    supervisor = service.child.pid
+    with (service.directory / "run" / "slots" / f"{stage}-0.lock").open() as slot:
+        os.kill(supervisor, signal.SIGSTOP)
+        until(lambda: (found := process(supervisor)) is not None and found.state == "T", lambda: process(supervisor))
+        os.kill(victim.pid, signal.SIGKILL)
+        fcntl.flock(slot, fcntl.LOCK_EX)
+        os.kill(supervisor, signal.SIGCONT)
+        yield
+
+
 def test_a_killed_stage_is_missed_until_it_is_back(tmp_path: Path) -> None:
     with EventService(tmp_path) as service:
         for _ in range(2):
-            (saver,) = service.stages("saver")
-            os.kill(saver.pid, signal.SIGKILL)
-            complaint(service, "supervisor", "waiting for saver-0")
+            with killed(service, "saver"):
+                complaint(service, "supervisor", "waiting for saver-0")
             until(lambda: problems(service) == [], lambda: problems(service))
 
 

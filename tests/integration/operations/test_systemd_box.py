@@ -155,10 +155,14 @@ def a_stage_of_its_own_is_seen_and_watched(installed: Installed) -> None:
     until(lambda: installed.pid_of("forwarder-1") not in (0, hung["forwarder-1"]), installed.log)
     until(lambda: installed.pid_of("saver-0") not in (0, hung["saver-0"]), installed.log)
     installed.wait_healthy()
-    assert "Watchdog timeout" in box.run(f"journalctl --no-pager -u {LONE}")
-    errors = box.run(f"journalctl --no-pager -o cat -p err -u {SERVICE}")
-    assert "hangs" in errors, "what is an error is found by its priority"
-    assert "stage started" not in errors
+    until(lambda: "Watchdog timeout" in box.run(f"journalctl --no-pager -u {LONE}"), installed.log)
+
+    def errors() -> str:
+        return box.run(f"journalctl --no-pager -o cat -p err -u {SERVICE}")
+
+    # What is an error is found by its priority.
+    until(lambda: "hangs" in errors(), errors)
+    assert "stage started" not in errors()
 
 
 def a_reload_takes_what_is_right_and_refuses_what_is_wrong(installed: Installed) -> None:
@@ -225,9 +229,12 @@ def the_go_service_s_own_path_is_explained(installed: Installed) -> None:
     box = installed.box
     installed.set_environment(EVENTS_DATABASE_PATH="/var/lib/nos-event-service/events.db")
     box.run(f"mkdir -p /var/lib/nos-event-service; systemctl restart {SERVICE} || true")
-    said = box.run(f"journalctl --no-pager -o cat -p err -n 20 -u {SERVICE}")
-    assert "leave EVENTS_DATABASE_PATH out" in said
-    assert "import-go" in said
+    words = ("leave EVENTS_DATABASE_PATH out", "import-go")
+
+    def said() -> str:
+        return box.run(f"journalctl --no-pager -o cat -p err -n 20 -u {SERVICE}")
+
+    until(lambda: all(each in said() for each in words), said)
     installed.set_environment()
     box.run(f"systemctl reset-failed {SERVICE}; systemctl start {SERVICE}")
     installed.wait_healthy()

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 from pipeline.process.clock import SystemClock
 from pipeline.store import wanted_authors
@@ -68,7 +68,7 @@ def run(seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
                     peer.relay.hold(late)
                     peer.offer(world, [*live, *late])
             service.wait_complete(timeout_s)
-            asked = _asked(service.service.database)
+            asked = _wait_asked(service, timeout_s)
             rows = service.rows(began)[1:]
             return [_named(row, asked[peer.relay.url]) for row, peer in zip(rows, peers, strict=True)]
 
@@ -98,6 +98,15 @@ def _want_crowd(database: Path) -> None:
     keys = [os.urandom(32) for _ in range(CROWD)]
     with open_database(database, SystemClock()) as opened, opened.write() as tx:
         wanted_authors.acquire(tx, Authors().intern_all(tx, keys), round(time() * 1000))
+
+
+def _wait_asked(service: Run, timeout_s: float) -> dict[str, str]:
+    """Return how each relay is asked once that is as it should be or the time is up; it may be after the last event."""
+    expected = {peer.relay.url: CASES[peer.name][1] for peer in service.peers if peer.name in CASES}
+    deadline = monotonic() + timeout_s
+    while not expected.items() <= (asked := _asked(service.service.database)).items() and monotonic() < deadline:
+        pause(_STEP_S)
+    return asked
 
 
 def _asked(database: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tests.factories.events import SignedEvent
 
 PROXY: Final = "127.0.0.2"
 """What the service is told to trust; its visitors are strangers by whatever addresses they have."""
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 60.0
 
 
 def connect(host: str, port: int, visitor: str = "", claims: str = "") -> websocket.WebSocket:

@@ -10,7 +10,7 @@ from tests.tools.siege.names import literal, loopback, named
 from tests.tools.siege.siege import Siege
 from tests.tools.siege.watch import number, wait_connected
 
-_NEWCOMER_S = 30.0
+_NEWCOMER_S = 90.0
 _NO_ONE = 9
 """A port where nothing listens."""
 _ROWS = "SELECT count(*) FROM relays"

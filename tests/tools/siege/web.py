@@ -5,11 +5,12 @@ from contextlib import suppress
 from time import time
 
 from tests.tools.siege.attacks import attack
-from tests.tools.siege.clients import PROXY, TIMEOUT_S
+from tests.tools.siege.clients import PROXY
 from tests.tools.siege.siege import Siege
 from tests.tools.siege.visitors import VisitorProcess
 
 _HEALTH_EVERY_S = 1.0
+_ANSWERS_S = 10.0
 _REFUSED = "event_service_stage_discarded_total"
 _SMUGGLED = "/public-keys/" + "e" * 64
 _REQUESTS = (
@@ -84,8 +85,8 @@ def _smuggling(siege: Siege) -> None:
 def _answers(siege: Siege, request: str) -> bytes:
     """Everything that the server answers until it ends the connection."""
     found = bytearray()
-    service, until = siege.service, time() + TIMEOUT_S
-    with suppress(OSError), socket.create_connection((service.host, service.port), TIMEOUT_S, (PROXY, 0)) as client:
+    service, until = siege.service, time() + _ANSWERS_S
+    with suppress(OSError), socket.create_connection((service.host, service.port), _ANSWERS_S, (PROXY, 0)) as client:
         client.sendall(request.encode())
         while time() < until and (chunk := client.recv(65_536)):
             found += chunk
