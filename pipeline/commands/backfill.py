@@ -15,12 +15,12 @@ from pipeline.commands.bootstrap import config_or_exit, of_running_service, open
 from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
 from pipeline.commands.users import PublicKey
-from pipeline.process.clock import SystemClock
+from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.stop import Stop
 from pipeline.settings.config import Config
 from pipeline.settings.values import InvalidValue, duration_ms
-from pipeline.store import authors, backfills, relay_records, relays
+from pipeline.store import authors, backfills, inbox, relay_records, relays
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.database import Database, Tx
 
@@ -29,6 +29,8 @@ _SAY_EVERY_S: Final = 5.0
 _BAR_CHARS: Final = 20
 # A relay that is away for this time while all others are done is not waited for.
 _AWAY_S: Final = 60.0
+# The saver comes to what was read last a moment later; one that is away for longer is not waited for.
+_SAVE_S: Final = 30.0
 _SECONDS: Final = re.compile(r"[0-9]{1,12}")
 
 
@@ -179,18 +181,34 @@ def _show(config: Config, database: Database, job: Backfill) -> None:
                 if view.is_over or (away_since is not None and now - away_since > _AWAY_S):
                     break
                 stop.wait(_LOOK_EVERY_S)
+            is_saved = _wait_saved(database, clock, stop)
         except KeyboardInterrupt:
             say(f"\njob {job.job} goes on; see --attach {job.job} and --cancel {job.job}", err=True)
             return
-    _summarize(database, job, view)
+    _summarize(database, job, view, is_saved=is_saved)
 
 
-def _summarize(database: Database, job: Backfill, view: _View) -> None:
+def _wait_saved(database: Database, clock: Clock, stop: Stop) -> bool:
+    """Wait until the saver has come to all that is in the inbox now; return False if that takes over `_SAVE_S`."""
+    until = clock.monotonic() + _SAVE_S
+    with database.read() as tx:
+        newest = inbox.newest(tx)
+    while True:
+        with database.read() as tx:
+            if not inbox.any_unattempted_up_to(tx, newest):
+                return True
+        if clock.monotonic() > until:
+            return False
+        stop.wait(_LOOK_EVERY_S)
+
+
+def _summarize(database: Database, job: Backfill, view: _View, *, is_saved: bool) -> None:
     with database.read() as tx:
         numbers = [number for key in job.authors if (number := authors.find(tx, key)) is not None]
         new = backfills.count_new(tx, job, numbers)
         names = {record.relay: record.address for record in relay_records.records(tx, everything=True, limit=1_000_000)}
-    say(f"{view.text()}; {new:,} events of that time are new since the job was ordered")
+    more = "" if is_saved else ", and the inbox holds events that are not saved yet"
+    say(f"{view.text()}; {new:,} events of that time are new since the job was ordered{more}")
     for each in view.progress:
         if not each.is_over:
             say(f"{names.get(each.relay, '?')}: not there; the job waits for it")

@@ -41,6 +41,8 @@ SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM inbox INDEXED BY inbox_rea
 OLDEST = "SELECT received_at FROM inbox ORDER BY seq LIMIT 1"
 # Rows that failed are few and are retried when it is time; only rows without an attempt show that work stands still.
 OLDEST_UNATTEMPTED = "SELECT received_at FROM inbox WHERE failures = 0 ORDER BY seq LIMIT 1"
+NEWEST = "SELECT coalesce(max(seq), 0) FROM inbox"
+ANY_UNATTEMPTED_UP_TO = "SELECT 1 FROM inbox WHERE seq <= ? AND failures = 0 LIMIT 1"
 DEAD = "SELECT count(*) FROM inbox_dead"
 
 queue = LeaseQueue(QueueStatements.of("inbox", "event, event_id, created_at, relay, received_at, bytes"))
@@ -139,6 +141,16 @@ def oldest_unattempted(tx: Tx) -> int | None:
     """Return the same for the events that have not failed."""
     row = tx.execute(OLDEST_UNATTEMPTED).fetchone()
     return None if row is None else int(row[0])
+
+
+def newest(tx: Tx) -> int:
+    """Return the number of the newest row; 0 if there is none."""
+    return int(tx.execute(NEWEST).get)
+
+
+def any_unattempted_up_to(tx: Tx, seq: int) -> bool:
+    """Return True if the saver has yet to come to a row up to this number."""
+    return tx.execute(ANY_UNATTEMPTED_UP_TO, (seq,)).fetchone() is not None
 
 
 def dead(tx: Tx) -> int:

@@ -10,9 +10,16 @@ from pathlib import Path
 from time import time
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.process.clock import SystemClock
-from pipeline.store import users
+from pipeline.process.stop import Stop
+from pipeline.store import backfills, events, inbox, users
+from pipeline.store import relays as known_relays
+from pipeline.store.backfills import BackfillProgress
+from pipeline.store.events import Accepted
+from pipeline.store.inbox import Arrival
 from pipeline.store.schema import open_database
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.behaviour import Behaviour, How, Refusal
@@ -108,10 +115,39 @@ def test_one_goes_on_over_a_restart_and_is_ended_by_hand(tmp_path: Path, relays:
         service.stop()
         service.start()
         assert "1 of 1 relays" in service.command("--attach", "1")
+        # All that the relay gave was saved before the job was summed up.
         assert {each.id for each in notes(ALICE, 250, 40)} <= service.seen()
         assert "job 2" in service.command(*span, "--no-wait")
         assert "job 2 cancelled" in service.command("--cancel", "2")
         assert "2 cancelled" in service.command("--list")
+
+
+def test_job_is_summed_up_when_the_saver_has_come_to_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = ALICE.sign("late", kind=1, created_at=NOW - DAY)
+    path, event_id = tmp_path / "events.db", bytes.fromhex(event.id)
+    with open_database(path, SystemClock()) as database, database.write() as tx:
+        known_relays.set_bootstrap(tx, ["wss://relay.example"], 1)
+        job = backfills.add(tx, NOW - 2 * DAY, NOW, [], [1], 1)
+        backfills.put_progress(tx, [BackfillProgress(job, 1, parts=1, done=1, events=1, is_over=True)])
+        inbox.append(tx, [Arrival(event_id, event.raw.encode(), 1, 1, event.created_at)])
+
+    class Saver(Stop):
+        """Saves while the command waits."""
+
+        def wait(self, timeout_s: float | None = None) -> bool:
+            with open_database(path, SystemClock()) as database, database.write() as tx:
+                (row,) = inbox.claim(tx, now=10, lease=1000, limit=1)
+                inbox.queue.ack(tx, [row.receipt])
+                events.accept(tx, [Accepted(1, event_id, event.created_at, 1, 1, event.raw.encode(), 1, 1, 1)], 10)
+            return False
+
+    monkeypatch.setattr("pipeline.commands.backfill.Stop", Saver)
+    for name, value in settings(EVENTS_DATABASE_PATH=str(path)).items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(main, ["backfill", "--attach", "1"], catch_exceptions=False)
+    assert "1 of 1 relays, 1 of 1 requests, 1 events read; 1 events of that time are new" in done.output
 
 
 def test_wrong_orders_are_refused_in_one_line(tmp_path: Path) -> None:
