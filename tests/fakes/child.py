@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 """The checkout; children run here, so that `-m tests…` and `-m pipeline…` are found."""
 MAX_KEPT_LINES = 10_000
 """Lines of standard output kept for `wait_line`; a child that says more is read through its own files."""
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 60.0
 
 _GUARD = """
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_KILL_ROUNDS = 200
+_KILL_ROUNDS = 3000
 _KILL_ROUND_S = 0.02
 
 

@@ -24,7 +24,7 @@ _MOST_TRIES = 4
 _MOST_LOSSES = 30
 """Connections lost or refused one after another, without any answer between, before the relay counts as gone."""
 _BREATH_S = 1.0
-_ANSWER_S = 20.0
+_ANSWER_S = 60.0
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ def publish_events(
     deadline = monotonic() + timeout_s
     for start in range(0, len(events), CONNECTION_EVENTS):
         part = events[start : start + CONNECTION_EVENTS]
-        with connect(url, max_size=None, compression=None, proxy=None) as socket:
+        with connect(url, max_size=None, compression=None, proxy=None, open_timeout=_ANSWER_S) as socket:
             for sent, event in enumerate(part, start + 1):
                 socket.send(f'["EVENT",{event.raw}]')
                 _await(socket, answers, sent - window, deadline)
@@ -150,7 +150,7 @@ class PatientPublisher:
 
     def _connected(self) -> ClientConnection:
         if self._socket is None:
-            connection = connect(self._url, max_size=None, compression=None, proxy=None)
+            connection = connect(self._url, max_size=None, compression=None, proxy=None, open_timeout=_ANSWER_S)
             self._socket = self._open.enter_context(connection)
             greet(self._socket)
             self._left = CONNECTION_EVENTS

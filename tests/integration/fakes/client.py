@@ -16,7 +16,7 @@ class NaiveClient:
     """One connection; messages come out as decoded JSON."""
 
     def __init__(self, url: str, *, compression: str | None = None) -> None:
-        self._connecting = connect(url, max_size=None, proxy=None, compression=compression)
+        self._connecting = connect(url, max_size=None, proxy=None, compression=compression, open_timeout=TIMEOUT_S)
 
     def __enter__(self) -> Self:
         self.socket = self._connecting.__enter__()

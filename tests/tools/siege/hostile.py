@@ -35,7 +35,7 @@ from tests.fakes.relay_http import wants_websocket
 from tests.tools.siege.names import literal
 from tests.tools.siege.payloads import HOSTILE_TEXT, PAYLOADS, closed, notice
 
-READY_S = 30.0
+READY_S = 60.0
 NICE = 10
 """How far those who attack stand back, so that the service is not measured without a processor."""
 _SO_BINDTODEVICE = 25

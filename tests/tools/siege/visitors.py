@@ -27,7 +27,7 @@ from tests.fakes.child import Child
 from tests.tools.siege.clients import PROXY
 from tests.tools.siege.hostile import NICE
 
-_LIMIT_S = 30.0
+_LIMIT_S = 60.0
 _AGAIN_S = 0.05
 _DRIP_S = 0.2
 _ANSWER_BYTES = 65_536

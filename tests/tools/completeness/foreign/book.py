@@ -120,7 +120,7 @@ class _Reader:
         if self._number % _CONNECTION_REQS == 0:
             self._hang_up()
         if self._socket is None:
-            connection = connect(self._url, max_size=None, compression=None, proxy=None)
+            connection = connect(self._url, max_size=None, compression=None, proxy=None, open_timeout=_ANSWER_S)
             self._socket = self._open.enter_context(connection)
             greet(self._socket)
         self._socket.send(json.dumps(["REQ", name, {"ids": list(ids), "limit": len(ids)}]))
