@@ -15,6 +15,7 @@ from pipeline.crawl.crawl_report import CrawlReport
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.flow_control import Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import EventLimits, Ingester
+from pipeline.crawl.lost_relays import Haste
 from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
 from pipeline.crawl.relay_pool import JOIN_S, RelayPool
 from pipeline.crawl.stored_item_sets import StoredItemSets
@@ -190,8 +191,9 @@ class _Dialler:
     ctx: StageContext
     policy: DialPolicy
 
-    def dial(self, address: RelayAddress) -> WebSocket:
-        return dial(address, self.policy, self.ctx.clock, self.ctx.stop.is_set)
+    def dial(self, address: RelayAddress, haste: Haste) -> WebSocket:
+        policy = self.policy if haste is Haste.NONE else self.policy.quick(is_patient=haste is Haste.PATIENT)
+        return dial(address, policy, self.ctx.clock, self.ctx.stop.is_set)
 
     def information(self, address: RelayAddress) -> RelayInformation:
         # Only a relay that has just been connected to is asked, once a day.

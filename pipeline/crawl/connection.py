@@ -9,6 +9,7 @@ from typing import Final
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import RelayBatcher
 from pipeline.crawl.outcomes import Outcomes
+from pipeline.crawl.path_watch import LOST_AFTER_S, QUIET_S, PathVerdict
 from pipeline.crawl.receiver import Receiver
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.relay_status import StatusRecorder
@@ -27,7 +28,8 @@ from pipeline.relay.session import Session
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.relay_status import RelayState
 
-# A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing.
+# A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing. In
+# the middle of a frame it cannot answer, and is given up at once: even the slowest line brings some bytes in this time.
 PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
@@ -67,6 +69,7 @@ class Connection:
         self._is_paused = False
         self.is_closing = False
         self._pinged_at = 0.0
+        self._path = PathVerdict.FINE
         # When something is due that the relay does not bring up by itself.
         self._due_at = -math.inf
         self._metrics_due_at = math.inf
@@ -116,6 +119,11 @@ class Connection:
         self._has_news = True
         self._wake_up()
 
+    def on_path_doubtful(self, verdict: PathVerdict) -> None:
+        """Take a verdict on the path to the relay, for the next `step`."""
+        self._path = verdict
+        self._has_news = True
+
     def close(self) -> None:
         """Let the connection be ended soon; safe in every thread."""
         self.is_closing = True
@@ -155,9 +163,9 @@ class Connection:
             self._flush_metrics()
         return len(frames)
 
-    def on_lost(self) -> bool:
+    def on_lost(self, reason: LossReason) -> bool:
         """Take note that the connection was lost, but not by us; returns whether that taught to ask for less."""
-        has_taught = self._sync.on_lost(self._session)
+        has_taught = self._sync.on_lost(self._session, is_by_relay=reason is not LossReason.UNREACHABLE)
         self._report()
         return has_taught
 
@@ -236,9 +244,15 @@ class Connection:
 
     def _keep_alive(self, websocket: WebSocket, now: float) -> None:
         silent = now - websocket.last_received
+        path, self._path = self._path if silent >= QUIET_S else PathVerdict.FINE, PathVerdict.FINE
+        if path is PathVerdict.LOST:
+            raise ConnectionLost(LossReason.UNREACHABLE, f"nothing acknowledged for {LOST_AFTER_S:g} s")
         if silent >= GIVE_UP_AFTER_S:
             raise ConnectionLost(LossReason.ERROR, "no answer to pings")
-        if silent >= PING_AFTER_S and now - self._pinged_at >= PING_AFTER_S:
+        if silent >= PING_AFTER_S and websocket.is_midway:
+            raise ConnectionLost(LossReason.ERROR, f"a message broke off {silent:.0f} s ago")
+        is_quiet = silent >= PING_AFTER_S and now - self._pinged_at >= PING_AFTER_S
+        if is_quiet or path is PathVerdict.PING:
             self._pinged_at = now
             websocket.ping()
 

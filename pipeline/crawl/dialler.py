@@ -4,6 +4,7 @@ from typing import Final, Protocol
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.lost_relays import Haste
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.nostr.address import RelayAddress
@@ -18,7 +19,7 @@ _ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
 class Dialler(Protocol):
     """Opens connections; called from several threads at once."""
 
-    def dial(self, address: RelayAddress) -> WebSocket:
+    def dial(self, address: RelayAddress, haste: Haste) -> WebSocket:
         """An open websocket; raises `DialError`."""
         ...
 
@@ -28,17 +29,17 @@ class Dialler(Protocol):
 
 
 def begin(
-    dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, context: CrawlContext
+    dialler: Dialler, address: RelayAddress, haste: Haste, metrics: RelayMetrics, context: CrawlContext
 ) -> WebSocket | ConnectionResult:
     """Return the open websocket, or why there is none."""
     try:
-        return dialler.dial(address)
+        return dialler.dial(address, haste)
     except DialError as error:
         metrics.not_dialled(error.reason)
         return ConnectionResult(
             "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
             is_local_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
-            is_crowded=error.reason is DialReason.CROWDED,
+            is_crowded=error.reason is DialReason.CROWDED, timed_out=error.reason is DialReason.TIMEOUT,
         )  # fmt: skip
     except Exception as error:
         context.log.exception(type(error).__name__, "relay failed", relay=address.url)

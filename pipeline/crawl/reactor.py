@@ -17,9 +17,11 @@ from typing import Final
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.path_watch import QUIET_S, PathVerdict, PathWatch
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.process.clock import pause
 from pipeline.relay.errors import ConnectionLost
+from pipeline.relay.tcp_path import TcpPath
 from pipeline.relay.websocket import WebSocket
 
 # What relays send in so long is looked at once, and goes on its way together.
@@ -94,6 +96,7 @@ class Reactor:
     _timers: list[tuple[float, int, _Entry]] = field(default_factory=list)
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     _coalescer: ReadCoalescer = field(default_factory=ReadCoalescer)
+    _paths: PathWatch = field(default_factory=PathWatch)
 
     def register(
         self, connection: Connection, websocket: WebSocket, ended: Callable[[ConnectionResult], object]
@@ -148,6 +151,7 @@ class Reactor:
             entry = heapq.heappop(self._timers)[2]
             entry.timer = math.inf
             due.add(entry)
+        due.update(self._doubtful(now))
         messages = [self._step(entry) for entry in due if entry.ending is None]
         self._finish_closed()
         began, now = now, self.context.clock.monotonic()
@@ -172,6 +176,19 @@ class Reactor:
             return 0
         self._await(entry)
         return result
+
+    def _doubtful(self, now: float) -> list[_Entry]:
+        """Connections that may lead nowhere any more, each told the verdict on it; looked for every second."""
+        if not self._paths.is_due(now):
+            return []
+        entries = [each for each in self._entries.values() if not each.connection.is_blocked]
+        verdicts = self._paths.judge([_path(each, now) for each in entries], now)
+        doubtful = [
+            (entry, each) for entry, each in zip(entries, verdicts, strict=True) if each is not PathVerdict.FINE
+        ]
+        for entry, verdict in doubtful:
+            entry.connection.on_path_doubtful(verdict)
+        return [entry for entry, _ in doubtful]
 
     def _await(self, entry: _Entry) -> None:
         """Poll for what the connection waits for now, and be back when it wants to be called."""
@@ -266,7 +283,13 @@ def _stepped(entry: _Entry) -> int | ConnectionResult:
     try:
         return connection.step(entry.websocket)
     except ConnectionLost as error:
-        return ConnectionResult(error.reason, error.detail, has_taught=connection.on_lost())
+        return ConnectionResult(error.reason, error.detail, has_taught=connection.on_lost(error.reason))
+
+
+def _path(entry: _Entry, now: float) -> TcpPath:
+    """The path of a connection, which is known to work where something came lately."""
+    websocket = entry.websocket
+    return TcpPath() if now - websocket.last_received < QUIET_S else websocket.path
 
 
 def _closed_by_us() -> ConnectionResult:

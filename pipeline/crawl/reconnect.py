@@ -61,6 +61,8 @@ class ConnectionResult:
     permanent: bool = False
     is_local_fault: bool = False
     by_request: bool = False
+    timed_out: bool = False
+    """The dial ended since nothing came in time."""
     is_crowded: bool = False
     """It was not dialled, since its address, network or domain was too often."""
 

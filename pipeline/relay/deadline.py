@@ -27,6 +27,10 @@ class Deadline:
         """Whether the moment has come."""
         return self._clock.monotonic() >= self._at
 
+    def within(self, seconds: float) -> "Deadline":
+        """The same, at the latest `seconds` from now."""
+        return Deadline(self._clock, min(self.remaining(), seconds))
+
     def share(self, parts: int) -> "Deadline":
         """A deadline after one of `parts` equal parts of the time left."""
         return Deadline(self._clock, self.remaining() / parts)
@@ -53,3 +57,7 @@ class AttemptDeadline:
     def share(self, parts: int) -> "AttemptDeadline":
         """The same with one of `parts` equal parts of the time left."""
         return AttemptDeadline(self._deadline.share(parts), self._cancelled)
+
+    def within(self, seconds: float) -> "AttemptDeadline":
+        """The same, at the latest `seconds` from now."""
+        return AttemptDeadline(self._deadline.within(seconds), self._cancelled)

@@ -6,7 +6,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.nostr.address import Network, RelayAddress
 from pipeline.process.clock import Clock
@@ -17,12 +17,17 @@ from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from pipeline.relay.handshake import CompressionRefused, Upgraded, upgrade
 from pipeline.relay.resolve import Endpoint, Resolver, endpoints, is_own, system_resolver
 from pipeline.relay.socks import connect_through
+from pipeline.relay.tcp_path import keep_alive
 from pipeline.relay.timed_socket import wait_for
 from pipeline.relay.websocket import WebSocket
 from pipeline.settings.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
 DIAL_TIMEOUT_S = 15.0
+# For a relay that was connected a moment ago: two SYNs and their answer from the other side of the world, and then a
+# name server, TLS and a handshake as they were. What takes longer is tried again, since the relay may be back by then.
+QUICK_CONNECT_S = 2.5
+QUICK_TIMEOUT_S = 4.0
 # More than are crawled; to be asked twice costs a relay little.
 MAX_REFUSING_RELAYS = 65_536
 
@@ -57,7 +62,8 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class DialPolicy:
-    """How relays are dialled. `timeout_s` covers everything from the name lookup to the handshake.
+    """How relays are dialled. `timeout_s` covers everything from the name lookup to the handshake,
+    `connect_timeout_s` what TCP takes at each address.
 
     `allow_private`: addresses outside the public Internet may be dialled. `socks_proxy`: for onion relays, which are
     refused without one. `tls_context`: None means the machine's certificate authorities. `max_message_bytes`: the
@@ -68,6 +74,7 @@ class DialPolicy:
 
     allow_private: bool = False
     timeout_s: float = DIAL_TIMEOUT_S
+    connect_timeout_s: float = DIAL_TIMEOUT_S
     user_agent: str = "event-service"
     socks_proxy: HostPort | None = None
     resolver: Resolver = system_resolver
@@ -76,6 +83,14 @@ class DialPolicy:
     compression: Compression | None = None
     gate: DialGate | None = None
     own: HostPort | None = None
+
+    def quick(self, *, is_patient: bool) -> "DialPolicy":
+        """Return the policy for a relay that was connected a moment ago.
+
+        `is_patient`: it is waited for as long as ever once its host has answered.
+        """
+        timeout_s = self.timeout_s if is_patient else min(self.timeout_s, QUICK_TIMEOUT_S)
+        return replace(self, timeout_s=timeout_s, connect_timeout_s=min(self.connect_timeout_s, QUICK_CONNECT_S))
 
 
 def never() -> bool:
@@ -152,7 +167,10 @@ def connect(address: RelayAddress, policy: DialPolicy, attempt: AttemptDeadline)
         if gate is not None and not gate.admits(address.host, ip):
             raise DialError(DialReason.CROWDED, f"{ip} or its network or domain was dialled too often lately")
 
-    return _first_of(candidates, attempt, lambda sock, share: _secured(sock, address, policy, share), admit)
+    return _first_of(
+        candidates, attempt, lambda sock, share: _secured(sock, address, policy, share), admit,
+        connect_timeout_s=policy.connect_timeout_s,
+    )  # fmt: skip
 
 
 def _connect_by_proxy(
@@ -179,6 +197,8 @@ def _first_of(
     attempt: AttemptDeadline,
     prepare: Callable[[socket.socket, AttemptDeadline], socket.socket],
     admit: Callable[[Endpoint], None] = lambda _: None,
+    *,
+    connect_timeout_s: float = DIAL_TIMEOUT_S,
 ) -> socket.socket:
     """Return what `prepare` makes of the first candidate that connects, each given its share of the time that is left.
 
@@ -190,7 +210,7 @@ def _first_of(
         sock = None
         try:
             admit(endpoint)
-            sock = _connected(endpoint, share)
+            sock = _connected(endpoint, share.within(connect_timeout_s))
             return prepare(sock, share)
         except BaseException as error:
             if sock is not None:
@@ -209,6 +229,7 @@ def _connected(endpoint: Endpoint, attempt: AttemptDeadline) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(sock)
         code = sock.connect_ex(endpoint.address)
         if code == errno.EINPROGRESS:
             wait_for(sock, select.POLLOUT, attempt, f"connecting to {endpoint.address[0]}")

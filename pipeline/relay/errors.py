@@ -69,6 +69,7 @@ class LossReason(StrEnum):
     PROTOCOL = "protocol"  # a frame that RFC 6455 forbids
     SEND_TIMEOUT = "send_timeout"  # the relay stopped reading
     TOO_LARGE = "too_large"  # a frame or message beyond our bounds
+    UNREACHABLE = "unreachable"  # nothing sent is acknowledged any more: its host or the way to it is gone
 
 
 class ConnectionLost(EventServiceError):

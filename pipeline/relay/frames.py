@@ -145,6 +145,11 @@ class FrameReader:
         self._data, self._at = self._data[self._at :], 0  # part of a header at most: nothing large lives on
         return messages
 
+    @property
+    def is_midway(self) -> bool:
+        """Whether a message has begun whose end is to come."""
+        return bool(self._data) or self._payload is not None or self._fragments is not None
+
     def is_full(self, messages: list[Received]) -> bool:
         """Return True if these, which `take` gave last, are a whole batch, so that there may be more already."""
         return len(messages) >= MAX_BATCH_MESSAGES or self._inflated_bytes >= MAX_BATCH_INFLATED_BYTES

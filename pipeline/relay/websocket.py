@@ -10,6 +10,7 @@ from websocket import ABNF
 from pipeline.process.clock import Clock
 from pipeline.relay.errors import ConnectionLost, LossReason
 from pipeline.relay.frames import MAX_MESSAGE_BYTES, FrameReader, Received
+from pipeline.relay.tcp_path import TcpPath, path_of
 
 # A relay that does not read for as long is of no use; our largest frame passes any usable line in less.
 SEND_TIMEOUT_S = 10.0
@@ -76,6 +77,16 @@ class WebSocket:
     def fileno(self) -> int:
         """The descriptor to wait on; -1 once closed."""
         return self._sock.fileno()
+
+    @property
+    def path(self) -> TcpPath:
+        """What the kernel knows of the way to the relay."""
+        return path_of(self._sock)
+
+    @property
+    def is_midway(self) -> bool:
+        """Whether the relay has begun a message that it has not ended."""
+        return self._reader.is_midway
 
     @property
     def events(self) -> int:

@@ -159,9 +159,14 @@ class RelaySync:
         self.audit.on_connected()
         self._check_at = 0.0
 
-    def on_lost(self, session: Session) -> bool:
-        """The connection of `session` was lost; returns whether that taught how to ask for less from now on."""
+    def on_lost(self, session: Session, *, is_by_relay: bool = True) -> bool:
+        """The connection of `session` was lost; returns whether that taught how to ask for less from now on.
+
+        A loss that is not `is_by_relay`, but by a host or network that is gone, teaches nothing.
+        """
         self.absences.on_lost()
+        if not is_by_relay:
+            return False
         self._reconciliation.on_lost(session, self._clock.wall)
         lesson = self._losses.on_lost(session)
         match lesson:

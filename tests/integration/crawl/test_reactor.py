@@ -12,10 +12,13 @@ from queue import SimpleQueue
 
 import pytest
 
+from pipeline.crawl import connection as connection_module
+from pipeline.crawl import reactor as reactor_module
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.path_watch import LOST_AFTER_S
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -29,9 +32,11 @@ from pipeline.process.clock import SystemClock
 from pipeline.process.logs import Logger, RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.relay.errors import LossReason
 from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
+from pipeline.relay.tcp_path import TcpPath
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.counters import StageCounters
 from pipeline.store.lease import QueueSize
@@ -244,6 +249,24 @@ def test_a_connection_may_be_closed_while_the_gate_is(desk: Desk) -> None:
         desk.intake.wait_state(RelayState.BACKPRESSURED)
         made.close()
         assert desk.endings.get(timeout=PATIENCE_S).by_request
+
+
+def test_connection_that_leads_nowhere_ends_and_the_others_go_on(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (reactor_module, connection_module):
+        monkeypatch.setattr(module, "QUIET_S", 0.0)
+    lost: set[int] = set()
+    dead = TcpPath(silent_s=LOST_AFTER_S, probes=1, unacknowledged=1, resent=9)
+    monkeypatch.setattr(WebSocket, "path", property(lambda each: dead if each.fileno() in lost else TcpPath()))
+    gone, theirs = desk.connect(1)
+    _, other = desk.connect(2)
+    with theirs, other:
+        for each in (theirs, other):
+            assert FrameSource(each).next()[0] == TEXT
+        lost.add(next(number for number, each in desk.reactor._entries.items() if each.connection is gone))
+        assert desk.endings.get(timeout=PATIENCE_S).reason == LossReason.UNREACHABLE
+        other.sendall(sent(event(START, kind=0)))
+        assert desk.intake.next_events().relay == 2
+        assert desk.endings.empty()
 
 
 @pytest.mark.parametrize("where", ["step", "on_lost"])

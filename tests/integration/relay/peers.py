@@ -17,7 +17,7 @@ import websocket
 
 from pipeline.nostr.address import RelayAddress, parse_address
 from pipeline.process.clock import SystemClock
-from pipeline.relay.dial import DialPolicy, dial
+from pipeline.relay.dial import DIAL_TIMEOUT_S, DialPolicy, dial
 from pipeline.relay.errors import DialError
 from pipeline.relay.resolve import Resolver, SocketAddress, system_resolver
 
@@ -98,6 +98,7 @@ def policy(
     resolver: Resolver | None = None,
     *,
     timeout_s: float = 5.0,
+    connect_timeout_s: float = DIAL_TIMEOUT_S,
     tls_context: ssl.SSLContext | None = None,
     allow_private: bool = True,
 ) -> DialPolicy:
@@ -105,6 +106,7 @@ def policy(
     return DialPolicy(
         allow_private=allow_private,
         timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
         tls_context=tls_context,
         user_agent="test/1",
         resolver=resolver or system_resolver,

@@ -10,16 +10,19 @@ import pytest
 
 from pipeline.crawl.connection import (
     GIVE_UP_AFTER_S,
+    PING_AFTER_S,
     TELL_S,
     Connection,
 )
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.path_watch import QUIET_S, PathVerdict
 from pipeline.crawl.receiver import LONG_BYTES, LONG_MESSAGES, MAX_INVALID_FRAMES
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.sync.costs import FORGERIES
 from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.losses import MAX_FRUITLESS
 from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.address import parse_address
@@ -45,6 +48,7 @@ class Answering:
     """In the place of a channel: answers the global query with everything it has."""
 
     last_received = 0.0
+    is_midway = False
     send_by = None
 
     def __init__(self, found: list[Event]) -> None:
@@ -167,7 +171,7 @@ def test_what_came_before_the_end_is_still_handed_over(tmp_path: Path) -> None:
     made.open(Wakes())
     turn(made, relay)
     turn(made, relay)
-    made.on_lost()
+    made.on_lost(LossReason.EOF)
     assert not made.finish()
     take_up(intake)
     assert made.finish()
@@ -229,6 +233,78 @@ def test_a_pause_in_reading_is_no_silence_of_the_relay(tmp_path: Path) -> None:
     clock.advance(GIVE_UP_AFTER_S)
     with pytest.raises(ConnectionLost):
         turn(made, relay)
+
+
+def connected(tmp_path: Path) -> tuple[ManualClock, "Pinged", Connection]:
+    """A connection whose relay has been silent for as long as is usual between two messages."""
+    clock = ManualClock(START * 1000)
+    relay, made = Pinged([]), made_of(Recording(tmp_path / "events.db", clock), clock)
+    relay.last_received = clock.monotonic()
+    made.open(Wakes())
+    turn(made, relay)
+    clock.advance(QUIET_S)
+    return clock, relay, made
+
+
+class Pinged(Answering):
+    """A relay that is asked whether it is there."""
+
+    pings = 0
+
+    def ping(self) -> None:
+        self.pings += 1
+
+
+def test_doubtful_path_is_pinged_and_lost_path_ends_the_connection(tmp_path: Path) -> None:
+    _, relay, made = connected(tmp_path)
+    made.on_path_doubtful(PathVerdict.PING)
+    turn(made, relay)
+    assert relay.pings == 1
+    made.on_path_doubtful(PathVerdict.LOST)
+    with pytest.raises(ConnectionLost) as caught:
+        turn(made, relay)
+    assert caught.value.reason is LossReason.UNREACHABLE
+
+
+def test_loss_of_a_host_teaches_nothing_and_loss_by_the_relay_does(tmp_path: Path) -> None:
+    clock, crawl = ManualClock(START * 1000), new_crawl()
+
+    def teaches(reason: LossReason) -> bool:
+        made = made_of(Recording(tmp_path / "events.db", clock), clock, crawl)
+        made.open(Wakes())
+        turn(made, Silent([]))
+        return made.on_lost(reason)
+
+    gone, reset = LossReason.UNREACHABLE, LossReason.EOF
+    assert [teaches(each) for each in (*[gone] * 3 * MAX_FRUITLESS, *[reset] * MAX_FRUITLESS)] == [
+        *[False] * (4 * MAX_FRUITLESS - 1), True,
+    ]  # fmt: skip
+
+
+class Silent(Answering):
+    """A relay that answers nothing."""
+
+    def send(self, frame: str) -> None:
+        """Nothing comes of it."""
+
+
+def test_path_by_which_something_came_since_the_verdict_is_not_lost(tmp_path: Path) -> None:
+    clock, relay, made = connected(tmp_path)
+    made.on_path_doubtful(PathVerdict.LOST)
+    relay.last_received = clock.monotonic()
+    turn(made, relay)
+    clock.advance(QUIET_S)
+    turn(made, relay)
+
+
+def test_relay_that_stops_in_the_middle_of_a_message_is_given_up_sooner(tmp_path: Path) -> None:
+    clock, relay, made = connected(tmp_path)
+    relay.is_midway = True
+    turn(made, relay)
+    clock.advance(PING_AFTER_S - QUIET_S)
+    with pytest.raises(ConnectionLost) as caught:
+        turn(made, relay)
+    assert (caught.value.reason, relay.pings) == (LossReason.ERROR, 0)
 
 
 def test_messages_are_counted_within_the_time_that_they_may_wait(tmp_path: Path) -> None:

@@ -305,3 +305,14 @@ def test_work_is_linear_in_the_bytes() -> None:
     messages = read_all(FrameReader(), pieces)
     assert [len(message) for message in messages if isinstance(message, bytes)] == [size, size]
     assert time.process_time() - started < 5.0
+
+
+def test_reader_is_midway_from_the_first_byte_of_a_message_to_its_last() -> None:
+    reader, message = FrameReader(), frame(TEXT, b"x" * 300)
+    found = []
+    for byte in message:
+        reader.feed(bytes([byte]))
+        found.append((len(reader.take()), reader.is_midway))
+    assert found == [(0, True)] * (len(message) - 1) + [(1, False)]
+    reader.feed(frame(TEXT, b"first", fin=False))
+    assert (reader.take(), reader.is_midway) == ([], True)

@@ -1,0 +1,69 @@
+"""Which connections lead nowhere any more, though no end of them was heard. Pure; times are monotonic seconds.
+
+| state | event | next state | does |
+|---|---|---|---|
+| heard | a keepalive probe is not answered | doubtful | pings, since some hosts ignore such probes |
+| doubtful | anything is received or acknowledged | heard | |
+| doubtful | silent for `LOST_AFTER_S`, and the ping was resent without an answer | lost | |
+
+Where no relay is heard at all, the fault is most likely on our side. Connections are kept then, since most go on by
+themselves once the line is back. Those that have not gone on `GRACE_S` later are lost.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from pipeline.relay.tcp_path import KEEPALIVE_IDLE_S, TcpPath
+
+CHECK_EVERY_S: Final = 1.0
+QUIET_S: Final = float(KEEPALIVE_IDLE_S)
+"""What brought something within this time is not looked at."""
+LOST_AFTER_S: Final = 7.0
+"""A path that works again within this time has its events within as long; over a new connection it is sooner."""
+GRACE_S: Final = 3.0
+# Resent so often, it was not one segment that got lost.
+_RESENT: Final = 2
+# Fewer connections say nothing about the line.
+_LEAST_CROWD: Final = 4
+
+
+class PathVerdict(Enum):
+    """What is to be done with a connection."""
+
+    FINE = auto()
+    PING = auto()
+    LOST = auto()
+
+
+@dataclass(slots=True)
+class PathWatch:
+    """Judges the paths of all connections of a process together, every `CHECK_EVERY_S`."""
+
+    _checked_at: float = 0.0
+    _up_since: float = 0.0
+    """Since when the line works, as far as is known."""
+
+    def is_due(self, now: float) -> bool:
+        """Return True if it is time to look at the paths."""
+        return now - self._checked_at >= CHECK_EVERY_S
+
+    def judge(self, paths: Sequence[TcpPath], now: float) -> list[PathVerdict]:
+        """Return a verdict for each path; `paths` are those of all connections."""
+        self._checked_at = now
+        if len(paths) >= _LEAST_CROWD and not _is_any_heard(paths):
+            self._up_since = now
+        may_lose = len(paths) < _LEAST_CROWD or now - self._up_since >= GRACE_S
+        return [_verdict(each, may_lose=may_lose) for each in paths]
+
+
+def _is_any_heard(paths: Iterable[TcpPath]) -> bool:
+    return any(each.silent_s < LOST_AFTER_S for each in paths)
+
+
+def _verdict(path: TcpPath, *, may_lose: bool) -> PathVerdict:
+    if path.silent_s >= LOST_AFTER_S and path.resent >= _RESENT:
+        return PathVerdict.LOST if may_lose else PathVerdict.FINE
+    is_doubtful = path.probes > 0 and path.silent_s > KEEPALIVE_IDLE_S + CHECK_EVERY_S / 2
+    return PathVerdict.PING if is_doubtful and not path.unacknowledged else PathVerdict.FINE

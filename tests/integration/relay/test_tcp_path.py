@@ -1,0 +1,110 @@
+"""What the kernel knows of a path, over a real one that goes dead: two network namespaces, and frames that get lost."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.relay.tcp_path import TcpPath, keep_alive, path_of
+from tests.integration.delivery.support import wait_until
+
+_NOWHERE = "02:00:00:00:00:99"
+
+
+def test_path_of_a_connection_is_well_and_of_another_socket_unknown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        keep_alive(ours)
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        path = path_of(ours)
+        assert (path.probes, path.unacknowledged, path.resent) == (0, 0, 0)
+    first, second = socket.socketpair()
+    with first, second:
+        assert path_of(first) == TcpPath()
+
+
+def test_silence_of_a_host_that_is_gone_shows_and_ends_when_it_is_back(dead_end: "DeadEnd") -> None:
+    with dead_end.connected() as ours:
+        dead_end.lose()
+        wait_until(lambda: path_of(ours).probes > 0, "a probe without an answer", 60)
+        assert path_of(ours).silent_s > 0
+        ours.sendall(b"ping")
+        wait_until(lambda: path_of(ours).resent > 1, "data resent", 60)
+        assert path_of(ours).unacknowledged > 0
+        dead_end.find()
+        wait_until(lambda: path_of(ours).resent == path_of(ours).unacknowledged == 0, "data acknowledged", 60)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEnd:
+    """A host behind a cable that can be made to lose everything."""
+
+    namespace: str
+    near: str
+    far: str
+    host: str = "10.250.250.1"
+    peer: str = "10.250.250.2"
+
+    def lose(self) -> None:
+        """Send all frames to an address that no one has."""
+        self._address_frames(_NOWHERE, _NOWHERE)
+
+    def find(self) -> None:
+        """Send frames where they belong."""
+        near = _run("cat", f"/sys/class/net/{self.near}/address").strip()
+        far = _run("ip", "netns", "exec", self.namespace, "cat", f"/sys/class/net/{self.far}/address").strip()
+        self._address_frames(near, far)
+
+    def _address_frames(self, near: str, far: str) -> None:
+        neighbour = ("neigh", "replace")
+        _run("ip", *neighbour, self.peer, "lladdr", far, "dev", self.near, "nud", "permanent")
+        _run("ip", "-n", self.namespace, *neighbour, self.host, "lladdr", near, "dev", self.far, "nud", "permanent")
+
+    @contextmanager
+    def connected(self) -> Iterator[socket.socket]:
+        """A connection to the host, kept alive as those to relays are."""
+        program = (
+            f"import socket; s = socket.create_server(('{self.peer}', 7)); print(flush=True); s.accept()[0].recv(9)"
+        )
+        command = ["ip", "netns", "exec", self.namespace, "python3", "-c", program]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+            try:
+                assert server.stdout is not None
+                server.stdout.readline()
+                with socket.create_connection((self.peer, 7)) as ours:
+                    keep_alive(ours)
+                    yield ours
+            finally:
+                server.kill()
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def dead_end() -> Iterator[DeadEnd]:
+    if shutil.which("ip") is None:
+        pytest.skip("iproute2 not installed")
+    name = f"es{os.getpid()}"
+    made = DeadEnd(name, f"{name}a", f"{name}b")
+    try:
+        try:
+            _run("ip", "netns", "add", name)
+            _run("ip", "link", "add", made.near, "type", "veth", "peer", "name", made.far)
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        _run("ip", "link", "set", made.far, "netns", name)
+        for prefix, device, address in (((), made.near, made.host), (("-n", name), made.far, made.peer)):
+            _run("ip", *prefix, "addr", "add", f"{address}/30", "dev", device)
+            _run("ip", *prefix, "link", "set", device, "up")
+        made.find()
+        yield made
+    finally:
+        for command in (("ip", "link", "del", made.near), ("ip", "netns", "del", name)):
+            with suppress(subprocess.CalledProcessError):
+                _run(*command)
