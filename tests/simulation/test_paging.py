@@ -97,3 +97,20 @@ def test_every_event_is_had_or_a_gap_covers_it(seed: int) -> None:
         got = fetch(window, relay.page, 200 + 40 * len(relay.inserted))
         lost = missed(relay, asked, window, got)
         assert not lost, (name, len(lost), relay.chosen, relay.sent, relay.since, relay.until, relay.caps)
+
+
+@pytest.mark.parametrize("lag_s", [20, 200, 4_000])
+@pytest.mark.parametrize("late", [0.0005, 0.005, 0.05])
+@pytest.mark.parametrize("seed", seeds(4))
+def test_few_late_arrivals_hide_nothing_where_the_last_stored_are_sorted(seed: int, late: float, lag_s: int) -> None:
+    """Pages look as if they were the newest, while what was dated back lies below all of them."""
+    rng = random.Random(seed)
+    times = sorted(rng.randrange(SINCE, UNTIL) for _ in range(1_500))
+    dated = [max(SINCE, at - round(rng.expovariate(1 / lag_s))) if rng.random() < late else at for at in times]
+    events = [event(at, rng.choice(AUTHORS), rng.choice((0, 3)), number, []) for number, at in enumerate(dated)]
+    caps = {(kinds, tags): 100 for kinds in (False, True) for tags in (False, True)}
+    relay = NaiveRelay(rng, events[::-1], caps, Chosen.INSERTED_FIRST, Sent.NEWEST_FIRST)
+    window = Window(GLOBAL_QUERY, SINCE, UNTIL, limit=500)
+    got = fetch(window, relay.page, 200)
+    lost = missed(relay, GLOBAL_QUERY, window, got)
+    assert not lost, f"{len(lost)} in {window.pages} pages"

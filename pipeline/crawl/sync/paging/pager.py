@@ -32,6 +32,7 @@ Checks and controls are optional: one that is refused is dropped and told (`drop
 clock.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -49,6 +50,8 @@ LEAST_CAP: Final = 5
 # the rest a page may have so many more, by share and number, and so many may be older than what it was cut off at.
 _ARRIVALS_SHARE: Final = 10
 _ARRIVALS: Final = 3
+# A gap between events of a page that is as long as one of so many parts of the time above it.
+_APART: Final = 4
 
 
 class Pager:
@@ -222,16 +225,29 @@ class Pager:
             self._leave_second(part, result)
             return
         if not result.older and result.oldest >= part.low:
-            oldest = self._surely_had_from(part, result, result.oldest)
-            self._left.push(part.between(part.low, oldest, ends=True))
-            self._control(part, result, oldest)
+            had_from = self._had_from(part, result, result.oldest)
+            self._left.push(part.between(part.low, had_from, ends=True))
+            # What arrived while the page was sent would be blamed on its order.
+            self._control(part, result, had_from if self._may_have_arrivals(part, result) else result.oldest)
 
-    def _surely_had_from(self, part: Slice, result: PageResult, oldest: int) -> int:
-        """Return the second down to which a page falls, whatever was dated back and arrived while it was sent."""
+    def _had_from(self, part: Slice, result: PageResult, oldest: int) -> int:
+        """Return the second down to which a page has all, though a few of its events are older than that by chance.
+
+        They were dated back, and arrived while the page was sent; or the relay chooses what it stored last and sorts it
+        then, so that what is late lies below a page that may be cut off.
+        """
         times = result.within(part.low, part.high)
-        later = times[min(max(_few_arrivals(len(times)), result.arrived), len(times) - 1)]
-        may_arrive = result.arrived > 0 or self.settled < part.high
-        return later if may_arrive and later < part.high else oldest
+        if self._may_have_arrivals(part, result):
+            later = times[min(max(_few_arrivals(len(times)), result.arrived), len(times) - 1)]
+        elif self._may_be_full(part.form, result.returned):
+            later = _body_from(times)
+        else:
+            later = oldest
+        return later if later < part.high else oldest
+
+    def _may_have_arrivals(self, part: Slice, result: PageResult) -> bool:
+        """Whether events of a page may have arrived while it was sent."""
+        return result.arrived > 0 or self.settled < part.high
 
     def _go_below_second(self, part: Slice, result: PageResult) -> None:
         rest = part.between(part.low, part.high - 1)
@@ -247,7 +263,7 @@ class Pager:
 
     def _control(self, part: Slice, result: PageResult, oldest: int) -> None:
         """Ask now and then for the time that a page covers but its oldest second, which may be cut off."""
-        if self._controlled == part.high and oldest < part.high:
+        if self._controlled is not None and oldest < self._controlled <= part.high:
             self.knowledge.prove(part.form)
         self._controlled = None
         high = min(part.high, self.settled)
@@ -373,3 +389,15 @@ class Pager:
 def _few_arrivals(returned: int) -> int:
     """Return how many events of a page may have arrived while it was sent though none of them came live."""
     return min(_ARRIVALS, returned // _ARRIVALS_SHARE)
+
+
+def _body_from(times: Sequence[int]) -> int:
+    """Return the oldest of a page's `times`, which rise, that does not lie apart from those above it.
+
+    The lowest few never count, nor those of the lowest tenth below a gap that is long beside all above it.
+    """
+    first = _few_arrivals(len(times))
+    for index in range(len(times) // _ARRIVALS_SHARE, first, -1):
+        if _APART * (times[index] - times[index - 1]) > times[-1] - times[index]:
+            return times[index]
+    return times[first]
