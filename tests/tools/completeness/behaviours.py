@@ -66,6 +66,11 @@ class Case:
     slow: bool = False
 
     @property
+    def needs_extra(self) -> bool:
+        """Whether events of its own bring it out."""
+        return self.extra is not _nothing
+
+    @property
     def gives_all(self) -> bool:
         """Whether a patient client gets everything that such a relay holds."""
         return self.given is _all and not self.cannot

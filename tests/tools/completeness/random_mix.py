@@ -55,7 +55,8 @@ def _peer(matrix: BehaviourMatrix, rng: random.Random, seed: int) -> Peer:
     together = Case(
         behaviour,
         given=lambda world, event: all(case.given(world, event) for case in cases),
-        cannot=any(case.cannot for case in cases),
+        # Without the events that bring it out, nothing is out of reach.
+        cannot=any(case.cannot and not case.needs_extra for case in cases),
         loses=any(case.loses for case in cases),
     )
     return Peer("+".join(chosen), together, ScriptedRelay(behaviour, seed=seed))
