@@ -10,8 +10,12 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tests.support.seeds import FINDS_NEW
+
 # No time that a machine takes is a finding, neither for an example nor for making one.
-hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=not FINDS_NEW
+)
 hypothesis_settings.load_profile("untimed")
 # Under nohup children inherit that SIGHUP is ignored, which the program respects and its tests do not expect.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -1,11 +1,10 @@
-"""`bin/chaos --minutes 2`, with a seed of its own each time."""
+"""`bin/chaos --minutes 2`, and whether it notices what is broken on purpose."""
 
-import os
-import random
 from pathlib import Path
 
 import pytest
 
+from tests.support.seeds import told_seed
 from tests.tools.chaos.mutation_check import MUTATIONS, Mutation
 from tests.tools.chaos.patched_source import PatchedSource
 from tests.tools.chaos.run import Options, run
@@ -17,9 +16,7 @@ SETTLE_S = 40.0
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_whatever_breaks(tmp_path: Path) -> None:
-    """`TEST_SEED` in the environment repeats the order of the faults of another run."""
-    seed = int(os.environ.get("TEST_SEED", random.SystemRandom().randrange(1_000, 2**31)))
-    print(f"seed {seed}")
+    seed = told_seed()
     report = run(Options(seed, MINUTES, settle_s=SETTLE_S, keep=tmp_path / "kept"), print)
     print(report.text())
     assert report.ok, report.failures

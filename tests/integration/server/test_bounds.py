@@ -18,6 +18,7 @@ from pipeline.server import session
 from pipeline.server.limits import DEFAULT_LIMITS
 from tests.factories.events import authors as make_authors
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, read_to_end, running
+from tests.support.seeds import told_seed
 
 NOW = 1_700_000_000
 ALICE = make_authors(4, 1)[0]
@@ -336,8 +337,7 @@ def test_a_scraper_that_does_not_read_keeps_nobody_else_waiting(tmp_path: Path) 
 
 
 def test_stray_bytes_after_the_handshake_end_only_that_connection(server: Running) -> None:
-    rng = random.Random(seed := random.randrange(2**32))
-    print(f"seed {seed}")
+    rng = random.Random(told_seed())
     for _ in range(40):
         with server.websocket() as client, contextlib.suppress(ConnectionError):
             client.sock.sendall(rng.randbytes(rng.randrange(1, 3000)))
@@ -347,8 +347,7 @@ def test_stray_bytes_after_the_handshake_end_only_that_connection(server: Runnin
 
 
 def test_stray_bytes_instead_of_a_request_end_only_that_connection(server: Running) -> None:
-    rng = random.Random(seed := random.randrange(2**32))
-    print(f"seed {seed}")
+    rng = random.Random(told_seed())
     for _ in range(40):
         with server.socket() as connection, contextlib.suppress(ConnectionError):
             connection.sendall(rng.choice([b"", b"GET ", b"GET / HTTP/1.1\r\n"]) + rng.randbytes(rng.randrange(3000)))

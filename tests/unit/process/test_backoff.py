@@ -3,6 +3,7 @@ import random
 import pytest
 
 from pipeline.process.backoff import Backoff
+from tests.support.seeds import told_seed
 
 
 def test_relay_dials_wait_5_25_125_625_then_1800_seconds() -> None:
@@ -17,9 +18,7 @@ def test_any_number_of_failures_gives_the_cap() -> None:
 
 @pytest.mark.parametrize("jitter", [0.25, 1.0])
 def test_jitter_takes_away_at_most_its_share(jitter: float) -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    rng = random.Random(seed)
+    rng = random.Random(told_seed())
     backoff = Backoff(base_s=2, factor=2, cap_s=100, jitter=jitter)
     delays = [backoff.delay_s(3, rng) for _ in range(2000)]
     assert min(delays) >= 8 * (1 - jitter)

@@ -3,6 +3,7 @@
 import random
 
 from pipeline.process.rate import OverdraftBucket, Rate, TokenBucket
+from tests.support.seeds import told_seed
 
 
 def taken(bucket: TokenBucket, times: int, now: float) -> int:
@@ -18,8 +19,7 @@ def test_a_burst_then_the_rate() -> None:
 
 
 def test_over_any_time_no_more_than_burst_and_rate() -> None:
-    rng = random.Random(seed := random.randrange(2**32))
-    print(f"seed {seed}")
+    rng = random.Random(told_seed())
     rate = Rate(burst=rng.randrange(1, 50), per_minute=rng.randrange(1, 600))
     bucket = TokenBucket(rate, now=0.0)
     now, count = 0.0, 0

@@ -2,6 +2,7 @@ import random
 
 from pipeline.process.backoff import Backoff
 from pipeline.process.restart import Restart, RestartPolicy
+from tests.support.seeds import told_seed
 
 EXACT = RestartPolicy(Backoff(base_s=1, factor=2, cap_s=10), healthy_s=60)
 
@@ -21,9 +22,7 @@ def test_healthy_minute_earns_a_restart_at_once() -> None:
 
 
 def test_default_waits_from_the_second_failure_on_and_a_minute_at_most() -> None:
-    seed = random.randrange(2**32)
-    print("seed", seed)
-    rng = random.Random(seed)
+    rng = random.Random(told_seed())
     waits = [RestartPolicy().after_exit(failures, 0, 0, rng).at_s for failures in range(1, 100)]
     assert min(waits) >= 0.25
     assert max(waits) <= 60

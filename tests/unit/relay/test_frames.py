@@ -17,6 +17,7 @@ from pipeline.relay.frames import (
     Received,
     SkippedMessage,
 )
+from tests.support.seeds import told_seed
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -113,9 +114,7 @@ def cut(data: bytes, random_source: random.Random) -> Iterator[bytes]:
 
 @pytest.fixture
 def random_source() -> random.Random:
-    seed = random.SystemRandom().randrange(2**32)
-    print(f"seed {seed}")
-    return random.Random(seed)
+    return random.Random(told_seed())
 
 
 def test_agrees_with_websocket_client_on_valid_streams(random_source: random.Random) -> None:
