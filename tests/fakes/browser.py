@@ -14,7 +14,7 @@ from tests.fakes.net import free_port, pause, wait_listening
 from tests.fakes.peer import Peer
 from tests.fakes.scratch import scratch_path
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 _HOST = "127.0.0.1"
 _POLL_S = 0.05
 _ARGUMENTS = [
@@ -76,7 +76,7 @@ class Browser(Peer):
         (number,) = element.values()
         self._ask("POST", f"/element/{number}/click", {})
 
-    def wait(self, script: str, found: Callable[[Any], bool] = bool, timeout_s: float = 20.0) -> Any:
+    def wait(self, script: str, found: Callable[[Any], bool] = bool, timeout_s: float = 60.0) -> Any:
         """Return what `script` returns once `found` likes it; raises `TimeoutError`."""
         deadline = monotonic() + timeout_s
         while not found(value := self.run(script)):

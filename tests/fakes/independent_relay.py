@@ -23,7 +23,7 @@ from tests.fakes.peer import Peer
 from tests.fakes.publisher import Answers, publish_events
 from tests.fakes.scratch import scratch_path
 
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 LOAD_TIMEOUT_S = 300.0
 _SAVES_AT_ONCE = 2048
 

@@ -1,12 +1,17 @@
 """Loopback addresses and ports for fakes."""
 
+import errno
 import itertools
 import os
+import random
 import socket
 import threading
 from time import monotonic
 
 _counter = itertools.count()
+_random = random.SystemRandom()
+# Below those that Linux gives to clients: one of them could have the port before a server listens on it.
+_PORTS = range(10_000, 30_000)
 
 
 def loopback_address() -> str:
@@ -16,11 +21,17 @@ def loopback_address() -> str:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on at this moment, and that no client gets until somebody does."""
+    while True:
+        port = _random.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return port
 
 
 def wait_listening(address: str, port: int, timeout_s: float, *, step_s: float = 0.05) -> None:

@@ -37,7 +37,7 @@ MAX_HANG_S = 120.0
 """A hanging answer ends by itself, so that no thread outlives a test run by much."""
 WORKERS = 16
 """Requests served at once; a hanging one keeps its worker."""
-DEFAULT_TIMEOUT_S: float = 20.0
+DEFAULT_TIMEOUT_S: float = 60.0
 _SERVICE = "/google.pubsub.v1.Publisher/"
 
 
@@ -73,6 +73,7 @@ class FakePubSub:
         self.port = 0
         self._recorder = Recorder(count_only=count_only, path=record)
         self._calls: list[Call] = []
+        self._begun = 0
         self._changed = threading.Condition()
         self._ids = count(1)
         self._on_die = on_die or (lambda: threading.Thread(target=self.stop, daemon=True).start())
@@ -121,6 +122,11 @@ class FakePubSub:
         """Messages taken so far, repeats included."""
         return self._recorder.messages
 
+    @property
+    def begun(self) -> int:
+        """Publish calls that came in so far, answered or not."""
+        return self._begun
+
     def calls(self) -> list[Call]:
         """Every call so far, in order of its answer."""
         with self._changed:
@@ -135,7 +141,7 @@ class FakePubSub:
         return [delivered for batch in self.batches() for delivered in batch.deliveries()]
 
     def wait(self, condition: Callable[["FakePubSub"], bool], timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Return once `condition` holds, looked at after each call; raises `TimeoutError`."""
+        """Return once `condition` holds, looked at as each call comes and ends; raises `TimeoutError`."""
         deadline = monotonic() + timeout_s
         with self._changed:
             while not condition(self):
@@ -155,6 +161,9 @@ class FakePubSub:
 
     def publish(self, raw: bytes, context: grpc.ServicerContext) -> bytes:
         """Serve one Publish call."""
+        with self._changed:
+            self._begun += 1
+            self._changed.notify_all()
         topic, messages = wire.publish_request(raw)
         rule = self.script.choose(messages)
         if rule is not None:

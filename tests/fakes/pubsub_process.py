@@ -18,7 +18,7 @@ from tests.fakes.pubsub_rules import Rule, rules_from_json, rules_to_json
 from tests.fakes.scratch import scratch_path
 from tests.oracle.delivery import Delivered
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 
 

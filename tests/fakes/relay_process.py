@@ -23,7 +23,7 @@ from tests.fakes.relay_journal import Connected, Disconnected, Req
 from tests.fakes.relay_stream import Times, stream
 from tests.fakes.scratch import scratch_path
 
-READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 

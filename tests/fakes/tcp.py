@@ -14,6 +14,7 @@ Script = Callable[[socket.socket, threading.Event], None]
 _ACCEPT_STEP_S = 0.1
 _DRIP_S = 0.05
 JOIN_TIMEOUT_S = 5.0
+PATIENCE_S = 60.0
 
 
 def say_nothing(connection: socket.socket, stop: threading.Event) -> None:
@@ -56,6 +57,7 @@ class TcpServer:
 
     def __init__(self, script: Script, *, address: str | None = None, port: int = 0) -> None:
         self.accepted = 0
+        self._changed = threading.Condition()
         self._script = script
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -74,6 +76,12 @@ class TcpServer:
             thread.join(JOIN_TIMEOUT_S)
         self._socket.close()
 
+    def wait_accepted(self, count: int) -> None:
+        """Return once so many connections were accepted; raises `TimeoutError`."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.accepted >= count, PATIENCE_S):
+                raise TimeoutError(f"{self.accepted} of {count} connections after {PATIENCE_S} s")
+
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name=f"tcp {self.port}", daemon=True)
         self._threads.append(thread)
@@ -83,7 +91,9 @@ class TcpServer:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
                 connection, _ = self._socket.accept()
-                self.accepted += 1
+                with self._changed:
+                    self.accepted += 1
+                    self._changed.notify_all()
                 self._start(self._play, connection)
 
     def _play(self, connection: socket.socket) -> None:

@@ -21,9 +21,10 @@ from tests.factories.events import authors
 from tests.fakes.child import Child
 from tests.fakes.net import pause
 from tests.integration.commands.operator import Operator
+from tests.integration.stages.support import wait_until
 from tests.support.seeds import seeds
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 USERS = authors(63, 3)
 
 
@@ -93,11 +94,11 @@ def test_a_backup_holds_one_moment_while_others_write(path: Path, tmp_path: Path
         for number in range(3):
             operator.succeed("backup", str(tmp_path / f"{number}.db"))
             counts.append(rows_in(tmp_path / f"{number}.db"))
-        last = written[0]
+            wait_until(lambda: written[0] > counts[-1], "more written", WAIT_S)
     finally:
         stop.set()
         writer.join(WAIT_S)
-    assert first <= counts[0] < counts[1] < counts[2] <= last
+    assert first <= counts[0] < counts[1] < counts[2] <= written[0]
     assert all(count % 10 == 0 for count in counts)
 
 

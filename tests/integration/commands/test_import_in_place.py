@@ -19,7 +19,7 @@ from tests.fakes.service import settings
 from tests.integration.commands.operator import Operator
 from tests.support.seeds import seeds
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 NOW = 1_700_000_000
 ALICE, BOB = authors(62, 2)
 

@@ -40,7 +40,7 @@ def run(path: Path) -> Run:
     def run(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         full = os.environ | settings(EVENTS_DATABASE_PATH=str(path)) | env
         command = [sys.executable, "-m", "pipeline.cli", *arguments]
-        return subprocess.run(command, env=full, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, env=full, capture_output=True, text=True, timeout=60, check=False)
 
     return run
 

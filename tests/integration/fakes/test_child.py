@@ -13,7 +13,7 @@ from tests.fakes.child import ROOT, Child, ChildFailed
 from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.procs import process, session_members
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 ECHO = "import sys\nfor line in sys.stdin: print('heard', line.strip(), flush=True)"
 PARENT = """
 import subprocess, sys

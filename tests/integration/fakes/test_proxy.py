@@ -34,7 +34,7 @@ def echo() -> Iterator[tuple[str, int]]:
 
 def call(proxy: CountingProxy) -> socket.socket:
     host, _, port = proxy.url.removeprefix("ws://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=5)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def is_answered(connection: socket.socket) -> bool:

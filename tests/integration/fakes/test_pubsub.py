@@ -18,7 +18,7 @@ from tests.fakes.pubsub_record import Batch, Recorder, read_record
 from tests.fakes.pubsub_rules import Rule, rules_from_json, rules_to_json
 from tests.fakes.wire import Message
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Client:
@@ -117,9 +117,10 @@ def test_an_error_can_follow_the_taking(server: FakePubSub, client: Client) -> N
 
 
 def test_answers_can_be_late_or_never(server: FakePubSub, client: Client) -> None:
-    server.set_rules(Rule(hang=True, times=1), Rule(delay_s=0.05, times=1))
+    server.set_rules(Rule(hang=True))
     assert client.status(b"x", timeout=0.2) == "DEADLINE_EXCEEDED"
     assert server.count == 0
+    server.set_rules(Rule(delay_s=0.05, times=1))
     assert client.status(b"x") == "OK"
 
 

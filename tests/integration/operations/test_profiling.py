@@ -28,7 +28,9 @@ class Uploads:
     """What a profiling server was sent."""
 
     address: str = ""
-    labels: dict[str, set[str]] = field(default_factory=dict)
+    slots: dict[str, str] = field(default_factory=dict)
+    """The stage by the slot that was told beside it."""
+    services: set[str] = field(default_factory=set)
     credentials: set[str] = field(default_factory=set)
 
 
@@ -39,8 +41,9 @@ def profiling_server() -> Iterator[Uploads]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = gzip.decompress(self.rfile.read(int(self.headers["Content-Length"])))
-            for name, value in LABEL.findall(body[:1000]):
-                uploads.labels.setdefault(name.decode(), set()).add(value.decode())
+            labels = {name.decode(): value.decode() for name, value in LABEL.findall(body[:1000])}
+            uploads.slots[labels["slot"]] = labels["stage"]
+            uploads.services.add(labels["service_name"])
             uploads.credentials.add(self.headers.get("Authorization", ""))
             self.send_response(200)
             self.end_headers()
@@ -57,6 +60,10 @@ def profiling_server() -> Iterator[Uploads]:
         thread.join()
 
 
+def is_profiled(pid: int) -> bool:
+    return "pyroscope" in Path(f"/proc/{pid}/maps").read_text()
+
+
 @pytest.mark.skipif(not installed, reason="pyroscope-io is not installed")
 def test_every_process_is_profiled_under_its_stage(tmp_path: Path) -> None:
     with profiling_server() as uploads:
@@ -69,16 +76,20 @@ def test_every_process_is_profiled_under_its_stage(tmp_path: Path) -> None:
             EVENTS_CRAWLERS="1",
         )
         with EventService(tmp_path, env) as service:
+            stages = [each.pid for each in service.processes() if each.pid != service.child.pid]
+            assert len(stages) == len(STAGES)
+            until(lambda: all(map(is_profiled, stages)), lambda: list(filter(is_profiled, stages)))
+            assert not is_profiled(service.child.pid), "it never holds a thread, since it forks"
 
-            def all_seen() -> bool:
-                # A process is sampled only while it does something, which the supervisor hardly ever does.
+            def server_seen() -> bool:
+                # A process is sampled only while it does something: of those at rest no sample may ever come.
                 service.scrape()
-                return set(STAGES) <= uploads.labels.get("stage", set())
+                return "server-0" in uploads.slots
 
-            until(all_seen, lambda: uploads.labels)
+            until(server_seen, lambda: uploads.slots)
             assert service.stop() == 0
-    assert uploads.labels["service_name"] == {"under.test"}
-    assert {"crawler-0", "saver-0"} <= uploads.labels["slot"]
+    assert all(slot == f"{stage}-0" and stage in STAGES for slot, stage in uploads.slots.items())
+    assert uploads.services == {"under.test"}
     assert uploads.credentials == {"Basic " + base64.b64encode(b"user:pass").decode()}
 
 
@@ -95,4 +106,4 @@ def test_without_the_profiler_it_cannot_start(tmp_path: Path) -> None:
 def test_off_means_not_loaded(tmp_path: Path) -> None:
     with EventService(tmp_path) as service:
         for process in service.processes():
-            assert "pyroscope" not in Path(f"/proc/{process.pid}/maps").read_text()
+            assert not is_profiled(process.pid)

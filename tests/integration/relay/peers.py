@@ -24,7 +24,7 @@ from pipeline.relay.resolve import Resolver, SocketAddress, system_resolver
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 CLOCK = SystemClock()
 # For waits that end by something that the test does; reached only when the test fails.
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 Script = Callable[[socket.socket, threading.Event], None]
 
@@ -47,6 +47,7 @@ class Peer:
         self.host = host
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
+        self._accepted = threading.Condition()
 
     def __enter__(self) -> Self:
         self._accepting.start()
@@ -61,6 +62,12 @@ class Peer:
         for thread in self._threads:
             thread.join(PATIENCE_S)
         self._listener.close()
+
+    def wait_connections(self, count: int) -> None:
+        """Return once so many connections were accepted; raises `TimeoutError`."""
+        with self._accepted:
+            if not self._accepted.wait_for(lambda: self.connections >= count, PATIENCE_S):
+                raise TimeoutError(f"{self.connections} of {count} connections after {PATIENCE_S} s")
 
     @property
     def address(self) -> RelayAddress:
@@ -77,7 +84,9 @@ class Peer:
                 conn, _ = self._listener.accept()
             except OSError:
                 return
-            self.connections += 1
+            with self._accepted:
+                self.connections += 1
+                self._accepted.notify_all()
             thread = threading.Thread(target=self._play, args=(conn,))
             self._threads.append(thread)
             thread.start()
@@ -97,7 +106,7 @@ class Peer:
 def policy(
     resolver: Resolver | None = None,
     *,
-    timeout_s: float = 5.0,
+    timeout_s: float = PATIENCE_S / 2,
     connect_timeout_s: float = DIAL_TIMEOUT_S,
     tls_context: ssl.SSLContext | None = None,
     allow_private: bool = True,

@@ -21,7 +21,7 @@ def answering(answer: bytes) -> Script:
     return script
 
 
-def fault(peer: Peer, how: DialPolicy | None = None, timeout_s: float = 5.0) -> InvalidInformation:
+def fault(peer: Peer, how: DialPolicy | None = None, timeout_s: float = PATIENCE_S / 2) -> InvalidInformation:
     with pytest.raises(InvalidInformation) as invalid:
         fetch_information(peer.address, how or policy(), CLOCK, timeout_s=timeout_s)
     return invalid.value

@@ -20,14 +20,17 @@ def onion(scheme: str = "ws") -> RelayAddress:
     return parse_address(f"{scheme}://{base64.b32encode(key + checksum + version).decode().lower()}.onion:7777/chat")
 
 
-def through(proxy: Peer, timeout_s: float = 5.0) -> DialPolicy:
+def through(proxy: Peer, timeout_s: float = PATIENCE_S / 2) -> DialPolicy:
     return DialPolicy(timeout_s=timeout_s, socks_proxy=HostPort(proxy.host, proxy.port))
 
 
 def receive_exactly(conn: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        data += conn.recv(size - len(data))
+        part = conn.recv(size - len(data))
+        if not part:
+            raise ConnectionError("the client left early")
+        data += part
     return data
 
 

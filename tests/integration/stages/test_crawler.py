@@ -208,7 +208,7 @@ def test_relays_come_and_go_with_the_selection(world: World, relay: ScriptedRela
         name(world, other, 2)
         other.wait_for_connection()
         wait_live(other)
-        assert running.metric("relay_downloader_gauge") == 2
+        wait_until(lambda: running.metric("relay_downloader_gauge") == 2)
         world.execute("UPDATE relays SET namers = 0 WHERE address = ?", other.url)
         other.wait_for_disconnection()
         wait_until(lambda: state(world, other)[0] == "disconnected")

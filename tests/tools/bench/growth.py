@@ -27,6 +27,7 @@ from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
 from tests.fakes.procs import peak_resident_bytes
 from tests.fakes.service import EventService, settings
+from tests.support.run_folder import copy_run
 from tests.support.stored import store_with_payloads
 from tests.tools.bench.events import FIRST_CREATED_AT, blocks, lines
 from tests.tools.bench.report import Figure, Limit, PartReport, table
@@ -149,7 +150,7 @@ def measure(share: float, rows: int, rounds: int, limit: float) -> PartReport:
         for _ in range(rounds):
             for number, (what, found) in enumerate(saved.items()):
                 here = directory / "run"
-                shutil.copytree(directory / f"{number}", here)
+                copy_run(directory / f"{number}", here)
                 found.runs.append(save(here, rows, lambda pid, found=found: _note_peak(found, pid)))  # type: ignore[misc]
                 notes.append(f"{what}: {found.runs[-1].usage.note()}")
                 shutil.rmtree(here)
@@ -166,7 +167,7 @@ def _forwarded(directory: Path, rows: int, queued: int, rounds: int, limit: floa
     here = directory / "run"
     for _ in range(rounds):
         for waiting, runs in found.items():
-            shutil.copytree(directory / f"queued {waiting}", here)
+            copy_run(directory / f"queued {waiting}", here)
             runs.runs.append(forward(here, rows, 0.0))
             shutil.rmtree(here)
     alone = Limit("few", found[rows].per_second)

@@ -1,7 +1,6 @@
 """`saver`, `forwarder`, `sender`: one stage run alone, as `event-service stage …`, with its queue filled beforehand."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay_process import RelayProcess
 from tests.fakes.service import EventService, settings
+from tests.support.run_folder import copy_run
 from tests.support.stored import store_with_payloads
 from tests.tools.bench import events
 from tests.tools.bench.machine import Moment, Usage
@@ -75,8 +75,7 @@ def run_forwarder(limit: float, *, quick: bool) -> PartReport:
         save(directory / "saved", rows)
         for latency_s in LATENCIES_S:
             here = directory / f"{latency_s}"
-            # Closed by its last user, the database is one file.
-            shutil.copytree(directory / "saved", here)
+            copy_run(directory / "saved", here)
             forwarded = forward(here, rows, latency_s)
             label = f"{latency_s * 1000:.0f} ms"
             figures += (
@@ -140,7 +139,7 @@ def _several(directory: Path, rows: int) -> Iterator[Figure]:
     alone: Limit | None = None
     for count in FORWARDERS:
         here = directory / f"{count} forwarders"
-        shutil.copytree(directory / "saved", here)
+        copy_run(directory / "saved", here)
         together = forward(here, rows, SLOW_S, count).per_second
         alone = alone or Limit("one", together)
         yield Figure(f"rows, {SLOW_S * 1000:.0f} ms a call, forwarders: {count}", together, "/s", alone)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.fakes.child import ROOT
 from tests.fakes.net import pause
+from tests.support.run_folder import copy_run
 from tests.tools.chaos import point_faults, process_faults, relay_faults, server_faults, sink_faults, store_faults
 from tests.tools.chaos.delivery_oracle import Arrived, due_at_relay, judge_deliveries
 from tests.tools.chaos.disk import small_disk
@@ -118,7 +119,7 @@ def _with_world(
         finally:
             harness.close()
             if options.keep is not None and not report.ok:
-                shutil.copytree(directory, options.keep, dirs_exist_ok=True)
+                copy_run(directory, options.keep)
 
 
 def _play(options: Options, harness: ChaosHarness, report: Report, say: Callable[[str], None]) -> None:

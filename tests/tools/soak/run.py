@@ -1,7 +1,6 @@
 """One run: a living environment, a service that is ended again and again, and sums that must hold throughout."""
 
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from tests.fakes.relay_journal import Published
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
 from tests.oracle.delivery import DeliveryReport
+from tests.support.run_folder import copy_run
 from tests.tools.chaos.environment import REACH_S, Environment
 from tests.tools.chaos.queues import Queues
 from tests.tools.soak.restarts import ANEW, STOP_LIMIT_S, Restarts
@@ -87,7 +87,7 @@ def run(
             finally:
                 service.close()
                 if keep is not None and soak.report.faults:
-                    shutil.copytree(directory / "service", keep, ignore=shutil.ignore_patterns("run"))
+                    copy_run(directory / "service", keep)
         finally:
             environment.close()
 
