@@ -22,3 +22,9 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.01, factor=1.0, cap_s=0.01))
     monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that failed is not tried again while the test lasts."""
+    monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=3600.0, factor=1.0, cap_s=3600.0))

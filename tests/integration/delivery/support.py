@@ -28,7 +28,7 @@ from tests.fakes.net import pause
 from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ALICE = Author.from_seed(31, 0)
 
 

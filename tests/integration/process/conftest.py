@@ -18,7 +18,7 @@ from tests.support.runtime import process_metrics, runtime
 __all__ = ["process_metrics", "runtime"]
 
 # Longer than any step takes on a busy machine; only a failing test waits so long.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[3]
 
 
@@ -35,12 +35,20 @@ class Journal:
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
         self.path = path
-        self.entries: list[Entry] = []
+        self._entries: list[Entry] = []
+        self._caught_up: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._unread: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         # Open for writing too, so that it does not end when no stage happens to write.
         self._descriptor = os.open(path, os.O_RDWR)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Everything that was written before this was asked for, in order."""
+        os.write(self._descriptor, b"asked - 0\n")
+        self._caught_up.get(timeout=PATIENCE_S)
+        return list(self._entries)
 
     def expect(self, event: str, *slots: str) -> dict[str, Entry]:
         """Wait until each of `slots` has written `event` after the last line read; other lines are passed over."""
@@ -62,8 +70,11 @@ class Journal:
                 event, slot, pid = line.split()
                 if event == "over":
                     return
+                if event == "asked":
+                    self._caught_up.put(None)
+                    continue
                 entry = Entry(event, slot, int(pid))
-                self.entries.append(entry)
+                self._entries.append(entry)
                 self._unread.put(entry)
 
 
@@ -139,7 +150,8 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
         if program.process.stdin is not None:
             program.process.stdin.close()
         print(program.process.args, program.log, sep="\n")
+    entries = programs.journal.entries
     programs.journal.close()
-    for entry in programs.journal.entries:
+    for entry in entries:
         with suppress(ProcessLookupError):
             os.kill(entry.pid, signal.SIGKILL)

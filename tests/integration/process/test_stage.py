@@ -13,7 +13,8 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.process.exposition import render
 from pipeline.process.heartbeat import read_heartbeats
-from tests.integration.process.conftest import Programs
+from tests.fakes.net import free_port, loopback_address
+from tests.integration.process.conftest import PATIENCE_S, Programs
 
 
 def test_stage_takes_the_first_free_slot_under_its_name(programs: Programs) -> None:
@@ -171,14 +172,14 @@ def test_supervised_stage_waits_for_the_slot_of_a_dying_one(programs: Programs) 
     assert programs.journal.expect("ready", "saver-0")["saver-0"].pid == stage.process.pid
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+def free_address() -> str:
+    host = loopback_address()
+    return f"{host}:{free_port(host)}"
 
 
-def get(port: int, path: str) -> tuple[int, bytes]:
+def get(address: str, path: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=PATIENCE_S) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -186,11 +187,11 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 
 
 def test_own_web_server_of_a_stage_run_alone(programs: Programs) -> None:
-    port = free_port()
-    stage = programs.start("stage", "saver", env={"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{port}"})
+    address = free_address()
+    stage = programs.start("stage", "saver", env={"EVENTS_STAGE_LISTEN_ADDRESS": address})
     programs.journal.expect("ready", "saver-0")
-    assert get(port, "/_health") == (200, b'"ok"')
-    status, body = get(port, "/metrics")
+    assert get(address, "/_health") == (200, b'"ok"')
+    status, body = get(address, "/metrics")
     assert status == 200
     assert b'process_threads{slot="saver-0"}' in body
     stage.signal(signal.SIGTERM)
@@ -198,11 +199,11 @@ def test_own_web_server_of_a_stage_run_alone(programs: Programs) -> None:
 
 
 def test_health_of_a_stage_that_has_not_beaten(programs: Programs) -> None:
-    port = free_port()
-    env = {"EVENTS_STAGE_LISTEN_ADDRESS": f"127.0.0.1:{port}", "FAKE_BEHAVIOUR": "saver=mute"}
+    address = free_address()
+    env = {"EVENTS_STAGE_LISTEN_ADDRESS": address, "FAKE_BEHAVIOUR": "saver=mute"}
     programs.start("stage", "saver", env=env)
     programs.journal.expect("started", "saver-0")
-    status, body = get(port, "/_health")
+    status, body = get(address, "/_health")
     assert status == 503
     (stage,) = json.loads(body)["stages"]
     assert (stage["slot"], stage["state"], stage["why"]) == ("saver-0", "starting", "has sent no heartbeat yet")

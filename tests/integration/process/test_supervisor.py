@@ -74,6 +74,7 @@ def test_killed_stage_is_restarted_and_goes_on_counting(programs: Programs) -> N
 def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs, behaviour: str, how: str) -> None:
     given = times(restart_base_s=0.1)
     supervisor = supervise(programs, f"saver={behaviour}", "crawler:1:0,saver:1:1", FAKE_TIMES=given)
+    programs.journal.expect("ready", "crawler-0")
     for _ in range(4):
         programs.journal.expect("started", "saver-0")
     supervisor.signal(signal.SIGTERM)
@@ -85,7 +86,7 @@ def test_stage_that_ends_at_once_is_restarted_later_and_later(programs: Programs
 
 
 def test_stopped_stage_is_killed_and_restarted(programs: Programs) -> None:
-    supervise(programs, FAKE_TIMES=times(beat_limit_s=2, check_s=0.1))
+    supervise(programs, FAKE_TIMES=times(beat_limit_s=5, check_s=0.1))
     saver = programs.journal.expect("ready", *SLOTS)["saver-0"]
     os.kill(saver.pid, signal.SIGSTOP)
     assert programs.journal.expect("ready", "saver-0")["saver-0"].pid != saver.pid
@@ -98,18 +99,18 @@ def test_stage_that_never_beats_is_killed_after_its_time(programs: Programs) -> 
     supervisor = supervise(programs, "mute-0=mute", "mute:1:0", FAKE_TIMES=given)
     programs.journal.expect("started", "mute-0")
     programs.journal.expect("started", "mute-0")
-    assert exits(programs, "mute-0", "hung") + b" 1.0" in render(programs.runtime)
-    assert len(lines(supervisor, "stage hangs, killing it")) == 1
+    # Until this is read it may happen again.
+    assert exits(programs, "mute-0", "hung") in render(programs.runtime)
+    assert lines(supervisor, "stage hangs, killing it")
 
 
 def test_supervisor_that_stood_still_blames_no_stage(programs: Programs) -> None:
-    supervisor = supervise(programs, specs="saver:1:0", FAKE_TIMES=times(beat_limit_s=1.5, check_s=0.1, stall_s=0.5))
+    supervisor = supervise(programs, specs="saver:1:0", FAKE_TIMES=times(beat_limit_s=4, check_s=0.1, stall_s=0.5))
     saver = programs.journal.expect("ready", "saver-0")["saver-0"]
-    while not lines(supervisor, "all stages run"):
-        wait_a_moment()
+    wait_until_all_run(supervisor)
     os.kill(saver.pid, signal.SIGSTOP)
     supervisor.signal(signal.SIGSTOP)
-    time.sleep(2)
+    time.sleep(4.5)
     supervisor.signal(signal.SIGCONT)
     os.kill(saver.pid, signal.SIGCONT)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -178,6 +179,7 @@ def test_stage_without_room_waits_and_is_not_crash_looping(programs: Programs, t
     deadline = time.monotonic() + PATIENCE_S
     while health(programs) != "disk is full: forwarder-0 wait for room":
         assert time.monotonic() < deadline
+        wait_a_moment()
     fault.unlink()
     programs.journal.expect("ready", "forwarder-0")
     assert exits(programs, "forwarder-0", "no-room") in render(programs.runtime)

@@ -28,7 +28,7 @@ from pipeline.store.database import Database
 from stages import server
 from tests.fakes.net import free_port, loopback_address
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 SLOT = Slot("server", 0)
 
 

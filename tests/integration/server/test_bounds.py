@@ -27,9 +27,17 @@ OK = ["OK", ALICE.registration(NOW).id, True, ""]
 
 
 def assert_alive(server: Running) -> None:
-    assert server.get("/_health").body == b'"ok"'
-    with server.websocket() as client:
-        assert ask(client, EVENT) == OK
+    """A client that is as slow as this machine may run into short bounds of time itself, and then tries again."""
+    wait_until_free(server)
+    deadline = monotonic() + PATIENCE_S
+    while not _is_registered(server):
+        assert monotonic() < deadline
+
+
+def _is_registered(server: Running) -> bool:
+    with contextlib.suppress(OSError, websocket.WebSocketException), server.websocket() as client:
+        return _is_answered(client)
+    return False
 
 
 def refused_status(server: Running, **options: object) -> int:
@@ -320,7 +328,7 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_scraper_that_does_not_read_keeps_nobody_else_waiting(tmp_path: Path) -> None:
-    with running(tmp_path, replace(DEFAULT_LIMITS, send_s=0.3, close_s=0.3)) as server:
+    with running(tmp_path, replace(DEFAULT_LIMITS, close_s=0.3)) as server:
         with server.database() as database, database.write() as tx:
             tx.executemany(
                 "INSERT INTO relays (address, source, first_seen, last_seen, crawled_since) VALUES (?, '', 0, 0, 0)",

@@ -1,3 +1,3 @@
-from tests.integration.delivery.conftest import box, no_waits
+from tests.integration.delivery.conftest import box, no_retries, no_waits
 
-__all__ = ["box", "no_waits"]
+__all__ = ["box", "no_retries", "no_waits"]

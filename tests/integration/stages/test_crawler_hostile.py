@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from time import time
+from time import monotonic, time
 
 import pytest
 
@@ -207,9 +207,11 @@ def test_relay_that_forges_is_cut_off_and_left_alone_beside_an_honest_one(
                 honest.publish(event)
                 wait_arrived(world, [event])
             wait_arrived(world, stored)
-            forged = running.metric("event_service_stage_discarded_total", stage="crawler", reason="invalid-hash")
+            discarded = {"stage": "crawler", "reason": "invalid-hash"}
+            wait_until(lambda: running.metric("event_service_stage_discarded_total", **discarded) > budget.burst)
+            forged = running.metric("event_service_stage_discarded_total", **discarded)
             # What was under way when it was cut off is verified all the same.
-            assert budget.burst < forged < budget.burst + 1_500
+            assert forged < budget.burst + 1_500
             # One for its document.
             assert forger.connections <= 2
     (state, error, failures, wait_ms, forged_at), *_ = world.query(
@@ -228,6 +230,7 @@ def test_flood_of_strangers_is_paced_while_users_events_come_at_once(world: Worl
     large = [MALLORY.sign(f"{n}", kind=0, created_at=NOW + n, size=100_000) for n in range(40)]
     alice = authors(72, 1)[0]
     world.register(alice.pubkey)
+    began = monotonic()
     with ScriptedRelay() as flooding, ScriptedRelay() as honest:
         with crawling(world, honest.url, flooding.url, EVENTS_RELAY_BYTE_RATE="20000"):
             wait_live(flooding)
@@ -242,10 +245,9 @@ def test_flood_of_strangers_is_paced_while_users_events_come_at_once(world: Worl
                 wait_arrived(world, [event])
         found = world.query("SELECT address, stranger_bytes FROM relays ORDER BY stranger_bytes")
     assert found[0] == (honest.url, 0)
-    # What the burst and the grace let through, and what was read already.
-    assert (
-        world.value("SELECT sum(length(payload)) FROM payloads") < 20_000 * (costs.BURST_S + costs.GRACE_S) + 1_000_000
-    )
+    # What the burst, the grace and the time let through, and what was read already.
+    most = 20_000 * (costs.BURST_S + costs.GRACE_S + monotonic() - began) + 1_000_000
+    assert world.value("SELECT sum(length(payload)) FROM payloads") < most
 
 
 def _global_lives(relay: ScriptedRelay) -> list[str]:

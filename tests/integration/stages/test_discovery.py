@@ -92,7 +92,7 @@ def test_address_is_dialled_as_written_and_after_a_404_as_others_write_it(world:
         with crawling(world, EVENTS_BOOTSTRAP_RELAYS=f"{relay.url}/relay/") as running:
             wait_until(lambda: world.inbox_size() == 1)
             wait_until(lambda: states(world) == {canonical: "connected"})
-            assert running.metric("received_events_counter_total", address=canonical) >= 1
+            wait_until(lambda: running.metric("received_events_counter_total", address=canonical) >= 1)
         paths = [entry.path for entry in relay.journal.of(HttpRequest) if entry.status == 404]
         assert paths[:2] == ["/relay/", "/relay?"]
 

@@ -1,5 +1,6 @@
 """The forwarder stage: from the outbox to Pub/Sub or a file, through outages, crashes and stops."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -157,12 +158,15 @@ def test_a_stop_finishes_the_batches_under_way(world: World, server: FakePubSub)
     assert world.value("SELECT count(*) FROM outbox") == 1000 - server.count
 
 
-def test_a_stop_during_an_outage_is_not_held_up(world: World, server: FakePubSub) -> None:
+def test_a_stop_during_an_outage_is_not_held_up(
+    world: World, server: FakePubSub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it would wait for the next try."""
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=600.0, factor=1.0, cap_s=600.0))
     save(world, profiles(10))
     server.set_rules(Rule(status="UNAVAILABLE"))
-    with Running(world.context("forwarder", PUBSUB), forwarder.run) as running:
-        server.wait(lambda server: len(server.calls()) >= 3)
-        running.end(timeout_s=3.0)
+    with Running(world.context("forwarder", PUBSUB), forwarder.run):
+        server.wait(lambda server: len(server.calls()) >= 1)
     assert world.value("SELECT max(ready_at) FROM outbox") <= world.clock.now_ms()
 
 
@@ -225,7 +229,7 @@ def test_a_worker_that_hangs_is_a_stage_that_hangs(world: World, monkeypatch: py
     monkeypatch.setattr(JsonlSink, "deliver", hang)
     save(world, profiles(1))
     with Running(world.context("forwarder"), forwarder.run):
-        wait_until(lambda: reading(world).age_s > 1.0)
+        wait_until(lambda: 1.0 < reading(world).age_s < math.inf)
         released.append(True)
 
 

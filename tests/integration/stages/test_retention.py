@@ -107,8 +107,9 @@ class Scene:
         wait_until(lambda: ids <= self.world.seen(), f"{len(ids)} events saved", _PATIENCE_S)
 
     def wait_made_up_for(self) -> None:
-        """Return once nothing is owed by the relay that was away."""
+        """Return once nothing is owed by the relay that was away, and what it gave is saved."""
         wait_until(lambda: self.world.value(_OWED, self.leaving.url) == 0, "all made up for", _PATIENCE_S)
+        self.world.wait_saved()
 
     def live_through(self) -> tuple[SignedEvent, list[SignedEvent], list[SignedEvent]]:
         """Forty days, up to today: what both had before, what the one that stayed brought, what only the other has."""

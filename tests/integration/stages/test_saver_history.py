@@ -22,7 +22,7 @@ from stages import saver
 from tests.factories.events import SignedEvent
 from tests.integration.stages.saver_events import Chance
 from tests.integration.stages.saver_model import SaverModel, check
-from tests.integration.stages.support import NOW, World, arrival, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, World, arrival, wait_until
 from tests.support.scale import size
 from tests.support.seeds import seeds
 
@@ -92,7 +92,7 @@ class MortalSaver:
         self._ended.set()
         if self._context is not None:
             self._context.stop.set()
-        self._thread.join(20)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         assert self.error is None or isinstance(self.error, Death)
 

@@ -25,7 +25,7 @@ from tests.fakes.pubsub import FakePubSub
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Authenticated, Published
 from tests.fakes.service import EventService
-from tests.integration.stages.support import NOW, Running, World, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
 from tests.support.seeds import seeds
 
 ALICE = Author.from_seed(43, 0)
@@ -49,6 +49,12 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink_health, "_PATIENCE", quick)
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", quick)
     monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer may take for ever."""
+    monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 10 * PATIENCE_S)
 
 
 def save(world: World, events: list[SignedEvent], relay: ScriptedRelay, **settings: str) -> None:
@@ -195,23 +201,28 @@ def test_a_relay_that_comes_and_goes_gets_everything(world: World, relay: Script
     """Connections that drop and a relay that is away for a while cost no event anything."""
     events = profiles(400)
     save(world, events, relay)
+    relay.behave(Behaviour(close_every_messages=20))
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
-        relay.wait_for_published(count=20)
-        relay.drop()
         relay.wait_for_connection(2)
         relay.stop()
+        relay.behave(Behaviour())
         relay.start()
         wait_delivered(world, 400)
     assert {event.id for event in relay.stored()} == {event.id for event in events}
     assert world.value("SELECT count(*) FROM outbox_dead") == 0
 
 
-def test_an_event_saved_while_it_runs_is_sent_at_once(world: World, relay: ScriptedRelay) -> None:
+def test_an_event_saved_while_it_runs_is_sent_at_once(
+    world: World, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the next look at rows whose time has come."""
+    monkeypatch.setattr(saver, "_IDLE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(stream_worker, "_IDLE_S", 10 * PATIENCE_S)
     settings = {"EVENTS_TARGET_RELAY": relay.url}
     with Running(world.context("saver", settings), saver.run), Running(world.context("sender", settings), sender.run):
         for event in profiles(3):
             world.put([event])
-            relay.wait_for_published(event.id, timeout_s=2.0)
+            relay.wait_for_published(event.id)
 
 
 def test_without_a_target_relay_it_idles_and_lives(world: World) -> None:
@@ -221,13 +232,12 @@ def test_without_a_target_relay_it_idles_and_lives(world: World) -> None:
         )
 
 
-def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedRelay) -> None:
+def test_a_silent_relay_does_not_hold_up_the_stop(world: World, relay: ScriptedRelay, patient: None) -> None:
     """The events go to whoever comes next, at once and without blame."""
     save(world, profiles(5), relay)
     relay.behave(Behaviour(ok_rules=(OkRule(answer=False),)))
-    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run) as running:
+    with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
         relay.wait_for_published(count=5)
-        running.end(timeout_s=stream_worker.LAST_ANSWERS_S + 3)
     assert world.query("SELECT DISTINCT failures FROM outbox WHERE sink = 'relay'") == [(0,)]
     relay.behave(Behaviour())
     with Running(world.context("sender", {"EVENTS_TARGET_RELAY": relay.url}), sender.run):
@@ -239,7 +249,7 @@ def silent_about(event: SignedEvent) -> Behaviour:
     return Behaviour(ok_rules=(OkRule(containing=event.id, answer=False),))
 
 
-def test_what_is_never_answered_holds_up_nobody(world: World, relay: ScriptedRelay) -> None:
+def test_what_is_never_answered_holds_up_nobody(world: World, relay: ScriptedRelay, patient: None) -> None:
     """A thousand others are through before its time is up; it waits alone, and is to blame for nothing yet."""
     silent, *others = profiles(1001)
     save(world, [silent, *others], relay)
@@ -254,10 +264,9 @@ def test_what_is_never_answered_holds_up_nobody(world: World, relay: ScriptedRel
 
 
 def test_what_is_never_answered_is_tried_again_alone(
-    world: World, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+    world: World, relay: ScriptedRelay, patient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After waits of its own, while others pass; the connection lives on."""
-    monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
+    """After waits of its own; while others pass the connection lives on."""
     monkeypatch.setattr(outbox_client, "_ROW_RETRY", Backoff(base_s=0.1, factor=2.0, cap_s=0.4))
     monkeypatch.setattr(stream_worker, "_IDLE_S", 0.05)
     silent, *others = profiles(400)
@@ -267,12 +276,17 @@ def test_what_is_never_answered_is_tried_again_alone(
         for start in range(0, 399, 21):
             world.put([silent, *others[start : start + 21]] if not start else others[start : start + 21])
             wait_delivered(world, start + 21)
+        # Only now, since an answer that is on its way may take as long.
+        monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 0.2)
         relay.wait_for_published(silent.id, count=4)
         wait_until(lambda: world.value("SELECT failures FROM outbox WHERE sink = 'relay'") >= 3)
         relay.behave(Behaviour())
+        monkeypatch.setattr(relay_sink, "ANSWER_TIMEOUT_S", 2.0)
         wait_delivered(world, 400)
     published = Counter(entry.event_id for entry in relay.journal.of(Published))
     assert [published[event.id] for event in others] == [1] * 399
+    passed = {event.id for event in others}
+    assert {entry.connection for entry in relay.journal.of(Published) if entry.event_id in passed} == {1}
 
 
 @pytest.mark.parametrize("seed", seeds(2))
@@ -283,11 +297,16 @@ def test_killed_in_the_middle_it_loses_nothing(world: World, relay: ScriptedRela
     save(world, [silent, *others], relay)
     relay.behave(silent_about(silent))
     service = EventService.stage("sender", world.directory, {**world.env, "EVENTS_TARGET_RELAY": relay.url})
+
+    def delivered() -> int:
+        return world.value("SELECT count(*) FROM deliveries WHERE sink = 'relay'")
+
     try:
         for _ in range(2):
             service.start(wait=False)
-            before = len(relay.journal.of(Published))
-            relay.wait_for_published(count=before + rng.randrange(1, 400))
+            goal = len(relay.journal.of(Published)) + rng.randrange(1, 400)
+            # On a machine that is slow to kill it, it may be done before.
+            wait_until(lambda goal=goal: len(relay.journal.of(Published)) >= goal or delivered() == 1500)  # type: ignore[misc]
             service.kill()
         service.start(wait=False)
         wait_delivered(world, 1500)

@@ -16,7 +16,7 @@ from tests.fakes.child import Child
 from tests.fakes.net import pause
 from tests.support.seeds import seeds
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 LEASE_MS = 250
 
 

@@ -106,7 +106,7 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
 
     def take() -> None:
         for _ in range(batches):
-            release(submitted.get(timeout=10))
+            release(submitted.get(timeout=60))
 
     intake = threading.Thread(target=take)
     intake.start()
@@ -114,9 +114,9 @@ def test_no_wake_is_lost_to_an_intake_that_is_at_it_all_the_time(batches: int) -
         hand_over.add(note, 800)
         hand_over.flush()
         while not hand_over.drain():
-            assert awake.wait(10)
+            assert awake.wait(60)
             awake.clear()
-    intake.join(10)
+    intake.join(60)
     assert not intake.is_alive()
 
 

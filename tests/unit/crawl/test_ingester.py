@@ -395,7 +395,7 @@ def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
     def submit(*found: Event) -> None:
         taken = threading.Event()
         desk.ingester.submit(Batch(1, NOW_MS, found, taken=taken.set))
-        assert taken.wait(20.0), "what was submitted before is dealt with"
+        assert taken.wait(60.0), "what was submitted before is dealt with"
 
     worker = threading.Thread(target=desk.ingester.run)
     worker.start()

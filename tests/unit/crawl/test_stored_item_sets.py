@@ -25,6 +25,7 @@ from tests.fakes.net import pause
 from tests.support.plans import key, query
 
 NOW = 1_700_000_000
+PATIENCE_S = 60.0
 SINCE = NOW - 72 * 3600
 ALICE, BOB, STRANGER = key(1), key(2), key(3)
 
@@ -67,7 +68,7 @@ class Store:
             yield made
         finally:
             made.finish()
-            thread.join(10)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
 
@@ -79,7 +80,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def held(holdings: StoredItemSets, asked: Query, since: int = SINCE) -> ItemSetWindow:
-    until = monotonic() + 10
+    until = monotonic() + PATIENCE_S
     while not isinstance(found := holdings.item_set_for(asked, since), ItemSetWindow):
         assert found is Unavailable.LOADING
         assert monotonic() < until
@@ -169,7 +170,7 @@ def test_a_store_that_fails_holds_nothing_and_ends_nothing(store: Store, monkeyp
             patch.setattr(events, "seen_before", fail)
             asked = query(Subject.AUTHORS, [ALICE])
             assert holdings.item_set_for(asked, SINCE) is Unavailable.LOADING
-            until = monotonic() + 10
+            until = monotonic() + PATIENCE_S
             while not failures:
                 assert monotonic() < until
                 pause(0.01)

@@ -8,8 +8,10 @@ from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import MAX_ADDRESSES, SocketAddress, endpoints, lookup
 
+PATIENCE_S = 60.0
 
-def attempt(seconds: float = 5.0) -> AttemptDeadline:
+
+def attempt(seconds: float = PATIENCE_S) -> AttemptDeadline:
     return AttemptDeadline(Deadline(SystemClock(), seconds), lambda: False)
 
 
@@ -87,8 +89,8 @@ def test_hanging_lookups_are_left_behind_and_bounded() -> None:
     slots = threading.BoundedSemaphore(2)
 
     def resolver(_host: str, _port: int) -> list[SocketAddress]:
-        hanging.wait(5)
-        free.wait(5)
+        hanging.wait(PATIENCE_S)
+        free.wait(PATIENCE_S)
         return []
 
     reasons: list[tuple[DialReason, str]] = []
@@ -101,13 +103,13 @@ def test_hanging_lookups_are_left_behind_and_bounded() -> None:
     callers = [threading.Thread(target=look_up) for _ in range(2)]
     for caller in callers:
         caller.start()
-    hanging.wait(5)
+    hanging.wait(PATIENCE_S)
     with pytest.raises(DialError) as exhausted:
         lookup("other.example", 443, resolver, attempt(0.1), slots)
     assert exhausted.value.reason is DialReason.DNS
     assert exhausted.value.detail == "too many lookups hang"
     for caller in callers:
-        caller.join(5)
+        caller.join(PATIENCE_S)
     assert reasons == [(DialReason.TIMEOUT, "name lookup")] * 2
     free.set()
     assert lookup("third.example", 443, lambda _host, _port: [("8.8.8.8", 1)], attempt(), slots) == [("8.8.8.8", 1)]

@@ -16,7 +16,7 @@ from pipeline.settings.config import Config
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Stand:

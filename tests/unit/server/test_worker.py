@@ -15,7 +15,7 @@ from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -51,15 +51,15 @@ def test_a_wait_ends_with_the_commit(db: Database, path: Path, clock: ManualCloc
 
     def write() -> None:
         with open_database(path, clock) as other:
-            assert waiting.wait(10)
+            assert waiting.wait(LONG_S)
             commit(other)
 
     thread = threading.Thread(target=write)
     thread.start()
     watch = CommitWatch(db)
     waiting.set()
-    assert watch.wait(Stop(), 10.0)
-    thread.join(10)
+    assert watch.wait(Stop(), LONG_S)
+    thread.join(LONG_S)
 
 
 def test_a_wait_ends_with_the_process(db: Database) -> None:
@@ -73,7 +73,7 @@ def test_ring_after_a_commit_ends_the_wait(db: Database, path: Path, clock: Manu
 
     def write() -> None:
         with open_database(path, clock) as other:
-            assert waiting.wait(10)
+            assert waiting.wait(LONG_S)
             commit(other)
             Doorbells(path).ring("saver")
 
@@ -82,7 +82,7 @@ def test_ring_after_a_commit_ends_the_wait(db: Database, path: Path, clock: Manu
     watch = CommitWatch(db, bell)
     waiting.set()
     assert watch.wait(Stop(), LONG_S)
-    thread.join(10)
+    thread.join(LONG_S)
 
 
 def test_commit_between_a_look_and_the_wait_needs_no_ring(
@@ -106,7 +106,7 @@ def test_commit_whose_ring_is_lost_is_found_when_the_time_is_up(
     watch, thread = CommitWatch(db, bell), threading.Thread(target=write)
     thread.start()
     found = any(watch.wait(Stop(), 0.05) for _ in range(12_000))
-    thread.join(10)
+    thread.join(LONG_S)
     assert found
 
 
@@ -122,7 +122,7 @@ def test_ring_without_a_commit_only_ends_the_wait(db: Database, path: Path, bell
     thread.start()
     assert not watch.wait(Stop(), LONG_S)
     rung.set()
-    thread.join(10)
+    thread.join(LONG_S)
 
 
 def test_wait_for_a_ring_ends_with_the_process(db: Database, bell: Doorbell) -> None:

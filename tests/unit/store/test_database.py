@@ -248,11 +248,11 @@ def test_a_writer_waits_for_the_one_before_it(db: Database, path: Path, clock: M
 
     thread = threading.Thread(target=write)
     thread.start()
-    assert read.wait(10)
+    assert read.wait(60)
     with db.write() as tx:
         insert(tx)
         pause(0.02)
-    thread.join(10)
+    thread.join(60)
     assert authors(db) == 2
     assert seen in ([0], [1]), "whichever came first, the other waited"
 
@@ -300,10 +300,10 @@ def test_after_a_restart_of_the_log_a_writer_is_as_patient_as_before(
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(10)
+    assert held.wait(60)
     with db.write() as tx:
         insert(tx)
-    thread.join(10)
+    thread.join(60)
     assert authors(db) == 1
 
 
