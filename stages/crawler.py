@@ -23,7 +23,7 @@ from pipeline.crawl.sync.plan import Plan, Planner
 from pipeline.crawl.sync.timing import CrawlSettings
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
-from pipeline.process import procfs
+from pipeline.process import memory, procfs
 from pipeline.process.liveness import utc
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.rate import TokenBucket
@@ -224,6 +224,9 @@ class _Crawler:
     def run(self, writer: threading.Thread) -> None:
         planner = Planner()
         plan = self._refresh_plan(planner, None)
+        # All that is wanted was read, which is never read again.
+        self.database.forget_pages()
+        memory.give_back()
         seen_version = -1
         relays_at = queues_at = lists_at = plan_at = 0.0
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
@@ -273,11 +276,10 @@ class _Crawler:
         with self.database.read() as tx:
             if current is not None and wanted_authors.latest_generation(tx) == planner.generation:
                 return current
-            changes = wanted_authors.changes_since(tx, planner.generation)
             named = self._apply_relay_lists(tx, planner.generation)
-        planner.apply(changes)
+            has_ceased = planner.apply(wanted_authors.stream_since(tx, planner.generation))
         plan = planner.plan()
-        self.ingester.update_relevance(changes)
+        self.ingester.update_relevance(planner.wanted(plan, has_ceased=has_ceased))
         # First, so that what is new is ordered by it from the beginning.
         self.relay_pool.set_relay_lists(named, plan)
         self.relay_pool.set_plan(plan)

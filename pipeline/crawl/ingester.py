@@ -17,7 +17,7 @@ from pipeline.crawl.sync.sweep import OVERLAP_S
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.process.clock import Clock, pause
 from pipeline.process.event_rate import EventRate
-from pipeline.rules.relevance import Relevance, Rule
+from pipeline.rules.relevance import Relevance, Rule, Wanted
 from pipeline.store import (
     backfills,
     cursors,
@@ -41,7 +41,6 @@ from pipeline.store.inbox import Arrival
 from pipeline.store.relay_forms import FormChanges
 from pipeline.store.relay_status import RelayStatus
 from pipeline.store.sweeps import SweepProgress
-from pipeline.store.wanted_authors import WantedChanges
 
 BATCH_EVENTS: Final = 64
 # One transaction's worth: beyond this a row gets hardly cheaper, but others wait longer for the write lock.
@@ -131,7 +130,7 @@ class EventLimits:
 @dataclass(slots=True)
 class _Work:
     batches: list[Batch] = field(default_factory=list)
-    changes: list[WantedChanges] = field(default_factory=list)
+    changes: list[Wanted] = field(default_factory=list)
     events: int = 0
     size: int = 0
 
@@ -178,7 +177,7 @@ class Ingester:
         # What readers dropped since the last one.
         self._aside: Counter[str] = Counter()
         self._aside_lock = threading.Lock()
-        self._queue: SimpleQueue[tuple[Batch, ...] | WantedChanges | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Batch, ...] | Wanted | None] = SimpleQueue()
         # Events that each relay was the first to bring, not yet written down.
         self._novelty = Novelty()
         # By relay, what its events cost, not yet written down.
@@ -197,9 +196,9 @@ class Ingester:
         with self._aside_lock:
             self._aside[reason] += count
 
-    def update_relevance(self, changes: WantedChanges) -> None:
-        """Let what is wanted follow `changes`, for all batches submitted later."""
-        self._queue.put(changes)
+    def update_relevance(self, wanted: Wanted) -> None:
+        """Let what is wanted be this, for all batches submitted later."""
+        self._queue.put(wanted)
 
     def finish(self) -> None:
         """Let `run` return once everything submitted before is committed."""
@@ -216,8 +215,9 @@ class Ingester:
                     self._begun_at = self._clock.monotonic()
                     self._rate.note(self._begun_at, work.events)
                     self._commit(database, work.batches)
-                for changes in work.changes:
-                    if self._relevance.apply(changes):
+                for wanted in work.changes:
+                    self._relevance.follow(wanted)
+                    if wanted.has_ceased:
                         # Committed events of those no longer wanted may be dropped by the saver, and must then be
                         # able to come in again.
                         self.committed.clear()
@@ -237,7 +237,7 @@ class Ingester:
         while True:
             if item is None:
                 return work, True
-            if isinstance(item, WantedChanges):
+            if isinstance(item, Wanted):
                 work.changes.append(item)
                 return work, False
             work.add(item)

@@ -118,7 +118,7 @@ class StoredItemSets:
             keys = reading.of_global_kinds
         else:
             with database.read() as tx:
-                numbers = [authors.find(tx, member.public_key) for member in query.members]
+                numbers = [authors.find(tx, key) for key in query.members.keys]
             keys = [key for number in numbers if number is not None for key in reading.by_author.get(number, ())]
         reading.sets[query.key, query.generation] = ItemSetWindow(ItemSet.of_keys(keys), reading.since, reading.until)
         self._reading = reading

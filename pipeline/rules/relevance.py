@@ -1,5 +1,8 @@
 """Which events are relevant: the one implementation of the rules, for crawlers and saver."""
 
+from collections.abc import Container
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from enum import StrEnum
 
 from pipeline.nostr.event import Event
@@ -16,21 +19,40 @@ class Rule(StrEnum):
     MENTION = "mention"
 
 
-class Relevance:
-    """Registered users and wanted authors, in memory (about 100 bytes each). Owned by one thread."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose events are wanted after change number `generation`."""
 
-    __slots__ = ("authors", "generation", "registered")
+    generation: int
+    authors: Container[bytes]
+    registered: AbstractSet[bytes]
+    has_ceased: bool
+    """True if anybody ceased to be wanted since the one before, for good or for a while."""
+
+
+class Relevance:
+    """Registered users and wanted authors, in memory. Owned by one thread.
+
+    Either it keeps sets of its own (about 100 bytes each) up with changes, or it follows what others keep.
+    """
+
+    __slots__ = ("_own", "authors", "generation", "registered")
 
     def __init__(self) -> None:
         self.generation = 0
-        self.authors: set[bytes] = set()
-        self.registered: set[bytes] = set()
+        self._own: tuple[set[bytes], set[bytes]] = set(), set()
+        self.authors: Container[bytes] = self._own[0]
+        self.registered: AbstractSet[bytes] = self._own[1]
+
+    def follow(self, wanted: Wanted) -> None:
+        """Go by what others keep from now on."""
+        self.generation, self.authors, self.registered = wanted.generation, wanted.authors, wanted.registered
 
     def apply(self, changes: WantedChanges) -> bool:
         """Apply `changes`, which must begin after `generation`; return True if any author ceased to be wanted."""
         self.generation = changes.generation
         removed = False
-        for members, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
+        for members, changed in zip(self._own, (changes.authors, changes.registered), strict=True):
             for change in changed:
                 # A member that changed was not wanted for a while.
                 removed |= change.public_key in members

@@ -183,6 +183,10 @@ class Database:
         """Read or set a pragma of this connection."""
         return self._connection.pragma(name) if value is ... else self._connection.pragma(name, value)
 
+    def forget_pages(self) -> None:
+        """Free the memory of pages that were read, as after reading what will not be read again."""
+        self._connection.pragma("shrink_memory")
+
     def close(self) -> None:
         """Close the connection; calling it again does nothing."""
         self._connection.close()

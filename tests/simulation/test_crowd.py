@@ -1,7 +1,7 @@
 """Many who become wanted at once, at a relay that serves few requests: those before them have theirs as ever."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import orjson
@@ -10,7 +10,8 @@ import pytest
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.late_pace import LEAST_S, LOOK_EVERY_S, MOST_S, LatePace
 from pipeline.crawl.sync.late_queries import AT_ONCE
-from pipeline.crawl.sync.plan import Member, Plan, Query, Subject
+from pipeline.crawl.sync.members import Members
+from pipeline.crawl.sync.plan import Plan, Query, Subject
 from pipeline.crawl.sync.schedule import Schedule
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice
@@ -134,7 +135,7 @@ def test_look_back_under_way_is_not_reckoned_again_at_each_look(monkeypatch: pyt
     reckoned: list[int] = []
     original = Horizon.lookback_since
 
-    def counting(self: Horizon, subject: Subject, members: Sequence[Member], wall: int) -> int:
+    def counting(self: Horizon, subject: Subject, members: Members, wall: int) -> int:
         reckoned.append(len(members))
         return original(self, subject, members, wall)
 

@@ -66,7 +66,7 @@ def test_who_is_named_where_against_a_naive_model(seed: int) -> None:
             for subject, named in (
                 (Subject.AUTHORS, writers), (Subject.PROFILES, writers), (Subject.MENTIONS, readers),
             ):  # fmt: skip
-                assert {each.public_key for each in lists.at(relay).among(asked[subject])} == named
+                assert lists.at(relay).keys_among(asked[subject]) == named
 
 
 def _named(model: dict[bytes, tuple[set[int], set[int]]], relay: int) -> tuple[set[bytes], set[bytes]]:

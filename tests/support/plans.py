@@ -4,7 +4,8 @@ import random
 from collections.abc import Iterable
 
 from pipeline.crawl.sync.forms.forms import FORMS, FormVerdict, Reach
-from pipeline.crawl.sync.plan import Member, Plan, Planner, Query, Subject
+from pipeline.crawl.sync.members import Member, Members
+from pipeline.crawl.sync.plan import Plan, Planner, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.store.relay_forms import FormCheck
 from pipeline.store.wanted_authors import Change, WantedChanges
@@ -21,7 +22,7 @@ def member(public_key: bytes, *, since: int = 0, generation: int = 1) -> Member:
 
 
 def query(subject: Subject, keys: Iterable[bytes], prefix: str = "", *, generation: int = 1) -> Query:
-    return Query(subject, prefix, tuple(member(each, generation=generation) for each in sorted(keys)))
+    return Query(subject, prefix, Members.of(member(each, generation=generation) for each in sorted(keys)))
 
 
 def event(

@@ -6,7 +6,8 @@ from typing import Final
 
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.knowledge import RelayKnowledge
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject
+from pipeline.crawl.sync.members import Member, Members
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Plan, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweep_starter import SweepStarter
@@ -119,7 +120,7 @@ class BackfillJobs:
 
     def _begin(self, job: Backfill, plan: Plan, cursors: CursorTable, named: Named) -> _Job:
         """Begin a job, or go on where a former process was."""
-        queries = sorted(_queries(job, plan), key=lambda query: -len(named.among(query)))
+        queries = sorted(_queries(job, plan), key=lambda query: -len(named.keys_among(query)))
         parts = [JobPart(job, query, f"backfill:{job.job}:{query.key}") for query in queries]
         left = {part.key: part for part in parts if cursors.get(part.key) is None}
         progress = BackfillProgress(job.job, self.relay, len(parts), len(parts) - len(left), is_over=not left)
@@ -132,7 +133,7 @@ def _queries(job: Backfill, plan: Plan) -> Iterator[Query]:
     if not job.authors:
         yield from plan.live
         return
-    members = [Member(key, 0, 0) for key in sorted(job.authors)]
+    members = Members.of(Member(key, 0, 0) for key in sorted(job.authors))
     for first in range(0, len(members), MAX_MEMBERS):
         # No chunk has an asterisk in its name.
-        yield Query(Subject.AUTHORS, f"*{first // MAX_MEMBERS}", tuple(members[first : first + MAX_MEMBERS]))
+        yield Query(Subject.AUTHORS, f"*{first // MAX_MEMBERS}", members[first : first + MAX_MEMBERS])

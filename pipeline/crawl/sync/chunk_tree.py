@@ -1,4 +1,5 @@
-"""Keys cut into chunks by their leading bits, so that one key more or less changes one chunk, or splits or merges it.
+"""Members cut into chunks by the leading bits of their keys, so that one more or less changes one chunk, or splits or
+merges it.
 
 A node of the tree holds the members whose keys begin with the same bits: a leaf up to `most` of them, in order of their
 keys, a branch more, by their next bit. Nodes are never changed: a change makes new ones on its way from the root, and
@@ -6,73 +7,78 @@ all other chunks stay the same objects.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from operator import itemgetter
+from typing import TypeAlias
 
-
-class Keyed(Protocol):
-    """Something with a public key of 32 bytes."""
-
-    @property
-    def public_key(self) -> bytes:
-        """Return the key."""
-        ...
-
-
-_Item = TypeVar("_Item", bound=Keyed)
-_key = attrgetter("public_key")
+from pipeline.crawl.sync.members import KEY_BYTES, NO_MEMBERS, SIZE, Member, Members, first_with_bit, has_at, place_of
+from pipeline.crawl.sync.wanted_keys import Index
 
 
 @dataclass(frozen=True, slots=True)
-class _Branch(Generic[_Item]):
+class _Branch:
     size: int
-    zero: "_Node[_Item]"
-    one: "_Node[_Item]"
+    zero: "_Node"
+    one: "_Node"
 
 
-_Node: TypeAlias = "_Branch[_Item] | tuple[_Item, ...]"
+_Node: TypeAlias = "_Branch | Members"
+MemberChange: TypeAlias = tuple[bytes, Member | None]
+"""A key, and who has it from now on."""
 
 
-class ChunkTree(Generic[_Item]):
+class ChunkTree:
     """Members by key, in chunks of at most `most`. Owned by one thread."""
 
-    __slots__ = ("_most", "_root")
+    __slots__ = ("_chunks", "_index", "_most", "_root")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._root: _Node[_Item] = ()
+        self._root: _Node = NO_MEMBERS
+        # Of the tree as it is, once they are asked for.
+        self._chunks: list[tuple[str, Members]] | None = None
+        self._index: Index | None = None
 
     def __len__(self) -> int:
         return _size(self._root)
 
-    def change(self, changes: Mapping[bytes, _Item | None]) -> None:
+    def change(self, changes: Mapping[bytes, Member | None]) -> None:
         """Put each member in the place of the one with its key; None removes it."""
         self.change_in_order(sorted(changes.items(), key=itemgetter(0)))
 
-    def change_in_order(self, changes: Sequence[tuple[bytes, _Item | None]]) -> None:
+    def change_in_order(self, changes: Sequence[MemberChange]) -> None:
         """Do the same with changes that are in order of their keys, each once."""
-        self._root = _changed(self._root, changes, 0, self._most)
+        root = _changed(self._root, changes, 0, self._most)
+        if root is not self._root:
+            self._root, self._chunks, self._index = root, None, None
 
-    def chunks(self) -> Iterator[tuple[str, tuple[_Item, ...]]]:
-        """Yield all chunks in order of their keys, each with the bits that its keys begin with."""
-        yield from _leaves(self._root, "")
+    def chunks(self) -> Sequence[tuple[str, Members]]:
+        """Return all chunks in order of their keys, each with the bits that its keys begin with."""
+        if self._chunks is None:
+            self._chunks = []
+            _list_leaves(self._root, "", self._chunks)
+        return self._chunks
+
+    def index(self) -> Index:
+        """Return by what keys are looked up in the chunks as they are now."""
+        if self._index is None:
+            records = [chunk.records for _, chunk in self.chunks()]
+            self._index = [each[:KEY_BYTES] for each in records], records
+        return self._index
 
 
-def _size(node: "_Node[_Item]") -> int:
+def _size(node: _Node) -> int:
     return node.size if isinstance(node, _Branch) else len(node)
 
 
-def _changed(
-    node: "_Node[_Item]", changes: Sequence[tuple[bytes, _Item | None]], depth: int, most: int
-) -> "_Node[_Item]":
+def _changed(node: _Node, changes: Sequence[MemberChange], depth: int, most: int) -> _Node:
     """Return the node of `depth` bits with `changes`, which are in order of their keys, made to it."""
     if not changes:
         return node
     if not isinstance(node, _Branch):
-        members = _merged(node, changes)
-        return node if members is None else _cut(members, depth, most)
+        records = _merged(node.records, changes)
+        return node if records is None else _cut(records, depth, most)
     middle = _border(changes, depth)
     zero = _changed(node.zero, changes[:middle], depth + 1, most)
     one = _changed(node.one, changes[middle:], depth + 1, most)
@@ -80,49 +86,46 @@ def _changed(
         return node
     size = _size(zero) + _size(one)
     # Neither half is a branch then.
-    return (*_members(zero), *_members(one)) if size <= most else _Branch(size, zero, one)
+    return Members(_records(zero) + _records(one)) if size <= most else _Branch(size, zero, one)
 
 
-def _merged(node: "tuple[_Item, ...]", changes: Sequence[tuple[bytes, _Item | None]]) -> "Sequence[_Item] | None":
-    """Return the members of a leaf after `changes` in order of their keys; None if they change nothing."""
-    known = frozenset(map(_key, node))
-    effective = [change for change in changes if change[1] is not None or change[0] in known]
-    if not effective:
-        return None
-    replaced = known.intersection(map(itemgetter(0), effective))
-    kept = [member for member in node if _key(member) not in replaced] if replaced else [*node]
-    kept += [member for _, member in effective if member is not None]
-    # Two runs that are in order each, which is what it sorts fastest.
-    kept.sort(key=_key)
-    return kept
+def _merged(records: bytes, changes: Sequence[MemberChange]) -> bytes | None:
+    """Return the records of a leaf after `changes` in order of their keys; None if they change nothing."""
+    pieces: list[bytes] = []
+    done = 0
+    for key, member in changes:
+        place = place_of(records, key, done)
+        is_known = has_at(records, key, place)
+        if member is None and not is_known:
+            continue
+        pieces += records[SIZE * done : SIZE * place], b"" if member is None else member.pack()
+        done = place + is_known
+    return b"".join((*pieces, records[SIZE * done :])) if pieces else None
 
 
-def _cut(members: Sequence[_Item], depth: int, most: int) -> "_Node[_Item]":
-    """Return the node of members that are in order and share their first `depth` bits."""
-    if len(members) <= most:
-        return tuple(members)
-    middle = bisect_left(members, True, key=lambda member: _bit(_key(member), depth))
-    zero, one = _cut(members[:middle], depth + 1, most), _cut(members[middle:], depth + 1, most)
-    return _Branch(len(members), zero, one)
+def _cut(records: bytes, depth: int, most: int) -> _Node:
+    """Return the node of records that are in order and share their first `depth` bits."""
+    count = len(records) // SIZE
+    if count <= most:
+        return Members(records) if count else NO_MEMBERS
+    border = SIZE * first_with_bit(records, depth)
+    return _Branch(count, _cut(records[:border], depth + 1, most), _cut(records[border:], depth + 1, most))
 
 
-def _members(node: "_Node[_Item]") -> Iterator[_Item]:
-    for _, chunk in _leaves(node, ""):
-        yield from chunk
+def _records(node: _Node) -> bytes:
+    leaves: list[tuple[str, Members]] = []
+    _list_leaves(node, "", leaves)
+    return b"".join(chunk.records for _, chunk in leaves)
 
 
-def _leaves(node: "_Node[_Item]", prefix: str) -> Iterator[tuple[str, tuple[_Item, ...]]]:
+def _list_leaves(node: _Node, prefix: str, leaves: list[tuple[str, Members]]) -> None:
     if isinstance(node, _Branch):
-        yield from _leaves(node.zero, prefix + "0")
-        yield from _leaves(node.one, prefix + "1")
+        _list_leaves(node.zero, prefix + "0", leaves)
+        _list_leaves(node.one, prefix + "1", leaves)
     elif node:
-        yield prefix, node
+        leaves.append((prefix, node))
 
 
-def _border(changes: Sequence[tuple[bytes, _Item | None]], depth: int) -> int:
+def _border(changes: Sequence[MemberChange], depth: int) -> int:
     """Return the place of the first change whose key has the bit at `depth`."""
-    return bisect_left(changes, True, key=lambda change: _bit(change[0], depth))
-
-
-def _bit(key: bytes, place: int) -> bool:
-    return bool(key[place >> 3] >> (7 - (place & 7)) & 1)
+    return bisect_left(changes, True, key=lambda change: bool(change[0][depth >> 3] & 0x80 >> (depth & 7)))

@@ -53,7 +53,7 @@ class CursorTable:
             covered.append(cursor)
             newest = max(newest, query.generation)
             if query.generation > cursor.generation:
-                pending += (each.generation for each in query.members if each.generation > cursor.generation)
+                pending += query.members.generations_after(cursor.generation)
         if covered:
             until = min(cursor.complete_until for cursor in covered)
             self.advance(FIREHOSE_QUERY.key, until, min(pending, default=newest + 1) - 1)

@@ -7,46 +7,51 @@ chunks are hundreds of thousands.
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias
+
+from pipeline.crawl.sync.members import Member, Members
 
 # Members that are remembered beyond the newest change.
 MOST: Final = 50_000
 # Answers that are kept, each for all that have followed up to the same change.
 _KEPT: Final = 8
 
-
-class Dated(Protocol):
-    """An author who became wanted by change number `generation`."""
-
-    @property
-    def generation(self) -> int:
-        """Return the number."""
-        ...
-
-
-_Item = TypeVar("_Item", bound=Dated)
-Changed: TypeAlias = Mapping[bytes, tuple[int, _Item | None]]
+Changed: TypeAlias = Mapping[bytes, tuple[int, Member | None]]
 """By public key the tier of who became wanted, None in place of who is wanted no longer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Newcomers(Generic[_Item]):
+class _NewcomerBatch:
+    """What changed up to change number `until`: whoever is wanted by tier, and the keys of who is not any more."""
+
+    until: int
+    began: Mapping[int, Members]
+    ended: frozenset[bytes]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.began.values())) + len(self.ended)
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
     """Everything that changed after `floor`, in batches, each with the change up to which it goes."""
 
     floor: int = 0
-    _batches: "tuple[tuple[int, Changed[_Item]], ...]" = ()
-    _answers: dict[int, dict[int, list[_Item]]] = field(default_factory=dict, compare=False, repr=False)
+    _batches: tuple[_NewcomerBatch, ...] = ()
+    _answers: dict[int, Mapping[int, Members]] = field(default_factory=dict, compare=False, repr=False)
 
-    def plus(self, generation: int, changed: "Changed[_Item]") -> "Newcomers[_Item]":
+    def plus(self, generation: int, changed: Changed) -> "Newcomers":
         """Return these and what changed up to `generation`, without the oldest batches if they are too many."""
-        floor, batches = self.floor, [*self._batches, (generation, changed)]
-        size = sum(len(batch) for _, batch in batches)
+        floor, batches = self.floor, [*self._batches, _batch(generation, changed)]
+        size = sum(map(len, batches))
         while size > MOST:
-            floor, oldest = batches.pop(0)
+            oldest = batches.pop(0)
+            floor = oldest.until
             size -= len(oldest)
-        return Newcomers(floor, tuple(batches))
+        # What came together is known as a whole or not at all.
+        return Newcomers(floor, tuple(batch for batch in batches if batch.until > floor))
 
-    def since(self, generation: int) -> dict[int, list[_Item]] | None:
+    def since(self, generation: int) -> Mapping[int, Members] | None:
         """Return by tier who became wanted after a change and still is; None if that is too long ago to be known."""
         if generation < self.floor:
             return None
@@ -57,13 +62,27 @@ class Newcomers(Generic[_Item]):
             found = self._answers[generation] = self._collected(generation)
         return found
 
-    def _collected(self, generation: int) -> dict[int, list[_Item]]:
-        newest: dict[bytes, tuple[int, _Item | None]] = {}
-        for until, batch in self._batches:
-            if until > generation:
-                newest |= batch
-        found: defaultdict[int, list[_Item]] = defaultdict(list)
+    def _collected(self, generation: int) -> Mapping[int, Members]:
+        batches = [batch for batch in self._batches if batch.until > generation]
+        if len(batches) == 1:
+            newer = {tier: members.after(generation) for tier, members in batches[0].began.items()}
+            return {tier: members for tier, members in newer.items() if members}
+        newest: dict[bytes, tuple[int, Member]] = {}
+        for batch in batches:
+            for key in batch.ended:
+                newest.pop(key, None)
+            newest |= {each.public_key: (tier, each) for tier, members in batch.began.items() for each in members}
+        found: defaultdict[int, list[Member]] = defaultdict(list)
         for tier, member in newest.values():
-            if member is not None and member.generation > generation:
+            if member.generation > generation:
                 found[tier].append(member)
-        return dict(found)
+        return {tier: Members.of(members) for tier, members in found.items()}
+
+
+def _batch(generation: int, changed: Changed) -> _NewcomerBatch:
+    began: defaultdict[int, list[Member]] = defaultdict(list)
+    for tier, member in changed.values():
+        if member is not None:
+            began[tier].append(member)
+    ended = frozenset(key for key, (_, member) in changed.items() if member is None)
+    return _NewcomerBatch(generation, {tier: Members.of(members) for tier, members in began.items()}, ended)

@@ -10,13 +10,16 @@ chunk of the authors before them, and are asked for after those.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import attrgetter, itemgetter
+from itertools import islice
+from operator import itemgetter
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
+from pipeline.crawl.sync.members import NO_MEMBERS, Member, Members
 from pipeline.crawl.sync.newcomers import Changed, Newcomers
+from pipeline.crawl.sync.wanted_keys import KeyFilter, WantedKeys
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (
     CONFIDENTIAL_KINDS,
@@ -28,10 +31,13 @@ from pipeline.nostr.kinds import (
     TEXT_NOTE,
 )
 from pipeline.relay.limits import RelayLimits
+from pipeline.rules.relevance import Wanted
 from pipeline.store.wanted_authors import TIER_SIZES, TIERS, Change, WantedChanges
 
 # A key costs 67 bytes of JSON and relays refuse filters with too many; 250 stays well inside every limit seen.
 MAX_MEMBERS = 250
+# Changes that are objects at the same time.
+_CHANGES_AT_ONCE = 20_000
 # What the names of queries for what users write begin with; no chunk of the plan has it.
 USERS = "~"
 # Between the tier in the name of a chunk and its bits; the first tier has no mark.
@@ -81,24 +87,12 @@ BY_TAG = frozenset({Subject.MENTIONS, Subject.GIFT_WRAPS})
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """Somebody whom a query names, wanted since `since` (seconds) by change number `generation`."""
-
-    public_key: bytes
-    since: int
-    generation: int
-
-
-_generation = attrgetter("generation")
-
-
-@dataclass(frozen=True, slots=True)
 class Query:
     """One thing that each relay is asked for, whatever the time span."""
 
     subject: Subject
     prefix: str
-    members: tuple[Member, ...] = ()
+    members: Members = NO_MEMBERS
     generation: int = field(default=0, compare=False)
     """The newest change among the members, found where it is not given; of what names none, what it is to cover."""
     key: str = field(init=False, compare=False)
@@ -115,7 +109,7 @@ class Query:
         object.__setattr__(self, "tier", int(self.prefix[mark - 1]) if mark > 0 else 0)
         object.__setattr__(self, "is_live", self.subject not in _LOOKED_BACK_FOR)
         if self.members and not self.generation:
-            object.__setattr__(self, "generation", max(map(_generation, self.members)))
+            object.__setattr__(self, "generation", self.members.newest)
 
     @property
     def bits(self) -> str:
@@ -154,7 +148,7 @@ class Query:
 
     def of_members(self, members: Iterable[Member]) -> "Query":
         """The same query about only some members."""
-        return Query(self.subject, self.prefix, tuple(members))
+        return Query(self.subject, self.prefix, Members.of(members))
 
     def most_members(self, limits: RelayLimits) -> int:
         """How many members a filter for this query may name to a relay."""
@@ -176,7 +170,7 @@ class Query:
         limit: int | None = None,
     ) -> Filter:
         """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
-        keys = frozenset(member.public_key for member in self.members)
+        keys = frozenset(self.members.keys)
         mentions = self.subject in BY_TAG
         by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES, Subject.RELAY_LISTS)
         return Filter(
@@ -199,7 +193,7 @@ class Plan:
     """The queries for relay lists, of which `with_lists` makes a part."""
     users: tuple[Query, ...] = ()
     """The queries for what registered users write, who are wanted authors as well; no part of the others."""
-    newcomers: Newcomers[Member] | None = field(default=None, compare=False, repr=False)
+    newcomers: Newcomers | None = field(default=None, compare=False, repr=False)
     """The authors who became wanted lately."""
     live: tuple[Query, ...] = field(init=False, compare=False)
     """Those that are subscribed to and kept complete."""
@@ -258,19 +252,19 @@ class Plan:
     def user_keys(self) -> frozenset[bytes]:
         """The public keys of all registered users."""
         if (keys := self._user_keys) is None:
-            keys = frozenset(member.public_key for query in self.users for member in query.members)
+            keys = frozenset(key for query in self.users for key in query.members.keys)
             object.__setattr__(self, "_user_keys", keys)
         return keys
 
-    def newer_authors(self, generation: int) -> Mapping[int, Sequence[Member]]:
+    def newer_authors(self, generation: int) -> Mapping[int, Members]:
         """Return by tier the authors who became wanted after a change."""
         if self.newcomers is not None and (known := self.newcomers.since(generation)) is not None:
             return known
-        newer: defaultdict[int, list[Member]] = defaultdict(list)
+        newer: defaultdict[int, list[bytes]] = defaultdict(list)
         for query in self.live:
             if query.subject is Subject.AUTHORS and query.generation > generation:
-                newer[query.tier] += (member for member in query.members if member.generation > generation)
-        return newer
+                newer[query.tier].append(query.members.after(generation).records)
+        return {tier: Members(b"".join(records)) for tier, records in newer.items()}
 
     @property
     def with_lists(self) -> "Plan":
@@ -300,23 +294,41 @@ class Planner:
     """Keeps the plan up with changes of what is wanted. Owned by one thread; does no I/O."""
 
     generation: int = 0
-    _authors: tuple[ChunkTree[Member], ...] = field(
-        default_factory=lambda: tuple(ChunkTree(MAX_MEMBERS) for _ in range(TIERS))
-    )
-    _registered: ChunkTree[Member] = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
+    _authors: tuple[ChunkTree, ...] = field(default_factory=lambda: tuple(ChunkTree(MAX_MEMBERS) for _ in range(TIERS)))
+    _registered: ChunkTree = field(default_factory=lambda: ChunkTree(MAX_MEMBERS))
     _queries: dict[str, Query] = field(default_factory=dict)
-    _newcomers: Newcomers[Member] = field(default_factory=Newcomers)
+    _newcomers: Newcomers = field(default_factory=Newcomers)
+    _filter: KeyFilter = field(default_factory=KeyFilter)
 
-    def apply(self, changes: WantedChanges) -> None:
-        """Take `changes`, which must begin after `generation`."""
-        changed = _change(self._authors, changes.authors)
-        _change((self._registered,), changes.registered)
-        self._newcomers = self._newcomers.plus(changes.generation, changed)
+    def apply(self, changes: WantedChanges) -> bool:
+        """Take `changes`, which must begin after `generation`; return True if anyone ceased to be wanted.
+
+        They may be a million, to be read once: they are taken a part at a time.
+        """
+        has_ceased = False
+        for part in _parts(changes.authors):
+            changed, ceased = _change(self._authors, part, self._filter.may_have)
+            self._filter.add(changed)
+            self._newcomers = self._newcomers.plus(changes.generation, changed)
+            has_ceased |= ceased
+        for part in _parts(changes.registered):
+            has_ceased |= _change((self._registered,), part, lambda _: True)[1]
         self.generation = changes.generation
+        return has_ceased
+
+    def wanted(self, plan: Plan, *, has_ceased: bool) -> Wanted:
+        """Return whose events are wanted by the newest `plan`; `has_ceased` is what `apply` said."""
+        if self._filter.is_full:
+            self._filter = KeyFilter()
+            for tree in self._authors:
+                for _, chunk in tree.chunks():
+                    self._filter.add(chunk.keys)
+        authors = WantedKeys([tree.index() for tree in self._authors if len(tree)], self._filter)
+        return Wanted(plan.generation, authors, plan.user_keys, has_ceased)
 
     def plan(self) -> Plan:
         """The queries for what is wanted now; those that are as they were are the very same objects."""
-        registered = list(self._registered.chunks())
+        registered = self._registered.chunks()
         found = [
             # First things first: a new user's contact list decides what else is wanted.
             *(self._query(Subject.PROFILES, prefix, chunk) for prefix, chunk in registered),
@@ -334,16 +346,16 @@ class Planner:
         self._queries = {query.key: query for query in (*found, *lists, *users)}
         return Plan(self.generation, tuple(found), tuple(lists), users, self._newcomers)
 
-    def _query(self, subject: Subject, prefix: str, members: tuple[Member, ...], generation: int = 0) -> Query:
+    def _query(self, subject: Subject, prefix: str, members: Members, generation: int = 0) -> Query:
         known = self._queries.get(f"{subject}/{prefix}")
         # A chunk that did not change is the same object.
         return known if known is not None and known.members is members else Query(subject, prefix, members, generation)
 
 
-def chunks(members: Mapping[bytes, Member], most: int = MAX_MEMBERS) -> Iterator[tuple[str, tuple[Member, ...]]]:
+def chunks(members: Iterable[Member], most: int = MAX_MEMBERS) -> Sequence[tuple[str, Members]]:
     """Cut `members` into chunks of at most `most`, each with the bits that its keys begin with."""
-    tree = ChunkTree[Member](most)
-    tree.change(members)
+    tree = ChunkTree(most)
+    tree.change({member.public_key: member for member in members})
     return tree.chunks()
 
 
@@ -356,20 +368,29 @@ def _is_late(query: Query) -> bool:
     return query.tier >= len(TIER_SIZES) or query.subject is Subject.RELAY_LISTS
 
 
-def _change(trees: Sequence[ChunkTree[Member]], changes: Iterable[Change]) -> Changed[Member]:
-    """Put who is wanted from now on into the tree of their tier, and take them out of all others."""
-    since_ms = since = 0
+def _parts(changes: Iterable[Change]) -> Iterator[list[Change]]:
+    left = iter(changes)
+    while part := list(islice(left, _CHANGES_AT_ONCE)):
+        yield part
+
+
+def _change(
+    trees: Sequence[ChunkTree], changes: Iterable[Change], may_have: Callable[[bytes], bool]
+) -> tuple[Changed, bool]:
+    """Put who is wanted from now on into the tree of their tier, and take them out of all others.
+
+    `may_have` is false of keys that are in none of the trees. Return what changed, and whether any of these was there
+    before: they were not wanted for a while.
+    """
     members: dict[bytes, tuple[int, Member | None]] = {}
     for change in changes:
-        # One object for all that became wanted together: there may be millions.
-        if change.since != since_ms:
-            since_ms, since = change.since, change.since // 1000
-        member = Member(change.public_key, since, change.generation) if change.wanted else None
+        member = Member(change.public_key, change.since // 1000, change.generation) if change.wanted else None
         members[change.public_key] = change.tier, member
+    before = sum(map(len, trees))
     ordered = sorted(members.items(), key=itemgetter(0))
+    known = frozenset(filter(may_have, members))
     for tier, tree in enumerate(trees):
-        if len(tree):
-            tree.change_in_order([(key, each if its == tier else None) for key, (its, each) in ordered])
-        else:
-            tree.change_in_order([(key, each) for key, (its, each) in ordered if its == tier and each is not None])
-    return members
+        here = [(key, each if its == tier else None) for key, (its, each) in ordered if its == tier or key in known]
+        tree.change_in_order(here)
+    began = sum(member is not None for _, member in members.values())
+    return members, sum(map(len, trees)) - before != began

@@ -4,9 +4,11 @@ It decides about order only: a list may be old, wrong or missing, and everybody 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Final
 
-from pipeline.crawl.sync.plan import BY_TAG, USERS, Member, Query, Subject, chunks, tier_mark
+from pipeline.crawl.sync.members import Members
+from pipeline.crawl.sync.plan import BY_TAG, USERS, Query, Subject, chunks, tier_mark
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIER_SIZES, TIERS
 
@@ -57,16 +59,16 @@ class Named:
         self._lists = lists
         self._relay = relay
 
-    def among(self, query: Query) -> list[Member]:
+    def keys_among(self, query: Query) -> set[bytes]:
         """The members of `query` who are to be found here by what it asks for; nobody, if it is about all the world."""
-        return self.of(query.subject, query.members)
+        return self.keys_of(query.subject, query.members)
 
-    def of(self, subject: Subject, members: Iterable[Member]) -> list[Member]:
-        """The `members` who are to be found here by what a query of `subject` asks for."""
+    def keys_of(self, subject: Subject, members: Members) -> set[bytes]:
+        """The keys of `members` who are to be found here by what a query of `subject` asks for."""
         if not self._lists:
-            return []
+            return set()
         use = _reading(self._relay) if subject in BY_TAG else _writing(self._relay)
-        return [member for member in members if use in self._lists.get(member.public_key, ())]
+        return {key for key in members.keys if use in self._lists.get(key, ())}
 
     def first(self, queries: Sequence[Query], users: Sequence[Query]) -> tuple[Query, ...]:
         """Return the live queries that come first where there is no room for `queries`, in stable chunks of own names.
@@ -88,8 +90,8 @@ class Named:
 
     def _alone(self, subject: Subject, queries: Iterable[Query], mark: str = "") -> Iterator[Query]:
         """Yield queries about those members of `queries` only who are to be found here."""
-        found = {each.public_key: each for query in queries if query.subject is subject for each in self.among(query)}
-        for prefix, chunk in chunks(found):
+        found = (query.members.among(self.keys_among(query)) for query in queries if query.subject is subject)
+        for prefix, chunk in chunks(chain.from_iterable(found)):
             yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)
 
 

@@ -131,7 +131,7 @@ class Schedule:
     def _look_back(self, query: Query, generation: int, mono: float, wall: int) -> None:
         """Fetch what members who became wanted after `generation` wrote before."""
         if self._may_begin(Purpose.LOOKBACK, query, mono):
-            new = [member for member in query.members if member.generation > generation]
+            new = query.members.after(generation)
             since = self._known.horizon.lookback_since(query.subject, new, wall)
             self._starter.begin(query.of_members(new), Purpose.LOOKBACK, since, wall, mono)
 

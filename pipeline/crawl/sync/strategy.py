@@ -7,11 +7,11 @@ which take turns are cheaper all the same. No I/O, no clock: `wall` is Unix seco
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Plan, Query, Subject, tier_mark
+from pipeline.crawl.sync.members import Members
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Plan, Query, Subject, tier_mark
 from pipeline.crawl.sync.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, RelayLimits
 from pipeline.relay.refusals import RelayRefusal
@@ -162,36 +162,34 @@ class NewAuthorLookback:
         """Add those in `plan` who became wanted since it was last followed."""
         if plan.generation <= self.generation:
             return
-        newer = [
-            member
+        mentioned = [
+            query.members.after(self.generation).records
             for query in plan.live
             if query.subject is Subject.MENTIONS and query.generation > self.generation
-            for member in query.members
-            if member.generation > self.generation
         ]
-        self._add(Subject.MENTIONS, 0, newer, named)
+        self._add(Subject.MENTIONS, 0, Members(b"".join(mentioned)), named)
         # Those of each tier by themselves, as what is new by earlier ones comes before later ones.
         for tier, authors in sorted(plan.newer_authors(self.generation).items()):
             self._add(Subject.AUTHORS, tier, authors, named)
         self.generation = plan.generation
 
-    def _add(self, subject: Subject, tier: int, members: Sequence[Member], named: Named) -> None:
+    def _add(self, subject: Subject, tier: int, members: Members, named: Named) -> None:
         """Add chunks for those who became wanted, first for those who are `named` at the relay."""
         if not members:
             return
-        here = named.of(subject, members)
-        found = frozenset(here)
-        elsewhere = [member for member in members if member not in found] if found else members
-        newer = [*here, *elsewhere]
+        here = named.keys_of(subject, members)
+        parts = [members.among(here), members.not_among(here)] if here else [members]
         old = [chunk for chunk in self.chunks.values() if chunk.subject is subject and chunk.tier == tier]
-        left = [member for chunk in old for member in chunk.members]
-        if len(old) > _MAX_CHUNKS and 2 * len(left) < MAX_MEMBERS * len(old):
+        left = sum(len(chunk.members) for chunk in old)
+        if len(old) > _MAX_CHUNKS and 2 * left < MAX_MEMBERS * len(old):
             for chunk in old:
                 del self.chunks[chunk.key]
-            newer += left
+                parts.append(chunk.members)
+        # All relays share the bytes of one part.
+        newer = parts[0] if len(parts) == 1 else Members(b"".join(part.records for part in parts))
         for first in range(0, len(newer), MAX_MEMBERS):
             # No query of the plan has a plus in its name: what is known of one says nothing about the other.
-            chunk = Query(subject, f"{tier_mark(tier)}+{self._named}", tuple(newer[first : first + MAX_MEMBERS]))
+            chunk = Query(subject, f"{tier_mark(tier)}+{self._named}", newer[first : first + MAX_MEMBERS])
             self.chunks[chunk.key] = chunk
             self._named += 1
 

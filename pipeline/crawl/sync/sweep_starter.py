@@ -116,9 +116,9 @@ class SweepStarter:
     def _put_first(self, sweep: Sweep) -> None:
         """Let a sweep ask first for users, who may be of a late tier, else for those who are named at the relay."""
         query = sweep.query
-        users = {each.public_key for each in query.members} & self.users if query.tier else frozenset[bytes]()
+        users = self.users.intersection(query.members.keys) if query.tier else frozenset[bytes]()
         sweep.is_for_users = bool(users)
-        sweep.window.put_first(users or {member.public_key for member in self.named.among(query)})
+        sweep.window.put_first(users or self.named.keys_among(query))
 
     def begin_part(self, name: str, query: Query, since: int, until: int, wall: int) -> None:
         """Sweep a span (both ends included) that an operator ordered, under a name of its own."""

@@ -1,10 +1,10 @@
 """How far back one relay is asked, by why it is asked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.crawl.sync.plan import Member, Query, Subject
+from pipeline.crawl.sync.members import Members
+from pipeline.crawl.sync.plan import Query, Subject
 from pipeline.relay.refusals import RelayRefusal
 
 # Waits (seconds) after a failure; doubled each time.
@@ -78,15 +78,17 @@ class Horizon:
         since = min(self.crawled_since, wall) - self.settings.backfill
         return min(self.lookback_since(query.subject, query.members, wall), since)
 
-    def lookback_since(self, subject: Subject, members: Sequence[Member], wall: int) -> int:
+    def lookback_since(self, subject: Subject, members: Members, wall: int) -> int:
         """Where a sweep for what `members` wrote before they were wanted begins."""
         if subject in (Subject.PROFILES, Subject.RELAY_LISTS):
             return 0
         if subject is Subject.FIREHOSE:
             return min(self.crawled_since, wall) - self.settings.lookback
         # A relay found long after somebody became wanted is asked for as much as it would have been asked then.
-        times = [min(max(member.since, self.crawled_since), wall) - self.settings.lookback for member in members]
-        return min(times, default=min(self.crawled_since, wall))
+        earliest = members.earliest
+        if earliest is None:
+            return min(self.crawled_since, wall)
+        return min(max(earliest, self.crawled_since), wall) - self.settings.lookback
 
     def resweep_since(self, wall: int, last: int) -> int:
         """Where a sweep for late arrivals begins, after one at `last`."""

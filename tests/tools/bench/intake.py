@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.sync.plan import Planner
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
@@ -119,7 +120,9 @@ def _intake(directory: Path) -> Iterator[Fed]:
         counters = StageCounters(Slot("crawler", 0), Metrics())
         ingester = Ingester(functools.partial(open_database, path, clock), _MAX_EVENT, clock, counters)
         with open_database(path, clock) as database, database.read() as tx:
-            ingester.update_relevance(wanted_authors.changes_since(tx, 0))
+            planner = Planner()
+            planner.apply(wanted_authors.stream_since(tx, 0))
+        ingester.update_relevance(planner.wanted(planner.plan(), has_ceased=False))
         thread = threading.Thread(target=ingester.run, name="intake")
         thread.start()
         try:

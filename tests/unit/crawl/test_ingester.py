@@ -23,10 +23,12 @@ from pipeline.crawl.ingester import (
     SeenIdCache,
 )
 from pipeline.crawl.sync.costs import Verified
+from pipeline.crawl.sync.plan import Planner
 from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.rules.relevance import Wanted
 from pipeline.store import cursors, events, inbox, relay_candidates, relay_records, relay_status, relays
 from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
@@ -64,6 +66,11 @@ def wanted(generation: int, *keys: bytes, gone: Sequence[bytes] = ()) -> WantedC
     return WantedChanges(generation, tuple(authors), ())
 
 
+def after(planner: Planner, changes: WantedChanges) -> Wanted:
+    has_ceased = planner.apply(changes)
+    return planner.wanted(planner.plan(), has_ceased=has_ceased)
+
+
 class Desk:
     """An intake on a file of its own, and what became of what was handed to it."""
 
@@ -78,7 +85,12 @@ class Desk:
             lambda: open_database(path, self.clock), LIMITS, self.clock, counters,
             on_new=lambda: self.told.append(len(self.rows())),
         )  # fmt: skip
-        self.ingester.update_relevance(wanted(1, ALICE, BOB))
+        self.planner = Planner()
+        self.want(wanted(1, ALICE, BOB))
+
+    def want(self, changes: WantedChanges) -> None:
+        """Let the intake follow a change as a crawler does."""
+        self.ingester.update_relevance(after(self.planner, changes))
 
     def take(self, *batches: Batch | WantedChanges) -> None:
         """Hand everything over, and let the intake work until it has none left."""
@@ -86,7 +98,7 @@ class Desk:
             if isinstance(batch, Batch):
                 self.ingester.submit(batch)
             else:
-                self.ingester.update_relevance(batch)
+                self.want(batch)
         self.ingester.finish()
         self.ingester.run()
 
@@ -319,7 +331,7 @@ def test_a_database_that_cannot_be_written_ends_the_work(tmp_path: Path) -> None
         return database
 
     ingester = Ingester(small, EventLimits(10**6, 10), clock, StageCounters(Slot("crawler", 0), Metrics()))
-    ingester.update_relevance(wanted(1, ALICE))
+    ingester.update_relevance(after(Planner(), wanted(1, ALICE)))
     ingester.submit(batch(note("x" * 500_000)))
     ingester.finish()
     with pytest.raises(DatabaseFailed):

@@ -260,6 +260,6 @@ class FormAudit:
 
 def _alone(kind: int, plan: Plan) -> Filter:
     """Return the filter for one kind of messages, to one user if there is any: some relays demand a name."""
-    users = (member for query in plan.queries if query.subject is Subject.MENTIONS for member in query.members)
+    users = (member for query in plan.queries if query.subject is Subject.MENTIONS for member in query.members[:1])
     user = next((member.public_key.hex() for member in users), None)
     return Filter(kinds=frozenset({kind}), tags=() if user is None else (("p", frozenset({user})),), limit=1)

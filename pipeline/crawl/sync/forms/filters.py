@@ -115,11 +115,7 @@ def around(control: Control, form: Form, size: Size, plan: Plan, limits: RelayLi
     kinds = [kind for kind in _kinds(form, limits) if kind != control.kind][: size.kinds - 1] if size.kinds else []
     named = {control.author, bytes.fromhex(control.mention or "")}
     others = [
-        member.public_key
-        for query in plan.queries
-        if query.subject is form.subject
-        for member in query.members
-        if member.public_key not in named
+        key for query in plan.queries if query.subject is form.subject for key in query.members.keys if key not in named
     ][: max(size.values, 1) - 1]
     mention = () if control.mention is None else (control.mention,)
     values = frozenset((*(key.hex() for key in others), *mention))

@@ -9,9 +9,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import takewhile
 
+from pipeline.crawl.sync.members import Member
 from pipeline.crawl.sync.paging.kind_lists import asks_rest, begun, by_kinds, joined
 from pipeline.crawl.sync.paging.slices import Manners, Role, Slice, parted
-from pipeline.crawl.sync.plan import Member
 
 
 class SliceStack:

@@ -224,12 +224,11 @@ def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Sli
     before: list[Slice] = []
     for part in slices:
         members = part.query.members
-        named = [member for member in members if member.public_key in first]
+        named = members.among(first)
         if len(members) - len(named) <= MAX_COMPANIONS:
             (before if named else behind).append(part)
             continue
-        others = [member for member in members if member.public_key not in first]
-        behind.append(replace(part, query=part.query.of_members(others)))
+        behind.append(replace(part, query=part.query.of_members(members.not_among(first))))
         if named:
             before.append(replace(part, query=part.query.of_members(named)))
     return behind, before

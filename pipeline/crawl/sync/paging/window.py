@@ -10,13 +10,14 @@ from collections.abc import Set as AbstractSet
 from copy import copy, deepcopy
 from typing import Final
 
+from pipeline.crawl.sync.members import Member
 from pipeline.crawl.sync.paging.empty_pages import trusted_span
 from pipeline.crawl.sync.paging.kind_lists import begun, known_gaps
 from pipeline.crawl.sync.paging.missing import Missing, MissingRecord
 from pipeline.crawl.sync.paging.pager import Pager
 from pipeline.crawl.sync.paging.slice_stack import SliceStack
 from pipeline.crawl.sync.paging.slices import Gap, Manners, Role, Slice
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Member, Query
+from pipeline.crawl.sync.plan import MAX_MEMBERS, Query
 
 # Asking for more than a relay's cap makes some return far less; this many every relay seen accepts.
 PAGE_LIMIT: Final = 500

@@ -5,8 +5,9 @@ import random
 import pytest
 
 from pipeline.crawl.sync import newcomers
+from pipeline.crawl.sync.members import Members
 from pipeline.crawl.sync.newcomers import Newcomers
-from pipeline.crawl.sync.plan import Member, Plan, Planner
+from pipeline.crawl.sync.plan import Plan, Planner
 from pipeline.store.wanted_authors import TIERS, Change
 from tests.support.plans import changes, key, member
 from tests.support.seeds import seeds
@@ -14,21 +15,21 @@ from tests.support.seeds import seeds
 
 def test_one_who_left_since_or_changed_tiers_is_found_as_now() -> None:
     one, two, three = key(1), key(2), key(3)
-    lately: Newcomers[Member] = Newcomers()
+    lately: Newcomers = Newcomers()
     lately = lately.plus(1, {one: (0, member(one)), two: (3, member(two))})
     lately = lately.plus(2, {one: (0, None), two: (1, member(two, generation=2)), three: (3, member(three))})
-    assert lately.since(0) == {1: [member(two, generation=2)], 3: [member(three)]}
+    assert lately.since(0) == {1: Members.of([member(two, generation=2)]), 3: Members.of([member(three)])}
     assert lately.since(2) == {}
 
 
 def test_oldest_batches_are_forgotten_and_nothing_is_said_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newcomers, "MOST", 3)
-    lately: Newcomers[Member] = Newcomers()
+    lately: Newcomers = Newcomers()
     for generation in range(1, 6):
         new = key(generation)
         lately = lately.plus(generation, {new: (0, member(new, generation=generation))})
     assert lately.since(1) is None
-    assert lately.since(2) == {0: [member(key(number), generation=number) for number in (3, 4, 5)]}
+    assert lately.since(2) == {0: Members.of(member(key(number), generation=number) for number in (3, 4, 5))}
     crowd = {key(number): (3, member(key(number), generation=6)) for number in range(10, 20)}
     assert lately.plus(6, crowd).since(5) is None
     assert lately.plus(6, crowd).since(6) == {}

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.crawl.sync.plan import Member, Query, Subject
+from pipeline.crawl.sync.members import Member, Members
+from pipeline.crawl.sync.plan import Query, Subject
 from pipeline.crawl.sync.timing import CrawlSettings, Horizon
 
 WALL = 1_700_000_000
@@ -17,7 +18,7 @@ def member(since: int) -> Member:
 @pytest.mark.parametrize("since", [WALL - 5, WALL + 5, WALL + 400 * DAY])
 def test_author_wanted_by_a_clock_ahead_is_looked_back_for(since: int) -> None:
     horizon = Horizon(SETTINGS, WALL - 30 * DAY)
-    assert horizon.lookback_since(Subject.AUTHORS, [member(since)], WALL) == min(since, WALL) - 7 * DAY
+    assert horizon.lookback_since(Subject.AUTHORS, Members.of([member(since)]), WALL) == min(since, WALL) - 7 * DAY
 
 
 def test_relay_crawled_by_a_clock_ahead_reaches_as_far_as_one_crawled_now() -> None:
