@@ -46,8 +46,8 @@ class DeadEnd:
     namespace: str
     near: str
     far: str
-    host: str = "10.250.250.1"
-    peer: str = "10.250.250.2"
+    host: str
+    peer: str
 
     def lose(self) -> None:
         """Send all frames to an address that no one has."""
@@ -91,7 +91,9 @@ def dead_end() -> Iterator[DeadEnd]:
     if shutil.which("ip") is None:
         pytest.skip("iproute2 not installed")
     name = f"es{os.getpid()}"
-    made = DeadEnd(name, f"{name}a", f"{name}b")
+    # Of this process alone, as its devices are.
+    network = f"10.250.{os.getpid() % 250}"
+    made = DeadEnd(name, f"{name}a", f"{name}b", f"{network}.1", f"{network}.2")
     try:
         try:
             _run("ip", "netns", "add", name)
