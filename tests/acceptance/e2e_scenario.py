@@ -15,6 +15,7 @@ from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.service import EventService, settings
 from tests.oracle.delivery import Delivered, DeliveryOracle, DeliveryReport
 from tests.oracle.relevance import Horizon
+from tests.support.seeds import told_seed
 
 REACH_S = 2 * 3600
 RELAY_CAP = 500
@@ -105,8 +106,7 @@ class Scenario:
 def scenario(directory: Path, consumer: FakeConsumer | EmulatorConsumer, *, events: int) -> Iterator[Scenario]:
     """A relay that holds `events` events of 500 authors over the last hour, and a service that is not started yet."""
     now = int(time())
-    workload = Workload(seed=now // 3600, events=events, authors=500, since=now - 3000, until=now - 60, registered=3)
-    print(f"seed {workload.seed}")
+    workload = Workload(seed=told_seed(), events=events, authors=500, since=now - 3000, until=now - 60, registered=3)
     made = list(workload.generate())
     with IndependentRelay(lmdb=directory / "lmdb", max_limit=RELAY_CAP) as relay:
         relay.load(made)

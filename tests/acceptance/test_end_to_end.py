@@ -16,6 +16,7 @@ import pytest
 from tests.acceptance.e2e_scenario import ARRIVAL_TIMEOUT_S, EmulatorConsumer, FakeConsumer, scenario
 from tests.fakes.emulator import emulator_program
 from tests.fakes.service import EventService, settings
+from tests.support.seeds import told_seed
 
 EVENTS = 20_000
 KILLED_EVENTS = 6_000
@@ -76,9 +77,7 @@ def test_live_events_arrive_within_moments(tmp_path: Path, consumer: FakeConsume
 @pytest.mark.timeout(400)
 def test_killing_stages_changes_nothing(tmp_path: Path) -> None:
     """SIGKILL of a random stage, again and again, then of the supervisor; after a restart all is there."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    rng = random.Random(seed)
+    rng = random.Random(told_seed())
     with FakeConsumer() as consumer, scenario(tmp_path, consumer, events=KILLED_EVENTS) as run:
         run.service.start()
         run.register()

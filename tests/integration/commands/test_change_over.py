@@ -12,6 +12,7 @@ from tests.fakes.go_database import GoDatabase, GoSchema
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
 from tests.integration.commands.operator import Operator
+from tests.support.seeds import told_seed
 
 NOW = int(time())
 WAIT_S = 60.0
@@ -22,9 +23,8 @@ class Past:
 
     def __init__(self, source: Path, schema: GoSchema) -> None:
         workload = Workload(
-            seed=NOW // 3600, events=600, authors=120, since=NOW - 3000, until=NOW - 100, registered=2, mentions=0.3
+            seed=told_seed(), events=600, authors=120, since=NOW - 3000, until=NOW - 100, registered=2, mentions=0.3
         )
-        print(f"seed {workload.seed}")
         people = workload.people()
         self.users = workload.registered_users()
         self.followee, self.stranger = people[10], Author.from_seed(workload.seed + 1, 0)
