@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.tools.completeness import (
     absences,
+    deployment,
     independent,
     latency,
     negentropy,
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="longest wait of each part")
     parser.add_argument(
         "--parts", default=_DEFAULT_PARTS, metavar="A,B",
-        help="default: %(default)s; also: absences, hour, negentropy, foreign",
+        help="default: %(default)s; also: absences, deployment, hour, negentropy, foreign",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave database and log there")
@@ -84,6 +85,7 @@ def _parts(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tupl
     parts: dict[str, Callable[[], list[Row]]] = {
         "single": lambda: single_behaviour.run(cases, seed, timeout, keep=options.keep),
         "absences": lambda: absences.run(seed, timeout, keep=options.keep),
+        "deployment": lambda: deployment.run(seed, timeout, keep=options.keep),
         "mixed": lambda: random_mix.run(BehaviourMatrix(), seed, timeout, keep=options.keep),
         "over-capacity": lambda: over_capacity.run(seed, timeout, keep=options.keep),
         "independent": lambda: independent.run(seed, timeout, events=5_000, cap=20),

@@ -22,7 +22,8 @@ from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Other
 from tests.fakes.relay_store import MemoryStore
-from tests.tools.completeness.behaviours import HONEST_CASE, Case
+from tests.tools.completeness.asked_again import asked_again_fault
+from tests.tools.completeness.behaviours import DEMANDING, HONEST_CASE, BehaviourMatrix, Case
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.silences import Silences
 from tests.tools.completeness.world import World
@@ -49,7 +50,7 @@ class Absence:
 
     name: str
     comes: Callable[[World], list[SignedEvent]]
-    behaviour: Behaviour = HONEST_CASE.behaviour
+    case: Case = HONEST_CASE
     forgets: bool = False
     returns: Upgrade | None = None
     again: bool = False
@@ -70,21 +71,24 @@ def _wraps(world: World) -> list[SignedEvent]:
 
 ABSENCES = (
     Absence("away", lambda world: world.stored(60)),
-    Absence("away-capped", lambda world: world.stored(60), Behaviour(cap=20)),
-    Absence("away-any-order", lambda world: world.stored(60), Behaviour(cap=60, until_exclusive=True)),
+    Absence("away-capped", lambda world: world.stored(60), Case(Behaviour(cap=20))),
+    Absence("away-any-order", lambda world: world.stored(60), Case(Behaviour(cap=60, until_exclusive=True))),
     Absence("away-wraps", _wraps),
     Absence("away-other-store", lambda world: world.stored(_STORED), forgets=True),
     Absence("away-gateway", lambda world: world.stored(60), returns=Upgrade(502, times=2)),
     Absence("away-busy", lambda world: world.stored(60), returns=Upgrade(503, (("Retry-After", "5"),), times=1)),
     Absence("away-twice", lambda world: world.stored(60), again=True),
-    Absence("away-compared", lambda world: world.stored(20), Behaviour(negentropy=True), compares=True, stored=300),
+    Absence(
+        "away-compared", lambda world: world.stored(20), Case(Behaviour(negentropy=True)), compares=True, stored=300
+    ),
+    *(Absence(f"away-{name}", lambda world: world.stored(60), BehaviourMatrix().cases[name]) for name in DEMANDING),
 )
 
 
 def run(seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
     """Play all at once; the time of a row counts from the return of the relays."""
     world = World.make(seed)
-    away = [_peer(world, each.name, Case(each.behaviour), world.stored(each.stored)) for each in ABSENCES]
+    away = [_peer(world, each.name, each.case, world.stored(each.stored)) for each in ABSENCES]
     followed, listed = _peer(world, "list-date", HONEST_CASE, []), _peer(world, "relay-lists", HONEST_CASE, [])
     lists = Peer("(contact lists)", HONEST_CASE, ScriptedRelay(events=world.contact_lists))
     _hold(listed, [_relay_list(world, number) for number in range(20)])
@@ -106,6 +110,7 @@ def run(seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
             compared = {peer.name for peer in away if _comparisons(peer) > asked[peer.name]}
             wrong = {each.name: "not compared" for each in ABSENCES if each.compares and each.name not in compared}
             rows = service.rows(returned)[1:]
+            wrong |= {peer.name: fault for peer in away if (fault := asked_again_fault(peer.relay.journal))}
             return [replace(row, fault=wrong.get(row.name) or silences.fault(service, row.name)) for row in rows]
 
 
@@ -166,7 +171,7 @@ def _be_away(world: World, peers: Sequence[Peer]) -> None:
         if absence.forgets:
             peer.relay.store = MemoryStore()
         if absence.returns is not None:
-            peer.relay.behaviour = absence.behaviour | Behaviour(upgrade=absence.returns)
+            peer.relay.behaviour = absence.case.behaviour | Behaviour(upgrade=absence.returns)
         _arrive(world, peer, absence.comes(world))
     pause(_AWAY_S)
     for peer in peers:

@@ -26,6 +26,9 @@ from tests.tools.completeness.world import World
 
 _IN_EIGHT_SECONDS = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
 
+DEMANDING = ("kinds-demanded", "authors-demanded", "auth-restricted")
+"""Cases of relays that refuse some form of filter for good."""
+
 Given = Callable[[World, SignedEvent], bool]
 Extra = Callable[[World], list[SignedEvent]]
 

@@ -2,11 +2,13 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import time
 
 from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
+from tests.tools.completeness.asked_again import asked_again_fault
 from tests.tools.completeness.behaviours import HONEST_CASE, Case
 from tests.tools.completeness.run import Peer, Row, Run
 from tests.tools.completeness.world import World
@@ -32,7 +34,10 @@ def run(cases: Mapping[str, Case], seed: int, timeout_s: float, *, keep: Path | 
                     _arrive(world, peer)
                 pause(_STEP_S)
             service.wait_complete(timeout_s)
-            rows = service.rows(began)[1:]
+            rows = [
+                replace(row, fault=asked_again_fault(peer.relay.journal))
+                for row, peer in zip(service.rows(began)[1:], peers, strict=True)
+            ]
             for peer in peers:
                 _explain(world, peer, service.missing(peer))
             return rows
