@@ -17,6 +17,7 @@ from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import metrics_directory
 from pipeline.settings.values import HostPort
+from tests.integration.process.conftest import PATIENCE_S
 
 
 class Relays:
@@ -55,8 +56,12 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def connected(server: ExpositionServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S)
+
+
 def get(server: ExpositionServer, path: str) -> tuple[int, str | None, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("GET", path)
     response = connection.getresponse()
     answer = response.status, response.getheader("Content-Type"), response.read()
@@ -118,10 +123,8 @@ def test_ill_health_is_503(server: ExpositionServer, answers: Answers) -> None:
 
 
 def test_too_many_connections_are_sent_away(server: ExpositionServer) -> None:
-    idle = [
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(exposition._MAX_CONNECTIONS)
-    ]
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as one_more:
+    idle = [connected(server) for _ in range(exposition._MAX_CONNECTIONS)]
+    with connected(server) as one_more:
         assert one_more.recv(1) == b""
     for connection in idle:
         connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -132,7 +135,7 @@ def test_too_many_connections_are_sent_away(server: ExpositionServer) -> None:
 def test_silent_client_is_dropped(monkeypatch: pytest.MonkeyPatch, answers: Answers) -> None:
     monkeypatch.setattr(exposition._Handler, "timeout", 0.05)
     server = ExpositionServer(HostPort("127.0.0.1", 0), answers.render, answers.health)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
+    with connected(server) as silent:
         assert silent.recv(1) == b""
     server.close()
 
@@ -141,7 +144,7 @@ def test_dripping_client_is_dropped(monkeypatch: pytest.MonkeyPatch, answers: An
     monkeypatch.setattr(exposition, "_CONNECTION_LIMIT_S", 0.05)
     server = ExpositionServer(HostPort("127.0.0.1", 0), answers.render, answers.health)
     # It may be dropped before it has sent this.
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as dripping, suppress(ConnectionError):
+    with connected(server) as dripping, suppress(ConnectionError):
         dripping.sendall(b"GET /metr")
         assert dripping.recv(1) == b""
     server.close()

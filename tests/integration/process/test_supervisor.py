@@ -12,6 +12,7 @@ import pytest
 from pipeline.process.clock import SystemClock
 from pipeline.process.exposition import render
 from pipeline.process.heartbeat import read_heartbeats
+from tests.fakes.procs import process
 from tests.integration.process.conftest import PATIENCE_S, Entry, Program, Programs, wait_for_end
 
 SPECS = "crawler:2:0,saver:1:1,forwarder:1:2"
@@ -133,6 +134,12 @@ def test_stage_with_a_thread_that_stands_still_is_killed(programs: Programs) -> 
     assert exits(programs, "saver-0", "hung") in render(programs.runtime)
 
 
+def cpu_s(pid: int) -> float:
+    found = process(pid)
+    assert found is not None
+    return found.cpu_s
+
+
 def test_starved_start_comes_up_in_the_end(programs: Programs) -> None:
     """With a few hundredths of a core, by SIGSTOP and SIGCONT; systemd is asked to wait meanwhile."""
     given = times(first_beat_limit_s=2.5, check_s=0.1, stall_s=60)
@@ -145,8 +152,10 @@ def test_starved_start_comes_up_in_the_end(programs: Programs) -> None:
     while time.monotonic() < deadline and not lines(supervisor, "all stages run"):
         os.kill(pid, signal.SIGSTOP)
         time.sleep(0.3)
+        had_s = cpu_s(pid)
         os.kill(pid, signal.SIGCONT)
-        time.sleep(0.03)
+        while cpu_s(pid) < had_s + 0.02 and time.monotonic() < deadline and not lines(supervisor, "all stages run"):
+            time.sleep(0.005)
     assert lines(supervisor, "all stages run")
     assert not lines(supervisor, "stage hangs, killing it")
 

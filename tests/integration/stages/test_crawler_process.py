@@ -26,7 +26,7 @@ def test_garbage_is_looked_for_rarely_in_a_crawler_process(world: World) -> None
         with Child([sys.executable, "-c", CRAWLER], env=env) as child:
             wait_arrived(world, events, 60)
             child.process.terminate()
-            found = child.wait_line(r"garbage (\w+) (\d+) (\d+) (\d+)", 30)
+            found = child.wait_line(r"garbage (\w+) (\d+) (\d+) (\d+)", 60)
     is_enabled, *thresholds = found.groups()
     assert is_enabled == "True"
     youngest, middle, oldest = map(int, thresholds)
