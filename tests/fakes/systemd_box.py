@@ -19,7 +19,7 @@ from tests.fakes.net import pause
 from tests.fakes.procs import process
 
 SYSTEMD = Path("/lib/systemd/systemd")
-START_S = 60.0
+START_S = 120.0
 # As sudo sets it: the machine's own programs, not those of whoever runs the tests.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEVICES = "null zero full random urandom tty"

@@ -4,14 +4,13 @@ import asyncio
 import json
 from typing import Any
 
-import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from pipeline.demo.relay import DemoRelay
 from pipeline.nostr.event import Event, sign
 
 SECRET = bytes(31) + b"\x05"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def note(created_at: int) -> Event:
@@ -48,6 +47,5 @@ async def _conversation() -> None:
         assert json.loads(await client.recv())[0] == "NOTICE"
 
 
-@pytest.mark.timeout(60)
 def test_a_conversation() -> None:
     asyncio.run(_conversation())

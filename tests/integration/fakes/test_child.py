@@ -75,7 +75,7 @@ def test_a_killed_test_run_leaves_nothing_behind(tmp_path: Path) -> None:
     with Child([sys.executable, "-c", TEST_RUN], env=os.environ | {"TMPDIR": str(tmp_path)}) as test_run:
         grandchild = int(test_run.wait_line(r"(\d+)", TIMEOUT_S)[1])
         test_run.kill()
-        for _ in range(100):
+        for _ in range(600):
             ended = process(grandchild)
             if ended is None or not ended.alive:
                 break

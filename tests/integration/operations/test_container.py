@@ -24,7 +24,7 @@ def health_check(address: str | None) -> int:
     assert program == "python"
     env = {"PATH": os.environ["PATH"]} | ({} if address is None else {"EVENTS_LISTEN_ADDRESS": address})
     return subprocess.run(
-        [sys.executable, *arguments], env=env, capture_output=True, timeout=30, check=False
+        [sys.executable, *arguments], env=env, capture_output=True, timeout=60, check=False
     ).returncode
 
 

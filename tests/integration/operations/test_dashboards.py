@@ -24,7 +24,7 @@ from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.scrape import Scrape
 from tests.fakes.service import EventService, settings
-from tests.integration.operations.support import until
+from tests.integration.operations.support import PATIENCE_S, until
 
 DEPLOY = Path(__file__).resolve().parents[3] / "pipeline" / "deploy"
 ALERTS = DEPLOY / "alerts.yml"
@@ -192,7 +192,7 @@ def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) 
         (tmp_path / "prometheus.yml").write_text(text.replace("15s", "1s"))
         command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
         with Child([*command, f"--web.listen-address={listen}"]):
-            wait_listening(address, int(listen.rpartition(":")[2]), 30.0)
+            wait_listening(address, int(listen.rpartition(":")[2]), PATIENCE_S)
             until(lambda: is_ready(listen), str)
             until(lambda: [each["health"] for each in asked(listen, "targets")["activeTargets"]] == ["up"], str)
             rules = [rule for group in asked(listen, "rules")["groups"] for rule in group["rules"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.fakes.child import Child
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, settings
-from tests.integration.operations.support import logged, until, wait_state
+from tests.integration.operations.support import PATIENCE_S, logged, until, wait_state
 
 
 def write(path: Path, env: Mapping[str, str]) -> None:
@@ -70,6 +70,6 @@ def test_a_bad_file_is_one_line_and_exit_code_3(tmp_path: Path) -> None:
     for command in (("supervise",), ("stage", "saver"), ("check",)):
         log = tmp_path / "log"
         with Child([sys.executable, "-m", "pipeline.cli", *command, "--env-file", str(file)], log=log) as child:
-            assert child.wait(30) == 3
+            assert child.wait(PATIENCE_S) == 3
         assert log.read_text() == f"event-service: cannot start: {file}, line 2 is no NAME=value\n"
         log.unlink()
