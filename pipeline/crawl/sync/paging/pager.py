@@ -17,6 +17,7 @@ The slices to ask for are a stack (`slice_stack`). A page of the slice on top is
 | the page | is followed by |
 |---|---|
 | may be full, and rises or ignores `until` after pages that fell unproven | everything from the start, in any order |
+| has more than the page above it had of the time that both cover | everything from the start, in any order |
 | lacks an event seen at a border of the slice | the same slice with the border read otherwise (`borders`) |
 | answers a control with more than the page had | everything from the start, in any order |
 | answers a control with older events, too, as `since` is ignored | a gap over its time, unless the next page goes on |
@@ -26,19 +27,27 @@ The slices to ask for are a stack (`slice_stack`). A page of the slice on top is
 | is empty, or has nothing below its newest second | nothing, or a check by kinds (`empty_pages`) |
 | rises, or is of a divided slice | its time divided, unless it has fewer events than what the slice was cut from |
 | lies in the newest second of the slice | the rest of the slice; if it may be full, the second by kinds or members |
-| falls | the slice up to its oldest second; the first times, and now and then, a control (`page_knowledge`) |
+| falls | the slice below, from just above its end (`page_ends`); at times first a control (`page_knowledge`) |
 
 Checks and controls are optional: one that is refused is dropped and told (`drop_optional`). It does no I/O and knows no
 clock.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from pipeline.crawl.sync.paging.borders import Borders
 from pipeline.crawl.sync.paging.empty_pages import EmptyPages
 from pipeline.crawl.sync.paging.missing import Missing, MissingRecord, Stuck
+from pipeline.crawl.sync.paging.page_ends import (
+    ARRIVALS,
+    ARRIVALS_SHARE,
+    Overlap,
+    PageEnd,
+    end_beside_arrivals,
+    end_of_cut_off,
+    few_arrivals,
+)
 from pipeline.crawl.sync.paging.slice_stack import SliceStack
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult, Role, Slice
 from pipeline.crawl.sync.plan import ALL_KINDS
@@ -46,12 +55,6 @@ from pipeline.nostr.filter import Filter
 
 # No relay returns so few events for a larger limit.
 LEAST_CAP: Final = 5
-# Some relays send what is new under the id of an open page, too, beyond their cap. What of it came live is known; of
-# the rest a page may have so many more, by share and number, and so many may be older than what it was cut off at.
-_ARRIVALS_SHARE: Final = 10
-_ARRIVALS: Final = 3
-# A gap between events of a page that is as long as one of so many parts of the time above it.
-_APART: Final = 4
 
 
 class Pager:
@@ -62,9 +65,9 @@ class Pager:
     """
 
     __slots__ = (
-        "_controlled", "_disproofs", "_doubt", "_empties", "_known_gaps", "_left", "_max_span", "_record", "_relied_on",
-        "_trusts_order", "borders", "breaks_off", "compares", "covered", "dense_seconds", "knowledge", "limit", "pages",
-        "settled", "stuck",
+        "_controlled", "_disproofs", "_doubt", "_empties", "_known_gaps", "_left", "_max_span", "_overlap", "_record",
+        "_relied_on", "_trusts_order", "borders", "breaks_off", "compares", "covered", "dense_seconds", "knowledge",
+        "limit", "pages", "settled", "stuck",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +95,8 @@ class Pager:
         self._known_gaps = gaps
         # The oldest second of a page whose control came back with nothing new, until it shows that the page was cut.
         self._controlled: int | None = None
+        # What the next page has in common with the last, which fell.
+        self._overlap: Overlap | None = None
         # What a control of a relay that ignores `since` could not show to be whole, until an older page follows.
         self._doubt: Missing | None = None
         self._trusts_order = True
@@ -122,7 +127,7 @@ class Pager:
         if self._is_disproved(part.form):
             self._begin_anew()
             return
-        if self._fell_by_chance(part, result):
+        if self._fell_by_chance(part, result) or self._left_out_newer(part, result):
             self._disprove(part.form)
             return
         falls = self._is_by_time(part, result)
@@ -225,29 +230,25 @@ class Pager:
             self._leave_second(part, result)
             return
         if not result.older and result.oldest >= part.low:
-            had_from = self._had_from(part, result, result.oldest)
-            self._left.push(part.between(part.low, had_from, ends=True))
-            # What arrived while the page was sent would be blamed on its order.
-            self._control(part, result, had_from if self._may_have_arrivals(part, result) else result.oldest)
+            end = self._end_of(part, result, result.oldest)
+            self._overlap = end.overlap
+            self._left.push(part.between(part.low, end.had_from, ends=True))
+            self._control(part, result, end.covers_from)
 
-    def _had_from(self, part: Slice, result: PageResult, oldest: int) -> int:
-        """Return the second down to which a page has all, though a few of its events are older than that by chance.
-
-        They were dated back, and arrived while the page was sent; or the relay chooses what it stored last and sorts it
-        then, so that what is late lies below a page that may be cut off.
-        """
+    def _end_of(self, part: Slice, result: PageResult, oldest: int) -> PageEnd:
         times = result.within(part.low, part.high)
-        if self._may_have_arrivals(part, result):
-            later = times[min(max(_few_arrivals(len(times)), result.arrived), len(times) - 1)]
-        elif self._may_be_full(part.form, result.returned):
-            later = _body_from(times)
-        else:
-            later = oldest
-        return later if later < part.high else oldest
+        if result.arrived or self.settled < part.high:
+            return end_beside_arrivals(times, part.high, result.arrived)
+        if self._may_be_full(part.form, result.returned):
+            return end_of_cut_off(times, part.high)
+        return PageEnd(oldest, oldest)
 
-    def _may_have_arrivals(self, part: Slice, result: PageResult) -> bool:
-        """Whether events of a page may have arrived while it was sent."""
-        return result.arrived > 0 or self.settled < part.high
+    def _left_out_newer(self, part: Slice, result: PageResult) -> bool:
+        """Whether a page shows that the one above it left out what is newer than its oldest event."""
+        if part.role is Role.CONTROL:
+            return False
+        overlap, self._overlap = self._overlap, None
+        return overlap is not None and part.high == overlap.high + 1 and overlap.has_more(result)
 
     def _go_below_second(self, part: Slice, result: PageResult) -> None:
         rest = part.between(part.low, part.high - 1)
@@ -298,7 +299,7 @@ class Pager:
         is_relied_on = self._trusts_order and not part.most and part.form in self._relied_on
         if not is_relied_on or self.knowledge.is_proven(part.form) or not self._may_be_full(part.form, result.returned):
             return False
-        arrivals = max(_few_arrivals(result.returned), result.arrived)
+        arrivals = max(few_arrivals(result.returned), result.arrived)
         return max(result.rises(self.settled), result.newer) > arrivals
 
     def _disprove(self, form: str) -> None:
@@ -366,7 +367,7 @@ class Pager:
 
     def _least_cut(self, most: int) -> int:
         """Return how many events a page that was cut off has at least, where another of its form had `most`."""
-        return max(most - most // _ARRIVALS_SHARE - _ARRIVALS, self._least_cap)
+        return max(most - most // ARRIVALS_SHARE - ARRIVALS, self._least_cap)
 
     def _split(self, part: Slice, gap: Gap, returned: int) -> None:
         parts = part.halves()
@@ -384,20 +385,3 @@ class Pager:
         self._record.add(Missing(stuck.gap, part.low, part.high, part.form, stuck.returned))
         if part.is_kindless:
             self._left.push(*replace(part, kinds=ALL_KINDS).halves())
-
-
-def _few_arrivals(returned: int) -> int:
-    """Return how many events of a page may have arrived while it was sent though none of them came live."""
-    return min(_ARRIVALS, returned // _ARRIVALS_SHARE)
-
-
-def _body_from(times: Sequence[int]) -> int:
-    """Return the oldest of a page's `times`, which rise, that does not lie apart from those above it.
-
-    The lowest few never count, nor those of the lowest tenth below a gap that is long beside all above it.
-    """
-    first = _few_arrivals(len(times))
-    for index in range(len(times) // _ARRIVALS_SHARE, first, -1):
-        if _APART * (times[index] - times[index - 1]) > times[-1] - times[index]:
-            return times[index]
-    return times[first]
