@@ -16,6 +16,8 @@ from tests.tools.completeness.world import World
 _SETTLE_S = 5.0
 _STEPS = 4
 _STEP_S = 1.0
+# So many times as long is waited for what takes minutes.
+_SLOW_TIMES = 5
 
 
 def run(cases: Mapping[str, Case], seed: int, timeout_s: float, *, keep: Path | None = None) -> list[Row]:
@@ -33,7 +35,7 @@ def run(cases: Mapping[str, Case], seed: int, timeout_s: float, *, keep: Path | 
                 for peer in peers:
                     _arrive(world, peer)
                 pause(_STEP_S)
-            service.wait_complete(timeout_s)
+            service.wait_complete(timeout_s * (_SLOW_TIMES if any(case.slow for case in cases.values()) else 1))
             rows = [
                 replace(row, fault=asked_again_fault(peer.relay.journal))
                 for row, peer in zip(service.rows(began)[1:], peers, strict=True)

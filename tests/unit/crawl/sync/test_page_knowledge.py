@@ -102,8 +102,9 @@ def test_order_that_one_window_disproves_is_believed_by_no_other() -> None:
 
 def test_end_of_a_long_span_takes_one_page_and_one_check() -> None:
     """The page that has nothing but the second seen before shows as much as an empty one below it would."""
-    events = notes(PEOPLE[0], 100)
-    window, asked = Window(QUERIES[0], SINCE, UNTIL, manners=Manners(pages=proven())), list[Filter]()
+    events, known = notes(PEOPLE[0], 100), proven()
+    known.note_size(FORM, 500)
+    window, asked = Window(QUERIES[0], SINCE, UNTIL, manners=Manners(pages=known)), list[Filter]()
     while not window.is_done:
         asked.append(window.page())
         window.take(result_of(window.page(), newest(events, window.page())))
