@@ -312,7 +312,7 @@ class _Relays:
 
 
 class _Shares:
-    """Shares of users in the wanted authors: some followees wait, or cease to."""
+    """Shares of users in the wanted authors: some followees wait or cease to; those of who has left are released."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._clock = ctx.clock
@@ -320,6 +320,7 @@ class _Shares:
         self._next = 0.0
         self._bells = ctx.bells
         self._steps: deque[shares.Step] = deque()
+        self._released = ctx.metrics.stage_discarded.labels(_STAGE, "followee-of-departed-user")
         with database.write() as tx:
             shares.set_bound(tx, ctx.config.max_wanted_authors)
 
@@ -339,8 +340,10 @@ class _Shares:
         if not self._steps:
             self._next = now_s + _REST_S
             return
+        step = self._steps.popleft()
         with self._database.write() as tx:
-            shares.take_step(tx, self._steps.popleft(), now)
+            changed = shares.take_step(tx, step, now)
+        self._released.inc(changed if step.leaves else 0)
         self._bells.ring("crawler")
 
 

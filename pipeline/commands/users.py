@@ -13,7 +13,7 @@ from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
 from pipeline.process.doorbell import Doorbells
 from pipeline.store import users as registered
-from pipeline.store.database import Tx
+from pipeline.store.database import Database
 
 
 class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -47,10 +47,11 @@ def add(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _change_of_users() as tx:
+    with _changes_of_users() as database:
         for key in keys:
-            registered.unblock(tx, key)
-            is_new = registered.register(tx, key, SystemClock().now_ms())
+            with database.write(durable=True) as tx:
+                registered.unblock(tx, key)
+                is_new = registered.register(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
 
 
@@ -61,9 +62,10 @@ def remove(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _change_of_users() as tx:
+    with _changes_of_users() as database:
         for key in keys:
-            was = registered.remove(tx, key, SystemClock().now_ms())
+            with database.write(durable=True) as tx:
+                was = registered.remove(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
 
 
@@ -74,19 +76,24 @@ def block(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users block npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _change_of_users() as tx:
+    with _changes_of_users() as database:
         for key in keys:
-            was = registered.block(tx, key, SystemClock().now_ms())
+            with database.write(durable=True) as tx:
+                was = registered.block(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} blocked{', was registered' if was else ''}")
 
 
 @contextmanager
-def _change_of_users() -> Iterator[Tx]:
-    """Yield a transaction; its commit wakes crawlers, and the saver, to which a list of thousands is left."""
+def _changes_of_users() -> Iterator[Database]:
+    """Yield the database, for a transaction a key: others get the write lock in between.
+
+    Afterwards wake crawlers, and the saver, to which a list of thousands is left.
+    """
     with open_configured_database() as database:
-        with database.write(durable=True) as tx:
-            yield tx
-        Doorbells(database.path).ring("crawler", "saver")
+        try:
+            yield database
+        finally:
+            Doorbells(database.path).ring("crawler", "saver")
 
 
 @users.command(name="list")

@@ -62,7 +62,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a list changes about the followees that are known, and what it was reckoned from.
+    """What a list changes about the followees that are known, and what it was reckoned from, if that may change.
 
     `added`: public keys in the order of the list; `removed`: numbers.
     """
@@ -70,7 +70,7 @@ class Difference:
     added: Sequence[bytes]
     removed: Sequence[int]
     next_place: int
-    basis: "tuple[ListRow | None, int, int]"
+    basis: "tuple[ListRow | None, int, int] | None"
 
 
 ListRow = tuple[bytes, int]
@@ -142,7 +142,8 @@ def retract(tx: Tx, known: Authors, follower: int, event_ids: AbstractSet[bytes]
         tx.execute(PUT_LIST, (follower, bytes(32), until))
     elif row is None or row[0] not in event_ids:
         return
-    _settle(tx, known, follower, difference(tx, follower, ()), now, now)
+    everybody = [int(followee) for (followee,) in tx.execute(FOLLOWEES, (follower,))]
+    _settle(tx, known, follower, Difference((), everybody, 0, None), now, now)
 
 
 def _take(tx: Tx, follower: int, event_id: bytes, created_at: int) -> bool:
@@ -195,7 +196,7 @@ def _apply(
         wanted_authors.release(tx, (followee for followee, waits in gone.items() if not waits))
         user = user.changed(-len(gone), -sum(gone.values()))
     gained = [followee for followee in added if followee != follower]
-    waits = user is not None and not shares.has_room(tx, user, len(gained), now)
+    waits = user is None or user.is_leaving or not shares.has_room(tx, user, len(gained), now)
     placed = zip(added, places, strict=False)
     tx.executemany(ADD, ((follower, each, place, waits and each != follower) for each, place in placed))
     if user is not None and not waits:

@@ -576,6 +576,11 @@ PAYLOADS = (
     "ALTER TABLE inbox_dead DROP COLUMN raw",
 )
 
+# Who has left and holds followees still; see `shares`.
+LEAVING_USERS = (
+    "CREATE INDEX monitored_leaving ON monitored (author) WHERE removed_at IS NOT NULL AND followees > waiting",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -607,4 +612,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0028-wanted-tiers", WANTED_TIERS),
     Migration("0029-contact-slices", CONTACT_SLICES),
     Migration("0030-payloads", PAYLOADS),
+    Migration("0031-leaving-users", LEAVING_USERS),
 )

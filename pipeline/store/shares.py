@@ -3,7 +3,9 @@
 Below `FREE` of `EVENTS_MAX_WANTED_AUTHORS` there is no other bound. Above it a user's share is the newest `MAX_SHARE`
 followees. Above `PRESSED` the `level` of shares sinks until enough users yield: the largest first, since each has its
 share whole if that is below the level, and new users at a tenth of the level. Followees beyond the share wait: they
-are rows of `contacts` with `waiting` set, which are no reason to want anyone.
+are rows of `contacts` with `waiting` set, which are no reason to want anyone. So are those of all who are no users.
+
+A user who leaves lets go of the followees step by step: until none is wanted for their sake they hold the others.
 
 | wanted authors | a list that grows | the sweeper |
 |---|---|---|
@@ -15,7 +17,7 @@ Between `FREE` and `PRESSED` nothing is taken away but for users who wait below 
 is given, so that it settles.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.store import contact_slices, wanted_authors
@@ -42,24 +44,33 @@ BUDGET = "SELECT authors, max_authors, level FROM wanted_budget"
 SET_BOUND = "UPDATE wanted_budget SET max_authors = ?1, level = ?2 WHERE max_authors <> ?1"
 SET_LEVEL = "UPDATE wanted_budget SET level = ?"
 HOLDING = """
-SELECT author, followees, waiting, created_at FROM monitored WHERE author = ? AND removed_at IS NULL
+SELECT author, followees, waiting, created_at, removed_at IS NOT NULL FROM monitored
+ WHERE author = ? AND (removed_at IS NULL OR followees > waiting)
 """
-WAITING_USERS = "SELECT author, followees, waiting, created_at FROM monitored WHERE waiting > 0"
+WAITING_USERS = """
+SELECT author, followees, waiting, created_at FROM monitored WHERE waiting > 0 AND removed_at IS NULL
+"""
 HOLDERS = """
 SELECT author, followees, waiting, created_at FROM monitored WHERE removed_at IS NULL AND followees - waiting > ?
 """
-WAITING = "SELECT count(*), coalesce(sum(waiting), 0) FROM monitored WHERE waiting > 0"
+LEAVING = "SELECT author FROM monitored WHERE removed_at IS NOT NULL AND followees > waiting LIMIT ?"
+WAITING = "SELECT count(*), coalesce(sum(waiting), 0) FROM monitored WHERE waiting > 0 AND removed_at IS NULL"
 NEWEST_FIRST = """
 SELECT followee, waiting FROM contacts WHERE follower = ?1 AND followee <> ?1 ORDER BY place DESC, followee DESC
 """
+NEWEST_WAITING = """
+SELECT followee FROM contacts WHERE follower = ?1 AND followee <> ?1 AND waiting = 1
+ ORDER BY place DESC, followee DESC LIMIT ?2
+"""
 SET_WAITING = "UPDATE contacts SET waiting = ? WHERE follower = ? AND followee = ?"
-ALL_WAIT = "UPDATE contacts SET waiting = 1 WHERE follower = ?1 AND followee <> ?1"
+# Rows that were written before those of others than users had `waiting` set.
+ALL_WAIT = "UPDATE contacts SET waiting = 1 WHERE follower = ?1 AND followee <> ?1 AND waiting = 0"
 COUNT_ALL = """
 UPDATE monitored SET (followees, waiting) = (
-  SELECT count(*), count(*) FROM contacts WHERE follower = ?1 AND followee <> ?1
+  SELECT count(*), coalesce(sum(waiting), 0) FROM contacts WHERE follower = ?1 AND followee <> ?1
 ) WHERE author = ?1
 """
-NONE_WAITS = "UPDATE contacts SET waiting = 0 WHERE follower = ? AND waiting = 1"
+HELD = "SELECT followee FROM contacts WHERE follower = ?1 AND followee <> ?1 AND waiting = 0 LIMIT ?2"
 PUT = "UPDATE monitored SET followees = ?2, waiting = ?3 WHERE author = ?1"
 
 
@@ -95,6 +106,8 @@ class Holding:
     followees: int
     waiting: int
     created_at: int
+    is_leaving: bool = False
+    """True if the registration has ended, and followees are still wanted for its sake."""
 
     @property
     def admitted(self) -> int:
@@ -103,7 +116,7 @@ class Holding:
 
     def changed(self, followees: int, waiting: int) -> "Holding":
         """Return the same with so many more."""
-        return Holding(self.author, self.followees + followees, self.waiting + waiting, self.created_at)
+        return replace(self, followees=self.followees + followees, waiting=self.waiting + waiting)
 
     def factor(self, now: int) -> int:
         """Return how many times as much the user yields as one who has been here for long."""
@@ -128,6 +141,8 @@ class Step:
 
     author: int | None
     number: int
+    leaves: bool = False
+    """True if the author was about to leave."""
 
 
 def set_bound(tx: Tx, max_authors: int) -> None:
@@ -161,14 +176,15 @@ def allowance(user: Holding, state: Budget, now: int) -> int:
 
 
 def holding(tx: Tx, author: int) -> Holding | None:
-    """Return what a user holds; None for who is not registered."""
+    """Return what a user holds, or one who leaves; None for all others."""
     row = tx.execute(HOLDING, (author,)).fetchone()
-    return None if row is None else Holding(*row)
+    return None if row is None else Holding(row[0], row[1], row[2], row[3], is_leaving=bool(row[4]))
 
 
 def put(tx: Tx, user: Holding) -> None:
-    """Write down what a user holds."""
-    tx.execute(PUT, (user.author, user.followees, user.waiting))
+    """Write down what a user holds; one who leaves and holds nothing more has left."""
+    has_left = user.is_leaving and not user.admitted
+    tx.execute(PUT, (user.author, *((0, 0) if has_left else (user.followees, user.waiting))))
 
 
 def has_room(tx: Tx, user: Holding, more: int, now: int) -> bool:
@@ -180,7 +196,7 @@ def has_room(tx: Tx, user: Holding, more: int, now: int) -> bool:
 def fill(tx: Tx, author: int, since: int, now: int, *, most: int | None = None) -> None:
     """Let the newest followees of a user be wanted, as many as may be; `most` of them if that is less."""
     user = holding(tx, author)
-    if user is not None:
+    if user is not None and not user.is_leaving:
         fit(tx, author, allowance(user, budget(tx), now), since, most=most)
 
 
@@ -190,28 +206,39 @@ def admit_all(tx: Tx, author: int, now: int) -> None:
     Of thousands a part: what is left is done in slices.
     """
     wanted_authors.acquire(tx, [author], now)
-    tx.execute(COUNT_ALL, (author,))
     user = holding(tx, author)
     if user is None:
         return
-    allowed = allowance(user, budget(tx), now)
-    if user.followees > contact_slices.SIZE or allowed < user.followees:
+    if not user.admitted:
+        # Else they come back before they have left.
         tx.execute(ALL_WAIT, (author,))
-        fit(tx, author, min(allowed, contact_slices.SIZE), now)
-        left = range(contact_slices.SIZE, allowed, contact_slices.SIZE)
-        contact_slices.put(tx, (ContactSlice(author, now, (), (), ()) for _ in left))
-        return
-    rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
-    wanted_authors.acquire(tx, (followee for followee, _ in rows), now)
-    put(tx, user.changed(0, -user.waiting))
+    tx.execute(COUNT_ALL, (author,))
+    user = holding(tx, author) or user
+    allowed = allowance(user, budget(tx), now)
+    fit(tx, author, allowed, now, most=contact_slices.SIZE)
+    left = range(contact_slices.SIZE, allowed, contact_slices.SIZE)
+    contact_slices.put(tx, (ContactSlice(author, now, (), (), ()) for _ in left))
 
 
-def release_all(tx: Tx, author: int) -> None:
-    """Take back that a user and the user's followees are wanted."""
-    rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
-    wanted_authors.release(tx, {author, *(followee for followee, waits in rows if not waits)})
-    tx.execute(NONE_WAITS, (author,))
-    put(tx, Holding(author, 0, 0, 0))
+def leave(tx: Tx, author: int) -> None:
+    """Take back that one whose registration has just ended is wanted, and the followees: of thousands a part.
+
+    What is left is done by `take_step`.
+    """
+    wanted_authors.release(tx, [author])
+    let_go(tx, author, most=contact_slices.SIZE)
+
+
+def let_go(tx: Tx, author: int, *, most: int) -> int:
+    """Let `most` followees of one who leaves be wanted no longer for their sake; return how many there were."""
+    user = holding(tx, author)
+    if user is None:
+        return 0
+    held = [int(followee) for (followee,) in tx.execute(HELD, (author, most))]
+    tx.executemany(SET_WAITING, ((1, author, followee) for followee in held))
+    wanted_authors.release(tx, held)
+    put(tx, user.changed(0, len(held)))
+    return len(held)
 
 
 def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None) -> int:
@@ -219,6 +246,9 @@ def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None
 
     Changes at most `most` of each; return how many follows changed.
     """
+    user = holding(tx, author)
+    if user is not None and number >= user.followees:
+        return _admit(tx, user, since, user.waiting if most is None else most)
     rows: list[Row] = tx.execute(NEWEST_FIRST, (author,)).fetchall()
     admitted = [followee for followee, waits in rows[:number] if waits][:most]
     yielding = [followee for followee, waits in reversed(rows[number:]) if not waits][:most]
@@ -230,8 +260,25 @@ def fit(tx: Tx, author: int, number: int, since: int, *, most: int | None = None
     return len(admitted) + len(yielding)
 
 
+def _admit(tx: Tx, user: Holding, since: int, most: int) -> int:
+    """Let the newest of those who wait be wanted, where all may be: without looking through the list."""
+    admitted = [int(followee) for (followee,) in tx.execute(NEWEST_WAITING, (user.author, most))]
+    tx.executemany(SET_WAITING, ((0, user.author, followee) for followee in admitted))
+    wanted_authors.acquire(tx, admitted, since, near=wanted_authors.NEAR - user.admitted)
+    put(tx, user.changed(0, -len(admitted)))
+    return len(admitted)
+
+
 def next_steps(tx: Tx, now: int) -> list[Step]:
-    """Return what to do so that shares are kept, a little of it; nothing if all is as it should be."""
+    """Return what to do so that shares are kept, a little of it; nothing if all is as it should be.
+
+    First for those who leave: that makes room.
+    """
+    leaving = [Step(author, 0, leaves=True) for (author,) in tx.execute(LEAVING, (_USERS_LOOKED_AT,))]
+    return [*leaving, *_steps_of_users(tx, now)]
+
+
+def _steps_of_users(tx: Tx, now: int) -> list[Step]:
     state = budget(tx)
     if state.is_pressed:
         return _yielding(tx, state, now)
@@ -255,9 +302,13 @@ def take_step(tx: Tx, step: Step, now: int) -> int:
     if step.author is None:
         tx.execute(SET_LEVEL, (step.number,))
         return 0
-    # The user may have left since.
-    is_user = holding(tx, step.author) is not None
-    return fit(tx, step.author, step.number, now, most=EDGES_PER_STEP) if is_user else 0
+    user = holding(tx, step.author)
+    if user is None or user.is_leaving is not step.leaves:
+        # The user has left since, or come back.
+        return 0
+    if step.leaves:
+        return let_go(tx, step.author, most=EDGES_PER_STEP)
+    return fit(tx, step.author, step.number, now, most=EDGES_PER_STEP)
 
 
 def _room(state: Budget) -> int:

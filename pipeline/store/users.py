@@ -180,12 +180,12 @@ def unblock(tx: Tx, public_key: bytes) -> None:
 
 
 def remove(tx: Tx, public_key: bytes, now: int) -> bool:
-    """End a registration; return True if there was one."""
+    """End a registration; return True if there was one. The sweeper releases followees beyond the first few hundred."""
     author = Authors().intern(tx, public_key)
     if not is_registered(tx, author):
         return False
     tx.execute(REMOVE, (now, wanted_authors.next_generation(tx), author))
-    shares.release_all(tx, author)
+    shares.leave(tx, author)
     return True
 
 

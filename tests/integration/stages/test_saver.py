@@ -20,18 +20,19 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.process.doorbell import Doorbell
 from pipeline.saver import event_processor
-from pipeline.store import contacts, users
+from pipeline.saver.event_processor import EventProcessor
+from pipeline.store import contact_slices, contacts, inbox, users
 from pipeline.store.authors import Authors
 from pipeline.store.commit_watch import POLL_S
 from pipeline.store.contacts import KeyedList
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.schema import open_database
 from pipeline.store.users import Signed
 from stages import saver
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.service import EventService
-from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, arrival, wait_until
 from tests.support.seeds import seeds
 
 ALICE, BOB, CAROL, DAVE = authors(41, 4)
@@ -637,6 +638,67 @@ def test_list_that_a_saver_left_half_done_is_done_by_the_next(world: World) -> N
     assert world.value("SELECT count(*) FROM contacts") == 3_000
     assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == 3_001
     assert world.seen() == {event.id for event in events}
+
+
+def long_list(author: Author, count: int) -> SignedEvent:
+    return author.contact_list([f"{number:064x}" for number in range(1, count + 1)], NOW)
+
+
+def test_rest_of_a_long_list_is_done_after_a_crash_between_two_slices(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was committed of it stays, the slice under way is done again, and nothing twice."""
+    world.register(ALICE.pubkey)
+    world.put([long_list(ALICE, 3_000)])
+    work_off, slices = contacts.work_off, list[bool]()
+
+    def dies_in_the_third(tx: Tx, known: Authors, now: int) -> bool:
+        slices.append(work_off(tx, known, now))
+        if len(slices) == 3:
+            raise RuntimeError
+        return slices[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(contacts, "work_off", dies_in_the_third)
+        with Running(world.context("saver"), saver.run) as running:
+            assert isinstance(running.wait_over(), RuntimeError)
+    wanted = "SELECT count(*) FROM wanted WHERE refs > 0"
+    assert world.value(wanted) == 1 + 3 * contact_slices.SIZE
+    assert world.inbox_size() == 0, "the list itself is not saved again"
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert world.value("SELECT count(*) FROM contacts") == 3_000
+    assert world.value(wanted) == 3_001
+    assert world.value("SELECT max(refs) FROM wanted") == 1
+
+
+def test_event_that_comes_between_two_slices_is_saved_before_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.register(ALICE.pubkey)
+    events = deque(profiles(4))
+    on_commit, work_off = EventProcessor.on_commit, contacts.work_off
+    seen_at_slices: list[int] = []
+    is_slice: list[bool] = []
+
+    def works_off(tx: Tx, known: Authors, now: int) -> bool:
+        seen_at_slices.append(int(tx.execute("SELECT count(*) FROM seen").get))
+        is_slice.append(True)
+        return work_off(tx, known, now)
+
+    def puts_another(processor: EventProcessor) -> None:
+        on_commit(processor)
+        if is_slice and events:
+            is_slice.clear()
+            with open_database(world.path, world.clock) as other, other.write() as tx:
+                inbox.append(tx, [arrival(events.popleft())])
+
+    monkeypatch.setattr(contacts, "work_off", works_off)
+    monkeypatch.setattr(EventProcessor, "on_commit", puts_another)
+    world.put([long_list(ALICE, 3_000)])
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert seen_at_slices == [1, 2, 3, 4, 5]
 
 
 def test_long_rows_wait_for_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,18 @@ import pytest
 
 from pipeline.process.clock import Clock, ManualClock
 from pipeline.process.stop import Stop
-from pipeline.store import contacts, disk, relay_mentions, relay_pruning, relays, retractions, users, wanted_authors
+from pipeline.store import (
+    contact_slices,
+    contacts,
+    disk,
+    relay_mentions,
+    relay_pruning,
+    relays,
+    retractions,
+    shares,
+    users,
+    wanted_authors,
+)
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -527,3 +538,33 @@ def test_followees_yield_where_too_many_are_wanted(world: World) -> None:
     waiting = {followee for (followee,) in world.query("SELECT followee FROM contacts WHERE waiting")}
     assert waiting == set(followees[: len(waiting)]), "those who were followed first"
     assert world.value("SELECT waiting FROM monitored WHERE removed_at IS NULL") == len(waiting)
+
+
+def test_followees_of_one_who_has_left_are_released_and_counted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next sweeper too, where one dies in the middle of it."""
+    with world.database.write() as tx:
+        authors = Authors()
+        user, *followees = (authors.intern(tx, number.to_bytes(32)) for number in range(2_600))
+        users.register(tx, bytes(32), NOW_MS)
+        contacts.replace(tx, ContactList(user, bytes(32), 1, followees), NOW_MS)
+        users.remove(tx, bytes(32), NOW_MS)
+    left = world.value("SELECT count(*) FROM wanted WHERE refs > 0")
+    assert left == 2_599 - contact_slices.SIZE
+    let_go, steps = shares.let_go, list[int]()
+
+    def dies_in_the_second(tx: Tx, author: int, *, most: int) -> int:
+        steps.append(let_go(tx, author, most=most))
+        if len(steps) == 2:
+            raise RuntimeError
+        return steps[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shares, "let_go", dies_in_the_second)
+        with Running(world.context("sweeper"), sweeper.run) as running:
+            assert isinstance(running.wait_over(), RuntimeError)
+    reason = "followee-of-departed-user"
+    released = running.metric("event_service_stage_discarded_total", stage="sweeper", reason=reason)
+    assert world.value("SELECT count(*) FROM wanted WHERE refs > 0") == left - released == left - shares.EDGES_PER_STEP
+    with Running(world.context("sweeper"), sweeper.run) as running:
+        wait_until(lambda: not world.value("SELECT count(*) FROM wanted WHERE refs > 0"))
+    assert world.value("SELECT count(*) FROM contacts") == 2_599

@@ -72,8 +72,6 @@ def check(tx: Tx) -> None:
     counted = "SELECT count(*) FROM wanted WHERE refs > 0"
     assert shares.budget(tx).authors == int(tx.execute(counted).get)
     check_wanted(tx)
-    gone = "SELECT count(*) FROM contacts JOIN monitored ON author = follower WHERE removed_at AND contacts.waiting"
-    assert not tx.execute(gone).get
 
 
 def test_lists_of_any_length_are_whole_below_four_fifths_of_the_bound(db: Database) -> None:
