@@ -13,9 +13,9 @@ from pipeline.crawl.assignment import RelayAssignment
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.crawl_report import CrawlReport
 from pipeline.crawl.dial_queue import DialBounds
+from pipeline.crawl.eager_dialler import EagerDialler
 from pipeline.crawl.flow_control import Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import EventLimits, Ingester
-from pipeline.crawl.lost_relays import Haste
 from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
 from pipeline.crawl.relay_pool import JOIN_S, RelayPool
 from pipeline.crawl.stored_item_sets import StoredItemSets
@@ -186,19 +186,24 @@ def _raise_file_limit(ctx: StageContext) -> None:
             ctx.log.warning("open-file limit too low for EVENTS_MAX_RELAYS", limit=most, wanted=wanted)
 
 
-@dataclass(frozen=True, slots=True)
 class _Dialler:
-    ctx: StageContext
-    policy: DialPolicy
+    def __init__(self, ctx: StageContext, policy: DialPolicy) -> None:
+        self._ctx = ctx
+        self._policy = policy
+        quick = policy.quick()
+        self._eager = EagerDialler(
+            lambda address, cancelled: dial(address, quick, ctx.clock, lambda: cancelled() or ctx.stop.is_set())
+        )
 
-    def dial(self, address: RelayAddress, haste: Haste) -> WebSocket:
-        policy = self.policy if haste is Haste.NONE else self.policy.quick(is_patient=haste is Haste.PATIENT)
-        return dial(address, policy, self.ctx.clock, self.ctx.stop.is_set)
+    def dial(self, address: RelayAddress, *, is_fast: bool) -> WebSocket:
+        if is_fast:
+            return self._eager.dial(address)
+        return dial(address, self._policy, self._ctx.clock, self._ctx.stop.is_set)
 
     def information(self, address: RelayAddress) -> RelayInformation:
         # Only a relay that has just been connected to is asked, once a day.
         return fetch_information(
-            address, replace(self.policy, gate=None), self.ctx.clock, self.ctx.stop.is_set, _INFORMATION_TIMEOUT_S
+            address, replace(self._policy, gate=None), self._ctx.clock, self._ctx.stop.is_set, _INFORMATION_TIMEOUT_S
         )
 
 

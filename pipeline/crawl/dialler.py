@@ -4,7 +4,6 @@ from typing import Final, Protocol
 
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
-from pipeline.crawl.lost_relays import Haste
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.nostr.address import RelayAddress
@@ -19,8 +18,8 @@ _ANSWERS: Final = frozenset({DialReason.REFUSED, DialReason.TLS})
 class Dialler(Protocol):
     """Opens connections; called from several threads at once."""
 
-    def dial(self, address: RelayAddress, haste: Haste) -> WebSocket:
-        """An open websocket; raises `DialError`."""
+    def dial(self, address: RelayAddress, *, is_fast: bool) -> WebSocket:
+        """An open websocket; raises `DialError`, soon if the relay `is_fast` to be tried again."""
         ...
 
     def information(self, address: RelayAddress) -> RelayInformation:
@@ -29,11 +28,11 @@ class Dialler(Protocol):
 
 
 def begin(
-    dialler: Dialler, address: RelayAddress, haste: Haste, metrics: RelayMetrics, context: CrawlContext
+    dialler: Dialler, address: RelayAddress, metrics: RelayMetrics, context: CrawlContext, *, is_fast: bool
 ) -> WebSocket | ConnectionResult:
     """Return the open websocket, or why there is none."""
     try:
-        return dialler.dial(address, haste)
+        return dialler.dial(address, is_fast=is_fast)
     except DialError as error:
         metrics.not_dialled(error.reason)
         return ConnectionResult(

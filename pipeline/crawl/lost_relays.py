@@ -16,7 +16,6 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
 from pipeline.crawl.reconnect import HEALTHY_S, ConnectionResult
@@ -27,24 +26,13 @@ FORGOTTEN_S: Final = 3600.0
 _SOON_S: Final = (1.0, 2.6)
 _LATER_S: Final = (10.0, 20.0)
 # After a dial that waited for seconds: a relay that comes back between two dials is noticed as soon.
-_AT_ONCE_AGAIN_S: Final = (0.1, 0.6)
-# Most dials of a lost relay are cut short; one in so many waits for a relay that is slow to greet after its start.
-_PATIENT_EVERY: Final = 4
+_AT_ONCE_AGAIN_S: Final = (0.05, 0.4)
 # Losses within so long of each other are at once; a broken line shows itself to all pings within about as long.
 _AT_ONCE_S: Final = 120.0
 # Fewer relays say nothing about the line.
 _LEAST_CROWD: Final = 4
 # A proxy answers for a relay that is not up yet.
 _PROXY_STATUS: Final = frozenset({502, 504})
-
-
-class Haste(Enum):
-    """For how long a dial may wait."""
-
-    NONE = auto()
-    SHORT = auto()
-    PATIENT = auto()
-    """As `SHORT`, but as `NONE` once the relay's host has answered."""
 
 
 @dataclass(slots=True)
@@ -82,7 +70,7 @@ class LostRelays:
             del self._lost[relay]
             return None
         lost.tries += not ending.connected
-        if now - lost.at >= FAST_S:
+        if not self.is_fast(relay, now):
             return self._rng.uniform(*_LATER_S)
         return self._rng.uniform(*(_AT_ONCE_AGAIN_S if ending.timed_out else _SOON_S))
 
@@ -98,12 +86,10 @@ class LostRelays:
         """Return how often it was dialled since its loss."""
         return self._lost[relay].tries
 
-    def haste(self, relay: int, now: float) -> Haste:
-        """Return for how long the next dial of `relay` may wait."""
+    def is_fast(self, relay: int, now: float) -> bool:
+        """Return True if `relay` was lost so short a time ago that its dials are not to wait for long."""
         lost = self._lost.get(relay)
-        if lost is None or now - lost.at >= FAST_S:
-            return Haste.NONE
-        return Haste.PATIENT if lost.tries % _PATIENT_EVERY == _PATIENT_EVERY - 1 else Haste.SHORT
+        return lost is not None and now - lost.at < FAST_S
 
     def is_line_down(self, connected: int, now: float) -> bool:
         """Return True if most relays were lost at once and none answered since; `connected` are left."""

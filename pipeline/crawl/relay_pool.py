@@ -15,7 +15,7 @@ from pipeline.crawl.crawled_relay import CrawledRelay, RelayLoader, RelayOrders,
 from pipeline.crawl.dial_queue import DialBounds, DialQueue
 from pipeline.crawl.dialler import Dialler, begin, inform
 from pipeline.crawl.ingester import Batch
-from pipeline.crawl.lost_relays import Haste, LostRelays
+from pipeline.crawl.lost_relays import LostRelays
 from pipeline.crawl.plan_turns import PlanTurns
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.reconnect import ConnectionResult, delay_s, failures_after, is_missing
@@ -213,17 +213,17 @@ class RelayPool:
         relay.connection = Connection(number, address, relay.sync, relay.host, relay.metrics, self.context)
         if relay.was_connected:
             relay.metrics.reconnected()
-        haste = self._lost.haste(number, self.context.clock.monotonic())
+        is_fast = self._lost.is_fast(number, self.context.clock.monotonic())
         self._dialling.add(number)
         threading.Thread(
-            target=self._dial, args=(number, address, haste, relay.connection, relay.metrics), name=f"dial-{number}",
-            daemon=True,
+            target=self._dial, args=(number, address, relay.connection, relay.metrics), kwargs={"is_fast": is_fast},
+            name=f"dial-{number}", daemon=True,
         ).start()  # fmt: skip
 
     def _dial(
-        self, number: int, address: RelayAddress, haste: Haste, connection: Connection, metrics: RelayMetrics
+        self, number: int, address: RelayAddress, connection: Connection, metrics: RelayMetrics, *, is_fast: bool
     ) -> None:
-        channel = begin(self.dialler, address, haste, metrics, self.context)
+        channel = begin(self.dialler, address, metrics, self.context, is_fast=is_fast)
         if isinstance(channel, ConnectionResult):
             self._end(number, channel)
         else:

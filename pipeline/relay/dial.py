@@ -24,10 +24,8 @@ from pipeline.settings.values import HostPort
 
 # Long enough for a slow name server, a lost SYN and TLS over half the world.
 DIAL_TIMEOUT_S = 15.0
-# For a relay that was connected a moment ago: two SYNs and their answer from the other side of the world, and then a
-# name server, TLS and a handshake as they were. What takes longer is tried again, since the relay may be back by then.
-QUICK_CONNECT_S = 2.5
-QUICK_TIMEOUT_S = 4.0
+# For a relay that was connected a moment ago: two SYNs, each with its answer from the other side of the world.
+QUICK_CONNECT_S = 2.0
 # More than are crawled; to be asked twice costs a relay little.
 MAX_REFUSING_RELAYS = 65_536
 
@@ -84,13 +82,9 @@ class DialPolicy:
     gate: DialGate | None = None
     own: HostPort | None = None
 
-    def quick(self, *, is_patient: bool) -> "DialPolicy":
-        """Return the policy for a relay that was connected a moment ago.
-
-        `is_patient`: it is waited for as long as ever once its host has answered.
-        """
-        timeout_s = self.timeout_s if is_patient else min(self.timeout_s, QUICK_TIMEOUT_S)
-        return replace(self, timeout_s=timeout_s, connect_timeout_s=min(self.connect_timeout_s, QUICK_CONNECT_S))
+    def quick(self) -> "DialPolicy":
+        """Return the policy for a relay that was connected a moment ago: its host answers soon or not at all."""
+        return replace(self, connect_timeout_s=min(self.connect_timeout_s, QUICK_CONNECT_S))
 
 
 def never() -> bool:

@@ -13,7 +13,7 @@ import pytest
 from pipeline.nostr.address import parse_address
 from pipeline.relay import resolve
 from pipeline.relay.blocking_websocket import BlockingWebSocket
-from pipeline.relay.dial import QUICK_CONNECT_S, QUICK_TIMEOUT_S, Compression, dial
+from pipeline.relay.dial import QUICK_CONNECT_S, Compression, dial
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
 from pipeline.settings.values import HostPort
@@ -68,12 +68,11 @@ def test_address_without_an_answer_costs_no_more_than_its_own_bound() -> None:
         websocket.close()
 
 
-def test_quick_dial_waits_less_and_a_patient_one_less_for_the_host_only() -> None:
+def test_quick_dial_waits_less_for_the_host_and_as_long_for_the_rest() -> None:
     usual = policy()
-    short, patient = usual.quick(is_patient=False), usual.quick(is_patient=True)
-    assert (short.timeout_s, short.connect_timeout_s) == (QUICK_TIMEOUT_S, QUICK_CONNECT_S)
-    assert (patient.timeout_s, patient.connect_timeout_s) == (usual.timeout_s, QUICK_CONNECT_S)
-    assert usual.quick(is_patient=True).user_agent == usual.user_agent
+    quick = usual.quick()
+    assert (quick.timeout_s, quick.connect_timeout_s) == (usual.timeout_s, QUICK_CONNECT_S)
+    assert quick == dataclasses.replace(usual, connect_timeout_s=QUICK_CONNECT_S)
 
 
 def test_failed_addresses_are_passed_over() -> None:

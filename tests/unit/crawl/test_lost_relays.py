@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.crawl.dial_queue import MAX_DIALS, MAX_FAST_DIALS, DialBounds, DialQueue, DueRelay
-from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, Haste, LostRelays
+from pipeline.crawl.lost_relays import FAST_S, FORGOTTEN_S, LostRelays
 from pipeline.crawl.reconnect import FAST_DIALS, HEALTHY_S, ConnectionResult, dial_rate, fast_dial_rate
 from pipeline.process.rate import Rate, TokenBucket
 from pipeline.relay.dial import QUICK_CONNECT_S
@@ -50,14 +50,10 @@ def test_lost_relay_whose_dial_took_seconds_is_redialled_at_once() -> None:
     assert later >= 10
 
 
-def test_dials_of_lost_relays_are_short_but_for_every_fourth() -> None:
+def test_only_relays_lost_minutes_ago_are_dialled_with_short_waits() -> None:
     made = lost_relays(1)
-    found = []
-    for _ in range(8):
-        found.append(made.haste(1, 1.0))
-        made.on_ending(1, TIMEOUT, 1.0)
-    assert found == [Haste.SHORT, Haste.SHORT, Haste.SHORT, Haste.PATIENT] * 2
-    assert (made.haste(1, FAST_S), made.haste(2, 1.0)) == (Haste.NONE, Haste.NONE)
+    made.on_ending(1, TIMEOUT, 1.0)
+    assert (made.is_fast(1, FAST_S - 1), made.is_fast(1, FAST_S), made.is_fast(2, 1.0)) == (True, False, False)
 
 
 @pytest.mark.parametrize(
