@@ -33,14 +33,16 @@ class Traffic:
 class CountingProxy:
     """Passes every connection on to `host:port`, at an address of its own; `sent` and `received` are the client's.
 
-    While it `is_cut` nothing passes. With `delay_s` each direction is late by half of it, so that a round trip takes
-    that much longer; nothing is slower.
+    While it `is_cut` nothing passes; while it is held, connections stay open and nothing is read. With `delay_s` each
+    direction is late by half of it, so that a round trip takes that much longer; nothing is slower.
     """
 
     def __init__(self, host: str, port: int, *, delay_s: float = 0.0) -> None:
         self.sent = 0
         self.received = 0
         self.is_cut = False
+        self._flows = threading.Event()
+        self._flows.set()
         self._target = (host, port)
         self._delay_s = delay_s / 2
         self._listener = socket.create_server((loopback_address(), 0))
@@ -66,6 +68,7 @@ class CountingProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._flows.set()
         _close(self._listener, *self._sockets)
 
     @contextlib.contextmanager
@@ -78,6 +81,15 @@ class CountingProxy:
             yield
         finally:
             self.is_cut = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Read and pass nothing for the time of the block, as a relay whose process is stopped; no connection ends."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -108,6 +120,7 @@ class CountingProxy:
                 setattr(self, counter, getattr(self, counter) + len(data))
                 if counter == "sent":
                     sniffer.feed(data)
+                self._flows.wait()
                 send(data)
         if self._delay_s:
             send(b"")
