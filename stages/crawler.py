@@ -311,9 +311,10 @@ class _Crawler:
                 owed = outbox.size(tx, SinkName.PUBSUB, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
             has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)
+            is_full = disk.is_full(tx, config.max_database_bytes)
         self.ingester.has_room_for_strangers = has_room
         self.backpressure.set_marks(_marks(config))
-        self.backpressure.update(waiting)
+        self.backpressure.update(waiting, is_full=is_full)
 
 
 def _plan_rest(took_s: float) -> float:

@@ -30,6 +30,8 @@ _MAX_SLICE_ROWS: Final = 2_000
 _REST_S: Final = 10.0
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 _SEEN_PACE_S: Final = 0.5
+# Ids are kept for so much longer than sweeps go back, however full the database is.
+_LEAST_SEEN_MS: Final = 86_400_000
 # Relays come and go by the day.
 _HORIZON_EVERY_S: Final = 60.0
 # Forgetting an address takes some 50 µs.
@@ -47,12 +49,12 @@ def run(ctx: StageContext) -> None:
         horizon = _Horizon(ctx, database)
         walks = [
             _TableWalk(ctx, database, "event", _Events(ctx).step),
-            _TableWalk(ctx, database, "seen", _Seen(horizon).step, pace_s=_SEEN_PACE_S),
-            _TableWalk(ctx, database, "delivery", _Deliveries(ctx).step),
-            _TableWalk(ctx, database, "deletion", _Deletions(horizon).step, pace_s=_SEEN_PACE_S),
-            _TableWalk(ctx, database, "vanished", _VanishRequests(ctx).step, pace_s=_SEEN_PACE_S),
+            _TableWalk(ctx, database, "seen", _Seen(horizon).step, pace_s=lambda: horizon.pace_s),
+            _TableWalk(ctx, database, "delivery", _Deliveries(ctx, horizon).step),
+            _TableWalk(ctx, database, "deletion", _Deletions(horizon).step, pace_s=lambda: horizon.pace_s),
+            _TableWalk(ctx, database, "vanished", _VanishRequests(ctx).step, pace_s=lambda: _SEEN_PACE_S),
             *(
-                _TableWalk(ctx, database, f"outbox-{sink}", _OffSink(ctx, sink).step, pace_s=_SEEN_PACE_S)
+                _TableWalk(ctx, database, f"outbox-{sink}", _OffSink(ctx, sink).step, pace_s=lambda: _SEEN_PACE_S)
                 for sink in _sinks_off(ctx.config)
             ),
         ]
@@ -85,7 +87,11 @@ Step = Callable[[Tx, int], tuple[int, bool]]
 class _TableWalk:
     """Walk over a table in steps, each a short transaction of its own, repeated for ever."""
 
-    def __init__(self, ctx: StageContext, database: Database, what: str, step: Step, *, pace_s: float = 0.0) -> None:
+    def __init__(
+        self, ctx: StageContext, database: Database, what: str, step: Step, *,
+        pace_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:  # fmt: skip
+        """`pace_s`: how long it rests between two steps."""
         self._clock = ctx.clock
         self._database = database
         self._step = step
@@ -105,7 +111,7 @@ class _TableWalk:
         held = self._clock.monotonic() - locked
         self._counter.inc(dropped)
         self._fit(held)
-        self._rest_until = self._clock.monotonic() + (_REST_S if at_end else self._pace_s)
+        self._rest_until = self._clock.monotonic() + (_REST_S if at_end else self._pace_s())
         return True
 
     def _fit(self, held: float) -> None:
@@ -134,7 +140,7 @@ class _Events:
 
 
 class _Horizon:
-    """How far back ids are kept, found out once in a while."""
+    """How far back ids are kept, found out once in a while: less far in a database that is too full."""
 
     def __init__(self, ctx: StageContext, database: Database) -> None:
         self._ctx = ctx
@@ -142,6 +148,10 @@ class _Horizon:
         self._next_at = -math.inf
         self.seen_before = 0
         """In ms."""
+        self.retention = ctx.config.seen_retention
+        """For how long outcomes are kept (ms)."""
+        self.pace_s = _SEEN_PACE_S
+        """How long to rest between two looks at ids."""
 
     def turn(self) -> None:
         """Read it again when due."""
@@ -150,10 +160,23 @@ class _Horizon:
         self._next_at = self._ctx.clock.monotonic() + _HORIZON_EVERY_S
         config = self._ctx.config
         with self._database.read() as tx:
+            pressure = disk.pressure(tx, self._ctx.settings.max_database_bytes)
+            self.retention = _pressed(config, pressure)
+            most = min(config.seen_retention_max, self.retention) if pressure else config.seen_retention_max
             self.seen_before = seen_before(
-                tx, self._ctx.clock.now_ms(), retention=config.seen_retention, most=config.seen_retention_max,
+                tx, self._ctx.clock.now_ms(), retention=self.retention, most=most,
                 resweep_window=config.resweep_window,
             )  # fmt: skip
+        self.pace_s = 0.0 if pressure else _SEEN_PACE_S
+
+
+def _pressed(config: Config, pressure: float) -> int:
+    """Return for how long ids are kept (ms).
+
+    Never less than sweeps go back: what they find again would be delivered again each time.
+    """
+    least = min(config.seen_retention, config.resweep_window + _LEAST_SEEN_MS)
+    return least + round((1 - pressure) * (config.seen_retention - least))
 
 
 class _Seen:
@@ -173,12 +196,13 @@ class _Seen:
 class _Deliveries:
     """Outcomes as old as the ids."""
 
-    def __init__(self, ctx: StageContext) -> None:
+    def __init__(self, ctx: StageContext, horizon: _Horizon) -> None:
         self._ctx = ctx
+        self._horizon = horizon
         self._after = 0
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
-        before = self._ctx.clock.now_ms() - self._ctx.config.seen_retention
+        before = self._ctx.clock.now_ms() - self._horizon.retention
         done = events.forget_deliveries(tx, after=self._after, before=before, limit=rows)
         at_end = done.looked_at < rows
         self._after = 0 if at_end else done.last

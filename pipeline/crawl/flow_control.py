@@ -50,10 +50,10 @@ class Backpressure:
         """Let later updates go by these marks."""
         self._marks = marks
 
-    def update(self, waiting: QueueSize) -> None:
-        """Note how much waits."""
+    def update(self, waiting: QueueSize, *, is_full: bool = False) -> None:
+        """Note how much waits; `is_full`: nothing more may come, however little that is."""
         marks = self._marks
-        if waiting.events > marks.high or waiting.bytes > marks.bytes:
+        if is_full or waiting.events > marks.high or waiting.bytes > marks.bytes:
             self._open.clear()
         elif waiting.events < marks.low and waiting.bytes < _LOW_PART * marks.bytes:
             self._open.set()

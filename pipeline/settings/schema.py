@@ -262,8 +262,9 @@ SETTINGS: tuple[Setting, ...] = (
         "max_database_bytes",
         parse.count(0, 1 << 50),
         "8589934592",
-        "bytes in use in the database beyond which payloads are forgotten as soon as they are delivered, and an eighth"
-        " beyond which events of authors whom no registered user follows are dropped; 0: no bound",
+        "bytes in use in the database beyond which payloads are forgotten as soon as they are delivered, an eighth"
+        " beyond which events of authors whom no registered user follows are dropped and ids are kept for less long,"
+        " and a quarter beyond which relays are not read; 0: no bound",
         live=True,
     ),
     Setting(

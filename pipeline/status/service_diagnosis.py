@@ -84,7 +84,11 @@ def _disk(snapshot: Snapshot) -> Iterator[Diagnosis]:
     if snapshot.free_bytes < _MIN_FREE_BYTES:
         what = f"{NO_ROOM}: {snapshot.free_bytes >> 20} MiB are left beside the database"
         yield Diagnosis(Severity.PROBLEM, "disk", what, "make room; nothing is accepted that cannot be kept")
-    if not snapshot.has_room_for_strangers:
+    if snapshot.is_database_full:
+        what = "the database uses a quarter more than EVENTS_MAX_DATABASE_BYTES: relays are not read"
+        action = "raise it; what is pending is delivered, and relays are read on once there is room"
+        yield Diagnosis(Severity.PROBLEM, "database", what, action)
+    elif not snapshot.has_room_for_strangers:
         what = "the database uses more than EVENTS_MAX_DATABASE_BYTES: profiles and lists of strangers are dropped"
         yield Diagnosis(
             Severity.PROBLEM, "database", what, "raise it; events of and about your users are saved as ever"

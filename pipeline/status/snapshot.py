@@ -14,7 +14,7 @@ from pipeline.settings.config import Config
 from pipeline.store import dead, gaps, gauges, relay_records, throughput
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
-from pipeline.store.disk import disk_use, has_room_for_strangers
+from pipeline.store.disk import disk_use, has_room_for_strangers, is_full
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing, QueueGauges
 from pipeline.store.outbox import SinkName
@@ -78,6 +78,7 @@ class Snapshot:
     waiting: Waiting
     database_bytes: int
     has_room_for_strangers: bool
+    is_database_full: bool
     wal_bytes: int
     free_bytes: int
 
@@ -100,6 +101,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         hour = throughput.recent(tx)
         open_gaps = gaps.summaries(tx, limit=MAX_GAPS)
         has_room = has_room_for_strangers(tx, config.max_database_bytes)
+        is_database_full = is_full(tx, config.max_database_bytes)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
@@ -125,6 +127,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         waiting=seen.waiting,
         database_bytes=disk.database,
         has_room_for_strangers=has_room,
+        is_database_full=is_database_full,
         wal_bytes=disk.wal,
         free_bytes=disk.free,
     )

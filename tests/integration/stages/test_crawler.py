@@ -17,7 +17,7 @@ from pipeline.crawl import reconnect
 from pipeline.process.doorbell import Doorbells
 from pipeline.process.rate import Rate
 from pipeline.relay.dial import DialPolicy
-from pipeline.store import relay_mentions, relay_status
+from pipeline.store import disk, relay_mentions, relay_status
 from pipeline.store import relays as relay_table
 from stages import crawler
 from tests.factories.events import Author, SignedEvent, assemble, authors
@@ -339,14 +339,31 @@ def test_bytes_that_wait_stop_reading_until_they_are_saved(world: World, relay: 
         assert state(world, relay)[0] == "connected"
 
 
-def test_database_beyond_its_bound_drops_what_is_of_strangers(world: World, relay: ScriptedRelay) -> None:
-    with crawling(world, relay.url, EVENTS_MAX_DATABASE_BYTES="1") as running:
+def test_database_beyond_its_bound_drops_what_is_of_strangers(
+    world: World, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "used_bytes", lambda _: 1_200)
+    with crawling(world, relay.url, EVENTS_MAX_DATABASE_BYTES="1000") as running:
         wait_live(relay)
         relay.publish(profiles(1)[0])
         wait_until(lambda: running.metric("received_events_counter_total", address=relay.url) >= 1)
     dropped = {"stage": "crawler", "reason": "database-full"}
     assert running.metric("event_service_stage_discarded_total", **dropped) >= 1, "it may come twice"
     assert arrived(world) == set()
+
+
+def test_full_database_takes_nothing_until_there_is_room(
+    world: World, relay: ScriptedRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = [1_250]
+    monkeypatch.setattr(disk, "used_bytes", lambda _: used[0])
+    relay.hold(profiles(3))
+    with crawling(world, relay.url, EVENTS_MAX_DATABASE_BYTES="1000"):
+        wait_until(lambda: is_held(world, relay))
+        relay.publish(*profiles(2, first=3))
+        assert arrived(world) == set()
+        used[0] = 900
+        wait_arrived(world, profiles(5))
 
 
 def test_backlog_of_a_sink_that_is_off_stops_nothing(world: World, relay: ScriptedRelay) -> None:

@@ -155,6 +155,21 @@ def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: N
     assert running.metric(discarded, stage="sweeper", reason="expired-delivery") == 30
 
 
+@pytest.mark.parametrize(("used", "days"), [(1_125, 30), (1_150, 24), (1_187, 17), (1_250, 4), (9_000, 4)])
+def test_ids_are_forgotten_the_sooner_the_fuller_the_database_is(
+    world: World, eager: None, monkeypatch: pytest.MonkeyPatch, used: int, days: int
+) -> None:
+    """A day more than sweeps go back at least, however full it is."""
+    monkeypatch.setattr(disk, "used_bytes", lambda _: used)
+    for number, age in enumerate(range(1, 40)):
+        at = NOW_MS - age * DAY + HOUR
+        world.execute("INSERT INTO seen VALUES (randomblob(32), ?, ?, 5, 0, 1)", number, at)
+        world.execute("INSERT INTO deliveries VALUES (?, 'pubsub', 'delivered', ?)", number, at)
+    sweep(world, EVENTS_MAX_DATABASE_BYTES="1000", EVENTS_RESWEEP_WINDOW="72h", EVENTS_SEEN_RETENTION="720h")
+    assert world.value("SELECT count(*) FROM seen") == days
+    assert world.value("SELECT count(*) FROM deliveries") == days
+
+
 def test_what_was_taken_back_is_forgotten_in_time(world: World, eager: None) -> None:
     """Deletions as late as ids; who has vanished after a year, unless they are wanted."""
     with world.database.write() as tx:

@@ -29,6 +29,15 @@ def test_between_the_marks_it_stays_as_it_was() -> None:
             assert gate.is_open is before
 
 
+def test_full_database_closes_it_however_little_waits() -> None:
+    gate = gate_of(20, 15)
+    seen = []
+    for waiting, is_full in ((0, True), (0, False), (17, True), (17, False), (14, False)):
+        gate.update(QueueSize(waiting, 0), is_full=is_full)
+        seen.append(gate.is_open)
+    assert seen == [False, True, False, False, True]
+
+
 def test_bytes_close_it_too_and_open_it_below_three_quarters() -> None:
     gate = gate_of(20, 15, size=1_000)
     seen = []

@@ -44,6 +44,7 @@ WELL = Snapshot(
     waiting=Waiting(0, 0),
     database_bytes=0,
     has_room_for_strangers=True,
+    is_database_full=False,
     wal_bytes=0,
     free_bytes=1 << 40,
 )
@@ -239,6 +240,13 @@ def test_database_beyond_its_bound_is_reported_with_the_setting() -> None:
     found = one(replace(WELL, has_room_for_strangers=False))
     assert (found.severity, found.subject) == (Severity.PROBLEM, "database")
     assert "EVENTS_MAX_DATABASE_BYTES" in found.what
+
+
+def test_full_database_is_reported_with_the_setting_and_once() -> None:
+    found = one(replace(WELL, has_room_for_strangers=False, is_database_full=True))
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "database")
+    assert "EVENTS_MAX_DATABASE_BYTES" in found.what
+    assert "not read" in found.what
 
 
 def test_a_rough_duration() -> None:
