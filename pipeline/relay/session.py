@@ -302,7 +302,7 @@ class Session:
         subscription = self.subscriptions.get(subscription_id)
         if subscription is None or subscription.hold is not None:
             return
-        self._answers.note(subscription)
+        self._answers.note(subscription, now)
         subscription.is_complete = True
         subscription.hear(now)
         self.subscriptions.on_end_of_answer(subscription)

@@ -172,12 +172,36 @@ def test_relay_that_serves_requests_in_turn_gets_fewer_at_once() -> None:
     """nostr-rs-relay with a limit on subscriptions a minute: the connection stands still, and nothing is broken."""
     client = Client(Silences())
     client.answer(client.ask("a"), 0.1)
-    for key in "bcd":
-        client.ask(key, 1.0)
-    assert client.expired(1.0 + FIRST_ANSWER_S) == ["b", "c", "d"]
+    for at in (1.0, 2.0 + FIRST_ANSWER_S):
+        assert client.session.limits == RelayLimits()
+        for key in "bcd":
+            client.ask(key, at)
+        assert client.expired(at + FIRST_ANSWER_S) == ["b", "c", "d"]
     limits = client.session.limits
     assert (limits.max_subscriptions, limits.max_authors, limits.max_filters) == (18, 250, 10)
     assert limits.max_pages == 1
+    assert not client.session.wants_another_connection
+
+
+def test_relay_that_answered_another_page_meanwhile_serves_in_turn() -> None:
+    client = Client(Silences())
+    client.answer(client.ask("a"), 0.1)
+    first, _ = client.ask("b", 1.0), client.ask("c", 1.0)
+    client.answer(first, FIRST_ANSWER_S - 1)
+    assert client.expired(1.0 + FIRST_ANSWER_S) == ["c"]
+    assert client.session.limits.max_pages == RelayLimits().max_pages - 1
+
+
+def test_relay_that_answers_nothing_for_half_a_minute_teaches_nothing() -> None:
+    """Its process is stopped, or busy with something else."""
+    client = Client(Silences())
+    client.answer(client.ask("a"), 0.1)
+    for at in (1.0, 101.0, 201.0):
+        for key in "bcd":
+            client.ask(key, at)
+        assert client.expired(at + FIRST_ANSWER_S) == ["b", "c", "d"]
+        client.answer(client.ask("a", at + 50.0), at + 51.0)
+    assert client.session.limits == RelayLimits()
     assert not client.session.wants_another_connection
 
 
