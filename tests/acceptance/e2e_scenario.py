@@ -19,7 +19,7 @@ from tests.support.seeds import told_seed
 
 REACH_S = 2 * 3600
 RELAY_CAP = 500
-ARRIVAL_TIMEOUT_S = 120.0
+ARRIVAL_TIMEOUT_S = 240.0
 
 
 class Consumer(Protocol):

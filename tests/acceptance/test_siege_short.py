@@ -20,7 +20,7 @@ RELAYS = 6
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_honest_users_keep_what_they_were_promised(tmp_path: Path) -> None:
     seed = seeds(1)[0]
     print(f"seed {seed}")

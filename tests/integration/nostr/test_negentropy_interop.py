@@ -21,6 +21,8 @@ MANY = 30_000  # the relay refuses more than 50,000
 START = 1_700_000_000
 CLUSTER = 40  # events in one second: more than a list holds, so that bounds need parts of ids
 TIMEOUT_S = 60.0
+# The first test signs and stores what all need.
+pytestmark = pytest.mark.timeout(400)
 
 
 class Peer:
