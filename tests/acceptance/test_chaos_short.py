@@ -14,7 +14,7 @@ SETTLE_S = 40.0
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_nothing_is_lost_whatever_breaks(tmp_path: Path) -> None:
     seed = told_seed()
     report = run(Options(seed, MINUTES, settle_s=SETTLE_S, keep=tmp_path / "kept"), print)
