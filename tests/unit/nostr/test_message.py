@@ -285,11 +285,11 @@ def test_any_frame_is_a_message_or_invalid(raw: bytes) -> None:
     assert repr(result)
 
 
-def test_a_frame_of_a_million_tags_is_read() -> None:
-    frame = b'["EVENT","s",' + EVENT.to_json().replace(b'["t","x"]', b",".join([b'["t"]'] * 1_000_000)) + b"]"
+def test_a_frame_of_200_000_tags_is_read() -> None:
+    frame = b'["EVENT","s",' + EVENT.to_json().replace(b'["t","x"]', b",".join([b'["t"]'] * 200_000)) + b"]"
     read_back = parse_relay_message(frame)
     assert isinstance(read_back, EventMessage)
-    assert len(read_back.event.tags) == 1_000_000
+    assert len(read_back.event.tags) == 200_000
     assert parse_relay_message(frame, {EVENT.id}) == KnownEvent("s", EVENT.id, EVENT.created_at)
 
 

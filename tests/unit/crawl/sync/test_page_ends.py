@@ -28,7 +28,7 @@ def test_what_arrived_is_neither_the_end_nor_held_against_the_order() -> None:
     assert end_beside_arrivals(DENSE, 2_000, arrived=5) == PageEnd(1_005, 1_005)
 
 
-def test_only_more_than_was_had_and_came_live_shows_that_newer_ones_were_left_out() -> None:
+def test_more_than_was_had_and_came_live_was_left_out_above() -> None:
     overlap = Overlap(1_001, 1_002, 2)
     assert not overlap.has_more(PageResult(3, times=(1_003, 1_002, 1_001)))
     assert overlap.has_more(PageResult(4, times=(1_002, 1_002, 1_001, 900)))
