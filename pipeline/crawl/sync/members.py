@@ -113,11 +113,14 @@ class Members(Sequence[Member]):
 
     def among(self, keys: AbstractSet[bytes]) -> "Members":
         """Return those with one of these keys."""
-        return self._chosen([key in keys for key in self.keys])
+        return self.split(keys)[0]
 
-    def not_among(self, keys: AbstractSet[bytes]) -> "Members":
-        """Return those with none of these keys."""
-        return self._chosen([key not in keys for key in self.keys])
+    def split(self, keys: AbstractSet[bytes]) -> "tuple[Members, Members]":
+        """Return those with one of these keys, and those with none of them."""
+        if not keys:
+            return NO_MEMBERS, self
+        chosen = [key in keys for key in self.keys]
+        return self._chosen(chosen), self._chosen([not is_chosen for is_chosen in chosen])
 
     def _chosen(self, chosen: Sequence[bool]) -> "Members":
         count = sum(chosen)

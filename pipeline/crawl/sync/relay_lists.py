@@ -90,6 +90,8 @@ class Named:
 
     def _alone(self, subject: Subject, queries: Iterable[Query], mark: str = "") -> Iterator[Query]:
         """Yield queries about those members of `queries` only who are to be found here."""
+        if not self._lists:
+            return
         found = (query.members.among(self.keys_among(query)) for query in queries if query.subject is subject)
         for prefix, chunk in chunks(chain.from_iterable(found)):
             yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)

@@ -178,7 +178,7 @@ class NewAuthorLookback:
         if not members:
             return
         here = named.keys_of(subject, members)
-        parts = [members.among(here), members.not_among(here)] if here else [members]
+        parts = [*members.split(here)] if here else [members]
         old = [chunk for chunk in self.chunks.values() if chunk.subject is subject and chunk.tier == tier]
         left = sum(len(chunk.members) for chunk in old)
         if len(old) > _MAX_CHUNKS and 2 * left < MAX_MEMBERS * len(old):

@@ -224,11 +224,11 @@ def parted(slices: Iterable[Slice], first: AbstractSet[bytes]) -> tuple[list[Sli
     before: list[Slice] = []
     for part in slices:
         members = part.query.members
-        named = members.among(first)
+        named, others = members.split(first)
         if len(members) - len(named) <= MAX_COMPANIONS:
             (before if named else behind).append(part)
             continue
-        behind.append(replace(part, query=part.query.of_members(members.not_among(first))))
+        behind.append(replace(part, query=part.query.of_members(others)))
         if named:
             before.append(replace(part, query=part.query.of_members(named)))
     return behind, before
