@@ -3,11 +3,12 @@
 It decides about order only: a list may be old, wrong or missing, and everybody is asked for everywhere.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 from pipeline.crawl.sync.members import Members
+from pipeline.crawl.sync.packed_uses import PackedUses, pack_number
 from pipeline.crawl.sync.plan import BY_TAG, USERS, Query, Subject, chunks, tier_mark
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIER_SIZES, TIERS
@@ -20,14 +21,13 @@ _LATE: Final = range(len(TIER_SIZES), TIERS)
 
 
 class RelayLists:
-    """The newest lists of all wanted authors, in memory (about 250 bytes each). Changed by one thread, read by all."""
+    """The newest lists of all wanted authors, in memory (about 50 bytes each). Changed by one thread, read by all."""
 
-    __slots__ = ("_lists", "_uses")
+    __slots__ = ("_lists",)
 
     def __init__(self) -> None:
-        # By author, the uses of relays; each use is one object, however many lists name it.
-        self._lists: dict[bytes, tuple[int, ...]] = {}
-        self._uses: dict[int, int] = {}
+        # By author, the uses of relays.
+        self._lists = PackedUses()
 
     def __len__(self) -> int:
         return len(self._lists)
@@ -37,12 +37,10 @@ class RelayLists:
         changed: set[int] = set()
         for each in changes:
             uses = (*map(_writing, each.writes), *map(_reading, each.reads))
-            before = self._lists.get(each.public_key, ())
+            before = self._lists.get(each.public_key)
             changed.update(use // 2 for use in {*before} ^ {*uses})
-            if uses:
-                self._lists[each.public_key] = tuple(self._uses.setdefault(use, use) for use in uses)
-            elif before:
-                del self._lists[each.public_key]
+            if uses != before:
+                self._lists.put(each.public_key, uses)
         return changed
 
     def at(self, relay: int) -> "Named":
@@ -55,7 +53,7 @@ class Named:
 
     __slots__ = ("_lists", "_relay")
 
-    def __init__(self, lists: Mapping[bytes, tuple[int, ...]], relay: int) -> None:
+    def __init__(self, lists: PackedUses, relay: int) -> None:
         self._lists = lists
         self._relay = relay
 
@@ -67,8 +65,8 @@ class Named:
         """The keys of `members` who are to be found here by what a query of `subject` asks for."""
         if not self._lists:
             return set()
-        use = _reading(self._relay) if subject in BY_TAG else _writing(self._relay)
-        return {key for key in members.keys if use in self._lists.get(key, ())}
+        use = pack_number(_reading(self._relay) if subject in BY_TAG else _writing(self._relay))
+        return {key for key in members.keys if self._lists.has(key, use)}
 
     def first(self, queries: Sequence[Query], users: Sequence[Query]) -> tuple[Query, ...]:
         """Return the live queries that come first where there is no room for `queries`, in stable chunks of own names.
@@ -102,7 +100,7 @@ def is_named(query: Query) -> bool:
     return query.prefix.startswith(_MARK)
 
 
-NOBODY: Final = Named({}, 0)
+NOBODY: Final = Named(PackedUses(), 0)
 
 
 def _writing(relay: int) -> int:
