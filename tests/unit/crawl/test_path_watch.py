@@ -1,6 +1,6 @@
 """Which connections are taken for lost, by what the kernel knows of their paths."""
 
-from pipeline.crawl.path_watch import CHECK_EVERY_S, GRACE_S, LOST_AFTER_S, PathVerdict, PathWatch
+from pipeline.crawl.path_watch import CHECK_EVERY_S, GRACE_S, LOST_AFTER_S, PROBE_EVERY_S, PathVerdict, PathWatch
 from pipeline.relay.tcp_path import KEEPALIVE_IDLE_S, TcpPath
 
 HEARD = TcpPath(silent_s=KEEPALIVE_IDLE_S)
@@ -29,10 +29,16 @@ def test_few_connections_say_nothing_about_the_line_and_are_lost() -> None:
     assert PathWatch().judge([DEAD] * 3, 100.0) == [LOST] * 3
 
 
-def test_no_connection_is_lost_while_the_line_is_down_nor_at_once_after() -> None:
+def test_connections_are_kept_while_the_line_is_down_but_for_a_probe() -> None:
     watch, down = PathWatch(), [DEAD] * 5
-    assert watch.judge(down, 100.0) == [FINE] * 5
-    back = [HEARD, *down[1:]]
+    assert watch.judge(down, 100.0) == [LOST, *[FINE] * 4]
+    assert watch.judge(down[1:], 101.0) == [FINE] * 4
+    assert watch.judge(down[1:], 100.0 + PROBE_EVERY_S) == [LOST, *[FINE] * 3]
+
+
+def test_connections_that_do_not_go_on_after_the_line_is_back_are_lost() -> None:
+    watch, back = PathWatch(), [HEARD, *[DEAD] * 4]
+    watch.judge([DEAD] * 5, 100.0)
     assert watch.judge(back, 101.0) == [FINE] * 5
     assert watch.judge(back, 100.0 + GRACE_S) == [FINE, *[LOST] * 4]
 
