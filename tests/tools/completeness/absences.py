@@ -5,6 +5,7 @@ Late arrivals are looked for every six hours here, so that nothing comes by chan
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import time
@@ -22,6 +23,7 @@ from tests.fakes.net import pause
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Other
 from tests.fakes.relay_store import MemoryStore
+from tests.fakes.tcp import TcpServer, say_nothing
 from tests.tools.completeness.asked_again import asked_again_fault
 from tests.tools.completeness.behaviours import DEMANDING, HONEST_CASE, BehaviourMatrix, Case
 from tests.tools.completeness.run import Peer, Row, Run
@@ -44,6 +46,8 @@ _NUMBERED_FROM = 1 << 40
 class Absence:
     """What comes to a relay while it is away. `forgets`: it comes back without what it had.
 
+    `is_mute`: its host accepts connections all the while, and does not upgrade them.
+
     `returns` is what it does for once when it is back, `again`: it is lost once more soon after. `compares`: most of
     what it has is known before the start, and must be compared.
     """
@@ -52,6 +56,7 @@ class Absence:
     comes: Callable[[World], list[SignedEvent]]
     case: Case = HONEST_CASE
     forgets: bool = False
+    is_mute: bool = False
     returns: Upgrade | None = None
     again: bool = False
     compares: bool = False
@@ -77,6 +82,7 @@ ABSENCES = (
     Absence("away-other-store", lambda world: world.stored(_STORED), forgets=True),
     Absence("away-gateway", lambda world: world.stored(60), returns=Upgrade(502, times=2)),
     Absence("away-busy", lambda world: world.stored(60), returns=Upgrade(503, (("Retry-After", "5"),), times=1)),
+    Absence("away-mute", lambda world: world.stored(60), is_mute=True),
     Absence("away-twice", lambda world: world.stored(60), again=True),
     Absence(
         "away-compared", lambda world: world.stored(20), Case(Behaviour(negentropy=True)), compares=True, stored=300
@@ -173,7 +179,12 @@ def _be_away(world: World, peers: Sequence[Peer]) -> None:
         if absence.returns is not None:
             peer.relay.behaviour = absence.case.behaviour | Behaviour(upgrade=absence.returns)
         _arrive(world, peer, absence.comes(world))
-    pause(_AWAY_S)
+    with ExitStack() as stack:
+        for peer, absence in zip(peers, ABSENCES, strict=True):
+            if absence.is_mute:
+                host, _, port = peer.relay.url.removeprefix("ws://").partition(":")
+                stack.enter_context(TcpServer(say_nothing, address=host, port=int(port)))
+        pause(_AWAY_S)
     for peer in peers:
         peer.relay.start()
 

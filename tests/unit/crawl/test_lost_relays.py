@@ -181,9 +181,9 @@ def test_fifty_lost_relays_are_back_within_three_seconds_of_answering(away_s: in
 
 
 @pytest.mark.parametrize("away_s", [8, 60, 280])
-def test_relays_whose_hosts_are_gone_are_back_within_three_seconds(away_s: int) -> None:
-    """Each dial waits for its host, so that as many are under way as there are places; the second SYN finds it."""
-    assert max(returns(MAX_FAST_DIALS, away_s, TIMEOUT, QUICK_CONNECT_S)) <= 3.0
+def test_fifty_relays_whose_hosts_are_gone_are_back_within_three_seconds(away_s: int) -> None:
+    """Each dial waits for its host, so that all places are taken; the second SYN of one that waits finds it."""
+    assert max(returns(50, away_s, TIMEOUT, QUICK_CONNECT_S)) <= 3.0
 
 
 # When a SYN without an answer is sent again, on Linux.
