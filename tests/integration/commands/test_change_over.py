@@ -16,7 +16,9 @@ from tests.integration.commands.operator import Operator
 from tests.support.seeds import told_seed
 
 NOW = int(time())
-WAIT_S = 60.0
+# A crawler may look for relays half a minute apart where a look takes long.
+WAIT_S = 150.0
+pytestmark = pytest.mark.timeout(400)
 
 
 class Past:
