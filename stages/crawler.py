@@ -73,6 +73,9 @@ _MAX_PLAN_REST_S: Final = 1.0
 _LOOK_SHARE: Final = 50.0
 _MAX_LOOK_S: Final = 30.0
 
+# The main loop reads little repeatedly; the connections of the ingester and of item sets have more.
+_CACHE_KIB: Final = 8 << 10
+
 # Objects, and collections of the younger generation, before each generation of Python's garbage is looked through.
 _GC_THRESHOLDS: Final = (50_000, 20, 50)
 
@@ -91,6 +94,7 @@ def run(ctx: StageContext) -> None:
     dial_gate = DialGate(DialRates.of(ctx.config.crawlers, ctx.config.max_relays_per_host), ctx.clock)
     pool = _relay_pool(ctx, shared, item_sets, dial_gate)
     with open_here() as database:
+        database.pragma("cache_size", -_CACHE_KIB)
         counters.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
         writer = threading.Thread(target=shared.ingester.run, name="intake", daemon=True)

@@ -5,7 +5,7 @@ chunks are hundreds of thousands.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -38,7 +38,7 @@ class Newcomers:
 
     floor: int = 0
     _batches: tuple[_NewcomerBatch, ...] = ()
-    _answers: dict[int, Mapping[int, Members]] = field(default_factory=dict, compare=False, repr=False)
+    _answers: dict[int, Mapping[int, Sequence[Members]]] = field(default_factory=dict, compare=False, repr=False)
 
     def plus(self, generation: int, changed: Changed) -> "Newcomers":
         """Return these and what changed up to `generation`, without the oldest batches if they are too many."""
@@ -51,8 +51,11 @@ class Newcomers:
         # What came together is known as a whole or not at all.
         return Newcomers(floor, tuple(batch for batch in batches if batch.until > floor))
 
-    def since(self, generation: int) -> Mapping[int, Members] | None:
-        """Return by tier who became wanted after a change and still is; None if that is too long ago to be known."""
+    def since(self, generation: int) -> Mapping[int, Sequence[Members]] | None:
+        """Return by tier who became wanted after a change and still is; None if that is too long ago to be known.
+
+        In parts that share the bytes of the batches: a thousand relays may keep them for long.
+        """
         if generation < self.floor:
             return None
         found = self._answers.get(generation)
@@ -62,21 +65,18 @@ class Newcomers:
             found = self._answers[generation] = self._collected(generation)
         return found
 
-    def _collected(self, generation: int) -> Mapping[int, Members]:
+    def _collected(self, generation: int) -> Mapping[int, Sequence[Members]]:
+        found: defaultdict[int, list[Members]] = defaultdict(list)
+        # Who changed in a newer batch is as it says.
+        newer: set[bytes] = set()
         batches = [batch for batch in self._batches if batch.until > generation]
-        if len(batches) == 1:
-            newer = {tier: members.after(generation) for tier, members in batches[0].began.items()}
-            return {tier: members for tier, members in newer.items() if members}
-        newest: dict[bytes, tuple[int, Member]] = {}
-        for batch in batches:
-            for key in batch.ended:
-                newest.pop(key, None)
-            newest |= {each.public_key: (tier, each) for tier, members in batch.began.items() for each in members}
-        found: defaultdict[int, list[Member]] = defaultdict(list)
-        for tier, member in newest.values():
-            if member.generation > generation:
-                found[tier].append(member)
-        return {tier: Members.of(members) for tier, members in found.items()}
+        for batch in reversed(batches):
+            for tier, members in batch.began.items():
+                if part := members.after(generation).split(newer)[1]:
+                    found[tier].append(part)
+            if batch is not batches[0]:
+                newer.update(batch.ended, *(members.keys for members in batch.began.values()))
+        return dict(found)
 
 
 def _batch(generation: int, changed: Changed) -> _NewcomerBatch:

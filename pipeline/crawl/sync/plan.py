@@ -256,15 +256,15 @@ class Plan:
             object.__setattr__(self, "_user_keys", keys)
         return keys
 
-    def newer_authors(self, generation: int) -> Mapping[int, Members]:
+    def newer_authors(self, generation: int) -> Mapping[int, Sequence[Members]]:
         """Return by tier the authors who became wanted after a change."""
         if self.newcomers is not None and (known := self.newcomers.since(generation)) is not None:
             return known
-        newer: defaultdict[int, list[bytes]] = defaultdict(list)
+        newer: defaultdict[int, list[Members]] = defaultdict(list)
         for query in self.live:
             if query.subject is Subject.AUTHORS and query.generation > generation:
-                newer[query.tier].append(query.members.after(generation).records)
-        return {tier: Members(b"".join(records)) for tier, records in newer.items()}
+                newer[query.tier].append(query.members.after(generation))
+        return newer
 
     @property
     def with_lists(self) -> "Plan":

@@ -7,6 +7,7 @@ which take turns are cheaper all the same. No I/O, no clock: `wall` is Unix seco
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -163,33 +164,31 @@ class NewAuthorLookback:
         if plan.generation <= self.generation:
             return
         mentioned = [
-            query.members.after(self.generation).records
+            query.members.after(self.generation)
             for query in plan.live
             if query.subject is Subject.MENTIONS and query.generation > self.generation
         ]
-        self._add(Subject.MENTIONS, 0, Members(b"".join(mentioned)), named)
+        self._add(Subject.MENTIONS, 0, mentioned, named)
         # Those of each tier by themselves, as what is new by earlier ones comes before later ones.
         for tier, authors in sorted(plan.newer_authors(self.generation).items()):
             self._add(Subject.AUTHORS, tier, authors, named)
         self.generation = plan.generation
 
-    def _add(self, subject: Subject, tier: int, members: Members, named: Named) -> None:
+    def _add(self, subject: Subject, tier: int, newer: Sequence[Members], named: Named) -> None:
         """Add chunks for those who became wanted, first for those who are `named` at the relay."""
-        if not members:
+        split = [part.split(named.keys_of(subject, part)) for part in newer if part]
+        if not split:
             return
-        here = named.keys_of(subject, members)
-        parts = [*members.split(here)] if here else [members]
+        parts = [*(here for here, _ in split), *(elsewhere for _, elsewhere in split)]
         old = [chunk for chunk in self.chunks.values() if chunk.subject is subject and chunk.tier == tier]
         left = sum(len(chunk.members) for chunk in old)
         if len(old) > _MAX_CHUNKS and 2 * left < MAX_MEMBERS * len(old):
             for chunk in old:
                 del self.chunks[chunk.key]
                 parts.append(chunk.members)
-        # All relays share the bytes of one part.
-        newer = parts[0] if len(parts) == 1 else Members(b"".join(part.records for part in parts))
-        for first in range(0, len(newer), MAX_MEMBERS):
+        for members in _cut(parts):
             # No query of the plan has a plus in its name: what is known of one says nothing about the other.
-            chunk = Query(subject, f"{tier_mark(tier)}+{self._named}", newer[first : first + MAX_MEMBERS])
+            chunk = Query(subject, f"{tier_mark(tier)}+{self._named}", members)
             self.chunks[chunk.key] = chunk
             self._named += 1
 
@@ -197,3 +196,13 @@ class NewAuthorLookback:
         """Note that the chunk `key` is had; returns whether it was the last."""
         self.chunks.pop(key, None)
         return not self.chunks
+
+
+def _cut(parts: Sequence[Members]) -> Iterator[Members]:
+    """Yield chunks that are full but for the last of the remains, which come first; the full ones share bytes."""
+    whole = [len(part) - len(part) % MAX_MEMBERS for part in parts]
+    remains = [part[size:] for part, size in zip(parts, whole, strict=True) if len(part) > size]
+    joined = remains[0] if len(remains) == 1 else Members(b"".join(part.records for part in remains))
+    for part, size in ((joined, len(joined)), *zip(parts, whole, strict=True)):
+        for first in range(0, size, MAX_MEMBERS):
+            yield part[first : min(size, first + MAX_MEMBERS)]
