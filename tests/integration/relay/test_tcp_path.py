@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class DeadEnd:
         program = (
             f"import socket; s = socket.create_server(('{self.peer}', 7)); print(flush=True); s.accept()[0].recv(9)"
         )
-        command = ["ip", "netns", "exec", self.namespace, "python3", "-c", program]
+        command = ["ip", "netns", "exec", self.namespace, sys.executable, "-c", program]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
             try:
                 assert server.stdout is not None
@@ -89,24 +90,30 @@ def _run(*command: str) -> str:
 @pytest.fixture
 def dead_end() -> Iterator[DeadEnd]:
     if shutil.which("ip") is None:
-        pytest.skip("iproute2 not installed")
+        pytest.skip("no network namespaces here: no command ip")
     name = f"es{os.getpid()}"
     # Of this process alone, as its devices are.
     network = f"10.250.{os.getpid() % 250}"
     made = DeadEnd(name, f"{name}a", f"{name}b", f"{network}.1", f"{network}.2")
     try:
         try:
-            _run("ip", "netns", "add", name)
-            _run("ip", "link", "add", made.near, "type", "veth", "peer", "name", made.far)
+            _lay(made)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-        _run("ip", "link", "set", made.far, "netns", name)
-        for prefix, device, address in (((), made.near, made.host), (("-n", name), made.far, made.peer)):
-            _run("ip", *prefix, "addr", "add", f"{address}/30", "dev", device)
-            _run("ip", *prefix, "link", "set", device, "up")
-        made.find()
         yield made
     finally:
         for command in (("ip", "link", "del", made.near), ("ip", "netns", "del", name)):
             with suppress(subprocess.CalledProcessError):
                 _run(*command)
+
+
+def _lay(dead_end: DeadEnd) -> None:
+    """Lay the cable."""
+    near, far, name = dead_end.near, dead_end.far, dead_end.namespace
+    _run("ip", "netns", "add", name)
+    _run("ip", "link", "add", near, "type", "veth", "peer", "name", far)
+    _run("ip", "link", "set", far, "netns", name)
+    for prefix, device, address in (((), near, dead_end.host), (("-n", name), far, dead_end.peer)):
+        _run("ip", *prefix, "addr", "add", f"{address}/30", "dev", device)
+        _run("ip", *prefix, "link", "set", device, "up")
+    dead_end.find()
