@@ -37,7 +37,7 @@ class Member:
 class Members(Sequence[Member]):
     """Some members: records, and the places of those that belong to it, `None` for all."""
 
-    __slots__ = ("_places", "_records")
+    __slots__ = ("__weakref__", "_places", "_records")
 
     def __init__(self, records: bytes = b"", places: "_Places | None" = None) -> None:
         self._records = records

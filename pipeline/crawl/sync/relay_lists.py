@@ -6,6 +6,7 @@ It decides about order only: a list may be old, wrong or missing, and everybody 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from pipeline.crawl.sync.members import Members
 from pipeline.crawl.sync.packed_uses import PackedUses, pack_number
@@ -15,6 +16,8 @@ from pipeline.store.wanted_authors import TIER_SIZES, TIERS
 
 # No chunk of the plan has it in its name.
 _MARK: Final = "@"
+# Enough for the lists of one chunk, 250 with some four relays each, to leave most uses out.
+_DIGEST_BITS: Final = 4096
 # The tiers of bounded size, and those that a crowd can fill.
 _EARLY: Final = range(len(TIER_SIZES))
 _LATE: Final = range(len(TIER_SIZES), TIERS)
@@ -23,11 +26,12 @@ _LATE: Final = range(len(TIER_SIZES), TIERS)
 class RelayLists:
     """The newest lists of all wanted authors, in memory (about 50 bytes each). Changed by one thread, read by all."""
 
-    __slots__ = ("_lists",)
+    __slots__ = ("_digests", "_lists")
 
     def __init__(self) -> None:
         # By author, the uses of relays.
         self._lists = PackedUses()
+        self._digests = _Digests(self._lists)
 
     def __len__(self) -> int:
         return len(self._lists)
@@ -41,20 +45,23 @@ class RelayLists:
             changed.update(use // 2 for use in {*before} ^ {*uses})
             if uses != before:
                 self._lists.put(each.public_key, uses)
+        if changed:
+            self._digests.forget()
         return changed
 
     def at(self, relay: int) -> "Named":
         """Who is named at a relay, now and later on; a new object each time, so that a change can be told."""
-        return Named(self._lists, relay)
+        return Named(self._lists, self._digests, relay)
 
 
 class Named:
     """Those whose lists name one relay: as authors where they write to it, as mentioned where they read from it."""
 
-    __slots__ = ("_lists", "_relay")
+    __slots__ = ("_digests", "_lists", "_relay")
 
-    def __init__(self, lists: PackedUses, relay: int) -> None:
+    def __init__(self, lists: PackedUses, digests: "_Digests", relay: int) -> None:
         self._lists = lists
+        self._digests = digests
         self._relay = relay
 
     def keys_among(self, query: Query) -> set[bytes]:
@@ -63,10 +70,11 @@ class Named:
 
     def keys_of(self, subject: Subject, members: Members) -> set[bytes]:
         """The keys of `members` who are to be found here by what a query of `subject` asks for."""
-        if not self._lists:
+        use = _reading(self._relay) if subject in BY_TAG else _writing(self._relay)
+        if not self._lists or not self._digests.may_have(members, use):
             return set()
-        use = pack_number(_reading(self._relay) if subject in BY_TAG else _writing(self._relay))
-        return {key for key in members.keys if self._lists.has(key, use)}
+        packed = pack_number(use)
+        return {key for key in members.keys if self._lists.has(key, packed)}
 
     def first(self, queries: Sequence[Query], users: Sequence[Query]) -> tuple[Query, ...]:
         """Return the live queries that come first where there is no room for `queries`, in stable chunks of own names.
@@ -95,12 +103,44 @@ class Named:
             yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)
 
 
+class _Digests:
+    """Which uses members may have, so that not every relay looks through all chunks after each change of one.
+
+    A bit for each use, which several share; made for members when they are first asked about.
+    """
+
+    __slots__ = ("_digests", "_lists")
+
+    def __init__(self, lists: PackedUses) -> None:
+        self._lists = lists
+        self._digests: WeakKeyDictionary[Members, bytes] = WeakKeyDictionary()
+
+    def forget(self) -> None:
+        """Take note that lists changed. A digest that is made of the former lists meanwhile is forgotten with them."""
+        self._digests = WeakKeyDictionary()
+
+    def may_have(self, members: Members, use: int) -> bool:
+        """Return False if none of `members` has the use."""
+        known = self._digests
+        digest = known.get(members)
+        if digest is None:
+            digest = known[members] = self._digest(members)
+        return bool(digest[use % _DIGEST_BITS >> 3] >> (use & 7) & 1)
+
+    def _digest(self, members: Members) -> bytes:
+        bits = bytearray(_DIGEST_BITS >> 3)
+        for use in chain.from_iterable(map(self._lists.get, members.keys)):
+            bits[use % _DIGEST_BITS >> 3] |= 1 << (use & 7)
+        return bytes(bits)
+
+
 def is_named(query: Query) -> bool:
     """Return True if `query` is about those only who are to be found at one relay."""
     return query.prefix.startswith(_MARK)
 
 
-NOBODY: Final = Named(PackedUses(), 0)
+_NO_USES: Final = PackedUses()
+NOBODY: Final = Named(_NO_USES, _Digests(_NO_USES), 0)
 
 
 def _writing(relay: int) -> int:
