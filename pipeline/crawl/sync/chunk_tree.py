@@ -7,8 +7,9 @@ all other chunks stay the same objects.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -39,6 +40,14 @@ class ChunkTree:
         # Of the tree as it is, once they are asked for.
         self._chunks: list[tuple[str, Members]] | None = None
         self._index: Index | None = None
+
+    @classmethod
+    def of(cls, parts: Iterable[Members], most: int) -> "ChunkTree":
+        """Return the tree of the members of all `parts`, which may be in any order."""
+        tree = cls(most)
+        records = dict(chain.from_iterable(part.by_key for part in parts))
+        tree._root = _cut(b"".join([records[key] for key in sorted(records)]), 0, most)
+        return tree
 
     def __len__(self) -> int:
         return _size(self._root)

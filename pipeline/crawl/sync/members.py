@@ -88,6 +88,12 @@ class Members(Sequence[Member]):
         return b"".join([records[at : at + SIZE] for at in map(SIZE.__mul__, places)])
 
     @property
+    def by_key(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the public key and the record of each, in order."""
+        records = self._records
+        return ((records[at : at + KEY_BYTES], records[at : at + SIZE]) for at in map(SIZE.__mul__, self._places))
+
+    @property
     def keys(self) -> list[bytes]:
         """Return the public keys of all, in order."""
         records = self._records
@@ -113,7 +119,7 @@ class Members(Sequence[Member]):
 
     def among(self, keys: AbstractSet[bytes]) -> "Members":
         """Return those with one of these keys."""
-        return self.split(keys)[0]
+        return self._chosen([key in keys for key in self.keys]) if keys else NO_MEMBERS
 
     def split(self, keys: AbstractSet[bytes]) -> "tuple[Members, Members]":
         """Return those with one of these keys, and those with none of them."""

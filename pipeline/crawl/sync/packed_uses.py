@@ -64,8 +64,19 @@ class PackedUses:
     def has(self, key: bytes, packed: bytes) -> bool:
         """Return True if a number, as `pack_number` gives it, is among those of an author."""
         salted = hash(key)
-        # Most buckets have it of no author.
-        return packed in self._buckets[salted & _MASK] and _NUMBER.unpack(packed)[0] in self.get(key)
+        bucket = self._buckets[salted & _MASK]
+        if packed not in bucket:
+            # Most buckets have it of no author.
+            return False
+        place = _place(bucket, salted)
+        if place is None:
+            return False
+        low, high = _span(bucket, place)
+        while (at := bucket.find(packed, low, high)) >= 0:
+            if not (at - low) % _NUMBER_BYTES:
+                return True
+            low += (at - low) // _NUMBER_BYTES * _NUMBER_BYTES + _NUMBER_BYTES
+        return False
 
 
 def pack_number(number: int) -> bytes:

@@ -352,11 +352,9 @@ class Planner:
         return known if known is not None and known.members is members else Query(subject, prefix, members, generation)
 
 
-def chunks(members: Iterable[Member], most: int = MAX_MEMBERS) -> Sequence[tuple[str, Members]]:
-    """Cut `members` into chunks of at most `most`, each with the bits that its keys begin with."""
-    tree = ChunkTree(most)
-    tree.change({member.public_key: member for member in members})
-    return tree.chunks()
+def chunks(parts: Iterable[Members], most: int = MAX_MEMBERS) -> Sequence[tuple[str, Members]]:
+    """Cut the members of all `parts` into chunks of at most `most`, each with the bits that its keys begin with."""
+    return ChunkTree.of(parts, most).chunks()
 
 
 def tier_mark(tier: int) -> str:

@@ -99,7 +99,7 @@ class Named:
         if not self._lists:
             return
         found = (query.members.among(self.keys_among(query)) for query in queries if query.subject is subject)
-        for prefix, chunk in chunks(chain.from_iterable(found)):
+        for prefix, chunk in chunks(found):
             yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)
 
 

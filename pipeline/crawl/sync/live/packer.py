@@ -202,7 +202,7 @@ class SubscriptionPacker:
         most = max(1, min(in_filters, limits.max_frame_bytes // (lists * _MOST_BYTES_PER_MEMBER)))
         if len(query.members) <= most:
             return [query]
-        pieces = chunks(query.members, most)
+        pieces = chunks([query.members], most)
         return [Query(query.subject, f"{query.prefix}+{bits}", piece) for bits, piece in pieces]
 
     def _refresh(self, key: str, group: _Group, wanted: Mapping[str, Query]) -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
-from pipeline.crawl.sync.members import Member
+from pipeline.crawl.sync.members import Member, Members
 from pipeline.crawl.sync.plan import MAX_MEMBERS, Planner, chunks
 from pipeline.store.wanted_authors import Change
 from tests.support.plans import changes, member
@@ -30,7 +30,7 @@ def test_tree_that_followed_changes_is_cut_as_one_from_scratch(seed: int) -> Non
         absent = rng.randbytes(32)
         tree.change({**put, **dict.fromkeys(gone), absent: None})
         members = {key: each for key, each in (members | put).items() if key not in gone}
-        assert list(tree.chunks()) == list(chunks(members.values(), most))
+        assert list(tree.chunks()) == list(chunks([Members.of(members.values())], most))
         assert len(tree) == len(members)
         assert [each for _, chunk in tree.chunks() for each in chunk] == [members[key] for key in sorted(members)]
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.sync.members import Member
+from pipeline.crawl.sync.members import Member, Members
 from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Planner, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
@@ -17,7 +17,10 @@ Chunks = dict[str, frozenset[bytes]]
 
 def cut(keys: set[bytes]) -> Chunks:
     """The chunks of `keys`, after checking that they hold each key once, under the bits that it begins with."""
-    found = {prefix: frozenset(each.public_key for each in chunk) for prefix, chunk in chunks(map(member, keys))}
+    found = {
+        prefix: frozenset(each.public_key for each in chunk)
+        for prefix, chunk in chunks([Members.of(map(member, keys))])
+    }
     assert sum(map(len, found.values())) == len(keys)
     assert frozenset[bytes]().union(*found.values()) == keys
     for prefix, chunk in found.items():
