@@ -2,8 +2,9 @@
 
 V is bare signature verification: every unique event must be verified once, so V per core is what no design exceeds. It
 is measured before each part, and all the time during it; figures are held against the latter. Timings never fail; what
-is wrong is for readers to see. Beside each share stands that of the last release, measured with --quick on whatever
-machine that was. Parts run in the order given below whatever the order of names.
+is wrong is for readers to see. A part that could not measure says INVALID, and the exit code is 1. Beside each share
+stands that of the last release, measured with --quick on whatever machine that was. Parts run in the order given below
+whatever the order of names.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def main() -> int:
         options.json.write_text(json.dumps({"quick": options.quick, "parts": to_value(reports)}, indent=1) + "\n")
     if options.release:
         RELEASED.write_text(json.dumps(released | shares(reports), indent=1, sort_keys=True) + "\n")
-    return 0
+    return 1 if any(report.invalid for report in reports) else 0
 
 
 def _measured(name: str, sampler: BaselineSampler, *, quick: bool) -> PartReport:

@@ -215,7 +215,13 @@ class Generator:
 
     def _counts(self) -> dict[str, Any]:
         late = self._load.latest_s if isinstance(self._load, Paced) else 0.0
-        return {"sent": self._load.sent, "unique": self._load.unique, "late_s": late, "lost_peers": self._lost_peers}
+        return {
+            "sent": self._load.sent,
+            "unique": self._load.unique,
+            "late_s": late,
+            "lost_peers": self._lost_peers,
+            "is_over": self._load.is_over,
+        }
 
     def _watch_backed_up(self) -> None:
         for relay in self._relays:

@@ -20,16 +20,20 @@ _CRAWLERS = max(2, CORES)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the relays put out: frames, different events among them, how late the latest was, clients lost."""
+    """What the relays put out: frames, different events among them, how late the latest was, clients lost.
+
+    `is_over`: there was nothing left to put out.
+    """
 
     frames: int
     unique: int
     late_s: float
     lost_peers: int
+    is_over: bool
 
     @classmethod
     def from_value(cls, value: dict[str, Any]) -> Self:
-        return cls(value["sent"], value["unique"], value["late_s"], value["lost_peers"])
+        return cls(value["sent"], value["unique"], value["late_s"], value["lost_peers"], value["is_over"])
 
 
 class LoadGenerator:

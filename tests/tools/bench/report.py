@@ -37,11 +37,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class PartReport:
-    """The figures of one part; `notes` say under which conditions they were taken."""
+    """The figures of one part; `notes` say under which conditions they were taken, `invalid` why they show nothing."""
 
     part: str
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
+    invalid: str = ""
 
     def value(self, name: str) -> float:
         """The value of the figure of this name."""
@@ -73,7 +74,8 @@ def held_against(report: PartReport, baseline_rate: float, baseline_rate_during:
 
 def table(report: PartReport, released: Mapping[str, float] | None = None) -> str:
     """The report as lines of text; `released` are the shares that the last release had, by the figures' names."""
-    lines = [f"\n== {report.part} ==", _COLUMNS.format("", "", "", "limit", "share", "release", "").rstrip()]
+    verdict = [f"INVALID: {report.invalid}"] if report.invalid else []
+    lines = [f"\n== {report.part} ==", *verdict, _COLUMNS.format("", "", "", "limit", "share", "release", "").rstrip()]
     for figure in report.figures:
         limit = "" if figure.limit is None else f"{figure.limit.name}={_number(figure.limit.value)}"
         share = "" if figure.share is None else f"{figure.share:.2f}"
@@ -84,10 +86,11 @@ def table(report: PartReport, released: Mapping[str, float] | None = None) -> st
 
 
 def shares(reports: Iterable[PartReport]) -> dict[str, dict[str, float]]:
-    """By part and figure, what may be compared between machines: figures as shares of their limits."""
+    """By part and figure, what may be compared between machines: figures of valid parts as shares of their limits."""
     return {
         report.part: {figure.name: round(figure.share, 3) for figure in report.figures if figure.share is not None}
         for report in reports
+        if not report.invalid
     }
 
 
@@ -98,6 +101,7 @@ def to_value(reports: Iterable[PartReport]) -> list[dict[str, Any]]:
             "part": report.part,
             "figures": [asdict(figure) | {"share": figure.share} for figure in report.figures],
             "notes": list(report.notes),
+            "invalid": report.invalid,
         }
         for report in reports
     ]

@@ -35,8 +35,8 @@ class Size:
         return self.warm_up_s + self.window_s
 
 
-QUICK = Size(10.0, 10.0, 240_000)
-FULL = Size(20.0, 60.0, 1_000_000)
+QUICK = Size(10.0, 10.0, 480_000)
+FULL = Size(20.0, 60.0, 1_920_000)
 
 
 def run(limit: float, *, quick: bool) -> PartReport:
@@ -100,7 +100,8 @@ def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: 
         usage.note(),
         *([f"{sent.lost_peers} connections were lost"] if sent.lost_peers else []),
     )
-    return PartReport("service", tuple(figures), notes)
+    invalid = "the relays ran out of events while it was measured" if sent.is_over else ""
+    return PartReport("service", tuple(figures), notes, invalid)
 
 
 def _queues(look: Sample) -> str:
