@@ -237,9 +237,12 @@ class Pager:
 
     def _end_of(self, part: Slice, result: PageResult, oldest: int) -> PageEnd:
         times = result.within(part.low, part.high)
+        if not times or times[0] >= part.high:
+            # Longer than what is noted of it, which is all of its newest second.
+            return PageEnd(oldest, oldest)
         if result.arrived or self.settled < part.high:
             return end_beside_arrivals(times, part.high, result.arrived)
-        if self._may_be_full(part.form, result.returned):
+        if times[0] == oldest and self._may_be_full(part.form, result.returned):
             return end_of_cut_off(times, part.high)
         return PageEnd(oldest, oldest)
 

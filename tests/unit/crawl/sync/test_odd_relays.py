@@ -333,3 +333,17 @@ def test_full_page_that_rises_disproves_unproven_ones_that_fell() -> None:
     got = fetch(window, as_arrived, 400)
     assert not untold(events, window, got)
     assert window.gaps == 0
+
+
+def test_page_longer_than_what_is_noted_of_it_is_followed_by_what_is_older() -> None:
+    """A relay that ignores `limit`: all that is noted may be of one second, at which the next page must not stay."""
+    events = [*(event(UNTIL, AUTHORS[0], 1, number) for number in range(60)), *notes(40)]
+    window, got = Window(ASKED, SINCE, UNTIL), set[bytes]()
+    while not window.is_done:
+        assert window.pages < 20, "too many pages"
+        asked = window.page()
+        page = matching(events, asked)
+        got |= {each.id for each in page}
+        result = result_of(asked, page)
+        window.take(replace(result, times=result.times[:50]))
+    assert got == {each.id for each in events}
