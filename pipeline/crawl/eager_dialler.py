@@ -57,8 +57,8 @@ class EagerDialler:
         fresh, outcomes = _Attempt(), SimpleQueue[_Outcome]()
         with self._lock:
             self._waiting[address.url] = outcomes
-        threading.Thread(target=self._attempt, args=(address, fresh), name="dial-lost", daemon=True).start()
         try:
+            threading.Thread(target=self._attempt, args=(address, fresh), name="dial-lost", daemon=True).start()
             return self._first(address, fresh, outcomes)
         finally:
             with self._lock:

@@ -155,3 +155,15 @@ def test_websocket_that_nobody_waits_for_is_closed() -> None:
         theirs.settimeout(PATIENCE_S)
         while theirs.recv(100):
             pass
+
+
+def test_dial_whose_thread_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialler = EagerDialler(Dials())
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError):
+        dialler.dial(ADDRESS)
+    assert dialler._waiting == {}
