@@ -21,9 +21,10 @@ _OPTIONS: Final = {
     "TCP_KEEPIDLE": KEEPALIVE_IDLE_S, "TCP_KEEPINTVL": _KEEPALIVE_EVERY_S, "TCP_KEEPCNT": _KEEPALIVE_PROBES,
 }  # fmt: skip
 # The start of Linux's `struct tcp_info`: eight bytes, of which the third and fourth count what is unanswered, then
-# thirteen numbers, of which the fifth counts unacknowledged segments and the last is the age of the last one received.
+# thirteen numbers, of which the fifth counts unacknowledged segments. The last two are the ages of what was received
+# last: data, and an acknowledgement, as which data alone need not count.
 _TCP_INFO: Final = struct.Struct("=8B13I")
-_RESENT, _PROBES, _UNACKNOWLEDGED, _SILENT_MS = 2, 3, 12, 20
+_RESENT, _PROBES, _UNACKNOWLEDGED, _DATA_MS, _ACKNOWLEDGED_MS = 2, 3, 12, 19, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ def path_of(sock: socket.socket) -> TcpPath:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         if len(info) == _TCP_INFO.size:
             values = _TCP_INFO.unpack(info)
-            return TcpPath(
-                values[_SILENT_MS] / 1000, values[_PROBES], values[_UNACKNOWLEDGED], values[_RESENT]
-            )  # fmt: skip
+            silent_s = min(values[_DATA_MS], values[_ACKNOWLEDGED_MS]) / 1000
+            return TcpPath(silent_s, values[_PROBES], values[_UNACKNOWLEDGED], values[_RESENT])
     return TcpPath()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from pipeline.relay import tcp_path
 from pipeline.relay.tcp_path import TcpPath, keep_alive, path_of
 from tests.integration.delivery.support import wait_until
 
@@ -26,6 +27,28 @@ def test_path_of_a_connection_is_well_and_of_another_socket_unknown() -> None:
     first, second = socket.socketpair()
     with first, second:
         assert path_of(first) == TcpPath()
+
+
+class Telling(socket.socket):
+    """A socket of which the kernel says what a test has it say."""
+
+    info = b""
+
+    def getsockopt(self, *_: object) -> bytes:  # type: ignore[override]
+        return self.info
+
+
+@pytest.mark.parametrize("ages_ms", [(40, 90_000), (90_000, 40)])
+def test_host_of_which_data_or_acknowledgements_come_is_not_silent(ages_ms: tuple[int, int]) -> None:
+    with Telling() as ours:
+        ours.info = tcp_path._TCP_INFO.pack(*[0] * 19, *ages_ms)
+        assert path_of(ours) == TcpPath(silent_s=0.04)
+
+
+def test_kernel_that_says_less_than_is_asked_leaves_the_path_unknown() -> None:
+    with Telling() as ours:
+        ours.info = bytes(tcp_path._TCP_INFO.size - 4)
+        assert path_of(ours) == TcpPath()
 
 
 def test_silence_of_a_host_that_is_gone_shows_and_ends_when_it_is_back(dead_end: "DeadEnd") -> None:
