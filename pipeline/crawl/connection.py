@@ -144,8 +144,8 @@ class Connection:
         now = self._clock.monotonic()
         if self._receiver.is_costly:
             self._receiver.bound_costs(now)
-            # The relay is told before nothing is read for a while.
-            self._work(websocket, now)
+            # The relay is told before nothing is read for a while; maybe nothing was for as long.
+            self._work(websocket, now, judges_silence=False)
         if self.is_blocked and not self._can_read(websocket, now):
             return 0
         frames = websocket.receive()
@@ -216,13 +216,16 @@ class Connection:
         is_due = self._receiver.is_work_due or now >= self._due_at
         return is_due or bool(self._session.outgoing) or now >= self._sync.next_time()
 
-    def _work(self, websocket: WebSocket, now: float) -> None:
-        """Do whatever but reading is due, and find the next time for it."""
+    def _work(self, websocket: WebSocket, now: float, *, judges_silence: bool = True) -> None:
+        """Do whatever but reading is due, and find the next time for it.
+
+        `judges_silence`: everything was read that the relay has sent.
+        """
         self._has_news = self._receiver.is_work_due = False
         self._flush_metrics()
         self._take_plans()
         self._take_information()
-        for ended in self._session.on_timeout(now):
+        for ended in self._session.on_timeout(now) if judges_silence else ():
             self._outcomes.on_outcome(ended, now)
         if self._session.wants_another_connection:
             raise ConnectionLost(LossReason.LOCAL, "a page stays unanswered: asked for on another connection")
@@ -230,7 +233,8 @@ class Connection:
         while self._session.outgoing and websocket.send_by is None:
             websocket.send(self._session.outgoing.popleft())
         self._report()
-        self._keep_alive(websocket, now)
+        if judges_silence:
+            self._keep_alive(websocket, now)
         self._due_at = min(self._times(websocket))
         self.awaits_reply = self._session.pages > 0 or self._session.reconciliation.is_open
 

@@ -20,7 +20,7 @@ from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
 from pipeline.crawl.path_watch import QUIET_S, PathVerdict
 from pipeline.crawl.receiver import LONG_BYTES, LONG_MESSAGES, MAX_INVALID_FRAMES
 from pipeline.crawl.relay_metrics import RelayMetrics
-from pipeline.crawl.sync.costs import FORGERIES
+from pipeline.crawl.sync.costs import BURST_S, FORGERIES, RelayCosts, Verified
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.losses import MAX_FRUITLESS
 from pipeline.crawl.sync.relay_sync import RelaySync
@@ -305,6 +305,27 @@ def test_relay_that_stops_in_the_middle_of_a_message_is_given_up_sooner(tmp_path
     with pytest.raises(ConnectionLost) as caught:
         turn(made, relay)
     assert (caught.value.reason, relay.pings) == (LossReason.ERROR, 0)
+
+
+def test_relay_that_is_not_read_while_the_intake_is_behind_is_not_given_up(tmp_path: Path) -> None:
+    """Reading stops wherever it was, even in the middle of a message."""
+    clock, crawl = ManualClock(START * 1000), new_crawl()
+    crawl.pacing.costs = RelayCosts(lambda: 1_000, clock.monotonic())
+    intake = Recording(tmp_path / "events.db", clock)
+    found = [event(START - 10 - n, kind=0) for n in range(BATCH_EVENTS * (BATCHES_PER_RELAY + 1))]
+    relay, made = Answering(found), made_of(intake, clock, crawl)
+    made.open(Wakes())
+    turn(made, relay)
+    # The end of the page is yet to be read.
+    del relay.answers[-1]
+    turn(made, relay)
+    assert is_full(made)
+    relay.is_midway = True
+    clock.advance(GIVE_UP_AFTER_S)
+    told = next(batch.verified for batch in intake.batches if batch.verified is not None)
+    told(Verified(genuine=1, stranger_events=1, stranger_bytes=1_000 * (BURST_S + 1)))
+    assert turn(made, relay) == 0
+    assert made.awaits_reply
 
 
 def test_messages_are_counted_within_the_time_that_they_may_wait(tmp_path: Path) -> None:
