@@ -98,14 +98,11 @@ def next_generation(tx: Tx) -> int:
     return int(tx.execute(NEXT_GENERATION).get)
 
 
-def changes_since(tx: Tx, generation: int) -> WantedChanges:
-    """Return the changes after `generation`; 0 gives the whole state. Call inside one transaction or snapshot."""
-    changes = stream_since(tx, generation)
-    return WantedChanges(changes.generation, tuple(changes.authors), tuple(changes.registered))
-
-
 def stream_since(tx: Tx, generation: int) -> WantedChanges:
-    """Return the same as iterators, to be read once within the transaction: a million changes take 300 MB at once."""
+    """Return the changes after `generation` as iterators, to be read once within the transaction; 0: the whole state.
+
+    A million changes would take 300 MB at once.
+    """
     return WantedChanges(
         latest_generation(tx),
         (_change(row) for row in tx.execute(AUTHORS_CHANGED_SINCE, (generation,))),

@@ -15,6 +15,7 @@ from pipeline.store.database import Tx
 from tests.factories.events import Author, SignedEvent, assemble, forge_content, forge_signature
 from tests.factories.events import authors as make_authors
 from tests.integration.server.harness import PATIENCE_S, Running, ask, closing_code, running, write_lock_held
+from tests.support.wanted_changes import changes_since
 
 NOW = 1_700_000_000
 ALICE, BOB = make_authors(2, 2)
@@ -29,7 +30,7 @@ def stored_relays(server: Running) -> dict[str, tuple[str, int, bool]]:
 
 def registered(server: Running) -> set[str]:
     with server.database() as database, database.read() as tx:
-        return {change.public_key.hex() for change in wanted_authors.changes_since(tx, 0).registered if change.wanted}
+        return {change.public_key.hex() for change in changes_since(tx, 0).registered if change.wanted}
 
 
 def times(server: Running, author: Author) -> tuple[int, int]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from pipeline.store import contacts, shares, users, wanted_authors
+from pipeline.store import contacts, shares, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from tests.support.seeds import seeds
+from tests.support.wanted_changes import changes_since
 from tests.support.wanted_counts import check_wanted
 
 NOW = 1_700_000_000_000
@@ -48,7 +49,7 @@ def own(user: object, count: int, first: int = 0) -> list[str]:
 
 
 def wanted_keys(tx: Tx) -> set[bytes]:
-    return {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
+    return {change.public_key for change in changes_since(tx, 0).authors if change.wanted}
 
 
 def had(tx: Tx, followees: Iterable[str]) -> list[str]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from pipeline.store import contact_slices, contacts, shares, users, wanted_authors
+from pipeline.store import contact_slices, contacts, shares, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import KeyedList
 from pipeline.store.database import Database, Tx
 from tests.support.seeds import seeds
+from tests.support.wanted_changes import changes_since
 from tests.support.wanted_counts import check_wanted
 
 NOW = 1_700_000_000_000
@@ -52,7 +53,7 @@ def followed(tx: Tx, user: int) -> list[int]:
 
 
 def wanted(tx: Tx) -> set[int]:
-    changes = wanted_authors.changes_since(tx, 0).authors
+    changes = changes_since(tx, 0).authors
     return {int.from_bytes(change.public_key) for change in changes if change.wanted}
 
 

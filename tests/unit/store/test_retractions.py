@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import ManualClock
-from pipeline.store import contacts, retractions, users, wanted_authors
+from pipeline.store import contacts, retractions, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database
 from pipeline.store.retractions import Identity, Retracted
 from pipeline.store.schema import open_database
+from tests.support.wanted_changes import changes_since
 
 USER = b"\x01" * 32
 FOLLOWEE = b"\x02" * 32
@@ -75,7 +76,7 @@ def test_followees_of_a_deleted_list_are_wanted_no_longer(database: Database) ->
     follow(database, 100)
     take_back(database, until=100)
     with database.read() as tx:
-        wants = {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
+        wants = {change.public_key for change in changes_since(tx, 0).authors if change.wanted}
     assert wants == {USER}
 
 

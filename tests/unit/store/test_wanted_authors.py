@@ -12,6 +12,7 @@ from pipeline.store.contacts import ContactList, Counts
 from pipeline.store.database import Database, Row, Tx
 from pipeline.store.wanted_authors import Change, WantedChanges
 from tests.support.seeds import seeds
+from tests.support.wanted_changes import changes_since
 
 NOW = 1_700_000_000_000
 
@@ -64,7 +65,7 @@ class Reader:
         self.registered: dict[bytes, Change] = {}
 
     def read(self, tx: Tx) -> WantedChanges:
-        changes = wanted_authors.changes_since(tx, self.generation)
+        changes = changes_since(tx, self.generation)
         for state, changed in ((self.authors, changes.authors), (self.registered, changes.registered)):
             for change in changed:
                 assert self.generation < change.generation <= changes.generation
@@ -171,7 +172,7 @@ def test_wanted_is_exactly_the_registered_and_whom_they_follow(db: Database, see
 
 
 def wanted_keys(tx: Tx) -> set[bytes]:
-    return {change.public_key for change in wanted_authors.changes_since(tx, 0).authors if change.wanted}
+    return {change.public_key for change in changes_since(tx, 0).authors if change.wanted}
 
 
 def test_the_newest_list_wins_and_at_equal_time_the_lowest_id(db: Database) -> None:
@@ -216,7 +217,7 @@ def test_a_list_that_was_known_before_the_registration_counts_from_then_on(db: D
         contacts.replace(tx, list_of(tx, 1, range(2, 300), at=1), NOW)
         assert wanted_keys(tx) == set()
         users.register(tx, key(1), NOW + 5)
-        changes = wanted_authors.changes_since(tx, 0)
+        changes = changes_since(tx, 0)
     assert {change.public_key for change in changes.authors} == set(map(key, range(1, 300)))
     assert {change.since for change in changes.authors} == {NOW + 5}
 
@@ -224,9 +225,9 @@ def test_a_list_that_was_known_before_the_registration_counts_from_then_on(db: D
 def test_registering_again_only_renews_the_time(db: Database) -> None:
     with db.write() as tx:
         assert users.register(tx, key(1), NOW)
-        before = wanted_authors.changes_since(tx, 0)
+        before = changes_since(tx, 0)
         assert not users.register(tx, key(1), NOW + 1)
-        assert wanted_authors.changes_since(tx, 0) == before
+        assert changes_since(tx, 0) == before
         (user,) = users.registered(tx)
         assert (user.public_key, user.created_at, user.updated_at) == (key(1), NOW, NOW + 1)
 
@@ -237,14 +238,14 @@ def test_one_who_comes_back_is_a_new_change_wanted_since_then(db: Database) -> N
         users.register(tx, key(1), NOW)
         first = wanted_authors.latest_generation(tx)
         users.remove(tx, key(1), NOW + 1)
-        gone = wanted_authors.changes_since(tx, first)
+        gone = changes_since(tx, first)
         assert [(change.public_key, change.wanted) for change in gone.authors] == [(key(1), False)]
         assert [(change.public_key, change.wanted) for change in gone.registered] == [(key(1), False)]
         assert users.count(tx) == 0
         users.register(tx, key(1), NOW + 2)
         (author,), (user,) = (
-            wanted_authors.changes_since(tx, gone.generation).authors,
-            wanted_authors.changes_since(tx, 0).registered,
+            changes_since(tx, gone.generation).authors,
+            changes_since(tx, 0).registered,
         )
     assert (author.since, author.wanted) == (user.since, user.wanted) == (NOW + 2, True)
 
@@ -257,7 +258,7 @@ def test_another_reason_for_the_same_author_is_no_change(db: Database) -> None:
         before = wanted_authors.latest_generation(tx)
         contacts.replace(tx, list_of(tx, 2, [9], at=1), NOW + 1)
         contacts.replace(tx, list_of(tx, 1, [], at=2), NOW + 2)
-        assert wanted_authors.changes_since(tx, before).authors == ()
+        assert changes_since(tx, before).authors == ()
         assert key(9) in wanted_keys(tx)
 
 
@@ -294,7 +295,7 @@ def test_new_followees_are_wanted_since_their_list_within_the_bound(db: Database
             contacts.retract(tx, Authors(), listed.follower, {bytes([followee - 1]) * 32}, None, NOW)
             tx.execute("DELETE FROM contact_lists")
             assert contacts.replace(tx, listed, NOW, most_ago=most_ago)
-            changes = wanted_authors.changes_since(tx, 0).authors
+            changes = changes_since(tx, 0).authors
             return next(NOW - each.since for each in changes if each.public_key == key(followee))
 
         assert since(2, 3 * day, 6 * day) == 3 * day
@@ -304,7 +305,7 @@ def test_new_followees_are_wanted_since_their_list_within_the_bound(db: Database
 
 
 def tiers(tx: Tx) -> dict[int, int]:
-    found = wanted_authors.changes_since(tx, 0).authors
+    found = changes_since(tx, 0).authors
     return {int.from_bytes(each.public_key): each.tier for each in found if each.wanted}
 
 
@@ -351,10 +352,10 @@ def test_author_promoted_from_the_last_tier_gets_a_new_generation(db: Database) 
         for user in (1, 2):
             users.register(tx, key(user), NOW)
         follow(tx, 1, range(100, 140), 5)
-        before = wanted_authors.changes_since(tx, 0)
+        before = changes_since(tx, 0)
         (old,) = (each for each in before.authors if each.public_key == key(100))
         follow(tx, 2, [100, 139], 6)
-        changed = wanted_authors.changes_since(tx, before.generation).authors
+        changed = changes_since(tx, before.generation).authors
     (new,) = changed
     assert (old.tier, new.tier) == (3, 2)
     assert (new.public_key, new.since) == (key(100), old.since)
