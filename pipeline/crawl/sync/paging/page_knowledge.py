@@ -13,6 +13,7 @@ only if its page was cut off, which shows when older events follow.
 | anything | a control holds no more than its page, and older events follow | a proof more |
 | anything | a control brings the same page again, as `since` is ignored | nothing: it shows nothing |
 | anything | a control holds more than its page | no proof; every window of that form begins again, in any order |
+| anything | a page has more than the one above it of the time that both cover | the same |
 | fewer than `CONTROLS` proofs | a page that may be cut off rises or ignores `until`, after others fell | the same |
 
 Forms are told apart, since stores have an index for each and may read one of them in another order.
@@ -83,7 +84,7 @@ class PageKnowledge:
         order.proofs, order.pages, order.asked = order.proofs + 1, 0, max(0, order.asked - 1)
 
     def disprove(self, form: str) -> None:
-        """Take note that a control held more than its page."""
+        """Take note that something else than what is older was left out."""
         self._orders[form] = _Order(failures=self.failures(form) + 1)
 
     def _order(self, form: str) -> _Order:
