@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from queue import SimpleQueue
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.process.clock import SystemClock
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.websocket import WebSocket
 
+T = TypeVar("T")
 ADDRESS = parse_address("wss://relay.example")
 PATIENCE_S = 60.0
 # So long a call waits where nothing is to come, and another where something is.
@@ -92,8 +94,27 @@ def diallers() -> tuple[Dials, EagerDialler, EagerDialler]:
     dials = Dials()
     soon = EagerDialler(dials, _SOON_S)
     late = EagerDialler(dials, _LATE_S)
-    late._patient, late._waiting, late._lock = soon._patient, soon._waiting, soon._lock
+    late._patient, late._waiting, late._changed = soon._patient, soon._waiting, soon._changed
     return dials, soon, late
+
+
+def hold(soon: EagerDialler, late: EagerDialler, patient: Attempt, found: WebSocket) -> None:
+    """Let a dial that waits on find a websocket while no other is under way."""
+    soon._changed = late._changed = holding = Holding()
+    patient.end(found)
+    assert holding.begins.wait(PATIENCE_S)
+
+
+class Holding(threading.Condition):
+    """Tells when a websocket begins to be held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begins = threading.Event()
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        self.begins.set()
+        return super().wait_for(predicate, timeout)
 
 
 def test_dial_that_ends_in_time_gives_what_it_found() -> None:
@@ -103,6 +124,17 @@ def test_dial_that_ends_in_time_gives_what_it_found() -> None:
     assert call.join() is REFUSED
     with open_websocket() as found:
         call = Call(late)
+        dials.next().end(found)
+        assert call.join() is found
+
+
+def test_websocket_of_a_fresh_dial_is_given_even_if_the_relay_has_ended_it() -> None:
+    """How it ended says more than no handshake."""
+    dials, _, late = diallers()
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    call = Call(late)
+    with closing(WebSocket(ours, SystemClock())) as found:
         dials.next().end(found)
         assert call.join() is found
 
@@ -146,15 +178,45 @@ def test_one_dial_waits_on_and_the_others_end() -> None:
     assert [each.cancelled() for each in (first, second, third)] == [False, True, True]
 
 
-def test_websocket_that_nobody_waits_for_is_closed() -> None:
-    dials, soon, _ = diallers()
+def test_websocket_that_came_between_two_dials_is_taken_by_the_second() -> None:
+    dials, soon, late = diallers()
     patient = left_waiting(dials, soon)
+    with open_websocket() as found:
+        hold(soon, late, patient, found)
+        call = Call(late)
+        fresh = dials.next()
+        assert call.join() is found
+    assert fresh.cancelled()
+
+
+def test_held_websocket_that_the_relay_has_ended_is_closed_and_not_taken() -> None:
+    dials, soon, late = diallers()
+    patient = left_waiting(dials, soon)
+    ours, theirs = socket.socketpair()
+    with theirs, open_websocket() as found:
+        hold(soon, late, patient, WebSocket(ours, SystemClock()))
+        theirs.shutdown(socket.SHUT_WR)
+        call = Call(late)
+        fresh = dials.next()
+        wait_closed(theirs)
+        fresh.end(found)
+        assert call.join() is found
+
+
+def test_websocket_that_nobody_waits_for_is_closed_after_a_while() -> None:
+    dials = Dials()
+    patient = left_waiting(dials, EagerDialler(dials, _SOON_S, held_s=_SOON_S))
     ours, theirs = socket.socketpair()
     with theirs:
         patient.end(WebSocket(ours, SystemClock()))
-        theirs.settimeout(PATIENCE_S)
-        while theirs.recv(100):
-            pass
+        wait_closed(theirs)
+
+
+def wait_closed(theirs: socket.socket) -> None:
+    """Wait until the other end of a connection is closed."""
+    theirs.settimeout(PATIENCE_S)
+    while theirs.recv(100):
+        pass
 
 
 def test_dial_whose_thread_cannot_start_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
