@@ -131,9 +131,9 @@ class ChaosHarness:
         return hooks.points_in(self.hooks)
 
     @contextmanager
-    def stalled(self) -> Iterator[None]:
-        """Meanwhile, and for a moment after, nobody is blamed for waiting."""
-        stall = Stall(time.monotonic())
+    def stalled(self, since: float | None = None) -> Iterator[None]:
+        """Meanwhile, from `since` on, and for a moment after, nobody is blamed for waiting."""
+        stall = Stall(time.monotonic() if since is None else since)
         self.stalls.append(stall)
         try:
             yield

@@ -193,11 +193,16 @@ class Watcher:
     def look_at_conduct(self) -> None:
         """Judge what the stages have noted of themselves; once, when all is over."""
         self.peaks.forgiven_s = self.clock.forgiven_s
-        for path in sorted(hooks.notes_in(self.harness.hooks).iterdir()):
-            for line in path.read_text().splitlines():
-                self._judge(transaction_monitor.Observation(**json.loads(line)))
+        lines = [
+            line for path in hooks.notes_in(self.harness.hooks).iterdir() for line in path.read_text().splitlines()
+        ]
+        notes = [transaction_monitor.Observation(**json.loads(line)) for line in lines]
+        held = [note for note in notes if note.kind == transaction_monitor.HELD]
+        for note in sorted(notes, key=lambda note: note.began):
+            if note.kind != transaction_monitor.HELD:
+                self._judge(note, held)
 
-    def _judge(self, note: transaction_monitor.Observation) -> None:
+    def _judge(self, note: transaction_monitor.Observation, held: list[transaction_monitor.Observation]) -> None:
         if note.kind == transaction_monitor.NETWORK:
             self._violated(f"{note.detail} with a transaction open")
             return
@@ -207,7 +212,15 @@ class Watcher:
         self.peaks.lock_wait_s = max(self.peaks.lock_wait_s, fair_s)
         if fair_s > MAX_LOCK_WAIT_S:
             took_s = note.ended - note.began
-            self._violated(f"{note.detail} waited {took_s:.1f} s for the write lock, {fair_s:.1f} s of it by right")
+            holders = "; ".join(
+                f"{each.detail} had it for {each.ended - each.began:.1f} s until {each.ended - note.began:.1f} s"
+                for each in held
+                if each.began < note.ended and note.began < each.ended
+            )
+            self._violated(
+                f"{note.detail} waited {took_s:.1f} s for the write lock, {fair_s:.1f} s of it by right, "
+                f"{time.monotonic() - note.began:.0f} s ago; {holders or 'nobody tells to have had it'}"
+            )
 
     def _look_at_metrics(self) -> None:
         restarts = self.harness.restarts

@@ -144,8 +144,15 @@ def _has_died(harness: ChaosHarness, point: Point) -> bool:
 def _kill(harness: ChaosHarness, stage: str, stopped: Path) -> None:
     pid = int(stopped.stem)
     harness.killed_pids.add(pid)
-    if stage in ("forwarder", "sender"):
-        harness.allow_in_flight()
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    # It may have had the write lock all the time that it stood there, unseen.
+    with harness.stalled(since=_stood_since(stopped)):
+        if stage in ("forwarder", "sender"):
+            harness.allow_in_flight()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     stopped.unlink()
+
+
+def _stood_since(stopped: Path) -> float:
+    """When (monotonic seconds) a process came to its point: it renamed the file then."""
+    return time.monotonic() - max(0.0, time.time() - stopped.stat().st_ctime)

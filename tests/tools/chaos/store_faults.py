@@ -60,9 +60,9 @@ def _lock(harness: ChaosHarness, seconds: float) -> Play:
     try:
         connection.set_busy_timeout(_BUSY_MS)
         connection.execute("BEGIN IMMEDIATE")
-        # Nobody can claim or settle now; who dies of waiting does so with what is leased at this moment.
-        harness.allow_in_flight()
         with harness.stalled():
+            # Nobody can claim or settle now; who dies of waiting does so with what is leased at this moment.
+            harness.allow_in_flight()
             yield seconds
             connection.execute("ROLLBACK")
     finally:

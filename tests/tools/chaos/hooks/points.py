@@ -14,6 +14,7 @@ from . import points_in, transaction_monitor
 BEFORE, AFTER, COMMITTED = "before", "after", "committed"
 """Moments: before a statement, after it has changed rows, after the commit of a transaction in which it did."""
 _BEGIN = "BEGIN IMMEDIATE"
+_ENDS = ("COMMIT", "ROLLBACK")
 _folder = Path()
 
 
@@ -27,9 +28,18 @@ class Connection(apsw.Connection):
 
     _wanted: tuple[str, str] | None = None
     _reached = False
+    # Since when this has the write lock, and what took longest meanwhile.
+    _locked_at: float | None = None
+    _slowest = (0.0, "")
 
     def execute(self, statements: str, *arguments: Any, **named: Any) -> Any:
-        text = statements.lstrip()
+        began, text = time.monotonic(), statements.lstrip()
+        try:
+            return self._execute(text, statements, *arguments, **named)
+        finally:
+            self._note_time(text, began)
+
+    def _execute(self, text: str, statements: str, *arguments: Any, **named: Any) -> Any:
         if text == _BEGIN:
             self._wanted, self._reached = _asked(), False
             began = time.monotonic()
@@ -38,6 +48,7 @@ class Connection(apsw.Connection):
             finally:
                 transaction_monitor.waited(began, time.monotonic())
             transaction_monitor.opened(self)
+            self._locked_at, self._slowest = time.monotonic(), (0.0, "")
             return begun
         try:
             if self._wanted is None:
@@ -46,14 +57,26 @@ class Connection(apsw.Connection):
         finally:
             if text == "BEGIN":
                 transaction_monitor.opened(self)
-            elif text in ("COMMIT", "ROLLBACK"):
+            elif text in _ENDS:
                 transaction_monitor.look_again()
 
     def executemany(self, statements: str, *arguments: Any, **named: Any) -> Any:
-        if self._wanted is None:
-            return super().executemany(statements, *arguments, **named)
-        run = super().executemany
-        return self._watched(statements.lstrip(), lambda: run(statements, *arguments, **named))
+        began, text, run = time.monotonic(), statements.lstrip(), super().executemany
+        try:
+            if self._wanted is None:
+                return run(statements, *arguments, **named)
+            return self._watched(text, lambda: run(statements, *arguments, **named))
+        finally:
+            self._note_time(text, began)
+
+    def _note_time(self, text: str, began: float) -> None:
+        """Take note of how long a statement took while others wait for the write lock."""
+        if self._locked_at is None:
+            return
+        self._slowest = max(self._slowest, (time.monotonic() - began, text))
+        if text in _ENDS:
+            transaction_monitor.held(self._locked_at, self._slowest[1], self._slowest[0])
+            self._locked_at = None
 
     def _watched(self, text: str, run: Any) -> Any:
         assert self._wanted is not None
@@ -67,7 +90,7 @@ class Connection(apsw.Connection):
         self._reached |= changed
         if (changed and moment == AFTER) or (self._reached and moment == COMMITTED and text == "COMMIT"):
             self._stand_still()
-        if text in ("COMMIT", "ROLLBACK"):
+        if text in _ENDS:
             self._wanted = None
         return result
 

@@ -1,4 +1,4 @@
-"""Notes what a process does with a transaction open that it should not: wait long for the lock, or use the network.
+"""Notes what a process should not do with transactions: wait long for the lock, hold it long, use the network in one.
 
 Each note is one line of JSON in the process's own file: `Observation`.
 """
@@ -18,8 +18,9 @@ import apsw
 
 from . import notes_in
 
-NETWORK, WAITED = "network", "waited"
+NETWORK, WAITED, HELD = "network", "waited", "held"
 NOTED_WAIT_S = 0.3
+_SHOWN = 60
 _CALLS = ("connect", "connect_ex", "send", "sendall", "recv", "recv_into")
 _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
@@ -82,6 +83,12 @@ def waited(began: float, ended: float) -> None:
     """The thread waited for the write lock."""
     if ended - began >= NOTED_WAIT_S:
         note(WAITED, began, "")
+
+
+def held(began: float, slowest: str, slowest_s: float) -> None:
+    """The thread has ended a transaction that it had the write lock for; its slowest statement took so long."""
+    if time.monotonic() - began >= NOTED_WAIT_S:
+        note(HELD, began, f"{' '.join(slowest.split())[:_SHOWN]!r} for {slowest_s:.1f} s of it")
 
 
 def note(kind: str, began: float, detail: str) -> None:
