@@ -8,10 +8,13 @@ import socket
 import threading
 from time import monotonic
 
+from pipeline.nostr.ports import SERVICE_PORTS
+
 _counter = itertools.count()
 _random = random.SystemRandom()
-# Below those that Linux gives to clients: one of them could have the port before a server listens on it.
-_PORTS = range(10_000, 30_000)
+# Below those that Linux gives to clients: one of them could have the port before a server listens on it. And none at
+# which the service looks for no relay.
+_PORTS: list[int] = sorted({*range(10_000, 30_000)} - SERVICE_PORTS)
 
 
 def loopback_address() -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.nostr.ports import SERVICE_PORTS
+from tests.fakes import net
 from tests.fakes.child import ROOT, Child, ChildFailed
 from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.procs import process, session_members
@@ -101,3 +103,8 @@ def test_loopback_addresses_differ_and_can_be_bound() -> None:
 def test_waiting_for_a_listener_ends() -> None:
     with pytest.raises(TimeoutError, match="nothing listens"):
         wait_listening("127.0.0.1", free_port(), 0.1)
+
+
+def test_free_port_is_one_at_which_a_relay_is_looked_for() -> None:
+    assert SERVICE_PORTS.isdisjoint(net._PORTS)
+    assert max(net._PORTS) < 32_768
