@@ -153,9 +153,10 @@ _FOUND: Final = re.compile(rf"too many (?P<what>{_THINGS})\b[^:]{{0,40}}: {_NUMB
 _FIELD: Final = re.compile(rf"\b({'|'.join(_FIELDS)})\b\W{{0,3}}{_NUMBER}")
 _PATH: Final = re.compile(r"at \"\[(\d{1,3})\]")
 _KINDS: Final = re.compile(r"\bkinds? (?:not allowed: ?([\d, ]{1,400})|([\d, ]{1,400}) (?:is |are )?not allowed)")
+# Some relays bound the bytes of all that is open together; as each is as long as may be, fewer fit.
 _SUBSCRIPTIONS: Final = re.compile(
     r"too many (?:concurrent )?(?:reqs?\b|subscriptions|subs\b)|too many open filters|maximum concurrent subscription"
-    r"|number of subscriptions exceeds"
+    r"|number of subscriptions exceeds|active subscriptions exceed"
 )
 _FILTERS: Final = re.compile(r"too many filters|arr too big|invalid number of filters")
 _TAG_FILTERS: Final = re.compile(r"too many tags in filter")
