@@ -9,6 +9,8 @@ from tests.fakes.relay_journal import Journal, Refused, Req
 
 _LASTING: Final = ("blocked:", "restricted:")
 """How reasons begin that do not pass (NIP-01, NIP-42)."""
+_OF_THE_MOMENT: Final = "subscriptions"
+"""What a reason says where too many were open at once: the same is rightly asked for when they are fewer."""
 _TIMES: Final = ("since", "until", "limit")
 # What was on the way when the refusal was, and a service that is busy with a hundred relays, is no repetition.
 _MARGIN_S: Final = 5.0
@@ -23,7 +25,7 @@ def forms_asked_again(journal: Journal) -> int:
     refused: dict[str, float] = {}
     for each in journal.of(Refused):
         request = requests.get((each.connection, each.subscription))
-        if request is not None and _is_page(request) and each.reason.startswith(_LASTING):
+        if request is not None and _is_page(request) and _is_lasting(each.reason):
             refused.setdefault(_form(request), each.at)
     pages = [each for each in requests.values() if _is_page(each)]
     return len({_form(page) for page in pages if page.at > refused.get(_form(page), page.at) + _MARGIN_S})
@@ -33,6 +35,10 @@ def asked_again_fault(journal: Journal) -> str:
     """Return what is wrong in that, "" if nothing is."""
     count = forms_asked_again(journal)
     return f"{count} refused forms were asked for again" if count else ""
+
+
+def _is_lasting(reason: str) -> bool:
+    return reason.startswith(_LASTING) and _OF_THE_MOMENT not in reason
 
 
 def _is_page(request: Req) -> bool:

@@ -30,6 +30,7 @@ def refusal(number: int, at: float, reason: str) -> Refused:
         ("blocked: no", page(2, 60.0, kinds=[1], since=7), 1),
         ("restricted: no", page(2, 60.0, kinds=[1], limit=100), 1),
         ("rate-limited: slow down", page(2, 60.0, kinds=[1]), 0),
+        ("blocked: No more than 3 subscriptions are allowed at any one time", page(2, 60.0, kinds=[1]), 0),
         ("blocked: no", page(2, 1.5, kinds=[1]), 0),
         ("blocked: no", page(2, 60.0, kinds=[2]), 0),
         ("blocked: no", page(2, 60.0, kinds=[1], limit=1), 0),
