@@ -5,7 +5,7 @@ import os
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -251,7 +251,8 @@ class Siege:
         self.require(self.service.running, "the service runs")
         self.require(costs.restarts == 0, f"no process dies: {costs.restarts} were started again")
         due = {event_id: at for event_id, at in dict(self.world.sent).items() if event_id not in known and at <= until}
-        self._drain(due)
+        # Who registered may have written after what is measured.
+        self._drain(due.keys() | registrar.heard)
         unheard = sum(event_id not in self.arrived for event_id in registrar.heard)
         self.require(not unheard, f"whoever registered is heard: {unheard} of {len(registrar.heard)} are not")
         newcomers = frozenset(registrar.heard)
@@ -277,10 +278,10 @@ class Siege:
             notes=self.notes | _refusals(registrar.refusals),
         )
 
-    def _drain(self, due: Mapping[str, float]) -> None:
+    def _drain(self, due: Set[str]) -> None:
         """Return once all are at the sink or the time is up."""
         deadline = monotonic() + DRAIN_S
-        while not due.keys() <= self._read_sink().keys() and monotonic() < deadline:
+        while not due <= self._read_sink().keys() and monotonic() < deadline:
             pause(_POLL_S)
 
     def _read_sink(self) -> dict[str, float]:
