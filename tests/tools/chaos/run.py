@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.store import lease
 from tests.fakes.child import ROOT
 from tests.fakes.net import pause
 from tests.support.run_folder import copy_run
@@ -32,8 +33,9 @@ SHORT_MINUTES = 2.0
 """Runs up to this wait less long for what is due at the end."""
 # Nobody holds a row for longer, and what was put off by a wrong clock is called back.
 MAX_LEASE_S = 600
-# Rows that failed alone are put off by at most an hour, with a third of it as jitter.
-MAX_WAIT_S = 3600 * 1.3
+# Rows that failed alone are put off by an hour at most. A clock that was ahead may have put them off by more, up to
+# where the service calls them back.
+MAX_WAIT_S = lease.MAX_WAIT_MS / 1000
 LINGER_S = 3.0
 _POLL_S = 1.0
 _MAX_WAITS = 4
