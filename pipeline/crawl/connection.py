@@ -28,8 +28,8 @@ from pipeline.relay.session import Session
 from pipeline.relay.websocket import WebSocket
 from pipeline.store.relay_status import RelayState
 
-# A relay that has said nothing for this long is asked whether it is there, and given up when it still says nothing. In
-# the middle of a frame it cannot answer, and is given up at once: even the slowest line brings some bytes in this time.
+# A relay that has sent nothing for this long is sent a ping, and disconnected if it still sends nothing. In the middle
+# of a frame it cannot answer, and is disconnected at once: even the slowest line carries some bytes in this time.
 PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.

@@ -19,7 +19,7 @@ class Dialler(Protocol):
     """Opens connections; called from several threads at once."""
 
     def dial(self, address: RelayAddress, *, is_fast: bool) -> WebSocket:
-        """An open websocket; raises `DialError`, soon if the relay `is_fast` to be tried again."""
+        """An open websocket; raises `DialError`, within seconds where `is_fast`: the relay was lost a moment ago."""
         ...
 
     def information(self, address: RelayAddress) -> RelayInformation:

@@ -24,7 +24,7 @@ def loopback_address() -> str:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on at this moment, and that no client gets until somebody does."""
+    """A port without a listener at this moment, which the kernel gives to no client."""
     while True:
         port = _random.choice(_PORTS)
         with socket.socket() as probe:

@@ -45,7 +45,7 @@ class ChunkTree:
     def of(cls, parts: Iterable[Members], most: int) -> "ChunkTree":
         """Return the tree of the members of all `parts`, which may be in any order."""
         tree = cls(most)
-        records = dict(chain.from_iterable(part.by_key for part in parts))
+        records = dict(chain.from_iterable(part.keyed_records for part in parts))
         tree._root = _cut(b"".join([records[key] for key in sorted(records)]), 0, most)
         return tree
 

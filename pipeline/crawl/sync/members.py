@@ -88,7 +88,7 @@ class Members(Sequence[Member]):
         return b"".join([records[at : at + SIZE] for at in map(SIZE.__mul__, places)])
 
     @property
-    def by_key(self) -> Iterator[tuple[bytes, bytes]]:
+    def keyed_records(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the public key and the record of each, in order."""
         records = self._records
         return ((records[at : at + KEY_BYTES], records[at : at + SIZE]) for at in map(SIZE.__mul__, self._places))

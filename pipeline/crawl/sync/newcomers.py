@@ -22,7 +22,7 @@ Changed: TypeAlias = Mapping[bytes, tuple[int, Member | None]]
 
 @dataclass(frozen=True, slots=True)
 class _NewcomerBatch:
-    """What changed up to change number `until`: whoever is wanted by tier, and the keys of who is not any more."""
+    """What changed up to change number `until`: wanted authors by tier, and the keys of those no longer wanted."""
 
     until: int
     began: Mapping[int, Members]

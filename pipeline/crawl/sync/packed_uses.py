@@ -1,7 +1,7 @@
 """By author some numbers, packed: about 20 bytes an author and 4 a number, where a dictionary takes 250.
 
-An author is known by 64 bits of a salted hash. Two who have the same would have each other's numbers, which never
-happens by chance or to a stranger who tries: nobody outside knows the salt.
+An author is known by 64 bits of a salted hash. Two authors with the same hash would share their numbers. Chance does
+not bring that about, and a stranger cannot: the salt never leaves the process.
 """
 
 from collections.abc import Sequence

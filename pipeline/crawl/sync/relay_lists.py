@@ -116,7 +116,7 @@ class _Digests:
         self._digests: WeakKeyDictionary[Members, bytes] = WeakKeyDictionary()
 
     def forget(self) -> None:
-        """Take note that lists changed. A digest that is made of the former lists meanwhile is forgotten with them."""
+        """Take note that lists changed. A digest of the former lists that is being made is dropped with them."""
         self._digests = WeakKeyDictionary()
 
     def may_have(self, members: Members, use: int) -> bool:

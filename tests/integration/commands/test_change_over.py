@@ -88,7 +88,7 @@ def test_the_pipeline_hands_on_what_is_left_and_nothing_else(tmp_path: Path, sch
         service = EventService(tmp_path / "service", settings(relays=[relay.url], EVENTS_BACKFILL="2h"))
         operator = Operator(service.database)
         service.directory.mkdir()
-        # Started once: one that is killed and started again may hand on twice what it was at.
+        # Started once: one that is killed and started again may deliver twice what it had claimed.
         with closing(service):
             if running:
                 service.start()

@@ -1,11 +1,13 @@
 """Stages run in this process: each in a thread, over a real database, with a context like the one `run_stage` makes."""
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import ParamSpec, TypeVar
 
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, SystemClock
@@ -25,6 +27,8 @@ from tests.factories.events import SignedEvent
 from tests.fakes.net import pause
 from tests.fakes.service import settings
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 PATIENCE_S = 60.0
 NOW = 1_700_000_000
 RELAY = 1
@@ -45,6 +49,19 @@ def arrival(event: SignedEvent, received_at: int = NOW * 1000) -> Arrival:
     return Arrival(
         bytes.fromhex(event.id), event_from_json(event.raw.encode()).to_json(), RELAY, received_at, event.created_at
     )
+
+
+def dying_after(work: Callable[_P, _T], times: int) -> Callable[_P, _T]:
+    """The same as `work`, but for a `RuntimeError` once it has worked so many times."""
+    left = itertools.count(times - 1, -1)
+
+    def works(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        result = work(*args, **kwargs)
+        if next(left) == 0:
+            raise RuntimeError
+        return result
+
+    return works
 
 
 @dataclass

@@ -32,7 +32,7 @@ from pipeline.store.users import Signed
 from stages import saver
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.service import EventService
-from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, arrival, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, arrival, dying_after, wait_until
 from tests.support.seeds import seeds
 
 ALICE, BOB, CAROL, DAVE = authors(41, 4)
@@ -650,16 +650,8 @@ def test_rest_of_a_long_list_is_done_after_a_crash_between_two_slices(
     """What was committed of it stays, the slice under way is done again, and nothing twice."""
     world.register(ALICE.pubkey)
     world.put([long_list(ALICE, 3_000)])
-    work_off, slices = contacts.work_off, list[bool]()
-
-    def dies_in_the_third(tx: Tx, known: Authors, now: int) -> bool:
-        slices.append(work_off(tx, known, now))
-        if len(slices) == 3:
-            raise RuntimeError
-        return slices[-1]
-
     with monkeypatch.context() as patched:
-        patched.setattr(contacts, "work_off", dies_in_the_third)
+        patched.setattr(contacts, "work_off", dying_after(contacts.work_off, 3))
         with Running(world.context("saver"), saver.run) as running:
             assert isinstance(running.wait_over(), RuntimeError)
     wanted = "SELECT count(*) FROM wanted WHERE refs > 0"

@@ -31,7 +31,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.database_file import wal_bytes
 from pipeline.store.schema import open_database
 from stages import sweeper
-from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
+from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, dying_after, wait_until
 from tests.support.seeds import seeds
 
 HOUR, DAY = 3_600_000, 86_400_000
@@ -565,16 +565,8 @@ def test_followees_of_one_who_has_left_are_released_and_counted(world: World, mo
         users.remove(tx, bytes(32), NOW_MS)
     left = world.value("SELECT count(*) FROM wanted WHERE refs > 0")
     assert left == 2_599 - contact_slices.SIZE
-    let_go, steps = shares.let_go, list[int]()
-
-    def dies_in_the_second(tx: Tx, author: int, *, most: int) -> int:
-        steps.append(let_go(tx, author, most=most))
-        if len(steps) == 2:
-            raise RuntimeError
-        return steps[-1]
-
     with monkeypatch.context() as patched:
-        patched.setattr(shares, "let_go", dies_in_the_second)
+        patched.setattr(shares, "let_go", dying_after(shares.let_go, 2))
         with Running(world.context("sweeper"), sweeper.run) as running:
             assert isinstance(running.wait_over(), RuntimeError)
     reason = "followee-of-departed-user"

@@ -50,7 +50,7 @@ def few_arrivals(returned: int) -> int:
 
 
 def end_beside_arrivals(times: Sequence[int], high: int, arrived: int) -> PageEnd:
-    """Return the end of a page up to `high` with events of `times`, which rise; some may have arrived meanwhile."""
+    """Return the end of a page up to `high` with events of `times`, which rise; some may have arrived late."""
     # What arrived would be blamed on the order, so that neither control nor next page is held against the oldest.
     had_from = _at(times, max(few_arrivals(len(times)), arrived), high)
     return PageEnd(had_from, had_from)
