@@ -14,6 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from pipeline.delivery.poison import is_suspect
@@ -40,6 +41,7 @@ CLAIM_BYTES: Final = 9_000_000
 CLAIM_STEP: Final = 50
 # One claim in this number begins with the newest rows, so that new events do not wait behind a long backlog.
 NEWEST_EVERY: Final = 4
+_KEY_BYTES: Final = 32
 _HANDLER: Final = "processSavedEvent"
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
@@ -184,7 +186,18 @@ class OutboxClient:
 
 def message_of(row: OutboxRow) -> Message:
     """Return the message that a sink is given for a row."""
-    return Message(row.event_id, row.payload, row.received_at, row.retracted)
+    mentions = () if row.mentions is None else _keys(row.mentions)
+    rules = _names(row.rules or "")
+    return Message(row.event_id, row.payload, row.received_at, row.retracted, row.address or "", rules, mentions)
+
+
+@lru_cache(64)
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _keys(data: bytes) -> tuple[str, ...]:
+    return tuple(data[at : at + _KEY_BYTES].hex() for at in range(0, len(data), _KEY_BYTES))
 
 
 def _tally(verdicts: RowVerdicts, held: int) -> StageTally:

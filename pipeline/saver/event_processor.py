@@ -13,7 +13,7 @@ from pipeline.nostr.extract import contacts as contacts_of
 from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
 from pipeline.nostr.registration import parse_departure
 from pipeline.nostr.tags import coordinate, expiration, first_values
-from pipeline.rules.relevance import Relevance
+from pipeline.rules.relevance import Match, Relevance
 from pipeline.rules.retraction import retraction
 from pipeline.rules.target_relay import skip_reason
 from pipeline.saver import outbox_limit
@@ -243,13 +243,18 @@ class EventProcessor:
         """Decide for which sinks each of `relevant` is queued; drop what is suppressed."""
         authored = [(item.event, self._authors.intern(tx, item.event.pubkey)) for item in relevant]
         retracted = self._retracted(tx, authored, now_s)
+        registered = self._relevance.registered
+        followed = wanted_authors.followed_users(
+            tx, {author for event, author in authored if event.pubkey in registered}
+        )
         kept: list[_Decided] = []
         for item, (event, author) in zip(relevant, authored, strict=True):
             how = retracted.get(event.id)
             if how is not None and self._suppress_retracted:
                 outcome.drop(event.id, item.row.relay, how.value)
             else:
-                kept.append(self._decide(item, author, how, now_s))
+                match = self._relevance.match(event, is_followed_user=author in followed)
+                kept.append(self._decide(item, author, how, match, now_s))
         return kept
 
     def _retracted(self, tx: Tx, authored: Sequence[tuple[Event, int]], now_s: int) -> dict[bytes, Retracted]:
@@ -266,7 +271,9 @@ class EventProcessor:
                 found.setdefault(event.id, Retracted.EXPIRED)
         return found
 
-    def _decide(self, item: Item, author: int, retracted: Retracted | None, now_s: int) -> _Decided:
+    def _decide(
+        self, item: Item, author: int, retracted: Retracted | None, match: Match, now_s: int
+    ) -> _Decided:  # fmt: skip
         row, event = item
         reason = skip_reason(event, len(row.raw), now_s) if self._to_relay else "off"
         if reason is None and retracted is not None:
@@ -274,7 +281,8 @@ class EventProcessor:
         sinks = self._to_pubsub + (reason is None)
         accepted = Accepted(
             row.event, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks,
-            None if retracted is None else retracted.value,
+            None if retracted is None else retracted.value, " ".join(match.rules),
+            bytes.fromhex("".join(match.mentions)) if match.mentions else None,
         )  # fmt: skip
         return _Decided(event, accepted, reason)
 

@@ -14,13 +14,18 @@ from pipeline.errors import EventServiceError
 class Message:
     """An event to be delivered: 32-byte id, canonical JSON, and when it was first seen (ms).
 
-    `retracted`: `deleted`, `vanished` or `expired`, if it was known to be so when it was saved.
+    `retracted`: `deleted`, `vanished` or `expired`, if it was known to be so when it was saved. `relay`: address of
+    the relay where it was first seen. `rules`: names of those by which it was relevant when it was saved. `mentions`:
+    registered users in its `p` tags, as hex. All three are empty where that is not known.
     """
 
     event_id: bytes
     payload: bytes
     received_at: int
     retracted: str | None = None
+    relay: str = ""
+    rules: tuple[str, ...] = ()
+    mentions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

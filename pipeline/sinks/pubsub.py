@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import google.auth
 import grpc
@@ -26,17 +26,15 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcTranspor
 from google.pubsub_v1.types import PublishRequest
 
 from pipeline.errors import CannotStart
-from pipeline.nostr import json_text
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.sinks.attributes import attributes, size_in_call
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
 from pipeline.sinks.topic_doubts import TopicDoubts
-from pipeline.sinks.ulid import ulid
 
 EMULATOR_VARIABLE: Final = "PUBSUB_EMULATOR_HOST"
 # Pub/Sub's own bounds are 1,000 messages and 10 MB a call; attributes and framing count too.
 MAX_MESSAGES: Final = 1_000
 MAX_CALL_BYTES: Final = 9_000_000
-_MESSAGE_OVERHEAD: Final = 400
 # Well inside the lease, so that a call is over before its rows are claimed again.
 CALL_TIMEOUT_S: Final = 20.0
 # Finding one bad message among 1,000 takes 20 calls; what is left by then is offered again.
@@ -95,7 +93,8 @@ class PubsubSink:
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
         """See `Sink.deliver`; more than one call is made when the batch is too large for one, or has a bad message."""
-        batch = _Batch(messages, self._doubts, self._clock)
+        outgoing = [_Outgoing(message.event_id, message.payload, attributes(message)) for message in messages]
+        batch = _Batch(outgoing, self._doubts, self._clock)
         until = self._clock.monotonic() + _BATCH_LIMIT_S
         for _ in range(MAX_CALLS):
             part = batch.next_part()
@@ -118,11 +117,11 @@ class PubsubSink:
         """See `Sink.close`."""
         self._client.transport.close()
 
-    def _publish(self, messages: Sequence[Message]) -> tuple[str | None, str]:
+    def _publish(self, messages: Sequence["_Outgoing"]) -> tuple[str | None, str]:
         """Return the status of one call, `None` when all is well, and what the service said."""
         request = PublishRequest.pb()(topic=self._path)
         for message in messages:
-            request.messages.add(data=message.payload, attributes=attributes(message))
+            request.messages.add(data=message.payload, attributes=message.attributes)
         try:
             self._client.publish(request=PublishRequest.wrap(request), retry=None, timeout=CALL_TIMEOUT_S)
         except RetryError as error:
@@ -161,16 +160,12 @@ def examine_topic(settings: PubsubSettings, timeout_s: float) -> str:
     return "exists and may be published to"
 
 
-def attributes(message: Message) -> dict[str, str]:
-    """Return the attributes of a message. Its uuid comes from the event alone, and so survives any crash."""
-    event: dict[str, Any] = json_text.decode(message.payload)
-    found = {
-        "_watermill_message_uuid": ulid(event["created_at"] * 1000, message.event_id[:10]),
-        "event_id": message.event_id.hex(),
-        "kind": str(event["kind"]),
-        "pubkey": event["pubkey"],
-    }
-    return found if message.retracted is None else found | {"retracted": message.retracted}
+class _Outgoing(NamedTuple):
+    """A message as it goes into a call."""
+
+    event_id: bytes
+    payload: bytes
+    attributes: dict[str, str]
 
 
 class _Batch:
@@ -178,7 +173,7 @@ class _Batch:
 
     __slots__ = ("_clock", "_doubted", "_doubts", "_messages", "_part", "_parts", "_probes", "verdicts")
 
-    def __init__(self, messages: Sequence[Message], doubts: TopicDoubts, clock: Clock) -> None:
+    def __init__(self, messages: Sequence[_Outgoing], doubts: TopicDoubts, clock: Clock) -> None:
         self._clock = clock
         self.verdicts: list[Verdict | None] = [None] * len(messages)
         self._messages = messages
@@ -195,7 +190,7 @@ class _Batch:
         last = max((index for index, verdict in enumerate(self.verdicts) if verdict is not None), default=-1)
         return self.verdicts[: last + 1]
 
-    def next_part(self) -> Sequence[Message] | None:
+    def next_part(self) -> Sequence[_Outgoing] | None:
         """Return what to offer in one call; None when there is nothing left."""
         if not self._parts:
             return None
@@ -240,10 +235,10 @@ class _Batch:
             self.verdicts[index] = Retry(_REFUSED)
 
 
-def _calls(messages: Sequence[Message]) -> Iterator[range]:
+def _calls(messages: Sequence[_Outgoing]) -> Iterator[range]:
     begin = size = 0
     for index, message in enumerate(messages):
-        cost = len(message.payload) + _MESSAGE_OVERHEAD
+        cost = size_in_call(message.payload, message.attributes)
         if index > begin and (size + cost > MAX_CALL_BYTES or index - begin == MAX_MESSAGES):
             yield range(begin, index)
             begin, size = index, 0

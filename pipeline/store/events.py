@@ -18,7 +18,8 @@ SELECT created_at, event_id, kind, author FROM seen WHERE created_at >= ?1 AND (
  ORDER BY created_at DESC, event_id DESC LIMIT ?4
 """
 STORE = """
-INSERT INTO events (event, event_id, relay, received_at, sinks, retracted) VALUES (?, ?, ?, ?, ?, ?)
+INSERT INTO events (event, event_id, relay, received_at, sinks, retracted, rules, mentions)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 # An event is done when every delivery that it owes is recorded, the last of them before the bound.
 DONE_AMONG = """
@@ -46,7 +47,8 @@ DELETE FROM deliveries WHERE event > ?1 AND event <= ?2 AND at < ?3
 class Accepted(NamedTuple):
     """An event taken as relevant; `event` is its number, times but `created_at` (seconds) in ms, `author` a number.
 
-    `retracted`: how it was retracted when it was saved, see `retractions.Retracted`.
+    `retracted`: how it was retracted when it was saved, see `retractions.Retracted`. `rules`: names of the rules that
+    it matched then, with blanks between. `mentions`: registered users that it mentions, 32 bytes each; `None` for none.
     """
 
     event: int
@@ -59,6 +61,8 @@ class Accepted(NamedTuple):
     received_at: int
     sinks: int
     retracted: str | None = None
+    rules: str = ""
+    mentions: bytes | None = None
 
 
 class Seen(NamedTuple):
@@ -104,7 +108,7 @@ def seen_before(tx: Tx, *, since: int, before: tuple[int, bytes], limit: int) ->
 
 def store(tx: Tx, events: Iterable[Accepted]) -> None:
     """Keep events until they are delivered; their payloads are kept already."""
-    rows = ((e.event, e.event_id, e.relay, e.received_at, e.sinks, e.retracted) for e in events)
+    rows = ((e.event, e.event_id, e.relay, e.received_at, e.sinks, e.retracted, e.rules, e.mentions) for e in events)
     tx.executemany(STORE, rows)
 
 

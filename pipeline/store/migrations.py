@@ -581,6 +581,13 @@ LEAVING_USERS = (
     "CREATE INDEX monitored_leaving ON monitored (author) WHERE removed_at IS NOT NULL AND followees > waiting",
 )
 
+# Which rules an event matched when it was saved, their names with blanks between (NULL where that was not noted), and
+# the registered users it mentions, keys of 32 bytes one after the other; see `events.Accepted`.
+MATCHED_RULES = (
+    "ALTER TABLE events ADD COLUMN rules TEXT",
+    "ALTER TABLE events ADD COLUMN mentions BLOB",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -613,4 +620,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0029-contact-slices", CONTACT_SLICES),
     Migration("0030-payloads", PAYLOADS),
     Migration("0031-leaving-users", LEAVING_USERS),
+    Migration("0032-matched-rules", MATCHED_RULES),
 )

@@ -19,8 +19,11 @@ RETURNING seq, claims, failures, event, returned
 # The same from the other end.
 CLAIM_NEWEST = CLAIM.replace("ORDER BY ready_at", "ORDER BY ready_at DESC")
 EVENT = """
-SELECT event, event_id, payload, received_at, retracted FROM events JOIN payloads USING (event) WHERE event = ?
+SELECT event, event_id, payload, received_at, retracted, rules, mentions, relay
+  FROM events JOIN payloads USING (event) WHERE event = ?
 """
+# Looked up once for many events: a join costs as much as all the rest.
+ADDRESS = "SELECT id, address FROM relays WHERE id = ?"
 ANY_READY = "SELECT 1 FROM outbox WHERE sink = ? AND ready_at <= ? LIMIT 1"
 # Rows of a sink that a clock scheduled that was ahead, and their repair.
 FUTURE = """
@@ -69,18 +72,23 @@ class SinkName(StrEnum):
 class OutboxRow(NamedTuple):
     """A claimed row with the event, numbered `event` and first seen at `received_at`, that it stands for.
 
-    `retracted`: how the event was retracted when it was saved. `returned`: how often it was claimed and released
-    untried.
+    `returned`: how often it was claimed and released untried. `retracted`, `rules`, `mentions`: as it was when the
+    event was saved, see `events.Accepted`; `rules` is `None` where that was not noted. `relay` and its `address`:
+    where the event was first seen, `None` if that is not known.
     """
 
     receipt: Receipt
     failures: int
+    returned: int
     event: int
     event_id: bytes
     payload: bytes
     received_at: int
     retracted: str | None = None
-    returned: int = 0
+    rules: str | None = None
+    mentions: bytes | None = None
+    relay: int | None = None
+    address: str | None = None
 
     @property
     def lost_claims(self) -> int:
@@ -120,9 +128,11 @@ def claim(
     ).fetchall()
     claimed.sort()
     events: dict[int, Row] = {row[0]: row for row in tx.executemany(EVENT, ((event,) for *_, event, _ in claimed))}
+    addresses = dict(tx.executemany(ADDRESS, ((relay,) for relay in {row[-1] for row in events.values()})))
     return [
-        OutboxRow._make((Receipt(seq, claims), failures, *events.get(event, (event, b"", b"", now, None)), returned))
+        OutboxRow._make((Receipt(seq, claims), failures, returned, *found, addresses.get(found[-1])))
         for seq, claims, failures, event, returned in claimed
+        for found in (events.get(event, (event, b"", b"", now, None, None, None, None)),)
     ]
 
 

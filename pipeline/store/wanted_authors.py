@@ -33,6 +33,8 @@ LATEST_GENERATION = "SELECT latest FROM generations"
 COUNT = "SELECT authors FROM wanted_budget"
 ADD_TO_COUNT = "UPDATE wanted_budget SET authors = authors + ?"
 NUMBERS = "SELECT author FROM wanted WHERE refs > 0"
+# A registered user is wanted for that reason once.
+FOLLOWED = "SELECT author FROM wanted WHERE author = ? AND refs > 1"
 NEXT_GENERATION = "UPDATE generations SET latest = latest + 1 RETURNING latest"
 ACQUIRE = """
 INSERT INTO wanted (author, refs, since, generation, tier) VALUES (?1, 1, ?2, ?3, ?4)
@@ -91,6 +93,11 @@ def count(tx: Tx) -> int:
 def numbers(tx: Tx) -> set[int]:
     """Return the numbers of all wanted authors."""
     return {int(author) for (author,) in tx.execute(NUMBERS)}
+
+
+def followed_users(tx: Tx, users: Iterable[int]) -> set[int]:
+    """Return those of `users`, numbers of registered users, who are wanted as a followee of another, too."""
+    return {int(author) for (author,) in tx.executemany(FOLLOWED, ((user,) for user in users))}
 
 
 def next_generation(tx: Tx) -> int:

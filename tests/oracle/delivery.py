@@ -17,6 +17,10 @@ from tests.factories.events import SignedEvent, from_raw, is_authentic
 from tests.oracle.relevance import Holding, Horizon, Relevance, Verdict
 
 UUID_ATTRIBUTE = "_watermill_message_uuid"
+MAX_ATTRIBUTES = 100
+MAX_ATTRIBUTE_NAME = 256
+MAX_ATTRIBUTE_VALUE = 1024
+"""Pub/Sub refuses more, and longer ones (bytes); the emulator takes them."""
 FIELDS = frozenset({"id", "pubkey", "created_at", "kind", "tags", "content", "sig"})
 MAX_LISTED = 10
 """How many ids of one sort the readable text lists."""
@@ -215,7 +219,13 @@ def _attribute_faults(attributes: Mapping[str, str]) -> list[str]:
     uuid = attributes.get(UUID_ATTRIBUTE)
     if uuid is None:
         return [f"attribute {UUID_ATTRIBUTE} is missing"]
-    return [] if _ULID.fullmatch(uuid) else [f"{uuid!r} is no ULID"]
+    faults = [] if _ULID.fullmatch(uuid) else [f"{uuid!r} is no ULID"]
+    if len(attributes) > MAX_ATTRIBUTES:
+        faults.append(f"{len(attributes)} attributes")
+    for name, value in attributes.items():
+        if not 0 < len(name.encode()) <= MAX_ATTRIBUTE_NAME or len(value.encode()) > MAX_ATTRIBUTE_VALUE:
+            faults.append(f"attribute {name[:40]} has a name of {len(name)} and a value of {len(value)} characters")
+    return faults
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

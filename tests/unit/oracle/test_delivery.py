@@ -95,9 +95,13 @@ def test_invalid_payloads_are_found(oracle: DeliveryOracle) -> None:
             Delivered(upper, uuid),
             Delivered(PROFILE.raw.encode(), {}),
             Delivered(CONTACTS.raw.encode(), {UUID_ATTRIBUTE: "lowercase or short"}),
+            Delivered(CONTACTS.raw.encode(), uuid | {"x": "y" * 1025}),
+            Delivered(CONTACTS.raw.encode(), uuid | {"x" * 257: "y"}),
+            Delivered(CONTACTS.raw.encode(), uuid | {str(number): "y" for number in range(100)}),
+            Delivered(CONTACTS.raw.encode(), uuid | {"x" * 256: "y" * 1024}),
         ]
     )
-    assert len(report.invalid) == 7
+    assert len(report.invalid) == 10
     assert {fault.subject for fault in report.lost} == {MENTION.id, CONTACTS_NOTE.id}
     assert oracle.judge([Delivered(forge_signature(HERS).raw.encode())]).distinct == 0
 

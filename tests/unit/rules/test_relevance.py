@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.nostr.kinds import GLOBAL_KINDS
-from pipeline.rules.relevance import Relevance, Rule
+from pipeline.rules.relevance import MAX_MENTIONS, Relevance, Rule
 from pipeline.store.wanted_authors import Change
 from tests.support.plans import changes, event, key
 
@@ -18,15 +18,15 @@ def relevance() -> Relevance:
 
 @pytest.mark.parametrize("kind", sorted(GLOBAL_KINDS))
 def test_global_kinds_are_wanted_of_anybody(kind: int) -> None:
-    assert relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL_KIND
-    assert Relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL_KIND
+    assert relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL
+    assert Relevance().rule(event(1, STRANGER, kind)) is Rule.GLOBAL
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5, 7, 1059, 6666, 10_000, 20_001, 30_023])
 def test_any_kind_of_users_followees_and_mentions_of_users_is_relevant(kind: int) -> None:
     known = relevance()
-    assert known.rule(event(1, USER, kind)) is Rule.AUTHOR
-    assert known.rule(event(1, FRIEND, kind)) is Rule.AUTHOR
+    assert known.rule(event(1, USER, kind)) is Rule.USER
+    assert known.rule(event(1, FRIEND, kind)) is Rule.FOLLOWEE
     assert known.rule(event(1, STRANGER, kind, mentions=[STRANGER, USER])) is Rule.MENTION
     assert known.rule(event(1, STRANGER, kind, mentions=[FRIEND])) is None
     assert known.rule(event(1, STRANGER, kind)) is None
@@ -52,3 +52,46 @@ def test_one_who_went_and_came_back_between_two_readings_was_gone() -> None:
 
 def test_the_first_reading_removes_nobody() -> None:
     assert Relevance().apply(changes(7, [Change(USER, True, 0, 6), Change(FRIEND, False, 0, 7)])) is False
+
+
+@pytest.mark.parametrize(
+    ("author", "kind", "mentions", "is_followed", "rules"),
+    [
+        (USER, 1, [], False, {Rule.USER}),
+        (USER, 1, [], True, {Rule.USER, Rule.FOLLOWEE}),
+        (FRIEND, 1, [STRANGER], False, {Rule.FOLLOWEE}),
+        (STRANGER, 1, [USER], False, {Rule.MENTION}),
+        (STRANGER, 0, [], False, {Rule.GLOBAL}),
+        (FRIEND, 3, [STRANGER, USER], False, {Rule.FOLLOWEE, Rule.MENTION, Rule.GLOBAL}),
+        (USER, 3, [USER], True, set(Rule)),
+        (STRANGER, 1, [FRIEND], False, set()),
+    ],
+)
+def test_match_names_every_rule(
+    author: bytes, kind: int, mentions: list[bytes], is_followed: bool, rules: set[Rule]
+) -> None:
+    """Not only the first, and one at least for whatever is relevant."""
+    known = relevance()
+    each = event(1, author, kind, mentions=mentions)
+    match = known.match(each, is_followed_user=is_followed)
+    assert set(match.rules) == rules
+    assert len(match.rules) == len(rules)
+    assert match.mentions == ((USER.hex(),) if USER in mentions else ())
+    assert (known.rule(each) in match.rules) is bool(rules)
+
+
+def test_match_lists_mentioned_users_in_order_once_up_to_a_bound() -> None:
+    known, users = Relevance(), [key(number) for number in range(10, 40)]
+    known.apply(changes(1, [], [Change(user, True, 0, 1) for user in users]))
+    twice = [users[3], STRANGER, users[1], users[3]]
+    match = known.match(event(1, STRANGER, 1, mentions=twice), is_followed_user=False)
+    assert match.mentions == (users[3].hex(), users[1].hex())
+    match = known.match(event(1, STRANGER, 1, mentions=users), is_followed_user=False)
+    assert match.mentions == tuple(user.hex() for user in users[:MAX_MENTIONS])
+
+
+def test_match_knows_no_user_who_is_gone() -> None:
+    known = relevance()
+    known.apply(changes(2, (), [Change(USER, False, 0, 2)]))
+    match = known.match(event(1, USER, 1, mentions=[USER]), is_followed_user=False)
+    assert match == ((Rule.FOLLOWEE,), ()), "still wanted, as whom another follows"

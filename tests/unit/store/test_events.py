@@ -142,7 +142,7 @@ def test_ids_are_forgotten_by_when_they_were_seen_in_slices(db: Database) -> Non
 def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> None:
     with db.write() as tx:
         for event in range(1, 11):
-            row = OutboxRow(Receipt(event, 1), 0, event, b"", b"", NOW)
+            row = OutboxRow(Receipt(event, 1), 0, 0, event, b"", b"", NOW)
             outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "ok")], NOW + event)
         assert events.forget_deliveries(tx, after=0, before=NOW + 8, limit=5) == RetentionBatch(5, 5, 5)
         assert events.forget_deliveries(tx, after=5, before=NOW + 8, limit=5) == RetentionBatch(5, 2, 10)

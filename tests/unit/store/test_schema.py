@@ -77,6 +77,7 @@ def test_payloads_of_an_earlier_version_stay_where_their_events_are(tmp_path: Pa
             assert [(row.receipt.seq, row.event, row.raw) for row in claimed] == [(n, n, payload[n]) for n in (4, 5)]
             (owed,) = outbox.claim(tx, SinkName.PUBSUB, now=now, lease=1, limit=9)
             assert (owed.event, owed.payload, owed.received_at) == (1, payload[1], 7)
+            assert (owed.rules, owed.mentions) == (None, None), "was not noted then"
             for queue, number in ((DeadQueue.INBOX, 3), (DeadQueue.PUBSUB, 2)):
                 (letter,) = dead.find_newest(tx, queue, 9)
                 assert dead.payload(tx, letter) == payload[number]
