@@ -259,6 +259,8 @@ class Connection:
         requests = [(subscription, each) for subscription, all_ in self._requests.items() for each in all_]
         for subscription, queries in requests:
             served = queries[:1] if behaviour.live_first_filter else queries
+            if behaviour.empty_filter_matches_nothing:
+                served = [query for query in served if not query.unconditional]
             if not any(query.matches(event, ignore_times=behaviour.live_ignores_times) for query in served):
                 continue
             self._live += 1

@@ -26,13 +26,16 @@ from stages import crawler, saver
 from tests.corpus import needs_real, real_addresses
 from tests.corpus.addresses import drawn
 from tests.factories.events import authors
-from tests.fakes.behaviour import Behaviour
+from tests.fakes.behaviour import NOSTR_RELAY, Behaviour
+from tests.fakes.command_relay import CommandRelay
 from tests.fakes.net import free_port
+from tests.fakes.publisher import PatientPublisher
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import HttpRequest
 from tests.fakes.socks import SocksProxy, onion_host
 from tests.integration.relay.peers import make_tls
 from tests.integration.stages.support import Running, World, wait_until
+from tests.tools.completeness.foreign.registry import QUICK, Listed
 
 (ALICE,) = authors(77, 1)
 NOW = int(time())
@@ -97,19 +100,46 @@ def test_address_is_dialled_as_written_and_after_a_404_as_others_write_it(world:
         assert paths[:2] == ["/relay/", "/relay?"]
 
 
-def test_strategy_is_chosen_beside_the_running_crawler_and_reported(world: World) -> None:
+def ask_whole(world: World, url: str) -> None:
+    """Have a relay that is crawled by query asked whole from now on."""
+
     def asked() -> str:
         return str(world.query("SELECT asked FROM relays")[0][0])
 
-    with ScriptedRelay() as relay, crawling(world, EVENTS_BOOTSTRAP_RELAYS=relay.url) as running:
-        wait_until(lambda: states(world).get(relay.url) == "connected" and asked() == "query")
-        with world.database.write() as tx:
-            assert relays.set_ask(tx, relay.url, "whole")
-        wait_until(lambda: asked() == "whole")
-        relay.wait_for_req(lambda req: list(req.filters) == [{"limit": 0}])
+    wait_until(lambda: states(world).get(url) == "connected" and asked() == "query")
+    with world.database.write() as tx:
+        assert relays.set_ask(tx, url, "whole")
+    wait_until(lambda: asked() == "whole")
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(), NOSTR_RELAY], ids=["plain", "nostr-relay"])
+def test_strategy_is_chosen_beside_the_running_crawler_and_reported(world: World, behaviour: Behaviour) -> None:
+    with ScriptedRelay(behaviour) as relay, crawling(world, EVENTS_BOOTSTRAP_RELAYS=relay.url) as running:
+        ask_whole(world, relay.url)
+        relay.wait_for_req(lambda req: req.filters[0].get("since") == 1 and len(req.filters) == 1)
         relay.publish(ALICE.sign("anybody", kind=0, created_at=NOW))
         wait_until(lambda: world.inbox_size() == 1)
         wait_until(lambda: running.metric("event_service_firehose_relays") == 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("peer", QUICK, ids=lambda peer: peer.name)
+def test_foreign_relays_that_are_asked_whole_bring_everything_live(world: World, tmp_path: Path, peer: Listed) -> None:
+    if not peer.is_installed:
+        pytest.skip(f"{peer.name}: not installed")
+    what = peer.variant()
+    with (
+        CommandRelay(what.command, tmp_path / "relay", env=what.env) as relay,
+        PatientPublisher(relay.url) as publisher,
+        crawling(world, EVENTS_BOOTSTRAP_RELAYS=relay.url) as running,
+    ):
+        # An empty relay is not believed before it was asked for each kind.
+        publisher.publish([ALICE.sign("stored", kind=0, created_at=NOW - 60)])
+        ask_whole(world, relay.url)
+        wait_until(lambda: running.metric("event_service_firehose_relays") == 1)
+        wait_until(lambda: world.inbox_size() == 1)
+        publisher.publish([ALICE.sign("live", kind=3, created_at=NOW)])
+        wait_until(lambda: world.inbox_size() == 2)
 
 
 def test_onion_relay_is_dialled_by_proxy_or_skipped_and_counted(world: World) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pipeline.crawl.sync.plan import ALL_KINDS, Query, Subject, chunks
 from pipeline.crawl.sync.relay_lists import is_named
 from pipeline.nostr.filter import Filter
-from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, RelayLimits
+from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, MAX_SPAN_S, RelayLimits
 
 # A key with its share of a filter that has few of them.
 _MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
 _BROAD = frozenset({Subject.GLOBAL, Subject.FIREHOSE})
+# Nothing is dated before it; nostr-relay takes a `since` of 0 for none.
+_FIRST_SECOND = 1
 
 
 @dataclass(slots=True)
@@ -147,14 +149,23 @@ class SubscriptionPacker:
         group = self._groups.get(key)
         if group is None:
             return None
-        # `limit: 0`: nothing stored; no `since`, which relays would apply to back-dated arrivals too.
+        # `limit: 0`: nothing stored.
         limit = 1 if self._limits.zero_is_all or self._limits.refuses_zero else 0
         return [
-            part.filter(limit=limit, kinds=kinds)
+            part.filter(limit=limit, kinds=kinds, since=self._since(part, kinds))
             for query in group.queries.values()
             for part in query.parts(self._most_members(query))
             for kinds in self._kinds(part)
         ]
+
+    def _since(self, query: Query, kinds: frozenset[int] | None) -> int | None:
+        """Return the `since` of a filter, which is none: relays would apply it to back-dated arrivals too.
+
+        A filter without any condition selects nothing live at some relays: for everything it is the least there is.
+        """
+        has_condition = query.subject is not Subject.FIREHOSE or kinds is not None
+        is_bounded = self._limits.max_span < MAX_SPAN_S
+        return None if has_condition or is_bounded else _FIRST_SECOND
 
     def _kinds(self, query: Query) -> list[frozenset[int] | None]:
         """The lists of kinds that a query is asked for with, each in a filter of its own; `None` for all kinds."""
