@@ -5,12 +5,13 @@ There may be a million of them. A sequence of members is never changed; a part o
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import starmap
 from struct import Struct
 from typing import Final, TypeAlias, overload
+from weakref import ref
 
 _RECORD: Final = Struct("=32sqq")
 SIZE: Final = _RECORD.size
@@ -34,14 +35,20 @@ class Member:
         return _RECORD.pack(self.public_key, self.since, self.generation)
 
 
+def _nothing() -> None:
+    """Return what a weak reference does once its object is gone."""
+
+
 class Members(Sequence[Member]):
     """Some members: records, and the places of those that belong to it, `None` for all."""
 
-    __slots__ = ("__weakref__", "_places", "_records")
+    __slots__ = ("__weakref__", "_hex_keys", "_key_set", "_places", "_records")
 
     def __init__(self, records: bytes = b"", places: "_Places | None" = None) -> None:
         self._records = records
         self._places: _Places = range(len(records) // SIZE) if places is None else places
+        self._key_set: Callable[[], frozenset[bytes] | None] = _nothing
+        self._hex_keys: Callable[[], frozenset[str] | None] = _nothing
 
     @classmethod
     def of(cls, members: Iterable[Member]) -> "Members":
@@ -98,6 +105,22 @@ class Members(Sequence[Member]):
         """Return the public keys of all, in order."""
         records = self._records
         return [records[at : at + KEY_BYTES] for at in map(SIZE.__mul__, self._places)]
+
+    @property
+    def key_set(self) -> frozenset[bytes]:
+        """Return the public keys of all, the same object to everybody: hundreds of relays are asked for them."""
+        if (keys := self._key_set()) is None:
+            keys = frozenset(self.keys)
+            self._key_set = ref(keys)
+        return keys
+
+    @property
+    def hex_keys(self) -> frozenset[str]:
+        """Return the public keys of all in hexadecimal, the same object to everybody."""
+        if (keys := self._hex_keys()) is None:
+            keys = frozenset(map(bytes.hex, self.keys))
+            self._hex_keys = ref(keys)
+        return keys
 
     @property
     def newest(self) -> int:

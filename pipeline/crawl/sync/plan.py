@@ -170,12 +170,10 @@ class Query:
         limit: int | None = None,
     ) -> Filter:
         """The filter for a span of time (seconds, both ends included); `kinds` narrows those of the query."""
-        keys = frozenset(self.members.keys)
-        mentions = self.subject in BY_TAG
         by_author = self.subject in (Subject.AUTHORS, Subject.PROFILES, Subject.RELAY_LISTS)
         return Filter(
-            authors=keys if by_author else None,
-            tags=(("p", frozenset(key.hex() for key in keys)),) if mentions else (),
+            authors=self.members.key_set if by_author else None,
+            tags=(("p", self.members.hex_keys),) if self.subject in BY_TAG else (),
             kinds=self.kinds if kinds is None else kinds,
             since=since,
             until=until,

@@ -1,10 +1,12 @@
 """Packed members: the same as a list of them, whatever is taken from it."""
 
 import random
+from weakref import ref
 
 import pytest
 
 from pipeline.crawl.sync.members import NO_MEMBERS, SIZE, Member, Members, has_at, place_of
+from pipeline.crawl.sync.plan import Query, Subject
 from tests.support.seeds import seeds
 
 
@@ -91,3 +93,24 @@ def test_place_of_a_key_is_found_and_of_others_is_where_they_belong() -> None:
     assert place_of(b"", keys[0]) == 0
     assert not has_at(b"", keys[0], 0)
     assert SIZE == 48
+
+
+def test_whoever_asks_for_the_keys_gets_the_same_set_as_long_as_somebody_has_it() -> None:
+    members = Members.of(some(random.Random(7), 20))
+    keys, in_hex = members.key_set, members.hex_keys
+    assert keys == set(members.keys)
+    assert in_hex == {key.hex() for key in members.keys}
+    assert members.key_set is keys
+    assert members.hex_keys is in_hex
+    # Nobody has them any more, so that they take no memory.
+    gone = ref(keys), ref(in_hex)
+    del keys, in_hex
+    assert [each() for each in gone] == [None, None]
+    assert members.key_set == set(members.keys)
+
+
+def test_relays_that_are_asked_the_same_share_the_keys_of_their_filters() -> None:
+    query = Query(Subject.AUTHORS, "0", Members.of(some(random.Random(8), 20)))
+    mentions = Query(Subject.MENTIONS, "0", query.members)
+    assert query.filter(limit=0).authors is query.filter(limit=1).authors
+    assert mentions.filter(limit=0).tags[0][1] is mentions.filter(limit=1).tags[0][1]
