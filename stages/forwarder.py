@@ -1,11 +1,13 @@
 """`stage forwarder`: delivers the events of the `pubsub` outbox to the configured sink."""
 
 import threading
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
 from pipeline.delivery.sink_health import LastAnswer, SinkHealth
+from pipeline.delivery.unsettled import Unsettled
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.settings.choices import SinkKind
@@ -34,8 +36,8 @@ def run(ctx: StageContext) -> None:
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
-    turn, last_answer = threading.Lock(), LastAnswer()
-    workers = [_worker(ctx, sink, counters, progress, index, turn, last_answer) for index in range(count)]
+    shared = _Shared(sink, counters)
+    workers = [_worker(ctx, shared, progress, index) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
         for index, worker in enumerate(workers)
@@ -53,22 +55,28 @@ def run(ctx: StageContext) -> None:
         sink.close()
 
 
-def _worker(
-    ctx: StageContext,
-    sink: Sink,
-    counters: StageCounters,
-    progress: list[float],
-    index: int,
-    turn: threading.Lock,
-    last_answer: LastAnswer,
-) -> BatchWorker:
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What the workers of one sink share."""
+
+    sink: Sink
+    counters: StageCounters
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    last_answer: LastAnswer = field(default_factory=LastAnswer)
+    unsettled: Unsettled = field(default_factory=Unsettled)
+
+
+def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: int) -> BatchWorker:
     def beat() -> None:
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimitedLogger(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
-    client = OutboxClient("forwarder", name, ctx.clock, ctx.metrics, counters, log, ctx.slot.name)
-    return BatchWorker(client, SinkHealth(name, last_answer), ctx.stop, beat, sink, turn, ctx.doorbell)
+    client = OutboxClient(
+        "forwarder", name, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled
+    )
+    health = SinkHealth(name, shared.last_answer)
+    return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell)
 
 
 def _work(ctx: StageContext, worker: BatchWorker) -> None:

@@ -1,8 +1,8 @@
 """Delivery of outbox rows in batches; `stream_worker.py` is for a sink that answers message by message.
 
-A batch is claimed, delivered and settled. Each row has a verdict of its own: delivered, refused, to be retried, or a
-dead letter. While a sink is down the leases are renewed and the rows offered again, so that an outage, however long,
-counts as a failure of none of them.
+A batch is claimed, delivered, and settled in the transaction of the next claim. Each row has a verdict of its own:
+delivered, refused, to be retried, or a dead letter. While a sink is down the leases are renewed and the rows offered
+again, so that an outage, however long, counts as a failure of none of them.
 """
 
 import threading
@@ -44,10 +44,15 @@ class BatchWorker(SinkWorker):
             rows = self._next(database, watch)
             if rows:
                 self._deliver(database, rows)
+        self.client.settle(database)
 
     def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
-        """Claim ready rows; return [] after about a second without any, or after a commit."""
-        if not self.turn.acquire(timeout=_TURN_WAIT_S):
+        """Claim ready rows; return [] after about a second without any, or after a commit.
+
+        What is unsettled is committed with the claim, or when it is due, by this worker if another has the turn.
+        """
+        if not self.turn.acquire(timeout=min(_TURN_WAIT_S, self.client.settle_due_in_s())):
+            self._settle_due(database)
             return []
         try:
             if self.stop.is_set():
@@ -55,13 +60,18 @@ class BatchWorker(SinkWorker):
             rows = self.client.claim(database, self.sink.max_messages)
             if not rows:
                 self.sink.keep_alive()
-                watch.wait(self.stop, _IDLE_S)
+                watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
+                self._settle_due(database)
             return rows
         finally:
             self.turn.release()
 
+    def _settle_due(self, database: Database) -> None:
+        if not self.client.settle_due_in_s():
+            self.client.settle(database)
+
     def _deliver(self, database: Database, rows: list[OutboxRow]) -> None:
-        """Settle every one of `rows`, however long the sink is down; when stopped, release the rest."""
+        """Give each of `rows` a verdict, however long the sink is down; when stopped, release the rest."""
         leased_at = self.now()
         while rows and not self.stop.is_set():
             self.beat()
@@ -76,8 +86,10 @@ class BatchWorker(SinkWorker):
             self._note_outcome(verdicts, down)
             self._note_retries(verdicts, down)
             settled, left = _split(batch, verdicts)
-            self.client.settle(database, settled, self.now() - began)
+            self.client.defer(settled, self.now() - began)
             rows = left + rows[len(batch) :]
+            if rows or down is not None:
+                self.client.settle(database)
             if down is None:
                 continue
             wait_s = self.report_down(down, len(rows))

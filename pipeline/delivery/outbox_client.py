@@ -5,7 +5,7 @@
                stream every `RENEW_STREAM_EVERY_S`, both for the time of the wait while the sink is down
     release    rows that are ready again at once, when the worker stops or a lease was lost
     settle     delivered or refused: recorded and removed; retry: back with a delay; refused with `dead_letter`: a dead
-               letter, as after `MAX_CLAIMS` claims
+               letter, as after `MAX_CLAIMS` claims; in the transaction of the next claim if that comes soon
 
 Every step names the receipts of the claim, and changes no row that was claimed again since.
 """
@@ -18,13 +18,14 @@ from functools import lru_cache
 from typing import Final
 
 from pipeline.delivery.poison import is_suspect
+from pipeline.delivery.unsettled import RowVerdicts, Settlement, Unsettled
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics, Observations
-from pipeline.sinks.base import Message, Refused, Retry, Verdict
+from pipeline.sinks.base import Message, Refused, Retry
 from pipeline.store import outbox
-from pipeline.store.counters import StageCounters, StageTally
+from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.outbox import OutboxRow, SinkName
@@ -45,8 +46,6 @@ _KEY_BYTES: Final = 32
 _HANDLER: Final = "processSavedEvent"
 _ROW_RETRY: Final = Backoff(base_s=5.0, factor=3.0, cap_s=3600.0, jitter=0.3)
 
-RowVerdicts = Sequence[tuple[OutboxRow, Verdict]]
-
 
 def reclaim_leases(database: Database, holder: str, now: int) -> None:
     """Release the leases of the crashed process that had the slot `holder` before; for a stage that starts."""
@@ -65,22 +64,31 @@ class OutboxClient:
     counters: StageCounters
     log: RateLimitedLogger
     holder: str | None = None
+    unsettled: Unsettled = field(default_factory=Unsettled)
+    """Shared by the workers of one sink: the one that claims settles for all."""
     rng: random.Random = field(default_factory=random.Random)
     claims: int = 0
 
     def claim(self, database: Database, most: int) -> list[OutboxRow]:
-        """Lease up to `most` ready rows, dead-letter those that must not be tried; suspects come last, shuffled."""
+        """Lease up to `most` ready rows, dead-letter those that must not be tried; suspects come last, shuffled.
+
+        If there are any, also commit what is unsettled.
+        """
         with database.read() as tx:
             if not outbox.any_ready(tx, self.name, self.clock.now_ms()):
                 return []
+        settlements = self.unsettled.take()
         with database.write() as tx:
             now = self.clock.now_ms()
+            tally = StageTally()
+            stale = self._write_verdicts(tx, settlements, tally, now)
             rows = self._lease(tx, most, now)
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
-            dead = StageTally(taken=outbox.queue.dead_letter(tx, letters, now))
-            dead.drop("buried", dead.taken)
-            totals = self.counters.write(tx, dead)
-        self.counters.show(totals)
+            dead = outbox.queue.dead_letter(tx, letters, now)
+            tally.taken += dead
+            tally.drop("buried", dead)
+            totals = self.counters.write(tx, tally)
+        self._on_settled(settlements, totals, stale)
         for each in letters:
             self.log.error(
                 each.reason, "event is a dead letter", sink=self.name, row=each.receipt.seq, reason=each.reason
@@ -123,16 +131,32 @@ class OutboxClient:
             now = self.clock.now_ms()
             outbox.queue.release(tx, [Postponed(row.receipt, now) for row in rows])
 
-    def settle(self, database: Database, verdicts: RowVerdicts, took_s: float) -> None:
-        """Commit the verdicts, which the sink took `took_s` for."""
-        settled: list[outbox.Settled] = []
-        postponed: list[Postponed] = []
-        letters: list[DeadLetter] = []
-        if not verdicts:
-            return
-        with database.write() as tx:
-            now = self.clock.now_ms()
-            for row, verdict in verdicts:
+    def defer(self, verdicts: RowVerdicts, took_s: float) -> None:
+        """Leave verdicts, which the sink took `took_s` for, to the next `claim` or `settle`."""
+        if verdicts:
+            self.unsettled.add(Settlement(verdicts, took_s, self.clock.now_ms(), self.clock.monotonic()))
+
+    def settle_due_in_s(self) -> float:
+        """Return after how many seconds `settle` must be called; infinity if nothing is unsettled."""
+        return self.unsettled.due_in_s(self.clock.monotonic())
+
+    def settle(self, database: Database) -> None:
+        """Commit all verdicts that are unsettled, those of other workers included."""
+        while settlements := self.unsettled.take():
+            with database.write() as tx:
+                tally = StageTally()
+                stale = self._write_verdicts(tx, settlements, tally, self.clock.now_ms())
+                totals = self.counters.write(tx, tally)
+            self._on_settled(settlements, totals, stale)
+
+    def _write_verdicts(self, tx: Tx, settlements: Sequence[Settlement], tally: StageTally, now: int) -> int:
+        """Write verdicts and add them to `tally`; return how many rows were claimed again since."""
+        stale = 0
+        for settlement in settlements:
+            settled: list[outbox.Settled] = []
+            postponed: list[Postponed] = []
+            letters: list[DeadLetter] = []
+            for row, verdict in settlement.verdicts:
                 if isinstance(verdict, Retry):
                     wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
                     postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
@@ -142,11 +166,15 @@ class OutboxClient:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Settled(row, outcome))
             held = outbox.settle(tx, self.name, settled, now) + outbox.queue.dead_letter(tx, letters, now)
-            totals = self.counters.write(tx, _tally(verdicts, held))
-            held += outbox.queue.nack(tx, postponed)
+            _add_to(tally, settlement.verdicts, held)
+            stale += len(settlement.verdicts) - held - outbox.queue.nack(tx, postponed)
+        return stale
+
+    def _on_settled(self, settlements: Sequence[Settlement], totals: Totals, stale: int) -> None:
         self.counters.show(totals)
-        self._note_stale(len(verdicts) - held)
-        self._count(verdicts, took_s, now)
+        self._note_stale(stale)
+        for settlement in settlements:
+            self._count(settlement)
 
     def note_retries(self, reasons: Counter[str]) -> None:
         """Count events to be offered again, by reason."""
@@ -164,10 +192,10 @@ class OutboxClient:
         if count:
             self.metrics.stage_errors.labels(self.stage, "stale-receipt").inc(count)
 
-    def _count(self, verdicts: RowVerdicts, took_s: float, now: int) -> None:
+    def _count(self, settlement: Settlement) -> None:
         failed = 0
         ages_s: list[float] = []
-        for row, verdict in verdicts:
+        for row, verdict in settlement.verdicts:
             match verdict:
                 case Refused(reason):
                     self.log.warning(reason, "event refused", sink=self.name, event=row.event_id.hex(), reason=reason)
@@ -175,12 +203,13 @@ class OutboxClient:
                     self.metrics.stage_errors.labels(self.stage, reason).inc()
                     failed += 1
                 case _:
-                    ages_s.append(max(0, now - row.received_at) / 1000)
+                    ages_s.append(max(0, settlement.at_ms - row.received_at) / 1000)
         Observations(self.metrics.delivery.labels(self.name)).record(ages_s)
         if self.name is SinkName.PUBSUB:
             # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
-            each_s = took_s / len(verdicts)
-            self.metrics.handler(_HANDLER).record(each_s * (len(verdicts) - failed), len(verdicts) - failed)
+            count = len(settlement.verdicts)
+            each_s = settlement.took_s / count
+            self.metrics.handler(_HANDLER).record(each_s * (count - failed), count - failed)
             self.metrics.handler(_HANDLER, success=False).record(each_s * failed, failed)
 
 
@@ -200,14 +229,13 @@ def _keys(data: bytes) -> tuple[str, ...]:
     return tuple(data[at : at + _KEY_BYTES].hex() for at in range(0, len(data), _KEY_BYTES))
 
 
-def _tally(verdicts: RowVerdicts, held: int) -> StageTally:
+def _add_to(tally: StageTally, verdicts: RowVerdicts, held: int) -> None:
     """Count the settled rows, of which `held` were still leased; the new holder of the others counts them."""
-    tally = StageTally(taken=held)
-    for _, verdict in verdicts:
-        if isinstance(verdict, Refused) and tally.dropped.total() < held:
-            tally.drop(verdict.reason)
-    tally.out = held - tally.dropped.total()
-    return tally
+    reasons = [verdict.reason for _, verdict in verdicts if isinstance(verdict, Refused)][:held]
+    for reason in reasons:
+        tally.drop(reason)
+    tally.taken += held
+    tally.out += held - len(reasons)
 
 
 def _dead_reason(row: OutboxRow) -> str | None:

@@ -1,9 +1,9 @@
 """Delivery of outbox rows to a sink that answers message by message; no message waits for the answer to another.
 
-Rows are sent while there is room, and each is settled by its own answer. While the sink is down the leases are renewed
-and the rows sent again, and no row has failed. Those in flight when the connection broke are suspects and go one by one
-afterwards. A suspect that is in flight alone when the connection breaks again is retried later; the second time it is
-refused, if only its size can be the cause.
+Rows are sent while there is room. Each is settled by its own answer, in the transaction of the next claim. While the
+sink is down the leases are renewed and the rows sent again, and no row has failed. Those in flight when the connection
+broke are suspects and go one by one afterwards. A suspect that is in flight alone when the connection breaks again is
+retried later; the second time it is refused, if only its size can be the cause.
 """
 
 import math
@@ -83,9 +83,11 @@ class StreamWorker(SinkWorker):
                 self._on_sink_down(database, down)
                 continue
             if self._is_quiet or len(self._settled) >= CLAIM_STEP:
-                self._settle(database)
+                self._defer()
             self._renew(database)
             self._claim(database, watch)
+            if not self.client.settle_due_in_s():
+                self.client.settle(database)
             if not self._in_flight:
                 self._idle(watch)
         self._shut_down(database)
@@ -109,8 +111,10 @@ class StreamWorker(SinkWorker):
             self.stop.wait(0.0 if self.sink.room() else POLL_S)
             return
         self.health.reset()
-        if (self._looked_at is not None or not self.sink.room()) and watch.wait(self.stop, _IDLE_S):
-            self._looked_at = None
+        if self._looked_at is not None or not self.sink.room():
+            due_in_s = self.client.settle_due_in_s()
+            if watch.wait(self.stop, min(_IDLE_S, due_in_s)):
+                self._looked_at = None
 
     def _send(self) -> None:
         """Send the rows that may be sent. Raises `SinkDown`."""
@@ -196,13 +200,16 @@ class StreamWorker(SinkWorker):
             self._finish(event_id, verdict)
         return len(answers)
 
-    def _settle(self, database: Database) -> None:
-        if not self._settled:
-            return
+    def _defer(self) -> None:
+        """Leave the answers so far to the transaction of the next claim."""
         settled, self._settled = self._settled, []
         reasons = Counter(each.verdict.reason for each in settled if isinstance(each.verdict, Retry))
         self.client.note_retries(reasons)
-        self.client.settle(database, settled, 0.0)
+        self.client.defer(settled, 0.0)
+
+    def _settle(self, database: Database) -> None:
+        self._defer()
+        self.client.settle(database)
 
     def _renew(self, database: Database) -> None:
         """Renew the leases when due; if some were lost, release the rows that are not sent yet."""

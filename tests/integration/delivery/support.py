@@ -10,6 +10,7 @@ from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient
 from pipeline.delivery.sink_health import SinkHealth
 from pipeline.delivery.stream_worker import StreamWorker
+from pipeline.delivery.unsettled import Unsettled
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, ManualClock, SystemClock
 from pipeline.process.logs import RateLimitedLogger, get_logger
@@ -139,7 +140,9 @@ class QuickStop(Stop):
 class Loop:
     """A sink's loop in a thread of its own, with its own connection, stopped on leaving."""
 
-    def __init__(self, box: Outbox, sink: Sink | StreamSink, stage: str = "forwarder") -> None:
+    def __init__(
+        self, box: Outbox, sink: Sink | StreamSink, stage: str = "forwarder", unsettled: Unsettled | None = None
+    ) -> None:
         self.stop = QuickStop() if isinstance(box.clock, ManualClock) else Stop()
         self.metrics = Metrics()
         self.beats = 0
@@ -147,7 +150,9 @@ class Loop:
         self._box = box
         log = RateLimitedLogger(get_logger(stage), box.clock)
         counters = StageCounters(Slot(stage, 0), self.metrics)
-        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0")
+        # Nobody moves such a clock on for what waits for a claim that does not come.
+        unsettled = unsettled or (Unsettled(within_s=0.0) if isinstance(box.clock, ManualClock) else Unsettled())
+        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0", unsettled)
         self.health = SinkHealth(box.sink)
         self.worker: BatchWorker | StreamWorker
         if isinstance(sink, StreamSink):
