@@ -24,7 +24,7 @@ _A_DAY_S = 86_400
 # registry has and those that are not built for every machine.
 _PEERS_REQUIRED = os.environ.get("TEST_PEERS") == "required"
 _LACKING = "not installed"
-_MAY_BE_LACKING = ("Pub/Sub emulator", "pyroscope-io")
+_MAY_BE_LACKING = ("Pub/Sub emulator", "Firestore emulator", "pyroscope-io")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import functools
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -32,19 +32,19 @@ _MAX_MESSAGE_BYTES = 100_000_000
 
 
 @functools.cache
-def emulator_program() -> Path | None:
-    """The emulator's start script, `None` when it or Java is not installed."""
+def emulator_program(path: Path = _PROGRAM) -> Path | None:
+    """The start script of an emulator, of Pub/Sub by default; `None` when it or Java is not installed."""
     if shutil.which("java") is None:
         return None
     for root in _USUAL_ROOTS:
-        if (root / _PROGRAM).is_file():
-            return root / _PROGRAM
+        if (root / path).is_file():
+            return root / path
     gcloud = shutil.which("gcloud")
     if gcloud is None:
         return None
     command = [gcloud, "info", "--format=value(installation.sdk_root)"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=READY_TIMEOUT_S, check=False)
-    program = Path(found.stdout.strip()) / _PROGRAM
+    program = Path(found.stdout.strip()) / path
     return program if program.is_file() else None
 
 
@@ -66,6 +66,12 @@ class PubSubEmulator(Peer):
         """`host:port`, for `PUBSUB_EMULATOR_HOST`."""
         return f"{self.host}:{self.port}"
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """For clients of its other services."""
+        assert self._channel is not None, "not started"
+        return self._channel
+
     def start(self, *, create: bool = True) -> None:
         """Start it, wait until it takes connections, and make topic and subscription unless told not to."""
         program = emulator_program()
@@ -83,6 +89,17 @@ class PubSubEmulator(Peer):
         self._publisher().create_topic(request={"name": self.topic}, timeout=READY_TIMEOUT_S)
         request = {"name": self.subscription, "topic": self.topic, "ack_deadline_seconds": _ACK_DEADLINE_S}
         self._subscriber().create_subscription(request=request, timeout=READY_TIMEOUT_S)
+
+    def create_topic(self, topic_id: str, schema_settings: Mapping[str, str]) -> None:
+        """Make another topic, which takes only what fits a schema."""
+        name = f"{self.topic.rpartition('/')[0]}/{topic_id}"
+        request = {"name": name, "schema_settings": dict(schema_settings)}
+        self._publisher().create_topic(request=request, timeout=READY_TIMEOUT_S)
+
+    def push_to(self, url: str) -> None:
+        """Let it push messages to `url` instead of keeping them for pulls."""
+        request = {"subscription": self.subscription, "push_config": {"push_endpoint": url}}
+        self._subscriber().modify_push_config(request=request, timeout=READY_TIMEOUT_S)
 
     def kill(self) -> None:
         """End it at once."""

@@ -52,6 +52,8 @@ MAY_USE_THE_NETWORK = (
 )  # fmt: skip
 # The import reads a file of another program, and writes beside what the store does.
 SPEAKS_TO_THE_DATABASE = ("pipeline.store", "pipeline.go_import")
+# Programs for consumers, which copy them.
+SAMPLES = ROOT / "pipeline/docs/consumers"
 CLOCK = "pipeline.process.clock"
 READS_A_CLOCK = {"now", "utcnow", "today"}
 SQL = re.compile(
@@ -93,7 +95,11 @@ def _imports(module: Module) -> frozenset[str]:
 @cache
 def modules() -> tuple[Module, ...]:
     paths = sorted((*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")))
-    return tuple(Module(_name(path), path, ast.parse(path.read_text())) for path in paths)
+    return tuple(_module(path) for path in paths if not path.is_relative_to(SAMPLES))
+
+
+def _module(path: Path) -> Module:
+    return Module(_name(path), path, ast.parse(path.read_text()))
 
 
 def _name(path: Path) -> str:
@@ -116,6 +122,13 @@ def offences(allowed: tuple[str, ...], forbidden: set[str]) -> Iterator[str]:
 def test_there_are_modules_to_look_at() -> None:
     assert len(modules()) > 50
     assert {module.package for module in modules()} >= {"pipeline.nostr", "pipeline.store", "stages"}
+
+
+def test_sample_consumers_know_nothing_of_the_project() -> None:
+    samples = [_module(path) for path in SAMPLES.rglob("*.py")]
+    assert len(samples) >= 3
+    for sample in samples:
+        assert not [each for each in sample.imports if each.split(".")[0] in ("pipeline", "stages", "tests")]
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)

@@ -33,26 +33,30 @@ EVERYTHING = sent(
 )
 
 
-def rows(document: str, first_cell: str) -> dict[str, str]:
-    """The second cell of a table's rows, by their first without backticks."""
+def table(document: str, first_cell: str) -> list[list[str]]:
+    """The cells of each row of the table whose header begins with `first_cell`."""
     text = (ROOT / document).read_text()
-    table = text[text.index(f"| {first_cell} |") :].split("\n\n")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
-    return {row[0].strip("`"): row[1] for row in cells}
+    lines = text[text.index(f"| {first_cell} |") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
-FILTERS = rows("pipeline/docs/consumers/README.md", "filter")
+ATTRIBUTES = {cells[0].strip("`"): cells[1] for cells in table("README.md", "attribute")}
+CONSUMERS = "pipeline/docs/consumers"
+SAMPLES = [path.relative_to(ROOT / CONSUMERS).as_posix() for path in (ROOT / CONSUMERS).rglob("*.py")]
+OF_SAMPLES = {cells[2].strip("`") for cells in table(f"{CONSUMERS}/README.md", "sample")}
+FILTERS = {cells[0].strip("`"): cells[1] for cells in table(f"{CONSUMERS}/README.md", "filter")}
+FILTERS |= dict.fromkeys(OF_SAMPLES - set(FILTERS), "")
 
 
 def test_readme_has_every_attribute_and_no_other() -> None:
-    assert set(rows("README.md", "attribute")) == set(EVERYTHING)
+    assert set(ATTRIBUTES) == set(EVERYTHING)
 
 
 def test_readme_has_every_value() -> None:
-    for name, text in rows("README.md", "attribute").items():
+    for name, text in ATTRIBUTES.items():
         for value in VALUES.get(name, ()):
             assert f"`{value}`" in text, name
-    assert f"at most {MAX_LISTED_MENTIONS}" in rows("README.md", "attribute")["mentions"]
+    assert f"at most {MAX_LISTED_MENTIONS}" in ATTRIBUTES["mentions"]
 
 
 def selects(text: str, message: dict[str, str]) -> bool:
@@ -69,6 +73,12 @@ def selects(text: str, message: dict[str, str]) -> bool:
 
 def test_there_are_filters_to_look_at() -> None:
     assert len(FILTERS) > 5
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_sample_is_told_with_a_filter_that_it_names(sample: str) -> None:
+    (row,) = (cells for cells in table(f"{CONSUMERS}/README.md", "sample") if cells[0] == f"[{sample}]({sample})")
+    assert row[2] in (ROOT / CONSUMERS / sample).read_text()
 
 
 @pytest.mark.parametrize("text", FILTERS)
