@@ -5,7 +5,7 @@ import gc
 import math
 import resource
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -296,11 +296,11 @@ class _Crawler:
 
     def _refresh_relay_lists(self, generation: int, plan: Plan) -> None:
         with self.database.read() as tx:
-            named = self._apply_relay_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else ()
+            named = self._apply_relay_lists(tx, generation) if relay_lists.latest(tx) != self.list_change else {}
         self.relay_pool.set_relay_lists(named, plan)
 
-    def _apply_relay_lists(self, tx: Tx, generation: int) -> Collection[int]:
-        """Take what changed of relay lists, and of whose are wanted since `generation`; return the relays affected."""
+    def _apply_relay_lists(self, tx: Tx, generation: int) -> Mapping[int, Collection[bytes]]:
+        """Take what changed of lists, and of whose are wanted since `generation`; return by relay whom that affects."""
         named = self.relay_pool.lists.apply(relay_lists.changed_since(tx, self.list_change, generation))
         self.list_change = relay_lists.latest(tx)
         return named

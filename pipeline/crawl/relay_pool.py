@@ -4,7 +4,7 @@ import math
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
@@ -153,11 +153,11 @@ class RelayPool:
         mode = CrawlMode(selected.candidate.ask)
         return self.mode if mode is CrawlMode.AUTO else mode
 
-    def set_relay_lists(self, changed: Iterable[int], plan: Plan) -> None:
-        """Let relays follow at which of them others are named now."""
-        for number in self._relays.keys() & set(changed):
+    def set_relay_lists(self, changed: Mapping[int, Collection[bytes]], plan: Plan) -> None:
+        """Let relays follow who is named at which of them unlike before."""
+        for number in self._relays.keys() & changed.keys():
             relay = self._relays[number]
-            relay.sync.named = self.lists.at(number)
+            relay.sync.named = relay.sync.named.after(changed[number])
             relay.post_plan(plan)
 
     def set_plan(self, plan: Plan) -> None:

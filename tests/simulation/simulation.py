@@ -250,8 +250,8 @@ class Simulation:
         """What the lists of `authors` say of this relay from now on."""
         at, elsewhere = (RELAY, RELAY + 1), (RELAY + 1,)
         said = (Listed(each, at if writes else elsewhere, at if reads else ()) for each in authors)
-        if RELAY in self.lists.apply(said):
-            self.crawl.named = self.lists.at(RELAY)
+        if changed := self.lists.apply(said).get(RELAY):
+            self.crawl.named = self.crawl.named.after(changed)
             self.crawl.set_plan(self.plan)
 
     def ask(self, mode: CrawlMode) -> None:

@@ -59,7 +59,8 @@ def test_who_is_named_where_against_a_naive_model(seed: int) -> None:
         before = {relay: _named(model, relay) for relay in range(1, 5)}
         changed = lists.apply(said)
         model.update((each.public_key, (set(each.writes), set(each.reads))) for each in said)
-        assert changed == {relay for relay in before if before[relay] != _named(model, relay)}
+        expected = {relay: _differing(before[relay], _named(model, relay)) for relay in before}
+        assert changed == {relay: keys for relay, keys in expected.items() if keys}
         assert len(lists) == sum(any(uses) for uses in model.values())
         for relay in range(1, 5):
             writers, readers = _named(model, relay)
@@ -67,6 +68,10 @@ def test_who_is_named_where_against_a_naive_model(seed: int) -> None:
                 (Subject.AUTHORS, writers), (Subject.PROFILES, writers), (Subject.MENTIONS, readers),
             ):  # fmt: skip
                 assert lists.at(relay).keys_among(asked[subject]) == named
+
+
+def _differing(before: tuple[set[bytes], set[bytes]], now: tuple[set[bytes], set[bytes]]) -> set[bytes]:
+    return (before[0] ^ now[0]) | (before[1] ^ now[1])
 
 
 def _named(model: dict[bytes, tuple[set[int], set[int]]], relay: int) -> tuple[set[bytes], set[bytes]]:

@@ -3,14 +3,15 @@
 It decides about order only: a list may be old, wrong or missing, and everybody is asked for everywhere.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 from weakref import WeakKeyDictionary
 
+from pipeline.crawl.sync.found_chunks import FoundChunks
 from pipeline.crawl.sync.members import Members
 from pipeline.crawl.sync.packed_uses import PackedUses, pack_number
-from pipeline.crawl.sync.plan import BY_TAG, USERS, Query, Subject, chunks, tier_mark
+from pipeline.crawl.sync.plan import BY_TAG, USERS, Query, Subject, tier_mark
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIER_SIZES, TIERS
 
@@ -36,13 +37,14 @@ class RelayLists:
     def __len__(self) -> int:
         return len(self._lists)
 
-    def apply(self, changes: Iterable[Listed]) -> set[int]:
-        """Take what lists say now; returns the relays that others are named at than before."""
-        changed: set[int] = set()
+    def apply(self, changes: Iterable[Listed]) -> dict[int, set[bytes]]:
+        """Take what lists say now; returns by relay the keys of those who are named there unlike before."""
+        changed: dict[int, set[bytes]] = {}
         for each in changes:
             uses = (*map(_writing, each.writes), *map(_reading, each.reads))
             before = self._lists.get(each.public_key)
-            changed.update(use // 2 for use in {*before} ^ {*uses})
+            for use in {*before} ^ {*uses}:
+                changed.setdefault(use // 2, set()).add(each.public_key)
             if uses != before:
                 self._lists.put(each.public_key, uses)
         if changed:
@@ -50,19 +52,29 @@ class RelayLists:
         return changed
 
     def at(self, relay: int) -> "Named":
-        """Who is named at a relay, now and later on; a new object each time, so that a change can be told."""
+        """Who is named at a relay, now and later on."""
         return Named(self._lists, self._digests, relay)
 
 
 class Named:
     """Those whose lists name one relay: as authors where they write to it, as mentioned where they read from it."""
 
-    __slots__ = ("_digests", "_lists", "_relay")
+    __slots__ = ("_changed", "_chunks", "_digests", "_lists", "_relay")
 
     def __init__(self, lists: PackedUses, digests: "_Digests", relay: int) -> None:
         self._lists = lists
         self._digests = digests
         self._relay = relay
+        # What comes first, by subject and mark; used by the thread only that calls `first`.
+        self._chunks: dict[tuple[Subject, str], FoundChunks] = {}
+        # Whose lists changed since that was looked up.
+        self._changed: frozenset[bytes] = frozenset()
+
+    def after(self, changed: Collection[bytes]) -> "Named":
+        """The same once the lists of these changed: another object, so that it can be told. May be called by others."""
+        named = Named(self._lists, self._digests, self._relay)
+        named._chunks, named._changed = self._chunks, self._changed.union(changed)
+        return named
 
     def keys_among(self, query: Query) -> set[bytes]:
         """The members of `query` who are to be found here by what it asks for; nobody, if it is about all the world."""
@@ -83,6 +95,9 @@ class Named:
         elsewhere: hardly anybody publishes where their list does not say. What all `users` write is asked for too,
         since many have no list. Authors of later tiers come last, as a crowd may have invented them.
         """
+        changed, self._changed = self._changed, frozenset()
+        for chunks in self._chunks.values():
+            chunks.forget(changed)
         return (
             *self._alone(Subject.AUTHORS, users, USERS),
             *self._alone(Subject.MENTIONS, queries),
@@ -98,9 +113,12 @@ class Named:
         """Yield queries about those members of `queries` only who are to be found here."""
         if not self._lists:
             return
-        found = (query.members.among(self.keys_among(query)) for query in queries if query.subject is subject)
-        for prefix, chunk in chunks(found):
-            yield Query(subject, f"{_MARK}{mark}{prefix}", chunk)
+        asked = [query for query in queries if query.subject is subject]
+        chunks = self._chunks.setdefault((subject, mark), FoundChunks())
+        yield from chunks.follow(asked, self._among, lambda bits, chunk: Query(subject, f"{_MARK}{mark}{bits}", chunk))
+
+    def _among(self, query: Query) -> Members:
+        return query.members.among(self.keys_among(query))
 
 
 class _Digests:

@@ -239,15 +239,17 @@ class SubscriptionPacker:
         waiting = [(rank(query), number, query) for number, query in enumerate(queries)]
         heapq.heapify(waiting)
         numbers = itertools.count(len(waiting))
-        # By subject the smallest that had no place: whatever needs as much has none either.
+        # By subject the smallest that had no place, nor that of a later one: whatever needs as much has none either.
+        # None that is earlier comes after it.
         smallest: dict[Subject, tuple[int, int]] = {}
         has_displaced = False
         while waiting:
             place, _, query = heapq.heappop(waiting)
             filters, size = self._cost(query)
             failed = smallest.get(query.subject)
-            is_larger = _needs_as_much((filters, size), failed)
-            if not is_larger and self._place(query):
+            if _needs_as_much((filters, size), failed):
+                without.append(query)
+            elif self._place(query):
                 latest = max(latest, place)
             elif place < latest and (displaced := self._displace(query)) is not None:
                 has_displaced = True
@@ -256,8 +258,7 @@ class SubscriptionPacker:
                     heapq.heappush(waiting, (rank(each), next(numbers), each))
             else:
                 without.append(query)
-                if not is_larger:
-                    smallest[query.subject] = filters, size
+                smallest[query.subject] = filters, size
         # What was displaced may have had more room than what took its place needs.
         return [query for query in without if not self._place(query)] if has_displaced else without
 

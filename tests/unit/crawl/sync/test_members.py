@@ -95,7 +95,7 @@ def test_place_of_a_key_is_found_and_of_others_is_where_they_belong() -> None:
     assert SIZE == 48
 
 
-def test_whoever_asks_for_the_keys_gets_the_same_set_as_long_as_somebody_has_it() -> None:
+def test_keys_are_the_same_set_to_all_as_long_as_somebody_has_it() -> None:
     members = Members.of(some(random.Random(7), 20))
     keys, in_hex = members.key_set, members.hex_keys
     assert keys == set(members.keys)
