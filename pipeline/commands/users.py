@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 
 from pipeline.commands.bootstrap import open_configured_database, open_configured_to_read
+from pipeline.commands.forgetting import STAYS, forget
 from pipeline.commands.output import say
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
 from pipeline.process.clock import SystemClock
@@ -57,8 +58,14 @@ def add(keys: tuple[bytes, ...]) -> None:
 
 @users.command()
 @click.argument("keys", metavar="KEY...", type=PublicKey(), nargs=-1, required=True)
-def remove(keys: tuple[bytes, ...]) -> None:
+@click.option(
+    "--forget", "forgets", is_flag=True,
+    help="Also drop what is kept for each of these users alone: events, contact list, relay list. May be repeated.",
+)  # fmt: skip
+def remove(keys: tuple[bytes, ...], forgets: bool) -> None:
     """End registrations by hex key or npub.
+
+    With --forget it says what was dropped and what stays where. If it is interrupted, run it again.
 
     Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
@@ -67,6 +74,10 @@ def remove(keys: tuple[bytes, ...]) -> None:
             with database.write(durable=True) as tx:
                 was = registered.remove(tx, key, SystemClock().now_ms())
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
+            for line in forget(database, key) if forgets else ():
+                say(line)
+    if forgets:
+        say(STAYS)
 
 
 @users.command()

@@ -142,8 +142,17 @@ def retract(tx: Tx, known: Authors, follower: int, event_ids: AbstractSet[bytes]
         tx.execute(PUT_LIST, (follower, bytes(32), until))
     elif row is None or row[0] not in event_ids:
         return
+    forget(tx, known, follower, now)
+
+
+def forget(tx: Tx, known: Authors, follower: int, now: int) -> int:
+    """Forget the contacts of `follower`, of a long list a part: the rest is left to `work_off`; return their number.
+
+    The list's id and time stay, so that no older one comes again.
+    """
     everybody = [int(followee) for (followee,) in tx.execute(FOLLOWEES, (follower,))]
     _settle(tx, known, follower, Difference((), everybody, 0, None), now, now)
+    return len(everybody)
 
 
 def _take(tx: Tx, follower: int, event_id: bytes, created_at: int) -> bool:

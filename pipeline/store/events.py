@@ -1,6 +1,6 @@
 """Accepted events: which ids were ever accepted (`seen`), and those still owed to a sink (`events`)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from pipeline.store import payloads
@@ -116,9 +116,14 @@ def drop_delivered(tx: Tx, *, after: int, done_before: int, limit: int) -> Reten
     """Drop events, with payloads, whose deliveries all ended before `done_before`; looks at `limit` beyond `after`."""
     rows: list[Row] = tx.execute(DONE_AMONG, (after, done_before, limit)).fetchall()
     done = [event for event, is_done in rows if is_done]
-    tx.executemany(DROP, ((event,) for event in done))
-    payloads.drop(tx, done)
+    drop(tx, done)
     return RetentionBatch(len(rows), len(done), rows[-1][0] if rows else 0)
+
+
+def drop(tx: Tx, numbers: Collection[int]) -> None:
+    """Drop events that nothing waits for, with their payloads."""
+    tx.executemany(DROP, ((event,) for event in numbers))
+    payloads.drop(tx, numbers)
 
 
 def forget_seen(tx: Tx, *, after: tuple[int, bytes], seen_before: int, limit: int) -> RetentionBatch[tuple[int, bytes]]:

@@ -162,6 +162,12 @@ def drop_old(tx: Tx, sink: SinkName, *, received_before: int, limit: int, outcom
     return len(old)
 
 
+def drop(tx: Tx, rows: Sequence[tuple[int, int, str]], outcome: str, now: int) -> None:
+    """Remove rows, leased or not, each with its number, its event's and its sink, and record `outcome`."""
+    tx.executemany(RECORD_DELIVERY, ((event, sink, outcome, now) for _, event, sink in rows))
+    tx.executemany(REMOVE, ((seq,) for seq, _, _ in rows))
+
+
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
     """Return True if a claim at `now` would find a row."""
     return tx.execute(ANY_READY, (sink.value, now)).fetchone() is not None

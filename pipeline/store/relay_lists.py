@@ -66,10 +66,17 @@ def replace(tx: Tx, lists: RelayList) -> bool:
 def retract(tx: Tx, author: int, event_ids: AbstractSet[bytes], until: int | None) -> None:
     """Forget what a list of `author` says that is among `event_ids`, or dated `until` (seconds) or before."""
     known = tx.execute(LIST_OF, (author,)).fetchone()
+    if known is not None and (known[0] in event_ids or (until is not None and known[1] <= until)):
+        forget(tx, author)
+
+
+def forget(tx: Tx, author: int) -> bool:
+    """Forget what the list of `author` says; return True if it said anything. Id and time stay, against older ones."""
+    known = tx.execute(LIST_OF, (author,)).fetchone()
     if known is None or not (known[2] or known[3]):
-        return
-    if known[0] in event_ids or (until is not None and known[1] <= until):
-        tx.execute(PUT, (author, known[0], known[1], "", ""))
+        return False
+    tx.execute(PUT, (author, known[0], known[1], "", ""))
+    return True
 
 
 def latest(tx: Tx) -> int:

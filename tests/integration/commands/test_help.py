@@ -6,7 +6,9 @@ import sys
 
 SLOW = (
     "apsw",
-    "google",
+    "google.api_core",
+    "google.auth",
+    "google.protobuf",
     "grpc",
     "websockets",
     "websocket",
