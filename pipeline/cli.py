@@ -50,6 +50,7 @@ class _Commands(click.Group):
     """Those defined here, and those in modules of their own, which are imported when they are named."""
 
     _LAZY_COMMANDS: ClassVar = {
+        "audit": "Ask relays again, and print what the service missed.",
         "backfill": "Have a running service fetch a span of the past.",
         "backup": "Copy the database of a running service.",
         "demo": "Run the whole service on a relay of its own.",

@@ -15,7 +15,7 @@ from pipeline.crawl.crawl_report import CrawlReport
 from pipeline.crawl.dial_queue import DialBounds
 from pipeline.crawl.eager_dialler import EagerDialler
 from pipeline.crawl.flow_control import Backpressure, Marks, TransactionBatcher
-from pipeline.crawl.ingester import EventLimits, Ingester
+from pipeline.crawl.ingester import Ingester
 from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
 from pipeline.crawl.relay_pool import JOIN_S, RelayPool
 from pipeline.crawl.stored_item_sets import StoredItemSets
@@ -33,6 +33,7 @@ from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.websocket import WebSocket
+from pipeline.rules.acceptance import EventLimits
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import (

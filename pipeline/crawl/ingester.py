@@ -14,9 +14,10 @@ from typing import Final
 from pipeline.crawl.novelty import Novelty
 from pipeline.crawl.sync.costs import Verified
 from pipeline.crawl.sync.sweep import OVERLAP_S
-from pipeline.nostr.event import Event, InvalidEvent, verify
+from pipeline.nostr.event import Event
 from pipeline.process.clock import Clock, pause
 from pipeline.process.event_rate import EventRate
+from pipeline.rules.acceptance import FORGED, EventLimits, rejection_reason
 from pipeline.rules.relevance import Relevance, Rule, Wanted
 from pipeline.store import (
     backfills,
@@ -54,8 +55,6 @@ GATHER_S: Final = 0.01
 GATHER_RATE: Final = 100.0
 # Ids remembered in front of the database: some minutes of the whole network, 20 MB.
 REMEMBERED_IDS: Final = 200_000
-# `created_at` may be this far ahead of our clock.
-MAX_FUTURE_S: Final = 900
 # How often it is written down what relays brought.
 NOVEL_EVERY_S: Final = 20.0
 # Forged events of one relay that are worth being written down at once.
@@ -117,14 +116,6 @@ class Batch:
         """Whether there is anything to be written but for its events."""
         notes = (self.cursors, self.progress, self.backfilled, self.gaps, self.forms, self.status, self.limits)
         return self.sample is not None or any(map(bool, notes))
-
-
-@dataclass(frozen=True, slots=True)
-class EventLimits:
-    """What is too large to be saved."""
-
-    bytes: int
-    tags: int
 
 
 @dataclass(slots=True)
@@ -369,30 +360,17 @@ class Ingester:
     def _check(self, event: Event, batch: Batch, verified: Verified) -> Arrival | None:
         """The event as a row, `None` (and counted) if it must not be saved."""
         raw = event.to_json()
-        reason = self._rejection_reason(event, len(raw), batch.received_at // 1000, verified)
+        reason = rejection_reason(event, len(raw), self._limits, batch.received_at // 1000)
         if reason is not None:
+            verified.forged += reason.startswith(FORGED)
             self._tally.drop(reason)
             self._dropped.append(Drop(event.id, reason, batch.relay))
             return None
+        verified.genuine += 1
         if self._relevance.is_of_stranger(event):
             verified.stranger_events += 1
             verified.stranger_bytes += len(raw)
         return Arrival(event.id, raw, batch.relay, batch.received_at, event.created_at)
-
-    def _rejection_reason(self, event: Event, size: int, now_s: int, verified: Verified) -> str | None:
-        if size > self._limits.bytes:
-            return "too-large"
-        if len(event.tags) > self._limits.tags:
-            return "too-many-tags"
-        if event.created_at > now_s + MAX_FUTURE_S:
-            return "future"
-        try:
-            verify(event)
-        except InvalidEvent as error:
-            verified.forged += 1
-            return f"invalid-{error.reason}"
-        verified.genuine += 1
-        return None
 
 
 def _known(database: Database, candidates: Sequence[Event]) -> set[bytes]:

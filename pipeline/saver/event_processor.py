@@ -1,18 +1,16 @@
 """The transaction that saves events: contacts, retractions, relay lists, mentions, outbox rows and drops."""
 
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final, NamedTuple
 
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event
 from pipeline.nostr.extract import READ_FROM, WRITTEN_TO, Candidate, MentionSource, relay_candidates
 from pipeline.nostr.extract import contacts as contacts_of
-from pipeline.nostr.kinds import CONTACTS, DELETION, GIFT_WRAP, RELAY_LIST, VANISH
+from pipeline.nostr.kinds import CONTACTS, DELETION, RELAY_LIST, VANISH
 from pipeline.nostr.registration import parse_departure
-from pipeline.nostr.tags import coordinate, expiration, first_values
+from pipeline.nostr.tags import expiration
 from pipeline.rules.relevance import Match, Relevance
 from pipeline.rules.retraction import retraction
 from pipeline.rules.target_relay import skip_reason
@@ -43,17 +41,14 @@ from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
-from pipeline.store.retractions import Identity, Retracted
+from pipeline.store.retractions import Retracted
 
 # NIP-65 asks for two to four of each; an author who lists dozens is not found sooner.
 MAX_LISTED: Final = 10
 # A longer list may begin with unknown relays; each lookup costs a query.
 MAX_LOOKED_UP: Final = 40
-# A gift wrap has one recipient (NIP-59); each lookup costs a query under the write lock.
-MAX_RECIPIENTS: Final = 10
 # Retracting these would undo the retraction itself (NIP-09, NIP-62).
 _NOT_RETRACTABLE: Final = frozenset({DELETION, VANISH})
-_PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 
 
 class Item(NamedTuple):
@@ -263,7 +258,7 @@ class EventProcessor:
         Requests to delete and to vanish never are.
         """
         retractable = [(event, author) for event, author in authored if event.kind not in _NOT_RETRACTABLE]
-        identities = [each for event, author in retractable for each in _identities(tx, event, author)]
+        identities = [each for event, author in retractable for each in retractions.identities(tx, event, author)]
         found = retractions.retracted(tx, identities)
         for event, _ in retractable:
             expires = expiration(event)
@@ -332,13 +327,3 @@ def _difference(tx: Tx, event: Event) -> tuple[Collection[bytes], Difference | N
     """Return whom a contact list names, and what that changes if its author was met before."""
     keys, follower = contacts_of(event), authors.find(tx, event.pubkey)
     return keys, None if follower is None else contacts.difference(tx, follower, keys)
-
-
-def _identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:
-    """Yield who can retract the event: its author, and for a gift wrap (NIP-59) its recipient."""
-    yield Identity(event.id, author, event.created_at, coordinate(event))
-    if event.kind == GIFT_WRAP:
-        for value in islice(first_values(event, "p"), MAX_RECIPIENTS):
-            recipient = authors.find(tx, bytes.fromhex(value)) if _PUBLIC_KEY.fullmatch(value) else None
-            if recipient is not None:
-                yield Identity(event.id, recipient, event.created_at)

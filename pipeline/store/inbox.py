@@ -73,14 +73,18 @@ class InboxRow(NamedTuple):
 def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     """Add events that are not seen yet, ready at once; return the ids that were new."""
     by_id = {arrival.event_id: arrival for arrival in arrivals}
-    statement = KNOWN_AT_ANY_TIME if events.any_without_time(tx) else KNOWN
-    ids = ((arrival.event_id, arrival.created_at) for arrival in by_id.values())
-    known = {event_id for (event_id,) in tx.executemany(statement, ids)}
+    was_known = known(tx, ((arrival.event_id, arrival.created_at) for arrival in by_id.values()))
     first = int(tx.execute(LAST).get) + 1
-    new = list(enumerate((arrival for event_id, arrival in by_id.items() if event_id not in known), first))
+    new = list(enumerate((arrival for event_id, arrival in by_id.items() if event_id not in was_known), first))
     tx.executemany(APPEND, ((n, e.event_id, e.created_at, e.relay, e.received_at, len(e.raw)) for n, e in new))
     payloads.put(tx, ((number, e.raw) for number, e in new))
     return {arrival.event_id for _, arrival in new}
+
+
+def known(tx: Tx, found: Iterable[tuple[bytes, int]]) -> set[bytes]:
+    """Return which of the events, each with its id and time (s), were accepted, wait here or are dead letters."""
+    statement = KNOWN_AT_ANY_TIME if events.any_without_time(tx) else KNOWN
+    return {event_id for (event_id,) in tx.executemany(statement, found)}
 
 
 def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None) -> list[InboxRow]:

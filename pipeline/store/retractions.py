@@ -1,10 +1,16 @@
 """What authors have taken back, so that a copy that arrives later is known to be retracted."""
 
 import hashlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
+from itertools import islice
 from typing import Final, NamedTuple
 
+from pipeline.nostr.event import Event
+from pipeline.nostr.kinds import GIFT_WRAP
+from pipeline.nostr.tags import coordinate, first_values
+from pipeline.store import authors
 from pipeline.store.database import Row, Tx
 from pipeline.store.retention_step import RetentionBatch
 
@@ -37,6 +43,9 @@ FORGET_VANISHED = "DELETE FROM vanished WHERE author = ?"
 FIRST_DELETION: Final = (b"", 0)
 """Before every id and author."""
 _WHENEVER: Final = 2**63 - 1
+# A gift wrap has one recipient (NIP-59); each lookup costs a query under the write lock.
+MAX_RECIPIENTS: Final = 10
+_PUBLIC_KEY: Final = re.compile("[0-9a-f]{64}")
 
 
 class Retracted(StrEnum):
@@ -75,6 +84,16 @@ def delete_versions(tx: Tx, coordinates: Iterable[str], author: int, until: int,
 def vanish(tx: Tx, author: int, until: int, now: int) -> None:
     """Note that everything of `author` up to `until` (seconds) is taken back."""
     tx.execute(VANISH, (author, until, now))
+
+
+def identities(tx: Tx, event: Event, author: int) -> Iterator[Identity]:
+    """Yield who can retract the event: its author, and for a gift wrap (NIP-59) its recipient."""
+    yield Identity(event.id, author, event.created_at, coordinate(event))
+    if event.kind == GIFT_WRAP:
+        for value in islice(first_values(event, "p"), MAX_RECIPIENTS):
+            recipient = authors.find(tx, bytes.fromhex(value)) if _PUBLIC_KEY.fullmatch(value) else None
+            if recipient is not None:
+                yield Identity(event.id, recipient, event.created_at)
 
 
 def retracted(tx: Tx, events: Iterable[Identity]) -> dict[bytes, Retracted]:

@@ -35,11 +35,16 @@ ALLOWED = {
     "pipeline.saver": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
+    # Which kinds there are is all that it knows of the crawl, as it is to prove it.
+    "pipeline.audit": SHARED
+    | {"pipeline.crawl.sync.plan", "pipeline.status"}
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "rules")},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
     "stages": SHARED
+    | {"pipeline.audit", "pipeline.rules.acceptance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery")},
     "pipeline.commands": SHARED
-    | {"pipeline.demo", "pipeline.go_import", "pipeline.status"}
+    | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }
@@ -187,6 +192,7 @@ PURE = (
     "pipeline.relay.session", "pipeline.relay.session_auth", "pipeline.relay.session_refusals",
     "pipeline.relay.requests", "pipeline.relay.open_subscriptions", "pipeline.relay.authentication",
     "pipeline.relay.limits", "pipeline.relay.refusals", "pipeline.relay.limit_inference",
+    "pipeline.audit.findings", "pipeline.audit.walk",
     "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
     "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
     "pipeline.crawl.crew", "pipeline.crawl.plan_turns",

@@ -17,7 +17,7 @@ from pipeline.crawl import reactor as reactor_module
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
-from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, Ingester
 from pipeline.crawl.path_watch import LOST_AFTER_S
 from pipeline.crawl.reactor import Reactor
 from pipeline.crawl.reconnect import ConnectionResult
@@ -38,6 +38,7 @@ from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.tcp_path import TcpPath
 from pipeline.relay.websocket import WebSocket
+from pipeline.rules.acceptance import EventLimits
 from pipeline.store.counters import StageCounters
 from pipeline.store.lease import QueueSize
 from pipeline.store.relay_status import RelayState

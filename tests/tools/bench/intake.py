@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY
-from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, Ingester
 from pipeline.crawl.sync.plan import Planner
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.rules.acceptance import EventLimits
 from pipeline.store import wanted_authors
 from pipeline.store.counters import StageCounters
 from pipeline.store.events import Accepted, accept

@@ -16,7 +16,7 @@ from pipeline.crawl.connection import (
 )
 from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
-from pipeline.crawl.ingester import BATCH_EVENTS, Batch, EventLimits, Ingester
+from pipeline.crawl.ingester import BATCH_EVENTS, Batch, Ingester
 from pipeline.crawl.path_watch import QUIET_S, PathVerdict
 from pipeline.crawl.receiver import LONG_BYTES, LONG_MESSAGES, MAX_INVALID_FRAMES
 from pipeline.crawl.relay_metrics import RelayMetrics
@@ -38,6 +38,7 @@ from pipeline.relay.host_backoff import HostBackoff
 from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import RelayLimits
 from pipeline.relay.websocket import WebSocket
+from pipeline.rules.acceptance import EventLimits
 from pipeline.store.counters import StageCounters
 from pipeline.store.schema import open_database
 from tests.simulation.simulation import SETTINGS, START

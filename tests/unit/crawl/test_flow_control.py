@@ -14,13 +14,13 @@ from pipeline.crawl.ingester import (
     TRANSACTION_BYTES,
     TRANSACTION_EVENTS,
     Batch,
-    EventLimits,
     Ingester,
 )
 from pipeline.nostr.event import Event
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.rules.acceptance import EventLimits
 from pipeline.store.counters import StageCounters
 from pipeline.store.cursors import Cursor
 from pipeline.store.schema import open_database

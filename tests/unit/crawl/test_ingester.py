@@ -13,12 +13,10 @@ import pytest
 from pipeline.crawl import ingester as intake_module
 from pipeline.crawl.ingester import (
     BATCH_EVENTS,
-    MAX_FUTURE_S,
     NOVEL_EVERY_S,
     TRANSACTION_BYTES,
     TRANSACTION_EVENTS,
     Batch,
-    EventLimits,
     Ingester,
     SeenIdCache,
 )
@@ -28,6 +26,7 @@ from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
+from pipeline.rules.acceptance import MAX_FUTURE_S, EventLimits
 from pipeline.rules.relevance import Wanted
 from pipeline.store import cursors, events, inbox, relay_candidates, relay_records, relay_status, relays
 from pipeline.store.counters import StageCounters

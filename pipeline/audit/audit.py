@@ -1,0 +1,211 @@
+"""An audit from its scope to its report: relays side by side, then what seems to be missing is looked for again.
+
+What a relay has and the service has not may be on its way. So each such event is looked for once more, `settle_s`
+after it was found; what is still unknown is a miss. It is explained first, noted, and then put into the inbox like an
+event of the crawl.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.audit.client import AskPolicy, Interrupted, RelayClient
+from pipeline.audit.findings import Answer, AuditedRelay, AuditReport, Miss, Suspect, report
+from pipeline.audit.journal import Findings, Journal, Scope
+from pipeline.audit.judge import CrawlReach, Judge
+from pipeline.audit.relay_audit import Held, RelayAudit, Span, is_step
+from pipeline.nostr.address import InvalidAddress, parse_address
+from pipeline.nostr.event import event_from_json
+from pipeline.process.clock import Clock
+from pipeline.process.stop import Stop
+from pipeline.relay.errors import ConnectionLost, DialError
+from pipeline.rules.acceptance import EventLimits
+from pipeline.status.explain import explain_event
+from pipeline.store import audits, inbox
+from pipeline.store.database import Database
+from pipeline.store.inbox import Arrival
+from pipeline.store.relay_records import RelayRecord
+
+RELAYS_AT_ONCE: Final = 8
+_LOOK_S: Final = 1.0
+# Misses of one transaction.
+_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPolicy:
+    """How an audit is done.
+
+    `settle_s`: after what time an event that is unknown is a miss; `fetches`: misses are put into the inbox.
+    """
+
+    ask: AskPolicy
+    limits: EventLimits
+    reach: CrawlReach
+    settle_s: float
+    fetches: bool
+    suppresses_retracted: bool
+
+
+class Audit:
+    """One audit, with what it found before it was interrupted."""
+
+    def __init__(
+        self, scope: Scope, policy: AuditPolicy, open_database: Callable[[], Database], clock: Clock, stop: Stop,
+        journal: Journal, findings: Findings | None = None,
+    ) -> None:  # fmt: skip
+        self.findings = Findings() if findings is None else findings
+        self._scope = scope
+        self._policy = policy
+        self._open_database = open_database
+        self._clock = clock
+        self._stop = stop
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._held: Held | None = None
+        self._held_lock = threading.Lock()
+        self._on_steps: Callable[[int], object] = lambda _: None
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are: questions to relays."""
+        return len(self._scope.relays) * self._questions
+
+    @property
+    def _questions(self) -> int:
+        return sum(1 + each.is_user for each in self._scope.subjects)
+
+    def ask(self, records: Sequence[RelayRecord], on_steps: Callable[[int], object] = lambda _: None) -> None:
+        """Ask the relays of the scope that are not done; `on_steps` is called with how many more steps are.
+
+        Of several threads one calls it at a time. Raises `Interrupted`; any error ends all.
+        """
+        self._on_steps = on_steps
+        over = {each.relay for each in self.findings.relays}
+        left = [each for each in records if each.relay in self._scope.relays and each.relay not in over]
+        on_steps(self.steps - len(left) * self._questions)
+        with ThreadPoolExecutor(RELAYS_AT_ONCE, "audit") as pool:
+            try:
+                for ended in as_completed([pool.submit(self._ask_one, each) for each in left]):
+                    self._end_relay(ended.result())
+            except BaseException:
+                self._stop.set("the audit is interrupted")
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def settle(self, database: Database, on_fetched: Callable[[], object] = lambda: None) -> int:
+        """Look again for what seems to be missing, and put it into the inbox; return how much came by itself.
+
+        `on_fetched` is called after each commit of misses. Raises `Interrupted`.
+        """
+        late = 0
+        noted = {miss.event_id for miss in self.findings.misses}
+        found: dict[bytes, list[Suspect]] = {}
+        for each in self.findings.candidates:
+            if each.event_id not in noted:
+                found.setdefault(each.event_id, []).append(each)
+        groups = sorted(found.values(), key=lambda group: min(each.found_at for each in group))
+        for first in range(0, len(groups), _AT_ONCE):
+            part = groups[first : first + _AT_ONCE]
+            self._wait_until(
+                max(each.found_at for group in part for each in group) + round(self._policy.settle_s * 1000)
+            )
+            with database.read() as tx:
+                known = audits.known(tx, [(group[0].event_id, group[0].created_at) for group in part])
+            late += len(known)
+            self._note_misses(database, [group for group in part if group[0].event_id not in known])
+            on_fetched()
+        return late
+
+    def report(self, late: int) -> AuditReport:
+        """Return what was found."""
+        found = self.findings
+        relays = sorted(found.relays, key=lambda each: self._scope.relays.index(each.relay))
+        return report(relays, found.answers, found.misses, late, self._scope.until)
+
+    def _end_relay(self, over: AuditedRelay) -> None:
+        with self._lock:
+            self._journal.relay(over)
+            self.findings.relays.append(over)
+            self._on_steps(self._questions - self._steps_of(over.relay))
+
+    def _steps_of(self, relay: int) -> int:
+        return sum(is_step(name) for name in self.findings.answered_by(relay))
+
+    def _ask_one(self, record: RelayRecord) -> AuditedRelay:
+        def problem(text: str) -> AuditedRelay:
+            return AuditedRelay(record.relay, record.address, text)
+
+        try:
+            address = parse_address(record.dialled)
+        except InvalidAddress as error:
+            return problem(str(error))
+        client = RelayClient(address, record.limits, self._policy.ask, self._clock, self._stop)
+        done = self.findings.answered_by(record.relay)
+        with self._lock:
+            self._on_steps(self._steps_of(record.relay))
+        with self._open_database() as database:
+            judge = Judge(
+                database, self._policy.limits, self._policy.reach, self._clock,
+                suppresses_retracted=self._policy.suppresses_retracted,
+            )  # fmt: skip
+            one = RelayAudit(record, client, judge, Span(self._scope.since, self._scope.until), self._take)
+            try:
+                return problem(one.run(self._scope.subjects, done, lambda: self._holdings(database)))
+            except (DialError, ConnectionLost) as error:
+                if self._stop.is_set():
+                    raise Interrupted from error
+                return problem(str(error))
+            finally:
+                client.close()
+
+    def _take(self, answer: Answer, candidates: Sequence[Suspect]) -> None:
+        with self._lock:
+            self._journal.answer(answer, candidates)
+            self.findings.answers.append(answer)
+            self.findings.candidates += candidates
+            self._on_steps(is_step(answer.question))
+
+    def _holdings(self, database: Database) -> Held:
+        """Return what is held of all subjects; read by the first relay that compares sets."""
+        with self._held_lock:
+            if self._held is None:
+                keys = [each.key for each in self._scope.subjects]
+                self._held = audits.held(database, keys, self._scope.since, self._scope.until, self._check_stop)
+            return self._held
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted
+
+    def _wait_until(self, at_ms: int) -> None:
+        while (left_ms := at_ms - self._clock.now_ms()) > 0:
+            if self._stop.wait(min(_LOOK_S, left_ms / 1000)):
+                raise Interrupted
+        self._check_stop()
+
+    def _note_misses(self, database: Database, groups: Sequence[Sequence[Suspect]]) -> None:
+        misses = list(self._explained(database, groups))
+        if not misses:
+            return
+        # Before they are fetched: an audit that goes on would not tell them from what came by itself.
+        self._journal.misses(misses)
+        self.findings.misses += misses
+        if self._policy.fetches:
+            now = self._clock.now_ms()
+            with database.write() as tx:
+                inbox.append(tx, (Arrival(g[0].event_id, g[0].raw, g[0].relay, now, g[0].created_at) for g in groups))
+
+    def _explained(self, database: Database, groups: Sequence[Sequence[Suspect]]) -> Iterator[Miss]:
+        for group in groups:
+            one = group[0]
+            event = event_from_json(one.raw)
+            with database.read() as tx:
+                trace = explain_event(tx, one.event_id, one.created_at)
+            yield Miss(
+                one.event_id, one.created_at, event.kind, event.pubkey, one.rule,
+                tuple(dict.fromkeys(each.relay for each in group)),
+                tuple((line.subject, line.text) for line in trace[1:]), self._policy.fetches,
+            )  # fmt: skip

@@ -1,0 +1,152 @@
+"""What an audit finds, as it is kept and as it is reported. Pure."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from pipeline.audit.walk import Unproven
+
+_HOUR: Final = 3_600
+# Upper bounds of ages (s), and their names.
+AGES: Final = (
+    (_HOUR, "up to 1 h"), (6 * _HOUR, "up to 6 h"), (24 * _HOUR, "up to 1 d"), (3 * 24 * _HOUR, "up to 3 d"),
+    (7 * 24 * _HOUR, "up to 7 d"), (30 * 24 * _HOUR, "up to 30 d"),
+)  # fmt: skip
+OLDER: Final = "older"
+
+
+class AuditRule(StrEnum):
+    """Why an event is wanted, by the question that found it."""
+
+    USER = "user"
+    """A registered user wrote it."""
+    FOLLOWEE = "followee"
+    """Its author is followed by a registered user."""
+    MENTION = "mention"
+    """It mentions a registered user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of one relay to one question: what it has that is held here, and what was left out of account.
+
+    `had`: time and id of each event; `excluded`: how many events are not counted, by reason; `by_ids`: compared as sets
+    (NIP-77).
+    """
+
+    relay: int
+    question: str
+    rule: AuditRule
+    had: tuple[tuple[int, bytes], ...] = ()
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    unproven: tuple[Unproven, ...] = ()
+    by_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A verified, wanted event of a relay that was not held when the relay returned it, at `found_at` (ms)."""
+
+    relay: int
+    rule: AuditRule
+    event_id: bytes
+    created_at: int
+    raw: bytes
+    found_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """An event that relays have and the service did not, a while after it was found there.
+
+    `trace`: what `explain` said of it then, as subject and text; `is_fetched`: it was put into the inbox.
+    """
+
+    event_id: bytes
+    created_at: int
+    kind: int
+    author: bytes
+    rule: AuditRule
+    relays: tuple[int, ...]
+    trace: tuple[tuple[str, str], ...]
+    is_fetched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedRelay:
+    """A relay, and how its audit ended: `problem` is empty where every question was put to it."""
+
+    relay: int
+    address: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """How many events relays have that are held here, and how many are not."""
+
+    had: int
+    missed: int
+
+    @property
+    def share(self) -> float | None:
+        """Return the share of those that are held; None of nothing."""
+        return self.had / (self.had + self.missed) if self.had + self.missed else None
+
+    def to_value(self) -> dict[str, Any]:
+        """Return it as a JSON value."""
+        return {"had": self.had, "missed": self.missed, "recall": self.share}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The outcome of an audit. Events that several relays have count once, but for each of them in `by_relay`."""
+
+    total: Recall
+    by_relay: tuple[tuple[AuditedRelay, Recall], ...]
+    by_rule: tuple[tuple[str, Recall], ...]
+    by_age: tuple[tuple[str, Recall], ...]
+    misses: tuple[Miss, ...]
+    excluded: Mapping[str, int]
+    unproven: tuple[tuple[str, str, Unproven], ...]
+    """Relay and question of each."""
+    late: int
+    """Events that arrived by themselves between being found and being looked for again."""
+
+
+def age_of(created_at: int, now_s: int) -> str:
+    """Return the name of the age of an event of that time."""
+    return next((name for bound, name in AGES if now_s - created_at <= bound), OLDER)
+
+
+def report(
+    relays: Sequence[AuditedRelay], answers: Iterable[Answer], misses: Sequence[Miss], late: int, now_s: int
+) -> AuditReport:
+    """Put together what was found."""
+    held: dict[bytes, tuple[int, AuditRule]] = {}
+    per_relay: dict[int, set[bytes]] = {each.relay: set() for each in relays}
+    excluded: Counter[str] = Counter()
+    addresses = {each.relay: each.address for each in relays}
+    unproven: list[tuple[str, str, Unproven]] = []
+    for answer in answers:
+        for created_at, event_id in answer.had:
+            held.setdefault(event_id, (created_at, answer.rule))
+            per_relay.setdefault(answer.relay, set()).add(event_id)
+        excluded.update(answer.excluded)
+        name = addresses.get(answer.relay, "")
+        unproven += [(name, answer.question, each) for each in answer.unproven]
+    missed_by_relay = Counter(relay for miss in misses for relay in miss.relays)
+    rules = Counter(rule for _, rule in held.values()), Counter(miss.rule for miss in misses)
+    ages = (
+        Counter(age_of(created_at, now_s) for created_at, _ in held.values()),
+        Counter(age_of(miss.created_at, now_s) for miss in misses),
+    )
+    return AuditReport(
+        Recall(len(held), len(misses)),
+        tuple((each, Recall(len(per_relay[each.relay]), missed_by_relay[each.relay])) for each in relays),
+        tuple((rule.value, Recall(rules[0][rule], rules[1][rule])) for rule in AuditRule),
+        tuple((name, Recall(ages[0][name], ages[1][name])) for name in (*(name for _, name in AGES), OLDER)),
+        tuple(misses), dict(excluded), tuple(unproven), late,
+    )  # fmt: skip

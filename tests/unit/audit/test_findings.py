@@ -1,0 +1,42 @@
+"""What an audit reports of what it found."""
+
+import pytest
+
+from pipeline.audit.findings import Answer, AuditedRelay, AuditRule, Miss, Recall, age_of, report
+from pipeline.audit.walk import Unproven
+
+NOW = 1_700_000_000
+ONE, TWO = AuditedRelay(1, "wss://one.example"), AuditedRelay(2, "wss://two.example", "refused")
+
+
+def miss(number: int, *relays: int, ago: int = 60) -> Miss:
+    return Miss(bytes([number]) * 32, NOW - ago, 1, b"a" * 32, AuditRule.FOLLOWEE, relays, (), is_fetched=True)
+
+
+def test_events_of_several_relays_count_once_in_all_and_for_each_relay() -> None:
+    here = ((NOW - 60, b"x" * 32), (NOW - 90_000, b"y" * 32))
+    answers = [
+        Answer(1, "author:a", AuditRule.USER, here, {"invalid-signature": 2}),
+        Answer(2, "author:a", AuditRule.USER, here[:1], {"invalid-signature": 1}, (Unproven(1, 2, "refused"),)),
+    ]
+    found = report([ONE, TWO], answers, [miss(1, 1, 2), miss(2, 2, ago=90_000)], 3, NOW)
+    assert found.total == Recall(2, 2)
+    assert dict(found.by_rule) == {"user": Recall(2, 0), "followee": Recall(0, 2), "mention": Recall(0, 0)}
+    assert found.by_relay == ((ONE, Recall(2, 1)), (TWO, Recall(1, 2)))
+    ages = {name: recall for name, recall in found.by_age if recall.had or recall.missed}
+    assert ages == {"up to 1 h": Recall(1, 1), "up to 3 d": Recall(1, 1)}
+    assert (found.excluded, found.late) == ({"invalid-signature": 3}, 3)
+    assert found.unproven == ((TWO.address, "author:a", Unproven(1, 2, "refused")),)
+
+
+def test_recall_of_nothing_is_no_number() -> None:
+    assert report([ONE], [], [], 0, NOW).total.share is None
+    assert Recall(3, 1).to_value() == {"had": 3, "missed": 1, "recall": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("ago", "name"),
+    [(-5, "up to 1 h"), (3_600, "up to 1 h"), (3_601, "up to 6 h"), (86_400 * 30, "up to 30 d"), (NOW, "older")],
+)
+def test_age_has_a_name(ago: int, name: str) -> None:
+    assert age_of(NOW - ago, NOW) == name
