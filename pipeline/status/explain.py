@@ -130,7 +130,8 @@ def _whereabouts(trace: EventTrace) -> Iterator[TraceLine]:
 
 def _deliveries(trace: EventTrace) -> Iterator[TraceLine]:
     assert trace.accepted_at is not None, "accepted at some time"
-    yield TraceLine("accepted", _date(trace.accepted_at / 1000))
+    matched = f", as it matched {', '.join(trace.rules.split())}" if trace.rules else ""
+    yield TraceLine("accepted", f"{_date(trace.accepted_at / 1000)}{matched}")
     for sink in trace.sinks:
         when = "" if sink.at is None else f" ({_date(sink.at / 1000)})"
         hint = "" if sink.dead is None else f"; see event-service dead show {sink.sink} {sink.dead}"

@@ -25,7 +25,7 @@ SELECT event, seen_at, created_at, kind, author FROM seen WHERE event_id = ?1
 ACCEPTED_AT = """
 SELECT event, seen_at, created_at, kind, author FROM seen WHERE created_at IN (?2, 0) AND event_id = ?1
 """
-STORED = "SELECT payload, relay, received_at FROM events JOIN payloads USING (event) WHERE event = ?"
+STORED = "SELECT payload, relay, received_at, rules FROM events JOIN payloads USING (event) WHERE event = ?"
 DELIVERIES = "SELECT sink, outcome, at FROM deliveries WHERE event = ?"
 OWED = "SELECT sink, ready_at, claims, failures FROM outbox WHERE event = ?"
 REFUSED = "SELECT seq, sink, reason, buried_at FROM outbox_dead WHERE event = ?"
@@ -83,6 +83,8 @@ class EventTrace:
     failures: int = 0
     ready_at: int | None = None
     """When a row pending for the saver may be claimed."""
+    rules: str = ""
+    """Rules that it matched when it was saved, with blanks between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +148,11 @@ def is_wanted(tx: Tx, public_key: bytes) -> bool:
 
 def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -> EventTrace:
     event, accepted_at, _, kind, author = row
-    payload, relay, received_at = tx.execute(STORED, (event,)).fetchone() or (b"", None, None)
+    payload, relay, received_at, rules = tx.execute(STORED, (event,)).fetchone() or (b"", None, None, None)
     (public_key,) = tx.execute(PUBLIC_KEY, (author,)).fetchone() or (b"",)
     return EventTrace(
         event_id, Location.ACCEPTED, "" if relay is None else _address(tx, relay), received_at, accepted_at, kind,
-        public_key, payload, sinks=_sinks(tx, event), dropped=dropped,
+        public_key, payload, sinks=_sinks(tx, event), dropped=dropped, rules=rules or "",
     )  # fmt: skip
 
 

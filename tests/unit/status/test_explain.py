@@ -91,6 +91,19 @@ def test_an_event_that_was_given_up(db: Database) -> None:
         assert told(tx, note())["dead letter"] == "ValueError: why; see event-service dead show inbox 1"
 
 
+def test_accepted_event_has_the_rules_that_it_matched_when_it_was_saved(db: Database) -> None:
+    """Users come and go; the attributes of its message say the same."""
+    event = note()
+    with db.write() as tx:
+        accept(tx, event, payload=False)
+        author = Authors().intern(tx, event.pubkey)
+        stored = Accepted(7, event.id, 1_000, 1, author, event.to_json(), 1, NOW, 1, None, "followee mention")
+        store_with_payloads(tx, [stored])
+        lines = told(tx, event)
+    assert lines["accepted"].endswith(", as it matched followee, mention")
+    assert lines["relevant"].startswith("no longer relevant")
+
+
 def test_what_each_sink_said(db: Database) -> None:
     with db.write() as tx:
         accept(tx, note())
