@@ -33,6 +33,7 @@ ALLOWED = {
     "pipeline.sinks": SHARED | {"pipeline.nostr", "pipeline.relay", "pipeline.store"},
     "pipeline.delivery": SHARED | {"pipeline.store", "pipeline.sinks"},
     "pipeline.saver": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
+    "pipeline.sweeper": SHARED | {"pipeline.store"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
     # Which kinds there are is all that it knows of the crawl, as it is to prove it.
@@ -42,7 +43,7 @@ ALLOWED = {
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
     "stages": SHARED
     | {"pipeline.audit", "pipeline.rules.acceptance"}
-    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery")},
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery", "sweeper")},
     "pipeline.commands": SHARED
     | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},

@@ -217,7 +217,7 @@ def queue(server: Running, received_at: int, *, failures: int = 0) -> None:
     """Put an event into the outbox of the JSONL file that nobody delivers."""
     with server.database() as database, database.write() as tx:
         tx.execute(
-            "INSERT INTO events VALUES (?1, ?2, 1, ?1, 1, NULL)",
+            "INSERT INTO events (event, event_id, relay, received_at, sinks) VALUES (?1, ?2, 1, ?1, 1)",
             (received_at, received_at.to_bytes(32, "big")),
         )
         tx.execute(

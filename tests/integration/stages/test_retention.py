@@ -11,6 +11,7 @@ from time import monotonic, time_ns
 
 import pytest
 
+from pipeline.sweeper import retention, table_walk
 from stages import crawler, saver, sweeper
 from tests.factories.events import SignedEvent, authors
 from tests.fakes.behaviour import Behaviour, Filters, Refusal
@@ -58,9 +59,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crawler, "_TURN_S", 0.01)
     monkeypatch.setattr(crawler, "_LOOK_AT_RELAYS_S", 0.05)
     monkeypatch.setattr(sweeper, "_TURN_S", 0.005)
-    monkeypatch.setattr(sweeper, "_REST_S", 0.0)
-    monkeypatch.setattr(sweeper, "_SEEN_PACE_S", 0.0)
-    monkeypatch.setattr(sweeper, "_HORIZON_EVERY_S", 0.0)
+    monkeypatch.setattr(table_walk, "REST_S", 0.0)
+    monkeypatch.setattr(retention, "SEEN_PACE_S", 0.0)
+    monkeypatch.setattr(retention, "_HORIZON_EVERY_S", 0.0)
 
 
 class Scene:

@@ -30,12 +30,14 @@ from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_file import wal_bytes
 from pipeline.store.schema import open_database
+from pipeline.sweeper import retention, table_walk, upkeep
 from stages import sweeper
 from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, dying_after, wait_until
 from tests.support.seeds import seeds
 
 HOUR, DAY = 3_600_000, 86_400_000
 NOW_MS = NOW * 1000
+PUT_EVENT = "INSERT INTO events (event, event_id, relay, received_at, sinks) VALUES (?, randomblob(32), 1, ?, ?)"
 
 
 @pytest.fixture
@@ -54,14 +56,14 @@ def world(tmp_path: Path, clock: ManualClock) -> Iterator[World]:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps without rest."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.001)
-    monkeypatch.setattr(sweeper, "_REST_S", 0.0)
-    monkeypatch.setattr(sweeper, "_SEEN_PACE_S", 0.0)
+    monkeypatch.setattr(table_walk, "REST_S", 0.0)
+    monkeypatch.setattr(retention, "SEEN_PACE_S", 0.0)
 
 
 def put_event(world: World, number: int, *, sinks: int, received_at: int = NOW_MS - 9 * DAY, **delivered: int) -> None:
     """An event that owes `sinks` deliveries, some of them made at a time."""
     world.execute("INSERT INTO payloads VALUES (?, x'aa')", number)
-    world.execute("INSERT INTO events VALUES (?, randomblob(32), 1, ?, ?, NULL)", number, received_at, sinks)
+    world.execute(PUT_EVENT, number, received_at, sinks)
     for sink, at in delivered.items():
         world.execute("INSERT INTO deliveries VALUES (?, ?, 'delivered', ?)", number, sink, at)
 
@@ -229,7 +231,7 @@ def test_random_tables_against_a_naive_reading(world: World, eager: None, seed: 
             made = rng.sample(["pubsub", "relay"], rng.randint(0, sinks))
             at = [min(NOW_MS, received_at + rng.choice([0, 1000, HOUR])) for _ in made]
             tx.execute("INSERT INTO payloads VALUES (?, x'aa')", (number,))
-            tx.execute("INSERT INTO events VALUES (?, randomblob(32), 1, ?, ?, NULL)", (number, received_at, sinks))
+            tx.execute(PUT_EVENT, (number, received_at, sinks))
             tx.executemany(
                 "INSERT INTO deliveries VALUES (?, ?, 'x', ?)", [(number, *one) for one in zip(made, at, strict=True)]
             )
@@ -287,7 +289,11 @@ def fill(world: World, rows: int, *, received_at: int, delivered_at: int | None)
     """So many events of 700 bytes, their ids and maybe their deliveries."""
     numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
     world.execute(f"{numbers} INSERT INTO payloads SELECT i, randomblob(700) FROM n")
-    world.execute(f"{numbers} INSERT INTO events SELECT i, randomblob(32), 1, ?, 1, NULL FROM n", received_at)
+    world.execute(
+        f"{numbers} INSERT INTO events (event, event_id, relay, received_at, sinks)"
+        " SELECT i, randomblob(32), 1, ?, 1 FROM n",
+        received_at,
+    )
     world.execute(f"{numbers} INSERT INTO seen SELECT randomblob(32), i, ?, 5, 0, 1 FROM n", received_at)
     if delivered_at is not None:
         world.execute(f"{numbers} INSERT INTO deliveries SELECT i, 'pubsub', 'x', ? FROM n", delivered_at)
@@ -302,7 +308,7 @@ def test_the_write_lock_is_held_for_moments(
 ) -> None:
     """Whether rows go or stay. Slices fit themselves to the machine."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.001)
-    monkeypatch.setattr(sweeper, "_SEEN_PACE_S", 0.0)
+    monkeypatch.setattr(retention, "SEEN_PACE_S", 0.0)
     with machine_of(steps_per_s, monkeypatch) as (clock, held):
         world = World(tmp_path, clock=clock)
         received_at = {"fresh": NOW_MS, "undelivered": NOW_MS - 31 * DAY, "due": NOW_MS - 31 * DAY}[age]
@@ -385,7 +391,7 @@ def write_seen(world: World) -> None:
 def bound_log(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Let the sweeper look all the time whether the log is larger than `size`."""
     monkeypatch.setattr(sweeper, "_TURN_S", 0.01)
-    monkeypatch.setattr(sweeper, "JOURNAL_SIZE_LIMIT", size)
+    monkeypatch.setattr(upkeep, "JOURNAL_SIZE_LIMIT", size)
     monkeypatch.setattr("pipeline.store.database_file.JOURNAL_SIZE_LIMIT", size)
 
 
@@ -515,7 +521,7 @@ def test_relay_addresses_beyond_the_bounds_are_forgotten(
     world: World, eager: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slice by slice: one author's surplus, and what never answered."""
-    monkeypatch.setattr(sweeper, "_RELAYS_PER_SLICE", 70)
+    monkeypatch.setattr(upkeep, "_RELAYS_PER_SLICE", 70)
     monkeypatch.setattr(relay_pruning, "MAX_UNANSWERED", 100)
     surplus, others = 150, 60
     with world.database.write() as tx:
