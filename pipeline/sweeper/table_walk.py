@@ -1,4 +1,4 @@
-"""A walk over a table in short slices, again and again, so that no process waits long for the write lock."""
+"""A walk over a table in short slices, so that no process waits long for the write lock."""
 
 from collections.abc import Callable
 from typing import Final
