@@ -37,6 +37,8 @@ _WITHHELD: Final = frozenset(
 # What was refused is asked again after this (seconds), and what was not answered at all: it keeps others waiting.
 _PAUSE_S: Final = 5.0
 _SILENT_PAUSE_S: Final = 3_600.0
+# When nothing can be checked, the events that come are looked through for controls this often, not each by itself.
+_LOOK_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class FormAudit:
     KEY: Final = "form-control"
 
     __slots__ = (
-        "_controls", "_is_open", "_not_before", "_shown", "_task", "knowledge", "precedes_mentions", "wants_events",
+        "_controls", "_has_skipped", "_is_open", "_look_at", "_looked_for", "_not_before", "_shown", "_task",
+        "knowledge", "precedes_mentions", "wants_events",
     )  # fmt: skip
 
     def __init__(self, knowledge: FormKnowledge) -> None:
@@ -94,6 +97,10 @@ class FormAudit:
         self._shown: set[int] = set()
         self._is_open = False
         self._not_before = 0.0
+        # When and for what to look for a task after a look that found none, and whether one was left out since.
+        self._look_at = 0.0
+        self._looked_for: tuple[Plan, RelayLimits] | None = None
+        self._has_skipped = False
 
     @property
     def is_searching(self) -> bool:
@@ -107,7 +114,7 @@ class FormAudit:
     def on_connected(self) -> None:
         """Take note that a new connection stands, on which nothing was asked."""
         self._is_open = False
-        self._not_before = 0.0
+        self._not_before = self._look_at = 0.0
         self._shown.clear()
 
     def open_next(self, plan: Plan, session: Session, mono: float, wall: int) -> None:
@@ -117,7 +124,7 @@ class FormAudit:
         if isinstance(self._task, Check):
             self._bound(self._task, wall)
         if self._task is None:
-            self._task = self._next_task(plan, session.limits, wall)
+            self._look(plan, session.limits, mono, wall)
         task = self._task
         is_silent = mono < self._not_before - _PAUSE_S
         self.precedes_mentions = task is not None and not is_silent and not self._has_judged_mentions(task)
@@ -133,7 +140,9 @@ class FormAudit:
 
     def due_times(self) -> list[float]:
         """Return when (monotonic) a step that was put off is asked again."""
-        return [self._not_before] if self._task is not None and not self._is_open else []
+        if self._task is None:
+            return [self._look_at] if self._has_skipped else []
+        return [] if self._is_open else [self._not_before]
 
     def on_page_ended(self, ended: PageEnded, limits: RelayLimits, mono: float, wall: int) -> Audited:
         """Take the answer to the last request."""
@@ -157,6 +166,16 @@ class FormAudit:
         """End a check that takes more requests than are left for today, or that is not answered."""
         if check.is_hopeless or (check.requests and self.knowledge.requests(wall) + check.requests >= MAX_REQUESTS):
             self._end(check, check.verdict, wall)
+
+    def _look(self, plan: Plan, limits: RelayLimits, mono: float, wall: int) -> None:
+        """Look for a task, unless a look at the same plan and limits found none a moment ago."""
+        looked_for = self._looked_for
+        is_same = looked_for is not None and looked_for[0] is plan and looked_for[1] is limits
+        self._has_skipped = is_same and mono < self._look_at
+        if not self._has_skipped:
+            self._task = self._next_task(plan, limits, wall)
+            self._look_at = mono + _LOOK_EVERY_S if self._task is None else 0.0
+            self._looked_for = (plan, limits)
 
     def _next_task(self, plan: Plan, limits: RelayLimits, wall: int) -> Check | _Search | _Showing | None:
         """Return the most important check that is due, or the search for events that it lacks."""

@@ -66,17 +66,25 @@ class Controls:
             and not (without_notes and each.kind == TEXT_NOTE)
         ]
         if form.reach is Reach.MIXED:
-            fitting = [each for each in fitting if self._has_older_above(each)]
+            fitting = self._with_older_above(fitting)
         # What is replaced, or lists thousands of keys of which a store may index some, is the second choice.
         return min(fitting, key=lambda each: (is_replaceable(each.kind), each.kind, each.created_at), default=None)
 
-    def _has_older_above(self, control: Control) -> bool:
-        """Return True if its value also selects an older event of a higher kind."""
-        return any(
-            each.mention == control.mention and each.kind > control.kind and each.created_at < control.created_at - 1
-            for each in self._kept
-            if Reach.LOW.includes(each.kind)
-        )
+    def _with_older_above(self, controls: list[Control]) -> list[Control]:
+        """Return those whose value also selects an older event of a higher kind."""
+        oldest: dict[str | None, dict[int, int]] = {}
+        for each in self._kept:
+            if Reach.LOW.includes(each.kind):
+                by_kind = oldest.setdefault(each.mention, {})
+                by_kind[each.kind] = min(each.created_at, by_kind.get(each.kind, each.created_at))
+        return [
+            control
+            for control in controls
+            if any(
+                kind > control.kind and created_at < control.created_at - 1
+                for kind, created_at in oldest.get(control.mention, {}).items()
+            )
+        ]
 
 
 def search(reach: Reach) -> Filter:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from pipeline.crawl.sync.forms.audit import MAX_REQUESTS, FormAudit
+from pipeline.crawl.sync.forms.controls import Control, Controls
 from pipeline.crawl.sync.forms.forms import BROAD, FORMS, Form, FormKnowledge, FormVerdict, Reach
 from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
 from pipeline.nostr.event import Event
@@ -20,6 +21,7 @@ from pipeline.relay.session import Session
 from pipeline.relay.subscription import PageEnded
 from pipeline.store.relay_forms import FormCheck
 from tests.support.plans import event, key, plan_for
+from tests.support.seeds import seeds
 from tests.support.stored_events import FirstValueEvents, KindFirstEvents, NarrowEvents, ShortListEvents, StoredEvents
 
 NOW = 1_700_000_000
@@ -352,3 +354,74 @@ def test_relay_that_has_nothing_of_kinds_asked_for_is_not_blamed() -> None:
     bench = Bench(StoredEvents(random.Random(1), [event(NOW - 100, AUTHORS[0], 40_000)]))
     bench.audit.note_event(bench.store.events[0])
     assert False not in bench.run().broad
+
+
+def quiet_audit() -> Bench:
+    """An audit that has asked for all and lacks an event of low kinds to check a form with."""
+    return Bench(StoredEvents(random.Random(1), [])).run()
+
+
+def test_events_are_not_looked_through_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, looks = quiet_audit(), 0
+    best = Controls.best
+
+    def count(self: Controls, form: Form, *, without_notes: bool) -> Control | None:
+        nonlocal looks
+        looks += 1
+        return best(self, form, without_notes=without_notes)
+
+    monkeypatch.setattr(Controls, "best", count)
+    for number in range(1_000):
+        bench.audit.note_event(event(NOW, AUTHORS[0], 30_023, number))
+        bench.audit.open_next(bench.plan, bench.session, bench.mono + number / 1_000, NOW)
+        bench.session.outgoing.clear()
+    assert looks <= 2 * len(FORMS)
+
+
+def test_event_to_check_with_is_found_when_the_next_look_is_due() -> None:
+    bench = quiet_audit()
+    bench.audit.open_next(bench.plan, bench.session, bench.mono, NOW)
+    assert not bench.session.outgoing
+    bench.audit.note_event(event(NOW - 60, AUTHORS[0], 1, 1, [USERS[0]]))
+    bench.audit.open_next(bench.plan, bench.session, bench.mono + 0.1, NOW)
+    assert not bench.session.outgoing
+    (due,) = bench.audit.due_times()
+    bench.audit.open_next(bench.plan, bench.session, due, NOW)
+    assert len(bench.session.outgoing) == 1
+
+
+@pytest.mark.parametrize("is_plan", [False, True])
+def test_new_plan_and_new_limits_are_looked_at_at_once(is_plan: bool) -> None:
+    bench = quiet_audit()
+    bench.audit.note_event(event(NOW - 60, AUTHORS[0], 1, 1, [USERS[0]]))
+    bench.audit.open_next(bench.plan, bench.session, bench.mono, NOW)
+    assert not bench.session.outgoing
+    if is_plan:
+        bench.plan = plan_for(AUTHORS[:1], USERS)
+    else:
+        bench.session.learn(replace(bench.session.limits, max_filters=5))
+    bench.audit.open_next(bench.plan, bench.session, bench.mono, NOW)
+    assert len(bench.session.outgoing) == 1
+
+
+@pytest.mark.parametrize("seed", seeds(20))
+def test_control_of_a_value_with_an_older_event_above_is_found(seed: int) -> None:
+    """Against a look at all pairs."""
+    rng = random.Random(seed)
+    controls, kept = Controls(), []
+    for number in range(30):
+        made = event(
+            NOW - rng.randrange(9), AUTHORS[0], rng.choice([1, 3, 7, 16, 30_023]), number, [rng.choice(USERS[:3])]
+        )
+        controls.note(made)
+        kept.append(made)
+        low = [each for each in kept if each.kind < 30_000]
+        fitting = [
+            each
+            for each in low
+            for above in low
+            if (above.tags, above.kind > each.kind) == (each.tags, True) and above.created_at < each.created_at - 1
+        ]
+        best = controls.best(Form(Subject.MENTIONS, False, Reach.MIXED), without_notes=False)
+        assert (best is None) == (not fitting)
+        assert best is None or best.id in {each.id for each in fitting}
