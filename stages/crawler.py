@@ -86,7 +86,8 @@ def run(ctx: StageContext) -> None:
     # Events hold no cycles: with Python's thresholds the collector takes a third of the time that parsing takes.
     gc.set_threshold(*_GC_THRESHOLDS)
     _raise_file_limit(ctx)
-    open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked)
+    times = ctx.times()
+    open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked, times)
     counters = StageCounters(ctx.slot, ctx.metrics)
     shared = _context(ctx, open_here, counters)
     item_sets = StoredItemSets(
@@ -119,13 +120,14 @@ def _context(ctx: StageContext, open_here: Callable[[], Database], counters: Sta
     config, watch = ctx.config, ctx.heartbeat.watch
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     ingester = Ingester(
-        open_here, limits, ctx.clock, counters, watch("intake", _THREAD_LIMIT_S).turn, lambda: ctx.bells.ring("saver")
-    )
+        open_here, limits, ctx.clock, counters, watch("intake", _THREAD_LIMIT_S).turn,
+        lambda: ctx.bells.ring("saver"), ctx.times().waiting,
+    )  # fmt: skip
     return CrawlContext(
         ctx.clock, ingester, TransactionBatcher(ingester), Backpressure(_marks(config)),
         RateLimitedLogger(ctx.log, ctx.clock), FrameBounds(limits.bytes, limits.tags),
         read_secret_key(config.secret_key_path), watch("reactor", _THREAD_LIMIT_S).turn,
-        lambda: ctx.settings.relay_byte_rate,
+        lambda: ctx.settings.relay_byte_rate, waiting=ctx.times().waiting,
     )  # fmt: skip
 
 

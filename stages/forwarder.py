@@ -31,7 +31,7 @@ def run(ctx: StageContext) -> None:
         return
     sink = _sink(ctx.config)
     counters = StageCounters(ctx.slot, ctx.metrics)
-    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
@@ -80,7 +80,7 @@ def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: in
 
 
 def _work(ctx: StageContext, worker: BatchWorker) -> None:
-    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         ctx.heartbeat.beat()
         worker.run(database)
 

@@ -13,6 +13,7 @@ from pipeline.process.clock import pause
 from pipeline.process.event_rate import EventRate
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
+from pipeline.process.stage_times import WaitReason
 from pipeline.saver import outbox_limit
 from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
@@ -58,7 +59,7 @@ _STAGE: Final = "saver"
 
 def run(ctx: StageContext) -> None:
     """Save until stopped."""
-    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         _Saver(ctx, database).run()
 
 
@@ -90,6 +91,7 @@ class _Saver:
         # When the next slice of a long contact list may be done (monotonic).
         self._slice_at = 0.0
         self._counters = StageCounters(ctx.slot, ctx.metrics)
+        self._times = ctx.times()
         self._handled = ctx.metrics.handler("saveReceivedEvent")
         self._failed = ctx.metrics.handler("saveReceivedEvent", success=False)
 
@@ -112,13 +114,18 @@ class _Saver:
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_isolated(row)
             rest_s = self._work_off()
-            if len(rows) < MANY_ROWS and watch.wait(self._ctx.stop, 0.0 if rows else rest_s):
+            if len(rows) < MANY_ROWS and self._wait(watch, 0.0 if rows else rest_s):
                 self._let_gather()
+
+    def _wait(self, watch: CommitWatch, seconds: float) -> bool:
+        with self._times.waiting(WaitReason.WORK):
+            return watch.wait(self._ctx.stop, seconds)
 
     def _let_gather(self) -> None:
         """Let the rows of other crawlers join those that have just come, if many come."""
         if self._rate.per_s(self._ctx.clock.monotonic()) >= SHARING_RATE:
-            pause(SHARING_S)
+            with self._times.waiting(WaitReason.TIMER):
+                pause(SHARING_S)
 
     def _work_off(self) -> float:
         """Do a slice of what long contact lists left, more if there are too many; return when to look for the next (s).

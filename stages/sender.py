@@ -42,7 +42,7 @@ def run(ctx: StageContext) -> None:
         return ctx.stop.is_set()
 
     counters = StageCounters(ctx.slot, ctx.metrics)
-    with open_database(config.database_path, ctx.clock, ctx.on_locked) as database:
+    with open_database(config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         sink = RelaySink(
             target,
             lambda: BlockingWebSocket(dial(target, policy, ctx.clock, cancelled), ctx.clock),

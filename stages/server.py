@@ -84,7 +84,8 @@ class _Threads:
     """A thread per kind of work, so that a slow scrape or a busy writer delays no other work."""
 
     def __init__(self, ctx: StageContext) -> None:
-        open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked)
+        path, times = ctx.config.database_path, ctx.times()
+        open_here = functools.partial(open_database, path, ctx.clock, ctx.on_locked, times)
         self.scrape = DatabaseThread("scrape", open_here)
         self.health = DatabaseThread("health", open_here)
         self.lookup = DatabaseThread("lookup", open_here)

@@ -17,7 +17,7 @@ _IDLE_S: Final = 0.5
 
 def run(ctx: StageContext) -> None:
     """Sweep until stopped."""
-    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked) as database:
+    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         horizon = retention.SeenHorizon(ctx, database)
         ids_pace, slow_pace = (lambda: horizon.pace_s), (lambda: retention.SEEN_PACE_S)
         walks = [

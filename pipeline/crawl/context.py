@@ -9,6 +9,7 @@ from pipeline.crawl.sync.late_pace import LatePace
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
+from pipeline.process.stage_times import Waiting, uncounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class CrawlContext:
     """`bounds`: no frame beyond them is parsed; `secret`: the key to authenticate with (NIP-42), if any.
 
     `batcher` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
-    `stranger_byte_rate`: see `RelayCosts`. `late_pace` is followed by all relays and adapted by that thread.
+    `waiting` counts what that thread waits for. `stranger_byte_rate`: see `RelayCosts`. `late_pace` is followed by all
+    relays and adapted by that thread.
     """
 
     clock: Clock
@@ -29,3 +31,4 @@ class CrawlContext:
     on_turn: Callable[[], None] = lambda: None
     stranger_byte_rate: Callable[[], int] = lambda: 0
     late_pace: LatePace = field(default_factory=LatePace)
+    waiting: Waiting = uncounted

@@ -17,6 +17,7 @@ from pipeline.crawl.sync.sweep import OVERLAP_S
 from pipeline.nostr.event import Event
 from pipeline.process.clock import Clock, pause
 from pipeline.process.event_rate import EventRate
+from pipeline.process.stage_times import Waiting, WaitReason, uncounted
 from pipeline.rules.acceptance import FORGED, EventLimits, rejection_reason
 from pipeline.rules.relevance import Relevance, Rule, Wanted
 from pipeline.store import (
@@ -148,14 +149,16 @@ class Ingester:
         counters: StageCounters,
         on_turn: Callable[[], None] = lambda: None,
         on_new: Callable[[], None] = lambda: None,
+        waiting: Waiting = uncounted,
     ) -> None:
         """Called by the thread in `run`: `on_turn` about every second, whether there is work or not; `on_new` after
-        each commit of new events.
+        each commit of new events. `waiting` counts its waits.
         """
         self.committed = SeenIdCache()
         self._open_database = open_database
         self._on_turn = on_turn
         self._on_new = on_new
+        self._waiting = waiting
         self._limits = limits
         self._clock = clock
         self._counters = counters
@@ -221,7 +224,8 @@ class Ingester:
         """
         work = _Work()
         try:
-            item = self._queue.get(timeout=ASIDE_EVERY_S)
+            with self._waiting(WaitReason.WORK):
+                item = self._queue.get(timeout=ASIDE_EVERY_S)
         except Empty:
             return work, False
         has_waited = False
@@ -245,7 +249,8 @@ class Ingester:
     def _let_gather(self) -> None:
         """Wait as long after the last commit as the rate asks for."""
         now = self._clock.monotonic()
-        pause(self._begun_at + GATHER_S * min(1.0, self._rate.per_s(now) / GATHER_RATE) - now)
+        with self._waiting(WaitReason.TIMER):
+            pause(self._begun_at + GATHER_S * min(1.0, self._rate.per_s(now) / GATHER_RATE) - now)
 
     def _commit(self, database: Database, batches: list[Batch]) -> None:
         for batch in batches:

@@ -20,6 +20,7 @@ from pipeline.crawl.context import CrawlContext
 from pipeline.crawl.path_watch import QUIET_S, PathVerdict, PathWatch
 from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.process.clock import pause
+from pipeline.process.stage_times import WaitReason
 from pipeline.relay.errors import ConnectionLost
 from pipeline.relay.tcp_path import TcpPath
 from pipeline.relay.websocket import WebSocket
@@ -141,7 +142,8 @@ class Reactor:
 
     def _round(self) -> None:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
-        ready = self._poll.poll(self._poll_timeout())
+        with self.context.waiting(WaitReason.NETWORK):
+            ready = self._poll.poll(self._poll_timeout())
         if not self.context.backpressure.is_open:
             return
         due = self._answer_calls()
@@ -158,7 +160,8 @@ class Reactor:
         self.context.late_pace.note(now - began, now)
         if any(messages):
             is_asking = any(entry.connection.awaits_reply for entry in due)
-            pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
+            with self.context.waiting(WaitReason.TIMER):
+                pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
 
     def _poll_timeout(self) -> float:
         if not self._timers:
@@ -227,7 +230,9 @@ class Reactor:
                 else:
                     entry.connection.pause()
             self._finish_closed()
-            if self.context.backpressure.wait(_HOLD_CHECK_S):
+            with self.context.waiting(WaitReason.WORK):
+                is_open = self.context.backpressure.wait(_HOLD_CHECK_S)
+            if is_open:
                 break
         for entry in self._entries.values():
             entry.connection.resume(entry.websocket)

@@ -15,6 +15,7 @@ from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S, message_of
 from pipeline.delivery.poison import next_batch
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.doorbell import Doorbell
+from pipeline.process.stage_times import WaitReason
 from pipeline.sinks.base import Delivered, Refused, Retry, Sink, SinkDown, Verdict, Verdicts
 from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.database import Database
@@ -60,7 +61,8 @@ class BatchWorker(SinkWorker):
             rows = self.client.claim(database, self.sink.max_messages)
             if not rows:
                 self.sink.keep_alive()
-                watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
+                with self.client.times.waiting(WaitReason.WORK):
+                    watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
                 self._settle_due(database)
             return rows
         finally:
@@ -124,7 +126,7 @@ class BatchWorker(SinkWorker):
         metrics.sink_batch.labels(name).observe(len(rows))
         in_flight.inc(len(rows))
         try:
-            with metrics.sink_call.labels(name).time():
+            with metrics.sink_call.labels(name).time(), self.client.times.waiting(WaitReason.NETWORK):
                 return self.sink.deliver([message_of(row) for row in rows])
         finally:
             in_flight.dec(len(rows))

@@ -23,6 +23,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics, Observations
+from pipeline.process.stage_times import StageTimes
 from pipeline.sinks.base import Message, Refused, Retry
 from pipeline.store import outbox
 from pipeline.store.counters import StageCounters, StageTally, Totals
@@ -68,6 +69,10 @@ class OutboxClient:
     """Shared by the workers of one sink: the one that claims settles for all."""
     rng: random.Random = field(default_factory=random.Random)
     claims: int = 0
+    times: StageTimes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.times = StageTimes(self.metrics, self.stage, self.clock)
 
     def claim(self, database: Database, most: int) -> list[OutboxRow]:
         """Lease up to `most` ready rows, dead-letter those that must not be tried; suspects come last, shuffled.

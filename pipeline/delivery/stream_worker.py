@@ -18,6 +18,7 @@ from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS, max_batch_with
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.doorbell import Doorbell
 from pipeline.process.metrics import Observations
+from pipeline.process.stage_times import WaitReason
 from pipeline.sinks.base import Delivered, Refused, Retry, SinkDown, StreamSink, Verdict
 from pipeline.store.commit_watch import POLL_S, CommitWatch
 from pipeline.store.database import Database
@@ -112,8 +113,9 @@ class StreamWorker(SinkWorker):
             return
         self.health.reset()
         if self._looked_at is not None or not self.sink.room():
-            due_in_s = self.client.settle_due_in_s()
-            if watch.wait(self.stop, min(_IDLE_S, due_in_s)):
+            with self.client.times.waiting(WaitReason.WORK):
+                has_changed = watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
+            if has_changed:
                 self._looked_at = None
 
     def _send(self) -> None:
@@ -185,7 +187,8 @@ class StreamWorker(SinkWorker):
 
     def _take(self, timeout_s: float) -> int:
         """Take the answers of one wait; return their number."""
-        answers = self.sink.collect(timeout_s)
+        with self.client.times.waiting(WaitReason.NETWORK):
+            answers = self.sink.collect(timeout_s)
         if answers:
             now = self.now()
             took_s = [now - self._in_flight[event_id].at for event_id, _ in answers]

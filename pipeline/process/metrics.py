@@ -186,6 +186,15 @@ class Metrics:
             "event_service_events_beyond_retention_total",
             "Accepted events older than EVENTS_SEEN_RETENTION_MAX",
         )
+        self.stage_waited = self._counter(
+            "event_service_stage_waited_seconds_total", "Seconds that threads waited, by reason", ("stage", "reason")
+        )
+        self.write_lock_held = self._counter(
+            "event_service_write_lock_held_seconds_total", "Seconds that the database's write lock was held", ("stage",)
+        )
+        self.write_transactions = self._counter(
+            "event_service_write_transactions_total", "Transactions that had the write lock", ("stage",)
+        )
         self.stage_exits = self._counter(
             "event_service_stage_exits_total", "Unexpected exits of stage processes", ("slot", "reason")
         )

@@ -21,6 +21,7 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.signals import StageSignals
 from pipeline.process.slots import Slot, SlotTaken, acquire_slot, is_abandoned
+from pipeline.process.stage_times import StageTimes
 from pipeline.process.stop import Stop
 from pipeline.process.watchdog import StageWatchdog
 
@@ -77,6 +78,10 @@ class StageContext:
         holder = procfs.lock_owner(shared_memory(self.config.database_path), WRITE_LOCK_BYTE)
         self.heartbeat.complain(f"{DATABASE_LOCKED}{holder and f' by {holder}'}", _LOCKED_S)
         return not self.stop.is_set()
+
+    def times(self) -> StageTimes:
+        """Return what counts the waits of this stage and its write transactions; to be kept."""
+        return StageTimes(self.metrics, self.slot.stage, self.clock)
 
     def is_abandoned(self, slot_name: str) -> bool:
         """Return True if the slot of that name belongs to no process any more; see `slots.is_abandoned`."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 
+from pipeline.process.stage_times import StageTimes
 from pipeline.store.database_errors import (
     BUSY_TIMEOUT_S,
     ENVIRONMENT_ERRORS,
@@ -45,20 +46,27 @@ Row = tuple[Any, ...]
 class Database:
     """One connection, to be used only by the thread that opened it, never across a fork."""
 
-    __slots__ = ("_busy", "_connection", "_identity", "path")
+    __slots__ = ("_busy", "_connection", "_identity", "_times", "path")
 
-    def __init__(self, path: Path, connection: apsw.Connection, busy: "JitteredBusyHandler | None" = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: apsw.Connection,
+        busy: "JitteredBusyHandler | None" = None,
+        times: StageTimes | None = None,
+    ) -> None:
         self.path = path
         self._connection = connection
         self._busy = busy or JitteredBusyHandler(BUSY_TIMEOUT_S)
         self._identity = identity_of(path)
+        self._times = times
 
     @classmethod
-    def open(cls, path: Path, on_locked: OnLocked | None = None) -> "Database":
+    def open(cls, path: Path, on_locked: OnLocked | None = None, times: StageTimes | None = None) -> "Database":
         """Open `path`, creating it if it is missing. The schema is not looked at.
 
         `on_locked`: called while another process holds a lock for more than `TELL_LOCKED_S`, and decides how long that
-        is waited for; without, it is `BUSY_TIMEOUT_S`.
+        is waited for; without, it is `BUSY_TIMEOUT_S`. `times` counts the write transactions.
         Raises `DatabaseUnusable`, or `DatabaseFailed` where that says nothing about the file: it stays locked, its disk
         is full or fails, or its folder is away.
         """
@@ -80,7 +88,7 @@ class Database:
             raise failure(path, "opened", error) from error
         except apsw.Error as error:
             raise DatabaseUnusable(f"cannot use the database {path}: {reason_of(error, path)}") from error
-        return cls(path, connection, busy)
+        return cls(path, connection, busy, times)
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Tx]:
@@ -96,8 +104,11 @@ class Database:
             raise DatabaseUnusable(f"the database {self.path} was moved away or replaced while it was in use")
         if durable:
             connection.pragma("synchronous", "full")
+        times = self._times
+        asked_at = 0.0 if times is None else times.now()
         try:
             connection.execute("BEGIN IMMEDIATE")
+            began_at = 0.0 if times is None else times.now()
             yield connection
             connection.execute("COMMIT")
         except apsw.BusyError as error:
@@ -109,6 +120,9 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+        else:
+            if times is not None:
+                times.note_write(asked_at, began_at)
         finally:
             if durable:
                 connection.pragma("synchronous", "normal")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.process.clock import Clock
+from pipeline.process.stage_times import StageTimes
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.database_file import APPLICATION_ID, TABLES, OnLocked
@@ -32,14 +33,18 @@ def migrate(database: Database, clock: Clock, migrations: Sequence[Migration] = 
 
 
 def open_database(
-    path: Path, clock: Clock, on_locked: OnLocked | None = None, on_progress: Callable[[], None] | None = None
+    path: Path,
+    clock: Clock,
+    on_locked: OnLocked | None = None,
+    times: StageTimes | None = None,
+    on_progress: Callable[[], None] | None = None,
 ) -> Database:
     """Open `path` with an up-to-date schema. Raises `DatabaseUnusable`, or `DatabaseFailed` if that may pass.
 
     `on_locked`: see `Database.open`. `on_progress` is called repeatedly during migrations, which take long for a large
-    database.
+    database. `times` counts the write transactions.
     """
-    database = Database.open(path, on_locked)
+    database = Database.open(path, on_locked, times)
     try:
         with database.progress(on_progress):
             migrate(database, clock)
