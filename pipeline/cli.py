@@ -242,10 +242,9 @@ def _import_stages(config: "Config") -> None:
 
     for name in STAGES:
         importlib.import_module(f"stages.{name}")
-    if config.sink.kind is not SinkKind.NONE:
-        importlib.import_module(
-            "pipeline.sinks.pubsub" if config.sink.kind is SinkKind.PUBSUB else "pipeline.sinks.jsonl"
-        )
+    modules = {SinkKind.PUBSUB: "pubsub", SinkKind.JSONL: "jsonl", SinkKind.STDOUT: "jsonl", SinkKind.PLUGIN: "plugins"}
+    if config.sink.kind in modules:
+        importlib.import_module(f"pipeline.sinks.{modules[config.sink.kind]}")
 
 
 def _run_slot(env_file: Path | None, slot: "Slot") -> int:

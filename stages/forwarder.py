@@ -99,6 +99,10 @@ def _sink(config: Config) -> Sink:
 
             assert config.sink.path is not None, "checked by Config"
             return JsonlSink(config.sink.path)
+        case SinkKind.PLUGIN:
+            from pipeline.sinks.plugins import load_sink  # noqa: PLC0415
+
+            return load_sink(config.sink.name, config.sink.argument)
         case _:
             from pipeline.sinks.jsonl import StdoutSink  # noqa: PLC0415
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 
 class Environment(StrEnum):
@@ -79,14 +80,23 @@ class SinkKind(StrEnum):
     JSONL = "jsonl"
     STDOUT = "stdout"
     NONE = "none"
+    PLUGIN = "plugin"
+    """A sink that another package brings, by an entry point of `SINK_GROUP`."""
+
+
+SINK_GROUP: Final = "event_service.sinks"
 
 
 @dataclass(frozen=True, slots=True)
 class SinkSetting:
-    """`EVENTS_SINK`: the kind of sink, and for `jsonl` the file it appends to."""
+    """`EVENTS_SINK`: the kind of sink, for `jsonl` the file it appends to, for a plugin its name and argument."""
 
     kind: SinkKind
     path: Path | None = None
+    name: str = ""
+    argument: str = ""
 
     def __str__(self) -> str:
-        return self.kind.value if self.path is None else f"{self.kind.value}:{self.path}"
+        first = self.name or self.kind.value
+        rest = self.argument if self.path is None else str(self.path)
+        return f"{first}:{rest}" if rest else first

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from pipeline.nostr.address import InvalidAddress, RelayAddress, parse_address
 from pipeline.nostr.nip19 import InvalidEncoding, parse_public_key
 from pipeline.settings import values
-from pipeline.settings.choices import KeyList, SinkKind, SinkSetting
+from pipeline.settings.choices import SINK_GROUP, KeyList, SinkKind, SinkSetting
 from pipeline.settings.values import HostPort, InvalidValue
+
+_PLAIN_SINKS: Final = (SinkKind.PUBSUB, SinkKind.STDOUT, SinkKind.NONE)
 
 
 def choice(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
@@ -30,15 +34,19 @@ def count(least: int, most: int) -> Callable[[str], int]:
 
 
 def sink(text: str) -> SinkSetting:
-    """Read `pubsub`, `jsonl:PATH`, `stdout` or `none`."""
-    kind, _, path = text.strip().partition(":")
+    """Read `pubsub`, `jsonl:PATH`, `stdout`, `none` or `NAME:ARGUMENT` of an installed plugin."""
+    kind, _, rest = text.strip().partition(":")
     if kind == SinkKind.JSONL:
-        if not path:
+        if not rest:
             raise InvalidValue("jsonl needs a path, as in jsonl:/var/lib/event-service/events.jsonl")
-        return SinkSetting(SinkKind.JSONL, Path(path))
-    if path or kind not in tuple(SinkKind):
-        raise InvalidValue("must be pubsub, jsonl:PATH, stdout or none")
-    return SinkSetting(SinkKind(kind))
+        return SinkSetting(SinkKind.JSONL, Path(rest))
+    if kind in _PLAIN_SINKS and not rest:
+        return SinkSetting(SinkKind(kind))
+    plugins = sorted(set(entry_points(group=SINK_GROUP).names) - set(SinkKind))
+    if kind in plugins:
+        return SinkSetting(SinkKind.PLUGIN, name=kind, argument=rest)
+    installed = f"one of the installed sinks ({', '.join(plugins)})" if plugins else "the name of an installed sink"
+    raise InvalidValue(f"must be pubsub, jsonl:PATH, stdout, none, or {installed}")
 
 
 def relay(text: str) -> RelayAddress | None:

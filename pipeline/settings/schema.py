@@ -84,7 +84,8 @@ SETTINGS: tuple[Setting, ...] = (
         "sink",
         parse.sink,
         None,
-        "`pubsub`, `jsonl:PATH`, `stdout` or `none`; DEVELOPMENT defaults to a `.jsonl` beside the database",
+        "`pubsub`, `jsonl:PATH`, `stdout`, `none` or `NAME:ARGUMENT` of a plugin; DEVELOPMENT defaults to a `.jsonl`"
+        " beside the database",
     ),
     Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", values.topic_id, "nostr-events", "topic id"),
     Setting(

@@ -58,8 +58,8 @@ MAY_USE_THE_NETWORK = (
 )  # fmt: skip
 # The import reads a file of another program, and writes beside what the store does.
 SPEAKS_TO_THE_DATABASE = ("pipeline.store", "pipeline.go_import")
-# Programs for consumers, which copy them.
-SAMPLES = ROOT / "pipeline/docs/consumers"
+# Programs for consumers and a package of its own, which others copy.
+SAMPLES = ROOT / "pipeline/docs"
 CLOCK = "pipeline.process.clock"
 READS_A_CLOCK = {"now", "utcnow", "today"}
 SQL = re.compile(
@@ -131,10 +131,17 @@ def test_there_are_modules_to_look_at() -> None:
 
 
 def test_sample_consumers_know_nothing_of_the_project() -> None:
-    samples = [_module(path) for path in SAMPLES.rglob("*.py")]
+    samples = [_module(path) for path in (SAMPLES / "consumers").rglob("*.py")]
     assert len(samples) >= 3
     for sample in samples:
         assert not [each for each in sample.imports if each.split(".")[0] in ("pipeline", "stages", "tests")]
+
+
+def test_sample_plugin_knows_the_interface_of_sinks_alone() -> None:
+    known = {"pipeline.errors", "pipeline.sinks.attributes", "pipeline.sinks.base"}
+    (plugin,) = (_module(path) for path in (SAMPLES / "plugins").rglob("*.py"))
+    ours = {each.rpartition(".")[0] for each in plugin.imports if each.startswith(("pipeline", "stages", "tests"))}
+    assert ours == known
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)

@@ -186,6 +186,8 @@ def _pubsub_purpose(config: Config) -> str:
             return f"Pub/Sub projects/{config.google_pubsub_project_id}/topics/{config.pubsub_topic}"
         case SinkKind.JSONL:
             return f"file {config.sink.path}"
+        case SinkKind.PLUGIN:
+            return f"sink {config.sink.name}"
         case kind:
             return f"sink {kind}"
 
