@@ -58,6 +58,7 @@ class AuditPage:
     `returned` events in all: `events`, which match the filter, others that do not, and `malformed` ones.
     """
 
+    filters: tuple[Filter, ...] = ()
     returned: int = 0
     events: list[Event] = field(default_factory=list)
     malformed: int = 0
@@ -154,7 +155,7 @@ class RelayClient:
 
     def _page_once(self, filters: Filter | Sequence[Filter]) -> AuditPage:
         websocket = self._begin()
-        page = AuditPage()
+        page = AuditPage(filters=(filters,) if isinstance(filters, Filter) else tuple(filters))
         self._session.open_page(_KEY, filters, self._clock.monotonic())
         until = self._clock.monotonic() + PAGE_S
         while True:
@@ -239,10 +240,11 @@ class RelayClient:
         if not isinstance(message, EventMessage):
             return list(self._session.receive(message, now))
         is_open = self._session.key_of(message.subscription) == _KEY
-        is_asked = self._session.note_event(message.subscription, message.event, now)
+        self._session.note_event(message.subscription, message.event, now)
         if page is not None and is_open:
             page.returned += 1
-            if is_asked:
+            # The session takes events of other times for asked for, too.
+            if any(each.matches(message.event) for each in page.filters):
                 page.events.append(message.event)
         return []
 

@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final
 
 from pipeline.audit.walk import Unproven
+from pipeline.rules.relevance import Rule
 
 _HOUR: Final = 3_600
 # Upper bounds of ages (s), and their names.
@@ -15,17 +15,8 @@ AGES: Final = (
     (7 * 24 * _HOUR, "up to 7 d"), (30 * 24 * _HOUR, "up to 30 d"),
 )  # fmt: skip
 OLDER: Final = "older"
-
-
-class AuditRule(StrEnum):
-    """Why an event is wanted, by the question that found it."""
-
-    USER = "user"
-    """A registered user wrote it."""
-    FOLLOWEE = "followee"
-    """Its author is followed by a registered user."""
-    MENTION = "mention"
-    """It mentions a registered user."""
+ASKED_RULES: Final = (Rule.USER, Rule.FOLLOWEE, Rule.MENTION)
+"""Those that questions are asked by: what all authors write cannot be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +29,7 @@ class Answer:
 
     relay: int
     question: str
-    rule: AuditRule
+    rule: Rule
     had: tuple[tuple[int, bytes], ...] = ()
     excluded: Mapping[str, int] = field(default_factory=dict)
     unproven: tuple[Unproven, ...] = ()
@@ -50,7 +41,7 @@ class Suspect:
     """A verified, wanted event of a relay that was not held when the relay returned it, at `found_at` (ms)."""
 
     relay: int
-    rule: AuditRule
+    rule: Rule
     event_id: bytes
     created_at: int
     raw: bytes
@@ -68,7 +59,7 @@ class Miss:
     created_at: int
     kind: int
     author: bytes
-    rule: AuditRule
+    rule: Rule
     relays: tuple[int, ...]
     trace: tuple[tuple[str, str], ...]
     is_fetched: bool
@@ -125,7 +116,7 @@ def report(
     relays: Sequence[AuditedRelay], answers: Iterable[Answer], misses: Sequence[Miss], late: int, now_s: int
 ) -> AuditReport:
     """Put together what was found."""
-    held: dict[bytes, tuple[int, AuditRule]] = {}
+    held: dict[bytes, tuple[int, Rule]] = {}
     per_relay: dict[int, set[bytes]] = {each.relay: set() for each in relays}
     excluded: Counter[str] = Counter()
     addresses = {each.relay: each.address for each in relays}
@@ -146,7 +137,7 @@ def report(
     return AuditReport(
         Recall(len(held), len(misses)),
         tuple((each, Recall(len(per_relay[each.relay]), missed_by_relay[each.relay])) for each in relays),
-        tuple((rule.value, Recall(rules[0][rule], rules[1][rule])) for rule in AuditRule),
+        tuple((rule.value, Recall(rules[0][rule], rules[1][rule])) for rule in ASKED_RULES),
         tuple((name, Recall(ages[0][name], ages[1][name])) for name in (*(name for _, name in AGES), OLDER)),
         tuple(misses), dict(excluded), tuple(unproven), late,
     )  # fmt: skip

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.audit.findings import Answer, AuditedRelay, AuditRule, Miss, Suspect
+from pipeline.audit.findings import Answer, AuditedRelay, Miss, Suspect
 from pipeline.audit.walk import Unproven
 from pipeline.errors import EventServiceError
+from pipeline.rules.relevance import Rule
 from pipeline.store.audits import AuditSubject
 
 _VERSION = 1
@@ -149,7 +150,7 @@ def _answer_value(answer: Answer) -> dict[str, Any]:
 
 def _answer(value: dict[str, Any]) -> Answer:
     return Answer(
-        int(value["relay"]), value["question"], AuditRule(value["rule"]),
+        int(value["relay"]), value["question"], Rule(value["rule"]),
         tuple((created_at, bytes.fromhex(event_id)) for created_at, event_id in value["had"]), value["excluded"],
         tuple(Unproven(*each) for each in value["unproven"]), by_ids=value["by_ids"],
     )  # fmt: skip
@@ -167,6 +168,6 @@ def _candidate(value: dict[str, Any], answer: Answer) -> Suspect:
 def _miss(value: dict[str, Any]) -> Miss:
     return Miss(
         bytes.fromhex(value["id"]), int(value["created_at"]), int(value["kind"]), bytes.fromhex(value["author"]),
-        AuditRule(value["rule"]), tuple(value["relays"]), tuple((subject, text) for subject, text in value["explain"]),
+        Rule(value["rule"]), tuple(value["relays"]), tuple((subject, text) for subject, text in value["explain"]),
         bool(value["fetched"]),
     )  # fmt: skip

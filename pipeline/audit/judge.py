@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.audit.findings import AuditRule, Suspect
+from pipeline.audit.findings import Suspect
 from pipeline.nostr.event import Event
 from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.rules.acceptance import EventLimits, rejection_reason
+from pipeline.rules.relevance import Rule
 from pipeline.store import audits, authors, retractions
 from pipeline.store.audits import AuditSubject
 from pipeline.store.database import Database, Tx
@@ -59,7 +60,7 @@ class Judge:
         self._suppresses_retracted = suppresses_retracted
 
     def judge(
-        self, events: Iterable[Event], subject: AuditSubject, rule: AuditRule, relay: int, crawled_since: int
+        self, events: Iterable[Event], subject: AuditSubject, rule: Rule, relay: int, crawled_since: int
     ) -> Judged:
         """Take apart what a relay, crawled since then (ms), returned to a question about `subject`."""
         now = self._clock.now_ms()

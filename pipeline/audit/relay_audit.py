@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pipeline.audit.client import AuditPage, RelayClient
-from pipeline.audit.findings import Answer, AuditRule, Suspect
+from pipeline.audit.findings import Answer, Suspect
 from pipeline.audit.judge import Judge, Judged
 from pipeline.audit.walk import PAGE_LIMIT, Aspect, FormHabits, Question, Walk
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.relay.refusals import RelayRefusal
+from pipeline.rules.relevance import Rule
 from pipeline.store.audits import AuditSubject
 from pipeline.store.relay_records import RelayRecord
 
@@ -188,10 +189,10 @@ class RelayAudit:
         )  # fmt: skip
 
 
-def _rule(question: Question, subject: AuditSubject) -> AuditRule:
+def _rule(question: Question, subject: AuditSubject) -> Rule:
     if question.subject is Aspect.MENTION:
-        return AuditRule.MENTION
-    return AuditRule.USER if subject.is_user else AuditRule.FOLLOWEE
+        return Rule.MENTION
+    return Rule.USER if subject.is_user else Rule.FOLLOWEE
 
 
 def is_step(name: str) -> bool:

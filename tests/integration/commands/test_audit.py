@@ -29,6 +29,7 @@ from tests.factories.events import SignedEvent, assemble, authors
 from tests.fakes.behaviour import NOSTR_RELAY, NOSTR_RS, STRFRY, Behaviour, Order, Refusal
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Req
 from tests.fakes.service import settings
 
 ALICE, BOB, STRANGER = authors(260, 3)
@@ -179,6 +180,16 @@ def test_lying_relays_make_no_miss(audited: Audited) -> None:
     assert found["excluded"]["invalid-hash"] >= len(hashed)
     assert found["excluded"]["not asked for"]
     assert not audited.waiting()
+
+
+def test_relay_that_ignores_until_is_asked_a_bounded_number_of_times(audited: Audited) -> None:
+    everything = events_of_all()
+    audited.accept(list(filter(is_wanted, everything)))
+    with ScriptedRelay(Behaviour(ignores_until=True), events=everything) as relay:
+        audited.crawl([relay.url])
+        found = audited.run()
+        assert len(relay.journal.of(Req)) < 100
+    assert (found["had"], found["missed"]) == (len(list(filter(is_wanted, everything))), 0)
 
 
 def test_what_is_dated_before_the_reach_of_the_crawl_is_no_miss(audited: Audited) -> None:

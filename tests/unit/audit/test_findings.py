@@ -2,22 +2,23 @@
 
 import pytest
 
-from pipeline.audit.findings import Answer, AuditedRelay, AuditRule, Miss, Recall, age_of, report
+from pipeline.audit.findings import Answer, AuditedRelay, Miss, Recall, age_of, report
 from pipeline.audit.walk import Unproven
+from pipeline.rules.relevance import Rule
 
 NOW = 1_700_000_000
 ONE, TWO = AuditedRelay(1, "wss://one.example"), AuditedRelay(2, "wss://two.example", "refused")
 
 
 def miss(number: int, *relays: int, ago: int = 60) -> Miss:
-    return Miss(bytes([number]) * 32, NOW - ago, 1, b"a" * 32, AuditRule.FOLLOWEE, relays, (), is_fetched=True)
+    return Miss(bytes([number]) * 32, NOW - ago, 1, b"a" * 32, Rule.FOLLOWEE, relays, (), is_fetched=True)
 
 
 def test_events_of_several_relays_count_once_in_all_and_for_each_relay() -> None:
     here = ((NOW - 60, b"x" * 32), (NOW - 90_000, b"y" * 32))
     answers = [
-        Answer(1, "author:a", AuditRule.USER, here, {"invalid-signature": 2}),
-        Answer(2, "author:a", AuditRule.USER, here[:1], {"invalid-signature": 1}, (Unproven(1, 2, "refused"),)),
+        Answer(1, "author:a", Rule.USER, here, {"invalid-signature": 2}),
+        Answer(2, "author:a", Rule.USER, here[:1], {"invalid-signature": 1}, (Unproven(1, 2, "refused"),)),
     ]
     found = report([ONE, TWO], answers, [miss(1, 1, 2), miss(2, 2, ago=90_000)], 3, NOW)
     assert found.total == Recall(2, 2)

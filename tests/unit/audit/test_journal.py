@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit.findings import Answer, AuditedRelay, AuditRule, Miss, Suspect
+from pipeline.audit.findings import Answer, AuditedRelay, Miss, Suspect
 from pipeline.audit.journal import Journal, Scope, UnusableJournal, read_journal
 from pipeline.audit.walk import Unproven
+from pipeline.rules.relevance import Rule
 from pipeline.store.audits import AuditSubject
 
 SCOPE = Scope(1, 2, (AuditSubject(b"a" * 32, 5, is_user=True), AuditSubject(b"b" * 32, 6, is_user=False)), (7, 8))
 ANSWER = Answer(
-    7, "author:61", AuditRule.MENTION, ((1, b"x" * 32),), {"future": 2}, (Unproven(1, 2, "refused"),), by_ids=True
+    7, "author:61", Rule.MENTION, ((1, b"x" * 32),), {"future": 2}, (Unproven(1, 2, "refused"),), by_ids=True
 )
-CANDIDATE = Suspect(7, AuditRule.MENTION, b"y" * 32, 3, b'{"id":"\xc3\xa9"}', 99)
-MISS = Miss(b"y" * 32, 3, 1, b"a" * 32, AuditRule.MENTION, (7, 8), (("relevant", "yes"),), is_fetched=True)
+CANDIDATE = Suspect(7, Rule.MENTION, b"y" * 32, 3, b'{"id":"\xc3\xa9"}', 99)
+MISS = Miss(b"y" * 32, 3, 1, b"a" * 32, Rule.MENTION, (7, 8), (("relevant", "yes"),), is_fetched=True)
 
 
 def write(path: Path) -> None:

@@ -51,7 +51,7 @@ class Relay:
         if self.refusal is not None:
             return AuditPage(refusal=self.refusal, detail="no")
         found = self.stored.page(query)
-        return AuditPage(len(found), found)
+        return AuditPage((query,), len(found), found)
 
     def compare(self, _query: Filter, items: ItemSet) -> Reconciliation | None:
         if self.named is None:
