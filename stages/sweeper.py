@@ -1,10 +1,12 @@
 """`stage sweeper`: forgets what has been delivered and what is old, and keeps the write-ahead log short.
 
-It also calls back what a wrong clock has put off, and notes how it all goes.
+It also calls back what a wrong clock has put off, notes how it all goes, and has a sample audited now and then.
 """
 
+import threading
 from typing import Final
 
+from pipeline.audit.schedule import ScheduledAudits
 from pipeline.process.stage import StageContext
 from pipeline.store.schema import open_database
 from pipeline.sweeper import retention, upkeep
@@ -13,10 +15,25 @@ from pipeline.sweeper.table_walk import TableWalk
 _TURN_S: Final = 0.1
 # The same while the log hardly grows and no walk has anything to do.
 _IDLE_S: Final = 0.5
+# An audit looks for the end of the stage every second.
+_JOIN_S: Final = 5.0
 
 
 def run(ctx: StageContext) -> None:
     """Sweep until stopped."""
+    auditor = threading.Thread(target=_audits(ctx).run, name="audit", daemon=True)
+    auditor.start()
+    try:
+        _sweep(ctx)
+    finally:
+        auditor.join(_JOIN_S)
+
+
+def _audits(ctx: StageContext) -> ScheduledAudits:
+    return ScheduledAudits(ctx, lambda: open_database(ctx.config.database_path, ctx.clock, ctx.on_locked))
+
+
+def _sweep(ctx: StageContext) -> None:
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         horizon = retention.SeenHorizon(ctx, database)
         ids_pace, slow_pace = (lambda: horizon.pace_s), (lambda: retention.SEEN_PACE_S)

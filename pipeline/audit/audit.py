@@ -7,7 +7,7 @@ event of the crawl.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,6 +66,8 @@ class Audit:
         self._lock = threading.Lock()
         self._held: Held | None = None
         self._held_lock = threading.Lock()
+        # For the threads that ask: the audit is over, whatever goes on around it.
+        self._ended = Stop()
         self._on_steps: Callable[[int], object] = lambda _: None
 
     @property
@@ -88,10 +90,14 @@ class Audit:
         on_steps(self.steps - len(left) * self._questions)
         with ThreadPoolExecutor(RELAYS_AT_ONCE, "audit") as pool:
             try:
-                for ended in as_completed([pool.submit(self._ask_one, each) for each in left]):
-                    self._end_relay(ended.result())
+                pending = {pool.submit(self._ask_one, each) for each in left}
+                while pending:
+                    done, pending = wait(pending, _LOOK_S, FIRST_COMPLETED)
+                    for each in done:
+                        self._end_relay(each.result())
+                    self._check_stop()
             except BaseException:
-                self._stop.set("the audit is interrupted")
+                self._ended.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -142,7 +148,7 @@ class Audit:
             address = parse_address(record.dialled)
         except InvalidAddress as error:
             return problem(str(error))
-        client = RelayClient(address, record.limits, self._policy.ask, self._clock, self._stop)
+        client = RelayClient(address, record.limits, self._policy.ask, self._clock, self._ended)
         done = self.findings.answered_by(record.relay)
         with self._lock:
             self._on_steps(self._steps_of(record.relay))
@@ -155,7 +161,7 @@ class Audit:
             try:
                 return problem(one.run(self._scope.subjects, done, lambda: self._holdings(database)))
             except (DialError, ConnectionLost) as error:
-                if self._stop.is_set():
+                if self._ended.is_set():
                     raise Interrupted from error
                 return problem(str(error))
             finally:
@@ -173,8 +179,12 @@ class Audit:
         with self._held_lock:
             if self._held is None:
                 keys = [each.key for each in self._scope.subjects]
-                self._held = audits.held(database, keys, self._scope.since, self._scope.until, self._check_stop)
+                self._held = audits.held(database, keys, self._scope.since, self._scope.until, self._check_ended)
             return self._held
+
+    def _check_ended(self) -> None:
+        if self._ended.is_set():
+            raise Interrupted
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
@@ -193,9 +203,10 @@ class Audit:
         # Before they are fetched: an audit that goes on would not tell them from what came by itself.
         self._journal.misses(misses)
         self.findings.misses += misses
-        if self._policy.fetches:
-            now = self._clock.now_ms()
-            with database.write() as tx:
+        now = self._clock.now_ms()
+        with database.write() as tx:
+            audits.count_missed(tx, len(misses))
+            if self._policy.fetches:
                 inbox.append(tx, (Arrival(g[0].event_id, g[0].raw, g[0].relay, now, g[0].created_at) for g in groups))
 
     def _explained(self, database: Database, groups: Sequence[Sequence[Suspect]]) -> Iterator[Miss]:

@@ -4,12 +4,13 @@ Pending deliveries, the topic `eventSaved`, is the outbox of every sink that is 
 have to be given counts twice, as it takes two deliveries.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from pipeline.store.disk import DiskUse
 from pipeline.store.gauges import QueueGauges, StoreGauges
@@ -51,10 +52,23 @@ class StoreCollector:
             "Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached",
             self.gauges.waiting.followees,
         )
+        yield from self._audits()
         gaps = GaugeMetricFamily("event_service_open_gaps", "Open gaps of all relays", labels=("reason",))
         for reason, count in self.gauges.gaps.items():
             gaps.add_metric((reason,), count)
         yield gaps
+
+    def _audits(self) -> Iterable[Metric]:
+        audit = self.gauges.audit
+        recall = math.nan if audit.recall is None else audit.recall
+        yield GaugeMetricFamily(
+            "event_service_audit_recall",
+            "Share held of what relays had in the newest scheduled audit; NaN before it",
+            value=recall,
+        )
+        yield CounterMetricFamily(
+            "event_service_audit_missed_events", "Events that audits found missing", value=audit.all_missed
+        )
 
     def _relays(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

@@ -74,6 +74,7 @@ class Config:
     backfill: int
     resweep_window: int
     resweep_every: int
+    audit_every: int
     event_retention: int
     seen_retention: int
     seen_retention_max: int

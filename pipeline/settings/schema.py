@@ -203,6 +203,15 @@ SETTINGS: tuple[Setting, ...] = (
         values.format_duration,
     ),
     Setting(
+        "EVENTS_AUDIT_EVERY",
+        "audit_every",
+        values.duration_ms,
+        "6h",
+        "how often a small sample of authors is compared with what relays have; 0: never",
+        values.format_duration,
+        live=True,
+    ),
+    Setting(
         "EVENTS_EVENT_RETENTION",
         "event_retention",
         values.duration_ms,

@@ -1,4 +1,4 @@
-"""What an audit reads: whom to ask about, and what is held of them."""
+"""What an audit reads, whom to ask about and what is held of them, and the outcome that metrics show."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.store import authors, events, inbox
-from pipeline.store.database import Database, Tx
+from pipeline.store.database import Database, Row, Tx
 
 ANY_WANTED = """
 SELECT public_key, since, EXISTS (SELECT 1 FROM monitored WHERE monitored.author = wanted.author AND removed_at IS NULL)
@@ -20,6 +20,9 @@ OF_KEY = """
 SELECT public_key, since, EXISTS (SELECT 1 FROM monitored WHERE monitored.author = wanted.author AND removed_at IS NULL)
   FROM wanted JOIN authors ON authors.id = wanted.author WHERE authors.public_key = ? AND refs > 0
 """
+LATEST = "SELECT at, had, missed, all_missed FROM audits"
+COUNT_MISSED = "UPDATE audits SET all_missed = all_missed + ?"
+PUT = "UPDATE audits SET at = ?, had = ?, missed = ?"
 _ROWS_AT_ONCE: Final = 20_000
 _AFTER_ALL: Final = b"\xff" * 33
 
@@ -31,6 +34,37 @@ class AuditSubject:
     key: bytes
     since: int
     is_user: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOutcome:
+    """The newest scheduled audit, at `at` (ms; 0: there was none), and the misses that all audits have found."""
+
+    at: int = 0
+    had: int = 0
+    missed: int = 0
+    all_missed: int = 0
+
+    @property
+    def recall(self) -> float | None:
+        """Return the share of what relays had that was held; None if they had nothing, or there was no audit."""
+        return self.had / (self.had + self.missed) if self.had + self.missed else None
+
+
+def latest(tx: Tx) -> AuditOutcome:
+    """Return the outcome of audits so far."""
+    rows: list[Row] = tx.execute(LATEST).fetchall()
+    return AuditOutcome(*rows[0])
+
+
+def count_missed(tx: Tx, count: int) -> None:
+    """Count events that an audit found missing."""
+    tx.execute(COUNT_MISSED, (count,))
+
+
+def put(tx: Tx, at: int, had: int, missed: int) -> None:
+    """Record the outcome of a scheduled audit, which ended at `at` (ms)."""
+    tx.execute(PUT, (at, had, missed))
 
 
 def sample_wanted(tx: Tx, limit: int) -> list[AuditSubject]:

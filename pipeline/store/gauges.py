@@ -1,8 +1,9 @@
 """What the gauges show: states of relays, sizes of queues, numbers of users."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pipeline.store import authors, gaps, inbox, outbox, relays, shares, target_relay, users
+from pipeline.store import audits, authors, gaps, inbox, outbox, relays, shares, target_relay, users
+from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Tx
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState
@@ -86,6 +87,7 @@ class StoreGauges:
     """Wanted authors."""
     waiting: Waiting = NONE_WAITING
     """Followees that are not wanted, since there are too many."""
+    audit: AuditOutcome = field(default_factory=AuditOutcome)
 
 
 def read(tx: Tx, *, max_relays: int) -> StoreGauges:
@@ -104,6 +106,7 @@ def read(tx: Tx, *, max_relays: int) -> StoreGauges:
         target=target_relay.read(tx),
         budget=shares.budget(tx),
         waiting=shares.waiting(tx),
+        audit=audits.latest(tx),
     )
 
 

@@ -588,6 +588,20 @@ MATCHED_RULES = (
     "ALTER TABLE events ADD COLUMN mentions BLOB",
 )
 
+# The newest scheduled audit, and how many events all audits have found missing; see `audits`.
+AUDITS = (
+    """
+    CREATE TABLE audits (
+      only INTEGER PRIMARY KEY CHECK (only = 1),
+      at INTEGER NOT NULL DEFAULT 0,
+      had INTEGER NOT NULL DEFAULT 0,
+      missed INTEGER NOT NULL DEFAULT 0,
+      all_missed INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    "INSERT INTO audits (only) VALUES (1)",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -621,4 +635,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0030-payloads", PAYLOADS),
     Migration("0031-leaving-users", LEAVING_USERS),
     Migration("0032-matched-rules", MATCHED_RULES),
+    Migration("0033-audits", AUDITS),
 )

@@ -1,5 +1,6 @@
 """The gauges as text, from a real database."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.server.collectors import StoreCollector
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import (
+    audits,
     gauges,
     inbox,
     outbox,
@@ -134,6 +136,12 @@ event_service_wanted_authors 0.0
 # HELP event_service_waiting_followees Followees that wait, since EVENTS_MAX_WANTED_AUTHORS is nearly reached
 # TYPE event_service_waiting_followees gauge
 event_service_waiting_followees 0.0
+# HELP event_service_audit_recall Share held of what relays had in the newest scheduled audit; NaN before it
+# TYPE event_service_audit_recall gauge
+event_service_audit_recall NaN
+# HELP event_service_audit_missed_events_total Events that audits found missing
+# TYPE event_service_audit_missed_events_total counter
+event_service_audit_missed_events_total 0.0
 # HELP event_service_open_gaps Open gaps of all relays
 # TYPE event_service_open_gaps gauge
 """
@@ -285,3 +293,13 @@ def test_target_relay_is_among_the_relays_while_it_is_a_sink(database: Database)
     assert found['relay_connection_subscriptions_gauge{address="wss://target.example"}'] == 0
     assert found['relay_rate_limit_backoff_ms_gauge{address="target.example"}'] == 0
     assert state not in samples(rendered(database, (SinkName.PUBSUB,)))
+
+
+def test_recall_is_no_number_before_an_audit_and_then_its_outcome(database: Database) -> None:
+    assert math.isnan(samples(rendered(database))["event_service_audit_recall"])
+    with database.write() as tx:
+        audits.put(tx, NOW, 3, 1)
+        audits.count_missed(tx, 5)
+        audits.count_missed(tx, 1)
+    shown = samples(rendered(database))
+    assert (shown["event_service_audit_recall"], shown["event_service_audit_missed_events_total"]) == (0.75, 6)
