@@ -158,7 +158,9 @@ _SUBSCRIPTIONS: Final = re.compile(
     r"too many (?:concurrent )?(?:reqs?\b|subscriptions|subs\b)|too many open filters|maximum concurrent subscription"
     r"|number of subscriptions exceeds|active subscriptions exceed"
 )
-_FILTERS: Final = re.compile(r"too many filters|arr too big|invalid number of filters")
+_FILTERS: Final = re.compile(
+    rf"too many filters|arr too big|invalid number of filters|exceeds max filter count(?: {_NUMBER})?"
+)
 _TAG_FILTERS: Final = re.compile(r"too many tags in filter")
 _BYTES: Final = re.compile(
     r"message too large|exceeded max size|max payload size exceeded|payload reached size limit|frame too (?:large|big)"
