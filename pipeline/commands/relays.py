@@ -139,6 +139,43 @@ def ask(mode: str, addresses: tuple[str, ...]) -> None:
             say(f"{address}: {mode}")
 
 
+@relays.command()
+@_addresses
+@click.option("--write", is_flag=True, help="Also publish some twenty events with a throw-away key, and delete them.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each relay instead of a table.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(0.1, 120),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an answer is waited for.",
+)
+@click.option(
+    "--timeout", type=click.FloatRange(1, 3600), default=600.0, show_default=True, metavar="SECONDS",
+    help="How long each relay is asked at most; what was not seen by then is unknown.",
+)  # fmt: skip
+def probe(addresses: tuple[str, ...], *, write: bool, as_json: bool, patience: float, timeout: float) -> None:
+    """Ask relays some hundred questions and print how they behave: limits, order, forms of filters, refusals, NIPs.
+
+    Needs no settings. Where EVENTS_DATABASE_PATH is set, it also prints what the crawler has learned otherwise.
+    Exits with 1 if a relay cannot be connected to.
+
+    \b
+    Examples:
+      event-service relays probe wss://relay.example.com
+      event-service relays probe --write ws://127.0.0.1:7777
+      event-service relays probe --json wss://relay.example.com | jq '.lines["limit.authors"]'
+    """
+    # Costs time to import, which the other commands need not spend.
+    from pipeline.commands.relay_probe import probe_relays  # noqa: PLC0415
+    from pipeline.probe.interview import Pace  # noqa: PLC0415
+
+    pace = Pace(patience_s=patience, timeout_s=timeout)
+    if not probe_relays(addresses, writes=write, as_json=as_json, pace=pace):
+        raise click.exceptions.Exit(1)
+
+
 def _decide(addresses: tuple[str, ...], override: OperatorOverride) -> None:
     with open_configured_database() as database, database.write() as tx:
         for address in addresses:

@@ -34,13 +34,13 @@ class WebSocket:
     is of use.
 
     `last_received` is the monotonic time of the last bytes, `bytes_received` and `bytes_sent` count what passed on the
-    wire inside TLS.
+    wire inside TLS, `inflates` is as given.
     """
 
     __slots__ = (
         "_broken", "_clock", "_is_drained", "_is_tls", "_lost", "_pong", "_read_events", "_reader", "_send_by",
         "_send_events", "_send_timeout_s", "_sock", "_unsent", "bytes_received", "bytes_sent", "has_more",
-        "last_received",
+        "inflates", "last_received",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class WebSocket:
         self.last_received = clock.monotonic()
         self.bytes_received = len(initial)
         self.bytes_sent = 0
+        self.inflates = inflates
 
     def fileno(self) -> int:
         """The descriptor to wait on; -1 once closed."""

@@ -35,6 +35,7 @@ ALLOWED = {
     "pipeline.saver": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "pipeline.sweeper": SHARED | {"pipeline.store"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
+    "pipeline.probe": SHARED | {"pipeline.nostr", "pipeline.relay"},
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
     # Which kinds there are is all that it knows of the crawl, as it is to prove it.
     "pipeline.audit": SHARED
@@ -45,7 +46,7 @@ ALLOWED = {
     | {"pipeline.audit", "pipeline.rules.acceptance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery", "sweeper")},
     "pipeline.commands": SHARED
-    | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.status"}
+    | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.probe", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }
@@ -206,6 +207,8 @@ PURE = (
     "pipeline.crawl.crew", "pipeline.crawl.plan_turns",
     "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
     "pipeline.process.backoff", "pipeline.process.restart",
+    "pipeline.probe.questions", "pipeline.probe.collector", "pipeline.probe.claims", "pipeline.probe.learned",
+    "pipeline.probe.report", "pipeline.probe.exchange",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""How a relay really behaves, found out by some hundred questions."""

@@ -1,0 +1,105 @@
+"""What shows only by publishing, with a throw-away key: verdicts, what is kept, what is withheld, deletion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final
+
+from pipeline.nostr.event import Event, public_key, sign
+from pipeline.nostr.kinds import DELETION, TEXT_NOTE
+from pipeline.nostr.message import encode_event
+from pipeline.probe.exchange import Ask, Awaited, Channel, End, Reply, req
+from pipeline.probe.known import Known, Steps, stranger
+from pipeline.probe.observation import Observation, refused, unknown
+
+_TAGGED_NOTES: Final = 6
+_SPACING_S: Final = 600
+# No letters whose values some relays check.
+_LETTERS: Final = "bcfjnosvwyz"
+
+
+def publish(event: Event, line: Channel = Channel.MAIN) -> Ask:
+    """Return what publishes the event and waits for the verdict."""
+    return Ask((encode_event(event),), event.id.hex(), Awaited.OK, line)
+
+
+def signed(known: Known, at: int, about: str, kind: int = TEXT_NOTE, tags: Sequence[Sequence[str]] = ()) -> Event:
+    """Return an event of the throw-away key that says where it comes from."""
+    content = f"event-service probe: {about}"
+    return sign(known.secret, created_at=at, kind=kind, tags=[list(tag) for tag in tags], content=content)
+
+
+def verdict_on(name: str, answer: Reply) -> Observation:
+    """Return the line for an event that was published."""
+    if answer.end is End.OK:
+        return Observation(name, "accepted" if answer.accepted else "refused", how="OK", says=answer.text)
+    return refused(name, answer, "no verdict" if answer.end is End.SILENCE else "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Notes ten minutes apart, with many tags: what all other questions may be checked with."""
+
+    names: ClassVar = ("write.note", "write.stored", "write.duplicate", "write.wrong_signature")
+
+    def ask(self, known: Known) -> Steps:
+        """Publish some notes, one of them twice, and one with the signature of another."""
+        note, stored, duplicate, wrong = self.names
+        accepted: list[Event] = []
+        found: Observation | None = None
+        for number in range(_TAGGED_NOTES):
+            event = signed(known, known.now - 60 - _SPACING_S * number, str(number), tags=_tags(number))
+            answer = yield publish(event)
+            found = found or verdict_on(note, answer)
+            if answer.accepted:
+                accepted.append(event)
+            elif not accepted:
+                return [found, *(unknown(name, "no note is accepted") for name in self.names[1:])]
+        assert found is not None, "one was published"
+        known.published += accepted
+        answer = yield req(known.new_id(), _mine(known))
+        kept = sum(each.id in answer.ids for each in accepted)
+        came = Observation(stored, kept == len(accepted), note=f"{kept} of {len(accepted)} come at once")
+        if not kept and not answer.is_answered:
+            came = unknown(stored, f"they may not be asked for by their author: {answer.words}")
+        again = yield publish(accepted[0])
+        forged = yield publish(replace(signed(known, known.now, "forged"), sig=accepted[0].sig))
+        return [
+            found,
+            came,
+            verdict_on(duplicate, again),
+            verdict_on(wrong, forged),
+        ]
+
+
+def _tags(number: int) -> list[list[str]]:
+    group = number % 2
+    own = [["p", stranger(100 + group)], ["e", stranger(110 + group)], ["t", f"event-service-probe-{group}"]]
+    return own + [[letter, f"event-service-probe-{letter}"] for letter in _LETTERS]
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """Whether a deletion (NIP-09) is honoured; it takes back the notes that were published."""
+
+    names: ClassVar = ("write.deletion",)
+
+    def ask(self, known: Known) -> Steps:
+        """Delete all that was published, and ask for it."""
+        name = self.names[0]
+        if not known.published:
+            return [unknown(name, "nothing was published")]
+        ids = [each.id.hex() for each in known.published]
+        before = yield req(known.new_id(), _mine(known))
+        answer = yield publish(signed(known, known.now + 5, "it is over", DELETION, [["e", each] for each in ids]))
+        if not answer.accepted:
+            return [verdict_on(name, answer)]
+        after = yield req(known.new_id(), _mine(known))
+        if not before.events or not (after.events or after.is_answered):
+            return [unknown(name, "what was published cannot be asked for")]
+        left = len(after.ids & before.ids)
+        return [Observation(name, "ignored" if left else "honoured", note=f"{left} of {len(before.ids)} come still")]
+
+
+def _mine(known: Known) -> dict[str, object]:
+    """Return the filter that selects the notes of the throw-away key."""
+    return {"authors": [public_key(known.secret).hex()], "kinds": [TEXT_NOTE], "limit": 40}
