@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-_COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {}"
+_COLUMNS = "{:46}{:>13} {:14}{:>13}  {:>7}  {:>7}  {:>7}  {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class PartReport:
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
     invalid: str = ""
+    baseline_per_plain_row: float = 0.0
+    """V divided by Y (`yardstick.py`), both during the part; 0 if they were not measured."""
 
     def value(self, name: str) -> float:
         """The value of the figure of this name."""
@@ -59,30 +61,53 @@ def cost(name: str, seconds: float, limit: float, note: str = "") -> Figure:
     return Figure(name, seconds * 1e6, "us CPU", Limit("1/V", 1e6 / limit, -1), note)
 
 
-def held_against(report: PartReport, baseline_rate: float, baseline_rate_during: float) -> PartReport:
-    """The report with the baseline rate during the part for its limits, which were made with `baseline_rate`."""
+def held_against(
+    report: PartReport, baseline_rate: float, baseline_rate_during: float, plain_rate_during: float
+) -> PartReport:
+    """The report with the baseline rate during the part for its limits, which were made with `baseline_rate`.
+
+    `plain_rate_during` is Y during the part, the second yardstick.
+    """
     slowed = baseline_rate_during / baseline_rate
-    note = f"V was {baseline_rate_during:,.0f}/s during it, {slowed:.2f} of this run's best, {baseline_rate:,.0f}/s"
+    note = (
+        f"V was {baseline_rate_during:,.0f}/s during it, {slowed:.2f} of this run's best, {baseline_rate:,.0f}/s;"
+        f" Y was {plain_rate_during:,.0f}/s"
+    )
     figures = tuple(
         figure
         if figure.limit is None
         else replace(figure, limit=replace(figure.limit, value=figure.limit.value * slowed**figure.limit.rate_power))
         for figure in report.figures
     )
-    return replace(report, figures=figures, notes=(*report.notes, note))
+    ratio = baseline_rate_during / plain_rate_during
+    return replace(report, figures=figures, notes=(*report.notes, note), baseline_per_plain_row=ratio)
 
 
 def table(report: PartReport, released: Mapping[str, float] | None = None) -> str:
     """The report as lines of text; `released` are the shares that the last release had, by the figures' names."""
     verdict = [f"INVALID: {report.invalid}"] if report.invalid else []
-    lines = [f"\n== {report.part} ==", *verdict, _COLUMNS.format("", "", "", "limit", "share", "release", "").rstrip()]
+    lines = [
+        f"\n== {report.part} ==",
+        *verdict,
+        _COLUMNS.format("", "", "", "limit", "share", "of Y", "release", "").rstrip(),
+    ]
     for figure in report.figures:
         limit = "" if figure.limit is None else f"{figure.limit.name}={_number(figure.limit.value)}"
         share = "" if figure.share is None else f"{figure.share:.2f}"
+        plain = "" if (of_plain := plain_share(report, figure)) is None else f"{of_plain:.2f}"
         before = f"{released[figure.name]:.2f}" if released and figure.name in released else ""
-        line = _COLUMNS.format(figure.name, _number(figure.value), figure.unit, limit, share, before, figure.note)
+        line = _COLUMNS.format(
+            figure.name, _number(figure.value), figure.unit, limit, share, plain, before, figure.note
+        )
         lines.append(line.rstrip())
     return "\n".join([*lines, *(f"   {note}" for note in report.notes)])
+
+
+def plain_share(report: PartReport, figure: Figure) -> float | None:
+    """The figure as a share of what Y makes of its limit, where V makes the limit and both were measured."""
+    if figure.share is None or figure.limit is None or not figure.limit.rate_power or not report.baseline_per_plain_row:
+        return None
+    return float(figure.share * report.baseline_per_plain_row**figure.limit.rate_power)
 
 
 def shares(reports: Iterable[PartReport]) -> dict[str, dict[str, float]]:
@@ -99,7 +124,10 @@ def to_value(reports: Iterable[PartReport]) -> list[dict[str, Any]]:
     return [
         {
             "part": report.part,
-            "figures": [asdict(figure) | {"share": figure.share} for figure in report.figures],
+            "figures": [
+                asdict(figure) | {"share": figure.share, "plain_share": plain_share(report, figure)}
+                for figure in report.figures
+            ],
             "notes": list(report.notes),
             "invalid": report.invalid,
         }

@@ -18,6 +18,7 @@ from tests.tools.bench.generator import Spec
 from tests.tools.bench.load import LoadGenerator, Sent
 from tests.tools.bench.machine import Moment, Usage
 from tests.tools.bench.report import Figure
+from tests.tools.bench.waits import WaitSample
 
 _OUTSIDE = ("generator", "sink")
 _POLL_S = 0.1
@@ -33,6 +34,7 @@ class Sample:
     outbox: int
     wal_bytes: int
     unasked_exits: int
+    waits: WaitSample
 
     @property
     def waiting(self) -> int:
@@ -73,7 +75,9 @@ class Running:
         outbox = scrape.value("event_service_queue_length", queue="outbox-pubsub")
         wal_bytes = scrape.value("event_service_wal_bytes")
         unasked = scrape.value("event_service_stage_exits_total")
-        return Sample(monotonic(), self.sink.count, round(inbox), round(outbox), round(wal_bytes), round(unasked))
+        at, count = monotonic(), self.sink.count
+        waits = WaitSample.of(scrape, at)
+        return Sample(at, count, round(inbox), round(outbox), round(wal_bytes), round(unasked), waits)
 
     def wait_drained(self, sent: Sent, timeout_s: float) -> int:
         """How much the sink took in all, once that is everything that was sent or the time is up."""

@@ -13,9 +13,12 @@ from tests.tools.bench.load import Sent, balanced_addresses
 from tests.tools.bench.machine import CORES, Usage
 from tests.tools.bench.report import Figure, Limit, PartReport, cost, per_second
 from tests.tools.bench.running import Running, Sample, own_cpu_s, usage_figures
+from tests.tools.bench.waits import timeline, wait_figures
 
 RELAYS = 4
-_LOOK_EVERY_S = 2.5
+_LOOK_EVERY_S = 1.0
+# Looks that make a stretch, of which the slowest and the fastest are shown.
+_STRETCH_LOOKS = 3
 _DRAIN_S = 120.0
 # The lower of the default marks of backpressure.
 _FILLED_ROWS = 15_000
@@ -78,10 +81,10 @@ def _warm_up(running: Running, longest_s: float) -> None:
 
 def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: float) -> PartReport:
     taken = looks[-1].arrived - looks[0].arrived
-    rates = [(b.arrived - a.arrived) / (b.at - a.at) for a, b in itertools.pairwise(looks)]
+    rates = [(b.arrived - a.arrived) / (b.at - a.at) for a, b in itertools.pairwise(looks[::_STRETCH_LOOKS])]
     figures = [
         per_second("unique events, relays to Pub/Sub", taken / (looks[-1].at - looks[0].at), limit),
-        per_second("  slowest stretch", min(rates), limit, f"of {_LOOK_EVERY_S} s"),
+        per_second("  slowest stretch", min(rates), limit, f"of {_STRETCH_LOOKS * _LOOK_EVERY_S:.0f} s"),
         per_second("  fastest stretch", max(rates), limit),
         cost("CPU of the service per event", own_cpu_s(usage) / max(taken, 1), limit),
         Figure("sent and not arrived", max(0, sent.unique - arrived), "events", note=f"of {sent.unique:,}"),
@@ -92,12 +95,14 @@ def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: 
         Figure("write-ahead log at most", max(look.wal_bytes for look in looks) / 2**20, "MiB", Limit("bound", 64)),
         Figure("unexpected exits of stages", looks[-1].unasked_exits, "processes"),
         *usage_figures(usage),
+        *wait_figures([look.waits for look in looks]),
     ]
     notes = (
         f"{RELAYS} relays in one process, {events.AUTHORS} registered authors, kind 1 of {events.EVENT_BYTES} bytes, "
         "each event on one relay; default settings; authors registered in the database before the start",
         f"generator, sink and service share {CORES} cores; window {usage.elapsed_s:.1f} s",
         usage.note(),
+        *timeline([look.waits for look in looks]),
         *([f"{sent.lost_peers} connections were lost"] if sent.lost_peers else []),
     )
     invalid = "the relays ran out of events while it was measured" if sent.is_over else ""
