@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.child import ROOT
 from tests.tools.bench import against
 from tests.tools.bench.against import Ratio, Values, compare, ratios, table
 
@@ -37,15 +36,14 @@ def test_table_shows_ratio_and_spread() -> None:
 
 
 def test_both_run_in_each_round_in_turned_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns: list[Path] = []
+    turns: list[str] = []
 
     def run(parts: Sequence[str], tree: Path, file: Path, units: dict[tuple[str, str], str], *, quick: bool) -> Values:
-        turns.append(tree)
+        turns.append("other" if tree == tmp_path else "this")
         units.setdefault(RATE, "/s")
-        return {RATE: 3.0 if tree is ROOT else 2.0}
+        return {RATE: 2.0 if tree == tmp_path else 3.0}
 
     monkeypatch.setattr(against, "_run", run)
     (found,) = compare(["service"], tmp_path, 3, tmp_path, quick=True)
     assert found.rounds == (1.5, 1.5, 1.5)
-    ours = ROOT
-    assert turns == [tmp_path, ours, ours, tmp_path, tmp_path, ours]
+    assert turns == ["other", "this", "this", "other", "other", "this"]
