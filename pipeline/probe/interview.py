@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pipeline.errors import EventServiceError
 from pipeline.nostr.auth import auth_event
 from pipeline.nostr.message import encode_auth
 from pipeline.probe.connections import SETTLE_S, BudgetSpent, Connections
@@ -21,6 +22,16 @@ PAUSE_S: Final = 0.1
 SLOW_PAUSE_S: Final = 3.0
 # What is waited after a refusal for the rate, each time that the same request is refused.
 _RATE_WAITS_S: Final = (5.0, 20.0, 61.0)
+
+
+# Whether nothing is answered without AUTH shows by then.
+_FIRST_REQUESTS: Final = 3
+# Questions without an answer between that the relay has no time for, and it is left alone.
+_MOST_RATE_LIMITS: Final = 2
+
+
+class RateLimited(EventServiceError):
+    """The relay does not answer a request, however long is waited, as there were too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,8 @@ class Interview:
         self._auth_address = auth_address
         self._over = ""
         self._authenticates = False
+        self._answered: set[str] = set()
+        self._rate_limits = 0
         self.requests = 0
         self.rate_limited = 0
 
@@ -106,6 +119,12 @@ class Interview:
                 ask = steps.send(answer)
         except StopIteration as end:
             return list(end.value)
+        except RateLimited as end:
+            # It may be this one question that is too much, such as for many filters at once.
+            self._rate_limits += 1
+            if self._rate_limits < _MOST_RATE_LIMITS:
+                return [unknown(name, str(end)) for name in question.names]
+            self._over = str(end)
         except BudgetSpent as end:
             self._over = str(end)
         except DialError as error:
@@ -131,7 +150,8 @@ class Interview:
             self._connections.rest(wait_s)
             answer = self._once(ask, known)
         if _is_rate_limit(answer):
-            raise BudgetSpent("the relay limits the rate of requests")
+            raise RateLimited("the relay limits the rate of requests")
+        self._rate_limits = 0
         return answer
 
     def _once(self, ask: Ask, known: Known) -> Reply:
@@ -163,7 +183,9 @@ class Interview:
         """Authenticate if not even the first request is answered without; return True if that is to be repeated."""
         complaint = answer.complaint
         demanded = complaint is not None and complaint.refusal is RelayRefusal.AUTH_REQUIRED
-        if not demanded or known.pool or self._authenticates or self.requests > 3 or answer.challenge is None:
+        if not demanded or answer.challenge is None or answer.challenge in self._answered:
+            return False
+        if not self._authenticates and (known.pool or self.requests > _FIRST_REQUESTS):
             return False
         self._authenticates = True
         self._authenticate(ask.line, known)
@@ -173,7 +195,8 @@ class Interview:
         """Answer the challenge of the connection with the throw-away key."""
         self._connections.exchange(Ask((), "", line=line), 0.0)
         challenge = self._connections.challenge(line)
-        if challenge is not None:
+        if challenge is not None and challenge not in self._answered:
+            self._answered.add(challenge)
             event = auth_event(known.secret, self._auth_address, challenge, self._clock.now_ms() // 1000)
             ask = Ask((encode_auth(event),), event.id.hex(), Awaited.OK, line)
             self._connections.exchange(ask, self._pace.patience_s)

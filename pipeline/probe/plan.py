@@ -5,7 +5,7 @@ from pipeline.probe.known import ProbeQuestion
 from pipeline.probe.questions.borders import TimeBorders
 from pipeline.probe.questions.extensions import Challenge, CountMessage, EoseHint, SetComparison, Withheld
 from pipeline.probe.questions.forms import FORMS, LastValue, TwoFilters
-from pipeline.probe.questions.limits import DIMENSIONS, FrameBytes, IdLength, TagFilters
+from pipeline.probe.questions.limits import FILTERS, LISTS, FrameBytes, IdLength, TagFilters
 from pipeline.probe.questions.live import DELIVERIES, ReplacedSubscription, UnpublishedEvent
 from pipeline.probe.questions.oddities import NONSENSE, ODDITIES
 from pipeline.probe.questions.pages import FirstPage, NoLimit, PageLimit, Truncation, ZeroLimit
@@ -22,8 +22,8 @@ def questions(auth_address: str, *, writes: bool) -> tuple[ProbeQuestion, ...]:
         *FORMS, LastValue(), TwoFilters(),
         Withheld(ENCRYPTED_DIRECT_MESSAGE), Withheld(GIFT_WRAP),
         PageLimit(), NoLimit(),
-        *DIMENSIONS, TagFilters(), IdLength(),
+        *LISTS, TagFilters(), IdLength(),
         CountMessage(), SetComparison(), Challenge(auth_address),
         OpenId(), *DELIVERIES, ReplacedSubscription(), *(() if writes else (UnpublishedEvent(),)),
-        FrameBytes(), SubscriptionLimit(), *ODDITIES, *((Deletion(),) if writes else ()), *NONSENSE,
+        FILTERS, FrameBytes(), SubscriptionLimit(), *ODDITIES, *((Deletion(),) if writes else ()), *NONSENSE,
     )  # fmt: skip

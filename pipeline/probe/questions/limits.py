@@ -120,13 +120,13 @@ def _strangers(count: int) -> list[str]:
     return [stranger(number) for number in range(count)]
 
 
-DIMENSIONS: Final = (
+LISTS: Final = (
     Bounded("kinds", MOST_KINDS, _kinds),
     Bounded("authors", MOST_MEMBERS, _authors),
     Bounded("ids", MOST_MEMBERS, _ids),
     Bounded("tag_values", MOST_MEMBERS, _tag_values, needs_tag=True),
-    Bounded("filters", MOST_FILTERS, _filters),
 )
+FILTERS: Final = Bounded("filters", MOST_FILTERS, _filters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ LARGE_LIMIT: Final = 5_000
 # Without a limit some relays send all that they have.
 MOST_WITHOUT_LIMIT: Final = 1_200
 _COMMON_KINDS: Final = [0, 1, 3, 7, 10002]
+# Some relays want to know whose notes are asked for.
+_NO_NOTES: Final = [0, 3, 6, 7, 10002]
 # Some stores find nothing for more.
 _MOST_KINDS: Final = 10
 # A relay may be slow to begin.
@@ -33,14 +35,10 @@ class FirstPage:
         answer = yield req(known.new_id(), {"limit": FIRST_LIMIT}, patience=_FIRST_PATIENCE)
         found = [_of_everything(answer)]
         known.is_sample_kindless = bool(answer.events)
-        filters: tuple[FilterValue, ...] = (
-            {"kinds": _COMMON_KINDS, "limit": FIRST_LIMIT},
-            {"kinds": [1], "limit": 100},
-        )
-        for each in filters:
+        for kinds in (_COMMON_KINDS, _NO_NOTES, [1]):
             if answer.events:
                 break
-            answer = yield req(known.new_id(), each)
+            answer = yield req(known.new_id(), {"kinds": kinds, "limit": FIRST_LIMIT})
             if answer.events and found[0].value is None:
                 found = [Observation("page.everything", "matches nothing")]
         known.sample = answer.events

@@ -8,7 +8,7 @@ import pytest
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.probe.exchange import Ask, Awaited, End, Reply
 from pipeline.probe.observation import Observation
-from pipeline.probe.questions.limits import DIMENSIONS, FrameBytes, IdLength, TagFilters
+from pipeline.probe.questions.limits import FILTERS, LISTS, FrameBytes, IdLength, TagFilters
 from pipeline.probe.questions.subscriptions import SubscriptionLimit
 from pipeline.relay.advertised import AdvertisedLimits
 from pipeline.relay.nip11 import RelayInformation
@@ -36,7 +36,7 @@ def limit_of(name: str, most: int, answer: Reply) -> Observation:
     def refuse(filters: Filters, _: Ask) -> Reply | None:
         return answer if SIZES[name](filters) > most else None
 
-    question = next(each for each in DIMENSIONS if each.name == name)
+    question = next(each for each in (*LISTS, FILTERS) if each.name == name)
     return seen(question, ModelRelay(WORLD, refuse=refuse))[f"limit.{name}"]
 
 
@@ -70,13 +70,13 @@ def test_list_that_is_searched_in_its_first_part_only_has_that_limit() -> None:
         return honest(replace(ask, frames=(json.dumps([label, subscription, query]),)))
 
     relay.answer = answer  # type: ignore[method-assign]
-    question = next(each for each in DIMENSIONS if each.name == "authors")
+    question = next(each for each in (*LISTS, FILTERS) if each.name == "authors")
     found = seen(question, relay)["limit.authors"]
     assert (found.value, found.how) == (50, "EOSE alone")
 
 
 def test_empty_relay_shows_refusals_only() -> None:
-    question = next(each for each in DIMENSIONS if each.name == "authors")
+    question = next(each for each in (*LISTS, FILTERS) if each.name == "authors")
     found = seen(question, ModelRelay([]))["limit.authors"]
     assert (found.value, "no event" in found.note) == (None, True)
     refusing = ModelRelay([], refuse=lambda f, _: MANNERS["CLOSED"] if len(f[0]["authors"]) > 20 else None)
@@ -140,7 +140,7 @@ def test_notice_after_an_eose_is_about_the_subscription_before() -> None:
 
 def test_control_stands_last_and_is_a_real_event() -> None:
     relay = ModelRelay(WORLD)
-    question = next(each for each in DIMENSIONS if each.name == "authors")
+    question = next(each for each in (*LISTS, FILTERS) if each.name == "authors")
     seen(question, relay)
     named = json.loads(relay.asked[0].frames[0])[2]["authors"][-1]
     assert named in {each.pubkey for each in WORLD}
