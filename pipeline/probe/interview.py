@@ -96,6 +96,7 @@ class Interview:
         try:
             for question in questions:
                 on_question(question)
+                known.now = self._clock.now_ms() // 1000
                 found = [] if self._over else self._found(question, known)
                 missing = set(question.names) - {each.name for each in found}
                 seen += [

@@ -25,7 +25,8 @@ _MOST_VALUE: Final = 200
 
 @dataclass(slots=True)
 class Known:
-    """`now`: Unix seconds; `sample`: the events that the relay showed first, in its order; `pool`: all that it showed.
+    """`now`: Unix seconds, when the question began; `sample`: the events that the relay showed first, in its order;
+    `pool`: all that it showed.
 
     `secret`: the throw-away key; `writes`: events may be published with it, `published` are those that were accepted.
     `plain_refusal`: what the relay says where notes are asked for and nothing else.

@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from pipeline.nostr.auth import auth_event
 from pipeline.nostr.event import Event, sign
 from pipeline.nostr.filter import Filter
+from pipeline.nostr.kinds import DELETION
 from pipeline.nostr.message import encode_auth, encode_event, encode_neg_msg, encode_neg_open
 from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet, Reconciliation
 from pipeline.probe.exchange import Ask, Awaited, Channel, End, Reply, frame, req
@@ -134,46 +135,55 @@ class Withheld:
         return (f"withheld.kind_{self.kind}", f"withheld.list_with_{self.kind}")
 
     def ask(self, known: Known) -> Steps:
-        """Ask for them alone, then beside notes; count them where nothing comes."""
-        alone, listed = self.names
-        author = yield from self._published(known)
-        mine = {"authors": [author]} if author else {}
+        """Ask for them alone, then beside notes; publish one before, and delete it after, where that is allowed."""
+        # The throw-away key itself may be shown what concerns it.
+        secret = sha256(b"another" + known.secret).digest()
+        event = self._signed(secret, known.now - 40, [["p", stranger(12)]])
+        verdict = (yield _publish(event)) if known.published else None
+        is_there = verdict is not None and bool(verdict.accepted)
+        found = [(yield from self._alone(known, event if is_there else None)), (yield from self._beside_notes(known))]
+        if is_there:
+            yield _publish(self._signed(secret, known.now, [["e", event.id.hex()]], DELETION))
+        return found
+
+    def _signed(self, secret: bytes, at: int, tags: list[list[str]], kind: int | None = None) -> Event:
+        kind = self.kind if kind is None else kind
+        return sign(secret, created_at=at, kind=kind, tags=tags, content="event-service probe")
+
+    def _alone(self, known: Known, event: Event | None) -> Generator[Ask, Reply, Observation]:
+        """Ask for the kind and nothing else, by the author of what was published; count where nothing comes."""
+        name = self.names[0]
+        mine = {} if event is None else {"authors": [event.pubkey.hex()]}
         answer = yield req(known.new_id(), {"kinds": [self.kind], **mine, "limit": 3})
         if answer.events:
-            found = Observation(alone, "shown")
-        elif author and answer.is_answered:
-            found = Observation(alone, "withheld silently")
-        elif known.is_refused_as_ever(answer):
-            found = unknown(alone, "notes are refused alike")
-        elif answer.complaint is not None or not answer.is_answered:
-            found = refused(alone, answer)
-        else:
-            subscription = known.new_id()
-            counted = yield Ask((frame("COUNT", subscription, {"kinds": [self.kind]}),), subscription, repeats=False)
-            found = _withheld(alone, counted)
+            return Observation(name, "shown")
+        if event is not None and answer.is_answered:
+            return Observation(name, "withheld silently")
+        if known.is_refused_as_ever(answer):
+            return unknown(name, "notes are refused alike")
+        if answer.complaint is not None or not answer.is_answered:
+            return refused(name, answer)
+        subscription = known.new_id()
+        counted = yield Ask((frame("COUNT", subscription, {"kinds": [self.kind]}),), subscription, repeats=False)
+        return _withheld(name, counted)
+
+    def _beside_notes(self, known: Known) -> Generator[Ask, Reply, Observation]:
+        """Ask for notes that are known and for the kind at once."""
+        name = self.names[1]
         control = next(iter(known.controls(_is_note)), None)
-        since = {} if control is None else {"authors": [control.pubkey.hex()]}
-        answer = yield req(known.new_id(), {"kinds": [1, self.kind], **since, "limit": 100})
-        if control is None or control.id not in answer.ids:
-            if known.is_refused_as_ever(answer) or answer.is_answered:
-                return [found, unknown(listed, "no note to check with")]
-            return [found, refused(listed, answer)]
-        if answer.end is not End.EOSE or answer.notices:
-            return [found, refused(listed, answer, "notes are shown")]
-        return [found, Observation(listed, "notes are shown")]
+        author = {} if control is None else {"authors": [control.pubkey.hex()]}
+        answer = yield req(known.new_id(), {"kinds": [1, self.kind], **author, "limit": 100})
+        if control is not None and control.id in answer.ids:
+            shown = "notes are shown"
+            is_whole = answer.end is End.EOSE and not answer.notices
+            return Observation(name, shown) if is_whole else refused(name, answer, shown)
+        if known.is_refused_as_ever(answer) or answer.is_answered:
+            return unknown(name, "no note to check with")
+        return refused(name, answer)
 
-    def _published(self, known: Known) -> Generator[Ask, Reply, str]:
-        """Publish one between two strangers where that is allowed; return its author, "" if there is none.
 
-        The throw-away key itself may be shown what concerns it.
-        """
-        if not known.published:
-            return ""
-        secret = sha256(b"another" + known.secret).digest()
-        tags = [["p", stranger(12)]]
-        event = sign(secret, created_at=known.now - 40, kind=self.kind, tags=tags, content="event-service probe")
-        verdict = yield Ask((encode_event(event),), event.id.hex(), Awaited.OK)
-        return event.pubkey.hex() if verdict.accepted else ""
+def _publish(event: Event) -> Ask:
+    return Ask((encode_event(event),), event.id.hex(), Awaited.OK)
 
 
 def _is_note(event: Event) -> bool:

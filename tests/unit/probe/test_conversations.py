@@ -165,7 +165,7 @@ def test_withheld_kind_shows_by_a_refusal_a_count_or_by_publishing_one() -> None
     assert played(Withheld(4), EOSE, counted, notes, known=known())[name].value == "withheld silently"
     assert played(Withheld(4), EOSE, SILENCE, notes, known=known())[name].value is None
     assert played(Withheld(4), notes, notes, known=known())[name].value == "shown"
-    assert played(Withheld(4), ACCEPTED, EOSE, notes)[name].value == "withheld silently"
+    assert played(Withheld(4), ACCEPTED, EOSE, notes, ACCEPTED)[name].value == "withheld silently"
 
 
 def test_refusal_of_whatever_is_asked_says_nothing_of_a_kind() -> None:
