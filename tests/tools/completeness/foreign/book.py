@@ -1,6 +1,7 @@
 """The book of a relay: which of the events that it took it really gives to a client that asks by id."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from time import monotonic
@@ -21,6 +22,7 @@ _MOST_TRIES = 4
 _BREATH_S = 1.0
 _PATIENCE = ("rate-limited", "error")
 """How a CLOSED begins that speaks of the moment and not of the request."""
+_NAME = re.compile(r"\bbook(\d+)\b")
 _WITHHELD = "auth-required"
 """How a CLOSED begins that leaves out some events only."""
 
@@ -102,10 +104,15 @@ class _Reader:
                     return True
                 case ["CLOSED", str(subscription), str(reason), *_] if subscription == name:
                     return self._is_end(reason)
-                case ["NOTICE", *_] if not given:
+                case ["NOTICE", str(text), *_] if not given and not self._is_about_another(text):
                     raise _Refused
                 case _:
                     continue
+
+    def _is_about_another(self, text: str) -> bool:
+        """Whether a NOTICE names an earlier REQ, as those do that confirm its CLOSE."""
+        named = _NAME.findall(text)
+        return bool(named) and str(self._number) not in named
 
     @staticmethod
     def _is_end(reason: str) -> bool:
