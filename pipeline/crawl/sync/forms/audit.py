@@ -9,7 +9,8 @@ does not answer filters as broad as that.
 
 Before all that, each kind of messages is asked for alone: a relay that leaves them out of other answers without a word
 then demands AUTH (NIP-42). They are withheld if that is not enough, or nothing comes even then. Silence ends the audit
-for an hour.
+for an hour. But where a relay twice begins to answer a form without kinds and does not come to an end, as some stores
+search for ever, that form has holes: each such request keeps the relay busy.
 
 `wall` is Unix seconds, `mono` monotonic seconds.
 """
@@ -147,6 +148,8 @@ class FormAudit:
     def on_page_ended(self, ended: PageEnded, limits: RelayLimits, mono: float, wall: int) -> Audited:
         """Take the answer to the last request."""
         task, self._is_open = self._task, False
+        if ended.refusal is RelayRefusal.TIMEOUT and isinstance(task, Check) and _breaks_off(task.form, ended):
+            return self._on_broken_off(task, limits, mono, wall)
         if ended.refusal is RelayRefusal.TIMEOUT:
             self._task, self._not_before = None, mono + _SILENT_PAUSE_S
             return Audited(limits)
@@ -227,6 +230,13 @@ class FormAudit:
         elif check.is_hopeless:
             self._end(check, check.verdict, wall)
 
+    def _on_broken_off(self, check: Check, limits: RelayLimits, mono: float, wall: int) -> Audited:
+        """Ask once more for what was begun and not ended; if that happens again, another form is the better one."""
+        if check.is_hopeless:
+            return self._on_found(check, Found(limits, FormVerdict.HOLES), wall)
+        self._not_before = mono + _PAUSE_S
+        return Audited(limits)
+
     def _on_shown(self, task: _Showing, ended: PageEnded, limits: RelayLimits, wall: int) -> Audited:
         self._task = None
         self._shown.add(task.kind)
@@ -275,6 +285,12 @@ class FormAudit:
     def _end(self, check: Check, verdict: FormVerdict, wall: int) -> None:
         self.knowledge.note(check.form.name, verdict, wall, check.requests)
         self._task = None
+
+
+def _breaks_off(form: Form, ended: PageEnded) -> bool:
+    """Return True if the relay began to answer a form that there is another for: its search does not come to an end."""
+    has_begun = ended.count or ended.newer or ended.older or ended.strangers
+    return bool(has_begun) and form.subject in DIMENSIONS and not form.names_kinds
 
 
 def _alone(kind: int, plan: Plan) -> Filter:

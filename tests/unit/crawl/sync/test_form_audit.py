@@ -1,7 +1,7 @@
 """The audit of forms against stores that leave events out: what it finds, what it asks, what it makes owed."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -17,8 +17,8 @@ from pipeline.nostr.message import Closed, Eose, encode_req
 from pipeline.relay.learned_limits import LearnedLimits
 from pipeline.relay.limits import MOST_KINDS, RelayLimits
 from pipeline.relay.refusals import RelayRefusal
-from pipeline.relay.session import Session
-from pipeline.relay.subscription import PageEnded
+from pipeline.relay.session import Session, SessionEvent
+from pipeline.relay.subscription import NEXT_ANSWER_S, PageEnded
 from pipeline.store.relay_forms import FormCheck
 from tests.support.plans import event, key, plan_for
 from tests.support.seeds import seeds
@@ -56,6 +56,7 @@ class Bench:
     broad: list[bool | None] = field(default_factory=list)
     refusal: str = ""
     most_kinds: int = 1_000
+    searches_for_ever: Callable[[Filter], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         self.audit = FormAudit(self.knowledge)
@@ -88,18 +89,28 @@ class Bench:
             self.session.note_event(subscription, each, self.mono)
             if self.audit.is_searching:
                 self.audit.note_event(each)
-        for outcome in list(self.session.receive(answer, self.mono)):
+        for outcome in list(self._end(answer, asked)):
             assert isinstance(outcome, PageEnded)
             audited = self.audit.on_page_ended(outcome, self.session.limits, self.mono, self.wall)
             self.session.learn(audited.limits)
             self.owed += audited.owed
             self.broad.append(audited.answers_broad)
 
+    def _end(self, answer: Closed | Eose, asked: Filter) -> Iterator[SessionEvent]:
+        if not self.searches_for_ever(asked):
+            return self.session.receive(answer, self.mono)
+        self.mono += NEXT_ANSWER_S
+        return self.session.on_timeout(self.mono)
+
 
 def recalled(checks: Iterable[FormCheck]) -> FormKnowledge:
     knowledge = FormKnowledge()
     knowledge.recall(checks)
     return knowledge
+
+
+def _mentions_kindless(asked: Filter) -> bool:
+    return bool(asked.tags) and asked.kinds is None
 
 
 def store(kind: type[StoredEvents] = StoredEvents, seed: int = 1) -> StoredEvents:
@@ -246,6 +257,22 @@ def test_silence_ends_the_audit_for_an_hour_and_keeps_no_one_waiting() -> None:
     assert audit.due_times() == [3_630.0]
     audit.open_next(plan, session, 3_630.0, NOW)
     assert (audit.precedes_mentions, len(session.outgoing)) == (True, 1)
+
+
+def test_form_that_is_begun_and_never_ended_is_left_after_two_requests() -> None:
+    """khatru of 2025 on its lmdb searches for ever where no kinds are named, with a whole core each time."""
+    bench = Bench(store(), searches_for_ever=_mentions_kindless).run()
+    assert bench.knowledge.has_holes(Subject.MENTIONS)
+    assert bench.owed == [Subject.MENTIONS]
+    assert bench.knowledge.verdict(Form(Subject.MENTIONS, True, Reach.LOW)) is FormVerdict.WHOLE
+    assert sum(map(_mentions_kindless, bench.requests)) == 2
+
+
+def test_form_that_is_ended_the_second_time_is_kept() -> None:
+    silent = iter((True,))
+    bench = Bench(store(), searches_for_ever=lambda asked: _mentions_kindless(asked) and next(silent, False)).run()
+    assert bench.knowledge.verdict(MENTIONS_LOW) is FormVerdict.WHOLE
+    assert not bench.owed
 
 
 @pytest.mark.parametrize(("most", "found"), [(15, 10), (25, 20), (100, 80)])
