@@ -94,7 +94,7 @@ class Receiver:
             self._metrics.invalid_event(error.reason)
             # Costs as little as a forgery, and brings as little.
             self.is_costly |= self._sync.costs.note(Verified(forged=1), now)
-            self._session.record_event_time(error.subscription, error.created_at, now)
+            self._session.note_malformed(error.subscription, error.created_at, now, error.id)
             return
         except InvalidMessage as error:
             self._metrics.invalid_message(error.reason)

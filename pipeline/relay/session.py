@@ -189,13 +189,22 @@ class Session:
     def record_event_time(
         self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None = None
     ) -> None:
-        """Count an event of which no more is known than its time and id, if that: one known before, or malformed."""
+        """Count an event of which no more is known than its time and id, if that: it is had, or never will be."""
         subscription = self.subscriptions.get(subscription_id)
         if subscription is None:
             self._on_stray(subscription_id, now)
         else:
             subscription.note_time(created_at, now, event_id)
             self._note_live(subscription, created_at)
+            self._on_event(subscription, event_id, now)
+
+    def note_malformed(self, subscription_id: str, created_at: int | None, now: float, event_id: bytes | None) -> None:
+        """Count an event that is malformed towards the subscription that it names."""
+        subscription = self.subscriptions.get(subscription_id)
+        if subscription is None:
+            self._on_stray(subscription_id, now)
+        else:
+            subscription.note_malformed(created_at, now, event_id)
             self._on_event(subscription, event_id, now)
 
     def note_skipped(self, event: Sighting, now: float) -> str | None:

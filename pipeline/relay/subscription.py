@@ -9,6 +9,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import CONFIDENTIAL_KINDS, TEXT_NOTE
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.succession import RecentIds
+from pipeline.relay.unread import UnreadSpans
 
 # A relay may search long before its first event, but not pause as long between two.
 FIRST_ANSWER_S = 30.0
@@ -17,8 +18,8 @@ NEXT_ANSWER_S = 10.0
 MAX_TIMES = 5_000
 # Ids of one page, or that came live beside it, that are compared.
 _MAX_COMPARED = 2_000
-# Spans of one page that are told apart.
-MAX_SKIPPED_SPANS = 64
+# As few malformed events among so many as old archives hold are not reported.
+_READ_PER_MALFORMED = 10
 # Later than any time that an event has.
 _NO_TIME = 1 << 62
 LIVE_PREFIX = "L"
@@ -45,8 +46,10 @@ class PageEnded:
     """Which ids came of those asked for, where the page was one by ids, and of those watched for."""
     skipped: tuple[tuple[int, int], ...] = ()
     """From when to when (Unix seconds) lies what was too long to be read; counted like the rest."""
+    malformed: tuple[tuple[int, int], ...] = ()
+    """From when to when lies what is malformed, where that is more than a few; counted like the rest."""
     undated: int = 0
-    """How many of those have a time that is not known."""
+    """How many of those that were not read have a time that is not known."""
     strangers: int = 0
     """How many events came that do not match the page, whatever their time; the relay counts them to its limit."""
     is_after_auth: bool = False
@@ -114,14 +117,14 @@ class Subscription:
     """What is open at the relay under the same id until it takes this, as far as that is known."""
     copies: RecentIds | None = None
     """What came lately, where it replaced another under its id."""
-    skipped: list[tuple[int, int]] = field(default_factory=list)
+    skipped: UnreadSpans = field(default_factory=UnreadSpans)
+    malformed: UnreadSpans = field(default_factory=UnreadSpans)
     watched: frozenset[bytes] = frozenset()
     _came: set[bytes] = field(default_factory=set)
     _came_live: set[bytes] = field(default_factory=set)
     _last: int | None = None
     _times: list[int] = field(default_factory=list)
-    _undated: int | None = None
-    """The time before which something without a known one was skipped, until the time behind it is known."""
+    _malformed_count: int = 0
 
     @property
     def is_page(self) -> bool:
@@ -193,6 +196,16 @@ class Subscription:
             self._note_outside(created_at, now)
         else:
             self.hear(now)
+            self._note_undated()
+
+    def note_malformed(self, created_at: int | None, now: float, event_id: bytes | None = None) -> None:
+        """Count an event that is malformed, of which no more is known than its time and id, if that."""
+        self._malformed_count += 1
+        self.note_time(created_at, now, event_id)
+        if created_at is None:
+            self.malformed.add_undated(self._latest_possible)
+        else:
+            self.malformed.add(created_at, created_at)
 
     def note_live(self, event_id: bytes) -> None:
         """Note that an event came live while this page is open."""
@@ -201,15 +214,11 @@ class Subscription:
 
     def note_skipped(self, created_at: int | None, now: float, event_id: bytes | None = None) -> None:
         """Count an event that was too long to be read; where its time is not known it lies between its neighbours."""
-        if created_at is not None:
-            self.note_time(created_at, now, event_id)
-            self._skip(created_at, created_at)
-            return
-        self.hear(now)
-        self.count += 1
-        self.undated += 1
-        if self._undated is None:
-            self._undated = self._latest_possible
+        self.note_time(created_at, now, event_id)
+        if created_at is None:
+            self.skipped.add_undated(self._latest_possible)
+        else:
+            self.skipped.add(created_at, created_at)
 
     def refused(self, refusal: RelayRefusal, detail: str) -> PageEnded | LiveEnded:
         """Its end by the relay, or by our patience."""
@@ -217,9 +226,9 @@ class Subscription:
 
     def ended(self, refusal: RelayRefusal | None = None, detail: str = "") -> PageEnded:
         """Its end as a page."""
-        if self._undated is not None:
-            since = self.filters[0].since or 0
-            self._skip(min(since, self._undated), self._undated)
+        since = self.filters[0].since or 0
+        self.skipped.on_end(since)
+        self.malformed.on_end(since)
         return PageEnded(
             self.key,
             refusal,
@@ -231,7 +240,8 @@ class Subscription:
             self.older,
             tuple(self._times),
             frozenset(self.ids),
-            tuple(self.skipped),
+            tuple(self.skipped.spans),
+            tuple(self.malformed.spans) if self._is_malformed else (),
             self.undated,
             self.strangers,
             self.was_held,
@@ -247,13 +257,11 @@ class Subscription:
         until = self.filters[0].until
         return _NO_TIME if until is None else until
 
-    def _skip(self, since: int, until: int) -> None:
-        if len(self.skipped) < MAX_SKIPPED_SPANS:
-            self.skipped.append((since, until))
-        else:
-            # One for all that are too many.
-            first, last = self.skipped[-1]
-            self.skipped[-1] = (min(first, since), max(last, until))
+    @property
+    def _is_malformed(self) -> bool:
+        """Whether more of it is malformed than of an old archive."""
+        others = self.count + self.newer + self.older + self.strangers - self._malformed_count
+        return self._malformed_count * _READ_PER_MALFORMED > others
 
     def _note_id(self, event_id: bytes) -> None:
         is_asked = any(each.ids is not None and event_id in each.ids for each in self.filters)
@@ -265,15 +273,20 @@ class Subscription:
     def _note(self, created_at: int, now: float) -> None:
         self.hear(now)
         self.count += 1
-        if self._undated is not None:
-            self._skip(min(created_at, self._undated), max(created_at, self._undated))
-            self._undated = None
+        self.skipped.on_time(created_at)
+        self.malformed.on_time(created_at)
         self._last = created_at
         self._note_order(created_at)
         if self.oldest is None or created_at < self.oldest:
             self.oldest = created_at
         if self.newest is None or created_at > self.newest:
             self.newest = created_at
+
+    def _note_undated(self) -> None:
+        """Count an event of unknown time, which takes a place in a page all the same."""
+        if self.is_page:
+            self.count += 1
+            self.undated += 1
 
     def _note_outside(self, created_at: int, now: float) -> None:
         """Count an event that matches a page but for its time."""

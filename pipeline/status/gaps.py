@@ -20,6 +20,7 @@ _MEANINGS: Final = {
     "kinds-refused": "it refuses to be asked for some kinds, which are left out",
     "unanswered": "it was asked several times and has not answered to the end",
     "oversized": "it holds events that are too long to be read, which are skipped",
+    "malformed": "it sends events that are malformed, which cannot be verified",
     "unfinished": "it has not been gone through for the first time yet, which is under way",
     "unchecked": "it refused to be asked by kinds for what it had nothing of without, or takes too few kinds at once",
 }

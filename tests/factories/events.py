@@ -7,7 +7,7 @@ and BIP-340 by coincurve, written here a second time on purpose.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coincurve import PrivateKey, PublicKeyXOnly
@@ -152,6 +152,13 @@ def forge_signature(event: SignedEvent) -> SignedEvent:
     """The same event under a signature that is not its author's."""
     broken = f"{int(event.sig[0], 16) ^ 1:x}{event.sig[1:]}"
     return assemble(event.id, event.pubkey, event.created_at, event.kind, event.tags, event.content, broken)
+
+
+def malform(event: SignedEvent, field_name: str) -> SignedEvent:
+    """The same event with one field as text, as a relay sends it that does not decode what it stored."""
+    value = event.to_value()
+    text = value[field_name] if isinstance(value[field_name], str) else json.dumps(value[field_name])
+    return replace(event, raw=compact(value | {field_name: text}).decode())
 
 
 def forge_content(event: SignedEvent, content: str = "forged") -> SignedEvent:

@@ -160,6 +160,9 @@ class Behaviour:
     """Of what is about to arrive so many events come while a page is sent, under its id as well."""
     unasked: tuple[SignedEvent, ...] = ()
     forge: Callable[[SignedEvent], SignedEvent] | None = None
+    """What is sent before each event."""
+    spoil: Callable[[SignedEvent], SignedEvent] | None = None
+    """What is sent in place of each event."""
     garbage: tuple[str | bytes, ...] = ()
     answer_delay_s: float = 0.0
     event_delay_s: float = 0.0

@@ -95,7 +95,8 @@ class Output:
     def event_frames(self, subscription: str, event: SignedEvent) -> list[bytes]:
         """The frames for one event: a forged one first where the script says so."""
         behaviour = self._behaviour()
-        true = [event_frame(subscription, event)] * behaviour.copies
+        sent = event if behaviour.spoil is None else behaviour.spoil(event)
+        true = [event_frame(subscription, sent)] * behaviour.copies
         return true if behaviour.forge is None else [event_frame(subscription, behaviour.forge(event)), *true]
 
     async def misbehave(self, how: How, reason: str, subscription: str) -> None:

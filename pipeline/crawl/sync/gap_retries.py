@@ -37,8 +37,8 @@ LOOK_EVERY_S: Final = 10.0
 PAUSE_S: Final = 0.25
 # What a relay was asked for in a form that is known to leave out events.
 _OF_FORM: Final = frozenset({Gap.HOLES, Gap.UNLISTED_KINDS, Gap.NOTES_BY_AUTHOR})
-# What comes back whatever is asked: shown to others only, refused by name, or too long.
-_OF_RELAY: Final = frozenset({Gap.WITHHELD, Gap.KINDS_REFUSED, Gap.OVERSIZED})
+# What comes back whatever is asked: shown to others only, refused by name, too long, or malformed.
+_OF_RELAY: Final = frozenset({Gap.WITHHELD, Gap.KINDS_REFUSED, Gap.OVERSIZED, Gap.MALFORMED})
 
 
 class GapRetries:

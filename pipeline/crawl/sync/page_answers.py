@@ -186,6 +186,10 @@ class PageAnswers:
             sweep.failures = 0
             sweep.events += ended.count
             reconciler.take(ended.ids)
+            before = Counter(sweep.window.gap_reasons)
+            sweep.window.note_unread(Gap.OVERSIZED, ended.skipped)
+            sweep.window.note_unread(Gap.MALFORMED, ended.malformed)
+            self.known.gaps.on_window_changed(sweep, before)
             return
         self.stats.incomplete_pages += 1
         if ended.refusal in (RelayRefusal.TOO_MANY_FILTERS, RelayRefusal.TOO_LARGE) and reconciler.refused():
@@ -204,7 +208,7 @@ class PageAnswers:
         is_control = sweep.window.is_control
         result = PageResult(
             ended.count, ended.oldest, ended.newest, ended.newer, ended.older, ended.times, ended.skipped,
-            ended.undated, ended.strangers, ended.arrived, ended.has_left_out,
+            ended.malformed, ended.undated, ended.strangers, ended.arrived, ended.has_left_out,
         )  # fmt: skip
         if not is_broken:
             sweep.window.take(result)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 from pipeline.crawl.sync.plan import ALL_KINDS
+from pipeline.nostr.kinds import REACTION
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
-from tests.factories.events import SignedEvent, forge_content, forge_signature
+from tests.factories.events import SignedEvent, forge_content, forge_signature, malform
 from tests.fakes.behaviour import (
     HONEST,
     PRESETS,
@@ -156,6 +157,14 @@ def _is_readable(_: World, event: SignedEvent) -> bool:
     return len(event.raw) <= MAX_MESSAGE_BYTES
 
 
+def _is_whole(_: World, event: SignedEvent) -> bool:
+    return event.kind != REACTION
+
+
+def _spoil(field_name: str) -> Callable[[SignedEvent], SignedEvent]:
+    return lambda event: event if event.kind != REACTION else malform(event, field_name)
+
+
 def _oversized(world: World) -> list[SignedEvent]:
     """Events of 5 MiB among the others; one of them is all of a second."""
     return [
@@ -241,6 +250,8 @@ def _answer_cases() -> Mapping[str, Case]:
         "forged-content": Case(Behaviour(forge=forge_content, cap=60)),
         "forged-signature": Case(Behaviour(forge=forge_signature, cap=60)),
         "garbage": Case(Behaviour(garbage=("no json", '["EVENT"]', '["EVENT","P1",{}]', "[]", "{}"), cap=60)),
+        "malformed": Case(Behaviour(spoil=_spoil("tags"), cap=60), _is_whole, cannot=True),
+        "malformed-times": Case(Behaviour(spoil=_spoil("created_at"), cap=60), _is_whole, cannot=True),
         "fragments": Case(Behaviour(fragment_bytes=100)),
         "compression": Case(Behaviour(compression=True)),
         "binary": Case(Behaviour(binary=True, compression=True, cap=60)),

@@ -15,7 +15,8 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.relay.refusals import RelayRefusal
 from pipeline.relay.session import Session
 from pipeline.relay.sighting import Sighting
-from pipeline.relay.subscription import FIRST_ANSWER_S, MAX_SKIPPED_SPANS, NEXT_ANSWER_S, LiveEnded, PageEnded
+from pipeline.relay.subscription import FIRST_ANSWER_S, NEXT_ANSWER_S, LiveEnded, PageEnded
+from pipeline.relay.unread import MAX_UNREAD_SPANS
 from tests.support.seeds import seeds
 
 ALICE, BOB = b"a" * 32, b"b" * 32
@@ -164,14 +165,14 @@ def test_it_is_told_when_a_page_does_not_begin_with_the_newest(times: tuple[int,
     assert (list(ended.times) != sorted(ended.times, reverse=True)) is rises
 
 
-def test_what_cannot_be_read_takes_a_place_in_the_page_if_its_time_fits() -> None:
+def test_unread_event_takes_a_place_in_the_page_unless_its_time_is_outside() -> None:
     session = Session(LearnedLimits(RelayLimits()))
     page = open_page(session)
     for created_at in (180, 120, None, 99, 201):
         session.record_event_time(page, created_at, 1.0)
     session.record_event_time("nobody's", 150, 1.0)
     assert session.unasked == 1
-    assert list(session.receive(Eose(page), 2.0)) == [complete("p", 2, 120, 180, newer=1, older=1)]
+    assert list(session.receive(Eose(page), 2.0)) == [complete("p", 3, 120, 180, newer=1, older=1, undated=1)]
 
 
 def test_silence_ends_a_page_incomplete_sooner_after_a_first_answer() -> None:
@@ -636,8 +637,39 @@ def test_spans_of_one_page_are_bounded() -> None:
         session.note_skipped(Sighting(page, None, created_at), 1.0)
     (ended,) = session.receive(Eose(page), 2.0)
     assert isinstance(ended, PageEnded)
-    assert len(ended.skipped) == MAX_SKIPPED_SPANS
+    assert len(ended.skipped) == MAX_UNREAD_SPANS
     assert (min(low for low, _ in ended.skipped), max(high for _, high in ended.skipped)) == (1, 5_000)
+
+
+def spans_of_malformed(session: Session, page: str, genuine: int, malformed: list[int | None]) -> PageEnded:
+    """The page with so many genuine events and these malformed ones, by their times."""
+    for _ in range(genuine):
+        session.note_event(page, event(150), 1.0)
+    for created_at in malformed:
+        session.note_malformed(page, created_at, 1.0, None)
+    (ended,) = session.receive(Eose(page), 2.0)
+    assert isinstance(ended, PageEnded)
+    return ended
+
+
+def test_malformed_events_of_a_page_are_reported_at_their_times() -> None:
+    session = Session(LearnedLimits(RelayLimits()))
+    ended = spans_of_malformed(session, open_page_of(session, 100, 200), 2, [140, 120])
+    assert (ended.count, ended.malformed, ended.undated) == (4, ((140, 140), (120, 120)), 0)
+
+
+def test_malformed_events_without_a_time_take_places_in_a_page() -> None:
+    """Else a full page of them would be taken for an empty one, and everything older for had."""
+    session = Session(LearnedLimits(RelayLimits()))
+    ended = spans_of_malformed(session, open_page_of(session, 100, 200), 0, [None, None, None])
+    assert (ended.count, ended.malformed, ended.undated) == (3, ((100, 200),), 3)
+
+
+@pytest.mark.parametrize(("genuine", "reported"), [(9, 1), (10, 0)])
+def test_few_malformed_events_among_many_are_not_reported(genuine: int, reported: int) -> None:
+    session = Session(LearnedLimits(RelayLimits()))
+    ended = spans_of_malformed(session, open_page_of(session, 100, 200), genuine, [130])
+    assert (ended.count, len(ended.malformed)) == (genuine + 1, reported)
 
 
 def live_ids(session: Session) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ Checks and controls are optional: one that is refused is dropped and told (`drop
 clock.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -195,15 +196,21 @@ class Pager:
             for gap in self._known_gaps:
                 self._record.add(Missing(gap, *self.span))
         self.pages += 1
-        for low, high in result.skipped:
-            self._record.add(Missing(Gap.OVERSIZED, low, high))
+        self.note_unread(Gap.OVERSIZED, result.skipped)
+        self.note_unread(Gap.MALFORMED, result.malformed)
+
+    def note_unread(self, gap: Gap, spans: Iterable[tuple[int, int]]) -> None:
+        """Note that events of these spans came and could not be read."""
+        for low, high in spans:
+            self._record.add(Missing(gap, low, high))
 
     def _take_page(self, part: Slice, result: PageResult, *, falls: bool) -> None:
         is_full = result.returned >= max(part.most, self._least_cap)
         if (result.newer and result.newer >= result.count) or (result.older and not falls):
             self._leave_timeless(part, result)
         elif result.undated and result.oldest is None:
-            self._halve(part)
+            if is_full or not result.malformed:
+                self._halve(part)
         elif result.strangers and not result.count and is_full:
             self._divide(part, result)
         elif not result.count:

@@ -37,12 +37,13 @@ class Gap(StrEnum):
     UNCHECKED = "unchecked"
     UNFINISHED = "unfinished"
     OVERSIZED = "oversized"
+    MALFORMED = "malformed"
 
 
 # Those found page by page, each with its span.
 PAGING_GAPS: Final = (
     Gap.DENSE_SECOND, Gap.IGNORES_TIMES, Gap.HIDDEN_KINDS, Gap.UNLISTED_KINDS, Gap.HOLES, Gap.WITHHELD,
-    Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED, Gap.KINDS_REFUSED,
+    Gap.NOTES_BY_AUTHOR, Gap.UNCHECKED, Gap.OVERSIZED, Gap.MALFORMED, Gap.KINDS_REFUSED,
 )  # fmt: skip
 # Those of sweeps that cannot come to their end: the first that does closes them, since it goes on from the same cursor.
 SWEEP_GAPS: Final = (Gap.NO_EOSE, Gap.REFUSED, Gap.UNANSWERED, Gap.UNFINISHED)
@@ -53,10 +54,10 @@ class PageResult:
     """What a page brought up to its EOSE: events that match it, valid or not, and their oldest and newest second.
 
     `newer` and `older` count those that match but for their time; `times` are those of all of them as they came, as
-    far as they were noted; `skipped`: the spans in which lies what was too long to be read; `undated`: how many of
-    those show no time; `strangers`: how many came that do not match; `arrived`: how many came live as well, so that
-    they may have been stored before the page or have arrived while it was sent; `has_left_out`: the relay says that it
-    left out others.
+    far as they were noted; `skipped`: the spans in which lies what was too long to be read, `malformed`: those of what
+    is malformed, where that is more than a few; `undated`: how many of those show no time; `strangers`: how many came
+    that do not match; `arrived`: how many came live as well, so that they may have been stored before the page or have
+    arrived while it was sent; `has_left_out`: the relay says that it left out others.
     """
 
     count: int
@@ -66,6 +67,7 @@ class PageResult:
     older: int = 0
     times: tuple[int, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
+    malformed: tuple[tuple[int, int], ...] = ()
     undated: int = 0
     strangers: int = 0
     arrived: int = 0

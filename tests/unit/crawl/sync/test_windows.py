@@ -441,6 +441,34 @@ def test_page_of_skipped_undated_events_is_bisected_down_to_a_second() -> None:
     assert (slices.Gap.OVERSIZED, at, at) in [(each.gap, each.low, each.high) for each in window.missing]
 
 
+def test_full_page_of_malformed_undated_events_hides_nothing_older() -> None:
+    """They lie in one second, and what is well-formed in another."""
+    at, older, cap = 1_800, 1_234, 500
+    window, had = Window(GLOBAL_QUERY, SINCE, UNTIL), set()
+    while not window.is_done:
+        page = window.page()
+        assert page.since is not None
+        assert page.until is not None
+        if page.since <= at <= page.until:
+            window.take(PageResult(cap, malformed=((page.since, page.until),), undated=cap))
+        elif page.since <= older <= page.until:
+            had.add(older)
+            window.take(PageResult(1, older, older, times=(older,)))
+        else:
+            window.take(PageResult(0))
+    assert had == {older}
+    assert (slices.Gap.MALFORMED, at, at) in [(each.gap, each.low, each.high) for each in window.missing]
+
+
+def test_page_of_few_malformed_undated_events_is_not_divided() -> None:
+    """Each of thousands would take a dozen requests."""
+    window = Window(GLOBAL_QUERY, SINCE, UNTIL)
+    window.page()
+    window.take(PageResult(2, malformed=((SINCE, UNTIL),), undated=2))
+    assert window.is_done
+    assert [(each.gap, each.low, each.high) for each in window.missing] == [(slices.Gap.MALFORMED, SINCE, UNTIL)]
+
+
 def test_part_of_a_window_shares_nothing_that_changes() -> None:
     """Their pages come in any order."""
     window = Window(GLOBAL_QUERY, SINCE, UNTIL)
