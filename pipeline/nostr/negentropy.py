@@ -102,6 +102,14 @@ class ItemSet:
         """Return the item at `index` in the form of a bound."""
         return self._keys[index]
 
+    def time(self, index: int) -> int:
+        """Return when the item at `index` was created."""
+        return int.from_bytes(self._keys[index][:TIME_SIZE], "big")
+
+    def id(self, index: int) -> bytes:
+        """Return the id of the item at `index`."""
+        return self._keys[index][TIME_SIZE:]
+
     def ids(self, lower: int, upper: int) -> list[bytes]:
         """Return the ids of the items from index `lower` up to `upper`."""
         return [key[TIME_SIZE:] for key in self._keys[lower:upper]]

@@ -96,9 +96,11 @@ class TalkingRelay:
     open: dict[str, list[Filter]] = field(default_factory=dict)
     outbox: list[RelayMessage] = field(default_factory=list)
     requests: list[tuple[str, list[Filter]]] = field(default_factory=list)
-    # What it answers to messages of negentropy instead of comparing, and how many events it compares at once.
+    # What it answers to messages of negentropy instead of comparing, how many events it compares at once, and how many
+    # of the newest it compares without saying that there are more.
     neg_mood: Callable[[str, str], list[RelayMessage] | None] | None = None
     max_compared: int = 10**6
+    compares_newest: int = 10**6
     compares: dict[str, ItemSet] = field(default_factory=dict)
     compared: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -133,9 +135,8 @@ class TalkingRelay:
             return refusal
         if kind == "NEG-OPEN":
             wanted = parse_filter(values[0])
-            self.compares[subscription] = ItemSet(
-                (event.created_at, event.id) for event in self.store.events if wanted.matches(event)
-            )
+            found = sorted((event.created_at, event.id) for event in self.store.events if wanted.matches(event))
+            self.compares[subscription] = ItemSet(found[-self.compares_newest :])
         if kind == "NEG-CLOSE":
             # Unknown where a mood kept it from being opened.
             self.compares.pop(subscription, None)

@@ -42,6 +42,8 @@ class DeliveredEvents:
         self.sim = sim
         self.extra = extra
         self.patience = 2
+        self.held_from = 0
+        """What is older than this (Unix seconds) is no longer known to be held."""
 
     def item_set_for(self, query: Query, since: int) -> ItemSetWindow | Unavailable:
         if query.subject not in (Subject.GLOBAL, Subject.AUTHORS):
@@ -51,7 +53,9 @@ class DeliveredEvents:
             return Unavailable.LOADING
         wanted = query.filter()
         ours = [each for each in self.sim.relay.store.events if each.id in self.sim.delivered] + self.extra
-        items = ItemSet((each.created_at, each.id) for each in ours if wanted.matches(each))
+        items = ItemSet(
+            (each.created_at, each.id) for each in ours if wanted.matches(each) and each.created_at >= self.held_from
+        )
         return ItemSetWindow(items, since, self.sim.wall - HELD_LATER_S)
 
 
@@ -189,6 +193,36 @@ def test_a_window_with_too_much_in_it_is_cut() -> None:
     assert {event_id for page in id_pages(sim) for event_id in page.ids or ()} == {each.id for each in late}
     assert sum(kind == "NEG-OPEN" for kind, *_ in sim.relay.compared) > 8
     assert sim.crawl.stats.reconciliations == {"complete": 1}
+
+
+@pytest.mark.parametrize(("newest", "is_held"), [(400, True), (400, False), (130, True)])
+def test_relay_that_compares_only_the_newest_is_paged_below_them(newest: int, is_held: bool) -> None:
+    """`is_held`: something is held of what it does not compare, which is then missed."""
+    sim = crawl()
+    known, late = stored(sim, history(1_000)), history(30, seed=2)
+    sim.relay.compares_newest = newest
+    oldest = sorted((*known, *late), key=lambda each: each.created_at)[-newest].created_at
+    assert any(each.created_at < oldest for each in late)
+    assert isinstance(sim.item_sets, DeliveredEvents)
+    if not is_held:
+        sim.item_sets.held_from = oldest
+    run_through_a_resweep(sim, late)
+    assert have_all(sim, known, late)
+    assert sim.crawl.stats.reconciliations == {"complete": 1}
+
+
+def test_few_items_of_others_at_the_oldest_end_cost_two_pages() -> None:
+    """The relay has none of them, and looks as one that compares only the newest."""
+    elsewhere = history(40, seed=3, span=3_600, newest=START - 22 * 3600)
+    sim = crawl(elsewhere)
+    known, late = stored(sim, history(1_003)), history(30, seed=2)
+    run_through_a_resweep(sim, late)
+    assert have_all(sim, known, late)
+    paged = [
+        page for _, (page, *_) in sim.relay.requests
+        if page.ids is None and page.authors and page.limit and (page.since or 0) < START - 20 * 3600
+    ]  # fmt: skip
+    assert len(paged) <= 2
 
 
 def test_a_second_that_cannot_be_cut_is_paged() -> None:

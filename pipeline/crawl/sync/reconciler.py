@@ -3,6 +3,10 @@
 `Reconciler` goes through spans of time, the newest first, cut in two wherever the relay or we find too much to compare
 at once. A span is settled once the reconciliation has come to its end and every id that only the relay has was fetched,
 or asked for and not given: then it has no such event, whatever it said. It does no I/O and knows no clock.
+
+Some relays compare only the newest events of a filter, and do not say so: all that we hold below looks as if they had
+none of it, and what only they have there stays hidden. So where the oldest items are ours alone, or the number compared
+is round, as bounds are, a span is settled only above the oldest item that both have.
 """
 
 from typing import Final
@@ -25,6 +29,10 @@ MAX_RECONCILIATIONS: Final = 64
 # Reconciliations that the relay forgot on the way until it is let be.
 MAX_DROPPED: Final = 3
 
+# No relay compares fewer; and bounds are multiples of this.
+_LEAST_COMPARED: Final = 100
+_ROUND: Final = 50
+
 # Items kept back from a relay that has yet to prove itself.
 WITHHELD: Final = 16
 
@@ -38,6 +46,7 @@ class Reconciler:
     """Compares `items`, which we have of `query`, from `low` to `high` (seconds, both included)."""
 
     __slots__ = (
+        "_compared",
         "_dropped",
         "_frame",
         "_items",
@@ -45,6 +54,7 @@ class Reconciler:
         "_page",
         "_query",
         "_reconciliation",
+        "_settled_from",
         "_size",
         "_spans",
         "_withheld",
@@ -68,6 +78,8 @@ class Reconciler:
         self._items = items
         self._spans: list[Span] = [(low, high)] if low <= high else []
         self._reconciliation: Reconciliation | None = None
+        self._compared = items
+        self._settled_from = low
         # Items that we have and keep back, to see whether the relay names them.
         self._withheld: set[bytes] = set()
         self._need: list[bytes] | None = None
@@ -95,6 +107,7 @@ class Reconciler:
         self._withheld = set()
         if not self.is_proven:
             items, self._withheld = items.holding_back(WITHHELD)
+        self._compared = items
         self._reconciliation = Reconciliation(items, frame_limit=self._frame, max_need=MAX_NEED)
         return self._query.filter(kinds=self.kinds, since=low, until=high), self._reconciliation.open()
 
@@ -109,6 +122,7 @@ class Reconciler:
             self.is_proven = self.is_proven or not self._withheld.isdisjoint(self._reconciliation.need)
             self._need = sorted(self._reconciliation.need - self._withheld)
             self.needed += len(self._need)
+            self._settled_from = self._compared_from(self._reconciliation)
             self._reconciliation = None
         return message
 
@@ -156,9 +170,23 @@ class Reconciler:
             self._size = max(len(came), LEAST_PAGE)
 
     def settle(self) -> Span:
-        """The newest span is had; returns it."""
+        """The newest span is had; returns what of it the relay surely compared, which may be nothing."""
         self._need = None
-        return self._spans.pop()
+        _, high = self._spans.pop()
+        return self._settled_from, high
+
+    def _compared_from(self, over: Reconciliation) -> int:
+        """Return the second from which on the relay surely compared all that it has."""
+        low, high = self._spans[-1]
+        items = self._compared
+        number = len(items) - len(over.have) + len(over.need)
+        if number < _LEAST_COMPARED:
+            return low
+        first = next((index for index in range(len(items)) if items.id(index) not in over.have), len(items))
+        if first == 0 and number % _ROUND:
+            return low
+        # Its second may be cut off in the middle.
+        return items.time(first) + 1 if first < len(items) else high + 1
 
     def interrupted(self) -> None:
         """The connection is lost: what was being compared is compared anew."""

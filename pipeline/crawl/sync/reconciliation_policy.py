@@ -195,10 +195,10 @@ class ReconciliationPolicy:
         return True
 
     def _settle(self, sweep: Sweep, reconciler: Reconciler, session: Session) -> None:
-        span = reconciler.settle()
+        low, high = reconciler.settle()
         if reconciler.is_proven:
-            if sweep.stuck is None:
-                sweep.window.leave_out(*span)
+            if sweep.stuck is None and low <= high:
+                sweep.window.leave_out(low, high)
             if not session.limits.reconciles:
                 session.learn(replace(session.limits, reconciles=True, negentropy_failed_at=0))
 
