@@ -53,6 +53,7 @@ class _Commands(click.Group):
         "audit": "Ask relays again, and print what the service missed.",
         "backfill": "Have a running service fetch a span of the past.",
         "backup": "Copy the database of a running service.",
+        "coverage": "Show how complete the service is for one user.",
         "demo": "Run the whole service on a relay of its own.",
         "explain": "Trace one event.",
         "dead": "List, show, requeue and purge dead letters.",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
-from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id
+from pipeline.nostr.nip19 import InvalidEncoding, parse_event_id, parse_public_key
 
 
 class Heading(NamedTuple):
@@ -34,13 +34,15 @@ TOKEN_COOKIE: Final = "event-service-token"  # noqa: S105  # its name
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A query: text to find relays by, the column to sort them by, and the event to trace."""
+    """A query: text to find relays by, the column to sort them by, the event to trace, the user to look at."""
 
     search: str = ""
     sort: str = "novel"
     descending: bool = True
     event: str = ""
     event_id: bytes | None = None
+    user: str = ""
+    user_key: bytes | None = None
     page: int = 1
     """Which page of the table of relays, from 1 on."""
     token: str = ""
@@ -61,7 +63,10 @@ class PageRequest:
         return self._link(self.order, page)
 
     def _link(self, order: str, page: int) -> str:
-        query = {"q": self.search, "sort": order, "event": self.event, "page": "" if page == 1 else str(page)}
+        query = {
+            "q": self.search, "sort": order, "event": self.event, "user": self.user,
+            "page": "" if page == 1 else str(page),
+        }  # fmt: skip
         return "?" + urlencode({name: value for name, value in query.items() if value})
 
     @property
@@ -86,11 +91,16 @@ def parse_request(target: str) -> PageRequest:
         event_id = parse_event_id(event) if event else None
     except InvalidEncoding:
         event_id = None
+    user = text.get("user", "")
+    try:
+        user_key = parse_public_key(user) if user else None
+    except InvalidEncoding:
+        user_key = None
     page = text.get("page", "")
     number = int(page) if page.isascii() and page.isdecimal() and len(page) < 7 else 1
     return PageRequest(
         search=text.get("q", ""), sort=sort, descending=order.startswith("-"), event=event, event_id=event_id,
-        page=max(1, number), token=text.get("token", ""),
+        user=user, user_key=user_key, page=max(1, number), token=text.get("token", ""),
     )  # fmt: skip
 
 

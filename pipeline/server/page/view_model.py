@@ -18,6 +18,7 @@ from pipeline.server.page.request import PageRequest
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.status import gaps
+from pipeline.status.coverage import Coverage, coverage
 from pipeline.status.diagnosis import Diagnosis, rough_duration
 from pipeline.status.explain import Recent, TraceLine, explain_event
 from pipeline.status.explain import newest as newest_events
@@ -32,6 +33,8 @@ MAX_NEWEST: Final = 12
 """Events that are listed for who wants to trace one."""
 MAX_SHOWN: Final = 100
 """Rows on one page of the table of relays."""
+MAX_COVERING: Final = 50
+"""Relays that are listed for one user."""
 _LIVE: Final = frozenset({RelayState.CONNECTED, RelayState.BACKPRESSURED})
 
 
@@ -103,6 +106,8 @@ class View:
     dead: tuple[DeadLine, ...]
     trace: tuple[TraceLine, ...]
     newest: tuple[NewestLine, ...]
+    coverage: Coverage | None = None
+    """Of the user asked for, if they are wanted."""
 
 
 def gather(database: Database, config: Config, clock: Clock, request: PageRequest) -> View:
@@ -113,6 +118,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         newest = newest_events(tx, MAX_NEWEST)
         if request.event_id is not None:
             trace = tuple(explain_event(tx, request.event_id))
+        covered = None if request.user_key is None else coverage(tx, request.user_key, MAX_COVERING)
     rows = _relay_rows(seen, config.runtime_directory)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
     pages = max(1, math.ceil(len(found) / MAX_SHOWN))
@@ -136,6 +142,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         dead=tuple(_dead_line(row) for row in sorted(seen.dead, key=attrgetter("buried_at"), reverse=True)),
         trace=trace,
         newest=tuple(_newest_line(each, seen.now) for each in newest),
+        coverage=covered,
     )
 
 

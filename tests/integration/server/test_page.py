@@ -99,6 +99,28 @@ def test_nothing_but_our_own_script_and_style_may_run(server: Running) -> None:
     assert "http:" not in policy
 
 
+def test_coverage_of_a_user_is_shown_to_who_may_see_the_page(server: Running) -> None:
+    fill(server)
+    path = f"/?user={'03' * 32}&q=r1"
+    text = page(server, path).body.decode()
+    shown = text[text.index('id="coverage"') :]
+    assert "Coverage by relay" in shown
+    assert "wss://r1.example" in shown
+    assert 'name="user" value="0303' in text
+    assert "&amp;user=0303" in text
+    assert b"Coverage by relay" not in page(server, path, Cookie="").body
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("ab" * 32, "Not wanted"), ("%3Cscript%3Ealert(1)", "not a public key"), ("npub1x", "not a public key")],
+)
+def test_what_is_no_user_is_said_and_stays_text(server: Running, user: str, said: str) -> None:
+    text = page(server, f"/?user={user}").body.decode()
+    assert said in text
+    assert "<script>alert" not in text
+
+
 @pytest.mark.parametrize(
     "headers",
     [
