@@ -64,10 +64,10 @@ def _heading(report: ProbeReport) -> str:
 def _row(seen: Observation) -> str:
     parts: Iterable[str] = (
         f"more: {seen.how}" if seen.how and seen.section == "limit" else seen.how,
-        f'"{printable(_cut(seen.says))}"' if seen.says else "",
-        seen.note,
+        f'"{_cut(seen.says)}"' if seen.says else "",
+        _cut(seen.note),
     )
-    return f"  {title_of(seen.name):<32} {_shown(seen):<26} {'; '.join(filter(None, parts))}".rstrip()
+    return printable(f"  {title_of(seen.name):<32} {_shown(seen):<26} {'; '.join(filter(None, parts))}".rstrip())
 
 
 def _shown(seen: Observation) -> str:

@@ -111,8 +111,11 @@ def _tag_values(subscription: str, control: Control, size: int) -> Ask:
 
 
 def _filters(subscription: str, control: Control, size: int) -> Ask:
+    """Filters may share the limit of the first, so that each has a large one."""
     event = control[0]
-    others: list[FilterValue] = [{"authors": [key], "kinds": [event.kind], "limit": 1} for key in _strangers(size - 1)]
+    others: list[FilterValue] = [
+        {"authors": [key], "kinds": [event.kind], "limit": _LIMIT} for key in _strangers(size - 1)
+    ]
     return req(subscription, *others, _beside(event, authors=[event.pubkey.hex()]))
 
 

@@ -101,6 +101,13 @@ def test_table_shows_each_line_under_its_heading() -> None:
     assert any(line.split() == ["note", "unknown", "needs", "--write"] for line in lines)
 
 
+def test_words_of_a_relay_make_no_line_of_their_own() -> None:
+    forged = "no\n  limit of a filter                999"
+    lines = report(Observation("limit.kinds", 20, says=forged), unknown("live.note", forged)).lines()
+    assert not [line for line in lines if line.strip().startswith("limit of a filter")]
+    assert all("\n" not in line for line in lines)
+
+
 def test_json_keeps_types_and_unknown_is_null() -> None:
     value = report(Observation("limit.kinds", 20, says="x" * 9_000), unknown("live.note", "needs --write")).to_value()
     lines = json.loads(json.dumps(value))["lines"]
