@@ -40,6 +40,7 @@ class AnswerCollector:
         self._notices: list[str] = []
         self._late: list[str] = []
         self._malformed = 0
+        self._garbage = 0
         self._bytes = 0
         self._patience = deadline - began
 
@@ -54,6 +55,7 @@ class AnswerCollector:
             self._malformed += error.subscription == self._ask.awaits
             return None
         except InvalidMessage:
+            self._garbage += 1
             return self._answer(End.OTHER, now) if self._ask.awaited is Awaited.MESSAGE else None
         return self._take(message, now)
 
@@ -156,5 +158,5 @@ class AnswerCollector:
     ) -> Reply:  # fmt: skip
         return Reply(
             end, text, tuple(self._events), tuple(self._others), tuple(self._notices), tuple(self._late),
-            self._malformed, accepted, count, payload, finished, self.challenge, now - self._began,
+            self._malformed, self._garbage, accepted, count, payload, finished, self.challenge, now - self._began,
         )  # fmt: skip

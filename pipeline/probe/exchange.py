@@ -91,9 +91,8 @@ class Reply:
     """What came. `text`: of the CLOSED, NOTICE, NEG-ERR or OK, or how the connection ended.
 
     `notices`: what was said by NOTICE before; `late`: the same before this was even asked, of what was asked earlier;
-    `others`: events of other subscriptions; `malformed`: events that are
-    none; `finished`: whether EOSE says that there is no more (NIP-67); `challenge`: the newest of the connection
-    (NIP-42).
+    `others`: events of other subscriptions; `malformed`: events that are none; `garbage`: messages that are none;
+    `finished`: whether EOSE says that there is no more (NIP-67); `challenge`: the newest of the connection (NIP-42).
     """
 
     end: End
@@ -103,6 +102,7 @@ class Reply:
     notices: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
     malformed: int = 0
+    garbage: int = 0
     accepted: bool | None = None
     count: int | None = None
     payload: bytes = b""

@@ -32,7 +32,10 @@ def verdict_on(name: str, answer: Reply) -> Observation:
     """Return the line for an event that was published."""
     if answer.end is End.OK:
         return Observation(name, "accepted" if answer.accepted else "refused", how="OK", says=answer.text)
-    return refused(name, answer, "no verdict" if answer.end is End.SILENCE else "refused")
+    if answer.end is End.SILENCE:
+        note = "what came names no event" if answer.garbage else ""
+        return Observation(name, "no verdict", how=answer.manner, note=note)
+    return refused(name, answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,8 @@ def test_garbage_is_no_answer_but_where_any_message_is() -> None:
 def test_verdict_names_the_event() -> None:
     collected = collector(Ask(("x",), NOTE.id, Awaited.OK))
     assert collected.feed(raw("OK", "ab" * 32, True, ""), 101.0) is None
+    assert collected.feed(raw("OK", "", False, "invalid: no"), 101.0) is None
+    assert collected.on_silence(102.0).garbage == 1
     answer = collected.feed(raw("OK", NOTE.id, False, "blocked: no"), 101.0)
     assert answer is not None
     assert (answer.accepted, answer.text) == (False, "blocked: no")
