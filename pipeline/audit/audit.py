@@ -6,7 +6,7 @@ event of the crawl.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +24,7 @@ from pipeline.relay.errors import ConnectionLost, DialError
 from pipeline.rules.acceptance import EventLimits
 from pipeline.status.explain import explain_event
 from pipeline.store import audits, inbox
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.inbox import Arrival
 from pipeline.store.relay_records import RelayRecord
 
@@ -107,11 +107,12 @@ class Audit:
         `on_fetched` is called after each commit of misses. Raises `Interrupted`.
         """
         late = 0
-        noted = {miss.event_id for miss in self.findings.misses}
         found: dict[bytes, list[Suspect]] = {}
         for each in self.findings.candidates:
-            if each.event_id not in noted:
-                found.setdefault(each.event_id, []).append(each)
+            found.setdefault(each.event_id, []).append(each)
+        noted = [(miss, found.pop(miss.event_id)) for miss in self.findings.misses if miss.event_id in found]
+        self._fetch_again(database, [group[0] for miss, group in noted if miss.is_fetched])
+        on_fetched()
         groups = sorted(found.values(), key=lambda group: min(each.found_at for each in group))
         for first in range(0, len(groups), _AT_ONCE):
             part = groups[first : first + _AT_ONCE]
@@ -203,11 +204,21 @@ class Audit:
         # Before they are fetched: an audit that goes on would not tell them from what came by itself.
         self._journal.misses(misses)
         self.findings.misses += misses
-        now = self._clock.now_ms()
         with database.write() as tx:
             audits.count_missed(tx, len(misses))
             if self._policy.fetches:
-                inbox.append(tx, (Arrival(g[0].event_id, g[0].raw, g[0].relay, now, g[0].created_at) for g in groups))
+                self._fetch(tx, [group[0] for group in groups])
+
+    def _fetch_again(self, database: Database, noted: Sequence[Suspect]) -> None:
+        """Put misses into the inbox that an audit noted which was killed before they were fetched."""
+        for first in range(0, len(noted) if self._policy.fetches else 0, _AT_ONCE):
+            with database.write() as tx:
+                audits.count_missed(tx, self._fetch(tx, noted[first : first + _AT_ONCE]))
+
+    def _fetch(self, tx: Tx, misses: Iterable[Suspect]) -> int:
+        """Put misses into the inbox; return how many were not there."""
+        now = self._clock.now_ms()
+        return len(inbox.append(tx, (Arrival(m.event_id, m.raw, m.relay, now, m.created_at) for m in misses)))
 
     def _explained(self, database: Database, groups: Sequence[Sequence[Suspect]]) -> Iterator[Miss]:
         for group in groups:

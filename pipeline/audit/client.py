@@ -36,10 +36,12 @@ MAX_CONNECTIONS: Final = 5
 """Of one audit of a relay."""
 MAX_PAGE_EVENTS: Final = 10_000
 """No relay in use returns as many at once; one that goes on is disconnected."""
-MAX_PAGE_BYTES: Final = 128 << 20
+MAX_PAGE_BYTES: Final = 32 << 20
 PAGE_S: Final = 120.0
 """The longest that one page may take, however steadily it comes."""
 COMPARISON_S: Final = 120.0
+MAX_NEED: Final = 20_000
+"""Of one comparison; what names more is asked for page by page."""
 _LOOK_S: Final = 1.0
 _REDIAL_S: Final = 2.0
 _KEY: Final = "audit"
@@ -131,7 +133,7 @@ class RelayClient:
         websocket = self._begin()
         frame = (self.limits.max_frame_bytes - _NEG_ENVELOPE) // 2 - len(query.encode())
         try:
-            found = Reconciliation(items, frame_limit=min(60_000, frame))
+            found = Reconciliation(items, frame_limit=min(60_000, frame), max_need=MAX_NEED)
             self._session.reconciliation.open(_KEY, query, found.open(), self._clock.monotonic())
             until = self._clock.monotonic() + COMPARISON_S
             while self._clock.monotonic() < until:

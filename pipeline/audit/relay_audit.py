@@ -20,6 +20,10 @@ from pipeline.store.relay_records import RelayRecord
 # Keys of one comparison, and ids of one page.
 MAX_COMPARED: Final = 100
 IDS_PER_PAGE: Final = 100
+MAX_ANSWER_BYTES: Final = 64 << 20
+"""Of the pages of one question: all are kept until they are judged, and a relay may send whatever it likes."""
+MAX_SUSPECT_BYTES: Final = 64 << 20
+"""Of one relay, which are kept to the end of the audit; it is asked no more then."""
 MAX_REFUSED: Final = 3
 """So many questions refused one after the other, and the relay is asked no more."""
 NOT_RETURNED: Final = "named, not returned"
@@ -56,6 +60,7 @@ class RelayAudit:
         # Questions refused one after the other, and the last reason.
         self._refused = 0
         self._why_refused = ""
+        self._suspect_bytes = 0
 
     def run(self, subjects: Sequence[AuditSubject], done: frozenset[str], held: Callable[[], Held]) -> str:
         """Ask about `subjects` what is not `done`; return why not everything was asked, empty if it was.
@@ -66,11 +71,18 @@ class RelayAudit:
         questions = list(self._questions(subjects, done))
         compared = self._compare([each for each in questions if each[0].subject is Aspect.AUTHOR], held)
         for question, subject in questions:
-            if question.name not in compared:
-                self._walk(question, subject)
+            if question.name in compared:
+                continue
+            if self._is_full:
+                return f"more than {MAX_SUSPECT_BYTES:,} bytes seem to be missing"
+            self._walk(question, subject)
             if self._refused >= MAX_REFUSED:
                 return self._why_refused
         return ""
+
+    @property
+    def _is_full(self) -> bool:
+        return self._suspect_bytes > MAX_SUSPECT_BYTES
 
     def _questions(
         self, subjects: Sequence[AuditSubject], done: frozenset[str]
@@ -86,11 +98,15 @@ class RelayAudit:
     def _walk(self, question: Question, subject: AuditSubject) -> None:
         walk = Walk(question, self._knowledge[question.subject])
         aside: Counter[str] = Counter()
+        size = 0
         while walk.part is not None:
             page = self._client.page(replace(walk.filter(), limit=self._page_limit))
             aside[MALFORMED] += page.malformed
             aside[UNASKED] += page.returned - page.malformed - len(page.events)
             self._take(walk, page)
+            size += page.bytes
+            if size > MAX_ANSWER_BYTES:
+                walk.abandon(f"more than {MAX_ANSWER_BYTES:,} bytes")
         judged = self._judge_events(walk.events.values(), question, subject)
         self._answer(question, subject, judged, aside, walk)
 
@@ -121,7 +137,7 @@ class RelayAudit:
             return answered
         for first in range(0, len(questions), MAX_COMPARED):
             part = questions[first : first + MAX_COMPARED]
-            if not self._compare_part(part, held()):
+            if self._is_full or not self._compare_part(part, held()):
                 break
             answered.update(question.name for question, _ in part)
         return answered
@@ -161,13 +177,15 @@ class RelayAudit:
         return page.refusal is not None or {event.id for event in page.events} <= known
 
     def _fetch(self, ids: Sequence[bytes]) -> list[Event] | None:
-        """Return what the relay returns of these ids; None if it refuses to."""
-        size = min(IDS_PER_PAGE, self._client.limits.max_ids, self._page_limit)
+        """Return what the relay returns of these ids; None if it refuses to, or sends too much."""
+        most = min(IDS_PER_PAGE, self._client.limits.max_ids, self._page_limit)
         events: list[Event] = []
-        for first in range(0, len(ids), size):
-            asked = frozenset(ids[first : first + size])
+        size = 0
+        for first in range(0, len(ids), most):
+            asked = frozenset(ids[first : first + most])
             page = self._client.page(Filter(ids=asked, limit=len(asked)))
-            if page.refusal is not None:
+            size += page.bytes
+            if page.refusal is not None or size > MAX_ANSWER_BYTES:
                 return None
             events += page.events
         return events
@@ -180,6 +198,7 @@ class RelayAudit:
         self, question: Question, subject: AuditSubject, judged: Judged, more: Counter[str], walk: Walk | None
     ) -> None:
         excluded = {reason: count for reason, count in (judged.excluded + more).items() if count}
+        self._suspect_bytes += sum(len(each.raw) for each in judged.candidates)
         self._on_answer(
             Answer(
                 self._record.relay, question.name, _rule(question, subject), judged.had, excluded,

@@ -64,17 +64,17 @@ class ScheduledAudits:
         every, now = self._ctx.settings.audit_every, self._clock.now_ms()
         if not every or now < max(self._tried_at + every, self._began + min(every, self._pace.first_ms)):
             return
-        with database.read() as tx:
-            last = audits.latest(tx).at
-        if last <= now < last + every:
-            return
-        self._tried_at = now
         try:
+            with database.read() as tx:
+                last = audits.latest(tx).at
+            if last <= now < last + every:
+                return
             self._audit(database)
         except Interrupted:
             return
         except Exception:
             self._log.exception("audit failed")
+        self._tried_at = now
 
     def _audit(self, database: Database) -> None:
         scope, records = self._sample(database)

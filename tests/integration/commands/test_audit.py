@@ -242,6 +242,25 @@ def test_interrupted_audit_goes_on_where_it_was(audited: Audited) -> None:
     assert "no audit was interrupted" in audited.invoke("--resume").stderr
 
 
+def test_misses_that_were_noted_and_not_fetched_are_fetched_on_resume(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends between the journal and the commit."""
+    everything = [BOB.sign("never", created_at=NOW - 1_000 - n) for n in range(3)]
+    with ScriptedRelay(events=everything) as relay:
+        audited.crawl([relay.url])
+        with monkeypatch.context() as patch:
+            patch.setattr(inbox, "append", None)
+            done = CliRunner().invoke(main, ["audit", "--rate", "100", "--settle", "0"], env=audited.env)
+            assert isinstance(done.exception, TypeError)
+        assert len(read_journal(audited.journal)[1].misses) == 3
+        assert not audited.waiting()
+        found = audited.run("--resume")
+    assert audited.waiting() == {each.id for each in everything} == {each["id"] for each in found["misses"]}
+    with open_database(audited.path, CLOCK) as database, database.read() as tx:
+        assert audits.latest(tx).all_missed == 3
+
+
 def test_what_arrives_by_itself_meanwhile_is_no_miss(audited: Audited) -> None:
     everything = [BOB.sign("late", created_at=NOW - 1_000), BOB.sign("never", created_at=NOW - 1_001)]
     with ScriptedRelay(events=everything) as relay, open_database(audited.path, CLOCK) as database:

@@ -82,15 +82,16 @@ def test_switched_off_or_just_started_nothing_is_asked(world: World) -> None:
     assert outcome(world) == AuditOutcome()
 
 
-def test_failed_audit_is_logged_and_the_stage_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError
-
-    monkeypatch.setattr("pipeline.audit.audit.RelayAudit", fail)
+@pytest.mark.parametrize("failing", ["pipeline.audit.audit.RelayAudit", "pipeline.store.audits.LATEST"])
+def test_failed_audit_is_logged_and_the_stage_goes_on(
+    world: World, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failing, None)
     with ScriptedRelay(events=NOTES) as relay:
         crawl(world, relay.url)
         ctx = world.context("sweeper")
         ScheduledAudits(ctx, world.opener(), AT_ONCE).turn(world.database)
+    monkeypatch.undo()
     assert not ctx.stop.is_set()
     assert outcome(world).at == 0
 

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from pipeline.audit import relay_audit
 from pipeline.audit.client import AuditPage, RelayClient
 from pipeline.audit.findings import Answer, Suspect
 from pipeline.audit.judge import CrawlReach, Judge
@@ -51,7 +52,7 @@ class Relay:
         if self.refusal is not None:
             return AuditPage(refusal=self.refusal, detail="no")
         found = self.stored.page(query)
-        return AuditPage((query,), len(found), found)
+        return AuditPage((query,), len(found), found, bytes=sum(len(each.to_json()) for each in found))
 
     def compare(self, _query: Filter, items: ItemSet) -> Reconciliation | None:
         if self.named is None:
@@ -122,3 +123,30 @@ def test_event_with_a_wrong_signature_is_no_miss(tmp_path: Path, compares: bool)
     _, taken = audit(tmp_path, Relay([forged, other], [forged, other] if compares else None))
     assert [each.event_id for each in taken.missing] == [other.id]
     assert sum(each.excluded.get("invalid-signature", 0) for each in taken.answers) == 1
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_answer_of_too_many_bytes_is_not_kept(tmp_path: Path, compares: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came is judged, and the rest unproven."""
+    monkeypatch.setattr(relay_audit, "MAX_ANSWER_BYTES", 1_000)
+    events = [note(n) for n in range(20)]
+    relay = Relay(events, events if compares else None)
+    problem, taken = audit(tmp_path, relay)
+    assert problem == ""
+    assert {each.event_id for each in taken.missing} == {each.id for each in events}
+    assert [each.why for answer in taken.answers for each in answer.unproven] == ["more than 1,000 bytes"]
+    assert len(relay.pages) == (3 if compares else 1)
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_relay_that_seems_to_have_too_much_is_asked_no_more(
+    tmp_path: Path, compares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_audit, "MAX_SUSPECT_BYTES", 1_000)
+    monkeypatch.setattr(relay_audit, "MAX_COMPARED", 1)
+    events = [note(n) for n in range(20)]
+    others = [AuditSubject(bytes([n]) * 32, 0, is_user=False) for n in range(5)]
+    problem, taken = audit(tmp_path, Relay(events, events if compares else None), [BOB, *others])
+    assert problem == "more than 1,000 bytes seem to be missing"
+    assert len(taken.missing) == len(events)
+    assert [each.question for each in taken.answers] == [f"author:{BOB.key.hex()}"]
