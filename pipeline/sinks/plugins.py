@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.settings.choices import SINK_GROUP
-from pipeline.sinks.base import Delivered, Message, Refused, Retry, Sink, Verdicts
+from pipeline.sinks.base import Delivered, Message, Refused, Retry, Sink, SinkDown, Verdicts
 
 
 class PluginFault(EventServiceError):
@@ -33,12 +33,17 @@ class PluginSink:
 
     def deliver(self, messages: Sequence[Message]) -> Verdicts:
         """See `Sink.deliver`. Raises `PluginFault`: the messages are tried again, fewer at a time."""
-        verdicts = tuple(self._sink.deliver(messages))
+        try:
+            verdicts = tuple(self._sink.deliver(messages))
+        except SinkDown as down:
+            if len(down.verdicts) <= len(messages) and _are_verdicts(down.verdicts):
+                raise
+            raise SinkDown(down.reason, f"{down.detail} (its verdicts do not fit the messages)", down.advice) from down
         if len(verdicts) != len(messages):
             raise PluginFault(f"sink {self._name} has {len(verdicts)} verdicts on {len(messages)} messages")
         if all(each is None for each in verdicts):
             raise PluginFault(f"sink {self._name} settled none of {len(messages)} messages")
-        if not all(each is None or isinstance(each, Delivered | Refused | Retry) for each in verdicts):
+        if not _are_verdicts(verdicts):
             raise PluginFault(f"sink {self._name} gave something else than verdicts")
         return verdicts
 
@@ -49,6 +54,10 @@ class PluginSink:
     def close(self) -> None:
         """See `Sink.close`."""
         self._sink.close()
+
+
+def _are_verdicts(verdicts: Verdicts) -> bool:
+    return all(each is None or isinstance(each, Delivered | Refused | Retry) for each in verdicts)
 
 
 def load_sink(name: str, argument: str) -> Sink:

@@ -129,6 +129,23 @@ def test_verdicts_that_break_the_promise_are_a_fault(verdicts: list[object]) -> 
         PluginSink("x", Fixed(verdicts)).deliver(MESSAGES)
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "kept"),
+    [
+        ([], []),
+        ([DELIVERED, None], [DELIVERED, None]),
+        ([DELIVERED] * 4, []),
+        ([DELIVERED, True], []),
+    ],
+)
+def test_sink_that_is_down_settles_no_more_than_it_was_given(verdicts: Verdicts, kept: Verdicts) -> None:
+    """Verdicts that break the promise are none: all messages are offered again."""
+    with pytest.raises(SinkDown, match="no answer") as error:
+        PluginSink("x", Fixed(SinkDown("AWAY", "no answer", "wait", verdicts))).deliver(MESSAGES)
+    assert list(error.value.verdicts) == list(kept)
+    assert (error.value.reason, error.value.advice) == ("AWAY", "wait")
+
+
 def test_all_else_is_the_plugins_own() -> None:
     inner = Fixed(SinkDown("AWAY", "no answer"))
     sink = PluginSink("x", inner)
