@@ -98,9 +98,10 @@ class FormAudit:
         self._shown: set[int] = set()
         self._is_open = False
         self._not_before = 0.0
-        # When and for what to look for a task after a look that found none, and whether one was left out since.
+        # When and for what to look for a task after a look that found none, and whether one was left out since. Which
+        # plan it was is told by its identity: a relay that is lost keeps no old plan, which may name a million.
         self._look_at = 0.0
-        self._looked_for: tuple[Plan, RelayLimits] | None = None
+        self._looked_for = (0, 0)
         self._has_skipped = False
 
     @property
@@ -172,13 +173,12 @@ class FormAudit:
 
     def _look(self, plan: Plan, limits: RelayLimits, mono: float, wall: int) -> None:
         """Look for a task, unless a look at the same plan and limits found none a moment ago."""
-        looked_for = self._looked_for
-        is_same = looked_for is not None and looked_for[0] is plan and looked_for[1] is limits
-        self._has_skipped = is_same and mono < self._look_at
+        look_for = (id(plan), id(limits))
+        self._has_skipped = look_for == self._looked_for and mono < self._look_at
         if not self._has_skipped:
             self._task = self._next_task(plan, limits, wall)
             self._look_at = mono + _LOOK_EVERY_S if self._task is None else 0.0
-            self._looked_for = (plan, limits)
+            self._looked_for = look_for
 
     def _next_task(self, plan: Plan, limits: RelayLimits, wall: int) -> Check | _Search | _Showing | None:
         """Return the most important check that is due, or the search for events that it lacks."""

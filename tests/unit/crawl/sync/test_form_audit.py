@@ -1,6 +1,7 @@
 """The audit of forms against stores that leave events out: what it finds, what it asks, what it makes owed."""
 
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -429,6 +430,14 @@ def test_new_plan_and_new_limits_are_looked_at_at_once(is_plan: bool) -> None:
         bench.session.learn(replace(bench.session.limits, max_filters=5))
     bench.audit.open_next(bench.plan, bench.session, bench.mono, NOW)
     assert len(bench.session.outgoing) == 1
+
+
+def test_plan_that_was_looked_at_is_not_kept() -> None:
+    """Relays that are lost would keep one each."""
+    bench, plan = quiet_audit(), plan_for(AUTHORS[:1], USERS)
+    references = sys.getrefcount(plan)
+    bench.audit.open_next(plan, bench.session, bench.mono, NOW)
+    assert sys.getrefcount(plan) == references
 
 
 @pytest.mark.parametrize("seed", seeds(20))
