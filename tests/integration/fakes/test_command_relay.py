@@ -1,8 +1,11 @@
 """A relay by its command line is started, killed and started again; events get to it whatever it does meanwhile."""
 
+import json
+import threading
 from pathlib import Path
 
 import pytest
+from websockets.sync.server import ServerConnection, serve
 
 from tests.factories.events import Author, SignedEvent
 from tests.fakes.behaviour import Behaviour, How, Interruption
@@ -90,3 +93,26 @@ def test_book_has_only_what_is_given() -> None:
     cut = Behaviour(cap=100, interruption=Interruption(20, How.RESET, times=2))
     with ScriptedRelay(cut, events=events[:230]) as relay:
         assert take_book(relay.url, [event.id for event in events]) == {event.id for event in events[:230]}
+
+
+def confirm_each_close(connection: ServerConnection) -> None:
+    """Answer as monstr does, which holds every event."""
+    for frame in connection:
+        match json.loads(frame):
+            case ["REQ", name, {"ids": ids}]:
+                for event_id in ids:
+                    connection.send(json.dumps(["EVENT", name, {"id": event_id}]))
+                connection.send(json.dumps(["EOSE", name]))
+            case ["CLOSE", name]:
+                connection.send(json.dumps(["NOTICE", f"CLOSE command for sub_id {name} - success"]))
+
+
+def test_notice_about_an_earlier_request_is_no_refusal_of_the_next() -> None:
+    ids = [event.id for event in notes(250)]
+    with serve(confirm_each_close, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        host, port = server.socket.getsockname()
+        assert take_book(f"ws://{host}:{port}", ids) == set(ids)
+        server.shutdown()
+        thread.join()
