@@ -13,6 +13,8 @@ from pipeline.probe.questions.search import most_taken
 
 FIRST_LIMIT: Final = 500
 LARGE_LIMIT: Final = 5_000
+# What even those give who want no scrapers.
+_SMALL_LIMIT: Final = 100
 # Without a limit some relays send all that they have.
 MOST_WITHOUT_LIMIT: Final = 1_200
 _COMMON_KINDS: Final = [0, 1, 3, 7, 10002]
@@ -35,10 +37,10 @@ class FirstPage:
         answer = yield req(known.new_id(), {"limit": FIRST_LIMIT}, patience=_FIRST_PATIENCE)
         found = [_of_everything(answer)]
         known.is_sample_kindless = bool(answer.events)
-        for kinds in (_COMMON_KINDS, _NO_NOTES, [1]):
+        for kinds, limit in ((_COMMON_KINDS, FIRST_LIMIT), (_NO_NOTES, FIRST_LIMIT), ([1], _SMALL_LIMIT)):
             if answer.events:
                 break
-            answer = yield req(known.new_id(), {"kinds": kinds, "limit": FIRST_LIMIT})
+            answer = yield req(known.new_id(), {"kinds": kinds, "limit": limit})
             if answer.events and found[0].value is None:
                 found = [Observation("page.everything", "matches nothing")]
         known.sample = answer.events

@@ -46,6 +46,16 @@ def test_filter_without_conditions_may_match_nothing_or_be_refused() -> None:
     assert not known.is_sample_kindless
 
 
+def test_relay_that_wants_no_scrapers_shows_a_hundred_notes() -> None:
+    def refuse(filters: Filters, _: Ask) -> Reply | None:
+        return Reply(End.CLOSED, "error: scraper") if filters[0]["limit"] > 100 else None
+
+    relay = ModelRelay(WORLD, refuse=refuse)
+    known = relay.known()
+    assert seen(FirstPage(), relay, known)["page.order"].value == "newest first"
+    assert len(known.sample) == sum(each.kind == 1 for each in WORLD)
+
+
 def test_silent_relay_without_events_shows_nothing() -> None:
     found = seen(FirstPage(), ModelRelay([]))
     assert [each.value for each in found.values()] == [None, None]
