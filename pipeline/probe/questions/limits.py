@@ -207,11 +207,12 @@ class FrameBytes:
         assert refusal is not None, "there are sizes"
         if refusal.is_answered:
             return [Observation(self.names[0], taken, is_least=True)]
-        if taken == 0:
-            return [
-                Observation(self.names[0], None, how=refusal.manner, says=refusal.words, note="16,384 are too many")
-            ]
         note = f"{size:,} are too many"
+        if taken == 0:
+            return [Observation(self.names[0], None, how=refusal.manner, says=refusal.words, note=note)]
+        complaint = refusal.complaint
+        if complaint is not None and complaint.dimension is Dimension.FRAME_BYTES and complaint.most is not None:
+            taken = max(taken, min(complaint.most, size - 1))
         return [Observation(self.names[0], taken, how=refusal.manner, says=refusal.words, note=note)]
 
 
