@@ -30,8 +30,10 @@ from pipeline.relay.session import Session, SessionEvent
 from pipeline.relay.session_auth import AuthWanted
 from pipeline.relay.subscription import PageEnded
 
-MAX_TRIES: Final = 4
-"""Of one page that is refused for too many requests, or whose connection is lost."""
+MAX_LOST: Final = 4
+"""Connections that are lost over one page."""
+MAX_RATIONED: Final = 8
+"""Refusals of one page for too many requests; the last ones are minutes apart."""
 MAX_CONNECTIONS: Final = 5
 """Of one audit of a relay."""
 MAX_PAGE_EVENTS: Final = 10_000
@@ -111,19 +113,20 @@ class RelayClient:
 
     def page(self, filters: Filter | Sequence[Filter]) -> AuditPage:
         """Return what the relay has for `filters`. Raises `DialError`, `ConnectionLost` or `Interrupted`."""
-        page = AuditPage(refusal=RelayRefusal.ERROR)
-        for attempt in range(1, MAX_TRIES + 1):
+        lost = rationed = 0
+        while True:
             try:
                 page = self._page_once(filters)
             except ConnectionLost:
                 self.close()
-                if attempt == MAX_TRIES:
+                lost += 1
+                if lost == MAX_LOST:
                     raise
                 continue
-            if page.refusal is not RelayRefusal.RATE_LIMITED:
-                break
+            rationed += 1
+            if page.refusal is not RelayRefusal.RATE_LIMITED or rationed == MAX_RATIONED:
+                return page
             self._backoff.on_rate_limited(self._clock.monotonic())
-        return page
 
     def compare(self, query: Filter, items: ItemSet) -> Reconciliation | None:
         """Return how `items` compare with what the relay has; None where it compares no sets, or not these.

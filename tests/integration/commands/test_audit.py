@@ -26,7 +26,7 @@ from pipeline.store.events import Accepted
 from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
 from tests.factories.events import SignedEvent, assemble, authors
-from tests.fakes.behaviour import NOSTR_RELAY, NOSTR_RS, STRFRY, Behaviour, Order, Refusal
+from tests.fakes.behaviour import NOSTR_RELAY, NOSTR_RS, STRFRY, Behaviour, How, Order, RateLimit, Refusal
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Req
@@ -190,6 +190,18 @@ def test_relay_that_ignores_until_is_asked_a_bounded_number_of_times(audited: Au
         found = audited.run()
         assert len(relay.journal.of(Req)) < 100
     assert (found["had"], found["missed"]) == (len(list(filter(is_wanted, everything))), 0)
+
+
+def test_relay_that_rations_requests_is_waited_for(audited: Audited) -> None:
+    everything = events_of_all()
+    wanted = list(filter(is_wanted, everything))
+    audited.accept(wanted[1:])
+    rations = RateLimit(per_s=4, burst=3, refusal=Refusal(How.CLOSED, "rate-limited: slow down"))
+    with ScriptedRelay(Behaviour(rate=rations, cap=30), events=everything) as relay:
+        audited.crawl([relay.url])
+        found = audited.run()
+    assert [each["id"] for each in found["misses"]] == [wanted[0].id]
+    assert (found["had"], found["unproven"]) == (len(wanted) - 1, [])
 
 
 def test_what_is_dated_before_the_reach_of_the_crawl_is_no_miss(audited: Audited) -> None:
