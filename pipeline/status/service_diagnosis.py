@@ -34,6 +34,7 @@ def diagnose(snapshot: Snapshot, max_queue_age: int) -> list[Diagnosis]:
         *_proxies(snapshot),
         *_shares(snapshot),
         *diagnose_crowding(snapshot),
+        *_audit(snapshot),
     ]
     return sorted(found, key=lambda each: each.severity is not Severity.PROBLEM)
 
@@ -123,6 +124,16 @@ def _kept(snapshot: Snapshot) -> Iterator[Diagnosis]:
                 "switch it on to deliver them, or drop them: "
                 f"event-service dead drop --sink {off[queue.name]}",
             )  # fmt: skip
+
+
+def _audit(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    audit = snapshot.audit
+    if audit.missed:
+        yield Diagnosis(
+            Severity.NOTE, "audit",
+            f"{audit.missed:,} of {count_of(audit.had + audit.missed, 'event')} of the newest sample had been missed",
+            "they were fetched; the sweeper's log names them, event-service audit --users looks for others",
+        )  # fmt: skip
 
 
 def _off(snapshot: Snapshot) -> dict[str, SinkName]:

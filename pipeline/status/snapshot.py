@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.process.clock import Clock
@@ -12,6 +12,7 @@ from pipeline.process.liveness import StageHealth, health_of
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import dead, gaps, gauges, relay_records, throughput
+from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.disk import disk_use, has_room_for_strangers, is_full
@@ -81,6 +82,7 @@ class Snapshot:
     is_database_full: bool
     wal_bytes: int
     free_bytes: int
+    audit: AuditOutcome = field(default_factory=AuditOutcome)
 
 
 def sinks_of(config: Config) -> tuple[SinkName, ...]:
@@ -130,6 +132,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         is_database_full=is_database_full,
         wal_bytes=disk.wal,
         free_bytes=disk.free,
+        audit=seen.audit,
     )
 
 

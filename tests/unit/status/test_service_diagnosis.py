@@ -11,6 +11,7 @@ from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
 from pipeline.status.gaps import describe_reason
 from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import QueueStatus, SinkStatus, Snapshot
+from pipeline.store.audits import AuditOutcome
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing
@@ -251,3 +252,10 @@ def test_full_database_is_reported_with_the_setting_and_once() -> None:
 
 def test_a_rough_duration() -> None:
     assert [rough_duration(ms) for ms in (0, 999, 61_000, 90_000_000)] == ["0s", "0s", "1m", "1d"]
+
+
+def test_misses_of_the_newest_sample_are_a_note() -> None:
+    (found,) = diagnose(replace(WELL, audit=AuditOutcome(at=1, had=247, missed=3, all_missed=9)), 0)
+    assert found.severity is Severity.NOTE
+    assert found.what.startswith("3 of 250 events of the newest sample")
+    assert not diagnose(replace(WELL, audit=AuditOutcome(at=1, had=250, all_missed=9)), 0)
