@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.errors import EventServiceError
 from pipeline.nostr.event import event_from_stored
 from pipeline.nostr.extract import MAX_CANDIDATES
+from pipeline.nostr.kinds import CONTACTS, DELETION, VANISH
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import pause
 from pipeline.process.event_rate import EventRate
@@ -55,6 +56,7 @@ _RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
 # How long a commit, or a row whose retry is due, may go unnoticed where no bell rings.
 _IDLE_S: Final = 1.0
 _STAGE: Final = "saver"
+_CHANGING_CONTACTS: Final = frozenset({CONTACTS, DELETION, VANISH})
 
 
 def run(ctx: StageContext) -> None:
@@ -90,6 +92,8 @@ class _Saver:
         self._rate = EventRate()
         # When the next slice of a long contact list may be done (monotonic).
         self._slice_at = 0.0
+        # Until when nothing is expected to be left of long contact lists (monotonic).
+        self._done_until = 0.0
         self._counters = StageCounters(ctx.slot, ctx.metrics)
         self._times = ctx.times()
         self._handled = ctx.metrics.handler("saveReceivedEvent")
@@ -134,8 +138,9 @@ class _Saver:
         seldom find it free.
         """
         began = self._ctx.clock.monotonic()
-        if began < self._slice_at:
-            return self._slice_at - began
+        look_at = max(self._slice_at, self._done_until)
+        if began < look_at:
+            return look_at - began
         with self._database.read() as tx:
             left = contact_slices.count(tx)
         for number in range(min(left, 1 + max(0, left - MAX_SLICES))):
@@ -149,6 +154,7 @@ class _Saver:
                 self._ctx.bells.ring("crawler")
             self._processor.on_commit()
         if not left:
+            self._done_until = began + _IDLE_S
             return _IDLE_S
         rest_s = SLICE_REST * (self._ctx.clock.monotonic() - began)
         self._slice_at = began + rest_s
@@ -216,6 +222,8 @@ class _Saver:
             outcome.events.taken += len(rows)
             totals = self._counters.write(tx, outcome.events)
             changes_wanted = self._processor.changes_wanted(tx)
+        if any(item.event.kind in _CHANGING_CONTACTS for item in items):
+            self._done_until = 0.0
         self._wake_others(outcome, changes_wanted=changes_wanted)
         self._processor.on_commit()
         self._counters.show(totals)

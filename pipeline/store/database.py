@@ -149,7 +149,8 @@ class Database:
 
     def data_version(self) -> int:
         """Return a number that changes whenever another connection has committed (2 µs)."""
-        return int(self._connection.pragma("data_version"))
+        # A statement of the cache, which `Connection.pragma` is not.
+        return int(self._connection.execute("PRAGMA data_version").get)
 
     def checkpoint(self) -> None:
         """Move what readers allow out of the write-ahead log, unless another is doing so; no writer waits for it."""
