@@ -114,12 +114,20 @@ class EventProcessor:
         self._outbox_limit = OutboxLimit(relay_backlog)
         # By the id of a contact list, whom it names and what it changes, as it was before the write lock was held.
         self._lists: dict[bytes, tuple[Collection[bytes], Difference | None]] = {}
+        # By the id of an event, which relays it names.
+        self._candidates: dict[bytes, Sequence[Candidate]] = {}
 
     def catch_up(self, database: Database, items: Sequence[Item] = ()) -> None:
-        """Read what takes long before the write lock is held: a million authors, what lists of thousands change."""
+        """Read and parse what takes long before the write lock is held.
+
+        That is a million authors, what lists of thousands change, and the addresses of relays.
+        """
         with database.read() as tx:
             self._refresh_relevance(tx)
             self._lists = {item.event.id: _difference(tx, item.event) for item in items if item.event.kind == CONTACTS}
+        self._candidates = {
+            event.id: relay_candidates(event) for _, event in items if self._relevance.rule(event) is not None
+        }
         self._committed_generation = self._relevance.generation
 
     def work_off(self, tx: Tx, now: int) -> bool:
@@ -284,7 +292,10 @@ class EventProcessor:
     def _record_mentions(self, tx: Tx, decided: _Decided, outcome: Outcome, now: int) -> None:
         event, author = decided.event, decided.accepted.author
         is_user = event.pubkey in self._relevance.registered
-        candidates = relay_candidates(event)
+        candidates = self._candidates.get(event.id)
+        if candidates is None:
+            # It became relevant by an event of the same transaction.
+            candidates = relay_candidates(event)
         for candidate in candidates:
             spelling, source = candidate.address.spelling, candidate.source
             if source is not MentionSource.MONITOR and self._mentions.is_resting(author, now):

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.nostr.event import Event, event_from_stored
 from pipeline.nostr.extract import Candidate, relay_candidates
+from pipeline.nostr.tags import expiration
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.process.doorbell import Doorbell
@@ -56,12 +57,12 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def break_over(monkeypatch: pytest.MonkeyPatch, ids: set[str], error: BaseException) -> None:
     """Let the saver fail with `error` over these events, in the middle of its transaction."""
 
-    def candidates(event: Event) -> list[Candidate]:
+    def breaks(event: Event) -> int | None:
         if event.id.hex() in ids:
             raise error
-        return relay_candidates(event)
+        return expiration(event)
 
-    monkeypatch.setattr(event_processor, "relay_candidates", candidates)
+    monkeypatch.setattr(event_processor, "expiration", breaks)
 
 
 @pytest.mark.parametrize("kind", [5, 62])
@@ -691,6 +692,27 @@ def test_event_that_comes_between_two_slices_is_saved_before_the_next(
     with Running(world.context("saver"), saver.run):
         world.wait_saved()
     assert seen_at_slices == [1, 2, 3, 4, 5]
+
+
+def test_addresses_of_relays_are_parsed_before_the_write_lock_is_held(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others write meanwhile; the mentions are recorded all the same."""
+    parsed: list[Event] = []
+
+    def writes(event: Event) -> list[Candidate]:
+        parsed.append(event)
+        with open_database(world.path, world.clock) as rival, rival.write():
+            return relay_candidates(event)
+
+    monkeypatch.setattr(event_processor, "relay_candidates", writes)
+    world.register(ALICE.pubkey)
+    tags = [["e", f"{number:064x}", f"wss://relay-{number}.example.com"] for number in range(3)]
+    world.put([ALICE.sign("hints", created_at=NOW, tags=tags)])
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+    assert len(parsed) == 1
+    assert world.value("SELECT count(*) FROM relays WHERE namers = 1") == 3
 
 
 def test_long_rows_wait_for_short_ones(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
