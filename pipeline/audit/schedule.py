@@ -1,7 +1,7 @@
 """Audits of a small sample, at intervals, within a stage."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,11 +31,14 @@ _MAX_LOGGED: Final = 20
 class AuditPace:
     """How soon things are done.
 
-    `first_ms`: the least time from a start, which has to catch up, to an audit. `lag_s`: what is younger may still be
-    on its way from a relay that is swept now and then. `settle_s`: after this time what is still unknown is a miss.
+    `first_ms`: the least time from a start, which has to catch up, to an audit. `catch_up_ms`: authors wanted and
+    relays crawled for less than this are not drawn, as their past is still being fetched. `lag_s`: what is younger may
+    still be on its way from a relay that is swept now and then. `settle_s`: after this time what is still unknown is a
+    miss.
     """
 
     first_ms: int = 900_000
+    catch_up_ms: int = 3_600_000
     lag_s: int = 900
     settle_s: float = SETTLE_S
 
@@ -62,24 +65,28 @@ class ScheduledAudits:
     def turn(self, database: Database) -> None:
         """Audit if it is time. A failure is logged, and the next audit is due as usual."""
         every, now = self._ctx.settings.audit_every, self._clock.now_ms()
-        if not every or now < max(self._tried_at + every, self._began + min(every, self._pace.first_ms)):
+        soon = min(every, self._pace.first_ms)
+        if not every or now < max(self._tried_at + every, self._began + soon):
             return
+        self._tried_at = now
         try:
             with database.read() as tx:
                 last = audits.latest(tx).at
             if last <= now < last + every:
+                self._tried_at = last
                 return
-            self._audit(database)
+            scope, records = self._sample(database)
+            if scope.relays and scope.subjects:
+                self._audit(database, scope, records)
+            else:
+                # A service that has just been set up is not left alone for hours.
+                self._tried_at = now - every + soon
         except Interrupted:
             return
         except Exception:
             self._log.exception("audit failed")
-        self._tried_at = now
 
-    def _audit(self, database: Database) -> None:
-        scope, records = self._sample(database)
-        if not scope.relays or not scope.subjects:
-            return
+    def _audit(self, database: Database, scope: Scope, records: Sequence[RelayRecord]) -> None:
         policy = policy_of(self._ctx.settings, rate=RATE, settle_s=self._pace.settle_s)
         one = Audit(scope, policy, self._open_database, self._clock, self._stop, Journal(None, scope))
         one.ask(records)
@@ -89,14 +96,16 @@ class ScheduledAudits:
             audits.put(tx, self._clock.now_ms(), found.total.had, found.total.missed)
 
     def _sample(self, database: Database) -> tuple[Scope, list[RelayRecord]]:
-        now = self._clock.now_ms() // 1000
+        now_ms = self._clock.now_ms()
+        now, settled = now_ms // 1000, now_ms - self._pace.catch_up_ms
         since = now - min(SPAN_S, self._ctx.settings.seen_retention // 1000)
         with database.read() as tx:
             known = relay_records.records(tx, everything=False, limit=_MAX_RELAYS)
             drawn = (*audits.sample_users(tx, USERS), *audits.sample_wanted(tx, AUTHORS))
         connected = [each for each in known if is_auditable(each) and each.state is RelayState.CONNECTED]
+        connected = [each for each in connected if (each.crawled_since or 0) <= settled]
         records = random.sample(connected, min(RELAYS, len(connected)))
-        subjects = {each.key: each for each in drawn}
+        subjects = {each.key: each for each in drawn if each.since <= settled}
         until = max(since, now - self._pace.lag_s)
         return Scope(since, until, tuple(subjects.values()), tuple(each.relay for each in records)), records
 

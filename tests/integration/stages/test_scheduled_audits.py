@@ -1,6 +1,7 @@
 """Audits of a sample, as the sweeper does them by itself."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import time
 
@@ -21,7 +22,8 @@ from tests.integration.stages.support import Running, World, wait_until
 
 (ALICE,) = authors(261, 1)
 NOW = int(time())
-AT_ONCE = AuditPace(first_ms=0, lag_s=0, settle_s=0)
+AT_ONCE = AuditPace(first_ms=0, catch_up_ms=0, lag_s=0, settle_s=0)
+HOUR_MS = 3_600_000
 NOTES = [ALICE.sign(f"{n}", created_at=NOW - 100 - n) for n in range(4)]
 
 
@@ -70,6 +72,22 @@ def test_sample_is_audited_once_an_interval_and_misses_are_fetched(world: World)
         scheduled.turn(world.database)
         ScheduledAudits(world.context("sweeper"), world.opener(), AT_ONCE).turn(world.database)
         assert len(relay.journal.of(Req)) == asked
+
+
+@pytest.mark.parametrize("late", ["wanted SET since", "relays SET crawled_since"])
+def test_past_that_is_still_being_fetched_is_not_missed(world: World, late: str) -> None:
+    """Of an author who is wanted, or a relay that is crawled, since a moment ago; it is soon tried again."""
+    pace = replace(AT_ONCE, catch_up_ms=HOUR_MS)
+    with ScriptedRelay(events=NOTES) as relay:
+        crawl(world, relay.url)
+        world.execute("UPDATE wanted SET since = ?", world.clock.now_ms() - HOUR_MS)
+        world.execute(f"UPDATE {late} = ?", world.clock.now_ms())
+        scheduled = ScheduledAudits(world.context("sweeper"), world.opener(), pace)
+        scheduled.turn(world.database)
+        assert outcome(world) == AuditOutcome()
+        world.execute(f"UPDATE {late} = ?", world.clock.now_ms() - HOUR_MS)
+        scheduled.turn(world.database)
+        assert outcome(world).missed == len(NOTES)
 
 
 def test_switched_off_or_just_started_nothing_is_asked(world: World) -> None:
