@@ -19,7 +19,8 @@ from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.integration.delivery.support import NOW, canonical
 
 SAMPLES = ROOT / "pipeline/docs/consumers"
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
+"""What the emulator gave to a consumer that was killed comes again after 60 s, and may have gone there twice."""
 ALICE, BOB, CAROL = authors(61, 3)
 
 emulator, documents = pubsub_emulator, firestore_emulator
@@ -59,7 +60,7 @@ def wait_lines(child: Child, *expected: str) -> list[str]:
     return said
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_notifier_notifies_each_user_once(emulator: PubSubEmulator, sink: PubsubSink, tmp_path: Path) -> None:
     """Also after it was killed and started again."""
     note = CAROL.sign("hello", created_at=NOW, tags=[["p", ALICE.pubkey], ["p", BOB.pubkey]])
@@ -88,7 +89,7 @@ def test_notifier_notifies_each_user_once(emulator: PubSubEmulator, sink: Pubsub
     assert not [line for line in again if ": a " in line]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_moderation_feed_has_each_event_once_and_none_deleted(
     emulator: PubSubEmulator, sink: PubsubSink, tmp_path: Path
 ) -> None:
@@ -116,7 +117,7 @@ def test_moderation_feed_has_each_event_once_and_none_deleted(
     feed.close()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_function_counts_each_event_once(
     emulator: PubSubEmulator, documents: FirestoreEmulator, sink: PubsubSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

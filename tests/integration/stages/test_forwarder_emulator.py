@@ -10,6 +10,7 @@ from time import monotonic
 
 import pytest
 
+from pipeline.store.lease import MAX_RECLAIMS
 from stages import saver
 from tests.factories.events import SignedEvent
 from tests.factories.workload import Workload
@@ -26,6 +27,8 @@ emulator = pubsub_emulator
 EVENTS = size(6_000, 100_000)
 AUTHORS = 300
 KILL_EVERY_S = (0.5, 3.5)
+# What is lost once more is not ready before its lease ends, two minutes later.
+MOST_KILLS = size(MAX_RECLAIMS, 1_000)
 AT_A_TIME = 2_000
 PUBSUB = {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test"}
 
@@ -83,8 +86,10 @@ def test_killed_every_other_second_it_delivers_everything(world: World, emulator
             if kills == 0:
                 # One comes in the midst of the work, however quick that is.
                 wait_until(lambda: rows(world) < EVENTS, "at work")
-            else:
+            elif kills < MOST_KILLS:
                 live(world, rng.uniform(*KILL_EVERY_S))
+            else:
+                wait_until(lambda: not rows(world), "all delivered", timeout_s=300.0)
             service.kill()
             service.close()
             kills += 1
