@@ -100,8 +100,12 @@ class Deletion:
         after = yield req(known.new_id(), {**_mine(known), "limit": 50})
         if not before.events or not (after.events or after.is_answered):
             return [unknown(name, "what was published cannot be asked for")]
-        left = len(after.ids & before.ids)
-        return [Observation(name, "ignored" if left else "honoured", note=f"{left} of {len(before.ids)} come still")]
+        if after.ids & before.ids:
+            # It may take its time.
+            after = yield req(known.new_id(), {**_mine(known), "limit": 60})
+        left, all_of_them = len(after.ids & before.ids), len(before.ids)
+        value = "honoured" if not left else "ignored" if left == all_of_them else "honoured in part"
+        return [Observation(name, value, note=f"{left} of {all_of_them} come still")]
 
 
 def _mine(known: Known) -> dict[str, object]:

@@ -195,7 +195,10 @@ def test_deletion_is_honoured_when_nothing_comes_any_more() -> None:
     known = writing()
     held = Reply(End.EOSE, events=tuple(known.published))
     assert played(Deletion(), held, ACCEPTED, EOSE)["write.deletion"].value == "honoured"
-    assert played(Deletion(), held, ACCEPTED, held)["write.deletion"].value == "ignored"
+    assert played(Deletion(), held, ACCEPTED, held, held)["write.deletion"].value == "ignored"
+    assert played(Deletion(), held, ACCEPTED, held, EOSE)["write.deletion"].value == "honoured"
+    more = Reply(End.EOSE, events=tuple(known.controls()[:3]))
+    assert played(Deletion(), more, ACCEPTED, held, held)["write.deletion"].value == "honoured in part"
     assert played(Deletion(), held, Reply(End.OK, "blocked: no", accepted=False))["write.deletion"].value == "refused"
     assert played(Deletion(), EOSE, ACCEPTED, EOSE)["write.deletion"].value is None
     assert played(Deletion(), held, ACCEPTED, Reply(End.CLOSED, "error: x"))["write.deletion"].value is None
