@@ -224,8 +224,9 @@ def _lines(result: AuditReport, scope: Scope) -> list[str]:
         ("rule", [(name, recall, None) for name, recall in result.by_rule]),
         ("age", [(name, recall, None) for name, recall in result.by_age if recall.share is not None]),
     ):
-        lines += ["", f"{title:<44} {'held':>10} {'missed':>8}  recall"]
-        lines += [_row(name, recall, each) for name, recall, each in rows]
+        if rows:
+            lines += ["", f"{title:<44} {'held':>10} {'missed':>8}  recall"]
+            lines += [_row(name, recall, each) for name, recall, each in rows]
     addresses = {each.relay: each.address for each, _ in result.by_relay}
     for miss in result.misses[:_MAX_SHOWN]:
         lines += ["", *_miss_lines(miss, addresses)]
