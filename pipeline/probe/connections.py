@@ -47,6 +47,8 @@ class Connections:
         self._settle_s = settle_s
         self._open: dict[Channel, _Open] = {}
         self._closed_bytes = 0
+        self._most_dials = MAX_DIALS
+        self._most_bytes = MAX_BYTES
         self.dials = 0
         self.has_connected = False
 
@@ -73,6 +75,13 @@ class Connections:
             return collector.on_lost(error.detail, self._clock.monotonic())
         finally:
             connection.challenge = collector.challenge
+
+    def grant(self, seconds: float) -> None:
+        """Allow one more exchange on a new connection within so many seconds, whatever was spent."""
+        self.close_all()
+        self._ends_at = self._clock.monotonic() + seconds
+        self._most_dials = self.dials + 1
+        self._most_bytes = self.bytes_received + MAX_BYTES
 
     def send(self, frame: str, line: Channel) -> None:
         """Send what has no answer, if the connection is open."""
@@ -118,7 +127,7 @@ class Connections:
                 return collector.on_silence(now)
             if now >= self._ends_at:
                 raise BudgetSpent("its time is over")
-            if self.bytes_received > MAX_BYTES:
+            if self.bytes_received > self._most_bytes:
                 raise BudgetSpent("it sent too many bytes")
             came, connection.passed = connection.passed, []
             came = came or connection.websocket.receive(min(collector.deadline, self._ends_at) - now)
@@ -151,8 +160,8 @@ class Connections:
 
     def _dialled(self) -> WebSocket:
         for wait_s in (*_DIAL_AGAIN_S, None):
-            if self.dials >= MAX_DIALS:
-                raise BudgetSpent(f"{MAX_DIALS} connections were made")
+            if self.dials >= self._most_dials:
+                raise BudgetSpent(f"{self._most_dials} connections were made")
             self.dials += 1
             try:
                 websocket = self._connect()

@@ -1,6 +1,7 @@
 """Asks a relay one question after the other, politely and within bounds, whatever it does."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +12,7 @@ from pipeline.probe.connections import SETTLE_S, BudgetSpent, Connections
 from pipeline.probe.exchange import Ask, Awaited, Channel, End, Reply, frame
 from pipeline.probe.known import Known, ProbeQuestion
 from pipeline.probe.observation import Observation, unknown
+from pipeline.probe.questions.writing import deletion, publish
 from pipeline.process.clock import Clock
 from pipeline.relay.errors import DialError
 from pipeline.relay.refusals import RelayRefusal
@@ -26,6 +28,8 @@ _RATE_WAITS_S: Final = (5.0, 20.0, 61.0)
 
 # Whether nothing is answered without AUTH shows by then.
 _FIRST_REQUESTS: Final = 3
+# For the deletion of what was published, where the probe ends early.
+_LAST_S: Final = 10.0
 # Questions without an answer between that the relay has no time for, and it is left alone.
 _MOST_RATE_LIMITS: Final = 2
 
@@ -104,8 +108,23 @@ class Interview:
                     *(unknown(name, self._over or "not seen") for name in question.names if name in missing),
                 ]
         finally:
-            self._connections.close_all()
+            try:
+                self._take_back(known)
+            finally:
+                self._connections.close_all()
         return seen
+
+    def _take_back(self, known: Known) -> None:
+        """Ask for the deletion of what was published, where the probe ends before the question that does so."""
+        if not known.published or known.is_taken_back:
+            return
+        event = deletion(known)
+        with suppress(BudgetSpent, DialError):
+            # What is open may be in the middle of a frame.
+            self._connections.grant(_LAST_S)
+            if self._authenticates:
+                self._authenticate(Channel.MAIN, known)
+            self._connections.exchange(publish(event), _LAST_S)
 
     def _found(self, question: ProbeQuestion, known: Known) -> list[Observation]:
         steps = question.ask(known)

@@ -28,7 +28,8 @@ class Known:
     """`now`: Unix seconds, when the question began; `sample`: the events that the relay showed first, in its order;
     `pool`: all that it showed.
 
-    `secret`: the throw-away key; `writes`: events may be published with it, `published` are those that were accepted.
+    `secret`: the throw-away key; `writes`: events may be published with it, `published` are those that were accepted,
+    `is_taken_back`: their deletion was published.
     `plain_refusal`: what the relay says where notes are asked for and nothing else.
     """
 
@@ -40,6 +41,7 @@ class Known:
     is_sample_kindless: bool = False
     pool: dict[bytes, Event] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
+    is_taken_back: bool = False
     plain_refusal: str = ""
     last_id: int = 0
 

@@ -55,10 +55,10 @@ class Notes:
             found = found or verdict_on(note, answer)
             if answer.accepted:
                 accepted.append(event)
+                known.published.append(event)
             elif not accepted:
                 return [found, *(unknown(name, "no note is accepted") for name in self.names[1:])]
         assert found is not None, "one was published"
-        known.published += accepted
         answer = yield req(known.new_id(), _mine(known))
         kept = sum(each.id in answer.ids for each in accepted)
         came = Observation(stored, kept == len(accepted), note=f"{kept} of {len(accepted)} come at once")
@@ -91,9 +91,9 @@ class Deletion:
         name = self.names[0]
         if not known.published:
             return [unknown(name, "nothing was published")]
-        ids = [each.id.hex() for each in known.published]
         before = yield req(known.new_id(), _mine(known))
-        answer = yield publish(signed(known, known.now + 5, "it is over", DELETION, [["e", each] for each in ids]))
+        answer = yield publish(deletion(known))
+        known.is_taken_back = True
         if not answer.accepted:
             return [verdict_on(name, answer)]
         # Some relays answer the same filter from a cache.
@@ -106,6 +106,12 @@ class Deletion:
         left, all_of_them = len(after.ids & before.ids), len(before.ids)
         value = "honoured" if not left else "ignored" if left == all_of_them else "honoured in part"
         return [Observation(name, value, note=f"{left} of {all_of_them} come still")]
+
+
+def deletion(known: Known) -> Event:
+    """Return the event that takes back all that was published."""
+    tags = [["e", each.id.hex()] for each in known.published]
+    return signed(known, known.now + 5, "it is over", DELETION, tags)
 
 
 def _mine(known: Known) -> dict[str, object]:

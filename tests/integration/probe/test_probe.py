@@ -8,10 +8,12 @@ from time import time
 import pytest
 
 from pipeline.nostr.address import parse_address
-from pipeline.probe import collector, connections
+from pipeline.nostr.kinds import DELETION, TEXT_NOTE
+from pipeline.probe import collector, connections, interview
 from pipeline.probe.interview import Pace
+from pipeline.probe.known import ProbeQuestion
 from pipeline.probe.observation import Observation
-from pipeline.probe.probe import probe
+from pipeline.probe.probe import Progress, probe
 from pipeline.probe.report import ProbeReport
 from pipeline.process.clock import SystemClock
 from pipeline.relay.dial import DialPolicy
@@ -39,9 +41,9 @@ def events() -> list[SignedEvent]:
     ]  # fmt: skip
 
 
-def probed(url: str, pace: Pace, *, writes: bool = False) -> ProbeReport:
+def probed(url: str, pace: Pace, *, writes: bool = False, on_question: Progress = lambda _: None) -> ProbeReport:
     policy = DialPolicy(allow_private=True)
-    return probe(parse_address(url), policy, SystemClock(), writes=writes, pace=pace, on_question=lambda _: None)
+    return probe(parse_address(url), policy, SystemClock(), writes=writes, pace=pace, on_question=on_question)
 
 
 def by_name(report: ProbeReport) -> dict[str, Observation]:
@@ -90,6 +92,37 @@ def test_without_writing_nothing_is_published() -> None:
         assert relay.journal.of(Published) == []
     assert seen["live.note"].value is None
     assert seen["border.until_author"].value == "exclusive"
+
+
+def test_probe_that_is_interrupted_takes_back_what_it_published() -> None:
+    def interrupt(question: ProbeQuestion) -> None:
+        if question.names == ("live.limit_zero",):
+            raise KeyboardInterrupt
+
+    with ScriptedRelay(STRFRY_WITHHOLDING) as relay:
+        with pytest.raises(KeyboardInterrupt):
+            probed(relay.url, PATIENT, writes=True, on_question=interrupt)
+        assert len(kept(relay)) == 7
+        assert kept(relay) <= taken_back(relay)
+
+
+def test_probe_that_may_ask_no_more_takes_back_what_it_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interview, "MAX_REQUESTS", 30)
+    with ScriptedRelay(STRFRY_WITHHOLDING | Behaviour(auth=AuthDemand())) as relay:
+        seen = by_name(probed(relay.url, PATIENT, writes=True))
+        assert len(kept(relay)) == 6
+        assert kept(relay) <= taken_back(relay)
+    assert seen["write.deletion"].value is None
+
+
+def kept(relay: ScriptedRelay) -> set[str]:
+    """The notes that the relay has accepted."""
+    return {each.event_id for each in relay.journal.of(Published) if each.accepted and each.kind == TEXT_NOTE}
+
+
+def taken_back(relay: ScriptedRelay) -> set[str]:
+    """The events that deletions name."""
+    return {tag[1] for each in relay.stored() if each.kind == DELETION for tag in each.tags if tag[0] == "e"}
 
 
 def test_relay_that_demands_auth_of_readers_is_seen_all_the_same() -> None:
