@@ -76,7 +76,7 @@ class FormerUser:
     def is_alone_in(self, row: EventRow) -> bool:
         """Return True if by each rule that it matched the event is kept for this user's sake."""
         wrote = row.author == self.public_key.hex()
-        if row.rules is None or (wrote and self.is_followed):
+        if not row.rules or (wrote and self.is_followed):
             return wrote and not self.is_followed
         reasons = {_FOLLOWEE: wrote or row.author in self.followees, _MENTION: row.mentions == self.public_key}
         return all(reasons.get(rule, wrote) for rule in row.rules.split())

@@ -46,6 +46,8 @@ def row(author: Author, rules: str | None, mentions: bytes | None = None) -> Eve
         (FRIEND, "followee mention", key(GONE) + key(OTHER), False),
         (FRIEND, "followee global", None, False),
         (FRIEND, None, None, False),
+        (GONE, "", None, True),
+        (OTHER, "", None, False),
         (STRANGER, "mention", key(GONE), True),
         (STRANGER, "mention", key(OTHER), False),
         (STRANGER, "mention global", key(GONE), False),
