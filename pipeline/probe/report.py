@@ -10,6 +10,8 @@ from pipeline.probe.titles import SECTIONS, title_of
 from pipeline.relay.nip11 import RelayInformation
 
 _MAX_WORDS: Final = 160
+# Of what a relay says, in JSON; a NOTICE may have megabytes.
+_MAX_TEXT: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +88,4 @@ def _cut(text: str) -> str:
 def _value(seen: Observation) -> dict[str, Any]:
     value = asdict(seen)
     del value["name"]
-    return value | {"says": seen.says[:1_000]}
+    return value | {"says": seen.says[:_MAX_TEXT], "note": seen.note[:_MAX_TEXT]}

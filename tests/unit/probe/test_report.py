@@ -109,10 +109,13 @@ def test_words_of_a_relay_make_no_line_of_their_own() -> None:
 
 
 def test_json_keeps_types_and_unknown_is_null() -> None:
-    value = report(Observation("limit.kinds", 20, says="x" * 9_000), unknown("live.note", "needs --write")).to_value()
+    value = report(
+        Observation("limit.kinds", 20, says="x" * 9_000), unknown("live.note", "needs --write"),
+        unknown("write.note", "x" * 9_000),
+    ).to_value()  # fmt: skip
     lines = json.loads(json.dumps(value))["lines"]
     assert (lines["limit.kinds"]["value"], lines["live.note"]["value"]) == (20, None)
-    assert len(lines["limit.kinds"]["says"]) == 1_000
+    assert len(lines["limit.kinds"]["says"]) == len(lines["write.note"]["note"]) == 1_000
 
 
 def test_each_line_of_the_plan_has_a_heading_and_a_title() -> None:
