@@ -58,10 +58,10 @@ class Journal:
         if path is not None:
             self._file = path.open("ab")
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                _lock(self._file)
+            except UnusableJournal:
                 self._file.close()
-                raise UnusableJournal(f"another audit writes {path}") from error
+                raise
             if is_new:
                 self._file.truncate(0)
                 self._write({"audit": _VERSION} | _scope_value(scope))
@@ -91,7 +91,10 @@ class Journal:
 
 
 def read_journal(path: Path) -> tuple[Scope, Findings]:
-    """Return what a journal says, and cut off a last line that is not whole. Raises `UnusableJournal`."""
+    """Return what a journal says, and cut off a last line that is not whole.
+
+    Raises `UnusableJournal`, also if that line is being written.
+    """
     raw = path.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     try:
@@ -105,8 +108,17 @@ def read_journal(path: Path) -> tuple[Scope, Findings]:
         raise UnusableJournal(f"{path} is no journal of an audit: {error}") from error
     if len(whole) < len(raw):
         with path.open("r+b") as file:
+            _lock(file)
             file.truncate(len(whole))
     return scope, found
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Keep other audits from writing the file until it is closed. Raises `UnusableJournal`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UnusableJournal(f"another audit writes {file.name}") from error
 
 
 def miss_value(miss: Miss) -> dict[str, Any]:

@@ -63,6 +63,19 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     Journal(tmp_path / "journal", SCOPE).close()
 
 
+def test_line_that_another_audit_is_writing_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    other = Journal(path, SCOPE)
+    with path.open("ab") as file:
+        file.write(b'{"answer":')
+    with pytest.raises(UnusableJournal, match="another audit writes"):
+        read_journal(path)
+    assert path.read_bytes().endswith(b'{"answer":')
+    other.close()
+    assert read_journal(path)[0] == SCOPE
+    assert path.read_bytes().endswith(b"\n")
+
+
 def test_new_journal_replaces_the_one_before(tmp_path: Path) -> None:
     write(tmp_path / "journal")
     Journal(tmp_path / "journal", SCOPE).close()
