@@ -26,7 +26,7 @@ _MOST_VALUE: Final = 200
 @dataclass(slots=True)
 class Known:
     """`now`: Unix seconds, when the question began; `sample`: the events that the relay showed first, in its order;
-    `pool`: all that it showed.
+    `sample_kinds`: what it was asked for by, where not by nothing; `pool`: all that it showed.
 
     `secret`: the throw-away key; `writes`: events may be published with it, `published` are those that were accepted,
     `is_taken_back`: their deletion was published.
@@ -39,6 +39,7 @@ class Known:
     information: RelayInformation | None = None
     sample: tuple[Event, ...] = ()
     is_sample_kindless: bool = False
+    sample_kinds: tuple[int, ...] = ()
     pool: dict[bytes, Event] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
     is_taken_back: bool = False

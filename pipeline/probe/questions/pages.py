@@ -40,6 +40,7 @@ class FirstPage:
         for kinds, limit in ((_COMMON_KINDS, FIRST_LIMIT), (_NO_NOTES, FIRST_LIMIT), ([1], _SMALL_LIMIT)):
             if answer.events:
                 break
+            known.sample_kinds = tuple(kinds)
             answer = yield req(known.new_id(), {"kinds": kinds, "limit": limit})
             if answer.events and found[0].value is None:
                 found = [Observation("page.everything", "matches nothing")]
@@ -136,6 +137,8 @@ def _nothing_withheld(known: Known) -> FilterValue | None:
     if known.is_sample_kindless and CONFIDENTIAL_KINDS & shown.keys():
         return {"since": 0}
     kinds = [kind for kind, _ in shown.most_common() if kind not in CONFIDENTIAL_KINDS]
+    if not known.is_sample_kindless:
+        kinds = [kind for kind in kinds if kind in known.sample_kinds]
     return {"kinds": sorted(kinds[:_MOST_KINDS])} if kinds else None
 
 
@@ -152,7 +155,9 @@ class Truncation:
         most = len(times) // 3
         if most < 2 or times[most - 1] == times[-most]:
             return [unknown(name, "too few events")]
-        filters: FilterValue = {"limit": most} if known.is_sample_kindless else {"kinds": _COMMON_KINDS, "limit": most}
+        filters: FilterValue = {"limit": most}
+        if not known.is_sample_kindless:
+            filters = {"kinds": list(known.sample_kinds), "limit": most}
         answer = yield req(known.new_id(), filters)
         came = sorted((each.created_at for each in answer.events), reverse=True)
         if not came:

@@ -56,6 +56,18 @@ def test_relay_that_wants_no_scrapers_shows_a_hundred_notes() -> None:
     assert len(known.sample) == sum(each.kind == 1 for each in WORLD)
 
 
+def test_relay_that_wants_authors_of_notes_shows_pages_of_other_kinds() -> None:
+    def refuse(filters: Filters, _: Ask) -> Reply | None:
+        is_known = 1 not in filters[0].get("kinds", [1])
+        return None if is_known else Reply(End.CLOSED, "blocked: an author must be specified to get their kind:1 notes")
+
+    relay = ModelRelay(WORLD, Behaviour(cap=12), refuse=refuse)
+    known = replace(relay.known(), is_sample_kindless=False, pool={}, sample=())
+    assert seen(FirstPage(), relay, known)["page.order"].value == "newest first"
+    assert seen(Truncation(), relay, known)["page.limit_keeps"].value == "the newest"
+    assert seen(PageLimit(), relay, known)["limit.page"].value == 12
+
+
 def test_silent_relay_without_events_shows_nothing() -> None:
     found = seen(FirstPage(), ModelRelay([]))
     assert [each.value for each in found.values()] == [None, None]
