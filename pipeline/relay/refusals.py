@@ -157,6 +157,7 @@ _KINDS: Final = re.compile(r"\bkinds? (?:not allowed: ?([\d, ]{1,400})|([\d, ]{1
 _SUBSCRIPTIONS: Final = re.compile(
     r"too many (?:concurrent )?(?:reqs?\b|subscriptions|subs\b)|too many open filters|maximum concurrent subscription"
     r"|number of subscriptions exceeds|active subscriptions exceed"
+    rf"|\bat max(?:imum)? sub(?:scription)?s\b(?:\W{{1,3}}{_NUMBER})?"
 )
 _FILTERS: Final = re.compile(
     rf"too many filters|arr too big|invalid number of filters|exceeds max filter count(?: {_NUMBER})?"
