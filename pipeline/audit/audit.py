@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.audit.client import AskPolicy, Interrupted, RelayClient
+from pipeline.audit.client import AskedTooLong, AskPolicy, Interrupted, RelayClient
 from pipeline.audit.findings import Answer, AuditedRelay, AuditReport, Miss, Suspect, report
 from pipeline.audit.journal import Findings, Journal, Scope
 from pipeline.audit.judge import CrawlReach, Judge
@@ -161,7 +161,7 @@ class Audit:
             one = RelayAudit(record, client, judge, Span(self._scope.since, self._scope.until), self._take)
             try:
                 return problem(one.run(self._scope.subjects, done, lambda: self._holdings(database)))
-            except (DialError, ConnectionLost) as error:
+            except (DialError, ConnectionLost, AskedTooLong) as error:
                 if self._ended.is_set():
                     raise Interrupted from error
                 return problem(str(error))

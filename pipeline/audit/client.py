@@ -4,11 +4,13 @@ What the relay allows is what the crawl has learned of it, and what it refuses o
 requests is waited out; a lost connection is opened again, a few times in all.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.errors import EventServiceError
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.auth import addresses_for_auth, auth_event
 from pipeline.nostr.event import Event
@@ -55,6 +57,10 @@ class Interrupted(Exception):
     """The audit is to end; what was asked for last is asked for again when it goes on."""
 
 
+class AskedTooLong(EventServiceError):
+    """The relay has had all the time that one audit gives it."""
+
+
 @dataclass(slots=True)
 class AuditPage:
     """What came of one filter; without a `refusal` it came to its end.
@@ -73,12 +79,16 @@ class AuditPage:
 
 @dataclass(frozen=True, slots=True)
 class AskPolicy:
-    """How relays are asked: `rate` requests a second at most, as whom (`secret`), and how large an event may be."""
+    """How relays are asked: `rate` requests a second at most, as whom (`secret`), and how large an event may be.
+
+    `relay_s`: for how long each is asked at most.
+    """
 
     dial: DialPolicy
     rate: float
     secret: bytes | None
     bounds: FrameBounds
+    relay_s: float = math.inf
 
 
 class RelayClient:
@@ -97,6 +107,7 @@ class RelayClient:
         self._session = self._new_session()
         self._connections = 0
         self._asked_at = -1.0 / policy.rate
+        self._until = clock.monotonic() + policy.relay_s
         self.requests = 0
         """How many were sent."""
 
@@ -112,7 +123,10 @@ class RelayClient:
             self._websocket = None
 
     def page(self, filters: Filter | Sequence[Filter]) -> AuditPage:
-        """Return what the relay has for `filters`. Raises `DialError`, `ConnectionLost` or `Interrupted`."""
+        """Return what the relay has for `filters`.
+
+        Raises `DialError`, `ConnectionLost`, `AskedTooLong` or `Interrupted`.
+        """
         lost = rationed = 0
         while True:
             try:
@@ -131,7 +145,7 @@ class RelayClient:
     def compare(self, query: Filter, items: ItemSet) -> Reconciliation | None:
         """Return how `items` compare with what the relay has; None where it compares no sets, or not these.
 
-        Raises `DialError` or `Interrupted`.
+        Raises `DialError`, `AskedTooLong` or `Interrupted`.
         """
         websocket = self._begin()
         frame = (self.limits.max_frame_bytes - _NEG_ENVELOPE) // 2 - len(query.encode())
@@ -210,6 +224,8 @@ class RelayClient:
         """Send what is due, and read what comes; returns what it means. Events go into `page`."""
         if self._stop.is_set():
             raise Interrupted
+        if self._clock.monotonic() > self._until:
+            raise AskedTooLong(f"not done after {self._policy.relay_s:,.0f} s")
         while self._session.outgoing:
             websocket.send(self._session.outgoing.popleft())
         due, now = self._session.next_deadline(), self._clock.monotonic()

@@ -1,5 +1,6 @@
 """How an audit is done by the settings of the service."""
 
+import math
 from typing import Final
 
 from pipeline.audit.audit import AuditPolicy
@@ -22,7 +23,9 @@ RATE: Final = 2.0
 """Requests a second to one relay."""
 
 
-def policy_of(config: Config, *, rate: float = RATE, settle_s: float = SETTLE_S, fetches: bool = True) -> AuditPolicy:
+def policy_of(
+    config: Config, *, rate: float = RATE, settle_s: float = SETTLE_S, fetches: bool = True, relay_s: float = math.inf
+) -> AuditPolicy:  # fmt: skip
     """Return the policy for the settings: relays are dialled, and events are bounded, as by the crawl."""
     dial = DialPolicy(
         allow_private=config.allow_private_relays, user_agent=USER_AGENT, socks_proxy=config.socks_proxy,
@@ -31,7 +34,7 @@ def policy_of(config: Config, *, rate: float = RATE, settle_s: float = SETTLE_S,
     return AuditPolicy(
         AskPolicy(
             dial, rate, read_secret_key(config.secret_key_path),
-            FrameBounds(config.max_event_bytes, config.max_event_tags),
+            FrameBounds(config.max_event_bytes, config.max_event_tags), relay_s,
         ),
         EventLimits(config.max_event_bytes, config.max_event_tags),
         CrawlReach(config.backfill // 1000, config.new_author_lookback // 1000),

@@ -65,8 +65,8 @@ class RelayAudit:
     def run(self, subjects: Sequence[AuditSubject], done: frozenset[str], held: Callable[[], Held]) -> str:
         """Ask about `subjects` what is not `done`; return why not everything was asked, empty if it was.
 
-        `held`: what is held of all of them, read when it is first needed. Raises `DialError`, `ConnectionLost` or
-        `Interrupted`.
+        `held`: what is held of all of them, read when it is first needed. Raises `DialError`, `ConnectionLost`,
+        `AskedTooLong` or `Interrupted`.
         """
         questions = list(self._questions(subjects, done))
         compared = self._compare([each for each in questions if each[0].subject is Aspect.AUTHOR], held)

@@ -34,13 +34,14 @@ class AuditPace:
     `first_ms`: the least time from a start, which has to catch up, to an audit. `catch_up_ms`: authors wanted and
     relays crawled for less than this are not drawn, as their past is still being fetched. `lag_s`: what is younger may
     still be on its way from a relay that is swept now and then. `settle_s`: after this time what is still unknown is a
-    miss.
+    miss. `relay_s`: a relay that takes longer is asked no more; most take some minutes.
     """
 
     first_ms: int = 900_000
     catch_up_ms: int = 3_600_000
     lag_s: int = 900
     settle_s: float = SETTLE_S
+    relay_s: float = 3_600.0
 
 
 class ScheduledAudits:
@@ -87,7 +88,8 @@ class ScheduledAudits:
             self._log.exception("audit failed")
 
     def _audit(self, database: Database, scope: Scope, records: Sequence[RelayRecord]) -> None:
-        policy = policy_of(self._ctx.settings, rate=RATE, settle_s=self._pace.settle_s)
+        pace = self._pace
+        policy = policy_of(self._ctx.settings, rate=RATE, settle_s=pace.settle_s, relay_s=pace.relay_s)
         one = Audit(scope, policy, self._open_database, self._clock, self._stop, Journal(None, scope))
         one.ask(records)
         found = one.report(one.settle(database, lambda: self._ctx.bells.ring("saver")))

@@ -90,6 +90,17 @@ def test_past_that_is_still_being_fetched_is_not_missed(world: World, late: str)
         assert outcome(world).missed == len(NOTES)
 
 
+def test_relay_that_takes_for_ever_does_not_hold_up_audits(world: World) -> None:
+    """What it did not answer is not counted."""
+    with ScriptedRelay(Behaviour(eose=False), events=NOTES) as relay:
+        crawl(world, relay.url)
+        pace = replace(AT_ONCE, relay_s=0.5)
+        ScheduledAudits(world.context("sweeper"), world.opener(), pace).turn(world.database)
+        assert len(relay.journal.of(Req)) <= 1
+    assert outcome(world).at > 0
+    assert outcome(world).recall is None
+
+
 def test_switched_off_or_just_started_nothing_is_asked(world: World) -> None:
     with ScriptedRelay(events=NOTES) as relay:
         crawl(world, relay.url)
