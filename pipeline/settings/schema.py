@@ -177,6 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
         values.boolean,
         "true",
         "offer compression to relays: fewer bytes, more CPU",
+        parse.format_boolean,
     ),
     Setting(
         "EVENTS_BACKFILL",

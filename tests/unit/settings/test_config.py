@@ -358,6 +358,12 @@ def test_what_is_shown_reads_back_as_it_was_and_secrets_are_hidden(env: Env, tmp
     assert Config.from_env(shown | hidden) == config
 
 
+def test_booleans_are_shown_as_they_are_written(env: Env) -> None:
+    shown = dict(Config.from_env(env).effective())
+    booleans = {each.name: each.default for each in SETTINGS if each.default in ("true", "false")}
+    assert {name: shown[name] for name in booleans} == booleans
+
+
 def test_credentials_that_systemd_loads_are_defaults(env: Env, tmp_path: Path) -> None:
     """The units let a file that is missing read as `none`; what a setting names wins."""
     folder = tmp_path / "loaded"
