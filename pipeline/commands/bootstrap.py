@@ -18,9 +18,11 @@ from pipeline.settings.reload import ReloadableConfig, read_settings_file
 from pipeline.store import runtime_directory
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
+from pipeline.store.ownership import is_there
 from pipeline.store.schema import open_database, open_to_read
 
 EXIT_CANNOT_START = 3
+_CREATES_IT = "create it with event-service supervise or users add"
 
 
 def live_settings_or_exit(env_file: Path | None) -> ReloadableConfig:
@@ -101,9 +103,13 @@ def open_configured_to_read() -> Database:
 
 
 def open_to_read_or_exit(config: Config) -> Database:
-    """Return the database of `config`, its schema left alone; ends the program if it cannot be used."""
+    """Return the database of `config`, its schema left alone; ends the program if it is missing or cannot be used."""
+    path = config.database_path
+    if is_there(path) is False:
+        # Looking at a mistyped path must not create a database there that says that all is empty.
+        cannot_start(CannotStart(f"there is no database {path}: correct EVENTS_DATABASE_PATH, or {_CREATES_IT}"))
     try:
-        return open_to_read(config.database_path, SystemClock())
+        return open_to_read(path, SystemClock())
     except (CannotStart, DatabaseFailed) as error:
         cannot_start(error)
 

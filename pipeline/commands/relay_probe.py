@@ -24,6 +24,7 @@ from pipeline.relay.limits import RelayLimits
 from pipeline.settings.config import Config
 from pipeline.store import relay_forms, relay_records
 from pipeline.store.database_errors import DatabaseFailed
+from pipeline.store.ownership import is_there
 from pipeline.store.schema import open_to_read
 
 _MAX_RELAYS = 100_000
@@ -64,7 +65,7 @@ def _policy(config: Config | None) -> DialPolicy:
 
 
 def _with_learned(report: ProbeReport, address: RelayAddress, config: Config | None) -> ProbeReport:
-    learned = None if config is None or not config.database_path.exists() else _learned(address, config)
+    learned = None if config is None or is_there(config.database_path) is False else _learned(address, config)
     if learned is None:
         return report
     seen = {each.name: each for each in report.observations}

@@ -13,6 +13,7 @@ import click
 from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_to_read_or_exit
 from pipeline.commands.output import say
 from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth
 from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
@@ -29,6 +30,8 @@ from pipeline.store.throughput import Sample
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not listened on
 _EVERY_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
+_NO_PAGE: Final = "there is no status page: {}"
+_NO_WEB_SERVER: Final = "no web server runs; start event-service supervise"
 
 
 @click.command()
@@ -53,7 +56,10 @@ def status(as_json: bool, watch: bool, only_url: bool) -> None:
     with open_to_read_or_exit(config) as database:
         config = of_running_service(config, database)
         if only_url:
-            return say(page_url(config))
+            address = page_url(config)
+            if not _web_server_runs(config, clock):
+                raise click.ClickException(_NO_PAGE.format(_NO_WEB_SERVER))
+            return say(address)
         is_well = show(config, database, clock, as_json=as_json)
         stop = Stop()
         while watch:
@@ -76,9 +82,14 @@ def page_url(config: Config) -> str:
     token = read_page_token(config.runtime_directory)
     if config.status_page is StatusPageAccess.OFF or token is None:
         is_off = config.status_page is StatusPageAccess.OFF
-        why = "EVENTS_STATUS_PAGE is off" if is_off else "no web server runs; start event-service supervise"
-        raise click.ClickException(f"there is no status page: {why}")
+        raise click.ClickException(_NO_PAGE.format("EVENTS_STATUS_PAGE is off" if is_off else _NO_WEB_SERVER))
     return f"{address}?token={token}"
+
+
+def _web_server_runs(config: Config, clock: Clock) -> bool:
+    """Return True if a process of the stage `server` is alive; its token stays when it ends."""
+    readings = read_heartbeats(config.runtime_directory, clock)
+    return any(each.alive and each.slot_name.partition("-")[0] == "server" for each in readings)
 
 
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:

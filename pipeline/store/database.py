@@ -30,7 +30,7 @@ from pipeline.store.database_file import (
     prepare,
     require_sqlite,
 )
-from pipeline.store.ownership import create_private
+from pipeline.store.ownership import create_private, is_there
 
 # Some tenths of a second of SQLite's work.
 _PROGRESS_STEPS = 10_000_000
@@ -71,7 +71,7 @@ class Database:
         is full or fails, or its folder is away.
         """
         require_sqlite()
-        if path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP).exists():
+        if is_there(path.resolve().with_name(path.resolve().name + INTERRUPTED_SWAP)):
             raise DatabaseUnusable(f"an import at {path} was interrupted; event-service import-go --in-place ends it")
         create_private(path)
         try:

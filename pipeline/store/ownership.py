@@ -15,7 +15,7 @@ def create_private(path: Path) -> None:
 
     A command of an operator may be what first opens the database of a service that has a user of its own.
     """
-    if path.exists():
+    if is_there(path):
         return
     # The opening of the file reports what could not be made.
     with contextlib.suppress(OSError):
@@ -26,6 +26,17 @@ def create_private(path: Path) -> None:
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         finally:
             os.close(descriptor)
+
+
+def is_there(path: Path) -> bool | None:
+    """Return True if there is such a file, False if not, None if this user may not look into its folder."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def give_as(path: Path, model: Path) -> None:
@@ -40,6 +51,8 @@ def describe_owner(path: Path) -> str:
     """Whose file it is and who asks, in words for an operator; empty where that cannot be known."""
     try:
         found = path.stat()
+    except PermissionError:
+        return f"this is {_user(os.geteuid())}, who may not look into its folder"
     except OSError:
         return ""
     mode = stat.S_IMODE(found.st_mode)

@@ -34,6 +34,7 @@ def test_coverage_is_printed_as_text_and_as_json(tmp_path: Path) -> None:
 
 
 def test_author_who_is_not_wanted_is_refused(tmp_path: Path) -> None:
+    open_database(tmp_path / "events.db", SystemClock()).close()
     operator = Operator(tmp_path / "events.db")
     assert "is not wanted" in operator.fail("coverage", "ab" * 32)
     operator.fail("coverage", "nobody", code=2)

@@ -26,6 +26,7 @@ def test_an_event_is_explained_by_either_form_of_its_id(tmp_path: Path) -> None:
 
 
 def test_an_unknown_event_and_what_is_no_id(tmp_path: Path) -> None:
+    open_database(tmp_path / "events.db", SystemClock()).close()
     operator = Operator(tmp_path / "events.db")
     assert "never accepted" in operator.run("explain", "ab" * 32).stdout
     assert operator.run("explain", "ab" * 32).returncode == 1

@@ -17,7 +17,7 @@ from pipeline.store import database, database_file
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import BUSY_TIMEOUT_S, DatabaseBusy, DatabaseFailed, DatabaseUnusable, DiskFull
 from pipeline.store.database_file import APPLICATION_ID, JOURNAL_SIZE_LIMIT, wal_bytes
-from pipeline.store.schema import open_database
+from pipeline.store.schema import open_database, open_to_read
 from tests.fakes.net import pause
 from tests.support.database import GO_SERVICE, contents, refusal
 
@@ -141,6 +141,14 @@ def test_a_file_in_a_folder_that_cannot_be_written_is_refused(folder: Path, fres
     with somebody_else():
         assert str(path) in refusal(path)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["events.db", "missing.db"])
+def test_folder_that_may_not_be_entered_is_a_failure_that_says_so(folder: Path, name: str) -> None:
+    (folder / "events.db").touch()
+    folder.chmod(0)
+    with somebody_else(), pytest.raises(DatabaseFailed, match="who may not look into its folder"):
+        open_to_read(folder / name, ManualClock())
 
 
 def test_a_file_that_cannot_be_made_is_refused(folder: Path) -> None:

@@ -1,0 +1,40 @@
+"""Commands that look at a service where none has run, or none runs any more."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.process.clock import SystemClock
+from pipeline.process.heartbeat import Heartbeat
+from pipeline.process.page_token import make_page_token
+from pipeline.process.slots import heartbeats_directory
+from pipeline.store.schema import open_database
+from tests.integration.commands.operator import Operator
+
+LOOKING = [
+    ("status",), ("status", "--url"), ("explain", "ab" * 32), ("coverage", "ab" * 32), ("users", "list"),
+    ("relays", "list"), ("relays", "show", "ws://127.0.0.1:1"), ("dead", "list"), ("backfill", "--list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_missing_database_is_named_and_not_created(command: tuple[str, ...], tmp_path: Path) -> None:
+    operator = Operator(tmp_path / "typo.db")
+    said = operator.fail(*command, code=3)
+    assert f"there is no database {tmp_path}/typo.db: correct EVENTS_DATABASE_PATH" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_url_is_that_of_a_web_server_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = tmp_path / "run"
+    heartbeats_directory(runtime).mkdir(parents=True)
+    monkeypatch.setenv("EVENTS_RUNTIME_DIRECTORY", str(runtime))
+    open_database(tmp_path / "events.db", SystemClock()).close()
+    operator = Operator(tmp_path / "events.db")
+    # It stays from one run to the next.
+    token = make_page_token(runtime)
+    assert "no web server runs; start event-service supervise" in operator.fail("status", "--url")
+    heartbeat = Heartbeat(runtime, "server-0", SystemClock())
+    assert operator.succeed("status", "--url").strip().endswith(f"/?token={token}")
+    heartbeat.close()
+    assert "no web server runs; start event-service supervise" in operator.fail("status", "--url")
