@@ -150,7 +150,10 @@ def _queue(queue: QueueGauges, now: int) -> QueueStatus:
 def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus:
     target = str(config.target_relay) if sink is SinkName.RELAY else str(config.sink)
     if sink is SinkName.PUBSUB and config.sink.kind is SinkKind.PUBSUB:
-        target = f"projects/{config.google_pubsub_project_id}/topics/{config.pubsub_topic}"
+        project = config.google_pubsub_project_id
+        # A command beside the service may lack the setting.
+        unset = f"topic {config.pubsub_topic}; EVENTS_GOOGLE_PUBSUB_PROJECT_ID is not set here"
+        target = f"projects/{project}/topics/{config.pubsub_topic}" if project else unset
     retries = _summed(counters, "event_service_sink_retries_total", "sink", "reason")
     return SinkStatus(sink, target, {why: count for (name, why), count in retries.items() if name == sink.value})
 

@@ -1,5 +1,6 @@
 """Commands that look at a service where none has run, or none runs any more."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,12 @@ def test_status_url_is_that_of_a_web_server_that_runs(tmp_path: Path, monkeypatc
     assert operator.succeed("status", "--url").strip().endswith(f"/?token={token}")
     heartbeat.close()
     assert "no web server runs; start event-service supervise" in operator.fail("status", "--url")
+
+
+def test_status_without_the_settings_of_the_service_names_no_project(tmp_path: Path) -> None:
+    open_database(tmp_path / "events.db", SystemClock()).close()
+    operator = Operator(tmp_path / "events.db")
+    env = operator.env | {"EVENTS_ENVIRONMENT": "PRODUCTION", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": ""}
+    done = subprocess.run(operator.command("status"), env=env, capture_output=True, text=True, check=False)
+    assert "topic nostr-events; EVENTS_GOOGLE_PUBSUB_PROJECT_ID is not set here" in done.stdout
+    assert "None" not in done.stdout
