@@ -144,6 +144,8 @@ class Withheld:
         found = [(yield from self._alone(known, event if is_there else None)), (yield from self._beside_notes(known))]
         if is_there:
             yield _publish(self._signed(secret, known.now, [["e", event.id.hex()]], DELETION))
+            # A page without it is not cut off.
+            known.pool.pop(event.id, None)
         return found
 
     def _signed(self, secret: bytes, at: int, tags: list[list[str]], kind: int | None = None) -> Event:

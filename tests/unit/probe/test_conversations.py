@@ -168,6 +168,19 @@ def test_withheld_kind_shows_by_a_refusal_a_count_or_by_publishing_one() -> None
     assert played(Withheld(4), ACCEPTED, EOSE, notes, ACCEPTED)[name].value == "withheld silently"
 
 
+def test_message_that_was_deleted_is_not_expected_of_pages() -> None:
+    known = writing()
+
+    def shown(asked: Sequence[Ask]) -> Reply:
+        known.note([published(asked)])
+        return delivered(asked)
+
+    before = set(known.pool)
+    notes = Reply(End.EOSE, events=tuple(each for each in known.controls() if each.kind == 1)[:2])
+    assert played(Withheld(4), ACCEPTED, shown, notes, ACCEPTED, known=known)["withheld.kind_4"].value == "shown"
+    assert set(known.pool) == before
+
+
 def test_refusal_of_whatever_is_asked_says_nothing_of_a_kind() -> None:
     known = reading()
     known.plain_refusal = "restricted: members only"
