@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -10,7 +11,8 @@ from pipeline.commands.bootstrap import open_configured_to_read
 from pipeline.commands.output import say
 from pipeline.commands.users import PublicKey
 from pipeline.nostr.nip19 import encode_npub
-from pipeline.status.coverage import RelayCoverage
+from pipeline.process.liveness import utc
+from pipeline.status.coverage import Coverage, RelayCoverage
 from pipeline.status.coverage import coverage as coverage_of
 
 
@@ -35,13 +37,49 @@ def coverage(key: bytes, as_json: bool) -> None:
         say(f"{encode_npub(key)} is not wanted: not a registered user, and followed by none", err=True)
         sys.exit(1)
     if as_json:
-        npub = {"npub": encode_npub(key), "public_key": key.hex()}
-        say(json.dumps(asdict(found) | npub))
+        say(json.dumps(_value(found)))
         return
     for line in found.lines():
         say(f"{line.subject:<15} {line.text}")
     for relay in found.relays:
         _show(relay)
+
+
+def _value(found: Coverage) -> dict[str, Any]:
+    """Return all of it with every time as a text, as other commands print them."""
+    arrivals, newest = found.arrivals, found.arrivals.newest
+    return asdict(found) | {
+        "npub": encode_npub(found.public_key),
+        "public_key": found.public_key.hex(),
+        "registered_at": _time(found.registered_at, per_s=1000),
+        "wanted_since": _time(found.wanted_since, per_s=1000),
+        "contacts_dated": _time(found.contacts_dated),
+        "arrivals": asdict(arrivals)
+        | {
+            "since": _time(arrivals.since),
+            "counted_from": _time(arrivals.counted_from),
+            "newest": None
+            if newest is None
+            else {
+                "created_at": _time(newest.created_at),
+                "seen_at": _time(newest.seen_at, per_s=1000),
+                "kind": newest.kind,
+            },
+        },
+        "relays": [
+            asdict(relay)
+            | {
+                "queries": [
+                    {"text": query.text, "complete_until": _time(query.complete_until)} for query in relay.queries
+                ]
+            }
+            for relay in found.relays
+        ],
+    }
+
+
+def _time(at: int | None, *, per_s: int = 1) -> str | None:
+    return None if at is None else utc(at // per_s)
 
 
 def _show(relay: RelayCoverage) -> None:

@@ -31,6 +31,8 @@ def test_coverage_is_printed_as_text_and_as_json(tmp_path: Path) -> None:
     assert "events that mention users: never complete" in text
     value = json.loads(operator.succeed("coverage", KEY.hex(), "--json"))
     assert (value["public_key"], value["relays"][0]["address"]) == (KEY.hex(), RELAY)
+    assert (value["registered_at"], value["contacts_dated"]) == ("2023-11-14T22:13:20Z", None)
+    assert {query["complete_until"] for query in value["relays"][0]["queries"]} == {None}
 
 
 def test_author_who_is_not_wanted_is_refused(tmp_path: Path) -> None:
