@@ -78,17 +78,17 @@ class AuditedRelay:
 class Recall:
     """How many events relays have that are held here, and how many are not."""
 
-    had: int
+    held: int
     missed: int
 
     @property
     def share(self) -> float | None:
         """Return the share of those that are held; None of nothing."""
-        return self.had / (self.had + self.missed) if self.had + self.missed else None
+        return self.held / (self.held + self.missed) if self.held + self.missed else None
 
     def to_value(self) -> dict[str, Any]:
         """Return it as a JSON value."""
-        return {"had": self.had, "missed": self.missed, "recall": self.share}
+        return {"held": self.held, "missed": self.missed, "recall": self.share}
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class ScheduledAudits:
         found = one.report(one.settle(database, lambda: self._ctx.bells.ring("saver")))
         self._report(found)
         with database.write() as tx:
-            audits.put(tx, self._clock.now_ms(), found.total.had, found.total.missed)
+            audits.put(tx, self._clock.now_ms(), found.total.held, found.total.missed)
 
     def _sample(self, database: Database) -> tuple[Scope, list[RelayRecord]]:
         now_ms = self._clock.now_ms()
@@ -113,7 +113,9 @@ class ScheduledAudits:
 
     def _report(self, found: AuditReport) -> None:
         asked = sum(not each.problem for each, _ in found.by_relay)
-        self._log.info("sample audited", had=found.total.had, missed=found.total.missed, relays=asked, late=found.late)
+        self._log.info(
+            "sample audited", held=found.total.held, missed=found.total.missed, relays=asked, late=found.late
+        )
         addresses = {each.relay: each.address for each, _ in found.by_relay}
         for miss in found.misses[:_MAX_LOGGED]:
             relays = ", ".join(addresses[relay] for relay in miss.relays)

@@ -217,7 +217,7 @@ def _lines(result: AuditReport, scope: Scope) -> list[str]:
     lines = [
         f"{number_of(len(scope.subjects), 'author')}, {number_of(users, 'registered user')} of them, at"
         f" {number_of(len(result.by_relay), 'relay')}, {utc(scope.since)} to {utc(scope.until)}",
-        f"recall {_share(result.total)}: {number_of(result.total.had, 'event')} held, {result.total.missed:,} missed",
+        f"recall {_share(result.total)}: {number_of(result.total.held, 'event')} held, {result.total.missed:,} missed",
     ]
     for title, rows in (
         ("relay", [(each.address, recall, each) for each, recall in result.by_relay]),
@@ -237,7 +237,7 @@ def _lines(result: AuditReport, scope: Scope) -> list[str]:
 
 def _row(name: str, recall: Recall, relay: AuditedRelay | None) -> str:
     problem = f"  not asked everything: {relay.problem}" if relay is not None and relay.problem else ""
-    return f"{name:<44} {recall.had:>10,} {recall.missed:>8,}  {_share(recall):<7}{problem}".rstrip()
+    return f"{name:<44} {recall.held:>10,} {recall.missed:>8,}  {_share(recall):<7}{problem}".rstrip()
 
 
 def _miss_lines(miss: Miss, addresses: dict[int, str]) -> list[str]:

@@ -41,6 +41,8 @@ def probe_relays(addresses: tuple[str, ...], *, writes: bool, as_json: bool, pac
                 report = probe(address, policy, SystemClock(), writes=writes, pace=pace, on_question=on_question)
         except DialError as error:
             say(f"{address.spelling}: no connection: {error}", err=True)
+            if as_json:
+                say(json.dumps({"address": address.spelling, "error": str(error)}))
             answered = False
             continue
         report = _with_learned(report, address, config)

@@ -133,7 +133,7 @@ def test_every_planted_miss_is_found_at_each_relay_and_fetched(audited: Audited)
         assert {each["id"] for each in found["misses"]} == planted
         assert all(sorted(each["relays"]) == urls and each["fetched"] for each in found["misses"])
         assert all(dict(each["explain"])["never accepted"] for each in found["misses"])
-        assert (found["had"], found["missed"]) == (len(wanted) - len(planted), len(planted))
+        assert (found["held"], found["missed"]) == (len(wanted) - len(planted), len(planted))
         assert [each["missed"] for each in found["by_relay"]] == [len(planted)] * len(urls)
         assert {name: each["missed"] > 0 for name, each in found["by_rule"].items()} == dict.fromkeys(
             ("user", "followee", "mention"), True
@@ -175,7 +175,7 @@ def test_lying_relays_make_no_miss(audited: Audited) -> None:
         served = [stack.enter_context(ScriptedRelay(each, events=lies)) for each in liars]
         audited.crawl([each.url for each in served])
         found = audited.run()
-    assert (found["had"], found["missed"]) == (len(genuine), 0)
+    assert (found["held"], found["missed"]) == (len(genuine), 0)
     assert found["excluded"]["invalid-signature"] >= len(unsigned)
     assert found["excluded"]["invalid-hash"] >= len(hashed)
     assert found["excluded"]["not asked for"]
@@ -189,7 +189,7 @@ def test_relay_that_ignores_until_is_asked_a_bounded_number_of_times(audited: Au
         audited.crawl([relay.url])
         found = audited.run()
         assert len(relay.journal.of(Req)) < 100
-    assert (found["had"], found["missed"]) == (len(list(filter(is_wanted, everything))), 0)
+    assert (found["held"], found["missed"]) == (len(list(filter(is_wanted, everything))), 0)
 
 
 def test_relay_that_rations_requests_is_waited_for(audited: Audited) -> None:
@@ -201,7 +201,7 @@ def test_relay_that_rations_requests_is_waited_for(audited: Audited) -> None:
         audited.crawl([relay.url])
         found = audited.run()
     assert [each["id"] for each in found["misses"]] == [wanted[0].id]
-    assert (found["had"], found["unproven"]) == (len(wanted) - 1, [])
+    assert (found["held"], found["unproven"]) == (len(wanted) - 1, [])
 
 
 def test_what_is_dated_before_the_reach_of_the_crawl_is_no_miss(audited: Audited) -> None:
@@ -250,7 +250,7 @@ def test_interrupted_audit_goes_on_where_it_was(audited: Audited) -> None:
         assert "--resume goes on with it" in audited.invoke("--users").stderr
         found = audited.run("--resume")
     assert {each["id"] for each in found["misses"]} == {each.id for each in wanted[:3]}
-    assert found["had"] == len(wanted) - 3
+    assert found["held"] == len(wanted) - 3
     assert "no audit was interrupted" in audited.invoke("--resume").stderr
 
 

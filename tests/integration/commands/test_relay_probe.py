@@ -73,6 +73,15 @@ def test_relay_that_is_not_there_fails_and_the_next_is_asked(capsys: pytest.Capt
     assert "newest first" in told
 
 
+def test_json_has_a_line_for_a_relay_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with ScriptedRelay() as gone:
+        pass
+    assert not probe_relays((gone.url,), writes=False, as_json=True, pace=PACE)
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["address"] == gone.url
+    assert line["error"]
+
+
 def test_exit_codes_tell_of_usage_and_of_connections() -> None:
     with ScriptedRelay() as gone:
         pass

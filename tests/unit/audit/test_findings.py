@@ -24,7 +24,7 @@ def test_events_of_several_relays_count_once_in_all_and_for_each_relay() -> None
     assert found.total == Recall(2, 2)
     assert dict(found.by_rule) == {"user": Recall(2, 0), "followee": Recall(0, 2), "mention": Recall(0, 0)}
     assert found.by_relay == ((ONE, Recall(2, 1)), (TWO, Recall(1, 2)))
-    ages = {name: recall for name, recall in found.by_age if recall.had or recall.missed}
+    ages = {name: recall for name, recall in found.by_age if recall.held or recall.missed}
     assert ages == {"up to 1 h": Recall(1, 1), "up to 3 d": Recall(1, 1)}
     assert (found.excluded, found.late) == ({"invalid-signature": 3}, 3)
     assert found.unproven == ((TWO.address, "author:a", Unproven(1, 2, "refused")),)
@@ -32,7 +32,7 @@ def test_events_of_several_relays_count_once_in_all_and_for_each_relay() -> None
 
 def test_recall_of_nothing_is_no_number() -> None:
     assert report([ONE], [], [], 0, NOW).total.share is None
-    assert Recall(3, 1).to_value() == {"had": 3, "missed": 1, "recall": 0.75}
+    assert Recall(3, 1).to_value() == {"held": 3, "missed": 1, "recall": 0.75}
 
 
 @pytest.mark.parametrize(
