@@ -3,7 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,10 @@ from pipeline.nostr.nip19 import encode_npub
 from pipeline.process.liveness import utc
 from pipeline.status.coverage import Coverage, RelayCoverage
 from pipeline.status.coverage import coverage as coverage_of
+
+# Names of times.
+_IN_MS: Final = frozenset({"registered_at", "wanted_since", "seen_at"})
+_IN_S: Final = frozenset({"contacts_dated", "since", "counted_from", "created_at", "complete_until"})
 
 
 @click.command()
@@ -46,40 +50,19 @@ def coverage(key: bytes, as_json: bool) -> None:
 
 
 def _value(found: Coverage) -> dict[str, Any]:
-    """Return all of it with every time as a text, as other commands print them."""
-    arrivals, newest = found.arrivals, found.arrivals.newest
-    return asdict(found) | {
-        "npub": encode_npub(found.public_key),
-        "public_key": found.public_key.hex(),
-        "registered_at": _time(found.registered_at, per_s=1000),
-        "wanted_since": _time(found.wanted_since, per_s=1000),
-        "contacts_dated": _time(found.contacts_dated),
-        "arrivals": asdict(arrivals)
-        | {
-            "since": _time(arrivals.since),
-            "counted_from": _time(arrivals.counted_from),
-            "newest": None
-            if newest is None
-            else {
-                "created_at": _time(newest.created_at),
-                "seen_at": _time(newest.seen_at, per_s=1000),
-                "kind": newest.kind,
-            },
-        },
-        "relays": [
-            asdict(relay)
-            | {
-                "queries": [
-                    {"text": query.text, "complete_until": _time(query.complete_until)} for query in relay.queries
-                ]
-            }
-            for relay in found.relays
-        ],
-    }
+    keys = {"npub": encode_npub(found.public_key), "public_key": found.public_key.hex()}
+    return {name: _in_json(name, value) for name, value in (asdict(found) | keys).items()}
 
 
-def _time(at: int | None, *, per_s: int = 1) -> str | None:
-    return None if at is None else utc(at // per_s)
+def _in_json(name: str, value: Any) -> Any:
+    """Return a value of that name with every time in it as a text, as other commands print them."""
+    if isinstance(value, dict):
+        return {inner: _in_json(inner, each) for inner, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(name, each) for each in value]
+    if value is not None and name in _IN_MS:
+        return utc(value // 1000)
+    return utc(value) if value is not None and name in _IN_S else value
 
 
 def _show(relay: RelayCoverage) -> None:

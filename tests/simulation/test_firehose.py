@@ -104,7 +104,7 @@ def test_new_author_is_looked_back_for_then_covered_by_firehose_cursor() -> None
     assert {frozenset(each.authors or ()) for each in asked} >= {frozenset({BOB, CAROL})}
     assert not [each for each in asked if is_broad(each)]
     assert sim.cursors[FIREHOSE_QUERY.key].generation == 2
-    assert live_filters(sim) == [WHOLE], "nothing is opened anew for one more author"
+    assert live_filters(sim) == [WHOLE], "nothing is opened again for one more author"
 
 
 def test_plan_too_large_for_a_relay_uses_the_firehose_else_filters() -> None:

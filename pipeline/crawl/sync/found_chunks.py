@@ -22,7 +22,7 @@ class FoundChunks:
     __slots__ = ("_before", "_found", "_queries", "_stale", "_tree")
 
     def __init__(self) -> None:
-        # The queries that were followed last, of which only those have an entry who have members here.
+        # The queries as they were followed last, and by key the members of theirs who were found here, if any.
         self._before: Sequence[Query] = ()
         self._found: dict[str, Members] = {}
         self._tree = ChunkTree(MAX_MEMBERS)
@@ -34,7 +34,8 @@ class FoundChunks:
         """Look these up again when the queries are followed next: their lists changed."""
         self._stale.update(keys)
         if len(self._stale) > _MOST_STALE:
-            self.__init__()  # type: ignore[misc]  # as if nothing had been looked up
+            # As if none had been looked up.
+            self._before, self._found, self._tree, self._stale = (), {}, ChunkTree(MAX_MEMBERS), set()
 
     def follow(
         self, queries: Sequence[Query], find: Callable[[Query], Members], ask: Callable[[str, Members], Query]

@@ -1,4 +1,4 @@
-"""Notifier: one line for each registered user whom somebody mentions, within an hour and once.
+"""Notifier: one line for each registered user whom an event mentions, within an hour and once.
 
     python notifier.py PROJECT SUBSCRIPTION DATABASE
 

@@ -39,4 +39,4 @@ def test_author_who_is_not_wanted_is_refused(tmp_path: Path) -> None:
     open_database(tmp_path / "events.db", SystemClock()).close()
     operator = Operator(tmp_path / "events.db")
     assert "is not wanted" in operator.fail("coverage", "ab" * 32)
-    operator.fail("coverage", "nobody", code=2)
+    operator.fail("coverage", "alice", code=2)

@@ -67,7 +67,7 @@ def test_notifier_notifies_each_user_once(emulator: PubSubEmulator, sink: Pubsub
     own = ALICE.sign("me", created_at=NOW + 1, tags=[["p", ALICE.pubkey]])
     gone = CAROL.sign("gone", created_at=NOW + 2, tags=[["p", ALICE.pubkey]])
     old = CAROL.sign("old", created_at=NOW - 86_400, tags=[["p", ALICE.pubkey]])
-    other = ALICE.sign("mentions nobody", created_at=NOW + 3)
+    other = ALICE.sign("mentions none", created_at=NOW + 3)
     mention = message(note, "mention", users=[ALICE.pubkey, BOB.pubkey])
     with consume("notifier.py", emulator, tmp_path / "notified.db") as child:
         deliver(
@@ -93,7 +93,7 @@ def test_notifier_notifies_each_user_once(emulator: PubSubEmulator, sink: Pubsub
 def test_moderation_feed_has_each_event_once_and_none_deleted(
     emulator: PubSubEmulator, sink: PubsubSink, tmp_path: Path
 ) -> None:
-    """Whichever comes first, and nobody deletes what another wrote."""
+    """Whichever comes first, and no author deletes what another wrote."""
     kept, early, late = (ALICE.sign(text, created_at=NOW) for text in ("kept", "deleted early", "deleted late"))
     report = BOB.sign("spam!", kind=1984, created_at=NOW + 1, tags=[["p", ALICE.pubkey, "spam"], ["p"]])
     by_another = BOB.sign("", kind=5, created_at=NOW + 2, tags=[["e", kept.id], ["e"]])
@@ -130,7 +130,7 @@ def test_function_counts_each_event_once(
     command += ["--target=on_event", "--signature-type=cloudevent", f"--host={host}", f"--port={port}"]
     notes = [CAROL.sign(text, created_at=NOW, tags=[["p", ALICE.pubkey], ["p", BOB.pubkey]]) for text in "ab"]
     own = BOB.sign("me", created_at=NOW, tags=[["p", BOB.pubkey]])
-    other = ALICE.sign("mentions nobody", created_at=NOW)
+    other = ALICE.sign("mentions none", created_at=NOW)
     with Child(command) as child:
         wait_listening(host, port, PATIENCE_S)
         emulator.push_to(f"http://{host}:{port}/{emulator.topic}")

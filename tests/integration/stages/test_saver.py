@@ -697,7 +697,7 @@ def test_event_that_comes_between_two_slices_is_saved_before_the_next(
 def test_addresses_of_relays_are_parsed_before_the_write_lock_is_held(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others write meanwhile; the mentions are recorded all the same."""
+    """Others write at the same time; the mentions are recorded all the same."""
     parsed: list[Event] = []
 
     def writes(event: Event) -> list[Candidate]:

@@ -1,10 +1,11 @@
-"""Who comes first at a relay, kept up with plans and lists: the same as if it was looked up anew."""
+"""Who comes first at a relay, kept up with plans and lists: the same as from a fresh look-up."""
 
 import random
 from collections.abc import Callable
 
 import pytest
 
+from pipeline.crawl.sync import found_chunks
 from pipeline.crawl.sync.plan import Plan, Planner, Query
 from pipeline.crawl.sync.relay_lists import Named, RelayLists
 from pipeline.store.relay_lists import Listed
@@ -49,8 +50,12 @@ class World:
             self.named = self.named.after(changed)
 
 
+@pytest.mark.parametrize("most_stale", [50, 10_000])
 @pytest.mark.parametrize("seed", seeds(12))
-def test_what_is_kept_up_is_what_is_looked_up_anew(seed: int) -> None:
+def test_what_is_kept_up_is_what_a_fresh_look_up_finds(
+    seed: int, most_stale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found_chunks, "_MOST_STALE", most_stale)
     world = World(random.Random(seed))
     steps: list[Callable[[int], None]] = [world.want, world.list]
     for step in steps:
