@@ -18,6 +18,7 @@ from pipeline.crawl.flow_control import Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import Ingester
 from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
 from pipeline.crawl.relay_pool import JOIN_S, RelayPool
+from pipeline.crawl.relay_shares import LocalShares, RelayShares
 from pipeline.crawl.stored_item_sets import StoredItemSets
 from pipeline.crawl.sync.plan import Plan, Planner
 from pipeline.crawl.sync.timing import CrawlSettings
@@ -89,7 +90,8 @@ def run(ctx: StageContext) -> None:
     times = ctx.times()
     open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked, times)
     counters = StageCounters(ctx.slot, ctx.metrics)
-    shared = _context(ctx, open_here, counters)
+    shares = _shares(ctx)
+    shared = _context(ctx, open_here, counters, shares)
     item_sets = StoredItemSets(
         open_here, ctx.clock, shared.log, on_turn=ctx.heartbeat.watch("holdings", _SLOW_THREAD_LIMIT_S).turn
     )
@@ -104,7 +106,7 @@ def run(ctx: StageContext) -> None:
         reader = threading.Thread(target=item_sets.run, name="holdings", daemon=True)
         reader.start()
         try:
-            _Crawler(ctx, database, pool, shared.ingester, shared.backpressure, dial_gate).run(writer)
+            _Crawler(ctx, database, pool, shared.ingester, shared.backpressure, dial_gate, shares).run(writer)
         finally:
             item_sets.finish()
             pool.close()
@@ -116,7 +118,13 @@ def run(ctx: StageContext) -> None:
                 runs.end(tx, ctx.slot.name, ctx.clock.now_ms())
 
 
-def _context(ctx: StageContext, open_here: Callable[[], Database], counters: StageCounters) -> CrawlContext:
+def _shares(ctx: StageContext) -> RelayShares:
+    return LocalShares(ctx)
+
+
+def _context(
+    ctx: StageContext, open_here: Callable[[], Database], counters: StageCounters, shares: RelayShares
+) -> CrawlContext:
     config, watch = ctx.config, ctx.heartbeat.watch
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     ingester = Ingester(
@@ -127,7 +135,7 @@ def _context(ctx: StageContext, open_here: Callable[[], Database], counters: Sta
         ctx.clock, ingester, TransactionBatcher(ingester), Backpressure(_marks(config)),
         RateLimitedLogger(ctx.log, ctx.clock), FrameBounds(limits.bytes, limits.tags),
         read_secret_key(config.secret_key_path), watch("reactor", _THREAD_LIMIT_S).turn,
-        lambda: ctx.settings.relay_byte_rate, waiting=ctx.times().waiting,
+        lambda: ctx.settings.relay_byte_rate, waiting=ctx.times().waiting, fence=shares.fence,
     )  # fmt: skip
 
 
@@ -139,8 +147,8 @@ def _relay_pool(ctx: StageContext, context: CrawlContext, item_sets: StoredItemS
     )  # fmt: skip
     dials = DialBounds(TokenBucket(dial_rate(config.crawlers), now), TokenBucket(fast_dial_rate(config.crawlers), now))
     return RelayPool(
-        _Dialler(ctx, policy), context, ctx.metrics, _crawl_settings(config), dials, item_sets, gate=dial_gate,
-        on_ended=ctx.doorbell.ring if ctx.doorbell is not None else lambda: None,
+        _Dialler(ctx, policy, context.may_ask), context, ctx.metrics, _crawl_settings(config), dials, item_sets,
+        gate=dial_gate, on_ended=ctx.doorbell.ring if ctx.doorbell is not None else lambda: None,
     )  # fmt: skip
 
 
@@ -194,24 +202,32 @@ def _raise_file_limit(ctx: StageContext) -> None:
 
 
 class _Dialler:
-    def __init__(self, ctx: StageContext, policy: DialPolicy) -> None:
+    def __init__(self, ctx: StageContext, policy: DialPolicy, may_ask: Callable[[str], bool]) -> None:
+        """`may_ask` says for a host key whether its relays may be asked now."""
         self._ctx = ctx
         self._policy = policy
+        self._may_ask = may_ask
         quick = policy.quick()
         self._eager = EagerDialler(
-            lambda address, cancelled: dial(address, quick, ctx.clock, lambda: cancelled() or ctx.stop.is_set())
+            lambda address, cancelled: dial(
+                address, quick, ctx.clock, lambda: cancelled() or self._is_cancelled(address)
+            )
         )
 
     def dial(self, address: RelayAddress, *, is_fast: bool) -> WebSocket:
         if is_fast:
             return self._eager.dial(address)
-        return dial(address, self._policy, self._ctx.clock, self._ctx.stop.is_set)
+        return dial(address, self._policy, self._ctx.clock, functools.partial(self._is_cancelled, address))
 
     def information(self, address: RelayAddress) -> RelayInformation:
         # Only a relay that has just been connected to is asked, once a day.
         return fetch_information(
-            address, replace(self._policy, gate=None), self._ctx.clock, self._ctx.stop.is_set, _INFORMATION_TIMEOUT_S
-        )
+            address, replace(self._policy, gate=None), self._ctx.clock,
+            functools.partial(self._is_cancelled, address), _INFORMATION_TIMEOUT_S,
+        )  # fmt: skip
+
+    def _is_cancelled(self, address: RelayAddress) -> bool:
+        return self._ctx.stop.is_set() or not self._may_ask(address.host_key)
 
 
 @dataclass(slots=True)
@@ -224,13 +240,16 @@ class _Crawler:
     ingester: Ingester
     backpressure: Backpressure
     dial_gate: DialGate
+    shares: RelayShares
     assignment: RelayAssignment = field(init=False)
     crawl_report: CrawlReport = field(init=False)
     list_change: int = 0
     """The newest change of relay lists that was followed."""
 
     def __post_init__(self) -> None:
-        self.assignment = RelayAssignment(self.ctx, self.database, self.relay_pool, self.ingester, self.dial_gate)
+        self.assignment = RelayAssignment(
+            self.ctx, self.database, self.relay_pool, self.ingester, self.dial_gate, self.shares
+        )
         self.crawl_report = CrawlReport(self.ctx.metrics, self.ctx.clock, self.relay_pool)
 
     def run(self, writer: threading.Thread) -> None:

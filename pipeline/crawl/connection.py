@@ -49,6 +49,7 @@ class Connection:
         metrics: RelayMetrics, context: CrawlContext,
     ) -> None:  # fmt: skip
         self.address = address.url
+        self.host_key = address.host_key
         self._sync = sync
         self._host = host
         self._metrics = metrics
@@ -231,6 +232,10 @@ class Connection:
             raise ConnectionLost(LossReason.LOCAL, "a page stays unanswered: asked for on another connection")
         self._sync.advance(self._session, now, self._clock.now_ms() // 1000, may_ask=self._host.can_send(now))
         while self._session.outgoing and websocket.send_by is None:
+            if not self._context.may_ask(self.host_key):
+                # The right ran out since this step began.
+                self.close()
+                break
             websocket.send(self._session.outgoing.popleft())
         self._report()
         if judges_silence:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pipeline.crawl.fence import Fence
 from pipeline.crawl.flow_control import Backpressure, TransactionBatcher
 from pipeline.crawl.ingester import Ingester
 from pipeline.crawl.sync.late_pace import LatePace
@@ -18,7 +19,7 @@ class CrawlContext:
 
     `batcher` is for the reactor's thread alone. `on_turn` is called by that thread at every turn.
     `waiting` counts what that thread waits for. `stranger_byte_rate`: see `RelayCosts`. `late_pace` is followed by all
-    relays and adapted by that thread.
+    relays and adapted by that thread. `fence`: None where relays may be asked at all times.
     """
 
     clock: Clock
@@ -32,3 +33,8 @@ class CrawlContext:
     stranger_byte_rate: Callable[[], int] = lambda: 0
     late_pace: LatePace = field(default_factory=LatePace)
     waiting: Waiting = uncounted
+    fence: Fence | None = None
+
+    def may_ask(self, host_key: str) -> bool:
+        """Return True if the relays of a host may be asked now; safe in every thread."""
+        return self.fence is None or self.fence.permits(host_key)

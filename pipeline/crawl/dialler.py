@@ -39,6 +39,7 @@ def begin(
             "dial", str(error), status=error.status, retry_after_s=error.retry_after_s, permanent=error.permanent,
             is_local_fault=error.reason is DialReason.LOCAL, answered=error.reason in _ANSWERS,
             is_crowded=error.reason is DialReason.CROWDED, timed_out=error.reason is DialReason.TIMEOUT,
+            by_request=error.reason is DialReason.CANCELLED,
         )  # fmt: skip
     except Exception as error:
         context.log.exception(type(error).__name__, "relay failed", relay=address.url)
@@ -52,6 +53,8 @@ def inform(dialler: Dialler, address: RelayAddress, connection: Connection, cont
     try:
         said = dialler.information(address).limits
     except InvalidInformation:
+        if not context.may_ask(address.host_key):
+            return
         said = None
     except Exception as error:
         context.log.exception(type(error).__name__, "information failed", relay=address.url)

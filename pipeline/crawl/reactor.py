@@ -144,10 +144,11 @@ class Reactor:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
         with self.context.waiting(WaitReason.NETWORK):
             ready = self._poll.poll(self._poll_timeout())
+        due = {self._entries[descriptor] for descriptor, _ in ready if descriptor != self._bell}
+        self._end_lapsed()
         if not self.context.backpressure.is_open:
             return
-        due = self._answer_calls()
-        due.update(self._entries[descriptor] for descriptor, _ in ready if descriptor != self._bell)
+        due.update(self._answer_calls())
         now = self.context.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             entry = heapq.heappop(self._timers)[2]
@@ -164,13 +165,25 @@ class Reactor:
                 pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
 
     def _poll_timeout(self) -> float:
+        fence = self.context.fence
+        most_s = _MAX_WAIT_S
+        if fence is not None and self._entries:
+            most_s = min(most_s, fence.remaining_s)
         if not self._timers:
-            return _MAX_WAIT_S
-        return min(_MAX_WAIT_S, max(0.0, self._timers[0][0] - self.context.clock.monotonic()))
+            return most_s
+        return min(most_s, max(0.0, self._timers[0][0] - self.context.clock.monotonic()))
+
+    def _end_lapsed(self) -> None:
+        """End all connections once nothing may be asked any more, before anything else is done with any."""
+        fence = self.context.fence
+        if fence is not None and not fence.remaining_s:
+            for entry in list(self._entries.values()):
+                self._end(entry, _lapsed())
 
     def _step(self, entry: _Entry) -> int:
         try:
-            result = _stepped(entry)
+            # Each of the steps of one round may have taken long.
+            result = _stepped(entry) if self.context.may_ask(entry.connection.host_key) else _lapsed()
         except Exception as error:
             self.context.log.exception(type(error).__name__, "relay failed", relay=entry.connection.address)
             result = ConnectionResult("unknown", type(error).__name__)
@@ -223,6 +236,7 @@ class Reactor:
         """Read nothing while too much waits to be saved; what relays send meanwhile waits in their own buffers."""
         while not self._is_finishing:
             self.context.on_turn()
+            self._end_lapsed()
             self._answer_calls()
             for entry in list(self._entries.values()):
                 if entry.connection.is_closing:
@@ -295,6 +309,10 @@ def _path(entry: _Entry, now: float) -> TcpPath:
     """The path of a connection, which is known to work where something came lately."""
     websocket = entry.websocket
     return TcpPath() if now - websocket.last_received < QUIET_S else websocket.path
+
+
+def _lapsed() -> ConnectionResult:
+    return ConnectionResult("lapsed", "the right to ask it ran out", by_request=True)
 
 
 def _closed_by_us() -> ConnectionResult:

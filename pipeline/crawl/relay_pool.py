@@ -182,7 +182,7 @@ class RelayPool:
         due = [
             relay
             for number, relay in self._relays.items()
-            if relay.connection is None and relay.next_dial_at <= mono and number not in self._dialling
+            if self._may_dial(relay) and relay.next_dial_at <= mono and number not in self._dialling
         ]
         self.waiting = len(due)
         for number in self._queue.take((relay.due for relay in due), self._dialling, self.connected, mono):
@@ -193,7 +193,7 @@ class RelayPool:
         """Return for how long `tick` has nothing to do unless a connection ends; 0 if it may have at any moment."""
         if self.waiting or self._dialling or self._reached or not self._turns.are_over:
             return 0.0
-        dials_at = (relay.next_dial_at for relay in self._relays.values() if relay.connection is None)
+        dials_at = (relay.next_dial_at for relay in self._relays.values() if self._may_dial(relay))
         return max(0.0, min(dials_at, default=math.inf) - self.context.clock.monotonic())
 
     @property
@@ -206,6 +206,9 @@ class RelayPool:
         self._reactor.finish()
         self._thread.join(JOIN_S)
         self._reap()
+
+    def _may_dial(self, relay: CrawledRelay) -> bool:
+        return relay.connection is None and self.context.may_ask(relay.selected.address.host_key)
 
     def _start(self, relay: CrawledRelay, plan: Plan) -> None:
         number, address = relay.selected.candidate.relay, relay.selected.address

@@ -45,10 +45,14 @@ class AttemptDeadline:
         self._deadline = deadline
         self._cancelled = cancelled
 
-    def wait_s(self, doing: str) -> float:
-        """Seconds to wait before asking again, above 0; raises `DialError` once there is no reason to wait."""
+    def check(self, doing: str) -> None:
+        """Raise `DialError` if the dial is not wanted any more; to be called before the other side hears of it."""
         if self._cancelled():
             raise DialError(DialReason.CANCELLED, doing)
+
+    def wait_s(self, doing: str) -> float:
+        """Seconds to wait before asking again, above 0; raises `DialError` once there is no reason to wait."""
+        self.check(doing)
         remaining = self._deadline.remaining()
         if remaining <= 0.0:
             raise DialError(DialReason.TIMEOUT, doing)

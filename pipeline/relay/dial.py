@@ -224,6 +224,8 @@ def _connected(endpoint: Endpoint, attempt: AttemptDeadline) -> socket.socket:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(sock)
+        # The name look-up may have taken long.
+        attempt.check("connecting")
         code = sock.connect_ex(endpoint.address)
         if code == errno.EINPROGRESS:
             wait_for(sock, select.POLLOUT, attempt, f"connecting to {endpoint.address[0]}")
@@ -263,6 +265,7 @@ def _secured(sock: socket.socket, address: RelayAddress, policy: DialPolicy, att
 
 def _handshake(secured: ssl.SSLSocket, attempt: AttemptDeadline) -> None:
     while True:
+        attempt.check("TLS handshake")
         try:
             secured.do_handshake()
         except ssl.SSLWantReadError:

@@ -83,6 +83,7 @@ class TimedSocket:
 
     def send(self, data: bytes) -> int:
         """Send all of `data`; returns its length."""
+        self._attempt.check(self._doing)
         rest = memoryview(data)
         while rest:
             try:

@@ -16,6 +16,7 @@ from pipeline.crawl import connection as connection_module
 from pipeline.crawl import reactor as reactor_module
 from pipeline.crawl.connection import Connection
 from pipeline.crawl.context import CrawlContext
+from pipeline.crawl.fence import Fence
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY, Backpressure, Marks, TransactionBatcher
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, Ingester
 from pipeline.crawl.path_watch import LOST_AFTER_S
@@ -44,7 +45,7 @@ from pipeline.store.lease import QueueSize
 from pipeline.store.relay_status import RelayState
 from pipeline.store.schema import open_database
 from tests.integration.delivery.support import wait_until
-from tests.integration.relay.peers import PATIENCE_S, TEXT, FrameSource, frame
+from tests.integration.relay.peers import CLOSE, PATIENCE_S, TEXT, FrameSource, frame
 from tests.simulation.simulation import SETTINGS, START
 from tests.support.plans import event, plan_for
 
@@ -147,10 +148,11 @@ class Desk:
 
 
 @contextmanager
-def working(path: Path) -> Iterator[Desk]:
+def working(path: Path, fence: Fence | None = None) -> Iterator[Desk]:
     intake, gate = Taking(path), Backpressure(Marks(10, 5, 1 << 30))
     log = RateLimitedLogger(Logger(logging.getLogger("test")), CLOCK)
-    reactor = Reactor(CrawlContext(CLOCK, intake, TransactionBatcher(intake), gate, log, FrameBounds(10**6, 100)))
+    bounds = FrameBounds(10**6, 100)
+    reactor = Reactor(CrawlContext(CLOCK, intake, TransactionBatcher(intake), gate, log, bounds, fence=fence))
     thread = threading.Thread(target=reactor.run, daemon=True)
     thread.start()
     desk = Desk(intake, gate, reactor, thread, SimpleQueue())
@@ -300,6 +302,68 @@ def test_one_connection_that_fails_fails_alone(desk: Desk, monkeypatch: pytest.M
         batch = desk.intake.next_events()
         assert batch.relay == 2
         take(batch)
+
+
+def fence_around(*relays: int) -> tuple[Fence, list[float]]:
+    """A fence with the right to ask these relays for 700 s, and its clock."""
+    now = [0.0]
+    fence = Fence(lambda: now[0])
+    fence.right = fence.right.granted({f"relay{relay}.example" for relay in relays}, 0.0, 1_000.0)
+    return fence, now
+
+
+def test_relay_that_the_right_does_not_cover_is_asked_nothing(tmp_path: Path) -> None:
+    fence, _ = fence_around(2)
+    with working(tmp_path / "events.db", fence) as desk:
+        _, other = desk.connect(1)
+        with other:
+            assert desk.endings.get(timeout=PATIENCE_S).reason == "lapsed"
+            assert FrameSource(other).next()[0] == CLOSE
+        _, covered = desk.connect(2)
+        with covered:
+            assert FrameSource(covered).next()[0] == TEXT
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_connections_end_unread_once_the_right_is_over(tmp_path: Path, *, is_paused: bool) -> None:
+    fence, now = fence_around(1, 2)
+    with working(tmp_path / "events.db", fence) as desk:
+        pairs = [desk.connect(relay) for relay in (1, 2)]
+        for _, theirs in pairs:
+            assert FrameSource(theirs).next()[0] == TEXT
+        desk.intake.wait_state(RelayState.CONNECTED)
+        if is_paused:
+            desk.backpressure.update(QueueSize(100, 0))
+            # The reactor may be waiting for something to come.
+            pairs[0][1].sendall(frame(TEXT, b'["NOTICE","x"]'))
+            desk.intake.wait_state(RelayState.BACKPRESSURED)
+        now[0] = 700.0
+        for _, theirs in pairs:
+            theirs.sendall(sent(events(1)[0]))
+        endings = [desk.endings.get(timeout=PATIENCE_S) for _ in pairs]
+        assert [each.reason for each in endings] == ["lapsed", "lapsed"]
+        assert all(each.by_request for each in endings)
+        assert desk.intake.is_quiet()
+        for _, theirs in pairs:
+            theirs.close()
+
+
+def test_right_that_runs_out_within_a_step_lets_nothing_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence, now = fence_around(1)
+    take_plans = Connection._take_plans
+
+    def slow(connection: Connection) -> None:
+        take_plans(connection)
+        now[0] = 700.0
+
+    monkeypatch.setattr(Connection, "_take_plans", slow)
+    with working(tmp_path / "events.db", fence) as desk:
+        _, theirs = desk.connect(1)
+        with theirs:
+            assert FrameSource(theirs).next()[0] == CLOSE
+            assert desk.endings.get(timeout=PATIENCE_S).by_request
 
 
 def test_the_end_waits_until_what_came_is_taken(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ import pytest
 from pipeline.nostr.address import parse_address
 from pipeline.relay import resolve
 from pipeline.relay.blocking_websocket import BlockingWebSocket
+from pipeline.relay.deadline import AttemptDeadline, Deadline
 from pipeline.relay.dial import QUICK_CONNECT_S, Compression, dial
+from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.errors import DialError, DialReason
 from pipeline.relay.resolve import SocketAddress
+from pipeline.relay.timed_socket import TimedSocket
 from pipeline.settings.values import HostPort
 from tests.fakes.net import free_port
 from tests.integration.relay.peers import (
@@ -288,6 +291,38 @@ def test_cancelled_dial_ends_soon() -> None:
             dial(peer.address, policy(timeout_s=PATIENCE_S), CLOCK, lambda: next(wanted, True))
         assert called_off.value.reason is DialReason.CANCELLED
         assert time.monotonic() - started < PATIENCE_S / 2
+
+
+class _LateGate(DialGate):
+    """Lets every dial pass, after which it is not wanted any more."""
+
+    def __init__(self) -> None:
+        super().__init__(DialRates.of(1, 10), CLOCK)
+        self.has_passed = False
+
+    def admits(self, host: str, address: str) -> bool:
+        self.has_passed = True
+        return super().admits(host, address)
+
+
+def test_dial_cancelled_before_it_connects_reaches_no_one() -> None:
+    gate = _LateGate()
+    with Peer(greet) as peer:
+        with pytest.raises(DialError) as called_off:
+            dial(peer.address, dataclasses.replace(policy(), gate=gate), CLOCK, lambda: gate.has_passed)
+        assert called_off.value.reason is DialReason.CANCELLED
+        dial(peer.address, policy(), CLOCK).close()
+        assert peer.connections == 1
+
+
+def test_cancelled_attempt_sends_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        attempt = AttemptDeadline(Deadline(CLOCK, PATIENCE_S), lambda: True)
+        with pytest.raises(DialError):
+            TimedSocket(ours, attempt, reason=DialReason.HANDSHAKE, doing="request", budget=1).send(b"GET /")
+        ours.shutdown(socket.SHUT_WR)
+        assert theirs.recv(10) == b""
 
 
 def test_hanging_lookup_meets_the_deadline() -> None:

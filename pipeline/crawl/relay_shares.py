@@ -1,0 +1,79 @@
+"""Who crawls which relay: the share of one process in those that are chosen for all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.crawl.crew import Crew, Share
+from pipeline.crawl.fence import Fence
+from pipeline.crawl.selection import Selected, is_share_of, share_of
+from pipeline.process.slots import held_indexes, is_supervised
+from pipeline.process.stage import StageContext
+
+
+class RelayShares(Protocol):
+    """The share of this process. For one thread, but for the fence."""
+
+    @property
+    def fence(self) -> Fence | None:
+        """What bounds the right to ask relays; None where it never ends."""
+        ...
+
+    @property
+    def is_first(self) -> bool:
+        """Return True for one of all processes, which counts what all of them find alike."""
+        ...
+
+    def refresh(self) -> None:
+        """Look at who crawls besides this process."""
+        ...
+
+    def among(self, selected: Sequence[Selected]) -> list[Selected]:
+        """Return those of `selected` that this process crawls now; all paths of one host fall to one process."""
+        ...
+
+    def includes(self, address: str) -> bool:
+        """Return True if the relay at a canonical address would fall to this process."""
+        ...
+
+
+@dataclass(slots=True)
+class LocalShares:
+    """Shares the relays with the crawlers that run on this database, by their slots. Such a share never runs out."""
+
+    ctx: StageContext
+    fence: Fence | None = None
+    share: Share | None = None
+    _crew: Crew = field(init=False)
+    _has_looked: bool = False
+
+    def __post_init__(self) -> None:
+        self._crew = Crew(self.ctx.index)
+
+    @property
+    def is_first(self) -> bool:
+        """See `RelayShares.is_first`."""
+        return self.share is not None and self.share.index == 0
+
+    def refresh(self) -> None:
+        """See `RelayShares.refresh`; says when the share changes."""
+        path, most = self.ctx.config.database_path, self.ctx.settings.crawlers
+        held = held_indexes(path, self.ctx.slot.stage)
+        # If no process holds a slot, as in a test, the settings decide.
+        supervised = most if not held or is_supervised(path) else None
+        share = self._crew.share(held, supervised, self.ctx.clock.monotonic())
+        if share == self.share and self._has_looked:
+            return
+        self.share, self._has_looked = share, True
+        if share is None:
+            self.ctx.log.warning("idle, the supervised crawlers take all relays", supervised=most)
+        else:
+            self.ctx.log.info("crawls a share of the relays", index=share.index, of=share.count)
+
+    def among(self, selected: Sequence[Selected]) -> list[Selected]:
+        """See `RelayShares.among`."""
+        return [] if self.share is None else share_of(selected, self.share.index, self.share.count)
+
+    def includes(self, address: str) -> bool:
+        """See `RelayShares.includes`."""
+        return self.share is not None and is_share_of(address, self.share.index, self.share.count)
