@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import click
 
 from pipeline import __version__
+from pipeline.errors import CannotStart
 
 if TYPE_CHECKING:
     from pipeline.process.slots import Slot
@@ -195,15 +196,18 @@ def check(online: bool, env_file: Path | None) -> None:
       event-service check
       event-service check --online --env-file /etc/event-service/environment
     """
-    from pipeline.commands.bootstrap import live_settings_or_exit  # noqa: PLC0415
+    from pipeline.commands.bootstrap import cannot_start, live_settings_or_exit  # noqa: PLC0415
     from pipeline.commands.exposure import exposed_secrets  # noqa: PLC0415
+    from pipeline.commands.parts import unnamed_collector, unusable_parts  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
     config = live.config
     for name, value in config.effective():
         click.echo(f"{name}={value}")
-    for warning in (*live.unknown(), *exposed_secrets(config, env_file)):
+    for warning in (*live.unknown(), *exposed_secrets(config, env_file), *unnamed_collector(config)):
         click.echo(f"warning: {warning}", err=True)
+    if problems := list(unusable_parts(config)):
+        cannot_start(CannotStart("; ".join(problems)))
     if online:
         from pipeline.commands.preflight import preflight  # noqa: PLC0415
 

@@ -29,6 +29,7 @@ from pipeline.process.liveness import utc
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.rate import TokenBucket
 from pipeline.process.stage import StageContext
+from pipeline.process.tracing import EventTracer
 from pipeline.relay.dial import Compression, DialPolicy, dial
 from pipeline.relay.dial_gate import DialGate, DialRates
 from pipeline.relay.nip11 import RelayInformation, fetch_information
@@ -84,6 +85,11 @@ _GC_THRESHOLDS: Final = (50_000, 20, 50)
 
 def run(ctx: StageContext) -> None:
     """Crawl until stopped; what was handed over by then is committed before this returns."""
+    with ctx.tracing() as tracer:
+        _crawl(ctx, tracer)
+
+
+def _crawl(ctx: StageContext, tracer: EventTracer | None) -> None:
     # Events hold no cycles: with Python's thresholds the collector takes a third of the time that parsing takes.
     gc.set_threshold(*_GC_THRESHOLDS)
     _raise_file_limit(ctx)
@@ -92,6 +98,7 @@ def run(ctx: StageContext) -> None:
     counters = StageCounters(ctx.slot, ctx.metrics)
     shares = _shares(ctx)
     shared = _context(ctx, open_here, counters, shares)
+    shared.ingester.tracer = tracer
     item_sets = StoredItemSets(
         open_here, ctx.clock, shared.log, on_turn=ctx.heartbeat.watch("holdings", _SLOW_THREAD_LIMIT_S).turn
     )

@@ -10,6 +10,7 @@ from pipeline.delivery.sink_health import LastAnswer, SinkHealth
 from pipeline.delivery.unsettled import Unsettled
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
+from pipeline.process.tracing import EventTracer
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.sinks.base import Sink
@@ -29,6 +30,11 @@ def run(ctx: StageContext) -> None:
     if ctx.config.sink.kind is SinkKind.NONE:
         _idle(ctx)
         return
+    with ctx.tracing() as tracer:
+        _deliver(ctx, tracer)
+
+
+def _deliver(ctx: StageContext, tracer: EventTracer | None) -> None:
     sink = _sink(ctx.config)
     counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
@@ -36,7 +42,7 @@ def run(ctx: StageContext) -> None:
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
-    shared = _Shared(sink, counters)
+    shared = _Shared(sink, counters, tracer)
     workers = [_worker(ctx, shared, progress, index) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
@@ -61,6 +67,7 @@ class _Shared:
 
     sink: Sink
     counters: StageCounters
+    tracer: EventTracer | None
     turn: threading.Lock = field(default_factory=threading.Lock)
     last_answer: LastAnswer = field(default_factory=LastAnswer)
     unsettled: Unsettled = field(default_factory=Unsettled)
@@ -73,8 +80,9 @@ def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: in
     log = RateLimitedLogger(ctx.log, ctx.clock)
     name = SinkName.PUBSUB
     client = OutboxClient(
-        "forwarder", name, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled
-    )
+        "forwarder", name, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
+        shared.tracer,
+    )  # fmt: skip
     health = SinkHealth(name, shared.last_answer)
     return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell)
 

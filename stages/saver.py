@@ -15,9 +15,11 @@ from pipeline.process.event_rate import EventRate
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.process.stage_times import WaitReason
+from pipeline.process.tracing import EventTracer
 from pipeline.saver import outbox_limit
 from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
+from pipeline.saver.save_spans import record_saved
 from pipeline.settings.choices import RetractedEvents, SinkKind
 from pipeline.store import contact_slices, inbox, shares
 from pipeline.store.commit_watch import CommitWatch
@@ -61,8 +63,11 @@ _CHANGING_CONTACTS: Final = frozenset({CONTACTS, DELETION, VANISH})
 
 def run(ctx: StageContext) -> None:
     """Save until stopped."""
-    with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
-        _Saver(ctx, database).run()
+    with (
+        ctx.tracing() as tracer,
+        open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database,
+    ):
+        _Saver(ctx, database, tracer).run()
 
 
 class _StaleReceipt(EventServiceError):
@@ -70,10 +75,13 @@ class _StaleReceipt(EventServiceError):
 
 
 class _Saver:
-    def __init__(self, ctx: StageContext, database: Database) -> None:
+    def __init__(self, ctx: StageContext, database: Database, tracer: EventTracer | None) -> None:
         config = ctx.config
         self._ctx = ctx
         self._database = database
+        self._tracer = tracer
+        # When the rows at hand were claimed (ms).
+        self._claimed_at = 0
         self._target = config.target_relay
         self._to_pubsub = config.sink.kind is not SinkKind.NONE
         self._processor = EventProcessor(
@@ -166,7 +174,8 @@ class _Saver:
             if not inbox.any_ready(tx, clock.now_ms()):
                 return []
         with self._database.write() as tx:
-            rows = inbox.claim(tx, now=clock.now_ms(), lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
+            self._claimed_at = now = clock.now_ms()
+            rows = inbox.claim(tx, now=now, lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
             letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
             inbox.queue.dead_letter(tx, letters, clock.now_ms())
             totals = self._count_dead(tx, len(letters))
@@ -226,6 +235,8 @@ class _Saver:
             self._done_until = 0.0
         self._wake_others(outcome, changes_wanted=changes_wanted)
         self._processor.on_commit()
+        if self._tracer is not None:
+            record_saved(self._tracer, items, outcome, self._claimed_at, self._ctx.clock.now_ms())
         self._counters.show(totals)
         self._count(outcome)
 

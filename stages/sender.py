@@ -42,7 +42,10 @@ def run(ctx: StageContext) -> None:
         return ctx.stop.is_set()
 
     counters = StageCounters(ctx.slot, ctx.metrics)
-    with open_database(config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
+    with (
+        ctx.tracing() as tracer,
+        open_database(config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database,
+    ):
         sink = RelaySink(
             target,
             lambda: BlockingWebSocket(dial(target, policy, ctx.clock, cancelled), ctx.clock),
@@ -56,7 +59,9 @@ def run(ctx: StageContext) -> None:
             FrameBounds(config.max_event_bytes, config.max_event_tags),
         )
         _note_state(ctx, database, target, RelayState.INITIALIZING)
-        client = OutboxClient("sender", SinkName.RELAY, ctx.clock, ctx.metrics, counters, log, ctx.slot.name)
+        client = OutboxClient(
+            "sender", SinkName.RELAY, ctx.clock, ctx.metrics, counters, log, ctx.slot.name, tracer=tracer
+        )
         loop = StreamWorker(client, SinkHealth(SinkName.RELAY), ctx.stop, beat, sink, ctx.doorbell)
         counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())

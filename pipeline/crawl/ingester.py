@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final
 
+from pipeline.crawl.crawl_spans import record_crawled
 from pipeline.crawl.novelty import Novelty
 from pipeline.crawl.sync.costs import Verified
 from pipeline.crawl.sync.sweep import OVERLAP_S
@@ -18,6 +19,7 @@ from pipeline.nostr.event import Event
 from pipeline.process.clock import Clock, pause
 from pipeline.process.event_rate import EventRate
 from pipeline.process.stage_times import Waiting, WaitReason, uncounted
+from pipeline.process.tracing import EventTracer
 from pipeline.rules.acceptance import FORGED, EventLimits, rejection_reason
 from pipeline.rules.relevance import Relevance, Rule, Wanted
 from pipeline.store import (
@@ -165,6 +167,8 @@ class Ingester:
         self._relevance = Relevance()
         self.has_room_for_strangers = True
         """Whether events of authors are saved who are neither users nor followed by one; set by another thread."""
+        self.tracer: EventTracer | None = None
+        """What takes the spans of sampled events; set before `run`."""
         # Of the transaction in the making.
         self._dropped: list[Drop] = []
         self._tally = StageTally()
@@ -178,6 +182,8 @@ class Ingester:
         self._costs: dict[int, relay_status.RelayCost] = {}
         self._novel_at = clock.monotonic()
         self._begun_at = 0.0
+        # When the events of the transaction in the making were verified (ms), if any are traced.
+        self._verified_at = 0
         self._rate = EventRate()
         self._written_at = -COUNTS_EVERY_S
 
@@ -267,6 +273,8 @@ class Ingester:
                 self._tally.drop("duplicate")
             elif (arrival := self._check(event, batch, found[batch.relay])) is not None:
                 arrivals[event.id], genuine[event.id] = arrival, event
+        if self.tracer is not None:
+            self._verified_at = self._clock.now_ms()
         self._note_costs(batches, found)
         # What nobody wants, most of what a relay that is asked for everything sends, is not worth the write lock.
         is_due = self._clock.monotonic() - self._written_at >= COUNTS_EVERY_S
@@ -289,6 +297,9 @@ class Ingester:
             totals = self._counters.write(tx, self._close_tally(len(new), len(arrivals) - len(new)))
         if new:
             self._on_new()
+        if self.tracer is not None:
+            appended = (arrivals[event_id] for event_id in new)
+            record_crawled(self.tracer, appended, self._verified_at, self._clock.now_ms())
         self._counters.show(totals)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S, message_of
+from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S
 from pipeline.delivery.poison import next_batch
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.doorbell import Doorbell
@@ -127,7 +127,7 @@ class BatchWorker(SinkWorker):
         in_flight.inc(len(rows))
         try:
             with metrics.sink_call.labels(name).time(), self.client.times.waiting(WaitReason.NETWORK):
-                return self.sink.deliver([message_of(row) for row in rows])
+                return self.sink.deliver([self.client.message(row) for row in rows])
         finally:
             in_flight.dec(len(rows))
 

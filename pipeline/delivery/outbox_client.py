@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from pipeline.delivery.delivery_spans import context_of, record_delivered
 from pipeline.delivery.poison import is_suspect
 from pipeline.delivery.unsettled import RowVerdicts, Settlement, Unsettled
 from pipeline.process.backoff import Backoff
@@ -24,6 +25,7 @@ from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics, Observations
 from pipeline.process.stage_times import StageTimes
+from pipeline.process.tracing import EventTracer
 from pipeline.sinks.base import Message, Refused, Retry
 from pipeline.store import outbox
 from pipeline.store.counters import StageCounters, StageTally, Totals
@@ -67,6 +69,8 @@ class OutboxClient:
     holder: str | None = None
     unsettled: Unsettled = field(default_factory=Unsettled)
     """Shared by the workers of one sink: the one that claims settles for all."""
+    tracer: EventTracer | None = None
+    """What takes the spans of sampled events."""
     rng: random.Random = field(default_factory=random.Random)
     claims: int = 0
     times: StageTimes = field(init=False)
@@ -180,6 +184,12 @@ class OutboxClient:
         self._note_stale(stale)
         for settlement in settlements:
             self._count(settlement)
+            if self.tracer is not None:
+                record_delivered(self.tracer, settlement, self.name)
+
+    def message(self, row: OutboxRow) -> Message:
+        """Return the message that the sink is given for `row`, with its trace context if its event is sampled."""
+        return message_of(row, context_of(self.tracer, row, self.name))
 
     def note_retries(self, reasons: Counter[str]) -> None:
         """Count events to be offered again, by reason."""
@@ -218,11 +228,13 @@ class OutboxClient:
             self.metrics.handler(_HANDLER, success=False).record(each_s * failed, failed)
 
 
-def message_of(row: OutboxRow) -> Message:
+def message_of(row: OutboxRow, traceparent: str = "") -> Message:
     """Return the message that a sink is given for a row."""
     mentions = () if row.mentions is None else _keys(row.mentions)
     rules = _names(row.rules or "")
-    return Message(row.event_id, row.payload, row.received_at, row.retracted, row.address or "", rules, mentions)
+    return Message(
+        row.event_id, row.payload, row.received_at, row.retracted, row.address or "", rules, mentions, traceparent
+    )
 
 
 @lru_cache(64)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pipeline.delivery.connection_breakers import Breakers
-from pipeline.delivery.outbox_client import CLAIM_STEP, RENEW_STREAM_EVERY_S, message_of
+from pipeline.delivery.outbox_client import CLAIM_STEP, RENEW_STREAM_EVERY_S
 from pipeline.delivery.poison import MAX_BATCH_BY_LOST_CLAIMS, max_batch_with
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.doorbell import Doorbell
@@ -132,7 +132,7 @@ class StreamWorker(SinkWorker):
                     continue
                 self._start(row)
                 try:
-                    self.sink.send(message_of(row))
+                    self.sink.send(self.client.message(row))
                 except SinkDown:
                     raise
                 except Exception as error:

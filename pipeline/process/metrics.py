@@ -195,6 +195,12 @@ class Metrics:
         self.write_transactions = self._counter(
             "event_service_write_transactions_total", "Transactions that had the write lock", ("stage",)
         )
+        self.trace_spans_exported = self._counter(
+            "event_service_trace_spans_exported_total", "Spans of sampled events that a collector accepted"
+        )
+        self.trace_spans_dropped = self._counter(
+            "event_service_trace_spans_dropped_total", "Spans of sampled events not exported", ("reason",)
+        )
         self.stage_exits = self._counter(
             "event_service_stage_exits_total", "Unexpected exits of stage processes", ("slot", "reason")
         )

@@ -5,7 +5,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.doorbell import Doorbell, Doorbells, DoorbellUnusable
 from pipeline.process.heartbeat import DATABASE_LOCKED, Heartbeat, read_heartbeat
 from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageState, health_of
-from pipeline.process.logs import Logger, get_logger
+from pipeline.process.logs import Logger, RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.signals import StageSignals
 from pipeline.process.slots import Slot, SlotTaken, acquire_slot, is_abandoned
 from pipeline.process.stage_times import StageTimes
 from pipeline.process.stop import Stop
+from pipeline.process.tracing import EventTracer, otlp_exporter, tracing
 from pipeline.process.watchdog import StageWatchdog
 
 if TYPE_CHECKING:
@@ -82,6 +83,14 @@ class StageContext:
     def times(self) -> StageTimes:
         """Return what counts the waits of this stage and its write transactions; to be kept."""
         return StageTimes(self.metrics, self.slot.stage, self.clock)
+
+    def tracing(self) -> AbstractContextManager[EventTracer | None]:
+        """Return a context that yields what takes the spans of sampled events, None where no events are traced.
+
+        Entering it raises `CannotStart` if they cannot be exported; leaving it may take `tracing.FLUSH_S`.
+        """
+        log = RateLimitedLogger(self.log, self.clock)
+        return tracing(self.config.trace_sample, lambda: otlp_exporter(self.slot), self.metrics, log)
 
     def is_abandoned(self, slot_name: str) -> bool:
         """Return True if the slot of that name belongs to no process any more; see `slots.is_abandoned`."""

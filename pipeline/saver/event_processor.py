@@ -64,6 +64,9 @@ class Outcome:
 
     events: StageTally = field(default_factory=StageTally)
     dropped: list[Drop] = field(default_factory=list)
+    duplicates: set[bytes] = field(default_factory=set)
+    """Ids of events that were saved before."""
+
     beyond_retention: int = 0
     """New events so old that their ids would have been dropped if they had been seen at their time."""
 
@@ -200,6 +203,7 @@ class EventProcessor:
         kept = self._keep(tx, self._relevant(items, outcome), outcome, now // 1000)
         new = events.accept(tx, (each.accepted for each in kept), now)
         outcome.events.drop("duplicate", len(kept) - len(new))
+        outcome.duplicates.update(each.event.id for each in kept if each.event.id not in new)
         fresh = [each for each in kept if each.accepted.event_id in new]
         owed = {each.accepted.event: each.accepted for each in fresh if each.accepted.sinks}
         events.store(tx, owed.values())

@@ -57,6 +57,7 @@ class Config:
     pyroscope_server_address: str | None
     pyroscope_basic_auth_user: str | None
     pyroscope_basic_auth_password: str | None
+    trace_sample: float
     sink: SinkSetting
     pubsub_topic: str
     retracted: RetractedEvents

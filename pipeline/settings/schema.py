@@ -80,6 +80,14 @@ SETTINGS: tuple[Setting, ...] = (
         secret=True,
     ),
     Setting(
+        "EVENTS_TRACE_SAMPLE",
+        "trace_sample",
+        values.share,
+        "0",
+        "share of events, such as `0.001`, whose way is traced with OpenTelemetry; 0: none",
+        values.format_share,
+    ),
+    Setting(
         "EVENTS_SINK",
         "sink",
         parse.sink,

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pipeline.errors import EventServiceError
 
@@ -16,6 +17,7 @@ _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 # A password may hold anything, a slash too.
 _USER = re.compile(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_SHARE = re.compile(r"\d{1,9}(\.\d{0,18})?|\.\d{1,18}", re.ASCII)
 _MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
 
 
@@ -65,6 +67,18 @@ def boolean(text: str) -> bool:
             return False
         case _:
             raise InvalidValue("must be true or false")
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1, such as `0.001`."""
+    if not _SHARE.fullmatch(text.strip()) or float(text) > 1:
+        raise InvalidValue("must be a number from 0 to 1, such as 0.001")
+    return float(text)
+
+
+def format_share(value: float) -> str:
+    """Return the text that `share` reads back as `value`."""
+    return f"{Decimal(repr(value)).normalize():f}"
 
 
 def topic_id(text: str) -> str:

@@ -16,6 +16,8 @@ SCHEMA: Final = "1"
 MAX_ATTRIBUTES: Final = 100
 MAX_KEY_BYTES: Final = 256
 MAX_VALUE_BYTES: Final = 1_024
+# The name by W3C, which OpenTelemetry's propagators look for, and the one that Google's clients read and write.
+TRACE_CONTEXT: Final = ("traceparent", "googclient_traceparent")
 # Filters know no numbers greater or smaller: few values, each to be compared with.
 LATE_S: Final = (60, 600, 3_600, 86_400, 604_800)
 LATER: Final = "more"
@@ -50,6 +52,8 @@ def attributes(message: Message) -> dict[str, str]:
         found["mentions"] = ",".join(message.mentions[:MAX_LISTED_MENTIONS])
         if len(message.mentions) > MAX_LISTED_MENTIONS:
             found["mentions_cut"] = "1"
+    if message.traceparent:
+        found |= dict.fromkeys(TRACE_CONTEXT, message.traceparent)
     return within_bounds(found)
 
 

@@ -16,7 +16,8 @@ class Message:
 
     `retracted`: `deleted`, `vanished` or `expired`, if it was known to be so when it was saved. `relay`: address of
     the relay where it was first seen. `rules`: names of those by which it was relevant when it was saved. `mentions`:
-    registered users in its `p` tags, as hex. All three are empty where that is not known.
+    registered users in its `p` tags, as hex. All three are empty where that is not known. `traceparent`: W3C trace
+    context of an event that is traced, else empty.
     """
 
     event_id: bytes
@@ -26,6 +27,7 @@ class Message:
     relay: str = ""
     rules: tuple[str, ...] = ()
     mentions: tuple[str, ...] = ()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

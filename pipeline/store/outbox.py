@@ -74,7 +74,7 @@ class OutboxRow(NamedTuple):
 
     `returned`: how often it was claimed and released untried. `retracted`, `rules`, `mentions`: as it was when the
     event was saved, see `events.Accepted`; `rules` is `None` where that was not noted. `relay` and its `address`:
-    where the event was first seen, `None` if that is not known.
+    where the event was first seen, `None` if that is not known. `claimed_at`: when it was claimed (ms).
     """
 
     receipt: Receipt
@@ -89,6 +89,7 @@ class OutboxRow(NamedTuple):
     mentions: bytes | None = None
     relay: int | None = None
     address: str | None = None
+    claimed_at: int = 0
 
     @property
     def lost_claims(self) -> int:
@@ -130,7 +131,7 @@ def claim(
     events: dict[int, Row] = {row[0]: row for row in tx.executemany(EVENT, ((event,) for *_, event, _ in claimed))}
     addresses = dict(tx.executemany(ADDRESS, ((relay,) for relay in {row[-1] for row in events.values()})))
     return [
-        OutboxRow._make((Receipt(seq, claims), failures, returned, *found, addresses.get(found[-1])))
+        OutboxRow._make((Receipt(seq, claims), failures, returned, *found, addresses.get(found[-1]), now))
         for seq, claims, failures, event, returned in claimed
         for found in (events.get(event, (event, b"", b"", now, None, None, None, None)),)
     ]

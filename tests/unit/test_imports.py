@@ -24,6 +24,7 @@ ALLOWED = {
     "pipeline.settings.values": {"pipeline.errors"},
     "pipeline.settings.reload": SHARED,
     "pipeline.process": SHARED,
+    "pipeline.process.otlp": SHARED | {"pipeline.__version__"},
     "pipeline.nostr": {"pipeline.errors"},
     "pipeline.relay": SHARED | {"pipeline.nostr"},
     "pipeline.store": SHARED | {"pipeline.nostr"},
@@ -52,10 +53,10 @@ ALLOWED = {
 }
 # Sockets, and libraries that open them.
 NETWORK = {"socket", "ssl", "http.client", "http.server", "urllib.request", "socketserver", "websocket", "websockets"}
-NETWORK |= {"grpc", "google", "requests"}
+NETWORK |= {"grpc", "google", "requests", "opentelemetry"}
 MAY_USE_THE_NETWORK = (
     "pipeline.relay", "pipeline.sinks", "pipeline.server", "stages.server", "pipeline.process.notify",
-    "pipeline.process.exposition", "pipeline.demo",
+    "pipeline.process.exposition", "pipeline.process.otlp", "pipeline.demo",
 )  # fmt: skip
 # The import reads a file of another program, and writes beside what the store does.
 SPEAKS_TO_THE_DATABASE = ("pipeline.store", "pipeline.go_import")

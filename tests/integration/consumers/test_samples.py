@@ -1,18 +1,23 @@
 """The sample consumers of the documents, as a stranger runs them: against Google's emulators, with each event twice."""
 
+import os
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from google.cloud import firestore
 
+from pipeline.process.trace_context import deliver as deliver_step
+from pipeline.process.trace_context import span_id, traceparent
 from pipeline.sinks.base import DELIVERED, Message
 from pipeline.sinks.pubsub import PubsubSettings, PubsubSink
 from tests.factories.events import SignedEvent, authors
 from tests.fakes.child import ROOT, Child
+from tests.fakes.collector import Collector
 from tests.fakes.emulator import PROJECT, TOPIC_ID, PubSubEmulator, pubsub_emulator
 from tests.fakes.firestore import FirestoreEmulator, firestore_emulator
 from tests.fakes.net import free_port, loopback_address, wait_listening
@@ -115,6 +120,23 @@ def test_moderation_feed_has_each_event_once_and_none_deleted(
         (report.id, ALICE.pubkey, "spam"), (kept.id, "", ""),
     ]  # fmt: skip
     feed.close()
+
+
+@pytest.mark.timeout(1200)
+def test_traced_consumer_continues_the_trace(emulator: PubSubEmulator, sink: PubsubSink) -> None:
+    """And handles what is not traced without a span."""
+    note, other = (ALICE.sign(text, created_at=NOW) for text in ("traced", "not traced"))
+    step = deliver_step("pubsub")
+    traced = replace(message(note, "user"), traceparent=traceparent(bytes.fromhex(note.id), step))
+    command = [sys.executable, str(SAMPLES / "traced.py"), PROJECT, emulator.subscription.rpartition("/")[2]]
+    with Collector() as collector:
+        env = dict(os.environ) | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        with Child(command, env=env) as child:
+            deliver(sink, traced, message(other, "user"))
+            wait_lines(child, *[f"handled {each.id}" for each in (note, other) for _ in range(2)])
+            collector.wait(lambda each: len(each.spans) >= 2, PATIENCE_S)
+        spans = [(each.trace_id.hex(), int.from_bytes(each.parent_span_id)) for each in collector.spans]
+    assert set(spans) == {(note.id[:32], span_id(bytes.fromhex(note.id), step.name))}
 
 
 @pytest.mark.timeout(1200)

@@ -209,6 +209,7 @@ WRONG = {
     "EVENTS_DATABASE_PATH": ["/", ".", "/var/lib/"],
     "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": ["/does/not/exist.json", "/"],
     "EVENTS_PYROSCOPE_SERVER_ADDRESS": ["pyroscope:4040", "ftp://x", "http://", "http://[x", "http://h:99999"],
+    "EVENTS_TRACE_SAMPLE": ["-0.1", "1.01", "1%", "half", "nan", "1e-3"],
     "EVENTS_SINK": ["kafka", "jsonl", "jsonl:", "stdout:x", "PUBSUB:"],
     "EVENTS_TARGET_RELAY": ["not an address", "ftp://relay.example.com", "wss://"],
     "EVENTS_BOOTSTRAP_RELAYS": ["wss://nos.lol,wss://"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.process.trace_context import deliver, traceparent
 from pipeline.rules.relevance import MAX_MENTIONS, Rule
 from pipeline.sinks.attributes import LATE_S, LATER, MAX_LISTED_MENTIONS, SCHEMA, attributes
 from pipeline.sinks.base import Message
@@ -29,7 +30,11 @@ def sent(kind: int = 1, created_at: int = NOW, **known: object) -> dict[str, str
 
 
 EVERYTHING = sent(
-    relay="wss://relay.example.com", rules=tuple(Rule), mentions=("ab" * 32,) * MAX_MENTIONS, retracted="deleted"
+    relay="wss://relay.example.com",
+    rules=tuple(Rule),
+    mentions=("ab" * 32,) * MAX_MENTIONS,
+    retracted="deleted",
+    traceparent=traceparent(b"\1" * 32, deliver("pubsub")),
 )
 
 

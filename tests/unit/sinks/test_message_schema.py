@@ -10,6 +10,7 @@ from fastavro import parse_schema, validation
 from jsonschema import Draft202012Validator
 
 from pipeline.nostr.event import event_from_json
+from pipeline.process.trace_context import deliver, traceparent
 from pipeline.rules.relevance import MAX_MENTIONS, Rule
 from pipeline.sinks.attributes import LATE_S, LATER, SCHEMA, attributes
 from pipeline.sinks.base import Message
@@ -29,6 +30,7 @@ FULL = {
     "rules": tuple(Rule),
     "mentions": (ALICE.pubkey,) * MAX_MENTIONS,
     "retracted": "expired",
+    "traceparent": traceparent(b"\1" * 32, deliver("pubsub")),
 }
 
 

@@ -1,0 +1,30 @@
+"""What a stage loads only when it starts, for `event-service check`."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pipeline.errors import CannotStart
+from pipeline.process.slots import Slot
+from pipeline.process.tracing import otlp_exporter
+from pipeline.settings.config import Config
+
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+def unusable_parts(config: Config) -> Iterator[str]:
+    """Yield why stages cannot start with these settings, a line each; every part is loaded as they do."""
+    loads: list[Callable[[], None]] = []
+    if config.trace_sample:
+        loads.append(lambda: otlp_exporter(Slot("check", 0)).close())
+    for load in loads:
+        try:
+            load()
+        except CannotStart as error:
+            yield str(error)
+
+
+def unnamed_collector(config: Config) -> Iterator[str]:
+    """Yield a warning if events are traced and no variable says where spans go."""
+    if config.trace_sample and not any(map(os.environ.get, _ENDPOINTS)):
+        yield "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans go to http://localhost:4318"
