@@ -16,7 +16,7 @@ from tests.tools.bench.generator import Spec
 from tests.tools.bench.load import Sent, balanced_addresses
 from tests.tools.bench.machine import Usage
 from tests.tools.bench.report import Figure, Limit, PartReport, cost
-from tests.tools.bench.running import Running, own_cpu_s, usage_figures
+from tests.tools.bench.running import Running, logged, own_cpu_s, usage_figures
 from tests.tools.bench.waits import WaitSample, wait_figures
 
 SPREAD_S = 0.5
@@ -43,6 +43,8 @@ class _Measured:
     waits: list[WaitSample]
     sent: Sent
     missing: int
+    logged: int
+    """Bytes of the write-ahead log."""
 
 
 BUSY = Mix("latency", rate=500, relays=40, holders=8)
@@ -82,11 +84,11 @@ def _measure(directory: Path, spec: Spec, mix: Mix) -> _Measured:
         pause(_WARM_UP_S)
         until = monotonic() + spec.seconds - _WARM_UP_S
         waits = [running.look().waits]
-        first = running.moment()
+        first, logged_before = running.moment(), running.log.bytes()
         while (left := until - monotonic()) > 0:
             pause(min(left, _LOOK_EVERY_S))
             waits.append(running.look().waits)
-        usage = Usage.between(first, running.moment())
+        usage, written = Usage.between(first, running.moment()), running.log.bytes() - logged_before
         sent = running.load.wait_done(_DRAIN_S)
         running.wait_drained(sent, _DRAIN_S)
         arrivals = dict(_arrivals(running))
@@ -94,7 +96,7 @@ def _measure(directory: Path, spec: Spec, mix: Mix) -> _Measured:
     times = [line.split() for line in Path(spec.record).read_text().splitlines()]
     missing = sum(event_id not in arrivals for event_id, _ in times)
     latencies = [arrivals[event_id] - float(at) for event_id, at in times[warm:] if event_id in arrivals]
-    return _Measured(latencies, usage, waits, sent, missing)
+    return _Measured(latencies, usage, waits, sent, missing, written)
 
 
 def _arrivals(running: Running) -> Iterator[tuple[str, float]]:
@@ -124,6 +126,7 @@ def _report(mix: Mix, measured: _Measured, limit: float) -> PartReport:
         Figure("generator late by at most", 1000 * sent.late_s, "ms"),
         own,
         cost("CPU of the whole service per event", own_cpu_s(usage) / usage.elapsed_s / mix.rate, limit),
+        logged(measured.logged, mix.rate * usage.elapsed_s),
         *usage_figures(usage)[1:],
         *wait_figures(measured.waits),
     ]

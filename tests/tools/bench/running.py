@@ -16,6 +16,7 @@ from tests.fakes.service import EventService, settings
 from tests.tools.bench import events
 from tests.tools.bench.generator import Spec
 from tests.tools.bench.load import LoadGenerator, Sent
+from tests.tools.bench.log_meter import LogMeter
 from tests.tools.bench.machine import Moment, Usage
 from tests.tools.bench.report import Figure
 from tests.tools.bench.waits import WaitSample
@@ -53,6 +54,7 @@ class Running:
             self.service = EventService(directory, settings(relays=self.load.urls, pubsub=self.sink.address))
             register(self.service.database)
             self._stack.enter_context(self.service)
+            self.log = self._stack.enter_context(LogMeter(self.service.database))
             self.load.wait_ready()
         except BaseException:
             self._stack.close()
@@ -107,6 +109,11 @@ def usage_figures(usage: Usage) -> list[Figure]:
     for name in sorted(percent, key=lambda name: (name in _OUTSIDE, -percent[name])):
         figures.append(Figure(f"  CPU of {name}", percent[name], "% of a core"))
     return figures
+
+
+def logged(written: int, events: float) -> Figure:
+    """Bytes of the write-ahead log per event."""
+    return Figure("write-ahead log per event", written / max(events, 1), "bytes")
 
 
 def own_cpu_s(usage: Usage) -> float:

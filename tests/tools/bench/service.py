@@ -12,7 +12,7 @@ from tests.tools.bench.generator import Spec
 from tests.tools.bench.load import Sent, balanced_addresses
 from tests.tools.bench.machine import CORES, Usage
 from tests.tools.bench.report import Figure, Limit, PartReport, cost, per_second
-from tests.tools.bench.running import Running, Sample, own_cpu_s, usage_figures
+from tests.tools.bench.running import Running, Sample, logged, own_cpu_s, usage_figures
 from tests.tools.bench.waits import timeline, wait_figures
 
 RELAYS = 4
@@ -61,15 +61,15 @@ def _measure(directory: Path, spec: Spec, size: Size, limit: float) -> PartRepor
     with Running(directory, spec) as running:
         running.load.go()
         _warm_up(running, size.warm_up_s)
-        first = running.moment()
+        first, logged_before = running.moment(), running.log.bytes()
         looks = [running.look()]
         while looks[-1].at - looks[0].at < size.window_s:
             pause(min(_LOOK_EVERY_S, size.window_s - (monotonic() - looks[0].at)))
             looks.append(running.look())
-        usage = Usage.between(first, running.moment())
+        usage, written = Usage.between(first, running.moment()), running.log.bytes() - logged_before
         sent = running.load.stop()
         arrived = running.wait_drained(sent, _DRAIN_S)
-    return _report(looks, usage, sent, arrived, limit)
+    return _report(looks, usage, sent, arrived, written, limit)
 
 
 def _warm_up(running: Running, longest_s: float) -> None:
@@ -79,7 +79,7 @@ def _warm_up(running: Running, longest_s: float) -> None:
         pause(0.5)
 
 
-def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: float) -> PartReport:
+def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, written: int, limit: float) -> PartReport:
     taken = looks[-1].arrived - looks[0].arrived
     rates = [(b.arrived - a.arrived) / (b.at - a.at) for a, b in itertools.pairwise(looks[::_STRETCH_LOOKS])]
     figures = [
@@ -87,6 +87,7 @@ def _report(looks: list[Sample], usage: Usage, sent: Sent, arrived: int, limit: 
         per_second("  slowest stretch", min(rates), limit, f"of {_STRETCH_LOOKS * _LOOK_EVERY_S:.0f} s"),
         per_second("  fastest stretch", max(rates), limit),
         cost("CPU of the service per event", own_cpu_s(usage) / max(taken, 1), limit),
+        logged(written, taken),
         Figure("sent and not arrived", max(0, sent.unique - arrived), "events", note=f"of {sent.unique:,}"),
         Figure("arrived again", max(0, arrived - sent.unique), "events"),
         Figure("queues at the beginning of the window", looks[0].waiting, "rows", Limit("bound", 20_000)),
