@@ -22,7 +22,10 @@ JOURNAL_SIZE_LIMIT = 48 << 20
 _CACHE_KIB = 32 << 10
 # The sweeper checkpoints; a commit does so only if the sweeper cannot keep up. With SQLite's own 1,000 pages every
 # writer does it all the time and delays the others: a fifth of the throughput.
-_AUTOCHECKPOINT_PAGES = 16_384
+_AUTOCHECKPOINT_BYTES = 64 << 20
+# A commit logs whole pages, some twenty for an event on its own: with SQLite's own 4 KiB they are twice as many bytes.
+# With 1 KiB many events would overflow theirs.
+PAGE_BYTES = 2048
 
 OnLocked = Callable[[float], bool]
 """Called about every second while a lock is waited for, with the seconds so far; returns whether to wait on."""
@@ -71,12 +74,14 @@ def prepare(connection: apsw.Connection, path: Path, busy: "JitteredBusyHandler"
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
     if connection.readonly("main"):
         raise DatabaseUnusable(f"cannot use the database {path}: {cannot_write(path)}")
+    # Of a file that is empty; what has tables keeps the size that it has.
+    connection.pragma("page_size", PAGE_BYTES)
     _switch_to_wal(connection)
     connection.pragma("synchronous", "normal")
     connection.pragma("foreign_keys", False)
     connection.pragma("journal_size_limit", JOURNAL_SIZE_LIMIT)
     connection.pragma("cache_size", -_CACHE_KIB)
-    connection.pragma("wal_autocheckpoint", _AUTOCHECKPOINT_PAGES)
+    connection.pragma("wal_autocheckpoint", _AUTOCHECKPOINT_BYTES // int(connection.pragma("page_size")))
     connection.pragma("temp_store", "memory")
 
 
