@@ -102,6 +102,10 @@ class _Saver:
         self._slice_at = 0.0
         # Until when nothing is expected to be left of long contact lists (monotonic).
         self._done_until = 0.0
+        # The last row that was there at the start; those up to it are claimed before they are saved.
+        self._found_last = 0
+        # Until when all rows are, since another process was met (monotonic).
+        self._claim_until = 0.0
         self._counters = StageCounters(ctx.slot, ctx.metrics)
         self._times = ctx.times()
         self._handled = ctx.metrics.handler("saveReceivedEvent")
@@ -114,9 +118,10 @@ class _Saver:
             shares.set_bound(tx, self._ctx.config.max_wanted_authors)
             # The process that had this slot before is gone; its rows need not wait for the end of their leases.
             inbox.queue.release_all(tx, self._ctx.slot.name, self._ctx.clock.now_ms())
+            self._found_last = inbox.newest(tx)
         while not self._ctx.stop.is_set():
             self._ctx.heartbeat.beat()
-            rows = self._claim()
+            rows = self._next()
             self._rate.note(self._ctx.clock.monotonic(), len(rows))
             rows.sort(key=lambda row: len(row.raw) > LONG_BYTES)
             suspects = [row for row in rows if row.receipt.claims >= _SUSPECT_CLAIMS]
@@ -168,11 +173,21 @@ class _Saver:
         self._slice_at = began + rest_s
         return rest_s
 
-    def _claim(self) -> list[InboxRow]:
+    def _next(self) -> list[InboxRow]:
+        """Return ready rows, claimed if any of them may have killed a process or may be taken by another one."""
         clock = self._ctx.clock
         with self._database.read() as tx:
-            if not inbox.any_ready(tx, clock.now_ms()):
-                return []
+            rows = inbox.ready(tx, now=clock.now_ms(), limit=BATCH_ROWS)
+        if clock.monotonic() >= self._claim_until and all(self._is_new(row) for row in rows):
+            return rows
+        return self._claim()
+
+    def _is_new(self, row: InboxRow) -> bool:
+        """Return True if no process can have died of the row: it came since this one started and never failed."""
+        return row.receipt.seq > self._found_last and not row.receipt.claims and not row.failures
+
+    def _claim(self) -> list[InboxRow]:
+        clock = self._ctx.clock
         with self._database.write() as tx:
             self._claimed_at = now = clock.now_ms()
             rows = inbox.claim(tx, now=now, lease=LEASE_MS, limit=BATCH_ROWS, holder=self._ctx.slot.name)
@@ -208,7 +223,11 @@ class _Saver:
             raise
         except Exception as error:
             self._processor.on_rollback()
-            if len(rows) == 1 and isinstance(error, _StaleReceipt):
+            if isinstance(error, _StaleReceipt) and not rows[0].receipt.claims:
+                # Another saver has some of the rows; the rest is claimed next.
+                self._claim_until = self._ctx.clock.monotonic() + LEASE_MS / 1000
+                self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
+            elif len(rows) == 1 and isinstance(error, _StaleReceipt):
                 # The process that claimed it since saves and counts it.
                 self._ctx.metrics.stage_errors.labels(_STAGE, "stale-receipt").inc()
             elif len(rows) > 1:

@@ -28,8 +28,11 @@ UPDATE inbox SET ready_at = ?2, claims = claims + 1, holder = ?4
  WHERE seq IN (SELECT seq FROM inbox WHERE ready_at <= ?1 ORDER BY ready_at LIMIT ?3)
 RETURNING seq, claims, failures, event, event_id, relay, received_at
 """
-# Whether any row is ready, without taking the write lock.
-ANY_READY = "SELECT 1 FROM inbox WHERE ready_at <= ? LIMIT 1"
+# The same rows without taking the write lock.
+READY = """
+SELECT seq, claims, failures, event, event_id, relay, received_at FROM inbox
+ WHERE ready_at <= ? ORDER BY ready_at LIMIT ?
+"""
 # Rows that a clock scheduled that was ahead, and their repair.
 FUTURE = "SELECT 1 FROM inbox WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2) LIMIT 1"
 RESET_FUTURE = "UPDATE inbox SET ready_at = ?3 WHERE ready_at > ?1 AND (failures = 0 OR ready_at > ?2)"
@@ -59,7 +62,7 @@ class Arrival(NamedTuple):
 
 
 class InboxRow(NamedTuple):
-    """A claimed row of the event numbered `event`."""
+    """A row of the event numbered `event`, claimed or as it was found."""
 
     receipt: Receipt
     failures: int
@@ -92,18 +95,24 @@ def claim(tx: Tx, *, now: int, lease: int, limit: int, holder: str | None = None
 
     `holder` is the slot of this process, for `LeaseQueue.release_all`.
     """
-    rows: list[Row] = tx.execute(CLAIM, (now, now + lease, limit, holder)).fetchall()
+    return _with_payloads(tx, tx.execute(CLAIM, (now, now + lease, limit, holder)).fetchall())
+
+
+def ready(tx: Tx, *, now: int, limit: int) -> list[InboxRow]:
+    """Return the rows that a claim would lease, as they are.
+
+    Their receipts are good until another process claims the row or removes it: it cannot know that they are in use.
+    """
+    return _with_payloads(tx, tx.execute(READY, (now, limit)).fetchall())
+
+
+def _with_payloads(tx: Tx, rows: list[Row]) -> list[InboxRow]:
     rows.sort()
     raw = payloads.of_events(tx, (event for _, _, _, event, *_ in rows))
     return [
         InboxRow(Receipt(seq, claims), failures, event, event_id, raw.get(event, b""), relay, received_at)
         for seq, claims, failures, event, event_id, relay, received_at in rows
     ]
-
-
-def any_ready(tx: Tx, now: int) -> bool:
-    """Return True if a claim at `now` would find a row."""
-    return tx.execute(ANY_READY, (now,)).fetchone() is not None
 
 
 def has_future_rows(tx: Tx, now: int) -> bool:

@@ -6,7 +6,7 @@ import random
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from pipeline.store.commit_watch import POLL_S
 from pipeline.store.contacts import KeyedList
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseFailed
+from pipeline.store.lease import LeaseQueue, Receipt
 from pipeline.store.schema import open_database
 from pipeline.store.users import Signed
 from stages import saver
@@ -45,6 +46,12 @@ def profiles(count: int, *, first: int = 0, size: int | None = None) -> list[Sig
     return [
         ALICE.sign(f"{number}", kind=0, created_at=NOW + number, size=size) for number in range(first, first + count)
     ]
+
+
+def wait_started(world: World) -> None:
+    """Return once a saver that was just started saves what comes."""
+    world.put([ALICE.sign("first", kind=0, created_at=NOW - 1)])
+    world.wait_saved()
 
 
 @pytest.fixture
@@ -422,6 +429,47 @@ def test_only_what_kills_the_process_is_buried(world: World, monkeypatch: pytest
     assert buried == {(event_id, "the process died of it") for event_id in deadly}
 
 
+def test_what_kills_the_process_that_found_it_without_a_claim_is_buried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that came while the process ran: the first death is not counted, the others are."""
+    events = profiles(20)
+    deadly = events[7].id
+    break_over(monkeypatch, {deadly}, Death())
+    deaths = 0
+    while not world.value("SELECT count(*) FROM inbox_dead"):
+        try:
+            with Running(world.context("saver"), saver.run) as running:
+                if not deaths:
+                    wait_started(world)
+                    world.put(events)
+                wait_until(lambda running=running: running.is_over or world.inbox_size() == 0)  # type: ignore[misc]
+        except Death:
+            deaths += 1
+        assert deaths <= saver.MAX_FAILURES + 2
+        world.leases_run_out()
+    assert {event.id for event in events} - world.seen() == {deadly}
+
+
+def test_rows_that_come_while_it_runs_are_saved_without_a_claim(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, later = profiles(3), profiles(3, first=3)
+    claims: list[int] = []
+    ack = LeaseQueue.ack
+
+    def noted(queue: LeaseQueue, tx: Tx, receipts: Iterable[Receipt]) -> int:
+        found = list(receipts)
+        claims.extend(receipt.claims for receipt in found)
+        return ack(queue, tx, found)
+
+    monkeypatch.setattr(LeaseQueue, "ack", noted)
+    world.put(before)
+    with Running(world.context("saver"), saver.run):
+        world.wait_saved()
+        world.put(later)
+        world.wait_saved()
+    assert claims == [1, 1, 1, 0, 0, 0]
+
+
 def full_after(pages: int) -> Callable[..., Database]:
     """Opens databases that may grow by so many pages only."""
 
@@ -569,6 +617,31 @@ def test_two_savers_at_once_repeat_nothing(world: World) -> None:
     with Running(world.context("saver"), saver.run), Running(world.context("saver", index=1), saver.run):
         world.wait_saved()
     assert world.queued() == sorted(event.id for event in events)
+
+
+def test_savers_that_meet_over_new_rows_claim_from_then_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows were saved by another while this one looked at them."""
+    events = profiles(10)
+    met: list[bool] = []
+
+    def slow(raw: bytes) -> Event:
+        if not met:
+            met.append(True)
+            rival = World(world.directory)
+            rival.execute("UPDATE inbox SET claims = claims + 1 WHERE seq % 2")
+            rival.close()
+        return event_from_stored(raw)
+
+    with Running(world.context("saver"), saver.run) as running:
+        wait_started(world)
+        monkeypatch.setattr(saver, "event_from_stored", slow)
+        world.put(events)
+        world.wait_saved()
+    assert met
+    assert {event.id for event in events} <= set(world.queued())
+    assert len(world.queued()) == 11, "none twice"
+    assert running.metric("event_service_stage_errors_total", stage="saver", kind="stale-receipt") == 1
+    assert running.metric("event_service_stage_in_total", stage="saver") == 11
 
 
 def test_a_saver_that_overslept_its_lease_repeats_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,15 +87,28 @@ def test_claims_take_the_rows_that_have_been_ready_for_longest(db: Database) -> 
         assert [row.raw for row in inbox.claim(tx, now=NOW + 30, lease=10, limit=9)] == [b"3"]
 
 
+def test_ready_rows_are_those_that_a_claim_takes_and_stay_as_they_are(db: Database) -> None:
+    with db.write() as tx:
+        inbox.append(tx, [arrival(1, NOW + 20), arrival(2, NOW + 10), arrival(3, NOW + 30), arrival(4, NOW + 99)])
+    with db.read() as tx:
+        found = inbox.ready(tx, now=NOW + 30, limit=2)
+        assert inbox.ready(tx, now=NOW + 30, limit=2) == found
+    with db.write() as tx:
+        claimed = inbox.claim(tx, now=NOW + 30, lease=10, limit=2)
+        assert [row._replace(receipt=row.receipt._replace(claims=1)) for row in found] == claimed
+        assert inbox.queue.ack(tx, (row.receipt for row in found)) == 0, "another has them"
+        assert inbox.queue.ack(tx, (row.receipt for row in claimed)) == 2
+
+
 def test_what_waits_is_told_without_a_claim(db: Database) -> None:
     with db.write() as tx:
-        assert not inbox.any_ready(tx, NOW)
+        assert inbox.ready(tx, now=NOW, limit=9) == []
         assert inbox.next_ready_at(tx) is inbox.oldest_received_at(tx) is None
         assert inbox.waiting(tx) == 0
         assert inbox.size(tx, 5) == inbox.size(tx) == (0, 0)
         inbox.append(tx, [arrival(n, NOW + n) for n in range(10)])
-        assert not inbox.any_ready(tx, NOW - 1)
-        assert inbox.any_ready(tx, NOW)
+        assert inbox.ready(tx, now=NOW - 1, limit=9) == []
+        assert inbox.ready(tx, now=NOW, limit=9)
         assert inbox.next_ready_at(tx) == inbox.oldest_received_at(tx) == NOW
         assert inbox.waiting(tx) == 10
         assert [inbox.size(tx, most).events for most in (None, 5, 50)] == [10, 5, 10]
