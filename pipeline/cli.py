@@ -59,6 +59,7 @@ class _Commands(click.Group):
         "explain": "Trace one event.",
         "dead": "List, show, requeue and purge dead letters.",
         "import-go": "Import users, contacts, relays and pending events of the Go service.",
+        "replay": "Deliver again what the sink was given in a span of time.",
         "relays": "List, show and probe relays; add, remove, set how each is asked.",
         "status": "Show problems and what to do, then stages, queues and relays.",
         "users": "Add, remove, block and list registered users.",

@@ -6,6 +6,7 @@ from typing import Final
 
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
+from pipeline.delivery.replay_client import ReplayClient
 from pipeline.delivery.sink_health import LastAnswer, SinkHealth
 from pipeline.delivery.unsettled import Unsettled
 from pipeline.process.logs import RateLimitedLogger
@@ -23,6 +24,7 @@ PUBSUB_CALLS: Final = 4
 _TURN_S: Final = 1.0
 # A worker may be in one call of 20 s, or several for a batch that must be taken apart.
 _WORKER_LIMIT_S: Final = 90.0
+_NAME: Final = SinkName.PUBSUB
 
 
 def run(ctx: StageContext) -> None:
@@ -42,7 +44,8 @@ def _deliver(ctx: StageContext, tracer: EventTracer | None) -> None:
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
-    shared = _Shared(sink, counters, tracer)
+    replays = ReplayClient(_NAME, ctx.clock, counters, RateLimitedLogger(ctx.log, ctx.clock), ctx.slot.name)
+    shared = _Shared(sink, counters, tracer, replays)
     workers = [_worker(ctx, shared, progress, index) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
@@ -68,6 +71,7 @@ class _Shared:
     sink: Sink
     counters: StageCounters
     tracer: EventTracer | None
+    replays: ReplayClient
     turn: threading.Lock = field(default_factory=threading.Lock)
     last_answer: LastAnswer = field(default_factory=LastAnswer)
     unsettled: Unsettled = field(default_factory=Unsettled)
@@ -78,13 +82,12 @@ def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: in
         progress[index] = ctx.clock.monotonic()
 
     log = RateLimitedLogger(ctx.log, ctx.clock)
-    name = SinkName.PUBSUB
     client = OutboxClient(
-        "forwarder", name, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
+        "forwarder", _NAME, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
         shared.tracer,
     )  # fmt: skip
-    health = SinkHealth(name, shared.last_answer)
-    return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell)
+    health = SinkHealth(_NAME, shared.last_answer)
+    return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell, shared.replays)
 
 
 def _work(ctx: StageContext, worker: BatchWorker) -> None:

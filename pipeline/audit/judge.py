@@ -11,13 +11,12 @@ from typing import Final
 
 from pipeline.audit.findings import Suspect
 from pipeline.nostr.event import Event
-from pipeline.nostr.tags import expiration
 from pipeline.process.clock import Clock
 from pipeline.rules.acceptance import EventLimits, rejection_reason
 from pipeline.rules.relevance import Rule
-from pipeline.store import audits, authors, retractions
+from pipeline.store import audits, retractions
 from pipeline.store.audits import AuditSubject
-from pipeline.store.database import Database, Tx
+from pipeline.store.database import Database
 
 BEYOND: Final = "before the crawl's reach"
 """Reason for events dated before what the crawl looks back for."""
@@ -87,13 +86,5 @@ class Judge:
     def _is_suppressed(self, event: Event, now_s: int) -> bool:
         if not self._suppresses_retracted:
             return False
-        expires = expiration(event)
-        if expires is not None and expires <= now_s:
-            return True
         with self._database.read() as tx:
-            return _is_retracted(tx, event)
-
-
-def _is_retracted(tx: Tx, event: Event) -> bool:
-    author = authors.find(tx, event.pubkey)
-    return author is not None and bool(retractions.retracted(tx, retractions.identities(tx, event, author)))
+            return retractions.how_retracted(tx, event, now_s) is not None

@@ -115,6 +115,7 @@ def as_value(snapshot: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
         "queues": [asdict(queue) for queue in snapshot.queues],
         "sinks": [asdict(sink) for sink in snapshot.sinks],
         "relays": _states(snapshot),
+        "replay": None if snapshot.replay is None else asdict(snapshot.replay),
         "gaps": [asdict(gap) for gap in snapshot.gaps],
         "known_addresses": snapshot.known_addresses,
         "registered_users": snapshot.registered_users,
@@ -138,6 +139,11 @@ def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
     for sink in snapshot.sinks:
         retries = f"; retried: {counted(sink.retries)}" if sink.retries else ""
         lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
+    if (replay := snapshot.replay) is not None:
+        more = "" if replay.is_over else "; if none runs, event-service replay --resume goes on"
+        lines.append(
+            f"{'replay':<14} {replay.queued:,} of {replay.total:,} events queued, {replay.pending:,} pending{more}"
+        )
     if rates := _rates(snapshot.samples):
         lines.append(f"{'rates':<14} {rates}")
     relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none yet"

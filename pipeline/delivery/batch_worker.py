@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.delivery.outbox_client import RENEW_BATCH_AFTER_S
 from pipeline.delivery.poison import next_batch
+from pipeline.delivery.replay_client import ReplayClient
 from pipeline.delivery.sink_health import SinkWorker
 from pipeline.process.doorbell import Doorbell
 from pipeline.process.stage_times import WaitReason
@@ -20,6 +21,7 @@ from pipeline.sinks.base import Delivered, Refused, Retry, Sink, SinkDown, Verdi
 from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.database import Database
 from pipeline.store.outbox import OutboxRow
+from pipeline.store.replay_queue import ReplayRow
 
 # How long the loop waits for a commit before it looks for rows whose retry is due.
 _IDLE_S: Final = 1.0
@@ -36,35 +38,41 @@ class BatchWorker(SinkWorker):
     """Held while claiming or waiting for rows: of the workers that share it, one waits for all."""
     doorbell: Doorbell | None = None
     """Rung for new rows; for the worker that has the turn."""
+    replays: ReplayClient | None = None
+    """Rows that are offered while the outbox has none."""
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; then release what is claimed and not delivered."""
         watch = CommitWatch(database, self.doorbell)
         while not self.stop.is_set():
             self.beat()
-            rows = self._next(database, watch)
+            rows, replayed = self._next(database, watch)
             if rows:
                 self._deliver(database, rows)
+            if replayed and self.replays is not None:
+                self._replay(database, self.replays, replayed)
         self.client.settle(database)
 
-    def _next(self, database: Database, watch: CommitWatch) -> list[OutboxRow]:
-        """Claim ready rows; return [] after about a second without any, or after a commit.
+    def _next(self, database: Database, watch: CommitWatch) -> tuple[list[OutboxRow], list[ReplayRow]]:
+        """Claim ready rows, or those of replays if there are none; return neither after a second, or after a commit.
 
         What is unsettled is committed with the claim, or when it is due, by this worker if another has the turn.
         """
         if not self.turn.acquire(timeout=min(_TURN_WAIT_S, self.client.settle_due_in_s())):
             self._settle_due(database)
-            return []
+            return [], []
         try:
             if self.stop.is_set():
-                return []
+                return [], []
             rows = self.client.claim(database, self.sink.max_messages)
-            if not rows:
+            replayed = [] if rows or self.replays is None else self.replays.claim(database)
+            if not rows and not replayed:
+                self.health.reset()
                 self.sink.keep_alive()
                 with self.client.times.waiting(WaitReason.WORK):
                     watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
                 self._settle_due(database)
-            return rows
+            return rows, replayed
         finally:
             self.turn.release()
 
@@ -102,6 +110,23 @@ class BatchWorker(SinkWorker):
         self.health.reset()
         if rows:
             self.client.release(database, rows)
+
+    def _replay(self, database: Database, replays: ReplayClient, rows: list[ReplayRow]) -> None:
+        """Offer rows of replays in one call; while the sink is down they wait in the queue, behind what is new."""
+        self.beat()
+        self.client.settle(database)
+        down: SinkDown | None = None
+        verdicts: Verdicts = ()
+        try:
+            batch = next_batch([each.row for each in rows])[: self.sink.max_messages]
+            self.health.on_call(self.now())
+            verdicts, down = self._offer(batch)
+            self._note_outcome(verdicts, down)
+            self._note_retries(verdicts, down)
+        finally:
+            replays.settle(database, rows, verdicts)
+        if down is not None:
+            self.pause(self.report_down(down, len(rows)))
 
     def _offer(self, rows: Sequence[OutboxRow]) -> tuple[Verdicts, SinkDown | None]:
         """Return the verdicts on `rows`, and the error if the sink is down; trace other errors to the row at fault."""

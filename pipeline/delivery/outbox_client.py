@@ -27,7 +27,7 @@ from pipeline.process.metrics import Metrics, Observations
 from pipeline.process.stage_times import StageTimes
 from pipeline.process.tracing import EventTracer
 from pipeline.sinks.base import Message, Refused, Retry
-from pipeline.store import outbox
+from pipeline.store import outbox, replay_queue
 from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import DeadLetter, Postponed
@@ -54,6 +54,7 @@ def reclaim_leases(database: Database, holder: str, now: int) -> None:
     """Release the leases of the crashed process that had the slot `holder` before; for a stage that starts."""
     with database.write() as tx:
         outbox.queue.release_all(tx, holder, now)
+        replay_queue.queue.release_all(tx, holder, now)
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class OutboxClient:
             tally = StageTally()
             stale = self._write_verdicts(tx, settlements, tally, now)
             rows = self._lease(tx, most, now)
-            letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := _dead_reason(row)) is not None]
+            letters = [DeadLetter(row.receipt, reason) for row in rows if (reason := dead_reason(row)) is not None]
             dead = outbox.queue.dead_letter(tx, letters, now)
             tally.taken += dead
             tally.drop("buried", dead)
@@ -102,7 +103,7 @@ class OutboxClient:
             self.log.error(
                 each.reason, "event is a dead letter", sink=self.name, row=each.receipt.seq, reason=each.reason
             )
-        return self._suspects_last([row for row in rows if _dead_reason(row) is None])
+        return self._suspects_last([row for row in rows if dead_reason(row) is None])
 
     def _lease(self, tx: Tx, most: int, now: int) -> list[OutboxRow]:
         """Lease step by step, until there are `most` rows or `CLAIM_BYTES`, or none is left."""
@@ -167,8 +168,7 @@ class OutboxClient:
             letters: list[DeadLetter] = []
             for row, verdict in settlement.verdicts:
                 if isinstance(verdict, Retry):
-                    wait_s = _ROW_RETRY.delay_s(row.failures + 1, self.rng)
-                    postponed.append(Postponed(row.receipt, now + round(wait_s * 1000)))
+                    postponed.append(postponed_after_failure(row, now, self.rng))
                 elif isinstance(verdict, Refused) and verdict.dead_letter:
                     letters.append(DeadLetter(row.receipt, verdict.reason))
                 else:
@@ -233,7 +233,15 @@ def message_of(row: OutboxRow, traceparent: str = "") -> Message:
     mentions = () if row.mentions is None else _keys(row.mentions)
     rules = _names(row.rules or "")
     return Message(
-        row.event_id, row.payload, row.received_at, row.retracted, row.address or "", rules, mentions, traceparent
+        row.event_id,
+        row.payload,
+        row.received_at,
+        row.retracted,
+        row.address or "",
+        rules,
+        mentions,
+        traceparent,
+        row.is_replay,
     )
 
 
@@ -255,7 +263,13 @@ def _add_to(tally: StageTally, verdicts: RowVerdicts, held: int) -> None:
     tally.out += held - len(reasons)
 
 
-def _dead_reason(row: OutboxRow) -> str | None:
+def postponed_after_failure(row: OutboxRow, now: int, rng: random.Random) -> Postponed:
+    """Return until when a row waits that has failed once more, at `now` (ms)."""
+    return Postponed(row.receipt, now + round(_ROW_RETRY.delay_s(row.failures + 1, rng) * 1000))
+
+
+def dead_reason(row: OutboxRow) -> str | None:
+    """Return why the row must not be tried; `None` if it may be."""
     if not row.payload:
         return "payload missing"
     return "too many claims" if row.receipt.claims - row.returned > MAX_CLAIMS else None

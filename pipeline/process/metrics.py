@@ -282,6 +282,9 @@ class Metrics:
         self.sink_ignored = self._counter(
             "event_service_sink_ignored_total", "Events not sent to a sink, by reason", ("sink", "reason")
         )
+        self.replayed = self._counter(
+            "event_service_replayed_total", "Events of replays, by outcome", ("sink", "outcome")
+        )
         self.sink_batch = self._histogram("event_service_sink_batch_events", "Events in one call", BATCH_BUCKETS)
         self.sink_call = self._histogram(
             "event_service_sink_call_seconds", "Seconds until a sink answered", DURATION_BUCKETS_S

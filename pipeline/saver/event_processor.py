@@ -41,14 +41,12 @@ from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import QueueSize
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
-from pipeline.store.retractions import Retracted
+from pipeline.store.retractions import NOT_RETRACTABLE, Retracted
 
 # NIP-65 asks for two to four of each; an author who lists dozens is not found sooner.
 MAX_LISTED: Final = 10
 # A longer list may begin with unknown relays; each lookup costs a query.
 MAX_LOOKED_UP: Final = 40
-# Retracting these would undo the retraction itself (NIP-09, NIP-62).
-_NOT_RETRACTABLE: Final = frozenset({DELETION, VANISH})
 
 
 class Item(NamedTuple):
@@ -269,7 +267,7 @@ class EventProcessor:
 
         Requests to delete and to vanish never are.
         """
-        retractable = [(event, author) for event, author in authored if event.kind not in _NOT_RETRACTABLE]
+        retractable = [(event, author) for event, author in authored if event.kind not in NOT_RETRACTABLE]
         identities = [each for event, author in retractable for each in retractions.identities(tx, event, author)]
         found = retractions.retracted(tx, identities)
         for event, _ in retractable:

@@ -48,6 +48,8 @@ def attributes(message: Message) -> dict[str, str]:
         found["relay"] = message.relay
     if message.retracted is not None:
         found["retracted"] = message.retracted
+    if message.is_replay:
+        found["replay"] = "true"
     if message.mentions:
         found["mentions"] = ",".join(message.mentions[:MAX_LISTED_MENTIONS])
         if len(message.mentions) > MAX_LISTED_MENTIONS:

@@ -17,7 +17,7 @@ class Message:
     `retracted`: `deleted`, `vanished` or `expired`, if it was known to be so when it was saved. `relay`: address of
     the relay where it was first seen. `rules`: names of those by which it was relevant when it was saved. `mentions`:
     registered users in its `p` tags, as hex. All three are empty where that is not known. `traceparent`: W3C trace
-    context of an event that is traced, else empty.
+    context of an event that is traced, else empty. `is_replay`: the sink has had the event before.
     """
 
     event_id: bytes
@@ -28,6 +28,7 @@ class Message:
     rules: tuple[str, ...] = ()
     mentions: tuple[str, ...] = ()
     traceparent: str = ""
+    is_replay: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth, health_of
 from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import dead, gaps, gauges, relay_records, throughput
+from pipeline.store import dead, gaps, gauges, relay_records, replay_queue, replays, throughput
 from pipeline.store.audits import AuditOutcome
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.disk import disk_use, has_room_for_strangers, is_full
 from pipeline.store.gaps import GapSummary
@@ -55,6 +55,17 @@ class SinkStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayStatus:
+    """A replay: how many events it found, has queued and waits for the forwarder to deliver."""
+
+    sink: str
+    total: int
+    queued: int
+    pending: int
+    is_over: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The service at `now` (ms). Counts by reason are since the runtime directory began."""
 
@@ -83,6 +94,8 @@ class Snapshot:
     wal_bytes: int
     free_bytes: int
     audit: AuditOutcome = field(default_factory=AuditOutcome)
+    replay: ReplayStatus | None = None
+    """The newest replay, until it is finished and delivered."""
 
 
 def sinks_of(config: Config) -> tuple[SinkName, ...]:
@@ -104,6 +117,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         open_gaps = gaps.summaries(tx, limit=MAX_GAPS)
         has_room = has_room_for_strangers(tx, config.max_database_bytes)
         is_database_full = is_full(tx, config.max_database_bytes)
+        replay = _replay(tx)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
@@ -133,6 +147,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         wal_bytes=disk.wal,
         free_bytes=disk.free,
         audit=seen.audit,
+        replay=replay,
     )
 
 
@@ -145,6 +160,14 @@ def _queue(queue: QueueGauges, now: int) -> QueueStatus:
     name = "inbox" if queue.sink is None else f"outbox-{queue.sink}"
     oldest = None if queue.oldest is None else max(0, now - queue.oldest)
     return QueueStatus(name, queue.waiting, oldest, queue.dead, queue.bytes)
+
+
+def _replay(tx: Tx) -> ReplayStatus | None:
+    newest = replays.latest(tx)
+    pending = 0 if newest is None else replay_queue.pending(tx, newest.job)
+    if newest is None or (newest.is_over and not pending):
+        return None
+    return ReplayStatus(newest.scope.sink, newest.total, newest.queued, pending, newest.is_over)
 
 
 def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus:

@@ -39,6 +39,7 @@ class CounterKind(StrEnum):
     OUT = "handed-on"
     DROPPED = "discarded"
     SKIPPED = "withheld"
+    REPLAYED = "replayed"
 
 
 @dataclass(slots=True)
@@ -46,12 +47,14 @@ class StageTally:
     """Counts of one transaction: each event taken goes out or is dropped for a reason, a metric label.
 
     `skipped`: of those that went out, now or before, how many are not sent to the target relay, by reason.
+    `replayed`: events of replays, by sink and outcome, which count as nothing else.
     """
 
     taken: int = 0
     out: int = 0
     dropped: Counts[str] = field(default_factory=Counts)
     skipped: Counts[str] = field(default_factory=Counts)
+    replayed: Counts[tuple[str, str]] = field(default_factory=Counts)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count events that go no further, among those taken."""
@@ -73,6 +76,8 @@ class StageTally:
             yield CounterKind.DROPPED, reason, count
         for reason, count in self.skipped.items():
             yield CounterKind.SKIPPED, reason, count
+        for (sink, outcome), count in self.replayed.items():
+            yield CounterKind.REPLAYED, f"{outcome} {sink}", count
 
 
 Totals = Sequence[tuple[CounterKind, str, int]]
@@ -147,6 +152,9 @@ class StageCounters:
                 return self._metrics.stage_discarded.labels(self._slot.stage, reason)
             case CounterKind.SKIPPED:
                 return self._metrics.sink_ignored.labels(SinkName.RELAY, reason)
+            case CounterKind.REPLAYED:
+                outcome, _, sink = reason.partition(" ")
+                return self._metrics.replayed.labels(sink, outcome)
 
     def _shown(self, kind: CounterKind, reason: str) -> int:
         """Return the value of this slot's own series; those of other slots are in other files."""

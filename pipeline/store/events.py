@@ -21,9 +21,9 @@ STORE = """
 INSERT INTO events (event, event_id, relay, received_at, sinks, retracted, rules, mentions)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
-# An event is done when every delivery that it owes is recorded, the last of them before the bound.
+# An event is done when every delivery that it owes is recorded, the last before the bound, and no replay has it.
 DONE_AMONG = """
-SELECT event, received_at <= ?2 AND
+SELECT event, received_at <= ?2 AND NOT EXISTS (SELECT 1 FROM replay_queue WHERE replay_queue.event = events.event) AND
        (SELECT count(*) = events.sinks AND coalesce(max(at), 0) <= ?2
           FROM deliveries WHERE deliveries.event = events.event)
   FROM events WHERE event > ?1 ORDER BY event LIMIT ?3

@@ -602,6 +602,63 @@ AUDITS = (
     "INSERT INTO audits (only) VALUES (1)",
 )
 
+# Replays and the events that they have queued, see `replays` and `replay_queue`. `after_time`, `after_id`: how far they
+# have walked through `seen`. Of what is not kept: `is_missing` once no relay returned it.
+REPLAYS = (
+    """
+    CREATE TABLE replays (
+      id INTEGER PRIMARY KEY AUTOINCREMENT,
+      sink TEXT NOT NULL,
+      since INTEGER NOT NULL,
+      until INTEGER NOT NULL,
+      authors BLOB NOT NULL,
+      rules TEXT NOT NULL,
+      total INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      ended_at INTEGER,
+      after_time INTEGER NOT NULL DEFAULT -1,
+      after_id BLOB NOT NULL DEFAULT x'',
+      is_walked INTEGER NOT NULL DEFAULT 0,
+      from_store INTEGER NOT NULL DEFAULT 0,
+      from_relays INTEGER NOT NULL DEFAULT 0,
+      other_rule INTEGER NOT NULL DEFAULT 0,
+      missing INTEGER NOT NULL DEFAULT 0,
+      delivered INTEGER NOT NULL DEFAULT 0,
+      refused INTEGER NOT NULL DEFAULT 0,
+      retracted INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    """
+    CREATE TABLE replay_queue (
+      seq INTEGER PRIMARY KEY AUTOINCREMENT,
+      event INTEGER NOT NULL,
+      sink TEXT NOT NULL,
+      job INTEGER NOT NULL,
+      ready_at INTEGER NOT NULL,
+      bytes INTEGER NOT NULL DEFAULT 0,
+      claims INTEGER NOT NULL DEFAULT 0,
+      failures INTEGER NOT NULL DEFAULT 0,
+      returned INTEGER NOT NULL DEFAULT 0,
+      holder TEXT
+    ) STRICT
+    """,
+    "CREATE UNIQUE INDEX replay_queue_event ON replay_queue (event, sink)",
+    "CREATE INDEX replay_queue_ready ON replay_queue (sink, ready_at)",
+    """
+    CREATE TABLE replay_fetches (
+      job INTEGER NOT NULL,
+      event INTEGER NOT NULL,
+      event_id BLOB NOT NULL,
+      created_at INTEGER NOT NULL,
+      kind INTEGER NOT NULL,
+      author INTEGER NOT NULL,
+      seen_at INTEGER NOT NULL,
+      is_missing INTEGER NOT NULL DEFAULT 0,
+      PRIMARY KEY (job, is_missing, event)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -636,4 +693,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0031-leaving-users", LEAVING_USERS),
     Migration("0032-matched-rules", MATCHED_RULES),
     Migration("0033-audits", AUDITS),
+    Migration("0034-replays", REPLAYS),
 )

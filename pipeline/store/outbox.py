@@ -74,7 +74,8 @@ class OutboxRow(NamedTuple):
 
     `returned`: how often it was claimed and released untried. `retracted`, `rules`, `mentions`: as it was when the
     event was saved, see `events.Accepted`; `rules` is `None` where that was not noted. `relay` and its `address`:
-    where the event was first seen, `None` if that is not known. `claimed_at`: when it was claimed (ms).
+    where the event was first seen, `None` if that is not known. `claimed_at`: when it was claimed (ms). `is_replay`:
+    the sink has had the event before.
     """
 
     receipt: Receipt
@@ -90,6 +91,7 @@ class OutboxRow(NamedTuple):
     relay: int | None = None
     address: str | None = None
     claimed_at: int = 0
+    is_replay: bool = False
 
     @property
     def lost_claims(self) -> int:
@@ -128,10 +130,18 @@ def claim(
         CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
     ).fetchall()
     claimed.sort()
+    return with_events(tx, claimed, now)
+
+
+def with_events(tx: Tx, claimed: Sequence[Row], now: int, *, is_replay: bool = False) -> list[OutboxRow]:
+    """Return claimed rows with their events; a payload that is gone is empty.
+
+    `claimed`: number, claims, failures, event and returns of each.
+    """
     events: dict[int, Row] = {row[0]: row for row in tx.executemany(EVENT, ((event,) for *_, event, _ in claimed))}
     addresses = dict(tx.executemany(ADDRESS, ((relay,) for relay in {row[-1] for row in events.values()})))
     return [
-        OutboxRow._make((Receipt(seq, claims), failures, returned, *found, addresses.get(found[-1]), now))
+        OutboxRow._make((Receipt(seq, claims), failures, returned, *found, addresses.get(found[-1]), now, is_replay))
         for seq, claims, failures, event, returned in claimed
         for found in (events.get(event, (event, b"", b"", now, None, None, None, None)),)
     ]

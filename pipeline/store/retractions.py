@@ -7,9 +7,10 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple
 
-from pipeline.nostr.event import Event
-from pipeline.nostr.kinds import GIFT_WRAP
-from pipeline.nostr.tags import coordinate, first_values
+from pipeline.nostr import kinds
+from pipeline.nostr.event import Event, event_from_stored
+from pipeline.nostr.kinds import DELETION, GIFT_WRAP
+from pipeline.nostr.tags import coordinate, expiration, first_values
 from pipeline.store import authors
 from pipeline.store.database import Row, Tx
 from pipeline.store.retention_step import RetentionBatch
@@ -42,6 +43,8 @@ FORGET_VANISHED = "DELETE FROM vanished WHERE author = ?"
 
 FIRST_DELETION: Final = (b"", 0)
 """Before every id and author."""
+NOT_RETRACTABLE: Final = frozenset({DELETION, kinds.VANISH})
+"""Kinds whose retraction would undo the retraction itself (NIP-09, NIP-62)."""
 _WHENEVER: Final = 2**63 - 1
 # A gift wrap has one recipient (NIP-59); each lookup costs a query under the write lock.
 MAX_RECIPIENTS: Final = 10
@@ -107,6 +110,23 @@ def retracted(tx: Tx, events: Iterable[Identity]) -> dict[bytes, Retracted]:
         if found.get(event_id) is not Retracted.DELETED:
             found[event_id] = Retracted(how)
     return found
+
+
+def how_retracted(tx: Tx, event: Event, now_s: int) -> Retracted | None:
+    """Return how the event is retracted by now, as far as is known here; `None` if it is not."""
+    author = authors.find(tx, event.pubkey)
+    if author is not None and event.kind not in NOT_RETRACTABLE:
+        how = retracted(tx, identities(tx, event, author)).get(event.id)
+        if how is not None:
+            return how
+    expires = expiration(event)
+    is_expired = expires is not None and expires <= now_s and event.kind not in NOT_RETRACTABLE
+    return Retracted.EXPIRED if is_expired else None
+
+
+def how_payload_retracted(tx: Tx, payload: bytes, now_s: int) -> Retracted | None:
+    """Return the same for an event as it is stored."""
+    return how_retracted(tx, event_from_stored(payload), now_s)
 
 
 def _digest(coordinate: str) -> bytes:

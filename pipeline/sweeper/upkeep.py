@@ -4,7 +4,7 @@ from collections import deque
 from typing import Final
 
 from pipeline.process.stage import StageContext
-from pipeline.store import inbox, outbox, relay_pruning, shares, throughput
+from pipeline.store import inbox, outbox, relay_pruning, replay_queue, shares, throughput
 from pipeline.store.database import Database
 from pipeline.store.database_file import JOURNAL_SIZE_LIMIT, wal_bytes
 from pipeline.sweeper import table_walk
@@ -14,6 +14,7 @@ _GROWTH_BYTES: Final = 1 << 20
 _RELAYS_PER_SLICE: Final = 400
 _CHECKPOINT_EVERY_S: Final = 2.0
 _SAMPLE_EVERY_S: Final = 10.0
+_QUEUES: Final = (inbox, outbox, replay_queue)
 
 
 class ThroughputSampler:
@@ -51,10 +52,10 @@ class FutureRows:
         self._next = now_s + table_walk.REST_S
         now = self._ctx.clock.now_ms()
         with self._database.read() as tx:
-            if not inbox.has_future_rows(tx, now) and not outbox.has_future_rows(tx, now):
+            if not any(queue.has_future_rows(tx, now) for queue in _QUEUES):
                 return
         with self._database.write() as tx:
-            rows = inbox.reset_future_rows(tx, now) + outbox.reset_future_rows(tx, now)
+            rows = sum(queue.reset_future_rows(tx, now) for queue in _QUEUES)
         self._ctx.log.warning("rows of a time to come made ready, the clock was set back", rows=rows)
 
 

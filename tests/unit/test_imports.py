@@ -42,12 +42,17 @@ ALLOWED = {
     "pipeline.audit": SHARED
     | {"pipeline.crawl.sync.plan", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "rules")},
+    # Relays are asked as by an audit.
+    "pipeline.replay": SHARED
+    | {"pipeline.audit"}
+    | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "rules")},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
     "stages": SHARED
     | {"pipeline.audit", "pipeline.rules.acceptance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery", "sweeper")},
     "pipeline.commands": SHARED
-    | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.probe", "pipeline.status"}
+    | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.probe", "pipeline.replay", "pipeline.status"}
+    | {"pipeline.rules.relevance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }

@@ -8,6 +8,7 @@ from time import monotonic
 
 from pipeline.delivery.batch_worker import BatchWorker
 from pipeline.delivery.outbox_client import OutboxClient
+from pipeline.delivery.replay_client import ReplayClient
 from pipeline.delivery.sink_health import SinkHealth
 from pipeline.delivery.stream_worker import StreamWorker
 from pipeline.delivery.unsettled import Unsettled
@@ -18,11 +19,12 @@ from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.process.stop import Stop
 from pipeline.sinks.base import Message, Sink, SinkDown, StreamSink, Verdict
-from pipeline.store import events, outbox
+from pipeline.store import events, outbox, replay_queue, replays
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Row
 from pipeline.store.events import Accepted
 from pipeline.store.outbox import SinkName
+from pipeline.store.replays import ReplayScope
 from pipeline.store.schema import open_database
 from tests.factories.events import Author, SignedEvent
 from tests.fakes.net import pause
@@ -89,6 +91,22 @@ class Outbox:
                 store_with_payloads(tx, accepted)
             outbox.append(tx, self.sink, [each.event for each in accepted], now)
 
+    def replay(self, signed: Sequence[SignedEvent]) -> int:
+        """Have events delivered again that were delivered; return the number of the replay."""
+        with self.database.write() as tx:
+            now = self.clock.now_ms()
+            one = replays.add(tx, ReplayScope(self.sink.value, 0, now), len(signed), now)
+            replay_queue.append(tx, self.sink, one.job, [self.numbers[event.id] for event in signed], now)
+            replays.end(tx, one.job, now)
+        return one.job
+
+    def replayed(self) -> tuple[int, int, int, int]:
+        """Delivered, refused, retracted and pending events of the newest replay."""
+        with self.database.read() as tx:
+            newest = replays.latest(tx)
+            assert newest is not None
+            return newest.delivered, newest.refused, newest.retracted, replay_queue.pending(tx, newest.job)
+
     def query(self, statement: str, *bindings: object) -> list[Row]:
         with self.database.read() as tx:
             return tx.execute(statement, bindings).fetchall()
@@ -154,11 +172,12 @@ class Loop:
         unsettled = unsettled or (Unsettled(within_s=0.0) if isinstance(box.clock, ManualClock) else Unsettled())
         self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0", unsettled)
         self.health = SinkHealth(box.sink)
+        self.replays = ReplayClient(box.sink, box.clock, counters, log, f"{stage}-0")
         self.worker: BatchWorker | StreamWorker
         if isinstance(sink, StreamSink):
             self.worker = StreamWorker(self.client, self.health, self.stop, self._beat, sink)
         else:
-            self.worker = BatchWorker(self.client, self.health, self.stop, self._beat, sink)
+            self.worker = BatchWorker(self.client, self.health, self.stop, self._beat, sink, replays=self.replays)
         self._thread = threading.Thread(target=self._run, name="delivery")
 
     def _beat(self) -> None:

@@ -20,6 +20,7 @@ VALUES = {
     "retracted": {each.value for each in Retracted},
     "schema": {SCHEMA},
     "mentions_cut": {"1"},
+    "replay": {"true"},
 } | {f"rule_{rule.value}": {"1"} for rule in Rule}
 """Every value of those attributes that have few."""
 
@@ -34,6 +35,7 @@ EVERYTHING = sent(
     rules=tuple(Rule),
     mentions=("ab" * 32,) * MAX_MENTIONS,
     retracted="deleted",
+    is_replay=True,
     traceparent=traceparent(b"\1" * 32, deliver("pubsub")),
 )
 

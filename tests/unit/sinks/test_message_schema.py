@@ -30,6 +30,7 @@ FULL = {
     "rules": tuple(Rule),
     "mentions": (ALICE.pubkey,) * MAX_MENTIONS,
     "retracted": "expired",
+    "is_replay": True,
     "traceparent": traceparent(b"\1" * 32, deliver("pubsub")),
 }
 

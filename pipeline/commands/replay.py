@@ -1,0 +1,331 @@
+"""`event-service replay`: delivers a span of time to the sink once more, for a consumer that lost its state."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import click
+
+from pipeline.audit.client import Interrupted
+from pipeline.audit.policy import is_auditable, policy_of
+from pipeline.commands.backfill import Moment
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit
+from pipeline.commands.output import number_of, say
+from pipeline.commands.progress import Progress
+from pipeline.commands.relays import Address
+from pipeline.commands.users import PublicKey
+from pipeline.nostr.kinds import is_regular
+from pipeline.process.clock import Clock, SystemClock
+from pipeline.process.doorbell import Doorbells
+from pipeline.process.heartbeat import read_heartbeats
+from pipeline.process.liveness import utc
+from pipeline.process.locks import FileLock, locks_directory
+from pipeline.process.stop import Stop
+from pipeline.replay.fetcher import Fetcher, FetchPolicy, NoRelayAnswered
+from pipeline.replay.replay import ReplayRun, Watcher
+from pipeline.replay.selection import ReplayCount, ReplaySelection, count
+from pipeline.rules.relevance import Rule
+from pipeline.settings.choices import SinkKind
+from pipeline.settings.config import Config
+from pipeline.store import relay_records, relays, replay_queue, replays
+from pipeline.store.database import Database
+from pipeline.store.outbox import SinkName
+from pipeline.store.relay_records import RelayRecord
+from pipeline.store.replays import Fetch, Replay, ReplayScope
+
+_RATE: Final = 100.0
+_MAX_RELAYS: Final = 100_000
+_MAX_SHOWN: Final = 20
+_LOCK: Final = "replay.lock"
+_LOOK_S: Final = 0.5
+_SINK: Final = SinkName.PUBSUB
+_GOES_ON: Final = "event-service replay --resume goes on"
+_UNFINISHED: Final = "a replay is unfinished: --resume goes on with it, --cancel ends it"
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplayOrder:
+    """What the command line asks for; times in seconds."""
+
+    since: int | None
+    until: int | None
+    keys: tuple[bytes, ...]
+    rules: tuple[str, ...]
+
+
+@click.command()
+@click.option(
+    "--since", type=Moment(), help="What was delivered from then on: 2h (ago), 2024-05-01T12:00Z, Unix seconds."
+)
+@click.option("--until", type=Moment(), help="And up to then; default: now.")
+@click.option("--author", "keys", type=PublicKey(), multiple=True, help="Only what this key wrote; may be repeated.")
+@click.option("--rule", "rules", type=click.Choice([rule.value for rule in Rule]), multiple=True,
+              help="Only what this rule matches; may be repeated.")  # fmt: skip
+@click.option("--relay", "addresses", type=Address(), multiple=True,
+              help="Fetch what is not kept from this relay only; may be repeated.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(0.1, 10_000), default=_RATE, show_default=True,
+              help="Most events a second.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only print how many events there are, and from where they would come.")
+@click.option("--resume", is_flag=True, help="Go on with the replay that was interrupted.")
+@click.option("--cancel", is_flag=True, help="End it, and drop what is queued.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def replay(  # noqa: PLR0913, PLR0917  (one for each option)
+    since: int | None, until: int | None, keys: tuple[bytes, ...], rules: tuple[str, ...], addresses: tuple[str, ...],
+    rate: float, dry_run: bool, resume: bool, cancel: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Deliver again what the sink was given in a span of time, for a consumer that lost its state.
+
+    --since and --until are times of the first delivery. An event whose payload is gone is fetched from relays and
+    verified again. Messages have the attribute replay=true and the same ids as before. New events go first. The target
+    relay gets nothing. The exit code is 1 if any event was found nowhere or refused.
+
+    \b
+    Examples:
+      event-service replay --since 2h --dry-run
+      event-service replay --since 2024-05-01T12:00Z --until 2024-05-02
+      event-service replay --since 7d --rule mention --rate 20
+      event-service replay --resume
+    """
+    config = config_or_exit()
+    with open_or_exit(config) as database, _locked(config):
+        config = of_running_service(config, database)
+        if cancel:
+            return _cancel(database)
+        if dry_run:
+            return _dry_run(
+                config, database, _scope(_ReplayOrder(since, until, keys, rules)), addresses, as_json=as_json
+            )
+        one = _resumed(database) if resume else _begin(config, database, _ReplayOrder(since, until, keys, rules))
+        work = _ReplayWork(config, database, _relays(database, addresses))
+        try:
+            one = work.run(one, rate)
+        except (KeyboardInterrupt, Interrupted):
+            say(f"\ninterrupted; {_GOES_ON}", err=True)
+            sys.exit(1)
+        except NoRelayAnswered as error:
+            raise click.ClickException(f"no relay could be asked: {error}; {_GOES_ON}") from error
+        _report(database, one, work, as_json=as_json)
+    sys.exit(1 if one.missing or one.refused else 0)
+
+
+@contextmanager
+def _locked(config: Config) -> Iterator[None]:
+    """Keep other replays of this database from running."""
+    lock = FileLock.take(locks_directory(config.database_path) / _LOCK, config.database_path.stat())
+    if lock is None:
+        raise click.ClickException("another event-service replay runs on this database")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unfinished(database: Database) -> Replay | None:
+    with database.read() as tx:
+        newest = replays.latest(tx)
+    return None if newest is None or newest.is_over else newest
+
+
+def _resumed(database: Database) -> Replay:
+    found = _unfinished(database)
+    if found is None:
+        raise click.ClickException("no replay was interrupted")
+    return found
+
+
+def _cancel(database: Database) -> None:
+    found = _resumed(database)
+    with database.write() as tx:
+        dropped = replays.cancel(tx, found, SystemClock().now_ms())
+    say(f"replay {found.job} cancelled: {number_of(dropped, 'queued event')} dropped")
+
+
+def _scope(order: _ReplayOrder) -> ReplayScope:
+    if order.since is None:
+        raise click.UsageError("--since is needed")
+    now = SystemClock().now_ms()
+    until = now if order.until is None else min(order.until * 1000, now)
+    if order.since * 1000 > until:
+        raise click.UsageError("--since is after --until")
+    return ReplayScope(_SINK.value, order.since * 1000, until, tuple(sorted(set(order.keys))), tuple(set(order.rules)))
+
+
+def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
+    if _unfinished(database) is not None:
+        raise click.ClickException(_UNFINISHED)
+    scope = _scope(order)
+    found = _count(config, database, scope)
+    say(f"{_counted(found)}", err=True)
+    with database.write() as tx:
+        return replays.add(tx, scope, found.total, SystemClock().now_ms())
+
+
+def _count(config: Config, database: Database, scope: ReplayScope) -> ReplayCount:
+    if config.sink.kind is SinkKind.NONE:
+        raise click.ClickException("EVENTS_SINK is off: there is no sink to be given anything")
+    now = SystemClock().now_ms()
+    if scope.since < now - config.seen_retention:
+        oldest = utc((now - config.seen_retention) // 1000)
+        say(f"ids are kept for EVENTS_SEEN_RETENTION only: what was delivered before {oldest} may be missing", err=True)
+    return count(database, scope, ReplaySelection(database, scope))
+
+
+def _counted(found: ReplayCount) -> str:
+    return f"{number_of(found.total, 'event')}: {found.kept:,} kept, {found.not_kept:,} to be fetched from relays"
+
+
+def _dry_run(
+    config: Config, database: Database, scope: ReplayScope, addresses: Sequence[str], *, as_json: bool
+) -> None:
+    found, asked = _count(config, database, scope), _relays(database, addresses)
+    if as_json:
+        value = _scope_value(scope) | {"total": found.total, "kept": found.kept, "to_fetch": found.not_kept}
+        say(json.dumps(value | {"relays": [each.address for each in asked]}))
+        return
+    say(f"{_counted(found)} ({number_of(len(asked), 'relay')} would be asked)")
+    if found.not_kept and scope.rules:
+        say("of those to be fetched, what the rule does not match is known only once it is here")
+
+
+def _relays(database: Database, addresses: Sequence[str]) -> list[RelayRecord]:
+    """Return which relays are asked for what is not kept: those named, or all that were connected, the best first."""
+    with database.read() as tx:
+        if not addresses:
+            known = relay_records.records(tx, everything=False, limit=_MAX_RELAYS)
+            return [each for each in known if is_auditable(each)]
+        found = {address: relays.find(tx, address) for address in addresses}
+        unknown = [address for address, number in found.items() if number is None]
+        if unknown:
+            raise click.ClickException(f"{unknown[0]} is not known; `event-service relays add` it first")
+        everything = relay_records.records(tx, everything=True, limit=_MAX_RELAYS)
+    return [each for each in everything if each.relay in found.values()]
+
+
+class _ReplayWork:
+    """One run of a replay, and what it says on the way."""
+
+    def __init__(self, config: Config, database: Database, asked: Sequence[RelayRecord]) -> None:
+        self.relays = asked
+        self._config = config
+        self._database = database
+        self._clock: Clock = SystemClock()
+        self._stop = Stop()
+        policy = policy_of(config)
+        self.fetcher = Fetcher(asked, FetchPolicy(policy.ask, policy.limits), self._clock, self._stop)
+        self._has_warned = False
+        self._done = 0
+
+    def run(self, one: Replay, rate: float) -> Replay:
+        """Queue everything, and wait until it is delivered; return what became of it."""
+        progress, bells = Progress(self._clock), Doorbells(self._config.database_path)
+        with progress.step("events queued", one.total) as advance:
+            watcher = Watcher(lambda now: self._advance(advance, now), lambda: _ring(bells), self._warn)
+            run = ReplayRun(self._database, one, self.fetcher, rate, self._clock, self._stop, watcher)
+            self._advance(advance, run.replay)
+            run.run()
+        return self._wait_delivered(progress, run.replay)
+
+    def _advance(self, advance: Callable[[int], object], now: Replay) -> None:
+        done = now.queued + now.other_rule + now.missing
+        advance(done - self._done)
+        self._done = done
+
+    def _warn(self, pending: int) -> None:
+        """Say once that nothing takes what is queued."""
+        if not self._has_warned and not self._forwarder_runs():
+            self._has_warned = True
+            say(
+                f"no forwarder runs: {number_of(pending, 'event')} wait for it; start event-service supervise", err=True
+            )
+
+    def _wait_delivered(self, progress: Progress, one: Replay) -> Replay:
+        left = self._pending(one)
+        with progress.step("events delivered", left) as advance:
+            while left and self._forwarder_runs():
+                self._stop.wait(_LOOK_S)
+                now = self._pending(one)
+                advance(left - now)
+                left = now
+        if left:
+            self._warn(left)
+        with self._database.read() as tx:
+            newest = replays.latest(tx)
+        assert newest is not None, "it was run"
+        return newest
+
+    def _pending(self, one: Replay) -> int:
+        with self._database.read() as tx:
+            return replay_queue.pending(tx, one.job)
+
+    def _forwarder_runs(self) -> bool:
+        directory = self._config.runtime_directory
+        readings = read_heartbeats(directory, self._clock) if directory.exists() else []
+        return any(each.alive and each.slot_name.startswith("forwarder") for each in readings)
+
+
+def _ring(bells: Doorbells) -> None:
+    bells.ring("forwarder")
+
+
+def _report(database: Database, one: Replay, work: _ReplayWork, *, as_json: bool) -> None:
+    with database.read() as tx:
+        missing, pending = replays.missing(tx, one.job), replay_queue.pending(tx, one.job)
+    problems = work.fetcher.problems
+    if as_json:
+        say(json.dumps(_value(one, missing, pending, problems)))
+    else:
+        say("\n".join(_lines(one, missing, pending, len(work.relays), problems)))
+
+
+def _lines(
+    one: Replay, missing: Sequence[Fetch], pending: int, relays_asked: int, problems: dict[str, str]
+) -> list[str]:
+    since, until = utc(one.scope.since // 1000), utc(one.scope.until // 1000)
+    lines = [
+        f"replay {one.job} of what sink {one.scope.sink} had from {since} to {until}",
+        f"{number_of(one.queued, 'event')} queued: {one.from_store:,} kept, {one.from_relays:,} fetched again",
+        f"{one.delivered:,} delivered, {one.refused:,} refused, {one.retracted:,} retracted, {pending:,} pending",
+    ]
+    if one.other_rule:
+        lines.append(f"{number_of(one.other_rule, 'event')} fetched, which the rules of today do not match")
+    if one.missing:
+        old = sum(not is_regular(each.kind) for each in missing)
+        lines.append(
+            f"{number_of(one.missing, 'event')} found at none of {number_of(relays_asked, 'relay')}"
+            f" ({old:,} of kinds that relays do not keep for good)"
+        )
+        lines += [
+            f"  {each.event_id.hex()} kind {each.kind}, dated {_date(each.created_at)}" for each in missing[:_MAX_SHOWN]
+        ]
+        if one.missing > _MAX_SHOWN:
+            lines.append(f"  and {one.missing - _MAX_SHOWN:,} more, which --json prints")
+    return lines + [f"{address}: not asked for everything: {problem}" for address, problem in problems.items()]
+
+
+def _value(one: Replay, missing: Sequence[Fetch], pending: int, problems: dict[str, str]) -> dict[str, Any]:
+    return _scope_value(one.scope) | {
+        "replay": one.job, "total": one.total, "kept": one.from_store, "fetched": one.from_relays,
+        "other_rule": one.other_rule, "delivered": one.delivered, "refused": one.refused, "retracted": one.retracted,
+        "pending": pending, "missing": one.missing,
+        "missing_events": [
+            {"id": each.event_id.hex(), "kind": each.kind, "created_at": each.created_at} for each in missing
+        ],
+        "problems": problems,
+    }  # fmt: skip
+
+
+def _scope_value(scope: ReplayScope) -> dict[str, Any]:
+    return {
+        "sink": scope.sink, "since": utc(scope.since // 1000), "until": utc(scope.until // 1000),
+        "authors": [key.hex() for key in scope.authors], "rules": list(scope.rules),
+    }  # fmt: skip
+
+
+def _date(seconds: int) -> str:
+    try:
+        return utc(seconds)
+    except (OverflowError, OSError, ValueError):
+        return f"{seconds} s after 1970"

@@ -1,0 +1,1 @@
+"""Replay: delivered events are delivered once more, from the database or from relays."""
