@@ -12,9 +12,13 @@ import click
 
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.process.clock import SystemClock
+from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.logs import is_journal, journal_priority
+from pipeline.process.slots import settings_directory
+from pipeline.process.supervisor import SLOT_NAME
 from pipeline.settings.config import Config
 from pipeline.settings.reload import ReloadableConfig, read_settings_file
+from pipeline.settings.running import recorded_settings, with_recorded
 from pipeline.store import runtime_directory
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
@@ -52,12 +56,23 @@ def config_or_exit() -> Config:
 
 
 def of_running_service(config: Config, database: Database) -> Config:
-    """`config` with the runtime directory of the service that runs on `database`, unless the operator names one."""
-    if os.environ.get("EVENTS_RUNTIME_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY"):
-        return config
-    with database.read() as tx:
-        directory = runtime_directory.recorded(tx)
-    return config if directory is None else replace(config, runtime_directory=directory)
+    """Return `config` with what the service on `database` runs with: its runtime directory, unless the operator names
+    one, and its settings.
+    """
+    if not (os.environ.get("EVENTS_RUNTIME_DIRECTORY") or os.environ.get("RUNTIME_DIRECTORY")):
+        with database.read() as tx:
+            directory = runtime_directory.recorded(tx)
+        config = config if directory is None else replace(config, runtime_directory=directory)
+    return with_recorded(config, settings_of_service(config.runtime_directory))
+
+
+def settings_of_service(directory: Path) -> dict[str, str]:
+    """Return what the supervisor in this runtime directory runs with, else a stage that runs alone; {} if none does."""
+    alive = {each.slot_name for each in read_heartbeats(directory, SystemClock()) if each.alive}
+    # Of stages that run alone those first that say where events go.
+    first = [SLOT_NAME, *sorted(name for name in alive if name.startswith(("forwarder-", "saver-"))), *sorted(alive)]
+    recorded = (recorded_settings(settings_directory(directory) / name) for name in first if name in alive)
+    return next(filter(None, recorded), {})
 
 
 def announce_runtime_directory(config: Config, *, unless_known: bool = False) -> None:

@@ -8,7 +8,13 @@ from typing import Any, Final
 
 import click
 
-from pipeline.commands.bootstrap import config_or_exit, open_configured_database, open_configured_to_read, open_or_exit
+from pipeline.commands.bootstrap import (
+    config_or_exit,
+    of_running_service,
+    open_configured_database,
+    open_configured_to_read,
+    open_or_exit,
+)
 from pipeline.commands.output import number_of, say
 from pipeline.process.clock import SystemClock
 from pipeline.settings import values
@@ -132,10 +138,10 @@ def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> 
 
 def _drop_backlog(sink: SinkName, older: int) -> int:
     config = config_or_exit()
-    if sink in sinks_of(config):
-        raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
     dropped, now = 0, SystemClock().now_ms()
     with open_or_exit(config) as database:
+        if sink in sinks_of(of_running_service(config, database)):
+            raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
         while True:
             with database.write() as tx:
                 step = outbox.drop_old(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_to_read_or_exit
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_to_read_or_exit, settings_of_service
 from pipeline.commands.output import say
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import read_heartbeats
@@ -19,6 +19,7 @@ from pipeline.process.page_token import read_page_token
 from pipeline.process.stop import Stop
 from pipeline.settings.choices import StatusPageAccess
 from pipeline.settings.config import Config
+from pipeline.settings.running import differences
 from pipeline.settings.typos import unknown_settings
 from pipeline.settings.values import HostPort
 from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
@@ -95,7 +96,7 @@ def _web_server_runs(config: Config, clock: Clock) -> bool:
 def show(config: Config, database: Database, clock: Clock, *, as_json: bool) -> bool:
     """Print the status once; return True if there is no problem."""
     seen = read_snapshot(config, database, clock)
-    found = [*diagnose(seen, config.max_queue_age), *_unknown_settings()]
+    found = [*diagnose(seen, config.max_queue_age), *_unknown_settings(), *_other_settings(config)]
     say(json.dumps(as_value(seen, found)) if as_json else as_text(seen, found))
     return not any(each.severity is Severity.PROBLEM for each in found)
 
@@ -105,6 +106,18 @@ def _unknown_settings() -> list[Diagnosis]:
         Diagnosis(Severity.NOTE, "settings", str(each), "Correct or remove it; it is passed over.")
         for each in unknown_settings(os.environ)
     ]
+
+
+def _other_settings(config: Config) -> list[Diagnosis]:
+    """Return what this environment sets to something else than the service runs with, which is what is shown."""
+    recorded = settings_of_service(config.runtime_directory)
+    return [
+        Diagnosis(
+            Severity.NOTE, "settings", f"{name} is {here} here, and the service runs with {there}",
+            "The service's is shown. Restart the service if it should have yours.",
+        )
+        for name, (here, there) in differences(os.environ, recorded).items()
+    ]  # fmt: skip
 
 
 def as_value(snapshot: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:

@@ -295,11 +295,12 @@ class Ingester:
             self._put_novel(tx)
             drops.append(tx, self._dropped, self._clock.now_ms())
             totals = self._counters.write(tx, self._close_tally(len(new), len(arrivals) - len(new)))
-        if new:
-            self._on_new()
         if self.tracer is not None:
+            # Before the saver is rung, which may take the processor.
             appended = (arrivals[event_id] for event_id in new)
             record_crawled(self.tracer, appended, self._verified_at, self._clock.now_ms())
+        if new:
+            self._on_new()
         self._counters.show(totals)
         self._dropped.clear()
         self._written_at = self._clock.monotonic()

@@ -1,9 +1,9 @@
 """Stable names for the processes of one deployment, and the runtime directory in which they find each other.
 
-The runtime directory holds `slots/` (one lock file per slot, never deleted), `heartbeats/`, `metrics/` and
-`supervisor.lock`. The same locks lie beside the database: two deployments on one database share no name, since what
-is leased under a name would be the other's too. A slot belongs to the process that holds its flocks, so that a killed
-process frees it at once.
+The runtime directory holds `slots/` (one lock file per slot, never deleted), `heartbeats/`, `metrics/`, `running/`
+(settings) and `supervisor.lock`. The same locks lie beside the database: two deployments on one database share no name,
+since what is leased under a name would be the other's too. A slot belongs to the process that holds its flocks, so that
+a killed process frees it at once.
 """
 
 import contextlib
@@ -84,7 +84,12 @@ def prepare_runtime_directory(path: Path) -> None:
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise CannotStart(f"runtime directory {path} can be written by others: chmod 700 {path}")
-    for folder in (slots_directory(path), heartbeats_directory(path), metrics_directory(path)):
+    for folder in (
+        slots_directory(path),
+        heartbeats_directory(path),
+        metrics_directory(path),
+        settings_directory(path),
+    ):
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
@@ -96,6 +101,11 @@ def slots_directory(runtime_directory: Path) -> Path:
 def heartbeats_directory(runtime_directory: Path) -> Path:
     """Return where the heartbeat files lie, one per slot and named by it."""
     return runtime_directory / "heartbeats"
+
+
+def settings_directory(runtime_directory: Path) -> Path:
+    """Return where supervisors, and stages that run alone, record their settings, in files named by slot."""
+    return runtime_directory / "running"
 
 
 def metrics_directory(runtime_directory: Path) -> Path:
@@ -213,7 +223,7 @@ def is_abandoned(runtime_directory: Path, database: Path, slot_name: str) -> boo
 
 
 def wipe_free_slots(runtime_directory: Path) -> None:
-    """Delete the metrics and heartbeats of every slot that no process holds; called by the supervisor at its start."""
+    """Delete the files of every slot that no process holds; called by the supervisor at its start."""
     held: list[str] = []
     free: list[FileLock] = []
     try:
@@ -224,9 +234,10 @@ def wipe_free_slots(runtime_directory: Path) -> None:
             else:
                 # Held until the files are gone, so that no process counts into a file that is being deleted.
                 free.append(lock)
-        for path in heartbeats_directory(runtime_directory).iterdir():
-            if path.name not in held:
-                path.unlink(missing_ok=True)
+        for folder in (heartbeats_directory(runtime_directory), settings_directory(runtime_directory)):
+            for path in folder.iterdir():
+                if path.name not in held:
+                    path.unlink(missing_ok=True)
         for path in metrics_directory(runtime_directory).iterdir():
             if path.stem.rpartition("_")[2] not in held:
                 path.unlink(missing_ok=True)

@@ -20,11 +20,12 @@ from pipeline.process.logs import Logger, RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
 from pipeline.process.signals import StageSignals
-from pipeline.process.slots import Slot, SlotTaken, acquire_slot, is_abandoned
+from pipeline.process.slots import Slot, SlotTaken, acquire_slot, is_abandoned, settings_directory
 from pipeline.process.stage_times import StageTimes
 from pipeline.process.stop import Stop
 from pipeline.process.tracing import EventTracer, otlp_exporter, tracing
 from pipeline.process.watchdog import StageWatchdog
+from pipeline.settings.running import record_settings
 
 if TYPE_CHECKING:
     from pipeline.process.exposition import ExpositionServer, Health
@@ -141,6 +142,8 @@ def run_stage(
                 _log.info("stage started", pid=os.getpid())
                 if live is not None and not supervised:
                     live.warn_of_unknown()
+                    recorded = settings_directory(config.runtime_directory) / held.slot.name
+                    live.follow_up(lambda: record_settings(live.config, recorded))
                 log, counted = get_logger(stage), Metrics(config.max_address_labels)
                 with _doorbells(config, held.slot, counted, log) as (doorbell, bells):
                     run(StageContext(config, clock, stop, held.slot, counted, heartbeat, log, doorbell, bells, live))

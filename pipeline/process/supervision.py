@@ -14,10 +14,11 @@ from pipeline.process.heartbeat import Heartbeat
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
-from pipeline.process.slots import Slot, acquire_supervisor_lock, wipe_free_slots
+from pipeline.process.slots import Slot, acquire_supervisor_lock, settings_directory, wipe_free_slots
 from pipeline.process.stage import EXIT_CANNOT_START, EXIT_FAILED
 from pipeline.process.stop import Stop
 from pipeline.process.supervisor import SLOT_NAME, StageSpec, Supervisor, SupervisorEnvironment, Timeouts
+from pipeline.settings.running import record_settings
 
 if TYPE_CHECKING:
     from pipeline.settings.config import Config
@@ -60,11 +61,12 @@ def supervise(
     metrics.install(directory, SLOT_NAME)
     heartbeat = Heartbeat(directory, SLOT_NAME, clock)
     try:
+        record_settings(config, settings_directory(directory) / SLOT_NAME)
         environment = SupervisorEnvironment(
             directory, clock, Stop(), Notifier.from_env(env), Metrics(), heartbeat, timeouts=timeouts or Timeouts(),
             has_moved=partial(_has_moved, config.database_path, _inode(config.database_path)),
             has_room=partial(_has_room, config.database_path.parent),
-            reload=_reloading(live, directory / SETTINGS_FILE),
+            reload=_reloading(live, directory),
         )  # fmt: skip
         started()
         if live is not None:
@@ -104,16 +106,18 @@ def _has_room(folder: Path) -> bool:
     return disk.f_bavail * disk.f_frsize >= ROOM_BYTES
 
 
-def _reloading(live: "ReloadableConfig | None", published: Path) -> Callable[[], bool] | None:
+def _reloading(live: "ReloadableConfig | None", directory: Path) -> Callable[[], bool] | None:
     """Return what to do at SIGHUP; stages follow a valid file only, so that a bad one harms no restarted stage."""
     if live is None or live.path is None:
         return None
+    published = directory / SETTINGS_FILE
     live.publish(published)
 
     def reload() -> bool:
         if not live.reload_and_log():
             return False
         live.publish(published)
+        record_settings(live.config, settings_directory(directory) / SLOT_NAME)
         return True
 
     return reload

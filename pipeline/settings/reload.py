@@ -1,7 +1,7 @@
 """Settings that a running process reloads: its environment file, read again at SIGHUP."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class ReloadableConfig:
         self.file = self._read()
         """Assignments of the file at the start of the process."""
         self._started = self._config = Config.from_env(self._env | self.file)
+        self._after: Callable[[], None] = lambda: None
 
     @property
     def config(self) -> Config:
@@ -70,10 +71,16 @@ class ReloadableConfig:
             _log.error("settings not reloaded, the old ones stay", error=str(error))
             return False
         logs.set_level(self._config.log_level)
+        self._after()
         _log.info("settings reloaded", changed=",".join(done.changed))
         if done.pending:
             _log.warning("settings changed that need a restart", settings=",".join(done.pending))
         return True
+
+    def follow_up(self, after: Callable[[], None]) -> None:
+        """Call `after` now, and after each `reload_and_log` that found a valid file."""
+        self._after = after
+        after()
 
     def unknown(self) -> list[UnknownSetting]:
         """Return variables of environment and file that look like settings and are not."""
