@@ -22,8 +22,9 @@ CANNOT_START = 3
 LIMIT_S = 120.0
 """Far more than any of it takes; on a busy machine nothing must be judged by less."""
 _POLL_S = 0.2
+# A whole number of pages, whatever their size.
+_CUT_BYTES = 4096
 _INSIDE = ("127.0.0.1", "localhost", "[::1]")
-_PAGE_BYTES = 4096
 
 
 def _overwritten_header(path: Path) -> None:
@@ -33,12 +34,12 @@ def _overwritten_header(path: Path) -> None:
 
 def _cut_in_half(path: Path) -> None:
     with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2 // _PAGE_BYTES * _PAGE_BYTES)
+        file.truncate(path.stat().st_size // 2 // _CUT_BYTES * _CUT_BYTES)
 
 
 def _cut_within_a_page(path: Path) -> None:
     with path.open("r+b") as file:
-        file.truncate(_PAGE_BYTES + 17)
+        file.truncate(_CUT_BYTES + 17)
 
 
 def _of_another_program(path: Path) -> None:
@@ -116,10 +117,11 @@ def _broken_page(harness: ChaosHarness, whole: bytes) -> list[str]:
     _, path = _copy(harness, whole, "broken_page")
     with closing(apsw.Connection(str(path))) as connection:
         page = int(connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'outbox'").get)
+        page_bytes = int(connection.pragma("page_size"))
         seen = set(connection.execute("SELECT event_id FROM seen"))
     with path.open("r+b") as file:
-        file.seek((page - 1) * _PAGE_BYTES)
-        file.write(random.Random(harness.environment.seed).randbytes(_PAGE_BYTES))
+        file.seek((page - 1) * page_bytes)
+        file.write(random.Random(harness.environment.seed).randbytes(page_bytes))
     service = _service(harness, path)
     service.start(wait=False)
     deadline = monotonic() + LIMIT_S
