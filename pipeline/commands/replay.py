@@ -3,21 +3,21 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from pipeline.audit.client import Interrupted
 from pipeline.audit.policy import is_auditable, policy_of
+from pipeline.commands import replay_report
 from pipeline.commands.backfill import Moment
 from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit
 from pipeline.commands.output import number_of, say
 from pipeline.commands.progress import Progress
 from pipeline.commands.relays import Address
 from pipeline.commands.users import PublicKey
-from pipeline.nostr.kinds import is_regular
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.doorbell import Doorbells
 from pipeline.process.heartbeat import read_heartbeats
@@ -34,11 +34,11 @@ from pipeline.store import relay_records, relays, replay_queue, replays
 from pipeline.store.database import Database
 from pipeline.store.outbox import SinkName
 from pipeline.store.relay_records import RelayRecord
-from pipeline.store.replays import Fetch, Replay, ReplayScope
+from pipeline.store.replays import Replay, ReplayScope
 
 _RATE: Final = 100.0
 _MAX_RELAYS: Final = 100_000
-_MAX_SHOWN: Final = 20
+_ROWS_AT_ONCE: Final = 1_000
 _LOCK: Final = "replay.lock"
 _LOOK_S: Final = 0.5
 _SINK: Final = SinkName.PUBSUB
@@ -137,8 +137,10 @@ def _resumed(database: Database) -> Replay:
 
 
 def _cancel(database: Database) -> None:
-    found = _resumed(database)
     with database.write() as tx:
+        found = replays.latest(tx)
+        if found is None or (found.is_over and not replay_queue.pending(tx, found.job)):
+            raise click.ClickException("there is no replay to be cancelled")
         dropped = replays.cancel(tx, found, SystemClock().now_ms())
     say(f"replay {found.job} cancelled: {number_of(dropped, 'queued event')} dropped")
 
@@ -158,9 +160,14 @@ def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
         raise click.ClickException(_UNFINISHED)
     scope = _scope(order)
     found = _count(config, database, scope)
-    say(f"{_counted(found)}", err=True)
+    say(_counted(found), err=True)
     with database.write() as tx:
-        return replays.add(tx, scope, found.total, SystemClock().now_ms())
+        one = replays.add(tx, scope, found.total, SystemClock().now_ms())
+    is_left = True
+    while is_left:
+        with database.write() as tx:
+            is_left = replays.forget_earlier(tx, one.job, _ROWS_AT_ONCE)
+    return one
 
 
 def _count(config: Config, database: Database, scope: ReplayScope) -> ReplayCount:
@@ -170,6 +177,7 @@ def _count(config: Config, database: Database, scope: ReplayScope) -> ReplayCoun
     if scope.since < now - config.seen_retention:
         oldest = utc((now - config.seen_retention) // 1000)
         say(f"ids are kept for EVENTS_SEEN_RETENTION only: what was delivered before {oldest} may be missing", err=True)
+    say("looking through all ids that are kept", err=True)
     return count(database, scope, ReplaySelection(database, scope))
 
 
@@ -182,7 +190,11 @@ def _dry_run(
 ) -> None:
     found, asked = _count(config, database, scope), _relays(database, addresses)
     if as_json:
-        value = _scope_value(scope) | {"total": found.total, "kept": found.kept, "to_fetch": found.not_kept}
+        value = replay_report.scope_value(scope) | {
+            "total": found.total,
+            "kept": found.kept,
+            "to_fetch": found.not_kept,
+        }
         say(json.dumps(value | {"relays": [each.address for each in asked]}))
         return
     say(f"{_counted(found)} ({number_of(len(asked), 'relay')} would be asked)")
@@ -243,7 +255,8 @@ class _ReplayWork:
 
     def _wait_delivered(self, progress: Progress, one: Replay) -> Replay:
         left = self._pending(one)
-        with progress.step("events delivered", left) as advance:
+        # All is queued: an interrupt ends only the wait.
+        with progress.step("events delivered", left) as advance, suppress(KeyboardInterrupt):
             while left and self._forwarder_runs():
                 self._stop.wait(_LOOK_S)
                 now = self._pending(one)
@@ -275,57 +288,6 @@ def _report(database: Database, one: Replay, work: _ReplayWork, *, as_json: bool
         missing, pending = replays.missing(tx, one.job), replay_queue.pending(tx, one.job)
     problems = work.fetcher.problems
     if as_json:
-        say(json.dumps(_value(one, missing, pending, problems)))
+        say(json.dumps(replay_report.value(one, missing, pending, problems)))
     else:
-        say("\n".join(_lines(one, missing, pending, len(work.relays), problems)))
-
-
-def _lines(
-    one: Replay, missing: Sequence[Fetch], pending: int, relays_asked: int, problems: dict[str, str]
-) -> list[str]:
-    since, until = utc(one.scope.since // 1000), utc(one.scope.until // 1000)
-    lines = [
-        f"replay {one.job} of what sink {one.scope.sink} had from {since} to {until}",
-        f"{number_of(one.queued, 'event')} queued: {one.from_store:,} kept, {one.from_relays:,} fetched again",
-        f"{one.delivered:,} delivered, {one.refused:,} refused, {one.retracted:,} retracted, {pending:,} pending",
-    ]
-    if one.other_rule:
-        lines.append(f"{number_of(one.other_rule, 'event')} fetched, which the rules of today do not match")
-    if one.missing:
-        old = sum(not is_regular(each.kind) for each in missing)
-        lines.append(
-            f"{number_of(one.missing, 'event')} found at none of {number_of(relays_asked, 'relay')}"
-            f" ({old:,} of kinds that relays do not keep for good)"
-        )
-        lines += [
-            f"  {each.event_id.hex()} kind {each.kind}, dated {_date(each.created_at)}" for each in missing[:_MAX_SHOWN]
-        ]
-        if one.missing > _MAX_SHOWN:
-            lines.append(f"  and {one.missing - _MAX_SHOWN:,} more, which --json prints")
-    return lines + [f"{address}: not asked for everything: {problem}" for address, problem in problems.items()]
-
-
-def _value(one: Replay, missing: Sequence[Fetch], pending: int, problems: dict[str, str]) -> dict[str, Any]:
-    return _scope_value(one.scope) | {
-        "replay": one.job, "total": one.total, "kept": one.from_store, "fetched": one.from_relays,
-        "other_rule": one.other_rule, "delivered": one.delivered, "refused": one.refused, "retracted": one.retracted,
-        "pending": pending, "missing": one.missing,
-        "missing_events": [
-            {"id": each.event_id.hex(), "kind": each.kind, "created_at": each.created_at} for each in missing
-        ],
-        "problems": problems,
-    }  # fmt: skip
-
-
-def _scope_value(scope: ReplayScope) -> dict[str, Any]:
-    return {
-        "sink": scope.sink, "since": utc(scope.since // 1000), "until": utc(scope.until // 1000),
-        "authors": [key.hex() for key in scope.authors], "rules": list(scope.rules),
-    }  # fmt: skip
-
-
-def _date(seconds: int) -> str:
-    try:
-        return utc(seconds)
-    except (OverflowError, OSError, ValueError):
-        return f"{seconds} s after 1970"
+        say("\n".join(replay_report.lines(one, missing, pending, len(work.relays), problems)))

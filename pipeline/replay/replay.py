@@ -26,7 +26,7 @@ from pipeline.store.database import Database
 from pipeline.store.replays import Fetch, Fetched, GivenEvent, Replay
 
 MAX_PENDING: Final = 1_000
-FETCH_EVENTS: Final = 5_000
+FETCH_EVENTS: Final = 2_000
 _WAIT_S: Final = 0.2
 
 

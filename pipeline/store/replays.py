@@ -51,7 +51,13 @@ SELECT event, event_id, created_at, kind, author, seen_at
 COUNT_FETCHES = "SELECT count(*) FROM replay_fetches WHERE job = ? AND is_missing = 0"
 DROP_FETCH = "DELETE FROM replay_fetches WHERE job = ? AND is_missing = 0 AND event = ?"
 MARK_MISSING = "UPDATE replay_fetches SET is_missing = 1 WHERE job = ? AND is_missing = 0 AND event = ?"
-FORGET_FETCHES = "DELETE FROM replay_fetches WHERE job <> ?"
+FORGET_FETCHES = """
+DELETE FROM replay_fetches WHERE (job, is_missing, event) IN (
+  SELECT job, is_missing, event FROM replay_fetches WHERE job <> ? LIMIT ?
+)
+"""
+# The rows in its queue are counted for a replay until the last of them is settled.
+FORGET = "DELETE FROM replays WHERE id <> ?1 AND NOT EXISTS (SELECT 1 FROM replay_queue WHERE job = replays.id)"
 DELIVERIES = "SELECT count(*) FROM deliveries WHERE event = ?"
 COUNT_FETCHED = "UPDATE replays SET from_relays = from_relays + ?, other_rule = other_rule + ? WHERE id = ?"
 COUNT_MISSING = "UPDATE replays SET missing = missing + ?, retracted = retracted + ? WHERE id = ?"
@@ -142,13 +148,20 @@ class Fetched(NamedTuple):
 
 
 def add(tx: Tx, scope: ReplayScope, total: int, now: int) -> Replay:
-    """Begin a replay; what earlier ones did not find is forgotten."""
+    """Begin a replay; earlier ones are forgotten. See `forget_earlier`."""
     keys = b"".join(scope.authors)
     job = int(tx.execute(ADD, (scope.sink, scope.since, scope.until, keys, " ".join(scope.rules), total, now)).get)
-    tx.execute(FORGET_FETCHES, (job,))
+    tx.execute(FORGET, (job,))
     replay = latest(tx)
     assert replay is not None, "just added"
     return replay
+
+
+def forget_earlier(tx: Tx, job: int, limit: int) -> bool:
+    """Forget some of what earlier replays did not find; return False if nothing is left."""
+    before = tx.total_changes()
+    tx.execute(FORGET_FETCHES, (job, limit))
+    return tx.total_changes() - before == limit
 
 
 def latest(tx: Tx) -> Replay | None:

@@ -342,8 +342,28 @@ def test_cancelled_replay_leaves_nothing_queued(delivered: Delivered) -> None:
     assert "3 queued events dropped" in delivered.invoke("--cancel").stdout
     assert delivered.queued() == []
     assert delivered.query("SELECT * FROM replay_fetches") == []
-    assert "no replay was interrupted" in delivered.invoke("--cancel").stderr
+    assert "no replay to be cancelled" in delivered.invoke("--cancel").stderr
     assert delivered.run("--since", "2h", "--author", ALICE.pubkey)["total"] == 0
+    assert delivered.query("SELECT count(*) FROM replays") == [(1,)], "those before are forgotten"
+
+
+def test_replay_whose_rows_no_forwarder_takes_can_be_cancelled(delivered: Delivered) -> None:
+    delivered.put(notes(3))
+    assert delivered.run()["pending"] == 3
+    assert "3 queued events dropped" in delivered.invoke("--cancel").stdout
+    assert delivered.queued() == []
+
+
+def test_fetched_event_that_no_rule_matches_today_is_not_delivered(delivered: Delivered) -> None:
+    """Its author is not followed any more, or was a user who is forgotten."""
+    left = STRANGER.sign("was followed", kind=1, created_at=NOW - 9_000)
+    delivered.put([left], kept=False)
+    with ScriptedRelay(events=[left]) as relay:
+        delivered.crawl([relay.url])
+        found = delivered.run()
+    assert (found["other_rule"], found["fetched"], found["missing"]) == (1, 0, 0)
+    assert delivered.queued() == []
+    assert delivered.query("SELECT * FROM payloads") == []
 
 
 def test_payload_that_is_dropped_before_it_is_queued_is_fetched(delivered: Delivered) -> None:
