@@ -15,7 +15,7 @@ from pipeline.audit.findings import AuditedRelay, AuditReport, Miss, Recall
 from pipeline.audit.journal import Findings, Journal, Scope, UnusableJournal, miss_value, read_journal
 from pipeline.audit.policy import RATE, SETTLE_S, is_auditable, policy_of
 from pipeline.commands.backfill import Moment
-from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_existing_or_exit
 from pipeline.commands.output import number_of, say
 from pipeline.commands.progress import Progress
 from pipeline.commands.relays import Address
@@ -94,7 +94,7 @@ def audit(  # noqa: PLR0913, PLR0917  (one for each option)
     path = journal or config.database_path.with_name(config.database_path.name + _JOURNAL)
     order = _Selection(since, until, keys, every_user, sample, addresses)
     clock, stop = SystemClock(), Stop()
-    with open_or_exit(config) as database:
+    with open_existing_or_exit(config) as database:
         config = of_running_service(config, database)
         policy = policy_of(config, rate=rate, settle_s=settle, fetches=not no_fetch)
         scope, found, is_new = _begin(config, database, order, path, resume=resume, restart=restart)

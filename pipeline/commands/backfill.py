@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit, open_to_read_or_exit
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_existing_or_exit, open_to_read_or_exit
 from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
 from pipeline.commands.users import PublicKey
@@ -109,7 +109,7 @@ def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     """
     config = config_or_exit()
     only_looks = do_list or (attach is not None and cancel is None)
-    with (open_to_read_or_exit if only_looks else open_or_exit)(config) as database:
+    with (open_to_read_or_exit if only_looks else open_existing_or_exit)(config) as database:
         config = of_running_service(config, database)
         if do_list:
             _list(database, as_json=as_json)

@@ -89,8 +89,24 @@ def announce_runtime_directory(config: Config, *, unless_known: bool = False) ->
 
 
 def open_configured_database() -> Database:
-    """Return the database of `EVENTS_DATABASE_PATH`; ends the program if it cannot be used."""
-    return open_or_exit(config_or_exit())
+    """Return the database of `EVENTS_DATABASE_PATH`; ends the program if it is missing or cannot be used."""
+    return open_existing_or_exit(config_or_exit())
+
+
+def open_or_create_configured_database() -> Database:
+    """Return the same for a command that may come before the first start; it says so if it makes a database."""
+    config = config_or_exit()
+    is_new = is_there(config.database_path) is False
+    database = open_or_exit(config)
+    if is_new:
+        click.echo(f"event-service: made a new database, {config.database_path}", err=True)
+    return database
+
+
+def open_existing_or_exit(config: Config) -> Database:
+    """Return the database of `config` to change it; ends the program if it is missing or cannot be used."""
+    _require_database(config.database_path)
+    return open_or_exit(config)
 
 
 def open_or_exit(config: Config, on_progress: Callable[[], None] | None = None) -> Database:
@@ -119,14 +135,17 @@ def open_configured_to_read() -> Database:
 
 def open_to_read_or_exit(config: Config) -> Database:
     """Return the database of `config`, its schema left alone; ends the program if it is missing or cannot be used."""
-    path = config.database_path
-    if is_there(path) is False:
-        # Looking at a mistyped path must not create a database there that says that all is empty.
-        cannot_start(CannotStart(f"there is no database {path}: correct EVENTS_DATABASE_PATH, or {_CREATES_IT}"))
+    _require_database(config.database_path)
     try:
-        return open_to_read(path, SystemClock())
+        return open_to_read(config.database_path, SystemClock())
     except (CannotStart, DatabaseFailed) as error:
         cannot_start(error)
+
+
+def _require_database(path: Path) -> None:
+    """End the program if nothing is there: at a mistyped path no empty database is made that says that all is well."""
+    if is_there(path) is False:
+        cannot_start(CannotStart(f"there is no database {path}: correct EVENTS_DATABASE_PATH, or {_CREATES_IT}"))
 
 
 def cannot_start(error: EventServiceError) -> NoReturn:

@@ -13,7 +13,7 @@ from pipeline.commands.bootstrap import (
     of_running_service,
     open_configured_database,
     open_configured_to_read,
-    open_or_exit,
+    open_existing_or_exit,
 )
 from pipeline.commands.output import number_of, say
 from pipeline.process.clock import SystemClock
@@ -139,7 +139,7 @@ def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> 
 def _drop_backlog(sink: SinkName, older: int) -> int:
     config = config_or_exit()
     dropped, now = 0, SystemClock().now_ms()
-    with open_or_exit(config) as database:
+    with open_existing_or_exit(config) as database:
         if sink in sinks_of(of_running_service(config, database)):
             raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
         while True:

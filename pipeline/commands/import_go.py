@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from pipeline.commands.bootstrap import cannot_start, config_or_exit, open_configured_database
+from pipeline.commands.bootstrap import cannot_start, config_or_exit, open_or_create_configured_database
 from pipeline.commands.output import say
 from pipeline.commands.progress import Progress
 from pipeline.errors import CannotStart, EventServiceError
@@ -58,7 +58,7 @@ def _import_from(source: Path, clock: Clock) -> None:
     target = config_or_exit().database_path.resolve()
     if source == target:
         raise SourceUnusable("PATH is EVENTS_DATABASE_PATH: use --in-place")
-    with _copied(source, target, clock) as (go, _), open_configured_database() as database:
+    with _copied(source, target, clock) as (go, _), open_or_create_configured_database() as database:
         _import(go, database, clock)
 
 

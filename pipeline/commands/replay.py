@@ -13,7 +13,7 @@ from pipeline.audit.client import Interrupted
 from pipeline.audit.policy import is_auditable, policy_of
 from pipeline.commands import replay_report
 from pipeline.commands.backfill import Moment
-from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_or_exit
+from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_existing_or_exit
 from pipeline.commands.output import number_of, say
 from pipeline.commands.progress import Progress
 from pipeline.commands.relays import Address
@@ -90,7 +90,7 @@ def replay(  # noqa: PLR0913, PLR0917  (one for each option)
       event-service replay --resume
     """
     config = config_or_exit()
-    with open_or_exit(config) as database, _locked(config):
+    with open_existing_or_exit(config) as database, _locked(config):
         config = of_running_service(config, database)
         if cancel:
             return _cancel(database)

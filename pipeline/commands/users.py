@@ -1,13 +1,17 @@
 """`event-service users`: who is registered."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
 
-from pipeline.commands.bootstrap import open_configured_database, open_configured_to_read
+from pipeline.commands.bootstrap import (
+    open_configured_database,
+    open_configured_to_read,
+    open_or_create_configured_database,
+)
 from pipeline.commands.forgetting import STAYS, forget
 from pipeline.commands.output import say
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
@@ -48,7 +52,7 @@ def add(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _changes_of_users() as database:
+    with _changes_of_users(open_or_create_configured_database) as database:
         for key in keys:
             with database.write(durable=True) as tx:
                 registered.unblock(tx, key)
@@ -95,12 +99,12 @@ def block(keys: tuple[bytes, ...]) -> None:
 
 
 @contextmanager
-def _changes_of_users() -> Iterator[Database]:
+def _changes_of_users(open_database: Callable[[], Database] = open_configured_database) -> Iterator[Database]:
     """Yield the database, for a transaction a key: others get the write lock in between.
 
     Afterwards wake crawlers, and the saver, to which a list of thousands is left.
     """
-    with open_configured_database() as database:
+    with open_database() as database:
         try:
             yield database
         finally:

@@ -18,12 +18,27 @@ LOOKING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+CHANGING = [
+    ("users", "remove", "ab" * 32), ("users", "block", "ab" * 32), ("relays", "add", "ws://127.0.0.1:1"),
+    ("relays", "ask", "whole", "ws://127.0.0.1:1"), ("dead", "retry"), ("dead", "drop", "--yes"),
+    ("dead", "drop", "--sink", "relay", "--yes"), ("backfill", "--since", "1h"), ("audit", "--author", "ab" * 32),
+    ("replay", "--since", "1h"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [*LOOKING, *CHANGING], ids=" ".join)
 def test_missing_database_is_named_and_not_created(command: tuple[str, ...], tmp_path: Path) -> None:
     operator = Operator(tmp_path / "typo.db")
     said = operator.fail(*command, code=3)
     assert f"there is no database {tmp_path}/typo.db: correct EVENTS_DATABASE_PATH" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_that_may_come_before_the_first_start_says_what_it_made(tmp_path: Path) -> None:
+    operator, said = Operator(tmp_path / "new.db"), f"made a new database, {tmp_path}/new.db"
+    assert said in operator.run("users", "add", "ab" * 32).stderr
+    assert operator.run("users", "add", "ab" * 32).stderr == ""
+    assert "1 registered" in operator.run("status").stdout
 
 
 def test_status_url_is_that_of_a_web_server_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
