@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,10 @@ MAX_SLOTS = 128
 # How often a slot that is about to be freed is tried again.
 _RETRY_S = 0.1
 _SUPERVISOR_LOCK = "supervisor.lock"
+
+
+OnWait = Callable[[str], None]
+"""Called once with who holds what is waited for, before the wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,22 +125,25 @@ def acquire_slot(
     database: Path | None = None,
     wait_s: float = 0.0,
     stop: Stop | None = None,
+    on_wait: OnWait = lambda _: None,
 ) -> HeldSlot:
     """Take slot `index` of `stage`, or the first free one; the runtime directory is made when missing.
 
     It is free when no process has it in the runtime directory or on `database`. A taken slot is waited for, at most
-    about `wait_s` seconds and not once `stop` is set; then raises `SlotTaken`.
+    about `wait_s` seconds and not once `stop` is set; then raises `SlotTaken`. `on_wait`: see `OnWait`.
     """
     prepare_runtime_directory(runtime_directory)
     stop = stop or Stop()
     holder = ""
-    for _ in range(1 + int(wait_s / _RETRY_S)):
+    for turn in range(1 + int(wait_s / _RETRY_S)):
         for candidate in range(MAX_SLOTS) if index is None else (index,):
             slot = Slot(stage, candidate)
             taken = _take_all(_slot_locks(runtime_directory, slot, database), database)
             if not isinstance(taken, str):
                 return HeldSlot(slot, taken, _share_directory(runtime_directory))
             holder = taken
+        if wait_s and not turn:
+            on_wait(holder)
         if wait_s and stop.wait(_RETRY_S):
             break
     if index is None:
@@ -159,20 +166,23 @@ class SupervisorLocks:
 
 
 def acquire_supervisor_lock(
-    runtime_directory: Path, database: Path | None = None, *, wait_s: float = 0.0
+    runtime_directory: Path, database: Path | None = None, *, wait_s: float = 0.0, on_wait: OnWait = lambda _: None
 ) -> SupervisorLocks:
     """Become the only supervisor of `runtime_directory`, which is made when missing, and of `database`.
 
-    One that is about to end is waited for at most about `wait_s` seconds; then raises `CannotStart`.
+    One that is about to end is waited for at most about `wait_s` seconds; then raises `CannotStart`. `on_wait`: see
+    `OnWait`.
     """
     prepare_runtime_directory(runtime_directory)
     paths = [runtime_directory / _SUPERVISOR_LOCK]
     paths += [] if database is None else [locks_directory(database) / _SUPERVISOR_LOCK]
-    for _ in range(1 + int(wait_s / _RETRY_S)):
+    for turn in range(1 + int(wait_s / _RETRY_S)):
         taken = _take_all(paths, database)
         if not isinstance(taken, str):
             return SupervisorLocks(taken)
         if wait_s:
+            if not turn:
+                on_wait(taken)
             pause(_RETRY_S)
     where = runtime_directory if database is None else database
     raise CannotStart(f"another supervisor, {taken}, runs on {where}")

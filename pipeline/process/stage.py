@@ -136,6 +136,7 @@ def run_stage(
         held = acquire_slot(
             config.runtime_directory, stage, index, database=config.database_path,
             wait_s=SLOT_WAIT_S if supervised else 0.0, stop=stop,
+            on_wait=lambda holder: _log.warning("slot is taken; waiting", holder=holder, seconds=SLOT_WAIT_S),
         )  # fmt: skip
         try:
             with _in_slot(held.slot, config, clock, failure, supervised=supervised) as heartbeat:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import CannotStart
 from pipeline.process import logs, metrics, procfs
-from pipeline.process.clock import SystemClock
+from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.forked import forker
 from pipeline.process.heartbeat import Heartbeat
+from pipeline.process.liveness import utc
 from pipeline.process.logs import get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.notify import Notifier
@@ -52,7 +53,10 @@ def supervise(
     logs.configure(config.log_level, SLOT_NAME)
     directory = config.runtime_directory
     try:
-        lock = acquire_supervisor_lock(directory, config.database_path, wait_s=(timeouts or Timeouts()).lock_wait_s)
+        wait_s = (timeouts or Timeouts()).lock_wait_s
+        lock = acquire_supervisor_lock(
+            directory, config.database_path, wait_s=wait_s, on_wait=partial(_log_wait, clock, wait_s)
+        )
     except CannotStart as error:
         _log.error("cannot start", error=str(error))
         return EXIT_CANNOT_START
@@ -84,6 +88,12 @@ def supervise(
     finally:
         heartbeat.close()
         lock.release()
+
+
+def _log_wait(clock: Clock, wait_s: float, holder: str) -> None:
+    _log.warning(
+        "another supervisor runs; waiting for its end", holder=holder, until=utc(clock.now_ms() / 1000 + wait_s)
+    )
 
 
 def _inode(path: Path) -> int | None:

@@ -285,6 +285,8 @@ def test_only_one_supervisor(programs: Programs) -> None:
     second = supervise(programs, FAKE_TIMES=times(lock_wait_s=0.3))
     assert second.wait() == 3
     assert f"another supervisor, process {first.process.pid}" in second.log
+    (waits,) = [line for line in second.log.splitlines() if "another supervisor runs; waiting for its end" in line]
+    assert f"process {first.process.pid}" in waits
     first.signal(signal.SIGTERM)
     assert first.wait() == 0
 

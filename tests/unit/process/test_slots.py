@@ -117,6 +117,20 @@ def test_wait_for_a_slot_ends_with_stop(runtime: Path) -> None:
     held.release()
 
 
+def test_wait_for_a_lock_is_announced_once_with_its_holder(runtime: Path) -> None:
+    waits: list[str] = []
+    held, lock = acquire_slot(runtime, "saver", 0), acquire_supervisor_lock(runtime)
+    with pytest.raises(SlotTaken):
+        acquire_slot(runtime, "saver", 0, wait_s=0.2, on_wait=waits.append)
+    with pytest.raises(CannotStart):
+        acquire_supervisor_lock(runtime, wait_s=0.2, on_wait=waits.append)
+    with pytest.raises(CannotStart):
+        acquire_supervisor_lock(runtime, on_wait=waits.append)
+    assert waits == [f"process {os.getpid()}"] * 2
+    held.release()
+    lock.release()
+
+
 def test_only_one_supervisor(runtime: Path) -> None:
     lock = acquire_supervisor_lock(runtime)
     with pytest.raises(CannotStart, match=f"another supervisor, process {os.getpid()}"):
