@@ -61,7 +61,7 @@ def _deliver(ctx: StageContext, tracer: EventTracer | None) -> None:
     finally:
         for thread in threads:
             thread.join()
-        sink.close()
+        _close(ctx, sink)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,16 @@ class _Shared:
     turn: threading.Lock = field(default_factory=threading.Lock)
     last_answer: LastAnswer = field(default_factory=LastAnswer)
     unsettled: Unsettled = field(default_factory=Unsettled)
+
+
+def _close(ctx: StageContext, sink: Sink) -> None:
+    """Close `sink`; an error of a plugin costs nothing any more."""
+    try:
+        sink.close()
+    except Exception as error:
+        kind = type(error).__name__
+        ctx.metrics.stage_errors.labels("forwarder", kind).inc()
+        ctx.log.exception("sink not closed", reason=kind)
 
 
 def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: int) -> BatchWorker:

@@ -5,6 +5,7 @@ delivered, refused, to be retried, or a dead letter. While a sink is down the le
 again, so that an outage, however long, counts as a failure of none of them.
 """
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ class BatchWorker(SinkWorker):
     """Rung for new rows; for the worker that has the turn."""
     replays: ReplayClient | None = None
     """Rows that are offered while the outbox has none."""
+    _rests_until: float = field(init=False, default=-math.inf)
+    """When the sink is asked to keep alive again (monotonic s), after it could not."""
 
     def run(self, database: Database) -> None:
         """Deliver until stopped; then release what is claimed and not delivered."""
@@ -68,13 +71,27 @@ class BatchWorker(SinkWorker):
             replayed = [] if rows or self.replays is None else self.replays.claim(database)
             if not rows and not replayed:
                 self.health.reset()
-                self.sink.keep_alive()
+                self._keep_alive()
                 with self.client.times.waiting(WaitReason.WORK):
                     watch.wait(self.stop, min(_IDLE_S, self.client.settle_due_in_s()))
                 self._settle_due(database)
             return rows, replayed
         finally:
             self.turn.release()
+
+    def _keep_alive(self) -> None:
+        """Let the sink look after its connections; where it cannot, wait before the next try as with an outage."""
+        if self.now() < self._rests_until:
+            return
+        try:
+            self.sink.keep_alive()
+        except Exception as error:
+            down = error if isinstance(error, SinkDown) else SinkDown(type(error).__name__, str(error)[:200])
+            self.health.on_failure(down, self.now())
+            self._rests_until = self.now() + self.report_down(down, 0)
+        else:
+            if self.health.failures:
+                self.health.on_success(self.now())
 
     def _settle_due(self, database: Database) -> None:
         if not self.client.settle_due_in_s():

@@ -621,3 +621,33 @@ def test_a_closed_database_ends_the_loop(box: Outbox) -> None:
     loop = Loop(box, Told([drop_tables]))
     with pytest.raises(Exception, match="deliveries"), loop:
         wait_until(lambda: loop.error is not None)
+
+
+@dataclass
+class Fading(Told):
+    """A sink that cannot keep its connection for some calls."""
+
+    errors: list[Exception] = field(default_factory=list)
+
+    def keep_alive(self) -> None:
+        super().keep_alive()
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(RuntimeError("boom"), "RuntimeError"), (SinkDown("GONE", "no route"), "GONE")]
+)
+def test_sink_that_cannot_keep_alive_is_asked_again(
+    tmp_path: Path, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker goes on, counts it, and delivers what comes."""
+    monkeypatch.setattr(sink_health, "_PATIENCE", Backoff(base_s=0.001, factor=1.0, cap_s=0.001))
+    box, sink = Outbox(tmp_path / "events.db"), Fading(errors=[error, error])
+    with Loop(box, sink) as loop:
+        wait_until(lambda: sink.kept_alive > 3)
+        assert loop.metric("event_service_stage_errors_total", stage="forwarder", kind=reason) == 2
+        box.put(notes(1))
+        box.wait_empty()
+        assert loop.health.failures == 0
+    assert len(sink.batches) == 1
