@@ -72,6 +72,8 @@ def values(event: dict[str, Any], name: str) -> list[str]:
 
 def main() -> None:
     """Consume until stopped."""
+    if len(sys.argv) != 4:
+        sys.exit("usage: python moderation.py PROJECT SUBSCRIPTION DATABASE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     project, subscription, database = sys.argv[1:]
     feed = ModerationFeed(database)

@@ -70,6 +70,8 @@ def notify(attributes: Mapping[str, str]) -> None:
 
 def main() -> None:
     """Consume until stopped."""
+    if len(sys.argv) != 4:
+        sys.exit("usage: python notifier.py PROJECT SUBSCRIPTION DATABASE")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     project, subscription, database = sys.argv[1:]
     notifier = MentionNotifier(database)
