@@ -122,16 +122,15 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
             _load(ctx, ctx.command.params[0], env_file)
 
 
-_env_file = click.option(
-    "--env-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="NAME=value lines that win over the environment; read again at SIGHUP.",
-)
+def _env_file(meaning: str) -> "Callable[[Callable[..., None]], Callable[..., None]]":
+    return click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help=meaning)
+
+
+_follows_env_file = _env_file("NAME=value lines that win over the environment; read again at SIGHUP.")
 
 
 @main.command()
-@_env_file
+@_follows_env_file
 def supervise(env_file: Path | None) -> None:
     """Run all stages, restart those that exit, and stop them in order on SIGTERM.
 
@@ -168,7 +167,7 @@ def supervise(env_file: Path | None) -> None:
 @click.option(
     "--slot", type=click.IntRange(0, 999), help="Which of the stage's slots to hold; default: the first free."
 )
-@_env_file
+@_follows_env_file
 def stage(name: str, slot: int | None, env_file: Path | None) -> None:
     """Run one stage alone, in the foreground, also beside a running `supervise`.
 
@@ -185,7 +184,7 @@ def stage(name: str, slot: int | None, env_file: Path | None) -> None:
 
 @main.command()
 @click.option("--online", is_flag=True, help="Also test whether topic and relays can be reached; changes nothing.")
-@_env_file
+@_env_file("NAME=value lines that win over the environment, as supervise and stage take them.")
 def check(online: bool, env_file: Path | None) -> None:
     """Print the effective settings, secrets hidden; exit with 3 and say why if any is wrong.
 

@@ -7,7 +7,9 @@ from typing import Final
 from pipeline.errors import CannotStart
 from pipeline.process.slots import Slot
 from pipeline.process.tracing import otlp_exporter
+from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
+from pipeline.sinks.plugins import load_sink
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -15,6 +17,8 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 def unusable_parts(config: Config) -> Iterator[str]:
     """Yield why stages cannot start with these settings, a line each; every part is loaded as they do."""
     loads: list[Callable[[], None]] = []
+    if config.sink.kind is SinkKind.PLUGIN:
+        loads.append(lambda: load_sink(config.sink.name, config.sink.argument).close())
     if config.trace_sample:
         loads.append(lambda: otlp_exporter(Slot("check", 0)).close())
     for load in loads:

@@ -159,10 +159,10 @@ def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
         )
     if rates := _rates(snapshot.samples):
         lines.append(f"{'rates':<14} {rates}")
-    relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none yet"
+    relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none crawled yet"
     lines += [
         "",
-        f"relays         {relays}; {snapshot.known_addresses:,} known",
+        f"relays         {relays}; {snapshot.known_addresses:,} addresses known",
         f"users          {snapshot.registered_users} registered, {snapshot.budget.authors:,} authors wanted",
         f"database       {snapshot.database_bytes >> 20} MiB, write-ahead log {snapshot.wal_bytes >> 20} MiB, "
         f"{snapshot.free_bytes >> 20} MiB free",

@@ -81,6 +81,8 @@ def file_path(text: str) -> Path:
     path = Path(text)
     if not path.name or text.endswith("/"):
         raise InvalidValue("must be the path of a file")
+    if path.is_dir():
+        raise InvalidValue(f"must be the path of a file, and {path} is a directory")
     return path
 
 

@@ -206,7 +206,7 @@ WRONG = {
     "EVENTS_ENVIRONMENT": ["STAGING", "PROD"],
     "EVENTS_LOG_LEVEL": ["INFO", "5"],
     "EVENTS_RETRACTED": ["drop", "1"],
-    "EVENTS_DATABASE_PATH": ["/", ".", "/var/lib/"],
+    "EVENTS_DATABASE_PATH": ["/", ".", "/var/lib/", "/usr"],
     "EVENTS_GOOGLE_PUBSUB_CREDENTIALS_JSON_PATH": ["/does/not/exist.json", "/"],
     "EVENTS_PYROSCOPE_SERVER_ADDRESS": ["pyroscope:4040", "ftp://x", "http://", "http://[x", "http://h:99999"],
     "EVENTS_TRACE_SAMPLE": ["-0.1", "1.01", "1%", "half", "nan", "1e-3"],
