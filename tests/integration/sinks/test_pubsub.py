@@ -452,33 +452,30 @@ def test_one_sink_serves_several_threads(server: FakePubSub, sink: PubsubSink) -
     assert {each.data for each in server.deliveries()} == {each.payload for batch in batches for each in batch}
 
 
-class Stub:
-    """A client whose calls fail on this side of the wire."""
+class FailedCall(grpc.RpcError):
+    """As gRPC raises it."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-        self.transport = self
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
 
-    def publish(self, **_: object) -> None:
-        raise self.error
+    def details(self) -> str:
+        return "Getting metadata from plugin failed with error: ('invalid_grant: no', {})"
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [
-        (
-            untyped(14, "Getting metadata from plugin failed with error: ('invalid_grant: no', {})"),
-            "UNAUTHENTICATED",
-        ),
-        (TransportError("cannot reach oauth2.googleapis.com"), "UNAVAILABLE"),
-    ],
+    [(FailedCall(), "UNAUTHENTICATED"), (TransportError("cannot reach oauth2.googleapis.com"), "UNAVAILABLE")],
 )
 def test_troubles_with_tokens(sink: PubsubSink, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str) -> None:
     """A key that was revoked is the operator's to replace; a token server out of reach is not."""
-    monkeypatch.setattr(sink, "_client", Stub(error))
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(sink, "_call", fail)
     with pytest.raises(SinkDown) as down:
         sink.deliver(messages(notes(1)))
     assert down.value.reason == reason
