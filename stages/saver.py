@@ -131,7 +131,8 @@ class _Saver:
             for row in sorted(suspects, key=lambda row: (row.failures, row.receipt.seq)):
                 self._save_isolated(row)
             rest_s = self._work_off()
-            if len(rows) < MANY_ROWS and self._wait(watch, 0.0 if rows else rest_s):
+            # Fewer than that were all that was ready: what came since is a commit that the watch has not seen.
+            if len(rows) < MANY_ROWS and self._wait(watch, rest_s):
                 self._let_gather()
 
     def _wait(self, watch: CommitWatch, seconds: float) -> bool:
