@@ -304,7 +304,8 @@ class _Crawler:
         """Wait until something is due, as the plan is `plan_at`, or the bell rings; after a turn that `began` then."""
         if self.ctx.doorbell is not None:
             # What others commit may be more than backpressure lets pass.
-            most_s = _IDLE_S if is_quiet and self.backpressure.is_open else _LOOK_AT_QUEUES_S
+            is_easy = self.backpressure.is_far or (is_quiet and self.backpressure.is_open)
+            most_s = _IDLE_S if is_easy else _LOOK_AT_QUEUES_S
             plan_in_s = max(0.0, plan_at - self.ctx.clock.monotonic())
             self.ctx.doorbell.wait(self.ctx.stop, min(most_s, plan_in_s, self.relay_pool.rest_s()))
         self.ctx.stop.wait(max(0.0, began + _TURN_S - self.ctx.clock.monotonic()))

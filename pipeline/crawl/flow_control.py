@@ -18,6 +18,9 @@ from pipeline.store.lease import QueueSize
 from pipeline.store.relay_forms import FormChanges
 from pipeline.store.sweeps import SweepProgress
 
+# What all crawlers may bring in a second: while so much more may come, once a second is often enough to look.
+_BROUGHT_EVENTS: Final = 12_000
+_BROUGHT_PART: Final = 0.5
 # The low mark of the bytes is this part of the high one, as the usual marks of the events are to each other.
 _LOW_PART: Final = 0.75
 
@@ -34,10 +37,12 @@ class Marks:
 class Backpressure:
     """Open below the low marks, closed above a high one, as it was between them. Safe in every thread."""
 
-    __slots__ = ("_marks", "_open")
+    __slots__ = ("_marks", "_open", "is_far")
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
+        self.is_far = False
+        """Whether it stays open for another second, whatever comes."""
         self._open = threading.Event()
         self._open.set()
 
@@ -53,6 +58,8 @@ class Backpressure:
     def update(self, waiting: QueueSize, *, is_full: bool = False) -> None:
         """Note how much waits; `is_full`: nothing more may come, however little that is."""
         marks = self._marks
+        room = marks.high - waiting.events
+        self.is_far = room > _BROUGHT_EVENTS and waiting.bytes < _BROUGHT_PART * marks.bytes and not is_full
         if is_full or waiting.events > marks.high or waiting.bytes > marks.bytes:
             self._open.clear()
         elif waiting.events < marks.low and waiting.bytes < _LOW_PART * marks.bytes:

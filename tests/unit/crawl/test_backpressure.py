@@ -56,6 +56,22 @@ def test_it_opens_only_below_both_low_marks() -> None:
     assert gate.is_open
 
 
+def test_it_is_far_while_a_second_of_everything_would_not_close_it() -> None:
+    gate = gate_of(20_000, 15_000, size=1_000)
+    assert not gate.is_far, "nothing is known"
+    seen = []
+    for waiting, is_full in (
+        (QueueSize(0, 0), False),
+        (QueueSize(7_999, 499), False),
+        (QueueSize(8_000, 0), False),
+        (QueueSize(0, 500), False),
+        (QueueSize(0, 0), True),
+    ):
+        gate.update(waiting, is_full=is_full)
+        seen.append(gate.is_far)
+    assert seen == [True, True, False, False, False]
+
+
 def test_waiting_ends_when_it_opens() -> None:
     gate, passed = gate_of(1, 1), threading.Event()
     assert gate.wait(0)
