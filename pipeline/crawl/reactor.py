@@ -25,39 +25,48 @@ from pipeline.relay.errors import ConnectionLost
 from pipeline.relay.tcp_path import TcpPath
 from pipeline.relay.websocket import WebSocket
 
-# What relays send in so long is looked at once, and goes on its way together.
-GATHER_S: Final = 0.04
+# Looks at what relays send begin so far apart: the shortest step that is `REST` times as long as a look takes.
+STEPS_S: Final = (0.01, 0.02, 0.04)
+REST: Final = 3.0
 # What comes of an answer is looked at sooner, since the next question waits for its end.
 GATHER_ASKING_S: Final = 0.01
-# So few messages in that time are looked at one by one, and up to so many after half of it.
+# So few messages in the longest step are looked at one by one.
 FEW_MESSAGES: Final = 8
-SOME_MESSAGES: Final = 160
 # A relay that sent so many at once has more.
 MANY_MESSAGES: Final = 32
+# How much the last look counts, of what looks take.
+_SHARE_OF_LAST: Final = 0.125
 
 
 class ReadCoalescer:
-    """Times are monotonic seconds. The looks of all processes fall together, so that what follows them does too."""
+    """When to look at the relays again. Times are monotonic seconds.
 
-    __slots__ = ("_before", "_count", "_slice")
+    Few messages are looked at as they come. Of many, those that come within a step are looked at together, which costs
+    less than one by one. The step is short while the thread keeps up, and grows with what a look takes: with more
+    messages, or where others use the processor. The looks of all processes fall together, so that what follows them
+    does too.
+    """
+
+    __slots__ = ("_before", "_count", "_slice", "_took_s")
 
     def __init__(self) -> None:
         self._slice = 0
         self._count = 0
         self._before = 0
+        self._took_s = 0.0
 
-    def next_read_at(self, now: float, messages: Sequence[int], *, is_asking: bool) -> float:
+    def next_read_at(self, now: float, messages: Sequence[int], took_s: float, *, is_asking: bool) -> float:
         """When to look again after a look that brought so many from each relay; `is_asking`: one has more to answer."""
-        current = int(now / GATHER_S)
+        current = int(now / STEPS_S[-1])
         if current != self._slice:
             self._before = self._count if current == self._slice + 1 else 0
             self._slice, self._count = current, 0
         self._count += sum(messages)
-        in_slice = max(self._count, self._before)
-        if in_slice <= FEW_MESSAGES or max(messages) >= MANY_MESSAGES:
+        self._took_s += _SHARE_OF_LAST * (took_s - self._took_s)
+        if max(self._count, self._before) <= FEW_MESSAGES or max(messages) >= MANY_MESSAGES:
             return now
-        every_s = GATHER_S / 2 if in_slice <= SOME_MESSAGES else GATHER_S
-        end = (int(now / every_s) + 1) * every_s
+        step_s = next((step_s for step_s in STEPS_S if step_s >= REST * self._took_s), STEPS_S[-1])
+        end = (int(now / step_s) + 1) * step_s
         return min(end, now + GATHER_ASKING_S) if is_asking else end
 
 
@@ -158,11 +167,12 @@ class Reactor:
         messages = [self._step(entry) for entry in due if entry.ending is None]
         self._finish_closed()
         began, now = now, self.context.clock.monotonic()
-        self.context.late_pace.note(now - began, now)
+        took_s = now - began
+        self.context.late_pace.note(took_s, now)
         if any(messages):
             is_asking = any(entry.connection.awaits_reply for entry in due)
             with self.context.waiting(WaitReason.TIMER):
-                pause(self._coalescer.next_read_at(now, messages, is_asking=is_asking) - now)
+                pause(self._coalescer.next_read_at(now, messages, took_s, is_asking=is_asking) - now)
 
     def _poll_timeout(self) -> float:
         fence = self.context.fence
