@@ -167,19 +167,36 @@ def supervise(env_file: Path | None) -> None:
 @click.option(
     "--slot", type=click.IntRange(0, 999), help="Which of the stage's slots to hold; default: the first free."
 )
+@click.option("--sink", help="Of several sinks the one that a forwarder delivers to; default: the one named first.")
 @_follows_env_file
-def stage(name: str, slot: int | None, env_file: Path | None) -> None:
+def stage(name: str, slot: int | None, sink: str | None, env_file: Path | None) -> None:
     """Run one stage alone, in the foreground, also beside a running `supervise`.
 
-    Example: event-service stage forwarder
+    \b
+    Examples:
+      event-service stage saver
+      event-service stage forwarder --sink jsonl
     """
     from pipeline.commands.bootstrap import announce_runtime_directory, live_settings_or_exit  # noqa: PLC0415
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
+    of_sink = _other_sink(name, sink, live.config)
     announce_runtime_directory(live.config, unless_known=True)
     run = importlib.import_module(f"stages.{name}").run
-    sys.exit(run_stage(name, slot, live.config, run, supervised=False, live=live))
+    sys.exit(run_stage(name, slot, live.config, run, supervised=False, sink=of_sink, live=live))
+
+
+def _other_sink(stage: str, sink: str | None, config: "Config") -> str:
+    """Return the sink as a slot has it: empty for the one that is named first."""
+    if sink is None:
+        return ""
+    if stage != "forwarder":
+        raise click.UsageError("--sink goes with forwarder alone")
+    if sink not in config.sink_names:
+        names = ", ".join(config.sink_names) or "none"
+        raise click.UsageError(f"there is no sink {sink}; EVENTS_SINK names {names}")
+    return "" if sink == config.sink_names[0] else sink
 
 
 @main.command()
@@ -238,7 +255,8 @@ def _specs(config: "Config") -> "list[StageSpec]":
     from pipeline.process.supervisor import StageSpec  # noqa: PLC0415
 
     counts = {"crawler": config.crawlers}
-    return [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]
+    stages = [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]
+    return stages + [StageSpec("forwarder", 1, _DRAIN_ORDER["forwarder"], sink) for sink in config.sink_names[1:]]
 
 
 def _import_stages(config: "Config") -> None:
@@ -248,8 +266,8 @@ def _import_stages(config: "Config") -> None:
     for name in STAGES:
         importlib.import_module(f"stages.{name}")
     modules = {SinkKind.PUBSUB: "pubsub", SinkKind.JSONL: "jsonl", SinkKind.STDOUT: "jsonl", SinkKind.PLUGIN: "plugins"}
-    if config.sink.kind in modules:
-        importlib.import_module(f"pipeline.sinks.{modules[config.sink.kind]}")
+    for sink in config.sink:
+        importlib.import_module(f"pipeline.sinks.{modules[sink.kind]}")
 
 
 def _run_slot(env_file: Path | None, slot: "Slot") -> int:
@@ -259,7 +277,7 @@ def _run_slot(env_file: Path | None, slot: "Slot") -> int:
 
     live = live_settings_or_exit(env_file)
     run = importlib.import_module(f"stages.{slot.stage}").run
-    return run_stage(slot.stage, slot.index, live.config, run, supervised=True, live=live)
+    return run_stage(slot.stage, slot.index, live.config, run, supervised=True, sink=slot.sink, live=live)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.websocket import WebSocket
 from pipeline.rules.acceptance import EventLimits
-from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
 from pipeline.store import (
     disk,
@@ -44,12 +43,12 @@ from pipeline.store import (
     outbox,
     relay_lists,
     runs,
+    sinks,
     wanted_authors,
 )
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import QueueSize
-from pipeline.store.outbox import SinkName
 from pipeline.store.runs import Run
 from pipeline.store.schema import open_database
 
@@ -340,9 +339,9 @@ class _Crawler:
         most = config.backpressure_high + 1
         with self.database.read() as tx:
             waiting = inbox.size(tx, most)
-            if config.sink.kind is not SinkKind.NONE:
-                # Rows of a sink that is off do not count.
-                owed = outbox.size(tx, SinkName.PUBSUB, most)
+            # Rows of a sink that is off do not count, nor those of sinks whose backlog is bounded.
+            for first in sinks.outboxes(tx, config.sink_names[:1]):
+                owed = outbox.size(tx, first, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
             has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)
             is_full = disk.is_full(tx, config.max_database_bytes)

@@ -1,4 +1,4 @@
-"""`stage forwarder`: delivers the events of the `pubsub` outbox to the configured sink."""
+"""`stage forwarder`: delivers the events of one outbox to its sink: the first of `EVENTS_SINK`, or that of the slot."""
 
 import threading
 from dataclasses import dataclass, field
@@ -12,40 +12,44 @@ from pipeline.delivery.unsettled import Unsettled
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.process.tracing import EventTracer
-from pipeline.settings.choices import SinkKind
+from pipeline.settings.choices import SinkKind, SinkSetting
 from pipeline.settings.config import Config
 from pipeline.sinks.base import Sink
+from pipeline.store import sinks
 from pipeline.store.counters import StageCounters
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 
 # Batches under way at once, so that throughput does not hang on the latency of one call.
 PUBSUB_CALLS: Final = 4
 _TURN_S: Final = 1.0
 # A worker may be in one call of 20 s, or several for a batch that must be taken apart.
 _WORKER_LIMIT_S: Final = 90.0
-_NAME: Final = SinkName.PUBSUB
 
 
 def run(ctx: StageContext) -> None:
     """Deliver until stopped; batches under way are finished first."""
-    if ctx.config.sink.kind is SinkKind.NONE:
+    names = ctx.config.sink_names
+    if not names:
         _idle(ctx)
         return
     with ctx.tracing() as tracer:
-        _deliver(ctx, tracer)
+        _deliver(ctx, names.index(ctx.slot.sink or names[0]), tracer)
 
 
-def _deliver(ctx: StageContext, tracer: EventTracer | None) -> None:
-    sink = _sink(ctx.config)
+def _deliver(ctx: StageContext, number: int, tracer: EventTracer | None) -> None:
+    """Deliver to the sink of this number in `EVENTS_SINK`."""
+    setting = ctx.config.sink[number]
+    sink = _sink(setting, ctx.config)
     counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
+        outbox = sinks.enroll(database, ctx.config.sink_names, ctx.log)[number]
         counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
-    count = PUBSUB_CALLS if ctx.config.sink.kind is SinkKind.PUBSUB else 1
+    count = PUBSUB_CALLS if setting.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
-    replays = ReplayClient(_NAME, ctx.clock, counters, RateLimitedLogger(ctx.log, ctx.clock), ctx.slot.name)
-    shared = _Shared(sink, counters, tracer, replays)
+    replays = ReplayClient(outbox, ctx.clock, counters, RateLimitedLogger(ctx.log, ctx.clock), ctx.slot.name)
+    shared = _Shared(sink, outbox, counters, tracer, replays, is_first=number == 0)
     workers = [_worker(ctx, shared, progress, index) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
@@ -69,9 +73,11 @@ class _Shared:
     """What the workers of one sink share."""
 
     sink: Sink
+    outbox: SinkName
     counters: StageCounters
     tracer: EventTracer | None
     replays: ReplayClient
+    is_first: bool
     turn: threading.Lock = field(default_factory=threading.Lock)
     last_answer: LastAnswer = field(default_factory=LastAnswer)
     unsettled: Unsettled = field(default_factory=Unsettled)
@@ -93,10 +99,10 @@ def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: in
 
     log = RateLimitedLogger(ctx.log, ctx.clock)
     client = OutboxClient(
-        "forwarder", _NAME, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
-        shared.tracer,
+        ctx.slot.group, shared.outbox, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
+        shared.tracer, is_first=shared.is_first,
     )  # fmt: skip
-    health = SinkHealth(_NAME, shared.last_answer)
+    health = SinkHealth(shared.outbox, shared.last_answer)
     return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell, shared.replays)
 
 
@@ -106,9 +112,9 @@ def _work(ctx: StageContext, worker: BatchWorker) -> None:
         worker.run(database)
 
 
-def _sink(config: Config) -> Sink:
+def _sink(setting: SinkSetting, config: Config) -> Sink:
     """Return the configured sink; each kind is imported only where it is used, Pub/Sub above all."""
-    match config.sink.kind:
+    match setting.kind:
         case SinkKind.PUBSUB:
             from pipeline.sinks.pubsub import PubsubSettings, PubsubSink  # noqa: PLC0415
 
@@ -118,12 +124,12 @@ def _sink(config: Config) -> Sink:
         case SinkKind.JSONL:
             from pipeline.sinks.jsonl import JsonlSink  # noqa: PLC0415
 
-            assert config.sink.path is not None, "checked by Config"
-            return JsonlSink(config.sink.path)
+            assert setting.path is not None, "checked by Config"
+            return JsonlSink(setting.path)
         case SinkKind.PLUGIN:
             from pipeline.sinks.plugins import load_sink  # noqa: PLC0415
 
-            return load_sink(config.sink.name, config.sink.argument)
+            return load_sink(setting.name, setting.argument)
         case _:
             from pipeline.sinks.jsonl import StdoutSink  # noqa: PLC0415
 

@@ -20,8 +20,8 @@ from pipeline.saver import outbox_limit
 from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.saver.save_spans import record_saved
-from pipeline.settings.choices import RetractedEvents, SinkKind
-from pipeline.store import contact_slices, inbox, shares
+from pipeline.settings.choices import RetractedEvents
+from pipeline.store import contact_slices, inbox, shares, sinks
 from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
@@ -29,6 +29,7 @@ from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 
 BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
@@ -67,7 +68,8 @@ def run(ctx: StageContext) -> None:
         ctx.tracing() as tracer,
         open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database,
     ):
-        _Saver(ctx, database, tracer).run()
+        outboxes = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+        _Saver(ctx, database, outboxes, tracer).run()
 
 
 class _StaleReceipt(EventServiceError):
@@ -75,7 +77,9 @@ class _StaleReceipt(EventServiceError):
 
 
 class _Saver:
-    def __init__(self, ctx: StageContext, database: Database, tracer: EventTracer | None) -> None:
+    def __init__(
+        self, ctx: StageContext, database: Database, outboxes: Sequence[SinkName], tracer: EventTracer | None
+    ) -> None:
         config = ctx.config
         self._ctx = ctx
         self._database = database
@@ -83,13 +87,11 @@ class _Saver:
         # When the rows at hand were claimed (ms).
         self._claimed_at = 0
         self._target = config.target_relay
-        self._to_pubsub = config.sink.kind is not SinkKind.NONE
+        self._outboxes = outboxes
         self._processor = EventProcessor(
-            to_pubsub=self._to_pubsub,
+            sinks=outboxes,
             to_relay=self._target is not None,
-            relay_backlog=lambda: OutboxBounds(
-                ctx.settings.target_relay_backlog, ctx.settings.target_relay_backlog_bytes
-            ),
+            backlog=self._backlog,
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
             ids_kept_ms=max(config.seen_retention, config.seen_retention_max),
             public_url=config.public_url,
@@ -134,6 +136,12 @@ class _Saver:
             # Fewer than that were all that was ready: what came since is a commit that the watch has not seen.
             if len(rows) < MANY_ROWS and self._wait(watch, rest_s):
                 self._let_gather()
+
+    def _backlog(self, sink: SinkName) -> OutboxBounds:
+        settings = self._ctx.settings
+        if sink == SinkName.RELAY:
+            return OutboxBounds(settings.target_relay_backlog, settings.target_relay_backlog_bytes)
+        return OutboxBounds(settings.sink_backlog, settings.sink_backlog_bytes)
 
     def _wait(self, watch: CommitWatch, seconds: float) -> bool:
         with self._times.waiting(WaitReason.WORK):
@@ -262,10 +270,11 @@ class _Saver:
 
     def _wake_others(self, outcome: Outcome, *, changes_wanted: bool) -> None:
         """Ring those that what was just committed is work for."""
-        new, skipped = outcome.events.out, outcome.events.skipped
+        new = outcome.events.out
         is_for = {
-            "forwarder": self._to_pubsub and new,
-            "sender": self._target is not None and new > skipped.total() - skipped[outbox_limit.REASON],
+            # Those of all sinks: the name of a stage rings all its processes.
+            "forwarder": bool(self._outboxes) and new,
+            "sender": self._target is not None and new > _not_sent(outcome),
             "crawler": changes_wanted,
         }
         if stages := [stage for stage, is_work in is_for.items() if is_work]:
@@ -302,12 +311,17 @@ class _Saver:
         self._ctx.metrics.beyond_retention.inc(outcome.beyond_retention)
         if outcome.surplus_relays:
             self._ctx.metrics.stage_discarded.labels(_STAGE, "surplus-relays").inc(outcome.surplus_relays)
-        discarded = outcome.events.skipped[outbox_limit.REASON]
         if self._target is not None:
-            ignored = outcome.events.skipped.total() - discarded
+            ignored = _not_sent(outcome)
             self._ctx.metrics.events_sent_to_relay.labels(self._target.url, "ignore", "success").inc(ignored)
-        if discarded:
-            self._log.warning(outbox_limit.REASON, "events for the target relay discarded", count=discarded)
+        for (sink, reason), count in outcome.events.skipped.items():
+            if reason == outbox_limit.REASON:
+                self._log.warning(f"{reason}-{sink}", "backlog full, events discarded", sink=sink, count=count)
+
+
+def _not_sent(outcome: Outcome) -> int:
+    """Return how many new events are not sent to the target relay because of their kind or form."""
+    return sum(count for (_, reason), count in outcome.events.skipped.items() if reason != outbox_limit.REASON)
 
 
 def _dead_reason(row: InboxRow) -> str | None:

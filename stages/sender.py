@@ -17,9 +17,9 @@ from pipeline.sinks.relay import RelaySink
 from pipeline.store import send_history, target_relay
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 
 
 def run(ctx: StageContext) -> None:

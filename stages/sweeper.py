@@ -45,7 +45,7 @@ def _sweep(ctx: StageContext) -> None:
             TableWalk(ctx, database, "vanished", retention.VanishRequests(ctx).step, pace_s=slow_pace),
             *(
                 TableWalk(ctx, database, f"outbox-{sink}", retention.OffSinkRows(ctx, sink).step, pace_s=slow_pace)
-                for sink in retention.sinks_off(ctx.config)
+                for sink in retention.sinks_off(ctx, database)
             ),
         ]
         log = upkeep.LogCheckpoints(ctx, database)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,10 +21,10 @@ from pipeline.settings import values
 from pipeline.settings.values import InvalidValue
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import dead as store
-from pipeline.store import outbox
+from pipeline.store import outbox, sinks
 from pipeline.store.database import Tx
 from pipeline.store.dead import DeadFilter, DeadQueue, DeadRow
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 
 # Rows changed in one transaction, so that a running service waits for no more than milliseconds.
 _SLICE: Final = 500
@@ -44,16 +44,12 @@ class Age(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs on
             self.fail(str(error), param, ctx)
 
 
-_QUEUE = click.Choice([queue.value for queue in DeadQueue])
-_SINK = click.Choice([sink.value for sink in SinkName])
-
-
 def _selecting(command: Callable[..., None]) -> Callable[..., None]:
     """Return the options that choose rows, the same for every command."""
     for option in (
         click.option("--older", type=Age(), default="0s", help="Only dead letters at least this old, such as 2h."),
         click.option("--reason", default="", help="Only rows with this text in their reason."),
-        click.option("--queue", "queues", type=_QUEUE, multiple=True, help="Only rows of this queue; default: of all."),
+        click.option("--queue", "queues", multiple=True, help="Only rows of this queue; default: of all."),
     ):
         command = option(command)
     return command
@@ -81,13 +77,13 @@ def list_rows(queues: tuple[str, ...], reason: str, older: int, limit: int, as_j
     Example: event-service dead list --queue pubsub --older 1d
     """
     with open_configured_to_read() as database, database.read() as tx:
-        for each in _filters(queues, reason, older):
+        for each in _filters(tx, queues, reason, older):
             for row in store.find(tx, each, limit):
                 say(json.dumps(_value(row)) if as_json else _line(row))
 
 
 @dead.command()
-@click.argument("queue", type=_QUEUE)
+@click.argument("queue")
 @click.argument("number", type=int)
 def show(queue: str, number: int) -> None:
     """Print one dead letter and its event.
@@ -95,7 +91,7 @@ def show(queue: str, number: int) -> None:
     Example: event-service dead show pubsub 4711
     """
     with open_configured_to_read() as database, database.read() as tx:
-        for row in _matching(tx, _filters((queue,), "", 0)):
+        for row in _matching(tx, _filters(tx, (queue,), "", 0)):
             if row.seq == number:
                 say(_line(row))
                 payload = store.payload(tx, row)
@@ -117,7 +113,7 @@ def retry(queues: tuple[str, ...], reason: str, older: int) -> None:
 
 @dead.command()
 @_selecting
-@click.option("--sink", type=_SINK, help="Instead: all rows of this sink, which must be off.")
+@click.option("--sink", help="Instead: all rows of this sink, which must be off.")
 @click.confirmation_option(prompt="Drop these rows for good?")
 def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> None:
     """Purge dead letters, or the rows of a sink that is off.
@@ -132,16 +128,19 @@ def drop(queues: tuple[str, ...], reason: str, older: int, sink: str | None) -> 
     elif queues or reason:
         raise click.UsageError("--sink goes with --older alone")
     else:
-        dropped = _drop_backlog(SinkName(sink), older)
+        dropped = _drop_backlog(sink, older)
     say(f"{number_of(dropped, 'row')} dropped")
 
 
-def _drop_backlog(sink: SinkName, older: int) -> int:
+def _drop_backlog(name: str, older: int) -> int:
     config = config_or_exit()
     dropped, now = 0, SystemClock().now_ms()
     with open_existing_or_exit(config) as database:
-        if sink in sinks_of(of_running_service(config, database)):
-            raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
+        config = of_running_service(config, database)
+        with database.read() as tx:
+            sink = SinkName(_one_of(name, sinks.known(tx), "sink"))
+            if sink in sinks_of(config, tx):
+                raise click.UsageError(f"sink {sink} is on: its rows are about to be delivered")
         while True:
             with database.write() as tx:
                 step = outbox.drop_old(
@@ -157,7 +156,9 @@ def _change(
 ) -> int:
     changed = 0
     with open_configured_database() as database:
-        for each in _filters(queues, reason, older):
+        with database.read() as tx:
+            filters = _filters(tx, queues, reason, older)
+        for each in filters:
             while True:
                 with database.write() as tx:
                     seqs = [row.seq for row in store.find(tx, each, _SLICE)]
@@ -167,9 +168,17 @@ def _change(
     return changed
 
 
-def _filters(queues: tuple[str, ...], reason: str, older: int) -> list[DeadFilter]:
+def _filters(tx: Tx, queues: tuple[str, ...], reason: str, older: int) -> list[DeadFilter]:
     buried_before = SystemClock().now_ms() - older
-    return [DeadFilter(queue, reason, buried_before) for queue in DeadQueue if not queues or queue.value in queues]
+    known = store.queues(tx)
+    wanted = {_one_of(queue, known, "queue") for queue in queues} or known
+    return [DeadFilter(queue, reason, buried_before) for queue in known if queue in wanted]
+
+
+def _one_of(name: str, known: Sequence[str], what: str) -> str:
+    if name not in known:
+        raise click.UsageError(f"there is no {what} {name}; there is {', '.join(known)}")
+    return name
 
 
 def _matching(tx: Tx, filters: list[DeadFilter]) -> list[DeadRow]:
@@ -180,7 +189,7 @@ def _value(row: DeadRow) -> dict[str, object]:
     """Return the row for scripts."""
     when = datetime.fromtimestamp(row.buried_at / 1000, UTC)
     return {
-        "queue": row.queue.value, "number": row.seq, "event": row.event_id.hex(), "claims": row.claims,
+        "queue": row.queue, "number": row.seq, "event": row.event_id.hex(), "claims": row.claims,
         "failures": row.failures, "buried_at": f"{when:%Y-%m-%dT%H:%M:%SZ}", "reason": row.reason,
     }  # fmt: skip
 

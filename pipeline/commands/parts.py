@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from pipeline.errors import CannotStart
 from pipeline.process.slots import Slot
 from pipeline.process.tracing import otlp_exporter
-from pipeline.settings.choices import SinkKind
+from pipeline.settings.choices import SinkKind, SinkSetting
 from pipeline.settings.config import Config
 from pipeline.sinks.plugins import load_sink
 
@@ -17,8 +18,7 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 def unusable_parts(config: Config) -> Iterator[str]:
     """Yield why stages cannot start with these settings, a line each; every part is loaded as they do."""
     loads: list[Callable[[], None]] = []
-    if config.sink.kind is SinkKind.PLUGIN:
-        loads.append(lambda: load_sink(config.sink.name, config.sink.argument).close())
+    loads += [partial(_load_plugin, sink) for sink in config.sink if sink.kind is SinkKind.PLUGIN]
     if config.trace_sample:
         loads.append(lambda: otlp_exporter(Slot("check", 0)).close())
     for load in loads:
@@ -26,6 +26,10 @@ def unusable_parts(config: Config) -> Iterator[str]:
             load()
         except CannotStart as error:
             yield str(error)
+
+
+def _load_plugin(sink: SinkSetting) -> None:
+    load_sink(sink.name, sink.argument).close()
 
 
 def unnamed_collector(config: Config) -> Iterator[str]:

@@ -31,7 +31,7 @@ class Finding:
 def preflight(config: Config) -> Iterator[Finding]:
     """Look at the topic, the target relay and the bootstrap relays, side by side; findings in that order."""
     looks: list[Callable[[], Finding]] = []
-    if config.sink.kind is SinkKind.PUBSUB:
+    if any(sink.kind is SinkKind.PUBSUB for sink in config.sink):
         looks.append(lambda: _topic(config))
     if (target := config.target_relay) is not None:
         looks.append(lambda: _target_relay(target, config))

@@ -28,20 +28,18 @@ from pipeline.replay.fetcher import Fetcher, FetchPolicy, NoRelayAnswered
 from pipeline.replay.replay import ReplayRun, Watcher
 from pipeline.replay.selection import ReplayCount, ReplaySelection, count
 from pipeline.rules.relevance import Rule
-from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import relay_records, relays, replay_queue, replays
+from pipeline.store import relay_records, relays, replay_queue, replays, sinks
 from pipeline.store.database import Database
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.replays import Replay, ReplayScope
+from pipeline.store.sinks import SinkName
 
 _RATE: Final = 100.0
 _MAX_RELAYS: Final = 100_000
 _ROWS_AT_ONCE: Final = 1_000
 _LOCK: Final = "replay.lock"
 _LOOK_S: Final = 0.5
-_SINK: Final = SinkName.PUBSUB
 _GOES_ON: Final = "event-service replay --resume goes on"
 _UNFINISHED: Final = "a replay is unfinished: --resume goes on with it, --cancel ends it"
 
@@ -54,6 +52,8 @@ class _ReplayOrder:
     until: int | None
     keys: tuple[bytes, ...]
     rules: tuple[str, ...]
+    sink: str | None = None
+    """Of several; `None` for the one that is named first."""
 
 
 @click.command()
@@ -66,6 +66,7 @@ class _ReplayOrder:
               help="Only what this rule matches; may be repeated.")  # fmt: skip
 @click.option("--relay", "addresses", type=Address(), multiple=True,
               help="Fetch what is not kept from this relay only; may be repeated.")  # fmt: skip
+@click.option("--sink", help="Of several sinks the one to deliver to again; default: the one named first.")
 @click.option("--rate", type=click.FloatRange(0.1, 10_000), default=_RATE, show_default=True,
               help="Most events a second.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only print how many events there are, and from where they would come.")
@@ -74,7 +75,7 @@ class _ReplayOrder:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def replay(  # noqa: PLR0913, PLR0917  (one for each option)
     since: int | None, until: int | None, keys: tuple[bytes, ...], rules: tuple[str, ...], addresses: tuple[str, ...],
-    rate: float, dry_run: bool, resume: bool, cancel: bool, as_json: bool,
+    sink: str | None, rate: float, dry_run: bool, resume: bool, cancel: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Deliver again what the sink was given in a span of time, for a consumer that lost its state.
 
@@ -94,11 +95,10 @@ def replay(  # noqa: PLR0913, PLR0917  (one for each option)
         config = of_running_service(config, database)
         if cancel:
             return _cancel(database)
+        order = _ReplayOrder(since, until, keys, rules, sink)
         if dry_run:
-            return _dry_run(
-                config, database, _scope(_ReplayOrder(since, until, keys, rules)), addresses, as_json=as_json
-            )
-        one = _resumed(database) if resume else _begin(config, database, _ReplayOrder(since, until, keys, rules))
+            return _dry_run(config, database, _scope(config, database, order), addresses, as_json=as_json)
+        one = _resumed(database) if resume else _begin(config, database, order)
         work = _ReplayWork(config, database, _relays(database, addresses))
         try:
             one = work.run(one, rate)
@@ -145,20 +145,31 @@ def _cancel(database: Database) -> None:
     say(f"replay {found.job} cancelled: {number_of(dropped, 'queued event')} dropped")
 
 
-def _scope(order: _ReplayOrder) -> ReplayScope:
+def _scope(config: Config, database: Database, order: _ReplayOrder) -> ReplayScope:
     if order.since is None:
         raise click.UsageError("--since is needed")
     now = SystemClock().now_ms()
     until = now if order.until is None else min(order.until * 1000, now)
     if order.since * 1000 > until:
         raise click.UsageError("--since is after --until")
-    return ReplayScope(_SINK.value, order.since * 1000, until, tuple(sorted(set(order.keys))), tuple(set(order.rules)))
+    outbox = _outbox(config, database, order.sink)
+    return ReplayScope(outbox, order.since * 1000, until, tuple(sorted(set(order.keys))), tuple(set(order.rules)))
+
+
+def _outbox(config: Config, database: Database, sink: str | None) -> SinkName:
+    names = config.sink_names
+    if not names:
+        raise click.ClickException("EVENTS_SINK is off: there is no sink to be given anything")
+    if sink is not None and sink not in names:
+        raise click.UsageError(f"there is no sink {sink}; EVENTS_SINK names {', '.join(names)}")
+    with database.read() as tx:
+        return sinks.outboxes(tx, names)[0 if sink is None else names.index(sink)]
 
 
 def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
     if _unfinished(database) is not None:
         raise click.ClickException(_UNFINISHED)
-    scope = _scope(order)
+    scope = _scope(config, database, order)
     found = _count(config, database, scope)
     say(_counted(found), err=True)
     with database.write() as tx:
@@ -171,8 +182,6 @@ def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
 
 
 def _count(config: Config, database: Database, scope: ReplayScope) -> ReplayCount:
-    if config.sink.kind is SinkKind.NONE:
-        raise click.ClickException("EVENTS_SINK is off: there is no sink to be given anything")
     now = SystemClock().now_ms()
     if scope.since < now - config.seen_retention:
         oldest = utc((now - config.seen_retention) // 1000)

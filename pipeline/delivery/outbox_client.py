@@ -31,7 +31,8 @@ from pipeline.store import outbox, replay_queue
 from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import DeadLetter, Postponed
-from pipeline.store.outbox import OutboxRow, SinkName
+from pipeline.store.outbox import OutboxRow
+from pipeline.store.sinks import SinkName
 
 # Longer than the longest batch of calls that a sink makes. A crashed worker delays its rows by this at most.
 LEASE_MS: Final = 120_000
@@ -72,6 +73,8 @@ class OutboxClient:
     """Shared by the workers of one sink: the one that claims settles for all."""
     tracer: EventTracer | None = None
     """What takes the spans of sampled events."""
+    is_first: bool = False
+    """Whether this sink counts events for all: that of `EVENTS_SINK` which is named first."""
     rng: random.Random = field(default_factory=random.Random)
     claims: int = 0
     times: StageTimes = field(init=False)
@@ -220,7 +223,7 @@ class OutboxClient:
                 case _:
                     ages_s.append(max(0, settlement.at_ms - row.received_at) / 1000)
         Observations(self.metrics.delivery.labels(self.name)).record(ages_s)
-        if self.name is SinkName.PUBSUB:
+        if self.is_first:
             # One count per event; the target relay's share of them is counted in `events_sent_to_relay_counter`.
             count = len(settlement.verdicts)
             each_s = settlement.took_s / count

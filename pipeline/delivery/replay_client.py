@@ -24,8 +24,8 @@ from pipeline.store import replay_queue, retractions
 from pipeline.store.counters import StageCounters, StageTally
 from pipeline.store.database import Database, Tx
 from pipeline.store.lease import Postponed
-from pipeline.store.outbox import SinkName
 from pipeline.store.replay_queue import ReplayOutcome, ReplayRow
+from pipeline.store.sinks import SinkName
 
 MAX_ROWS: Final = 50
 """What is new may wait for one call with as many, where the sink has a single worker."""
@@ -108,7 +108,7 @@ class ReplayClient:
         tally = StageTally()
         for outcome, count in replay_queue.settle(tx, done).items():
             if count:
-                tally.replayed[self.name.value, outcome.value] += count
+                tally.replayed[self.name, outcome.value] += count
         return tally
 
     def _log_refused(self, each: ReplayRow, reason: str) -> None:

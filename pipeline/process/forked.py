@@ -115,7 +115,8 @@ def _be_child(slot: Slot, lifeline: int, run: Callable[[Slot], int], env: Mappin
     code = 1
     try:
         _begin_clean(lifeline, env)
-        sys.argv[:] = ("event-service", "stage", slot.stage, "--slot", str(slot.index))
+        of_sink = ("--sink", slot.sink) if slot.sink else ()
+        sys.argv[:] = ("event-service", "stage", slot.stage, *of_sink, "--slot", str(slot.index))
         procfs.set_command_line(sys.argv)
         code = run(slot)
     except SystemExit as leaving:

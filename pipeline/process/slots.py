@@ -32,15 +32,21 @@ OnWait = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of one process among those of its stage."""
+    """The place of one process among those of its stage; `sink`: for one sink of several, unless it is named first."""
 
     stage: str
     index: int
+    sink: str = ""
+
+    @property
+    def group(self) -> str:
+        """The name of all processes that share its work, as metrics have it, such as `crawler` or `forwarder-jsonl`."""
+        return f"{self.stage}-{self.sink}" if self.sink else self.stage
 
     @property
     def name(self) -> str:
         """The process's name in logs, metrics and files, such as `crawler-0`."""
-        return f"{self.stage}-{self.index}"
+        return f"{self.group}-{self.index}"
 
 
 class SlotTaken(CannotStart):
@@ -117,11 +123,12 @@ def metrics_directory(runtime_directory: Path) -> Path:
     return runtime_directory / "metrics"
 
 
-def acquire_slot(
+def acquire_slot(  # noqa: PLR0913  (what a slot is, and how it is waited for)
     runtime_directory: Path,
     stage: str,
     index: int | None,
     *,
+    sink: str = "",
     database: Path | None = None,
     wait_s: float = 0.0,
     stop: Stop | None = None,
@@ -137,7 +144,7 @@ def acquire_slot(
     holder = ""
     for turn in range(1 + int(wait_s / _RETRY_S)):
         for candidate in range(MAX_SLOTS) if index is None else (index,):
-            slot = Slot(stage, candidate)
+            slot = Slot(stage, candidate, sink)
             taken = _take_all(_slot_locks(runtime_directory, slot, database), database)
             if not isinstance(taken, str):
                 return HeldSlot(slot, taken, _share_directory(runtime_directory))
@@ -147,8 +154,8 @@ def acquire_slot(
         if wait_s and stop.wait(_RETRY_S):
             break
     if index is None:
-        raise SlotTaken(f"all {MAX_SLOTS} slots of stage {stage} are taken")
-    raise SlotTaken(f"slot {Slot(stage, index).name} is held by {holder}")
+        raise SlotTaken(f"all {MAX_SLOTS} slots of stage {Slot(stage, 0, sink).group} are taken")
+    raise SlotTaken(f"slot {Slot(stage, index, sink).name} is held by {holder}")
 
 
 class SupervisorLocks:

@@ -83,7 +83,7 @@ class StageContext:
 
     def times(self) -> StageTimes:
         """Return what counts the waits of this stage and its write transactions; to be kept."""
-        return StageTimes(self.metrics, self.slot.stage, self.clock)
+        return StageTimes(self.metrics, self.slot.group, self.clock)
 
     def tracing(self) -> AbstractContextManager[EventTracer | None]:
         """Return a context that yields what takes the spans of sampled events, None where no events are traced.
@@ -115,6 +115,7 @@ def run_stage(
     run: Callable[[StageContext], None],
     *,
     supervised: bool,
+    sink: str = "",
     live: "ReloadableConfig | None" = None,
 ) -> int:
     """Be the process of `stage` in slot `index` (None: the first free one) until `run` returns; gives the exit code.
@@ -134,7 +135,7 @@ def run_stage(
     failure = _stop_when_threads_fail(stop)
     try:
         held = acquire_slot(
-            config.runtime_directory, stage, index, database=config.database_path,
+            config.runtime_directory, stage, index, sink=sink, database=config.database_path,
             wait_s=SLOT_WAIT_S if supervised else 0.0, stop=stop,
             on_wait=lambda holder: _log.warning("slot is taken; waiting", holder=holder, seconds=SLOT_WAIT_S),
         )  # fmt: skip
@@ -178,7 +179,7 @@ def _in_slot(
     logs.configure(config.log_level, slot.name)
     procfs.set_process_name(slot.name)
     metrics.install(config.runtime_directory, slot.name)
-    profiling.start(config, slot.stage, slot.name)
+    profiling.start(config, slot.group, slot.name)
     heartbeat = Heartbeat(config.runtime_directory, slot.name, clock)
     server = watchdog = None
     try:
@@ -204,7 +205,7 @@ def _doorbells(
     config: "Config", slot: Slot, counted: Metrics, log: Logger
 ) -> Iterator[tuple[Doorbell | None, Doorbells]]:
     """Yield the bell of the process and those of all; every failure is counted, the first one logged."""
-    errors = counted.stage_errors.labels(slot.stage, "doorbell")
+    errors = counted.stage_errors.labels(slot.group, "doorbell")
     told = False
 
     def on_failure(reason: str) -> None:

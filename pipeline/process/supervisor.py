@@ -39,11 +39,15 @@ _log = get_logger("supervisor")
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """A stage that runs as `count` processes; stages with the lowest `drain_order` are ended first."""
+    """A stage that runs as `count` processes; stages with the lowest `drain_order` are ended first.
+
+    `sink`: see `Slot`.
+    """
 
     name: str
     count: int
     drain_order: int
+    sink: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Supervisor:
         self._environment = environment
         self._clock, self._times, self._notifier = environment.clock, environment.timeouts, environment.notifier
         self._children = [
-            Child(Slot(spec.name, index), spec.drain_order) for spec in specs for index in range(spec.count)
+            Child(Slot(spec.name, index, spec.sink), spec.drain_order) for spec in specs for index in range(spec.count)
         ]
         self._drain: Drain | None = None
         self._stop_requests = StopRequests(environment.clock)

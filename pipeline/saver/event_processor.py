@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 from pipeline.nostr.address import RelayAddress
@@ -39,9 +40,9 @@ from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import QueueSize
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import NOT_RETRACTABLE, Retracted
+from pipeline.store.sinks import SinkName
 
 # NIP-65 asks for two to four of each; an author who lists dozens is not found sooner.
 MAX_LISTED: Final = 10
@@ -91,18 +92,18 @@ class EventProcessor:
     """
 
     def __init__(
-        self, *, to_pubsub: bool, to_relay: bool, relay_backlog: Callable[[], OutboxBounds],
+        self, *, sinks: Sequence[SinkName], to_relay: bool, backlog: Callable[[SinkName], OutboxBounds],
         suppress_retracted: bool = False, followed_ago_ms: int = 0, ids_kept_ms: int = 0,
         public_url: RelayAddress | None = None,
     ) -> None:  # fmt: skip
-        """`to_pubsub`, `to_relay`: which sinks are on; one that is off gets no rows.
+        """`sinks`: those of `EVENTS_SINK`, which get all events, the first named first; `to_relay`: the target relay.
 
-        `relay_backlog`: how much may be pending for the target relay. `suppress_retracted`: drop events
-        that are known to be retracted, which otherwise go to Pub/Sub and nowhere else. `followed_ago_ms`: how long ago
+        `backlog`: how much may be pending for a sink that is not named first. `suppress_retracted`: drop events
+        that are known to be retracted, which otherwise go to all but the target relay. `followed_ago_ms`: how long ago
         at most a contact list counts as having been written. `ids_kept_ms`: for how long ids are kept at most; 0: ever.
         `public_url`: the address by which users know this service; a request to vanish from it ends a registration.
         """
-        self._to_pubsub = to_pubsub
+        self._sinks = tuple(sinks)
         self._to_relay = to_relay
         self._suppress_retracted = suppress_retracted
         self._followed_ago_ms = followed_ago_ms
@@ -112,7 +113,7 @@ class EventProcessor:
         self._relevance = Relevance()
         self._committed_generation = 0
         self._mentions = RecentMentions()
-        self._outbox_limit = OutboxLimit(relay_backlog)
+        self._limits = {sink: OutboxLimit(sink, partial(backlog, sink)) for sink in (*self._sinks[1:], SinkName.RELAY)}
         # By the id of a contact list, whom it names and what it changes, as it was before the write lock was held.
         self._lists: dict[bytes, tuple[Collection[bytes], Difference | None]] = {}
         # By the id of an event, which relays it names.
@@ -159,7 +160,8 @@ class EventProcessor:
         """It was rolled back: drop what was cached in it."""
         self._authors.forget()
         self._mentions.forget()
-        self._outbox_limit.forget()
+        for limit in self._limits.values():
+            limit.forget()
         if self._relevance.generation != self._committed_generation:
             self._relevance = Relevance()
 
@@ -206,9 +208,7 @@ class EventProcessor:
         owed = {each.accepted.event: each.accepted for each in fresh if each.accepted.sinks}
         events.store(tx, owed.values())
         payloads.drop(tx, (item.row.event for item in items if item.row.event not in owed))
-        if self._to_pubsub:
-            outbox.append(tx, SinkName.PUBSUB, (each.accepted.event for each in fresh), now)
-        self._send_to_relay(tx, fresh, outcome, now)
+        self._append(tx, fresh, outcome, now)
         for each in fresh:
             if each.accepted.retracted is None:
                 self._record_mentions(tx, each, outcome, now)
@@ -226,16 +226,24 @@ class EventProcessor:
                 relevant.append(item)
         return relevant
 
-    def _send_to_relay(self, tx: Tx, fresh: Sequence[_Decided], outcome: Outcome, now: int) -> None:
-        """Enqueue for the target relay, and make room by dropping the oldest."""
-        to_relay = [each.accepted for each in fresh if each.reason_not_to_send is None]
-        new = QueueSize(len(to_relay), sum(len(accepted.payload) for accepted in to_relay))
-        discarded = self._outbox_limit.make_room(tx, new, now)
-        outbox.append(tx, SinkName.RELAY, (accepted.event for accepted in to_relay), now)
+    def _append(self, tx: Tx, fresh: Sequence[_Decided], outcome: Outcome, now: int) -> None:
+        """Enqueue for each sink; for those that are not named first, make room by dropping the oldest."""
+        everything = [each.accepted for each in fresh]
+        for sink in self._sinks:
+            self._append_for(tx, sink, everything, outcome, now)
         if self._to_relay:
-            reasons = (each.reason_not_to_send for each in fresh)
-            outcome.events.skipped.update(reason for reason in reasons if reason is not None)
-            outcome.events.skip(outbox_limit.REASON, discarded)
+            to_relay = [each.accepted for each in fresh if each.reason_not_to_send is None]
+            self._append_for(tx, SinkName.RELAY, to_relay, outcome, now)
+            for each in fresh:
+                if each.reason_not_to_send is not None:
+                    outcome.events.skip(SinkName.RELAY, each.reason_not_to_send, 1)
+
+    def _append_for(self, tx: Tx, sink: SinkName, events: Sequence[Accepted], outcome: Outcome, now: int) -> None:
+        limit = self._limits.get(sink)
+        if limit is not None:
+            new = QueueSize(len(events), sum(len(accepted.payload) for accepted in events))
+            outcome.events.skip(sink, outbox_limit.REASON, limit.make_room(tx, new, now))
+        outbox.append(tx, sink, (accepted.event for accepted in events), now)
 
     def _count_beyond_retention(self, fresh: Sequence[_Decided], now: int) -> int:
         """Return how many are older than the ids that are kept, so that they may have been delivered before."""
@@ -283,7 +291,7 @@ class EventProcessor:
         reason = skip_reason(event, len(row.raw), now_s) if self._to_relay else "off"
         if reason is None and retracted is not None:
             reason = retracted.value
-        sinks = self._to_pubsub + (reason is None)
+        sinks = len(self._sinks) + (reason is None)
         accepted = Accepted(
             row.event, event.id, event.created_at, event.kind, author, row.raw, row.relay, row.received_at, sinks,
             None if retracted is None else retracted.value, " ".join(match.rules),

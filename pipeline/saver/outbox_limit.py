@@ -1,6 +1,7 @@
-"""The bound on the outbox of the target relay: beyond it the oldest are dropped, since newer versions replace them.
+"""The bound on the outbox of a sink that crawling does not pause for: beyond it the oldest are dropped.
 
-Without it a relay that is away for weeks fills the disk. Pub/Sub needs no such bound: crawling pauses for it.
+That is the target relay, for which newer versions replace them, and each sink of `EVENTS_SINK` but the first named.
+Without it a sink that is away for weeks fills the disk.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Final
 from pipeline.store import outbox
 from pipeline.store.database import Tx
 from pipeline.store.lease import QueueSize
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 
 REASON: Final = "backlog-full"
 """Why an event is dropped; a metric label."""
@@ -30,21 +31,22 @@ _ANY_NUMBER: Final = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class OutboxBounds:
-    """How much may be pending for the target relay; 0: any number."""
+    """How much may be pending for the sink; 0: any number."""
 
     events: int = 0
     bytes: int = 0
 
 
 class OutboxLimit:
-    """Limit that keeps the outbox of the target relay within `bounds()`, which may change. For one thread.
+    """Limit that keeps the outbox of `sink` within `bounds()`, which may change. For one thread.
 
-    Rows that the sender has leased are not touched, so that there may be some hundred more.
+    Rows that its worker has leased are not touched, so that there may be some hundred more.
     """
 
-    __slots__ = ("_bounds", "_counted_at", "_counted_for", "_dropped", "_room", "_room_bytes")
+    __slots__ = ("_bounds", "_counted_at", "_counted_for", "_dropped", "_room", "_room_bytes", "sink")
 
-    def __init__(self, bounds: Callable[[], OutboxBounds]) -> None:
+    def __init__(self, sink: SinkName, bounds: Callable[[], OutboxBounds]) -> None:
+        self.sink = sink
         self._bounds = bounds
         self._room = self._room_bytes = self._counted_at = self._dropped = 0
         self._counted_for: OutboxBounds | None = None
@@ -59,7 +61,7 @@ class OutboxLimit:
             self._count(tx, bounds, now)
         dropped = 0
         while dropped < STEP and (lacking := self._lacking(new)):
-            gone = outbox.drop_oldest(tx, SinkName.RELAY, min(lacking, STEP - dropped), OUTCOME, now)
+            gone = outbox.drop_oldest(tx, self.sink, min(lacking, STEP - dropped), OUTCOME, now)
             if not gone.events:
                 break
             dropped += gone.events
@@ -76,7 +78,7 @@ class OutboxLimit:
 
     def _count(self, tx: Tx, bounds: OutboxBounds, now: int) -> None:
         most = (bounds.events or _ANY_NUMBER) + STEP
-        waiting = outbox.size(tx, SinkName.RELAY, most)
+        waiting = outbox.size(tx, self.sink, most)
         self._room = (bounds.events or _ANY_NUMBER) - waiting.events
         self._room_bytes = (bounds.bytes or _ANY_NUMBER) - waiting.bytes
         # The number beyond one step is not known yet.

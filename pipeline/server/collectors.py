@@ -1,7 +1,7 @@
 """The gauges that are read from the database when they are asked for.
 
-Pending deliveries, the topic `eventSaved`, is the outbox of every sink that is switched on: an event that both
-have to be given counts twice, as it takes two deliveries.
+Pending deliveries, the topic `eventSaved`, is the outbox of the sink that is named first and that of the target relay,
+as far as they are switched on: an event that both have to be given counts twice, as it takes two deliveries.
 """
 
 import math
@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from pipeline.store.disk import DiskUse
 from pipeline.store.gauges import QueueGauges, StoreGauges
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_candidates import FIRST_SEEN_HALF_LIFE_MS
+from pipeline.store.sinks import SinkName
 
 TOPIC: Final = "eventSaved"
 MAX_RELAYS: Final = 5_000
@@ -113,7 +113,8 @@ class StoreCollector:
         return {host: max(0, milliseconds) for host, milliseconds in left.items()}
 
     def _handing_on(self) -> Iterable[Metric]:
-        outboxes = [queue for queue in self.gauges.outboxes if queue.sink in self.sinks]
+        counted = [sink for number, sink in enumerate(self.sinks) if number == 0 or sink == SinkName.RELAY]
+        outboxes = [queue for queue in self.gauges.outboxes if queue.sink in counted]
         length = GaugeMetricFamily("subscription_queue_length", "Queue length", labels=("topic",))
         length.add_metric((TOPIC,), sum(outbox.waiting for outbox in outboxes))
         age = GaugeMetricFamily(

@@ -23,10 +23,9 @@ from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.server.worker import DatabaseThread
 from pipeline.settings.config import Config
 from pipeline.status.service_diagnosis import unhealthy_stages
-from pipeline.status.snapshot import sinks_of
+from pipeline.status.snapshot import sinks_of, stage_of
 from pipeline.store import inbox, outbox, wanted_authors
 from pipeline.store.database import Database
-from pipeline.store.outbox import SinkName
 
 HEALTHY: Final = b'"ok"'
 DATABASE_TIMEOUT_S: Final = 5.0
@@ -34,7 +33,6 @@ DATABASE_TIMEOUT_S: Final = 5.0
 MIN_FREE_BYTES: Final = 64 << 20
 """Left on the database's disk: as much as the write-ahead log alone may take."""
 _BEYOND_SELF_HELP: Final = frozenset({StageState.HUNG, StageState.EXITED})
-_EMPTIED_BY: Final = {None: "saver", SinkName.PUBSUB: "forwarder", SinkName.RELAY: "sender"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What the database's thread sees; times in ms since the epoch, the inbox under `None`."""
+    """What the database's thread sees; times in ms since the epoch, by the stage that empties the queue."""
 
-    oldest: Sequence[tuple[SinkName | None, int]]
+    oldest: Sequence[tuple[str, int]]
     free_bytes: int
 
 
@@ -126,10 +124,10 @@ class HealthCheck:
 
     async def _ask_database(self) -> tuple[str, _Found | None]:
         """Return what is wrong with the database, or `ok` and what it says."""
-        sinks = sinks_of(self._settings())
+        settings = self._settings()
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
-                return "ok", await self._thread.run(lambda database: _ask(database, sinks))
+                return "ok", await self._thread.run(lambda database: _ask(database, settings))
         except TimeoutError:
             return f"has not answered for {DATABASE_TIMEOUT_S:.0f} s", None
         except (apsw.Error, EventServiceError, OSError) as error:
@@ -137,11 +135,11 @@ class HealthCheck:
 
     def _queue_problems(self, found: _Found) -> Iterable[Problem]:
         bound = self._settings().max_queue_age
-        for queue, oldest in found.oldest:
+        for stage, oldest in found.oldest:
             age = self._clock.now_ms() - oldest
             if bound and age > bound:
                 why = f"an event waits for {age // 1000} s, EVENTS_MAX_QUEUE_AGE is {bound // 1000} s"
-                yield Problem(_EMPTIED_BY[queue], utc((oldest + bound) / 1000), why)
+                yield Problem(stage, utc((oldest + bound) / 1000), why)
 
     def _lasting(self, problems: dict[str, str]) -> Iterable[Problem]:
         """Problems that nothing but our own looks dates."""
@@ -157,13 +155,13 @@ def _verdict(status: str, problems: Sequence[Problem]) -> Health:
     return Health(False, json.dumps(body).encode())
 
 
-def _ask(database: Database, sinks: Sequence[SinkName]) -> _Found:
-    oldest: list[tuple[SinkName | None, int | None]]
+def _ask(database: Database, settings: Config) -> _Found:
     with database.read() as tx:
         wanted_authors.latest_generation(tx)
+        on = sinks_of(settings, tx)
         oldest = [
-            (None, inbox.oldest_unattempted(tx)),
-            *((sink, outbox.oldest_unattempted(tx, sink)) for sink in sinks),
+            ("saver", inbox.oldest_unattempted(tx)),
+            *((stage_of(sink, on), outbox.oldest_unattempted(tx, sink)) for sink in on),
         ]
     disk = os.statvfs(database.path.parent)
-    return _Found([(queue, at) for queue, at in oldest if at is not None], disk.f_bavail * disk.f_frsize)
+    return _Found([(stage, at) for stage, at in oldest if at is not None], disk.f_bavail * disk.f_frsize)

@@ -30,7 +30,7 @@ class Scrape:
     ) -> None:
         self._thread = thread
         self._runtime_directory: Path = config.runtime_directory
-        self._sinks = sinks_of(config)
+        self._config = config
         self._clock = clock
         self._log = log
         self._succeeded = metrics.handler("updateMetrics")
@@ -54,7 +54,8 @@ class Scrape:
         try:
             with database.read() as tx:
                 state = gauges.read(tx, max_relays=MAX_RELAYS)
-            collector = StoreCollector(state, self._sinks, disk_use(database.path), self._clock.now_ms())
+                sinks = sinks_of(self._config, tx)
+            collector = StoreCollector(state, sinks, disk_use(database.path), self._clock.now_ms())
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()

@@ -74,7 +74,7 @@ class RetractedEvents(StrEnum):
 
 
 class SinkKind(StrEnum):
-    """What takes the events of the `pubsub` outbox."""
+    """What takes the events of an outbox."""
 
     PUBSUB = "pubsub"
     JSONL = "jsonl"
@@ -89,14 +89,18 @@ SINK_GROUP: Final = "event_service.sinks"
 
 @dataclass(frozen=True, slots=True)
 class SinkSetting:
-    """`EVENTS_SINK`: the kind of sink, for `jsonl` the file it appends to, for a plugin its name and argument."""
+    """One sink of `EVENTS_SINK`: its kind, for `jsonl` the file it appends to, for a plugin its name and argument."""
 
     kind: SinkKind
     path: Path | None = None
     name: str = ""
     argument: str = ""
 
+    @property
+    def sink(self) -> str:
+        """What the sink is called: its kind, or its name among plugins."""
+        return self.name or self.kind.value
+
     def __str__(self) -> str:
-        first = self.name or self.kind.value
         rest = self.argument if self.path is None else str(self.path)
-        return f"{first}:{rest}" if rest else first
+        return f"{self.sink}:{rest}" if rest else self.sink

@@ -58,7 +58,9 @@ class Config:
     pyroscope_basic_auth_user: str | None
     pyroscope_basic_auth_password: str | None
     trace_sample: float
-    sink: SinkSetting
+    sink: tuple[SinkSetting, ...]
+    sink_backlog: int
+    sink_backlog_bytes: int
     pubsub_topic: str
     retracted: RetractedEvents
     target_relay: RelayAddress | None
@@ -130,6 +132,11 @@ class Config:
             raise InvalidConfig(problems)
         return cls(**read)
 
+    @property
+    def sink_names(self) -> tuple[str, ...]:
+        """What the sinks of `EVENTS_SINK` are called, the first named first."""
+        return tuple(each.sink for each in self.sink)
+
     def effective(self) -> list[tuple[str, str]]:
         """Each variable with its effective value as text, secrets hidden, in the order of the documentation."""
         return [(setting.name, setting.show(getattr(self, setting.field))) for setting in SETTINGS]
@@ -158,7 +165,7 @@ def _fill_dependent_defaults(read: dict[str, Any], env: Mapping[str, str]) -> No
     database: Path | None = read.get("database_path")
     if read.get("sink", ...) is None:
         beside = (database or Path("events")).with_suffix(".jsonl")
-        read["sink"] = SinkSetting(SinkKind.JSONL, beside) if development else SinkSetting(SinkKind.PUBSUB)
+        read["sink"] = (SinkSetting(SinkKind.JSONL, beside) if development else SinkSetting(SinkKind.PUBSUB),)
     for name, credential in _CREDENTIALS.items():
         if read.get(name, ...) is None:
             read[name] = _credential(env, credential)
@@ -192,10 +199,10 @@ def _pubsub_problems(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[st
 
 def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
     problems = _missing_database(read)
-    sink: SinkSetting | None = read.get("sink")
-    if sink is not None and sink.kind is SinkKind.PUBSUB:
+    sinks: tuple[SinkSetting, ...] = read.get("sink", ())
+    if any(sink.kind is SinkKind.PUBSUB for sink in sinks):
         problems |= _pubsub_problems(read, env)
-    if sink is not None and sink.path is not None and sink.path == read.get("database_path"):
+    if any(sink.path is not None and sink.path == read.get("database_path") for sink in sinks):
         problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
     if read.get("registration") is RegistrationMode.ALLOWLIST and read.get("registration_allowlist", ...) is None:
         problems["EVENTS_REGISTRATION_ALLOWLIST"] = "is required for EVENTS_REGISTRATION=allowlist"

@@ -1,5 +1,6 @@
 """Parsers for the values that only this service has: text in, one typed value out, `InvalidValue` otherwise."""
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from importlib.metadata import entry_points
@@ -14,6 +15,10 @@ from pipeline.settings.choices import SINK_GROUP, KeyList, SinkKind, SinkSetting
 from pipeline.settings.values import HostPort, InvalidValue
 
 _PLAIN_SINKS: Final = (SinkKind.PUBSUB, SinkKind.STDOUT, SinkKind.NONE)
+# Beside another sink, a sink's name is also that of its outbox and part of that of its process.
+_SINK_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_OTHER_QUEUES: Final = frozenset({"inbox", "relay"})
+_COMMA: Final = "%2C"
 
 
 def choice(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
@@ -42,11 +47,34 @@ def sink(text: str) -> SinkSetting:
         return SinkSetting(SinkKind.JSONL, Path(rest))
     if kind in _PLAIN_SINKS and not rest:
         return SinkSetting(SinkKind(kind))
-    plugins = sorted(set(entry_points(group=SINK_GROUP).names) - set(SinkKind))
+    plugins = sorted(set(entry_points(group=SINK_GROUP).names) - set(SinkKind) - _OTHER_QUEUES)
     if kind in plugins:
         return SinkSetting(SinkKind.PLUGIN, name=kind, argument=rest)
     installed = f"one of the installed sinks ({', '.join(plugins)})" if plugins else "the name of an installed sink"
     raise InvalidValue(f"must be pubsub, jsonl:PATH, stdout, none, or {installed}")
+
+
+def sinks(text: str) -> tuple[SinkSetting, ...]:
+    """Read one sink or several with commas between, the first of which counts for backpressure; `none` is none."""
+    try:
+        found = [sink(each.replace(_COMMA, ",")) for each in text.split(",")]
+    except InvalidValue as error:
+        several = f"; a comma within a path or argument is written {_COMMA}" if "," in text else ""
+        raise InvalidValue(f"{error}{several}") from None
+    names = [each.sink for each in found]
+    if len(found) == 1:
+        return () if found[0].kind is SinkKind.NONE else tuple(found)
+    for name in names:
+        if not _SINK_NAME.fullmatch(name) or name == SinkKind.NONE:
+            raise InvalidValue(f"{name} cannot be named beside another sink")
+        if names.count(name) > 1:
+            raise InvalidValue(f"{name} is named twice")
+    return tuple(found)
+
+
+def format_sinks(found: tuple[SinkSetting, ...]) -> str:
+    """Return the text that sinks are read from."""
+    return ",".join(str(each).replace(",", _COMMA) for each in found) or SinkKind.NONE.value
 
 
 def relay(text: str) -> RelayAddress | None:

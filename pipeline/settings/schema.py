@@ -90,10 +90,27 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "EVENTS_SINK",
         "sink",
-        parse.sink,
+        parse.sinks,
         None,
-        "`pubsub`, `jsonl:PATH`, `stdout`, `none` or `NAME:ARGUMENT` of a plugin; DEVELOPMENT defaults to a `.jsonl`"
-        " beside the database",
+        "`pubsub`, `jsonl:PATH`, `stdout`, `NAME:ARGUMENT` of a plugin, several with commas between, or `none`;"
+        " DEVELOPMENT defaults to a `.jsonl` beside the database",
+        parse.format_sinks,
+    ),
+    Setting(
+        "EVENTS_SINK_BACKLOG",
+        "sink_backlog",
+        parse.count(0, 1_000_000_000),
+        "1000000",
+        "events that may wait for each sink that is not named first; beyond it the oldest are discarded; 0: no bound",
+        live=True,
+    ),
+    Setting(
+        "EVENTS_SINK_BACKLOG_BYTES",
+        "sink_backlog_bytes",
+        parse.count(0, 1 << 50),
+        "2147483648",
+        "the same in bytes; 0: no bound",
+        live=True,
     ),
     Setting("EVENTS_PUBSUB_TOPIC", "pubsub_topic", values.topic_id, "nostr-events", "topic id"),
     Setting(

@@ -33,6 +33,6 @@ class Setting:
 
     def show(self, value: Any) -> str:
         """Return `value` as text for an operator; secrets are hidden."""
-        if value is None or value == ():
+        if value is None:
             return ""
         return _HIDDEN if self.secret else self.format(value)

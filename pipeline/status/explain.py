@@ -11,6 +11,7 @@ from pipeline.process.liveness import utc
 from pipeline.store import event_trace
 from pipeline.store.database import Tx
 from pipeline.store.event_trace import EventTrace, Location
+from pipeline.store.sinks import SinkName
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class TraceLine:
 class Recent:
     """One of the newest events: hexadecimal id, kind, author as npub, why it is relevant, and when it came (ms).
 
-    `delay_ms`: until the sink accepted it; None while it is pending.
+    `delay_ms`: until the sink that is named first accepted it; None while it is pending.
     """
 
     event_id: str
@@ -36,9 +37,9 @@ class Recent:
     delay_ms: int | None
 
 
-def newest(tx: Tx, limit: int) -> list[Recent]:
-    """Return the newest saved events, the newest first."""
-    return [recent for each in event_trace.newest(tx, limit) if (recent := _recent(tx, each)) is not None]
+def newest(tx: Tx, limit: int, sink: SinkName) -> list[Recent]:
+    """Return the newest saved events, the newest first, with when `sink` accepted them."""
+    return [recent for each in event_trace.newest(tx, limit, sink) if (recent := _recent(tx, each)) is not None]
 
 
 def _recent(tx: Tx, found: event_trace.Newest) -> Recent | None:

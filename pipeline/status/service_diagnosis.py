@@ -10,11 +10,10 @@ from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.status.diagnosis import MAX_NAMED, Diagnosis, Severity, count_of, rough_duration
 from pipeline.status.relay_diagnosis import diagnose_crowding, diagnose_relays
 from pipeline.status.snapshot import Snapshot, counted
-from pipeline.store.dead import DeadQueue
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 
 _MIN_FREE_BYTES: Final = 64 << 20
-_RELAY_QUEUE: Final = f"outbox-{SinkName.RELAY}"
+_OUTBOX: Final = "outbox-"
 # A backlog is full in bytes where not even such an event fits.
 _LARGE_EVENT_BYTES: Final = 1 << 20
 
@@ -105,15 +104,20 @@ def _queues(snapshot: Snapshot, max_age: int) -> Iterator[Diagnosis]:
 
 
 def _backlog(snapshot: Snapshot) -> Iterator[Diagnosis]:
-    queue = next((queue for queue in snapshot.queues if queue.name == _RELAY_QUEUE), None)
-    if queue is None or _RELAY_QUEUE in _off(snapshot):
-        return
-    is_full = 0 < snapshot.relay_backlog <= queue.waiting
-    if is_full or 0 < snapshot.relay_backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
-        yield Diagnosis(
-            Severity.PROBLEM, _RELAY_QUEUE, f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
-            f"see what the sender reports; EVENTS_TARGET_RELAY_BACKLOG{'' if is_full else '_BYTES'} is the bound",
-        )  # fmt: skip
+    queues = {queue.name: queue for queue in snapshot.queues}
+    for sink in snapshot.sinks:
+        queue = queues.get(f"{_OUTBOX}{sink.name}")
+        if queue is None:
+            # The service has not been started since it was named.
+            continue
+        is_full = 0 < sink.backlog <= queue.waiting
+        if is_full or 0 < sink.backlog_bytes <= queue.bytes + _LARGE_EVENT_BYTES:
+            setting = "EVENTS_TARGET_RELAY_BACKLOG" if sink.name == SinkName.RELAY else "EVENTS_SINK_BACKLOG"
+            yield Diagnosis(
+                Severity.PROBLEM, queue.name,
+                f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
+                f"see what the {sink.stage} reports; {setting}{'' if is_full else '_BYTES'} is the bound",
+            )  # fmt: skip
 
 
 def _kept(snapshot: Snapshot) -> Iterator[Diagnosis]:
@@ -138,14 +142,16 @@ def _audit(snapshot: Snapshot) -> Iterator[Diagnosis]:
 
 def _off(snapshot: Snapshot) -> dict[str, SinkName]:
     """Return the queues of sinks that are off."""
-    on = {sink.name for sink in snapshot.sinks}
-    return {f"outbox-{sink}": sink for sink in SinkName if sink not in on}
+    on = {f"outbox-{sink.name}" for sink in snapshot.sinks}
+    outboxes = [queue.name for queue in snapshot.queues if queue.name.startswith(_OUTBOX)]
+    return {name: SinkName(name.removeprefix(_OUTBOX)) for name in outboxes if name not in on}
 
 
 def _dead(snapshot: Snapshot) -> Iterator[Diagnosis]:
-    for queue, status in zip(DeadQueue, snapshot.queues, strict=True):
+    for status in snapshot.queues:
         if status.dead:
-            reasons = Counter(row.reason for row in snapshot.dead if row.queue is queue)
+            queue = status.name.removeprefix(_OUTBOX)
+            reasons = Counter(row.reason for row in snapshot.dead if row.queue == queue)
             why = "; ".join(reason for reason, _ in reasons.most_common(MAX_NAMED))
             yield Diagnosis(
                 Severity.PROBLEM, status.name, f"{count_of(status.dead, 'dead letter')}: {why}",

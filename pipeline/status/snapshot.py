@@ -1,7 +1,7 @@
 """The service at one moment, read from its database, its heartbeats and its counters."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -9,18 +9,18 @@ from pipeline.process.clock import Clock
 from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth, health_of
-from pipeline.settings.choices import SinkKind
+from pipeline.settings.choices import SinkKind, SinkSetting
 from pipeline.settings.config import Config
-from pipeline.store import dead, gaps, gauges, relay_records, replay_queue, replays, throughput
+from pipeline.store import dead, gaps, gauges, relay_records, replay_queue, replays, sinks, throughput
 from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Database, Tx
-from pipeline.store.dead import DeadQueue, DeadRow
+from pipeline.store.dead import DeadRow
 from pipeline.store.disk import disk_use, has_room_for_strangers, is_full
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing, QueueGauges
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.shares import Budget, Waiting
+from pipeline.store.sinks import SinkName
 from pipeline.store.throughput import Sample
 
 MAX_RELAYS: Final = 5_000
@@ -52,6 +52,11 @@ class SinkStatus:
     name: SinkName
     target: str
     retries: Mapping[str, int]
+    stage: str = "forwarder"
+    """The stage that delivers to it, as the slots of its processes begin."""
+    backlog: int = 0
+    """Events that may wait for it; 0: any number."""
+    backlog_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +78,6 @@ class Snapshot:
     stages: tuple[StageHealth, ...]
     queues: tuple[QueueStatus, ...]
     sinks: tuple[SinkStatus, ...]
-    relay_backlog: int
-    relay_backlog_bytes: int
-    """Number of events may wait for the target relay; 0: any number."""
     relays: tuple[RelayRecord, ...]
     gaps: tuple[GapSummary, ...]
     failing: tuple[Failing, ...]
@@ -98,11 +100,10 @@ class Snapshot:
     """The newest replay, until it is finished and delivered."""
 
 
-def sinks_of(config: Config) -> tuple[SinkName, ...]:
-    """Return the sinks that are switched on; whatever `EVENTS_SINK` is takes the outbox named for Pub/Sub."""
-    pubsub = (SinkName.PUBSUB,) if config.sink.kind is not SinkKind.NONE else ()
+def sinks_of(config: Config, tx: Tx) -> tuple[SinkName, ...]:
+    """Return the outboxes of the sinks that are on: those of `EVENTS_SINK` in their order, that of the target relay."""
     relay = (SinkName.RELAY,) if config.target_relay is not None else ()
-    return (*pubsub, *relay)
+    return (*sinks.outboxes(tx, config.sink_names), *relay)
 
 
 def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
@@ -112,7 +113,8 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         now = clock.now_ms()
         records = relay_records.records(tx, everything=False, limit=MAX_RELAYS)
         failing = gauges.failing(tx, now)
-        buried = [row for queue in DeadQueue for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
+        on = sinks_of(config, tx)
+        buried = [row for queue in dead.queues(tx) for row in dead.find_newest(tx, queue, MAX_DEAD_SHOWN)]
         hour = throughput.recent(tx)
         open_gaps = gaps.summaries(tx, limit=MAX_GAPS)
         has_room = has_room_for_strangers(tx, config.max_database_bytes)
@@ -125,10 +127,8 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
     return Snapshot(
         now=now,
         stages=tuple(health_of(reading, clock) for reading in readings),
-        queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes)),
-        sinks=tuple(_sink(config, sink, counters) for sink in sinks_of(config)),
-        relay_backlog=config.target_relay_backlog,
-        relay_backlog_bytes=config.target_relay_backlog_bytes,
+        queues=tuple(_queue(queue, now) for queue in (seen.inbox, *seen.outboxes) if _is_shown(queue, on)),
+        sinks=tuple(_sinks(config, on, counters)),
         relays=tuple(records),
         gaps=tuple(open_gaps),
         failing=failing,
@@ -170,15 +170,37 @@ def _replay(tx: Tx) -> ReplayStatus | None:
     return ReplayStatus(newest.scope.sink, newest.total, newest.queued, pending, newest.is_over)
 
 
-def _sink(config: Config, sink: SinkName, counters: list[Counted]) -> SinkStatus:
-    target = str(config.target_relay) if sink is SinkName.RELAY else str(config.sink)
-    if sink is SinkName.PUBSUB and config.sink.kind is SinkKind.PUBSUB:
-        project = config.google_pubsub_project_id
-        # A command beside the service may lack the setting.
-        unset = f"topic {config.pubsub_topic}; EVENTS_GOOGLE_PUBSUB_PROJECT_ID is not set here"
-        target = f"projects/{project}/topics/{config.pubsub_topic}" if project else unset
+def _is_shown(queue: QueueGauges, on: Sequence[SinkName]) -> bool:
+    """Return False for the empty outbox of a sink that once was one of several."""
+    is_of_now = queue.sink is None or queue.sink in (*on, SinkName.PUBSUB, SinkName.RELAY)
+    return is_of_now or bool(queue.waiting or queue.dead)
+
+
+def stage_of(sink: SinkName, on: Sequence[SinkName]) -> str:
+    """Return the stage that delivers to `sink`, one of those that are `on`."""
+    if sink == SinkName.RELAY:
+        return "sender"
+    return "forwarder" if sink == on[0] else f"forwarder-{sink}"
+
+
+def _sinks(config: Config, on: Sequence[SinkName], counters: list[Counted]) -> Iterator[SinkStatus]:
     retries = _summed(counters, "event_service_sink_retries_total", "sink", "reason")
-    return SinkStatus(sink, target, {why: count for (name, why), count in retries.items() if name == sink.value})
+    targets = [*(_target(config, setting) for setting in config.sink), str(config.target_relay)]
+    for number, (sink, target) in enumerate(zip(on, targets, strict=False)):
+        bounds = (0, 0) if number == 0 else (config.sink_backlog, config.sink_backlog_bytes)
+        if sink == SinkName.RELAY:
+            bounds = (config.target_relay_backlog, config.target_relay_backlog_bytes)
+        reasons = {why: count for (name, why), count in retries.items() if name == sink}
+        yield SinkStatus(sink, target, reasons, stage_of(sink, on), *bounds)
+
+
+def _target(config: Config, setting: SinkSetting) -> str:
+    if setting.kind is not SinkKind.PUBSUB:
+        return str(setting)
+    project = config.google_pubsub_project_id
+    # A command beside the service may lack the setting.
+    unset = f"topic {config.pubsub_topic}; EVENTS_GOOGLE_PUBSUB_PROJECT_ID is not set here"
+    return f"projects/{project}/topics/{config.pubsub_topic}" if project else unset
 
 
 def _summed(counters: list[Counted], name: str, *labels: str) -> dict[tuple[str, str], int]:

@@ -16,7 +16,7 @@ from prometheus_client import Counter
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
 from pipeline.store.database import Database, Row, Tx
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 
 ADD = """
 INSERT INTO tallies (slot, what, reason, count) VALUES (?, ?, ?, ?)
@@ -46,14 +46,14 @@ class CounterKind(StrEnum):
 class StageTally:
     """Counts of one transaction: each event taken goes out or is dropped for a reason, a metric label.
 
-    `skipped`: of those that went out, now or before, how many are not sent to the target relay, by reason.
+    `skipped`: of those that went out, now or before, how many are not sent to a sink, by sink and reason.
     `replayed`: events of replays, by sink and outcome, which count as nothing else.
     """
 
     taken: int = 0
     out: int = 0
     dropped: Counts[str] = field(default_factory=Counts)
-    skipped: Counts[str] = field(default_factory=Counts)
+    skipped: Counts[tuple[SinkName, str]] = field(default_factory=Counts)
     replayed: Counts[tuple[str, str]] = field(default_factory=Counts)
 
     def drop(self, reason: str, count: int = 1) -> None:
@@ -61,10 +61,10 @@ class StageTally:
         if count:
             self.dropped[reason] += count
 
-    def skip(self, reason: str, count: int) -> None:
-        """Count events that are not sent to the target relay."""
+    def skip(self, sink: SinkName, reason: str, count: int) -> None:
+        """Count events that are not sent to `sink`."""
         if count:
-            self.skipped[reason] += count
+            self.skipped[sink, reason] += count
 
     def entries(self) -> Iterable[tuple[CounterKind, str, int]]:
         """Yield what there is to add, by kind and reason."""
@@ -74,10 +74,11 @@ class StageTally:
             yield CounterKind.OUT, "", self.out
         for reason, count in self.dropped.items():
             yield CounterKind.DROPPED, reason, count
-        for reason, count in self.skipped.items():
-            yield CounterKind.SKIPPED, reason, count
-        for (sink, outcome), count in self.replayed.items():
-            yield CounterKind.REPLAYED, f"{outcome} {sink}", count
+        for (sink, reason), count in self.skipped.items():
+            # That of the target relay had no name in earlier versions.
+            yield CounterKind.SKIPPED, reason if sink == SinkName.RELAY else f"{reason} {sink}", count
+        for (to, outcome), count in self.replayed.items():
+            yield CounterKind.REPLAYED, f"{outcome} {to}", count
 
 
 Totals = Sequence[tuple[CounterKind, str, int]]
@@ -116,9 +117,10 @@ class StageCounters:
         self.show([(*key, count) for key, count in committed.items()])
 
     def _adopt(self, tx: Tx, is_abandoned: Callable[[str], bool]) -> None:
-        others: list[Row] = tx.execute(SLOTS, (self._slot.name, f"{self._slot.stage}-")).fetchall()
+        prefix = f"{self._slot.group}-"
+        others: list[Row] = tx.execute(SLOTS, (self._slot.name, prefix)).fetchall()
         for (slot,) in others:
-            if is_abandoned(slot):
+            if slot.removeprefix(prefix).isdecimal() and is_abandoned(slot):
                 tx.execute(ADOPT, (self._slot.name, slot))
                 tx.execute(FORGET, (slot,))
 
@@ -145,13 +147,14 @@ class StageCounters:
     def _child(self, kind: CounterKind, reason: str) -> Counter:
         match kind:
             case CounterKind.TAKEN:
-                return self._metrics.stage_in.labels(self._slot.stage)
+                return self._metrics.stage_in.labels(self._slot.group)
             case CounterKind.OUT:
-                return self._metrics.stage_out.labels(self._slot.stage)
+                return self._metrics.stage_out.labels(self._slot.group)
             case CounterKind.DROPPED:
-                return self._metrics.stage_discarded.labels(self._slot.stage, reason)
+                return self._metrics.stage_discarded.labels(self._slot.group, reason)
             case CounterKind.SKIPPED:
-                return self._metrics.sink_ignored.labels(SinkName.RELAY, reason)
+                reason, _, sink = reason.partition(" ")
+                return self._metrics.sink_ignored.labels(sink or SinkName.RELAY, reason)
             case CounterKind.REPLAYED:
                 outcome, _, sink = reason.partition(" ")
                 return self._metrics.replayed.labels(sink, outcome)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from typing import ClassVar
 
-from pipeline.store import inbox, outbox, payloads
+from pipeline.store import inbox, outbox, payloads, sinks
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import LeaseQueue
 
@@ -34,12 +34,14 @@ ON CONFLICT DO NOTHING
 """
 
 
-class DeadQueue(StrEnum):
-    """Queue of a dead letter; the outbox by its sink."""
+class DeadQueue(str):
+    """Queue of a dead letter: the inbox, or the outbox of a sink by its name."""
 
-    INBOX = "inbox"
-    PUBSUB = "pubsub"
-    RELAY = "relay"
+    __slots__ = ()
+    INBOX: ClassVar["DeadQueue"]
+
+
+DeadQueue.INBOX = DeadQueue("inbox")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,17 @@ class DeadFilter:
     buried_before: int
 
 
+def queues(tx: Tx) -> tuple[DeadQueue, ...]:
+    """Return the inbox, and the outboxes of all sinks that this database has or had."""
+    return (DeadQueue.INBOX, *map(DeadQueue, sinks.known(tx)))
+
+
 def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
     """Return the dead letters that fit, the oldest first."""
     bindings = (wanted.reason, wanted.buried_before, limit)
     rows: list[Row] = (
-        tx.execute(FIND_INBOX, bindings) if wanted.queue is DeadQueue.INBOX
-        else tx.execute(FIND_OUTBOX, (*bindings, wanted.queue.value))
+        tx.execute(FIND_INBOX, bindings) if wanted.queue == DeadQueue.INBOX
+        else tx.execute(FIND_OUTBOX, (*bindings, wanted.queue))
     ).fetchall()  # fmt: skip
     return [DeadRow(wanted.queue, *row) for row in rows]
 
@@ -77,15 +84,15 @@ def find(tx: Tx, wanted: DeadFilter, limit: int) -> list[DeadRow]:
 def find_newest(tx: Tx, queue: DeadQueue, limit: int) -> list[DeadRow]:
     """Return the newest dead letters of a queue, the newest first."""
     rows: list[Row] = (
-        tx.execute(NEWEST_INBOX, (limit,)) if queue is DeadQueue.INBOX
-        else tx.execute(NEWEST_OUTBOX, (limit, queue.value))
+        tx.execute(NEWEST_INBOX, (limit,)) if queue == DeadQueue.INBOX
+        else tx.execute(NEWEST_OUTBOX, (limit, queue))
     ).fetchall()  # fmt: skip
     return [DeadRow(queue, *row) for row in rows]
 
 
 def payload(tx: Tx, row: DeadRow) -> bytes | None:
     """Return the event as it is stored; `None` if it is gone."""
-    statement = INBOX_PAYLOAD if row.queue is DeadQueue.INBOX else OUTBOX_PAYLOAD
+    statement = INBOX_PAYLOAD if row.queue == DeadQueue.INBOX else OUTBOX_PAYLOAD
     found = tx.execute(statement, (row.seq,)).fetchone()
     return None if found is None else bytes(found[0])
 
@@ -97,7 +104,7 @@ def retry(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
 
 def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
     """Remove dead letters for good; return how many there were."""
-    if queue is DeadQueue.INBOX:
+    if queue == DeadQueue.INBOX:
         payloads.drop(tx, [event for (event,) in tx.executemany(INBOX_EVENT, ((seq,) for seq in seqs))])
     else:
         tx.executemany(RECORD_DROPPED, ((now, seq) for seq in seqs))
@@ -105,4 +112,4 @@ def drop(tx: Tx, queue: DeadQueue, seqs: Sequence[int], now: int) -> int:
 
 
 def _of(queue: DeadQueue) -> LeaseQueue:
-    return inbox.queue if queue is DeadQueue.INBOX else outbox.queue
+    return inbox.queue if queue == DeadQueue.INBOX else outbox.queue

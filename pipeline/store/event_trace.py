@@ -6,6 +6,7 @@ from enum import StrEnum
 from pipeline.store import authors, drops, users
 from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
+from pipeline.store.sinks import SinkName
 
 IN_INBOX = """
 SELECT seq, payload, relay, received_at, ready_at, claims, failures
@@ -33,8 +34,8 @@ ADDRESS = "SELECT address FROM relays WHERE id = ?"
 # Numbers grow with time, and payloads are kept for a while after delivery.
 NEWEST = """
 SELECT event_id, payload, received_at,
-  (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event AND sink = 'pubsub')
-  FROM events JOIN payloads USING (event) ORDER BY event DESC LIMIT ?
+  (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event AND sink = ?2)
+  FROM events JOIN payloads USING (event) ORDER BY event DESC LIMIT ?1
 """
 PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
 IS_WANTED = "SELECT 1 FROM wanted WHERE author = ? AND refs > 0"
@@ -89,7 +90,7 @@ class EventTrace:
 
 @dataclass(frozen=True, slots=True)
 class Newest:
-    """One of the newest saved events; times in ms, `delivered_at` is None while it is pending."""
+    """One of the newest saved events; times in ms, `delivered_at` is None while it is pending for the sink."""
 
     event_id: bytes
     payload: bytes
@@ -97,9 +98,9 @@ class Newest:
     delivered_at: int | None
 
 
-def newest(tx: Tx, limit: int) -> list[Newest]:
-    """Return the newest events whose payloads are still there, the newest first."""
-    return [Newest(*row) for row in tx.execute(NEWEST, (limit,))]
+def newest(tx: Tx, limit: int, sink: SinkName) -> list[Newest]:
+    """Return the newest events whose payloads are still there, the newest first, with when `sink` accepted them."""
+    return [Newest(*row) for row in tx.execute(NEWEST, (limit, sink))]
 
 
 def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.store import audits, authors, gaps, inbox, outbox, relays, shares, target_relay, users
+from pipeline.store import audits, authors, gaps, inbox, outbox, relays, shares, sinks, target_relay, users
 from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Tx
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState
 from pipeline.store.shares import NO_BUDGET, NONE_WAITING, Budget, Waiting
+from pipeline.store.sinks import SinkName
 from pipeline.store.target_relay import TargetRelay
 
 # Those that are connected come first, then those whose state changed last.
@@ -99,7 +99,7 @@ def read(tx: Tx, *, max_relays: int) -> StoreGauges:
         ),
         known_addresses=relays.found(tx),
         inbox=_inbox(tx),
-        outboxes=tuple(_outbox(tx, sink) for sink in SinkName),
+        outboxes=tuple(_outbox(tx, sink) for sink in sinks.known(tx)),
         registered_users=users.count(tx),
         keys=authors.met(tx),
         gaps=gaps.by_reason(tx),
@@ -113,8 +113,8 @@ def read(tx: Tx, *, max_relays: int) -> StoreGauges:
 def failing(tx: Tx, now: int) -> tuple[Failing, ...]:
     """Return rows that failed and are to be retried, the latest first; a bounded look at each queue."""
     found = [Failing(None, *row) for row in tx.execute(FAILING_INBOX, (now, _LOOKED_AT))]
-    for sink in SinkName:
-        found += [Failing(sink, *row) for row in tx.execute(FAILING_OUTBOX, (now, _LOOKED_AT, sink.value))]
+    for sink in sinks.known(tx):
+        found += [Failing(sink, *row) for row in tx.execute(FAILING_OUTBOX, (now, _LOOKED_AT, sink))]
     return tuple(found)
 
 

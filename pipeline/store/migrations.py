@@ -659,6 +659,16 @@ REPLAYS = (
     """,
 )
 
+# The sinks that this database has or had, see `sinks`; which sink the first outbox was for is not known yet.
+SINKS = (
+    """
+    CREATE TABLE sinks (
+      number INTEGER PRIMARY KEY, outbox TEXT NOT NULL UNIQUE, sink TEXT NOT NULL UNIQUE
+    ) STRICT
+    """,
+    "INSERT INTO sinks VALUES (1, 'pubsub', ''), (2, 'relay', 'relay')",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -694,4 +704,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0032-matched-rules", MATCHED_RULES),
     Migration("0033-audits", AUDITS),
     Migration("0034-replays", REPLAYS),
+    Migration("0035-sinks", SINKS),
 )

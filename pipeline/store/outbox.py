@@ -1,11 +1,12 @@
 """The outbox: events that are pending for each sink."""
 
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from typing import NamedTuple
 
+from pipeline.store import sinks
 from pipeline.store.database import Row, Tx
 from pipeline.store.lease import MAX_LEASE_MS, MAX_WAIT_MS, LeaseQueue, QueueSize, QueueStatements, Receipt
+from pipeline.store.sinks import SinkName
 
 APPEND = """
 INSERT INTO outbox (event, sink, ready_at, bytes)
@@ -33,6 +34,7 @@ RESET_FUTURE = """
 UPDATE outbox SET ready_at = ?4 WHERE sink = ?1 AND ready_at > ?2 AND (failures = 0 OR ready_at > ?3)
 """
 WAITING = "SELECT count(*) FROM outbox WHERE sink = ?"
+WAITING_FOR_ALL = "SELECT count(*) FROM outbox"
 SIZE = "SELECT count(*), coalesce(sum(bytes), 0) FROM outbox WHERE sink = ?"
 SIZE_AT_MOST = "SELECT count(*), coalesce(sum(bytes), 0) FROM (SELECT bytes FROM outbox WHERE sink = ? LIMIT ?)"
 # Walks over the sink's part of the index, as counting does, and looks up one row.
@@ -60,13 +62,6 @@ DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 queue = LeaseQueue(QueueStatements.of("outbox", "event, sink, bytes"))
-
-
-class SinkName(StrEnum):
-    """The sinks that events are queued for."""
-
-    PUBSUB = "pubsub"
-    RELAY = "relay"
 
 
 class OutboxRow(NamedTuple):
@@ -108,7 +103,7 @@ class Settled(NamedTuple):
 
 def append(tx: Tx, sink: SinkName, events: Iterable[int], now: int) -> None:
     """Queue events for `sink`, ready at once."""
-    tx.executemany(APPEND, ((event, sink.value, now) for event in events))
+    tx.executemany(APPEND, ((event, sink, now) for event in events))
 
 
 def claim(
@@ -127,7 +122,7 @@ def claim(
     `LeaseQueue.release_all`.
     """
     claimed: list[Row] = tx.execute(
-        CLAIM_NEWEST if newest else CLAIM, (sink.value, now, now + lease, limit, holder)
+        CLAIM_NEWEST if newest else CLAIM, (sink, now, now + lease, limit, holder)
     ).fetchall()
     claimed.sort()
     return with_events(tx, claimed, now)
@@ -149,14 +144,14 @@ def with_events(tx: Tx, claimed: Sequence[Row], now: int, *, is_replay: bool = F
 
 def settle(tx: Tx, sink: SinkName, settled: Sequence[Settled], now: int) -> int:
     """Ack rows and record their outcome; return how many receipts were valid."""
-    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink.value, each.outcome, now) for each in settled))
+    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink, each.outcome, now) for each in settled))
     return queue.ack(tx, (each.row.receipt for each in settled))
 
 
 def drop_oldest(tx: Tx, sink: SinkName, count: int, outcome: str, now: int) -> QueueSize:
     """Remove the `count` oldest rows that are not leased, and record `outcome`; return their number and bytes."""
-    rows: list[Row] = tx.execute(OLDEST_UNLEASED, (sink.value, count)).fetchall()
-    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event, _ in rows))
+    rows: list[Row] = tx.execute(OLDEST_UNLEASED, (sink, count)).fetchall()
+    tx.executemany(RECORD_DELIVERY, ((event, sink, outcome, now) for _, event, _ in rows))
     tx.executemany(REMOVE, ((seq,) for seq, _, _ in rows))
     return QueueSize(len(rows), sum(size for _, _, size in rows))
 
@@ -166,9 +161,9 @@ def drop_old(tx: Tx, sink: SinkName, *, received_before: int, limit: int, outcom
 
     Looks at the `limit` oldest; a lease from before the sink was switched off is lost.
     """
-    rows: list[Row] = tx.execute(OLD_AMONG, (sink.value, limit, received_before)).fetchall()
+    rows: list[Row] = tx.execute(OLD_AMONG, (sink, limit, received_before)).fetchall()
     old = [(seq, event) for seq, event, is_old in rows if is_old]
-    tx.executemany(RECORD_DELIVERY, ((event, sink.value, outcome, now) for _, event in old))
+    tx.executemany(RECORD_DELIVERY, ((event, sink, outcome, now) for _, event in old))
     tx.executemany(REMOVE, ((seq,) for seq, _ in old))
     return len(old)
 
@@ -181,45 +176,50 @@ def drop(tx: Tx, rows: Sequence[tuple[int, int, str]], outcome: str, now: int) -
 
 def any_ready(tx: Tx, sink: SinkName, now: int) -> bool:
     """Return True if a claim at `now` would find a row."""
-    return tx.execute(ANY_READY, (sink.value, now)).fetchone() is not None
+    return tx.execute(ANY_READY, (sink, now)).fetchone() is not None
 
 
 def has_future_rows(tx: Tx, now: int) -> bool:
     """Return True if any row is scheduled later than any lease or backoff can be; see `MAX_WAIT_MS`."""
     bounds = (now + MAX_LEASE_MS, now + MAX_WAIT_MS)
-    return any(tx.execute(FUTURE, (sink.value, *bounds)).fetchone() for sink in SinkName)
+    return any(tx.execute(FUTURE, (sink, *bounds)).fetchone() for sink in sinks.known(tx))
 
 
 def reset_future_rows(tx: Tx, now: int) -> int:
     """Make such rows ready, leased or not; return how many there were."""
     before = tx.total_changes()
-    tx.executemany(RESET_FUTURE, ((sink.value, now + MAX_LEASE_MS, now + MAX_WAIT_MS, now) for sink in SinkName))
+    tx.executemany(RESET_FUTURE, ((sink, now + MAX_LEASE_MS, now + MAX_WAIT_MS, now) for sink in sinks.known(tx)))
     return tx.total_changes() - before
 
 
 def waiting(tx: Tx, sink: SinkName) -> int:
     """Return how many rows of `sink` are pending or leased."""
-    return int(tx.execute(WAITING, (sink.value,)).get)
+    return int(tx.execute(WAITING, (sink,)).get)
+
+
+def waiting_for_all(tx: Tx) -> int:
+    """Return how many rows of all sinks are pending or leased."""
+    return int(tx.execute(WAITING_FOR_ALL).get)
 
 
 def size(tx: Tx, sink: SinkName, at_most: int | None = None) -> QueueSize:
     """Return number and bytes of the rows of `sink`, pending or leased; with `at_most`, of no more rows than that."""
-    found = tx.execute(SIZE, (sink.value,)) if at_most is None else tx.execute(SIZE_AT_MOST, (sink.value, at_most))
+    found = tx.execute(SIZE, (sink,)) if at_most is None else tx.execute(SIZE_AT_MOST, (sink, at_most))
     return QueueSize(*found.get)
 
 
 def oldest_received_at(tx: Tx, sink: SinkName) -> int | None:
     """Return when the longest pending event of `sink` was first seen; `None` if none is pending."""
-    received_at = tx.execute(OLDEST, (sink.value,)).get
+    received_at = tx.execute(OLDEST, (sink,)).get
     return None if received_at is None else int(received_at)
 
 
 def oldest_unattempted(tx: Tx, sink: SinkName) -> int | None:
     """Return the same for the events that have not failed."""
-    received_at = tx.execute(OLDEST_UNATTEMPTED, (sink.value,)).get
+    received_at = tx.execute(OLDEST_UNATTEMPTED, (sink,)).get
     return None if received_at is None else int(received_at)
 
 
 def dead(tx: Tx, sink: SinkName) -> int:
     """Return the number of dead letters of `sink`."""
-    return int(tx.execute(DEAD, (sink.value,)).get)
+    return int(tx.execute(DEAD, (sink,)).get)

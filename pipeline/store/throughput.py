@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from pipeline.store import inbox, outbox
 from pipeline.store.database import Tx
-from pipeline.store.outbox import SinkName
 
 KEPT_MS = 3_600_000
 # Deliveries whose time since first seen is measured for one sample.
@@ -40,7 +39,7 @@ class Sample:
 def sample(tx: Tx, now: int) -> Sample:
     """Return the state at `now`; delays are of deliveries since the last sample. Counts queues, so it is slow."""
     delays = [delay for (delay,) in tx.execute(DELAYS, (_LOOKED_AT, tx.execute(LAST).get))]
-    owed = sum(outbox.waiting(tx, sink) for sink in SinkName)
+    owed = outbox.waiting_for_all(tx)
     return Sample(
         at=now,
         arrived=int(tx.execute(EVER, ("inbox",)).get),

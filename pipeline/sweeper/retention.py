@@ -4,12 +4,11 @@ import math
 from typing import Final
 
 from pipeline.process.stage import StageContext
-from pipeline.settings.choices import SinkKind
 from pipeline.settings.config import Config
-from pipeline.store import disk, events, outbox, retractions
+from pipeline.store import disk, events, outbox, retractions, sinks
 from pipeline.store.database import Database, Tx
 from pipeline.store.horizon import seen_before
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 SEEN_PACE_S: Final = 0.5
@@ -143,10 +142,13 @@ class VanishRequests:
         return done.dropped, at_end
 
 
-def sinks_off(config: Config) -> list[SinkName]:
-    """Return the sinks that get nothing by this configuration."""
-    is_off = {SinkName.PUBSUB: config.sink.kind is SinkKind.NONE, SinkName.RELAY: config.target_relay is None}
-    return [sink for sink in SinkName if is_off[sink]]
+def sinks_off(ctx: StageContext, database: Database) -> list[SinkName]:
+    """Return the sinks that this database knows and that get nothing by the settings."""
+    on = {*sinks.enroll(database, ctx.config.sink_names, ctx.log)}
+    if ctx.config.target_relay is not None:
+        on.add(SinkName.RELAY)
+    with database.read() as tx:
+        return [sink for sink in sinks.known(tx) if sink not in on]
 
 
 class OffSinkRows:

@@ -33,7 +33,7 @@ STOP_TIMEOUT_S = 75.0
 """Longer than the supervisor gives its stages."""
 REQUEST_TIMEOUT_S = 30.0
 _POLL_S = 0.1
-_STAGE = re.compile(r"\bstage ([a-z]+)(?: .*--slot (\d+))?")
+_STAGE = re.compile(r"\bstage ([a-z]+)(?: --sink ([a-z0-9-]+))?(?: .*--slot (\d+))?")
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE")
 
 
@@ -68,11 +68,12 @@ def settings(
 
 @dataclass(frozen=True, slots=True)
 class StageProcess:
-    """One running stage; `slot` is `None` where its command names none."""
+    """One running stage; `slot` is `None` where its command names none, `sink` empty."""
 
     name: str
     slot: int | None
     process: Process
+    sink: str = ""
 
     @property
     def pid(self) -> int:
@@ -229,11 +230,11 @@ class EventService:
 
     def stages(self, name: str | None = None) -> list[StageProcess]:
         """The living stages, of this name if given, by process id."""
-        found = []
+        found: list[StageProcess] = []
         for one in self.processes():
             match = _STAGE.search(" ".join(one.command))
             if match is not None and name in (None, match[1]):
-                found.append(StageProcess(match[1], int(match[2]) if match[2] else None, one))
+                found.append(StageProcess(match[1], int(match[3]) if match[3] else None, one, match[2] or ""))
         return found
 
     def wait_stages(self, enough: Callable[[list[StageProcess]], bool], timeout_s: float = READY_TIMEOUT_S) -> None:

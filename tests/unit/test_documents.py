@@ -86,6 +86,7 @@ _FILE = re.compile(r"(?:\w+/)*\w+\.py")
 _CLASS = re.compile(r"_?(?:[A-Z][a-z0-9]+){2,}")
 ELSEWHERE = {
     "PubsubMessage", "PublishResponse", "TimeoutStopSec", "EventServiceAuditMissed", "EventServiceDiskFills",
+    "EventServiceSinkBacklogFull",
     "stages/NAME.py",
 }  # fmt: skip
 """Of Pub/Sub and systemd; alerts; a placeholder."""

@@ -23,11 +23,12 @@ from pipeline.status.diagnosis import Diagnosis, rough_duration
 from pipeline.status.explain import Recent, TraceLine, explain_event
 from pipeline.status.explain import newest as newest_events
 from pipeline.status.service_diagnosis import diagnose
-from pipeline.status.snapshot import Snapshot, read_snapshot, sinks_of
+from pipeline.status.snapshot import SinkStatus, Snapshot, read_snapshot, sinks_of
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.relay_status import RelayState
+from pipeline.store.sinks import SinkName
 
 MAX_NEWEST: Final = 12
 """Events that are listed for who wants to trace one."""
@@ -115,7 +116,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
     seen = read_snapshot(config, database, clock)
     trace: tuple[TraceLine, ...] = ()
     with database.read() as tx:
-        newest = newest_events(tx, MAX_NEWEST)
+        newest = newest_events(tx, MAX_NEWEST, next(iter(sinks_of(config, tx)), SinkName.PUBSUB))
         if request.event_id is not None:
             trace = tuple(explain_event(tx, request.event_id))
         covered = None if request.user_key is None else coverage(tx, request.user_key, MAX_COVERING)
@@ -178,29 +179,33 @@ def _sorted(rows: list[RelayRow], request: PageRequest) -> list[RelayRow]:
 
 
 def _queue_rows(snapshot: Snapshot, config: Config) -> Iterable[QueueRow]:
-    on = {f"outbox-{sink}" for sink in sinks_of(config)}
-    purposes = {"inbox": "verified, for the saver", "outbox-pubsub": _pubsub_purpose(config)}
+    purposes = {f"outbox-{sink.name}": _purpose(sink, config) for sink in snapshot.sinks}
+    purposes["inbox"] = "verified, for the saver"
     for queue in snapshot.queues:
-        if queue.name == "inbox" or queue.name in on or queue.waiting or queue.dead:
-            purpose = purposes.get(queue.name, f"target relay {config.target_relay or ''}")
+        if queue.name in purposes or queue.waiting or queue.dead:
+            purpose = purposes.get(queue.name, "a sink that is off")
             oldest = "" if queue.oldest_ms is None else age(queue.oldest_ms // 1000)
             yield QueueRow(queue.name, purpose, queue.waiting, oldest, queue.dead)
 
 
-def _pubsub_purpose(config: Config) -> str:
-    match config.sink.kind:
+def _purpose(sink: SinkStatus, config: Config) -> str:
+    """Return where the sink leads, without the argument of a plugin."""
+    if sink.name == SinkName.RELAY:
+        return f"target relay {sink.target}"
+    by_name = {setting.sink: setting for setting in config.sink}
+    # One alone has the outbox `pubsub`, whatever it is.
+    setting = by_name.get(sink.name, config.sink[0])
+    match setting.kind:
         case SinkKind.PUBSUB:
-            return f"Pub/Sub projects/{config.google_pubsub_project_id}/topics/{config.pubsub_topic}"
+            return f"Pub/Sub {sink.target}"
         case SinkKind.JSONL:
-            return f"file {config.sink.path}"
-        case SinkKind.PLUGIN:
-            return f"sink {config.sink.name}"
-        case kind:
-            return f"sink {kind}"
+            return f"file {setting.path}"
+        case _:
+            return f"sink {setting.sink}"
 
 
 def _dead_line(row: DeadRow) -> DeadLine:
-    return DeadLine(row.queue.value, row.seq, row.event_id.hex(), row.reason, utc(row.buried_at / 1000))
+    return DeadLine(row.queue, row.seq, row.event_id.hex(), row.reason, utc(row.buried_at / 1000))
 
 
 def age(seconds: int) -> str:

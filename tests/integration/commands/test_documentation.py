@@ -12,8 +12,8 @@ from pipeline.process.clock import SystemClock
 from pipeline.store import events, inbox, outbox, relays
 from pipeline.store.events import Accepted
 from pipeline.store.lease import DeadLetter
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.factories.events import Author
 from tests.fakes.go_database import GoDatabase
 from tests.fakes.relay import ScriptedRelay

@@ -23,9 +23,9 @@ from pipeline.store import events, outbox, replay_queue, replays
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Row
 from pipeline.store.events import Accepted
-from pipeline.store.outbox import SinkName
 from pipeline.store.replays import ReplayScope
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.factories.events import Author, SignedEvent
 from tests.fakes.net import pause
 from tests.support.stored import store_with_payloads
@@ -95,7 +95,7 @@ class Outbox:
         """Have events delivered again that were delivered; return the number of the replay."""
         with self.database.write() as tx:
             now = self.clock.now_ms()
-            one = replays.add(tx, ReplayScope(self.sink.value, 0, now), len(signed), now)
+            one = replays.add(tx, ReplayScope(self.sink, 0, now), len(signed), now)
             replay_queue.append(tx, self.sink, one.job, [self.numbers[event.id] for event in signed], now)
             replays.end(tx, one.job, now)
         return one.job
@@ -170,7 +170,10 @@ class Loop:
         counters = StageCounters(Slot(stage, 0), self.metrics)
         # Nobody moves such a clock on for what waits for a claim that does not come.
         unsettled = unsettled or (Unsettled(within_s=0.0) if isinstance(box.clock, ManualClock) else Unsettled())
-        self.client = OutboxClient(stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0", unsettled)
+        self.client = OutboxClient(
+            stage, box.sink, box.clock, self.metrics, counters, log, f"{stage}-0",
+            is_first=box.sink == SinkName.PUBSUB, unsettled=unsettled,
+        )  # fmt: skip
         self.health = SinkHealth(box.sink)
         self.replays = ReplayClient(box.sink, box.clock, counters, log, f"{stage}-0")
         self.worker: BatchWorker | StreamWorker

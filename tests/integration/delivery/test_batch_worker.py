@@ -17,7 +17,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, SinkDown, Verdict, Verdicts
 from pipeline.store import outbox
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from tests.integration.delivery.support import NOW, PATIENCE_S, Loop, Outbox, notes, wait_until
 from tests.support.seeds import seeds
 

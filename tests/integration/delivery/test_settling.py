@@ -14,7 +14,8 @@ from pipeline.delivery.poison import is_suspect
 from pipeline.delivery.unsettled import Unsettled
 from pipeline.sinks.base import DELIVERED, Message, Refused, Retry, Verdict, Verdicts
 from pipeline.store import outbox
-from pipeline.store.outbox import OutboxRow, SinkName
+from pipeline.store.outbox import OutboxRow
+from pipeline.store.sinks import SinkName
 from tests.integration.delivery.support import PATIENCE_S, Loop, Outbox, notes, wait_until
 from tests.integration.delivery.test_batch_worker import Told, take
 from tests.integration.delivery.test_stream_worker import Told as StreamTold

@@ -15,7 +15,7 @@ from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.sinks.base import DELIVERED, Answer, Message, Refused, Retry, SinkDown, Verdict
 from pipeline.store import outbox
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from tests.integration.delivery.support import PATIENCE_S, Loop, Outbox, notes, wait_until
 
 ROOM = 100

@@ -2,9 +2,12 @@
 
 import asyncio
 import shutil
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from time import time
 from typing import Any, TypeVar
 
 import nats
@@ -18,7 +21,10 @@ from tests.factories.events import authors
 from tests.fakes.child import ROOT, Child
 from tests.fakes.net import free_port, loopback_address, wait_listening
 from tests.fakes.plugins import install_sample
+from tests.fakes.relay import ScriptedRelay
+from tests.fakes.service import EventService, settings
 from tests.integration.delivery.support import message, notes
+from tests.integration.operations.support import complaint, until
 from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, wait_until
 
 SUBJECT = "nostr.events"
@@ -115,6 +121,42 @@ def test_event_comes_from_the_outbox_with_its_attributes(server: NatsServer, wor
     assert found.data == message(event).payload
     assert found.headers["Nats-Msg-Id"] == found.headers["event_id"] == event.id
     assert (found.headers["rule_user"], found.headers["schema"]) == ("1", "1")
+
+
+@pytest.mark.timeout(400)
+def test_beside_a_file_both_have_all_over_a_kill_and_an_outage(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the whole service: the file has all while NATS is away; NATS has each once when it is back."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    server.create_stream()
+    began = int(time())
+    events = [person.sign("{}", kind=0, created_at=began - 300 + n) for n, person in enumerate(authors(90, 300))]
+    file = tmp_path / "events.jsonl"
+    with ScriptedRelay(events=[]) as relay:
+        env = settings(relays=[relay.url], EVENTS_SINK=f"jsonl:{file},nats:{server.url}/{SUBJECT}")
+        with closing(EventService(tmp_path / "service", env)) as service:
+
+            def queued(sink: str) -> float:
+                return service.scrape().value("event_service_queue_length", queue=f"outbox-{sink}")
+
+            service.start()
+            relay.publish(*events[:150])
+            (victim,) = (one for one in service.stages("forwarder") if one.sink == "nats")
+            victim.signal(signal.SIGKILL)
+            until(lambda: queued("nats") == queued("jsonl") == 0 < len(server.messages()), server.messages)
+            assert len(server.messages()) == 150
+            server.stop()
+            relay.publish(*events[150:])
+            until(lambda: file.read_bytes().count(b"\n") == 300, file.read_bytes)
+            until(lambda: (queued("nats"), queued("jsonl")) == (150, 0), lambda: queued("nats"))
+            assert complaint(service, "forwarder-nats-0", "sink nats is down")
+            server.start()
+            until(lambda: queued("nats") == 0, lambda: queued("nats"))
+            assert service.scrape().value("event_service_dead_rows") == 0
+            assert service.stop() == 0
+    delivered = [each.headers["Nats-Msg-Id"] for each in server.messages()]
+    assert sorted(delivered) == sorted(event.id for event in events)
 
 
 def test_event_that_is_published_again_is_kept_once(server: NatsServer, sink: Sink) -> None:

@@ -23,7 +23,7 @@ from pipeline.sinks import relay as relay_sink
 from pipeline.sinks.base import DELIVERED, Refused, Retry, SinkDown, Verdict
 from pipeline.sinks.frame_limit import FrameLimit
 from pipeline.sinks.relay import RelaySink
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from tests.factories.events import Author
 from tests.factories.workload import Workload
 from tests.fakes.behaviour import AuthDemand, Behaviour, OkRule, RateLimit, Refusal

@@ -11,6 +11,7 @@ from pipeline.process.heartbeat import read_heartbeat
 from pipeline.sinks import pubsub
 from pipeline.store import dead
 from pipeline.store.dead import DeadFilter, DeadQueue
+from pipeline.store.sinks import SinkName
 from stages import forwarder, saver
 from tests.factories.events import Author, SignedEvent, from_raw
 from tests.fakes.pubsub import FakePubSub
@@ -155,13 +156,13 @@ def test_the_message_that_the_topic_will_never_take_is_buried_alone(
         wait_until(lambda: world.value("SELECT count(*) FROM outbox_dead") == 3)
         assert world.value("SELECT count(*) FROM outbox") == 0
         with world.database.read() as tx:
-            rows = dead.find(tx, DeadFilter(DeadQueue.PUBSUB, "INVALID_ARGUMENT", world.clock.now_ms()), 10)
+            rows = dead.find(tx, DeadFilter(DeadQueue(SinkName.PUBSUB), "INVALID_ARGUMENT", world.clock.now_ms()), 10)
         assert {row.event_id.hex() for row in rows} == guilty
         discarded = {"stage": "forwarder", "reason": "INVALID_ARGUMENT"}
         wait_until(lambda: running.metric("event_service_stage_discarded_total", **discarded) == 3)
         assert set(published(server).values()) == {1}
         server.set_rules()
         with world.database.write() as tx:
-            dead.retry(tx, DeadQueue.PUBSUB, [row.seq for row in rows], world.clock.now_ms())
+            dead.retry(tx, DeadQueue(SinkName.PUBSUB), [row.seq for row in rows], world.clock.now_ms())
         wait_settled(world)
     assert published(server) == Counter(event.id for event in events)

@@ -6,7 +6,7 @@ from pipeline.saver import outbox_limit
 from pipeline.saver.outbox_limit import OUTCOME, RECOUNT_MS, RECOUNT_ROWS, OutboxBounds, OutboxLimit
 from pipeline.store import outbox
 from pipeline.store.lease import QueueSize
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from stages import saver
 from tests.factories.events import Author, SignedEvent
 from tests.integration.stages.support import NOW, Running, World, wait_until
@@ -77,6 +77,24 @@ def test_what_the_sender_holds_is_its_own(world: World) -> None:
     assert len(world.queued("relay")) == 20
 
 
+def test_a_further_sink_is_bounded_and_the_first_is_not(world: World) -> None:
+    """Counted under its name, also by the next process of the saver."""
+    events = profiles(130)
+    env = {"EVENTS_SINK": f"stdout,jsonl:{world.directory / 'x.jsonl'}", "EVENTS_SINK_BACKLOG": "50"}
+    lost = {"sink": "jsonl", "reason": "backlog-full"}
+    with Running(world.context("saver", env), saver.run) as running:
+        for start in range(0, 130, 10):
+            world.put(events[start : start + 10])
+            world.wait_saved()
+        wait_until(lambda: running.metric("event_service_sink_ignored_total", **lost) == 80)
+        assert running.metric("event_service_sink_ignored_total", sink="relay", reason="backlog-full") == 0
+    assert world.queued("jsonl") == sorted(event.id for event in events[80:])
+    assert given_up(world) == {event.id for event in events[:80]}
+    assert world.queued("stdout") == sorted(event.id for event in events)
+    with Running(world.context("saver", env), saver.run) as running:
+        wait_until(lambda: running.metric("event_service_sink_ignored_total", **lost) == 80)
+
+
 class Box:
     """The outbox of the target relay, and a bound that is asked by hand."""
 
@@ -84,7 +102,7 @@ class Box:
         self.world = world
         self.most = most
         self.most_bytes = 0
-        self.backlog = OutboxLimit(lambda: OutboxBounds(self.most, self.most_bytes))
+        self.backlog = OutboxLimit(SinkName.RELAY, lambda: OutboxBounds(self.most, self.most_bytes))
         self.now = NOW * 1000
         self.number = 0
 

@@ -19,8 +19,9 @@ from pipeline.store.contacts import ContactList
 from pipeline.store.database import Row, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival, InboxRow
-from pipeline.store.outbox import Settled, SinkName
+from pipeline.store.outbox import Settled
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.tools.bench.events import EVENT_BYTES
 from tests.tools.bench.report import Figure, PartReport, table
 

@@ -23,8 +23,8 @@ from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.fakes.procs import peak_resident_bytes
 from tests.fakes.service import EventService, settings
 from tests.support.run_folder import copy_run

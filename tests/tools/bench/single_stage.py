@@ -12,8 +12,8 @@ from pipeline.store import inbox, outbox
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.fakes.independent_relay import IndependentRelay
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess

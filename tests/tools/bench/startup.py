@@ -11,8 +11,8 @@ from time import monotonic
 
 from pipeline.process.clock import SystemClock
 from pipeline.store import inbox, outbox
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.fakes.net import pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.service import EventService, settings

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from pipeline.process.clock import SystemClock
+from pipeline.process.logs import get_logger
 from pipeline.server.collectors import StoreCollector
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
@@ -24,14 +25,15 @@ from pipeline.store import (
     target_relay,
     users,
 )
+from pipeline.store import sinks as sinks_store
 from pipeline.store.database import Database, Tx
 from pipeline.store.disk import DiskUse
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000
@@ -277,10 +279,26 @@ def test_registered_users_are_counted(database: Database) -> None:
     ],
 )
 def test_the_settings_say_which_sinks_are_in_use(
-    tmp_path: Path, env: dict[str, str], sinks: tuple[SinkName, ...]
+    database: Database, env: dict[str, str], sinks: tuple[SinkName, ...]
 ) -> None:
-    config = Config.from_env({"EVENTS_DATABASE_PATH": str(tmp_path / "events.db"), **env})
-    assert sinks_of(config) == sinks
+    config = Config.from_env({"EVENTS_DATABASE_PATH": str(database.path), **env})
+    with database.read() as tx:
+        assert sinks_of(config, tx) == sinks
+
+
+def test_pending_deliveries_are_of_the_first_sink_and_the_target_relay(database: Database) -> None:
+    """A further sink has series of its own, and a backlog that nothing waits for."""
+    first, other = SinkName.PUBSUB, SinkName("nats")
+    assert sinks_store.enroll(database, ("pubsub", "nats"), get_logger("test")) == (first, other)
+    with database.write() as tx:
+        owe(tx, 1, NOW - 60_000, other)
+        owe(tx, 2, NOW - 30_000, first, other)
+        owe(tx, 3, NOW - 10_000, other, SinkName.RELAY)
+    found = samples(rendered(database, (first, other, SinkName.RELAY)))
+    assert found['subscription_queue_length{topic="eventSaved"}'] == 2
+    assert found['subscription_queue_oldest_message_age{topic="eventSaved"}'] == 30
+    assert found['event_service_queue_length{queue="outbox-nats"}'] == 3
+    assert found['event_service_queue_oldest_age_seconds{queue="outbox-nats"}'] == 60
 
 
 def test_target_relay_is_among_the_relays_while_it_is_a_sink(database: Database) -> None:

@@ -27,7 +27,9 @@ DEFAULTS: dict[str, Any] = {
     "pyroscope_server_address": None,
     "pyroscope_basic_auth_user": None,
     "pyroscope_basic_auth_password": None,
-    "sink": SinkSetting(SinkKind.PUBSUB),
+    "sink": (SinkSetting(SinkKind.PUBSUB),),
+    "sink_backlog": 1_000_000,
+    "sink_backlog_bytes": 2 << 30,
     "pubsub_topic": "nostr-events",
     "discover_relays": True,
     "max_relays": 1000,
@@ -109,7 +111,7 @@ def test_what_is_required_is_taken_as_it_stands(env: Env) -> None:
 def test_development_posts_to_nobody(development: Env, tmp_path: Path) -> None:
     config = Config.from_env(development)
     assert config.environment is Environment.DEVELOPMENT
-    assert config.sink == SinkSetting(SinkKind.JSONL, tmp_path / "events.jsonl")
+    assert config.sink == (SinkSetting(SinkKind.JSONL, tmp_path / "events.jsonl"),)
     assert config.target_relay is None
     assert config.google_pubsub_project_id is None
 
@@ -117,7 +119,7 @@ def test_development_posts_to_nobody(development: Env, tmp_path: Path) -> None:
 def test_development_posts_where_it_is_told_to_but_never_to_pubsub(development: Env) -> None:
     told = Config.from_env(development | {"EVENTS_TARGET_RELAY": "ws://127.0.0.1:8081", "EVENTS_SINK": "stdout"})
     assert str(told.target_relay) == "ws://127.0.0.1:8081"
-    assert told.sink == SinkSetting(SinkKind.STDOUT)
+    assert told.sink == (SinkSetting(SinkKind.STDOUT),)
     assert "EVENTS_SINK" in problems(development | {"EVENTS_SINK": "pubsub", "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "p"})
 
 
@@ -147,8 +149,32 @@ def test_an_empty_required_variable_is_missing(env: Env) -> None:
 
 def test_what_pubsub_needs_is_not_asked_for_without_it(env: Env) -> None:
     path = {"EVENTS_DATABASE_PATH": env["EVENTS_DATABASE_PATH"]}
-    for sink in ("none", "stdout", "jsonl:/tmp/x.jsonl"):
-        assert str(Config.from_env(path | {"EVENTS_SINK": sink}).sink) == sink
+    for sink in ("none", "stdout", "jsonl:/tmp/x.jsonl", "stdout,jsonl:/tmp/x%2Cy.jsonl"):
+        assert dict(Config.from_env(path | {"EVENTS_SINK": sink}).effective())["EVENTS_SINK"] == sink
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pubsub,jsonl:/a.jsonl,jsonl:/b.jsonl", "jsonl is named twice"),
+        ("pubsub,none", "none cannot be named beside another sink"),
+        ("pubsub,", "must be pubsub"),
+        ("pubsub,kafka:host", "must be pubsub"),
+        ("jsonl:/a,b.jsonl", "a comma within a path or argument is written %2C"),
+        ("pubsub,jsonl:", "jsonl needs a path"),
+    ],
+)
+def test_several_sinks_are_each_known_and_named_once(env: Env, text: str, said: str) -> None:
+    assert said in problems(env | {"EVENTS_SINK": text})["EVENTS_SINK"]
+
+
+def test_what_a_sink_needs_is_asked_for_wherever_it_stands(env: Env) -> None:
+    del env["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"]
+    assert set(problems(env | {"EVENTS_SINK": "stdout,pubsub"})) == {"EVENTS_GOOGLE_PUBSUB_PROJECT_ID"}
+    at = f"stdout,jsonl:{env['EVENTS_DATABASE_PATH']}"
+    assert problems(env | {"EVENTS_SINK": at}) == {
+        "EVENTS_SINK": "must not write into the file of EVENTS_DATABASE_PATH"
+    }
 
 
 @pytest.mark.parametrize("emulator", ["", "127.0.0.1:1"])

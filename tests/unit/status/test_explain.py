@@ -16,8 +16,9 @@ from pipeline.store.drops import Drop
 from pipeline.store.events import NO_TIME, Accepted
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter, Postponed
-from pipeline.store.outbox import Settled, SinkName
+from pipeline.store.outbox import Settled
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName
 from tests.support.stored import store_with_payloads
 
 NOW = 1_700_000_000_000

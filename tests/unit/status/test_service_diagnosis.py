@@ -15,11 +15,11 @@ from pipeline.store.audits import AuditOutcome
 from pipeline.store.dead import DeadQueue, DeadRow
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing
-from pipeline.store.outbox import SinkName
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.relay_status import RelayState
 from pipeline.store.relays import OperatorOverride
 from pipeline.store.shares import Budget, Waiting
+from pipeline.store.sinks import SinkName
 
 NOW = 1_700_000_000_000
 EVENT = b"\xab" * 32
@@ -29,8 +29,6 @@ WELL = Snapshot(
     stages=(StageHealth("saver-0", StageState.OK, None, ""),),
     queues=QUEUES,
     sinks=(SinkStatus(SinkName.PUBSUB, "projects/p/topics/t", {"UNAVAILABLE": 3}),),
-    relay_backlog=1_000,
-    relay_backlog_bytes=1 << 30,
     relays=(),
     gaps=(),
     failing=(),
@@ -175,17 +173,36 @@ def test_what_a_sink_said_of_failing_rows_is_told() -> None:
 
 def test_a_full_backlog_of_the_target_relay_is_a_problem() -> None:
     """From the row on from which others are discarded for it; without a bound there is none."""
-    sinks = (*WELL.sinks, SinkStatus(SinkName.RELAY, "wss://target.example", {}))
-    full = replace(WELL, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 1_000, 5, 0)), sinks=sinks)
-    found = one(full)
+
+    def with_bounds(queue: QueueStatus, events: int, size: int) -> Snapshot:
+        target = SinkStatus(SinkName.RELAY, "wss://target.example", {}, "sender", events, size)
+        return replace(WELL, queues=(*QUEUES[:2], queue), sinks=(*WELL.sinks, target))
+
+    full = QueueStatus("outbox-relay", 1_000, 5, 0)
+    found = one(with_bounds(full, 1_000, 1 << 30))
     assert (found.severity, found.subject) == (Severity.PROBLEM, "outbox-relay")
     assert found.what == "backlog full (1,000 events): the oldest are being discarded"
     assert "EVENTS_TARGET_RELAY_BACKLOG" in found.advice
-    assert diagnose(replace(full, relay_backlog=1_001), 900_000) == []
-    assert diagnose(replace(full, relay_backlog=0), 900_000) == []
-    large = replace(full, relay_backlog=0, queues=(*QUEUES[:2], QueueStatus("outbox-relay", 9, 5, 0, (1 << 30) - 5)))
-    assert "EVENTS_TARGET_RELAY_BACKLOG_BYTES" in one(large).advice
-    assert diagnose(replace(large, relay_backlog_bytes=0), 900_000) == []
+    assert diagnose(with_bounds(full, 1_001, 1 << 30), 900_000) == []
+    assert diagnose(with_bounds(full, 0, 1 << 30), 900_000) == []
+    large = QueueStatus("outbox-relay", 9, 5, 0, (1 << 30) - 5)
+    assert "EVENTS_TARGET_RELAY_BACKLOG_BYTES" in one(with_bounds(large, 0, 1 << 30)).advice
+    assert diagnose(with_bounds(large, 0, 0), 900_000) == []
+
+
+def test_a_full_backlog_of_a_further_sink_names_forwarder_and_bound() -> None:
+    nats = SinkStatus(SinkName("nats"), "nats:nats://127.0.0.1/x", {}, "forwarder-nats", 500)
+    seen = replace(WELL, queues=(*QUEUES, QueueStatus("outbox-nats", 500, 5, 0)), sinks=(*WELL.sinks, nats))
+    found = one(seen)
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "outbox-nats")
+    assert found.advice == "see what the forwarder-nats reports; EVENTS_SINK_BACKLOG is the bound"
+
+
+def test_what_a_removed_sink_has_left_is_named_with_how_to_drop_it() -> None:
+    found = one(replace(WELL, queues=(*QUEUES, QueueStatus("outbox-nats", 12, 5, 0))))
+    assert (found.severity, found.subject) == (Severity.NOTE, "outbox-nats")
+    assert found.what == "12 events kept for a sink that is off"
+    assert "event-service dead drop --sink nats" in found.advice
 
 
 def test_stalled_queue_is_a_problem_and_age_zero_bounds_nothing() -> None:

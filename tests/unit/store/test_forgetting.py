@@ -11,7 +11,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.forgetting import DEAD_LETTERS, KEPT_EVENTS, PENDING_ROWS, EventRow, FormerUser
 from pipeline.store.lease import DeadLetter
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from tests.factories.events import Author, SignedEvent
 from tests.factories.events import authors as people
 from tests.support.stored import store_with_payloads
@@ -76,7 +76,7 @@ def put(tx: Tx, number: int, event: SignedEvent, rules: str, mentions: bytes | N
     )
     events.accept(tx, [accepted], NOW)
     store_with_payloads(tx, [accepted])
-    for sink in SinkName:
+    for sink in (SinkName.PUBSUB, SinkName.RELAY):
         outbox.append(tx, sink, [number], NOW)
 
 

@@ -13,7 +13,7 @@ from pipeline.store import inbox, outbox
 from pipeline.store.database import Database, Row, Tx
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter, LeaseQueue, Postponed, Receipt
-from pipeline.store.outbox import SinkName
+from pipeline.store.sinks import SinkName
 from stages.saver import MAX_CLAIMS
 from tests.support.seeds import seeds
 
@@ -125,7 +125,7 @@ class Inbox(Table):
 class Outbox(Table):
     name = "outbox"
     queue = outbox.queue
-    groups = tuple(SinkName)
+    groups = (SinkName.PUBSUB, SinkName.RELAY)
 
     def append(self, tx: Tx, items: Sequence[bytes], group: str, now: int) -> set[bytes]:
         fresh = [item for item in items if not self._known(tx, item)]

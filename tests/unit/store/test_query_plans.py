@@ -22,6 +22,7 @@ from pipeline.store import (
     wanted_authors,
 )
 from pipeline.store.database import Database
+from pipeline.store.sinks import SinkName
 
 
 def plan(db: Database, statement: str) -> list[str]:
@@ -171,7 +172,7 @@ def test_a_claim_costs_the_same_however_much_others_wait_for(db: Database, ready
                 return False
 
             tx.set_progress_handler(count, 1)
-            assert len(outbox.claim(tx, outbox.SinkName.PUBSUB, now=1, lease=10**6, limit=5)) == 5
+            assert len(outbox.claim(tx, SinkName.PUBSUB, now=1, lease=10**6, limit=5)) == 5
             tx.set_progress_handler(None)
             steps.append(counted[0])
     assert steps[1] < 2 * steps[0]

@@ -12,8 +12,8 @@ from pipeline.store.database_errors import DatabaseUnusable
 from pipeline.store.dead import DeadQueue
 from pipeline.store.inbox import Arrival
 from pipeline.store.migrations import MIGRATIONS, Migration
-from pipeline.store.outbox import SinkName
 from pipeline.store.schema import migrate, open_database, open_to_read
+from pipeline.store.sinks import SinkName
 
 MORE = Migration("9999-more", ("CREATE TABLE more (x INTEGER) STRICT", "INSERT INTO more VALUES (1)"))
 
@@ -78,7 +78,7 @@ def test_payloads_of_an_earlier_version_stay_where_their_events_are(tmp_path: Pa
             (owed,) = outbox.claim(tx, SinkName.PUBSUB, now=now, lease=1, limit=9)
             assert (owed.event, owed.payload, owed.received_at) == (1, payload[1], 7)
             assert (owed.rules, owed.mentions) == (None, None), "was not noted then"
-            for queue, number in ((DeadQueue.INBOX, 3), (DeadQueue.PUBSUB, 2)):
+            for queue, number in ((DeadQueue.INBOX, 3), (DeadQueue(SinkName.PUBSUB), 2)):
                 (letter,) = dead.find_newest(tx, queue, 9)
                 assert dead.payload(tx, letter) == payload[number]
                 assert dead.retry(tx, queue, [letter.seq], now) == 1

@@ -4,7 +4,8 @@ from pipeline.store import events, inbox, outbox, throughput
 from pipeline.store.database import Database
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.outbox import Settled, SinkName
+from pipeline.store.outbox import Settled
+from pipeline.store.sinks import SinkName
 
 NOW = 1_700_000_000_000
 

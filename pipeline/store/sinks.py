@@ -1,0 +1,113 @@
+"""The sinks that a database knows, numbered in the order in which they came, and which outbox is whose.
+
+Rows of the outbox, dead letters, outcomes, metrics and commands name a sink's outbox. It is named after the sink: its
+kind (`pubsub`, `jsonl`, `stdout`), or the name of its plugin. One alone goes by `pubsub`, whatever it is, for as long
+as the database never had two at once. The target relay's is always `relay`.
+
+    EVENTS_SINK before     after        outboxes
+    nothing                A            A has `pubsub`
+    A                      B            B has `pubsub`, with the backlog of A
+    A                      A,B or B,A   `pubsub` is renamed `A`; `B` is new
+    A,B                    B,A          each sink keeps its own
+    A,B                    B            B keeps its own; `A` is the outbox of a sink that is off
+    A,B                    A,C          the same for B; `C` is new
+
+A new outbox gets the events that are saved from then on. That of a sink that is off gets none. Its rows are delivered
+once the sink is named again; `dead drop --sink` drops them, and `EVENTS_SEEN_RETENTION` those of older events.
+
+Every process finds its outboxes by the same rule (`outboxes`); those that write them note it first (`enroll`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+from pipeline.process.logs import Logger
+from pipeline.store.database import Database, Tx
+
+KNOWN = "SELECT number, outbox, sink FROM sinks ORDER BY number"
+PUT = "INSERT OR REPLACE INTO sinks (number, outbox, sink) VALUES (?, ?, ?)"
+# Outcomes of what was delivered stay under the name of then.
+RENAME = tuple(
+    f"UPDATE {table} SET sink = ?2 WHERE sink = ?1"  # noqa: S608 (our own text)
+    for table in ("outbox", "outbox_dead", "replays", "replay_queue")
+)
+
+
+class SinkName(str):
+    """Name of the outbox of a sink, as it stands in the database."""
+
+    __slots__ = ()
+    PUBSUB: ClassVar["SinkName"]
+    """That of a sink which is alone, and of Pub/Sub."""
+    RELAY: ClassVar["SinkName"]
+    """That of the target relay."""
+
+
+SinkName.PUBSUB = SinkName("pubsub")
+SinkName.RELAY = SinkName("relay")
+
+
+class KnownSink(NamedTuple):
+    """A sink of this database, its outbox and its number; `sink` is empty for one that was never named."""
+
+    number: int
+    outbox: SinkName
+    sink: str
+
+
+def known(tx: Tx) -> tuple[SinkName, ...]:
+    """Return the outboxes of all sinks that this database has or had, in the order of their numbers."""
+    return tuple(each.outbox for each in _read(tx))
+
+
+def outboxes(tx: Tx, names: Sequence[str]) -> tuple[SinkName, ...]:
+    """Return the outboxes of the sinks of these names, in their order."""
+    return _of(assigned(_read(tx), names), names)
+
+
+def enroll(database: Database, names: Sequence[str], log: Logger) -> tuple[SinkName, ...]:
+    """Return the same once it is noted, with what changes by it; for a process that is about to use them."""
+    with database.read() as tx:
+        before = _read(tx)
+    after = assigned(before, names)
+    if after != before:
+        with database.write() as tx:
+            before = _read(tx)
+            after = assigned(before, names)
+            _write(tx, before, after)
+        for each in after[len(before) :]:
+            log.info("sink added: it gets events saved from now on", sink=each.sink, outbox=each.outbox)
+    return _of(after, names)
+
+
+def assigned(sinks: Sequence[KnownSink], names: Sequence[str]) -> tuple[KnownSink, ...]:
+    """Return `sinks` with those that `EVENTS_SINK` names, the first first; pure."""
+    if not names:
+        return tuple(sinks)
+    forwarded = [each for each in sinks if each.outbox != SinkName.RELAY]
+    if len(names) == 1 and [each.outbox for each in forwarded] in ([], [SinkName.PUBSUB]):
+        return tuple(each._replace(sink=names[0]) if each in forwarded else each for each in sinks)
+    # One that was never named is the first one's: the version before had one sink alone.
+    named = [each if each.sink else each._replace(sink=names[0]) for each in sinks]
+    found = [each._replace(outbox=SinkName(each.sink)) for each in named]
+    new = [name for name in names if name not in {each.sink for each in found}]
+    next_number = 1 + max(each.number for each in found)
+    return (*found, *(KnownSink(number, SinkName(name), name) for number, name in enumerate(new, next_number)))
+
+
+def _read(tx: Tx) -> tuple[KnownSink, ...]:
+    return tuple(KnownSink(number, SinkName(outbox), sink) for number, outbox, sink in tx.execute(KNOWN))
+
+
+def _of(sinks: Iterable[KnownSink], names: Sequence[str]) -> tuple[SinkName, ...]:
+    by_sink = {each.sink: each.outbox for each in sinks}
+    return tuple(by_sink[name] for name in names)
+
+
+def _write(tx: Tx, before: Sequence[KnownSink], after: Sequence[KnownSink]) -> None:
+    for old, new in zip(before, after, strict=False):
+        if old.outbox != new.outbox:
+            # No more rows than backpressure lets wait.
+            for statement in RENAME:
+                tx.execute(statement, (old.outbox, new.outbox))
+    tx.executemany(PUT, after)
