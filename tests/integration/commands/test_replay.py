@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from time import time
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.audit.client import MAX_CONNECTIONS
 from pipeline.audit.policy import policy_of
 from pipeline.cli import main
 from pipeline.nostr.event import event_from_json
-from pipeline.process.clock import SystemClock
+from pipeline.process.clock import Clock, ManualClock, SystemClock
 from pipeline.process.locks import FileLock, locks_directory
 from pipeline.process.stop import Stop
-from pipeline.replay.fetcher import Fetcher, FetchPolicy
+from pipeline.replay.fetcher import Fetcher, FetchPolicy, _IdSearch
 from pipeline.replay.replay import MAX_PENDING, ReplayRun, Watcher
 from pipeline.settings.config import Config
 from pipeline.store import contacts, events, payloads, relay_records, relay_status, relays, replay_queue, replays, users
@@ -35,7 +37,7 @@ from tests.factories.events import SignedEvent, authors
 from tests.fakes.behaviour import Behaviour, Refusal
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay import ScriptedRelay
-from tests.fakes.relay_journal import Req
+from tests.fakes.relay_journal import Connected, Req
 from tests.fakes.service import settings
 from tests.integration.commands.operator import Operator
 from tests.integration.delivery.support import wait_until
@@ -332,6 +334,58 @@ def test_replay_that_ended_between_two_pages_asks_for_the_rest_only(delivered: D
     assert set(later).isdisjoint(first)
     assert found["fetched"] == len(gone)
     assert sorted(delivered.queued()) == ids(gone)
+
+
+def run_of(delivered: Delivered, database: Database, total: int, rate: float, stop: Stop, clock: Clock) -> ReplayRun:
+    """A replay of everything that is ready to run."""
+    with database.read() as tx:
+        records = relay_records.records(tx, everything=False, limit=9)
+    policy = policy_of(Config.from_env(delivered.env, runs=False), rate=100)
+    fetcher = Fetcher(records, FetchPolicy(policy.ask, policy.limits), CLOCK, stop)
+    watcher = Watcher(lambda _: None, lambda: None, lambda _: None)
+    return ReplayRun(database, begin(database, total), fetcher, rate, clock, stop, watcher)
+
+
+class Elapsing(Stop):
+    """Each wait is over at once, and as if its time had passed."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        self.clock.advance(timeout_s or 0.0)
+        return self.is_set()
+
+
+@pytest.mark.parametrize("rate", [0.5, 20.0, 333.0])
+def test_no_more_are_queued_than_the_rate_allows(delivered: Delivered, rate: float) -> None:
+    signed = notes(150)
+    delivered.put(signed)
+    clock = ManualClock(now_ms=NOW * 1000)
+    with open_database(delivered.path, CLOCK) as database:
+        began = clock.monotonic()
+        run_of(delivered, database, len(signed), rate, Elapsing(clock), clock).run()
+        took_s = clock.monotonic() - began
+    at_once = max(1.0, 0.4 * rate)
+    assert (len(signed) - at_once) / rate - 0.2 <= took_s <= 1.1 * len(signed) / rate
+    assert sorted(delivered.queued()) == ids(signed)
+
+
+def test_relay_that_had_to_wait_for_the_queue_is_dialled_again_as_often_as_needed(
+    delivered: Delivered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More often than a relay may lose the connection by itself."""
+    gone = notes(100 * (MAX_CONNECTIONS + 2))
+    delivered.put(gone, kept=False)
+    waits = cycle([0.0, 3_600.0])
+    monkeypatch.setattr(_IdSearch, "wait_for_room", lambda *_: next(waits))
+    with ScriptedRelay(events=gone) as relay, open_database(delivered.path, CLOCK) as database:
+        delivered.crawl([relay.url])
+        one = run_of(delivered, database, len(gone), 10_000, Stop(), CLOCK)
+        one.run()
+        assert len(relay.journal.of(Connected)) > MAX_CONNECTIONS
+    assert (one.replay.from_relays, one.replay.missing) == (len(gone), 0)
 
 
 def test_cancelled_replay_leaves_nothing_queued(delivered: Delivered) -> None:
