@@ -372,7 +372,7 @@ def test_no_more_are_queued_than_the_rate_allows(delivered: Delivered, rate: flo
     assert sorted(delivered.queued()) == ids(signed)
 
 
-def test_relay_that_had_to_wait_for_the_queue_is_dialled_again_as_often_as_needed(
+def test_relay_that_waited_for_the_queue_is_dialled_again(
     delivered: Delivered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More often than a relay may lose the connection by itself."""
