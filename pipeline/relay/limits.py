@@ -59,7 +59,8 @@ class RelayLimits:
     `needs_kinds`: it gives nothing to filters that name no kinds; `refuses_kindless`: it refuses those, and says so;
     `notes_by_author`: it refuses filters that ask for notes, or for all kinds, without naming authors; `adds_requests`:
     a REQ under an open id adds to it; `zero_is_all`:
-    it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `withholds`: it refuses filters that select
+    it takes `limit: 0` for no limit; `refuses_zero`: it refuses `limit: 0`; `ends_at_limit`: it sends nothing live to a
+    subscription whose stored events reach its `limit`; `withholds`: it refuses filters that select
     messages which it does not show us, among other kinds; `gives_shown`: when it closes a page for their sake it has
     given all else of it; `demands_auth`: it says or showed that it wants NIP-42 of
     readers; `reconciles`: it was seen to compare sets rightly (NIP-77); `informed_at`: when its NIP-11 document was
@@ -90,6 +91,7 @@ class RelayLimits:
     zero_is_all: bool = False
     adds_requests: bool = False
     refuses_zero: bool = False
+    ends_at_limit: bool = False
     withholds: bool = False
     gives_shown: bool = False
     demands_auth: bool = False
@@ -145,10 +147,10 @@ class RelayLimits:
         return 1 if self.live_missed_at else self.max_filters
 
     def without_trust_in_live(self, now: int) -> "RelayLimits":
-        """After live subscriptions left out events: ask for one stored event too, or else one filter at a time."""
+        """After live subscriptions left out events: ask in the next of the forms of `LiveTrust`."""
         if not (self.refuses_zero or self.zero_is_all):
             return replace(self, refuses_zero=True)
-        return replace(self, live_missed_at=now)
+        return replace(self, live_missed_at=now, ends_at_limit=self.live_missed_at > 0)
 
     # Narrowing.
 
@@ -219,7 +221,7 @@ class RelayLimits:
         fresh: dict[str, Any] = {each.value: _DEFAULT.of(each) for each in Dimension if each not in unbound}
         anew = replace(
             self, **fresh, bounds=kept, refuses_kindless=False, notes_by_author=False, refuses_zero=False,
-            withholds=False, gives_shown=False, refused_kinds=(), live_missed_at=0,
+            ends_at_limit=False, withholds=False, gives_shown=False, refused_kinds=(), live_missed_at=0,
         )  # fmt: skip
         return anew._tried(now, frozenset(Source))
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -135,6 +136,30 @@ def test_relay_that_serves_the_first_filter_alone_gets_one_filter_each(monkeypat
         assert each.id in sim.delivered
     live = [filters for subscription, filters in sim.relay.open.items() if subscription.startswith("L")]
     assert {len(filters) for filters in live} == {1}
+
+
+def test_relay_that_ends_what_reached_its_limit_is_heard_live() -> None:
+    """EOSE, and then nothing, where as many stored events came as `limit` says: as orly does, with `limit: 0` too."""
+    sim = crawl()
+    sim.max_idle_turns = 10_000
+
+    def mood(subscription: str, filters: list[Filter]) -> list[RelayMessage] | None:
+        pages = [sim.relay.store.page(each) if each.limit else [] for each in filters]
+        if all(len(page) < (each.limit or 0) for page, each in zip(pages, filters, strict=True)):
+            return None
+        found = [EventMessage(subscription, each) for page in pages for each in page]
+        return [*found, Eose(subscription)]
+
+    sim.relay.mood = mood
+    sim.disconnect()
+    for number in range(3):
+        sim.relay.publish(event(START - 100 - number, ALICE, number=number), sim.wall)
+    sim.connect()
+    stream(sim, 10, 1_500)
+    late = stream(sim, 1_500, 2_000)
+    for number, each in enumerate(late):
+        sim.run_until(1_500 + 20 * number + 2)
+        assert each.id in sim.delivered
 
 
 def test_relay_that_sends_all_live_is_trusted() -> None:
@@ -274,7 +299,12 @@ def test_one_missed_event_changes_nothing_more_change_one_thing_at_a_time() -> N
     assert not trust.is_suspect(now + SUSPECT_S)
     for number in range(MISSES):
         trust.on_missed(bytes([number]), now)
-    assert trust.judged(RelayLimits(refuses_zero=True), now) == RelayLimits(refuses_zero=True, live_missed_at=now)
+    distrusted = trust.judged(RelayLimits(refuses_zero=True), now)
+    assert distrusted == RelayLimits(refuses_zero=True, live_missed_at=now)
+    for number in range(MISSES):
+        trust.on_missed(bytes([number]), now)
+    assert trust.judged(distrusted, now) == replace(distrusted, ends_at_limit=True)
+    assert replace(distrusted, ends_at_limit=True).relaxed(now) == RelayLimits()
 
 
 def test_live_request_refused_without_its_name_is_divided() -> None:

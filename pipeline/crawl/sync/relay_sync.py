@@ -255,7 +255,7 @@ class RelaySync:
         named = self.named
         self._live.follow(self._known.forms.first_only)
         self._split_unanswered(session, mono)
-        self._live.open_due(self._plan.queries, self._plan.users, named, session, mono)
+        self._live.open_due(self._plan.queries, self._plan.users, named, session, mono, wall)
         self._sweep_torn(session)
         self._drop_unwanted()
         self._starter.follow(named)

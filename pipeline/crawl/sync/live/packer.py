@@ -13,6 +13,8 @@ from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_ME
 # A key with its share of a filter that has few of them.
 _MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
 _BROAD = frozenset({Subject.GLOBAL, Subject.FIREHOSE})
+# Seconds of stored events that a live subscription asks for which must not reach its limit.
+_RECENT_S = 3_600
 # Nothing is dated before it; nostr-relay takes a `since` of 0 for none.
 _FIRST_SECOND = 1
 
@@ -38,6 +40,7 @@ class SubscriptionPacker:
         "_origins",
         "_queries",
         "left_out",
+        "now",
         "singles",
     )
 
@@ -57,6 +60,8 @@ class SubscriptionPacker:
         """Subjects of which a filter names one member, as the relay looks at the first only."""
         self.left_out: tuple[str, ...] = ()
         self._left_out: frozenset[str] = frozenset()
+        self.now = 0
+        """Unix seconds when filters are made."""
 
     def pack(self, queries: Iterable[Query], limits: RelayLimits) -> bool:
         """Fit `queries` into subscriptions; those that a relay has no room for are `left_out`.
@@ -149,8 +154,7 @@ class SubscriptionPacker:
         group = self._groups.get(key)
         if group is None:
             return None
-        # `limit: 0`: nothing stored.
-        limit = 1 if self._limits.zero_is_all or self._limits.refuses_zero else 0
+        limit = self._limit()
         return [
             part.filter(limit=limit, kinds=kinds, since=self._since(part, kinds))
             for query in group.queries.values()
@@ -158,11 +162,21 @@ class SubscriptionPacker:
             for kinds in self._kinds(part)
         ]
 
+    def _limit(self) -> int:
+        """Return the `limit` of a filter: nothing stored, unless the relay sends nothing live then."""
+        limits = self._limits
+        if limits.ends_at_limit:
+            return limits.page_limit
+        return 1 if limits.zero_is_all or limits.refuses_zero else 0
+
     def _since(self, query: Query, kinds: frozenset[int] | None) -> int | None:
         """Return the `since` of a filter, which is none: relays would apply it to back-dated arrivals too.
 
         A filter without any condition selects nothing live at some relays: for everything it is the least there is.
+        Where the stored events must not reach the limit, few are asked for; back-dated arrivals come by polls there.
         """
+        if self._limits.ends_at_limit:
+            return max(_FIRST_SECOND, self.now - _RECENT_S)
         has_condition = query.subject is not Subject.FIREHOSE or kinds is not None
         is_bounded = self._limits.max_span < MAX_SPAN_S
         return None if has_condition or is_bounded else _FIRST_SECOND
@@ -335,7 +349,7 @@ def _shape(limits: RelayLimits) -> tuple[int | bool | tuple[int, ...], ...]:
         limits.max_subscriptions, limits.live_filters, limits.max_authors, limits.max_tag_values,
         limits.max_frame_bytes,
         limits.live_kinds, limits.refused_kinds, limits.refuses_zero, limits.needs_kinds, limits.refuses_kindless,
-        limits.withholds,
+        limits.withholds, limits.ends_at_limit,
         limits.notes_by_author,
     )  # fmt: skip
 

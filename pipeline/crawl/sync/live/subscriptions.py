@@ -121,12 +121,19 @@ class LiveSubscriptions:
         self._silent = frozenset()
 
     def open_due(
-        self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, session: Session, mono: float
+        self,
+        queries: tuple[Query, ...],
+        users: tuple[Query, ...],
+        named: Named,
+        session: Session,
+        mono: float,
+        wall: int,
     ) -> None:
         """Open, replace and close what must be for these queries, as far as its time has come and there is room.
 
-        Where there is none for all of them, those come first whom `Named.first` has first.
+        Where there is none for all of them, those come first whom `Named.first` has first. `wall`: Unix seconds.
         """
+        self._packer.now = wall
         self._pack(queries, users, named, session.limits)
         for key, filters in self._packer.pop_changes().items():
             if filters is None:

@@ -1,12 +1,14 @@
 """What follows when the live subscriptions of one relay do not bring what they should. Pure.
 
-A relay may answer a live request and then send nothing, serve its first filter only, or skip events for slow readers.
+A relay may answer a live request and then send nothing, serve its first filter only, skip events for slow readers, or
+end a subscription without a word once the stored events reach its `limit`.
 What should have come live, as sweeps show (`check.py`), is a *miss* if it did not.
 
 | state | event | next state |
 |---|---|---|
 | trusted | `MISSES`, asked with `limit: 0` | suspect: asked with `limit: 1`, polled |
 | trusted or suspect | `MISSES`, asked with `limit: 1` | distrusted, in its limits: one filter each, polled |
+| distrusted | `MISSES` | the same, asked with a large `limit` and `since`, which few stored events match |
 | suspect | `SUSPECT_S` without a miss | trusted |
 | distrusted | a day later | trusted |
 
