@@ -1,5 +1,6 @@
 """The `event-service` command. What costs time to import is imported by the command that needs it: --help is quick."""
 
+import errno
 import importlib
 import os
 import sys
@@ -12,6 +13,7 @@ import click
 
 from pipeline import __version__
 from pipeline.errors import CannotStart
+from pipeline.process.standard_streams import open_closed_streams
 
 if TYPE_CHECKING:
     from pipeline.process.slots import Slot
@@ -65,6 +67,15 @@ class _Commands(click.Group):
         "users": "Add, remove, block and list registered users.",
     }
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            # A file would be named: this is what prints the answer.
+            if error.filename is None and error.errno in _OUTPUT_ERRORS:
+                raise click.ClickException(f"the output cannot be written: {error.strerror}") from None
+            raise
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*super().list_commands(ctx), *self._LAZY_COMMANDS])
 
@@ -81,6 +92,9 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(sorted((here | self._LAZY_COMMANDS).items()))
 
+
+# What a device answers that takes no more.
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 # Files 0640, folders 0750 at most.
 _PRIVATE_UMASK = 0o027
@@ -112,6 +126,7 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
     4 a disk is full (a stage; it can go on once there is room).
     """
+    open_closed_streams()
     # What is made here is for this user only, by hand as under systemd.
     os.umask(os.umask(_PRIVATE_UMASK) | _PRIVATE_UMASK)
     if env_file is not None:

@@ -48,15 +48,23 @@ def give_as(path: Path, model: Path) -> None:
 
 
 def describe_owner(path: Path) -> str:
-    """Whose file it is and who asks, in words for an operator; empty where that cannot be known."""
+    """What may keep this user from the file: its place, or whose it is and who asks; empty where that is not known."""
     try:
+        if _is_read_only(path.parent):
+            return "the file system is mounted read-only"
         found = path.stat()
     except PermissionError:
         return f"this is {_user(os.geteuid())}, who may not look into its folder"
     except OSError:
         return ""
+    if stat.S_ISDIR(found.st_mode):
+        return "it is a directory"
     mode = stat.S_IMODE(found.st_mode)
     return f"it belongs to {_user(found.st_uid)} with mode {mode:04o}, and this is {_user(os.geteuid())}"
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _user(uid: int) -> str:

@@ -59,3 +59,13 @@ def test_the_owner_is_told_in_words(tmp_path: Path) -> None:
     assert "belongs to user " in describe_owner(path)
     assert "with mode 0604" in describe_owner(path)
     assert describe_owner(tmp_path / "missing") == ""
+    assert describe_owner(tmp_path) == "it is a directory"
+
+
+def test_read_only_file_system_is_named_rather_than_the_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.db"
+    path.touch()
+    found = list(os.statvfs(tmp_path))
+    found[8] |= os.ST_RDONLY
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
+    assert describe_owner(path) == describe_owner(tmp_path / "missing") == "the file system is mounted read-only"
