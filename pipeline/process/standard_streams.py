@@ -1,4 +1,4 @@
-"""Standard input, output and error, which whoever starts a process may have closed."""
+"""Standard input, output and error, which may be closed when a process starts."""
 
 import os
 import sys
