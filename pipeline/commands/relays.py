@@ -227,7 +227,8 @@ def _value(record: RelayRecord) -> dict[str, Any]:
     value = asdict(record)
     del value["relay"]
     value |= {name: _time(value[name]) for name in times}
-    return value | {"novel": round(record.novel, 1), "live_missed_at": _time(1000 * record.live_missed_at)}
+    value |= {name: _time(1000 * value[name]) for name in ("owed_since", "live_missed_at")}
+    return value | {"novel": round(record.novel, 1)}
 
 
 def _uptime(record: RelayRecord) -> str:

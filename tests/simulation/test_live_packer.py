@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.sync.live.packer import SubscriptionPacker
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.plan import EPHEMERAL_KINDS, GLOBAL_QUERY, LISTED_KINDS, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
+from pipeline.relay.dimensions import Bound, Dimension, Source
 from pipeline.relay.limits import RelayLimits
 from pipeline.store.wanted_authors import TIERS
 from tests.support.plans import key, plan_for, query
@@ -135,6 +136,21 @@ def _limits(rng: random.Random) -> RelayLimits:
         max_frame_bytes=rng.choice((5_000, 20_000, 120_000)),
         needs_kinds=rng.random() < 0.3,
     )
+
+
+@pytest.mark.parametrize("most", [10, 320])
+def test_ephemeral_kinds_are_named_where_others_are_and_cost_no_filter(most: int) -> None:
+    """No page brings them."""
+    bound = Bound(Dimension.KINDS, Source.REFUSAL)
+    relay = Relay(RelayLimits(withholds=True, max_kinds=most, bounds=(bound,), max_filters=40))
+    relay.arrange([GLOBAL_QUERY, chunk(1, size=20)])
+    named = [each.kinds or frozenset() for each in relay.open["0"] if each.authors]
+    assert len(named) == -(-len(LISTED_KINDS) // most)
+    assert max(map(len, named)) <= most
+    asked = frozenset().union(*named)
+    assert asked >= LISTED_KINDS
+    assert asked - LISTED_KINDS == frozenset(sorted(EPHEMERAL_KINDS)[: most * len(named) - len(LISTED_KINDS)])
+    assert [each.kinds for each in relay.open["0"] if not each.authors] == [GLOBAL_QUERY.kinds]
 
 
 def test_a_changed_query_moves_only_its_own_subscription() -> None:

@@ -63,6 +63,10 @@ LISTED_KINDS = frozenset(
 )  # fmt: skip
 
 ALL_KINDS = LISTED_KINDS | HIDDEN_KINDS
+# Kinds that relays pass on and do not store, of the NIPs and of widespread clients.
+EPHEMERAL_KINDS = frozenset(
+    {20000, 20001, 21000, 22242, 23194, 23195, 23196, 23197, 24133, 24242, 27235, 28934, 28935, 28936}
+)
 
 
 class Subject(StrEnum):

@@ -25,7 +25,9 @@ def operator(tmp_path: Path) -> Operator:
                 relay_mentions.record_mention(tx, address, source="relay-list", author=author, is_user=False, now=NOW)
         relay_status.start_crawling(tx, [1], NOW)
         relay_candidates.add_first_seen(tx, {1: 70}, NOW)
-        status = RelayStatus(1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole")
+        status = RelayStatus(
+            1, "wss://good.example", RelayState.CONNECTED, NOW, 4, 0, 0, 0, "", "whole", owed_since=NOW // 1000
+        )
         relay_status.put_statuses(tx, [status])
         relay_status.put_limits(tx, 1, RelayLimits(live_missed_at=NOW // 1000).to_json())
     return Operator(path)
@@ -46,7 +48,7 @@ def test_relays_are_listed_the_best_first(operator: Operator) -> None:
 def test_one_is_shown_whichever_way_its_address_is_written(operator: Operator) -> None:
     shown = json.loads(operator.succeed("relays", "show", "GOOD.example/", "--json"))
     assert (shown["address"], shown["state"], shown["subscriptions"]) == ("wss://good.example", "connected", 4)
-    assert shown["crawled_since"] == shown["live_missed_at"] == "2023-11-14T22:13:20Z"
+    assert shown["crawled_since"] == shown["live_missed_at"] == shown["owed_since"] == "2023-11-14T22:13:20Z"
     assert "namers           3" in operator.succeed("relays", "show", "wss://good.example").splitlines()
     assert "not known" in operator.fail("relays", "show", "wss://nobody.example")
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.crawl.sync.plan import ALL_KINDS, Query, Subject, chunks
+from pipeline.crawl.sync.plan import ALL_KINDS, EPHEMERAL_KINDS, Query, Subject, chunks
 from pipeline.crawl.sync.relay_lists import is_named
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, MAX_SPAN_S, RelayLimits
@@ -196,6 +196,9 @@ class SubscriptionPacker:
             return [None]
         ordered = sorted(named.difference(limits.refused_kinds))
         most = limits.live_kinds
+        if query.kinds is None:
+            # They come in no other way. As many as the last list has room for cost no filter.
+            ordered += sorted(EPHEMERAL_KINDS.difference(limits.refused_kinds))[: -len(ordered) % most]
         return [frozenset(ordered[first : first + most]) for first in range(0, len(ordered), most)]
 
     def queries_of(self, key: str) -> tuple[str, ...]:
