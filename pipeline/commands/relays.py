@@ -168,11 +168,14 @@ def probe(addresses: tuple[str, ...], *, write: bool, as_json: bool, patience: f
       event-service relays probe --json wss://relay.example.com | jq '.lines["limit.authors"]'
     """
     # Costs time to import, which the other commands need not spend.
+    from pipeline.commands.interruption import ended_like_ctrl_c  # noqa: PLC0415
     from pipeline.commands.relay_probe import probe_relays  # noqa: PLC0415
     from pipeline.probe.interview import Pace  # noqa: PLC0415
 
     pace = Pace(patience_s=patience, timeout_s=timeout)
-    if not probe_relays(addresses, writes=write, as_json=as_json, pace=pace):
+    with ended_like_ctrl_c():
+        is_answered = probe_relays(addresses, writes=write, as_json=as_json, pace=pace)
+    if not is_answered:
         raise click.exceptions.Exit(1)
 
 

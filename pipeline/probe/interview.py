@@ -12,7 +12,7 @@ from pipeline.probe.connections import SETTLE_S, BudgetSpent, Connections
 from pipeline.probe.exchange import Ask, Awaited, Channel, End, Reply, frame
 from pipeline.probe.known import Known, ProbeQuestion
 from pipeline.probe.observation import Observation, unknown
-from pipeline.probe.questions.writing import deletion, publish
+from pipeline.probe.questions.writing import deletion_by, publish
 from pipeline.process.clock import Clock
 from pipeline.relay.errors import DialError
 from pipeline.relay.refusals import RelayRefusal
@@ -116,15 +116,17 @@ class Interview:
 
     def _take_back(self, known: Known) -> None:
         """Ask for the deletion of what was published, where the probe ends before the question that does so."""
-        if not known.published or known.is_taken_back:
+        if known.is_taken_back:
+            known.offered.pop(known.secret, None)
+        if not known.offered:
             return
-        event = deletion(known)
         with suppress(BudgetSpent, DialError):
             # What is open may be in the middle of a frame.
             self._connections.grant(_LAST_S)
             if self._authenticates:
                 self._authenticate(Channel.MAIN, known)
-            self._connections.exchange(publish(event), _LAST_S)
+            for secret in known.offered:
+                self._connections.exchange(publish(deletion_by(known, secret)), _LAST_S)
 
     def _found(self, question: ProbeQuestion, known: Known) -> list[Observation]:
         steps = question.ask(known)
@@ -188,6 +190,8 @@ class Interview:
         answer = self._connections.exchange(ask, patience_s * ask.patience)
         if self._must_authenticate(ask, answer, known):
             return self._once(ask, known)
+        if answer.end is End.OK and not answer.accepted:
+            known.on_refused(bytes.fromhex(ask.awaits))
         self._end(ask, answer)
         return answer
 

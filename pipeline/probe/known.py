@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final, Protocol, TypeAlias
 
 from pipeline.nostr.event import Event, public_key
-from pipeline.nostr.kinds import CONFIDENTIAL_KINDS, TEXT_NOTE, is_regular
+from pipeline.nostr.kinds import CONFIDENTIAL_KINDS, DELETION, TEXT_NOTE, is_ephemeral, is_regular
 from pipeline.nostr.tags import expiration
 from pipeline.probe.exchange import Ask, Reply
 from pipeline.probe.observation import Observation
@@ -29,7 +29,8 @@ class Known:
     `sample_kinds`: what it was asked for by, where not by nothing; `pool`: all that it showed.
 
     `secret`: the throw-away key; `writes`: events may be published with it, `published` are those that were accepted,
-    `is_taken_back`: their deletion was published.
+    `is_taken_back`: their deletion was published. `offered`: by secret key, ids of all that may be there to be deleted,
+    noted before it is sent, since the probe may be ended before the verdict comes.
     `plain_refusal`: what the relay says where notes are asked for and nothing else.
     """
 
@@ -42,6 +43,7 @@ class Known:
     sample_kinds: tuple[int, ...] = ()
     pool: dict[bytes, Event] = field(default_factory=dict)
     published: list[Event] = field(default_factory=list)
+    offered: dict[bytes, list[bytes]] = field(default_factory=dict)
     is_taken_back: bool = False
     plain_refusal: str = ""
     last_id: int = 0
@@ -50,6 +52,19 @@ class Known:
         """Return a subscription id that was not used before."""
         self.last_id += 1
         return f"q{self.last_id}"
+
+    def offer(self, secret: bytes, event: Event) -> None:
+        """Note that `event`, signed with `secret`, is about to be published."""
+        if event.kind != DELETION and not is_ephemeral(event.kind):
+            self.offered.setdefault(secret, []).append(event.id)
+
+    def on_refused(self, event_id: bytes) -> None:
+        """The relay refused an event: there is nothing to be deleted."""
+        for secret, ids in list(self.offered.items()):
+            left = [each for each in ids if each != event_id]
+            self.offered[secret] = left
+            if not left:
+                del self.offered[secret]
 
     def note(self, events: Iterable[Event]) -> None:
         """Keep events that the relay showed, up to a bound."""

@@ -139,11 +139,14 @@ class Withheld:
         # The throw-away key itself may be shown what concerns it.
         secret = sha256(b"another" + known.secret).digest()
         event = self._signed(secret, known.now - 40, [["p", stranger(12)]])
+        if known.published:
+            known.offer(secret, event)
         verdict = (yield _publish(event)) if known.published else None
         is_there = verdict is not None and bool(verdict.accepted)
         found = [(yield from self._alone(known, event if is_there else None)), (yield from self._beside_notes(known))]
         if is_there:
             yield _publish(self._signed(secret, known.now, [["e", event.id.hex()]], DELETION))
+            known.offered.pop(secret, None)
             # A page without it is not cut off.
             known.pool.pop(event.id, None)
         return found

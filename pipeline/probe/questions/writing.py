@@ -23,9 +23,11 @@ def publish(event: Event, line: Channel = Channel.MAIN) -> Ask:
 
 
 def signed(known: Known, at: int, about: str, kind: int = TEXT_NOTE, tags: Sequence[Sequence[str]] = ()) -> Event:
-    """Return an event of the throw-away key that says where it comes from."""
+    """Return an event of the throw-away key, to be published, that says where it comes from."""
     content = f"event-service probe: {about}"
-    return sign(known.secret, created_at=at, kind=kind, tags=[list(tag) for tag in tags], content=content)
+    event = sign(known.secret, created_at=at, kind=kind, tags=[list(tag) for tag in tags], content=content)
+    known.offer(known.secret, event)
+    return event
 
 
 def verdict_on(name: str, answer: Reply) -> Observation:
@@ -109,9 +111,14 @@ class Deletion:
 
 
 def deletion(known: Known) -> Event:
-    """Return the event that takes back all that was published."""
-    tags = [["e", each.id.hex()] for each in known.published]
-    return signed(known, known.now + 5, "it is over", DELETION, tags)
+    """Return the event that takes back all that the throw-away key may have published."""
+    return deletion_by(known, known.secret)
+
+
+def deletion_by(known: Known, secret: bytes) -> Event:
+    """Return the same for another key of the probe."""
+    tags = [["e", event_id.hex()] for event_id in known.offered.get(secret, ())]
+    return sign(secret, created_at=known.now + 5, kind=DELETION, tags=tags, content="event-service probe: it is over")
 
 
 def _mine(known: Known) -> dict[str, object]:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from time import time
 
@@ -10,6 +13,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.commands.relay_probe import probe_relays
+from pipeline.nostr.kinds import DELETION, TEXT_NOTE
 from pipeline.probe.interview import Pace
 from pipeline.process.clock import SystemClock
 from pipeline.relay.dimensions import Dimension, Source
@@ -18,8 +22,9 @@ from pipeline.store import relay_forms, relay_mentions, relay_status
 from pipeline.store.relay_forms import FormChanges, FormCheck
 from pipeline.store.schema import open_database
 from tests.factories.events import Author
-from tests.fakes.behaviour import STRFRY, Behaviour, How, Refusal
+from tests.fakes.behaviour import STRFRY, STRFRY_WITHHOLDING, Behaviour, How, Refusal
 from tests.fakes.relay import ScriptedRelay
+from tests.fakes.relay_journal import Published
 from tests.integration.commands.operator import Operator
 
 # Long enough for whatever answers at all; what says nothing is not waited for.
@@ -123,3 +128,20 @@ def test_settings_that_are_wrong_do_not_matter(name: str, value: str, monkeypatc
     monkeypatch.setenv(name, value)
     with ScriptedRelay(STRFRY, events=EVENTS) as relay:
         assert probe_relays((relay.url,), writes=False, as_json=True, pace=PACE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_probe_that_is_ended_takes_back_what_it_published(tmp_path: Path, number: signal.Signals) -> None:
+    """Also when it is asked twice, and when it had no verdict yet on what it published."""
+    with ScriptedRelay(STRFRY_WITHHOLDING) as relay:
+        command = [sys.executable, "-m", "pipeline.cli", "relays", "probe", "--write", relay.url]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+            relay.journal.wait_for(Published, lambda each: each.kind == TEXT_NOTE and bool(each.accepted))
+            child.send_signal(number)
+            child.send_signal(number)
+            _, said = child.communicate(timeout=120)
+        kept = {each.event_id for each in relay.journal.of(Published) if each.accepted and each.kind == TEXT_NOTE}
+        back = {tag[1] for each in relay.stored() if each.kind == DELETION for tag in each.tags if tag[0] == "e"}
+    assert (child.returncode, "Traceback" in said) == (1, False)
+    assert kept
+    assert kept <= back
