@@ -124,7 +124,7 @@ def main(ctx: click.Context, env_file: Path | None) -> None:
       event-service explain note1…           trace this event
 
     Exit codes: 0 all is well, 1 an error, 2 wrong usage, 3 cannot start as configured (restarting will not help),
-    4 a disk is full (a stage; it can go on once there is room).
+    4 a disk is full (a stage; it can go on once there is room), 5 an audit that missed nothing and proves nothing.
     """
     open_closed_streams()
     # What is made here is for this user only, by hand as under systemd.

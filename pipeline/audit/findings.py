@@ -105,6 +105,8 @@ class AuditReport:
     """Relay and question of each."""
     late: int
     """Events that arrived by themselves between being found and being looked for again."""
+    is_proven: bool
+    """Whether a relay was asked everything, and at least one of its answers was whole."""
 
 
 def age_of(created_at: int, now_s: int) -> str:
@@ -121,11 +123,14 @@ def report(
     excluded: Counter[str] = Counter()
     addresses = {each.relay: each.address for each in relays}
     unproven: list[tuple[str, str, Unproven]] = []
+    answered: set[int] = set()
     for answer in answers:
         for created_at, event_id in answer.had:
             held.setdefault(event_id, (created_at, answer.rule))
             per_relay.setdefault(answer.relay, set()).add(event_id)
         excluded.update(answer.excluded)
+        if not answer.unproven:
+            answered.add(answer.relay)
         name = addresses.get(answer.relay, "")
         unproven += [(name, answer.question, each) for each in answer.unproven]
     missed_by_relay = Counter(relay for miss in misses for relay in miss.relays)
@@ -140,4 +145,5 @@ def report(
         tuple((rule.value, Recall(rules[0][rule], rules[1][rule])) for rule in ASKED_RULES),
         tuple((name, Recall(ages[0][name], ages[1][name])) for name in (*(name for _, name in AGES), OLDER)),
         tuple(misses), dict(excluded), tuple(unproven), late,
+        is_proven=any(not each.problem and each.relay in answered for each in relays),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from pipeline.audit.journal import Findings, Journal, Scope, UnusableJournal, mi
 from pipeline.audit.policy import RATE, SETTLE_S, is_auditable, policy_of
 from pipeline.commands.backfill import Moment
 from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_existing_or_exit
+from pipeline.commands.interruption import ended_like_ctrl_c
 from pipeline.commands.output import number_of, say
 from pipeline.commands.progress import Progress
 from pipeline.commands.relays import Address
@@ -39,6 +40,7 @@ _SAMPLE: Final = 20
 _MAX_RELAYS: Final = 100_000
 _MAX_SHOWN: Final = 50
 _JOURNAL: Final = ".audit"
+EXIT_UNPROVEN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class _Selection:
     help="This wanted author, and mentions if it is a registered user; may be repeated.",
 )  # fmt: skip
 @click.option("--users", "every_user", is_flag=True, help="All registered users: what they wrote, and mentions.")
-@click.option("--sample", type=click.IntRange(0, 100_000), help="So many wanted authors at random; default: 20.")
+@click.option("--sample", type=click.IntRange(1, 100_000), help="So many wanted authors at random; default: 20.")
 @click.option("--relay", "addresses", type=Address(), multiple=True, help="Only this relay; may be repeated.")
 @click.option("--rate", type=click.FloatRange(0.01, 100), default=RATE, show_default=True,
               help="Most requests a second to one relay.")  # fmt: skip
@@ -82,7 +84,7 @@ def audit(  # noqa: PLR0913, PLR0917  (one for each option)
 
     The crawl's cursors are not used. A miss is an event that a relay returns, that is signed and relevant, and that the
     service still does not know after --settle seconds. It is put into the inbox and delivered. The exit code is 1 if
-    anything was missed, or no relay could be asked.
+    anything was missed, and 5 if nothing was but no relay answered everything that it was asked.
 
     \b
     Examples:
@@ -104,7 +106,8 @@ def audit(  # noqa: PLR0913, PLR0917  (one for each option)
             raise click.ClickException(str(error)) from error
         one = Audit(scope, policy, lambda: open_database(config.database_path, clock), clock, stop, kept, found)
         try:
-            result = _run(one, config, database, scope)
+            with ended_like_ctrl_c():
+                result = _run(one, config, database, scope)
         except (KeyboardInterrupt, Interrupted):
             say("\ninterrupted; event-service audit --resume goes on", err=True)
             sys.exit(1)
@@ -112,8 +115,7 @@ def audit(  # noqa: PLR0913, PLR0917  (one for each option)
             kept.close()
     path.unlink(missing_ok=True)
     say(json.dumps(_value(result, scope)) if as_json else "\n".join(_lines(result, scope)))
-    is_asked = any(not each.problem for each, _ in result.by_relay)
-    sys.exit(0 if is_asked and not result.misses else 1)
+    sys.exit(1 if result.misses else 0 if result.is_proven else EXIT_UNPROVEN)
 
 
 def _begin(
@@ -205,7 +207,7 @@ def _value(result: AuditReport, scope: Scope) -> dict[str, Any]:
         "misses": [
             miss_value(miss) | {"relays": [addresses[relay] for relay in miss.relays]} for miss in result.misses
         ],
-        "late": result.late, "excluded": dict(result.excluded),
+        "is_proven": result.is_proven, "late": result.late, "excluded": dict(result.excluded),
         "unproven": [
             {"relay": relay, "question": question, "since": each.since, "until": each.until, "why": each.why}
             for relay, question, each in result.unproven
@@ -266,6 +268,8 @@ def _notes(result: AuditReport) -> list[str]:
     notes += [
         f"{relay} may have more: {number_of(count, 'question')}: {why}" for (relay, why), count in by_relay.items()
     ]
+    if not result.is_proven:
+        notes.append("no relay answered everything that it was asked: this proves nothing")
     return ["", *notes] if notes else []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.audit import client
 from pipeline.audit.audit import Audit
 from pipeline.audit.journal import Findings, Journal, Scope, read_journal
 from pipeline.audit.policy import policy_of
@@ -98,7 +99,7 @@ class Audited:
     def run(self, *arguments: str) -> dict[str, Any]:
         done = self.invoke("--users", "--sample", "10", *arguments, "--json")
         value: dict[str, Any] = json.loads(done.stdout)
-        assert done.exit_code == (1 if value["misses"] or all(each["problem"] for each in value["by_relay"]) else 0)
+        assert done.exit_code == (1 if value["misses"] else 0 if value["is_proven"] else 5)
         return value
 
     def waiting(self) -> set[str]:
@@ -223,6 +224,49 @@ def test_relays_that_refuse_or_are_away_are_named(audited: Audited) -> None:
     assert "refused" in problems[away]
     assert found["recall"] is None
     assert {each["why"] for each in found["unproven"]} == {"restricted: restricted: members only"}
+
+
+def test_audit_that_only_refusals_answered_has_a_code_of_its_own(audited: Audited) -> None:
+    """A single question that is refused is no problem of the relay, and no proof either."""
+    refusing = Behaviour(refusals=(Refusal(reason="error: not now"),))
+    with ScriptedRelay(refusing, events=events_of_all()) as relay:
+        audited.crawl([relay.url])
+        done = audited.invoke("--author", BOB.pubkey)
+    assert done.exit_code == 5
+    assert "this proves nothing" in done.stdout
+
+
+def test_sample_of_none_is_refused(audited: Audited) -> None:
+    done = audited.invoke("--sample", "0")
+    assert done.exit_code == 2
+    assert "0 is not in the range 1<=x<=100000" in done.stderr
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_PAGE_EVENTS", 5), ("MAX_PAGE_BYTES", 2_000)])
+def test_answer_without_an_end_is_cut_off_and_named(
+    audited: Audited, bound: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, bound, most)
+    monkeypatch.setattr(client, "_REDIAL_S", 0.0)
+    endless = [BOB.sign(f"{n}", created_at=NOW - 2_000) for n in range(200)]
+    audited.accept(endless)
+    with ScriptedRelay(Behaviour(cap=None), events=endless) as relay:
+        audited.crawl([relay.url])
+        done = audited.invoke("--author", BOB.pubkey, "--json")
+    assert "an answer without an end" in {
+        each["why"].partition(": ")[2] for each in json.loads(done.stdout)["unproven"]
+    }
+    assert done.exit_code == 5
+
+
+def test_comparison_that_names_too_much_is_asked_for_by_page(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_NEED", 5)
+    everything = [each for each in events_of_all() if each.pubkey == BOB.pubkey]
+    with ScriptedRelay(Behaviour(negentropy=True), events=everything) as relay:
+        audited.crawl([relay.url])
+        found = audited.run("--no-fetch")
+        assert [each for each in relay.journal.of(Req) if "ids" in str(each.filters)] == []
+    assert found["missed"] == len(everything)
 
 
 def test_interrupted_audit_goes_on_where_it_was(audited: Audited) -> None:

@@ -41,3 +41,24 @@ def test_recall_of_nothing_is_no_number() -> None:
 )
 def test_age_has_a_name(ago: int, name: str) -> None:
     assert age_of(NOW - ago, NOW) == name
+
+
+WHOLE = Answer(1, "author:a", Rule.USER)
+HOLES = Answer(1, "author:b", Rule.USER, unproven=(Unproven(1, 2, "refused"),))
+
+
+@pytest.mark.parametrize(
+    ("relays", "answers", "is_proven"),
+    [
+        ([ONE], [WHOLE], True),
+        ([ONE, TWO], [WHOLE, HOLES], True),
+        ([ONE], [HOLES], False),
+        ([TWO], [Answer(2, "author:a", Rule.USER)], False),
+        ([ONE], [], False),
+        ([], [], False),
+    ],
+)
+def test_audit_is_proven_by_a_whole_answer_of_a_relay_without_problem(
+    relays: list[AuditedRelay], answers: list[Answer], is_proven: bool
+) -> None:
+    assert report(relays, answers, [], 0, NOW).is_proven is is_proven
