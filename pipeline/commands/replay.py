@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import click
@@ -29,6 +30,7 @@ from pipeline.replay.replay import ReplayRun, Watcher
 from pipeline.replay.selection import ReplayCount, ReplaySelection, count
 from pipeline.rules.relevance import Rule
 from pipeline.settings.config import Config
+from pipeline.status.snapshot import sinks_of, stage_of
 from pipeline.store import relay_records, relays, replay_queue, replays, sinks
 from pipeline.store.database import Database
 from pipeline.store.relay_records import RelayRecord
@@ -243,7 +245,9 @@ class _ReplayWork:
         """Queue everything, and wait until it is delivered; return what became of it."""
         progress, bells = Progress(self._clock), Doorbells(self._config.database_path)
         with progress.step("events queued", one.total) as advance:
-            watcher = Watcher(lambda now: self._advance(advance, now), lambda: _ring(bells), self._warn)
+            watcher = Watcher(
+                lambda now: self._advance(advance, now), lambda: _ring(bells), partial(self._warn, one.scope.sink)
+            )
             run = ReplayRun(self._database, one, self.fetcher, rate, self._clock, self._stop, watcher)
             self._advance(advance, run.replay)
             run.run()
@@ -254,25 +258,24 @@ class _ReplayWork:
         advance(done - self._done)
         self._done = done
 
-    def _warn(self, pending: int) -> None:
+    def _warn(self, sink: str, pending: int) -> None:
         """Say once that nothing takes what is queued."""
-        if not self._has_warned and not self._forwarder_runs():
+        if not self._has_warned and not self._forwarder_runs(sink):
             self._has_warned = True
-            say(
-                f"no forwarder runs: {number_of(pending, 'event')} wait for it; start event-service supervise", err=True
-            )
+            count = number_of(pending, "event")
+            say(f"no forwarder of sink {sink} runs: {count} wait for it; start event-service supervise", err=True)
 
     def _wait_delivered(self, progress: Progress, one: Replay) -> Replay:
         left = self._pending(one)
         # All is queued: an interrupt ends only the wait.
         with progress.step("events delivered", left) as advance, suppress(KeyboardInterrupt):
-            while left and self._forwarder_runs():
+            while left and self._forwarder_runs(one.scope.sink):
                 self._stop.wait(_LOOK_S)
                 now = self._pending(one)
                 advance(left - now)
                 left = now
         if left:
-            self._warn(left)
+            self._warn(one.scope.sink, left)
         with self._database.read() as tx:
             newest = replays.latest(tx)
         assert newest is not None, "it was run"
@@ -282,10 +285,13 @@ class _ReplayWork:
         with self._database.read() as tx:
             return replay_queue.pending(tx, one.job)
 
-    def _forwarder_runs(self) -> bool:
+    def _forwarder_runs(self, sink: str) -> bool:
+        with self._database.read() as tx:
+            on = sinks_of(self._config, tx)
         directory = self._config.runtime_directory
         readings = read_heartbeats(directory, self._clock) if directory.exists() else []
-        return any(each.alive and each.slot_name.startswith("forwarder") for each in readings)
+        alive = {each.slot_name.rpartition("-")[0] for each in readings if each.alive}
+        return sink in on and stage_of(SinkName(sink), on) in alive
 
 
 def _ring(bells: Doorbells) -> None:

@@ -283,7 +283,11 @@ def test_replay_that_was_killed_goes_on_and_repeats_nothing(delivered: Delivered
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(command, env=delivered.env, stderr=said, stdout=said)
         try:
-            wait_until(lambda: b"no forwarder runs: 1,000 events wait for it" in (tmp_path / "said").read_bytes())
+            wait_until(
+                lambda: (
+                    b"no forwarder of sink pubsub runs: 1,000 events wait for it" in (tmp_path / "said").read_bytes()
+                )
+            )
             assert "another event-service replay runs" in delivered.invoke("--resume").stderr
         finally:
             process.send_signal(signal.SIGKILL)
@@ -459,6 +463,21 @@ def test_what_cannot_be_replayed_is_refused_in_one_line(
 def test_replay_without_a_sink_is_refused(delivered: Delivered) -> None:
     delivered.env["EVENTS_SINK"] = "none"
     assert "EVENTS_SINK is off" in delivered.invoke("--since", "2h").stderr
+
+
+def test_first_of_several_sinks_or_the_named_one_is_given_its_own(delivered: Delivered) -> None:
+    delivered.env["EVENTS_SINK"] += ",stdout"
+    first, second = notes(3), notes(2, first=3)
+    delivered.put(first, sink="jsonl")
+    delivered.put(second, sink="stdout")
+    assert delivered.run()["sink"] == "jsonl"
+    assert delivered.run("--since", "2h", "--sink", "stdout")["sink"] == "stdout"
+    rows = delivered.query("SELECT sink, event_id FROM replay_queue JOIN events USING (event) ORDER BY seq")
+    assert [(sink, event_id.hex()) for sink, event_id in rows] == [
+        *(("jsonl", each.id) for each in first),
+        *(("stdout", each.id) for each in second),
+    ]
+    assert "there is no sink relay" in delivered.invoke("--since", "2h", "--sink", "relay").stderr
 
 
 def test_two_replays_do_not_run_at_once(delivered: Delivered) -> None:
