@@ -76,6 +76,11 @@ class StageProcess:
     sink: str = ""
 
     @property
+    def group(self) -> str:
+        """The stage, of further sinks with their name."""
+        return f"{self.name}-{self.sink}" if self.sink else self.name
+
+    @property
     def pid(self) -> int:
         """Its process id."""
         return self.process.pid

@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import Clock, ManualClock
+from pipeline.process.logs import get_logger
 from pipeline.process.stop import Stop
 from pipeline.store import (
     contact_slices,
@@ -30,6 +31,7 @@ from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_file import wal_bytes
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import enroll
 from pipeline.sweeper import retention, table_walk, upkeep
 from stages import sweeper
 from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, dying_after, wait_until
@@ -142,6 +144,21 @@ def test_backlog_of_a_sink_that_is_off_goes_with_the_ids(world: World, eager: No
     sweep(world)
     assert world.query("SELECT event, sink FROM outbox ORDER BY event") == [(2, "relay"), (3, "pubsub")]
     assert world.query("SELECT event, outcome FROM deliveries") == [(1, "dropped: sink off")]
+
+
+def test_backlog_of_a_sink_taken_out_pins_no_payload_for_ever(world: World, eager: None) -> None:
+    """Of several; counted under its name. What the other one is owed stays."""
+    enroll(world.database, ("jsonl", "nats"), get_logger("test"))
+    for number, age, sink in ((1, 31, "nats"), (2, 29, "nats"), (3, 31, "jsonl")):
+        put_event(world, number, sinks=1, received_at=NOW_MS - age * DAY)
+        world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, 0)", number, sink)
+    running = sweep(world)
+    assert world.query("SELECT event, sink FROM outbox ORDER BY event") == [(2, "nats"), (3, "jsonl")]
+    expired = {"stage": "sweeper", "reason": "expired-outbox-nats"}
+    assert running.metric("event_service_stage_discarded_total", **expired) == 1
+    world.execute("UPDATE deliveries SET at = ?", NOW_MS - 2 * HOUR)
+    sweep(world)
+    assert stored(world) == {2, 3}
 
 
 def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: None) -> None:

@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write everything as JSON to FILE")
     parser.add_argument("--faults", metavar="A,B", help="only these kinds; `list` prints all of them")
     parser.add_argument("--settle", type=float, metavar="S", help="wait at most S seconds for what is due at the end")
+    parser.add_argument("--second-sink", action="store_true", help="deliver to a file too, beside Pub/Sub")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="copy all files of a failed run there")
     parser.add_argument("--source", type=Path, metavar="DIR", default=ROOT, help="run the service of another checkout")
     options = parser.parse_args()
@@ -31,7 +32,10 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1_000, 2**31) if options.seed is None else options.seed
     settle_s = options.settle if options.settle is not None else 60.0 if options.minutes <= SHORT_MINUTES else 240.0
     print(f"seed {seed}", flush=True)
-    what = Options(seed, options.minutes, kinds, settle_s, keep=options.keep, source=options.source)
+    what = Options(
+        seed, options.minutes, kinds, settle_s, second_sink=options.second_sink, keep=options.keep,
+        source=options.source,
+    )  # fmt: skip
     report = run(what, lambda line: print(line, flush=True))
     print(report.text(), flush=True)
     if options.report is not None:

@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tests.fakes.relay_journal import Disconnected, Published
 from tests.fakes.wire import message, publish_request
 from tests.oracle.delivery import Delivered, DeliveryOracle, DeliveryReport, Discrepancy
 from tests.tools.chaos.harness import ChaosHarness
-from tests.tools.chaos.queues import PUBSUB, RELAY
+from tests.tools.chaos.queues import FILE, PUBSUB, RELAY
 
 # What the target relay is given (compatibility: kinds 0, 3 and 10002).
 SENT_KINDS = frozenset({0, 3, 10002})
@@ -72,7 +73,10 @@ class Arrived:
         for batch in batches[self._batches :]:
             self._pubsub.update(each.attributes["event_id"] for each in batch.messages())
         self._batches = len(batches)
-        return {PUBSUB: due - self._pubsub, RELAY: due_at_relay - {entry.event_id for entry in _taken(self._scene)}}
+        missing = {PUBSUB: due - self._pubsub, RELAY: due_at_relay - {entry.event_id for entry in _taken(self._scene)}}
+        if self._scene.file is not None:
+            missing[FILE] = due - {json.loads(line)["id"] for line in _lines(self._scene.file)}
+        return missing
 
 
 def due_at_relay(oracle: DeliveryOracle) -> set[str]:
@@ -82,8 +86,9 @@ def due_at_relay(oracle: DeliveryOracle) -> set[str]:
 
 
 def judge_deliveries(harness: ChaosHarness, oracle: DeliveryOracle) -> list[SinkDeliveries]:
-    """Judge what both sinks took; all must be at rest."""
-    return [_pubsub(harness, oracle), _relay(harness, oracle)]
+    """Judge what all sinks took; all must be at rest."""
+    found = [_pubsub(harness, oracle), _relay(harness, oracle)]
+    return found if harness.file is None else [*found, _file(harness, oracle, harness.file)]
 
 
 def _pubsub(harness: ChaosHarness, oracle: DeliveryOracle) -> SinkDeliveries:
@@ -120,6 +125,17 @@ def _relay(harness: ChaosHarness, oracle: DeliveryOracle) -> SinkDeliveries:
     narrowed.holdings = [held for held in oracle.holdings if held.event.kind in SENT_KINDS]
     report = narrowed.judge(Delivered(held.get(entry.event_id, "").encode()) for entry in taken)
     return _sink_deliveries(harness, RELAY, report, allowed)
+
+
+def _file(harness: ChaosHarness, oracle: DeliveryOracle, file: Path) -> SinkDeliveries:
+    """Judge what is in the file; when a line came is not known, so that every repeat is allowed."""
+    report = oracle.judge(Delivered(line) for line in _lines(file))
+    return _sink_deliveries(harness, FILE, report, Counter(report.duplicates))
+
+
+def _lines(file: Path) -> list[bytes]:
+    """Return the whole lines of a file that may not be there yet."""
+    return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
 
 
 def _sink_deliveries(harness: ChaosHarness, sink: str, report: DeliveryReport, allowed: Counter[str]) -> SinkDeliveries:

@@ -23,7 +23,7 @@ from tests.tools.chaos.environment import REACH_S, Environment
 from tests.tools.chaos.health import complains_of_others
 from tests.tools.chaos.health_oracle import SinkState, SinkStatus
 from tests.tools.chaos.patched_source import PatchedSource
-from tests.tools.chaos.queues import PUBSUB, RELAY, Queues
+from tests.tools.chaos.queues import FILE, PUBSUB, RELAY, Queues
 from tests.tools.chaos.secrets import Secrets
 from tests.tools.chaos.upgrade import leave_behind, versions
 
@@ -117,8 +117,15 @@ class ChaosHarness:
         default_factory=lambda: {sink: SinkState(SinkStatus.WELL, time.monotonic()) for sink in (PUBSUB, RELAY)}
     )
     """How each sink stands by what was done to it."""
+    file: Path | None = None
+    """Where the second sink writes, if there is one."""
     stalls: list[Stall] = field(default_factory=list)
     """When somebody may have held the write lock longer than by right, since we made them."""
+
+    @property
+    def expected(self) -> frozenset[tuple[str, int]]:
+        """The processes that `supervise` keeps."""
+        return EXPECTED if self.file is None else EXPECTED | {(f"forwarder-{FILE}", 0)}
 
     @property
     def hooks(self) -> Path:
@@ -159,11 +166,13 @@ class ChaosHarness:
         *,
         resweep: bool,
         wrong_s: float = 0.0,
+        file: Path | None = None,
     ) -> "ChaosHarness":
         """Start the service on `environment`, PRODUCTION, with everything that it needs to find all of it.
 
         Its database is in `directory/disk`, which may be a disk of its own.
         `wrong_s`: by how much its clock is wrong, until somebody sets it.
+        `file`: where a second sink writes, beside Pub/Sub.
         `resweep`: it sweeps the whole horizon again and again, and so finds what came late while it was not looking.
         """
         secrets = Secrets.make(directory, rng)
@@ -178,6 +187,7 @@ class ChaosHarness:
             EVENTS_RESWEEP_EVERY="30s" if resweep else "0s",
             EVENTS_DATABASE_PATH=str(directory / "disk" / "events.db"),
             **secrets.env,
+            EVENTS_SINK="pubsub" if file is None else f"pubsub,{FILE}:{file}",
             CHAOS_FOLDER=str(directory / "hooks"),
             **tree.env(),
         )
@@ -186,7 +196,7 @@ class ChaosHarness:
         (directory / "disk").mkdir(exist_ok=True)
         service = EventService(directory, env)
         service.database = directory / "disk" / "events.db"
-        harness = cls(environment, service, Queues(service.database), tree, rng, secrets)
+        harness = cls(environment, service, Queues(service.database), tree, rng, secrets, file=file)
         harness.upgraded_from = harness._begin_with_an_earlier_version()
         service.start(timeout_s=START_LIMIT_S)
         return harness

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tests.fakes.procs import process
 from tests.fakes.service import StageProcess
 from tests.tools.chaos import hooks
-from tests.tools.chaos.harness import EXPECTED, ChaosHarness
+from tests.tools.chaos.harness import ChaosHarness
 from tests.tools.chaos.health import complains_of_others
 from tests.tools.chaos.health_oracle import TRUTH_WITHIN_S, UNTRUE_LOOKS, SinkHealthChecker
 from tests.tools.chaos.hooks import transaction_monitor
@@ -142,16 +142,16 @@ class Watcher:
 
     def _set_view(self, stages: list[StageProcess]) -> None:
         """How things stand by what the kernel shows: well, ill, or nobody's guess."""
-        running = {(one.name, one.slot) for one in stages if one.process.state not in "Tt"}
+        running = {(one.group, one.slot) for one in stages if one.process.state not in "Tt"}
         stopped = any(one.process.state in "Tt" for one in stages)
         if self.harness.uncertain_faults or not self.harness.service.running:
             view = "doubtful"
         elif self.harness.expected_problem:
             view = f"ill: {self.harness.expected_problem}"
-        elif running >= EXPECTED and not stopped:
+        elif running >= self.harness.expected and not stopped:
             view = f"well {sorted(one.pid for one in stages)}"
         else:
-            missing = sorted(f"{name}-{slot}" for name, slot in EXPECTED - running)
+            missing = sorted(f"{name}-{slot}" for name, slot in self.harness.expected - running)
             view = f"ill: {', '.join(missing)} missing or stopped"
         if view != self._view[0]:
             self._view = (view, time.monotonic())

@@ -12,6 +12,8 @@ import apsw
 
 PUBSUB = "pubsub"
 RELAY = "relay"
+FILE = "jsonl"
+"""A second sink, where a run has one."""
 # Between 0 and 1 s in practice; longer means that somebody checkpoints with force.
 _BUSY_MS = 5_000
 

@@ -51,7 +51,8 @@ MODULES = (point_faults, process_faults, relay_faults, server_faults, sink_fault
 class Options:
     """What to run. `settle_s`: for how long nothing may arrive of what is due after the last fault,
     `hurry_s`: the same after a restart. `resweep`: see `ChaosHarness.start`; `None` leaves it to the seed.
-    `keep`: where the files of a failed run are copied to. `source`: the checkout whose service is run, after `damage`.
+    `second_sink`: a file beside Pub/Sub. `keep`: where the files of a failed run are copied to.
+    `source`: the checkout whose service is run, after `damage`.
     """
 
     seed: int
@@ -60,6 +61,7 @@ class Options:
     settle_s: float = 240.0
     hurry_s: float = 90.0
     resweep: bool | None = None
+    second_sink: bool = False
     keep: Path | None = None
     source: Path = ROOT
     damage: Callable[[PatchedSource], None] | None = None
@@ -109,8 +111,9 @@ def _with_world(
     with small_disk(directory / "service" / "disk") as mounted:
         wrong_s = options.wrong_s
         harness = ChaosHarness.start(
-            environment, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s
-        )
+            environment, directory / "service", tree, rng, resweep=options.resweeps, wrong_s=wrong_s,
+            file=directory / "second.jsonl" if options.second_sink else None,
+        )  # fmt: skip
         if wrong_s:
             say(f"the clock is wrong by {wrong_s / 3600:+.1f} h at the first start")
         harness.has_small_disk = mounted
