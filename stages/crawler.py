@@ -340,7 +340,7 @@ class _Crawler:
         with self.database.read() as tx:
             waiting = inbox.size(tx, most)
             # Rows of a sink that is off do not count, nor those of sinks whose backlog is bounded.
-            for first in sinks.outboxes(tx, config.sink_names[:1]):
+            for first in sinks.outboxes(tx, config.sink_names)[:1]:
                 owed = outbox.size(tx, first, most)
                 waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
             has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from pipeline.store.database import Database
 from pipeline.store.throughput import Sample
 
 _EVERY_ADDRESS: Final = ("", "0.0.0.0", "::")  # noqa: S104  # compared, not listened on
+_COLUMN: Final = 14
 _EVERY_S: Final = 1.0
 _CLEAR: Final = "\x1b[H\x1b[2J"
 _NO_PAGE: Final = "there is no status page: {}"
@@ -143,15 +144,16 @@ def as_value(snapshot: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
 def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
     """Return the status for a person."""
     lines = [line for each in found for line in _lines(each)] or ["all is well"]
-    lines += ["", *(_stage(stage) for stage in snapshot.stages), ""]
+    width = max(_COLUMN, *map(len, _names(snapshot)))
+    lines += ["", *(_stage(stage, width) for stage in snapshot.stages), ""]
     for queue in snapshot.queues:
         oldest = "" if queue.oldest_ms is None else f", the oldest for {rough_duration(queue.oldest_ms)}"
         size = f" ({queue.bytes >> 20} MiB)" if queue.bytes >> 20 else ""
         dead = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
-        lines.append(f"{queue.name:<14} {queue.waiting} pending{size}{oldest}, {dead}")
+        lines.append(f"{queue.name:<{width}} {queue.waiting} pending{size}{oldest}, {dead}")
     for sink in snapshot.sinks:
         retries = f"; retried: {counted(sink.retries)}" if sink.retries else ""
-        lines.append(f"{f'sink {sink.name}':<14} {sink.target}{retries}")
+        lines.append(f"{f'sink {sink.name}':<{width}} {sink.target}{retries}")
     if (replay := snapshot.replay) is not None:
         more = "" if replay.is_over else "; if none runs, event-service replay --resume goes on"
         lines.append(
@@ -189,8 +191,15 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
     return [*lines, f"    {diagnosis.advice}"] if diagnosis.advice else lines
 
 
-def _stage(stage: StageHealth) -> str:
-    return f"{stage.slot:<14} {stage.state:<9} {stage.since or '':<21} {stage.why}".rstrip()
+def _names(snapshot: Snapshot) -> Iterator[str]:
+    """Yield what stands in the first column; the forwarder of a further sink has a long name."""
+    yield from (stage.slot for stage in snapshot.stages)
+    yield from (queue.name for queue in snapshot.queues)
+    yield from (f"sink {sink.name}" for sink in snapshot.sinks)
+
+
+def _stage(stage: StageHealth, width: int) -> str:
+    return f"{stage.slot:<{width}} {stage.state:<9} {stage.since or '':<21} {stage.why}".rstrip()
 
 
 def _states(snapshot: Snapshot) -> dict[str, int]:

@@ -56,11 +56,15 @@ def sink(text: str) -> SinkSetting:
 
 def sinks(text: str) -> tuple[SinkSetting, ...]:
     """Read one sink or several with commas between, the first of which counts for backpressure; `none` is none."""
-    try:
-        found = [sink(each.replace(_COMMA, ",")) for each in text.split(",")]
-    except InvalidValue as error:
-        several = f"; a comma within a path or argument is written {_COMMA}" if "," in text else ""
-        raise InvalidValue(f"{error}{several}") from None
+    found: list[SinkSetting] = []
+    for each in text.split(","):
+        try:
+            found.append(sink(each.replace(_COMMA, ",")))
+        except InvalidValue as error:
+            if "," not in text:
+                raise
+            name = each.strip().partition(":")[0]
+            raise InvalidValue(f"{name!r}: {error}; a comma within a path or argument is written {_COMMA}") from None
     names = [each.sink for each in found]
     if len(found) == 1:
         return () if found[0].kind is SinkKind.NONE else tuple(found)

@@ -159,7 +159,7 @@ def test_what_pubsub_needs_is_not_asked_for_without_it(env: Env) -> None:
         ("pubsub,jsonl:/a.jsonl,jsonl:/b.jsonl", "jsonl is named twice"),
         ("pubsub,none", "none cannot be named beside another sink"),
         ("pubsub,", "must be pubsub"),
-        ("pubsub,kafka:host", "must be pubsub"),
+        ("pubsub,kafka:host", "'kafka': must be pubsub"),
         ("jsonl:/a,b.jsonl", "a comma within a path or argument is written %2C"),
         ("pubsub,jsonl:", "jsonl needs a path"),
     ],
