@@ -6,6 +6,7 @@ returned since, so that the work is shared; it is through when it was asked for 
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class Fetcher:
     def _walk(self, client: RelayClient, search: "_IdSearch", walk: "_Walk") -> str | None:
         """Ask on one connection; return why not for everything, empty if for all, `None` to go on with another one."""
         refused = largest = 0
+        most = IDS_PER_PAGE
         asked = walk.next(self._most(client))
         while asked and not search.over.is_set():
             if search.wait_for_room(self._clock) > _IDLE_S:
@@ -120,7 +122,13 @@ class Fetcher:
                 return None
             page = client.page(Filter(ids=frozenset(asked), limit=len(asked)))
             new = search.put(self._genuine(page.events))
-            if page.refusal is not None:
+            # Some relays close each request by ids, after its events.
+            if page.refusal is not None and not page.events:
+                if len(asked) > 1 and (page.refusal.asks_for_less or page.refusal.may_be_of_size):
+                    most = min(self._most(client), len(asked) // 2)
+                    walk.put_back(asked)
+                    asked = walk.next(most)
+                    continue
                 refused += 1
                 if page.refusal.is_lasting or refused >= MAX_REFUSED:
                     return f"{page.refusal}: {page.detail}"
@@ -130,7 +138,7 @@ class Fetcher:
             is_cut = new and _LEAST_CAP <= page.returned < len(asked) and page.returned >= largest
             largest = max(largest, page.returned)
             asked = walk.rest(asked) if is_cut else []
-            asked = asked or walk.next(self._most(client))
+            asked = asked or walk.next(min(most, self._most(client)))
         return ""
 
     @staticmethod
@@ -203,22 +211,26 @@ class _Walk:
         self._search = search
         self._left = len(search.ids)
         self._at = first
-        self._again: list[bytes] = []
+        self._again: deque[bytes] = deque()
 
     def next(self, most: int) -> list[bytes]:
         """Return the next ids that are missing; [] when the relay is through."""
-        found, self._again = self.rest(self._again), []
-        while self._left and len(found) < most:
-            event_id = self._search.ids[self._at % len(self._search.ids)]
-            self._at += 1
-            self._left -= 1
+        found: list[bytes] = []
+        while (self._again or self._left) and len(found) < most:
+            event_id = self._again.popleft() if self._again else self._step()
             if self._search.is_missing(event_id):
                 found.append(event_id)
         return found
 
+    def _step(self) -> bytes:
+        event_id = self._search.ids[self._at % len(self._search.ids)]
+        self._at += 1
+        self._left -= 1
+        return event_id
+
     def put_back(self, asked: Sequence[bytes]) -> None:
         """Have these ids come next."""
-        self._again = list(asked)
+        self._again.extendleft(reversed(asked))
 
     def rest(self, asked: Sequence[bytes]) -> list[bytes]:
         """Return which of the ids are missing still."""

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -34,7 +34,7 @@ from pipeline.store.replay_queue import ReplayOutcome, ReplayRow
 from pipeline.store.replays import Replay, ReplayScope
 from pipeline.store.schema import open_database
 from tests.factories.events import SignedEvent, authors
-from tests.fakes.behaviour import Behaviour, Refusal
+from tests.fakes.behaviour import Behaviour, Order, Refusal
 from tests.fakes.net import free_port, loopback_address
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.relay_journal import Connected, Req
@@ -254,6 +254,35 @@ def test_retracted_events_are_not_asked_for(delivered: Delivered) -> None:
         found = delivered.run()
         assert [req.filters[0]["ids"] for req in relay.journal.of(Req)] == [[gone[1].id]]
     assert (found["retracted"], found["missing"], found["fetched"]) == (1, 0, 1)
+
+
+def names_more_than(most: int) -> Callable[[Sequence[Mapping[str, Any]]], bool]:
+    return lambda filters: any(len(each.get("ids", ())) > most for each in filters)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(
+            refusals=(
+                Refusal(reason='invalid: must be less than or equal to 7 ids at "[2].ids"', when=names_more_than(7)),
+            )
+        ),
+        Behaviour(refusals=(Refusal(reason="error: too many ids", when=names_more_than(30)),)),
+        Behaviour(refusals=(Refusal(reason="restricted: filter not accepted", when=names_more_than(10)),)),
+        Behaviour(closes_ids=True),
+        Behaviour(cap=7, order=Order.SHUFFLED),
+    ],
+    ids=["says its bound", "refuses many", "refuses for good", "closes each", "caps silently"],
+)
+def test_relay_is_asked_as_it_can_be_asked(delivered: Delivered, behaviour: Behaviour) -> None:
+    gone = notes(60)
+    delivered.put(gone, kept=False)
+    with ScriptedRelay(behaviour, events=gone) as relay:
+        delivered.crawl([relay.url])
+        found = delivered.run()
+        assert len(relay.journal.of(Req)) < 40
+    assert (found["fetched"], found["missing"], found["problems"]) == (len(gone), 0, {})
 
 
 def test_relays_that_cannot_be_asked_are_named(delivered: Delivered) -> None:
