@@ -21,9 +21,17 @@ if TYPE_CHECKING:
     from pipeline.settings.config import Config
 
 STAGES = ("crawler", "saver", "forwarder", "sender", "server", "sweeper")
+# Where several hosts crawl: what each of them does of it, by its role.
+STAGES_OF_ROLE = {
+    "crawler": ("crawler", "uplink", "server", "sweeper"),
+    "home": ("hub", "saver", "forwarder", "sender", "server", "sweeper"),
+}
+_ALL_STAGES = tuple(dict.fromkeys([*STAGES, *STAGES_OF_ROLE["crawler"], *STAGES_OF_ROLE["home"]]))
 
 # Stopped in this order: sources of events first, so that the others can deliver what is left.
-_DRAIN_ORDER = {"crawler": 0, "server": 0, "saver": 1, "forwarder": 2, "sender": 2, "sweeper": 3}
+_DRAIN_ORDER = {
+    "crawler": 0, "hub": 0, "server": 0, "saver": 1, "uplink": 1, "forwarder": 2, "sender": 2, "sweeper": 3,
+}  # fmt: skip
 
 
 def _load(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
@@ -60,6 +68,7 @@ class _Commands(click.Group):
         "demo": "Run the whole service on a relay of its own.",
         "explain": "Trace one event.",
         "dead": "List, show, requeue and purge dead letters.",
+        "hub": "Set up and show the hub by which several hosts crawl.",
         "import-go": "Import users, contacts, relays and pending events of the Go service.",
         "replay": "Deliver again what the sink was given in a span of time.",
         "relays": "List, show and probe relays; add, remove, set how each is asked.",
@@ -178,7 +187,7 @@ def supervise(env_file: Path | None) -> None:
 
 
 @main.command()
-@click.argument("name", type=click.Choice(STAGES))
+@click.argument("name", type=click.Choice(_ALL_STAGES))
 @click.option(
     "--slot", type=click.IntRange(0, 999), help="Which of the stage's slots to hold; default: the first free."
 )
@@ -192,10 +201,17 @@ def stage(name: str, slot: int | None, sink: str | None, env_file: Path | None) 
       event-service stage saver
       event-service stage forwarder --sink jsonl
     """
-    from pipeline.commands.bootstrap import announce_runtime_directory, live_settings_or_exit  # noqa: PLC0415
+    from pipeline.commands.bootstrap import (  # noqa: PLC0415
+        announce_runtime_directory,
+        cannot_start,
+        live_settings_or_exit,
+    )
+    from pipeline.errors import CannotStart  # noqa: PLC0415
     from pipeline.process.stage import run_stage  # noqa: PLC0415
 
     live = live_settings_or_exit(env_file)
+    if name not in _stages(live.config):
+        cannot_start(CannotStart(f"stage {name} is not of this host: {_role_text(live.config)}"))
     of_sink = _other_sink(name, sink, live.config)
     announce_runtime_directory(live.config, unless_known=True)
     run = importlib.import_module(f"stages.{name}").run
@@ -266,11 +282,20 @@ def _extending_start() -> "Callable[[], None]":
     return extend
 
 
+def _stages(config: "Config") -> tuple[str, ...]:
+    """Return the stages that this host runs."""
+    return STAGES if config.role is None else STAGES_OF_ROLE[config.role.value]
+
+
+def _role_text(config: "Config") -> str:
+    return "EVENTS_HUB is not set" if config.role is None else f"EVENTS_ROLE is {config.role.value}"
+
+
 def _specs(config: "Config") -> "list[StageSpec]":
     from pipeline.process.supervisor import StageSpec  # noqa: PLC0415
 
     counts = {"crawler": config.crawlers}
-    stages = [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in STAGES]
+    stages = [StageSpec(name, counts.get(name, 1), _DRAIN_ORDER[name]) for name in _stages(config)]
     return stages + [StageSpec("forwarder", 1, _DRAIN_ORDER["forwarder"], sink) for sink in config.sink_names[1:]]
 
 
@@ -278,7 +303,7 @@ def _import_stages(config: "Config") -> None:
     """Import what the stages of this configuration need, to be shared by all of them; no client is made."""
     from pipeline.settings.choices import SinkKind  # noqa: PLC0415
 
-    for name in STAGES:
+    for name in _stages(config):
         importlib.import_module(f"stages.{name}")
     modules = {SinkKind.PUBSUB: "pubsub", SinkKind.JSONL: "jsonl", SinkKind.STDOUT: "jsonl", SinkKind.PLUGIN: "plugins"}
     for sink in config.sink:

@@ -36,19 +36,17 @@ from pipeline.relay.nip11 import RelayInformation, fetch_information
 from pipeline.relay.secret_key import read_secret_key
 from pipeline.relay.websocket import WebSocket
 from pipeline.rules.acceptance import EventLimits
+from pipeline.settings.choices import HostRole
 from pipeline.settings.config import Config
 from pipeline.store import (
     disk,
-    inbox,
-    outbox,
+    pending,
     relay_lists,
     runs,
-    sinks,
     wanted_authors,
 )
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database, Tx
-from pipeline.store.lease import QueueSize
 from pipeline.store.runs import Run
 from pipeline.store.schema import open_database
 
@@ -95,7 +93,7 @@ def _crawl(ctx: StageContext, tracer: EventTracer | None) -> None:
     times = ctx.times()
     open_here = functools.partial(open_database, ctx.config.database_path, ctx.clock, ctx.on_locked, times)
     counters = StageCounters(ctx.slot, ctx.metrics)
-    shares = _shares(ctx)
+    shares = _shares(ctx, open_here)
     shared = _context(ctx, open_here, counters, shares)
     shared.ingester.tracer = tracer
     item_sets = StoredItemSets(
@@ -103,10 +101,13 @@ def _crawl(ctx: StageContext, tracer: EventTracer | None) -> None:
     )
     dial_gate = DialGate(DialRates.of(ctx.config.crawlers, ctx.config.max_relays_per_host), ctx.clock)
     pool = _relay_pool(ctx, shared, item_sets, dial_gate)
+    if shares.fence is not None:
+        pool.on_result = shares.on_result
     with open_here() as database:
         database.pragma("cache_size", -_CACHE_KIB)
         counters.resume(database, ctx.is_abandoned)
         _begin_run(ctx, database)
+        shares.begin()
         writer = threading.Thread(target=shared.ingester.run, name="intake", daemon=True)
         writer.start()
         reader = threading.Thread(target=item_sets.run, name="holdings", daemon=True)
@@ -119,13 +120,18 @@ def _crawl(ctx: StageContext, tracer: EventTracer | None) -> None:
             shared.ingester.finish()
             writer.join(JOIN_S)
             reader.join(JOIN_S)
+            shares.finish()
         if ctx.stop.is_set() and not writer.is_alive():
             with database.write(durable=True) as tx:
                 runs.end(tx, ctx.slot.name, ctx.clock.now_ms())
 
 
-def _shares(ctx: StageContext) -> RelayShares:
-    return LocalShares(ctx)
+def _shares(ctx: StageContext, open_here: Callable[[], Database]) -> RelayShares:
+    if ctx.config.role is not HostRole.CRAWLER:
+        return LocalShares(ctx)
+    from pipeline.crawl.leased_shares import LeasedShares  # noqa: PLC0415
+
+    return LeasedShares(ctx, open_here, ctx.heartbeat.watch("shares", _THREAD_LIMIT_S).turn)
 
 
 def _context(
@@ -135,7 +141,7 @@ def _context(
     limits = EventLimits(config.max_event_bytes, config.max_event_tags)
     ingester = Ingester(
         open_here, limits, ctx.clock, counters, watch("intake", _THREAD_LIMIT_S).turn,
-        lambda: ctx.bells.ring("saver"), ctx.times().waiting,
+        lambda: ctx.bells.ring(_next_stage(config)), ctx.times().waiting,
     )  # fmt: skip
     return CrawlContext(
         ctx.clock, ingester, TransactionBatcher(ingester), Backpressure(_marks(config)),
@@ -143,6 +149,11 @@ def _context(
         read_secret_key(config.secret_key_path), watch("reactor", _THREAD_LIMIT_S).turn,
         lambda: ctx.settings.relay_byte_rate, waiting=ctx.times().waiting, fence=shares.fence,
     )  # fmt: skip
+
+
+def _next_stage(config: Config) -> str:
+    """Return the stage that what is committed here is work for."""
+    return "uplink" if config.role is HostRole.CRAWLER else "saver"
 
 
 def _relay_pool(ctx: StageContext, context: CrawlContext, item_sets: StoredItemSets, dial_gate: DialGate) -> RelayPool:
@@ -278,7 +289,7 @@ class _Crawler:
                 seen_version = version
                 plan = self._refresh_plan(planner, plan)
                 plan_at = now + _plan_rest(self.ctx.clock.monotonic() - now)
-            if now >= relays_at:
+            if now >= relays_at or self.shares.has_changed:
                 self.assignment.refresh(plan)
                 # Looking through ten thousand takes a while; it must not become the main work.
                 took = self.ctx.clock.monotonic() - now
@@ -294,6 +305,8 @@ class _Crawler:
                 lists_at = now + _LOOK_AT_LISTS_S
                 self._refresh_relay_lists(planner.generation, plan)
             self.relay_pool.tick(plan)
+            if self.shares.owes_answer:
+                self.shares.on_crawled(self.relay_pool.host_keys)
             self.ctx.metrics.relay_downloader_gauge.set(self.relay_pool.connected)
             self.ctx.metrics.dials_waiting.set(self.relay_pool.waiting)
             self.ctx.heartbeat.beat()
@@ -338,11 +351,7 @@ class _Crawler:
         config = self.ctx.settings
         most = config.backpressure_high + 1
         with self.database.read() as tx:
-            waiting = inbox.size(tx, most)
-            # Rows of a sink that is off do not count, nor those of sinks whose backlog is bounded.
-            for first in sinks.outboxes(tx, config.sink_names)[:1]:
-                owed = outbox.size(tx, first, most)
-                waiting = QueueSize(waiting.events + owed.events, waiting.bytes + owed.bytes)
+            waiting = pending.size(tx, most, config.sink_names)
             has_room = disk.has_room_for_strangers(tx, config.max_database_bytes)
             is_full = disk.is_full(tx, config.max_database_bytes)
         self.ingester.has_room_for_strangers = has_room

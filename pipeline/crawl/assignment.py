@@ -1,21 +1,16 @@
 """Which relays this process crawls: its share of those that are chosen from the store for all."""
 
-import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from typing import Final
 
+from pipeline.crawl.choice import RelayChoice
 from pipeline.crawl.ingester import Batch, Ingester
-from pipeline.crawl.ranking import ranked
 from pipeline.crawl.relay_pool import RelayPool
 from pipeline.crawl.relay_shares import RelayShares
 from pipeline.crawl.selection import (
     Selected,
-    Selection,
     Skipped,
-    choose,
     fetching_lists,
-    passed_over,
     tried_anew,
     trusted,
 )
@@ -24,11 +19,7 @@ from pipeline.process.stage import StageContext
 from pipeline.relay.dial_gate import DialGate
 from pipeline.store import backfills, relay_candidates, relay_status, relays
 from pipeline.store.database import Database
-from pipeline.store.known_mentions import KnownMentions
 from pipeline.store.relay_status import RelayState
-
-# Candidates looked at beyond those dialled, since some fall to the skip list and the bound per host.
-_SPARE_CANDIDATES: Final = 20_000
 
 
 @dataclass(slots=True)
@@ -46,7 +37,7 @@ class RelayAssignment:
     list_relays: frozenset[int] = frozenset()
     """Which relays, besides the operator's, are asked for relay lists."""
     has_looked: bool = False
-    mentions: KnownMentions = field(default_factory=KnownMentions)
+    choice: RelayChoice = field(default_factory=RelayChoice)
 
     def refresh(self, plan: Plan) -> None:
         """Choose among the relays that are known now, and let the pool follow."""
@@ -79,22 +70,13 @@ class RelayAssignment:
 
     def _select(self, now: int) -> list[Selected]:
         """Return the relays that all processes crawl together, the best first."""
-        config = self.ctx.settings
-        selection = Selection(
-            config.max_relays, config.max_relays_per_host, config.skip_relays, config.allow_private_relays,
-            allow_onion=config.socks_proxy is not None, ports=config.allowed_ports, own=config.public_url,
-        )  # fmt: skip
-        limit = config.max_relays + _SPARE_CANDIDATES
-        with self.database.read() as tx:
-            found = relay_candidates.candidates(tx, discovered=config.discover_relays, limit=limit)
-            chosen = choose(ranked(found, now), selection, now, functools.partial(self.mentions.of, tx))
-        self.dial_gate.trust(*trusted(chosen.selected, now))
-        if self.shares.is_first:
-            # All processes find the same; one counts it.
-            skipped = passed_over(found, selection) + chosen.crowded
-            for reason in Skipped:
-                self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
-        return chosen.selected
+        # All processes find the same; one counts it.
+        counts = self.shares.is_first
+        selected, skipped = self.choice.choose(self.database, self.ctx.settings, now, counts_skipped=counts)
+        self.dial_gate.trust(*trusted(selected, now))
+        for reason in Skipped if counts else ():
+            self.ctx.metrics.relays_skipped.labels(reason.value).set(skipped[reason])
+        return selected
 
     def _correct_states(self, mine: Collection[int]) -> None:
         """Correct the states that a killed process left of relays which are not crawled any more."""

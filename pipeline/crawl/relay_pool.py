@@ -67,6 +67,8 @@ class RelayPool:
     """What bounds the dialler's dials, and knows where names led."""
     on_ended: Callable[[], object] = lambda: None
     """Called, in any thread, when a connection has ended, which the next `tick` takes note of."""
+    on_result: Callable[[str, ConnectionResult, bool], object] | None = None
+    """Called with the host key, how a connection or dial ended, and whether other relays are connected."""
     waiting: int = 0
     """How many relays are due that could not be dialled yet, for the number of dials under way or lately begun."""
     _relays: dict[int, CrawledRelay] = field(default_factory=dict)
@@ -105,6 +107,11 @@ class RelayPool:
     def least_behind(self, wall: int) -> int:
         """How old the cursors of the relay are that got furthest, connected or not; 0 where there is no relay."""
         return min((relay.sync.seconds_behind(wall) for relay in self._relays.values()), default=0)
+
+    @property
+    def host_keys(self) -> set[str]:
+        """The hosts of all relays that are crawled, and of dropped ones whose connections are not over."""
+        return {relay.selected.address.host_key for relay in self._relays.values()}
 
     @property
     def firehose_relays(self) -> int:
@@ -273,6 +280,8 @@ class RelayPool:
             relay.failures = 0
         relay.next_dial_at = mono + wait_s
         relay.metrics.disconnected(ending.reason)
+        if self.on_result is not None:
+            self.on_result(relay.selected.address.host_key, ending, self._is_online)
         self.context.log.debug(
             address, "relay disconnected", relay=address, reason=ending.reason, detail=ending.detail,
             redial_in_s=int(wait_s),
@@ -299,6 +308,10 @@ class RelayPool:
             self.context.ingester.submit(Batch(number, now, status=status))
         if relay.is_dropped:
             self._forget(number)
+
+    @property
+    def _is_online(self) -> bool:
+        return any(each.connection is not None and n not in self._dialling for n, each in self._relays.items())
 
     def _drop(self, number: int) -> None:
         relay = self._relays[number]

@@ -1,11 +1,12 @@
 """Who crawls which relay: the share of one process in those that are chosen for all."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.crawl.crew import Crew, Share
 from pipeline.crawl.fence import Fence
+from pipeline.crawl.reconnect import ConnectionResult
 from pipeline.crawl.selection import Selected, is_share_of, share_of
 from pipeline.process.slots import held_indexes, is_supervised
 from pipeline.process.stage import StageContext
@@ -24,8 +25,34 @@ class RelayShares(Protocol):
         """Return True for one of all processes, which counts what all of them find alike."""
         ...
 
+    def begin(self) -> None:
+        """Follow the right to ask relays until `finish`."""
+        ...
+
+    def finish(self) -> None:
+        """Follow it no longer."""
+        ...
+
+    @property
+    def has_changed(self) -> bool:
+        """Return True if the share may be another since the last `refresh`."""
+        ...
+
+    @property
+    def owes_answer(self) -> bool:
+        """Return True if `on_crawled` is to be called."""
+        ...
+
     def refresh(self) -> None:
         """Look at who crawls besides this process."""
+        ...
+
+    def on_result(self, host_key: str, result: ConnectionResult, is_online: bool) -> None:
+        """Take how a connection or dial ended; `is_online`: other relays are connected."""
+        ...
+
+    def on_crawled(self, host_keys: Collection[str]) -> None:
+        """Take note that relays of these hosts are crawled at most, dropped ones that are still open included."""
         ...
 
     def among(self, selected: Sequence[Selected]) -> list[Selected]:
@@ -49,6 +76,28 @@ class LocalShares:
 
     def __post_init__(self) -> None:
         self._crew = Crew(self.ctx.index)
+
+    @property
+    def has_changed(self) -> bool:
+        """See `RelayShares.has_changed`; who crawls is looked at with each refresh."""
+        return False
+
+    @property
+    def owes_answer(self) -> bool:
+        """See `RelayShares.owes_answer`."""
+        return False
+
+    def begin(self) -> None:
+        """See `RelayShares.begin`; there is nothing to follow."""
+
+    def finish(self) -> None:
+        """See `RelayShares.finish`."""
+
+    def on_result(self, host_key: str, result: ConnectionResult, is_online: bool) -> None:
+        """See `RelayShares.on_result`; nobody else could crawl it."""
+
+    def on_crawled(self, host_keys: Collection[str]) -> None:
+        """See `RelayShares.on_crawled`; nobody waits for it."""
 
     @property
     def is_first(self) -> bool:

@@ -22,6 +22,15 @@ class LogLevel(StrEnum):
     DISABLED = "DISABLED"
 
 
+class HostRole(StrEnum):
+    """What a host does of a service that runs on several."""
+
+    CRAWLER = "crawler"
+    """It crawls, and hands events over to the hub."""
+    HOME = "home"
+    """It takes events from the hub, and does all else."""
+
+
 class CrawlMode(StrEnum):
     """How relays are asked."""
 

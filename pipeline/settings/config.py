@@ -17,6 +17,7 @@ from pipeline.nostr.address import RelayAddress
 from pipeline.settings.choices import (
     CrawlMode,
     Environment,
+    HostRole,
     KeyList,
     LogLevel,
     RegistrationMode,
@@ -111,6 +112,9 @@ class Config:
     trusted_proxies: tuple[IPNetwork, ...]
     public_url: RelayAddress | None
     allowed_origins: tuple[str, ...]
+    hub: str | None
+    role: HostRole | None
+    host: str | None
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], *, runs: bool = True) -> "Config":
@@ -126,6 +130,7 @@ class Config:
             except InvalidValue as error:
                 problems[setting.name] = str(error)
         _fill_dependent_defaults(read, env)
+        _fill_defaults_of_role(read, env)
         found = _contradictions(read, env) if runs else _missing_database(read)
         problems |= {name: why for name, why in found.items() if name not in problems}
         if problems:
@@ -177,6 +182,44 @@ def _fill_dependent_defaults(read: dict[str, Any], env: Mapping[str, str]) -> No
         read["crawlers"] = max(2, os.cpu_count() or 2)
 
 
+def _fill_defaults_of_role(read: dict[str, Any], env: Mapping[str, str]) -> None:
+    """Let a host of several begin with what it has to do: home crawls no relay, other hosts deliver nothing."""
+    if read.get("role") is HostRole.HOME and not env.get("EVENTS_CRAWLERS", "").strip():
+        read["crawlers"] = 0
+    if read.get("role") is not None and not env.get("EVENTS_AUDIT_EVERY", "").strip():
+        # An audit dials relays by itself, from a host that may have no right to ask them.
+        read["audit_every"] = 0
+    if read.get("role") is HostRole.CRAWLER:
+        if not env.get("EVENTS_SINK", "").strip():
+            read["sink"] = ()
+        if "EVENTS_TARGET_RELAY" not in env:
+            read["target_relay"] = None
+
+
+def _hub_problems(read: Mapping[str, Any]) -> dict[str, str]:
+    """Return what does not fit together among the settings of several hosts."""
+    hub, role, host = (read.get(name) for name in ("hub", "role", "host"))
+    problems = {}
+    if hub is not None and role is None:
+        problems["EVENTS_ROLE"] = "is required with EVENTS_HUB: crawler or home"
+    if hub is None and role is not None:
+        problems["EVENTS_HUB"] = "is required with EVENTS_ROLE: the address of the hub"
+    if role is HostRole.CRAWLER and host is None:
+        problems["EVENTS_HOST"] = "is required for EVENTS_ROLE=crawler: the name by which hub add-host added this host"
+    if role is not HostRole.CRAWLER and host is not None:
+        problems["EVENTS_HOST"] = "is for EVENTS_ROLE=crawler only"
+    if role is not HostRole.HOME and read.get("crawlers") == 0:
+        problems["EVENTS_CRAWLERS"] = "must be 1 or more; 0 is for EVENTS_ROLE=home"
+    if role is HostRole.HOME and read.get("crawlers") != 0:
+        problems["EVENTS_CRAWLERS"] = "must be 0 for EVENTS_ROLE=home: other hosts crawl"
+    if role is HostRole.CRAWLER:
+        if read.get("sink"):
+            problems["EVENTS_SINK"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
+        if read.get("target_relay") is not None:
+            problems["EVENTS_TARGET_RELAY"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
+    return problems
+
+
 def _missing_database(read: Mapping[str, Any]) -> dict[str, str]:
     if read.get("database_path", ...) is not None:
         return {}
@@ -198,7 +241,7 @@ def _pubsub_problems(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[st
 
 
 def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
-    problems = _missing_database(read)
+    problems = _missing_database(read) | _hub_problems(read)
     sinks: tuple[SinkSetting, ...] = read.get("sink", ())
     if any(sink.kind is SinkKind.PUBSUB for sink in sinks):
         problems |= _pubsub_problems(read, env)

@@ -108,6 +108,18 @@ def url(text: str) -> str:
     return text.strip()
 
 
+def hub_url(text: str) -> str:
+    """Read the address of a PostgreSQL database, as libpq reads it."""
+    try:
+        parts = urlsplit(text.strip())
+        valid = parts.scheme in ("postgresql", "postgres") and len(parts.path) > 1 and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise InvalidValue("must be the address of a PostgreSQL database, as in postgresql://USER:PASSWORD@HOST/NAME")
+    return text.strip()
+
+
 def file_path(text: str) -> Path:
     """Read the path of a file, which need not exist."""
     path = Path(text)

@@ -6,6 +6,7 @@ from pipeline.settings import parse, values
 from pipeline.settings.choices import (
     CrawlMode,
     Environment,
+    HostRole,
     LogLevel,
     RegistrationMode,
     RetractedEvents,
@@ -195,7 +196,13 @@ SETTINGS: tuple[Setting, ...] = (
         "`query`: ask relays by author; `whole`: for everything; `auto`: what fits and costs less, for each relay",
         live=True,
     ),
-    Setting("EVENTS_CRAWLERS", "crawlers", parse.count(1, 64), None, "crawler processes; default: cores, at least 2"),
+    Setting(
+        "EVENTS_CRAWLERS",
+        "crawlers",
+        parse.count(0, 64),
+        None,
+        "crawler processes; default: cores, at least 2; 0 at a home host only",
+    ),
     Setting(
         "EVENTS_RELAY_COMPRESSION",
         "relay_compression",
@@ -469,4 +476,20 @@ SETTINGS: tuple[Setting, ...] = (
         values.format_list,
         empty_means_none=True,
     ),
+    Setting(
+        "EVENTS_HUB",
+        "hub",
+        parse.hub_url,
+        None,
+        "address of the hub, a PostgreSQL database, where several hosts crawl; empty: this host does everything",
+        values.without_user,
+    ),
+    Setting(
+        "EVENTS_ROLE",
+        "role",
+        parse.choice(HostRole),
+        None,
+        "what this host does of it: `crawler` or `home`; required with `EVENTS_HUB`",
+    ),
+    Setting("EVENTS_HOST", "host", values.host_name, None, "name of a crawling host, as `hub add-host` added it"),
 )

@@ -16,6 +16,7 @@ _TOPIC_ID = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 # A password may hold anything, a slash too.
 _USER = re.compile(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
+_HOST_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SHARE = re.compile(r"\d{1,9}(\.\d{0,18})?|\.\d{1,18}", re.ASCII)
 _MAX_DURATION_MS = 36_500 * _MS_PER_UNIT["d"]
@@ -144,6 +145,13 @@ def host_port(text: str) -> HostPort:
     elif not re.fullmatch(r"[A-Za-z0-9._-]*", host):
         raise InvalidValue("must be host:port, :port or [v6]:port")
     return HostPort(host, int(port_text))
+
+
+def host_name(text: str) -> str:
+    """Read the name of a crawling host."""
+    if not _HOST_NAME.fullmatch(text.strip()):
+        raise InvalidValue("must be up to 32 lowercase letters, digits and hyphens, as in fra1")
+    return text.strip()
 
 
 def without_user(text: str) -> str:

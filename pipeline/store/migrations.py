@@ -669,6 +669,54 @@ SINKS = (
     "INSERT INTO sinks VALUES (1, 'pubsub', ''), (2, 'relay', 'relay')",
 )
 
+# Hand-over to the hub, where several hosts crawl; see `parcels`. Empty elsewhere.
+HUB = (
+    """
+    CREATE TABLE hub_stream (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), stream TEXT NOT NULL, last INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE parcels (
+      number INTEGER PRIMARY KEY,
+      body BLOB NOT NULL,
+      events INTEGER NOT NULL,
+      packed_at INTEGER NOT NULL,
+      sent_at INTEGER
+    ) STRICT
+    """,
+    "CREATE INDEX parcels_unsent ON parcels (number) WHERE sent_at IS NULL",
+    "CREATE INDEX parcels_sent ON parcels (sent_at) WHERE sent_at IS NOT NULL",
+    """
+    CREATE TABLE hub_changed_cursors (
+      relay INTEGER NOT NULL, query TEXT NOT NULL, PRIMARY KEY (relay, query)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE TABLE hub_changed_relays (relay INTEGER PRIMARY KEY) STRICT",
+    "CREATE TABLE hub_positions (stream TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+)
+
+# What a crawling host of several holds, and which plan it follows; see `held_shares` and `plan_copy`.
+HELD_SHARES = (
+    """
+    CREATE TABLE asking_right (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+      boot TEXT NOT NULL,
+      asked_at REAL NOT NULL,
+      lease_s REAL NOT NULL,
+      version INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE held_hosts (host_key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
+    "CREATE TABLE right_followers (slot TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    """
+    CREATE TABLE hub_plan (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), id TEXT NOT NULL, lists INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE unfit_hosts (host_key TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -705,4 +753,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0033-audits", AUDITS),
     Migration("0034-replays", REPLAYS),
     Migration("0035-sinks", SINKS),
+    Migration("0036-hub", HUB),
+    Migration("0037-held-shares", HELD_SHARES),
 )

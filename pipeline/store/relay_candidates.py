@@ -13,7 +13,8 @@ SELECT id, address, source = 'bootstrap' OR operator = 'added', crawled_since, f
   state IN ('connected', 'backpressured'), spelling, state_since, productive_at, resolved, owed_since
   FROM relays
  WHERE operator <> 'removed' AND (
-   source = 'bootstrap' OR operator = 'added' OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
+   source IN ('bootstrap', 'hub') OR operator = 'added'
+   OR (?1 AND (namers >= 2 OR named_by_user OR source = 'go-import'))
  )
  ORDER BY source = 'bootstrap' OR operator = 'added' DESC, productive_at > 0 DESC, connected_ms > 0 DESC,
    named_by_user DESC, namers DESC, id LIMIT ?2
@@ -63,8 +64,8 @@ class RelayCandidate(NamedTuple):
 def candidates(tx: Tx, *, discovered: bool, limit: int) -> list[RelayCandidate]:
     """Return relays worth dialling, the best known first: the operator's, and if `discovered` those that others trust.
 
-    These are mentioned by a registered user or by two authors, or crawled by the service that was imported. What the
-    operator removed is not among them.
+    These are mentioned by a registered user or by two authors, or crawled by the service that was imported. What home
+    ordered is among them where several hosts crawl; what the operator removed is not.
     """
     return list(map(RelayCandidate._make, tx.execute(CANDIDATES, (discovered, limit))))
 

@@ -50,13 +50,14 @@ RELEASE = """
 UPDATE wanted SET refs = refs - 1, generation = iif(refs = 1, ?2, generation) WHERE author = ?1 AND refs > 0
 RETURNING refs = 0
 """
+# Where home's plan is copied, later changes may be there already, though not all of them.
 AUTHORS_CHANGED_SINCE = """
 SELECT public_key, refs > 0, since, generation, tier FROM wanted JOIN authors ON authors.id = wanted.author
- WHERE generation > ?
+ WHERE generation > ?1 AND generation <= ?2
 """
 REGISTERED_CHANGED_SINCE = """
 SELECT public_key, removed_at IS NULL, created_at, generation, 0
-  FROM monitored JOIN authors ON authors.id = monitored.author WHERE generation > ?
+  FROM monitored JOIN authors ON authors.id = monitored.author WHERE generation > ?1 AND generation <= ?2
 """
 
 
@@ -110,10 +111,11 @@ def stream_since(tx: Tx, generation: int) -> WantedChanges:
 
     A million changes would take 300 MB at once.
     """
+    latest = latest_generation(tx)
     return WantedChanges(
-        latest_generation(tx),
-        (_change(row) for row in tx.execute(AUTHORS_CHANGED_SINCE, (generation,))),
-        (_change(row) for row in tx.execute(REGISTERED_CHANGED_SINCE, (generation,))),
+        latest,
+        (_change(row) for row in tx.execute(AUTHORS_CHANGED_SINCE, (generation, latest))),
+        (_change(row) for row in tx.execute(REGISTERED_CHANGED_SINCE, (generation, latest))),
     )
 
 

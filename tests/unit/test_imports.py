@@ -47,12 +47,13 @@ ALLOWED = {
     | {"pipeline.audit"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "rules")},
     "pipeline.server": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.status"},
+    "pipeline.hub": SHARED | {"pipeline.nostr", "pipeline.store", "pipeline.rules"},
     "stages": SHARED
-    | {"pipeline.audit", "pipeline.rules.acceptance"}
+    | {"pipeline.__version__", "pipeline.audit", "pipeline.hub", "pipeline.rules.acceptance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "saver", "sinks", "delivery", "sweeper")},
     "pipeline.commands": SHARED
     | {"pipeline.audit", "pipeline.demo", "pipeline.go_import", "pipeline.probe", "pipeline.replay", "pipeline.status"}
-    | {"pipeline.rules.relevance"}
+    | {"pipeline.hub", "pipeline.rules.relevance"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "crawl", "sinks")},
     "pipeline.cli": SHARED | {"pipeline.__version__", "pipeline.commands", "pipeline.store", "stages"},
 }
@@ -65,6 +66,8 @@ MAY_USE_THE_NETWORK = (
 )  # fmt: skip
 # The import reads a file of another program, and writes beside what the store does.
 SPEAKS_TO_THE_DATABASE = ("pipeline.store", "pipeline.go_import")
+# The hub is a database of its own, and its statements lie in `pipeline/hub/sql`.
+SPEAKS_TO_THE_HUB = ("pipeline.hub.connection", "pipeline.hub.installer")
 # Programs for consumers and a package of its own, which others copy.
 SAMPLES = ROOT / "pipeline/docs"
 CLOCK = "pipeline.process.clock"
@@ -268,9 +271,13 @@ def test_only_store_and_import_speak_to_the_database() -> None:
             assert used <= {"Error"}, module.name
 
 
+def test_only_the_hub_knows_its_driver() -> None:
+    assert list(offences(SPEAKS_TO_THE_HUB, {"psycopg"})) == []
+
+
 def test_statements_are_written_in_store_and_import_only() -> None:
     for module in modules():
-        if any(within(module.name, each) for each in SPEAKS_TO_THE_DATABASE):
+        if any(within(module.name, each) for each in (*SPEAKS_TO_THE_DATABASE, *SPEAKS_TO_THE_HUB)):
             continue
         texts = [node.value for node in ast.walk(module.tree) if isinstance(node, ast.Constant)]
         assert not [text for text in texts if isinstance(text, str) and SQL.match(text)], module.name

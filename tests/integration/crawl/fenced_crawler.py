@@ -2,13 +2,14 @@
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pipeline import cli
 from pipeline.crawl.fence import Fence
 from pipeline.crawl.relay_shares import LocalShares, RelayShares
 from pipeline.process.clock import since_boot_s
 from pipeline.process.stage import StageContext
+from pipeline.store.database import Database
 from stages import crawler
 
 
@@ -18,7 +19,7 @@ def _follow(fence: Fence, lines: Iterable[str]) -> None:
         fence.right = fence.right.granted({host}, float(asked_at), float(lease_s))
 
 
-def _fenced(ctx: StageContext) -> RelayShares:
+def _fenced(ctx: StageContext, open_here: Callable[[], Database]) -> RelayShares:
     fence = Fence(since_boot_s)
     threading.Thread(target=_follow, args=(fence, sys.stdin), daemon=True).start()
     return LocalShares(ctx, fence)

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from pipeline.errors import CannotStart
-from pipeline.settings.choices import CrawlMode, Environment, KeyList, LogLevel, RegistrationMode, SinkKind, SinkSetting
+from pipeline.settings.choices import (
+    CrawlMode,
+    Environment,
+    HostRole,
+    KeyList,
+    LogLevel,
+    RegistrationMode,
+    SinkKind,
+    SinkSetting,
+)
 from pipeline.settings.config import Config, InvalidConfig
 from pipeline.settings.schema import SETTINGS
 from pipeline.settings.values import HostPort
@@ -265,6 +274,9 @@ WRONG = {
     "EVENTS_SECRET_KEY_PATH": ["/does/not/exist.key"],
     "EVENTS_REGISTRATION": ["closed", "pow"],
     "EVENTS_REGISTRATION_ALLOWLIST": ["/does/not/exist.keys", __file__],
+    "EVENTS_HUB": ["db.example.com", "postgresql://db", "mysql://db/name", "postgresql://db:x/name"],
+    "EVENTS_ROLE": ["edge", "crawler,home"],
+    "EVENTS_HOST": ["Fra 1", "-fra", "a_b", "x" * 33],
 }  # fmt: skip
 
 
@@ -289,6 +301,44 @@ def test_every_setting_that_can_be_wrong_is_tried_above() -> None:
     for setting in SETTINGS:
         if setting.name in unknown:
             assert re.fullmatch(r"\d+[smhd]?", setting.default or ""), setting.name
+
+
+HUB = {"EVENTS_HUB": "postgresql://home:secret@db.example.com/hub"}
+
+
+def test_crawling_host_needs_no_sink_and_home_crawls_nothing(env: Env) -> None:
+    path = {"EVENTS_DATABASE_PATH": env["EVENTS_DATABASE_PATH"]}
+    edge = Config.from_env(path | HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1"})
+    assert (edge.role, edge.host, edge.sink, edge.target_relay) == (HostRole.CRAWLER, "fra1", (), None)
+    assert edge.crawlers >= 2
+    home = Config.from_env(env | HUB | {"EVENTS_ROLE": "home"})
+    assert (home.role, home.host, home.crawlers) == (HostRole.HOME, None, 0)
+    assert Config.from_env(env | HUB | {"EVENTS_ROLE": "home", "EVENTS_CRAWLERS": "0"}).crawlers == 0
+    shown = dict(home.effective())
+    assert shown["EVENTS_HUB"] == "postgresql://***@db.example.com/hub"
+    alone = Config.from_env(env)
+    assert (alone.hub, alone.role, alone.host) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (HUB, "EVENTS_ROLE"),
+        ({"EVENTS_ROLE": "home"}, "EVENTS_HUB"),
+        ({"EVENTS_HOST": "fra1"}, "EVENTS_HOST"),
+        (HUB | {"EVENTS_ROLE": "crawler"}, "EVENTS_HOST"),
+        (HUB | {"EVENTS_ROLE": "home", "EVENTS_HOST": "fra1"}, "EVENTS_HOST"),
+        (HUB | {"EVENTS_ROLE": "home", "EVENTS_CRAWLERS": "2"}, "EVENTS_CRAWLERS"),
+        (HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1", "EVENTS_CRAWLERS": "0"}, "EVENTS_CRAWLERS"),
+        (HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1", "EVENTS_SINK": "stdout"}, "EVENTS_SINK"),
+        (
+            HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1", "EVENTS_TARGET_RELAY": "wss://relay.example.com"},
+            "EVENTS_TARGET_RELAY",
+        ),
+    ],
+)
+def test_settings_of_several_hosts_that_make_no_sense_together(env: Env, changes: Env, named: str) -> None:
+    assert set(problems(env | changes)) == {named}
 
 
 def test_allowlist_is_read_from_its_file_and_required_for_that_mode(env: Env, tmp_path: Path) -> None:

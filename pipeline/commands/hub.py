@@ -1,0 +1,185 @@
+"""`event-service hub`: sets up and shows the hub by which several hosts crawl."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec
+
+import click
+
+from pipeline.commands.output import say
+from pipeline.errors import CannotStart, EventServiceError
+from pipeline.settings import parse, values
+from pipeline.settings.values import InvalidValue
+
+_P = ParamSpec("_P")
+
+
+class _Checked(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
+    """A text that one of the settings' parsers takes."""
+
+    def __init__(self, name: str, check: Callable[[str], str]) -> None:
+        self.name = name
+        self._check = check
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return what the parser returns; fails with what is wrong."""
+        try:
+            return self._check(value)
+        except InvalidValue as error:
+            self.fail(str(error), param, ctx)
+
+
+_URL = _Checked("address", parse.hub_url)
+_NAME = _Checked("host name", values.host_name)
+_owner = click.option(
+    "--owner", type=_URL, metavar="URL", envvar="EVENTS_HUB_OWNER",
+    help="Address of the database with the login of its owner, who may create roles; or set EVENTS_HUB_OWNER.",
+)  # fmt: skip
+_home = click.option(
+    "--hub",
+    "url",
+    type=_URL,
+    metavar="URL",
+    envvar="EVENTS_HUB",
+    help="Address with home's login; default: EVENTS_HUB.",
+)
+
+
+@click.group()
+def hub() -> None:
+    """The hub: a PostgreSQL database by which several hosts crawl and one delivers.
+
+    \b
+    Examples:
+      event-service hub init --owner postgresql://owner:secret@db.example.com/events
+      event-service hub add-host fra1 --owner postgresql://owner:secret@db.example.com/events
+      event-service hub hosts
+    """
+
+
+def _explained(command: Callable[_P, None]) -> Callable[_P, None]:
+    """Let errors end the program with one line."""
+
+    @wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ModuleNotFoundError as error:
+            _fail(CannotStart(f"{error.name} is not installed: pip install 'event-service[hub]'"), 3)
+        except CannotStart as error:
+            _fail(error, 3)
+        except EventServiceError as error:
+            _fail(error, 1)
+
+    return run
+
+
+def _fail(error: EventServiceError, code: int) -> NoReturn:
+    say(f"event-service: {error}", err=True)
+    sys.exit(code)
+
+
+def _given(url: str | None, name: str) -> str:
+    """Return the address, which a command line that is only looked at may lack."""
+    if url is None:
+        raise click.UsageError(f"{name} is required: the address of a PostgreSQL database")
+    return url
+
+
+@hub.command()
+@_owner
+@_explained
+def init(owner: str | None) -> None:
+    """Create tables, functions and home's login in an empty database, and print home's settings.
+
+    Repeated, it gives home a new password.
+
+    Example: event-service hub init --owner postgresql://owner:secret@db.example.com/events
+    """
+    from pipeline.hub import installer  # noqa: PLC0415
+
+    address = _given(owner, "--owner")
+    installer.migrate(address)
+    say(f"EVENTS_HUB={installer.add_home(address)}")
+    say("EVENTS_ROLE=home")
+
+
+@hub.command()
+@_owner
+@_explained
+def migrate(owner: str | None) -> None:
+    """Bring tables and functions up to date, before hosts of a newer version start; older hosts go on.
+
+    Example: event-service hub migrate --owner postgresql://owner:secret@db.example.com/events
+    """
+    from pipeline.hub import installer  # noqa: PLC0415
+
+    applied = installer.migrate(_given(owner, "--owner"))
+    say(f"applied: {', '.join(applied) or 'nothing new'}")
+
+
+@hub.command(name="add-host")
+@click.argument("name", type=_NAME)
+@_owner
+@_explained
+def add_host(name: str, owner: str | None) -> None:
+    """Give a crawling host a login of its own, and print its settings. Repeated, it gives it a new password.
+
+    Example: event-service hub add-host fra1 --owner postgresql://owner:secret@db.example.com/events
+    """
+    from pipeline.hub import installer  # noqa: PLC0415
+
+    say(f"EVENTS_HUB={installer.add_host(_given(owner, '--owner'), name)}")
+    say("EVENTS_ROLE=crawler")
+    say(f"EVENTS_HOST={name}")
+
+
+@hub.command()
+@_home
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
+@_explained
+def hosts(url: str | None, as_json: bool) -> None:
+    """Print each crawling host: version, when it called last, by how much its clock is off, what waits where.
+
+    Example: event-service hub hosts
+    """
+    from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+
+    with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
+        rows = connection.call("hosts_v1")
+    for host, is_draining, version, seen_ago, skew, events, parcels, untaken in rows:
+        if as_json:
+            names = (
+                "host", "is_draining", "version", "seen_ago_ms", "clock_skew_ms", "waiting_events",
+                "waiting_parcels", "untaken_parcels",
+            )  # fmt: skip
+            row = (host, is_draining, version, seen_ago, skew, events, parcels, untaken)
+            say(json.dumps(dict(zip(names, row, strict=True))))
+            continue
+        seen = "never called" if seen_ago is None else f"called {seen_ago / 1000:.0f} s ago"
+        drains = ", draining" if is_draining else ""
+        say(
+            f"{host} {version or '-'} {seen}{drains}, clock {skew / 1000:+.1f} s,"
+            f" {events:,} events and {parcels} parcels wait there, {untaken} parcels wait for home"
+        )
+
+
+@hub.command()
+@click.argument("name", type=_NAME)
+@click.option("--stop", "ends", is_flag=True, help="Let it crawl again.")
+@_home
+@_explained
+def drain(name: str, ends: bool, url: str | None) -> None:
+    """Let other hosts take over the relays of a host, which goes on handing over what it has.
+
+    Example: event-service hub drain fra1
+    """
+    from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+
+    with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
+        ((is_known,),) = connection.call("drain_v1", name, not ends)
+    if not is_known:
+        _fail(EventServiceError(f"there is no host {name}"), 1)
+    say(f"{name} {'crawls again' if ends else 'drains'}")

@@ -1,0 +1,131 @@
+"""A crawling host's side of the plan: takes from the hub whose events are wanted, in slices.
+
+| state | event | next state |
+|---|---|---|
+| following | the hub publishes more | taking, from what is followed |
+| taking | a slice is written | taking, behind it |
+| taking | nothing more of any subject | following what was published when it began; crawlers are rung |
+| taking | another connection | following: it begins again where crawlers are |
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.hub.connection import HubConnection, HubRefused
+from pipeline.hub.plan_feed import PAST_ALL, unpack
+from pipeline.process.clock import Clock, pause
+from pipeline.process.logs import Logger
+from pipeline.store import plan_copy, wanted_authors
+from pipeline.store.database import Database
+from pipeline.store.plan_copy import SUBJECTS, FollowedPlan, PlanMember
+
+CHANNEL: Final = "plan"
+FUNCTIONS: Final = ("plan_v1", "authors_v1")
+"""What the hub must have for this."""
+# A megabyte of records.
+_FETCHED: Final = 20_000
+# A transaction of so many takes some tens of milliseconds of the write lock.
+SLICE: Final = 1_000
+# A process that waits for the lock tries again within less.
+_GAP_S: Final = 0.004
+# A turn writes slices for so long; between turns events are handed over.
+_TURN_S: Final = 0.1
+# Beside notifications, which a broken connection loses.
+_LOOK_S: Final = 5.0
+
+
+@dataclass(slots=True)
+class _Taking:
+    published: int
+    subjects: list[int]
+    """Those that are not whole yet, the first under way."""
+    generation: int
+    key: bytes = PAST_ALL
+    fetched: list[PlanMember] | None = None
+    """What is not written yet, the next last; None: to be fetched."""
+
+
+@dataclass(slots=True)
+class PlanSync:
+    """For one thread."""
+
+    clock: Clock
+    log: Logger
+    _followed: int = -1
+    _taking: _Taking | None = None
+    _look_at: float = -math.inf
+    _connection: HubConnection | None = None
+
+    def turn(self, connection: HubConnection, database: Database) -> bool:
+        """Take some of what is new; return True if there is more. Raises `HubUnavailable` or `HubRefused`."""
+        if connection is not self._connection:
+            self._join(connection, database)
+        if self._taking is None and not self._look(connection):
+            return False
+        until = self.clock.monotonic() + _TURN_S
+        while self._taking is not None and self.clock.monotonic() < until:
+            self._take(connection, database, self._taking)
+        return self._taking is not None
+
+    @property
+    def followed(self) -> int:
+        """The generation that crawlers see; another one is worth a ring."""
+        return self._followed
+
+    def _join(self, connection: HubConnection, database: Database) -> None:
+        connection.listen(CHANNEL)
+        ((plan, _, _),) = connection.call("plan_v1")
+        with database.read() as tx:
+            before, self._followed = plan_copy.followed(tx), wanted_authors.latest_generation(tx)
+        if before is None and self._followed > 0:
+            raise HubRefused(
+                "this database wanted authors before it joined the hub: set EVENTS_DATABASE_PATH to a new file"
+            )
+        if before is not None and before.id != plan:
+            raise HubRefused("this database followed another hub: set EVENTS_DATABASE_PATH to a new file")
+        if before is None:
+            with database.write() as tx:
+                plan_copy.put_followed(tx, FollowedPlan(plan, 0))
+        self._connection, self._taking, self._look_at = connection, None, -math.inf
+
+    def _look(self, connection: HubConnection) -> bool:
+        """Return True if the hub has published more."""
+        now = self.clock.monotonic()
+        if not connection.wait(0.0) and now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_S
+        ((_, published, _),) = connection.call("plan_v1")
+        if published <= self._followed:
+            return False
+        self._taking = _Taking(published, list(SUBJECTS), self._followed)
+        return True
+
+    def _take(self, connection: HubConnection, database: Database, taking: _Taking) -> None:
+        subject = taking.subjects[0]
+        if taking.fetched is None:
+            ((packed,),) = connection.call("authors_v1", subject, taking.generation, taking.key, _FETCHED)
+            taking.fetched = unpack(packed)
+            if taking.fetched:
+                taking.generation, taking.key = taking.fetched[-1].generation, taking.fetched[-1].public_key
+            taking.fetched.reverse()
+            if not taking.fetched:
+                self._finish_subject(database, taking)
+            return
+        members, taking.fetched = taking.fetched[-SLICE:], taking.fetched[:-SLICE] or None
+        with database.write() as tx:
+            plan_copy.put_members(tx, subject, members[::-1])
+        pause(_GAP_S)
+
+    def _finish_subject(self, database: Database, taking: _Taking) -> None:
+        del taking.subjects[0]
+        taking.generation, taking.key, taking.fetched = self._followed, PAST_ALL, None
+        if taking.subjects:
+            return
+        with database.read() as tx:
+            count = plan_copy.count_wanted(tx)
+        with database.write() as tx:
+            plan_copy.raise_generation(tx, taking.published)
+            plan_copy.put_count(tx, count)
+        self._followed, self._taking = taking.published, None
+        self.log.info("follows what home wants", generation=taking.published, authors=count)

@@ -1,0 +1,154 @@
+"""`stage hub`: takes what other hosts handed over from the hub, in order, into this home host's inbox."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pipeline.crawl.flow_control import Backpressure, Marks
+from pipeline.crawl.home_wish import HomeWish
+from pipeline.hub import plan_feed, share_wish
+from pipeline.hub.connection import HubConnection, HubUnavailable
+from pipeline.hub.line import HubLine
+from pipeline.hub.plan_feed import PlanFeed
+from pipeline.hub.share_wish import ShareWish
+from pipeline.hub.taking import Opened, SentParcel, open_parcel, take
+from pipeline.process.logs import RateLimitedLogger
+from pipeline.process.stage import StageContext
+from pipeline.process.stage_times import WaitReason
+from pipeline.rules.acceptance import EventLimits
+from pipeline.settings.config import Config
+from pipeline.store import disk, parcels, pending
+from pipeline.store.counters import StageCounters
+from pipeline.store.database import Database
+from pipeline.store.schema import open_database
+
+FUNCTIONS: Final = ("parcels_v1", "taken_v1", "prune_v1", *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS)
+CHANNEL: Final = "parcels"
+# Of one look: some five transactions of the inbox.
+_MOST_PARCELS: Final = 5
+_MOST_BYTES: Final = 4 << 20
+# A notification may be lost with its connection; stop is looked at so often too.
+_IDLE_S: Final = 0.5
+_BEHIND_S: Final = 0.25
+_PRUNE_EVERY_S: Final = 10.0
+# Parcels are kept for a home that is restored from an older copy.
+_KEPT_MS: Final = 48 * 3_600_000
+_KEPT_BYTES: Final = 4 << 30
+_PRUNED_AT_ONCE: Final = 1_000
+
+
+def run(ctx: StageContext) -> None:
+    """Take until stopped."""
+    config = ctx.config
+    assert config.hub is not None, "checked by Config"
+    line = HubLine(config.hub, FUNCTIONS, ctx.clock, ctx.log)
+    with open_database(config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
+        try:
+            _HubLoop(ctx, database, line).run()
+        finally:
+            line.close()
+
+
+class _HubLoop:
+    def __init__(self, ctx: StageContext, database: Database, line: HubLine) -> None:
+        self._ctx = ctx
+        self._database = database
+        self._line = line
+        self._limits = EventLimits(ctx.config.max_event_bytes, ctx.config.max_event_tags)
+        self._counters = StageCounters(ctx.slot, ctx.metrics)
+        self._times = ctx.times()
+        self._log = RateLimitedLogger(ctx.log, ctx.clock)
+        self._backpressure = Backpressure(_marks(ctx.config))
+        with database.read() as tx:
+            self._positions = parcels.positions(tx)
+        self._prune_at = 0.0
+        self._plan = PlanFeed(ctx.clock, ctx.log)
+        self._shares = ShareWish(ctx.clock, HomeWish(ctx.clock, lambda: ctx.settings), ctx.log)
+
+    def run(self) -> None:
+        self._counters.resume(self._database, self._ctx.is_abandoned)
+        while not self._ctx.stop.is_set():
+            self._ctx.heartbeat.beat(self._line.problem())
+            try:
+                self._turn()
+            except HubUnavailable as error:
+                self._line.on_failure(error)
+
+    def _turn(self) -> None:
+        """Take a few parcels, or wait for some."""
+        connection = self._line.get(self._on_connect)
+        has_more = False
+        if connection is not None:
+            # What is wanted, and who crawls, is decided even while nothing is taken.
+            self._shares.turn(connection, self._database)
+            has_more = self._plan.turn(connection, self._database)
+        if connection is None or not self._has_room():
+            self._ctx.stop.wait(_BEHIND_S)
+            return
+        self._prune(connection)
+        sent = self._look(connection)
+        if not sent:
+            with self._times.waiting(WaitReason.WORK):
+                connection.wait(0.0 if has_more else _IDLE_S)
+            return
+        self._take(sent)
+        self._report(connection)
+
+    def _on_connect(self, connection: HubConnection) -> None:
+        """Listen before the first look, so that nothing comes in between; the hub may have forgotten the positions."""
+        connection.listen(CHANNEL)
+        self._report(connection)
+
+    def _has_room(self) -> bool:
+        config = self._ctx.settings
+        with self._database.read() as tx:
+            waiting = pending.size(tx, config.backpressure_high + 1, config.sink_names)
+            is_full = disk.is_full(tx, config.max_database_bytes)
+        self._backpressure.set_marks(_marks(config))
+        self._backpressure.update(waiting, is_full=is_full)
+        return self._backpressure.is_open
+
+    def _look(self, connection: HubConnection) -> list[SentParcel]:
+        rows = connection.call(
+            "parcels_v1", list(self._positions), list(self._positions.values()), _MOST_PARCELS, _MOST_BYTES
+        )
+        return [SentParcel(stream, host, number, bytes(body)) for stream, host, number, _, body in rows]
+
+    def _take(self, sent: Sequence[SentParcel]) -> None:
+        now = self._ctx.clock.now_ms()
+        opened = [open_parcel(each, self._limits, now) for each in sent]
+        with self._database.write() as tx:
+            new, tally = take(tx, opened, self._ctx.clock.now_ms())
+            totals = self._counters.write(tx, tally)
+        if new:
+            self._ctx.bells.ring("saver")
+        self._counters.show(totals)
+        for each in opened:
+            self._note(each)
+
+    def _note(self, opened: Opened) -> None:
+        """Go on behind a parcel that is committed, and say what is wrong with it."""
+        sent = opened.sent
+        before = self._positions.get(sent.stream, 0)
+        if sent.number > before + 1:
+            self._ctx.metrics.stage_errors.labels("hub", "parcels-missing").inc()
+            self._log.error(
+                "parcels-missing", "the hub kept parcels for too short a time, some are missing",
+                host=sent.host, first=before + 1, last=sent.number - 1,
+            )  # fmt: skip
+        if opened.problem:
+            self._log.error("invalid-parcel", "parcel dropped", host=sent.host, parcel=sent.number, why=opened.problem)
+        self._positions[sent.stream] = max(before, sent.number)
+
+    def _report(self, connection: HubConnection) -> None:
+        if self._positions:
+            connection.call("taken_v1", list(self._positions), list(self._positions.values()))
+
+    def _prune(self, connection: HubConnection) -> None:
+        now = self._ctx.clock.monotonic()
+        if now >= self._prune_at:
+            ((dropped,),) = connection.call("prune_v1", _KEPT_MS, _KEPT_BYTES, _PRUNED_AT_ONCE)
+            self._prune_at = now if dropped == _PRUNED_AT_ONCE else now + _PRUNE_EVERY_S
+
+
+def _marks(config: Config) -> Marks:
+    return Marks(config.backpressure_high, config.backpressure_low, config.backpressure_bytes)

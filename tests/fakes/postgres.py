@@ -1,0 +1,148 @@
+"""A real PostgreSQL on loopback, in a temporary folder of its own, and databases in it."""
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.fakes.child import Child
+from tests.fakes.net import free_port, pause
+from tests.fakes.peer import Peer
+
+_HOST = "127.0.0.1"
+_READY_TIMEOUT_S = 120.0
+_numbers = itertools.count()
+
+
+def find_programs() -> Path | None:
+    """The newest installed server's folder of programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+def programs_or_skip() -> Path:
+    """The same; skips the test where there is none."""
+    found = find_programs()
+    if found is None:
+        pytest.skip("PostgreSQL not installed")
+    return found
+
+
+class PostgresServer(Peer):
+    """One server; `kill` ends it as a crash would, `start` runs it again on the same files."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self.port = free_port(_HOST)
+        self.folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            # Becomes the command, so that its process id is the server's.
+            self._as_user = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--"]
+        self.data = self.folder / "data"
+        self._initialize()
+
+    def _initialize(self) -> None:
+        secret = self.folder / "secret"
+        secret.write_text("secret\n")
+        secret.chmod(0o644)
+        subprocess.run(
+            [
+                *self._as_user, str(self._programs / "initdb"), "--pgdata", str(self.data), "--username", "owner",
+                "--pwfile", str(secret), "--auth", "scram-sha-256", "--no-locale", "--encoding", "UTF8", "--no-sync",
+            ],
+            check=True, capture_output=True, cwd="/",
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Run it and wait until it answers."""
+        command = [
+            *self._as_user, str(self._programs / "postgres"), "-D", str(self.data), "-p", str(self.port),
+            "-c", f"listen_addresses={_HOST}", "-c", f"unix_socket_directories={self.folder}",
+            # A killed process loses nothing by it, only a machine would.
+            "-c", "fsync=off", "-c", "max_connections=60", "-c", "shared_buffers=16MB",
+        ]  # fmt: skip
+        deadline = monotonic() + _READY_TIMEOUT_S
+        with self._starting(Child(command, cwd=Path("/"))):
+            while True:
+                try:
+                    psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+                    return
+                except psycopg.OperationalError:
+                    if monotonic() > deadline:
+                        raise TimeoutError(f"PostgreSQL does not answer\n{self.child.tail()}") from None
+                pause(0.1)
+                if not self.child.running:
+                    # Processes of the one before, which was killed, notice it within moments.
+                    self.kill()
+                    self._child = Child(command, cwd=Path("/"))
+
+    def stop(self) -> None:
+        """End it in order, its connections at once."""
+        if self._child is not None:
+            self.child.signal(signal.SIGINT)
+            self.child.wait(_READY_TIMEOUT_S)
+            self.kill()
+
+    def close(self) -> None:
+        """End it and remove its files."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        """The owner's address of a database."""
+        return f"postgresql://owner:secret@{_HOST}:{self.port}/{database}"
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database, and remove it with its roles afterwards; its name."""
+        name = f"hub{next(_numbers)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield name
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """A database with the hub's schema; `owner` is its owner's address, `home` that of the home host."""
+
+    server: PostgresServer
+    name: str
+    owner: str
+    home: str
+
+    def add_host(self, host: str) -> str:
+        """Let a host crawl; its address."""
+        from pipeline.hub.installer import add_host
+
+        return add_host(self.owner, host)
+
+    def rows(self, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+        """What the owner reads."""
+        with psycopg.connect(self.owner, autocommit=True) as connection:
+            return connection.execute(statement.encode(), arguments).fetchall()
+
+
+@contextmanager
+def hub_in(server: PostgresServer) -> Iterator[Hub]:
+    """A new hub in a database of its own."""
+    from pipeline.hub import installer
+
+    with server.database() as name:
+        owner = server.url(name)
+        installer.migrate(owner)
+        yield Hub(server, name, owner, installer.add_home(owner))

@@ -1,0 +1,201 @@
+"""What the login of a crawling host may do, and what home believes of it: everything else is tried."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pipeline.hub.connection import HubConnection, HubRefused, HubUnavailable
+from pipeline.hub.parcel import Parcel, SentCursor, SentEvent
+from stages import hub as hub_stage
+from tests.factories.events import authors
+from tests.fakes.postgres import Hub
+from tests.integration.hub.hosts import RECEIVED_AT, RELAY, home_of, inbox_ids
+from tests.integration.stages.support import NOW, Running, wait_until
+
+(ALICE,) = authors(74, 1)
+STREAM, OTHER_STREAM = "a" * 32, "b" * 32
+NOTHING: tuple[list[str], ...] = ([], [], [], [], [], [])
+EDGE_MAY_CALL = {
+    "authors_v1", "changed_relays_v1", "cursors_v1", "hand_over_v1", "leave_v1", "limits_v1", "lists_v1",
+    "open_stream_v1", "plan_v1", "relays_v1", "release_shares_v1", "renew_shares_v1", "report_unfit_v1", "report_v1",
+}  # fmt: skip
+HOME_MAY_CALL = {
+    "authors_v1", "cursors_v1", "drain_v1", "hosts_v1", "limits_v1", "ordered_relays_v1", "parcels_v1", "plan_v1",
+    "prune_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "shares_v1", "taken_v1", "unfit_v1",
+    "wish_relays_v1", "wish_shares_v1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def url(hub: Hub) -> str:
+    hub.add_host("ams1")
+    return hub.add_host("fra1")
+
+
+@pytest.fixture
+def raw(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def _may_execute(hub: Hub, role: str) -> set[str]:
+    rows = hub.rows(
+        "SELECT p.proname FROM pg_proc p WHERE p.pronamespace = 'hub'::regnamespace"
+        " AND has_function_privilege(%s::name, p.oid, 'EXECUTE')",
+        role,
+    )
+    return {str(name) for (name,) in rows}
+
+
+def test_logins_may_call_the_functions_of_their_role_only(hub: Hub, url: str) -> None:
+    assert _may_execute(hub, f"{hub.name}_at_host_fra1") == EDGE_MAY_CALL
+    assert _may_execute(hub, f"{hub.name}_at_home") == HOME_MAY_CALL
+    ((others,),) = hub.rows(
+        "SELECT count(*) FROM pg_namespace WHERE nspname = 'hub' AND has_schema_privilege('public', oid, 'USAGE')"
+    )
+    assert others == 0
+
+
+@pytest.mark.parametrize("verb", ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"])
+def test_host_has_no_right_to_any_table(hub: Hub, url: str, verb: str) -> None:
+    tables = [str(name) for (name,) in hub.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'hub'")]
+    assert len(tables) >= 7
+    for role in (f"{hub.name}_at_host_fra1", f"{hub.name}_at_home"):
+        for table in tables:
+            ((may,),) = hub.rows("SELECT has_table_privilege(%s::name, %s, %s)", role, f"hub.{table}", verb)
+            assert not may, (role, table)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM hub.parcels",
+        "INSERT INTO hub.hosts VALUES ('x', 'x', 0)",
+        "UPDATE hub.streams SET last = 0",
+        "SELECT hub.hosts_v1()",
+        "SELECT hub.taken_v1('{}', '{}')",
+        "SELECT hub.prune_v1(0, 0, 1000)",
+        "SELECT hub.drain_v1('ams1', true)",
+        "SELECT hub.permit('hosts_v1', 'edge')",
+        "CREATE TABLE hub.mine (x int)",
+        "CREATE FUNCTION hub.caller(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE SCHEMA mine",
+        "CREATE ROLE mine",
+        "SELECT pg_read_file('/etc/passwd')",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+        "SET SESSION AUTHORIZATION owner",
+        "SET ROLE owner",
+    ],
+)
+def test_host_can_do_nothing_else(raw: "psycopg.Connection[tuple[object, ...]]", statement: str) -> None:
+    with pytest.raises((psycopg.errors.InsufficientPrivilege, psycopg.errors.InvalidParameterValue)):
+        raw.execute(statement.encode())
+
+
+def test_host_that_shadows_names_changes_nothing(raw: "psycopg.Connection[tuple[object, ...]]") -> None:
+    """Functions run with their owner's rights, and so must find no table or function of the caller's."""
+    raw.execute("CREATE TEMPORARY TABLE hosts (host text, login name, is_draining boolean)")
+    raw.execute("INSERT INTO hosts VALUES ('ams1', current_user, false)")
+    raw.execute("SET search_path = pg_temp, hub, public")
+    row = raw.execute("SELECT host FROM hub.report_v1('x', 0, 0, 0)").fetchone()
+    assert row == ("fra1",)
+
+
+def test_host_cannot_use_the_stream_of_another(hub: Hub, url: str) -> None:
+    with HubConnection.open(url) as mine, HubConnection.open(hub.add_host("ams1")) as other:
+        other.call("open_stream_v1", OTHER_STREAM)
+        with pytest.raises(HubRefused, match="another host"):
+            mine.call("open_stream_v1", OTHER_STREAM)
+        with pytest.raises(HubRefused, match="not open"):
+            mine.call("hand_over_v1", OTHER_STREAM, 1, b"x", *NOTHING)
+
+
+def test_host_cannot_fill_the_hub_with_streams(url: str) -> None:
+    with HubConnection.open(url) as mine:
+        for number in range(100):
+            mine.call("open_stream_v1", f"{number:032x}")
+        with pytest.raises(HubRefused, match="100 streams"):
+            mine.call("open_stream_v1", STREAM)
+
+
+def test_cursor_beyond_now_is_clamped(hub: Hub, url: str) -> None:
+    with HubConnection.open(url) as mine:
+        mine.call("open_stream_v1", STREAM)
+        mine.call("hand_over_v1", STREAM, 1, b"x", [RELAY], ["q"], [2**60], [1], [], [])
+        ((until, now),) = hub.rows("SELECT complete_until, hub.now_ms() / 1000 FROM hub.cursors")
+    assert isinstance(until, int)
+    assert isinstance(now, int)
+    assert until <= now + 900
+
+
+def test_wrong_password_is_named(url: str) -> None:
+    with pytest.raises((HubRefused, HubUnavailable), match="password authentication failed"):
+        HubConnection.open(url.replace(":", ":x", 2).replace(":x//", "://"))
+
+
+def test_hub_without_a_function_that_is_needed_is_refused(hub: Hub, url: str) -> None:
+    with HubConnection.open(url) as mine:
+        mine.require(["hand_over_v1"])
+        with pytest.raises(HubRefused, match=r"lacks hand_over_v2.*update the home host first"):
+            mine.require(["hand_over_v1", "hand_over_v2"])
+
+
+def test_home_takes_no_forged_event_and_goes_on(hub: Hub, url: str, tmp_path: Path) -> None:
+    good, other = (ALICE.sign(text, kind=1, created_at=NOW) for text in ("good", "other"))
+    late = ALICE.sign("late", kind=1, created_at=2**40)
+    raws = {
+        "invalid-signature": good.raw.replace(good.sig, other.sig),
+        "invalid-hash": good.raw.replace("good", "evil"),
+        "invalid-json": "{",
+        "invalid-shape": "[]",
+        "invalid-content": good.raw.replace('"good"', "7"),
+        "future": late.raw,
+    }
+    bodies = [
+        Parcel(
+            tuple(SentEvent(raw.encode(), RELAY, RECEIVED_AT) for raw in [*raws.values(), good.raw]),
+            (SentCursor(RELAY, "authors/0", 2**60, 1), SentCursor(RELAY, "authors/1", NOW, 1)),
+        ).encode(),
+        b"no parcel",
+        Parcel((SentEvent(other.raw.encode(), RELAY, 2**50),)).encode(),
+    ]
+    home = home_of(hub, tmp_path)
+    with HubConnection.open(url) as mine:
+        mine.call("open_stream_v1", STREAM)
+        for number, body in enumerate(bodies, 1):
+            mine.call("hand_over_v1", STREAM, number, body, *NOTHING)
+    with Running(home.context("hub"), hub_stage.run) as running:
+        wait_until(lambda: home.inbox_size() == 2, "taken")
+        for reason in (*raws, "invalid-parcel"):
+            assert running.metric("event_service_stage_discarded_total", stage="hub", reason=reason) == 1, reason
+    assert inbox_ids(home) == [good.id, other.id]
+    assert home.query("SELECT query FROM cursors") == [("authors/1",)]
+    assert home.value("SELECT max(received_at) FROM inbox") < 2**50
+    home.close()
+
+
+def test_driver_is_not_imported_without_a_hub() -> None:
+    script = (
+        "import importlib, os, sys\n"
+        "from pipeline import cli\n"
+        "from pipeline.settings.config import Config\n"
+        "config = Config.from_env({'EVENTS_DATABASE_PATH': '/tmp/x.db', 'EVENTS_SINK': 'none'})\n"
+        "cli._import_stages(config)\n"
+        "print([name for name in sys.modules if name.startswith(('psycopg', 'pipeline.hub', 'stages.hub'))])\n"
+        "print([spec.name for spec in cli._specs(config)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", str(["crawler", "saver", "forwarder", "sender", "server", "sweeper"])]
+
+
+def test_names_are_quoted_where_they_become_statements(hub: Hub) -> None:
+    with HubConnection.open(hub.home) as home, pytest.raises(HubRefused, match="does not exist"):
+        home.call('hosts_v1"(); DROP SCHEMA hub CASCADE; --')
+    with psycopg.connect(hub.owner) as owner:
+        found = owner.execute(sql.SQL("SELECT count(*) FROM hub.hosts")).fetchone()
+    assert found == (0,)
