@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.audit.client import AskedTooLong, AskPolicy, Interrupted, RelayClient
-from pipeline.audit.findings import Answer, AuditedRelay, AuditReport, Miss, Suspect, report
+from pipeline.audit.findings import Answer, AuditedRelay, AuditReport, Miss, Suspect, held_counts, report
 from pipeline.audit.journal import Findings, Journal, Scope
 from pipeline.audit.judge import CrawlReach, Judge
 from pipeline.audit.relay_audit import Held, RelayAudit, Span, is_step
@@ -64,7 +64,7 @@ class Audit:
         self._stop = stop
         self._journal = journal
         self._lock = threading.Lock()
-        self._held: Held | None = None
+        self._has_held = False
         self._held_lock = threading.Lock()
         # For the threads that ask: the audit is over, whatever goes on around it.
         self._ended = Stop()
@@ -130,7 +130,8 @@ class Audit:
         """Return what was found."""
         found = self.findings
         relays = sorted(found.relays, key=lambda each: self._scope.relays.index(each.relay))
-        return report(relays, found.answers, found.misses, late, self._scope.until)
+        held = held_counts(found.ids, self._scope.until)
+        return report(relays, found.answers, held, found.misses, late, self._scope.until)
 
     def _end_relay(self, over: AuditedRelay) -> None:
         with self._lock:
@@ -160,7 +161,7 @@ class Audit:
             )  # fmt: skip
             one = RelayAudit(record, client, judge, Span(self._scope.since, self._scope.until), self._take)
             try:
-                return problem(one.run(self._scope.subjects, done, lambda: self._holdings(database)))
+                return problem(one.run(self._scope.subjects, done, lambda keys: self._holdings(database, keys)))
             except (DialError, ConnectionLost, AskedTooLong) as error:
                 if self._ended.is_set():
                     raise Interrupted from error
@@ -171,17 +172,19 @@ class Audit:
     def _take(self, answer: Answer, candidates: Sequence[Suspect]) -> None:
         with self._lock:
             self._journal.answer(answer, candidates)
-            self.findings.answers.append(answer)
-            self.findings.candidates += candidates
+            self.findings.take(answer, candidates)
             self._on_steps(is_step(answer.question))
 
-    def _holdings(self, database: Database) -> Held:
-        """Return what is held of all subjects; read by the first relay that compares sets."""
+    def _holdings(self, database: Database, keys: Sequence[bytes]) -> Held:
+        """Return what is held of some subjects; that of all is read for the first relay that compares sets."""
+        ids, scope = self.findings.ids, self._scope
         with self._held_lock:
-            if self._held is None:
-                keys = [each.key for each in self._scope.subjects]
-                self._held = audits.held(database, keys, self._scope.since, self._scope.until, self._check_ended)
-            return self._held
+            if not self._has_held:
+                everyone = [each.key for each in scope.subjects]
+                for items in audits.held(database, everyone, scope.since, scope.until, self._check_ended):
+                    ids.put_ours(items)
+                self._has_held = True
+        return ids.ours(keys)
 
     def _check_ended(self) -> None:
         if self._ended.is_set():

@@ -1,4 +1,4 @@
-"""What an audit finds, as it is kept and as it is reported. Pure."""
+"""What an audit finds, as it is kept and as it is reported."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pipeline.audit.walk import Unproven
 from pipeline.rules.relevance import Rule
+from pipeline.store.audit_ids import AuditIds
 
 _HOUR: Final = 3_600
 # Upper bounds of ages (s), and their names.
@@ -114,36 +115,49 @@ def age_of(created_at: int, now_s: int) -> str:
     return next((name for bound, name in AGES if now_s - created_at <= bound), OLDER)
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCounts:
+    """How many events relays returned that are held: in all, by relay, rule and name of age."""
+
+    total: int
+    by_relay: Mapping[int, int]
+    by_rule: Counter[str]
+    by_age: Counter[str]
+
+
+def held_counts(ids: AuditIds, now_s: int) -> HeldCounts:
+    """Count what relays returned, each event once, but for each relay in `by_relay`."""
+    total, rules, ages = 0, Counter[str](), Counter[str]()
+    for created_at, rule in ids.returned():
+        total += 1
+        rules[rule] += 1
+        ages[age_of(created_at, now_s)] += 1
+    return HeldCounts(total, ids.count_by_relay(), rules, ages)
+
+
 def report(
-    relays: Sequence[AuditedRelay], answers: Iterable[Answer], misses: Sequence[Miss], late: int, now_s: int
-) -> AuditReport:
-    """Put together what was found."""
-    held: dict[bytes, tuple[int, Rule]] = {}
-    per_relay: dict[int, set[bytes]] = {each.relay: set() for each in relays}
+    relays: Sequence[AuditedRelay], answers: Iterable[Answer], held: HeldCounts, misses: Sequence[Miss], late: int,
+    now_s: int,
+) -> AuditReport:  # fmt: skip
+    """Put together what was found; of `answers` all but what they `had`, which is in `held`."""
     excluded: Counter[str] = Counter()
     addresses = {each.relay: each.address for each in relays}
     unproven: list[tuple[str, str, Unproven]] = []
     answered: set[int] = set()
     for answer in answers:
-        for created_at, event_id in answer.had:
-            held.setdefault(event_id, (created_at, answer.rule))
-            per_relay.setdefault(answer.relay, set()).add(event_id)
         excluded.update(answer.excluded)
         if not answer.unproven:
             answered.add(answer.relay)
         name = addresses.get(answer.relay, "")
         unproven += [(name, answer.question, each) for each in answer.unproven]
     missed_by_relay = Counter(relay for miss in misses for relay in miss.relays)
-    rules = Counter(rule for _, rule in held.values()), Counter(miss.rule for miss in misses)
-    ages = (
-        Counter(age_of(created_at, now_s) for created_at, _ in held.values()),
-        Counter(age_of(miss.created_at, now_s) for miss in misses),
-    )
+    rules = Counter(miss.rule for miss in misses)
+    ages = Counter(age_of(miss.created_at, now_s) for miss in misses)
     return AuditReport(
-        Recall(len(held), len(misses)),
-        tuple((each, Recall(len(per_relay[each.relay]), missed_by_relay[each.relay])) for each in relays),
-        tuple((rule.value, Recall(rules[0][rule], rules[1][rule])) for rule in ASKED_RULES),
-        tuple((name, Recall(ages[0][name], ages[1][name])) for name in (*(name for _, name in AGES), OLDER)),
+        Recall(held.total, len(misses)),
+        tuple((each, Recall(held.by_relay.get(each.relay, 0), missed_by_relay[each.relay])) for each in relays),
+        tuple((rule.value, Recall(held.by_rule[rule.value], rules[rule])) for rule in ASKED_RULES),
+        tuple((name, Recall(held.by_age[name], ages[name])) for name in (*(name for _, name in AGES), OLDER)),
         tuple(misses), dict(excluded), tuple(unproven), late,
         is_proven=any(not each.problem and each.relay in answered for each in relays),
     )  # fmt: skip

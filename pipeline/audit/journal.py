@@ -8,7 +8,7 @@ that step is done again.
 import fcntl
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ from pipeline.audit.findings import Answer, AuditedRelay, Miss, Suspect
 from pipeline.audit.walk import Unproven
 from pipeline.errors import EventServiceError
 from pipeline.rules.relevance import Rule
+from pipeline.store.audit_ids import AuditIds
 from pipeline.store.audits import AuditSubject
 
 _VERSION = 1
@@ -43,6 +44,14 @@ class Findings:
     candidates: list[Suspect] = field(default_factory=list)
     relays: list[AuditedRelay] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
+    ids: AuditIds = field(default_factory=AuditIds)
+    """What the answers had."""
+
+    def take(self, answer: Answer, candidates: Sequence[Suspect]) -> None:
+        """Keep an answer: what it had goes into `ids`, which need little memory."""
+        self.ids.put_returned(answer.relay, answer.rule.value, answer.had)
+        self.answers.append(replace(answer, had=()))
+        self.candidates += candidates
 
     def answered_by(self, relay: int) -> frozenset[str]:
         """Return the names of the questions that a relay has answered."""
@@ -95,21 +104,25 @@ def read_journal(path: Path) -> tuple[Scope, Findings]:
 
     Raises `UnusableJournal`, also if that line is being written.
     """
-    raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
+    found, whole = Findings(), 0
     try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-        if not lines or lines[0].get("audit") != _VERSION:
-            raise UnusableJournal(f"{path} is no journal of an audit by this version")
-        scope, found = _scope(lines[0]), Findings()
-        for line in lines[1:]:
-            _take(line, found)
+        with path.open("rb") as file:
+            first = file.readline()
+            head = json.loads(first) if first.endswith(b"\n") else {}
+            if head.get("audit") != _VERSION:
+                raise UnusableJournal(f"{path} is no journal of an audit by this version")
+            scope, whole = _scope(head), len(first)
+            # Line by line: the whole may be larger than the memory.
+            for line in file:
+                if line.endswith(b"\n"):
+                    _take(json.loads(line), found)
+                    whole += len(line)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnusableJournal(f"{path} is no journal of an audit: {error}") from error
-    if len(whole) < len(raw):
+    if whole < path.stat().st_size:
         with path.open("r+b") as file:
             _lock(file)
-            file.truncate(len(whole))
+            file.truncate(whole)
     return scope, found
 
 
@@ -133,8 +146,7 @@ def miss_value(miss: Miss) -> dict[str, Any]:
 def _take(line: dict[str, Any], found: Findings) -> None:
     if "answer" in line:
         answer = _answer(line["answer"])
-        found.answers.append(answer)
-        found.candidates += [_candidate(each, answer) for each in line["missing"]]
+        found.take(answer, [_candidate(each, answer) for each in line["missing"]])
     elif "misses" in line:
         found.misses += [_miss(each) for each in line["misses"]]
     else:

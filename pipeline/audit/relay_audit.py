@@ -34,6 +34,8 @@ _OF_COMPARISON: Final = "comparison:"
 
 Held = Mapping[bytes, Sequence[tuple[int, bytes]]]
 """Time and id of what is held, by author."""
+Holdings = Callable[[Sequence[bytes]], Held]
+"""What is held of some authors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,10 @@ class RelayAudit:
         self._why_refused = ""
         self._suspect_bytes = 0
 
-    def run(self, subjects: Sequence[AuditSubject], done: frozenset[str], held: Callable[[], Held]) -> str:
+    def run(self, subjects: Sequence[AuditSubject], done: frozenset[str], held: Holdings) -> str:
         """Ask about `subjects` what is not `done`; return why not everything was asked, empty if it was.
 
-        `held`: what is held of all of them, read when it is first needed. Raises `DialError`, `ConnectionLost`,
+        `held`: what is held of some of them. Raises `DialError`, `ConnectionLost`,
         `AskedTooLong` or `Interrupted`.
         """
         questions = list(self._questions(subjects, done))
@@ -130,14 +132,15 @@ class RelayAudit:
 
     # As sets.
 
-    def _compare(self, questions: Sequence[tuple[Question, AuditSubject]], held: Callable[[], Held]) -> set[str]:
+    def _compare(self, questions: Sequence[tuple[Question, AuditSubject]], held: Holdings) -> set[str]:
         """Return the names of the questions that a comparison answered."""
         answered: set[str] = set()
         if self._client.limits.negentropy_failed_at:
             return answered
         for first in range(0, len(questions), MAX_COMPARED):
             part = questions[first : first + MAX_COMPARED]
-            if self._is_full or not self._compare_part(part, held()):
+            keys = [question.key for question, _ in part]
+            if self._is_full or not self._compare_part(part, held(keys)):
                 break
             answered.update(question.name for question, _ in part)
         return answered

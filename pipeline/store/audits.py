@@ -1,7 +1,6 @@
 """What an audit reads, whom to ask about and what is held of them, and the outcome that metrics show."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,24 +89,21 @@ def known(tx: Tx, found: Iterable[tuple[bytes, int]]) -> set[bytes]:
 
 def held(
     database: Database, keys: Iterable[bytes], since: int, until: int, on_turn: Callable[[], None] = lambda: None
-) -> dict[bytes, list[tuple[int, bytes]]]:
-    """Return time and id of the accepted events of `keys` dated from `since` to `until` (s), by key.
+) -> Iterator[list[tuple[bytes, int, bytes]]]:
+    """Yield author, time and id of the accepted events of `keys` dated from `since` to `until` (s), some at a time.
 
     Reads all ids of the span, in short transactions; `on_turn` is called between them.
     """
     with database.read() as tx:
         numbers = {number: key for key in keys if (number := authors.find(tx, key)) is not None}
-    found: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
     before = (until, _AFTER_ALL)
     while True:
         on_turn()
         with database.read() as tx:
             rows = events.seen_before(tx, since=since, before=before, limit=_ROWS_AT_ONCE)
-        for row in rows:
-            if (key := numbers.get(row.author)) is not None:
-                found[key].append((row.created_at, row.event_id))
+        yield [(numbers[row.author], row.created_at, row.event_id) for row in rows if row.author in numbers]
         if len(rows) < _ROWS_AT_ONCE:
-            return dict(found)
+            return
         before = (rows[-1].created_at, rows[-1].event_id)
 
 

@@ -1,5 +1,6 @@
 """The journal of an audit: what was found is read again, also after a line that broke off."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     write(tmp_path / "journal")
     scope, found = read_journal(tmp_path / "journal")
     assert scope == SCOPE
-    assert (found.answers, found.candidates, found.misses) == ([ANSWER], [CANDIDATE], [MISS])
+    assert (found.answers, found.candidates, found.misses) == ([replace(ANSWER, had=())], [CANDIDATE], [MISS])
+    assert list(found.ids.returned()) == [(1, Rule.MENTION.value)]
     assert found.relays == [AuditedRelay(7, "wss://one.example", "refused")]
     assert found.answered_by(7) == {"author:61"}
     assert not found.answered_by(8)

@@ -80,7 +80,7 @@ def audit(folder: Path, relay: Relay, subjects: Sequence[AuditSubject] = (BOB,))
             database, EventLimits(10_000, 100), CrawlReach(100_000, 100_000), CLOCK, suppresses_retracted=False
         )
         one = RelayAudit(RECORD, cast("RelayClient", relay), judge, SPAN, taken)
-        return one.run(subjects, frozenset(), dict), taken
+        return one.run(subjects, frozenset(), lambda _: {}), taken
 
 
 def test_comparison_names_what_is_fetched_by_id(tmp_path: Path) -> None:
