@@ -11,12 +11,13 @@ from typing import Final
 from pipeline.hub.connection import HubConnection
 from pipeline.process.clock import Clock
 from pipeline.process.logs import Logger
-from pipeline.store import plan_copy, wanted_authors
+from pipeline.store import plan_copy, relay_lists, wanted_authors
 from pipeline.store.database import Database
-from pipeline.store.plan_copy import SUBJECTS, Place, PlanMember
+from pipeline.store.plan_copy import SUBJECTS, NamedRelays, Place, PlanMember
 
 SLICE: Final = 2_000
-FUNCTIONS: Final = ("plan_v1", "put_authors_v1", "put_lists_v1", "publish_plan_v1", "authors_v1")
+_LISTS_SLICE: Final = 1_000
+FUNCTIONS: Final = ("plan_v1", "put_authors_v1", "put_lists_v1", "publish_plan_v1", "authors_v1", "home_lists_v1")
 """What the hub must have for this."""
 RECORD: Final = Struct(">32s?Bqq")
 # Behind all keys of a generation.
@@ -39,6 +40,8 @@ class PlanFeed:
     log: Logger
     _published: int = 0
     _push: _Push | None = None
+    _lists: int = 0
+    """The newest change of relay lists that was handed over."""
     _connection: HubConnection | None = field(default=None)
 
     def turn(self, connection: HubConnection, database: Database) -> bool:
@@ -50,26 +53,49 @@ class PlanFeed:
             self._connection = connection
         with database.read() as tx:
             latest = wanted_authors.latest_generation(tx)
-            if self._push is None and latest == self._published:
-                return False
+        if self._push is None and latest == self._published:
+            return self._hand_lists(connection, database)
+        with database.read() as tx:
             push = self._push or _Push(latest, {each: Place(self._published) for each in SUBJECTS})
             subject, place = next(iter(push.places.items()))
             members, end = plan_copy.changed_after(tx, subject, place, push.latest, SLICE)
+            wanted = (each.public_key for each in members if each.is_wanted)
+            lists = plan_copy.lists_of(tx, wanted) if subject == plan_copy.WANTED else []
         self._push = push
         _put(connection, subject, members)
+        self._put_lists(connection, lists)
         if len(members) == SLICE:
             push.places[subject] = end
             return True
         del push.places[subject]
         if not push.places:
-            connection.call("publish_plan_v1", push.latest, 0)
+            connection.call("publish_plan_v1", push.latest)
             self._published, self._push = push.latest, None
         return True
 
+    def _hand_lists(self, connection: HubConnection, database: Database) -> bool:
+        """Hand over relay lists that changed; return True if there are more."""
+        with database.read() as tx:
+            lists = plan_copy.lists_after(tx, self._lists, _LISTS_SLICE)
+        if lists:
+            self._lists = lists[-1].change
+            self._put_lists(connection, lists)
+        return len(lists) == _LISTS_SLICE
+
+    def _put_lists(self, connection: HubConnection, lists: list[NamedRelays]) -> None:
+        if lists:
+            connection.call(
+                "put_lists_v1", [each.public_key for each in lists], [" ".join(each.writes) for each in lists],
+                [" ".join(each.reads) for each in lists], self._lists,
+            )  # fmt: skip
+
     def _catch_up(self, connection: HubConnection, database: Database) -> None:
         """Go above the hub's changes where it has more than this database, and correct these."""
+        ((lists,),) = connection.call("home_lists_v1")
         with database.read() as tx:
             latest = wanted_authors.latest_generation(tx)
+            # A home that was restored numbers its changes again.
+            self._lists = lists if lists <= relay_lists.latest(tx) else 0
         if latest >= self._published:
             return
         self.log.warning(

@@ -9,7 +9,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.hub.connection import HubConnection, HubRefused
@@ -18,10 +18,10 @@ from pipeline.process.clock import Clock, pause
 from pipeline.process.logs import Logger
 from pipeline.store import plan_copy, wanted_authors
 from pipeline.store.database import Database
-from pipeline.store.plan_copy import SUBJECTS, FollowedPlan, PlanMember
+from pipeline.store.plan_copy import SUBJECTS, FollowedPlan, NamedRelays, PlanMember
 
 CHANNEL: Final = "plan"
-FUNCTIONS: Final = ("plan_v1", "authors_v1")
+FUNCTIONS: Final = ("plan_v1", "authors_v1", "lists_v1")
 """What the hub must have for this."""
 # A megabyte of records.
 _FETCHED: Final = 20_000
@@ -29,6 +29,7 @@ _FETCHED: Final = 20_000
 SLICE: Final = 1_000
 # A process that waits for the lock tries again within less.
 _GAP_S: Final = 0.004
+_LISTS_SLICE: Final = 500
 # A turn writes slices for so long; between turns events are handed over.
 _TURN_S: Final = 0.1
 # Beside notifications, which a broken connection loses.
@@ -54,6 +55,11 @@ class PlanSync:
     log: Logger
     _followed: int = -1
     _taking: _Taking | None = None
+    _plan: FollowedPlan = field(default_factory=lambda: FollowedPlan("", 0))
+    _lists: int = 0
+    """The newest change of relay lists that the hub has."""
+    _lists_place: tuple[int, bytes] = (0, PAST_ALL)
+    """Behind the newest list that was taken."""
     _look_at: float = -math.inf
     _connection: HubConnection | None = None
 
@@ -62,11 +68,11 @@ class PlanSync:
         if connection is not self._connection:
             self._join(connection, database)
         if self._taking is None and not self._look(connection):
-            return False
+            return self._take_lists(connection, database)
         until = self.clock.monotonic() + _TURN_S
         while self._taking is not None and self.clock.monotonic() < until:
             self._take(connection, database, self._taking)
-        return self._taking is not None
+        return self._taking is not None or self._lists_place[0] < self._lists
 
     @property
     def followed(self) -> int:
@@ -87,6 +93,8 @@ class PlanSync:
         if before is None:
             with database.write() as tx:
                 plan_copy.put_followed(tx, FollowedPlan(plan, 0))
+        self._plan = before or FollowedPlan(plan, 0)
+        self._lists_place = (self._plan.lists, PAST_ALL)
         self._connection, self._taking, self._look_at = connection, None, -math.inf
 
     def _look(self, connection: HubConnection) -> bool:
@@ -95,11 +103,28 @@ class PlanSync:
         if not connection.wait(0.0) and now < self._look_at:
             return False
         self._look_at = now + _LOOK_S
-        ((_, published, _),) = connection.call("plan_v1")
+        ((_, published, self._lists),) = connection.call("plan_v1")
         if published <= self._followed:
             return False
         self._taking = _Taking(published, list(SUBJECTS), self._followed)
         return True
+
+    def _take_lists(self, connection: HubConnection, database: Database) -> bool:
+        """Take some relay lists; return True if there are more."""
+        if self._lists_place[0] >= self._lists:
+            return False
+        rows = connection.call("lists_v1", *self._lists_place, _LISTS_SLICE)
+        found = [
+            NamedRelays(key, tuple(writes.split()), tuple(reads.split()), change) for key, writes, reads, change in rows
+        ]
+        is_whole = len(found) < _LISTS_SLICE
+        self._lists_place = (self._lists, PAST_ALL) if is_whole else (found[-1].change, found[-1].public_key)
+        with database.write() as tx:
+            plan_copy.put_lists(tx, found, self.clock.now_ms())
+            if is_whole:
+                self._plan = FollowedPlan(self._plan.id, self._lists)
+                plan_copy.put_followed(tx, self._plan)
+        return not is_whole
 
     def _take(self, connection: HubConnection, database: Database, taking: _Taking) -> None:
         subject = taking.subjects[0]

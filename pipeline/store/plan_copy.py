@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pipeline.store.authors import Authors
 from pipeline.store.database import Row, Tx
 
 WANTED: Final = 0
@@ -54,6 +55,32 @@ KNOWN = (
     "SELECT 1 FROM wanted JOIN authors ON id = author WHERE public_key = ?",
     "SELECT 1 FROM monitored JOIN authors ON id = author WHERE public_key = ?",
 )
+
+
+LISTS_AFTER = """
+SELECT public_key, writes, reads, seq
+  FROM relay_lists JOIN wanted ON wanted.author = relay_lists.author JOIN authors ON id = relay_lists.author
+ WHERE seq > ?1 AND refs > 0 ORDER BY seq LIMIT ?2
+"""
+LIST_OF = """
+SELECT public_key, writes, reads, seq FROM authors JOIN relay_lists ON relay_lists.author = id WHERE public_key = ?
+"""
+ADDRESS = "SELECT address FROM relays WHERE id = ?"
+ADD_ADDRESS = """
+INSERT INTO relays (address, source, first_seen, last_seen) VALUES (?1, 'list', ?2, ?2) ON CONFLICT DO NOTHING
+"""
+NUMBER = "SELECT id FROM relays WHERE address = ?"
+# Home decided which list is the newest.
+PUT_LIST = "REPLACE INTO relay_lists (author, event_id, created_at, writes, reads) VALUES (?, zeroblob(32), 0, ?, ?)"
+
+
+class NamedRelays(NamedTuple):
+    """The relays that an author's newest list names, by address; `change`: home's number of it."""
+
+    public_key: bytes
+    writes: tuple[str, ...]
+    reads: tuple[str, ...]
+    change: int
 
 
 class PlanMember(NamedTuple):
@@ -145,3 +172,39 @@ def change_again(tx: Tx, subject: int, public_keys: Iterable[bytes], generation:
         else:
             tx.execute(GENERATION_OF[subject], (key, generation))
     return unknown
+
+
+def lists_after(tx: Tx, change: int, most: int) -> list[NamedRelays]:
+    """Return the relay lists of wanted authors that changed after number `change`, in this order."""
+    return _named(tx, tx.execute(LISTS_AFTER, (change, most)).fetchall())
+
+
+def lists_of(tx: Tx, public_keys: Iterable[bytes]) -> list[NamedRelays]:
+    """Return the relay lists of these authors."""
+    return _named(tx, tx.executemany(LIST_OF, ((key,) for key in public_keys)).fetchall())
+
+
+def put_lists(tx: Tx, lists: Sequence[NamedRelays], now: int) -> None:
+    """Write relay lists down; relays that are not known become so, though that is no reason to dial them."""
+    addresses = {address for each in lists for address in (*each.writes, *each.reads)}
+    tx.executemany(ADD_ADDRESS, ((address, now) for address in addresses))
+    numbers = {address: str(tx.execute(NUMBER, (address,)).get) for address in addresses}
+    authors = Authors().intern_all(tx, (each.public_key for each in lists))
+    tx.executemany(
+        PUT_LIST,
+        (
+            (author, *(",".join(numbers[address] for address in part) for part in (each.writes, each.reads)))
+            for author, each in zip(authors, lists, strict=True)
+        ),
+    )
+
+
+def _named(tx: Tx, rows: list[Row]) -> list[NamedRelays]:
+    """Name the relays of lists by their addresses; one that was pruned since is left out."""
+    numbers = {number for _, writes, reads, _ in rows for text in (writes, reads) for number in text.split(",") if text}
+    found = {number: tx.execute(ADDRESS, (int(number),)).get for number in numbers}
+
+    def addresses(text: str) -> tuple[str, ...]:
+        return tuple(str(found[number]) for number in text.split(",") if text and found[number] is not None)
+
+    return [NamedRelays(key, addresses(writes), addresses(reads), change) for key, writes, reads, change in rows]

@@ -14,9 +14,12 @@ from pipeline.hub.plan_feed import PlanFeed
 from pipeline.hub.plan_sync import PlanSync
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import get_logger
-from pipeline.store import plan_copy, users, wanted_authors
+from pipeline.store import plan_copy, relay_lists, users, wanted_authors
 from pipeline.store.authors import Authors
 from pipeline.store.database import Database
+from pipeline.store.held_shares import OperatorOrders, put_relay
+from pipeline.store.relay_candidates import candidates
+from pipeline.store.relay_lists import RelayList
 from pipeline.store.schema import open_database
 from pipeline.store.wanted_authors import Change
 from tests.fakes.postgres import Hub
@@ -173,6 +176,47 @@ def test_home_restored_from_an_older_copy_corrects_the_plan(world: World, tmp_pa
         world.want([30])
         world.exchange()
         assert state(world.edge) == state(copy)
+
+
+def put_list(database: Database, author: int, event: bytes, *addresses: str) -> None:
+    with database.write() as tx:
+        numbers = [put_relay(tx, each, OperatorOrders(), 1) for each in addresses]
+        (number,) = Authors().intern_all(tx, [key(author)])
+        relay_lists.replace(tx, RelayList(number, event, int.from_bytes(event), tuple(numbers), tuple(numbers[:1])))
+
+
+def named(database: Database) -> dict[bytes, tuple[list[str], list[str]]]:
+    with database.read() as tx:
+        found = list(relay_lists.changed_since(tx, 0, 0))
+        addresses = {number: str(address) for number, address in tx.execute("SELECT id, address FROM relays")}
+    return {
+        each.public_key: (sorted(addresses[n] for n in each.writes), sorted(addresses[n] for n in each.reads))
+        for each in found
+        if each.writes
+    }
+
+
+def test_relay_lists_of_wanted_authors_arrive_by_address(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.hub.plan_feed._LISTS_SLICE", 2)
+    monkeypatch.setattr("pipeline.hub.plan_sync._LISTS_SLICE", 2)
+    one, two = "wss://one.example", "wss://two.example"
+    with world.edge.write() as tx:
+        put_relay(tx, two, OperatorOrders(), 1)
+    world.want(range(5))
+    for author in range(6):
+        put_list(world.home, author, b"\x01", one, two)
+    world.exchange()
+    assert named(world.edge) == named(world.home) == {key(n): ([one, two], [one]) for n in range(5)}
+    put_list(world.home, 3, b"\x02", two)
+    world.want([5])
+    world.exchange()
+    assert named(world.edge) == named(world.home)
+    assert named(world.edge)[key(3)] == ([two], [two])
+    assert named(world.edge)[key(5)] == ([one, two], [one]), "known before the author was wanted"
+    world.sync = world.new_sync()
+    world.follow()
+    with world.edge.read() as tx:
+        assert [each.address for each in candidates(tx, discovered=True, limit=9)] == [two], "a list dials no relay"
 
 
 def test_database_with_a_life_of_its_own_cannot_join(world: World) -> None:

@@ -24,24 +24,37 @@ BEGIN
 END $$;
 SELECT hub.permit('put_authors_v1', 'home');
 
--- Note what lists name, as change number `its_change` or before.
+-- Note what lists name, for hosts to see at once: lists decide about order only. Home has handed over all of its
+-- changes up to number `its_change`.
 CREATE OR REPLACE FUNCTION hub.put_lists_v1(keys bytea[], its_writes text[], its_reads text[], its_change bigint)
   RETURNS void
-  LANGUAGE sql SECURITY DEFINER SET search_path = hub, pg_temp
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
-INSERT INTO plan_lists (public_key, writes, reads, change)
-SELECT DISTINCT ON (n.public_key) n.public_key, n.writes, n.reads, its_change
-  FROM unnest(keys, its_writes, its_reads) AS n (public_key, writes, reads) ORDER BY n.public_key
-ON CONFLICT (public_key) DO UPDATE SET writes = excluded.writes, reads = excluded.reads, change = excluded.change
-$$;
+DECLARE
+  current_ bigint;
+BEGIN
+  UPDATE plan SET lists = plan.lists + 1, home_lists = its_change RETURNING plan.lists INTO current_;
+  INSERT INTO plan_lists AS old (public_key, writes, reads, change)
+  SELECT DISTINCT ON (n.public_key) n.public_key, n.writes, n.reads, current_
+    FROM unnest(keys, its_writes, its_reads) AS n (public_key, writes, reads) ORDER BY n.public_key
+  ON CONFLICT (public_key) DO UPDATE SET writes = excluded.writes, reads = excluded.reads, change = excluded.change
+   WHERE (old.writes, old.reads) IS DISTINCT FROM (excluded.writes, excluded.reads);
+  PERFORM pg_notify(current_database() || '_plan', '');
+END $$;
 SELECT hub.permit('put_lists_v1', 'home');
 
--- The plan is whole up to these changes, which never go back.
-CREATE OR REPLACE FUNCTION hub.publish_plan_v1(its_generation bigint, its_lists bigint) RETURNS void
+-- Up to which of its changes of relay lists home has handed them over.
+CREATE OR REPLACE FUNCTION hub.home_lists_v1() RETURNS bigint
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = hub, pg_temp
+  AS $$ SELECT p.home_lists FROM plan p $$;
+SELECT hub.permit('home_lists_v1', 'home');
+
+-- The plan is whole up to this change, which never goes back.
+CREATE OR REPLACE FUNCTION hub.publish_plan_v1(its_generation bigint) RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
 BEGIN
-  UPDATE plan SET generation = greatest(plan.generation, its_generation), lists = greatest(plan.lists, its_lists);
+  UPDATE plan SET generation = greatest(plan.generation, its_generation);
   PERFORM pg_notify(current_database() || '_plan', '');
 END $$;
 SELECT hub.permit('publish_plan_v1', 'home');
