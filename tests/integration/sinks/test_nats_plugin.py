@@ -144,8 +144,8 @@ def test_beside_a_file_both_have_all_over_a_kill_and_an_outage(
             relay.publish(*events[:150])
             (victim,) = (one for one in service.stages("forwarder") if one.sink == "nats")
             victim.signal(signal.SIGKILL)
-            until(lambda: queued("nats") == queued("jsonl") == 0 < len(server.messages()), server.messages)
-            assert len(server.messages()) == 150
+            until(lambda: len(server.messages()) == 150, lambda: len(server.messages()))
+            until(lambda: queued("nats") == queued("jsonl") == 0, lambda: queued("nats"))
             server.stop()
             relay.publish(*events[150:])
             until(lambda: file.read_bytes().count(b"\n") == 300, file.read_bytes)
