@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
@@ -13,11 +13,13 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 def ended_like_ctrl_c() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise `KeyboardInterrupt`, once; those that follow must not end what cleans up then."""
     former = {number: signal.getsignal(number) for number in _ENDING}
+    is_ending = False
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
+            raise KeyboardInterrupt
 
     for number in _ENDING:
         # nohup(1) ignores SIGHUP, and means that it must not end us.

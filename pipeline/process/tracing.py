@@ -132,7 +132,7 @@ class EventTracer:
 def otlp_exporter(slot: Slot) -> SpanExporter:
     """Return what exports the spans of the process in `slot`. Raises `CannotStart` if it cannot be made."""
     try:
-        from pipeline.process.otlp import OtlpExporter  # noqa: PLC0415  # 20 MB, for those who want it
+        from pipeline.process.otlp import OtlpExporter  # noqa: PLC0415  # 12 MB, for those who want it
     except ImportError:
         raise CannotStart("EVENTS_TRACE_SAMPLE needs OpenTelemetry: pip install 'event-service[tracing]'") from None
     return OtlpExporter(slot)
