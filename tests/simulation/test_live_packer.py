@@ -294,3 +294,30 @@ def test_those_of_an_earlier_tier_take_the_places_of_later_ones() -> None:
     relay.arrange([*early, of_tier(3, 9), *late])
     assert relay.covered(early) == {each.key for each in early}
     assert of_tier(3, 9).key in relay.groups.left_out, "what has a place keeps it before others of its tier"
+
+
+def test_crowd_that_grows_changes_no_subscription_of_others() -> None:
+    limits = RelayLimits()
+    relay = Relay(limits)
+    early = [GLOBAL_QUERY, *(chunk(number) for number in range(4))]
+
+    def late(size: int) -> list[Query]:
+        return [query(Subject.AUTHORS, [key(n) for n in range(10_000, 10_000 + size)], f"{TIERS - 1}.")]
+
+    relay.arrange([*early, *late(50)])
+    before = dict(relay.open)
+    assert len(before) == 2
+    relay.sent = 0
+    relay.arrange([*early, *late(60)])
+    assert relay.sent == 1
+    assert sum(relay.open[name] == filters for name, filters in before.items()) == 1
+    relay.arrange([*early[:-1], *late(60)])
+    assert relay.sent == 2
+
+
+def test_few_subscriptions_are_shared_by_all_tiers() -> None:
+    relay = Relay(RelayLimits(max_subscriptions=2))
+    late = query(Subject.AUTHORS, [key(n) for n in range(10_000, 10_050)], f"{TIERS - 1}.")
+    relay.arrange([GLOBAL_QUERY, chunk(1), late])
+    assert len(relay.open) == 1
+    assert relay.groups.left_out == ()

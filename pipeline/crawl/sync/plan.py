@@ -42,6 +42,7 @@ _CHANGES_AT_ONCE = 20_000
 USERS = "~"
 # Between the tier in the name of a chunk and its bits; the first tier has no mark.
 _TIER_MARK = "."
+LAST_TIER = TIERS - 1
 PROFILE_KINDS = frozenset({METADATA, CONTACTS, RELAY_LIST})
 # Kinds that some relays show to those involved only, but count to a page's limit all the same.
 HIDDEN_KINDS = CONFIDENTIAL_KINDS
@@ -197,6 +198,8 @@ class Plan:
     """The queries for what registered users write, who are wanted authors as well; no part of the others."""
     newcomers: Newcomers | None = field(default=None, compare=False, repr=False)
     """The authors who became wanted lately."""
+    newer: "Plan | None" = field(default=None, compare=False, repr=False)
+    """The same with the last tier as it is now, if this one has a former state of it."""
     live: tuple[Query, ...] = field(init=False, compare=False)
     """Those that are subscribed to and kept complete."""
     members: int = field(init=False, compare=False)
@@ -209,6 +212,7 @@ class Plan:
     _keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
     _subjects: frozenset[Subject] | None = field(default=None, init=False, compare=False, repr=False)
     _live_keys: frozenset[str] | None = field(default=None, init=False, compare=False, repr=False)
+    _last_tier: tuple[Query, ...] | None = field(default=None, init=False, compare=False, repr=False)
     _user_keys: frozenset[bytes] | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -258,6 +262,36 @@ class Plan:
             object.__setattr__(self, "_user_keys", keys)
         return keys
 
+    @property
+    def last_tier(self) -> tuple[Query, ...]:
+        """The queries about authors of the last tier."""
+        if (last := self._last_tier) is None:
+            last = tuple(query for query in self.queries if query.tier == LAST_TIER)
+            object.__setattr__(self, "_last_tier", last)
+        return last
+
+    @property
+    def last_tier_generation(self) -> int:
+        """The newest change among the authors of the last tier."""
+        return max((query.generation for query in self.last_tier), default=0)
+
+    @property
+    def newest(self) -> "Plan":
+        """The same with the last tier as it is now."""
+        return self.newer or self
+
+    def with_last_tier_of(self, former: "Plan") -> "Plan":
+        """Return the same for a relay that still asks for the last tier as it was in a `former` plan."""
+        if self.last_tier == former.last_tier:
+            return self
+        queries = (*(query for query in self.queries if query.tier != LAST_TIER), *former.last_tier)
+        lists = (*(query for query in self.lists if query.tier != LAST_TIER), *former._last_lists)
+        return Plan(self.generation, queries, lists, self.users, self.newcomers, self)
+
+    @property
+    def _last_lists(self) -> tuple[Query, ...]:
+        return tuple(query for query in self.lists if query.tier == LAST_TIER)
+
     def newer_authors(self, generation: int) -> Mapping[int, Sequence[Members]]:
         """Return by tier the authors who became wanted after a change."""
         if self.newcomers is not None and (known := self.newcomers.since(generation)) is not None:
@@ -273,7 +307,8 @@ class Plan:
         """The same for a relay that is also asked for relay lists, after all else."""
         if (plan := self._with_lists) is None:
             queries = (*self.queries, *self.lists)
-            plan = Plan(self.generation, queries, users=self.users, newcomers=self.newcomers)
+            newest = None if self.newer is None else self.newer.with_lists
+            plan = Plan(self.generation, queries, (), self.users, self.newcomers, newest)
             object.__setattr__(self, "_with_lists", plan)
         return plan
 

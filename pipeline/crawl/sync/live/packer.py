@@ -3,15 +3,18 @@
 import heapq
 import itertools
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from pipeline.crawl.sync.plan import ALL_KINDS, EPHEMERAL_KINDS, Query, Subject, chunks
+from pipeline.crawl.sync.plan import ALL_KINDS, EPHEMERAL_KINDS, LAST_TIER, Query, Subject, chunks
 from pipeline.crawl.sync.relay_lists import is_named
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, MAX_SPAN_S, RelayLimits
 
 # A key with its share of a filter that has few of them.
 _MOST_BYTES_PER_MEMBER = 2 * BYTES_PER_MEMBER
+# One subscription in so many is spared to keep authors of the last tier apart.
+_PLENTY = 2
 _BROAD = frozenset({Subject.GLOBAL, Subject.FIREHOSE})
 # Seconds of stored events that a live subscription asks for which must not reach its limit.
 _RECENT_S = 3_600
@@ -23,6 +26,8 @@ _FIRST_SECOND = 1
 class _Group:
     filters: int = 0
     bytes: int = 0
+    is_last: bool = False
+    """Whether it is for authors of the last tier."""
     queries: dict[str, Query] = field(default_factory=dict)
 
 
@@ -77,8 +82,9 @@ class SubscriptionPacker:
         if _shape(limits) != _shape(self._limits):
             self.clear()
         self._limits = limits
-        self._origins = {piece.key: query.key for query in queries if query.is_live for piece in self._pieces(query)}
-        wanted = {piece.key: piece for query in queries if query.is_live for piece in self._pieces(query)}
+        cut = [(query, piece) for query in queries if query.is_live for piece in self._pieces(query)]
+        self._origins = {piece.key: query.key for query, piece in cut}
+        wanted = {piece.key: piece for _, piece in cut}
         grouped: set[str] = set()
         for key, group in list(self._groups.items()):
             self._refresh(key, group, wanted)
@@ -305,11 +311,29 @@ class SubscriptionPacker:
         return None
 
     def _place(self, query: Query) -> bool:
+        if self._join(query, {query.tier == LAST_TIER}) or (self._has_plenty and self._begin_group(query)):
+            return True
+        return self._join(query, {True, False}) or self._begin_group(query)
+
+    @property
+    def _has_plenty(self) -> bool:
+        """Return True if a subscription may be spared for authors of the last tier alone.
+
+        A crowd changes all chunks of theirs, and whatever is in a subscription with one is asked for anew with it.
+        """
+        return len(self._groups) < self._limits.max_subscriptions // _PLENTY
+
+    def _join(self, query: Query, are_last: AbstractSet[bool]) -> bool:
+        """Put a query into a subscription, one of those that are for the last tier or not."""
         for key, group in self._groups.items():
-            if self._fits(group, query):
+            if group.is_last in are_last and self._fits(group, query):
                 self._put(group, query)
                 self._changed.add(key)
                 return True
+        return False
+
+    def _begin_group(self, query: Query) -> bool:
+        """Put a query into a subscription of its own; return False if there is no room for one."""
         # One subscription is kept for pages, without which nothing that was missed is ever found.
         if len(self._groups) >= self._limits.max_subscriptions - 1 or not self._fits(_Group(), query):
             return False
@@ -341,6 +365,7 @@ class SubscriptionPacker:
 
     def _put(self, group: _Group, query: Query) -> None:
         parts, size = self._cost(query)
+        group.is_last = query.tier == LAST_TIER if not group.queries else group.is_last and query.tier == LAST_TIER
         group.filters += parts
         group.bytes += size
         group.queries[query.key] = query

@@ -161,20 +161,28 @@ class LiveSubscriptions:
         self._packer.ask_singly(singles)
 
     def _pack(self, queries: tuple[Query, ...], users: tuple[Query, ...], named: Named, limits: RelayLimits) -> None:
-        if queries is not self._queries or named is not self._named or not self._packer.has_shape_of(limits):
+        is_changed = queries is not self._queries or named is not self._named or not self._packer.has_shape_of(limits)
+        if is_changed:
             if not self._packer.has_shape_of(limits):
                 # What was refused is asked for otherwise from now on.
                 self._not_before.clear()
             self._queries, self._named = queries, named
             self._divide(queries, limits)
-            first = () if self._packer.fits(queries, limits) else named.first(queries, users)
+            first = () if self._fit(queries, limits) else named.first(queries, users)
             if {query.key for query in first} != {query.key for query in self._first}:
                 self._packer.clear()
             self._first = first
             self._asked = self._in_order(queries)
-        if self._packer.pack(self._asked, limits):
+        if self._packer.pack(self._asked, limits) or is_changed:
             mine = {query.key for query in self._first}
             self.unserved = tuple(key for key in self._packer.left_out if key not in mine)
+
+    def _fit(self, queries: tuple[Query, ...], limits: RelayLimits) -> bool:
+        """Return True if there is room for all of `queries`; where there was, beside what is open already."""
+        if self._first:
+            return self._packer.fits(queries, limits)
+        self._packer.pack(self._in_order(queries), limits)
+        return not self._packer.left_out
 
     def _in_order(self, queries: tuple[Query, ...]) -> tuple[Query, ...]:
         """Return what to ask for, with what goes first where there is no room for all."""
