@@ -6,7 +6,7 @@
 | `selection`, `ranking`, `crowding`, `novelty`, `crew` | which relays are dialled, and by which process |
 | `assignment` | lets the pool follow what the store knows of relays |
 | `reconnect`, `lost_relays`, `dial_queue`, `dialler` | when a relay is dialled, and how |
-| `plan_turns` | which connections follow a new plan next |
+| `plan_turns`, `last_tier_turns` | which connections follow a new plan next, and a crowd's part of it |
 | `reactor` | the one thread that serves all open connections |
 | `connection`, `outcomes` | between one relay's socket, its session and its `RelaySync` |
 | `flow_control` | how much of one relay may be on its way; backpressure |

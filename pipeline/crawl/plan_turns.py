@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 
 # A plan of so few queries is followed by all connections at once.
-FEW_QUERIES: Final = 100
+FEW_QUERIES: Final = 20
 # All have had their turn after so many calls of `take`, however many plans came since.
 ROUNDS: Final = 20
 

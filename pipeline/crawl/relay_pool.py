@@ -15,6 +15,7 @@ from pipeline.crawl.crawled_relay import CrawledRelay, RelayLoader, RelayOrders,
 from pipeline.crawl.dial_queue import DialBounds, DialQueue
 from pipeline.crawl.dialler import Dialler, begin, inform
 from pipeline.crawl.ingester import Batch
+from pipeline.crawl.last_tier_turns import LastTierTurns, live_bytes
 from pipeline.crawl.lost_relays import LostRelays
 from pipeline.crawl.plan_turns import PlanTurns
 from pipeline.crawl.reactor import Reactor
@@ -75,6 +76,7 @@ class RelayPool:
     _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue)
     _loader: RelayLoader = field(init=False)
     _turns: PlanTurns = field(default_factory=PlanTurns)
+    _last_tier: LastTierTurns = field(default_factory=LastTierTurns)
     _dialling: set[int] = field(default_factory=set)
     _lost: LostRelays = field(init=False)
     _queue: DialQueue = field(init=False)
@@ -145,7 +147,8 @@ class RelayPool:
             with database.write() as tx:
                 relay_status.start_crawling(tx, never, now)
         for each in new:
-            self._relays[each.candidate.relay] = self._loader.load(database, each, plan, now)
+            number = each.candidate.relay
+            self._relays[number] = self._loader.load(database, each, self._last_tier.plan_for(number, plan), now)
         mono = self.context.clock.monotonic()
         for rank, (number, each) in enumerate(wanted.items()):
             orders = RelayOrders(
@@ -154,7 +157,7 @@ class RelayPool:
             )  # fmt: skip
             self._relays[number].rank = rank
             self._relays[number].spell(each, mono)
-            self._relays[number].follow(orders, plan)
+            self._relays[number].follow(orders, self._last_tier.plan_for(number, plan))
 
     def _mode(self, selected: Selected) -> CrawlMode:
         mode = CrawlMode(selected.candidate.ask)
@@ -165,21 +168,33 @@ class RelayPool:
         for number in self._relays.keys() & changed.keys():
             relay = self._relays[number]
             relay.sync.named = relay.sync.named.after(changed[number])
-            relay.post_plan(plan)
+            relay.post_plan(self._last_tier.plan_for(number, plan))
 
     def set_plan(self, plan: Plan) -> None:
         """Let every relay follow `plan`; where it is long, one connection after the other within the next ticks."""
-        for relay in self._relays.values():
+        for number, relay in self._relays.items():
             if relay.connection is None:
-                relay.sync.set_plan(plan)
-        self._turns.add(number for number, relay in self._relays.items() if relay.connection is not None)
+                self._last_tier.begin(number)
+                relay.sync.set_plan(self._last_tier.plan_for(number, plan))
+        self._turns.add(self._connected)
         self._post_plan(plan)
 
+    @property
+    def _connected(self) -> list[int]:
+        return [number for number, relay in self._relays.items() if relay.connection is not None]
+
     def _post_plan(self, plan: Plan) -> None:
-        for number in self._turns.take(len(plan.queries)):
-            relay = self._relays.get(number)
-            if relay is not None and relay.connection is not None:
-                relay.connection.post_plan(plan)
+        last = self._last_tier.take(plan, self._connected, self._live_bytes, self.context.clock.monotonic())
+        for number in dict.fromkeys((*self._turns.take(len(plan.queries)), *last)):
+            if (relay := self._relays.get(number)) is not None:
+                relay.post_plan(self._last_tier.plan_for(number, plan))
+
+    def _live_bytes(self, number: int) -> int:
+        """Return how many bytes of live requests a relay is sent at most that follows a plan."""
+        relay = self._relays.get(number)
+        if relay is None or relay.connection is None or relay.sync.strategy.is_firehose:
+            return 0
+        return live_bytes(relay.connection.limits)
 
     def tick(self, plan: Plan) -> None:
         """Take note of connections that ended, dial what is due, and let the next follow `plan`."""
@@ -198,7 +213,8 @@ class RelayPool:
 
     def rest_s(self) -> float:
         """Return for how long `tick` has nothing to do unless a connection ends; 0 if it may have at any moment."""
-        if self.waiting or self._dialling or self._reached or not self._turns.are_over:
+        is_following = not self._turns.are_over or self._last_tier.is_uneven
+        if self.waiting or self._dialling or self._reached or is_following:
             return 0.0
         dials_at = (relay.next_dial_at for relay in self._relays.values() if self._may_dial(relay))
         return max(0.0, min(dials_at, default=math.inf) - self.context.clock.monotonic())
@@ -219,7 +235,8 @@ class RelayPool:
 
     def _start(self, relay: CrawledRelay, plan: Plan) -> None:
         number, address = relay.selected.candidate.relay, relay.selected.address
-        relay.sync.set_plan(plan)
+        self._last_tier.begin(number)
+        relay.sync.set_plan(self._last_tier.plan_for(number, plan))
         relay.connection = Connection(number, address, relay.sync, relay.host, relay.metrics, self.context)
         if relay.was_connected:
             relay.metrics.reconnected()
@@ -323,4 +340,5 @@ class RelayPool:
 
     def _forget(self, number: int) -> None:
         del self._relays[number]
+        self._last_tier.begin(number)
         self._lost.forget(number)

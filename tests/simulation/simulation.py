@@ -183,6 +183,9 @@ class Simulation:
         self.relay = TalkingRelay(StoredEvents(rng))
         self.planner = Planner()
         self.plan = self.planner.plan()
+        self.holds_last_tier = False
+        """Whether the relay is asked for the last tier as it was at the last `catch_up`."""
+        self._caught_up = self.plan
         self.has_tiers = False
         """Whether authors are of random tiers; of the first else."""
         self.changes: dict[bytes, Change] = {}
@@ -234,6 +237,7 @@ class Simulation:
     def restart(self) -> None:
         """A new process with what the old one has committed."""
         self.disconnect()
+        self._caught_up = self.plan
         self.crawl = self._new_crawl()
 
     def _new_crawl(self) -> RelaySync:
@@ -253,7 +257,7 @@ class Simulation:
         said = (Listed(each, at if writes else elsewhere, at if reads else ()) for each in authors)
         if changed := self.lists.apply(said).get(RELAY):
             self.crawl.named = self.crawl.named.after(changed)
-            self.crawl.set_plan(self.plan)
+            self._ask_for_plan()
 
     def ask(self, mode: CrawlMode) -> None:
         """What the operator wants, of this process and later ones."""
@@ -295,7 +299,17 @@ class Simulation:
 
     def _follow_plan(self) -> None:
         self.plan = self.planner.plan()
-        self.crawl.set_plan(self.plan)
+        if not self.holds_last_tier:
+            self._caught_up = self.plan
+        self._ask_for_plan()
+
+    def catch_up(self) -> None:
+        """Ask for the last tier as it is now."""
+        self._caught_up = self.plan
+        self._ask_for_plan()
+
+    def _ask_for_plan(self) -> None:
+        self.crawl.set_plan(self.plan.with_last_tier_of(self._caught_up))
 
     # Time.
 

@@ -112,6 +112,60 @@ def test_user_who_registers_behind_a_crowd_is_live_soon() -> None:
     assert lateness(sim, user, 20, wait=2) == []
 
 
+def held() -> tuple[Simulation, list[bytes], list[bytes]]:
+    """A relay that is asked for the last tier as it was with the first of two crowds; both."""
+    sim = Simulation(random.Random(1), limits=replace(RelayLimits(), max_kinds=320))
+    sim.max_idle_turns = 100_000
+    sim.holds_last_tier = True
+    first, second = crowd(300, 1), crowd(300, 2)
+    sim.want(crowd(3, 3), tier=0)
+    sim.want(first, tier=LAST)
+    sim.catch_up()
+    return sim, first, second
+
+
+def write(sim: Simulation, authors: list[bytes], seconds: float) -> None:
+    """Let some of them write within so many seconds."""
+    began = sim.mono - 100
+    for number in range(10):
+        sim.run_until(began + seconds * number / 10)
+        sim.relay.publish(event(sim.wall, authors[number * 7], number=number), sim.wall)
+    sim.run_until(began + seconds)
+
+
+def test_what_a_crowd_wrote_before_it_was_asked_for_is_had() -> None:
+    sim, first, second = held()
+    sim.connect()
+    sim.run_until(400)
+    sim.want(second, tier=LAST)
+    write(sim, second, 700)
+    assert not {each.id for each in sim.relay.store.events} <= sim.delivered
+    assert lateness(sim, first, 10, wait=2) == []
+    sim.catch_up()
+    sim.run_until(sim.mono - 100 + 600)
+    assert {each.id for each in sim.relay.store.events} == sim.delivered
+    assert lateness(sim, second, 10, wait=2) == []
+
+
+def test_relay_that_was_asked_whole_is_asked_by_query_for_the_newest_crowd() -> None:
+    """The cursor for everything covers it: whoever is left out then is never looked back for."""
+    sim, _, second = held()
+    sim.relay.publish(event(START - 5, second[0]), 0)
+    sim.ask(CrawlMode.WHOLE)
+    sim.connect()
+    sim.run_until(400)
+    sim.want(second, tier=LAST)
+    write(sim, second, 400)
+    sim.ask(CrawlMode.QUERY)
+    sim.run_until(sim.mono - 100 + 100)
+    # The next plan comes with the former state once more.
+    sim.want(crowd(1, 4), tier=0)
+    write(sim, second, 700)
+    sim.catch_up()
+    sim.run_until(sim.mono - 100 + 600)
+    assert {each.id for each in sim.relay.store.events} == sim.delivered
+
+
 def test_early_authors_missed_events_come_before_a_crowds_past() -> None:
     sim, relay = rationed(CrawlMode.QUERY)
     relay.per_s, relay.burst = 1 / 3, 60

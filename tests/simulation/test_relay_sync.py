@@ -557,6 +557,9 @@ class Story:
         self.sim = Simulation(self.rng)
         self.sim.max_idle_turns = 4_000
         self.sim.has_tiers = self.rng.random() < 0.5
+        # Apart, so that the rest of the story is the same with and without.
+        self.turns = random.Random(f"turns {seed}")
+        self.sim.holds_last_tier = self.turns.random() < 0.7
         self.people = [self.rng.randbytes(32) for _ in range(self.rng.choice((5, 300)))]
         self.wanted: set[bytes] = set()
         self.number = 0
@@ -617,7 +620,10 @@ class Story:
             now += self.rng.choice((0.2, 3, 30, 400, 2_000))
             self.sim.run_until(now)
             self.step()
+            if self.turns.random() < 0.2:
+                self.sim.catch_up()
         self.sim.relay.mood = cooperative
+        self.sim.catch_up()
         self.sim.disconnect()
         self.sim.connect()
         self.sim.run_until(now + 2 * 3_600)

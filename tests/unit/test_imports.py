@@ -213,7 +213,7 @@ PURE = (
     "pipeline.audit.findings", "pipeline.audit.walk",
     "pipeline.relay.silence", "pipeline.relay.doubts", "pipeline.relay.advertised", "pipeline.crawl.sync",
     "pipeline.crawl.selection", "pipeline.crawl.ranking", "pipeline.crawl.crowding", "pipeline.crawl.novelty",
-    "pipeline.crawl.crew", "pipeline.crawl.plan_turns",
+    "pipeline.crawl.crew", "pipeline.crawl.last_tier_turns", "pipeline.crawl.plan_turns",
     "pipeline.crawl.reconnect", "pipeline.crawl.lost_relays", "pipeline.crawl.dial_queue",
     "pipeline.process.backoff", "pipeline.process.restart",
     "pipeline.probe.questions", "pipeline.probe.collector", "pipeline.probe.claims", "pipeline.probe.learned",

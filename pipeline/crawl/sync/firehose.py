@@ -27,12 +27,13 @@ _CHUNKS_EVERY_S: Final = 60.0
 
 
 class FirehoseSync:
-    """The whole side of one relay's crawl. `wanted`: the plan by query, whichever way the relay is asked."""
+    """The whole side of one relay's crawl. `wanted`: everything, by query, whichever way the relay is asked."""
 
     PROBE: Final = "whole-canary"
     _PROBE_PAGE: Final = Filter(limit=1)
 
     __slots__ = (
+        "_by_query",
         "_chunks_at",
         "_gaps",
         "_known",
@@ -54,7 +55,9 @@ class FirehoseSync:
         gaps: OpenGaps,
         resweeps: Resweeps,
     ) -> None:
-        self.wanted = wanted
+        self.wanted = wanted.newest
+        # The plan by query, which may have a former state of the last tier.
+        self._by_query = wanted
         self._resweeps = resweeps
         self._strategy = strategy
         self._known = known
@@ -65,15 +68,27 @@ class FirehoseSync:
         self._lookback: NewAuthorLookback | None = None
         self._chunks_at = 0.0
 
+    def follow(self, plan: Plan) -> None:
+        """Ask for `plan`, by query as well; what it has of the last tier never goes back to a former state.
+
+        What a sweep completes is for the authors that are asked for, and a cursor covers all up to the newest of them.
+        """
+        self.wanted = plan.newest
+        is_former = plan.last_tier_generation < self._by_query.last_tier_generation
+        self._by_query = plan.newest if is_former else plan
+
     @property
     def plan(self) -> Plan:
-        """What is wanted, the way the relay is asked for it."""
-        return self.wanted.whole if self._strategy.is_firehose else self.wanted
+        """What to ask for, the way the relay is asked for it."""
+        return self.wanted.whole if self._strategy.is_firehose else self._by_query
 
     def on_strategy_changed(self) -> None:
         """The relay is asked another way from now on; what was covered either way stays so."""
         if self._strategy.is_firehose:
             self._known.cursors.start_firehose(self.wanted.live)
+        else:
+            # The cursor for everything covers the newest authors as well.
+            self._by_query = self.wanted
         self._lookback = self._sweeps.unconfirmed_firehose = None
 
     def swept_queries(self) -> frozenset[str]:

@@ -139,9 +139,12 @@ class RelaySync:
 
     def set_plan(self, plan: Plan) -> None:
         """Ask for `plan` from the next `advance` on; what it shares with the one before is left alone."""
-        self._firehose.wanted = plan.with_lists if self.fetches_lists else plan
-        self._plan = self._firehose.plan
+        self._firehose.follow(plan.with_lists if self.fetches_lists else plan)
         self._starter.users = plan.user_keys
+        self._follow_plan()
+
+    def _follow_plan(self) -> None:
+        self._plan = self._firehose.plan
         self.gaps.follow(self._plan.keys | self._firehose.swept_queries())
         self._check_at = 0.0
 
@@ -326,7 +329,7 @@ class RelaySync:
             session.learn(replace(session.limits, whole_refused_at=wall))
         if self.strategy.decide(self._firehose.wanted, session.limits, wall):
             self._firehose.on_strategy_changed()
-            self.set_plan(self._firehose.wanted)
+            self._follow_plan()
             self._known.times.sweep_all_again()
             self._schedule.restart()
 

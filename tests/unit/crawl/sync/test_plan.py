@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, PROFILE_KINDS, Planner, Query, Subject, chunks
+from pipeline.crawl.sync.plan import LAST_TIER, MAX_MEMBERS, PROFILE_KINDS, Planner, Query, Subject, chunks
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.store.wanted_authors import Change
@@ -197,3 +197,32 @@ def test_queries_for_users_are_no_part_of_the_others() -> None:
     assert [each.public_key for query in plan.users for each in query.members] == users
     assert not {each.key for each in plan.users} & {each.key for each in plan.queries}
     assert plan.with_lists.users == plan.users
+
+
+def test_plan_with_a_former_last_tier_has_all_else_as_it_is_now() -> None:
+    planner = Planner()
+    planner.apply(changes(1, [Change(key(1), True, 0, 1, LAST_TIER), Change(key(2), True, 0, 1, 0)]))
+    former = planner.plan()
+    planner.apply(changes(2, [Change(key(3), True, 0, 2, LAST_TIER), Change(key(4), True, 0, 2, 0)]))
+    newest = planner.plan()
+    held = newest.with_last_tier_of(former)
+    named = {each.public_key for query in held.queries for each in query.members}
+    assert named == {key(1), key(2), key(4)}
+    assert held.newest is newest
+    assert held.last_tier == former.last_tier
+    assert held.last_tier_generation == 1 < newest.last_tier_generation
+    lists = {
+        each.public_key for query in held.with_lists.queries for each in query.members if query not in held.queries
+    }
+    assert lists == {key(1), key(2), key(4)}
+    assert held.with_lists.newest == newest.with_lists
+
+
+def test_plan_whose_last_tier_did_not_change_is_the_same_object() -> None:
+    planner = Planner()
+    planner.apply(changes(1, [Change(key(1), True, 0, 1, LAST_TIER)]))
+    former = planner.plan()
+    planner.apply(changes(2, [Change(key(2), True, 0, 2, 0)]))
+    newest = planner.plan()
+    assert newest.with_last_tier_of(former) is newest
+    assert newest.newest is newest
