@@ -1,6 +1,7 @@
 """One connection to one relay: what stands between its channel, its session, its crawl and the intake."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -34,6 +35,8 @@ PING_AFTER_S: Final = 30.0
 GIVE_UP_AFTER_S: Final = 75.0
 # Counting costs as much for a thousand messages as for one, so they are counted a few times a second.
 TELL_S: Final = 0.2
+# Messages are sent together up to so many characters: each system call may cost this thread its turn among others.
+_SEND_TOGETHER: Final = 64 << 10
 # How often a connection that may not read on looks whether the relay takes what is being sent.
 _FULL_CHECK_S: Final = 1.0
 
@@ -236,7 +239,7 @@ class Connection:
                 # The right ran out since this step began.
                 self.close()
                 break
-            websocket.send(self._session.outgoing.popleft())
+            websocket.send(*_taken(self._session.outgoing))
         self._report()
         if judges_silence:
             self._keep_alive(websocket, now)
@@ -307,3 +310,12 @@ class Connection:
         if (sample := self._sync.identity.take_sample(self._clock.monotonic())) is not None:
             self._batcher.enqueue_metadata(sample=sample)
         self._recorder.keep_up()
+
+
+def _taken(outgoing: deque[str]) -> Iterator[str]:
+    """Yield the messages that are to be sent next, taken out of `outgoing`."""
+    size = 0
+    while outgoing and size < _SEND_TOGETHER:
+        message = outgoing.popleft()
+        size += len(message)
+        yield message

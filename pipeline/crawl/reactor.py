@@ -71,6 +71,8 @@ class ReadCoalescer:
 
 
 _MAX_WAIT_S: Final = 2.0
+# While turns take longer than this together, it is looked who has sent something.
+_LOOK_S: Final = 0.015
 # How often it is looked whether the backpressure is over, or somebody wants something in spite of it.
 _HOLD_CHECK_S: Final = 0.25
 
@@ -153,18 +155,18 @@ class Reactor:
         """Wait until something is to be done for any connection, and do it for all that it is to be done for."""
         with self.context.waiting(WaitReason.NETWORK):
             ready = self._poll.poll(self._poll_timeout())
-        due = {self._entries[descriptor] for descriptor, _ in ready if descriptor != self._bell}
+        due = dict.fromkeys(self._readable(ready))
         self._end_lapsed()
         if not self.context.backpressure.is_open:
             return
-        due.update(self._answer_calls())
+        due.update(dict.fromkeys(self._answer_calls()))
         now = self.context.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             entry = heapq.heappop(self._timers)[2]
             entry.timer = math.inf
-            due.add(entry)
-        due.update(self._doubtful(now))
-        messages = [self._step(entry) for entry in due if entry.ending is None]
+            due[entry] = None
+        due.update(dict.fromkeys(self._doubtful(now)))
+        messages = self._step_all(due, now)
         self._finish_closed()
         began, now = now, self.context.clock.monotonic()
         took_s = now - began
@@ -174,7 +176,38 @@ class Reactor:
             with self.context.waiting(WaitReason.TIMER):
                 pause(self._coalescer.next_read_at(now, messages, took_s, is_asking=is_asking) - now)
 
+    def _readable(self, polled: Sequence[tuple[int, int]]) -> list[_Entry]:
+        return [self._entries[descriptor] for descriptor, _ in polled if descriptor != self._bell]
+
+    def _step_all(self, due: dict[_Entry, None], now: float) -> list[int]:
+        """Let each have a turn, in order; returns how many messages each turn brought.
+
+        Whoever sends something while the others take long has a turn before them, is `due` with them, and what came by
+        then is handed over.
+        """
+        waiting, messages = dict.fromkeys(due), list[int]()
+        # Bounded, so that the last has its turn however much the others send.
+        for looks in range(len(waiting), -1, -1):
+            while waiting:
+                entry = next(iter(waiting))
+                del waiting[entry]
+                if entry.ending is None:
+                    messages.append(self._step(entry))
+                if looks and (since := self.context.clock.monotonic()) - now >= _LOOK_S:
+                    now = since
+                    break
+            if not waiting:
+                break
+            self.context.batcher.send()
+            sending = dict.fromkeys(self._readable(self._poll.poll(0)))
+            due.update(sending)
+            waiting = sending | waiting
+        return messages
+
     def _poll_timeout(self) -> float:
+        if self._has_rung:
+            # Maybe a look between two turns took the edge.
+            return 0.0
         fence = self.context.fence
         most_s = _MAX_WAIT_S
         if fence is not None and self._entries:

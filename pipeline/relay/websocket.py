@@ -4,6 +4,7 @@ import contextlib
 import select
 import socket
 import ssl
+from collections.abc import Iterable
 
 from websocket import ABNF
 
@@ -131,14 +132,16 @@ class WebSocket:
             self.has_more = True  # the next call tells
         return messages
 
-    def send(self, text: str | bytes) -> None:
-        """Send one text message: what does not leave now does later. Raises `ConnectionLost`."""
-        self._transmit(ABNF.OPCODE_TEXT, text.encode() if isinstance(text, str) else text)
+    def send(self, *texts: str | bytes) -> None:
+        """Send text messages, together: what does not leave now does later. Raises `ConnectionLost`."""
+        self._transmit(
+            _frame(ABNF.OPCODE_TEXT, text.encode() if isinstance(text, str) else text) for text in texts
+        )  # fmt: skip
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping with at most 125 bytes; whatever comes back moves `last_received`. Raises `ConnectionLost`."""
         assert len(payload) <= 125, "RFC 6455 section 5.5"
-        self._transmit(ABNF.OPCODE_PING, payload)
+        self._transmit([_frame(ABNF.OPCODE_PING, payload)])
 
     def flush(self) -> None:
         """Send what can be sent now; raises `ConnectionLost` if it should all have left by now."""
@@ -236,10 +239,10 @@ class WebSocket:
         self.bytes_sent += sent
         self._pong = self._pong[sent:]
 
-    def _transmit(self, opcode: int, payload: bytes) -> None:
+    def _transmit(self, frames: Iterable[bytes]) -> None:
         self._check_open()
         pong, self._pong = self._pong, b""
-        self._unsent = memoryview(bytes(self._unsent) + pong + _frame(opcode, payload))
+        self._unsent = memoryview(b"".join((self._unsent, pong, *frames)))
         if self._send_by is None:
             self._send_by = self._clock.monotonic() + self._send_timeout_s
         self.flush()

@@ -4,7 +4,7 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,15 +147,19 @@ class Desk:
         assert not self.thread.is_alive()
 
 
-@contextmanager
-def working(path: Path, fence: Fence | None = None) -> Iterator[Desk]:
+def idle(path: Path, fence: Fence | None = None) -> Desk:
+    """A reactor that is not at work yet."""
     intake, gate = Taking(path), Backpressure(Marks(10, 5, 1 << 30))
     log = RateLimitedLogger(Logger(logging.getLogger("test")), CLOCK)
     bounds = FrameBounds(10**6, 100)
     reactor = Reactor(CrawlContext(CLOCK, intake, TransactionBatcher(intake), gate, log, bounds, fence=fence))
-    thread = threading.Thread(target=reactor.run, daemon=True)
-    thread.start()
-    desk = Desk(intake, gate, reactor, thread, SimpleQueue())
+    return Desk(intake, gate, reactor, threading.Thread(target=reactor.run, daemon=True), SimpleQueue())
+
+
+@contextmanager
+def working(path: Path, fence: Fence | None = None) -> Iterator[Desk]:
+    desk = idle(path, fence)
+    desk.thread.start()
     try:
         yield desk
     finally:
@@ -188,6 +192,37 @@ def test_what_relays_send_is_handed_over_and_what_we_ask_is_sent(desk: Desk) -> 
             assert [each.id for each in batch.events] == [found.id]
             take(batch)
         assert desk.endings.get(timeout=PATIENCE_S).was_productive
+
+
+def test_what_comes_during_a_turn_is_read_before_the_turns_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reactor_module, "_LOOK_S", 0.0)
+    desk = idle(tmp_path / "events.db")
+    connections = [desk.connect(relay) for relay in (1, 2, 3)]
+    registered = {entry.connection: entry for entry in desk.reactor._answer_calls()}
+    entries = [registered[made] for made, _ in connections]
+    # From then on they are polled.
+    desk.reactor._step_all(dict.fromkeys(entries), CLOCK.monotonic())
+    turns: list[int] = []
+
+    def stepped(relay: int, turn: Callable[[WebSocket], int]) -> Callable[[WebSocket], int]:
+        def step(websocket: WebSocket) -> int:
+            if not turns:
+                connections[2][1].sendall(sent(events(1)[0]))
+            turns.append(relay)
+            return turn(websocket)
+
+        return step
+
+    for relay, (made, _) in enumerate(connections, 1):
+        monkeypatch.setattr(made, "step", stepped(relay, made.step))
+    desk.reactor._step_all(dict.fromkeys(entries), CLOCK.monotonic())
+    assert turns == [1, 3, 2]
+    assert desk.intake.next_events().relay == 3
+    for (_, theirs), entry in zip(connections, entries, strict=True):
+        entry.websocket.close()
+        theirs.close()
 
 
 def test_relay_whose_batches_wait_is_not_read_and_delays_no_other(desk: Desk) -> None:

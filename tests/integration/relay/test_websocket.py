@@ -310,6 +310,13 @@ def test_sending_never_waits_and_what_is_left_goes_when_it_can() -> None:
         assert channel.events == select.POLLIN
 
 
+def test_messages_that_are_sent_together_arrive_one_by_one() -> None:
+    with pair() as (channel, relay):
+        channel.send("first", b"second", "x" * 100_000)
+        frames = FrameSource(relay)
+        assert [frames.next() for _ in range(3)] == [(TEXT, b"first"), (TEXT, b"second"), (TEXT, b"x" * 100_000)]
+
+
 def test_what_must_have_left_by_now_loses_the_relay_but_no_message() -> None:
     ours, theirs = socket.socketpair()
     clock = ManualClock()

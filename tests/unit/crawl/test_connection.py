@@ -56,11 +56,11 @@ class Answering:
         self._found = found
         self.answers: list[bytes] = []
 
-    def send(self, frame: str) -> None:
-        kind, subscription, *filters = orjson.loads(frame)
-        if kind == "REQ" and filters[0].get("kinds") == [0, 2, 3, 10_002] and filters[0]["limit"]:
-            self.answers += [b'["EVENT","%s",%s]' % (subscription.encode(), each.to_json()) for each in self._found]
-            self.answers.append(b'["EOSE","%s"]' % subscription.encode())
+    def send(self, *frames: str) -> None:
+        for kind, subscription, *filters in map(orjson.loads, frames):
+            if kind == "REQ" and filters[0].get("kinds") == [0, 2, 3, 10_002] and filters[0]["limit"]:
+                self.answers += [b'["EVENT","%s",%s]' % (subscription.encode(), each.to_json()) for each in self._found]
+                self.answers.append(b'["EOSE","%s"]' % subscription.encode())
 
     def receive(self) -> list[bytes]:
         answers, self.answers = self.answers, []
@@ -285,7 +285,7 @@ def test_loss_of_a_host_teaches_nothing_and_loss_by_the_relay_does(tmp_path: Pat
 class Silent(Answering):
     """A relay that answers nothing."""
 
-    def send(self, frame: str) -> None:
+    def send(self, *frames: str) -> None:
         """Nothing comes of it."""
 
 
@@ -354,7 +354,7 @@ class Sending(Answering):
         messages, self.next = self.next, []
         return messages
 
-    def send(self, frame: str) -> None:
+    def send(self, *frames: str) -> None:
         """Answer nothing."""
 
 
