@@ -66,8 +66,8 @@ _THREAD_LIMIT_S: Final = 8.0
 _SLOW_THREAD_LIMIT_S: Final = 60.0
 _ALIVE_EVERY_S: Final = runs.ALIVE_EVERY_MS / 1000
 # A plan of what is wanted takes milliseconds, but tenths of a second while a crowd registers, and then it is made this
-# many times as long after the one before, so that a fifth of a core goes into it and several changes into one.
-_PLAN_SHARE: Final = 4.0
+# many times as long after the one before, so that a tenth of a core goes into it and several changes into one.
+_PLAN_SHARE: Final = 9.0
 _MAX_PLAN_REST_S: Final = 1.0
 # A fiftieth of one core at most goes into looking through them.
 _LOOK_SHARE: Final = 50.0

@@ -39,7 +39,7 @@ LONG_BYTES: Final = 64 << 10
 # Slices of long contact lists that may be left to be done; while there are more, no new rows are claimed.
 MAX_SLICES: Final = 2_000
 # Slices begin so many times as far apart as one takes.
-SLICE_REST: Final = 3.0
+SLICE_REST: Final = 4.0
 # What storing one address of a relay weighs in such bytes.
 ADDRESS_BYTES: Final = 1 << 10
 # From this rate (events/s) on, crawlers read at common times: so long after one's commit, those of the others are there

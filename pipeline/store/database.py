@@ -169,6 +169,8 @@ class Database:
 
         Return True if that was possible within `RESTART_PATIENCE_S`: a reader may still need what is in it.
         """
+        # Most is moved before anybody has to wait: tens of megabytes take a tenth of a second.
+        self.checkpoint()
         self._connection.set_busy_handler(JitteredBusyHandler(RESTART_PATIENCE_S))
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
