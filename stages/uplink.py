@@ -29,6 +29,8 @@ _IDLE_S: Final = 1.0
 _CHANGES_EVERY_S: Final = 1.0
 _REPORT_EVERY_S: Final = 2.0
 _FORGET_EVERY_S: Final = 10.0
+# Of a megabyte each at most: a transaction that does not hold the write lock for long.
+_FORGOTTEN_AT_ONCE: Final = 50
 # After the hub's answer that home is behind.
 _HOME_BEHIND_S: Final = 0.5
 # At the end of the stage, for what the crawlers accepted last.
@@ -106,7 +108,7 @@ class _UplinkLoop:
         try:
             # First: a new connection decides which parcels are sent.
             connection = self._line.get(self._on_connect)
-            first = self._commit()
+            first = self._commit(is_connected=connection is not None)
             if connection is None:
                 return False
             self._report(connection)
@@ -137,24 +139,28 @@ class _UplinkLoop:
                 return
             self._ctx.log.warning("the hub is ahead of this database, a new stream begins")
 
-    def _commit(self) -> Unsent | None:
-        """Note what the hub has, pack the inbox if there is room for a parcel; return the first that is to be sent."""
+    def _commit(self, *, is_connected: bool) -> Unsent | None:
+        """Note what the hub has, pack the inbox if there is room for a parcel; return the first that is to be sent.
+
+        Sent parcels are forgotten while there is a connection only: a hub that was away may come back without the last.
+        """
         now, now_ms = self._ctx.clock.monotonic(), self._ctx.clock.now_ms()
         with self._database.read() as tx:
             waiting = parcels.count_unsent(tx)
             is_due = now >= self._changes_at and parcels.has_changes(tx)
             has_work = parcels.has_rows(tx) or is_due
         has_room = waiting - bool(self._taken) < _MAX_UNSENT
-        is_old = now >= self._forget_at
+        is_old = is_connected and now >= self._forget_at
         if not (has_work and has_room) and not self._taken and not is_old:
             return self._first_unsent()
         totals: Totals = ()
+        has_older = False
         try:
             with self._database.write() as tx:
                 if self._taken:
                     parcels.mark_sent(tx, self._taken, now_ms)
                 if is_old:
-                    parcels.forget_sent(tx, now_ms - KEPT_MS)
+                    has_older = parcels.forget_sent(tx, now_ms - KEPT_MS, _FORGOTTEN_AT_ONCE)
                 if has_room and (tally := self._uplink.pack(tx, now_ms, is_due=is_due)) is not None:
                     totals = self._counters.write(tx, tally)
                     self._changes_at = now + _CHANGES_EVERY_S
@@ -163,7 +169,7 @@ class _UplinkLoop:
             raise
         self._taken = 0
         if is_old:
-            self._forget_at = now + _FORGET_EVERY_S
+            self._forget_at = now if has_older else now + _FORGET_EVERY_S
         self._counters.show(totals)
         return self._first_unsent()
 

@@ -4,9 +4,11 @@ A host's role may call functions and nothing else. Each call is one autocommitte
 a connection that breaks leaves nothing half done: whether the call took effect is then unknown, and every function that
 changes something may be called again.
 
-    what fails                                     raised             the caller
-    no connection, or it broke, or the hub ends    `HubUnavailable`   connects again after a while
-    no such function, not allowed, wrong database  `HubRefused`       ends: trying again does not help
+    what fails                                       raised             the caller
+    no connection, or it broke, or the hub ends      `HubUnavailable`   connects again after a while
+    the server is a standby that takes no changes    `HubUnavailable`   the same: another is the hub soon
+    no such function, not allowed, wrong database    `HubRefused`       ends: trying again does not help
+    an address or argument that the driver refuses   `HubRefused`       the same
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,8 +35,9 @@ _PARAMETERS: Final[dict[str, Any]] = {
     f" -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
     f" -c tcp_user_timeout={_TIMEOUT_S * 1000}",
 }
-# Classes of SQLSTATE that say nothing about the call: connection, resources, operator intervention, system, rollback.
-_TRANSIENT: Final = ("08", "40", "53", "57", "58", "55P03")
+# Classes of SQLSTATE that say nothing about the call: connection, resources, operator intervention, system, rollback;
+# a lock that was not had in time, and a standby during a failover.
+_TRANSIENT: Final = ("08", "40", "53", "57", "58", "55P03", "25006")
 _FUNCTIONS: Final = """
 SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'hub'
 """
@@ -122,8 +125,11 @@ def open_as_owner(url: str) -> "psycopg.Connection[Row]":
 
 def _failure(error: psycopg.Error) -> EventServiceError:
     state = error.sqlstate
-    # Without a state the connection failed, or the server could not be reached.
     text = printable(str(error).strip().partition("\n")[0])
-    if state is None or state.startswith(_TRANSIENT):
+    if state is None:
+        # Nothing was asked of the server: it could not be reached, or the driver did not take what it was given.
+        is_ours = isinstance(error, psycopg.DataError | psycopg.ProgrammingError)
+        return HubRefused(f"hub: {text}") if is_ours else HubUnavailable(f"hub: {text}")
+    if state.startswith(_TRANSIENT):
         return HubUnavailable(f"hub: {text}")
     return HubRefused(f"hub: {text} ({state})")

@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 
 from pipeline.errors import EventServiceError
+from pipeline.printable import printable
 from pipeline.store import spellings
 from pipeline.store.database import Tx
 
@@ -147,7 +148,8 @@ def followed(tx: Tx) -> Mapping[str, int]:
 
 def add_unfit(tx: Tx, host_key: str, reason: str) -> None:
     """Note that this machine cannot use the relays of a host, for the hub to know."""
-    tx.execute(ADD_UNFIT, (host_key, reason))
+    # Partly text of the relay, which may hold characters that PostgreSQL refuses.
+    tx.execute(ADD_UNFIT, (host_key, printable(reason)))
 
 
 def unfit(tx: Tx) -> list[tuple[str, str]]:

@@ -68,7 +68,10 @@ RENUMBER = "UPDATE parcels SET number = -number, sent_at = NULL"
 # Each gets its place as its number; those with negative numbers are in the order from the end.
 RENUMBERED = "SELECT number FROM parcels ORDER BY number DESC"
 SET_NUMBER = "UPDATE parcels SET number = ? WHERE number = ?"
-FORGET_SENT = "DELETE FROM parcels WHERE sent_at < ?"
+FORGET_SENT = """
+DELETE FROM parcels WHERE number IN (SELECT number FROM parcels WHERE sent_at < ? ORDER BY sent_at, number LIMIT ?)
+RETURNING number
+"""
 POSITIONS = "SELECT stream, number FROM hub_positions"
 PUT_POSITION = """
 INSERT INTO hub_positions (stream, number) VALUES (?, ?)
@@ -195,9 +198,9 @@ def mark_unsent(tx: Tx, number: int) -> None:
     tx.execute(MARK_UNSENT, (number,))
 
 
-def forget_sent(tx: Tx, before: int) -> None:
-    """Drop parcels that were sent before a time."""
-    tx.execute(FORGET_SENT, (before,))
+def forget_sent(tx: Tx, before: int, most: int) -> bool:
+    """Drop parcels that were sent before a time, the first `most`; return True if there may be more."""
+    return len(tx.execute(FORGET_SENT, (before, most)).fetchall()) == most
 
 
 def positions(tx: Tx) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pipeline.store.database import Row
 from stages import hub as hub_stage
 from stages import uplink
 from tests.factories.events import SignedEvent, authors
+from tests.fakes.net import free_port
 from tests.fakes.postgres import Hub, PostgresServer, hub_in, programs_or_skip
 from tests.integration.hub.hosts import Edge, edge_of, home_of, inbox_ids
 from tests.integration.stages.support import NOW, Running, World, wait_until
@@ -72,6 +73,20 @@ def test_hub_that_went_back_has_all_again(hub: Hub, edge: Edge, home: World) -> 
     send(edge, notes(600, 601))
     assert hub.rows("SELECT complete_until FROM hub.cursors") == [(NOW,)], "with the cursors"
     take(home, notes(0, 601))
+
+
+def test_hub_that_was_away_for_long_and_went_back_has_all_again(hub: Hub, edge: Edge, home: World) -> None:
+    """What it had last may be lost with it, however long it is away."""
+    send(edge, notes(0, 300))
+    with edge.database.write() as tx:
+        tx.execute("UPDATE parcels SET sent_at = 0")
+    away = {"EVENTS_HUB": f"postgresql://x@127.0.0.1:{free_port('127.0.0.1')}/x"}
+    with Running(edge.context("uplink", away), uplink.run):
+        edge.accept(notes(300, 301))
+        wait_until(lambda: not edge.inbox_size(), "packed")
+    go_back(hub, 1)
+    send(edge, notes(301, 302))
+    take(home, notes(0, 302))
 
 
 def test_hub_that_goes_back_behind_home_changes_nothing_there(hub: Hub, edge: Edge, home: World) -> None:

@@ -123,6 +123,17 @@ def test_host_cannot_fill_the_hub_with_streams(url: str) -> None:
             mine.call("open_stream_v1", STREAM)
 
 
+def test_parcel_larger_than_home_reads_is_refused(url: str) -> None:
+    with HubConnection.open(url) as mine:
+        mine.call("open_stream_v1", STREAM)
+        with pytest.raises(HubRefused, match="larger than any"):
+            mine.call("hand_over_v1", STREAM, 1, bytes((16 << 20) + 1), *NOTHING)
+        many = ["x"] * 100_001
+        with pytest.raises(HubRefused, match="larger than any"):
+            mine.call("hand_over_v1", STREAM, 1, b"x", [], [], [], [], many, many)
+        assert mine.call("hand_over_v1", STREAM, 1, b"x", *NOTHING) == [("taken", 1)]
+
+
 def test_cursor_beyond_now_is_clamped(hub: Hub, url: str) -> None:
     with HubConnection.open(url) as mine:
         mine.call("open_stream_v1", STREAM)

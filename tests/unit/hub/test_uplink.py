@@ -128,7 +128,7 @@ def test_hub_that_went_back_too_far_is_refused(db: Database, clock: ManualClock)
     uplink = packed_uplink(db, 5)
     uplink.go_by(4, NOW * 1000)
     with db.write() as tx:
-        parcels.forget_sent(tx, NOW * 1000 + 1)
+        parcels.forget_sent(tx, NOW * 1000 + 1, 100)
     assert numbers(db, sent=False) == [5]
     with pytest.raises(HubTooOld, match="has 3 of 5"):
         uplink.go_by(3, NOW * 1000)
@@ -139,7 +139,7 @@ def test_database_that_went_back_begins_a_new_stream_with_what_it_keeps(db: Data
     uplink = packed_uplink(db, 3)
     uplink.go_by(2, NOW * 1000)
     with db.write() as tx:
-        parcels.forget_sent(tx, NOW * 1000 + 1)
+        parcels.forget_sent(tx, NOW * 1000 + 1, 100)
     before = uplink.stream
     assert not uplink.go_by(9, NOW * 1000)
     assert uplink.stream.name != before.name
@@ -162,3 +162,12 @@ def test_transaction_that_is_rolled_back_leaves_no_number_out(db: Database) -> N
     assert uplink.stream.last == 0
     assert len(pack_all(db, uplink)) == 1
     assert numbers(db, sent=False) == [1]
+
+
+def test_sent_parcels_are_forgotten_a_few_at_a_time(db: Database) -> None:
+    uplink = packed_uplink(db, 5)
+    uplink.go_by(4, NOW * 1000)
+    with db.write() as tx:
+        assert parcels.forget_sent(tx, NOW * 1000 + 1, 3)
+        assert not parcels.forget_sent(tx, NOW * 1000 + 1, 3)
+    assert (numbers(db, sent=True), numbers(db, sent=False)) == ([], [5])

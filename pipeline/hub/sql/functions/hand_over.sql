@@ -3,6 +3,15 @@ CREATE OR REPLACE FUNCTION hub.weight(body bytea) RETURNS bigint
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
   AS $$ SELECT length(body)::bigint + 256 $$;
 
+-- The largest body, and the most cursors or limits of one call: more than any uplink sends, and no more than home reads.
+CREATE OR REPLACE FUNCTION hub.most_body_bytes() RETURNS bigint
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  AS $$ SELECT 16777216::bigint $$;
+
+CREATE OR REPLACE FUNCTION hub.most_notes() RETURNS bigint
+  LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+  AS $$ SELECT 100000::bigint $$;
+
 -- What may wait for home of one host; beyond it the host waits, and its relays are not read.
 CREATE OR REPLACE FUNCTION hub.most_untaken_bytes() RETURNS bigint
   LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
@@ -62,6 +71,10 @@ BEGIN
   SELECT * INTO current_ FROM streams WHERE stream = name AND streams.host = mine.host FOR UPDATE;
   IF current_.stream IS NULL OR NOT current_.is_open THEN
     RAISE object_not_in_prerequisite_state USING MESSAGE = 'the stream is not open';
+  END IF;
+  IF length(its_body) > most_body_bytes() OR greatest(cardinality(cursor_relays), cardinality(limit_relays)) > most_notes()
+  THEN
+    RAISE program_limit_exceeded USING MESSAGE = 'the parcel is larger than any that is taken';
   END IF;
   IF its_number <> current_.last + 1 THEN
     RETURN QUERY SELECT 'other', current_.last;
