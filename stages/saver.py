@@ -84,7 +84,7 @@ class _Saver:
         self._ctx = ctx
         self._database = database
         self._tracer = tracer
-        # When the rows at hand were claimed (ms).
+        # When the rows at hand were claimed, or found (ms).
         self._claimed_at = 0
         self._target = config.target_relay
         self._outboxes = outboxes
@@ -186,7 +186,8 @@ class _Saver:
         """Return ready rows, claimed if any of them may have killed a process or may be taken by another one."""
         clock = self._ctx.clock
         with self._database.read() as tx:
-            rows = inbox.ready(tx, now=clock.now_ms(), limit=BATCH_ROWS)
+            self._claimed_at = now = clock.now_ms()
+            rows = inbox.ready(tx, now=now, limit=BATCH_ROWS)
         if clock.monotonic() >= self._claim_until and all(self._is_new(row) for row in rows):
             return rows
         return self._claim()

@@ -98,7 +98,7 @@ class PubsubSink:
         )
         self._metadata = (
             _header_of((("topic", self._path),)),
-            DEFAULT_CLIENT_INFO.to_grpc_metadata(),
+            _client_header(),
         )
         self._doubts = TopicDoubts()
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import pytest
@@ -603,3 +604,12 @@ def test_the_emulator_takes_what_we_send(emulator: PubSubEmulator, connect: Conn
     large = messages(notes(12, size=900_000))
     assert sink.deliver(large) == [DELIVERED] * 12
     assert {each.data for each in emulator.drain_count(12)} == {each.payload for each in large}
+
+
+def test_call_names_its_topic_for_routing_and_the_library(sink: PubsubSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the generated client adds to each call."""
+    sent: dict[str, str] = {}
+    monkeypatch.setattr(sink, "_call", lambda _, metadata, **__: sent.update(metadata))
+    sink.deliver(messages(notes(1)))
+    assert unquote(sent["x-goog-request-params"]) == f"topic={TOPIC}"
+    assert "gccl/" in sent["x-goog-api-client"]

@@ -20,6 +20,7 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.process.doorbell import Doorbell
+from pipeline.process.stage import StageContext
 from pipeline.saver import event_processor
 from pipeline.saver.event_processor import EventProcessor
 from pipeline.store import contact_slices, contacts, inbox, users
@@ -36,6 +37,7 @@ from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.service import EventService
 from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, arrival, dying_after, wait_until
 from tests.support.seeds import seeds
+from tests.support.spans import Recorder
 
 ALICE, BOB, CAROL, DAVE = authors(41, 4)
 TARGET = "ws://127.0.0.9:9"
@@ -468,6 +470,20 @@ def test_rows_that_come_while_it_runs_are_saved_without_a_claim(world: World, mo
         world.put(later)
         world.wait_saved()
     assert claims == [1, 1, 1, 0, 0, 0]
+
+
+def test_span_of_rows_saved_without_a_claim_begins_when_they_were_found(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(StageContext, "tracing", lambda _: contextlib.nullcontext(recorder.tracer))
+    with Running(world.context("saver"), saver.run):
+        wait_started(world)
+        world.put(profiles(3))
+        world.wait_saved()
+    spans = recorder.finish()
+    assert len(spans) == 4
+    assert all(0 < span.began <= span.ended for span in spans)
 
 
 def full_after(pages: int) -> Callable[..., Database]:
