@@ -35,9 +35,10 @@ MUTATIONS = (
         [
             Replacement(
                 "pipeline/delivery/batch_worker.py",
-                "            verdicts, down = self._offer(batch)\n",
-                "            from pipeline.sinks.base import DELIVERED\n"
-                "            self.client.settle(database, [(row, DELIVERED) for row in batch], 0.0)\n"
+                "on_call(began)\n            verdicts, down = self._offer(batch)\n",
+                "on_call(began)\n            from pipeline.sinks.base import DELIVERED\n"
+                "            self.client.defer([(row, DELIVERED) for row in batch], 0.0)\n"
+                "            self.client.settle(database)\n"
                 "            verdicts, down = self._offer(batch)\n",
             )
         ],
