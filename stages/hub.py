@@ -5,12 +5,14 @@ from typing import Final
 
 from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.crawl.home_wish import HomeWish
-from pipeline.hub import plan_feed, share_wish
+from pipeline.hub import home_role, plan_feed, share_wish
 from pipeline.hub.connection import HubConnection, HubUnavailable
+from pipeline.hub.home_role import HomeRole
 from pipeline.hub.line import HubLine
 from pipeline.hub.plan_feed import PlanFeed
 from pipeline.hub.share_wish import ShareWish
 from pipeline.hub.taking import Opened, SentParcel, open_parcel, take
+from pipeline.process.clock import since_boot_s
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.process.stage_times import WaitReason
@@ -21,7 +23,9 @@ from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 
-FUNCTIONS: Final = ("parcels_v1", "taken_v1", "prune_v1", *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS)
+FUNCTIONS: Final = (
+    "parcels_v1", "taken_v1", "prune_v1", *home_role.FUNCTIONS, *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS,
+)  # fmt: skip
 CHANNEL: Final = "parcels"
 # Of one look: some five transactions of the inbox.
 _MOST_PARCELS: Final = 5
@@ -61,23 +65,40 @@ class _HubLoop:
         with database.read() as tx:
             self._positions = parcels.positions(tx)
         self._prune_at = 0.0
+        self._role = HomeRole(since_boot_s, ctx.log)
+        self._reported_on: HubConnection | None = None
         self._plan = PlanFeed(ctx.clock, ctx.log)
         self._shares = ShareWish(ctx.clock, HomeWish(ctx.clock, lambda: ctx.settings), ctx.log)
 
     def run(self) -> None:
         self._counters.resume(self._database, self._ctx.is_abandoned)
         while not self._ctx.stop.is_set():
-            self._ctx.heartbeat.beat(self._line.problem())
+            self._ctx.heartbeat.beat(self._line.problem() or self._role.problem)
             try:
                 self._turn()
             except HubUnavailable as error:
                 self._line.on_failure(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            connection = self._line.get(self._on_connect)
+            if connection is not None and self._role.is_held:
+                self._role.leave(connection)
+        except HubUnavailable as error:
+            self._line.on_failure(error)
 
     def _turn(self) -> None:
         """Take a few parcels, or wait for some."""
         connection = self._line.get(self._on_connect)
         has_more = False
+        if connection is not None and not self._role.turn(connection, self._database):
+            connection = None
         if connection is not None:
+            if connection is not self._reported_on:
+                # The hub may have forgotten the positions.
+                self._report(connection)
+                self._reported_on = connection
             # What is wanted, and who crawls, is decided even while nothing is taken.
             self._shares.turn(connection, self._database)
             has_more = self._plan.turn(connection, self._database)
@@ -94,9 +115,8 @@ class _HubLoop:
         self._report(connection)
 
     def _on_connect(self, connection: HubConnection) -> None:
-        """Listen before the first look, so that nothing comes in between; the hub may have forgotten the positions."""
+        """Listen before the first look, so that nothing comes in between."""
         connection.listen(CHANNEL)
-        self._report(connection)
 
     def _has_room(self) -> bool:
         config = self._ctx.settings
@@ -116,6 +136,9 @@ class _HubLoop:
     def _take(self, sent: Sequence[SentParcel]) -> None:
         now = self._ctx.clock.now_ms()
         opened = [open_parcel(each, self._limits, now) for each in sent]
+        if not self._role.is_held:
+            # This process stood still since it asked for them: another may have taken them.
+            return
         with self._database.write() as tx:
             new, tally = take(tx, opened, self._ctx.clock.now_ms())
             totals = self._counters.write(tx, tally)

@@ -8,6 +8,7 @@ from typing import NoReturn, ParamSpec
 
 import click
 
+from pipeline.commands.bootstrap import open_configured_database
 from pipeline.commands.output import say
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.settings import parse, values
@@ -183,3 +184,42 @@ def drain(name: str, ends: bool, url: str | None) -> None:
     if not is_known:
         _fail(EventServiceError(f"there is no host {name}"), 1)
     say(f"{name} {'crawls again' if ends else 'drains'}")
+
+
+@hub.command()
+@_home
+@_explained
+def home(url: str | None) -> None:
+    """Print which database is home: where it lies, since when, and whether it is heard of.
+
+    Example: event-service hub home
+    """
+    from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+
+    with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
+        rows = connection.call("home_v1")
+    if not rows:
+        _fail(EventServiceError("no database is home yet"), 1)
+    ((_, place, epoch, since_ms, left_ms),) = rows
+    state = "heard of within its lease" if left_ms > 0 else f"not heard of: its lease ended {-left_ms // 1000} s ago"
+    say(f"{place} for {since_ms // 1000} s (epoch {epoch}), {state}")
+
+
+@hub.command(name="take-over")
+@_home
+@_explained
+def take_over(url: str | None) -> None:
+    """Let this host's database be home, in place of one that is gone for good; its host must be stopped.
+
+    The database should be the newest copy of that one. What the hub took since the copy is read again.
+
+    Example: event-service hub take-over
+    """
+    from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+    from pipeline.hub.home_role import own_identity, place_of  # noqa: PLC0415
+
+    with HubConnection.open(_given(url, "EVENTS_HUB")) as connection, open_configured_database() as database:
+        ((held, place, left_ms),) = connection.call("take_home_v1", own_identity(database).id, place_of(database.path))
+    if held is None:
+        _fail(EventServiceError(f"{place} is home and running: stop it and wait for {left_ms // 1000 + 1} s"), 1)
+    say(f"home is this database from now on (epoch {held}), before it was {place}")

@@ -9,6 +9,7 @@ changes something may be called again.
     the server is a standby that takes no changes    `HubUnavailable`   the same: another is the hub soon
     no such function, not allowed, wrong database    `HubRefused`       ends: trying again does not help
     an address or argument that the driver refuses   `HubRefused`       the same
+    another connection is home since                 `NotHome`          asks again who is home
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ _PARAMETERS: Final[dict[str, Any]] = {
 # Classes of SQLSTATE that say nothing about the call: connection, resources, operator intervention, system, rollback;
 # a lock that was not had in time, and a standby during a failover.
 _TRANSIENT: Final = ("08", "40", "53", "57", "58", "55P03", "25006")
+# Raised by `hub.require_home`.
+_NOT_HOME: Final = "EH001"
 _FUNCTIONS: Final = """
 SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'hub'
 """
@@ -48,6 +51,10 @@ Row = tuple[Any, ...]
 
 class HubUnavailable(EventServiceError):
     """The hub cannot be reached, or the connection broke during a call; trying again may help."""
+
+
+class NotHome(HubUnavailable):
+    """The call is for the database that is home, and this connection does not act for it, or does no more."""
 
 
 class HubRefused(CannotStart):
@@ -130,6 +137,8 @@ def _failure(error: psycopg.Error) -> EventServiceError:
         # Nothing was asked of the server: it could not be reached, or the driver did not take what it was given.
         is_ours = isinstance(error, psycopg.DataError | psycopg.ProgrammingError)
         return HubRefused(f"hub: {text}") if is_ours else HubUnavailable(f"hub: {text}")
+    if state == _NOT_HOME:
+        return NotHome(f"hub: {text}")
     if state.startswith(_TRANSIENT):
         return HubUnavailable(f"hub: {text}")
     return HubRefused(f"hub: {text} ({state})")

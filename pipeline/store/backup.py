@@ -11,7 +11,7 @@ from typing import Final
 import apsw
 
 from pipeline.errors import EventServiceError
-from pipeline.store import runs
+from pipeline.store import hub_home, runs
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
 
@@ -81,6 +81,7 @@ def _copy(database: Database, part: Path, progress: Progress) -> None:
                     progress(backup.page_count - backup.remaining - done)
                     done = backup.page_count - backup.remaining
             runs.mark_copied(destination)
+            hub_home.mark_copied(destination)
         finally:
             destination.close()
     except apsw.Error as error:

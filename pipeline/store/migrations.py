@@ -717,6 +717,15 @@ HELD_SHARES = (
     "CREATE TABLE unfit_hosts (host_key TEXT PRIMARY KEY, reason TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 
+# Which database is home, where several hosts crawl; see `hub_home`.
+HUB_HOME = (
+    """
+    CREATE TABLE hub_home (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), id TEXT NOT NULL, file INTEGER NOT NULL, epoch INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -755,4 +764,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0035-sinks", SINKS),
     Migration("0036-hub", HUB),
     Migration("0037-held-shares", HELD_SHARES),
+    Migration("0038-hub-home", HUB_HOME),
 )

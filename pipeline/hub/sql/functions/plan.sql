@@ -12,6 +12,7 @@ CREATE OR REPLACE FUNCTION hub.put_authors_v1(
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
 BEGIN
+  PERFORM require_home();
   UPDATE plan_authors p SET is_wanted = false, generation = n.generation
     FROM unnest(keys, wanted, generations) AS n (public_key, is_wanted, generation)
    WHERE NOT n.is_wanted AND p.subject = of_subject AND p.public_key = n.public_key AND p.generation < n.generation;
@@ -33,6 +34,7 @@ CREATE OR REPLACE FUNCTION hub.put_lists_v1(keys bytea[], its_writes text[], its
 DECLARE
   current_ bigint;
 BEGIN
+  PERFORM require_home();
   UPDATE plan SET lists = plan.lists + 1, home_lists = its_change RETURNING plan.lists INTO current_;
   INSERT INTO plan_lists AS old (public_key, writes, reads, change)
   SELECT DISTINCT ON (n.public_key) n.public_key, n.writes, n.reads, current_
@@ -54,6 +56,7 @@ CREATE OR REPLACE FUNCTION hub.publish_plan_v1(its_generation bigint) RETURNS vo
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
 BEGIN
+  PERFORM require_home();
   UPDATE plan SET generation = greatest(plan.generation, its_generation);
   PERFORM pg_notify(current_database() || '_plan', '');
 END $$;

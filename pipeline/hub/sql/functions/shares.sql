@@ -166,6 +166,7 @@ CREATE OR REPLACE FUNCTION hub.wish_relays_v1(addresses text[], keys text[], ord
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
 BEGIN
+  PERFORM require_home();
   PERFORM lock_shares();
   INSERT INTO relays (relay, host_key, orders, version)
   SELECT n.relay, n.host_key, n.orders, nextval('share_versions')
@@ -182,6 +183,7 @@ CREATE OR REPLACE FUNCTION hub.wish_shares_v1(keys text[], its_hosts text[]) RET
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
 BEGIN
+  PERFORM require_home();
   PERFORM lock_shares();
   INSERT INTO shares (host_key, wished)
   SELECT n.host_key, n.host FROM unnest(keys, its_hosts) AS n (host_key, host)

@@ -26,6 +26,7 @@ SELECT hub.permit('parcels_v1', 'home');
 CREATE OR REPLACE FUNCTION hub.taken_v1(names text[], numbers bigint[]) RETURNS void
   LANGUAGE sql SECURITY DEFINER SET search_path = hub, pg_temp
   AS $$
+SELECT require_home();
 UPDATE streams SET taken = least(k.number, streams.last),
     taken_bytes = CASE WHEN k.number >= streams.last THEN streams.last_bytes ELSE coalesce(
       (SELECT p.bytes_before_next FROM parcels p WHERE p.stream = k.stream AND p.number = k.number), taken_bytes) END
@@ -42,6 +43,7 @@ CREATE OR REPLACE FUNCTION hub.prune_v1(keep bigint, keep_bytes bigint, most big
 DECLARE
   dropped bigint;
 BEGIN
+  PERFORM require_home();
   DELETE FROM parcels p USING (
     SELECT old.stream, old.number FROM parcels old JOIN streams s ON s.stream = old.stream
      WHERE old.number <= s.taken AND (old.at < now_ms() - keep OR old.bytes_before_next < s.last_bytes - keep_bytes)
