@@ -20,7 +20,8 @@ from pipeline.crawl.reconnect import dial_rate, fast_dial_rate
 from pipeline.crawl.relay_pool import JOIN_S, RelayPool
 from pipeline.crawl.relay_shares import LocalShares, RelayShares
 from pipeline.crawl.stored_item_sets import StoredItemSets
-from pipeline.crawl.sync.plan import Plan, Planner
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import Planner
 from pipeline.crawl.sync.timing import CrawlSettings
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds

@@ -35,7 +35,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import (

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pipeline.crawl.plan_turns import ROUNDS
-from pipeline.crawl.sync.plan import Plan, Query
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Query
 from pipeline.process.rate import OverdraftBucket, Rate
 from pipeline.relay.limits import BYTES_PER_MEMBER, RelayLimits
 

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.nostr.negentropy import ItemSet, item_key
 from pipeline.process.clock import Clock

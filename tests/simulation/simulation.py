@@ -17,7 +17,8 @@ import orjson
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.item_sets import ItemSetProvider
 from pipeline.crawl.sync.members import Member
-from pipeline.crawl.sync.plan import Planner, Query, Subject
+from pipeline.crawl.sync.planner import Planner
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.relay_lists import RelayLists
 from pipeline.crawl.sync.relay_sync import RelaySync
 from pipeline.crawl.sync.timing import CrawlSettings, Horizon

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from pipeline.crawl.sync.forms.audit import MAX_REQUESTS
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.schedule import POLL_EVERY_S
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter

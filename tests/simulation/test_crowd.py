@@ -11,7 +11,8 @@ from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.late_pace import LEAST_S, LOOK_EVERY_S, MOST_S, LatePace
 from pipeline.crawl.sync.late_queries import AT_ONCE
 from pipeline.crawl.sync.members import Members
-from pipeline.crawl.sync.plan import Plan, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.schedule import Schedule
 from pipeline.crawl.sync.timing import Horizon
 from pipeline.nostr.message import Notice

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from pipeline.crawl.sync.plan import FIREHOSE_QUERY, LISTED_KINDS, MAX_MEMBERS, Plan, Planner, Subject
+from pipeline.crawl.sync.asked_kinds import LISTED_KINDS
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import MAX_MEMBERS, Planner
+from pipeline.crawl.sync.query import FIREHOSE_QUERY, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY
 from pipeline.crawl.sync.strategy import RETRY_WHOLE_S, FetchStrategy, NewAuthorLookback
 from pipeline.crawl.sync.timing import LASTING_RETRY_S

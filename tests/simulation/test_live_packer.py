@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import EPHEMERAL_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.live.packer import SubscriptionPacker
-from pipeline.crawl.sync.plan import EPHEMERAL_KINDS, GLOBAL_QUERY, LISTED_KINDS, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import encode_req
 from pipeline.relay.dimensions import Bound, Dimension, Source

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.event import Event
 from tests.simulation.naive_relay import Border, Chosen, NaiveRelay, Sent, fetch
 from tests.support.plans import event, key, query

@@ -14,7 +14,7 @@ import pytest
 from pipeline.crawl.sync import reconciliation_policy
 from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.sweep import Purpose, Sweep

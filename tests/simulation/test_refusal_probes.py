@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.crawl.sync.paging.slices import PageResult
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import GLOBAL_QUERY
+from pipeline.crawl.sync.query import GLOBAL_QUERY
 from pipeline.crawl.sync.refusal_probes import PAUSE_S, RefusalProbes
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.timing import FINAL_RETRY_S, PROBE_EVERY_S

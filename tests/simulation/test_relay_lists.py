@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.relay_lists import RelayLists
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import RelayLimits

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from pipeline.crawl.sync import late_queries
+from pipeline.crawl.sync.asked_kinds import PROFILE_KINDS
 from pipeline.crawl.sync.live.check import PROVE_AFTER_S
-from pipeline.crawl.sync.plan import PROFILE_KINDS, Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.relay_sync import MAX_CHECK_S
 from pipeline.crawl.sync.schedule import POLL_EVERY_S, TAIL_EVERY_S
 from pipeline.nostr.event import Event

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 from pipeline.crawl.sync.forms.forms import FORMS, FormVerdict, Reach
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import Plan, Planner, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import Planner
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.store.relay_forms import FormCheck
 from pipeline.store.wanted_authors import Change, WantedChanges

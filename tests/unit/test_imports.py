@@ -40,7 +40,7 @@ ALLOWED = {
     "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
     # Which kinds there are is all that it knows of the crawl, as it is to prove it.
     "pipeline.audit": SHARED
-    | {"pipeline.crawl.sync.plan", "pipeline.status"}
+    | {"pipeline.crawl.sync.asked_kinds", "pipeline.status"}
     | {f"pipeline.{name}" for name in ("nostr", "relay", "store", "rules")},
     # Relays are asked as by an audit.
     "pipeline.replay": SHARED
@@ -250,8 +250,8 @@ def test_sync_of_one_relay_knows_nothing_of_the_process_around_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["paging", "forms"])
-def test_parts_of_sync_know_the_plan_and_no_sweep(name: str) -> None:
-    known = ("pipeline.crawl.sync.plan", "pipeline.crawl.sync.paging", f"pipeline.crawl.sync.{name}")
+def test_parts_of_sync_know_queries_and_no_sweep(name: str) -> None:
+    known = tuple(f"pipeline.crawl.sync.{each}" for each in ("asked_kinds", "query", "plan", "paging", name))
     for module in modules():
         if within(module.name, f"pipeline.crawl.sync.{name}"):
             sync = {each for each in module.imports if within(each, "pipeline.crawl.sync.")}

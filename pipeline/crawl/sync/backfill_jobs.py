@@ -7,7 +7,9 @@ from typing import Final
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Plan, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import MAX_MEMBERS
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.crawl.sync.sweep_starter import SweepStarter

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Query, Subject
+from pipeline.crawl.sync.query import FIREHOSE_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
 from pipeline.store.sweeps import SweepProgress
 

@@ -9,7 +9,8 @@ from typing import Final
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import Gap
-from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Plan, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import FIREHOSE_QUERY, Query, Subject
 from pipeline.crawl.sync.resweeps import Resweeps
 from pipeline.crawl.sync.strategy import FetchStrategy, NewAuthorLookback
 from pipeline.crawl.sync.sweep import Purpose, Sweep, sweep_key

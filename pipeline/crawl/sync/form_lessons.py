@@ -6,7 +6,7 @@ The audit itself (`forms`) knows of no sweep. `mono` is monotonic seconds, `wall
 from pipeline.crawl.sync.forms.audit import FormAudit
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.strategy import FetchStrategy
 from pipeline.crawl.sync.sweeps import SweepSet
 from pipeline.nostr.message import EventMessage

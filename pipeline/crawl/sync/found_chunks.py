@@ -10,7 +10,8 @@ from typing import Final
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
 from pipeline.crawl.sync.members import NO_MEMBERS, Member, Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Query
+from pipeline.crawl.sync.planner import MAX_MEMBERS
+from pipeline.crawl.sync.query import Query
 
 # Of more, which chunks they are in costs more than to look all of them up again.
 _MOST_STALE: Final = 10_000

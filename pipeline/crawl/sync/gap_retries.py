@@ -20,7 +20,7 @@ from typing import Final
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import PAGING_GAPS, Gap
-from pipeline.crawl.sync.plan import FIREHOSE_QUERY, Query, Subject
+from pipeline.crawl.sync.query import FIREHOSE_QUERY, Query, Subject
 from pipeline.crawl.sync.sweep import FUTURE_S, Purpose, Sweep
 from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet

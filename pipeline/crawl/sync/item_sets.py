@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 from pipeline.nostr.negentropy import ItemSet
 
 

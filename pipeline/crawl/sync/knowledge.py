@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.forms.forms import FormKnowledge
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 from pipeline.crawl.sync.quirks import RelayQuirks
 from pipeline.crawl.sync.sweep import Purpose, sweep_key
 from pipeline.crawl.sync.sweep_gaps import SweepGaps

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pipeline.crawl.sync.cursors import CursorTable
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 from pipeline.crawl.sync.sync_clock import SyncClock
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 
 # How many are looked at together: about half a millisecond's worth.
 AT_ONCE: Final = 100

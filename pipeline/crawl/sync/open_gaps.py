@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.sync.paging.slices import Gap
-from pipeline.crawl.sync.plan import FIREHOSE_QUERY, GLOBAL_QUERY, Subject
+from pipeline.crawl.sync.query import FIREHOSE_QUERY, GLOBAL_QUERY, Subject
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.store.gaps import GapChanges, OpenGap
 

@@ -11,7 +11,7 @@ from pipeline.crawl.sync.costs import PAGE_S, RelayCosts
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
 from pipeline.crawl.sync.losses import LEAST_PAGE
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Subject
 from pipeline.crawl.sync.strategy import FetchStrategy
 from pipeline.crawl.sync.sweeps import SweepSet
 

@@ -41,7 +41,7 @@ from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.losses import Losses
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import Gap, PageResult
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
 from pipeline.crawl.sync.refused_sweeps import RefusedSweeps

@@ -11,7 +11,7 @@ is round, as bounds are, a span is settled only above the oldest item that both 
 
 from typing import Final
 
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.negentropy import DEFAULT_FRAME_LIMIT, ItemSet, NegentropyFault, Reconciliation
 from pipeline.relay.limits import MAX_FRAME_BYTES, RelayLimits

@@ -16,7 +16,7 @@ from typing import Final
 
 from pipeline.crawl.sync.item_sets import ItemSetProvider, ItemSetWindow, Unavailable
 from pipeline.crawl.sync.paging.missing import Stuck
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.sweep import Purpose, Sweep

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from pipeline.crawl.sync.found_chunks import FoundChunks
 from pipeline.crawl.sync.members import Members
 from pipeline.crawl.sync.packed_uses import PackedUses, pack_number
-from pipeline.crawl.sync.plan import BY_TAG, USERS, Query, Subject, tier_mark
+from pipeline.crawl.sync.query import BY_TAG, USERS, Query, Subject, tier_mark
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIER_SIZES, TIERS
 

@@ -27,7 +27,8 @@ from pipeline.crawl.sync.pacing import StrangerPacing
 from pipeline.crawl.sync.page_answers import PageAnswers
 from pipeline.crawl.sync.page_opener import PageOpener
 from pipeline.crawl.sync.paging.slices import Gap
-from pipeline.crawl.sync.plan import Plan, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
 from pipeline.crawl.sync.refusal_probes import RefusalProbes
 from pipeline.crawl.sync.refused_sweeps import RefusedSweeps

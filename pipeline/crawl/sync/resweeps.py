@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.crawl.sync.absences import TAILS_FIRST_S, Absences
 from pipeline.crawl.sync.knowledge import RelayKnowledge
-from pipeline.crawl.sync.plan import Plan, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.sweep import Purpose, sweep_key
 from pipeline.crawl.sync.sweep_starter import SweepStarter
 from pipeline.crawl.sync.sweeps import SweepSet

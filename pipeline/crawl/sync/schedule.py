@@ -11,7 +11,8 @@ from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.late_queries import LateQueries
 from pipeline.crawl.sync.live.check import LiveCheck
 from pipeline.crawl.sync.live.subscriptions import LiveSubscriptions
-from pipeline.crawl.sync.plan import Plan, Query, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.resweeps import Resweeps
 from pipeline.crawl.sync.strategy import FEW_QUERIES
 from pipeline.crawl.sync.sweep import OVERLAP_S, Purpose, sweep_key

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.crawl.sync.members import Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Plan, Query, Subject, tier_mark
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import MAX_MEMBERS
+from pipeline.crawl.sync.query import Query, Subject, tier_mark
 from pipeline.crawl.sync.relay_lists import Named
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_MEMBER, RelayLimits
 from pipeline.relay.refusals import RelayRefusal

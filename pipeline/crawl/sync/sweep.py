@@ -5,7 +5,7 @@ from enum import IntEnum
 
 from pipeline.crawl.sync.paging.missing import Stuck
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.reconciler import Reconciler
 from pipeline.store.sweeps import SweepProgress
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.missing import Stuck
 from pipeline.crawl.sync.paging.slices import PAGING_GAPS, SWEEP_GAPS, Gap
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.stats import SyncStats
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 

@@ -10,7 +10,7 @@ from pipeline.crawl.sync.late_pace import LatePace
 from pipeline.crawl.sync.paging.kind_lists import known_gaps
 from pipeline.crawl.sync.paging.slices import Gap, Manners
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.reconciliation_policy import ReconciliationPolicy
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.strands import Strands

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.crawl.sync.knowledge import RelayKnowledge
-from pipeline.crawl.sync.plan import Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.crawl.sync.sweep import Purpose, Sweep
 from pipeline.relay.session import Session
 from pipeline.store.sweeps import SweepProgress

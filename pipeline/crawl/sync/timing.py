@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.crawl.sync.members import Members
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.relay.refusals import RelayRefusal
 
 # Waits (seconds) after a failure; doubled each time.

@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.crawl.sync.knowledge import RelayKnowledge
 from pipeline.crawl.sync.open_gaps import OpenGaps
 from pipeline.crawl.sync.paging.slices import SWEEP_GAPS, Gap
-from pipeline.crawl.sync.plan import Query
+from pipeline.crawl.sync.query import Query
 from pipeline.crawl.sync.sweep import Purpose, sweep_key
 from pipeline.crawl.sync.sweeps import SweepSet
 

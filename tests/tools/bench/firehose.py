@@ -5,7 +5,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from pipeline.crawl.sync.plan import Planner
+from pipeline.crawl.sync.planner import Planner
 from pipeline.nostr.event import event_from_json
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.message import EventMessage, parse_relay_message

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.crawl.flow_control import BATCHES_PER_RELAY
 from pipeline.crawl.ingester import BATCH_EVENTS, Batch, Ingester
-from pipeline.crawl.sync.plan import Planner
+from pipeline.crawl.sync.planner import Planner
 from pipeline.nostr.event import Event, event_from_json
 from pipeline.process import metrics
 from pipeline.process.clock import SystemClock

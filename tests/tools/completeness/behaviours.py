@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-from pipeline.crawl.sync.plan import ALL_KINDS
+from pipeline.crawl.sync.asked_kinds import ALL_KINDS
 from pipeline.nostr.kinds import REACTION
 from pipeline.relay.frames import MAX_MESSAGE_BYTES
 from tests.factories.events import SignedEvent, forge_content, forge_signature, malform

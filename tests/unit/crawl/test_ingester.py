@@ -21,7 +21,7 @@ from pipeline.crawl.ingester import (
     SeenIdCache,
 )
 from pipeline.crawl.sync.costs import Verified
-from pipeline.crawl.sync.plan import Planner
+from pipeline.crawl.sync.planner import Planner
 from pipeline.nostr.event import Event, event_from_json, public_key, sign
 from pipeline.process.clock import ManualClock
 from pipeline.process.metrics import Metrics

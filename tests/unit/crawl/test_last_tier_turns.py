@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.crawl.last_tier_turns import BUDGET, LastTierTurns, live_bytes
 from pipeline.crawl.plan_turns import ROUNDS
-from pipeline.crawl.sync.plan import LAST_TIER, Plan, Planner
+from pipeline.crawl.sync.plan import LAST_TIER, Plan
+from pipeline.crawl.sync.planner import Planner
 from pipeline.relay.limits import BYTES_PER_MEMBER, RelayLimits
 from pipeline.store.wanted_authors import Change
 from tests.support.plans import changes

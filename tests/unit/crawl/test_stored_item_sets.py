@@ -12,7 +12,7 @@ import pytest
 from pipeline.crawl import stored_item_sets as module
 from pipeline.crawl.stored_item_sets import LAG_S, MAX_AGE_S, StoredItemSets
 from pipeline.crawl.sync.item_sets import ItemSetWindow, Unavailable
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.negentropy import ItemSet
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import Logger, RateLimitedLogger

@@ -18,11 +18,13 @@ search for ever, that form has holes: each such request keeps the relay busy.
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS
 from pipeline.crawl.sync.forms.check import Check, Found
 from pipeline.crawl.sync.forms.controls import Controls, search
 from pipeline.crawl.sync.forms.filters import DIMENSIONS, allowed_size, avoids_notes, wanted_size
 from pipeline.crawl.sync.forms.forms import BROAD, FORMS, Form, FormKnowledge, FormVerdict, Reach, withheld_name
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, Plan, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import RelayLimits

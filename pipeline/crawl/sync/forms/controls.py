@@ -5,8 +5,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS
 from pipeline.crawl.sync.forms.forms import Form, Reach
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE, is_ephemeral, is_replaceable

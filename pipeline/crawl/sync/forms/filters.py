@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import ALL_KINDS, HIDDEN_KINDS
 from pipeline.crawl.sync.forms.controls import Control
 from pipeline.crawl.sync.forms.forms import Form, Reach
-from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS, TEXT_NOTE
 from pipeline.relay.dimensions import Dimension, Source

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.paging.slices import Manners
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.event import MAX_KIND
 from pipeline.nostr.kinds import FIRST_ADDRESSABLE
 from pipeline.store.relay_forms import FormCheck

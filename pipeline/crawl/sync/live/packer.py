@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from pipeline.crawl.sync.plan import ALL_KINDS, EPHEMERAL_KINDS, LAST_TIER, Query, Subject, chunks
+from pipeline.crawl.sync.asked_kinds import ALL_KINDS, EPHEMERAL_KINDS
+from pipeline.crawl.sync.plan import LAST_TIER
+from pipeline.crawl.sync.planner import chunks
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.relay_lists import is_named
 from pipeline.nostr.filter import Filter
 from pipeline.relay.limits import BYTES_PER_FILTER, BYTES_PER_KIND, BYTES_PER_MEMBER, MAX_SPAN_S, RelayLimits

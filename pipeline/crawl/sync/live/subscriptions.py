@@ -3,7 +3,7 @@
 from typing import Final
 
 from pipeline.crawl.sync.live.packer import SubscriptionPacker
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.crawl.sync.relay_lists import NOBODY, Named
 from pipeline.crawl.sync.timing import MAX_RETRY_S, PROBE_EVERY_S, retry_wait
 from pipeline.relay.limits import RelayLimits

@@ -24,10 +24,11 @@ Some relays give nothing for filters so broad, and some count events to the limi
 from dataclasses import replace
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.paging.kind_lists import MAX_CHECKS, USUAL_KINDS, by_kinds
 from pipeline.crawl.sync.paging.missing import Missing, MissingRecord
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult, Role, Slice
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 
 # An empty answer about all kinds over less than this (seconds) is believed.
 TRUSTED_SPAN_S: Final = 3600

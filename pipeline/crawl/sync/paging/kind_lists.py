@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.paging.slices import Gap, Manners, Role, Slice
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.nostr.event import MAX_KIND
 from pipeline.nostr.kinds import is_ephemeral
 

@@ -37,6 +37,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from pipeline.crawl.sync.asked_kinds import ALL_KINDS
 from pipeline.crawl.sync.paging.borders import Borders
 from pipeline.crawl.sync.paging.empty_pages import EmptyPages
 from pipeline.crawl.sync.paging.missing import Missing, MissingRecord, Stuck
@@ -51,7 +52,6 @@ from pipeline.crawl.sync.paging.page_ends import (
 )
 from pipeline.crawl.sync.paging.slice_stack import SliceStack
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult, Role, Slice
-from pipeline.crawl.sync.plan import ALL_KINDS
 from pipeline.nostr.filter import Filter
 
 # No relay returns so few events for a larger limit.

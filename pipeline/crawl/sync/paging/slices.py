@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Final
 
 from pipeline.crawl.sync.paging.page_knowledge import PageKnowledge
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Query
+from pipeline.crawl.sync.planner import MAX_MEMBERS
+from pipeline.crawl.sync.query import Query
 from pipeline.relay.limits import MAX_SPAN_S
 
 # So few others come along with those who are asked for first: a request for them alone would cost more.

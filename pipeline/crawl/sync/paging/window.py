@@ -17,7 +17,8 @@ from pipeline.crawl.sync.paging.missing import Missing, MissingRecord
 from pipeline.crawl.sync.paging.pager import Pager
 from pipeline.crawl.sync.paging.slice_stack import SliceStack
 from pipeline.crawl.sync.paging.slices import Gap, Manners, Role, Slice
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Query
+from pipeline.crawl.sync.planner import MAX_MEMBERS
+from pipeline.crawl.sync.query import Query
 
 # Asking for more than a relay's cap makes some return far less; this many every relay seen accepts.
 PAGE_LIMIT: Final = 500

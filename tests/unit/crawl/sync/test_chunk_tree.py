@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.crawl.sync.chunk_tree import ChunkTree
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Planner, chunks
+from pipeline.crawl.sync.planner import MAX_MEMBERS, Planner, chunks
 from pipeline.store.wanted_authors import Change
 from tests.support.plans import changes, member
 from tests.support.seeds import seeds

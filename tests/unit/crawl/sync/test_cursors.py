@@ -5,7 +5,7 @@ import random
 import pytest
 
 from pipeline.crawl.sync.cursors import CursorTable
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
 
 RELAY = 7

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 import orjson
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import ALL_KINDS, HIDDEN_KINDS
 from pipeline.crawl.sync.forms.audit import MAX_REQUESTS, FormAudit
 from pipeline.crawl.sync.forms.controls import Control, Controls
 from pipeline.crawl.sync.forms.forms import BROAD, FORMS, Form, FormKnowledge, FormVerdict, Reach
-from pipeline.crawl.sync.plan import ALL_KINDS, HIDDEN_KINDS, Plan, Subject
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter, parse_filter
 from pipeline.nostr.message import Closed, Eose, encode_req

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.crawl.sync import found_chunks
-from pipeline.crawl.sync.plan import Plan, Planner, Query
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import Planner
+from pipeline.crawl.sync.query import Query
 from pipeline.crawl.sync.relay_lists import Named, RelayLists
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIERS, Change

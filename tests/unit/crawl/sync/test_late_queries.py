@@ -3,7 +3,7 @@
 import math
 
 from pipeline.crawl.sync.late_queries import AT_ONCE, LOOK_EVERY_S, LateQueries
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 
 MANY = 10 * AT_ONCE + 7
 

@@ -6,7 +6,7 @@ from weakref import ref
 import pytest
 
 from pipeline.crawl.sync.members import NO_MEMBERS, SIZE, Member, Members, has_at, place_of
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from tests.support.seeds import seeds
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from pipeline.crawl.sync.members import Members
-from pipeline.crawl.sync.plan import MAX_MEMBERS, Planner
+from pipeline.crawl.sync.planner import MAX_MEMBERS, Planner
 from pipeline.crawl.sync.relay_lists import NOBODY, RelayLists
 from pipeline.crawl.sync.strategy import NewAuthorLookback
 from pipeline.store.relay_lists import Listed

@@ -7,7 +7,8 @@ import pytest
 from pipeline.crawl.sync import newcomers
 from pipeline.crawl.sync.members import Member, Members
 from pipeline.crawl.sync.newcomers import Newcomers
-from pipeline.crawl.sync.plan import Plan, Planner
+from pipeline.crawl.sync.plan import Plan
+from pipeline.crawl.sync.planner import Planner
 from pipeline.store.wanted_authors import TIERS, Change
 from tests.support.plans import changes, key, member
 from tests.support.seeds import seeds

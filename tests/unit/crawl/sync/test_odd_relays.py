@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.paging.page_knowledge import CONTROLS, PageKnowledge
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from tests.simulation.naive_relay import fetch, result_of

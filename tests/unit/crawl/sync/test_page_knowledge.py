@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import LISTED_KINDS
 from pipeline.crawl.sync.paging.kind_lists import USUAL_KINDS
 from pipeline.crawl.sync.paging.page_knowledge import CONTROL_EVERY, CONTROLS, MAX_CONTROL_EVERY, PageKnowledge
 from pipeline.crawl.sync.paging.slices import Gap, Manners, PageResult
 from pipeline.crawl.sync.paging.window import Window
-from pipeline.crawl.sync.plan import LISTED_KINDS, Subject
+from pipeline.crawl.sync.query import Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from tests.simulation.naive_relay import result_of

@@ -4,8 +4,11 @@ import random
 
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import PROFILE_KINDS
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import LAST_TIER, MAX_MEMBERS, PROFILE_KINDS, Planner, Query, Subject, chunks
+from pipeline.crawl.sync.plan import LAST_TIER
+from pipeline.crawl.sync.planner import MAX_MEMBERS, Planner, chunks
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import GLOBAL_KINDS
 from pipeline.store.wanted_authors import Change

@@ -1,6 +1,7 @@
 """Who comes first where a relay has no room for all."""
 
-from pipeline.crawl.sync.plan import Planner, Query
+from pipeline.crawl.sync.planner import Planner
+from pipeline.crawl.sync.query import Query
 from pipeline.crawl.sync.relay_lists import RelayLists
 from pipeline.store.relay_lists import Listed
 from pipeline.store.wanted_authors import TIERS, Change

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.crawl.sync.members import Member, Members
-from pipeline.crawl.sync.plan import Query, Subject
+from pipeline.crawl.sync.query import Query, Subject
 from pipeline.crawl.sync.timing import CrawlSettings, Horizon
 
 WALL = 1_700_000_000

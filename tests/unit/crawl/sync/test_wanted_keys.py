@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from pipeline.crawl.sync import plan as plan_module
+from pipeline.crawl.sync import planner as planner_module
 from pipeline.crawl.sync import wanted_keys
 from pipeline.crawl.sync.members import SIZE, Members
-from pipeline.crawl.sync.plan import Planner
+from pipeline.crawl.sync.planner import Planner
 from pipeline.crawl.sync.wanted_keys import KeyFilter, WantedKeys
 from pipeline.rules.relevance import Relevance
 from pipeline.store.wanted_authors import TIERS, Change, WantedChanges
@@ -27,7 +27,7 @@ def people(rng: random.Random) -> list[bytes]:
 def test_planner_and_sets_agree_about_everybody(seed: int, full_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)
     monkeypatch.setattr(wanted_keys, "_FILTER_MOST", full_at)
-    monkeypatch.setattr(plan_module, "_CHANGES_AT_ONCE", rng.choice([1, 7, 1_000]))
+    monkeypatch.setattr(planner_module, "_CHANGES_AT_ONCE", rng.choice([1, 7, 1_000]))
     everybody = people(rng)
     planner, kept, crawler = Planner(), Relevance(), Relevance()
     for generation in range(1, 60):
@@ -75,7 +75,7 @@ def test_filter_finds_all_that_was_added_and_few_others() -> None:
 
 
 def test_a_million_changes_are_read_as_they_come_and_never_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_CHANGES_AT_ONCE", 10)
+    monkeypatch.setattr(planner_module, "_CHANGES_AT_ONCE", 10)
     alive: list[int] = [0]
     most = [0]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from pipeline.crawl.sync.asked_kinds import HIDDEN_KINDS, LISTED_KINDS
 from pipeline.crawl.sync.paging import slices
 from pipeline.crawl.sync.paging.borders import Borders
 from pipeline.crawl.sync.paging.empty_pages import EmptyPages
@@ -15,7 +16,7 @@ from pipeline.crawl.sync.paging.pager import Pager
 from pipeline.crawl.sync.paging.slice_stack import SliceStack
 from pipeline.crawl.sync.paging.slices import Manners, PageResult
 from pipeline.crawl.sync.paging.window import PAGE_LIMIT, Window
-from pipeline.crawl.sync.plan import GLOBAL_QUERY, HIDDEN_KINDS, LISTED_KINDS, Query, Subject
+from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
 from tests.support.plans import event, key, query
