@@ -2,10 +2,11 @@
 
 import threading
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from pipeline.delivery.batch_worker import BatchWorker
-from pipeline.delivery.outbox_client import OutboxClient, reclaim_leases
+from pipeline.delivery.outbox_client import OutboxCheck, OutboxClient, reclaim_leases
 from pipeline.delivery.replay_client import ReplayClient
 from pipeline.delivery.sink_health import LastAnswer, SinkHealth
 from pipeline.delivery.unsettled import Unsettled
@@ -43,13 +44,15 @@ def _deliver(ctx: StageContext, number: int, tracer: EventTracer | None) -> None
     sink = _sink(setting, ctx.config)
     counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
-        outbox = sinks.enroll(database, ctx.config.sink_names, ctx.log)[number]
+        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
         counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if setting.kind is SinkKind.PUBSUB else 1
     progress = [ctx.clock.monotonic()] * count
-    replays = ReplayClient(outbox, ctx.clock, counters, RateLimitedLogger(ctx.log, ctx.clock), ctx.slot.name)
-    shared = _Shared(sink, outbox, counters, tracer, replays, is_first=number == 0)
+    outbox = enrolled.outboxes[number]
+    check = partial(enrolled.check_one, number=number)
+    replays = ReplayClient(outbox, ctx.clock, counters, RateLimitedLogger(ctx.log, ctx.clock), ctx.slot.name, check)
+    shared = _Shared(sink, outbox, check, counters, tracer, replays, is_first=number == 0)
     workers = [_worker(ctx, shared, progress, index) for index in range(count)]
     threads = [
         threading.Thread(target=_work, args=(ctx, worker), name=f"delivery-{index}")
@@ -74,6 +77,7 @@ class _Shared:
 
     sink: Sink
     outbox: SinkName
+    check: OutboxCheck
     counters: StageCounters
     tracer: EventTracer | None
     replays: ReplayClient
@@ -100,7 +104,7 @@ def _worker(ctx: StageContext, shared: _Shared, progress: list[float], index: in
     log = RateLimitedLogger(ctx.log, ctx.clock)
     client = OutboxClient(
         ctx.slot.group, shared.outbox, ctx.clock, ctx.metrics, shared.counters, log, ctx.slot.name, shared.unsettled,
-        shared.tracer, is_first=shared.is_first,
+        shared.tracer, shared.check, is_first=shared.is_first,
     )  # fmt: skip
     health = SinkHealth(shared.outbox, shared.last_answer)
     return BatchWorker(client, health, ctx.stop, beat, shared.sink, shared.turn, ctx.doorbell, shared.replays)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pipeline.errors import EventServiceError
+from pipeline.errors import EventServiceError, Outdated
 from pipeline.nostr.event import event_from_stored
 from pipeline.nostr.extract import MAX_CANDIDATES
 from pipeline.nostr.kinds import CONTACTS, DELETION, VANISH
@@ -29,7 +29,7 @@ from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.inbox import InboxRow
 from pipeline.store.lease import DeadLetter, Postponed
 from pipeline.store.schema import open_database
-from pipeline.store.sinks import SinkName
+from pipeline.store.sinks import EnrolledSinks, SinkName
 
 BATCH_ROWS: Final = 200
 # Contact lists are the large ones: this much of them is some 7,000 edges, and about 100 ms of the write lock.
@@ -59,6 +59,8 @@ _RETRY: Final = Backoff(base_s=2.0, factor=4.0, cap_s=3600.0)
 # How long a commit, or a row whose retry is due, may go unnoticed where no bell rings.
 _IDLE_S: Final = 1.0
 _STAGE: Final = "saver"
+# What ends the process, whatever the rows are.
+_NO_FAULT_OF_A_ROW: Final = (DatabaseFailed, Outdated)
 _CHANGING_CONTACTS: Final = frozenset({CONTACTS, DELETION, VANISH})
 
 
@@ -68,8 +70,8 @@ def run(ctx: StageContext) -> None:
         ctx.tracing() as tracer,
         open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database,
     ):
-        outboxes = sinks.enroll(database, ctx.config.sink_names, ctx.log)
-        _Saver(ctx, database, outboxes, tracer).run()
+        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+        _Saver(ctx, database, enrolled, tracer).run()
 
 
 class _StaleReceipt(EventServiceError):
@@ -78,7 +80,7 @@ class _StaleReceipt(EventServiceError):
 
 class _Saver:
     def __init__(
-        self, ctx: StageContext, database: Database, outboxes: Sequence[SinkName], tracer: EventTracer | None
+        self, ctx: StageContext, database: Database, enrolled: EnrolledSinks, tracer: EventTracer | None
     ) -> None:
         config = ctx.config
         self._ctx = ctx
@@ -87,9 +89,9 @@ class _Saver:
         # When the rows at hand were claimed, or found (ms).
         self._claimed_at = 0
         self._target = config.target_relay
-        self._outboxes = outboxes
+        self._enrolled = enrolled
         self._processor = EventProcessor(
-            sinks=outboxes,
+            sinks=enrolled.outboxes,
             to_relay=self._target is not None,
             backlog=self._backlog,
             suppress_retracted=config.retracted is RetractedEvents.SUPPRESS,
@@ -217,7 +219,7 @@ class _Saver:
             inbox.queue.nack(tx, [Postponed(row.receipt, self._ctx.clock.now_ms() + LEASE_MS)])
         try:
             self._save_or_split([row], pre_charged=True)
-        except DatabaseFailed:
+        except _NO_FAULT_OF_A_ROW:
             with contextlib.suppress(DatabaseFailed), self._database.write() as tx:
                 inbox.queue.undo_failure(tx, [row.receipt])
             raise
@@ -229,7 +231,7 @@ class _Saver:
         began = self._ctx.clock.monotonic()
         try:
             self._save(rows)
-        except DatabaseFailed:
+        except _NO_FAULT_OF_A_ROW:
             raise
         except Exception as error:
             self._processor.on_rollback()
@@ -254,6 +256,7 @@ class _Saver:
         items = [Item(row, event_from_stored(row.raw)) for row in rows]
         self._processor.catch_up(self._database, items)
         with self._database.write() as tx:
+            self._enrolled.check(tx)
             outcome = self._processor.decide(tx, items, self._ctx.clock.now_ms())
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
@@ -274,7 +277,7 @@ class _Saver:
         new = outcome.events.out
         is_for = {
             # Those of all sinks: the name of a stage rings all its processes.
-            "forwarder": bool(self._outboxes) and new,
+            "forwarder": bool(self._enrolled.outboxes) and new,
             "sender": self._target is not None and new > _not_sent(outcome),
             "crawler": changes_wanted,
         }

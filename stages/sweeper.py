@@ -44,8 +44,8 @@ def _sweep(ctx: StageContext) -> None:
             TableWalk(ctx, database, "deletion", retention.Deletions(horizon).step, pace_s=ids_pace),
             TableWalk(ctx, database, "vanished", retention.VanishRequests(ctx).step, pace_s=slow_pace),
             *(
-                TableWalk(ctx, database, f"outbox-{sink}", retention.OffSinkRows(ctx, sink).step, pace_s=slow_pace)
-                for sink in retention.sinks_off(ctx, database)
+                TableWalk(ctx, database, f"outbox-{off.sink}", off.step, pace_s=slow_pace)
+                for off in retention.off_sinks(ctx, database)
             ),
         ]
         log = upkeep.LogCheckpoints(ctx, database)

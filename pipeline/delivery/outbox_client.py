@@ -12,7 +12,7 @@ Every step names the receipts of the claim, and changes no row that was claimed 
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -58,6 +58,9 @@ def reclaim_leases(database: Database, holder: str, now: int) -> None:
         replay_queue.queue.release_all(tx, holder, now)
 
 
+OutboxCheck = Callable[[Tx], None]
+
+
 @dataclass(slots=True)
 class OutboxClient:
     """Client for the rows of one sink, for one thread. `holder` is the slot of this process, for `reclaim_leases`."""
@@ -73,6 +76,8 @@ class OutboxClient:
     """Shared by the workers of one sink: the one that claims settles for all."""
     tracer: EventTracer | None = None
     """What takes the spans of sampled events."""
+    check: OutboxCheck = lambda _: None
+    """Called in the transactions of a claim: raises if `name` is not the sink's outbox any more."""
     is_first: bool = False
     """Whether this sink counts events for all: that of `EVENTS_SINK` which is named first."""
     rng: random.Random = field(default_factory=random.Random)
@@ -85,13 +90,15 @@ class OutboxClient:
     def claim(self, database: Database, most: int) -> list[OutboxRow]:
         """Lease up to `most` ready rows, dead-letter those that must not be tried; suspects come last, shuffled.
 
-        If there are any, also commit what is unsettled.
+        If there are any, also commit what is unsettled. Raises what `check` raises.
         """
         with database.read() as tx:
+            self.check(tx)
             if not outbox.any_ready(tx, self.name, self.clock.now_ms()):
                 return []
         settlements = self.unsettled.take()
         with database.write() as tx:
+            self.check(tx)
             now = self.clock.now_ms()
             tally = StageTally()
             stale = self._write_verdicts(tx, settlements, tally, now)
@@ -177,7 +184,7 @@ class OutboxClient:
                 else:
                     outcome = f"refused: {verdict.reason}" if isinstance(verdict, Refused) else "delivered"
                     settled.append(outbox.Settled(row, outcome))
-            held = outbox.settle(tx, self.name, settled, now) + outbox.queue.dead_letter(tx, letters, now)
+            held = outbox.settle(tx, settled, now) + outbox.queue.dead_letter(tx, letters, now)
             _add_to(tally, settlement.verdicts, held)
             stale += len(settlement.verdicts) - held - outbox.queue.nack(tx, postponed)
         return stale

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from threading import Lock
 from typing import Final
 
-from pipeline.delivery.outbox_client import LEASE_MS, dead_reason, postponed_after_failure
+from pipeline.delivery.outbox_client import LEASE_MS, OutboxCheck, dead_reason, postponed_after_failure
 from pipeline.delivery.poison import is_suspect
 from pipeline.process.clock import Clock
 from pipeline.process.logs import RateLimitedLogger
@@ -40,6 +40,8 @@ class ReplayClient:
     counters: StageCounters
     log: RateLimitedLogger
     holder: str | None = None
+    check: OutboxCheck = lambda _: None
+    """See `OutboxClient`."""
     rng: random.Random = field(default_factory=random.Random)
     _turn: Lock = field(default_factory=Lock)
     """Held from a claim that found rows until they are settled."""
@@ -51,6 +53,7 @@ class ReplayClient:
         rows: list[ReplayRow] = []
         try:
             with database.read() as tx:
+                self.check(tx)
                 is_ready = replay_queue.any_ready(tx, self.name, self.clock.now_ms())
             if is_ready:
                 rows = self._lease(database)
@@ -86,6 +89,7 @@ class ReplayClient:
 
     def _lease(self, database: Database) -> list[ReplayRow]:
         with database.write() as tx:
+            self.check(tx)
             now = self.clock.now_ms()
             claimed = replay_queue.claim(tx, self.name, now=now, lease=LEASE_MS, limit=MAX_ROWS, holder=self.holder)
             unfit = [(each, outcome) for each in claimed if (outcome := self._reason_to_remove(tx, each, now))]

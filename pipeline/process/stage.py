@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import CannotStart, NoRoom
+from pipeline.errors import CannotStart, NoRoom, Outdated
 from pipeline.process import logs, metrics, procfs, profiling
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.doorbell import Doorbell, Doorbells, DoorbellUnusable
@@ -167,6 +167,9 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, NoRoom):
         _log.error("disk is full", error=str(error))
         return EXIT_NO_ROOM
+    if isinstance(error, Outdated):
+        _log.error("stage ends to be started again", reason=str(error))
+        return EXIT_FAILED
     _log.exception("stage failed", cause=error)
     return EXIT_FAILED
 
@@ -234,7 +237,7 @@ def shared_memory(database: Path) -> Path:
 
 
 def _exit_message(error: BaseException) -> str:
-    return f"ended: {error}" if isinstance(error, CannotStart) else f"ended: {type(error).__name__}: {error}"
+    return f"ended: {error}" if isinstance(error, CannotStart | Outdated) else f"ended: {type(error).__name__}: {error}"
 
 
 def _expose(config: "Config", slot: Slot, clock: Clock) -> "ExpositionServer | None":
@@ -282,7 +285,8 @@ def _stop_when_threads_fail(stop: Stop) -> list[BaseException]:
     def hook(args: threading.ExceptHookArgs) -> None:
         name = args.thread.name if args.thread is not None else "unknown"
         failures.append(args.exc_value or args.exc_type())
-        _log.exception("thread failed", cause=args.exc_value, thread=name)
+        if not isinstance(args.exc_value, Outdated):
+            _log.exception("thread failed", cause=args.exc_value, thread=name)
         stop.set(f"thread {name} failed")
 
     threading.excepthook = hook

@@ -59,6 +59,11 @@ SELECT old.seq, old.event, coalesce(events.received_at, 0) < ?3
 """
 DEAD = "SELECT count(*) FROM outbox_dead WHERE sink = ?"
 # The first outcome stands: a redelivery does not change when the event was delivered.
+# Under the name that the sink's outbox has now.
+RECORD_SETTLED = """
+INSERT INTO deliveries (event, sink, outcome, at) SELECT event, sink, ?2, ?3 FROM outbox WHERE seq = ?1
+ON CONFLICT DO NOTHING
+"""
 RECORD_DELIVERY = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 
 queue = LeaseQueue(QueueStatements.of("outbox", "event, sink, bytes"))
@@ -142,9 +147,9 @@ def with_events(tx: Tx, claimed: Sequence[Row], now: int, *, is_replay: bool = F
     ]
 
 
-def settle(tx: Tx, sink: SinkName, settled: Sequence[Settled], now: int) -> int:
+def settle(tx: Tx, settled: Sequence[Settled], now: int) -> int:
     """Ack rows and record their outcome; return how many receipts were valid."""
-    tx.executemany(RECORD_DELIVERY, ((each.row.event, sink, each.outcome, now) for each in settled))
+    tx.executemany(RECORD_SETTLED, ((each.row.receipt.seq, each.outcome, now) for each in settled))
     return queue.ack(tx, (each.row.receipt for each in settled))
 
 

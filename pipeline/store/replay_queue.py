@@ -16,7 +16,8 @@ from pipeline.store.outbox import OutboxRow
 
 APPEND = """
 INSERT INTO replay_queue (event, sink, job, ready_at, bytes)
-VALUES (?1, ?2, ?3, ?4, coalesce((SELECT length(payload) FROM payloads WHERE event = ?1), 0)) ON CONFLICT DO NOTHING
+SELECT ?1, sink, id, ?3, coalesce((SELECT length(payload) FROM payloads WHERE event = ?1), 0) FROM replays WHERE id = ?2
+ON CONFLICT DO NOTHING
 """
 CLAIM = """
 UPDATE replay_queue SET ready_at = ?3, claims = claims + 1, holder = ?5
@@ -48,10 +49,10 @@ class ReplayRow(NamedTuple):
     job: int
 
 
-def append(tx: Tx, sink: str, job: int, events: Iterable[int], now: int) -> int:
-    """Queue events for `sink`, ready at once; return how many were not queued already."""
+def append(tx: Tx, job: int, events: Iterable[int], now: int) -> int:
+    """Queue events for the sink of a replay, ready at once; return how many were not queued already."""
     before = tx.total_changes()
-    tx.executemany(APPEND, ((event, sink, job, now) for event in events))
+    tx.executemany(APPEND, ((event, job, now) for event in events))
     return tx.total_changes() - before
 
 

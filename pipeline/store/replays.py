@@ -195,7 +195,7 @@ def queue_up(
     job, numbers = replay.job, [each.event for each in given if each.is_kept]
     # Retention may have been here since it was looked at.
     kept = {int(event) for (event,) in tx.executemany(IS_KEPT, ((event,) for event in numbers))}
-    replay_queue.append(tx, replay.scope.sink, job, [event for event in numbers if event in kept], now)
+    replay_queue.append(tx, job, [event for event in numbers if event in kept], now)
     tx.executemany(
         ADD_FETCH,
         (
@@ -240,7 +240,7 @@ def queue_fetched(tx: Tx, replay: Replay, found: Sequence[Fetched], now: int) ->
             )  # fmt: skip
             payloads.put(tx, [(fetch.event, each.payload)])
             events.store(tx, [accepted])
-    replay_queue.append(tx, replay.scope.sink, replay.job, (each.fetch.event for each in found), now)
+    replay_queue.append(tx, replay.job, (each.fetch.event for each in found), now)
     tx.executemany(DROP_FETCH, ((replay.job, each.fetch.event) for each in found))
     tx.execute(COUNT_FETCHED, (len(found), 0, replay.job))
 

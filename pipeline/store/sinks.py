@@ -15,22 +15,28 @@ as the database never had two at once. The target relay's is always `relay`.
 A new outbox gets the events that are saved from then on. That of a sink that is off gets none. Its rows are delivered
 once the sink is named again; `dead drop --sink` drops them, and `EVENTS_SEEN_RETENTION` those of older events.
 
-Every process finds its outboxes by the same rule (`outboxes`); those that write them note it first (`enroll`).
+Every process finds its outboxes by the same rule (`outboxes`); those that write them note it first (`enroll`). While it
+runs, another one may rename, add or take over an outbox. Each looks for that in its transactions and then ends
+(`EnrolledSinks`): it would write for an outbox that no forwarder reads, or deliver what another sink is owed.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from pipeline.errors import Outdated
 from pipeline.process.logs import Logger
 from pipeline.store.database import Database, Tx
 
 KNOWN = "SELECT number, outbox, sink FROM sinks ORDER BY number"
+IS_OF = "SELECT 1 FROM sinks WHERE outbox = ? AND sink = ?"
 PUT = "INSERT OR REPLACE INTO sinks (number, outbox, sink) VALUES (?, ?, ?)"
 # Outcomes of what was delivered stay under the name of then.
 RENAME = tuple(
     f"UPDATE {table} SET sink = ?2 WHERE sink = ?1"  # noqa: S608 (our own text)
     for table in ("outbox", "outbox_dead", "replays", "replay_queue")
 )
+_CHANGED = "the sinks of the database changed: another process has another EVENTS_SINK; give all stages the same"
 
 
 class SinkName(str):
@@ -55,6 +61,30 @@ class KnownSink(NamedTuple):
     sink: str
 
 
+class SinksChanged(Outdated):
+    """Another process has noted other sinks since this one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledSinks:
+    """The sinks of `EVENTS_SINK` and their outboxes, in its order, as this process noted them."""
+
+    names: tuple[str, ...]
+    outboxes: tuple[SinkName, ...]
+    known: tuple[SinkName, ...]
+    """All outboxes of the database at that time."""
+
+    def check(self, tx: Tx) -> None:
+        """Raise `SinksChanged` if any outbox was renamed or added since; for a process that writes for all."""
+        if known(tx) != self.known:
+            raise SinksChanged(_CHANGED)
+
+    def check_one(self, tx: Tx, number: int) -> None:
+        """Raise `SinksChanged` if the outbox of this number is not that of its sink any more."""
+        if tx.execute(IS_OF, (self.outboxes[number], self.names[number])).fetchone() is None:
+            raise SinksChanged(_CHANGED)
+
+
 def known(tx: Tx) -> tuple[SinkName, ...]:
     """Return the outboxes of all sinks that this database has or had, in the order of their numbers."""
     return tuple(each.outbox for each in _read(tx))
@@ -65,8 +95,8 @@ def outboxes(tx: Tx, names: Sequence[str]) -> tuple[SinkName, ...]:
     return _of(assigned(_read(tx), names), names)
 
 
-def enroll(database: Database, names: Sequence[str], log: Logger) -> tuple[SinkName, ...]:
-    """Return the same once it is noted, with what changes by it; for a process that is about to use them."""
+def enroll(database: Database, names: Sequence[str], log: Logger) -> EnrolledSinks:
+    """Note the sinks of these names, with what changes by it; for a process that is about to use their outboxes."""
     with database.read() as tx:
         before = _read(tx)
     after = assigned(before, names)
@@ -77,7 +107,7 @@ def enroll(database: Database, names: Sequence[str], log: Logger) -> tuple[SinkN
             _write(tx, before, after)
         for each in after[len(before) :]:
             log.info("sink added: it gets events saved from now on", sink=each.sink, outbox=each.outbox)
-    return _of(after, names)
+    return EnrolledSinks(tuple(names), _of(after, names), tuple(each.outbox for each in after))
 
 
 def assigned(sinks: Sequence[KnownSink], names: Sequence[str]) -> tuple[KnownSink, ...]:

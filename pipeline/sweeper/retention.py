@@ -8,7 +8,7 @@ from pipeline.settings.config import Config
 from pipeline.store import disk, events, outbox, retractions, sinks
 from pipeline.store.database import Database, Tx
 from pipeline.store.horizon import seen_before
-from pipeline.store.sinks import SinkName
+from pipeline.store.sinks import EnrolledSinks, SinkName
 
 # Ids go by day, not by second; their walk looks at every one of millions and must not be felt.
 SEEN_PACE_S: Final = 0.5
@@ -142,27 +142,29 @@ class VanishRequests:
         return done.dropped, at_end
 
 
-def sinks_off(ctx: StageContext, database: Database) -> list[SinkName]:
-    """Return the sinks that this database knows and that get nothing by the settings."""
-    on = {*sinks.enroll(database, ctx.config.sink_names, ctx.log)}
+def off_sinks(ctx: StageContext, database: Database) -> "list[OffSinkRows]":
+    """Return what forgets the rows of each sink that this database knows and that gets nothing by the settings."""
+    enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+    on = {*enrolled.outboxes}
     if ctx.config.target_relay is not None:
         on.add(SinkName.RELAY)
-    with database.read() as tx:
-        return [sink for sink in sinks.known(tx) if sink not in on]
+    return [OffSinkRows(ctx, enrolled, sink) for sink in enrolled.known if sink not in on]
 
 
 class OffSinkRows:
     """What a sink was owed when it was switched off, for as long as an id is remembered."""
 
-    def __init__(self, ctx: StageContext, sink: SinkName) -> None:
+    def __init__(self, ctx: StageContext, enrolled: EnrolledSinks, sink: SinkName) -> None:
+        self.sink = sink
         self._ctx = ctx
-        self._sink = sink
+        self._enrolled = enrolled
 
     def step(self, tx: Tx, rows: int) -> tuple[int, bool]:
-        """See `Step`."""
+        """See `Step`. Raises `SinksChanged`: the outbox may be that of another sink."""
+        self._enrolled.check(tx)
         now = self._ctx.clock.now_ms()
         before = now - self._ctx.config.seen_retention
         dropped = outbox.drop_old(
-            tx, self._sink, received_before=before, limit=rows, outcome="dropped: sink off", now=now
+            tx, self.sink, received_before=before, limit=rows, outcome="dropped: sink off", now=now
         )
         return dropped, dropped < rows

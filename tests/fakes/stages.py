@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import CannotStart, EventServiceError, NoRoom
+from pipeline.errors import CannotStart, EventServiceError, NoRoom, Outdated
 from pipeline.process import stage
 from pipeline.process.backoff import Backoff
 from pipeline.process.restart import RestartPolicy
@@ -123,6 +123,17 @@ def thread_crash(ctx: StageContext) -> None:
     beat_until_stop(ctx)
 
 
+def outdated(ctx: StageContext) -> None:
+    """Finds that it was started with what is no longer so."""
+    raise Outdated("names changed")
+
+
+def outdated_thread(ctx: StageContext) -> None:
+    """The same in a thread."""
+    threading.Thread(target=outdated, args=(ctx,), name="reader").start()
+    beat_until_stop(ctx)
+
+
 def cannot_start(ctx: StageContext) -> None:
     """Says that trying again is useless."""
     raise CannotStart("the database is of stone")
@@ -179,6 +190,8 @@ BEHAVIOURS: dict[str, Callable[[StageContext], None]] = {
         showing,
         crash,
         thread_crash,
+        outdated,
+        outdated_thread,
         cannot_start,
         faulty,
         sleeping_thread,

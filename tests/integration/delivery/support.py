@@ -96,7 +96,7 @@ class Outbox:
         with self.database.write() as tx:
             now = self.clock.now_ms()
             one = replays.add(tx, ReplayScope(self.sink, 0, now), len(signed), now)
-            replay_queue.append(tx, self.sink, one.job, [self.numbers[event.id] for event in signed], now)
+            replay_queue.append(tx, one.job, [self.numbers[event.id] for event in signed], now)
             replays.end(tx, one.job, now)
         return one.job
 

@@ -123,6 +123,21 @@ def test_cannot_start_is_one_line_and_exit_code_3(programs: Programs) -> None:
     assert "Traceback" not in stage.log
 
 
+@pytest.mark.parametrize("behaviour", ["outdated", "outdated_thread"])
+def test_what_is_outdated_ends_it_with_one_line_and_exit_code_1(programs: Programs, behaviour: str) -> None:
+    stage = programs.start("stage", "saver", env={"FAKE_BEHAVIOUR": f"saver={behaviour}"})
+    assert stage.wait() == 1
+    line = json.loads(stage.log.splitlines()[-1])
+    assert (line["level"], line["message"], line["reason"]) == (
+        "ERROR",
+        "stage ends to be started again",
+        "names changed",
+    )
+    assert "traceback" not in stage.log
+    (reading,) = read_heartbeats(programs.runtime, SystemClock())
+    assert reading.status == "ended: names changed"
+
+
 def test_slot_that_is_taken_is_refused_at_once(programs: Programs) -> None:
     holder = programs.start("stage", "saver", "0")
     programs.journal.expect("ready", "saver-0")

@@ -12,8 +12,12 @@ from pipeline.delivery import sink_health
 from pipeline.errors import CannotStart
 from pipeline.process.backoff import Backoff
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeat
+from pipeline.process.logs import get_logger
 from pipeline.sinks.base import Message, Verdicts
 from pipeline.sinks.jsonl import JsonlSink
+from pipeline.store import replay_queue, replays, sinks
+from pipeline.store.replays import ReplayScope
+from pipeline.store.sinks import SinksChanged
 from stages import forwarder, saver
 from tests.factories.events import Author, SignedEvent, from_raw
 from tests.factories.workload import read_events
@@ -194,6 +198,33 @@ def test_a_file_instead_of_pubsub(world: World) -> None:
     with Running(world.context("forwarder"), forwarder.run):
         wait_delivered(world, 700)
     assert read_events(world.path.with_suffix(".jsonl")) == events
+
+
+@pytest.mark.parametrize("names", [("jsonl", "pubsub"), ("pubsub",)])
+def test_forwarder_delivers_nothing_that_another_sink_is_owed(world: World, names: tuple[str, ...]) -> None:
+    """Its outbox `pubsub` was given another name when Pub/Sub joined, or was taken over."""
+    save(world, profiles(5))
+    with Running(world.context("forwarder"), forwarder.run) as running:
+        wait_delivered(world, 5)
+        sinks.enroll(world.database, names, get_logger("test"))
+        world.execute("INSERT INTO outbox (event, sink, ready_at) SELECT event, 'pubsub', 0 FROM events")
+        assert isinstance(running.wait_over(), SinksChanged)
+    assert len(world.queued("pubsub")) == 5
+    assert len(read_events(world.path.with_suffix(".jsonl"))) == 5
+
+
+def test_replayed_rows_of_another_sink_are_left_to_it(world: World) -> None:
+    with Running(world.context("forwarder"), forwarder.run) as running:
+        save(world, profiles(5))
+        wait_delivered(world, 5)
+        with world.database.write() as tx:
+            tx.execute("UPDATE sinks SET outbox = 'jsonl', sink = 'jsonl' WHERE outbox = 'pubsub'")
+            tx.execute("INSERT INTO sinks VALUES (3, 'pubsub', 'pubsub')")
+            job = replays.add(tx, ReplayScope("pubsub", 0, 1), 5, 1).job
+            replay_queue.append(tx, job, [event for (event,) in tx.execute("SELECT event FROM events")], 1)
+        assert isinstance(running.wait_over(), SinksChanged)
+    assert world.value("SELECT count(*) FROM replay_queue") == 5
+    assert len(read_events(world.path.with_suffix(".jsonl"))) == 5
 
 
 def test_without_a_sink_it_idles_and_lives(world: World) -> None:

@@ -20,10 +20,11 @@ from pipeline.nostr.tags import expiration
 from pipeline.process.backoff import Backoff
 from pipeline.process.clock import ManualClock
 from pipeline.process.doorbell import Doorbell
+from pipeline.process.logs import get_logger
 from pipeline.process.stage import StageContext
 from pipeline.saver import event_processor
 from pipeline.saver.event_processor import EventProcessor
-from pipeline.store import contact_slices, contacts, inbox, users
+from pipeline.store import contact_slices, contacts, inbox, sinks, users
 from pipeline.store.authors import Authors
 from pipeline.store.commit_watch import POLL_S
 from pipeline.store.contacts import KeyedList
@@ -31,6 +32,7 @@ from pipeline.store.database import Database, Tx
 from pipeline.store.database_errors import DatabaseFailed
 from pipeline.store.lease import LeaseQueue, Receipt
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinksChanged
 from pipeline.store.users import Signed
 from stages import saver
 from tests.factories.events import Author, SignedEvent, authors
@@ -548,6 +550,29 @@ def test_a_database_that_fails_says_nothing_about_the_row_that_was_alone(
     with Running(world.context("saver"), saver.run):
         world.wait_saved()
     assert world.seen() == {event.id}
+
+
+@pytest.mark.parametrize("claims", [0, 1])
+def test_saver_ends_when_another_sink_joins_and_blames_no_row(world: World, claims: int) -> None:
+    """It has the outbox `pubsub`, which is that of Pub/Sub now; of rows in doubt each is saved alone."""
+    alone = {"EVENTS_SINK": f"jsonl:{world.directory / 'x.jsonl'}"}
+    events = profiles(20)
+    with Running(world.context("saver", alone), saver.run) as running:
+        wait_started(world)
+        sinks.enroll(world.database, ("jsonl", "pubsub"), get_logger("test"))
+        with world.database.write() as tx:
+            inbox.append(tx, map(arrival, events))
+            tx.execute("UPDATE inbox SET claims = ?", (claims,))
+        assert isinstance(running.wait_over(), SinksChanged)
+    assert world.query("SELECT DISTINCT failures FROM inbox") == [(0,)]
+    assert world.inbox_size() == len(events)
+    assert world.value("SELECT count(*) FROM inbox_dead") == 0
+    assert world.queued("pubsub") == []
+    world.leases_run_out()
+    with Running(world.context("saver", alone), saver.run):
+        world.wait_saved()
+    assert set(world.queued("jsonl")) > {event.id for event in events}
+    assert world.queued("pubsub") == []
 
 
 @pytest.fixture

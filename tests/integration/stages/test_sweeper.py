@@ -31,7 +31,7 @@ from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
 from pipeline.store.database_file import wal_bytes
 from pipeline.store.schema import open_database
-from pipeline.store.sinks import enroll
+from pipeline.store.sinks import SinksChanged, enroll
 from pipeline.sweeper import retention, table_walk, upkeep
 from stages import sweeper
 from tests.integration.stages.support import NOW, PATIENCE_S, Running, World, dying_after, wait_until
@@ -159,6 +159,19 @@ def test_backlog_of_a_sink_taken_out_pins_no_payload_for_ever(world: World, eage
     world.execute("UPDATE deliveries SET at = ?", NOW_MS - 2 * HOUR)
     sweep(world)
     assert stored(world) == {2, 3}
+
+
+def test_outbox_that_is_that_of_another_sink_by_now_is_left_alone(world: World, eager: None) -> None:
+    """It had the rows of a sink that was off; its name is that of Pub/Sub now, which is on."""
+    put_event(world, 1, sinks=1, received_at=NOW_MS - 31 * DAY)
+    enroll(world.database, ("jsonl",), get_logger("test"))
+    with Running(world.context("sweeper", {"EVENTS_SINK": "none"}), sweeper.run) as running:
+        calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
+        wait_until(lambda: running.metric("application_handler_calls_total", **calls) >= 1)
+        enroll(world.database, ("jsonl", "pubsub"), get_logger("test"))
+        world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (1, 'pubsub', 0)")
+        assert isinstance(running.wait_over(), SinksChanged)
+    assert world.query("SELECT event, sink FROM outbox") == [(1, "pubsub")]
 
 
 def test_ids_and_outcomes_are_forgotten_after_thirty_days(world: World, eager: None) -> None:

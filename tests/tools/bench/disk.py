@@ -82,7 +82,7 @@ class _Fill:
 
         def deliver(tx: Tx, _: list[Arrival]) -> None:
             rows = outbox.claim(tx, _SINK, now=self._now, lease=1, limit=_BATCH)
-            outbox.settle(tx, _SINK, [Settled(row, "delivered") for row in rows], self._now)
+            outbox.settle(tx, [Settled(row, "delivered") for row in rows], self._now)
 
         return self._logged(deliver, self.arrivals())
 

@@ -111,7 +111,7 @@ def test_what_each_sink_said(db: Database) -> None:
         outbox.append(tx, SinkName.PUBSUB, [7], NOW)
         outbox.append(tx, SinkName.RELAY, [7], NOW)
         (row,) = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=9)
-        outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "delivered")], NOW)
+        outbox.settle(tx, [Settled(row, "delivered")], NOW)
         waiting = told(tx, note())
         (row,) = outbox.claim(tx, SinkName.RELAY, now=NOW, lease=1, limit=9)
         outbox.queue.dead_letter(tx, [DeadLetter(row.receipt, "too many claims")], NOW)

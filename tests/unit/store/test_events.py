@@ -9,8 +9,7 @@ from pipeline.store import events, inbox, outbox
 from pipeline.store.database import Database, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.inbox import Arrival
-from pipeline.store.lease import Receipt
-from pipeline.store.outbox import OutboxRow, Settled
+from pipeline.store.outbox import Settled
 from pipeline.store.retention_step import RetentionBatch
 from pipeline.store.sinks import SinkName
 from tests.support.seeds import seeds
@@ -27,7 +26,7 @@ def deliver(tx: Tx, event: int, sink: SinkName, at: int) -> None:
     row = outbox.claim(tx, sink, now=at, lease=0, limit=10_000)
     mine = [each for each in row if each.event == event]
     assert len(mine) == 1
-    outbox.settle(tx, sink, [Settled(mine[0], "ok")], at)
+    outbox.settle(tx, [Settled(mine[0], "ok")], at)
 
 
 def stored(tx: Tx) -> set[int]:
@@ -143,8 +142,9 @@ def test_ids_are_forgotten_by_when_they_were_seen_in_slices(db: Database) -> Non
 def test_outcomes_are_forgotten_by_their_time_among_the_oldest(db: Database) -> None:
     with db.write() as tx:
         for event in range(1, 11):
-            row = OutboxRow(Receipt(event, 1), 0, 0, event, b"", b"", NOW)
-            outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "ok")], NOW + event)
+            outbox.append(tx, SinkName.PUBSUB, [event], NOW)
+            (row,) = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=9)
+            outbox.settle(tx, [Settled(row, "ok")], NOW + event)
         assert events.forget_deliveries(tx, after=0, before=NOW + 8, limit=5) == RetentionBatch(5, 5, 5)
         assert events.forget_deliveries(tx, after=5, before=NOW + 8, limit=5) == RetentionBatch(5, 2, 10)
         assert events.forget_deliveries(tx, after=10, before=NOW + 8, limit=5) == RetentionBatch(0, 0, 0)

@@ -48,7 +48,7 @@ def test_what_happens_to_a_row_of_one_sink_leaves_the_other_alone(db: Database) 
         assert (outbox.dead(tx, RELAY), outbox.dead(tx, PUBSUB)) == (1, 0)
         (pubsub,) = outbox.claim(tx, PUBSUB, now=NOW, lease=10, limit=9)
         assert (pubsub.failures, pubsub.receipt.claims) == (0, 1)
-        assert outbox.settle(tx, PUBSUB, [Settled(pubsub, "ok")], NOW) == 1
+        assert outbox.settle(tx, [Settled(pubsub, "ok")], NOW) == 1
         assert outbox.queue.requeue(tx, [again.receipt.seq], NOW) == 1
         assert (outbox.waiting(tx, RELAY), outbox.waiting(tx, PUBSUB)) == (1, 0)
 
@@ -60,9 +60,9 @@ def test_the_outcome_stays_when_the_row_is_gone_and_the_first_one_stands(db: Dat
         (first,) = outbox.claim(tx, RELAY, now=NOW, lease=10, limit=9)
         (second,) = outbox.claim(tx, RELAY, now=NOW + 10, lease=10, limit=9)
         # The first holder was late, but it did deliver; the second one still has the row.
-        assert outbox.settle(tx, RELAY, [Settled(first, "accepted")], NOW + 11) == 0
+        assert outbox.settle(tx, [Settled(first, "accepted")], NOW + 11) == 0
         assert outbox.waiting(tx, RELAY) == 1
-        assert outbox.settle(tx, RELAY, [Settled(second, "duplicate")], NOW + 12) == 1
+        assert outbox.settle(tx, [Settled(second, "duplicate")], NOW + 12) == 1
         assert outbox.waiting(tx, RELAY) == 0
         assert tx.execute("SELECT * FROM deliveries").fetchall() == [(1, "relay", "accepted", NOW + 11)]
 

@@ -7,22 +7,23 @@ import pytest
 
 from pipeline.process.clock import ManualClock
 from pipeline.process.logs import get_logger
-from pipeline.store import dead, outbox, sinks
+from pipeline.store import dead, outbox, replay_queue, replays, sinks
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadQueue
 from pipeline.store.lease import DeadLetter
 from pipeline.store.migrations import MIGRATIONS
 from pipeline.store.outbox import Settled
+from pipeline.store.replays import ReplayScope
 from pipeline.store.schema import migrate
-from pipeline.store.sinks import SinkName
+from pipeline.store.sinks import EnrolledSinks, SinkName, SinksChanged
 from tests.support.seeds import seeds
 
 LOG = get_logger("test")
-PUBSUB = SinkName.PUBSUB
+PUBSUB, RELAY = SinkName.PUBSUB, SinkName.RELAY
 
 
 def enroll(db: Database, *names: str) -> tuple[str, ...]:
-    return sinks.enroll(db, names, LOG)
+    return sinks.enroll(db, names, LOG).outboxes
 
 
 def known(db: Database) -> tuple[str, ...]:
@@ -121,7 +122,7 @@ def test_work_of_the_version_before_goes_on_when_a_sink_joins(tmp_path: Path, cl
             assert outbox.waiting(tx, PUBSUB) == 0
             assert outbox.waiting(tx, SinkName("jsonl")) == 4
             # A process that was under way settles by its receipts.
-            assert outbox.settle(tx, SinkName("jsonl"), [Settled(row, "delivered") for row in claimed[:1]], now) == 1
+            assert outbox.settle(tx, [Settled(row, "delivered") for row in claimed[:1]], now) == 1
             assert outbox.queue.release_all(tx, "forwarder-0", now) == 1
             rest = outbox.claim(tx, SinkName("jsonl"), now=now, lease=1, limit=9)
             assert [row.event for row in rest] == [2, 4, 5]
@@ -129,6 +130,58 @@ def test_work_of_the_version_before_goes_on_when_a_sink_joins(tmp_path: Path, cl
             assert dead.retry(tx, letter.queue, [letter.seq], now) == 1
             (again,) = outbox.claim(tx, SinkName("jsonl"), now=now, lease=1, limit=9)
             assert again.event == 3
+
+
+def test_process_for_all_sinks_sees_that_an_outbox_was_renamed_or_added(db: Database) -> None:
+    alone = sinks.enroll(db, ["jsonl"], LOG)
+    assert sinks.enroll(db, ["nats"], LOG) == EnrolledSinks(("nats",), (PUBSUB,), (PUBSUB, RELAY))
+    with db.read() as tx:
+        alone.check(tx)
+    enroll(db, "nats", "jsonl")
+    with db.read() as tx, pytest.raises(SinksChanged):
+        alone.check(tx)
+    both = sinks.enroll(db, ["nats", "jsonl"], LOG)
+    enroll(db, "nats", "stdout")
+    with db.read() as tx, pytest.raises(SinksChanged):
+        both.check(tx)
+
+
+def test_process_of_one_sink_sees_that_its_outbox_is_that_of_another(db: Database) -> None:
+    """Renamed, with the old name given to another sink; or taken over. What joins it is no matter."""
+    pubsub = sinks.enroll(db, ["pubsub"], LOG)
+    enroll(db, "pubsub", "nats")
+    with db.read() as tx:
+        pubsub.check_one(tx, 0)
+
+
+@pytest.mark.parametrize("names", [("jsonl", "pubsub"), ("pubsub", "jsonl"), ("nats",)])
+def test_outbox_of_one_alone_is_no_longer_its_own(db: Database, names: tuple[str, ...]) -> None:
+    alone = sinks.enroll(db, ["jsonl"], LOG)
+    enroll(db, *names)
+    with db.read() as tx, pytest.raises(SinksChanged):
+        alone.check_one(tx, 0)
+
+
+def test_row_renamed_while_it_is_claimed_is_settled_under_its_new_name(db: Database) -> None:
+    enroll(db, "jsonl")
+    with db.write() as tx:
+        outbox.append(tx, PUBSUB, [1], 5)
+        rows = outbox.claim(tx, PUBSUB, now=5, lease=100, limit=9)
+    enroll(db, "pubsub", "jsonl")
+    with db.write() as tx:
+        assert outbox.settle(tx, [Settled(row, "delivered") for row in rows], 6) == 1
+        assert tx.execute("SELECT sink, outcome FROM deliveries").fetchall() == [("jsonl", "delivered")]
+
+
+def test_replay_that_goes_on_after_a_rename_queues_under_the_new_name(db: Database) -> None:
+    enroll(db, "jsonl")
+    with db.write() as tx:
+        before = replays.add(tx, ReplayScope(PUBSUB, 0, 10), 2, 5)
+        replay_queue.append(tx, before.job, [1], 5)
+    enroll(db, "pubsub", "jsonl")
+    with db.write() as tx:
+        replay_queue.append(tx, before.job, [2], 5)
+        assert tx.execute("SELECT event, sink FROM replay_queue").fetchall() == [(1, "jsonl"), (2, "jsonl")]
 
 
 def test_rows_that_a_wrong_clock_put_off_are_found_for_every_sink(db: Database) -> None:

@@ -20,7 +20,7 @@ def test_a_sample_tells_what_arrived_was_handed_on_and_waits(db: Database) -> No
         )
         outbox.append(tx, SinkName.PUBSUB, [1, 2, 3], NOW)
         rows = outbox.claim(tx, SinkName.PUBSUB, now=NOW, lease=1, limit=2)
-        outbox.settle(tx, SinkName.PUBSUB, [Settled(row, "delivered") for row in rows], NOW)
+        outbox.settle(tx, [Settled(row, "delivered") for row in rows], NOW)
         first = throughput.sample(tx, NOW + 1)
         throughput.put(tx, first)
         second = throughput.sample(tx, NOW + 2)
