@@ -33,8 +33,9 @@ from pipeline.store.database_file import (
 from pipeline.store.ownership import create_private, is_there
 
 # The cache is a ring: each use of a statement takes a new place in it, `executemany` one for each row. With apsw's own
-# 100 a batch of twenty events prepares all statements again, which is a quarter of the saver's transaction.
-_STATEMENTS_CACHED = 2048
+# 100 a batch of twenty events prepares all statements again, which is a quarter of the saver's transaction. More than
+# this apsw does not allow.
+_STATEMENTS_CACHED = 512
 # Some tenths of a second of SQLite's work.
 _PROGRESS_STEPS = 10_000_000
 # Writers wait while the log is restarted, and a reader that was stopped in the middle would make them wait for ever.

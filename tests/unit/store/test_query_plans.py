@@ -2,6 +2,7 @@
 
 import re
 
+import apsw
 import pytest
 
 from pipeline.store import (
@@ -21,15 +22,19 @@ from pipeline.store import (
     users,
     wanted_authors,
 )
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.sinks import SinkName
 
 
-def plan(db: Database, statement: str) -> list[str]:
+def bindings(statement: str) -> int:
     numbered = [int(number) for number in re.findall(r"\?(\d+)", statement)]
-    bindings = (1,) * (max(numbered) if numbered else statement.count("?"))
+    return max(numbered) if numbered else statement.count("?")
+
+
+def plan(db: Database, statement: str) -> list[str]:
     with db.read() as tx:
-        return [str(row[3]) for row in tx.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)]
+        rows = tx.execute(f"EXPLAIN QUERY PLAN {statement}", (1,) * bindings(statement))
+        return [str(row[3]) for row in rows]
 
 
 def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
@@ -45,6 +50,29 @@ def test_a_claim_reads_ready_rows_off_the_index_in_order(db: Database) -> None:
             "LIST SUBQUERY 1",
             "SEARCH outbox USING COVERING INDEX outbox_ready (sink=? AND ready_at<?)",
         ]
+
+
+@pytest.mark.parametrize("statement", [inbox.CLAIM, inbox.READY, outbox.CLAIM, outbox.EVENT])
+def test_statement_is_not_prepared_again_for_other_values(db: Database, statement: str) -> None:
+    prepared = 0
+
+    def authorize(*_: object) -> int:
+        nonlocal prepared
+        prepared += 1
+        return apsw.SQLITE_OK
+
+    def run(tx: Tx, value: int) -> None:
+        tx.execute(statement, (value,) * bindings(statement)).fetchall()
+
+    with db.write() as tx:
+        tx.authorizer = authorize
+        run(tx, 1)
+        run(tx, 2)
+        assert prepared
+        prepared = 0
+        run(tx, 3)
+        tx.authorizer = None
+    assert not prepared
 
 
 @pytest.mark.parametrize(
