@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
+from pipeline.process.event_span import EventSpan
 from pipeline.process.trace_context import CRAWL
-from pipeline.process.tracing import EventSpan, EventTracer
+from pipeline.process.tracing import EventTracer
 from pipeline.store.inbox import Arrival
 
 

@@ -1,8 +1,9 @@
 """Spans of deliveries of sampled events, and the trace context by which a consumer continues them."""
 
 from pipeline.delivery.unsettled import Settlement
+from pipeline.process.event_span import EventSpan
 from pipeline.process.trace_context import deliver, traceparent
-from pipeline.process.tracing import EventSpan, EventTracer
+from pipeline.process.tracing import EventTracer
 from pipeline.sinks.base import Refused, Retry
 from pipeline.store.outbox import OutboxRow
 

@@ -21,9 +21,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 from pipeline import __version__
 from pipeline.errors import CannotStart
+from pipeline.process.event_span import EventSpan
 from pipeline.process.slots import Slot
 from pipeline.process.trace_context import CRAWL, SAVE, span_id, trace_id
-from pipeline.process.tracing import EventSpan
 
 _PROTOCOL: Final = "http/protobuf"
 _PROTOCOL_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")

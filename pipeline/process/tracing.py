@@ -9,14 +9,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from pipeline.errors import CannotStart
+from pipeline.process.event_span import EventSpan
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.process.slots import Slot
-from pipeline.process.trace_context import TraceSample, TraceStep
+from pipeline.process.trace_context import TraceSample
 
 # Some 2 MB.
 MAX_QUEUED: Final = 2_048
@@ -25,21 +25,6 @@ MAX_BATCH: Final = 512
 LINGER_S: Final = 1.0
 # A small part of what the supervisor gives its stages to stop.
 FLUSH_S: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class EventSpan:
-    """One step of a sampled event, from `began` to `ended` (ms)."""
-
-    event_id: bytes
-    step: TraceStep
-    began: int
-    ended: int
-    attributes: tuple[tuple[str, str | int], ...] = ()
-    marks: tuple[tuple[str, int], ...] = ()
-    """What happened in between, each with its time (ms)."""
-    error: str = ""
-    """Why the step failed."""
 
 
 class SpanExporter(Protocol):

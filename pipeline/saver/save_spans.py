@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from pipeline.process.event_span import EventSpan
 from pipeline.process.trace_context import SAVE
-from pipeline.process.tracing import EventSpan, EventTracer
+from pipeline.process.tracing import EventTracer
 from pipeline.saver.event_processor import Item, Outcome
 
 

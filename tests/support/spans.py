@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.process.clock import ManualClock
+from pipeline.process.event_span import EventSpan
 from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.trace_context import TraceSample
-from pipeline.process.tracing import EventSpan, EventTracer
+from pipeline.process.tracing import EventTracer
 
 _PATIENCE_S: Final = 60.0
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -256,6 +257,18 @@ def test_parts_of_sync_know_queries_and_no_sweep(name: str) -> None:
         if within(module.name, f"pipeline.crawl.sync.{name}"):
             sync = {each for each in module.imports if within(each, "pipeline.crawl.sync.")}
             assert not {each for each in sync if not any(within(each, one) for one in known)}, module.name
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    """Not even late, within a function."""
+    names = {module.name for module in modules()}
+    of = {module.name: {_known(each, names) for each in module.imports} - {module.name, ""} for module in modules()}
+    TopologicalSorter(of).prepare()
+
+
+def _known(imported: str, names: set[str]) -> str:
+    """The module of ours that a module or a name in it belongs to, if any."""
+    return next((each for each in (imported, imported.rpartition(".")[0]) if each in names), "")
 
 
 def test_only_store_and_import_speak_to_the_database() -> None:

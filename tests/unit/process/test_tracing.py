@@ -7,10 +7,11 @@ from typing import Final
 import pytest
 
 from pipeline.process.clock import ManualClock
+from pipeline.process.event_span import EventSpan
 from pipeline.process.logs import RateLimitedLogger, get_logger
 from pipeline.process.metrics import Metrics
 from pipeline.process.trace_context import CRAWL, TraceSample
-from pipeline.process.tracing import MAX_BATCH, MAX_QUEUED, EventSpan, EventTracer, tracing
+from pipeline.process.tracing import MAX_BATCH, MAX_QUEUED, EventTracer, tracing
 
 PATIENCE_S: Final = 60.0
 LOG: Final = RateLimitedLogger(get_logger("test"), ManualClock())

@@ -1,8 +1,8 @@
 """What the saver's spans say of sampled events."""
 
 from pipeline.nostr.event import event_from_json
+from pipeline.process.event_span import EventSpan
 from pipeline.process.trace_context import SAVE
-from pipeline.process.tracing import EventSpan
 from pipeline.saver.event_processor import Item, Outcome
 from pipeline.saver.save_spans import record_saved
 from pipeline.store.inbox import InboxRow
