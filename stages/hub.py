@@ -5,7 +5,8 @@ from typing import Final
 
 from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.crawl.home_wish import HomeWish
-from pipeline.hub import home_role, plan_feed, share_wish
+from pipeline.hub import act_replay, home_role, plan_feed, share_wish
+from pipeline.hub.act_replay import ActReplay
 from pipeline.hub.connection import HubConnection, HubUnavailable
 from pipeline.hub.home_role import HomeRole
 from pipeline.hub.line import HubLine
@@ -22,9 +23,11 @@ from pipeline.store import disk, parcels, pending
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
+from pipeline.store.user_acts import ActRules
 
 FUNCTIONS: Final = (
-    "parcels_v1", "taken_v1", "prune_v1", *home_role.FUNCTIONS, *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS,
+    "parcels_v1", "taken_v1", "prune_v1", *home_role.FUNCTIONS, *act_replay.FUNCTIONS, *share_wish.FUNCTIONS,
+    *plan_feed.FUNCTIONS,
 )  # fmt: skip
 CHANNEL: Final = "parcels"
 # Of one look: some five transactions of the inbox.
@@ -65,6 +68,8 @@ class _HubLoop:
         with database.read() as tx:
             self._positions = parcels.positions(tx)
         self._prune_at = 0.0
+        rules = ActRules(ctx.config.public_url, ctx.config.allow_private_relays)
+        self._acts = ActReplay(ctx.clock, rules, ctx.log)
         self._role = HomeRole(since_boot_s, ctx.log)
         self._reported_on: HubConnection | None = None
         self._plan = PlanFeed(ctx.clock, ctx.log)
@@ -99,6 +104,9 @@ class _HubLoop:
                 # The hub may have forgotten the positions.
                 self._report(connection)
                 self._reported_on = connection
+            # Before the plan: none who registered since the copy that this database is ceases to be wanted.
+            if self._acts.turn(connection, self._database):
+                self._ctx.bells.ring("saver")
             # What is wanted, and who crawls, is decided even while nothing is taken.
             self._shares.turn(connection, self._database)
             has_more = self._plan.turn(connection, self._database)

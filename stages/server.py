@@ -22,14 +22,16 @@ from pipeline.server.health import HealthCheck
 from pipeline.server.http import PageAccess, PublicKeys, Web
 from pipeline.server.limits import RejectReason, RequestRates, ServerLimits, limits_of
 from pipeline.server.page.response import StatusPage
-from pipeline.server.registrations import Registrations
+from pipeline.server.registrations import Record, Registrations, alone, refuse
 from pipeline.server.scrape import Scrape
 from pipeline.server.session import Sessions
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.choices import HostRole
 from pipeline.settings.values import HostPort
 from pipeline.store import shares
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
+from pipeline.store.user_acts import ActRules
 from pipeline.version import read_version
 
 STAGE: Final = "server"
@@ -54,8 +56,8 @@ def run(ctx: StageContext, limits: ServerLimits | None = None) -> None:
     """
     # asyncio warns of each write to a lost connection, so that clients that hang up cause lines.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    with listener(ctx.config.listen_address) as sock, _threads(ctx) as threads:
-        asyncio.run(_serve(ctx, limits or limits_of(ctx.config), sock, threads))
+    with listener(ctx.config.listen_address) as sock, _recorder(ctx) as record, _threads(ctx) as threads:
+        asyncio.run(_serve(ctx, limits or limits_of(ctx.config), sock, threads, record))
 
 
 @contextlib.contextmanager
@@ -104,7 +106,9 @@ def _threads(ctx: StageContext) -> Iterator[_Threads]:
             thread.close()
 
 
-async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, threads: _Threads) -> None:
+async def _serve(
+    ctx: StageContext, limits: ServerLimits, sock: socket.socket, threads: _Threads, record: Record
+) -> None:
     for thread in threads.all:
         await thread.start()
     await threads.registration.run(functools.partial(_set_bound, ctx.config.max_wanted_authors))
@@ -122,8 +126,8 @@ async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, t
         ctx.metrics,
         log,
         admission=lambda: admission_of(ctx.settings),
-        allow_private_relays=ctx.config.allow_private_relays,
-        public_url=ctx.config.public_url,
+        rules=_act_rules(ctx),
+        record=record,
         on_change=lambda: ctx.bells.ring("crawler", "saver"),
     )
     health = HealthCheck(threads.health, lambda: ctx.settings, ctx.clock)
@@ -163,6 +167,29 @@ async def _serve(ctx: StageContext, limits: ServerLimits, sock: socket.socket, t
         await _beat_until_stopped(ctx)
     finally:
         await _close(server, guard)
+
+
+@contextlib.contextmanager
+def _recorder(ctx: StageContext) -> Iterator[Record]:
+    """Yield what keeps registrations beside the database of this host."""
+    match ctx.config.role:
+        case HostRole.HOME:
+            from pipeline.hub.registry import HubRegistry  # noqa: PLC0415  (its driver is there only with a hub)
+
+            assert ctx.config.hub is not None, "checked by Config"
+            registry = HubRegistry(ctx.config.hub, _act_rules(ctx), ctx.clock)
+            try:
+                yield registry.record
+            finally:
+                registry.close()
+        case HostRole.CRAWLER:
+            yield refuse
+        case None:
+            yield alone
+
+
+def _act_rules(ctx: StageContext) -> ActRules:
+    return ActRules(ctx.config.public_url, ctx.config.allow_private_relays)
 
 
 def _set_bound(max_wanted_authors: int, database: Database) -> None:

@@ -1,8 +1,6 @@
 """`event-service users`: who is registered."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import click
@@ -14,11 +12,10 @@ from pipeline.commands.bootstrap import (
 )
 from pipeline.commands.forgetting import STAYS, forget
 from pipeline.commands.output import say
+from pipeline.commands.user_changes import changes_of_users
 from pipeline.nostr.nip19 import InvalidEncoding, encode_npub, parse_public_key
-from pipeline.process.clock import SystemClock
-from pipeline.process.doorbell import Doorbells
 from pipeline.store import users as registered
-from pipeline.store.database import Database
+from pipeline.store.user_acts import UserActKind
 
 
 class PublicKey(click.ParamType):  # type: ignore[type-arg]  # generic in the stubs only
@@ -52,11 +49,9 @@ def add(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users add npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _changes_of_users(open_or_create_configured_database) as database:
+    with changes_of_users(open_or_create_configured_database) as changes:
         for key in keys:
-            with database.write(durable=True) as tx:
-                registered.unblock(tx, key)
-                is_new = registered.register(tx, key, SystemClock().now_ms())
+            is_new = changes.do(UserActKind.ADD, key).has_effect
             say(f"{key.hex()} {'registered' if is_new else 'was registered already'}")
 
 
@@ -73,12 +68,11 @@ def remove(keys: tuple[bytes, ...], forgets: bool) -> None:
 
     Example: event-service users remove npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _changes_of_users() as database:
+    with changes_of_users(open_configured_database) as changes:
         for key in keys:
-            with database.write(durable=True) as tx:
-                was = registered.remove(tx, key, SystemClock().now_ms())
+            was = changes.do(UserActKind.REMOVE, key).was_registered
             say(f"{key.hex()} {'removed' if was else 'was not registered'}")
-            for line in forget(database, key) if forgets else ():
+            for line in forget(changes.database, key) if forgets else ():
                 say(line)
     if forgets:
         say(STAYS)
@@ -91,24 +85,10 @@ def block(keys: tuple[bytes, ...]) -> None:
 
     Example: event-service users block npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9
     """
-    with _changes_of_users() as database:
+    with changes_of_users(open_configured_database) as changes:
         for key in keys:
-            with database.write(durable=True) as tx:
-                was = registered.block(tx, key, SystemClock().now_ms())
+            was = changes.do(UserActKind.BLOCK, key).was_registered
             say(f"{key.hex()} blocked{', was registered' if was else ''}")
-
-
-@contextmanager
-def _changes_of_users(open_database: Callable[[], Database] = open_configured_database) -> Iterator[Database]:
-    """Yield the database, for a transaction a key: others get the write lock in between.
-
-    Afterwards wake crawlers, and the saver, to which a list of thousands is left.
-    """
-    with open_database() as database:
-        try:
-            yield database
-        finally:
-            Doorbells(database.path).ring("crawler", "saver")
 
 
 @users.command(name="list")

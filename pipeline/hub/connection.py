@@ -12,8 +12,10 @@ changes something may be called again.
     another connection is home since                 `NotHome`          asks again who is home
 """
 
+import os
+import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
 import psycopg
@@ -70,10 +72,11 @@ class HubConnection:
         self._connection = connection
 
     @classmethod
-    def open(cls, url: str) -> Self:
-        """Connect. Raises `HubUnavailable` or `HubRefused`."""
+    def open(cls, url: str, timeout_s: float = _TIMEOUT_S) -> Self:
+        """Connect, within whole seconds. Raises `HubUnavailable` or `HubRefused`."""
         with translated():
-            return cls(psycopg.connect(url, autocommit=True, **_PARAMETERS))
+            parameters = _PARAMETERS | {"connect_timeout": max(1, round(timeout_s))}
+            return cls(psycopg.connect(url, autocommit=True, **parameters))
 
     def call(self, function: str, *arguments: Any) -> list[Row]:
         """Return the rows of a function of schema `hub`. Raises `HubUnavailable` or `HubRefused`."""
@@ -104,6 +107,11 @@ class HubConnection:
         """Wait for a notification; return True if one came, or had come since the last call."""
         with translated():
             return any(True for _ in self._connection.notifies(timeout=timeout_s, stop_after=1))
+
+    def abort(self) -> None:
+        """End what another thread waits for, which gets `HubUnavailable`; the connection is of no use after it."""
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; harmless when repeated or broken."""

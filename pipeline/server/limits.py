@@ -106,6 +106,7 @@ class RejectReason(StrEnum):
     AHEAD = "dated-ahead"
     OUTDATED = "outdated"
     BLOCKED = "blocked"
+    NOT_HOME = "not-home"
     ORIGIN = "origin"
     SURPLUS_RELAYS = "surplus-relays"
     DELETED = "deleted"

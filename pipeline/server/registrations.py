@@ -1,20 +1,18 @@
 """Users who register with the service (kind 6666), from the verified event to the committed rows."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NoReturn
 
 import apsw
 
 from pipeline.errors import EventServiceError
-from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.event import Event, InvalidEvent, verify
 from pipeline.nostr.kinds import DELETION, REGISTRATION, VANISH
 from pipeline.nostr.registration import (
     MAX_AHEAD_S,
     InvalidRegistration,
-    Registration,
     parse_departure,
     parse_registration,
 )
@@ -24,14 +22,10 @@ from pipeline.process.metrics import Metrics
 from pipeline.server.admission import Admission
 from pipeline.server.limits import Rejected, RejectReason
 from pipeline.server.worker import DatabaseThread
-from pipeline.store import authors, relay_mentions, users
-from pipeline.store.authors import Authors
-from pipeline.store.database import Database, Tx
+from pipeline.store import authors, user_acts, users
+from pipeline.store.database import Database
+from pipeline.store.user_acts import ActOutcome, ActRules, NotAdmitted, UserAct, UserActKind
 from pipeline.store.users import Signed
-
-SOURCE: Final = "registration"
-MAX_RELAYS: Final = 100
-"""Relays taken from one registration: lists in use hold a few dozen, and the write lock is held for milliseconds."""
 
 _STAGE: Final = "server"
 
@@ -50,15 +44,28 @@ _EXPLAINED: Final = {
     RejectReason.AHEAD: f"invalid: dated more than {MAX_AHEAD_S} seconds ahead",
     RejectReason.OUTDATED: "invalid: not newer than your last registration or its removal",
     RejectReason.DELETED: "invalid: you have deleted this registration, or vanished since",
+    RejectReason.NOT_HOME: "restricted: this host takes no registrations, another one of this service does",
     RejectReason.BLOCKED: "blocked: the operator does not accept this key",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    is_new_user: bool
-    surplus_relays: int
+    outcome: ActOutcome
     seconds: float
+
+
+Record = Callable[[Database, UserAct], Sequence[UserAct]]
+
+
+def alone(_: Database, act: UserAct) -> Sequence[UserAct]:
+    """Record an act nowhere but in the database: one host does everything."""
+    return (act,)
+
+
+def refuse(_: Database, __: UserAct) -> NoReturn:
+    """Record no act: users are known to another host."""
+    raise Rejected(RejectReason.NOT_HOME)
 
 
 class Registrations:
@@ -71,24 +78,22 @@ class Registrations:
         metrics: Metrics,
         log: RateLimitedLogger,
         *,
-        allow_private_relays: bool,
+        rules: ActRules,
         admission: Callable[[], Admission],
-        public_url: RelayAddress | None = None,
+        record: Record = alone,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
-        """Private relays are stored only where `allow_private_relays` lets crawlers dial them.
-
-        `admission`: the rule for new users, as it is now.
-        `public_url`: the address by which users know this service; a request to vanish from it is one to leave.
+        """`admission`: the rule for new users, as it is now.
+        `record`: called before anything is stored; it returns what is to be done, the given act last.
         `on_change`: called after each commit of a registration or a departure, in the thread that works on them.
         """
         self._on_change = on_change
-        self._public_url = public_url
+        self._rules = rules
+        self._record = record
         self._admission = admission
         self._thread = thread
         self._clock = clock
         self._log = log
-        self._allow_private_relays = allow_private_relays
         self._succeeded = metrics.handler("addPublicKeyToMonitor")
         self._failed = metrics.handler("addPublicKeyToMonitor", success=False)
         self._taken = metrics.stage_in.labels(_STAGE)
@@ -101,7 +106,7 @@ class Registrations:
         self._taken.inc()
         began = self._clock.monotonic()
         try:
-            stored = await self._thread.run(functools.partial(self._register, event))
+            stored = await self._thread.run(functools.partial(self._accept, event))
         except InvalidEvent as error:
             return self._refuse(RejectReason.INVALID_EVENT, f"invalid: {error}")
         except InvalidRegistration as error:
@@ -119,8 +124,8 @@ class Registrations:
             self._log.debug("left", "user left", public_key=event.pubkey)
             return ACCEPTED
         self._succeeded.record(stored.seconds)
-        self._discard(RejectReason.SURPLUS_RELAYS, stored.surplus_relays)
-        self._log.debug("registered", "user registered", public_key=event.pubkey, new=stored.is_new_user)
+        self._discard(RejectReason.SURPLUS_RELAYS, stored.outcome.surplus)
+        self._log.debug("registered", "user registered", public_key=event.pubkey, new=stored.outcome.has_effect)
         return ACCEPTED
 
     def refuse_malformed(self, reason: str) -> RegistrationVerdict:
@@ -137,76 +142,50 @@ class Registrations:
         if count:
             self._discarded.labels(_STAGE, reason.value).inc(count)
 
+    def _accept(self, event: Event, database: Database) -> _Stored:
+        try:
+            return self._register(event, database)
+        except NotAdmitted as error:
+            raise Rejected(RejectReason(error.reason)) from error
+
     def _register(self, event: Event, database: Database) -> _Stored:
         verify(event)
         if event.kind in (DELETION, VANISH):
             return self._leave(event, database)
-        registration = parse_registration(event)
+        parse_registration(event)
         if event.created_at > self._clock.now_ms() // 1000 + MAX_AHEAD_S:
             raise Rejected(RejectReason.AHEAD)
-        signed = Signed(event.id, event.created_at)
-        self._require_room(event, signed, database)
-        began = self._clock.monotonic()
-        usable = [relay.spelling for relay in registration.relays if self._allow_private_relays or not relay.is_private]
-        is_new, refused = _store(database, registration, signed, usable[:MAX_RELAYS], self._clock)
-        self._on_change()
-        surplus = max(0, len(usable) - MAX_RELAYS) + refused
-        return _Stored(is_new, surplus, self._clock.monotonic() - began)
+        self._require_room(event, Signed(event.id, event.created_at), database)
+        return self._do(UserActKind.REGISTER, event, database)
 
     def _leave(self, event: Event, database: Database) -> _Stored:
         """End the registration that the event takes back, or remember that it may not come any more."""
-        began = self._clock.monotonic()
-        departure = parse_departure(event, self._public_url)
-        if departure is None:
+        if parse_departure(event, self._rules.public_url) is None:
             raise InvalidRegistration("it takes no registration back")
-        with database.read() as tx:
-            author = authors.find(tx, departure.public_key)
-            is_registered = author is not None and users.is_registered(tx, author)
-        with database.write(durable=True) as tx:
-            has_left = users.leave(tx, departure, self._clock.now_ms())
-        self._on_change()
-        if is_registered and not has_left:
+        stored = self._do(UserActKind.LEAVE, event, database)
+        if stored.outcome.was_registered and not stored.outcome.has_effect:
             raise InvalidRegistration("it does not name your registration, or is older")
-        return _Stored(False, 0, self._clock.monotonic() - began)
+        return stored
+
+    def _do(self, kind: UserActKind, event: Event, database: Database) -> _Stored:
+        """Do what the event asks for, once it is recorded; a client that gets OK does not send it again."""
+        began = self._clock.monotonic()
+        act = UserAct(kind, event.pubkey, self._clock.now_ms(), event.to_json())
+        acts = self._record(database, act)
+        with database.write(durable=True) as tx:
+            outcome = user_acts.do(tx, acts, self._rules)
+        self._on_change()
+        return _Stored(outcome, self._clock.monotonic() - began)
 
     def _require_room(self, event: Event, signed: Signed, database: Database) -> None:
-        """Raise `Rejected` for an event that registers no user and for a new user who is not admitted.
+        """Raise `Rejected` or `NotAdmitted` for an event that registers no user and for a new user who is not admitted.
 
         Who is registered may always renew.
         """
         with database.read() as tx:
             author = authors.find(tx, event.pubkey)
             if author is not None:
-                _require_standing(tx, author, signed)
+                user_acts.require_standing(tx, author, signed)
                 if users.is_registered(tx, author):
                     return
             self._admission().require(event, users.count(tx))
-
-
-def _require_standing(tx: Tx, author: int, signed: Signed) -> None:
-    """Raise `Rejected` unless the event registers its author, or did so already."""
-    held = users.standing(tx, author)
-    if held.is_blocked:
-        raise Rejected(RejectReason.BLOCKED)
-    if not held.admits(signed):
-        raise Rejected(RejectReason.OUTDATED)
-    if users.is_taken_back(tx, author, signed):
-        raise Rejected(RejectReason.DELETED)
-
-
-def _store(
-    database: Database, registration: Registration, signed: Signed, addresses: list[str], clock: Clock
-) -> tuple[bool, int]:
-    """Store a registration; return whether the user is new, and how many of the relays were refused."""
-    # The client gets OK and does not send it again.
-    with database.write(durable=True) as tx:
-        now = clock.now_ms()
-        author = Authors().intern(tx, registration.public_key)
-        # Checked again: a removal may have come since.
-        _require_standing(tx, author, signed)
-        is_new = users.register_signed(tx, registration.public_key, signed, now)
-        namings = [
-            relay_mentions.record_mention(tx, address, source=SOURCE, author=author, is_user=True, now=now)
-            for address in addresses
-        ]
-    return is_new, namings.count(relay_mentions.MentionOutcome.REFUSED)

@@ -726,6 +726,15 @@ HUB_HOME = (
     """,
 )
 
+# The newest registration or departure that the hub had before it was acknowledged; see `user_acts`.
+USER_ACTS = (
+    """
+    CREATE TABLE user_act_position (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), number INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -765,4 +774,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0036-hub", HUB),
     Migration("0037-held-shares", HELD_SHARES),
     Migration("0038-hub-home", HUB_HOME),
+    Migration("0039-user-acts", USER_ACTS),
 )

@@ -167,6 +167,12 @@ def _remember(tx: Tx, author: int, departure: Departure, now: int) -> None:
         tx.execute(REVOKE_UNKNOWN, (author, now, wanted_authors.next_generation(tx), at))
 
 
+def note_removal(tx: Tx, public_key: bytes, at: int) -> None:
+    """Refuse registrations dated until `at` (ms) of a key that is not registered."""
+    author = Authors().intern(tx, public_key)
+    tx.execute(REVOKE_UNKNOWN, (author, at, wanted_authors.next_generation(tx), at // 1000))
+
+
 def block(tx: Tx, public_key: bytes, now: int) -> bool:
     """End a key's registration and refuse new ones; return True if it was registered."""
     was = remove(tx, public_key, now)

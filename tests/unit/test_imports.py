@@ -63,7 +63,7 @@ NETWORK = {"socket", "ssl", "http.client", "http.server", "urllib.request", "soc
 NETWORK |= {"grpc", "google", "requests", "opentelemetry"}
 MAY_USE_THE_NETWORK = (
     "pipeline.relay", "pipeline.sinks", "pipeline.server", "stages.server", "pipeline.process.notify",
-    "pipeline.process.exposition", "pipeline.process.otlp", "pipeline.demo",
+    "pipeline.process.exposition", "pipeline.process.otlp", "pipeline.demo", "pipeline.hub.connection",
 )  # fmt: skip
 # The import reads a file of another program, and writes beside what the store does.
 SPEAKS_TO_THE_DATABASE = ("pipeline.store", "pipeline.go_import")

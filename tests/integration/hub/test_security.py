@@ -25,10 +25,10 @@ EDGE_MAY_CALL = {
     "open_stream_v1", "plan_v1", "relays_v1", "release_shares_v1", "renew_shares_v1", "report_unfit_v1", "report_v1",
 }  # fmt: skip
 HOME_MAY_CALL = {
-    "authors_v1", "cursors_v1", "drain_v1", "enter_home_v1", "hold_home_v1", "home_lists_v1", "home_v1", "hosts_v1",
-    "leave_home_v1", "limits_v1", "ordered_relays_v1", "parcels_v1", "plan_v1", "prune_v1",
-    "publish_plan_v1", "put_authors_v1", "put_lists_v1", "shares_v1", "take_home_v1", "taken_v1", "unfit_v1",
-    "wish_relays_v1", "wish_shares_v1",
+    "authors_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1", "hold_home_v1",
+    "home_lists_v1", "home_v1", "hosts_v1", "leave_home_v1", "limits_v1", "ordered_relays_v1", "parcels_v1",
+    "plan_v1", "prune_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1", "shares_v1",
+    "take_home_v1", "taken_v1", "unfit_v1", "user_acts_v1", "wish_relays_v1", "wish_shares_v1",
 }  # fmt: skip
 
 
