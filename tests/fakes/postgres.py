@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,24 @@ def programs_or_skip() -> Path:
 
 
 class PostgresServer(Peer):
-    """One server; `kill` ends it as a crash would, `start` runs it again on the same files."""
+    """One server; `kill` ends it as a crash would, `start` runs it again on the same files.
 
-    def __init__(self, programs: Path) -> None:
+    `listen`: where it listens beside loopback. `access`: lines of its `pg_hba.conf`, before those for loopback.
+    `options`: settings of the server.
+    """
+
+    def __init__(
+        self,
+        programs: Path,
+        *,
+        listen: Sequence[str] = (),
+        access: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self._programs = programs
+        self._listen = ",".join([_HOST, *listen])
+        self._access = access
+        self._options = dict(options or {})
         self.port = free_port(_HOST)
         self.folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
         self._as_user: list[str] = []
@@ -67,14 +81,34 @@ class PostgresServer(Peer):
             ],
             check=True, capture_output=True, cwd="/",
         )  # fmt: skip
+        rules = self.data / "pg_hba.conf"
+        rules.write_text("\n".join([*self._access, rules.read_text()]))
+
+    def own(self, path: Path) -> None:
+        """Let the server's user have a file, which nobody else may read."""
+        path.chmod(0o600)
+        if self._as_user:
+            shutil.chown(path, "postgres", "postgres")
+
+    def copy_to(self, copy: Path) -> None:
+        """Copy all files of the server, which must not run."""
+        subprocess.run(["cp", "-a", str(self.data), str(copy)], check=True)
+
+    def go_back_to(self, copy: Path) -> None:
+        """Let the server, which must not run, have the files of this copy and no others."""
+        shutil.rmtree(self.data)
+        subprocess.run(["cp", "-a", str(copy), str(self.data)], check=True)
+        # Of the server that was killed before the copy was made.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def start(self) -> None:
         """Run it and wait until it answers."""
         command = [
             *self._as_user, str(self._programs / "postgres"), "-D", str(self.data), "-p", str(self.port),
-            "-c", f"listen_addresses={_HOST}", "-c", f"unix_socket_directories={self.folder}",
+            "-c", f"listen_addresses={self._listen}", "-c", f"unix_socket_directories={self.folder}",
             # A killed process loses nothing by it, only a machine would.
             "-c", "fsync=off", "-c", "max_connections=60", "-c", "shared_buffers=16MB",
+            *(word for name, value in self._options.items() for word in ("-c", f"{name}={value}")),
         ]  # fmt: skip
         deadline = monotonic() + _READY_TIMEOUT_S
         with self._starting(Child(command, cwd=Path("/"))):

@@ -246,7 +246,10 @@ class ScriptedRelay:
         connection = Connection(self, socket, number)
         self._connections[number] = (connection, socket)
         headers = plain_headers(socket.request)
-        self.journal.add(Connected(at=monotonic(), connection=number, path=socket.request.path, headers=headers))
+        client = str((socket.remote_address or ("",))[0])
+        self.journal.add(
+            Connected(at=monotonic(), connection=number, client=client, path=socket.request.path, headers=headers)
+        )
         try:
             await connection.serve()
         finally:

@@ -21,8 +21,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connected(Entry):
-    """A client's websocket handshake was accepted. Header names are in lowercase."""
+    """A client's websocket handshake was accepted. Header names are in lowercase; `client` is its address."""
 
+    client: str
     path: str
     headers: Mapping[str, str]
 

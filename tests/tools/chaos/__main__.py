@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tests.fakes.child import ROOT
 from tests.tools.chaos.faults import FAULTS
+from tests.tools.chaos.hub import faults as hub_faults
+from tests.tools.chaos.hub.installation import NoPostgres
+from tests.tools.chaos.hub.run import KILLS, LEASE_S, SETTLE_S, HubOptions, run_hub
 from tests.tools.chaos.run import SHORT_MINUTES, Options, run
 
 
@@ -22,7 +25,13 @@ def main() -> int:
     parser.add_argument("--second-sink", action="store_true", help="deliver to a file too, beside Pub/Sub")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="copy all files of a failed run there")
     parser.add_argument("--source", type=Path, metavar="DIR", default=ROOT, help="run the service of another checkout")
+    parser.add_argument("--hub", action="store_true", help="break several hosts and the PostgreSQL between them")
+    parser.add_argument("--kills", type=int, default=KILLS, help="with --hub: at least so many (%(default)s)")
+    parser.add_argument("--hosts", type=int, default=3, choices=(2, 3), help="with --hub: that crawl (%(default)s)")
+    parser.add_argument("--lease", type=float, default=LEASE_S, metavar="S", help="with --hub: of relays (%(default)s)")
     options = parser.parse_args()
+    if options.hub:
+        return _run_hub(parser, options)
     if options.faults == "list":
         print("\n".join(sorted(FAULTS)))
         return 0
@@ -40,6 +49,24 @@ def main() -> int:
     print(report.text(), flush=True)
     if options.report is not None:
         options.report.write_text(json.dumps(report.to_value(), indent=1) + "\n")
+    return 0 if report.ok else 1
+
+
+def _run_hub(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    kinds = tuple((options.faults or ",".join(hub_faults.FAULTS)).split(","))
+    if unknown := set(kinds) - set(hub_faults.FAULTS):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(hub_faults.FAULTS)}")
+    seed = random.SystemRandom().randrange(1_000, 2**31) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    what = HubOptions(
+        seed, options.kills, options.hosts, kinds, options.lease, options.settle or SETTLE_S, keep=options.keep,
+        source=options.source,
+    )  # fmt: skip
+    try:
+        report = run_hub(what, lambda line: print(line, flush=True))
+    except NoPostgres as error:
+        parser.error(str(error))
+    print(report.text(), flush=True)
     return 0 if report.ok else 1
 
 

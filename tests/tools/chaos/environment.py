@@ -4,12 +4,13 @@ import contextlib
 import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.factories.events import SignedEvent, authors, forge_signature
 from tests.factories.workload import replaceable_key
-from tests.fakes.net import pause
+from tests.fakes.net import loopback_address, pause
 from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService
@@ -53,16 +54,27 @@ class Environment:
     _errors: list[BaseException] = field(default_factory=list)
 
     @classmethod
-    def start(cls, seed: int, directory: Path, *, rate: float, late_s: int) -> "Environment":
-        """Start all peers and let them hold the past. Late events are dated back by up to `late_s`."""
+    def start(
+        cls,
+        seed: int,
+        directory: Path,
+        *,
+        rate: float,
+        late_s: int,
+        address: Callable[[], str] = loopback_address,
+    ) -> "Environment":
+        """Start all peers and let them hold the past. Late events are dated back by up to `late_s`.
+
+        `address`: gives one for each relay.
+        """
         rng = random.Random(f"world {seed}")
         began = int(time.time())
         people = People(authors(seed, AUTHORS), USERS, rng, late_s)
         target, pubsub = ScriptedRelay(), PubSubProcess(record=directory / "pubsub.record")
-        peers: list[Peer] = [ScriptedPeer.start(preset, seed) for preset in (*SOURCES, *MIRRORS)]
+        peers: list[Peer] = [ScriptedPeer.start(preset, seed, address()) for preset in (*SOURCES, *MIRRORS)]
         environment = cls(seed, rate, people, peers, target, pubsub, began)
         try:
-            peers.append(IndependentPeer(directory / "lmdb"))
+            peers.append(IndependentPeer(directory / "lmdb", address()))
             target.start()
             pubsub.start()
             environment._rng = random.Random(f"placing {seed}")

@@ -64,9 +64,9 @@ class ScriptedPeer:
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def start(cls, preset: str, seed: int) -> "ScriptedPeer":
-        """One that behaves like `preset`."""
-        relay = ScriptedRelay(PRESETS[preset], seed=seed)
+    def start(cls, preset: str, seed: int, address: str | None = None) -> "ScriptedPeer":
+        """One that behaves like `preset`, at an address of loopback unless told otherwise."""
+        relay = ScriptedRelay(PRESETS[preset], seed=seed, address=address)
         relay.start()
         return cls(preset, relay, preset in SOURCES)
 
@@ -145,8 +145,8 @@ class IndependentPeer:
 
     name = INDEPENDENT
 
-    def __init__(self, directory: Path) -> None:
-        self.relay = IndependentRelay(lmdb=directory)
+    def __init__(self, directory: Path, address: str | None = None) -> None:
+        self.relay = IndependentRelay(lmdb=directory, address=address)
         self.relay.start()
         self.taken: list[tuple[float, SignedEvent]] = []
         self.held: list[SignedEvent] = []

@@ -1,0 +1,1 @@
+"""Chaos over several hosts: `bin/chaos --hub`."""
