@@ -22,6 +22,8 @@ _GROUPS: Final = ("edge", "home")
 _MAX_NAME: Final = 63
 # Two installations at once wait for each other.
 _LOCK: Final = 0x6875625F
+# Of one crawling host, which uses one: its server keeps those of a line that was cut for a while.
+_MAX_CONNECTIONS: Final = 10
 
 
 def migrate(url: str) -> list[str]:
@@ -58,6 +60,8 @@ def add_host(url: str, host: str) -> str:
     with _owner(url) as connection, connection.transaction():
         login = f"{connection.info.dbname}_at_host_{host}"
         address = _give_login(connection, url, login, "edge")
+        limit = sql.SQL(f"ALTER ROLE {{}} CONNECTION LIMIT {_MAX_CONNECTIONS}")
+        connection.execute(limit.format(sql.Identifier(login)))
         connection.execute(
             "INSERT INTO hub.hosts (host, login, added_at) VALUES (%s, %s, hub.now_ms()) ON CONFLICT (host) DO NOTHING",
             (host, login),

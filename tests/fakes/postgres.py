@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,6 @@ class PostgresServer(Peer):
     """One server; `kill` ends it as a crash would, `start` runs it again on the same files.
 
     `listen`: where it listens beside loopback. `access`: lines of its `pg_hba.conf`, before those for loopback.
-    `options`: settings of the server.
     """
 
     def __init__(
@@ -53,12 +52,11 @@ class PostgresServer(Peer):
         *,
         listen: Sequence[str] = (),
         access: Sequence[str] = (),
-        options: Mapping[str, str] | None = None,
     ) -> None:
         self._programs = programs
         self._listen = ",".join([_HOST, *listen])
         self._access = access
-        self._options = dict(options or {})
+        self._options: dict[str, str] = {}
         self.port = free_port(_HOST)
         self.folder = Path(tempfile.mkdtemp(prefix="hub-postgres-"))
         self._as_user: list[str] = []
@@ -84,11 +82,20 @@ class PostgresServer(Peer):
         rules = self.data / "pg_hba.conf"
         rules.write_text("\n".join([*self._access, rules.read_text()]))
 
-    def own(self, path: Path) -> None:
-        """Let the server's user have a file, which nobody else may read."""
-        path.chmod(0o600)
-        if self._as_user:
-            shutil.chown(path, "postgres", "postgres")
+    def serve_tls(self, certificate: Path, key: Path, clients: Path) -> None:
+        """Encrypt from the next start on, and know clients by certificates of the authority `clients`."""
+        for name, source, setting in (
+            ("server.crt", certificate, "ssl_cert_file"),
+            ("server.key", key, "ssl_key_file"),
+            ("clients.crt", clients, "ssl_ca_file"),
+        ):
+            target = self.folder / name
+            shutil.copy(source, target)
+            target.chmod(0o600)
+            if self._as_user:
+                shutil.chown(target, "postgres", "postgres")
+            self._options[setting] = str(target)
+        self._options["ssl"] = "on"
 
     def copy_to(self, copy: Path) -> None:
         """Copy all files of the server, which must not run."""

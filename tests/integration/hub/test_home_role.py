@@ -173,7 +173,7 @@ def test_change_that_is_under_way_ends_before_another_is_home(hub: Hub, candidat
     home, other = candidates.at("a"), candidates.at("b")
     assert home.turn()
     lapse(hub)
-    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
     with psycopg.connect(hub.home) as changing, ThreadPoolExecutor(1) as pool:
         changing.execute("SELECT set_config('hub.home_epoch', %s, false)", (str(own_identity(home.database).epoch),))
         changing.execute("SELECT hub.publish_plan_v1(7)")

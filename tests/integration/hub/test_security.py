@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -87,7 +88,26 @@ def test_host_has_no_right_to_any_table(hub: Hub, url: str, verb: str) -> None:
         "CREATE FUNCTION hub.caller(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
         "CREATE SCHEMA mine",
         "CREATE ROLE mine",
+        "CREATE TEMPORARY TABLE mine (x int)",
+        "CREATE TABLE public.mine (x int)",
+        "CREATE DATABASE mine",
+        "SELECT lo_create(0)",
+        "SELECT lo_from_bytea(0, 'x')",
+        "SELECT lo_import('/etc/passwd')",
         "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_ls_dir('.')",
+        "SELECT hub.lock_shares()",
+        "SELECT hub.lock_home()",
+        "SELECT * FROM hub.locks FOR UPDATE",
+        "DO $$ BEGIN LOCK TABLE hub.locks; END $$",
+        "COPY hub.parcels TO STDOUT",
+        "COPY hub.parcels FROM STDIN",
+        "COPY (SELECT 1) TO '/tmp/mine'",
+        "ALTER ROLE CURRENT_USER CONNECTION LIMIT 100",
+        "ALTER ROLE CURRENT_USER SUPERUSER",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'owner'",
+        "SET log_statement = 'all'",
+        "ALTER SYSTEM SET fsync = off",
         "COPY (SELECT 1) TO PROGRAM 'true'",
         "SET SESSION AUTHORIZATION owner",
         "SET ROLE owner",
@@ -98,8 +118,27 @@ def test_host_can_do_nothing_else(raw: "psycopg.Connection[tuple[object, ...]]",
         raw.execute(statement.encode())
 
 
-def test_host_that_shadows_names_changes_nothing(raw: "psycopg.Connection[tuple[object, ...]]") -> None:
+def test_host_cannot_hold_up_others(hub: Hub, raw: "psycopg.Connection[tuple[object, ...]]") -> None:
+    """Every login may take advisory locks: no function waits for one."""
+    raw.execute("SELECT pg_advisory_lock(number) FROM generate_series(0, 100) AS n (number)")
+    with HubConnection.open(hub.add_host("ams1")) as other:
+        assert other.call("renew_shares_v1", 30_000, -1, 1, 0, True)
+        other.call("leave_v1")
+
+
+def test_host_cannot_take_all_connections(hub: Hub, url: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(HubConnection.open(url))
+        with pytest.raises((HubRefused, HubUnavailable), match="too many connections for role"):
+            HubConnection.open(url)
+
+
+def test_host_that_shadows_names_changes_nothing(hub: Hub, raw: "psycopg.Connection[tuple[object, ...]]") -> None:
     """Functions run with their owner's rights, and so must find no table or function of the caller's."""
+    # Where the owner lets everybody make temporary tables again.
+    with psycopg.connect(hub.owner) as owner:
+        owner.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO PUBLIC").format(sql.Identifier(hub.name)))
     raw.execute("CREATE TEMPORARY TABLE hosts (host text, login name, is_draining boolean)")
     raw.execute("INSERT INTO hosts VALUES ('ams1', current_user, false)")
     raw.execute("SET search_path = pg_temp, hub, public")

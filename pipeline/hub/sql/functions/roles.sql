@@ -4,8 +4,8 @@
 
 -- Wait for what home's functions change now, and let none of them begin.
 CREATE OR REPLACE FUNCTION hub.lock_home() RETURNS void
-  LANGUAGE sql VOLATILE SET search_path = hub, pg_temp
-  AS $$ SELECT pg_advisory_xact_lock(8) $$;
+  LANGUAGE plpgsql VOLATILE SET search_path = hub, pg_temp
+  AS $$ BEGIN PERFORM 1 FROM locks WHERE name = 'home' FOR UPDATE; END $$;
 
 -- Raise EH001 unless the connection acts for the epoch that is in force, if there was ever one; until the transaction
 -- ends no other begins.
@@ -13,7 +13,7 @@ CREATE OR REPLACE FUNCTION hub.require_home() RETURNS void
   LANGUAGE plpgsql VOLATILE SET search_path = hub, pg_temp
   AS $$
 BEGIN
-  PERFORM pg_advisory_xact_lock_shared(8);
+  PERFORM 1 FROM locks WHERE name = 'home' FOR SHARE;
   IF (SELECT epoch::text FROM roles WHERE role = 'home') IS DISTINCT FROM current_setting('hub.home_epoch', true) THEN
     RAISE EXCEPTION USING ERRCODE = 'EH001', MESSAGE = 'another connection is home since';
   END IF;

@@ -1,7 +1,7 @@
 -- Serialize whatever changes shares: two hosts never find the same share free.
 CREATE OR REPLACE FUNCTION hub.lock_shares() RETURNS void
-  LANGUAGE sql VOLATILE SET search_path = hub, pg_temp
-  AS $$ SELECT pg_advisory_xact_lock(7) $$;
+  LANGUAGE plpgsql VOLATILE SET search_path = hub, pg_temp
+  AS $$ BEGIN PERFORM 1 FROM locks WHERE name = 'shares' FOR UPDATE; END $$;
 REVOKE ALL ON FUNCTION hub.lock_shares() FROM PUBLIC;
 
 -- Let the holders of shares know that something changed; called with `lock_shares`.
