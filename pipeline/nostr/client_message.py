@@ -66,9 +66,8 @@ def _published(frame: list[Any]) -> Event:
     index = 2 if len(frame) == 3 and type(frame[2]) is dict else 1
     value = frame[index] if len(frame) > index else None
     if type(value) is dict:
-        # Go writes a list without elements as null, and hexadecimal digits are the same in either case.
+        # Go writes a list without elements as null.
         value["tags"] = [] if value.get("tags") is None else value["tags"]
-        value["sig"] = value["sig"].lower() if type(value.get("sig")) is str else None
     try:
         return event_at(frame, index, "")
     except InvalidEventMessage as error:

@@ -42,9 +42,9 @@ _EXPLANATIONS: Final = {
     Reason.PUBKEY: "pubkey is not 64 lowercase hexadecimal digits",
     Reason.CREATED_AT: "created_at is not a whole number of seconds from 0 up",
     Reason.KIND: "kind is not a whole number from 0 to 65535",
-    Reason.TAGS: "tags is not an array of non-empty arrays of strings",
+    Reason.TAGS: "tags is not an array of arrays of strings",
     Reason.CONTENT: "content is not a string",
-    Reason.SIG: "sig is not 128 lowercase hexadecimal digits",
+    Reason.SIG: "sig is not 128 hexadecimal digits",
     Reason.HASH: "id is not the hash of the event",
     Reason.SIGNATURE: "sig is not a signature of id by pubkey",
 }
@@ -124,15 +124,18 @@ def event_from_stored(raw: bytes) -> Event:
 def parse_event(value: object) -> Event:
     """Make an `Event` of a decoded JSON value, checking the form of each field but neither hash nor signature.
 
-    Raises `InvalidEvent` with the first field at fault. Where NIP-01 leaves room, the strictest common reading counts,
-    which is strfry's:
+    Raises `InvalidEvent` with the first field at fault. What independent relays hold and pass on is accepted, as far as
+    every consumer can decode it:
 
-    - hexadecimal in lowercase only, as NIP-01 has it;
+    - hexadecimal in lowercase only, as NIP-01 has it, but capitals in `sig`, which no hash covers: relays on khatru
+      hold such events, and what leaves here is in lowercase;
     - `kind` and `created_at` are integers: no booleans, no `1.0`, no `1e0`, which other JSON libraries would hash as 1;
     - `created_at` is at least 0, and below 2**63 since that is what databases hold; milliseconds and far futures are a
       matter of policy, not of form;
-    - every tag has at least one element and each is a string. strfry refuses `[]` and a number as name or value, and
-      Go, Rust and Swift clients cannot decode either, so handing such an event on would only move the failure;
+    - each element of a tag is a string: relays and clients in Go, Rust and Swift cannot decode a number there, so that
+      handing such an event on would only move the failure;
+    - a tag may be empty, `[]`: NIP-01 wants one element at least and strfry refuses it, but relays in Go and Rust
+      (khatru, nostr-rs-relay) hold and send such events, and it names and indexes nothing;
     - tag names and values are free: one-element tags are legal, and a malformed `p` or `e` value spoils only itself.
 
     Of equal keys the last counts, where strfry refuses the event: id and signature cover exactly the values that are
@@ -151,7 +154,7 @@ def parse_event(value: object) -> Event:
     tags = _checked_tags(get("tags"))
     if type(content) is not str:
         raise InvalidEvent(Reason.CONTENT)
-    return Event(event_id, pubkey, created_at, kind, tags, content, _binary(get("sig"), 64, Reason.SIG))
+    return Event(event_id, pubkey, created_at, kind, tags, content, _any_case(get("sig")))
 
 
 def canonical(event: Event) -> bytes:
@@ -217,13 +220,18 @@ def _binary(text: object, length: int, reason: Reason) -> bytes:
     raise InvalidEvent(reason)
 
 
+def _any_case(sig: object) -> bytes:
+    """Return the bytes of a signature; one with capitals is the same signature."""
+    return _binary(sig.lower() if type(sig) is str and len(sig) == 128 else sig, 64, Reason.SIG)
+
+
 def _checked_tags(tags: object) -> list[list[str]]:
     if type(tags) is not list:
         raise InvalidEvent(Reason.TAGS)
     join = "".join
     try:
         for tag in tags:
-            if type(tag) is not list or not tag:
+            if type(tag) is not list:
                 raise InvalidEvent(Reason.TAGS)
             join(tag)  # the cheapest check that all are strings
     except TypeError:

@@ -114,7 +114,7 @@ def _statements(event: Event) -> Iterator[tuple[str, MentionSource]]:
 
 def _tag_statements(event: Event) -> Iterator[tuple[str, MentionSource]]:
     for tag in event.tags:
-        if tag[0] not in _STATEMENT_TAGS:
+        if not tag or tag[0] not in _STATEMENT_TAGS:
             continue
         match tag:
             case ["r", text, *markers]:

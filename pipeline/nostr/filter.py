@@ -107,7 +107,7 @@ def parse_filter(value: object) -> Filter:
 
 
 def _has_tag(event: Event, name: str, values: AbstractSet[str]) -> bool:
-    return any(tag[0] == name and len(tag) > 1 and tag[1] in values for tag in event.tags)
+    return any(len(tag) > 1 and tag[0] == name and tag[1] in values for tag in event.tags)
 
 
 def _list(member: str, value: object) -> list[Any]:

@@ -13,7 +13,7 @@ def proven_bits(event: Event) -> int:
 
     Without the commitment an author could make many ids cheaply and wait for a lucky one; 0 then.
     """
-    targets = [tag[2] for tag in event.tags if tag[0] == "nonce" and len(tag) > 2]
+    targets = [tag[2] for tag in event.tags if len(tag) > 2 and tag[0] == "nonce"]
     if not targets or _BITS.fullmatch(targets[0]) is None:
         return 0
     zeros = 8 * len(event.id) - int.from_bytes(event.id).bit_length()

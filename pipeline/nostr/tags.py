@@ -25,7 +25,7 @@ class EventVersion(Protocol):
 
 def first_values(event: Event, name: str) -> Iterator[str]:
     """Return the second element, which relays index, of each tag called `name` that has one, in order."""
-    return (tag[1] for tag in event.tags if tag[0] == name and len(tag) > 1)
+    return (tag[1] for tag in event.tags if len(tag) > 1 and tag[0] == name)
 
 
 def public_keys(event: Event) -> set[bytes]:
@@ -58,7 +58,7 @@ def expiration(event: Event) -> int | None:
 
 def is_protected(event: Event) -> bool:
     """Return True if only its author may publish it to a relay (NIP-70): some tag is called `-`."""
-    return any(tag[0] == "-" for tag in event.tags)
+    return any(tag and tag[0] == "-" for tag in event.tags)
 
 
 def supersedes(new: EventVersion, old: EventVersion) -> bool:

@@ -104,9 +104,15 @@ class ProbeQuestion(Protocol):
 
 def letters(event: Event) -> Iterator[tuple[str, str]]:
     """The name and first value of the tags that relays index."""
-    for name, *values in event.tags:
-        if len(name) == 1 and name.isascii() and name.isalpha() and values and 0 < len(values[0]) <= _MOST_VALUE:
-            yield name, values[0]
+    for tag in event.tags:
+        if (
+            len(tag) > 1
+            and len(tag[0]) == 1
+            and tag[0].isascii()
+            and tag[0].isalpha()
+            and 0 < len(tag[1]) <= _MOST_VALUE
+        ):
+            yield tag[0], tag[1]
 
 
 def commonest(values: Iterable[object], most: int) -> list[object]:

@@ -103,7 +103,7 @@ class Relevance:
         if is_followed_user or (not rules and event.pubkey in self.authors):
             rules.append(Rule.FOLLOWEE)
         users = self._own_hex
-        mentioned = [tag[1] for tag in event.tags if tag[0] == "p" and len(tag) > 1 and tag[1] in users]
+        mentioned = [tag[1] for tag in event.tags if len(tag) > 1 and tag[0] == "p" and tag[1] in users]
         if mentioned:
             rules.append(Rule.MENTION)
         if event.kind in GLOBAL_KINDS:

@@ -64,9 +64,9 @@ def _fields() -> Iterator[Case]:
         "pubkey": (_DROP, None, "", GOOD.pubkey[:-1], "02" + GOOD.pubkey, GOOD.pubkey.upper()),
         "created_at": (_DROP, None, True, "1700000000", 1_700_000_000.0, -1, 2**63),
         "kind": (_DROP, None, True, "1", 1.0, -1, 65_536),
-        "tags": (_DROP, None, {}, "x", ["x"], [[]], [["x"], []], [[1]], [["x", None]], [["x", ["y"]]]),
+        "tags": (_DROP, None, {}, "x", ["x"], [[], 1], [["x"], None], [[1]], [["x", None]], [["x", ["y"]]]),
         "content": (_DROP, None, 1, {}, ["x"]),
-        "sig": (_DROP, None, "", GOOD.sig[:-1], GOOD.sig + "0", GOOD.sig.upper()),
+        "sig": (_DROP, None, "", GOOD.sig[:-1], GOOD.sig + "0", GOOD.sig[:-1] + "g"),
     }
     for name, values in wrong.items():
         for number, value in enumerate(values):

@@ -118,6 +118,7 @@ def _odd_tags() -> Iterator[SignedEvent]:
     yield _sign(65, tags=[["expiration", "1"], ["expiration", "x"], ["expiration"]])
     yield _sign(66, tags=[["d"], ["d", ""], ["d", "x"]], kind=30_023)
     yield _sign(67, tags=[["x", "y" * 4_000]])
+    yield _sign(68, tags=[[], ["p", PEOPLE[3].pubkey], []])
 
 
 def _odd_times() -> Iterator[SignedEvent]:

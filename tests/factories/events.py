@@ -84,6 +84,11 @@ class Author:
         signature = self._key.sign_schnorr(bytes.fromhex(event_id), _FIXED_AUX)
         return assemble(event_id, self.pubkey, created_at, kind, tags, content, signature.hex())
 
+    def sign_id(self, event_id: str) -> str:
+        """The signature, in hexadecimal, of an id that a test made by itself."""
+        signature: bytes = self._key.sign_schnorr(bytes.fromhex(event_id), _FIXED_AUX)
+        return signature.hex()
+
     def registration(self, created_at: int, relays: Iterable[str] = ()) -> SignedEvent:
         """The event that registers this author with the service and names its relays."""
         content = compact({"relays": [{"address": address} for address in relays]})

@@ -102,7 +102,11 @@ class GoDatabase:
             for address in relays:
                 self.relay(address)
             if event.kind == 3:
-                self.contacts(event.pubkey, [tag[1] for tag in event.tags if tag[0] == "p"], self.number_of(event))
+                self.contacts(
+                    event.pubkey,
+                    [tag[1] for tag in event.tags if len(tag) > 1 and tag[0] == "p"],
+                    self.number_of(event),
+                )
             if self.schema is GoSchema.NEWEST:
                 self.connection.execute("UPDATE events SET processed_at = ? WHERE event_id = ?", (at, event.id))
             if self.schema is not GoSchema.OLDEST:

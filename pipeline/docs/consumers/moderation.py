@@ -59,7 +59,7 @@ class ModerationFeed:
 
 def row(event: dict[str, Any]) -> tuple[Any, ...]:
     """Return the row of an event; a report (NIP-56) says about whom it is, and why."""
-    people = [tag for tag in event["tags"] if tag[0] == "p" and len(tag) > 1] if event["kind"] == REPORT else []
+    people = [tag for tag in event["tags"] if len(tag) > 1 and tag[0] == "p"] if event["kind"] == REPORT else []
     about = people[0][1] if people else ""
     reason = people[0][2] if people and len(people[0]) > 2 else ""
     return event["id"], event["kind"], event["pubkey"], event["created_at"], event["content"], about, reason
@@ -67,7 +67,7 @@ def row(event: dict[str, Any]) -> tuple[Any, ...]:
 
 def values(event: dict[str, Any], name: str) -> list[str]:
     """Return the values of the tags called `name`; a stranger wrote them, so that anything may be missing."""
-    return [tag[1] for tag in event["tags"] if tag[0] == name and len(tag) > 1]
+    return [tag[1] for tag in event["tags"] if len(tag) > 1 and tag[0] == name]
 
 
 def main() -> None:

@@ -100,8 +100,8 @@ def test_moderation_feed_has_each_event_once_and_none_deleted(
 ) -> None:
     """Whichever comes first, and no author deletes what another wrote."""
     kept, early, late = (ALICE.sign(text, created_at=NOW) for text in ("kept", "deleted early", "deleted late"))
-    report = BOB.sign("spam!", kind=1984, created_at=NOW + 1, tags=[["p", ALICE.pubkey, "spam"], ["p"]])
-    by_another = BOB.sign("", kind=5, created_at=NOW + 2, tags=[["e", kept.id], ["e"]])
+    report = BOB.sign("spam!", kind=1984, created_at=NOW + 1, tags=[[], ["p", ALICE.pubkey, "spam"], ["p"]])
+    by_another = BOB.sign("", kind=5, created_at=NOW + 2, tags=[["e", kept.id], ["e"], []])
     deletions = [ALICE.sign("", kind=5, created_at=NOW + 2, tags=[["e", each.id]]) for each in (early, late)]
     stranger = CAROL.sign("followed, but no user", created_at=NOW)
     path = tmp_path / "feed.db"

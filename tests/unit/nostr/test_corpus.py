@@ -60,7 +60,7 @@ def test_our_corpus_is_what_its_makers_make() -> None:
 
 
 def test_every_event_is_accepted_and_reproduced(corpus: Corpus) -> None:
-    """But four real ones: strfry, Go, Rust and Swift refuse numbers in tags and empty tags, so sending is no help."""
+    """But three real ones: strfry, Go, Rust and Swift refuse numbers in tags, so sending is no help."""
     refused = {}
     for line in corpus.event_lines():
         value = json.loads(line)
@@ -78,10 +78,10 @@ def test_every_event_is_accepted_and_reproduced(corpus: Corpus) -> None:
 
 
 @needs_real
-def test_the_four_refused_events_would_otherwise_be_valid() -> None:
+def test_the_three_refused_events_would_otherwise_be_valid() -> None:
     """They are refused for their tags alone; this is the price of the rule."""
     lines = [line for line in real().event_lines() if json.loads(line)["id"] in real().refused]
-    assert len(lines) == 4
+    assert len(lines) == 3
     for value in map(json.loads, lines):
         assert naive_id(value) == value["id"]
         assert is_signature(*(bytes.fromhex(value[name]) for name in ("sig", "id", "pubkey")))
@@ -139,7 +139,7 @@ AMBIGUOUS: dict[str, Reason | None] = {
     "BOM before the JSON text": Reason.JSON,  # RFC 8259 forbids it; strfry wants `[` first
     "lone surrogate, id over JS well-formed stringify (\\ud800)": None,  # what JavaScript clients sign
     "lone surrogate, id over U+FFFD replacement": Reason.HASH,  # the id of another text
-    "empty tag []": Reason.TAGS,  # strfry: too few fields in tag
+    "empty tag []": None,  # strfry refuses it; khatru and nostr-rs-relay hold and send it
     "kind 1.0": Reason.KIND,  # strfry: not an unsigned integer
     "kind 1e0": Reason.KIND,
     "created_at float": Reason.CREATED_AT,
@@ -158,7 +158,8 @@ for _name in ("NUL", "U+0001", "VT", "U+001F"):
 
 # strfry refuses equal keys. Here the last one counts, for what is verified, kept and handed on alike: the event that
 # leaves has each key once and a valid signature, so refusing would only lose it.
-ACCEPTED_THOUGH_STRICTLY_WRONG = {"duplicate content key", "duplicate id key"}
+# No hash covers the letters of a signature, and relays hold events that have capitals there.
+ACCEPTED_THOUGH_STRICTLY_WRONG = {"duplicate content key", "duplicate id key", "uppercase sig"}
 
 
 def synthetic() -> list[Any]:

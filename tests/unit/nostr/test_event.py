@@ -54,7 +54,7 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(name: str) -> None:
     value = a_value()
     del value[name]
     assert fault(value) == name
-    of_no_field: list[Any] = [None, True, False, 1.0, 1.5, -1, {}, [1], [[]], 2**63]
+    of_no_field: list[Any] = [None, True, False, 1.0, 1.5, -1, {}, [1], [[1]], 2**63]
     texts = [] if name == "content" else ["", "1"]
     lists: list[Any] = [] if name == "tags" else [[], [["t"]]]
     for wrong in of_no_field + texts + lists:
@@ -71,10 +71,23 @@ def test_hexadecimal_is_lowercase_and_of_exact_length(name: str, length: int) ->
     right = a_value()[name]
     upper = right.upper()
     assert upper != right
-    wrong = [upper, right[:-1], right[:-2], right + "00", f"0x{right[2:]}", f" {right[:-1]}", right[:-2] + " \n"]
-    wrong += ["é" * length, "\ud800" * length, "g" * length, "٣" * length, right[:-2] + "  ", "ab " * (length // 3)]
-    for text in wrong:
+    wrong = [right[:-1], right[:-2], right + "00", f"0x{right[2:]}", f" {right[:-1]}", right[:-2] + " \n"]
+    wrong += [
+        "é" * length,
+        "\u212a" * length,
+        "\ud800" * length,
+        "g" * length,
+        "٣" * length,
+        right[:-2] + "  ",
+        "ab " * (length // 3),
+    ]
+    for text in wrong if name == "sig" else [upper, *wrong]:
         assert fault(a_value(**{name: text})) == name, text
+
+
+def test_capitals_in_a_signature_leave_in_lowercase() -> None:
+    value = a_value()
+    assert value_of(parse_event(value | {"sig": value["sig"].upper()})) == value
 
 
 @pytest.mark.parametrize("kind", [65_536, 2**31, 2**53, 2**64, -1])
@@ -96,8 +109,7 @@ def test_the_limits_themselves_are_legal(name: str, most: int) -> None:
 @pytest.mark.parametrize(
     "tags",
     [
-        [[]],
-        [["a"], []],
+        [[], 1],
         [["a", 1]],
         [["a", "b", 1]],
         [["a", None]],
@@ -113,12 +125,24 @@ def test_the_limits_themselves_are_legal(name: str, most: int) -> None:
         [["a", 1.5]],
     ],
 )
-def test_tags_are_non_empty_arrays_of_strings(tags: Any) -> None:
+def test_tags_are_arrays_of_strings(tags: Any) -> None:
     assert fault(a_value(tags=tags)) is Reason.TAGS
 
 
 @pytest.mark.parametrize(
-    "tags", [[], [["-"]], [[""]], [["p"]], [["p", "junk"]], [["e", ""]], [["a"] * 300], [["expiration", "soon"]]]
+    "tags",
+    [
+        [],
+        [[]],
+        [["a"], []],
+        [["-"]],
+        [[""]],
+        [["p"]],
+        [["p", "junk"]],
+        [["e", ""]],
+        [["a"] * 300],
+        [["expiration", "soon"]],
+    ],
 )
 def test_odd_tags_are_legal(tags: list[list[str]]) -> None:
     assert parse_event(a_value(tags=tags)).tags == tags

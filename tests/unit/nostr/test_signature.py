@@ -7,7 +7,7 @@ from typing import Any
 import coincurve
 import nostr_sdk
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from pipeline.nostr import event as event_module
 from pipeline.nostr.event import (
@@ -137,7 +137,8 @@ def test_what_is_signed_verifies(event: Event) -> None:
 @property_test
 @given(signed_events)
 def test_rust_nostr_agrees(event: Event) -> None:
-    """Id, signature and bech32 forms, by an implementation that shares no code with this one."""
+    """Id, signature and bech32 forms, by an implementation that shares no code with this one; it refuses empty tags."""
+    assume(all(event.tags))
     theirs = nostr_sdk.Event.from_json(event.to_json().decode())
     assert theirs.verify()
     assert theirs.id().to_hex() == event.id.hex()
