@@ -41,6 +41,7 @@ PARTS: Final = {
     "service": "service.run",
     "latency": "latency.run",
     "trickle": "latency.run_trickle",
+    "catch-up": "catch_up.run",
     "start": "startup.run",
     "firehose": "firehose.run",
     "fleet": "fleet.run",

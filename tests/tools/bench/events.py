@@ -43,6 +43,17 @@ def blocks(events: int) -> list[Path]:
     return [_path(number) for number in range(count)]
 
 
+def dated(count: int, since: int, until: int, directory: Path) -> list[Path]:
+    """Files with so many events, dated evenly between two times; signed each time and kept in `directory`."""
+    firsts = range(0, count, BLOCK_EVENTS)
+    paths = [directory / f"dated-{first}.jsonl" for first in firsts]
+    times = [since + (until - since) * index // count for index in range(count)]
+    parts = [times[first : first + BLOCK_EVENTS] for first in firsts]
+    with ProcessPoolExecutor(_SIGNERS, get_context("spawn")) as pool:
+        list(pool.map(_sign, paths, firsts, parts))
+    return paths
+
+
 def lines(paths: Sequence[Path], count: int) -> list[bytes]:
     """The first `count` events of these blocks, as JSON."""
     return list(islice(_lines(paths), count))
@@ -68,19 +79,23 @@ def _path(number: int) -> Path:
 
 
 def _sign_block(number: int) -> None:
-    everybody = people()
     first = number * BLOCK_EVENTS
-    write_events(_path(number), (_event(everybody, index) for index in range(first, first + BLOCK_EVENTS)))
+    _sign(_path(number), first, range(FIRST_CREATED_AT + first, FIRST_CREATED_AT + first + BLOCK_EVENTS))
 
 
-def _event(everybody: Sequence[Author], index: int) -> SignedEvent:
+def _sign(path: Path, first: int, times: Sequence[int]) -> None:
+    everybody = people()
+    write_events(path, (_event(everybody, index, at) for index, at in enumerate(times, first)))
+
+
+def _event(everybody: Sequence[Author], index: int, created_at: int) -> SignedEvent:
     digest = hashlib.sha256(f"{SEED} {index}".encode())
     reference, mentioned = digest.hexdigest(), hashlib.sha256(digest.digest()).hexdigest()
     hint = _HINTS[index // 6 % len(_HINTS)] if index % 6 == 0 else ""
     author = everybody[int.from_bytes(digest.digest()[:4]) % AUTHORS]
     return author.sign(
         f"reply {index}: “quotes”, a newline\nand a link https://example.com/{index} ",
-        created_at=FIRST_CREATED_AT + index,
+        created_at=created_at,
         tags=[("e", reference, hint, "reply"), ("p", mentioned)],
         size=EVENT_BYTES,
     )

@@ -11,7 +11,7 @@ from websockets.server import ServerProtocol
 
 _READ_BYTES = 64 << 10
 # `{"id":"…","pubkey":"…"`: where the key stands in the lines of the workload.
-_PUBKEY = slice(83, 147)
+PUBKEY = slice(83, 147)
 
 
 class Peer:
@@ -51,7 +51,7 @@ class Peer:
             if isinstance(event, Request):
                 self._answer(event)
             elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                self._on_message(json.loads(bytes(event.data)))
+                self.on_message(json.loads(bytes(event.data)))
         self._put_out(self._protocol.data_to_send())
 
     def write(self) -> None:
@@ -73,7 +73,7 @@ class Peer:
         """Put out events for the subscription that asks for each; returns how many those are."""
         parts: list[bytes] = []
         for line in lines:
-            route = self.routes.get(line[_PUBKEY])
+            route = self.routes.get(line[PUBKEY])
             if route is not None:
                 length = len(route) + len(line) + 1
                 parts += (b"\x81\x7e", length.to_bytes(2), route, line, b"]")
@@ -87,7 +87,8 @@ class Peer:
         else:
             self._protocol.send_response(self._protocol.reject(404, "no information document\n"))
 
-    def _on_message(self, message: list[object]) -> None:
+    def on_message(self, message: list[object]) -> None:
+        """Answer a message of the client."""
         match message:
             case ["REQ", str(subscription), *filters]:
                 self._subscribe(subscription, [each for each in filters if isinstance(each, dict)])
