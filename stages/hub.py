@@ -5,11 +5,12 @@ from typing import Final
 
 from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.crawl.home_wish import HomeWish
-from pipeline.hub import act_replay, home_role, plan_feed, share_wish
+from pipeline.hub import act_replay, home_role, log_keeping, plan_feed, share_wish
 from pipeline.hub.act_replay import ActReplay
 from pipeline.hub.connection import HubConnection, HubUnavailable
 from pipeline.hub.home_role import HomeRole
 from pipeline.hub.line import HubLine
+from pipeline.hub.log_keeping import LogKeeping
 from pipeline.hub.plan_feed import PlanFeed
 from pipeline.hub.share_wish import ShareWish
 from pipeline.hub.taking import Opened, SentParcel, open_parcel, take
@@ -26,8 +27,8 @@ from pipeline.store.schema import open_database
 from pipeline.store.user_acts import ActRules
 
 FUNCTIONS: Final = (
-    "parcels_v1", "taken_v1", "prune_v1", *home_role.FUNCTIONS, *act_replay.FUNCTIONS, *share_wish.FUNCTIONS,
-    *plan_feed.FUNCTIONS,
+    "parcels_v1", "taken_v1", *log_keeping.FUNCTIONS, *home_role.FUNCTIONS, *act_replay.FUNCTIONS,
+    *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS,
 )  # fmt: skip
 CHANNEL: Final = "parcels"
 # Of one look: some five transactions of the inbox.
@@ -36,11 +37,6 @@ _MOST_BYTES: Final = 4 << 20
 # A notification may be lost with its connection; stop is looked at so often too.
 _IDLE_S: Final = 0.5
 _BEHIND_S: Final = 0.25
-_PRUNE_EVERY_S: Final = 10.0
-# Parcels are kept for a home that is restored from an older copy.
-_KEPT_MS: Final = 48 * 3_600_000
-_KEPT_BYTES: Final = 4 << 30
-_PRUNED_AT_ONCE: Final = 1_000
 
 
 def run(ctx: StageContext) -> None:
@@ -67,7 +63,7 @@ class _HubLoop:
         self._backpressure = Backpressure(_marks(ctx.config))
         with database.read() as tx:
             self._positions = parcels.positions(tx)
-        self._prune_at = 0.0
+        self._keeping = LogKeeping(ctx.clock, self._on_unbacked)
         rules = ActRules(ctx.config.public_url, ctx.config.allow_private_relays)
         self._acts = ActReplay(ctx.clock, rules, ctx.log)
         self._role = HomeRole(since_boot_s, ctx.log)
@@ -113,7 +109,7 @@ class _HubLoop:
         if connection is None or not self._has_room():
             self._ctx.stop.wait(_BEHIND_S)
             return
-        self._prune(connection)
+        self._keeping.turn(connection, self._database)
         sent = self._look(connection)
         if not sent:
             with self._times.waiting(WaitReason.WORK):
@@ -174,11 +170,12 @@ class _HubLoop:
         if self._positions:
             connection.call("taken_v1", list(self._positions), list(self._positions.values()))
 
-    def _prune(self, connection: HubConnection) -> None:
-        now = self._ctx.clock.monotonic()
-        if now >= self._prune_at:
-            ((dropped,),) = connection.call("prune_v1", _KEPT_MS, _KEPT_BYTES, _PRUNED_AT_ONCE)
-            self._prune_at = now if dropped == _PRUNED_AT_ONCE else now + _PRUNE_EVERY_S
+    def _on_unbacked(self, dropped: int) -> None:
+        self._ctx.metrics.stage_errors.labels("hub", "unbacked-parcels").inc(dropped)
+        self._log.warning(
+            "unbacked-parcels", "the hub dropped parcels that no backup of this database has: run event-service backup",
+            dropped=dropped,
+        )  # fmt: skip
 
 
 def _marks(config: Config) -> Marks:

@@ -13,20 +13,31 @@ from pipeline.process.clock import SystemClock
 from pipeline.store.backup import back_up
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseUnusable
+from pipeline.store.dated_backups import dated_path, remove_older
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace PATH if it is there already.")
-def backup(path: Path, force: bool) -> None:
+@click.option(
+    "--keep", type=click.IntRange(1, 10_000), metavar="N",
+    help="PATH is a folder: make a copy there that has the time in its name, and remove all such but the newest N.",
+)  # fmt: skip
+def backup(path: Path, force: bool, keep: int | None) -> None:
     """Copy the database, as of this moment, to PATH. The service continues.
 
-    PATH appears when the copy is complete and on the disk, not before.
+    PATH appears when the copy is complete, checked (PRAGMA integrity_check) and on the disk, not before.
 
-    Example: event-service backup /var/backups/event-service.db
+    \b
+    Examples:
+      event-service backup /var/backups/event-service.db
+      event-service backup --keep 7 /var/backups/event-service
     """
     try:
-        _back_up(path.resolve(), force=force)
+        if keep is None:
+            _back_up(path.resolve(), force=force)
+        else:
+            _back_up_dated(path.resolve(), keep)
     except CannotStart as error:
         cannot_start(error)
     except (EventServiceError, OSError) as error:
@@ -34,16 +45,36 @@ def backup(path: Path, force: bool) -> None:
         sys.exit(1)
 
 
-def _back_up(target: Path, *, force: bool) -> None:
+def _back_up_dated(folder: Path, keep: int) -> None:
+    if not folder.is_dir():
+        raise click.UsageError(f"{folder} is no folder: make it, readable by the service's user only")
+    source = _source()
+    _copy(source, dated_path(folder, source, SystemClock().now_ms()))
+    for each in remove_older(folder, source, keep):
+        say(f"removed {each}")
+
+
+def _source() -> Path:
     source = config_or_exit().database_path.resolve()
     if not source.exists():
         raise DatabaseUnusable(f"there is no database {source}")
+    return source
+
+
+def _back_up(target: Path, *, force: bool) -> None:
+    source = _source()
+    if target.is_dir():
+        raise click.UsageError(f"{target} is a folder: name a file, or use --keep")
     if target.name.startswith(source.name) and target.parent == source.parent and target.name[len(source.name) :] in (
         "", "-wal", "-shm", "-journal",
     ):  # fmt: skip
         raise click.UsageError("PATH is the database itself")
     if target.exists() and not force:
         raise click.UsageError(f"{target} is there already; --force replaces it")
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
     with (
         # Of whatever version: a backup before a change over leaves the schema as it is.
         Database.open(source) as database,

@@ -11,7 +11,10 @@ from typing import Final
 import apsw
 
 from pipeline.errors import EventServiceError
-from pipeline.store import hub_home, runs
+from pipeline.printable import printable
+from pipeline.process.clock import SystemClock
+from pipeline.store import backups, hub_home, runs
+from pipeline.store.backups import BackedUp
 from pipeline.store.database import Database
 from pipeline.store.database_errors import DatabaseFailed
 
@@ -20,6 +23,7 @@ _STEP_PAGES: Final = 1024
 
 # A transaction has its snapshot from its first read on.
 TAKE_SNAPSHOT = "SELECT count(*) FROM sqlite_schema"
+CHECK = "PRAGMA integrity_check(1)"
 
 Progress = Callable[[int], None]
 """Called with how many more pages are done."""
@@ -36,12 +40,12 @@ def back_up(database: Database, target: Path, progress: Progress) -> None:
     """Copy everything committed by now to `target`, which appears complete or not at all and replaces what was there.
 
     All steps share one snapshot: without it SQLite restarts the copy at every write, which a busy service always has.
-    No writer waits for it, but the write-ahead log cannot be reset. Raises `DatabaseFailed`, or
-    `BackupDiskFull`.
+    No writer waits for it, but the write-ahead log cannot be reset. The copy is checked before it appears, and noted
+    in the database afterwards. Raises `DatabaseFailed`, or `BackupDiskFull`.
     """
     part = target.with_name(target.name + ".part")
     owner = database.path.stat()
-    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, owner.st_mode & 0o777)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, owner.st_mode & 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,7 +56,7 @@ def back_up(database: Database, target: Path, progress: Progress) -> None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         try:
-            _copy(database, part, progress)
+            made = _copy(database, part, progress)
             os.fsync(descriptor)
             part.replace(target)
         except BaseException as error:
@@ -61,12 +65,15 @@ def back_up(database: Database, target: Path, progress: Progress) -> None:
                 raise BackupDiskFull(part.parent) from error
             raise
         _sync_directory(target.parent)
+        if made is not None:
+            with database.write() as tx:
+                backups.note(tx, made)
     finally:
         # After SQLite is done with the file: closing any descriptor of it would drop SQLite's locks.
         os.close(descriptor)
 
 
-def _copy(database: Database, part: Path, progress: Progress) -> None:
+def _copy(database: Database, part: Path, progress: Progress) -> BackedUp | None:
     try:
         destination = apsw.Connection(str(part))
         try:
@@ -82,10 +89,21 @@ def _copy(database: Database, part: Path, progress: Progress) -> None:
                     done = backup.page_count - backup.remaining
             runs.mark_copied(destination)
             hub_home.mark_copied(destination)
+            made = backups.held(destination, SystemClock().now_ms())
+            if made is not None:
+                backups.note(destination, made)
+            _check(destination)
+            return made
         finally:
             destination.close()
     except apsw.Error as error:
         raise DatabaseFailed(f"the backup failed: {error}") from error
+
+
+def _check(copy: apsw.Connection) -> None:
+    found = copy.execute(CHECK).get
+    if found != "ok":
+        raise DatabaseFailed(f"the copy is damaged, and so may be the database: {printable(str(found))}")
 
 
 def _step(backup: apsw.Backup, part: Path) -> None:

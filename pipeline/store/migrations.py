@@ -735,6 +735,16 @@ USER_ACTS = (
     """,
 )
 
+# The newest backup of this database; see `backups`.
+NEWEST_BACKUP = (
+    """
+    CREATE TABLE backups (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), at INTEGER NOT NULL, user_acts INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE backup_positions (stream TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -775,4 +785,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0037-held-shares", HELD_SHARES),
     Migration("0038-hub-home", HUB_HOME),
     Migration("0039-user-acts", USER_ACTS),
+    Migration("0040-newest-backup", NEWEST_BACKUP),
 )

@@ -142,7 +142,9 @@ def test_home_that_stood_still_changes_nothing_after_a_takeover(hub: Hub, candid
     nothing: list[object] = []
     for function, arguments in {
         "taken_v1": (nothing, nothing),
-        "prune_v1": (1, 1, 1),
+        "prune_log_v1": (1, 1, 1, 1),
+        "backed_up_v1": (nothing, nothing, 0, 0),
+        "put_user_act_v1": ("add", bytes(32), 0, None, 0),
         "put_authors_v1": (0, *[nothing] * 5),
         "put_lists_v1": (*[nothing] * 3, 0),
         "publish_plan_v1": (1,),

@@ -26,9 +26,9 @@ EDGE_MAY_CALL = {
     "open_stream_v1", "plan_v1", "relays_v1", "release_shares_v1", "renew_shares_v1", "report_unfit_v1", "report_v1",
 }  # fmt: skip
 HOME_MAY_CALL = {
-    "authors_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1", "hold_home_v1",
+    "authors_v1", "backed_up_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1", "hold_home_v1",
     "home_lists_v1", "home_v1", "hosts_v1", "leave_home_v1", "limits_v1", "ordered_relays_v1", "parcels_v1",
-    "plan_v1", "prune_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1", "shares_v1",
+    "plan_v1", "prune_log_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1", "shares_v1",
     "take_home_v1", "taken_v1", "unfit_v1", "user_acts_v1", "wish_relays_v1", "wish_shares_v1",
 }  # fmt: skip
 
@@ -81,7 +81,10 @@ def test_host_has_no_right_to_any_table(hub: Hub, url: str, verb: str) -> None:
         "UPDATE hub.streams SET last = 0",
         "SELECT hub.hosts_v1()",
         "SELECT hub.taken_v1('{}', '{}')",
-        "SELECT hub.prune_v1(0, 0, 1000)",
+        "SELECT hub.prune_log_v1(0, 0, 0, 1000)",
+        "SELECT hub.user_acts_v1(0, 1000)",
+        "SELECT event FROM hub.user_acts",
+        "SELECT hub.take_home_v1('mine', 'here')",
         "SELECT hub.drain_v1('ams1', true)",
         "SELECT hub.permit('hosts_v1', 'edge')",
         "CREATE TABLE hub.mine (x int)",

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from pipeline.cli import main
 from pipeline.process.supervisor import Timeouts
 from pipeline.settings.env_file import read_env_file
 from pipeline.settings.schema import SETTINGS
@@ -19,12 +21,13 @@ from pipeline.settings.schema import SETTINGS
 ROOT = Path(__file__).resolve().parents[3]
 DEPLOY = ROOT / "pipeline" / "deploy"
 UNITS = ("event-service.service", "event-service@.service")
+BACKUP_UNIT = "event-service-backup.service"
 MAX_EXPOSURE = 1.5
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture(params=UNITS)
+@pytest.fixture(params=[*UNITS, BACKUP_UNIT])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The unit with a program that exists here, since systemd looks for it."""
     name: str = request.param
@@ -49,6 +52,24 @@ def test_the_exposure_is_low(unit: Path) -> None:
     level = re.search(r"Overall exposure level for .*: ([0-9.]+)", said)
     assert level is not None, said
     assert float(level[1]) <= MAX_EXPOSURE
+
+
+@needs_systemd
+def test_timer_of_backups_runs_what_the_command_line_takes(tmp_path: Path) -> None:
+    for name in ("event-service-backup.service", "event-service-backup.timer"):
+        text = (DEPLOY / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/event-service/bin/event-service", sys.executable))
+    command = ["systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir()))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (line,) = re.findall(r"^ExecStart=\S+ (.*)$", (DEPLOY / "event-service-backup.service").read_text(), re.MULTILINE)
+    name, *arguments = line.split()
+    command_named = main.get_command(click.Context(main), name)
+    assert command_named is not None
+    command_named.make_context(name, [each for each in arguments if "env" not in each])
+    folders = re.search(r"^StateDirectory=(.*)$", (DEPLOY / "event-service-backup.service").read_text(), re.MULTILINE)
+    assert folders is not None
+    assert arguments[-1].removeprefix("/var/lib/") in folders[1].split()
 
 
 def test_the_supervisor_has_time_to_drain() -> None:

@@ -34,24 +34,3 @@ UPDATE streams SET taken = least(k.number, streams.last),
  WHERE streams.stream = k.stream AND streams.taken IS DISTINCT FROM least(k.number, streams.last)
 $$;
 SELECT hub.permit('taken_v1', 'home');
-
--- Drop the oldest parcels that home has committed: those older than `keep` ms, and what is beyond `keep_bytes` of a
--- stream, `most` at a time; then closed streams of which nothing is left. Return how many parcels were dropped.
-CREATE OR REPLACE FUNCTION hub.prune_v1(keep bigint, keep_bytes bigint, most bigint) RETURNS bigint
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = hub, pg_temp
-  AS $$
-DECLARE
-  dropped bigint;
-BEGIN
-  PERFORM require_home();
-  DELETE FROM parcels p USING (
-    SELECT old.stream, old.number FROM parcels old JOIN streams s ON s.stream = old.stream
-     WHERE old.number <= s.taken AND (old.at < now_ms() - keep OR old.bytes_before_next < s.last_bytes - keep_bytes)
-     LIMIT most
-  ) doomed WHERE p.stream = doomed.stream AND p.number = doomed.number;
-  GET DIAGNOSTICS dropped = ROW_COUNT;
-  DELETE FROM streams s WHERE NOT s.is_open AND s.taken = s.last
-     AND NOT EXISTS (SELECT 1 FROM parcels p WHERE p.stream = s.stream);
-  RETURN dropped;
-END $$;
-SELECT hub.permit('prune_v1', 'home');
