@@ -44,7 +44,7 @@ def _deliver(ctx: StageContext, number: int, tracer: EventTracer | None) -> None
     sink = _sink(setting, ctx.config)
     counters = StageCounters(ctx.slot, ctx.metrics)
     with open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
-        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.clock, ctx.log)
         counters.resume(database, ctx.is_abandoned)
         reclaim_leases(database, ctx.slot.name, ctx.clock.now_ms())
     count = PUBSUB_CALLS if setting.kind is SinkKind.PUBSUB else 1

@@ -70,7 +70,7 @@ def run(ctx: StageContext) -> None:
         ctx.tracing() as tracer,
         open_database(ctx.config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database,
     ):
-        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+        enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.clock, ctx.log)
         _Saver(ctx, database, enrolled, tracer).run()
 
 

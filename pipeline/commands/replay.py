@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -32,7 +32,7 @@ from pipeline.rules.relevance import Rule
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of, stage_of
 from pipeline.store import relay_records, relays, replay_queue, replays, sinks
-from pipeline.store.database import Database
+from pipeline.store.database import Database, Tx
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.replays import Replay, ReplayScope
 from pipeline.store.sinks import SinkName
@@ -154,18 +154,18 @@ def _scope(config: Config, database: Database, order: _ReplayOrder) -> ReplaySco
     until = now if order.until is None else min(order.until * 1000, now)
     if order.since * 1000 > until:
         raise click.UsageError("--since is after --until")
-    outbox = _outbox(config, database, order.sink)
+    with database.read() as tx:
+        outbox = _outbox(config, tx, order.sink)
     return ReplayScope(outbox, order.since * 1000, until, tuple(sorted(set(order.keys))), tuple(set(order.rules)))
 
 
-def _outbox(config: Config, database: Database, sink: str | None) -> SinkName:
+def _outbox(config: Config, tx: Tx, sink: str | None) -> SinkName:
     names = config.sink_names
     if not names:
         raise click.ClickException("EVENTS_SINK is off: there is no sink to be given anything")
     if sink is not None and sink not in names:
         raise click.UsageError(f"there is no sink {sink}; EVENTS_SINK names {', '.join(names)}")
-    with database.read() as tx:
-        return sinks.outboxes(tx, names)[0 if sink is None else names.index(sink)]
+    return sinks.outboxes(tx, names)[0 if sink is None else names.index(sink)]
 
 
 def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
@@ -175,6 +175,8 @@ def _begin(config: Config, database: Database, order: _ReplayOrder) -> Replay:
     found = _count(config, database, scope)
     say(_counted(found), err=True)
     with database.write() as tx:
+        # Counting may take minutes: the outbox may have another name since.
+        scope = replace(scope, sink=_outbox(config, tx, order.sink))
         one = replays.add(tx, scope, found.total, SystemClock().now_ms())
     is_left = True
     while is_left:

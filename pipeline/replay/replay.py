@@ -73,6 +73,8 @@ class ReplayRun:
 
     def _walk(self) -> None:
         with self._database.read() as tx:
+            # The sink's outbox may have another name since.
+            self._refresh(replays.latest(tx))
             step = replays.look(tx, self.replay.scope, self.replay.place, LOOK_ROWS)
         given = [each for each in step.found if self._selection.may_select(each)]
         first = 0

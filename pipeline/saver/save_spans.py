@@ -9,7 +9,7 @@ from pipeline.saver.event_processor import Item, Outcome
 
 
 def record_saved(tracer: EventTracer, items: Sequence[Item], outcome: Outcome, claimed: int, ended: int) -> None:
-    """Record those of `items` that are sampled, from their claim to the commit of `outcome` (ms).
+    """Record those of `items` that are sampled, from when they were claimed or found (`claimed`) to the commit (ms).
 
     A duplicate has no span: the one of the copy that was saved has its id.
     """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.store import authors, drops, users
+from pipeline.store import authors, drops, sinks, users
 from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
 from pipeline.store.sinks import SinkName
@@ -34,7 +34,8 @@ ADDRESS = "SELECT address FROM relays WHERE id = ?"
 # Numbers grow with time, and payloads are kept for a while after delivery.
 NEWEST = """
 SELECT event_id, payload, received_at,
-  (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event AND sink = ?2)
+  (SELECT min(at) FROM deliveries WHERE deliveries.event = events.event
+      AND (sink = ?2 AND at > ?3 OR sink = 'pubsub' AND at <= ?4))
   FROM events JOIN payloads USING (event) ORDER BY event DESC LIMIT ?1
 """
 PUBLIC_KEY = "SELECT public_key FROM authors WHERE id = ?"
@@ -100,7 +101,7 @@ class Newest:
 
 def newest(tx: Tx, limit: int, sink: SinkName) -> list[Newest]:
     """Return the newest events whose payloads are still there, the newest first, with when `sink` accepted them."""
-    return [Newest(*row) for row in tx.execute(NEWEST, (limit, sink))]
+    return [Newest(*row) for row in tx.execute(NEWEST, (limit, sink, *sinks.outcomes_of(tx, sink)))]
 
 
 def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:
@@ -158,7 +159,9 @@ def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -
 
 
 def _sinks(tx: Tx, event: int) -> tuple[SinkTrace, ...]:
-    done = [SinkTrace(sink, outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))]
+    done = [
+        SinkTrace(sinks.sink_of(tx, sink, at), outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))
+    ]
     owed = [
         SinkTrace(sink, f"pending, claimed {claims} times, failed {failures} times", ready_at)
         for sink, ready_at, claims, failures in tx.execute(OWED, (event,))

@@ -669,6 +669,9 @@ SINKS = (
     "INSERT INTO sinks VALUES (1, 'pubsub', ''), (2, 'relay', 'relay')",
 )
 
+# Until when the sink, then alone, had outcomes under `pubsub`, see `sinks.OwnOutcomes`; 0: never, or not noted.
+ALONE_UNTIL = ("ALTER TABLE sinks ADD COLUMN alone_until INTEGER NOT NULL DEFAULT 0",)
+
 # Hand-over to the hub, where several hosts crawl; see `parcels`. Empty elsewhere.
 HUB = (
     """
@@ -786,4 +789,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0038-hub-home", HUB_HOME),
     Migration("0039-user-acts", USER_ACTS),
     Migration("0040-newest-backup", NEWEST_BACKUP),
+    Migration("0041-alone-until", ALONE_UNTIL),
 )

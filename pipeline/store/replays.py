@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from pipeline.store import events, payloads, replay_queue
+from pipeline.store import events, payloads, replay_queue, sinks
 from pipeline.store.database import Row, Tx
 from pipeline.store.events import Accepted
 from pipeline.store.retractions import Identity
+from pipeline.store.sinks import SinkName
 
 KEY_BYTES: Final = 32
 MAX_MISSING_KEPT: Final = 100_000
@@ -33,7 +34,8 @@ LOOK = """
 SELECT looked.created_at, looked.event_id, looked.event, looked.kind, looked.author, looked.seen_at,
        deliveries.at IS NOT NULL, events.event IS NOT NULL, events.rules
   FROM (SELECT * FROM seen WHERE (created_at, event_id) > (?1, ?2) ORDER BY created_at, event_id LIMIT ?3) AS looked
-  LEFT JOIN deliveries ON deliveries.event = looked.event AND deliveries.sink = ?4
+  LEFT JOIN deliveries ON deliveries.event = looked.event
+        AND (deliveries.sink = ?4 AND deliveries.at > ?7 OR deliveries.sink = 'pubsub' AND deliveries.at <= ?8)
         AND deliveries.outcome = 'delivered' AND deliveries.at BETWEEN ?5 AND ?6
   LEFT JOIN events ON deliveries.at IS NOT NULL AND events.event = looked.event
  ORDER BY looked.created_at, looked.event_id
@@ -67,7 +69,7 @@ COUNT_MISSING = "UPDATE replays SET missing = missing + ?, retracted = retracted
 class ReplayScope:
     """What `sink` was first given from `since` to `until` (ms): everything, or by some authors (keys) or rules."""
 
-    sink: str
+    sink: SinkName
     since: int
     until: int
     authors: tuple[bytes, ...] = ()
@@ -171,7 +173,7 @@ def latest(tx: Tx) -> Replay | None:
         return None
     job, sink, since, until, keys, rules, total, created_at, is_over, after_time, after_id, is_walked, *counts = row
     authors = tuple(keys[first : first + KEY_BYTES] for first in range(0, len(keys), KEY_BYTES))
-    scope = ReplayScope(sink, since, until, authors, tuple(rules.split()))
+    scope = ReplayScope(SinkName(sink), since, until, authors, tuple(rules.split()))
     return Replay(job, scope, total, created_at, bool(is_over), (after_time, after_id), bool(is_walked), *counts)
 
 
@@ -182,7 +184,8 @@ def end(tx: Tx, job: int, now: int) -> None:
 
 def look(tx: Tx, scope: ReplayScope, after: tuple[int, bytes], limit: int) -> Look:
     """Return what of the next `limit` events after a time and id the sink was given in the span."""
-    bindings = (*after, limit, scope.sink, scope.since, scope.until)
+    own = sinks.outcomes_of(tx, scope.sink)
+    bindings = (*after, limit, scope.sink, scope.since, scope.until, *own)
     rows: list[Row] = tx.execute(LOOK, bindings).fetchall()
     found = [GivenEvent._make((*row[:6], bool(row[7]), row[8])) for row in rows if row[6]]
     return Look(found, rows[-1][:2] if rows else after, len(rows) < limit)

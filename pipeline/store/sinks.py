@@ -12,6 +12,7 @@ as the database never had two at once. The target relay's is always `relay`.
     A,B                    B            B keeps its own; `A` is the outbox of a sink that is off
     A,B                    A,C          the same for B; `C` is new
 
+Outcomes of before stay under `pubsub`: there may be millions. Which sink they are of is known by when it was renamed.
 A new outbox gets the events that are saved from then on. That of a sink that is off gets none. Its rows are delivered
 once the sink is named again; `dead drop --sink` drops them, and `EVENTS_SEEN_RETENTION` those of older events.
 
@@ -25,17 +26,19 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from pipeline.errors import Outdated
+from pipeline.process.clock import Clock
 from pipeline.process.logs import Logger
 from pipeline.store.database import Database, Tx
 
-KNOWN = "SELECT number, outbox, sink FROM sinks ORDER BY number"
+KNOWN = "SELECT number, outbox, sink, alone_until FROM sinks ORDER BY number"
 IS_OF = "SELECT 1 FROM sinks WHERE outbox = ? AND sink = ?"
-PUT = "INSERT OR REPLACE INTO sinks (number, outbox, sink) VALUES (?, ?, ?)"
-# Outcomes of what was delivered stay under the name of then.
+PUT = "INSERT OR REPLACE INTO sinks (number, outbox, sink, alone_until) VALUES (?, ?, ?, ?)"
+ALONE = "SELECT outbox, alone_until FROM sinks WHERE alone_until > 0"
 RENAME = tuple(
     f"UPDATE {table} SET sink = ?2 WHERE sink = ?1"  # noqa: S608 (our own text)
     for table in ("outbox", "outbox_dead", "replays", "replay_queue")
 )
+_BEFORE_ALL = -1
 _CHANGED = "the sinks of the database changed: another process has another EVENTS_SINK; give all stages the same"
 
 
@@ -54,11 +57,22 @@ SinkName.RELAY = SinkName("relay")
 
 
 class KnownSink(NamedTuple):
-    """A sink of this database, its outbox and its number; `sink` is empty for one that was never named."""
+    """A sink of this database, its outbox and its number; `sink` is empty for one that was never named.
+
+    `alone_until`: when its outbox, until then `pubsub`, was given its name (ms); 0: never.
+    """
 
     number: int
     outbox: SinkName
     sink: str
+    alone_until: int = 0
+
+
+class OwnOutcomes(NamedTuple):
+    """Which outcomes are of a sink: under its name those after a time (ms), and under `pubsub` those up to another."""
+
+    after: int
+    alone_until: int
 
 
 class SinksChanged(Outdated):
@@ -95,7 +109,22 @@ def outboxes(tx: Tx, names: Sequence[str]) -> tuple[SinkName, ...]:
     return _of(assigned(_read(tx), names), names)
 
 
-def enroll(database: Database, names: Sequence[str], log: Logger) -> EnrolledSinks:
+def outcomes_of(tx: Tx, sink: SinkName) -> OwnOutcomes:
+    """Return which outcomes are those of the sink that has this outbox now."""
+    row = tx.execute(ALONE).fetchone()
+    if row is None:
+        return OwnOutcomes(_BEFORE_ALL, _BEFORE_ALL)
+    outbox, until = row
+    return OwnOutcomes(until if sink == SinkName.PUBSUB else _BEFORE_ALL, until if sink == outbox else _BEFORE_ALL)
+
+
+def sink_of(tx: Tx, name: str, at: int) -> str:
+    """Return the outbox, by its name of now, of the sink that had an outcome under a name at a time (ms)."""
+    row = tx.execute(ALONE).fetchone() if name == SinkName.PUBSUB else None
+    return str(row[0]) if row is not None and at <= row[1] else name
+
+
+def enroll(database: Database, names: Sequence[str], clock: Clock, log: Logger) -> EnrolledSinks:
     """Note the sinks of these names, with what changes by it; for a process that is about to use their outboxes."""
     with database.read() as tx:
         before = _read(tx)
@@ -104,7 +133,7 @@ def enroll(database: Database, names: Sequence[str], log: Logger) -> EnrolledSin
         with database.write() as tx:
             before = _read(tx)
             after = assigned(before, names)
-            _write(tx, before, after)
+            _write(tx, before, after, clock.now_ms())
         for each in after[len(before) :]:
             log.info("sink added: it gets events saved from now on", sink=each.sink, outbox=each.outbox)
     return EnrolledSinks(tuple(names), _of(after, names), tuple(each.outbox for each in after))
@@ -126,7 +155,7 @@ def assigned(sinks: Sequence[KnownSink], names: Sequence[str]) -> tuple[KnownSin
 
 
 def _read(tx: Tx) -> tuple[KnownSink, ...]:
-    return tuple(KnownSink(number, SinkName(outbox), sink) for number, outbox, sink in tx.execute(KNOWN))
+    return tuple(KnownSink(number, SinkName(outbox), *more) for number, outbox, *more in tx.execute(KNOWN))
 
 
 def _of(sinks: Iterable[KnownSink], names: Sequence[str]) -> tuple[SinkName, ...]:
@@ -134,10 +163,11 @@ def _of(sinks: Iterable[KnownSink], names: Sequence[str]) -> tuple[SinkName, ...
     return tuple(by_sink[name] for name in names)
 
 
-def _write(tx: Tx, before: Sequence[KnownSink], after: Sequence[KnownSink]) -> None:
+def _write(tx: Tx, before: Sequence[KnownSink], after: Sequence[KnownSink], now: int) -> None:
+    renamed = {new.number for old, new in zip(before, after, strict=False) if old.outbox != new.outbox}
     for old, new in zip(before, after, strict=False):
-        if old.outbox != new.outbox:
+        if new.number in renamed:
             # No more rows than backpressure lets wait.
             for statement in RENAME:
                 tx.execute(statement, (old.outbox, new.outbox))
-    tx.executemany(PUT, after)
+    tx.executemany(PUT, (each._replace(alone_until=now) if each.number in renamed else each for each in after))

@@ -144,7 +144,7 @@ class VanishRequests:
 
 def off_sinks(ctx: StageContext, database: Database) -> "list[OffSinkRows]":
     """Return what forgets the rows of each sink that this database knows and that gets nothing by the settings."""
-    enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.log)
+    enrolled = sinks.enroll(database, ctx.config.sink_names, ctx.clock, ctx.log)
     on = {*enrolled.outboxes}
     if ctx.config.target_relay is not None:
         on.add(SinkName.RELAY)

@@ -20,6 +20,7 @@ from pipeline.cli import main
 from pipeline.nostr.event import event_from_json
 from pipeline.process.clock import Clock, ManualClock, SystemClock
 from pipeline.process.locks import FileLock, locks_directory
+from pipeline.process.logs import get_logger
 from pipeline.process.stop import Stop
 from pipeline.replay.fetcher import Fetcher, FetchPolicy, _IdSearch
 from pipeline.replay.replay import MAX_PENDING, ReplayRun, Watcher
@@ -33,6 +34,7 @@ from pipeline.store.relay_status import RelayState, RelayStatus
 from pipeline.store.replay_queue import ReplayOutcome, ReplayRow
 from pipeline.store.replays import Replay, ReplayScope
 from pipeline.store.schema import open_database
+from pipeline.store.sinks import SinkName, enroll
 from tests.factories.events import SignedEvent, authors
 from tests.fakes.behaviour import Behaviour, Order, Refusal
 from tests.fakes.net import free_port, loopback_address
@@ -122,10 +124,10 @@ class Delivered:
         rows = self.query("SELECT event_id FROM replay_queue JOIN events USING (event) JOIN payloads USING (event)")
         return [event_id.hex() for (event_id,) in rows]
 
-    def take(self) -> list[str]:
+    def take(self, sink: str = "pubsub") -> list[str]:
         """Deliver what is queued, as the forwarder does; return the ids."""
         with open_database(self.path, CLOCK) as database, database.write() as tx:
-            rows = replay_queue.claim(tx, "pubsub", now=CLOCK.now_ms(), lease=1, limit=10**6, holder=None)
+            rows = replay_queue.claim(tx, sink, now=CLOCK.now_ms(), lease=1, limit=10**6, holder=None)
             replay_queue.settle(tx, ((row, ReplayOutcome.DELIVERED) for row in rows))
         return [payload_id(each) for each in rows]
 
@@ -339,7 +341,7 @@ def status(delivered: Delivered) -> str:
 
 def begin(database: Database, total: int) -> Replay:
     with database.write() as tx:
-        return replays.add(tx, ReplayScope("pubsub", 0, NOW * 1000), total, NOW * 1000)
+        return replays.add(tx, ReplayScope(SinkName.PUBSUB, 0, NOW * 1000), total, NOW * 1000)
 
 
 def test_replay_that_ended_between_two_pages_asks_for_the_rest_only(delivered: Delivered) -> None:
@@ -507,6 +509,40 @@ def test_first_of_several_sinks_or_the_named_one_is_given_its_own(delivered: Del
         *(("stdout", each.id) for each in second),
     ]
     assert "there is no sink relay" in delivered.invoke("--since", "2h", "--sink", "relay").stderr
+
+
+def enroll_sinks(database: Database, *names: str, at: int) -> None:
+    enroll(database, names, ManualClock(at * 1000), get_logger("test"))
+
+
+def test_each_sink_is_given_what_it_had_before_the_other_joined(delivered: Delivered) -> None:
+    """The file was alone then, as `pubsub`; Pub/Sub has had only what came since, under the same name."""
+    before, file, pubsub = notes(3), notes(2, first=3), notes(4, first=5)
+    delivered.put(before, at=DELIVERED_AT)
+    with open_database(delivered.path, CLOCK) as database:
+        enroll_sinks(database, "jsonl", at=DELIVERED_AT)
+        enroll_sinks(database, "jsonl", "pubsub", at=DELIVERED_AT + 10)
+    delivered.put(file, at=DELIVERED_AT + 20, sink="jsonl")
+    delivered.put(pubsub, at=DELIVERED_AT + 20, sink="pubsub")
+    delivered.env |= {
+        "EVENTS_SINK": f"{delivered.env['EVENTS_SINK']},pubsub",
+        "EVENTS_GOOGLE_PUBSUB_PROJECT_ID": "test",
+    }
+    assert delivered.run()["total"] == 5
+    assert delivered.take("jsonl") == [each.id for each in [*before, *file]]
+    assert delivered.run("--since", "2h", "--sink", "pubsub")["total"] == 4
+    assert delivered.take() == [each.id for each in pubsub]
+
+
+def test_replay_goes_on_from_its_place_where_the_sink_was_renamed(delivered: Delivered) -> None:
+    given = notes(5)
+    delivered.put(given)
+    with open_database(delivered.path, CLOCK) as database:
+        enroll_sinks(database, "jsonl", at=DELIVERED_AT)
+        run = run_of(delivered, database, 5, 10_000, Stop(), CLOCK)
+        enroll_sinks(database, "jsonl", "stdout", at=DELIVERED_AT + 10)
+        run.run()
+    assert delivered.take("jsonl") == [each.id for each in given]
 
 
 def test_two_replays_do_not_run_at_once(delivered: Delivered) -> None:

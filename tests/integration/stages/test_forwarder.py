@@ -17,7 +17,7 @@ from pipeline.sinks.base import Message, Verdicts
 from pipeline.sinks.jsonl import JsonlSink
 from pipeline.store import replay_queue, replays, sinks
 from pipeline.store.replays import ReplayScope
-from pipeline.store.sinks import SinksChanged
+from pipeline.store.sinks import SinkName, SinksChanged
 from stages import forwarder, saver
 from tests.factories.events import Author, SignedEvent, from_raw
 from tests.factories.workload import read_events
@@ -206,7 +206,7 @@ def test_forwarder_delivers_nothing_that_another_sink_is_owed(world: World, name
     save(world, profiles(5))
     with Running(world.context("forwarder"), forwarder.run) as running:
         wait_delivered(world, 5)
-        sinks.enroll(world.database, names, get_logger("test"))
+        sinks.enroll(world.database, names, world.clock, get_logger("test"))
         world.execute("INSERT INTO outbox (event, sink, ready_at) SELECT event, 'pubsub', 0 FROM events")
         assert isinstance(running.wait_over(), SinksChanged)
     assert len(world.queued("pubsub")) == 5
@@ -217,10 +217,9 @@ def test_replayed_rows_of_another_sink_are_left_to_it(world: World) -> None:
     with Running(world.context("forwarder"), forwarder.run) as running:
         save(world, profiles(5))
         wait_delivered(world, 5)
+        sinks.enroll(world.database, ("jsonl", "pubsub"), world.clock, get_logger("test"))
         with world.database.write() as tx:
-            tx.execute("UPDATE sinks SET outbox = 'jsonl', sink = 'jsonl' WHERE outbox = 'pubsub'")
-            tx.execute("INSERT INTO sinks VALUES (3, 'pubsub', 'pubsub')")
-            job = replays.add(tx, ReplayScope("pubsub", 0, 1), 5, 1).job
+            job = replays.add(tx, ReplayScope(SinkName.PUBSUB, 0, 1), 5, 1).job
             replay_queue.append(tx, job, [event for (event,) in tx.execute("SELECT event FROM events")], 1)
         assert isinstance(running.wait_over(), SinksChanged)
     assert world.value("SELECT count(*) FROM replay_queue") == 5

@@ -559,7 +559,7 @@ def test_saver_ends_when_another_sink_joins_and_blames_no_row(world: World, clai
     events = profiles(20)
     with Running(world.context("saver", alone), saver.run) as running:
         wait_started(world)
-        sinks.enroll(world.database, ("jsonl", "pubsub"), get_logger("test"))
+        sinks.enroll(world.database, ("jsonl", "pubsub"), world.clock, get_logger("test"))
         with world.database.write() as tx:
             inbox.append(tx, map(arrival, events))
             tx.execute("UPDATE inbox SET claims = ?", (claims,))

@@ -148,7 +148,7 @@ def test_backlog_of_a_sink_that_is_off_goes_with_the_ids(world: World, eager: No
 
 def test_backlog_of_a_sink_taken_out_pins_no_payload_for_ever(world: World, eager: None) -> None:
     """Of several; counted under its name. What the other one is owed stays."""
-    enroll(world.database, ("jsonl", "nats"), get_logger("test"))
+    enroll(world.database, ("jsonl", "nats"), world.clock, get_logger("test"))
     for number, age, sink in ((1, 31, "nats"), (2, 29, "nats"), (3, 31, "jsonl")):
         put_event(world, number, sinks=1, received_at=NOW_MS - age * DAY)
         world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (?, ?, 0)", number, sink)
@@ -164,11 +164,11 @@ def test_backlog_of_a_sink_taken_out_pins_no_payload_for_ever(world: World, eage
 def test_outbox_that_is_that_of_another_sink_by_now_is_left_alone(world: World, eager: None) -> None:
     """It had the rows of a sink that was off; its name is that of Pub/Sub now, which is on."""
     put_event(world, 1, sinks=1, received_at=NOW_MS - 31 * DAY)
-    enroll(world.database, ("jsonl",), get_logger("test"))
+    enroll(world.database, ("jsonl",), world.clock, get_logger("test"))
     with Running(world.context("sweeper", {"EVENTS_SINK": "none"}), sweeper.run) as running:
         calls = {"handlerName": "cleanupProcessedEvents", "result": "success"}
         wait_until(lambda: running.metric("application_handler_calls_total", **calls) >= 1)
-        enroll(world.database, ("jsonl", "pubsub"), get_logger("test"))
+        enroll(world.database, ("jsonl", "pubsub"), world.clock, get_logger("test"))
         world.execute("INSERT INTO outbox (event, sink, ready_at) VALUES (1, 'pubsub', 0)")
         assert isinstance(running.wait_over(), SinksChanged)
     assert world.query("SELECT event, sink FROM outbox") == [(1, "pubsub")]

@@ -289,7 +289,8 @@ def test_the_settings_say_which_sinks_are_in_use(
 def test_pending_deliveries_are_of_the_first_sink_and_the_target_relay(database: Database) -> None:
     """A further sink has series of its own, and a backlog that nothing waits for."""
     first, other = SinkName.PUBSUB, SinkName("nats")
-    assert sinks_store.enroll(database, ("pubsub", "nats"), get_logger("test")).outboxes == (first, other)
+    enrolled = sinks_store.enroll(database, ("pubsub", "nats"), SystemClock(), get_logger("test"))
+    assert enrolled.outboxes == (first, other)
     with database.write() as tx:
         owe(tx, 1, NOW - 60_000, other)
         owe(tx, 2, NOW - 30_000, first, other)

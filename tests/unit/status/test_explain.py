@@ -6,9 +6,10 @@ import pytest
 
 from pipeline.nostr.event import Event, sign
 from pipeline.nostr.nip19 import encode_npub
-from pipeline.process.clock import SystemClock
+from pipeline.process.clock import ManualClock, SystemClock
+from pipeline.process.logs import get_logger
 from pipeline.status import explain
-from pipeline.store import contacts, drops, events, inbox, outbox, users
+from pipeline.store import contacts, drops, events, inbox, outbox, sinks, users
 from pipeline.store.authors import Authors
 from pipeline.store.contacts import ContactList
 from pipeline.store.database import Database, Tx
@@ -119,6 +120,24 @@ def test_what_each_sink_said(db: Database) -> None:
     assert waiting["sink pubsub"] == "delivered (2023-11-14T22:13:20Z)"
     assert waiting["sink relay"].startswith("pending, claimed 0 times, failed 0 times")
     assert buried["sink relay"].endswith("see event-service dead show relay 2")
+
+
+def test_outcome_is_of_the_sink_that_had_the_name_then(db: Database) -> None:
+    """One alone goes by `pubsub`; then it is renamed, and Pub/Sub itself has the name."""
+    log = get_logger("test")
+    sinks.enroll(db, ("jsonl",), ManualClock(NOW), log)
+    sinks.enroll(db, ("jsonl", "pubsub"), ManualClock(NOW + 500), log)
+    put = "INSERT INTO deliveries (event, sink, outcome, at) VALUES (?, 'pubsub', 'delivered', ?)"
+    with db.write() as tx:
+        accept(tx, note())
+        tx.execute(put, (7, NOW + 500))
+        assert told(tx, note())["sink jsonl"].startswith("delivered")
+        assert [each.delay_ms for each in explain.newest(tx, 9, SinkName("jsonl"))] == [500]
+        assert [each.delay_ms for each in explain.newest(tx, 9, SinkName.PUBSUB)] == [None]
+        tx.execute("UPDATE deliveries SET at = ?", (NOW + 501,))
+        assert told(tx, note())["sink pubsub"].startswith("delivered")
+        assert [each.delay_ms for each in explain.newest(tx, 9, SinkName("jsonl"))] == [None]
+        assert [each.delay_ms for each in explain.newest(tx, 9, SinkName.PUBSUB)] == [501]
 
 
 def test_why_it_matters(db: Database) -> None:

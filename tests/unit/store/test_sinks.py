@@ -19,11 +19,12 @@ from pipeline.store.sinks import EnrolledSinks, SinkName, SinksChanged
 from tests.support.seeds import seeds
 
 LOG = get_logger("test")
+CLOCK = ManualClock(now_ms=1_000)
 PUBSUB, RELAY = SinkName.PUBSUB, SinkName.RELAY
 
 
 def enroll(db: Database, *names: str) -> tuple[str, ...]:
-    return sinks.enroll(db, names, LOG).outboxes
+    return sinks.enroll(db, names, CLOCK, LOG).outboxes
 
 
 def known(db: Database) -> tuple[str, ...]:
@@ -133,14 +134,14 @@ def test_work_of_the_version_before_goes_on_when_a_sink_joins(tmp_path: Path, cl
 
 
 def test_process_for_all_sinks_sees_that_an_outbox_was_renamed_or_added(db: Database) -> None:
-    alone = sinks.enroll(db, ["jsonl"], LOG)
-    assert sinks.enroll(db, ["nats"], LOG) == EnrolledSinks(("nats",), (PUBSUB,), (PUBSUB, RELAY))
+    alone = sinks.enroll(db, ["jsonl"], CLOCK, LOG)
+    assert sinks.enroll(db, ["nats"], CLOCK, LOG) == EnrolledSinks(("nats",), (PUBSUB,), (PUBSUB, RELAY))
     with db.read() as tx:
         alone.check(tx)
     enroll(db, "nats", "jsonl")
     with db.read() as tx, pytest.raises(SinksChanged):
         alone.check(tx)
-    both = sinks.enroll(db, ["nats", "jsonl"], LOG)
+    both = sinks.enroll(db, ["nats", "jsonl"], CLOCK, LOG)
     enroll(db, "nats", "stdout")
     with db.read() as tx, pytest.raises(SinksChanged):
         both.check(tx)
@@ -148,7 +149,7 @@ def test_process_for_all_sinks_sees_that_an_outbox_was_renamed_or_added(db: Data
 
 def test_process_of_one_sink_sees_that_its_outbox_is_that_of_another(db: Database) -> None:
     """Renamed, with the old name given to another sink; or taken over. What joins it is no matter."""
-    pubsub = sinks.enroll(db, ["pubsub"], LOG)
+    pubsub = sinks.enroll(db, ["pubsub"], CLOCK, LOG)
     enroll(db, "pubsub", "nats")
     with db.read() as tx:
         pubsub.check_one(tx, 0)
@@ -156,7 +157,7 @@ def test_process_of_one_sink_sees_that_its_outbox_is_that_of_another(db: Databas
 
 @pytest.mark.parametrize("names", [("jsonl", "pubsub"), ("pubsub", "jsonl"), ("nats",)])
 def test_outbox_of_one_alone_is_no_longer_its_own(db: Database, names: tuple[str, ...]) -> None:
-    alone = sinks.enroll(db, ["jsonl"], LOG)
+    alone = sinks.enroll(db, ["jsonl"], CLOCK, LOG)
     enroll(db, *names)
     with db.read() as tx, pytest.raises(SinksChanged):
         alone.check_one(tx, 0)
