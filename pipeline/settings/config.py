@@ -240,13 +240,24 @@ def _pubsub_problems(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[st
     return problems
 
 
+def _is_of_database(path: Path | None, database: Path | None) -> bool:
+    """Return True if `path` is the database, or one of the files that SQLite has beside it, however it is spelt."""
+    if path is None or database is None:
+        return False
+    try:
+        path, database = path.resolve(), database.resolve()
+    except (OSError, RuntimeError):  # a loop of links, into which nothing can be written
+        return False
+    return path in {database.with_name(database.name + end) for end in ("", "-wal", "-shm", "-journal")}
+
+
 def _contradictions(read: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, str]:
     problems = _missing_database(read) | _hub_problems(read)
     sinks: tuple[SinkSetting, ...] = read.get("sink", ())
     if any(sink.kind is SinkKind.PUBSUB for sink in sinks):
         problems |= _pubsub_problems(read, env)
-    if any(sink.path is not None and sink.path == read.get("database_path") for sink in sinks):
-        problems["EVENTS_SINK"] = "must not write into the file of EVENTS_DATABASE_PATH"
+    if any(_is_of_database(sink.path, read.get("database_path")) for sink in sinks):
+        problems["EVENTS_SINK"] = "must not write into the files of EVENTS_DATABASE_PATH"
     if read.get("registration") is RegistrationMode.ALLOWLIST and read.get("registration_allowlist", ...) is None:
         problems["EVENTS_REGISTRATION_ALLOWLIST"] = "is required for EVENTS_REGISTRATION=allowlist"
     low, high = read.get("backpressure_low"), read.get("backpressure_high")

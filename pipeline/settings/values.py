@@ -16,6 +16,8 @@ _TOPIC_ID = re.compile(r"[A-Za-z][A-Za-z0-9._~+%-]{2,254}")
 _PROJECT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,254}")
 # A password may hold anything, a slash too.
 _USER = re.compile(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
+# libpq takes them among its options too.
+_PASSWORD_OPTION = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
 _HOST_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MS_PER_UNIT = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _SHARE = re.compile(r"\d{1,9}(\.\d{0,18})?|\.\d{1,18}", re.ASCII)
@@ -155,5 +157,5 @@ def host_name(text: str) -> str:
 
 
 def without_user(text: str) -> str:
-    """Return an address as it may be shown: without the name and password that it may hold."""
-    return _USER.sub(r"\1***@", text)
+    """Return an address as it may be shown: without the name and the passwords that it may hold."""
+    return _PASSWORD_OPTION.sub(r"\1***", _USER.sub(r"\1***@", text))

@@ -180,9 +180,19 @@ def test_several_sinks_are_each_known_and_named_once(env: Env, text: str, said: 
 def test_what_a_sink_needs_is_asked_for_wherever_it_stands(env: Env) -> None:
     del env["EVENTS_GOOGLE_PUBSUB_PROJECT_ID"]
     assert set(problems(env | {"EVENTS_SINK": "stdout,pubsub"})) == {"EVENTS_GOOGLE_PUBSUB_PROJECT_ID"}
-    at = f"stdout,jsonl:{env['EVENTS_DATABASE_PATH']}"
-    assert problems(env | {"EVENTS_SINK": at}) == {
-        "EVENTS_SINK": "must not write into the file of EVENTS_DATABASE_PATH"
+
+
+@pytest.mark.parametrize("place", ["{0}", "{0}-wal", "{0}-shm", "{0}/../{1}", "links/{1}", "{1}"])
+def test_file_of_a_sink_is_none_of_the_database_however_it_is_spelt(
+    env: Env, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    database = tmp_path / "data" / "events.db"
+    database.parent.mkdir()
+    (database.parent / "links").symlink_to(database.parent)
+    monkeypatch.chdir(database.parent)
+    at = f"stdout,jsonl:{place.format(database, database.name)}"
+    assert problems(env | {"EVENTS_DATABASE_PATH": str(database), "EVENTS_SINK": at}) == {
+        "EVENTS_SINK": "must not write into the files of EVENTS_DATABASE_PATH"
     }
 
 
@@ -316,6 +326,8 @@ def test_crawling_host_needs_no_sink_and_home_crawls_nothing(env: Env) -> None:
     assert Config.from_env(env | HUB | {"EVENTS_ROLE": "home", "EVENTS_CRAWLERS": "0"}).crawlers == 0
     shown = dict(home.effective())
     assert shown["EVENTS_HUB"] == "postgresql://***@db.example.com/hub"
+    option = HUB | {"EVENTS_HUB": "postgresql://db.example.com/hub?user=home&password=secret&sslmode=require"}
+    assert "secret" not in str(Config.from_env(env | option | {"EVENTS_ROLE": "home"}).effective())
     alone = Config.from_env(env)
     assert (alone.hub, alone.role, alone.host) == (None, None, None)
 
