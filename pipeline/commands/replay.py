@@ -58,6 +58,9 @@ class _ReplayOrder:
     """Of several; `None` for the one that is named first."""
 
 
+_NOTHING: Final = _ReplayOrder(None, None, (), ())
+
+
 @click.command()
 @click.option(
     "--since", type=Moment(), help="What was delivered from then on: 2h (ago), 2024-05-01T12:00Z, Unix seconds."
@@ -92,12 +95,13 @@ def replay(  # noqa: PLR0913, PLR0917  (one for each option)
       event-service replay --since 7d --rule mention --rate 20
       event-service replay --resume
     """
+    order = _ReplayOrder(since, until, keys, rules, sink)
+    _check_options(order, dry_run=dry_run, resume=resume, cancel=cancel)
     config = config_or_exit()
     with open_existing_or_exit(config) as database, _locked(config):
         config = of_running_service(config, database)
         if cancel:
             return _cancel(database)
-        order = _ReplayOrder(since, until, keys, rules, sink)
         if dry_run:
             return _dry_run(config, database, _scope(config, database, order), addresses, as_json=as_json)
         one = _resumed(database) if resume else _begin(config, database, order)
@@ -111,6 +115,15 @@ def replay(  # noqa: PLR0913, PLR0917  (one for each option)
             raise click.ClickException(f"no relay could be asked: {error}; {_GOES_ON}") from error
         _report(database, one, work, as_json=as_json)
     sys.exit(1 if one.missing or one.refused else 0)
+
+
+def _check_options(order: _ReplayOrder, *, dry_run: bool, resume: bool, cancel: bool) -> None:
+    """Refuse what would be ignored: a replay that was begun keeps what it is about."""
+    if resume and cancel:
+        raise click.UsageError("--resume and --cancel exclude each other")
+    if (resume or cancel) and (dry_run or order != _NOTHING):
+        name = "--resume" if resume else "--cancel"
+        raise click.UsageError(f"{name} is about the replay that was begun, as it was begun: give no other choice")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pipeline.store.outbox import OutboxRow
 APPEND = """
 INSERT INTO replay_queue (event, sink, job, ready_at, bytes)
 SELECT ?1, sink, id, ?3, coalesce((SELECT length(payload) FROM payloads WHERE event = ?1), 0) FROM replays WHERE id = ?2
-ON CONFLICT DO NOTHING
+ON CONFLICT (event, sink) DO UPDATE SET job = excluded.job
 """
 CLAIM = """
 UPDATE replay_queue SET ready_at = ?3, claims = claims + 1, holder = ?5
@@ -49,11 +49,9 @@ class ReplayRow(NamedTuple):
     job: int
 
 
-def append(tx: Tx, job: int, events: Iterable[int], now: int) -> int:
-    """Queue events for the sink of a replay, ready at once; return how many were not queued already."""
-    before = tx.total_changes()
+def append(tx: Tx, job: int, events: Iterable[int], now: int) -> None:
+    """Queue events for the sink of a replay, ready at once; those that an earlier replay has queued count for this."""
     tx.executemany(APPEND, ((event, job, now) for event in events))
-    return tx.total_changes() - before
 
 
 def claim(tx: Tx, sink: str, *, now: int, lease: int, limit: int, holder: str | None) -> list[ReplayRow]:

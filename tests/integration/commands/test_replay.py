@@ -305,6 +305,18 @@ def test_relays_that_cannot_be_asked_are_named(delivered: Delivered) -> None:
     assert "refused" in found["problems"][away]
 
 
+def test_rows_that_an_earlier_replay_left_pending_count_for_the_newest(delivered: Delivered) -> None:
+    """No forwarder took them, and the operator asks again for more."""
+    signed = notes(5)
+    delivered.put(signed[:3])
+    assert delivered.run()["pending"] == 3
+    delivered.put(signed[3:])
+    found = delivered.run()
+    assert (found["total"], found["pending"]) == (5, 5)
+    assert sorted(delivered.take()) == ids(signed)
+    assert delivered.query("SELECT delivered FROM replays ORDER BY id DESC LIMIT 1") == [(5,)]
+
+
 def test_replay_that_was_killed_goes_on_and_repeats_nothing(delivered: Delivered, tmp_path: Path) -> None:
     """By SIGKILL, while it waits since no more may be pending."""
     signed = notes(MAX_PENDING + 400)
@@ -478,6 +490,10 @@ def test_payload_that_is_dropped_before_it_is_queued_is_fetched(delivered: Deliv
     ("arguments", "text"),
     [
         ((), "--since is needed"),
+        (("--resume", "--rule", "mention"), "--resume is about the replay that was begun"),
+        (("--resume", "--dry-run"), "--resume is about the replay that was begun"),
+        (("--cancel", "--since", "1d"), "--cancel is about the replay that was begun"),
+        (("--resume", "--cancel"), "--resume and --cancel exclude each other"),
         (("--since", "1d", "--until", "2d"), "--since is after --until"),
         (("--since", "1d", "--relay", "wss://unknown.example", "--dry-run"), "is not known"),
         (("--since", "1d", "--rule", "none"), "'none' is not one of"),
