@@ -142,9 +142,12 @@ def run_stage(
         try:
             with _in_slot(held.slot, config, clock, failure, supervised=supervised) as heartbeat:
                 _log.info("stage started", pid=os.getpid())
-                if live is not None and not supervised:
+                recorded = settings_directory(config.runtime_directory) / held.slot.name
+                if supervised:
+                    # Of one that was run alone before; those of this one are the supervisor's.
+                    recorded.unlink(missing_ok=True)
+                elif live is not None:
                     live.warn_of_unknown()
-                    recorded = settings_directory(config.runtime_directory) / held.slot.name
                     live.follow_up(lambda: record_settings(live.config, recorded))
                 log, counted = get_logger(stage), Metrics(config.max_address_labels)
                 with _doorbells(config, held.slot, counted, log) as (doorbell, bells):

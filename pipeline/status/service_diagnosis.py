@@ -22,6 +22,7 @@ def diagnose(snapshot: Snapshot, max_queue_age: int) -> list[Diagnosis]:
     """Return problems, then notes; `max_queue_age` in ms, 0 for any age."""
     found = [
         *_stages(snapshot),
+        *_settings(snapshot),
         *_disk(snapshot),
         *_queues(snapshot, max_queue_age),
         *_backlog(snapshot),
@@ -78,6 +79,23 @@ def _stage_advice(stage: StageHealth) -> str:
             return "its work stays queued; event-service check --online tests what it needs"
         case _:
             return ""
+
+
+def _settings(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Name processes with different sinks: a saver writes for those that it was started with."""
+    slots: dict[str, list[str]] = {}
+    for slot, text in sorted(snapshot.sinks_of_slots.items()):
+        slots.setdefault(text, []).append(slot)
+    if len(slots) > 1:
+        # Without arguments of plugins, which may be secret.
+        parts = [
+            f"{','.join(each.partition(':')[0] for each in text.split(','))} in {', '.join(names)}"
+            for text, names in slots.items()
+        ]
+        yield Diagnosis(
+            Severity.PROBLEM, "EVENTS_SINK", f"processes run with different settings: {'; '.join(parts)}",
+            "restart those that have the old one: until then a sink may get nothing",
+        )  # fmt: skip
 
 
 def _disk(snapshot: Snapshot) -> Iterator[Diagnosis]:

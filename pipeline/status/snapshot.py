@@ -3,14 +3,17 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from pipeline.process.clock import Clock
 from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth, health_of
+from pipeline.process.slots import settings_directory
 from pipeline.settings.choices import SinkKind, SinkSetting
 from pipeline.settings.config import Config
+from pipeline.settings.running import recorded_settings
 from pipeline.store import dead, gaps, gauges, relay_records, replay_queue, replays, sinks, throughput
 from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Database, Tx
@@ -98,6 +101,8 @@ class Snapshot:
     audit: AuditOutcome = field(default_factory=AuditOutcome)
     replay: ReplayStatus | None = None
     """The newest replay, until it is finished and delivered."""
+    sinks_of_slots: Mapping[str, str] = field(default_factory=dict)
+    """`EVENTS_SINK` as the supervisor has it, and each process that runs alone, by slot."""
 
 
 def sinks_of(config: Config, tx: Tx) -> tuple[SinkName, ...]:
@@ -148,6 +153,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         free_bytes=disk.free,
         audit=seen.audit,
         replay=replay,
+        sinks_of_slots=_sinks_of_slots(directory, [each.slot_name for each in readings if each.alive]),
     )
 
 
@@ -160,6 +166,11 @@ def _queue(queue: QueueGauges, now: int) -> QueueStatus:
     name = "inbox" if queue.sink is None else f"outbox-{queue.sink}"
     oldest = None if queue.oldest is None else max(0, now - queue.oldest)
     return QueueStatus(name, queue.waiting, oldest, queue.dead, queue.bytes)
+
+
+def _sinks_of_slots(directory: Path, slots: Sequence[str]) -> dict[str, str]:
+    recorded = {slot: recorded_settings(settings_directory(directory) / slot) for slot in slots}
+    return {slot: found["EVENTS_SINK"] for slot, found in recorded.items() if "EVENTS_SINK" in found}
 
 
 def _replay(tx: Tx) -> ReplayStatus | None:

@@ -21,7 +21,7 @@ from tests.fakes.pubsub_process import PubSubProcess
 from tests.fakes.pubsub_rules import Rule
 from tests.fakes.relay import ScriptedRelay
 from tests.fakes.service import EventService, StageProcess, settings
-from tests.integration.operations.support import PATIENCE_S, complaint, until, wait_state
+from tests.integration.operations.support import PATIENCE_S, complaint, logged, until, wait_state
 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""
@@ -229,6 +229,35 @@ def test_a_sink_that_is_taken_out_keeps_its_rows_and_its_name(tmp_path: Path) ->
             assert service.stop() == 0
             delivered = {json.loads(each.data)["id"] for each in pubsub.deliveries()}
             assert delivered == ids(profiles(0, 50)) | ids(profiles(100, 50))
+
+
+def test_sink_that_joins_by_hand_takes_nothing_from_the_service(tmp_path: Path) -> None:
+    """The only sink goes by another name then: saver and forwarder end once, and go on under it."""
+    file = File(tmp_path / "events.jsonl")
+    with ScriptedRelay(events=[]) as relay:
+        service = EventService(tmp_path, settings(relays=[relay.url], EVENTS_SINK=f"jsonl:{file.path}"))
+        with closing(service):
+            service.start()
+            relay.publish(*profiles(0, 20))
+            file.wait(ids(profiles(0, 20)))
+            by_hand = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", "stage", "forwarder", "--sink", "stdout"],
+                env=service.env | {"EVENTS_SINK": f"jsonl:{file.path},stdout"},
+                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            try:
+                different = "different settings: jsonl,stdout in forwarder-stdout-0; jsonl in supervisor"
+                until(lambda: different in command(service, "status"), lambda: command(service, "status"))
+                relay.publish(*profiles(20, 20))
+                file.wait(ids(profiles(0, 40)))
+                assert len(file.ids()) == 40
+            finally:
+                by_hand.terminate()
+                by_hand.wait()
+            assert rows(service) == {}
+            assert service.scrape().value("event_service_dead_rows") == 0
+            assert logged(service, "stage ends to be started again")
+            assert service.stop() == 0
 
 
 def test_a_forwarder_is_asked_for_by_a_sink_that_there_is(tmp_path: Path) -> None:

@@ -55,6 +55,15 @@ def test_unnamed_proxy_is_told_with_the_setting() -> None:
     assert "EVENTS_TRUSTED_PROXIES" in found.what
 
 
+def test_processes_with_different_sinks_are_named_without_arguments() -> None:
+    """A saver that was not restarted when a sink was named again writes nothing for it."""
+    slots = {"supervisor": "pubsub,nats:nats://user:secret@host", "forwarder-1": "pubsub", "saver-1": "pubsub"}
+    (found,) = diagnose(replace(WELL, sinks_of_slots=slots), 0)
+    assert (found.severity, found.subject) == (Severity.PROBLEM, "EVENTS_SINK")
+    assert found.what.endswith("pubsub in forwarder-1, saver-1; pubsub,nats in supervisor")
+    assert diagnose(replace(WELL, sinks_of_slots=dict.fromkeys(slots, "pubsub")), 0) == []
+
+
 def test_relays_that_are_put_off_are_told() -> None:
     put_off = relay(RelayState.DISCONNECTED, f"{DialReason.CROWDED}: 203.0.113.9 was dialled too often lately")
     well = relay(RelayState.CONNECTED, number=2)
