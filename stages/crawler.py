@@ -23,6 +23,7 @@ from pipeline.crawl.stored_item_sets import StoredItemSets
 from pipeline.crawl.sync.plan import Plan
 from pipeline.crawl.sync.planner import Planner
 from pipeline.crawl.sync.timing import CrawlSettings
+from pipeline.errors import EventServiceError
 from pipeline.nostr.address import RelayAddress
 from pipeline.nostr.frame_bounds import FrameBounds
 from pipeline.process import memory, procfs
@@ -219,6 +220,10 @@ def _raise_file_limit(ctx: StageContext) -> None:
             ctx.log.warning("open-file limit too low for EVENTS_MAX_RELAYS", limit=most, wanted=wanted)
 
 
+class EventsLost(EventServiceError):
+    """What this process remembers as seen may be lost at the hub."""
+
+
 class _Dialler:
     def __init__(self, ctx: StageContext, policy: DialPolicy, may_ask: Callable[[str], bool]) -> None:
         """`may_ask` says for a host key whether its relays may be asked now."""
@@ -281,6 +286,8 @@ class _Crawler:
         alive_at = self.ctx.clock.monotonic() + _ALIVE_EVERY_S
         while not self.ctx.stop.is_set() and writer.is_alive() and self.relay_pool.is_alive:
             now = self.ctx.clock.monotonic()
+            if self.shares.is_outdated:
+                raise EventsLost("the hub lost events of this host: crawlers start again, to ask for them")
             if self.ctx.doorbell is not None:
                 # Before the look: what is rung for from here on ends the rest.
                 self.ctx.doorbell.silence()

@@ -5,38 +5,39 @@ from typing import Final
 
 from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.crawl.home_wish import HomeWish
-from pipeline.hub import act_replay, home_role, log_keeping, plan_feed, share_wish
+from pipeline.hub import act_replay, home_role, hub_log, known_ids, log_keeping, plan_feed, share_wish
 from pipeline.hub.act_replay import ActReplay
 from pipeline.hub.connection import HubConnection, HubUnavailable
 from pipeline.hub.home_role import HomeRole
+from pipeline.hub.hub_log import HubLog
+from pipeline.hub.known_ids import KnownIdsFeed
 from pipeline.hub.line import HubLine
 from pipeline.hub.log_keeping import LogKeeping
 from pipeline.hub.plan_feed import PlanFeed
 from pipeline.hub.share_wish import ShareWish
-from pipeline.hub.taking import Opened, SentParcel, open_parcel, take
+from pipeline.hub.taking import HubParcel, Opened, open_parcel, take
+from pipeline.hub.unread_parcels import UnreadParcels
 from pipeline.process.clock import since_boot_s
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.stage import StageContext
 from pipeline.process.stage_times import WaitReason
 from pipeline.rules.acceptance import EventLimits
 from pipeline.settings.config import Config
-from pipeline.store import disk, parcels, pending
+from pipeline.store import disk, pending
 from pipeline.store.counters import StageCounters
 from pipeline.store.database import Database
 from pipeline.store.schema import open_database
 from pipeline.store.user_acts import ActRules
 
 FUNCTIONS: Final = (
-    "parcels_v1", "taken_v1", *log_keeping.FUNCTIONS, *home_role.FUNCTIONS, *act_replay.FUNCTIONS,
-    *share_wish.FUNCTIONS, *plan_feed.FUNCTIONS,
+    *hub_log.FUNCTIONS, *log_keeping.FUNCTIONS, *home_role.FUNCTIONS, *act_replay.FUNCTIONS, *share_wish.FUNCTIONS,
+    *plan_feed.FUNCTIONS, *known_ids.FEED_FUNCTIONS,
 )  # fmt: skip
 CHANNEL: Final = "parcels"
-# Of one look: some five transactions of the inbox.
-_MOST_PARCELS: Final = 5
-_MOST_BYTES: Final = 4 << 20
 # A notification may be lost with its connection; stop is looked at so often too.
 _IDLE_S: Final = 0.5
 _BEHIND_S: Final = 0.25
+_COMPARE_EVERY_S: Final = 10.0
 
 
 def run(ctx: StageContext) -> None:
@@ -61,20 +62,24 @@ class _HubLoop:
         self._times = ctx.times()
         self._log = RateLimitedLogger(ctx.log, ctx.clock)
         self._backpressure = Backpressure(_marks(ctx.config))
-        with database.read() as tx:
-            self._positions = parcels.positions(tx)
+        self._hub_log = HubLog(self._log)
+        self._hub_log.load(database)
+        self._unread = UnreadParcels(self._limits, ctx.log)
+        self._compare_at = 0.0
         self._keeping = LogKeeping(ctx.clock, self._on_unbacked)
         rules = ActRules(ctx.config.public_url, ctx.config.allow_private_relays)
         self._acts = ActReplay(ctx.clock, rules, ctx.log)
         self._role = HomeRole(since_boot_s, ctx.log)
         self._reported_on: HubConnection | None = None
         self._plan = PlanFeed(ctx.clock, ctx.log)
+        self._known_ids = KnownIdsFeed(ctx.clock)
         self._shares = ShareWish(ctx.clock, HomeWish(ctx.clock, lambda: ctx.settings), ctx.log)
 
     def run(self) -> None:
         self._counters.resume(self._database, self._ctx.is_abandoned)
+        self._read_again()
         while not self._ctx.stop.is_set():
-            self._ctx.heartbeat.beat(self._line.problem() or self._role.problem)
+            self._ctx.heartbeat.beat(self._line.problem() or self._role.problem or self._unread.problem)
             try:
                 self._turn()
             except HubUnavailable as error:
@@ -98,7 +103,7 @@ class _HubLoop:
         if connection is not None:
             if connection is not self._reported_on:
                 # The hub may have forgotten the positions.
-                self._report(connection)
+                self._hub_log.report(connection)
                 self._reported_on = connection
             # Before the plan: none who registered since the copy that this database is ceases to be wanted.
             if self._acts.turn(connection, self._database):
@@ -106,21 +111,24 @@ class _HubLoop:
             # What is wanted, and who crawls, is decided even while nothing is taken.
             self._shares.turn(connection, self._database)
             has_more = self._plan.turn(connection, self._database)
+            self._known_ids.turn(connection, self._database)
         if connection is None or not self._has_room():
             self._ctx.stop.wait(_BEHIND_S)
             return
         self._keeping.turn(connection, self._database)
-        sent = self._look(connection)
-        if not sent:
+        self._compare(connection)
+        found = self._unread.acceptable(self._hub_log.next(connection, self._database))
+        if not found:
             with self._times.waiting(WaitReason.WORK):
                 connection.wait(0.0 if has_more else _IDLE_S)
             return
-        self._take(sent)
-        self._report(connection)
+        self._take(found)
+        self._hub_log.report(connection)
 
     def _on_connect(self, connection: HubConnection) -> None:
         """Listen before the first look, so that nothing comes in between."""
         connection.listen(CHANNEL)
+        self._compare_at = 0.0
 
     def _has_room(self) -> bool:
         config = self._ctx.settings
@@ -131,15 +139,9 @@ class _HubLoop:
         self._backpressure.update(waiting, is_full=is_full)
         return self._backpressure.is_open
 
-    def _look(self, connection: HubConnection) -> list[SentParcel]:
-        rows = connection.call(
-            "parcels_v1", list(self._positions), list(self._positions.values()), _MOST_PARCELS, _MOST_BYTES
-        )
-        return [SentParcel(stream, host, number, bytes(body)) for stream, host, number, _, body in rows]
-
-    def _take(self, sent: Sequence[SentParcel]) -> None:
+    def _take(self, found: Sequence[HubParcel]) -> None:
         now = self._ctx.clock.now_ms()
-        opened = [open_parcel(each, self._limits, now) for each in sent]
+        opened = [open_parcel(each, self._limits, now) for each in found]
         if not self._role.is_held:
             # This process stood still since it asked for them: another may have taken them.
             return
@@ -149,26 +151,48 @@ class _HubLoop:
         if new:
             self._ctx.bells.ring("saver")
         self._counters.show(totals)
+        self._unread.on_taken(self._database, opened)
         for each in opened:
-            self._note(each)
+            self._known_ids.add(each.parcel.host, (taken for *_, taken in each.arrivals if taken.event_id in new))
+        self._note(opened)
 
-    def _note(self, opened: Opened) -> None:
-        """Go on behind a parcel that is committed, and say what is wrong with it."""
-        sent = opened.sent
-        before = self._positions.get(sent.stream, 0)
-        if sent.number > before + 1:
-            self._ctx.metrics.stage_errors.labels("hub", "parcels-missing").inc()
+    def _note(self, opened: Sequence[Opened]) -> None:
+        """Go on behind parcels that are committed, and say what is wrong with them."""
+        for host, (first, last) in self._hub_log.on_taken([each.parcel for each in opened]).items():
+            self._count_error("parcels-missing", last + 1 - first)
             self._log.error(
                 "parcels-missing", "the hub kept parcels for too short a time, some are missing",
-                host=sent.host, first=before + 1, last=sent.number - 1,
+                host=host, first=first, last=last,
             )  # fmt: skip
-        if opened.problem:
-            self._log.error("invalid-parcel", "parcel dropped", host=sent.host, parcel=sent.number, why=opened.problem)
-        self._positions[sent.stream] = max(before, sent.number)
+        for each in opened:
+            parcel = each.parcel
+            if each.problem:
+                self._count_error("unread-parcel")
+                self._log.error(
+                    "unread-parcel", "parcel set aside, it cannot be read",
+                    host=parcel.host, parcel=parcel.number, why=each.problem,
+                )  # fmt: skip
+            if each.notes.unread:
+                self._count_error("unread-notes", each.notes.unread)
+                self._log.warning("unread-notes", "notes of a parcel cannot be read", host=parcel.host)
 
-    def _report(self, connection: HubConnection) -> None:
-        if self._positions:
-            connection.call("taken_v1", list(self._positions), list(self._positions.values()))
+    def _count_error(self, kind: str, count: int = 1) -> None:
+        self._ctx.metrics.stage_errors.labels("hub", kind).inc(count)
+
+    def _read_again(self) -> None:
+        """Try parcels again that an earlier version of this host could not read."""
+        while (found := self._unread.next(self._database, self._ctx.clock.now_ms())) is not None:
+            with self._database.write() as tx:
+                totals = self._counters.write(tx, self._unread.take(tx, found, self._ctx.clock.now_ms()))
+            self._counters.show(totals)
+            self._ctx.heartbeat.beat()
+        self._unread.look(self._database)
+
+    def _compare(self, connection: HubConnection) -> None:
+        now = self._ctx.clock.monotonic()
+        if now >= self._compare_at:
+            self._hub_log.compare(connection, self._database)
+            self._compare_at = now + _COMPARE_EVERY_S
 
     def _on_unbacked(self, dropped: int) -> None:
         self._ctx.metrics.stage_errors.labels("hub", "unbacked-parcels").inc(dropped)

@@ -14,7 +14,7 @@ from pipeline.crawl.selection import Selected
 from pipeline.process import procfs
 from pipeline.process.clock import since_boot_s
 from pipeline.process.stage import StageContext
-from pipeline.store import held_shares
+from pipeline.store import held_shares, hub_losses
 from pipeline.store.database import Database
 from pipeline.store.held_shares import StoredRight
 
@@ -47,6 +47,9 @@ class LeasedShares:
     _acknowledged: frozenset[str] | None = None
     """The hosts of the right that the uplink knows to be followed."""
     _database: Database | None = None
+    _loss: int = 0
+    """The newest loss when this process began; see `hub_losses`."""
+    _newest_loss: int = 0
 
     def __post_init__(self) -> None:
         self._local = LocalShares(self.ctx)
@@ -55,6 +58,8 @@ class LeasedShares:
     def begin(self) -> None:
         """See `RelayShares.begin`."""
         self._database = self.open_here()
+        with self._database.write() as tx:
+            self._loss = self._newest_loss = hub_losses.follow(tx, self.ctx.slot.name)
         self._thread.start()
 
     def finish(self) -> None:
@@ -74,6 +79,11 @@ class LeasedShares:
     def has_changed(self) -> bool:
         """See `RelayShares.has_changed`."""
         return self.fence.right.hosts != self._refreshed
+
+    @property
+    def is_outdated(self) -> bool:
+        """See `RelayShares.is_outdated`."""
+        return self._newest_loss != self._loss
 
     @property
     def owes_answer(self) -> bool:
@@ -127,6 +137,7 @@ class LeasedShares:
             if stored is None or stored.version == self._version:
                 return
             hosts = held_shares.hosts(tx)
+            self._newest_loss = hub_losses.newest(tx).number
         self.fence.right = self._right(stored, hosts)
         self._version = stored.version
 

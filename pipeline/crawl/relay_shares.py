@@ -25,6 +25,11 @@ class RelayShares(Protocol):
         """Return True for one of all processes, which counts what all of them find alike."""
         ...
 
+    @property
+    def is_outdated(self) -> bool:
+        """Return True if this process remembers what was dropped since, and has to end."""
+        ...
+
     def begin(self) -> None:
         """Follow the right to ask relays until `finish`."""
         ...
@@ -80,6 +85,11 @@ class LocalShares:
     @property
     def has_changed(self) -> bool:
         """See `RelayShares.has_changed`; who crawls is looked at with each refresh."""
+        return False
+
+    @property
+    def is_outdated(self) -> bool:
+        """See `RelayShares.is_outdated`; nothing is dropped but by this host."""
         return False
 
     @property

@@ -14,7 +14,7 @@ changes something may be called again.
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
@@ -24,7 +24,8 @@ from psycopg import sql
 from pipeline.errors import CannotStart, EventServiceError
 from pipeline.printable import printable
 
-# A cut line holds no lock and no session for longer than this, on either side.
+# A cut line holds no lock and no session for longer than this, on either side. A statement ends well before a stage
+# that waits for it is taken for hung.
 _TIMEOUT_S: Final = 10
 _PARAMETERS: Final[dict[str, Any]] = {
     "connect_timeout": _TIMEOUT_S,
@@ -34,7 +35,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "keepalives_count": 3,
     "tcp_user_timeout": _TIMEOUT_S * 1000,
     "application_name": "event-service",
-    "options": "-c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s"
+    "options": "-c statement_timeout=20s -c lock_timeout=10s -c idle_in_transaction_session_timeout=30s"
     f" -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3"
     f" -c tcp_user_timeout={_TIMEOUT_S * 1000}",
 }
@@ -66,23 +67,29 @@ class HubRefused(CannotStart):
 class HubConnection:
     """A connection to the hub, to be used by one thread at a time, never across a fork. A context manager."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_on_call")
 
-    def __init__(self, connection: "psycopg.Connection[Row]") -> None:
+    def __init__(self, connection: "psycopg.Connection[Row]", on_call: Callable[[], object] = lambda: None) -> None:
         self._connection = connection
+        self._on_call = on_call
 
     @classmethod
-    def open(cls, url: str, timeout_s: float = _TIMEOUT_S) -> Self:
-        """Connect, within whole seconds. Raises `HubUnavailable` or `HubRefused`."""
+    def open(cls, url: str, timeout_s: float = _TIMEOUT_S, on_call: Callable[[], object] = lambda: None) -> Self:
+        """Connect, within whole seconds. Raises `HubUnavailable` or `HubRefused`.
+
+        `on_call` is called before each wait for the hub, which may take as long as a stage may stand still.
+        """
+        on_call()
         with translated():
             parameters = _PARAMETERS | {"connect_timeout": max(1, round(timeout_s))}
-            return cls(psycopg.connect(url, autocommit=True, **parameters))
+            return cls(psycopg.connect(url, autocommit=True, **parameters), on_call)
 
     def call(self, function: str, *arguments: Any) -> list[Row]:
         """Return the rows of a function of schema `hub`. Raises `HubUnavailable` or `HubRefused`."""
         statement = sql.SQL("SELECT * FROM {}({})").format(
             sql.Identifier("hub", function), sql.SQL(", ").join([sql.Placeholder()] * len(arguments))
         )
+        self._on_call()
         with translated():
             # Prepared once: a call is planned in a fraction of its time then.
             return self._connection.execute(statement, arguments, prepare=True, binary=True).fetchall()

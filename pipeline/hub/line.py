@@ -17,14 +17,25 @@ _PATIENCE_S: Final = 10.0
 class HubLine:
     """Owned by one thread; `close` ends it."""
 
-    __slots__ = ("_clock", "_connection", "_failures", "_functions", "_log", "_lost_at", "_reason", "_retry_at", "_url")
+    __slots__ = (
+        "_clock", "_connection", "_failures", "_functions", "_log", "_lost_at", "_on_call", "_reason", "_retry_at",
+        "_url",
+    )  # fmt: skip
 
-    def __init__(self, url: str, functions: Sequence[str], clock: Clock, log: Logger) -> None:
-        """`functions`: what the hub must have for this version of the stage."""
+    def __init__(
+        self,
+        url: str,
+        functions: Sequence[str],
+        clock: Clock,
+        log: Logger,
+        on_call: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`functions`: what the hub must have for this version of the stage. `on_call`: see `HubConnection.open`."""
         self._url = url
         self._functions = functions
         self._clock = clock
         self._log = log
+        self._on_call = on_call
         self._connection: HubConnection | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -39,7 +50,7 @@ class HubLine:
         if self._connection is not None or self._clock.monotonic() < self._retry_at:
             return self._connection
         try:
-            connection = HubConnection.open(self._url)
+            connection = HubConnection.open(self._url, on_call=self._on_call)
             self._connection = connection
             connection.require(self._functions)
             on_connect(connection)

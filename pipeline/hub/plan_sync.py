@@ -36,6 +36,10 @@ _TURN_S: Final = 0.1
 _LOOK_S: Final = 5.0
 
 
+class OtherHub(HubRefused):
+    """The hub is not the one that this database belongs to; what the database has can be handed over to any."""
+
+
 @dataclass(slots=True)
 class _Taking:
     published: int
@@ -89,7 +93,7 @@ class PlanSync:
                 "this database wanted authors before it joined the hub: set EVENTS_DATABASE_PATH to a new file"
             )
         if before is not None and before.id != plan:
-            raise HubRefused("this database followed another hub: set EVENTS_DATABASE_PATH to a new file")
+            raise OtherHub("this database followed another hub: set EVENTS_DATABASE_PATH to a new file")
         if before is None:
             with database.write() as tx:
                 plan_copy.put_followed(tx, FollowedPlan(plan, 0))

@@ -72,11 +72,19 @@ class ShareSync:
             held_shares.change_hosts(tx, removed=held_shares.hosts(tx))
         self.lease = ShareLease(self.lease.lease_s, number=self.lease.number, confirmed=self.lease.confirmed)
 
+    def begin_again(self) -> None:
+        """Hold what the database says, which another has changed; what is missing there is loaded again."""
+        self.lease = ShareLease(self.lease.lease_s)
+        self._has_begun, self._relays_version, self._connection = False, 0, None
+
     def _begin(self, database: Database) -> None:
         with database.read() as tx:
             before = held_shares.right(tx)
             self.lease.held = held_shares.hosts(tx)
-        self._version = 0 if before is None else before.version
+        if before is not None:
+            self._version = before.version
+            # A hub that does not know it went back while this host was away.
+            self.lease.number = self.lease.confirmed = before.renewal
         self._has_begun = True
 
     def _renew(self, connection: HubConnection, database: Database) -> bool:
@@ -106,7 +114,8 @@ class ShareSync:
 
     def _put_right(self, tx: Tx) -> None:
         self._version += 1
-        held_shares.put_right(tx, StoredRight(self.boot, self.lease.asked_at, self.lease.lease_s, self._version))
+        lease = self.lease
+        held_shares.put_right(tx, StoredRight(self.boot, lease.asked_at, lease.lease_s, self._version, lease.confirmed))
         self.lease.on_written(self._version)
 
     def _load(self, connection: HubConnection, database: Database) -> None:

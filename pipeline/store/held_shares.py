@@ -31,11 +31,11 @@ UPDATE relays SET namers = 0, named_by_user = 0, operator = '', source = 'former
  WHERE address = ? AND source = 'hub'
 """
 PUT_RIGHT = """
-INSERT INTO asking_right (only_row, boot, asked_at, lease_s, version) VALUES (1, ?1, ?2, ?3, ?4)
+INSERT INTO asking_right (only_row, boot, asked_at, lease_s, version, renewal) VALUES (1, ?1, ?2, ?3, ?4, ?5)
 ON CONFLICT (only_row) DO UPDATE SET boot = excluded.boot, asked_at = excluded.asked_at, lease_s = excluded.lease_s,
-  version = excluded.version
+  version = excluded.version, renewal = excluded.renewal
 """
-RIGHT = "SELECT boot, asked_at, lease_s, version FROM asking_right"
+RIGHT = "SELECT boot, asked_at, lease_s, version, renewal FROM asking_right"
 HOSTS = "SELECT host_key FROM held_hosts"
 ADD_HOST = "INSERT INTO held_hosts (host_key) VALUES (?) ON CONFLICT DO NOTHING"
 REMOVE_HOST = "DELETE FROM held_hosts WHERE host_key = ?"
@@ -91,12 +91,16 @@ class OrderedRelay:
 
 @dataclass(frozen=True, slots=True)
 class StoredRight:
-    """The right as it was written: the boot, when it was asked for (boot time), for how long, and its version."""
+    """The right as it was written: the boot, when it was asked for (boot time), for how long, and its version.
+
+    `renewal`: the number of the newest renewal that the hub confirmed.
+    """
 
     boot: str
     asked_at: float
     lease_s: float
     version: int
+    renewal: int = 0
 
 
 def put_relay(tx: Tx, address: str, orders: OperatorOrders, now: int) -> int:
@@ -116,7 +120,7 @@ def drop_relay(tx: Tx, address: str) -> None:
 
 def put_right(tx: Tx, right: StoredRight) -> None:
     """Write the right for the hosts that are held."""
-    tx.execute(PUT_RIGHT, (right.boot, right.asked_at, right.lease_s, right.version))
+    tx.execute(PUT_RIGHT, (right.boot, right.asked_at, right.lease_s, right.version, right.renewal))
 
 
 def right(tx: Tx) -> StoredRight | None:

@@ -672,31 +672,81 @@ SINKS = (
 # Until when the sink, then alone, had outcomes under `pubsub`, see `sinks.OwnOutcomes`; 0: never, or not noted.
 ALONE_UNTIL = ("ALTER TABLE sinks ADD COLUMN alone_until INTEGER NOT NULL DEFAULT 0",)
 
-# Hand-over to the hub, where several hosts crawl; see `parcels`. Empty elsewhere.
+# Hand-over to the hub, where several hosts crawl; see `parcels` and `taken_parcels`. Empty elsewhere.
 HUB = (
+    # `first`: the number before the stream's first; a parcel's number within the stream is its number less this.
     """
     CREATE TABLE hub_stream (
-      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), stream TEXT NOT NULL, last INTEGER NOT NULL
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+      stream TEXT NOT NULL,
+      predecessor TEXT NOT NULL,
+      is_opened INTEGER NOT NULL DEFAULT 0,
+      first INTEGER NOT NULL,
+      last INTEGER NOT NULL,
+      sent INTEGER NOT NULL,
+      digest BLOB NOT NULL DEFAULT x'',
+      notes_after INTEGER NOT NULL DEFAULT 0
     ) STRICT
     """,
+    # Never changed once written: a body is a megabyte.
     """
     CREATE TABLE parcels (
       number INTEGER PRIMARY KEY,
-      body BLOB NOT NULL,
       events INTEGER NOT NULL,
-      packed_at INTEGER NOT NULL,
-      sent_at INTEGER
+      last_event INTEGER NOT NULL,
+      received_at INTEGER NOT NULL,
+      notes BLOB NOT NULL,
+      body BLOB NOT NULL
     ) STRICT
     """,
-    "CREATE INDEX parcels_unsent ON parcels (number) WHERE sent_at IS NULL",
-    "CREATE INDEX parcels_sent ON parcels (sent_at) WHERE sent_at IS NOT NULL",
+    """
+    CREATE TABLE sent_parcels (
+      number INTEGER PRIMARY KEY,
+      stream TEXT NOT NULL,
+      in_stream INTEGER NOT NULL,
+      digest BLOB NOT NULL,
+      last_event INTEGER NOT NULL,
+      received_at INTEGER NOT NULL,
+      hub_at INTEGER NOT NULL,
+      sent_at INTEGER NOT NULL
+    ) STRICT
+    """,
     """
     CREATE TABLE hub_changed_cursors (
       relay INTEGER NOT NULL, query TEXT NOT NULL, PRIMARY KEY (relay, query)
     ) STRICT, WITHOUT ROWID
     """,
     "CREATE TABLE hub_changed_relays (relay INTEGER PRIMARY KEY) STRICT",
-    "CREATE TABLE hub_positions (stream TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    # What the hub lost; see `hub_losses`.
+    """
+    CREATE TABLE hub_losses (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+      number INTEGER NOT NULL,
+      after_event INTEGER NOT NULL,
+      until_event INTEGER NOT NULL,
+      is_settled INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE TABLE loss_followers (slot TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    """
+    CREATE TABLE hub_positions (
+      stream TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE hub_taken (
+      stream TEXT NOT NULL, number INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (stream, number)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE unread_parcels (
+      id INTEGER PRIMARY KEY,
+      host TEXT NOT NULL,
+      at INTEGER NOT NULL,
+      notes BLOB NOT NULL,
+      body BLOB NOT NULL
+    ) STRICT
+    """,
 )
 
 # What a crawling host of several holds, and which plan it follows; see `held_shares` and `plan_copy`.
@@ -707,7 +757,8 @@ HELD_SHARES = (
       boot TEXT NOT NULL,
       asked_at REAL NOT NULL,
       lease_s REAL NOT NULL,
-      version INTEGER NOT NULL
+      version INTEGER NOT NULL,
+      renewal INTEGER NOT NULL
     ) STRICT
     """,
     "CREATE TABLE held_hosts (host_key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",

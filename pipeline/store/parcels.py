@@ -1,33 +1,40 @@
-"""Both ends of the hand-over to the hub: parcels of this crawling host, and what this home host has taken.
+"""A crawling host's end of the hand-over to the hub: its parcels, and how far its stream is sent.
 
-Crawling host: rows leave the inbox for a parcel, numbered within a stream that is named when the database is new. A
-sent parcel is kept for a while, since the hub may go back to an older state. Triggers, which only such a host has, note
-whose cursor or state has changed in the transaction that changes it.
-
-Home: the number of the last parcel of each stream is written with the parcel's events.
+Rows leave the inbox for a parcel. Parcels are numbered for the whole life of the database; within a stream, which has a
+name of its own, they count from 1. A parcel is never changed once it is written, and kept for a while when it is sent,
+since the hub may go back to an older state. Of those that are dropped then some rows stay (`SentParcel`), by which it
+is known from where on relays are to be asked again if the hub went back by more. Triggers, which only such a host has,
+note whose cursor or state has changed in the transaction that changes it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.store.database import Row, Tx
 
-BEGIN_STREAM = "INSERT OR REPLACE INTO hub_stream (only_row, stream, last) VALUES (1, ?, 0)"
-STREAM = "SELECT stream, last FROM hub_stream"
+STREAM = "SELECT stream, predecessor, is_opened, first, last, sent, digest, notes_after FROM hub_stream"
+PUT_STREAM = """
+INSERT OR REPLACE INTO hub_stream (only_row, stream, predecessor, is_opened, first, last, sent, digest, notes_after)
+VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 NOTE_LAST = "UPDATE hub_stream SET last = ?"
-# In SQLite a trigger belongs to the file, so that every process and command obeys it.
+# In SQLite a trigger belongs to the file, so that every process and command obeys it. What is noted already is looked
+# for, since OR IGNORE gives way to what the statement says that fires the trigger, an upsert.
+_NOTE_CURSOR = """
+BEGIN
+  INSERT INTO hub_changed_cursors SELECT new.relay, new.query
+   WHERE NOT EXISTS (SELECT 1 FROM hub_changed_cursors WHERE relay = new.relay AND query = new.query);
+END
+"""
 WATCHES = (
-    """
-    CREATE TRIGGER IF NOT EXISTS hub_cursor_added AFTER INSERT ON cursors
-    BEGIN INSERT OR IGNORE INTO hub_changed_cursors VALUES (new.relay, new.query); END
-    """,
-    """
-    CREATE TRIGGER IF NOT EXISTS hub_cursor_moved AFTER UPDATE ON cursors
-    BEGIN INSERT OR IGNORE INTO hub_changed_cursors VALUES (new.relay, new.query); END
-    """,
+    f"CREATE TRIGGER IF NOT EXISTS hub_cursor_added AFTER INSERT ON cursors {_NOTE_CURSOR}",
+    f"CREATE TRIGGER IF NOT EXISTS hub_cursor_moved AFTER UPDATE ON cursors {_NOTE_CURSOR}",
     """
     CREATE TRIGGER IF NOT EXISTS hub_relay_changed AFTER UPDATE OF state, subscriptions, limits ON relays
-    BEGIN INSERT OR IGNORE INTO hub_changed_relays VALUES (new.id); END
+    BEGIN
+      INSERT INTO hub_changed_relays SELECT new.id
+       WHERE NOT EXISTS (SELECT 1 FROM hub_changed_relays WHERE relay = new.id);
+    END
     """,
 )
 ALL_CURSORS_CHANGED = "INSERT OR IGNORE INTO hub_changed_cursors SELECT relay, query FROM cursors"
@@ -40,6 +47,7 @@ SELECT seq, event, event_id, created_at, coalesce(relays.address, ''), received_
 REMOVE_ROW = "DELETE FROM inbox WHERE seq = ?"
 REMOVE_PAYLOAD = "DELETE FROM payloads WHERE event = ?"
 ANY_ROW = "SELECT 1 FROM inbox LIMIT 1"
+COUNT_ROWS = "SELECT count(*) FROM (SELECT 1 FROM inbox LIMIT ?)"
 ANY_CHANGE = """
 SELECT EXISTS (SELECT 1 FROM hub_changed_cursors) OR EXISTS (SELECT 1 FROM hub_changed_relays)
 """
@@ -57,33 +65,63 @@ SELECT changed.relay, address, state, state_since, subscriptions, rate_limit_bac
 """
 FORGET_CURSOR_CHANGE = "DELETE FROM hub_changed_cursors WHERE relay = ? AND query = ?"
 FORGET_RELAY_CHANGE = "DELETE FROM hub_changed_relays WHERE relay = ?"
-PUT = "INSERT INTO parcels (number, body, events, packed_at) VALUES (?, ?, ?, ?)"
-UNSENT = "SELECT number, body FROM parcels WHERE sent_at IS NULL ORDER BY number LIMIT ?"
-COUNT_UNSENT = "SELECT count(*) FROM parcels WHERE sent_at IS NULL"
-# Sent are all up to the number that the hub has, and none beyond.
-MARK_SENT = "UPDATE parcels SET sent_at = ?2 WHERE number <= ?1 AND sent_at IS NULL"
-MARK_UNSENT = "UPDATE parcels SET sent_at = NULL WHERE number > ?1 AND sent_at IS NOT NULL"
-KEPT = "SELECT count(*), coalesce(min(number), 0) FROM parcels WHERE number > ?"
-RENUMBER = "UPDATE parcels SET number = -number, sent_at = NULL"
-# Each gets its place as its number; those with negative numbers are in the order from the end.
-RENUMBERED = "SELECT number FROM parcels ORDER BY number DESC"
-SET_NUMBER = "UPDATE parcels SET number = ? WHERE number = ?"
-FORGET_SENT = """
-DELETE FROM parcels WHERE number IN (SELECT number FROM parcels WHERE sent_at < ? ORDER BY sent_at, number LIMIT ?)
-RETURNING number
+PUT = "INSERT INTO parcels (number, events, last_event, received_at, notes, body) VALUES (?, ?, ?, ?, ?, ?)"
+BEYOND = """
+SELECT number, last_event, received_at, notes, body FROM parcels WHERE number > ? ORDER BY number LIMIT ?
 """
-POSITIONS = "SELECT stream, number FROM hub_positions"
-PUT_POSITION = """
-INSERT INTO hub_positions (stream, number) VALUES (?, ?)
-ON CONFLICT (stream) DO UPDATE SET number = max(number, excluded.number)
+OLDEST = "SELECT min(number) FROM parcels"
+NEWEST_EVENT = """
+SELECT last_event, received_at FROM parcels WHERE number = (SELECT max(number) FROM parcels)
 """
+NEWEST_SENT_EVENT = """
+SELECT last_event, received_at FROM sent_parcels WHERE number = (SELECT max(number) FROM sent_parcels)
+"""
+PUT_SENT = """
+INSERT OR REPLACE INTO sent_parcels
+  (number, stream, in_stream, digest, last_event, received_at, hub_at, sent_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+SENT = """
+SELECT number, stream, in_stream, digest, last_event, received_at, hub_at, sent_at FROM sent_parcels
+"""
+SENT_AT = f"{SENT} WHERE number = ?"
+NEWEST_SENT = f"{SENT} ORDER BY number DESC LIMIT ?"
+OLDEST_SENT = f"{SENT} ORDER BY number LIMIT 1"
+UNSEND = "DELETE FROM sent_parcels WHERE number > ?"
+# Both clocks must say that it was sent long ago: either may have been set.
+NEXT_OLD = """
+SELECT number FROM (SELECT number FROM parcels ORDER BY number LIMIT ?3) JOIN sent_parcels USING (number)
+ WHERE hub_at < ?1 AND sent_at < ?2 ORDER BY number
+"""
+FORGET = "DELETE FROM parcels WHERE number <= ?"
+FORGET_BETWEEN = "DELETE FROM sent_parcels WHERE number >= ? AND number < ?"
+BEFORE = "SELECT number, sent_at FROM sent_parcels WHERE number < ? ORDER BY number DESC LIMIT 2"
+FORGET_MARKS = "DELETE FROM sent_parcels WHERE number < ?1 AND sent_at < ?2"
 
 
 class Stream(NamedTuple):
-    """This host's stream, and the number of the last parcel that was made for it."""
+    """This host's stream; see the table. Numbers are those of the database.
+
+    `sent` is the newest parcel that the hub is known to have, with the stream's `digest` up to it. Notes of parcels up
+    to `notes_after` are not sent.
+    """
 
     name: str
+    predecessor: str
+    is_opened: bool
+    first: int
     last: int
+    sent: int
+    digest: bytes = b""
+    notes_after: int = 0
+
+    @property
+    def unsent(self) -> int:
+        """How many parcels are to be sent."""
+        return self.last - self.sent
+
+    def in_stream(self, number: int) -> int:
+        """Return the number within the stream of a parcel."""
+        return number - self.first
 
 
 class PackedRow(NamedTuple):
@@ -102,45 +140,86 @@ class PackedRow(NamedTuple):
     raw: bytes | None
 
 
-class Unsent(NamedTuple):
-    """A parcel that the hub does not have, as far as is known."""
+class Tail(NamedTuple):
+    """The number of the newest event that was packed, and when (ms) it was received."""
+
+    last_event: int = 0
+    received_at: int = 0
+
+
+class StoredParcel(NamedTuple):
+    """A parcel as it is kept."""
 
     number: int
+    last_event: int
+    received_at: int
+    notes: bytes
     body: bytes
+
+
+class SentParcel(NamedTuple):
+    """What is kept of a parcel that was sent: its place in its stream, the stream's digest with it, and its `Tail`.
+
+    `hub_at` and `sent_at`: when, by the hub's clock and by this host's (ms).
+    """
+
+    number: int
+    stream: str
+    in_stream: int
+    digest: bytes
+    last_event: int
+    received_at: int
+    hub_at: int
+    sent_at: int
 
 
 def stream(tx: Tx) -> Stream | None:
     """Return this host's stream; None in a database that never had one."""
     row = tx.execute(STREAM).fetchone()
-    return None if row is None else Stream(*row)
+    if row is None:
+        return None
+    name, predecessor, is_opened, *rest = row
+    return Stream(name, predecessor, bool(is_opened), *rest)
 
 
-def begin_stream(tx: Tx, name: str) -> Stream:
-    """Begin a new stream: parcels that are kept are its first, all to be sent; so are all cursors and states."""
-    tx.execute(RENUMBER)
-    kept = [number for (number,) in tx.execute(RENUMBERED).fetchall()]
-    tx.executemany(SET_NUMBER, ((place, number) for place, number in enumerate(kept, 1)))
-    tx.execute(BEGIN_STREAM, (name,))
-    tx.execute(NOTE_LAST, (len(kept),))
+def put_stream(tx: Tx, changed: Stream) -> None:
+    """Write down how far the stream is."""
+    tx.execute(PUT_STREAM, changed)
+
+
+def begin_stream(tx: Tx, name: str, after: int) -> Stream:
+    """Begin a new stream with the kept parcels behind number `after`; all cursors and states are to be sent again."""
+    before = stream(tx)
+    begun = (
+        Stream(name, "", False, 0, 0, 0)
+        if before is None
+        else Stream(name, before.name, False, after, before.last, after, notes_after=before.notes_after)
+    )
+    put_stream(tx, begun)
     for statement in (*WATCHES, ALL_CURSORS_CHANGED, ALL_RELAYS_CHANGED):
         tx.execute(statement)
-    return Stream(name, len(kept))
+    return begun
 
 
 def first_rows(tx: Tx, limit: int) -> list[PackedRow]:
     """Return the oldest rows of the inbox, with their events."""
-    return [PackedRow(*row) for row in tx.execute(FIRST_ROWS, (limit,))]
+    return list(map(PackedRow._make, tx.execute(FIRST_ROWS, (limit,))))
 
 
 def remove_rows(tx: Tx, rows: Sequence[PackedRow]) -> None:
     """Remove rows from the inbox, and their payloads."""
-    tx.executemany(REMOVE_ROW, ((row.seq,) for row in rows))
-    tx.executemany(REMOVE_PAYLOAD, ((row.event,) for row in rows))
+    tx.executemany(REMOVE_ROW, [(row.seq,) for row in rows])
+    tx.executemany(REMOVE_PAYLOAD, [(row.event,) for row in rows])
 
 
 def has_rows(tx: Tx) -> bool:
     """Return True if any row is in the inbox."""
     return tx.execute(ANY_ROW).fetchone() is not None
+
+
+def count_rows(tx: Tx, at_most: int) -> int:
+    """Return how many rows are in the inbox, counted up to a bound."""
+    return int(tx.execute(COUNT_ROWS, (at_most,)).get)
 
 
 def has_changes(tx: Tx) -> bool:
@@ -166,49 +245,70 @@ def pop_changed_statuses(tx: Tx, limit: int) -> list[list[Any]]:
     return [columns for _, *columns in rows if columns[0] is not None]
 
 
-def put(tx: Tx, number: int, body: bytes, events: int, now: int) -> None:
+def tail(tx: Tx) -> Tail:
+    """Return the newest event that was ever packed."""
+    row = tx.execute(NEWEST_EVENT).fetchone() or tx.execute(NEWEST_SENT_EVENT).fetchone()
+    return Tail() if row is None else Tail(*row)
+
+
+def put(tx: Tx, number: int, events: int, packed: Tail, notes: bytes, body: bytes) -> None:
     """Keep the parcel that follows the last one of the stream."""
-    tx.execute(PUT, (number, body, events, now))
+    tx.execute(PUT, (number, events, *packed, notes, body))
     tx.execute(NOTE_LAST, (number,))
 
 
-def unsent(tx: Tx, limit: int) -> list[Unsent]:
-    """Return the first parcels that are to be sent."""
-    return [Unsent(*row) for row in tx.execute(UNSENT, (limit,))]
+def beyond(tx: Tx, number: int, limit: int) -> list[StoredParcel]:
+    """Return the first parcels that are kept behind a number."""
+    return list(map(StoredParcel._make, tx.execute(BEYOND, (number, limit))))
 
 
-def count_unsent(tx: Tx) -> int:
-    """Return how many parcels are to be sent."""
-    return int(tx.execute(COUNT_UNSENT).get)
+def oldest(tx: Tx) -> int | None:
+    """Return the number of the oldest parcel that is kept."""
+    found: int | None = tx.execute(OLDEST).get
+    return found
 
 
-def has_all_beyond(tx: Tx, number: int, last: int) -> bool:
-    """Return True if every parcel from `number` + 1 to `last` is kept."""
-    count, first = tx.execute(KEPT, (number,)).get
-    return int(count) == last - number and (not count or int(first) == number + 1)
+def mark_sent(tx: Tx, sent: SentParcel) -> None:
+    """Note that the hub has a parcel."""
+    tx.execute(PUT_SENT, sent)
 
 
-def mark_sent(tx: Tx, number: int, now: int) -> None:
-    """Note that the hub has the parcels up to this number."""
-    tx.execute(MARK_SENT, (number, now))
+def sent_at(tx: Tx, number: int) -> SentParcel | None:
+    """Return what is kept of the sent parcel of this number."""
+    row = tx.execute(SENT_AT, (number,)).fetchone()
+    return None if row is None else SentParcel(*row)
 
 
-def mark_unsent(tx: Tx, number: int) -> None:
+def newest_sent(tx: Tx, limit: int) -> list[SentParcel]:
+    """Return what is kept of the newest sent parcels, the newest first."""
+    return list(map(SentParcel._make, tx.execute(NEWEST_SENT, (limit,))))
+
+
+def oldest_sent(tx: Tx) -> SentParcel | None:
+    """Return the oldest sent parcel of which anything is kept."""
+    row = tx.execute(OLDEST_SENT).fetchone()
+    return None if row is None else SentParcel(*row)
+
+
+def unsend(tx: Tx, number: int) -> None:
     """Note that the hub has none beyond this number."""
-    tx.execute(MARK_UNSENT, (number,))
+    tx.execute(UNSEND, (number,))
 
 
-def forget_sent(tx: Tx, before: int, most: int) -> bool:
-    """Drop parcels that were sent before a time, the first `most`; return True if there may be more."""
-    return len(tx.execute(FORGET_SENT, (before, most)).fetchall()) == most
+def forget_sent(tx: Tx, hub_before: int, own_before: int, most: int, distance: int, marks_before: int) -> bool:
+    """Drop the first `most` parcels that were sent before these times; return True if there may be more.
 
-
-def positions(tx: Tx) -> dict[str, int]:
-    """Return by stream the number of the last parcel whose events are here."""
-    rows: list[Row] = tx.execute(POSITIONS).fetchall()
-    return {str(name): int(number) for name, number in rows}
-
-
-def put_positions(tx: Tx, taken: Iterable[tuple[str, int]]) -> None:
-    """Note, with the events, the last parcel of each stream."""
-    tx.executemany(PUT_POSITION, taken)
+    Of the parcels that are dropped a row stays, one for each `distance` ms, until `marks_before`.
+    """
+    old = [number for (number,) in tx.execute(NEXT_OLD, (hub_before, own_before, most))]
+    if not old:
+        return False
+    last = old[-1]
+    tx.execute(FORGET, (last,))
+    tx.execute(FORGET_BETWEEN, (old[0], last))
+    before: list[Row] = tx.execute(BEFORE, (last,)).fetchall()
+    newest = sent_at(tx, last)
+    if len(before) == 2 and newest is not None and newest.sent_at - before[1][1] < distance:
+        tx.execute(FORGET_BETWEEN, (before[0][0], last))
+    tx.execute(FORGET_MARKS, (last, marks_before))
+    return len(old) == most

@@ -75,11 +75,7 @@ def begin(tx: Tx, run: Run, now: int) -> Doubt | None:
     unclean = [row for row in rows if row.file != run.file or (not row.is_clean and _may_be_other_boot(row, run, now))]
     doubt = None
     if unclean:
-        before = last_doubt(tx)
-        since = [row.alive_at for row in unclean]
-        since += [before.since] if before is not None and now - before.noticed_at < _KEPT_MS else []
-        doubt = Doubt(min(*since, now), now)
-        tx.execute(PUT_DOUBT, doubt)
+        doubt = begin_doubt(tx, min(row.alive_at for row in unclean), now)
     others = [row for row in rows if row.file != run.file or _may_be_other_boot(row, run, now)]
     tx.executemany(FORGET, ((row.slot,) for row in others))
     tx.execute(PUT, (run.slot, run.boot, run.file, run.clock, now, CLOCK_JUMP_MS))
@@ -95,6 +91,16 @@ def last_doubt(tx: Tx) -> Doubt | None:
     """Return the newest doubt; its `noticed_at` tells which resweeps have dispelled it."""
     row = tx.execute(DOUBT).fetchone()
     return None if row is None else Doubt(*row)
+
+
+def begin_doubt(tx: Tx, since: int, now: int) -> Doubt:
+    """Doubt commits since then (ms), and since a doubt of the last day; return the doubt."""
+    before = last_doubt(tx)
+    if before is not None and now - before.noticed_at < _KEPT_MS:
+        since = min(since, before.since)
+    doubt = Doubt(min(since, now), now)
+    tx.execute(PUT_DOUBT, doubt)
+    return doubt
 
 
 def correct_first_crawls(tx: Tx, run: Run, now: int) -> int:

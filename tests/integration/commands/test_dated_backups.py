@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.process.clock import SystemClock
-from pipeline.store import backups, parcels
+from pipeline.store import backups, taken_parcels
 from pipeline.store.schema import open_database
+from pipeline.store.taken_parcels import Position
 from tests.integration.commands.operator import Operator
 from tests.integration.commands.test_backup import fill, rows_in
 
@@ -84,7 +85,7 @@ def test_folder_that_is_missing_is_an_error_of_usage(path: Path, tmp_path: Path)
 def test_copy_and_database_know_what_the_newest_backup_has(path: Path, folder: Path) -> None:
     with open_database(path, SystemClock()) as database:
         with database.write() as tx:
-            parcels.put_positions(tx, [("a" * 32, 7)])
+            taken_parcels.put_positions(tx, [("a" * 32, Position(7, b""))])
         Operator(path).succeed("backup", "--keep", "1", str(folder))
         (copy,) = folder.glob("events-202[1-9]*.db")
         with database.read() as tx:

@@ -41,7 +41,7 @@ class Edge(World):
                 cursors.advance(tx, [Cursor(7, "authors/0", complete_until, 3)], 2**40)
 
     def unsent(self) -> int:
-        return self.value("SELECT count(*) FROM parcels WHERE sent_at IS NULL")
+        return self.value("SELECT coalesce(max(last - sent), 0) FROM hub_stream")
 
 
 def edge_of(hub: Hub, directory: Path, host: str = "fra1") -> Edge:

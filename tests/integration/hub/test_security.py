@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from pipeline.hub.connection import HubConnection, HubRefused, HubUnavailable
-from pipeline.hub.parcel import Parcel, SentCursor, SentEvent
+from pipeline.hub.parcel import ParcelNotes, SentCursor, SentEvent, encode_events
 from stages import hub as hub_stage
 from tests.factories.events import authors
 from tests.fakes.postgres import Hub
@@ -22,15 +22,25 @@ from tests.integration.stages.support import NOW, Running, wait_until
 STREAM, OTHER_STREAM = "a" * 32, "b" * 32
 NOTHING: tuple[list[str], ...] = ([], [], [], [], [], [])
 EDGE_MAY_CALL = {
-    "authors_v1", "changed_relays_v1", "cursors_v1", "hand_over_v1", "leave_v1", "limits_v1", "lists_v1",
+    "authors_v1", "changed_relays_v1", "confirm_v1", "cursors_v1", "hand_over_v1", "known_v1", "leave_v1", "limits_v1",
+    "lists_v1",
     "open_stream_v1", "plan_v1", "relays_v1", "release_shares_v1", "renew_shares_v1", "report_unfit_v1", "report_v1",
 }  # fmt: skip
 HOME_MAY_CALL = {
-    "authors_v1", "backed_up_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1", "hold_home_v1",
-    "home_lists_v1", "home_v1", "hosts_v1", "leave_home_v1", "limits_v1", "ordered_relays_v1", "parcels_v1",
-    "plan_v1", "prune_log_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1", "shares_v1",
-    "take_home_v1", "taken_v1", "unfit_v1", "user_acts_v1", "wish_relays_v1", "wish_shares_v1",
+    "authors_v1", "backed_up_v1", "confirm_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1",
+    "hold_home_v1", "home_lists_v1", "home_v1", "hosts_v1", "leave_home_v1", "limits_v1", "ordered_relays_v1",
+    "parcels_v1", "plan_v1", "prune_log_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1",
+    "shares_v1", "streams_v1", "take_home_v1", "taken_v1", "tell_known_v1", "unfit_v1", "user_acts_v1",
+    "wish_relays_v1", "wish_shares_v1",
 }  # fmt: skip
+
+
+def hand_over(
+    edge: HubConnection, number: int, before: bytes = b"", body: bytes = b"x", notes: bytes = b"", stream: str = STREAM
+) -> tuple[object, bytes]:
+    """The answer, and the digest."""
+    ((answer, _, digest, *_),) = edge.call("hand_over_v1", stream, number, before, body, notes, *NOTHING)
+    return answer, digest
 
 
 @pytest.fixture
@@ -151,36 +161,40 @@ def test_host_that_shadows_names_changes_nothing(hub: Hub, raw: "psycopg.Connect
 
 def test_host_cannot_use_the_stream_of_another(hub: Hub, url: str) -> None:
     with HubConnection.open(url) as mine, HubConnection.open(hub.add_host("ams1")) as other:
-        other.call("open_stream_v1", OTHER_STREAM)
+        other.call("open_stream_v1", OTHER_STREAM, "")
         with pytest.raises(HubRefused, match="another host"):
-            mine.call("open_stream_v1", OTHER_STREAM)
+            mine.call("open_stream_v1", OTHER_STREAM, "")
         with pytest.raises(HubRefused, match="not open"):
-            mine.call("hand_over_v1", OTHER_STREAM, 1, b"x", *NOTHING)
+            hand_over(mine, 1, stream=OTHER_STREAM)
+        mine.call("open_stream_v1", STREAM, OTHER_STREAM)
+        assert other.call("open_stream_v1", OTHER_STREAM, "")[0][3], "it stays open"
 
 
 def test_host_cannot_fill_the_hub_with_streams(url: str) -> None:
     with HubConnection.open(url) as mine:
         for number in range(100):
-            mine.call("open_stream_v1", f"{number:032x}")
+            name = f"{number:032x}"
+            mine.call("open_stream_v1", name, "")
+            hand_over(mine, 1, stream=name)
         with pytest.raises(HubRefused, match="100 streams"):
-            mine.call("open_stream_v1", STREAM)
+            mine.call("open_stream_v1", STREAM, "")
 
 
 def test_parcel_larger_than_home_reads_is_refused(url: str) -> None:
     with HubConnection.open(url) as mine:
-        mine.call("open_stream_v1", STREAM)
+        mine.call("open_stream_v1", STREAM, "")
         with pytest.raises(HubRefused, match="larger than any"):
-            mine.call("hand_over_v1", STREAM, 1, bytes((16 << 20) + 1), *NOTHING)
+            hand_over(mine, 1, body=bytes((16 << 20) + 1))
         many = ["x"] * 100_001
         with pytest.raises(HubRefused, match="larger than any"):
-            mine.call("hand_over_v1", STREAM, 1, b"x", [], [], [], [], many, many)
-        assert mine.call("hand_over_v1", STREAM, 1, b"x", *NOTHING) == [("taken", 1)]
+            mine.call("hand_over_v1", STREAM, 1, b"", b"x", b"", [], [], [], [], many, many)
+        assert hand_over(mine, 1)[0] == "taken"
 
 
 def test_cursor_beyond_now_is_clamped(hub: Hub, url: str) -> None:
     with HubConnection.open(url) as mine:
-        mine.call("open_stream_v1", STREAM)
-        mine.call("hand_over_v1", STREAM, 1, b"x", [RELAY], ["q"], [2**60], [1], [], [])
+        mine.call("open_stream_v1", STREAM, "")
+        mine.call("hand_over_v1", STREAM, 1, b"", b"x", b"", [RELAY], ["q"], [2**60], [1], [], [])
         ((until, now),) = hub.rows("SELECT complete_until, hub.now_ms() / 1000 FROM hub.cursors")
     assert isinstance(until, int)
     assert isinstance(now, int)
@@ -210,23 +224,31 @@ def test_home_takes_no_forged_event_and_goes_on(hub: Hub, url: str, tmp_path: Pa
         "invalid-content": good.raw.replace('"good"', "7"),
         "future": late.raw,
     }
-    bodies = [
-        Parcel(
-            tuple(SentEvent(raw.encode(), RELAY, RECEIVED_AT) for raw in [*raws.values(), good.raw]),
-            (SentCursor(RELAY, "authors/0", 2**60, 1), SentCursor(RELAY, "authors/1", NOW, 1)),
-        ).encode(),
-        b"no parcel",
-        Parcel((SentEvent(other.raw.encode(), RELAY, 2**50),)).encode(),
+    cursors = (SentCursor(RELAY, "authors/0", 2**60, 1), SentCursor(RELAY, "authors/1", NOW, 1))
+    parcels = [
+        (
+            encode_events([SentEvent(raw.encode(), RELAY, RECEIVED_AT) for raw in [*raws.values(), good.raw]]),
+            ParcelNotes(cursors).encode(),
+        ),
+        (b"no parcel", b""),
+        (encode_events([SentEvent(other.raw.encode(), RELAY, 2**50)]), b"no notes"),
     ]
     home = home_of(hub, tmp_path)
     with HubConnection.open(url) as mine:
-        mine.call("open_stream_v1", STREAM)
-        for number, body in enumerate(bodies, 1):
-            mine.call("hand_over_v1", STREAM, number, body, *NOTHING)
+        mine.call("open_stream_v1", STREAM, "")
+        digest = b""
+        for number, (body, notes) in enumerate(parcels, 1):
+            _, digest = hand_over(mine, number, digest, body, notes)
     with Running(home.context("hub"), hub_stage.run) as running:
-        wait_until(lambda: home.inbox_size() == 2, "taken")
-        for reason in (*raws, "invalid-parcel"):
+
+        def errors(kind: str) -> float:
+            return running.metric("event_service_stage_errors_total", stage="hub", kind=kind)
+
+        wait_until(lambda: home.inbox_size() == 2 and errors("unread-notes") == 1, "taken")
+        for reason in raws:
             assert running.metric("event_service_stage_discarded_total", stage="hub", reason=reason) == 1, reason
+        for kind in ("unread-parcel", "unread-notes"):
+            assert errors(kind) == 1, kind
     assert inbox_ids(home) == [good.id, other.id]
     assert home.query("SELECT query FROM cursors") == [("authors/1",)]
     assert home.value("SELECT max(received_at) FROM inbox") < 2**50

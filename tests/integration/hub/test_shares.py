@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from pipeline.hub.connection import HubConnection, HubRefused
@@ -99,6 +100,44 @@ def test_nothing_is_taken_from_a_hub_that_went_back(hub: Hub, home: HubConnectio
         assert fra.renew() == (set(), set(), True)
         assert fra.renew(takes=False) == (set(), set(), False)
         assert fra.renew()[0] == {"a"}
+
+
+def set_clock(hub: Hub, ahead_ms: int) -> None:
+    """Let the database's clock be ahead of the true time."""
+    with psycopg.connect(hub.owner) as owner:
+        owner.execute(
+            "CREATE OR REPLACE FUNCTION hub.now_ms() RETURNS bigint LANGUAGE sql VOLATILE"
+            f" AS 'SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint + {ahead_ms}'"
+        )
+
+
+@pytest.mark.parametrize("ahead_ms", [3_600_000, -3_600_000])
+def test_lease_neither_ends_nor_lasts_by_a_step_of_the_clock(hub: Hub, home: HubConnection, ahead_ms: int) -> None:
+    with callers(hub, "fra1", "ams1") as (fra, ams):
+        home.call("wish_shares_v1", ["a"], ["fra1"])
+        assert fra.renew()[0] == {"a"}
+        home.call("wish_shares_v1", ["a"], ["ams1"])
+        set_clock(hub, ahead_ms)
+        assert ams.renew()[0] == set(), "fra1 may still ask"
+        ((left,),) = hub.rows("SELECT until - hub.now_ms() FROM hub.share_leases WHERE host = 'fra1'")
+        assert isinstance(left, int)
+        assert 0 < left <= LEASE_MS
+
+
+def test_hub_that_went_back_is_known_by_the_next_process(hub: Hub, home: HubConnection, tmp_path: Path) -> None:
+    """What the hub confirmed is remembered over restarts."""
+    home.call("wish_shares_v1", ["r0.example"], ["fra1"])
+
+    def renewed(database: Database) -> ShareSync:
+        sync = ShareSync(ManualClock(), lambda: 100.0, "boot", list, get_logger("test"))
+        sync.turn(edge, database)
+        return sync
+
+    with HubConnection.open(hub.add_host("fra1")) as edge, open_database(tmp_path / "x.db", ManualClock()) as database:
+        assert renewed(database).lease.trusted_at == 0
+        assert renewed(database).lease.trusted_at == 0
+        hub.rows("UPDATE hub.share_leases SET renewal = 1 RETURNING 1")
+        assert renewed(database).lease.trusted_at > 0
 
 
 def test_unfit_host_loses_the_wish_for_a_day_and_longer_each_time(hub: Hub, home: HubConnection) -> None:

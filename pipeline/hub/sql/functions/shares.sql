@@ -12,6 +12,23 @@ UPDATE share_leases SET version = nextval('share_versions') WHERE host = ANY (of
 $$;
 REVOKE ALL ON FUNCTION hub.touch_leases(text[]) FROM PUBLIC;
 
+-- Let no lease end, nor last, by a step of the database's clock; called with `lock_shares`. Hosts renew every few
+-- seconds. So when none has for longer, the clock was set ahead, or all were away; when the last renewal is yet to come,
+-- it was set back. Either way leases have as long to go as they had then, less than which no host may have seen.
+CREATE OR REPLACE FUNCTION hub.follow_clock() RETURNS void
+  LANGUAGE plpgsql VOLATILE SET search_path = hub, pg_temp
+  AS $$
+DECLARE
+  now_ bigint := now_ms();
+  before_ bigint := (SELECT at FROM share_clock);
+BEGIN
+  IF now_ < before_ OR now_ > before_ + 6000 THEN
+    UPDATE share_leases SET until = now_ + (until - before_) WHERE until > before_;
+  END IF;
+  UPDATE share_clock SET at = now_;
+END $$;
+REVOKE ALL ON FUNCTION hub.follow_clock() FROM PUBLIC;
+
 -- Renew the lease of the calling host for so many ms, and take what it is to hold and nobody holds, if it wants to.
 -- Return the version of what it holds; unless that is `known`, also what it holds and is to hold, and what it holds and
 -- is to release. `went_back`: the renewal `confirmed` is not known here; then nothing is taken.
@@ -27,6 +44,7 @@ DECLARE
   is_older boolean;
 BEGIN
   PERFORM lock_shares();
+  PERFORM follow_clock();
   is_older := coalesce((SELECT renewal FROM share_leases WHERE host = mine.host), 0) < confirmed;
   INSERT INTO share_leases AS l (host, until, version, renewal)
   VALUES (mine.host, now_ms() + least(greatest(lease, 1000), 120000), nextval('share_versions'), number)

@@ -10,11 +10,15 @@ CREATE TABLE hub.hosts (
   clock_skew bigint NOT NULL DEFAULT 0,
   -- Events and parcels that waited on the host then.
   backlog_events bigint NOT NULL DEFAULT 0,
-  backlog_parcels bigint NOT NULL DEFAULT 0
+  backlog_parcels bigint NOT NULL DEFAULT 0,
+  -- Rows that the host added to `hub.cursors` and `hub.limits`, and how many were refused.
+  noted bigint NOT NULL DEFAULT 0,
+  refused_notes bigint NOT NULL DEFAULT 0
 );
 
 -- Each parcel of a stream has the number after the one before. A host whose disk is lost begins a new stream; its old
--- one is closed then, so that a copy of the old disk can hand nothing over.
+-- one is closed then: a copy of the old disk may still hand over what it has, but crawls no more. Closed ones stay
+-- known when their parcels are gone, so that none is taken for a new one.
 CREATE TABLE hub.streams (
   stream text PRIMARY KEY CHECK (stream ~ '^[0-9a-f]{32}$'),
   host text NOT NULL REFERENCES hub.hosts,
@@ -23,11 +27,14 @@ CREATE TABLE hub.streams (
   -- The newest parcel that was handed over, and the newest that home has committed.
   last bigint NOT NULL DEFAULT 0,
   taken bigint NOT NULL DEFAULT 0,
+  -- Of the newest parcel and, by way of those before it, of all; see `hub.chained`.
+  last_digest bytea NOT NULL DEFAULT '',
   -- Bytes of all parcels up to these two; see `hub.weight`.
   last_bytes bigint NOT NULL DEFAULT 0,
   taken_bytes bigint NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX streams_open ON hub.streams (host) WHERE is_open;
+CREATE INDEX streams_host ON hub.streams (host, opened_at);
 
 CREATE TABLE hub.parcels (
   stream text NOT NULL REFERENCES hub.streams,
@@ -35,11 +42,15 @@ CREATE TABLE hub.parcels (
   at bigint NOT NULL,
   -- Of this parcel and all before it in the stream.
   bytes_before_next bigint NOT NULL,
+  -- The stream's digest before this parcel, and with it.
+  before bytea NOT NULL,
+  digest bytea NOT NULL,
+  notes bytea NOT NULL,
   body bytea NOT NULL,
   PRIMARY KEY (stream, number)
 );
 -- Bodies are read once and hardly get smaller.
-ALTER TABLE hub.parcels ALTER COLUMN body SET STORAGE EXTERNAL;
+ALTER TABLE hub.parcels ALTER COLUMN body SET STORAGE EXTERNAL, ALTER COLUMN notes SET STORAGE EXTERNAL;
 
 -- How far the answer of each relay to each query is complete (s); never ahead of the parcels that it covers.
 CREATE TABLE hub.cursors (

@@ -22,6 +22,10 @@ CREATE TABLE hub.share_leases (
   renewal bigint NOT NULL
 );
 
+-- When a lease was renewed last, by the database's clock; see `hub.follow_clock`.
+CREATE TABLE hub.share_clock (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), at bigint NOT NULL);
+INSERT INTO hub.share_clock (at) VALUES (0);
+
 -- Who may ask the relays of a host: its holder, as long as the holder's lease lasts. `wished`: who is to, as home says.
 CREATE TABLE hub.shares (
   host_key text PRIMARY KEY,

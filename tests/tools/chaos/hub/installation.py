@@ -164,7 +164,8 @@ class Installation:
     def waiting(self, edge: Edge) -> int:
         """Return how many events wait on a host, in its inbox and in parcels that the hub does not have."""
         statement = (
-            "SELECT (SELECT count(*) FROM inbox) + (SELECT coalesce(sum(events), 0) FROM parcels WHERE sent_at IS NULL)"
+            "SELECT (SELECT count(*) FROM inbox) + (SELECT coalesce(sum(events), 0) FROM parcels, hub_stream"
+            " WHERE number > sent)"
         )
         return _value(edge.service.database, statement)
 

@@ -17,7 +17,7 @@ from time import monotonic
 import psycopg
 from psycopg import IsolationLevel
 
-from pipeline.hub.parcel import decode
+from pipeline.hub.parcel import decode_events, decode_notes
 from pipeline.nostr.address import parse_address
 from tests.fakes.host_network import Address
 from tests.fakes.relay_journal import Close, Connected, Entry, Req
@@ -133,15 +133,16 @@ class CursorWatch:
 
 def _kept(connection: "psycopg.Connection[tuple[object, ...]]", stream: str, number: int) -> _Kept:
     row = connection.execute(
-        "SELECT at, body FROM hub.parcels WHERE stream = %s AND number = %s", (stream, number)
+        "SELECT at, body, notes FROM hub.parcels WHERE stream = %s AND number = %s", (stream, number)
     ).fetchone()
     assert row is not None
     assert isinstance(row[1], bytes)
-    found = decode(row[1])
+    assert isinstance(row[2], bytes)
+    cursors = decode_notes(row[2]).cursors
     return _Kept(
         int(str(row[0])),
-        frozenset(json.loads(each.raw)["id"] for each in found.events),
-        tuple(_Cursor(e.relay, e.query, e.complete_until, e.generation) for e in found.cursors),
+        frozenset(json.loads(each.raw)["id"] for each in decode_events(row[1])),
+        tuple(_Cursor(e.relay, e.query, e.complete_until, e.generation) for e in cursors),
     )
 
 

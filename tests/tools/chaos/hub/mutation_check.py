@@ -32,8 +32,8 @@ MUTATIONS = (
         [
             Replacement(
                 "pipeline/hub/uplink.py",
-                "Parcel(sent) if parcels.has_rows(tx) else Parcel(sent, *_changes(tx))",
-                "Parcel(sent, *_changes(tx))",
+                "has_notes and not parcels.has_rows(tx)",
+                "has_notes",
             )
         ],
         (),
