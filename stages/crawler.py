@@ -338,7 +338,9 @@ class _Crawler:
             named = self._apply_relay_lists(tx, planner.generation)
             has_ceased = planner.apply(wanted_authors.stream_since(tx, planner.generation))
         plan = planner.plan()
-        self.ingester.update_relevance(planner.wanted(plan, has_ceased=has_ceased))
+        # Elsewhere they may have ceased to be wanted for a while that was over before this host heard of it.
+        may_have_ceased = has_ceased or self.ctx.config.hub is not None
+        self.ingester.update_relevance(planner.wanted(plan, has_ceased=may_have_ceased))
         # First, so that what is new is ordered by it from the beginning.
         self.relay_pool.set_relay_lists(named, plan)
         self.relay_pool.set_plan(plan)

@@ -21,7 +21,7 @@ from pipeline.saver.event_processor import EventProcessor, Item, Outcome
 from pipeline.saver.outbox_limit import OutboxBounds
 from pipeline.saver.save_spans import record_saved
 from pipeline.settings.choices import RetractedEvents
-from pipeline.store import contact_slices, inbox, shares, sinks
+from pipeline.store import contact_slices, inbox, shares, sinks, unwanted_ids
 from pipeline.store.commit_watch import CommitWatch
 from pipeline.store.counters import StageCounters, StageTally, Totals
 from pipeline.store.database import Database, Tx
@@ -258,6 +258,8 @@ class _Saver:
         with self._database.write() as tx:
             self._enrolled.check(tx)
             outcome = self._processor.decide(tx, items, self._ctx.clock.now_ms())
+            if outcome.unwanted and self._ctx.config.hub is not None:
+                unwanted_ids.add(tx, outcome.unwanted)
             if inbox.queue.ack(tx, (row.receipt for row in rows)) < len(rows):
                 raise _StaleReceipt
             outcome.events.taken += len(rows)

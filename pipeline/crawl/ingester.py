@@ -69,7 +69,7 @@ ASIDE_EVERY_S: Final = 1.0
 
 
 class SeenIdCache:
-    """Ids whose row is committed, the newest of them; read by every thread, written by the intake."""
+    """Ids whose row is committed, the newest of them; read and cleared by every thread, added to by the intake."""
 
     __slots__ = ("_ids", "_most")
 
@@ -82,13 +82,14 @@ class SeenIdCache:
 
     def add_all(self, event_ids: Iterable[bytes]) -> None:
         """Remember ids, forgetting the oldest beyond the bound."""
-        self._ids.update(dict.fromkeys(event_ids))
-        for _ in range(len(self._ids) - self._most):
-            del self._ids[next(iter(self._ids))]
+        ids = self._ids
+        ids.update(dict.fromkeys(event_ids))
+        for _ in range(len(ids) - self._most):
+            del ids[next(iter(ids))]
 
     def clear(self) -> None:
-        """Forget all; they are looked up in the database again."""
-        self._ids.clear()
+        """Forget all, in any thread; they are looked up in the database again."""
+        self._ids = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,9 @@ class Ingester:
 
     def update_relevance(self, wanted: Wanted) -> None:
         """Let what is wanted be this, for all batches submitted later."""
+        if wanted.has_ceased:
+            # Before any relay is asked by it: readers drop what they find there without asking the intake.
+            self.committed.clear()
         self._queue.put(wanted)
 
     def finish(self) -> None:

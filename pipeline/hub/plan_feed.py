@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final
 
+from pipeline.hub import unwanted_ids
 from pipeline.hub.connection import HubConnection
 from pipeline.process.clock import Clock
 from pipeline.process.logs import Logger
@@ -17,7 +18,15 @@ from pipeline.store.plan_copy import SUBJECTS, NamedRelays, Place, PlanMember
 
 SLICE: Final = 2_000
 _LISTS_SLICE: Final = 1_000
-FUNCTIONS: Final = ("plan_v1", "put_authors_v1", "put_lists_v1", "publish_plan_v1", "authors_v1", "home_lists_v1")
+FUNCTIONS: Final = (
+    "plan_v1",
+    "put_authors_v1",
+    "put_lists_v1",
+    "publish_plan_v1",
+    "authors_v1",
+    "home_lists_v1",
+    *unwanted_ids.FEED_FUNCTIONS,
+)
 """What the hub must have for this."""
 RECORD: Final = Struct(">32s?Bqq")
 # Behind all keys of a generation.
@@ -69,6 +78,8 @@ class PlanFeed:
             return True
         del push.places[subject]
         if not push.places:
+            # Which were noted before these changes, and others: no host follows them before it forgets those.
+            unwanted_ids.hand_over(connection, database)
             connection.call("publish_plan_v1", push.latest)
             self._published, self._push = push.latest, None
         return True

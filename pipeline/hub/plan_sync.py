@@ -4,16 +4,19 @@
 |---|---|---|
 | following | the hub publishes more | taking, from what is followed |
 | taking | a slice is written | taking, behind it |
-| taking | nothing more of any subject | following what was published when it began; crawlers are rung |
-| taking | another connection | following: it begins again where crawlers are |
+| taking | nothing more of any subject | forgetting the ids that home did not want |
+| forgetting | nothing more | following what was published when it began; crawlers are rung |
+| taking, forgetting | another connection | following: it begins again where crawlers are |
 """
 
 import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.hub import unwanted_ids
 from pipeline.hub.connection import HubConnection, HubRefused
 from pipeline.hub.plan_feed import PAST_ALL, unpack
+from pipeline.hub.unwanted_ids import UnwantedSync
 from pipeline.process.clock import Clock, pause
 from pipeline.process.logs import Logger
 from pipeline.store import plan_copy, wanted_authors
@@ -21,7 +24,7 @@ from pipeline.store.database import Database
 from pipeline.store.plan_copy import SUBJECTS, FollowedPlan, NamedRelays, PlanMember
 
 CHANNEL: Final = "plan"
-FUNCTIONS: Final = ("plan_v1", "authors_v1", "lists_v1")
+FUNCTIONS: Final = ("plan_v1", "authors_v1", "lists_v1", *unwanted_ids.FUNCTIONS)
 """What the hub must have for this."""
 # A megabyte of records.
 _FETCHED: Final = 20_000
@@ -59,6 +62,7 @@ class PlanSync:
     log: Logger
     _followed: int = -1
     _taking: _Taking | None = None
+    _unwanted: UnwantedSync = field(default_factory=UnwantedSync)
     _plan: FollowedPlan = field(default_factory=lambda: FollowedPlan("", 0))
     _lists: int = 0
     """The newest change of relay lists that the hub has."""
@@ -131,6 +135,11 @@ class PlanSync:
         return not is_whole
 
     def _take(self, connection: HubConnection, database: Database, taking: _Taking) -> None:
+        if not taking.subjects:
+            # Last, so that no author is asked for by these changes while ids are known that home lacks.
+            if not self._unwanted.turn(connection, database):
+                self._finish(database, taking)
+            return
         subject = taking.subjects[0]
         if taking.fetched is None:
             ((packed,),) = connection.call("authors_v1", subject, taking.generation, taking.key, _FETCHED)
@@ -139,18 +148,18 @@ class PlanSync:
                 taking.generation, taking.key = taking.fetched[-1].generation, taking.fetched[-1].public_key
             taking.fetched.reverse()
             if not taking.fetched:
-                self._finish_subject(database, taking)
+                self._finish_subject(taking)
             return
         members, taking.fetched = taking.fetched[-SLICE:], taking.fetched[:-SLICE] or None
         with database.write() as tx:
             plan_copy.put_members(tx, subject, members[::-1])
         pause(_GAP_S)
 
-    def _finish_subject(self, database: Database, taking: _Taking) -> None:
+    def _finish_subject(self, taking: _Taking) -> None:
         del taking.subjects[0]
         taking.generation, taking.key, taking.fetched = self._followed, PAST_ALL, None
-        if taking.subjects:
-            return
+
+    def _finish(self, database: Database, taking: _Taking) -> None:
         with database.read() as tx:
             count = plan_copy.count_wanted(tx)
         with database.write() as tx:

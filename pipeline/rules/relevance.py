@@ -40,7 +40,7 @@ class Wanted:
     authors: Container[bytes]
     registered: AbstractSet[bytes]
     has_ceased: bool
-    """True if anybody ceased to be wanted since the one before, for good or for a while."""
+    """True if anybody ceased to be wanted since the one before, for good or for a while, or may have at home."""
 
 
 class Relevance:

@@ -43,6 +43,7 @@ from pipeline.store.lease import QueueSize
 from pipeline.store.relay_lists import RelayList
 from pipeline.store.retractions import NOT_RETRACTABLE, Retracted
 from pipeline.store.sinks import SinkName
+from pipeline.store.unwanted_ids import UnwantedId
 
 # NIP-65 asks for two to four of each; an author who lists dozens is not found sooner.
 MAX_LISTED: Final = 10
@@ -65,6 +66,9 @@ class Outcome:
     dropped: list[Drop] = field(default_factory=list)
     duplicates: set[bytes] = field(default_factory=set)
     """Ids of events that were saved before."""
+
+    unwanted: list[UnwantedId] = field(default_factory=list)
+    """Those that no rule matches."""
 
     beyond_retention: int = 0
     """New events so old that their ids would have been dropped if they had been seen at their time."""
@@ -222,6 +226,7 @@ class EventProcessor:
         for item in items:
             if self._relevance.rule(item.event) is None:
                 outcome.drop(item.event.id, item.row.relay, "irrelevant")
+                outcome.unwanted.append(UnwantedId(item.event.id, item.event.created_at))
             else:
                 relevant.append(item)
         return relevant

@@ -799,6 +799,20 @@ NEWEST_BACKUP = (
     "CREATE TABLE backup_positions (stream TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT, WITHOUT ROWID",
 )
 
+# What a home host did not want of what it took, and how far a crawling host knows; see `unwanted_ids`.
+UNWANTED_IDS = (
+    """
+    CREATE TABLE unwanted_ids (
+      seq INTEGER PRIMARY KEY, event_id BLOB NOT NULL, created_at INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE unwanted_place (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), place INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -841,4 +855,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0039-user-acts", USER_ACTS),
     Migration("0040-newest-backup", NEWEST_BACKUP),
     Migration("0041-alone-until", ALONE_UNTIL),
+    Migration("0042-unwanted-ids", UNWANTED_IDS),
 )

@@ -399,6 +399,15 @@ def test_remembered_ids_are_bounded_and_the_newest_stay() -> None:
     assert (24).to_bytes(32) not in ids
 
 
+def test_ids_are_forgotten_before_a_relay_is_asked_for_who_came_back(desk: Desk) -> None:
+    """Readers look at them while the intake still works on what came before."""
+    desk.ingester.committed.add_all([bytes(32)])
+    desk.want(wanted(2, SECRETS[0]))
+    assert bytes(32) in desk.ingester.committed
+    desk.want(wanted(3, gone=[ALICE]))
+    assert bytes(32) not in desk.ingester.committed
+
+
 def test_what_nobody_wants_waits_for_no_writer(desk: Desk) -> None:
     """A relay that is asked for everything sends little else."""
     strangers = [note(f"{n}", by=2) for n in range(5)]
