@@ -5,8 +5,19 @@ from typing import Final
 
 from pipeline.crawl.flow_control import Backpressure, Marks
 from pipeline.crawl.home_wish import HomeWish
-from pipeline.hub import act_replay, home_role, hub_log, known_ids, log_keeping, plan_feed, share_wish
+from pipeline.hub import (
+    act_replay,
+    backfill_feed,
+    home_role,
+    hub_log,
+    known_ids,
+    log_keeping,
+    plan_feed,
+    share_wish,
+    state_taking,
+)
 from pipeline.hub.act_replay import ActReplay
+from pipeline.hub.backfill_feed import BackfillFeed
 from pipeline.hub.connection import HubConnection, HubUnavailable
 from pipeline.hub.home_role import HomeRole
 from pipeline.hub.hub_log import HubLog
@@ -15,6 +26,7 @@ from pipeline.hub.line import HubLine
 from pipeline.hub.log_keeping import LogKeeping
 from pipeline.hub.plan_feed import PlanFeed
 from pipeline.hub.share_wish import ShareWish
+from pipeline.hub.state_taking import StateTaking
 from pipeline.hub.taking import HubParcel, Opened, open_parcel, take
 from pipeline.hub.unread_parcels import UnreadParcels
 from pipeline.process.clock import since_boot_s
@@ -32,6 +44,7 @@ from pipeline.store.user_acts import ActRules
 FUNCTIONS: Final = (
     *hub_log.FUNCTIONS, *log_keeping.FUNCTIONS, *home_role.FUNCTIONS, *act_replay.FUNCTIONS, *share_wish.FUNCTIONS,
     *plan_feed.FUNCTIONS, *known_ids.FEED_FUNCTIONS,
+    *backfill_feed.FUNCTIONS, *state_taking.FUNCTIONS,
 )  # fmt: skip
 CHANNEL: Final = "parcels"
 # A notification may be lost with its connection; stop is looked at so often too.
@@ -73,6 +86,8 @@ class _HubLoop:
         self._reported_on: HubConnection | None = None
         self._plan = PlanFeed(ctx.clock, ctx.log)
         self._known_ids = KnownIdsFeed(ctx.clock)
+        self._backfills = BackfillFeed(ctx.clock)
+        self._states = StateTaking(ctx.clock, self._log, ctx.metrics.stage_errors.labels("hub", "invalid-state").inc)
         self._shares = ShareWish(ctx.clock, HomeWish(ctx.clock, lambda: ctx.settings), ctx.log)
 
     def run(self) -> None:
@@ -112,6 +127,8 @@ class _HubLoop:
             self._shares.turn(connection, self._database)
             has_more = self._plan.turn(connection, self._database)
             self._known_ids.turn(connection, self._database)
+            self._backfills.turn(connection, self._database)
+            self._states.turn(connection, self._database)
         if connection is None or not self._has_room():
             self._ctx.stop.wait(_BEHIND_S)
             return

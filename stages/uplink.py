@@ -18,6 +18,7 @@ from pipeline.hub.line import HubLine
 from pipeline.hub.loss import LossSettling
 from pipeline.hub.plan_sync import OtherHub, PlanSync
 from pipeline.hub.share_sync import ShareSync
+from pipeline.hub.state_thread import StateThread
 from pipeline.hub.uplink import HubEnd, Uplink
 from pipeline.process import procfs
 from pipeline.process.clock import since_boot_s
@@ -67,7 +68,8 @@ def run(ctx: StageContext) -> None:
     line = HubLine(config.hub, FUNCTIONS, ctx.clock, ctx.log, ctx.heartbeat.beat)
     with open_database(config.database_path, ctx.clock, ctx.on_locked, ctx.times()) as database:
         try:
-            _UplinkLoop(ctx, database, line).run()
+            with StateThread(ctx, config.hub):
+                _UplinkLoop(ctx, database, line).run()
         finally:
             line.close()
 

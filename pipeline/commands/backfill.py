@@ -18,9 +18,11 @@ from pipeline.commands.users import PublicKey
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.stop import Stop
+from pipeline.settings.choices import HostRole
 from pipeline.settings.config import Config
 from pipeline.settings.values import InvalidValue, duration_ms
-from pipeline.store import authors, backfills, inbox, relay_records, relays
+from pipeline.status.host_diagnosis import is_away
+from pipeline.store import authors, backfills, hosts, inbox, relay_records, relays
 from pipeline.store.backfills import Backfill, BackfillProgress
 from pipeline.store.database import Database, Tx
 
@@ -104,10 +106,13 @@ def backfill(  # noqa: PLR0913, PLR0917  (one for each option)
     """Have the crawlers of a running service fetch relevant events of a span of the past, with low priority.
 
     The job continues when this command ends, and after a restart. The same job ordered again while it runs is shown.
+    Where several hosts crawl, it is ordered at home, and done by the hosts that hold the relays.
 
     Example: event-service backfill --since 2024-01-01 --until 2024-02-01
     """
     config = config_or_exit()
+    if config.role is HostRole.CRAWLER and not do_list:
+        raise click.ClickException("jobs of a crawling host come from home: run this there")
     only_looks = do_list or (attach is not None and cancel is None)
     with (open_to_read_or_exit if only_looks else open_existing_or_exit)(config) as database:
         config = of_running_service(config, database)
@@ -167,7 +172,7 @@ def _job(database: Database, number: int) -> Backfill:
 
 
 def _show(config: Config, database: Database, job: Backfill) -> None:
-    if not any(reading.slot_name.startswith("crawler") and reading.alive for reading in _heartbeats(config)):
+    if not _is_crawling(config, database):
         say("no crawler runs; the job waits for one", err=True)
     clock, stop = SystemClock(), Stop()
     away_since: float | None = None
@@ -241,6 +246,14 @@ def _cancel(database: Database, number: int) -> None:
         if not backfills.cancel(tx, number, SystemClock().now_ms()):
             raise click.ClickException(f"there is no job {number} to be cancelled")
     say(f"job {number} cancelled")
+
+
+def _is_crawling(config: Config, database: Database) -> bool:
+    """Return True if a crawler runs here or, where this is home, another host calls that has some."""
+    if config.role is HostRole.HOME:
+        with database.read() as tx:
+            return not all(is_away(each) for each in hosts.every(tx))
+    return any(reading.slot_name.startswith("crawler") and reading.alive for reading in _heartbeats(config))
 
 
 def _heartbeats(config: Config) -> list[HeartbeatReading]:

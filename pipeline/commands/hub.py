@@ -11,6 +11,7 @@ import click
 from pipeline.commands.bootstrap import open_configured_database
 from pipeline.commands.output import say
 from pipeline.errors import CannotStart, EventServiceError
+from pipeline.process.liveness import utc
 from pipeline.settings import parse, values
 from pipeline.settings.values import InvalidValue
 
@@ -142,7 +143,7 @@ def add_host(name: str, owner: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line instead of text.")
 @_explained
 def hosts(url: str | None, as_json: bool) -> None:
-    """Print each crawling host: version, when it called last, by how much its clock is off, what waits where.
+    """Print each crawling host: version, last call, clock, what waits where, and which relays it cannot use.
 
     Example: event-service hub hosts
     """
@@ -150,6 +151,9 @@ def hosts(url: str | None, as_json: bool) -> None:
 
     with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
         rows = connection.call("hosts_v1")
+        unfit: dict[str, list[tuple[str, int, str]]] = {}
+        for host, host_key, until, reason in connection.call("unfit_v1"):
+            unfit.setdefault(host, []).append((host_key, until, reason))
     for host, is_draining, version, seen_ago, skew, events, parcels, untaken in rows:
         if as_json:
             names = (
@@ -157,7 +161,8 @@ def hosts(url: str | None, as_json: bool) -> None:
                 "waiting_parcels", "untaken_parcels",
             )  # fmt: skip
             row = (host, is_draining, version, seen_ago, skew, events, parcels, untaken)
-            say(json.dumps(dict(zip(names, row, strict=True))))
+            cannot = [{"host_key": key, "until_ms": until, "reason": why} for key, until, why in unfit.get(host, ())]
+            say(json.dumps(dict(zip(names, row, strict=True)) | {"unfit": cannot}))
             continue
         seen = "never called" if seen_ago is None else f"called {seen_ago / 1000:.0f} s ago"
         drains = ", draining" if is_draining else ""
@@ -165,6 +170,8 @@ def hosts(url: str | None, as_json: bool) -> None:
             f"{host} {version or '-'} {seen}{drains}, clock {skew / 1000:+.1f} s,"
             f" {events:,} events and {parcels} parcels wait there, {untaken} parcels wait for home"
         )
+        for host_key, until, reason in sorted(unfit.get(host, ())):
+            say(f"  cannot use {host_key} until {utc(until / 1000)}: {reason}")
 
 
 @hub.command()
@@ -223,3 +230,23 @@ def take_over(url: str | None) -> None:
     if held is None:
         _fail(EventServiceError(f"{place} is home and running: stop it and wait for {left_ms // 1000 + 1} s"), 1)
     say(f"home is this database from now on (epoch {held}), before it was {place}")
+
+
+@hub.command()
+@click.argument("name", type=_NAME)
+@click.argument("host_keys", metavar="RELAY_HOST...", nargs=-1)
+@_home
+@_explained
+def fit(name: str, host_keys: tuple[str, ...], url: str | None) -> None:
+    """Let a crawling host use relays again that it could not use: those on these hosts, or all.
+
+    \b
+    Examples:
+      event-service hub fit fra1
+      event-service hub fit fra1 relay.example.com
+    """
+    from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+
+    with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
+        counts = [connection.call("clear_unfit_v1", name, each)[0][0] for each in host_keys or (None,)]
+    say(f"{name} may use {sum(counts)} hosts of relays again")

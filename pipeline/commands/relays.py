@@ -21,10 +21,11 @@ from pipeline.settings.choices import CrawlMode
 from pipeline.settings.values import without_user
 from pipeline.status.forms import form_lines
 from pipeline.status.gaps import describe, describe_reason
-from pipeline.store import cursors, gaps, relay_forms, relay_records
+from pipeline.store import cursors, gaps, hosts, relay_forms, relay_records
 from pipeline.store import relays as store
 from pipeline.store.database import Database
 from pipeline.store.gaps import OpenGap
+from pipeline.store.hosts import Unfit
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.relays import OperatorOverride
 
@@ -91,12 +92,18 @@ def show(address: str, as_json: bool) -> None:
             covered = cursors.of_relay(tx, record.relay)
             missing = gaps.of_relay(tx, record.relay)
             checks = relay_forms.of_relay(tx, record.relay)
+            host_key = parse_address(record.address).host_key
+            holder, unfit = hosts.holder(tx, host_key), hosts.unfit_for(tx, host_key)
+            has_hosts = bool(hosts.every(tx))
     found = _value(record) | {
         "cursors": len(covered),
         "complete_until": _time(1000 * min((each.complete_until for each in covered), default=0)),
         "forms": [asdict(check) for check in checks] if as_json else form_lines(checks),
         "gaps": [_gap_value(gap) for gap in missing] if as_json else _gap_lines(missing),
     }
+    if has_hosts:
+        found["asked_by"] = None if holder is None else holder.holder or None
+        found["unfit"] = [_unfit_value(each) for each in unfit] if as_json else _unfit_lines(unfit)
     if as_json:
         say(json.dumps(found))
     else:
@@ -192,6 +199,15 @@ def _record(database: Database, address: str) -> RelayRecord:
             if record.address == parse_address(address).url:
                 return record
     raise click.ClickException(f"{address} is not known")
+
+
+def _unfit_value(unfit: Unfit) -> dict[str, Any]:
+    return {"host": unfit.host, "until": _time(unfit.until), "reason": unfit.reason}
+
+
+def _unfit_lines(unfit: list[Unfit]) -> str | None:
+    """Return which hosts cannot use the relay."""
+    return "; ".join(f"{each.host} until {_time(each.until)}: {each.reason}" for each in unfit) or None
 
 
 def _gap_lines(missing: list[OpenGap]) -> str | None:

@@ -23,6 +23,7 @@ from pipeline.settings.running import differences
 from pipeline.settings.typos import unknown_settings
 from pipeline.settings.values import HostPort
 from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration
+from pipeline.status.host_view import host_lines
 from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import Snapshot, counted, read_snapshot
 from pipeline.store.database import Database
@@ -129,6 +130,8 @@ def as_value(snapshot: Snapshot, found: list[Diagnosis]) -> dict[str, Any]:
         "queues": [asdict(queue) for queue in snapshot.queues],
         "sinks": [asdict(sink) for sink in snapshot.sinks],
         "relays": _states(snapshot),
+        "hosts": [asdict(host) for host in snapshot.hosts],
+        "unfit": [each._asdict() for each in snapshot.unfit],
         "replay": None if snapshot.replay is None else asdict(snapshot.replay),
         "gaps": [asdict(gap) for gap in snapshot.gaps],
         "known_addresses": snapshot.known_addresses,
@@ -161,6 +164,8 @@ def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
         )
     if rates := _rates(snapshot.samples):
         lines.append(f"{'rates':<14} {rates}")
+    if snapshot.hosts:
+        lines += ["", *host_lines(snapshot)]
     relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none crawled yet"
     lines += [
         "",

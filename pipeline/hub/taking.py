@@ -21,7 +21,7 @@ from pipeline.hub.parcel import (
 )
 from pipeline.nostr.event import InvalidEvent, event_from_json
 from pipeline.rules.acceptance import MAX_FUTURE_S, EventLimits, rejection_reason
-from pipeline.store import cursors, hub_relays, inbox, relay_status, taken_parcels
+from pipeline.store import cursors, hosts, hub_relays, inbox, relay_status, taken_parcels
 from pipeline.store.counters import StageTally
 from pipeline.store.cursors import Cursor
 from pipeline.store.database import Tx
@@ -115,7 +115,12 @@ def put(tx: Tx, opened: Sequence[Opened], now: int) -> tuple[set[bytes], StageTa
         tally.dropped.update(each.tally.dropped)
     numbers = hub_relays.numbers(tx, addresses, now)
     arrivals = [arrival._replace(relay=numbers[sent.relay]) for each in opened for sent, arrival, _ in each.arrivals]
+    newest = inbox.newest_ever(tx)
     new = inbox.append(tx, arrivals) if arrivals else set()
+    if new:
+        # Of two copies the first counts.
+        brought = {each.event_id: one.parcel.host for one in reversed(opened) for _, each, _ in one.arrivals}
+        hosts.note_events(tx, newest, brought)
     tally.out = len(new)
     tally.drop("duplicate", len(arrivals) - len(new))
     # Cursors of a parcel whose events wait to be read would vouch for them.

@@ -5,7 +5,7 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,18 +63,50 @@ class Health:
     body: bytes
 
 
-def render(runtime_directory: Path, collectors: Sequence[Collector] = (), *, clock: Clock | None = None) -> bytes:
+def render(
+    runtime_directory: Path,
+    collectors: Sequence[Collector] = (),
+    *,
+    clock: Clock | None = None,
+    added: Sequence[Metric] = (),
+    withheld: Collection[str] = (),
+) -> bytes:
     """Return the metrics of all processes and of `collectors` in text format 0.0.4, by the names of the contract.
 
-    Counters outlive the process that counted; gauges of dead processes are left out.
+    Counters outlive the process that counted; gauges of dead processes are left out. `added`: series of other hosts,
+    which join this host's of the same name. `withheld`: families that are left out, since another host shows them.
     """
     readings = read_heartbeats(runtime_directory, clock or SystemClock())
+    files = _FileCollector(metrics_directory(runtime_directory), readings)
     registry = CollectorRegistry()
-    registry.register(_FileCollector(metrics_directory(runtime_directory), readings))
-    registry.register(_ProcessCollector(readings))
-    for collector in collectors:
-        registry.register(collector)
+    registry.register(_Joined((files, _ProcessCollector(readings), *collectors), added, withheld))
     return _LEFT.sub(b"", _TOTAL.sub(rb"\1", generate_latest(registry)))
+
+
+def process_metrics(runtime_directory: Path, *, clock: Clock | None = None) -> list[Metric]:
+    """Return what the processes themselves count and gauge, added up over them as `render` does."""
+    readings = read_heartbeats(runtime_directory, clock or SystemClock())
+    return list(_FileCollector(metrics_directory(runtime_directory), readings).collect())
+
+
+class _Joined:
+    """Several sources as one, each family once."""
+
+    def __init__(self, sources: Sequence[Collector], added: Sequence[Metric], withheld: Collection[str]) -> None:
+        self._sources = sources
+        self._added = {each.name: each for each in added}
+        self._withheld = withheld
+
+    def collect(self) -> Iterable[Metric]:
+        added = dict(self._added)
+        for source in self._sources:
+            for family in source.collect():
+                if family.name in self._withheld:
+                    continue
+                if (more := added.pop(family.name, None)) is not None:
+                    family.samples = [*family.samples, *more.samples]
+                yield family
+        yield from added.values()
 
 
 class _FileCollector:

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Final
 
 import apsw
+from prometheus_client.core import Metric
 
 from pipeline.errors import EventServiceError
 from pipeline.process import exposition
 from pipeline.process.clock import Clock
+from pipeline.process.host_metrics import WITHHELD
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.process.metrics import Metrics
 from pipeline.server.collectors import MAX_RELAYS, StoreCollector
+from pipeline.server.host_collector import HostCollector
 from pipeline.server.worker import DatabaseThread
+from pipeline.settings.choices import HostRole
 from pipeline.settings.config import Config
 from pipeline.status.snapshot import sinks_of
 from pipeline.store import gauges
@@ -46,20 +50,26 @@ class Scrape:
         return await asyncio.shield(self._rendering)
 
     def _render(self, database: Database) -> bytes:
-        return exposition.render(self._runtime_directory, self._collectors(database), clock=self._clock)
+        collectors, added = self._collectors(database)
+        withheld = WITHHELD if self._config.role is HostRole.CRAWLER else frozenset[str]()
+        return exposition.render(self._runtime_directory, collectors, clock=self._clock, added=added, withheld=withheld)
 
-    def _collectors(self, database: Database) -> list[exposition.Collector]:
-        """Return the gauges of the database; none if it fails, since the processes' metrics are then needed most."""
+    def _collectors(self, database: Database) -> tuple[list[exposition.Collector], list[Metric]]:
+        """Return the gauges of the database, and series of other hosts.
+
+        Nothing if it fails, since the processes' metrics are then needed most.
+        """
         began = self._clock.monotonic()
         try:
             with database.read() as tx:
                 state = gauges.read(tx, max_relays=MAX_RELAYS)
                 sinks = sinks_of(self._config, tx)
+                hosts = HostCollector.read(tx, self._clock.now_ms())
             collector = StoreCollector(state, sinks, disk_use(database.path), self._clock.now_ms())
         except (apsw.Error, EventServiceError) as error:
             self._failed.record(self._clock.monotonic() - began)
             self._errors.inc()
             self._log.error("metrics", "the database cannot be read for the metrics", error=error)
-            return []
+            return [], []
         self._succeeded.record(self._clock.monotonic() - began)
-        return [collector]
+        return [collector, hosts], hosts.relayed()

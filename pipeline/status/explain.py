@@ -70,9 +70,9 @@ def _origin(trace: EventTrace) -> Iterator[TraceLine]:
     elif trace.payload:
         yield TraceLine("what", f"{len(trace.payload)} bytes that are no event")
     if trace.received_at is not None:
-        yield TraceLine(
-            "first seen", f"{_date(trace.received_at / 1000)} at {trace.relay or 'a relay that is no longer known'}"
-        )
+        by = f", by {trace.host}" if trace.host else ""
+        where = trace.relay or "a relay that is no longer known"
+        yield TraceLine("first seen", f"{_date(trace.received_at / 1000)} at {where}{by}")
 
 
 def _event_of(trace: EventTrace) -> Event | None:
@@ -118,9 +118,9 @@ def _whereabouts(trace: EventTrace) -> Iterator[TraceLine]:
         case Location.ACCEPTED:
             yield from _deliveries(trace)
     for drop in trace.dropped:
-        yield TraceLine(
-            "dropped", f"{_date(drop.at / 1000)}, from {drop.relay or 'a relay that is no longer known'}: {drop.reason}"
-        )
+        where = drop.relay or "a relay that is no longer known"
+        by = f", by {drop.host}" if drop.host else ""
+        yield TraceLine("dropped", f"{_date(drop.at / 1000)}, from {where}{by}: {drop.reason}")
     if trace.location is Location.UNKNOWN and not trace.dropped:
         yield TraceLine(
             "never accepted",

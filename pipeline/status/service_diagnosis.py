@@ -8,6 +8,7 @@ from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageHealth, StageState
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
 from pipeline.status.diagnosis import MAX_NAMED, Diagnosis, Severity, count_of, rough_duration
+from pipeline.status.host_diagnosis import diagnose_hosts
 from pipeline.status.relay_diagnosis import diagnose_crowding, diagnose_relays
 from pipeline.status.snapshot import Snapshot, counted
 from pipeline.store.sinks import SinkName
@@ -34,6 +35,7 @@ def diagnose(snapshot: Snapshot, max_queue_age: int) -> list[Diagnosis]:
         *_proxies(snapshot),
         *_shares(snapshot),
         *diagnose_crowding(snapshot),
+        *diagnose_hosts(snapshot),
         *_audit(snapshot),
     ]
     return sorted(found, key=lambda each: each.severity is not Severity.PROBLEM)

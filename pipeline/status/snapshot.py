@@ -14,13 +14,25 @@ from pipeline.process.slots import settings_directory
 from pipeline.settings.choices import SinkKind, SinkSetting
 from pipeline.settings.config import Config
 from pipeline.settings.running import recorded_settings
-from pipeline.store import dead, gaps, gauges, relay_records, replay_queue, replays, sinks, throughput
+from pipeline.store import (
+    dead,
+    gaps,
+    gauges,
+    host_counts,
+    hosts,
+    relay_records,
+    replay_queue,
+    replays,
+    sinks,
+    throughput,
+)
 from pipeline.store.audits import AuditOutcome
 from pipeline.store.database import Database, Tx
 from pipeline.store.dead import DeadRow
 from pipeline.store.disk import disk_use, has_room_for_strangers, is_full
 from pipeline.store.gaps import GapSummary
 from pipeline.store.gauges import Failing, QueueGauges
+from pipeline.store.hosts import HostState, Unfit
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.shares import Budget, Waiting
 from pipeline.store.sinks import SinkName
@@ -103,6 +115,13 @@ class Snapshot:
     """The newest replay, until it is finished and delivered."""
     sinks_of_slots: Mapping[str, str] = field(default_factory=dict)
     """`EVENTS_SINK` as the supervisor has it, and each process that runs alone, by slot."""
+    hosts: tuple[HostState, ...] = ()
+    """Those that crawl for this host."""
+    holders: Mapping[str, str] = field(default_factory=dict)
+    """By host of relays, which of them asks it."""
+    unfit: tuple[Unfit, ...] = ()
+    dropped_by_host: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Events that other hosts dropped, by host and reason."""
 
 
 def sinks_of(config: Config, tx: Tx) -> tuple[SinkName, ...]:
@@ -125,6 +144,8 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         has_room = has_room_for_strangers(tx, config.max_database_bytes)
         is_database_full = is_full(tx, config.max_database_bytes)
         replay = _replay(tx)
+        crawling, holders, unfit = hosts.every(tx), hosts.holders(tx), hosts.every_unfit(tx)
+        dropped = host_counts.dropped(tx)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
@@ -154,6 +175,10 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         audit=seen.audit,
         replay=replay,
         sinks_of_slots=_sinks_of_slots(directory, [each.slot_name for each in readings if each.alive]),
+        hosts=tuple(crawling),
+        holders=holders,
+        unfit=tuple(unfit),
+        dropped_by_host=dropped,
     )
 
 

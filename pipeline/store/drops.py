@@ -14,7 +14,7 @@ APPEND = "INSERT INTO drops (event_id, reason, relay, at) VALUES (?, ?, ?, ?)"
 TRIM = "DELETE FROM drops WHERE seq <= (SELECT max(seq) FROM drops) - ?"
 # Walks over all of them, which are few.
 OF_EVENT = """
-SELECT reason, coalesce(relays.address, ''), at FROM drops LEFT JOIN relays ON relays.id = drops.relay
+SELECT reason, coalesce(relays.address, ''), at, host FROM drops LEFT JOIN relays ON relays.id = drops.relay
  WHERE event_id = ? ORDER BY seq DESC LIMIT ?
 """
 
@@ -30,11 +30,12 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What is remembered of a drop; `relay` is an address, `at` in ms."""
+    """What is remembered of a drop; `relay` is an address, `at` in ms, `host` that of several which dropped it."""
 
     reason: str
     relay: str
     at: int
+    host: str = ""
 
 
 def append(tx: Tx, drops: Sequence[Drop], now: int) -> None:
@@ -46,5 +47,5 @@ def append(tx: Tx, drops: Sequence[Drop], now: int) -> None:
 
 def of_event(tx: Tx, event_id: bytes, limit: int = 5) -> tuple[Dropped, ...]:
     """Return the newest drops of copies of an event."""
-    rows: Iterable[tuple[str, str, int]] = tx.execute(OF_EVENT, (event_id, limit))
+    rows: Iterable[tuple[str, str, int, str]] = tx.execute(OF_EVENT, (event_id, limit))
     return tuple(Dropped(*row) for row in rows)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.store import authors, drops, sinks, users
+from pipeline.store import authors, drops, hosts, sinks, users
 from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
 from pipeline.store.sinks import SinkName
 
 IN_INBOX = """
-SELECT seq, payload, relay, received_at, ready_at, claims, failures
+SELECT event, payload, relay, received_at, ready_at, claims, failures
   FROM inbox JOIN payloads USING (event) WHERE event_id = ?
 """
 BURIED = """
@@ -87,6 +87,8 @@ class EventTrace:
     """When a row pending for the saver may be claimed."""
     rules: str = ""
     """Rules that it matched when it was saved, with blanks between."""
+    host: str = ""
+    """The host that brought it first, where several crawl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +114,11 @@ def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:
     dropped = drops.of_event(tx, event_id)
     row = tx.execute(IN_INBOX, (event_id,)).fetchone()
     if row is not None:
-        _, raw, relay, received_at, ready_at, claims, failures = row
+        event, raw, relay, received_at, ready_at, claims, failures = row
         note = f"pending for the saver, claimed {claims} times, failed {failures} times"
         return EventTrace(
             event_id, Location.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
-            failures=failures, ready_at=ready_at,
+            failures=failures, ready_at=ready_at, host=hosts.bringer(tx, event),
         )  # fmt: skip
     row = tx.execute(BURIED, (event_id,)).fetchone()
     if row is not None:
@@ -155,6 +157,7 @@ def _accepted(tx: Tx, event_id: bytes, row: Row, dropped: tuple[Dropped, ...]) -
     return EventTrace(
         event_id, Location.ACCEPTED, "" if relay is None else _address(tx, relay), received_at, accepted_at, kind,
         public_key, payload, sinks=_sinks(tx, event), dropped=dropped, rules=rules or "",
+        host=hosts.bringer(tx, event),
     )  # fmt: skip
 
 

@@ -84,6 +84,11 @@ def append(tx: Tx, arrivals: Iterable[Arrival]) -> set[bytes]:
     return {arrival.event_id for _, arrival in new}
 
 
+def newest_ever(tx: Tx) -> int:
+    """Return the number of the newest row that there ever was."""
+    return int(tx.execute(LAST).get)
+
+
 def known(tx: Tx, found: Iterable[tuple[bytes, int]]) -> set[bytes]:
     """Return which of the events, each with its id and time (s), were accepted, wait here or are dead letters."""
     statement = KNOWN_AT_ANY_TIME if events.any_without_time(tx) else KNOWN

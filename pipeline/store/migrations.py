@@ -813,6 +813,74 @@ UNWANTED_IDS = (
     """,
 )
 
+# What home knows of the hosts that crawl for it, see `hosts` and `host_counts`; and the name under which a crawling
+# host counts, see `state_report`.
+HOST_STATES = (
+    """
+    CREATE TABLE hosts (
+      host TEXT PRIMARY KEY,
+      version TEXT NOT NULL,
+      is_draining INTEGER NOT NULL,
+      seen_at INTEGER NOT NULL,
+      clock_skew INTEGER NOT NULL,
+      backlog_events INTEGER NOT NULL,
+      backlog_parcels INTEGER NOT NULL,
+      untaken INTEGER NOT NULL,
+      relays INTEGER NOT NULL DEFAULT 0,
+      read_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE host_parts (
+      host TEXT NOT NULL,
+      part TEXT NOT NULL,
+      digest TEXT NOT NULL,
+      origin TEXT NOT NULL DEFAULT '',
+      position INTEGER NOT NULL DEFAULT 0,
+      PRIMARY KEY (host, part)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE host_counts (
+      host TEXT NOT NULL,
+      name TEXT NOT NULL,
+      labels TEXT NOT NULL,
+      era TEXT NOT NULL,
+      before REAL NOT NULL,
+      value REAL NOT NULL,
+      PRIMARY KEY (host, name, labels)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE host_gauges (
+      host TEXT NOT NULL, name TEXT NOT NULL, labels TEXT NOT NULL, value REAL NOT NULL,
+      PRIMARY KEY (host, name, labels)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE share_holders (
+      host_key TEXT PRIMARY KEY, wished TEXT NOT NULL, holder TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE host_unfit (
+      host TEXT NOT NULL, host_key TEXT NOT NULL, until INTEGER NOT NULL, reason TEXT NOT NULL,
+      PRIMARY KEY (host_key, host)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE host_events (
+      first_event INTEGER PRIMARY KEY, last_event INTEGER NOT NULL, host TEXT NOT NULL
+    ) STRICT
+    """,
+    "ALTER TABLE drops ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+    """
+    CREATE TABLE state_origin (
+      only_row INTEGER PRIMARY KEY CHECK (only_row = 1), origin TEXT NOT NULL
+    ) STRICT
+    """,
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("0001-first-road", (*AUTHORS, *RELAYS, *INBOX, *OUTBOX, *EVENTS, *CONTACTS, *RETRACTIONS, *WANTED)),
     Migration("0002-discovery", DISCOVERY),
@@ -856,4 +924,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("0040-newest-backup", NEWEST_BACKUP),
     Migration("0041-alone-until", ALONE_UNTIL),
     Migration("0042-unwanted-ids", UNWANTED_IDS),
+    Migration("0043-host-states", HOST_STATES),
 )

@@ -38,7 +38,7 @@ ALLOWED = {
     "pipeline.sweeper": SHARED | {"pipeline.store"},
     "pipeline.demo": SHARED | {"pipeline.nostr"},
     "pipeline.probe": SHARED | {"pipeline.nostr", "pipeline.relay"},
-    "pipeline.status": SHARED | {"pipeline.nostr", "pipeline.store"},
+    "pipeline.status": SHARED | {"pipeline.__version__", "pipeline.nostr", "pipeline.store"},
     # Which kinds there are is all that it knows of the crawl, as it is to prove it.
     "pipeline.audit": SHARED
     | {"pipeline.crawl.sync.asked_kinds", "pipeline.status"}

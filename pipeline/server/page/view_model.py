@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
+from pipeline.nostr.address import parse_address
 from pipeline.process.clock import Clock
 from pipeline.process.counters import read_newest
 from pipeline.process.liveness import utc
@@ -22,8 +23,10 @@ from pipeline.status.coverage import Coverage, coverage
 from pipeline.status.diagnosis import Diagnosis, rough_duration
 from pipeline.status.explain import Recent, TraceLine, explain_event
 from pipeline.status.explain import newest as newest_events
+from pipeline.status.host_view import HostRow, host_rows
 from pipeline.status.service_diagnosis import diagnose
 from pipeline.status.snapshot import SinkStatus, Snapshot, read_snapshot, sinks_of
+from pipeline.store import host_counts
 from pipeline.store.database import Database
 from pipeline.store.dead import DeadRow
 from pipeline.store.relay_records import RelayRecord
@@ -36,6 +39,7 @@ MAX_SHOWN: Final = 100
 """Rows on one page of the table of relays."""
 MAX_COVERING: Final = 50
 """Relays that are listed for one user."""
+_BEHIND: Final = "event_service_crawl_relay_seconds_behind"
 _LIVE: Final = frozenset({RelayState.CONNECTED, RelayState.BACKPRESSURED})
 
 
@@ -52,6 +56,8 @@ class RelayRow:
     gaps: int
     gap_reasons: str
     error: str
+    host: str = ""
+    """Which host asks it, where several crawl."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,8 @@ class View:
     newest: tuple[NewestLine, ...]
     coverage: Coverage | None = None
     """Of the user asked for, if they are wanted."""
+    hosts: tuple[HostRow, ...] = ()
+    """Those that crawl for this one."""
 
 
 def gather(database: Database, config: Config, clock: Clock, request: PageRequest) -> View:
@@ -120,7 +128,8 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         if request.event_id is not None:
             trace = tuple(explain_event(tx, request.event_id))
         covered = None if request.user_key is None else coverage(tx, request.user_key, MAX_COVERING)
-    rows = _relay_rows(seen, config.runtime_directory)
+        relayed = host_counts.newest_gauges(tx, _BEHIND, "address") if seen.hosts else {}
+    rows = _relay_rows(seen, config.runtime_directory, relayed)
     found = [row for row in rows if request.finds(row.address, row.state, row.error)]
     pages = max(1, math.ceil(len(found) / MAX_SHOWN))
     page = min(request.page, pages)
@@ -144,6 +153,7 @@ def gather(database: Database, config: Config, clock: Clock, request: PageReques
         trace=trace,
         newest=tuple(_newest_line(each, seen.now) for each in newest),
         coverage=covered,
+        hosts=tuple(host_rows(seen)),
     )
 
 
@@ -154,20 +164,26 @@ def _newest_line(found: Recent, now: int) -> NewestLine:
     )
 
 
-def _relay_rows(snapshot: Snapshot, runtime_directory: Path) -> list[RelayRow]:
+def _relay_rows(snapshot: Snapshot, runtime_directory: Path, relayed: Mapping[str, float]) -> list[RelayRow]:
     found = gaps.by_relay(snapshot.gaps)
-    newest = read_newest(runtime_directory, "event_service_crawl_relay_seconds_behind", "address")
-    behind = {address: seconds for address, seconds in newest.items() if seconds != LEFT}
-    return [_relay_row(each, behind.get(each.address), found.get(each.address, {})) for each in snapshot.relays]
+    newest = read_newest(runtime_directory, _BEHIND, "address")
+    behind = {address: seconds for address, seconds in newest.items() if seconds != LEFT} | dict(relayed)
+    holders = snapshot.holders
+    return [
+        _relay_row(each, behind.get(each.address), found.get(each.address, {}), holders) for each in snapshot.relays
+    ]
 
 
-def _relay_row(record: RelayRecord, behind: float | None, counts: Mapping[str, int]) -> RelayRow:
+def _relay_row(
+    record: RelayRecord, behind: float | None, counts: Mapping[str, int], holders: Mapping[str, str]
+) -> RelayRow:
     is_live = record.state in _LIVE
     return RelayRow(
         record.address, record.state.value, record.asked if is_live else "",
         int(behind) if is_live and behind is not None else None,
         round(record.novel), record.subscriptions, sum(counts.values()),
         ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())), record.last_error,
+        holders.get(parse_address(record.address).host_key, "") if holders else "",
     )  # fmt: skip
 
 

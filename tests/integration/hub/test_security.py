@@ -25,6 +25,7 @@ EDGE_MAY_CALL = {
     "authors_v1", "changed_relays_v1", "confirm_v1", "cursors_v1", "hand_over_v1", "known_v1", "leave_v1", "limits_v1",
     "lists_v1",
     "open_stream_v1", "plan_v1", "relays_v1", "release_shares_v1", "renew_shares_v1", "report_unfit_v1", "report_v1",
+    "backfills_v1", "report_state_v1", "my_backfills_v1", "unwanted_v1",
 }  # fmt: skip
 HOME_MAY_CALL = {
     "authors_v1", "backed_up_v1", "confirm_v1", "cursors_v1", "drain_v1", "dropped_user_acts_v1", "enter_home_v1",
@@ -32,6 +33,7 @@ HOME_MAY_CALL = {
     "parcels_v1", "plan_v1", "prune_log_v1", "publish_plan_v1", "put_authors_v1", "put_lists_v1", "put_user_act_v1",
     "shares_v1", "streams_v1", "take_home_v1", "taken_v1", "tell_known_v1", "unfit_v1", "user_acts_v1",
     "wish_relays_v1", "wish_shares_v1",
+    "keep_backfills_v1", "put_backfill_v1", "backfills_v1", "clear_unfit_v1", "states_v1", "put_unwanted_v1",
 }  # fmt: skip
 
 

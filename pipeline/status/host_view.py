@@ -1,0 +1,55 @@
+"""The hosts that crawl for this one, as status and page show them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.status.diagnosis import rough_duration
+from pipeline.status.host_diagnosis import is_away
+from pipeline.status.snapshot import Snapshot, counted
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One crawling host in words; `state` is `ok`, `away` or `draining`."""
+
+    host: str
+    state: str
+    version: str
+    called: str
+    clock: str
+    relays: int
+    events: int
+    """Events that wait in its inbox."""
+    parcels: int
+    """Parcels that wait on it."""
+    untaken: int
+    """Its parcels that wait in the hub."""
+    dropped: str
+    unfit: int
+    """Hosts of relays that it cannot use."""
+
+
+def host_rows(snapshot: Snapshot) -> list[HostRow]:
+    """Return a row for each host."""
+    return [
+        HostRow(
+            each.host, "away" if is_away(each) else "draining" if each.is_draining else "ok", each.version or "-",
+            f"{rough_duration(max(0, snapshot.now - each.seen_at))} ago" if each.seen_at else "never",
+            f"{each.clock_skew / 1000:+.1f} s", each.relays, each.backlog_events, each.backlog_parcels, each.untaken,
+            counted({why: count for (host, why), count in snapshot.dropped_by_host.items() if host == each.host}),
+            sum(unfit.host == each.host for unfit in snapshot.unfit),
+        )
+        for each in snapshot.hosts
+    ]  # fmt: skip
+
+
+def host_lines(snapshot: Snapshot) -> Iterator[str]:
+    """Yield a line for each host, as `event-service status` prints it."""
+    for row in host_rows(snapshot):
+        unfit = f", cannot use {row.unfit}" if row.unfit else ""
+        dropped = f"; dropped: {row.dropped}" if row.dropped else ""
+        yield (
+            f"{f'host {row.host}':<14} {row.state:<9} {row.version}, called {row.called}, clock {row.clock},"
+            f" asks {row.relays} hosts of relays{unfit}; {row.events:,} events and {row.parcels:,} parcels wait there,"
+            f" {row.untaken:,} parcels in the hub{dropped}"
+        )
