@@ -33,6 +33,8 @@ def _load_plugin(sink: SinkSetting) -> None:
 
 
 def unnamed_collector(config: Config) -> Iterator[str]:
-    """Yield a warning if events are traced and no variable says where spans go."""
-    if config.trace_sample and not any(map(os.environ.get, _ENDPOINTS)):
+    """Yield a warning if events are traced and no variable says where spans go, or one keeps them from going."""
+    if config.trace_sample and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        yield "OTEL_SDK_DISABLED is true: no span is exported"
+    elif config.trace_sample and not any(map(os.environ.get, _ENDPOINTS)):
         yield "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans go to http://localhost:4318"

@@ -66,6 +66,11 @@ def test_tracing_without_its_collector_is_told(tmp_path: Path) -> None:
     assert (told.returncode, told.stderr) == (0, "")
 
 
+def test_tracing_that_a_variable_of_opentelemetry_ends_is_told(tmp_path: Path) -> None:
+    found = check(tmp_path, EVENTS_TRACE_SAMPLE="0.001", OTEL_SDK_DISABLED="True")
+    assert (found.returncode, found.stderr) == (0, "warning: OTEL_SDK_DISABLED is true: no span is exported\n")
+
+
 def test_tracing_that_cannot_start_is_told(tmp_path: Path) -> None:
     found = check(tmp_path, EVENTS_TRACE_SAMPLE="1", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     assert found.returncode == 3

@@ -215,6 +215,18 @@ def test_wrong_variable_of_opentelemetry_is_named(tmp_path: Path, name: str, val
         assert f"{name} " in service.log_text()
 
 
+def test_spans_that_opentelemetry_does_not_make_count_as_dropped(tmp_path: Path, pubsub: FakePubSub) -> None:
+    events = profiles()
+    with Collector() as collector, ScriptedRelay(events=events) as relay:
+        env = environment(relay, pubsub, collector) | {"OTEL_SDK_DISABLED": "true"}
+        with EventService(tmp_path, env) as service:
+            pubsub.wait_count(len(events))
+            service.wait_metric("event_service_trace_spans_dropped_total", lambda count: count > 0)
+            assert service.scrape().value("event_service_trace_spans_exported_total") == 0
+            assert service.stop() == 0
+        assert collector.requests == 0
+
+
 def test_refused_delivery_is_an_error(tmp_path: Path) -> None:
     """The target relay takes no event of this kind; the topic is not concerned."""
     event = PEOPLE[0].sign("{}", kind=0, created_at=int(time()) - 30)
