@@ -209,14 +209,14 @@ class NamespaceNetwork:
                     break
             else:
                 raise AssertionError("no network is free")
-            self.hub, self.clients = f"{self._base}.201.1", f"{self._base}.0.0/16"
+            self.hub, self.clients = f"{self._base}.127.1", f"{self._base}.0.0/16"
             # What is still sent when hosts are gone must not leave this machine.
             _run("ip", "route", "replace", "blackhole", self.clients)
             self._stack.callback(_try, "ip", "route", "del", "blackhole", self.clients)
             _run("ip", "link", "set", self._anchor, "up")
             # Every address of these subnets is this machine's.
-            for subnet in (200, 201):
-                _run("ip", "route", "add", "local", f"{self._base}.{subnet}.0/24", "dev", self._anchor)
+            for subnet in (self._relay_subnet, self._hub_subnet):
+                _run("ip", "route", "add", "local", subnet, "dev", self._anchor)
         except BaseException:
             self._stack.close()
             raise
@@ -229,26 +229,41 @@ class NamespaceNetwork:
     def _anchor(self) -> str:
         return f"{self._name}-0"
 
+    @property
+    def relays(self) -> str:
+        """The first half of the addresses of relays: `….128.0` to `….255.255`."""
+        return self._base
+
+    @property
+    def _relay_subnet(self) -> str:
+        return f"{self._base}.128.0/17"
+
+    @property
+    def _hub_subnet(self) -> str:
+        return f"{self._base}.127.0/24"
+
     def relay_address(self) -> str:
         """See `HostNetwork`."""
         self._relays += 1
-        return f"{self._base}.200.{self._relays}"
+        return f"{self._base}.128.{self._relays}"
 
     def add_host(self) -> HostPlace:
         """See `HostNetwork`."""
         self._hosts += 1
         holder = self._stack.enter_context(_holder())
-        links = [self._add_link(holder, inner, subnet) for inner, subnet in (("relays", 200), ("hub", 201))]
+        links = [
+            self._add_link(holder, "relays", 0, self._relay_subnet),
+            self._add_link(holder, "hub", 4, self._hub_subnet),
+        ]
         place = NamespacePlace(holder, self.hub, links)
         _run(*place.command, "ip", "link", "set", "lo", "up")
         for each in links:
             place.raise_link(each)
         return place
 
-    def _add_link(self, holder: Child, inner: str, subnet: int) -> _Link:
-        net = f"{self._base}.{self._hosts}.{subnet - 200 << 2}".rpartition(".")
-        first = int(net[2])
-        link = _Link(inner, f"{net[0]}.{first + 1}", f"{net[0]}.{first + 2}", f"{self._base}.{subnet}.0/24")
+    def _add_link(self, holder: Child, inner: str, first: int, subnet: str) -> _Link:
+        net = f"{self._base}.{self._hosts}"
+        link = _Link(inner, f"{net}.{first + 1}", f"{net}.{first + 2}", subnet)
         name = f"{self._name}-{self._hosts}{inner[0]}"
         _run("ip", "link", "add", name, "type", "veth", "peer", inner, "netns", str(holder.pid))
         _run("ip", "addr", "add", f"{link.ours}/30", "dev", name)

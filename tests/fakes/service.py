@@ -33,6 +33,7 @@ STOP_TIMEOUT_S = 75.0
 """Longer than the supervisor gives its stages."""
 REQUEST_TIMEOUT_S = 30.0
 _POLL_S = 0.1
+_COMMAND = (sys.executable, "-m", "pipeline.cli")
 _STAGE = re.compile(r"\bstage ([a-z]+)(?: --sink ([a-z0-9-]+))?(?: .*--slot (\d+))?")
 _INHERITED = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "SSL_CERT_FILE")
 
@@ -102,7 +103,7 @@ class EventService:
         env: Mapping[str, str] | None = None,
         *,
         arguments: tuple[str, ...] = ("supervise",),
-        command: tuple[str, ...] = (sys.executable, "-m", "pipeline.cli"),
+        command: tuple[str, ...] = _COMMAND,
     ) -> None:
         self.directory = directory
         self.database = directory / "events.db"
@@ -126,6 +127,14 @@ class EventService:
         alone = cls(directory, env, arguments=("stage", name, *slots))
         alone.env.setdefault("EVENTS_STAGE_LISTEN_ADDRESS", f"{alone.host}:{alone.port}")
         return alone
+
+    @classmethod
+    def placed(cls, directory: Path, env: Mapping[str, str], inside: tuple[str, ...], address: str) -> "EventService":
+        """One whose command begins with `inside`, which runs it elsewhere, and whose server is at `address` there."""
+        found = cls(directory, env, command=(*inside, *_COMMAND))
+        found.host = address
+        found.env["EVENTS_LISTEN_ADDRESS"] = f"{found.host}:{found.port}"
+        return found
 
     def __enter__(self) -> Self:
         self.start()

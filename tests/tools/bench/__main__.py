@@ -49,6 +49,8 @@ PARTS: Final = {
     "import": "go_import.run",
     "disk": "disk.run",
     "growth": "growth.run",
+    "hub": "hub.run",
+    "hub-plan": "hub.run_plan",
 }
 
 # The best of short rounds in turn, bare verification among them.

@@ -45,7 +45,10 @@ def run(limit: float, *, quick: bool) -> PartReport:
     lines = events.lines(events.blocks(count + count // 2), count + count // 2)
     parsed = [event_from_json(line) for line in lines]
     uniques, more = parsed[:count], parsed[count:]
-    with tempfile.TemporaryDirectory(prefix="event-service-bench-") as directory, _intake(Path(directory)) as fed:
+    with (
+        tempfile.TemporaryDirectory(prefix="event-service-bench-") as directory,
+        running_intake(Path(directory)) as fed,
+    ):
         rates = {
             "unique": fed.feed(uniques),
             "duplicates, remembered": fed.feed(uniques),
@@ -109,7 +112,7 @@ class Fed:
 
 
 @contextmanager
-def _intake(directory: Path) -> Iterator[Fed]:
+def running_intake(directory: Path) -> Iterator[Fed]:
     """A running intake, counting into files as in a crawler."""
     runtime = directory / "run"
     (runtime / "metrics").mkdir(parents=True)

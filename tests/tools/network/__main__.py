@@ -15,22 +15,19 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
-from pipeline.process.clock import SystemClock
-from pipeline.store import users
-from pipeline.store.schema import open_database
 from tests.fakes.child import Child
 from tests.fakes.net import free_port, pause
 from tests.fakes.procs import Process
 from tests.fakes.service import EventService, settings
-from tests.tools.network.world import Network
+from tests.tools.network import hosts
+from tests.tools.network.home import due, have, register
+from tests.tools.network.world import BOOTSTRAP, Network
 
-BOOTSTRAP = 5
 _SAY_EVERY_S = 30.0
 _LOOK_EVERY_S = 2.0
-_HAVE = "SELECT lower(hex(event_id)) FROM seen UNION SELECT lower(hex(event_id)) FROM inbox"
 _ASKED = "SELECT asked, count(*) FROM relays WHERE state = 'connected' GROUP BY asked"
 
 
@@ -68,16 +65,25 @@ def main() -> int:
     parser.add_argument("--wanted", type=int, default=30_000, help="followed by them (%(default)s)")
     parser.add_argument("--stored", type=int, default=30_000, help="events there are before (%(default)s)")
     parser.add_argument("--rate", type=float, default=20.0, help="events a second (%(default)s)")
+    parser.add_argument(
+        "--hosts", type=int, metavar="N", help="crawl from N hosts; a fifth of the relays ban one of them"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="event-service-network-") as scratch:
-        found = play(options, Path(scratch))
+        try:
+            found = (play if options.hosts is None else hosts.play)(options, Path(scratch))
+        except hosts.CannotTellHosts as error:
+            parser.error(str(error))
     for name, value in found.items():
         print(f"{name:<44} {value}")
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0 if found["recall"] == 1.0 else 1
+    failed = [] if options.hosts is None else hosts.failures(found)
+    for text in failed:
+        print(f"FAILED: {text}")
+    return 1 if failed or found["recall"] != 1.0 else 0
 
 
 def play(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
@@ -104,7 +110,7 @@ def play(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
             EVENTS_NEW_AUTHOR_LOOKBACK="2h", EVENTS_BACKFILL="2h", EVENTS_CRAWLERS="2",
         )  # fmt: skip
         service = EventService(directory / "service", env)
-        _register(service, network)
+        register(service, network)
         with service:
             return _watch(service, relays, expected, seconds)
 
@@ -118,26 +124,26 @@ def _watch(service: EventService, relays: Child, expected: Path, seconds: float)
         if elapsed - said_at >= _SAY_EVERY_S or elapsed > seconds:
             said_at = elapsed
             stats = _stats(relays)
-            due, have = _due(expected), _have(service.database)
-            missing = len(due - have)
+            wanted, had = due(expected), have(service.database)
+            missing = len(wanted - had)
             print(
-                f"{elapsed:5.0f} s: {stats['connected']} connected, {len(due):,} due, {missing:,} not there yet, "
+                f"{elapsed:5.0f} s: {stats['connected']} connected, {len(wanted):,} due, {missing:,} not there yet, "
                 f"{sum(usage.cpu_s.values()) / elapsed:.2f} cores, {usage.peak_bytes >> 20} MiB at most",
                 flush=True,
             )
             if elapsed > seconds or (not stats["publishing"] and not missing):
-                return _figures(service, usage, stats, due, have, elapsed)
+                return _figures(service, usage, stats, wanted, had, elapsed)
 
 
 def _figures(
-    service: EventService, usage: Usage, stats: dict[str, Any], due: set[str], have: set[str], elapsed: float
+    service: EventService, usage: Usage, stats: dict[str, Any], wanted: set[str], had: set[str], elapsed: float
 ) -> dict[str, Any]:
-    novel = len(due & have)
+    novel = len(wanted & had)
     with closing(sqlite3.connect(f"file:{service.database}?mode=ro", uri=True)) as database:
         asked = dict(database.execute(_ASKED).fetchall())
     return {
-        "recall": novel / len(due) if due else 0.0,
-        "events due": len(due),
+        "recall": novel / len(wanted) if wanted else 0.0,
+        "events due": len(wanted),
         "copies of an event, mean": round(stats["copies"] / stats["published"], 2),
         "seconds": round(elapsed),
         "relays connected": stats["connected"],
@@ -155,26 +161,10 @@ def _figures(
     }
 
 
-def _register(service: EventService, network: Network) -> None:
-    service.directory.mkdir(parents=True, exist_ok=True)
-    with open_database(service.database, SystemClock()) as opened, opened.write() as tx:
-        for person in network.people[: network.users]:
-            users.register(tx, bytes.fromhex(person.author.pubkey), round(time() * 1000))
-
-
 def _stats(relays: Child) -> dict[str, Any]:
     relays.say("stats")
     found: dict[str, Any] = json.loads(relays.wait_line(r"^\{.*\}", 120.0)[0])
     return found
-
-
-def _due(expected: Path) -> set[str]:
-    return set(expected.read_text().split())
-
-
-def _have(path: Path) -> set[str]:
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        return {event_id for (event_id,) in database.execute(_HAVE)}
 
 
 def _name(process: Process) -> str:

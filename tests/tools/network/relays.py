@@ -1,26 +1,31 @@
-"""One process that plays every relay of a network: each at a loopback address of its own, strict and plain by NIP-01.
+"""One process that plays every relay of a network: each at an address of its own, strict and plain by NIP-01.
 
-Run as a child: it says `ready PORT`, then answers each line `stats` with one line of JSON; it ends with its input.
+Run as a child: it says `ready PORT`, then answers each line with one line of JSON; it ends with its input. The line
+`gone ADDRESS` says that this client is gone from now on; what it asked is to be asked by another.
 """
 
 import argparse
 import asyncio
 import json
 import logging
+import math
 import random
 import socket
 import sys
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import orjson
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from tests.factories.events import SignedEvent
 from tests.tools.network.world import Network, Placed
@@ -47,6 +52,8 @@ class Stats:
     sent_events: int = 0
     copies: int = 0
     published: int = 0
+    banned: int = 0
+    """Handshakes of the client that a part of the relays ban."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,8 @@ class Client:
     """A connection and what it subscribed to."""
 
     connection: ServerConnection
+    address: str
+    has_asked: bool = False
     subscriptions: dict[str, list[Wanted]] = field(default_factory=dict)
 
 
@@ -99,6 +108,38 @@ class Relay:
     stats: Stats
     events: list[tuple[int, int, SignedEvent]] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
+    unasked_since: float | None = None
+    """Since when nobody asks it (monotonic); None: somebody does, or nobody ever came."""
+    longest_unasked_s: float = 0.0
+    asked_at: float = -math.inf
+    """When somebody asked it for the first time in a connection, the last time that one did (monotonic)."""
+
+    def on_dialled(self) -> None:
+        """Somebody came, who may be refused."""
+        if self.unasked_since is None and not self.is_asked:
+            self.unasked_since = monotonic()
+
+    def on_asked(self, client: Client) -> None:
+        """A client asks for the first time."""
+        client.has_asked = True
+        self.asked_at = monotonic()
+        self.longest_unasked_s, self.unasked_since = self.unasked_for(), None
+
+    def on_left(self, client: Client) -> None:
+        """A client left."""
+        self.clients.remove(client)
+        if client.has_asked and not self.is_asked:
+            self.unasked_since = monotonic()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody is connected who asked something."""
+        return any(each.has_asked for each in self.clients)
+
+    def unasked_for(self) -> float:
+        """For how long it was not asked at most (s), now included."""
+        now_s = 0.0 if self.unasked_since is None else monotonic() - self.unasked_since
+        return max(self.longest_unasked_s, now_s)
 
     def hold(self, event: SignedEvent, number: int) -> None:
         """Store an event; nobody is told."""
@@ -131,6 +172,8 @@ class Relay:
         if kind != "REQ":
             return
         self.stats.requests += 1
+        if not client.has_asked:
+            self.on_asked(client)
         filters = [Wanted.read(value) for value in values]
         self.stats.broad_requests += any(each.is_broad for each in filters)
         if name not in client.subscriptions and len(client.subscriptions) >= MAX_SUBSCRIPTIONS:
@@ -163,13 +206,16 @@ class Relay:
 class Relays:
     """All relays of a network, and the file of what the service must have in the end."""
 
-    def __init__(self, network: Network, expected: Path) -> None:
+    def __init__(self, network: Network, expected: Path, banned: str = "") -> None:
         self.network = network
         self.stats = Stats()
         self.relays = [Relay(_is_narrow(number), self.stats) for number in range(network.relays)]
         self._by_address = {network.address(number): number for number in range(network.relays)}
         self._expected = expected.open("w")
         self._numbers = 0
+        self._banned = banned
+        self._gone: dict[int, float] = {}
+        self._again_s: list[float] = []
 
     def addresses(self) -> list[str]:
         """Where somebody listens."""
@@ -196,10 +242,43 @@ class Relays:
             await relay.publish(placed.event, self._numbers)
         self._expected.flush()
 
+    def admit(self, connection: ServerConnection, _: Request) -> Response | None:
+        """Refuse the client that a part of the relays ban."""
+        number = self._by_address[connection.local_address[0]]
+        self.relays[number].on_dialled()
+        if connection.remote_address[0] == self._banned and bans(number):
+            self.stats.banned += 1
+            return connection.respond(HTTPStatus.FORBIDDEN, "banned\n")
+        return None
+
+    def on_gone(self, address: str) -> None:
+        """Measure from now on when others ask what this client asked."""
+        self._gone = {
+            number: monotonic()
+            for number, relay in enumerate(self.relays)
+            if any(each.has_asked and each.address == address for each in relay.clients)
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return all figures as they are now."""
+        for number, since in list(self._gone.items()):
+            asked_at = self.relays[number].asked_at
+            if asked_at > since:
+                self._again_s.append(asked_at - since)
+                del self._gone[number]
+        asked_by = Counter(each.address for relay in self.relays for each in relay.clients if each.has_asked)
+        return asdict(self.stats) | {
+            "asked_by": dict(asked_by),
+            "unasked_s": max((relay.unasked_for() for relay in self.relays), default=0.0),
+            "unasked": sum(relay.unasked_since is not None for relay in self.relays),
+            "still_gone": len(self._gone),
+            "asked_again_s": self._again_s,
+        }
+
     async def serve(self, connection: ServerConnection) -> None:
         """One connection, from its upgrade to its end."""
         relay = self.relays[self._by_address[connection.local_address[0]]]
-        client = Client(connection)
+        client = Client(connection, connection.remote_address[0])
         self.stats.dials += 1
         self.stats.connected += 1
         relay.clients.append(client)
@@ -209,13 +288,18 @@ class Relays:
         except ConnectionClosed:
             pass
         finally:
-            relay.clients.remove(client)
+            relay.on_left(client)
             self.stats.connected -= 1
 
 
 def is_down(relay: int) -> bool:
     """Whether a relay is named by people and not there; the largest are."""
     return relay >= 10 and relay % 100 < DOWN
+
+
+def bans(relay: int) -> bool:
+    """Whether a relay bans the client that some ban."""
+    return relay >= 10 and relay % 5 == 4
 
 
 def _is_narrow(relay: int) -> bool:
@@ -225,9 +309,10 @@ def _is_narrow(relay: int) -> bool:
 async def play(options: argparse.Namespace) -> None:
     """Fill the relays, open them, publish until the time is up, and go on answering until standard input ends."""
     network = Network.make(
-        options.seed, relays=options.relays, people=options.people, users=options.users, wanted=options.wanted
-    )
-    relays = Relays(network, options.expected)
+        options.seed, relays=options.relays, people=options.people, users=options.users, wanted=options.wanted,
+        base=options.base,
+    )  # fmt: skip
+    relays = Relays(network, options.expected, options.banned)
     now = int(time())
     rng = random.Random(f"{options.seed} notes")
     for placed in network.relay_lists(now - REACH_S, now, options.port):
@@ -241,17 +326,25 @@ async def play(options: argparse.Namespace) -> None:
         for listener in listeners:
             await stack.enter_async_context(
                 serve(
-                    relays.serve, sock=listener, compression=None, max_size=1 << 20, ping_interval=None, logger=_quiet
+                    relays.serve,
+                    sock=listener,
+                    compression=None,
+                    max_size=1 << 20,
+                    ping_interval=None,
+                    logger=_quiet,
+                    process_request=relays.admit,
                 )
             )
         print("ready", flush=True)
         publisher = asyncio.create_task(_publish(relays, network, rng, options))
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        while await reader.readline():
+        while line := await reader.readline():
             if publisher.done():
                 publisher.result()
-            print(json.dumps(asdict(relays.stats) | {"publishing": not publisher.done()}), flush=True)
+            if line.startswith(b"gone "):
+                relays.on_gone(line.split()[1].decode())
+            print(json.dumps(relays.report() | {"publishing": not publisher.done()}), flush=True)
         publisher.cancel()
 
 
@@ -274,6 +367,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--expected", type=Path, required=True)
+    parser.add_argument("--base", default="", help="what addresses of relays begin with")
+    parser.add_argument("--banned", default="", help="the client that a fifth of the relays refuse")
     asyncio.run(play(parser.parse_args()))
 
 

@@ -10,6 +10,8 @@ from typing import Self
 
 from tests.factories.events import Author, SignedEvent
 
+BOOTSTRAP = 5
+"""Relays that the service begins with."""
 # How many relays an author writes to: as in real lists a few, sometimes many. The mean is about 5.
 _LIST_SIZES = ((1, 6), (2, 14), (3, 20), (4, 18), (5, 14), (6, 9), (7, 6), (8, 4), (10, 4), (15, 3), (20, 1), (35, 1))
 _KINDS = ((1, 55.0), (7, 30.0), (6, 6.0), (0, 2.0), (30023, 2.0), (9735, 5.0))
@@ -55,10 +57,12 @@ class Network:
     users: int
     wanted: int
     _weights: Sequence[float] = field(repr=False)
+    base: str = ""
+    """What addresses of relays begin with where they are none of loopback: two of four numbers."""
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @classmethod
-    def make(cls, seed: int, *, relays: int, people: int, users: int, wanted: int) -> Self:
+    def make(cls, seed: int, *, relays: int, people: int, users: int, wanted: int, base: str = "") -> Self:
         """The same for the same numbers."""
         rng = random.Random(seed)
         weights = list(itertools.accumulate(1 / (rank + 1) ** _SKEW for rank in range(relays)))
@@ -67,10 +71,12 @@ class Network:
             Person(number, seed, draw(rng, weights, size))
             for number, size in enumerate(rng.choices(sizes, shares, k=people))
         )
-        return cls(seed, relays, everybody, users, wanted, weights)
+        return cls(seed, relays, everybody, users, wanted, weights, base)
 
     def address(self, relay: int) -> str:
-        """The loopback address of a relay; each is a host of its own."""
+        """The address of a relay; each is a host of its own."""
+        if self.base:
+            return f"{self.base}.{128 + relay // 200}.{relay % 200 + 1}"
         return f"127.{60 + relay // 200}.{relay % 200 + 1}.9"
 
     def relay_lists(self, since: int, until: int, port: int) -> Iterator[Placed]:

@@ -68,8 +68,10 @@ def hub_goes_back(made: Installation) -> Play:
 
 def lose_disk(made: Installation) -> Play:
     """Lose the disk of a host on which events wait, since its uplink stands still."""
-    edge = made.edge()
     began = monotonic()
+    while not (asking := [each for each in made.edges if each.connected()]) and monotonic() - began < _GIVE_UP_S:
+        yield _STEP_S
+    edge = made.rng.choice(asking or made.edges)
     made.environment.flood = _FLOOD
     pids = edge.pids("uplink")
     with made.frozen([edge.service.child.pid, *pids]):

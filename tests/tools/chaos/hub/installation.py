@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -104,7 +103,7 @@ class Installation:
                     EVENTS_HUB=place.hub_url(hub.add_host(name)), EVENTS_ROLE="crawler", EVENTS_HOST=name,
                     EVENTS_CRAWLERS="1", **common,
                 )  # fmt: skip
-                edges.append(Edge(name, place, _service(directory / name, env, place)))
+                edges.append(Edge(name, place, EventService.placed(directory / name, env, place.command, place.listen)))
             home = EventService(
                 directory / "home",
                 settings(
@@ -198,13 +197,6 @@ class Installation:
         self.kill_host(edge.service)
         shutil.rmtree(edge.service.directory)
         edge.service.start(wait=False)
-
-
-def _service(directory: Path, env: dict[str, str], place: HostPlace) -> EventService:
-    service = EventService(directory, env, command=(*place.command, sys.executable, "-m", "pipeline.cli"))
-    service.host = place.listen
-    service.env["EVENTS_LISTEN_ADDRESS"] = f"{service.host}:{service.port}"
-    return service
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
