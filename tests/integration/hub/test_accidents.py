@@ -366,7 +366,8 @@ def test_home_with_a_full_inbox_takes_no_more(hub: Hub, edge: Edge, home: World)
             return len(taken) == 1_500
 
         wait_until(save, "taken")
-        assert running.metric("event_service_stage_in_total", stage="hub") >= 1_500
+        # Counts are shown behind the commit.
+        wait_until(lambda: running.metric("event_service_stage_in_total", stage="hub") >= 1_500, "counted")
 
 
 def _restart(server: PostgresServer) -> None:
