@@ -14,6 +14,8 @@ from pipeline.status.snapshot import Snapshot, counted
 from pipeline.store.sinks import SinkName
 
 _MIN_FREE_BYTES: Final = 64 << 20
+# The timer makes one each night.
+_OLD_BACKUP_MS: Final = 3 * 86_400_000
 _OUTBOX: Final = "outbox-"
 # A backlog is full in bytes where not even such an event fits.
 _LARGE_EVENT_BYTES: Final = 1 << 20
@@ -37,6 +39,7 @@ def diagnose(snapshot: Snapshot, max_queue_age: int) -> list[Diagnosis]:
         *diagnose_crowding(snapshot),
         *diagnose_hosts(snapshot),
         *_audit(snapshot),
+        *_backups(snapshot),
     ]
     return sorted(found, key=lambda each: each.severity is not Severity.PROBLEM)
 
@@ -158,6 +161,20 @@ def _audit(snapshot: Snapshot) -> Iterator[Diagnosis]:
             f"{audit.missed:,} of {count_of(audit.had + audit.missed, 'event')} of the newest sample had been missed",
             "they were fetched; the sweeper's log names them, event-service audit --users looks for others",
         )  # fmt: skip
+
+
+def _backups(snapshot: Snapshot) -> Iterator[Diagnosis]:
+    """Yield what is wrong with the backups of home, from which another host would go on."""
+    at = snapshot.backed_up_at
+    if not snapshot.is_home or (at is not None and snapshot.now - at < _OLD_BACKUP_MS):
+        return
+    what = "there is no backup" if at is None else f"the newest backup is {rough_duration(snapshot.now - at)} old"
+    lost = snapshot.errors.get(("hub", "unbacked-parcels"), 0)
+    what += f", and the hub dropped {lost:,} parcels that none has" if lost else ""
+    yield Diagnosis(
+        Severity.PROBLEM if lost else Severity.NOTE, "backups", f"{what}: if this host is lost, so is what came before"
+        " the hub's log", "event-service backup --keep 7 FOLDER, or systemctl enable --now event-service-backup.timer",
+    )  # fmt: skip
 
 
 def _off(snapshot: Snapshot) -> dict[str, SinkName]:

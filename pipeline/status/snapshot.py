@@ -11,10 +11,11 @@ from pipeline.process.counters import Counted, read_counters
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth, health_of
 from pipeline.process.slots import settings_directory
-from pipeline.settings.choices import SinkKind, SinkSetting
+from pipeline.settings.choices import HostRole, SinkKind, SinkSetting
 from pipeline.settings.config import Config
 from pipeline.settings.running import recorded_settings
 from pipeline.store import (
+    backups,
     dead,
     gaps,
     gauges,
@@ -122,6 +123,10 @@ class Snapshot:
     unfit: tuple[Unfit, ...] = ()
     dropped_by_host: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Events that other hosts dropped, by host and reason."""
+    is_home: bool = False
+    """This host is home of several."""
+    backed_up_at: int | None = None
+    """When the newest backup was made (ms); None if there was none."""
 
 
 def sinks_of(config: Config, tx: Tx) -> tuple[SinkName, ...]:
@@ -146,6 +151,7 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         replay = _replay(tx)
         crawling, holders, unfit = hosts.every(tx), hosts.holders(tx), hosts.every_unfit(tx)
         dropped = host_counts.dropped(tx)
+        backup = backups.newest(tx)
     disk = disk_use(config.database_path)
     directory = config.runtime_directory
     counters = read_counters(directory, _COUNTERS) if directory.exists() else []
@@ -163,6 +169,8 @@ def read_snapshot(config: Config, database: Database, clock: Clock) -> Snapshot:
         discarded=_summed(counters, "event_service_stage_discarded_total", "stage", "reason"),
         errors=_summed(counters, "event_service_stage_errors_total", "stage", "kind"),
         exits=_summed(counters, "event_service_stage_exits_total", "slot", "reason"),
+        is_home=config.role is HostRole.HOME,
+        backed_up_at=None if backup is None else backup.at,
         known_addresses=seen.known_addresses,
         registered_users=seen.registered_users,
         budget=seen.budget,

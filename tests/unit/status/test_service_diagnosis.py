@@ -79,6 +79,20 @@ def test_followees_that_wait_are_told_with_the_setting() -> None:
     assert "EVENTS_MAX_WANTED_AUTHORS" in found.advice
 
 
+def test_home_without_a_young_backup_is_told_how_to_make_one() -> None:
+    assert not diagnose(WELL, 0)
+    assert not diagnose(replace(WELL, is_home=True, backed_up_at=NOW - 2 * 86_400_000), 0)
+    found = one(replace(WELL, is_home=True))
+    assert (found.severity, found.subject) == (Severity.NOTE, "backups")
+    assert found.what.startswith("there is no backup: ")
+    assert "event-service backup --keep" in found.advice
+    old = replace(WELL, is_home=True, backed_up_at=NOW - 4 * 86_400_000)
+    assert one(old).what.startswith("the newest backup is 4d old: ")
+    dropped = one(replace(old, errors={("hub", "unbacked-parcels"): 7}))
+    assert dropped.severity is Severity.PROBLEM
+    assert "and the hub dropped 7 parcels that none has" in dropped.what
+
+
 def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
     """Whatever its age and size; it is said how to get rid of it."""
     queues = (*QUEUES[:2], QueueStatus("outbox-relay", 9_000, 10**10, 0))
