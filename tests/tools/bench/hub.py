@@ -26,8 +26,9 @@ _NO_POSTGRES = "PostgreSQL is not installed"
 _FAR_S, _NEAR_S = 0.15, 0.05
 _RATE = 50
 _INTAKE_EVERY_S = 0.02
-_UNSENT = "SELECT count(*) FROM parcels WHERE sent_at IS NULL"
-_SENT = "SELECT coalesce(sum(events), 0) FROM parcels WHERE sent_at IS NOT NULL"
+_SENT_UP_TO = "(SELECT coalesce(max(number), 0) FROM sent_parcels)"
+_UNSENT = f"SELECT count(*) FROM parcels WHERE number > {_SENT_UP_TO}"
+_SENT = f"SELECT coalesce(sum(events), 0) FROM parcels WHERE number <= {_SENT_UP_TO}"
 _LEFT = "SELECT count(*) FROM inbox"
 
 
