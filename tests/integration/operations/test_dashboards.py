@@ -16,7 +16,12 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
 
+from pipeline.server.host_collector import HostCollector
+from pipeline.store.host_counts import HostCount
+from pipeline.store.hosts import HostState
 from tests.factories.events import authors
 from tests.fakes.behaviour import Behaviour, OkRule
 from tests.fakes.child import Child
@@ -106,10 +111,20 @@ def scrape(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
             os.kill(sweeper.pid, signal.SIGKILL)
             service.wait_metric("event_service_stage_exits_total", lambda number: number >= 1)
             service.wait_healthy()
-            wanted = {name for expression in EXPRESSIONS for name, _ in selectors(expression)}
+            hosts = of_hosts()
+            wanted = {name for expression in EXPRESSIONS for name, _ in selectors(expression)} - hosts.names()
             # Some are shown from the first time on that they count something.
             until(lambda: wanted <= service.scrape().names(), lambda: wanted - service.scrape().names())
-            return service.scrape()
+            return Scrape(service.scrape().text + hosts.text)
+
+
+def of_hosts() -> Scrape:
+    """What home shows beside, where other hosts crawl for it."""
+    state = HostState("fra1", "1.0.0", False, 1, 0, 0, 0, 0, 1, 1)
+    dropped = HostCount("fra1", "tally", (("slot", "crawler-0"), ("what", "discarded"), ("reason", "duplicate")), 2)
+    registry = CollectorRegistry()
+    registry.register(HostCollector([state], [dropped], [], 2))
+    return Scrape(generate_latest(registry).decode())
 
 
 def test_there_is_something_to_test() -> None:

@@ -136,6 +136,21 @@ def test_what_compose_mounts_and_sets_is_there() -> None:
     assert int(ours["stop_grace_period"].removesuffix("s")) > Timeouts().drain_s
 
 
+def test_hosts_of_compose_have_the_settings_of_their_roles() -> None:
+    compose = services()
+    hosts = {name: compose["services"][name] for name in ("home", "fra1", "ams1")}
+    setup = compose["services"]["hub-setup"]["command"][0]
+    for name, service in hosts.items():
+        assert service["profiles"] == ["hub"]
+        assert set(service["environment"]) <= {setting.name for setting in SETTINGS}
+        assert service["command"] == ["supervise", "--env-file", f"/settings/{name}.env"]
+        assert re.search(rf"\b{name}\b", setup), "its settings are written"
+        assert f"{name}:/var/lib/event-service" in service["volumes"], "a database of its own"
+        assert {each.split(":")[0] for each in service["volumes"]} <= set(compose["volumes"])
+    assert "EVENTS_SINK" in hosts["home"]["environment"]
+    assert "EVENTS_SINK" not in hosts["fra1"]["environment"] | hosts["ams1"]["environment"]
+
+
 def test_kubernetes_probes_ask_what_is_served_and_wait_for_the_stages() -> None:
     documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
     (workload,) = [each for each in documents if each["kind"] == "StatefulSet"]
