@@ -1,4 +1,6 @@
-"""Text of strangers as an operator's screen may show it."""
+"""Text for an operator's screen: of strangers, and counts."""
+
+_SINGULAR = {"are": "is", "were": "was", "have": "has"}
 
 
 def printable(text: str) -> str:
@@ -10,6 +12,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def count_of(number: int, noun: str, verb: str = "") -> str:
+    """Return number, noun and verb, each in the form that fits, such as `1 relay refuses` and `2 relays refuse`.
+
+    `noun` is the singular, `verb` the plural: `are`, `were`, or one that takes an s.
+    """
+    if number != 1:
+        return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}{verb and ' '}{verb}"
+    return f"1 {noun}{verb and ' '}{_SINGULAR.get(verb, verb and f'{verb}s')}"
 
 
 def _escaped(character: str) -> str:

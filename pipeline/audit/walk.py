@@ -49,6 +49,7 @@ from pipeline.nostr.kinds import (
     REPOST,
     TEXT_NOTE,
 )
+from pipeline.printable import count_of
 
 LEAST_CAP: Final = 5
 """No relay returns so few events for a larger limit."""
@@ -226,9 +227,13 @@ class Walk:
         pieces = part.divided(times)
         self._parts.extend(pieces)
         if not pieces:
-            self.unproven.append(Unproven(part.low, part.high, f"{returned} events of one kind in one second"))
+            self.unproven.append(
+                Unproven(part.low, part.high, f"{count_of(returned, 'event')} of one kind in one second")
+            )
         elif part.low == part.high and part.kinds is None:
-            self.unproven.append(Unproven(part.low, part.high, f"{returned} events in one second: other kinds"))
+            self.unproven.append(
+                Unproven(part.low, part.high, f"{count_of(returned, 'event')} in one second: other kinds")
+            )
 
     def _bound(self) -> None:
         if self.pages >= MAX_PAGES:

@@ -15,6 +15,7 @@ from pipeline.commands.bootstrap import config_or_exit, of_running_service, open
 from pipeline.commands.output import number_of, say
 from pipeline.commands.relays import Address
 from pipeline.commands.users import PublicKey
+from pipeline.printable import count_of
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import HeartbeatReading, read_heartbeats
 from pipeline.process.stop import Stop
@@ -80,13 +81,14 @@ class _View:
     def short_text(self) -> str:
         """Return what fits beside the bar in 80 columns."""
         over, events = sum(each.is_over for each in self.progress), sum(each.events for each in self.progress)
-        return f"{over}/{len(self.progress)} relays, {events:,} events"
+        return f"{over}/{count_of(len(self.progress), 'relay')}, {count_of(events, 'event')}"
 
     def text(self) -> str:
         over = sum(each.is_over for each in self.progress)
         done, parts = sum(each.done for each in self.progress), sum(each.parts for each in self.progress)
         events = sum(each.events for each in self.progress)
-        return f"{over} of {len(self.progress)} relays, {done} of {parts} requests, {events:,} events read"
+        relays, requests = count_of(len(self.progress), "relay"), count_of(parts, "request")
+        return f"{over} of {relays}, {done} of {requests}, {count_of(events, 'event')} read"
 
 
 @click.command()
@@ -146,7 +148,7 @@ def _order(
                 say(f"job {known.job} is under way", err=True)
                 return known
         number = backfills.add(tx, since, end, wanted, chosen, now)
-    say(f"job {number}: {len(chosen)} relays", err=True)
+    say(f"job {number}: {count_of(len(chosen), 'relay')}", err=True)
     return _job(database, number)
 
 
@@ -213,12 +215,13 @@ def _summarize(database: Database, job: Backfill, view: _View, *, is_saved: bool
         new = backfills.count_new(tx, job, numbers)
         names = {record.relay: record.address for record in relay_records.records(tx, everything=True, limit=1_000_000)}
     more = "" if is_saved else ", and the inbox holds events that are not saved yet"
-    say(f"{view.text()}; {new:,} events of that time are new since the job was ordered{more}")
+    say(f"{view.text()}; new since the job was ordered: {count_of(new, 'event')} of that time{more}")
     for each in view.progress:
         if not each.is_over:
             say(f"{names.get(each.relay, '?')}: not there; the job waits for it")
         elif each.incomplete:
-            say(f"{names.get(each.relay, '?')}: {each.incomplete} of {each.parts} requests were not served whole")
+            unserved = f"{each.incomplete} of {count_of(each.parts, 'request', 'were')} not served whole"
+            say(f"{names.get(each.relay, '?')}: {unserved}")
 
 
 def _view(database: Database, job: Backfill) -> _View:

@@ -11,6 +11,7 @@ import click
 from pipeline.commands.bootstrap import open_configured_database
 from pipeline.commands.output import say
 from pipeline.errors import CannotStart, EventServiceError
+from pipeline.printable import count_of
 from pipeline.process.liveness import utc
 from pipeline.settings import parse, values
 from pipeline.settings.values import InvalidValue
@@ -168,7 +169,8 @@ def hosts(url: str | None, as_json: bool) -> None:
         drains = ", draining" if is_draining else ""
         say(
             f"{host} {version or '-'} {seen}{drains}, clock {skew / 1000:+.1f} s,"
-            f" {events:,} events and {parcels} parcels wait there, {untaken} parcels wait for home"
+            f" {count_of(events, 'event')} and {count_of(parcels, 'parcel')} pending there,"
+            f" {count_of(untaken, 'parcel')} pending for home"
         )
         for host_key, until, reason in sorted(unfit.get(host, ())):
             say(f"  cannot use {host_key} until {utc(until / 1000)}: {reason}")
@@ -249,4 +251,4 @@ def fit(name: str, host_keys: tuple[str, ...], url: str | None) -> None:
 
     with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
         counts = [connection.call("clear_unfit_v1", name, each)[0][0] for each in host_keys or (None,)]
-    say(f"{name} may use {sum(counts)} hosts of relays again")
+    say(f"{name} may use {count_of(sum(counts), 'host')} of relays again")

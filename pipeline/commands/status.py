@@ -12,6 +12,7 @@ import click
 
 from pipeline.commands.bootstrap import config_or_exit, of_running_service, open_to_read_or_exit, settings_of_service
 from pipeline.commands.output import say
+from pipeline.printable import count_of
 from pipeline.process.clock import Clock, SystemClock
 from pipeline.process.heartbeat import read_heartbeats
 from pipeline.process.liveness import StageHealth
@@ -159,9 +160,8 @@ def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
         lines.append(f"{f'sink {sink.name}':<{width}} {sink.target}{retries}")
     if (replay := snapshot.replay) is not None:
         more = "" if replay.is_over else "; if none runs, event-service replay --resume goes on"
-        lines.append(
-            f"{'replay':<14} {replay.queued:,} of {replay.total:,} events queued, {replay.pending:,} pending{more}"
-        )
+        queued = f"{replay.queued:,} of {count_of(replay.total, 'event')} queued"
+        lines.append(f"{'replay':<14} {queued}, {replay.pending:,} pending{more}")
     if rates := _rates(snapshot.samples):
         lines.append(f"{'rates':<14} {rates}")
     if snapshot.hosts:
@@ -169,8 +169,8 @@ def as_text(snapshot: Snapshot, found: list[Diagnosis]) -> str:
     relays = ", ".join(f"{count} {state}" for state, count in _states(snapshot).items()) or "none crawled yet"
     lines += [
         "",
-        f"relays         {relays}; {snapshot.known_addresses:,} addresses known",
-        f"users          {snapshot.registered_users} registered, {snapshot.budget.authors:,} authors wanted",
+        f"relays         {relays}; {count_of(snapshot.known_addresses, 'address')} known",
+        f"users          {snapshot.registered_users} registered, {count_of(snapshot.budget.authors, 'author')} wanted",
         f"database       {snapshot.database_bytes >> 20} MiB, write-ahead log {snapshot.wal_bytes >> 20} MiB, "
         f"{snapshot.free_bytes >> 20} MiB free",
     ]

@@ -20,6 +20,7 @@ from pipeline.demo.relay import DemoRelay
 from pipeline.demo.service import HOST, DemoFailed, running, settings
 from pipeline.nostr.event import Event
 from pipeline.nostr.message import encode_event
+from pipeline.printable import count_of
 from pipeline.process.clock import SystemClock
 from pipeline.process.page_token import read_page_token
 
@@ -89,7 +90,7 @@ class Show:
         people = People(random.SystemRandom(), address)
         for event in people.introductions(self._now_s()):
             self._publish(event)
-        self._say(f"Starting the service on {address}, a relay where {len(people.users)} users live …")
+        self._say(f"Starting the service on {address}, a relay where {count_of(len(people.users), 'user', 'live')} …")
         async with running(settings(os.environ, folder, address, port), folder, self._stop) as service:
             await self._register(people, port)
             token = read_page_token(folder / "run")

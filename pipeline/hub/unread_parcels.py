@@ -6,6 +6,7 @@ from typing import Final
 
 from pipeline.hub.parcel import InvalidParcel, decode_events
 from pipeline.hub.taking import HubParcel, Opened, open_parcel, put
+from pipeline.printable import count_of
 from pipeline.process.logs import Logger
 from pipeline.rules.acceptance import EventLimits
 from pipeline.store import taken_parcels
@@ -35,7 +36,11 @@ class UnreadParcels:
         if self._waiting:
             hosts = ", ".join(sorted(self._waiting))
             return f"parcels of {hosts} cannot be read and wait in the hub: update this home host"
-        return f"{self._count} parcels cannot be read and are kept: update this home host" if self._count else ""
+        return (
+            f"{count_of(self._count, 'parcel', 'are')} kept that cannot be read: update this home host"
+            if self._count
+            else ""
+        )
 
     def look(self, database: Database) -> None:
         """Count what is kept."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pipeline.errors import EventServiceError
+from pipeline.printable import count_of
 from pipeline.probe.collector import AnswerCollector
 from pipeline.probe.exchange import Ask, Channel, Reply
 from pipeline.process.clock import Clock, pause
@@ -161,7 +162,7 @@ class Connections:
     def _dialled(self) -> WebSocket:
         for wait_s in (*_DIAL_AGAIN_S, None):
             if self.dials >= self._most_dials:
-                raise BudgetSpent(f"{self._most_dials} connections were made")
+                raise BudgetSpent(f"{count_of(self._most_dials, 'connection', 'were')} made")
             self.dials += 1
             try:
                 websocket = self._connect()

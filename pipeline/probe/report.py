@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from pipeline.printable import printable
+from pipeline.printable import count_of, printable
 from pipeline.probe.observation import Observation
 from pipeline.probe.titles import SECTIONS, title_of
 from pipeline.relay.nip11 import RelayInformation
@@ -51,8 +51,8 @@ class ProbeReport:
 
     def _cost(self) -> str:
         return (
-            f"{self.requests:,} requests over {self.dials:,} connections, {self.bytes_received:,} bytes, "
-            f"{self.took_s:.0f} s"
+            f"{count_of(self.requests, 'request')} over {count_of(self.dials, 'connection')}, "
+            f"{self.bytes_received:,} bytes, {self.took_s:.0f} s"
         )
 
 

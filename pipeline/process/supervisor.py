@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.printable import count_of
 from pipeline.process.child import Child, Launch
 from pipeline.process.clock import Clock
 from pipeline.process.drain import Drain
@@ -284,10 +285,10 @@ class Supervisor:
         missing = [child.name for child in self._children if not child.ready]
         problems = self._problems(missing)
         if self._drain is not None:
-            status = f"stopping, {sum(child.running for child in self._children)} stages left"
+            status = f"stopping, {count_of(sum(child.running for child in self._children), 'stage')} left"
         else:
             ready = len(self._children) - len(missing)
-            status = ", ".join([f"{ready} of {len(self._children)} stages run", *problems])
+            status = ", ".join([f"{ready} of {count_of(len(self._children), 'stage')} run", *problems])
         if not missing and not self._ready and self._drain is None:
             self._ready = True
             _log.info("all stages run")

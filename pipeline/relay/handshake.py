@@ -141,7 +141,9 @@ def _refusal(answer: _Answer, now_s: int) -> DialError:
     wait_s = None
     if status in _OVERLOADED:
         wait_s = retry_after_s(answer.first("retry-after"), answer.first("date"), now_s)
-    return DialError(reason, f"HTTP status {status}", status=status, retry_after_s=wait_s)
+    target = answer.first("location") if reason is DialReason.REDIRECT else None
+    said = f"HTTP status {status}{f' to {target}' if target else ''}"
+    return DialError(reason, said, status=status, retry_after_s=wait_s)
 
 
 def _check(answer: _Answer, key: bytes) -> None:

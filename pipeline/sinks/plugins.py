@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pipeline.errors import CannotStart, EventServiceError
+from pipeline.printable import count_of
 from pipeline.settings.choices import SINK_GROUP
 from pipeline.sinks.base import Delivered, Message, Refused, Retry, Sink, SinkDown, Verdicts
 
@@ -40,9 +41,11 @@ class PluginSink:
                 raise
             raise SinkDown(down.reason, f"{down.detail} (its verdicts do not fit the messages)", down.advice) from down
         if len(verdicts) != len(messages):
-            raise PluginFault(f"sink {self._name} has {len(verdicts)} verdicts on {len(messages)} messages")
+            raise PluginFault(
+                f"sink {self._name} has {count_of(len(verdicts), 'verdict')} on {count_of(len(messages), 'message')}"
+            )
         if all(each is None for each in verdicts):
-            raise PluginFault(f"sink {self._name} settled none of {len(messages)} messages")
+            raise PluginFault(f"sink {self._name} settled none of {count_of(len(messages), 'message')}")
         if not _are_verdicts(verdicts):
             raise PluginFault(f"sink {self._name} gave something else than verdicts")
         return verdicts

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.nostr.nip19 import encode_npub
+from pipeline.printable import count_of
 from pipeline.process.liveness import utc
 from pipeline.status.explain import TraceLine
 from pipeline.status.gaps import describe_reason, form_in_words, span
@@ -146,7 +147,7 @@ def _arrival_lines(arrivals: Arrivals) -> Iterator[TraceLine]:
         return
     dates = f"dated {_date(newest.created_at)}, arrived {_date(newest.seen_at // 1000)}"
     yield TraceLine("last event", f"kind {newest.kind}, {dates}")
-    late = f"{arrivals.late:,} of {arrivals.counted:,} events dated since {_date(arrivals.counted_from)}"
+    late = f"{arrivals.late:,} of {count_of(arrivals.counted, 'event')} dated since {_date(arrivals.counted_from)}"
     yield TraceLine("late arrivals", f"{late} came over {LATE_S // 60} minutes after their date")
 
 

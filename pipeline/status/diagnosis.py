@@ -40,11 +40,6 @@ def some_of(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def count_of(number: int, noun: str) -> str:
-    """Return number and noun, in the plural where it must be."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def rough_duration(milliseconds: int) -> str:
     """Return a duration in the largest unit that fits, as 3h or 12s."""
     for unit in (86_400_000, 3_600_000, 60_000, 1_000):

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pipeline import __version__
-from pipeline.status.diagnosis import Diagnosis, Severity, count_of, rough_duration, some_of
+from pipeline.printable import count_of
+from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration, some_of
 from pipeline.status.snapshot import Snapshot
 from pipeline.store.hosts import HostState
 

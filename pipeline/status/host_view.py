@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.printable import count_of
 from pipeline.status.diagnosis import rough_duration
 from pipeline.status.host_diagnosis import is_away
 from pipeline.status.snapshot import Snapshot, counted
@@ -50,6 +51,6 @@ def host_lines(snapshot: Snapshot) -> Iterator[str]:
         dropped = f"; dropped: {row.dropped}" if row.dropped else ""
         yield (
             f"{f'host {row.host}':<14} {row.state:<9} {row.version}, called {row.called}, clock {row.clock},"
-            f" asks {row.relays} hosts of relays{unfit}; {row.events:,} events and {row.parcels:,} parcels wait there,"
-            f" {row.untaken:,} parcels in the hub{dropped}"
+            f" asks {count_of(row.relays, 'host')} of relays{unfit}; {count_of(row.events, 'event')} and"
+            f" {count_of(row.parcels, 'parcel')} pending there, {count_of(row.untaken, 'parcel')} in the hub{dropped}"
         )

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from pipeline.printable import count_of
 from pipeline.status import gaps
-from pipeline.status.diagnosis import Diagnosis, Severity, count_of, rough_duration, some_of
+from pipeline.status.diagnosis import Diagnosis, Severity, rough_duration, some_of
 from pipeline.status.snapshot import Snapshot
 from pipeline.store.relay_records import RelayRecord
 from pipeline.store.relay_status import RelayState
@@ -44,13 +45,13 @@ def _connected(up: Sequence[RelayRecord]) -> Iterator[Diagnosis]:
     held = [relay for relay in up if relay.state is RelayState.BACKPRESSURED]
     if held:
         yield Diagnosis(
-            Severity.PROBLEM, "relays", f"{len(held)} are not read: too many events are pending",
+            Severity.PROBLEM, "relays", f"{count_of(len(held), 'relay', 'are')} not read: too many events are pending",
             "see the queues: the stage that empties the longest one is too slow or down",
         )  # fmt: skip
     refusing = [relay for relay in up if relay.last_error]
     if refusing:
         yield Diagnosis(
-            Severity.NOTE, "relays", f"{count_of(len(refusing), 'relay')} refuse some requests: "
+            Severity.NOTE, "relays", f"{count_of(len(refusing), 'relay', 'refuse')} some requests: "
             f"{_named(refusing)}", "event-service relays show ADDRESS",
         )  # fmt: skip
 

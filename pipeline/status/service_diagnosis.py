@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from pipeline.printable import count_of
 from pipeline.process.liveness import HEARTBEAT_LIMIT_S, StageHealth, StageState
 from pipeline.process.supervisor import NO_ROOM
 from pipeline.process.supervisor import SLOT_NAME as SUPERVISOR
-from pipeline.status.diagnosis import MAX_NAMED, Diagnosis, Severity, count_of, rough_duration
+from pipeline.status.diagnosis import MAX_NAMED, Diagnosis, Severity, rough_duration
 from pipeline.status.host_diagnosis import diagnose_hosts
 from pipeline.status.relay_diagnosis import diagnose_crowding, diagnose_relays
 from pipeline.status.snapshot import Snapshot, counted
@@ -138,7 +139,7 @@ def _backlog(snapshot: Snapshot) -> Iterator[Diagnosis]:
             setting = "EVENTS_TARGET_RELAY_BACKLOG" if sink.name == SinkName.RELAY else "EVENTS_SINK_BACKLOG"
             yield Diagnosis(
                 Severity.PROBLEM, queue.name,
-                f"backlog full ({queue.waiting:,} events): the oldest are being discarded",
+                f"backlog full ({count_of(queue.waiting, 'event')}): the oldest are being discarded",
                 f"see what the {sink.stage} reports; {setting}{'' if is_full else '_BYTES'} is the bound",
             )  # fmt: skip
 
@@ -170,7 +171,7 @@ def _backups(snapshot: Snapshot) -> Iterator[Diagnosis]:
         return
     what = "there is no backup" if at is None else f"the newest backup is {rough_duration(snapshot.now - at)} old"
     lost = snapshot.errors.get(("hub", "unbacked-parcels"), 0)
-    what += f", and the hub dropped {lost:,} parcels that none has" if lost else ""
+    what += f", and the hub dropped {count_of(lost, 'parcel')} that no host has" if lost else ""
     yield Diagnosis(
         Severity.PROBLEM if lost else Severity.NOTE, "backups", f"{what}: if this host is lost, so is what came before"
         " the hub's log", "event-service backup --keep 7 FOLDER, or systemctl enable --now event-service-backup.timer",
@@ -205,7 +206,7 @@ def _failing(snapshot: Snapshot) -> Iterator[Diagnosis]:
         if rows:
             worst = max(rows, key=lambda row: row.failures)
             why = kinds if sink is None else retries.get(sink, "")
-            what = f"{count_of(len(rows), 'event')} failed and to be retried, one {worst.failures} times"
+            what = f"{count_of(len(rows), 'event')} failed and to be retried, one {count_of(worst.failures, 'time')}"
             what += f"; so far: {why}" if why else ""
             event = worst.event_id.hex()
             yield Diagnosis(Severity.NOTE, name, what, f"event-service explain {event}", event)
@@ -231,11 +232,11 @@ def _proxies(snapshot: Snapshot) -> Iterator[Diagnosis]:
 def _shares(snapshot: Snapshot) -> Iterator[Diagnosis]:
     if snapshot.waiting.followees:
         waiting = (
-            f"{count_of(snapshot.waiting.followees, 'followee')} of {count_of(snapshot.waiting.users, 'user')} wait"
+            f"{count_of(snapshot.waiting.followees, 'followee')} of {count_of(snapshot.waiting.users, 'user')} waiting"
         )
         yield Diagnosis(
-            Severity.NOTE, "users", f"{waiting}: {snapshot.budget.authors:,} authors are wanted of at most "
-            f"{snapshot.budget.max_authors:,}. The newest and largest users yield",
+            Severity.NOTE, "users", f"{waiting}: {count_of(snapshot.budget.authors, 'author', 'are')} wanted of at "
+            f"most {snapshot.budget.max_authors:,}. The newest and largest users yield",
             "raise EVENTS_MAX_WANTED_AUTHORS, or end registrations that follow invented keys: event-service users "
             "list, users block; EVENTS_REGISTRATION "
             "restricts new ones",

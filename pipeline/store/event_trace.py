@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.printable import count_of
 from pipeline.store import authors, drops, hosts, sinks, users
 from pipeline.store.database import Row, Tx
 from pipeline.store.drops import Dropped
@@ -115,7 +116,7 @@ def trace(tx: Tx, event_id: bytes, created_at: int | None = None) -> EventTrace:
     row = tx.execute(IN_INBOX, (event_id,)).fetchone()
     if row is not None:
         event, raw, relay, received_at, ready_at, claims, failures = row
-        note = f"pending for the saver, claimed {claims} times, failed {failures} times"
+        note = f"pending for the saver, claimed {count_of(claims, 'time')}, failed {count_of(failures, 'time')}"
         return EventTrace(
             event_id, Location.INBOX, _address(tx, relay), received_at, payload=raw, note=note, dropped=dropped,
             failures=failures, ready_at=ready_at, host=hosts.bringer(tx, event),
@@ -166,7 +167,7 @@ def _sinks(tx: Tx, event: int) -> tuple[SinkTrace, ...]:
         SinkTrace(sinks.sink_of(tx, sink, at), outcome, at) for sink, outcome, at in tx.execute(DELIVERIES, (event,))
     ]
     owed = [
-        SinkTrace(sink, f"pending, claimed {claims} times, failed {failures} times", ready_at)
+        SinkTrace(sink, f"pending, claimed {count_of(claims, 'time')}, failed {count_of(failures, 'time')}", ready_at)
         for sink, ready_at, claims, failures in tx.execute(OWED, (event,))
     ]
     dead = [

@@ -7,6 +7,7 @@ import tokenize
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -142,3 +143,25 @@ def test_name_of_a_test_has_at_most_70_characters() -> None:
     names = [name for path in files for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.M)]
     assert len(names) > 2_000
     assert [name for name in names if len(name) > MAX_TEST_NAME] == []
+
+
+# A number that the code knows stands before a plural, unless it is a constant of the code that is never 1.
+_COUNTED = re.compile(
+    r" (addresses|authors|connections|events|followees|gaps|hosts|ids|jobs|keys|kinds|messages|names|parcels"
+    r"|registrations|relays|requests|rows|sinks|stages|times|users|verdicts)\b"
+)
+_CONSTANT = re.compile(r"\b_?[A-Z][A-Z_]{2,}\b")
+
+
+@pytest.mark.parametrize("path", sorted((*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py"))), ids=str)
+def test_number_before_a_plural_may_not_be_one(path: Path) -> None:
+    """`count_of` gives "1 relay"."""
+    found = [
+        f"line {text.lineno}: {ast.unparse(number.value)}"
+        for text in ast.walk(ast.parse(path.read_text()))
+        if isinstance(text, ast.JoinedStr)
+        for number, after in pairwise(text.values)
+        if isinstance(number, ast.FormattedValue) and isinstance(after, ast.Constant)
+        if _COUNTED.match(str(after.value)) and not _CONSTANT.search(ast.unparse(number.value))
+    ]
+    assert found == []

@@ -11,6 +11,7 @@ from pipeline.nostr.filter import Filter
 from pipeline.nostr.kinds import DELETION
 from pipeline.nostr.message import encode_auth, encode_event, encode_neg_msg, encode_neg_open
 from pipeline.nostr.negentropy import InvalidNegentropy, ItemSet, Reconciliation
+from pipeline.printable import count_of
 from pipeline.probe.exchange import Ask, Awaited, Channel, End, Reply, frame, req
 from pipeline.probe.known import Known, Steps, stranger
 from pipeline.probe.observation import Observation, refused, unknown
@@ -117,7 +118,8 @@ class SetComparison:
 
 def _compared(name: str, named: set[bytes], known_ids: Iterable[bytes], took_s: float) -> Observation:
     wanted = set(known_ids)
-    note = f"names {len(named):,} ids, {len(wanted & named)} of {len(wanted)} known ones; first answer {took_s:.1f} s"
+    found = f"{len(wanted & named)} of {len(wanted)} known ones"
+    note = f"names {count_of(len(named), 'id')}, {found}; first answer {took_s:.1f} s"
     if not wanted:
         return Observation(name, "answered", note=f"{note}; no event is known to check with")
     return Observation(name, "right" if wanted <= named else "leaves events out", note=note)

@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.filter import Filter
+from pipeline.printable import count_of
 from pipeline.probe.exchange import End, Reply, req
 from pipeline.probe.known import Known, Steps, commonest, letters, stranger
 from pipeline.probe.observation import Observation, refused, unknown
@@ -86,7 +87,7 @@ def _observed(name: str, query: Filter, expected: frozenset[bytes], answer: Repl
     if answer.end is not End.EOSE:
         notes.append(f"ended by {answer.manner}")
     if len(came) < len(expected) and len(answer.events) > _MOST_BESIDE:
-        return unknown(name, f"the page is full: {len(answer.events):,} events")
+        return unknown(name, f"the page is full: {count_of(len(answer.events), 'event')}")
     value = "whole" if len(came) == len(expected) else "holes"
     if alien and value == "whole":
         value = "whole, and others"

@@ -6,6 +6,7 @@ from typing import ClassVar, Final
 
 from pipeline.nostr.event import Event
 from pipeline.nostr.kinds import CONFIDENTIAL_KINDS
+from pipeline.printable import count_of
 from pipeline.probe.exchange import Ask, End, FilterValue, Reply, req
 from pipeline.probe.known import Known, Steps
 from pipeline.probe.observation import Observation, refused, unknown
@@ -52,7 +53,7 @@ class FirstPage:
 def _of_everything(answer: Reply) -> Observation:
     name = "page.everything"
     if answer.events:
-        return Observation(name, "answered", note=f"{len(answer.events):,} events came")
+        return Observation(name, "answered", note=f"{count_of(len(answer.events), 'event')} came")
     if answer.is_answered:
         return unknown(name, "no event came")
     return refused(name, answer)
@@ -93,7 +94,7 @@ class PageLimit:
         older = yield req(known.new_id(), {**base, "until": oldest - 1, "limit": 1})
         if any(each.created_at < oldest for each in older.events):
             return (yield from _capped(known, base, large))
-        note = f"all {len(large.events):,} events came, a limit of {LARGE_LIMIT:,} is not refused"
+        note = f"all {count_of(len(large.events), 'event')} came, a limit of {LARGE_LIMIT:,} is not refused"
         return [unknown(name, note)]
 
 
@@ -194,7 +195,7 @@ class NoLimit:
         if answer.end is End.FLOOD:
             return [Observation(name, came, is_least=True, note="no default limit up to here")]
         if came >= len(expected) and has_newest:
-            return [Observation(name, None, note=f"all {came:,} events came")]
+            return [Observation(name, None, note=f"all {count_of(came, 'event')} came")]
         return [Observation(name, came, note="the newest" if has_newest else "the oldest, or any")]
 
 

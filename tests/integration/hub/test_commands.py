@@ -32,7 +32,7 @@ def test_hub_is_set_up_by_two_commands(postgres: PostgresServer) -> None:
         assert (edge["EVENTS_ROLE"], edge["EVENTS_HOST"]) == ("crawler", "fra1")
         assert run("migrate", "--owner", owner) == "applied: nothing new\n"
         assert run("hosts", env=home) == (
-            "fra1 - never called, clock +0.0 s, 0 events and 0 parcels wait there, 0 parcels wait for home\n"
+            "fra1 - never called, clock +0.0 s, 0 events and 0 parcels pending there, 0 parcels pending for home\n"
         )
         with HubConnection.open(edge["EVENTS_HUB"]) as connection:
             ((host, drains),) = connection.call("report_v1", __version__, 0, 5, 2)

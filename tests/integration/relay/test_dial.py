@@ -246,6 +246,7 @@ def test_redirects_are_not_followed(status: int) -> None:
         with Peer(script) as peer:
             error = failure(peer.address, policy())
         assert (error.reason, error.status) == (DialReason.REDIRECT, status)
+        assert error.detail == f"HTTP status {status} to ws://127.0.0.1:{silent.port}/"
         assert silent.connections == 0
 
 

@@ -188,7 +188,7 @@ def test_a_row_that_cannot_be_read_is_told_all_the_same(db: Database) -> None:
         buried = {line.subject: line.text for line in explain.explain_event(tx, b"\7" * 32)}
     assert waiting["what"] == buried["what"] == "2 bytes that are no event"
     assert waiting["inbox"] == (
-        "pending for the saver, claimed 1 times, failed 1 times; tried again at 2023-11-14T22:14:20Z"
+        "pending for the saver, claimed 1 time, failed 1 time; tried again at 2023-11-14T22:14:20Z"
     )
     assert waiting["why"].endswith((b"\7" * 32).hex())
     assert buried["dead letter"].startswith("InvalidEvent: why")

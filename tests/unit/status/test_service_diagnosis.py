@@ -75,7 +75,9 @@ def test_relays_that_are_put_off_are_told() -> None:
 def test_followees_that_wait_are_told_with_the_setting() -> None:
     (found,) = diagnose(replace(WELL, budget=Budget(1_900_000, 2_000_000, 1_000), waiting=Waiting(2, 13_900)), 0)
     assert (found.severity, found.subject) == (Severity.NOTE, "users")
-    assert found.what.startswith("13,900 followees of 2 users wait: 1,900,000 authors are wanted of at most 2,000,000")
+    assert found.what.startswith(
+        "13,900 followees of 2 users waiting: 1,900,000 authors are wanted of at most 2,000,000"
+    )
     assert "EVENTS_MAX_WANTED_AUTHORS" in found.advice
 
 
@@ -90,7 +92,7 @@ def test_home_without_a_young_backup_is_told_how_to_make_one() -> None:
     assert one(old).what.startswith("the newest backup is 4d old: ")
     dropped = one(replace(old, errors={("hub", "unbacked-parcels"): 7}))
     assert dropped.severity is Severity.PROBLEM
-    assert "and the hub dropped 7 parcels that none has" in dropped.what
+    assert "and the hub dropped 7 parcels that no host has" in dropped.what
 
 
 def test_backlog_of_a_sink_that_is_off_is_no_problem() -> None:
