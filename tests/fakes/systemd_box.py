@@ -93,12 +93,12 @@ class SystemdBox:
             pause(0.2)
 
     def run(self, script: str, *, folder: str = "/", check: bool = True, stdin: bytes | None = None) -> str:
-        """What a bash script prints inside, run as root as under sudo; raises with all that it said if it fails."""
+        """What a script for any shell prints inside, as root; raises with all that it said if it fails."""
         sudo = 'sudo() { "$@"; }'
         done = subprocess.run(
             [
                 "nsenter", "-t", str(self._pid), "-m", "-p", "-i", "-u", "-C", "-r", "-w",
-                "env", "-i", f"PATH={_PATH}", "HOME=/root", "bash", "-euc", f"cd {folder}\n{sudo}\n{script}",
+                "env", "-i", f"PATH={_PATH}", "HOME=/root", "sh", "-euc", f"cd {folder}\n{sudo}\n{script}",
             ],
             input=stdin, capture_output=True, check=False, timeout=600,
         )  # fmt: skip
