@@ -26,6 +26,7 @@ from pipeline.process.clock import SystemClock
 from pipeline.process.doorbell import Doorbells
 from pipeline.process.liveness import utc
 from pipeline.process.stop import Stop
+from pipeline.settings.choices import HostRole
 from pipeline.settings.config import Config
 from pipeline.store import audits, relay_records, relays
 from pipeline.store.audits import AuditSubject
@@ -93,6 +94,8 @@ def audit(  # noqa: PLR0913, PLR0917  (one for each option)
       event-service audit --author npub1sn0wdenkukak0d9dfczzeacvhkrgz92ak56egt7vdgzn8pv2wfqqhrjdv9 --json
     """
     config = config_or_exit()
+    if config.role is HostRole.CRAWLER:
+        raise click.ClickException("home knows what all hosts found: run this there")
     path = journal or config.database_path.with_name(config.database_path.name + _JOURNAL)
     order = _Selection(since, until, keys, every_user, sample, addresses)
     clock, stop = SystemClock(), Stop()

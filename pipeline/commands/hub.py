@@ -149,6 +149,7 @@ def hosts(url: str | None, as_json: bool) -> None:
     Example: event-service hub hosts
     """
     from pipeline.hub.connection import HubConnection  # noqa: PLC0415
+    from pipeline.status.host_view import skew_text  # noqa: PLC0415
 
     with HubConnection.open(_given(url, "EVENTS_HUB")) as connection:
         rows = connection.call("hosts_v1")
@@ -168,7 +169,7 @@ def hosts(url: str | None, as_json: bool) -> None:
         seen = "never called" if seen_ago is None else f"called {seen_ago / 1000:.0f} s ago"
         drains = ", draining" if is_draining else ""
         say(
-            f"{host} {version or '-'} {seen}{drains}, clock {skew / 1000:+.1f} s,"
+            f"{host} {version or '-'} {seen}{drains}, clock {skew_text(skew)},"
             f" {count_of(events, 'event')} and {count_of(parcels, 'parcel')} pending there,"
             f" {count_of(untaken, 'parcel')} pending for home"
         )

@@ -212,11 +212,19 @@ def _hub_problems(read: Mapping[str, Any]) -> dict[str, str]:
         problems["EVENTS_CRAWLERS"] = "must be 1 or more; 0 is for EVENTS_ROLE=home"
     if role is HostRole.HOME and read.get("crawlers") != 0:
         problems["EVENTS_CRAWLERS"] = "must be 0 for EVENTS_ROLE=home: other hosts crawl"
-    if role is HostRole.CRAWLER:
-        if read.get("sink"):
-            problems["EVENTS_SINK"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
-        if read.get("target_relay") is not None:
-            problems["EVENTS_TARGET_RELAY"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
+    return problems | (_crawler_problems(read) if role is HostRole.CRAWLER else {})
+
+
+def _crawler_problems(read: Mapping[str, Any]) -> dict[str, str]:
+    """Return settings of a crawling host that home has in its place."""
+    problems = {}
+    if read.get("sink"):
+        problems["EVENTS_SINK"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
+    if read.get("target_relay") is not None:
+        problems["EVENTS_TARGET_RELAY"] = "is for the home host: with EVENTS_ROLE=crawler events go to the hub"
+    if read.get("audit_every"):
+        # It would miss, and fetch again, what other hosts have handed over.
+        problems["EVENTS_AUDIT_EVERY"] = "is for the home host, which knows what all hosts found"
     return problems
 
 

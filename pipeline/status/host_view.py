@@ -30,13 +30,18 @@ class HostRow:
     """Hosts of relays that it cannot use."""
 
 
+def skew_text(milliseconds: int) -> str:
+    """Return by how much a clock is ahead, in seconds and with a sign, as `+0.0 s`."""
+    return f"{round(milliseconds / 1000, 1) + 0.0:+.1f} s"
+
+
 def host_rows(snapshot: Snapshot) -> list[HostRow]:
     """Return a row for each host."""
     return [
         HostRow(
             each.host, "away" if is_away(each) else "draining" if each.is_draining else "ok", each.version or "-",
             f"{rough_duration(max(0, snapshot.now - each.seen_at))} ago" if each.seen_at else "never",
-            f"{each.clock_skew / 1000:+.1f} s", each.relays, each.backlog_events, each.backlog_parcels, each.untaken,
+            skew_text(each.clock_skew), each.relays, each.backlog_events, each.backlog_parcels, each.untaken,
             counted({why: count for (host, why), count in snapshot.dropped_by_host.items() if host == each.host}),
             sum(unfit.host == each.host for unfit in snapshot.unfit),
         )

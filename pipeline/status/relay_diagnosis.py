@@ -34,7 +34,8 @@ def _relays(snapshot: Snapshot) -> Iterator[Diagnosis]:
     if crawled and not up:
         yield Diagnosis(
             Severity.PROBLEM, "relays", f"none of {len(crawled)} is connected: {_named(crawled)}",
-            "event-service check --online says whether they can be reached from here",
+            "event-service hub hosts shows the hosts that crawl them" if snapshot.hosts
+            else "event-service check --online says whether they can be reached from here",
         )  # fmt: skip
     yield from _connected(up)
     if up:

@@ -121,6 +121,16 @@ BEHAVIOURS = (
 )
 
 
+def test_crawling_host_leaves_audits_to_home(tmp_path: Path) -> None:
+    """It does not know what other hosts found, and would report and fetch that."""
+    env = settings(
+        EVENTS_DATABASE_PATH=str(tmp_path / "events.db"), EVENTS_ROLE="crawler", EVENTS_HOST="fra1",
+        EVENTS_HUB="postgresql://fra1@db.example.com/events",
+    )  # fmt: skip
+    done = CliRunner().invoke(main, ["audit"], env=env)
+    assert (done.exit_code, done.stderr) == (1, "Error: home knows what all hosts found: run this there\n")
+
+
 def test_every_planted_miss_is_found_at_each_relay_and_fetched(audited: Audited) -> None:
     everything = events_of_all()
     wanted = list(filter(is_wanted, everything))

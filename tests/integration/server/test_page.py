@@ -9,9 +9,10 @@ import pytest
 from pipeline.commands.status import page_url
 from pipeline.nostr.event import event_from_json
 from pipeline.process.page_token import read_page_token
-from pipeline.store import drops, inbox, relay_candidates, relay_mentions, relay_status, throughput, users
+from pipeline.store import drops, hosts, inbox, relay_candidates, relay_mentions, relay_status, throughput, users
 from pipeline.store.drops import Drop
 from pipeline.store.events import Accepted
+from pipeline.store.hosts import HostState
 from pipeline.store.inbox import Arrival
 from pipeline.store.lease import DeadLetter
 from pipeline.store.relay_status import RelayState, RelayStatus
@@ -195,6 +196,25 @@ def test_the_fate_of_an_event_is_told(server: Running) -> None:
 def browser() -> Iterator[Browser]:
     with Browser() as opened:
         yield opened
+
+
+@needs_browser
+def test_hosts_are_shown_at_home_at_any_width(server: Running) -> None:
+    fill(server)
+    now = server.clock.now_ms()
+    made = [HostState(name, "1.0.0", False, now, -4, 0, 0, 0, 3, now) for name in ("ams1", "fra1")]
+    with server.database() as database, database.write() as tx:
+        hosts.put(tx, made)
+    for width in (500, 1280):
+        with Browser(width=width) as browser:
+            browser.open(opened(server))
+            browser.wait("return document.querySelectorAll('#hosts tbody tr').length === 2")
+            assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+            rows = "document.querySelectorAll('#hosts tbody tr')"
+            assert "+0.0 s" in browser.run(f"return {rows}[1].innerText")
+            lines = f"[...{rows}[1].cells].map(cell => getComputedStyle(cell).borderBottomWidth)"
+            assert set(browser.run(f"return {lines}")) == {"0px"}, "no line below the last row"
+            assert browser.complaints() == []
 
 
 @needs_browser

@@ -321,6 +321,10 @@ def test_crawling_host_needs_no_sink_and_home_crawls_nothing(env: Env) -> None:
     edge = Config.from_env(path | HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1"})
     assert (edge.role, edge.host, edge.sink, edge.target_relay) == (HostRole.CRAWLER, "fra1", (), None)
     assert edge.crawlers >= 2
+    assert edge.audit_every == 0
+    # As the supervisor publishes it for its stages.
+    crawler = path | HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1"}
+    assert Config.from_env(crawler | {"EVENTS_AUDIT_EVERY": "0"}).audit_every == 0
     home = Config.from_env(env | HUB | {"EVENTS_ROLE": "home"})
     assert (home.role, home.host, home.crawlers) == (HostRole.HOME, None, 0)
     assert Config.from_env(env | HUB | {"EVENTS_ROLE": "home", "EVENTS_CRAWLERS": "0"}).crawlers == 0
@@ -347,6 +351,7 @@ def test_crawling_host_needs_no_sink_and_home_crawls_nothing(env: Env) -> None:
             HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1", "EVENTS_TARGET_RELAY": "wss://relay.example.com"},
             "EVENTS_TARGET_RELAY",
         ),
+        (HUB | {"EVENTS_ROLE": "crawler", "EVENTS_HOST": "fra1", "EVENTS_AUDIT_EVERY": "6h"}, "EVENTS_AUDIT_EVERY"),
     ],
 )
 def test_settings_of_several_hosts_that_make_no_sense_together(env: Env, changes: Env, named: str) -> None:
