@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import time
 from typing import Any
@@ -202,10 +202,7 @@ def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) 
     listen = f"{address}:{free_port(address)}"
     shutil.copy(ALERTS, tmp_path)
     with EventService(tmp_path / "service", settings()) as service:
-        text = compose["configs"]["prometheus"]["content"].replace(
-            "event-service:8008", f"{service.host}:{service.port}"
-        )
-        (tmp_path / "prometheus.yml").write_text(text.replace("15s", "1s"))
+        (tmp_path / "prometheus.yml").write_text(scraping(compose["configs"]["prometheus"]["content"], [service]))
         command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"]
         with Child([*command, f"--web.listen-address={listen}"]):
             wait_listening(address, int(listen.rpartition(":")[2]), PATIENCE_S)
@@ -217,6 +214,16 @@ def test_prometheus_scrapes_a_service_and_answers_the_dashboard(tmp_path: Path) 
             for expression in dashboard_expressions():
                 chosen = expression.replace("$job", "event-service").replace("$instance", ".*")
                 assert asked(listen, f"query?query={quote(chosen)}")["resultType"] in ("vector", "scalar")
+
+
+def scraping(text: str, watched: Iterable[EventService]) -> str:
+    """A configuration of Prometheus with these services as targets, each second, where it finds its own by name."""
+    configuration = yaml.safe_load(text)
+    (job,) = configuration["scrape_configs"]
+    del job["dns_sd_configs"], job["relabel_configs"]
+    job["static_configs"] = [{"targets": [f"{each.host}:{each.port}" for each in watched]}]
+    configuration["global"] = dict.fromkeys(configuration["global"], "1s")
+    return yaml.safe_dump(configuration)
 
 
 def is_ready(listen: str) -> bool:

@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 
 from pipeline.cli import main
 from pipeline.process.supervisor import Timeouts
+from pipeline.settings.choices import HostRole
+from pipeline.settings.config import Config
 from pipeline.settings.env_file import read_env_file
 from pipeline.settings.schema import SETTINGS
 
@@ -93,6 +95,16 @@ def test_the_readme_makes_the_file_that_the_units_read() -> None:
     assert "install -D -m 0644 /dev/stdin /etc/event-service/environment" in readme
 
 
+def test_environment_files_of_several_hosts_are_complete_with_the_units() -> None:
+    unit = dict(re.findall(r"^Environment=(\w+)=(.*)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE))
+    text = (ROOT / "pipeline" / "docs" / "operating.md").read_text()
+    blocks = re.findall(r"^ *```sh\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    files = [[line.strip().split("=", 1) for line in each.split()] for each in blocks if "EVENTS_ROLE=" in each]
+    found = [Config.from_env(unit | dict(each)) for each in files]
+    assert [each.role for each in found] == [HostRole.CRAWLER, HostRole.HOME]
+    assert found[0].host == "fra1"
+
+
 def locked() -> dict[str, tuple[str, int]]:
     """By name, the version that the lock file has, and how many files may be it."""
     text = (DEPLOY / "requirements.lock").read_text().replace("\\\n", " ")
@@ -149,6 +161,16 @@ def test_hosts_of_compose_have_the_settings_of_their_roles() -> None:
         assert {each.split(":")[0] for each in service["volumes"]} <= set(compose["volumes"])
     assert "EVENTS_SINK" in hosts["home"]["environment"]
     assert "EVENTS_SINK" not in hosts["fra1"]["environment"] | hosts["ams1"]["environment"]
+
+
+def test_prometheus_of_compose_scrapes_every_service_that_shows_metrics() -> None:
+    compose = services()
+    (job,) = yaml.safe_load(compose["configs"]["prometheus"]["content"])["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    ours = {name for name, each in compose["services"].items() if "event-service" in str(each.get("image"))}
+    assert set(found["names"]) == ours - {"hub-setup", "topic"}, "these end after some work"
+    assert (found["type"], found["port"]) == ("A", 8008), "a name that no profile started is no target"
+    assert job["relabel_configs"] == [{"source_labels": ["__meta_dns_name"], "target_label": "instance"}]
 
 
 def test_kubernetes_probes_ask_what_is_served_and_wait_for_the_stages() -> None:
